@@ -1,0 +1,86 @@
+"""A job: one version of one audio file to transcribe, and the states it goes through."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import NewType
+
+from speakeasyd.domain.options import Options
+
+JobId = NewType("JobId", int)
+Token = NewType("Token", str)
+"""Proof of a claim. Every change to a `processing` job carries it, so a late answer from a lost claim changes nothing."""
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    """Waits for a worker, or for `available_at` when it is a retry."""
+    PROCESSING = "processing"
+    """Claimed: a worker transcribes it, or its artifacts are being written."""
+    COMPLETED = "completed"
+    """Its artifacts are durable in the outbox."""
+    FAILED = "failed"
+    """Given up, with an `error_code`."""
+    CANCELLED = "cancelled"
+    """Stopped by a person, or made moot because the file was replaced."""
+    SKIPPED = "skipped"
+    """The same bytes again under the same path; `duplicate_of` names the first job."""
+
+
+TRANSITIONS: Mapping[Status, frozenset[Status]] = {
+    Status.PENDING: frozenset({Status.PROCESSING, Status.CANCELLED, Status.FAILED}),
+    Status.PROCESSING: frozenset({Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
+    Status.COMPLETED: frozenset({Status.PENDING}),
+    Status.FAILED: frozenset({Status.PENDING}),
+    Status.CANCELLED: frozenset({Status.PENDING}),
+    Status.SKIPPED: frozenset({Status.PENDING}),
+}
+"""From the key to any of the values; back to `pending` from an end state is a retry that a person asked for."""
+
+TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What `stat` says of a file's content; equal signatures mean that nobody has written to it in between."""
+
+    size: int  # bytes
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A settled, identified file, on its way into the ledger."""
+
+    inbox: str
+    path: bytes  # relative to the inbox, as os.fsencode gives it, '/' between parts
+    signature: Signature
+    sha256: str
+    options: Options
+    preset: str | None
+    batch: str
+    failure: tuple[str, str] | None = None  # (error code, text) of a file that is refused at the door
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as it was claimed."""
+
+    id: JobId
+    token: Token
+    inbox: str
+    path: bytes
+    signature: Signature
+    options: Options
+    preset: str | None
+    language: str | None  # known from an earlier attempt
+    done: frozenset[int] = frozenset()  # indexes of the chunks that are committed
+    transcribed: bool = False  # every chunk is committed; only the artifacts are missing
+    attempts: int = 1
+
+    def source(self, root: Path) -> Path:
+        """The file below its inbox's root."""
+        return root / os.fsdecode(self.path)

@@ -1,0 +1,42 @@
+"""Transcription options: what a preset, a sidecar or the configuration may say about one job."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Format = Literal["txt", "srt", "vtt", "json", "tsv", "lrc", "md", "docx"]
+
+
+class Options(BaseModel):
+    """Snapshotted into the job when it is created: a later change of the configuration leaves old jobs as they were."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    model: str = Field("auto", min_length=1)
+    """`auto`, `bundled`, a model directory, a size such as `small`, or a Hugging Face id."""
+    language: Annotated[str, Field(pattern=r"^(auto|[a-z]{2,3})$")] = "auto"
+    """`auto` detects it from the first chunks of the file; else a code such as `en`."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """`translate` gives English text whatever is spoken."""
+    accuracy: Literal["fast", "balanced", "exact"] = "balanced"
+    """`fast`: greedy search, fitted windows; `balanced`: beam search, doubtful chunks done again; `exact`: full windows throughout."""
+    beam_size: int = Field(5, ge=1, le=20)
+    """Width of the beam search; `accuracy = "fast"` always uses 1."""
+    initial_prompt: str = Field("", max_length=2000)
+    """Text in the style wanted: spelling, punctuation, names."""
+    hotwords: str = Field("", max_length=2000)
+    """Names and terms to listen for, separated by spaces or commas."""
+    word_timestamps: bool = False
+    """A start, an end and a probability for every word."""
+    vad: bool = True
+    """Skip what is not speech."""
+    channels: Literal["mix", "split"] = "mix"
+    """`split` transcribes each channel by itself and labels it: stereo calls."""
+    fallback: bool = True
+    """Try a doubtful chunk again in other ways and keep the best."""
+    formats: tuple[Format, ...] = Field(("txt", "srt"), min_length=1)
+    """The artifacts to write."""
+    name: str = Field("{stem}", min_length=1, max_length=200)
+    """Naming template of the artifacts, without the ending."""
+    priority: int = Field(0, ge=-100, le=100)
+    """Higher goes first."""

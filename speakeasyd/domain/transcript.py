@@ -1,0 +1,59 @@
+"""The transcript model: words, segments, chunks."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    start: float  # seconds in the file
+    end: float  # seconds in the file
+    text: str  # with its leading space, as the model gives it
+    probability: float  # 0 to 1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of text. `text` keeps the model's leading space, so that segments join to a transcript by concatenation."""
+
+    start: float  # seconds in the file
+    end: float  # seconds in the file
+    text: str
+    avg_logprob: float  # mean log-probability of its tokens; nearer to 0 is surer
+    compression_ratio: float  # of its text under zlib; above 2.4 it repeats itself
+    no_speech_prob: float  # 0 to 1
+    channel: int | None = None  # 0 is left; None when the channels were mixed
+    words: tuple[Word, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stretch of speech of at most 30 s with its text: the unit of compute and of durable progress."""
+
+    index: int  # order of discovery in the file; the same in every run over the same bytes and options
+    start: float  # seconds in the file
+    end: float  # seconds in the file
+    segments: tuple[Segment, ...] = ()
+    channel: int | None = None
+    redone: int = 0  # how often the text was doubted and decoded again
+    gap: bool = False  # given up: a marked hole in the transcript
+    compute_s: float = 0.0  # seconds of work that it took
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """The ordered segments of a job and what a document's head needs to say."""
+
+    job_id: int
+    source: str  # the file's name for people
+    language: str | None
+    model: str
+    audio_seconds: float
+    segments: tuple[Segment, ...] = ()
+    gaps: tuple[tuple[float, float], ...] = ()  # seconds in the file
+    warning: str | None = None
+    created_at: str = ""  # UTC, ISO 8601
+    metadata: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments).strip()

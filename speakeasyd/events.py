@@ -1,0 +1,66 @@
+"""The event hub: every change of state, told once it is durable."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+BACKLOG = 1000  # events a subscriber may lag behind before it is dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change of state. `kind` is a dotted word such as `job.completed`, `worker.loaded`, `queue.paused`."""
+
+    kind: str
+    at: str  # UTC, ISO 8601
+    seq: int | None = None  # its row in the ledger; None for passing news that no ledger keeps
+    job_id: int | None = None
+    data: Mapping[str, object] = field(default_factory=dict)
+
+
+class Subscription:
+    """An async iterator of events. Ends when the subscriber lags too far behind; `lagged` then says so."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        self.lagged = False
+
+    def offer(self, event: Event) -> None:
+        if self.lagged:
+            return
+        if self._queue.qsize() >= BACKLOG:
+            self.lagged = True
+            self._queue.put_nowait(None)
+        else:
+            self._queue.put_nowait(event)
+
+    def __aiter__(self) -> "Subscription":
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self._queue.get()
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+
+class Hub:
+    """Fans events out to subscribers. Lives on the main loop: call it there only."""
+
+    def __init__(self) -> None:
+        self._subscriptions: set[Subscription] = set()
+
+    def publish(self, *events: Event) -> None:
+        for subscription in self._subscriptions:
+            for event in events:
+                subscription.offer(event)
+
+    @contextmanager
+    def subscribe(self) -> Iterator[Subscription]:
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        try:
+            yield subscription
+        finally:
+            self._subscriptions.discard(subscription)
