@@ -52,6 +52,24 @@ class Signature:
 
 
 @dataclass(frozen=True, slots=True)
+class Sighting:
+    """A file as a scan or an event found it."""
+
+    path: bytes  # relative to the inbox, as os.fsencode gives it, '/' between parts
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An arrival that has not settled for long, and why: for the people who ask."""
+
+    path: bytes
+    size: int  # bytes
+    since: str  # UTC, ISO 8601
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A settled, identified file, on its way into the ledger."""
 
@@ -63,6 +81,14 @@ class NewJob:
     preset: str | None
     batch: str
     failure: tuple[str, str] | None = None  # (error code, text) of a file that is refused at the door
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of a `NewJob`."""
+
+    job_id: JobId
+    status: Status
 
 
 @dataclass(frozen=True, slots=True)

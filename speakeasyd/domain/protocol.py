@@ -172,6 +172,17 @@ class Drained:
 
 
 Report = (
-    Hello | Loading | Loaded | Unloaded | Opened | Progress | LanguageFound | ChunkStarted | ChunkDone | TaskDone | TaskFailed
-    | Fault | Drained
+    Hello
+    | Loading
+    | Loaded
+    | Unloaded
+    | Opened
+    | Progress
+    | LanguageFound
+    | ChunkStarted
+    | ChunkDone
+    | TaskDone
+    | TaskFailed
+    | Fault
+    | Drained
 )

@@ -57,3 +57,14 @@ class Transcript:
     @property
     def text(self) -> str:
         return "".join(segment.text for segment in self.segments).strip()
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One written file of a transcript."""
+
+    format: str
+    outbox: str  # the folder, absolute
+    path: str  # relative to the outbox, '/' between parts
+    sha256: str
+    bytes: int
