@@ -142,7 +142,7 @@ class RecoverySettings(Table):
     """First wait before a retry; doubles each time, with jitter."""
     retry_max_s: float = Field(900.0, ge=1)
     stall_s: float = Field(120.0, ge=5)
-    """Seconds without a sign of progress after which a busy worker is killed; longer on a slow device or a large model."""
+    """Seconds without a sign of progress after which a busy worker is killed; while a model loads, longer."""
     cpu_fallback: bool = True
     """Let the CPU take a chunk that a GPU has failed on twice."""
     on_poison: Literal["fail", "gap"] = "gap"

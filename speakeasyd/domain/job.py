@@ -11,7 +11,7 @@ from speakeasyd.domain.options import Options
 
 JobId = NewType("JobId", int)
 Token = NewType("Token", str)
-"""Proof of a claim. Every change to a `processing` job carries it, so a late answer from a lost claim changes nothing."""
+"""Proof of a claim. Every change to a `processing` job carries it: a late answer from a lost claim changes nothing."""
 
 
 class Status(StrEnum):

@@ -19,7 +19,7 @@ class Options(BaseModel):
     task: Literal["transcribe", "translate"] = "transcribe"
     """`translate` gives English text whatever is spoken."""
     accuracy: Literal["fast", "balanced", "exact"] = "balanced"
-    """`fast`: greedy search, fitted windows; `balanced`: beam search, doubtful chunks done again; `exact`: full windows throughout."""
+    """`fast`: greedy search; `balanced`: beam search, doubtful chunks done again; `exact`: full windows throughout."""
     beam_size: int = Field(5, ge=1, le=20)
     """Width of the beam search; `accuracy = "fast"` always uses 1."""
     initial_prompt: str = Field("", max_length=2000)

@@ -13,7 +13,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of text. `text` keeps the model's leading space, so that segments join to a transcript by concatenation."""
+    """A stretch of text. `text` keeps the model's leading space: segments join to a transcript by concatenation."""
 
     start: float  # seconds in the file
     end: float  # seconds in the file

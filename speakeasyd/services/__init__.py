@@ -1,0 +1,1 @@
+"""One role a file, over the adapters; joined by the daemon."""

@@ -1,0 +1,49 @@
+"""The loop that every service runs in, and its stop, written once."""
+
+import asyncio
+import logging
+from contextlib import suppress
+
+log = logging.getLogger(__name__)
+
+BREATHER_S = 5.0  # seconds before a service that failed by a defect tries again
+
+
+class Service:
+    """Calls `run_once` again and again: when it asked to, or at once after `wake`.
+
+    A subclass writes `run_once`, which returns the seconds until it wants to run again, None for "only when woken".
+    Tests call `run_once` themselves and need no loop.
+    """
+
+    def __init__(self) -> None:
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def run_once(self) -> float | None:
+        raise NotImplementedError
+
+    def wake(self) -> None:
+        self._wake.set()
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=type(self).__name__)
+
+    async def stop(self) -> None:
+        """Idempotent. A `run_once` in progress is cancelled at its next await."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            self._wake.clear()
+            try:
+                delay = await self.run_once()
+            except Exception:
+                log.exception("%s failed; it goes on in %.0f s", type(self).__name__, BREATHER_S)
+                delay = BREATHER_S
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), delay)
