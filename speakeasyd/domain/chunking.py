@@ -1,0 +1,131 @@
+"""Where to cut: from probabilities of speech to chunks of at most 30 s, as soon as each is certain.
+
+Everything counts in windows of the voice activity detector (32 ms). The same probabilities give the same chunks,
+however they are fed, so that a restart goes on where it was.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+WINDOW_S = 0.032  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Cutting:
+    """How to cut; lengths in windows."""
+
+    onset: float = 0.5  # speech begins at this probability
+    offset: float = 0.35  # and goes on until it falls below this
+    pad: int = 10  # 0.32 s kept before and after speech
+    bridge: int = 47  # 1.5 s: a shorter silence stays inside its chunk
+    shortest_cut: int = 500  # 16 s: where to begin looking for a place to cut long speech
+    longest: int = 930  # 29.76 s: the model hears at most 30 s at once
+    smooth: int = 4  # windows to each side that a place to cut is judged by
+    everything: bool = False  # no speech detection: cut at quiet places, keep it all
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Windows [start, end) of the file; `voiced` are the runs of speech in it."""
+
+    start: int
+    end: int
+    voiced: tuple[tuple[int, int], ...]
+
+
+class Chunker:
+    """Feed it probabilities, get spans: ordered, disjoint, no longer than `longest`, with all the speech in them."""
+
+    def __init__(self, cutting: Cutting) -> None:
+        self._cut = cutting
+        self._probabilities: list[float] = []  # from window `_base` on
+        self._base = 0
+        self._now = 0  # windows seen
+        self._runs: list[tuple[int, int]] = []  # of speech, in the chunk that is open
+        self._run: int | None = None  # start of the run of speech that goes on
+        self._floor = 0  # end of the last span
+
+    @property
+    def needed_from(self) -> int:
+        """The first window that a later span may contain: what lies before can be forgotten."""
+        return self._opening() if self._first_speech() is not None else max(self._floor, self._now - self._cut.pad)
+
+    def feed(self, probabilities: Sequence[float]) -> list[Span]:
+        """Spans that have become certain."""
+        spans: list[Span] = []
+        for probability in probabilities:
+            self._probabilities.append(probability)
+            self._now += 1
+            self._hear(probability)
+            spans.extend(self._certain())
+        self._forget()
+        return spans
+
+    def finish(self) -> list[Span]:
+        """The rest, after the last window."""
+        self._end_run()
+        if not self._runs:
+            return []
+        return [self._close(min(self._runs[-1][1] + self._cut.pad, self._now, self._opening() + self._cut.longest))]
+
+    def _hear(self, probability: float) -> None:
+        window = self._now - 1
+        if self._cut.everything:
+            self._run = window if self._run is None else self._run
+        elif self._run is None and probability >= self._cut.onset:
+            self._run = window
+        elif self._run is not None and probability < self._cut.offset:
+            self._end_run(window)
+
+    def _end_run(self, end: int | None = None) -> None:
+        if self._run is not None:
+            self._runs.append((self._run, self._now if end is None else end))
+            self._run = None
+
+    def _first_speech(self) -> int | None:
+        return self._runs[0][0] if self._runs else self._run
+
+    def _opening(self) -> int:
+        first = self._first_speech()
+        return max(self._floor, (self._now if first is None else first) - self._cut.pad)
+
+    def _certain(self) -> list[Span]:
+        if self._first_speech() is None:
+            return []
+        if self._run is None and self._now - self._runs[-1][1] >= self._cut.bridge:
+            return [self._close(min(self._runs[-1][1] + self._cut.pad, self._opening() + self._cut.longest))]
+        if self._now - self._opening() >= self._cut.longest:
+            return [self._split(self._best_cut())]
+        return []
+
+    def _close(self, end: int) -> Span:
+        span = Span(self._opening(), end, tuple(self._runs))
+        self._runs = []
+        self._floor = end
+        return span
+
+    def _best_cut(self) -> int:
+        """The least spoken window of those where a cut is allowed; of equals the last, for longer chunks."""
+        start, smooth = self._opening(), self._cut.smooth
+        low = start + self._cut.shortest_cut
+        high = start + self._cut.longest - smooth
+        values = self._probabilities[low - smooth - self._base : high + smooth + 1 - self._base]
+        sums = [sum(values[i : i + 2 * smooth + 1]) for i in range(high - low)]
+        return low + min(range(len(sums)), key=lambda i: (round(sums[i], 3), -i))
+
+    def _split(self, cut: int) -> Span:
+        """Close the chunk at `cut` and leave what lies behind to the next one."""
+        before = [(start, min(end, cut)) for start, end in self._runs if start < cut]
+        after = [(max(start, cut), end) for start, end in self._runs if end > cut]
+        if self._run is not None and self._run < cut:
+            before.append((self._run, cut))
+            self._run = cut
+        self._runs = before
+        span = self._close(min(before[-1][1] + self._cut.pad, cut))
+        self._runs = after
+        return span
+
+    def _forget(self) -> None:
+        keep = max(0, self.needed_from - self._cut.smooth - self._base)
+        del self._probabilities[:keep]
+        self._base += keep

@@ -1,0 +1,47 @@
+"""When to doubt a text, which of two to believe, and when to believe none: by statistics of the decoding alone."""
+
+import zlib
+from dataclasses import dataclass
+
+_REPEATS = 2.4  # compression ratio above which a text goes round in circles
+_UNSURE = -1.0  # mean log-probability below which it is guesswork
+_SILENCE = 0.6  # probability of no speech
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of a decoded text."""
+
+    text: str
+    seconds: float  # of audio that it covers
+    avg_logprob: float
+    no_speech_prob: float
+    cut_off: bool = False  # the decoder ran into its limit of tokens
+
+    @property
+    def compression_ratio(self) -> float:
+        return compression_ratio(self.text)
+
+
+def compression_ratio(text: str) -> float:
+    raw = text.encode()
+    return len(raw) / len(zlib.compress(raw))
+
+
+def doubtful(evidence: Evidence) -> bool:
+    """Whether another way of decoding should be tried."""
+    return (
+        evidence.cut_off
+        or evidence.compression_ratio > _REPEATS
+        or (evidence.avg_logprob < _UNSURE and not silent(evidence))
+    )
+
+
+def silent(evidence: Evidence) -> bool:
+    """Whether the text is an invention over something that is not speech."""
+    return evidence.no_speech_prob > _SILENCE and evidence.avg_logprob < _UNSURE
+
+
+def merit(evidence: Evidence) -> float:
+    """To compare texts of the same audio: higher is more credible."""
+    return evidence.avg_logprob - max(0.0, evidence.compression_ratio - _REPEATS) - evidence.cut_off

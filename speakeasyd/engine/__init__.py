@@ -1,0 +1,1 @@
+"""The child's side of a worker: decode, voice activity, model, pipeline. Only the worker process imports it."""

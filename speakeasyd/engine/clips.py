@@ -1,0 +1,126 @@
+"""One task's file to clips of speech, lazily: nothing is decoded before somebody asks for the next clip."""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from speakeasyd.domain.chunking import Chunker, Cutting, Span
+from speakeasyd.domain.protocol import Opened, Progress, Report, Task
+from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.faults import during
+from speakeasyd.engine.source import Source
+from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
+from speakeasyd.errors import ErrorCode, FileFault
+
+_PAUSE_BLOCKS = 16  # blocks without a clip after which others may have a turn
+_PROGRESS_S = 1.0  # seconds between signs of life
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """The audio of one chunk."""
+
+    index: int
+    start: float  # seconds in the file
+    channel: int | None
+    samples: Samples = field(repr=False)
+    wanted: bool = True  # else it only helps to detect the language
+
+    @property
+    def seconds(self) -> float:
+        return self.samples.size / SAMPLE_RATE
+
+    @property
+    def end(self) -> float:
+        return self.start + self.seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The file was read to its end."""
+
+    audio_seconds: float
+    warning: str | None
+
+
+class Pause:
+    """Nothing yet: let others have a turn."""
+
+
+def read_clips(
+    task: Task, detector: VoiceDetector, send: Callable[[Report], None]
+) -> Generator[Clip | Finished | Pause]:
+    """Clips in order, pauses between them, `Finished` at the end. Raises `FileFault` if the file is at fault."""
+    split = task.options.channels == "split"
+    with Source(task.path) as source, closing(Audio(source, split=split, max_seconds=task.max_seconds)) as audio:
+        send(Opened(task.job_id, task.token, audio.container_seconds))
+        tracks = [_Track(task, detector, channel, audio.channels) for channel in range(audio.channels)]
+        told = time.monotonic()
+        for number, block in enumerate(_decoded(audio)):
+            for track, samples in zip(tracks, block, strict=True):
+                yield from track.feed(samples)
+            if time.monotonic() - told > _PROGRESS_S:
+                told = time.monotonic()
+                send(Progress(task.job_id, task.token, audio.decoded_seconds))
+            if number % _PAUSE_BLOCKS == 0:
+                yield Pause()
+        for track in tracks:
+            yield from track.finish()
+        warning = audio.warning()
+        source.require_unchanged()
+        yield Finished(audio.decoded_seconds, warning)
+
+
+def _decoded(audio: Audio) -> Iterator[Samples]:
+    """The blocks; a decoder that trips over a file is that file's fault, unless memory ran out."""
+    try:
+        yield from audio.blocks()
+    except (FileFault, MemoryError):
+        raise
+    except Exception as error:
+        raise FileFault(ErrorCode.DECODE_FAILED, f"the decoder gave up: {error}") from error
+
+
+class _Track:
+    """One channel: its voice activity, its chunks, and the samples that chunks may still need."""
+
+    def __init__(self, task: Task, detector: VoiceDetector, channel: int, channels: int) -> None:
+        self._task = task
+        self._activity = VoiceActivity(detector)
+        self._chunker = Chunker(Cutting(everything=not task.options.vad))
+        self._channel, self._channels = channel, channels
+        self._blocks: list[Samples] = []
+        self._first_block = 0
+        self._found = 0
+
+    def feed(self, block: Samples) -> Iterator[Clip]:
+        self._blocks.append(block)
+        with during("vad"):
+            probabilities = self._activity.feed(block)
+        yield from map(self._clip, self._chunker.feed(probabilities.tolist()))
+        useless = self._chunker.needed_from * WINDOW // BLOCK - self._first_block
+        del self._blocks[:useless]
+        self._first_block += max(0, useless)
+
+    def finish(self) -> Iterator[Clip]:
+        yield from map(self._clip, self._chunker.finish())
+
+    def _clip(self, span: Span) -> Clip:
+        index = self._found * self._channels + self._channel
+        self._found += 1
+        return Clip(
+            index=index,
+            start=span.start * WINDOW / SAMPLE_RATE,
+            channel=self._channel if self._channels > 1 else None,
+            samples=self._samples(span.start * WINDOW, span.end * WINDOW),
+            wanted=index not in self._task.skip and (self._task.only is None or index in self._task.only),
+        )
+
+    def _samples(self, start: int, end: int) -> Samples:
+        base = self._first_block * BLOCK
+        low, high = (start - base) // BLOCK, -(-(end - base) // BLOCK)
+        joined = np.concatenate(self._blocks[low:high])
+        return joined[start - base - low * BLOCK : end - base - low * BLOCK]

@@ -1,0 +1,91 @@
+"""A model on a device: loaded, and proven by a canary before any work is trusted to it."""
+
+import os
+import re
+import time
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+from faster_whisper import WhisperModel
+
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import Loaded, WorkerSpec
+from speakeasyd.engine import cuda
+from speakeasyd.engine.audio import Audio, Samples
+from speakeasyd.engine.catalogue import choose
+from speakeasyd.engine.clips import Clip
+from speakeasyd.engine.decoding import Decoder
+from speakeasyd.engine.faults import during
+from speakeasyd.engine.source import Source
+
+_CANARY_WORDS = ("the", "service", "listens", "to", "the", "folder", "and", "writes", "down", "every", "word")
+_KNOWN_MODEL_SHARE = 1.0  # of the canary's words that must be heard
+_ANY_MODEL_SHARE = 0.5
+_GPU_REPLICAS = 1
+_GPU_BATCH = 16
+_COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
+
+
+class CanaryFailed(Exception):
+    """The model answers, but not what a sound model says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded model and how it is to be driven."""
+
+    decoder: Decoder
+    replicas: int
+    batch_size: int
+    loaded: Loaded
+
+
+def load(requested: str, spec: WorkerSpec) -> Model:
+    """Raises `EngineFault` of phase load or canary."""
+    began = time.perf_counter()
+    device, _, index = spec.device.partition(":")
+    on_gpu = device == "cuda"
+    replicas = spec.replicas or (_GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
+    compute_type = _COMPUTE_TYPE[device] if spec.compute_type == "auto" else spec.compute_type
+    with during("load"):
+        if on_gpu:
+            cuda.preload_cublas()
+        choice = choose(requested, device=spec.device, models_dir=Path(spec.state_dir) / "models", offline=spec.offline)
+        whisper = WhisperModel(
+            str(choice.folder),
+            device=device,
+            device_index=int(index or 0),
+            compute_type=compute_type,
+            cpu_threads=1,  # two threads make text slower than one; replicas keep the cores busy
+            num_workers=replicas,
+        )
+    decoder = Decoder(whisper)
+    with during("canary"):
+        _sing(decoder, _KNOWN_MODEL_SHARE if choice.bundled else _ANY_MODEL_SHARE)
+    loaded = Loaded(
+        requested=requested,
+        model=choice.name,
+        device=spec.device,
+        compute_type=whisper.model.compute_type,
+        seconds=round(time.perf_counter() - began, 3),
+        warning=choice.warning,
+    )
+    return Model(decoder, replicas, spec.batch_size or (_GPU_BATCH if on_gpu else 1), loaded)
+
+
+def _sing(decoder: Decoder, share: float) -> None:
+    """Let the model hear a clip whose words are known. Raises `CanaryFailed`."""
+    clip = Clip(index=0, start=0.0, channel=None, samples=_canary())
+    plan = decoder.plan(Options(fallback=False), "en")
+    chunk = decoder.finish(clip, plan, decoder.attempt([clip.samples], [plan], plan.way)[0])
+    said = "".join(segment.text for segment in chunk.segments)
+    heard = set(re.findall(r"[a-z]+", said.lower()))
+    if sum(word in heard for word in _CANARY_WORDS) < share * len(_CANARY_WORDS):
+        raise CanaryFailed(f"the canary's words came out as {said[:200]!r}")
+
+
+def _canary() -> Samples:
+    with as_file(files("speakeasyd") / "data" / "canary.flac") as path, Source(str(path)) as source:
+        return np.concatenate([block[0] for block in Audio(source).blocks()])

@@ -1,0 +1,79 @@
+"""Voice activity by the Silero model that faster-whisper ships, block by block with its state carried along."""
+
+from pathlib import Path
+from typing import Any
+
+import faster_whisper
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from speakeasyd.engine.audio import BLOCK, Samples
+
+WINDOW = 512  # samples: 32 ms
+_CONTEXT = 64  # samples of the window before
+_STATE = 128
+_ASSET = Path(faster_whisper.__file__).parent / "assets" / "silero_vad_v6.onnx"
+_LOUD_ENOUGH = 0.25  # peak that the model is at ease with
+_MAX_GAIN = 100.0  # 40 dB
+_PEAK_DECAY = 0.8  # per block: half of the loudness is forgotten after three seconds
+
+
+class VoiceDetector:
+    """The model; safe to share, since the state lives in `VoiceActivity`."""
+
+    def __init__(self) -> None:
+        options = onnxruntime.SessionOptions()
+        options.inter_op_num_threads = options.intra_op_num_threads = 1
+        options.enable_cpu_mem_arena = False
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(
+            str(_ASSET), providers=["CPUExecutionProvider"], sess_options=options
+        )
+
+    def run(self, windows: Samples, h: Samples, c: Samples) -> tuple[Samples, Samples, Samples]:
+        """Windows with their context, shape (n, 64 + 512), to n probabilities and the new state."""
+        inputs: dict[str, Any] = {"input": windows, "h": h, "c": c}
+        probabilities, h, c = self._session.run(None, inputs)
+        return np.asarray(probabilities, np.float32).reshape(-1), h, c
+
+
+class VoiceActivity:
+    """Probabilities of speech along one channel.
+
+    Blocks are those of `Audio.blocks`: always cut at the same samples, so that results are the same to the last bit.
+    """
+
+    def __init__(self, detector: VoiceDetector) -> None:
+        self._detector = detector
+        self._peak = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._h = np.zeros((1, 1, _STATE), np.float32)
+        self._c = np.zeros((1, 1, _STATE), np.float32)
+        self._context = np.zeros(_CONTEXT, np.float32)
+
+    def feed(self, block: Samples) -> NDArray[np.float32]:
+        """One block of shape (n,) to its ceil(n / 512) probabilities."""
+        count = -(-block.size // WINDOW)
+        if not block.any():  # digital silence costs nothing
+            self._reset()
+            self._peak *= _PEAK_DECAY
+            return np.zeros(count, np.float32)
+        padded = np.zeros(count * WINDOW, np.float32)
+        padded[: block.size] = block
+        padded *= self._gain(padded)
+        windows = padded.reshape(count, WINDOW)
+        before = np.vstack([self._context, windows[:-1, -_CONTEXT:]])
+        self._context = windows[-1, -_CONTEXT:].copy()
+        probabilities, self._h, self._c = self._detector.run(np.hstack([before, windows]), self._h, self._c)
+        return probabilities
+
+    def _gain(self, block: Samples) -> np.float32:
+        """Quiet recordings are brought up; whatever was loud a moment ago is not."""
+        self._peak = max(float(np.abs(block).max()), self._peak * _PEAK_DECAY)
+        return np.float32(min(_MAX_GAIN, max(1.0, _LOUD_ENOUGH / self._peak)))
+
+
+assert BLOCK % WINDOW == 0  # noqa: S101 - holds by construction; a change of either must fail at once
