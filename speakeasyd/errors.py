@@ -74,6 +74,20 @@ class LedgerError(SpeakeasyError):
     exit_status = 2
 
 
+class LedgerUnwritable(LedgerError):
+    """The disk refused a write: full, read-only, or failing. Trying again later may help."""
+
+
+class QueryError(SpeakeasyError):
+    """A query of a person's own is wrong, or wants more than to read."""
+
+    exit_status = 2
+
+
+class OutboxUnavailable(SpeakeasyError):
+    """The outbox cannot be written just now: full, read-only, or away. Trying again later may help."""
+
+
 class NotYours(SpeakeasyError):
     """A change was refused because the job is no longer owned by this claim: cancelled, taken back, or replaced."""
 

@@ -92,6 +92,16 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspect:
+    """A chunk that was on the device when a worker died, not committed since."""
+
+    index: int
+    start: float  # seconds in the file
+    end: float  # seconds in the file
+    strikes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """A job as it was claimed."""
 
@@ -105,6 +115,8 @@ class Job:
     language: str | None  # known from an earlier attempt
     done: frozenset[int] = frozenset()  # indexes of the chunks that are committed
     transcribed: bool = False  # every chunk is committed; only the artifacts are missing
+    suspects: tuple[Suspect, ...] = ()  # chunks to be tried alone first
+    crashes: int = 0  # workers that died on this job outside of any chunk
     attempts: int = 1
 
     def source(self, root: Path) -> Path:

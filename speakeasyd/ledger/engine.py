@@ -1,0 +1,95 @@
+"""The two ways into the ledger: one connection that writes, a few that can only read."""
+
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import URL, Connection, event
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from speakeasyd.errors import LedgerError, LedgerUnwritable
+
+BUSY_MS = 5000  # milliseconds to wait for another program's write
+READERS = 3  # connections
+WAL_BYTES = 64 * 1024 * 1024  # what the log may keep on disk once it is checkpointed
+
+_FOR_A_WHILE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_NOMEM,
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_PERM,
+    }
+)
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def writer(path: Path, *, checkpoints: bool) -> AsyncEngine:
+    """One connection; every transaction takes the write lock as it begins, so that none can fail half-way for want of it.
+
+    With `checkpoints` (the daemon) it also moves the log into the database; a visitor leaves that to the daemon, since
+    two that checkpoint at once have corrupted databases in versions of SQLite before 3.51.3.
+    """
+    engine = _engine(
+        path,
+        mode="rw",
+        connections=1,
+        pragmas=(
+            "synchronous = FULL",  # the ledger is the promise: what it says is on the disk
+            f"wal_autocheckpoint = {1000 if checkpoints else 0}",
+            f"journal_size_limit = {WAL_BYTES}",
+        ),
+    )
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def readers(path: Path) -> AsyncEngine:
+    """Connections that cannot write, whatever they are told. They never wait for the writer, nor it for them."""
+    return _engine(path, mode="ro", connections=READERS, pragmas=("query_only = ON", "wal_autocheckpoint = 0"))
+
+
+def _engine(path: Path, *, mode: Literal["ro", "rw"], connections: int, pragmas: Sequence[str]) -> AsyncEngine:
+    engine = create_async_engine(
+        URL.create("sqlite+aiosqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": mode}),
+        connect_args={"isolation_level": None},  # else the driver begins transactions of its own, deferred ones
+        pool_size=connections,
+        max_overflow=0,
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _set_up(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in (f"busy_timeout = {BUSY_MS}", "foreign_keys = ON", *pragmas):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+def explained(error: Exception) -> Exception:
+    """A failure of SQLite in the ledger's own words; any other error as it is."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the upper bits only tell sub-kinds
+    if code in _FOR_A_WHILE:
+        return LedgerUnwritable(
+            f"the ledger cannot be used just now: {cause}",
+            hint="Is its disk full, read-only or gone, or does another program hold the ledger? Work goes on once it can.",
+        )
+    if code in _DAMAGED:
+        return LedgerError(
+            f"the ledger is damaged: {cause}",
+            hint="Stop the daemon and put back a copy from the folder 'backups' beside the ledger.",
+        )
+    return error

@@ -1,0 +1,51 @@
+"""When two files are the same, and what that makes of the newer one. Pure."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from speakeasyd.domain.job import JobId, NewJob, Signature, Status
+
+Duplicates = Literal["reuse", "skip", "transcribe"]
+
+_LIVE = frozenset({Status.PENDING, Status.PROCESSING})
+_WITHOUT_RESULT = frozenset({Status.FAILED, Status.CANCELLED, Status.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A file as the ledger remembers it."""
+
+    job_id: JobId | None  # None: its job was pruned
+    signature: Signature
+    sha256: str
+    status: Status
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has a transcript, or will have one."""
+        return self.status not in _WITHOUT_RESULT
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What becomes of a file at the ledger's door."""
+
+    status: Status
+    same_as: JobId | None = None  # this very file has a job already: no new row
+    duplicate_of: JobId | None = None
+    replaces: tuple[JobId, ...] = ()  # unfinished jobs of the same path whose bytes are gone
+
+
+def decide(new: NewJob, *, same_path: Sequence[Known], same_bytes: Iterable[Known]) -> Decision:
+    """`same_bytes` are files under other paths whose transcript shall do for this one too; none, if it shall have its own."""
+    for known in same_path:
+        if known.job_id and (known.signature, known.sha256) == (new.signature, new.sha256):
+            return Decision(status=known.status, same_as=known.job_id)
+    replaces = tuple(k.job_id for k in same_path if k.job_id and k.status in _LIVE and k.sha256 != new.sha256)
+    if new.failure:
+        return Decision(status=Status.FAILED, replaces=replaces)
+    for known in (*(k for k in same_path if k.sha256 == new.sha256), *same_bytes):
+        if known.counts:
+            return Decision(status=Status.SKIPPED, duplicate_of=known.job_id, replaces=replaces)
+    return Decision(status=Status.PENDING, replaces=replaces)

@@ -1,0 +1,248 @@
+"""The tables of the ledger, as the newest migration leaves them; a test compares the two.
+
+Times are UTC ISO 8601 text with milliseconds and `Z`. Durations and positions are seconds. What people should query are
+the views (`views.py`): their columns stay, those of the tables may change with any version.
+"""
+
+from sqlalchemy import (
+    BLOB,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy import REAL as Real
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+def _count(name: str) -> Column[int]:
+    return Column(name, Integer, nullable=False, server_default="0")
+
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("created_at", Text, nullable=False),
+    *map(_count, ("total", "pending", "processing", "completed", "failed", "cancelled", "skipped")),
+    _count("audio_ms"),  # an integer, so that adding and taking away a million times leaves no error
+)
+"""The counts are kept by triggers on `jobs`: a million jobs are summed up at once, whoever changes them."""
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("batch", Text, ForeignKey("batches.name"), nullable=False),
+    Column("inbox", Text, nullable=False),
+    Column("path_raw", BLOB, nullable=False),  # relative to the inbox, as os.fsencode gives it: names need not be text
+    Column("path", Text, nullable=False),  # the same for people
+    Column("size", Integer, nullable=False),
+    Column("mtime_ns", Integer, nullable=False),
+    Column("inode", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("work_key", Text),  # equal: the same transcript, so that one may lend it to the other; null: never lend
+    Column("options", Text, nullable=False),  # JSON
+    Column("requested_model", Text, nullable=False),
+    Column("preset", Text),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("status", Text, nullable=False),
+    Column("progress", Real, nullable=False, server_default="0"),
+    _count("attempts"),
+    _count("crashes"),
+    Column("transcribed", Boolean, nullable=False, server_default="0"),
+    Column("container_seconds", Real),
+    Column("audio_seconds", Real),
+    Column("compute_seconds", Real, nullable=False, server_default="0"),
+    Column("language", Text),
+    Column("language_probability", Real),
+    Column("model", Text),
+    Column("device", Text),
+    Column("error_code", Text),
+    Column("error", Text),
+    Column("warning", Text),
+    Column("created_at", Text, nullable=False),
+    Column("available_at", Text, nullable=False),
+    Column("started_at", Text),
+    Column("finished_at", Text),
+    Column("claim_token", Text),
+    Column("boot_id", Text),
+    Column("duplicate_of", Integer, ForeignKey("jobs.id", ondelete="SET NULL")),
+    CheckConstraint(
+        "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')", name="status_is_legal"
+    ),
+    CheckConstraint(
+        "(finished_at IS NOT NULL) = (status IN ('completed', 'failed', 'cancelled', 'skipped'))",
+        name="finished_exactly_when_ended",
+    ),
+    CheckConstraint("(claim_token IS NOT NULL) = (status = 'processing')", name="claimed_exactly_when_processing"),
+    CheckConstraint("progress BETWEEN 0 AND 1", name="progress_is_a_fraction"),
+    Index("ix_jobs_identity", "inbox", "path_raw", "size", "mtime_ns", "inode"),
+    Index("ix_jobs_sha256", "sha256"),
+    Index("ix_jobs_next", text("priority DESC"), "id", sqlite_where=text("status = 'pending'")),
+    Index("ix_jobs_claim", "requested_model", text("priority DESC"), "id", sqlite_where=text("status = 'pending'")),
+    Index("ix_jobs_available", "available_at", sqlite_where=text("status = 'pending'")),
+    Index("ix_jobs_twins", "work_key", sqlite_where=text("status = 'processing'")),
+    Index("ix_jobs_status", "status"),
+    Index("ix_jobs_batch", "batch"),
+    Index("ix_jobs_underway", "batch", "progress", sqlite_where=text("finished_at IS NULL AND progress > 0")),
+    Index("ix_jobs_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
+    Index("ix_jobs_duplicate_of", "duplicate_of", sqlite_where=text("duplicate_of IS NOT NULL")),
+    sqlite_autoincrement=True,  # the number of a job is never given again
+)
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("inbox", Text, primary_key=True),
+    Column("path_raw", BLOB, primary_key=True),
+    Column("size", Integer, nullable=False),
+    Column("mtime_ns", Integer, nullable=False),
+    Column("inode", Integer, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("status", Text, nullable=False),
+)
+"""What must be remembered of jobs that were pruned: a file still in its inbox is not transcribed again."""
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("claim_token", Text, nullable=False, unique=True),
+    Column("boot_id", Text, nullable=False),
+    Column("started_at", Text, nullable=False),
+    Column("ended_at", Text),
+    Column("outcome", Text),  # null while it runs
+    Column("model", Text),
+    Column("device", Text),
+    Column("error_code", Text),
+    Column("error", Text),
+    CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_exactly_with_outcome"),
+    CheckConstraint(
+        "outcome IN ('completed', 'failed', 'cancelled', 'released', 'crashed', 'interrupted')", name="outcome_is_legal"
+    ),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("start_seconds", Real, nullable=False),
+    Column("end_seconds", Real, nullable=False),
+    Column("channel", Integer),
+    _count("redone"),
+    Column("gap", Boolean, nullable=False, server_default="0"),
+    Column("compute_seconds", Real, nullable=False, server_default="0"),
+    Column("committed_at", Text, nullable=False),
+)
+
+segments = Table(
+    "segments",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", Integer, nullable=False),
+    Column("chunk", Integer, nullable=False),
+    Column("position", Integer, nullable=False),  # within the chunk
+    Column("start_seconds", Real, nullable=False),
+    Column("end_seconds", Real, nullable=False),
+    Column("text", Text, nullable=False),
+    Column("channel", Integer),
+    Column("avg_logprob", Real, nullable=False),
+    Column("compression_ratio", Real, nullable=False),
+    Column("no_speech_prob", Real, nullable=False),
+    Column("words", Text),  # JSON: [{"start", "end", "text", "probability"}, ...]
+    ForeignKeyConstraint(["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"),
+    UniqueConstraint("job_id", "chunk", "position"),
+)
+"""Triggers keep the full-text index `segments_fts` in step."""
+
+strikes = Table(
+    "strikes",
+    metadata,
+    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("chunk", Integer, primary_key=True),
+    Column("start_seconds", Real, nullable=False),
+    Column("end_seconds", Real, nullable=False),
+    Column("strikes", Integer, nullable=False),
+)
+"""Chunks that were on the device when a worker died."""
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True),  # null: pruned, the file stays
+    Column("format", Text, nullable=False),
+    Column("outbox", Text, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("path_key", Text, nullable=False),  # equal where any filesystem may take two paths for one
+    Column("sha256", Text, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("written_at", Text),  # null: intended, perhaps not written
+    UniqueConstraint("outbox", "path_key"),
+)
+
+incident_records = Table(
+    "incident_records",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Text, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("phase", Text, nullable=False),
+    Column("device", Text),
+    Column("worker", Text),
+    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True),
+    Column("chunk", Integer),
+    Column("error", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("resolved_at", Text),
+    Column("cost_seconds", Real),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("seq", Integer, primary_key=True),
+    Column("at", Text, nullable=False, index=True),
+    Column("kind", Text, nullable=False),
+    Column("job_id", Integer, index=True),
+    Column("data", Text, nullable=False),  # JSON
+)
+
+arrivals = Table(
+    "arrivals",
+    metadata,
+    Column("inbox", Text, primary_key=True),
+    Column("path_raw", BLOB, primary_key=True),
+    Column("path", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("since", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+)
+
+state = Table(
+    "state",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),  # JSON
+    Column("updated_at", Text, nullable=False),
+)

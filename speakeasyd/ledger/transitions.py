@@ -1,0 +1,57 @@
+"""Changes of a job's status, each in one place. The table of what is legal is a trigger in the database, too."""
+
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+from sqlalchemy import Update, bindparam, select, update
+
+from speakeasyd.domain.job import JobId, Status, Token
+from speakeasyd.errors import ErrorCode, NotYours
+from speakeasyd.ledger.tables import attempts, jobs
+from speakeasyd.ledger.writer import Transaction
+
+SLICE = 500  # values in one IN (...)
+
+T = TypeVar("T")
+
+
+def slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def change(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
+    """Change a claimed job. Raises NotYours when the claim is no longer the one of `token`."""
+    owned = update(jobs).where(jobs.c.id == job_id, jobs.c.claim_token == token, jobs.c.status == Status.PROCESSING)
+    if not tx.connection.execute(owned.values(**values)).rowcount:
+        raise NotYours(f"job {job_id} is no longer owned by this claim")
+
+
+def leave(tx: Transaction, job_id: JobId, token: Token, status: Status, outcome: str, **values: object) -> None:
+    """End a claim: the job takes on `status`, the attempt is closed with `outcome` and the job's error, if it has one."""
+    ended = None if status is Status.PENDING else tx.now
+    change(tx, job_id, token, status=status, finished_at=ended, claim_token=None, boot_id=None, **values)
+    close_attempts(tx, [job_id], outcome=outcome, code=values.get("error_code"), error=values.get("error"))
+
+
+def close_attempts(
+    tx: Transaction, job_ids: Sequence[int], *, outcome: str, code: object = None, error: object = None
+) -> None:
+    """Close the open attempts of these jobs, and note what model and device they ran on."""
+    tx.connection.execute(
+        _closing(job_ids), {"now": tx.now, "outcome": outcome, "code": code, "error": error, "job_ids": list(job_ids)}
+    )
+
+
+def cancel(tx: Transaction, job_ids: Sequence[int], *, code: ErrorCode, error: str) -> list[JobId]:
+    """Cancel those of these jobs that have not ended. Whoever works on one finds its claim gone."""
+    live = jobs.c.id.in_(job_ids) & jobs.c.status.in_([Status.PENDING, Status.PROCESSING])
+    cancelled = [JobId(job_id) for job_id in tx.connection.scalars(select(jobs.c.id).where(live))]
+    ended = {"status": Status.CANCELLED, "finished_at": tx.now, "claim_token": None, "boot_id": None}
+    tx.connection.execute(
+        update(jobs).where(jobs.c.id.in_(cancelled)).values(ended | {"error_code": code, "error": error})
+    )
+    close_attempts(tx, cancelled, outcome="cancelled", code=code, error=error)
+    for job_id in cancelled:
+        tx.tell("job.cancelled", job_id, error_code=code, error=error)
+    return cancelled

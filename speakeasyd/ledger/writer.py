@@ -1,0 +1,199 @@
+"""The single writer: operations that wait together are committed together."""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+
+import aiosqlite
+from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from speakeasyd.clock import Clock, iso
+from speakeasyd.errors import LedgerError
+from speakeasyd.events import Event, Hub
+from speakeasyd.ledger import engine
+from speakeasyd.ledger.journal import Journal, News
+
+GROUP = 64  # operations in one transaction at most
+DATA_VERSION = "data_version"  # changes when another connection commits; read from shared memory
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What an operation is given: a connection inside a transaction, one reading of the clock, and a place for news."""
+
+    connection: Connection
+    now: str
+    boot_id: str
+    news: list[News] = field(default_factory=list)
+
+    def tell(self, kind: str, job_id: int | None = None, *, keep: bool = True, **data: object) -> None:
+        """An event, published once the change is committed; kept in the ledger too unless it is passing news."""
+        self.news.append(News(Event(kind=kind, at=self.now, job_id=job_id, data=data), keep))
+
+
+@dataclass(slots=True)
+class _Order:
+    operation: Callable[[Transaction], Any]
+    caller: asyncio.Future[Any]
+    outcome: Any = None
+    error: Exception | None = None
+
+    def answer(self) -> None:
+        if self.caller.done():  # its task was cancelled; the operation was carried out all the same
+            return
+        if self.error:
+            self.caller.set_exception(self.error)
+        else:
+            self.caller.set_result(self.outcome)
+
+
+class Writer:
+    """A task that alone touches the one connection that writes. Callers await the outcome of their own operation.
+
+    Cancelling a caller never reaches the database: a statement cut off half-way would leave the write lock held.
+    """
+
+    def __init__(
+        self,
+        *,
+        wal: Path,
+        pool: AsyncEngine,
+        connection: AsyncConnection,
+        journal: Journal,
+        clock: Clock,
+        hub: Hub,
+        boot_id: str,
+    ) -> None:
+        self._wal = wal
+        self._pool = pool
+        self._connection = connection
+        self._journal = journal
+        self._clock = clock
+        self._hub = hub
+        self._boot_id = boot_id
+        self._waiting: list[_Order] = []
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._version: int | None = None
+        self._wal_limit = engine.WAL_BYTES
+        self._task = asyncio.create_task(self._serve(), name="ledger writer")
+
+    @classmethod
+    async def open(cls, path: Path, *, clock: Clock, hub: Hub, boot_id: str) -> Self:
+        """Raises LedgerError when there is no ledger that can be used."""
+        pool = engine.writer(path, checkpoints=bool(boot_id))
+        try:
+            connection = await pool.connect()
+            async with connection.begin():
+                journal = await connection.run_sync(Journal)
+        except Exception as error:
+            await pool.dispose()
+            raise engine.explained(error) from error
+        wal = path.with_name(path.name + "-wal")
+        writer = cls(wal=wal, pool=pool, connection=connection, journal=journal, clock=clock, hub=hub, boot_id=boot_id)
+        writer._version = await writer._pragma(DATA_VERSION)
+        return writer
+
+    def now(self) -> str:
+        return iso(self._clock.utc())
+
+    async def close(self) -> None:
+        """Carry out what still waits, then let go of the file. Idempotent."""
+        if self._closing:
+            return
+        self._closing = True
+        self._wake.set()
+        await self._task
+        await self._connection.close()
+        await self._pool.dispose()
+
+    async def run(self, operation: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Have `operation` carried out in a transaction of its own or one shared with others: all of it or nothing.
+
+        Raises what the operation raises, or LedgerUnwritable when the disk or another program stands in the way.
+        """
+        if self._closing:
+            raise LedgerError("the ledger is closed")
+        caller: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Order(lambda transaction: operation(transaction, *args, **kwargs), caller))
+        self._wake.set()
+        return await caller
+
+    async def foreign_changed(self) -> bool:
+        """Whether another program has written since last asked. If so, its events are published here too."""
+        version = await self._pragma(DATA_VERSION)
+        if version == self._version:
+            return False
+        await self.run(lambda _transaction: None)
+        self._version = version
+        return True
+
+    async def _serve(self) -> None:
+        while self._waiting or not self._closing:
+            orders, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+            if orders:
+                await self._carry_out(orders)
+                await self._shorten_log()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _carry_out(self, orders: Sequence[_Order]) -> None:
+        published: list[Event] = []
+        try:
+            async with self._connection.begin():
+                published = await self._connection.run_sync(self._perform, orders)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the callers hear it, and the writer goes on
+            published = []
+            for order in orders:
+                order.error = engine.explained(error)
+        self._journal.committed(published)
+        for order in orders:
+            order.answer()
+        self._hub.publish(*published)
+
+    def _perform(self, connection: Connection, orders: Sequence[_Order]) -> list[Event]:
+        """Each operation in a savepoint of its own, unless it is alone: then the transaction itself is taken back."""
+        alone = len(orders) == 1
+        now = iso(self._clock.utc())
+        news: list[News] = []
+        for order in orders:
+            transaction = Transaction(connection, now, self._boot_id)
+            try:
+                with nullcontext() if alone else connection.begin_nested():
+                    order.outcome = order.operation(transaction)
+            except Exception as error:
+                if alone or isinstance(error, OperationalError):  # SQLite may have taken back the whole transaction
+                    raise
+                order.error = error
+            else:
+                news += transaction.news
+        return self._journal.write(connection, news)
+
+    async def _shorten_log(self) -> None:
+        """Cut the write-ahead log when readers have kept it from being reused, each time at twice the size if in vain."""
+        if not self._boot_id or not self._wal.exists() or self._wal.stat().st_size < self._wal_limit:
+            return
+        try:
+            await self._pragma("wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:  # everything is safe in the log: it only stays long
+            log.warning("the ledger's log could not be shortened: %s", error)
+        self._wal_limit = max(engine.WAL_BYTES, 2 * self._wal.stat().st_size)
+
+    async def _pragma(self, pragma: str) -> int:
+        """The first value of a PRAGMA, asked outside of any transaction."""
+        raw = await self._connection.get_raw_connection()
+        [row] = await cast(aiosqlite.Connection, raw.driver_connection).execute_fetchall(f"PRAGMA {pragma}")
+        return int(row[0])
