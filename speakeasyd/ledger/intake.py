@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, literal, null, select, text, union_all
+from sqlalchemy import CompoundSelect, Connection, Row, delete, insert, null, select, text, union_all
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from speakeasyd.domain.job import Added, JobId, NewJob, Sighting, Signature, Status, Waiting
+from speakeasyd.domain.job import TERMINAL, Added, JobId, NewJob, Sighting, Signature, Status, Waiting
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.identity import Decision, Duplicates, Known, decide
 from speakeasyd.ledger.tables import arrivals, batches, jobs, tombstones
 from speakeasyd.ledger.transitions import cancel, slices
 from speakeasyd.ledger.writer import Transaction
 
-_FILE = (jobs.c.path_raw, jobs.c.size, jobs.c.mtime_ns, jobs.c.inode)
-_PRUNED_FILE = (tombstones.c.path_raw, tombstones.c.size, tombstones.c.mtime_ns, tombstones.c.inode)
+_NOT_REPLACED = jobs.c.error_code.is_distinct_from(ErrorCode.SOURCE_REPLACED)  # one that comes back counts as new
+_WHAT = ("inbox", "path_raw", "size", "mtime_ns", "inode", "sha256", "status")
+_JOB = select(jobs.c.id, *(jobs.c[name] for name in _WHAT)).where(_NOT_REPLACED)
+_PRUNED = select(null().label("id"), *(tombstones.c[name] for name in _WHAT))
 
 
 def display(path: bytes) -> str:
@@ -26,16 +28,11 @@ def display(path: bytes) -> str:
 
 
 def unknown(connection: Connection, inbox: str, sightings: Sequence[Sighting]) -> list[Sighting]:
-    """Those that no job is about. A version that was replaced and has come back counts as new."""
+    """Those that no job is about, as far as path, size and times tell."""
     found: list[Sighting] = []
     for part in slices(sightings):
         paths = [sighting.path for sighting in part]
-        here = (jobs.c.inbox == inbox) & jobs.c.path_raw.in_(paths)
-        query = union_all(
-            select(*_FILE).where(here, jobs.c.error_code.is_distinct_from(ErrorCode.SOURCE_REPLACED)),
-            select(*_PRUNED_FILE).where(tombstones.c.inbox == inbox, tombstones.c.path_raw.in_(paths)),
-        )
-        known = {(path, Signature(*signature)) for path, *signature in connection.execute(query)}
+        known = {(row.path_raw, _known(row).signature) for row in connection.execute(_at(inbox, paths))}
         found += [sighting for sighting in part if (sighting.path, sighting.signature) not in known]
     return found
 
@@ -54,7 +51,7 @@ def add(tx: Transaction, new_jobs: Sequence[NewJob], *, duplicates: Duplicates) 
         if not decision.same_as:
             rows.append(_row(tx, job_id, new, decision, lends=duplicates != "transcribe"))
             replaced += decision.replaces
-            memory.remember(new, Known(job_id, new.signature, new.sha256, decision.status))
+            memory.remember(new, job_id, decision)
             _tell(tx, job_id, new, decision)
     if rows:
         _insert(tx, rows)
@@ -89,12 +86,13 @@ class _Memory:
         self._across_paths = across_paths
         self._by_path: defaultdict[tuple[str, bytes], list[Known]] = defaultdict(list)
         self._by_bytes: defaultdict[str, list[Known]] = defaultdict(list)
-        for part in slices(new_jobs):
-            for row in connection.execute(_same_path(part)):
-                self._by_path[row.inbox, row.path_raw].append(_known(row))
-            if across_paths:
-                for row in connection.execute(_same_bytes(part)):
-                    self._by_bytes[row.sha256].append(_known(row))
+        for inbox in {new.inbox for new in new_jobs}:
+            for part in slices([new.path for new in new_jobs if new.inbox == inbox]):
+                for row in connection.execute(_at(inbox, part)):
+                    self._by_path[row.inbox, row.path_raw].append(_known(row))
+        for part in slices([new.sha256 for new in new_jobs] if across_paths else []):
+            for row in connection.execute(_JOB.where(jobs.c.sha256.in_(part))):
+                self._by_bytes[row.sha256].append(_known(row))
 
     def same_path(self, new: NewJob) -> Sequence[Known]:
         return self._by_path[new.inbox, new.path]
@@ -102,12 +100,75 @@ class _Memory:
     def same_bytes(self, new: NewJob) -> Sequence[Known]:
         return self._by_bytes[new.sha256]
 
-    def remember(self, new: NewJob, known: Known) -> None:
-        self._by_path[new.inbox, new.path].append(known)
+    def remember(self, new: NewJob, job_id: JobId, decision: Decision) -> None:
+        known = Known(job_id, new.signature, new.sha256, decision.status)
+        place = new.inbox, new.path
+        self._by_path[place] = [old for old in self._by_path[place] if old.job_id not in decision.replaces] + [known]
         if self._across_paths:
             self._by_bytes[new.sha256].append(known)
 
 
-def _same_path(part: Sequence[NewJob]) -> Any:
-    paths, inboxes = [new.path for new in part], sorted({new.inbox for new in part})
-    ...
+def _at(inbox: str, paths: Sequence[bytes]) -> CompoundSelect[Any]:
+    return union_all(
+        _JOB.where(jobs.c.inbox == inbox, jobs.c.path_raw.in_(paths)),
+        _PRUNED.where(tombstones.c.inbox == inbox, tombstones.c.path_raw.in_(paths)),
+    )
+
+
+def _known(row: Row[Any]) -> Known:
+    return Known(row.id, Signature(row.size, row.mtime_ns, row.inode), row.sha256, Status(row.status))
+
+
+def _last_id(connection: Connection) -> int:
+    return connection.scalar(text("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'")) or 0
+
+
+def _insert(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
+    names = {row["batch"] for row in rows}
+    new_batches = upsert(batches).on_conflict_do_nothing()
+    tx.connection.execute(new_batches, [{"name": name, "created_at": tx.now} for name in names])
+    tx.connection.execute(insert(jobs), rows)
+
+
+def _row(tx: Transaction, job_id: JobId, new: NewJob, decision: Decision, *, lends: bool) -> dict[str, object]:
+    code, error = new.failure or (None, None)
+    return {
+        "id": job_id,
+        "batch": new.batch,
+        "inbox": new.inbox,
+        "path_raw": new.path,
+        "path": display(new.path),
+        "size": new.signature.size,
+        "mtime_ns": new.signature.mtime_ns,
+        "inode": new.signature.inode,
+        "sha256": new.sha256,
+        "work_key": _work_key(new) if lends else None,
+        "options": new.options.model_dump_json(),
+        "requested_model": new.options.model,
+        "preset": new.preset,
+        "priority": new.options.priority,
+        "status": decision.status,
+        "error_code": code,
+        "error": error,
+        "created_at": tx.now,
+        "available_at": tx.now,
+        "finished_at": tx.now if decision.status in TERMINAL else None,
+        "duplicate_of": decision.duplicate_of,
+    }
+
+
+def _work_key(new: NewJob) -> str:
+    """Equal for two jobs whose transcripts are the same: same bytes, and same options but for where the text goes."""
+    options = new.options.model_dump_json(exclude={"formats", "name", "priority"})
+    return hashlib.sha256(f"{new.sha256} {options}".encode()).hexdigest()[:32]
+
+
+def _tell(tx: Transaction, job_id: JobId, new: NewJob, decision: Decision) -> None:
+    about = {"inbox": new.inbox, "path": display(new.path), "batch": new.batch}
+    match decision.status:
+        case Status.SKIPPED:
+            tx.tell("job.skipped", job_id, **about, duplicate_of=decision.duplicate_of)
+        case Status.FAILED if new.failure:
+            tx.tell("job.failed", job_id, **about, error_code=new.failure[0], error=new.failure[1])
+        case _:
+            tx.tell("job.added", job_id, **about)

@@ -1,9 +1,9 @@
 """Changes of a job's status, each in one place. The table of what is legal is a trigger in the database, too."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from sqlalchemy import Update, bindparam, select, update
+from sqlalchemy import Column, ScalarSelect, select, update
 
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.errors import ErrorCode, NotYours
@@ -39,14 +39,31 @@ def close_attempts(
 ) -> None:
     """Close the open attempts of these jobs, and note what model and device they ran on."""
     tx.connection.execute(
-        _closing(job_ids), {"now": tx.now, "outcome": outcome, "code": code, "error": error, "job_ids": list(job_ids)}
+        update(attempts)
+        .where(attempts.c.job_id.in_(job_ids), attempts.c.ended_at.is_(None))
+        .values(
+            ended_at=tx.now,
+            outcome=outcome,
+            error_code=code,
+            error=error,
+            model=_of_job(jobs.c.model),
+            device=_of_job(jobs.c.device),
+        )
     )
+
+
+def _of_job(column: Column[Any]) -> ScalarSelect[Any]:
+    return select(column).where(jobs.c.id == attempts.c.job_id).scalar_subquery()
 
 
 def cancel(tx: Transaction, job_ids: Sequence[int], *, code: ErrorCode, error: str) -> list[JobId]:
     """Cancel those of these jobs that have not ended. Whoever works on one finds its claim gone."""
+    if not job_ids:
+        return []
     live = jobs.c.id.in_(job_ids) & jobs.c.status.in_([Status.PENDING, Status.PROCESSING])
     cancelled = [JobId(job_id) for job_id in tx.connection.scalars(select(jobs.c.id).where(live))]
+    if not cancelled:
+        return []
     ended = {"status": Status.CANCELLED, "finished_at": tx.now, "claim_token": None, "boot_id": None}
     tx.connection.execute(
         update(jobs).where(jobs.c.id.in_(cancelled)).values(ended | {"error_code": code, "error": error})
