@@ -1,0 +1,278 @@
+"""What failed, told from where it happened, what it said, how the process ended, and silence.
+
+Types tell little: CTranslate2 raises RuntimeError and ValueError for everything, and PyAV's InvalidDataError is a
+ValueError too.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from speakeasyd.errors import ErrorCode
+
+
+class FaultKind(StrEnum):
+    FILE = "file"
+    """The audio itself: other files go on."""
+    OUT_OF_MEMORY = "out_of_memory"
+    """The device's memory."""
+    HOST_MEMORY = "host_memory"
+    """The machine's memory."""
+    CONFIGURATION = "configuration"
+    """A library, driver, model or setting: the same again until a person mends it."""
+    CONTEXT_LOST = "context_lost"
+    """The process can compute no more; a fresh one can."""
+    DEVICE_GONE = "device_gone"
+    """The device does not answer: asleep, lost, or taken by another."""
+    HANG = "hang"
+    """No sign of progress for too long."""
+    UNKNOWN = "unknown"
+    """Nothing in the table: taken for a lost context."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nature:
+    context_survives: bool  # the process may go on
+    again_helps: bool  # the same work, tried again, may come through
+    blames_work: bool  # what was on the device is suspect
+
+
+NATURES: Mapping[FaultKind, Nature] = {
+    FaultKind.FILE: Nature(context_survives=True, again_helps=False, blames_work=True),
+    FaultKind.OUT_OF_MEMORY: Nature(context_survives=True, again_helps=True, blames_work=True),
+    FaultKind.HOST_MEMORY: Nature(context_survives=False, again_helps=True, blames_work=True),
+    FaultKind.CONFIGURATION: Nature(context_survives=True, again_helps=False, blames_work=False),
+    FaultKind.CONTEXT_LOST: Nature(context_survives=False, again_helps=True, blames_work=True),
+    FaultKind.DEVICE_GONE: Nature(context_survives=False, again_helps=True, blames_work=False),
+    FaultKind.HANG: Nature(context_survives=False, again_helps=True, blames_work=True),
+    FaultKind.UNKNOWN: Nature(context_survives=False, again_helps=True, blames_work=True),
+}
+
+
+class Remedy(StrEnum):
+    STEP_DOWN = "step_down"
+    """Soft: load again in the same process, with smaller batches, then a smaller compute type."""
+    OTHER_TYPE = "other_type"
+    """Soft: load again in the same process, with the next compute type."""
+    FRESH_PROCESS = "fresh_process"
+    """Hard: end the process and start another."""
+    OTHER_MODEL = "other_model"
+    """Hard, and the device is innocent: only work for this model is refused."""
+    PROBE = "probe"
+    """Hard, and no new worker until a disposable process has found the device well."""
+    PERSON = "person"
+    """Hard, and somebody must mend something first; a slow probe notices when it is mended."""
+    CPU_FOR_GOOD = "cpu_for_good"
+    """This device can never do the work."""
+
+
+SOFT = frozenset({Remedy.STEP_DOWN, Remedy.OTHER_TYPE})
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """A fault by name, in words for users (`what`, and in `hint` how to mend it), and what helps."""
+
+    kind: FaultKind
+    remedy: Remedy
+    code: ErrorCode
+    what: str
+    hint: str = ""
+
+    @property
+    def soft(self) -> bool:
+        """Whether the worker may mend itself without a new process."""
+        return self.remedy in SOFT
+
+    @property
+    def blames_work(self) -> bool:
+        return NATURES[self.kind].blames_work
+
+
+@dataclass(frozen=True, slots=True)
+class _Sign:
+    """A fault's mark in the text. `phases`: where it means that; everywhere if empty."""
+
+    pattern: str
+    diagnosis: Diagnosis
+    phases: frozenset[str] = frozenset()
+
+    def fits(self, phase: str | None, text: str) -> bool:
+        return (not self.phases or phase in self.phases) and re.search(self.pattern, text, re.IGNORECASE) is not None
+
+
+_SICK = Diagnosis(
+    FaultKind.CONTEXT_LOST,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.DEVICE_FAILED,
+    "the GPU's context was lost",
+    "nothing to do once; if it comes often, look at the driver, the temperature and the power supply",
+)
+_WORN = Diagnosis(
+    FaultKind.CONTEXT_LOST,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.DEVICE_FAILED,
+    "the GPU found an error in its memory that it cannot correct",
+    "look at `nvidia-smi -q -d ECC,PAGE_RETIREMENT`; a card that repeats this needs replacement",
+)
+_FULL = Diagnosis(
+    FaultKind.OUT_OF_MEMORY,
+    Remedy.STEP_DOWN,
+    ErrorCode.OUT_OF_MEMORY,
+    "the GPU's memory is full",
+    "free the GPU from other programs, or choose a smaller model, batch_size or compute_type",
+)
+_HOST_FULL = Diagnosis(
+    FaultKind.HOST_MEMORY,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.OUT_OF_MEMORY,
+    "the machine's memory is full",
+    "choose a smaller model or fewer replicas, or give the service more memory",
+)
+_NO_LIBRARY = Diagnosis(
+    FaultKind.CONFIGURATION,
+    Remedy.PERSON,
+    ErrorCode.LIBRARY_MISSING,
+    "a library that the GPU needs is not installed",
+    "pip install 'speakeasyd[gpu]', which brings cuBLAS 12",
+)
+_BROKEN_INSTALL = Diagnosis(
+    FaultKind.CONFIGURATION,
+    Remedy.PERSON,
+    ErrorCode.LIBRARY_MISSING,
+    "a library of the engine cannot be loaded",
+    "install speakeasyd again; on Windows, also the Microsoft Visual C++ Redistributable",
+)
+_OLD_DRIVER = Diagnosis(
+    FaultKind.CONFIGURATION,
+    Remedy.PERSON,
+    ErrorCode.LIBRARY_MISSING,
+    "the NVIDIA driver is missing, or too old for CUDA 12",
+    "install a current NVIDIA driver, or set device = 'cpu'",
+)
+_OLD_CARD = Diagnosis(
+    FaultKind.CONFIGURATION,
+    Remedy.CPU_FOR_GOOD,
+    ErrorCode.DEVICE_FAILED,
+    "this GPU's architecture is not supported by the installed CTranslate2",
+    "install another version of ctranslate2, or set device = 'cpu'",
+)
+_WRONG_TYPE = Diagnosis(
+    FaultKind.CONFIGURATION,
+    Remedy.OTHER_TYPE,
+    ErrorCode.DEVICE_FAILED,
+    "the device cannot compute in the chosen compute type",
+    "set compute_type = 'auto'",
+)
+_NO_MODEL = Diagnosis(
+    FaultKind.CONFIGURATION,
+    Remedy.OTHER_MODEL,
+    ErrorCode.MODEL_UNAVAILABLE,
+    "the model cannot be found, fetched or loaded",
+    "look at the model's name or folder; delete a damaged download so that it is fetched again",
+)
+_GONE = Diagnosis(
+    FaultKind.DEVICE_GONE,
+    Remedy.PROBE,
+    ErrorCode.DEVICE_FAILED,
+    "the GPU does not answer",
+    "after a sleep of the machine it may need a restart or `sudo rmmod nvidia_uvm; sudo modprobe nvidia_uvm`",
+)
+_BAD_FILE = Diagnosis(
+    FaultKind.FILE, Remedy.FRESH_PROCESS, ErrorCode.DECODE_FAILED, "the file holds no audio that can be read"
+)
+_CRASHED = Diagnosis(
+    FaultKind.CONTEXT_LOST,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.WORKER_CRASHED,
+    "the worker process crashed",
+    "the worker's last words are in its log, in the folder `workers` of the state folder",
+)
+_HUNG = Diagnosis(
+    FaultKind.HANG,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.WORKER_CRASHED,
+    "the worker showed no progress and was ended",
+    "if it only was slow, raise stall_s; on Windows, a full GPU memory makes everything crawl",
+)
+_KILLED = Diagnosis(
+    FaultKind.HOST_MEMORY,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.WORKER_CRASHED,
+    "the worker was killed from outside, most often because the machine's memory was full",
+    _HOST_FULL.hint,
+)
+_UNKNOWN = Diagnosis(
+    FaultKind.UNKNOWN,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.WORKER_CRASHED,
+    "the worker failed in a way that is not known",
+    _CRASHED.hint,
+)
+
+_SIGNS = (
+    _Sign(r"no kernel image|NoKernelImage|invalid device function", _OLD_CARD),
+    _Sign(r"driver version is insufficient|driver is a stub|libcuda\S* .*cannot open", _OLD_DRIVER),
+    _Sign(r"Library \S+ is not found or cannot be loaded", _NO_LIBRARY),
+    _Sign(r"do not support efficient \S+ computation|CUBLAS_STATUS_(NOT_SUPPORTED|ARCH_MISMATCH)", _WRONG_TYPE),
+    _Sign(r"uncorrectable (ECC|NVLink) error", _WORN),
+    _Sign(r"CUDA failed with error out of memory|CUDA out of memory|CUDA error: out of memory|"
+          r"CUBLAS_STATUS_ALLOC_FAILED|\bOutOfMemoryError\b", _FULL),
+    _Sign(r"mkl_malloc: failed|std::bad_alloc|\bMemoryError\b|Cannot allocate memory|"
+          r"Unable to allocate \S+ \w+ for an array", _HOST_FULL),
+    _Sign(r"CUDA (failed with error|error:) (unknown error|no CUDA-capable device|initialization error|"
+          r"(all )?CUDA-capable device(s|\(s\)) (is/)?are busy|invalid device ordinal|system not yet initialized)|"
+          r"GPU is lost|fallen off the bus", _GONE),
+    _Sign(r"illegal (memory access|address|instruction)|launch fail|launch timed out|misaligned address|"
+          r"hardware stack|invalid program counter|device-side assert|AcceleratorError|CUDA failed with error|"
+          r"CUDA error|cuBLAS failed|CUBLAS_STATUS|CUDNN_STATUS|parallel_for failed", _SICK),
+    _Sign(r"InvalidDataError|tuple index out of range", _BAD_FILE, frozenset({"decode"})),
+    _Sign(r"^ModelUnavailable|Unable to open file '|has an invalid payload size|File \S+ is incomplete|"
+          r"Unsupported model binary version|RepositoryNotFound|LocalEntryNotFound", _NO_MODEL),
+    _Sign(r"^(ImportError|ModuleNotFoundError)|cannot open shared object file|DLL load failed", _BROKEN_INSTALL),
+)  # fmt: skip
+"""The first that fits counts: the particular before the general."""
+
+_STATUSES: Mapping[int, Diagnosis] = {
+    -9: _KILLED,  # SIGKILL that we did not send: Linux's out-of-memory killer
+    -4: _CRASHED,  # SIGILL
+    -6: _CRASHED,  # SIGABRT: `terminate called after throwing`
+    -7: _CRASHED,  # SIGBUS
+    -8: _CRASHED,  # SIGFPE
+    -11: _CRASHED,  # SIGSEGV
+    3: _CRASHED,  # abort() on Windows
+    0xC0000005: _CRASHED,  # access violation
+    0xC0000409: _CRASHED,  # stack buffer overrun, which is how Windows spells "terminate called"
+    0xC000001D: _CRASHED,  # illegal instruction
+    0xC00000FD: _CRASHED,  # stack overflow
+    0xC0000017: _HOST_FULL,  # no memory
+    0xC000012D: _HOST_FULL,  # commitment limit
+    0xC0000135: _BROKEN_INSTALL,  # a DLL was not found
+}
+
+
+def classify(
+    *,
+    phase: str | None = None,
+    error: str = "",
+    last_words: str = "",
+    exit_status: int | None = None,
+    silent: bool = False,
+) -> Diagnosis:
+    """What a fault is.
+
+    Silence counts before everything, then what was reported, then what the dying process wrote, then its exit status:
+    as `Process.exitcode` has it, negative for signals, None while the process lives.
+    """
+    if silent:
+        return _HUNG
+    for text in (error, last_words):
+        for sign in _SIGNS:
+            if sign.fits(phase, text):
+                return sign.diagnosis
+    if error and phase == "canary":
+        return _SICK
+    if exit_status is not None:
+        return _STATUSES.get(exit_status if exit_status > -1000 else exit_status & 0xFFFFFFFF, _UNKNOWN)
+    return _UNKNOWN

@@ -1,0 +1,326 @@
+"""The recovery of a device, as a pure state machine, and the judgement of a chunk that workers died on.
+
+                      Started           Busy                 Faulted (soft)
+    starting ────────────────▶ ready ◀────────▶ busy ◀─────────────────────▶ soft_restarting
+       ▲  ▲                      │ RecycleDue    │ Faulted, Silent             │ Silent, Faulted
+       │  │                      ▼               ▼                             │
+       │  └──── Died ─────── recycling        poisoned ◀───────────────────────┘
+       │ Died, with backoff                      │ Died
+       └─────────────────────────────────────────┤
+                                                 │ faults on several files, or one that waits for a person or the device
+         ProbePassed                             ▼
+    half_open ◀──────────────────── device_open, or cpu_only if the CPU may stand in
+       │  │ Died                         ▲
+       │  └──────────────────────────────┘
+       └─ Worked ─▶ busy: the circuit is closed
+
+Time and chance are arguments; what is to be done comes back as values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Literal, Protocol
+
+from speakeasyd.domain.fault import Diagnosis, FaultKind, Remedy
+from speakeasyd.domain.job import JobId
+from speakeasyd.domain.retry import ceiling
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    """A worker is on its way, perhaps after a wait."""
+    READY = "ready"
+    """The worker is up and has nothing to do."""
+    BUSY = "busy"
+    """The worker has tasks."""
+    SOFT_RESTARTING = "soft_restarting"
+    """The worker loads the model again by itself, with smaller settings."""
+    POISONED = "poisoned"
+    """The worker is not to be trusted any more; it is on its way out."""
+    DEVICE_OPEN = "device_open"
+    """The circuit is open: the device gets no work until a probe passes."""
+    HALF_OPEN = "half_open"
+    """A probe passed: a worker on trial, one task at a time."""
+    CPU_ONLY = "cpu_only"
+    """As `device_open`, and the CPU does the work meanwhile."""
+    RECYCLING = "recycling"
+    """The worker leaves in good order, to be replaced."""
+    STOPPED = "stopped"
+
+
+OPEN = frozenset({State.DEVICE_OPEN, State.CPU_ONLY})
+ACCEPTING = frozenset({State.READY, State.BUSY, State.HALF_OPEN})
+"""States in which a worker takes tasks."""
+
+_CONDEMNING = frozenset({Remedy.PERSON, Remedy.PROBE, Remedy.CPU_FOR_GOOD})
+"""With these the device is at fault at once, whatever it was working on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    restart_s: float = 1.0  # ceiling of the first wait before a new worker; doubles with every failure in a row
+    restart_min_s: float = 0.1  # no failure is followed by less
+    restart_max_s: float = 60.0
+    probe_s: float = 10.0  # first wait before a probe; doubles with every failure in a row
+    probe_max_s: float = 300.0
+    person_probe_s: float = 300.0  # between probes for what only a person can mend
+    leave_s: float = 3.0  # for a worker that reported a fault to leave by itself
+    window_s: float = 600.0  # in which faults are counted against the device
+    faults_to_open: int = 3  # faults in the window, no two on the same file, that condemn the device
+    soft_limit: int = 8  # soft restarts in a row
+    cpu_stand_in: bool = False  # the CPU takes the work of a device whose circuit is open
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """A fault that is remembered against the device."""
+
+    at: float  # seconds, monotonic
+    jobs: frozenset[JobId]  # under suspicion
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """All that recovery knows of a device."""
+
+    state: State = State.STARTING
+    failures: int = 0  # dead workers in a row, no chunk done in between
+    on_trial: bool = False  # the circuit is half open: one more fault opens it again
+    soft: int = 0  # soft restarts in a row, no chunk done in between
+    blows: tuple[Blow, ...] = ()  # oldest first
+    cause: Diagnosis | None = None  # of the latest fault, until work goes on
+
+
+# --- events -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The worker is up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The model is loaded and the canary came out right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """The worker got its first task."""
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The worker has no task left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """A chunk came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Faulted:
+    """The worker reported a fault; `soft`: it tries to go on by itself."""
+
+    diagnosis: Diagnosis
+    soft: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """No sign of progress within the deadline."""
+
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The process is gone, whatever the reason."""
+
+    diagnosis: Diagnosis
+    suspects: frozenset[JobId]
+
+
+@dataclass(frozen=True, slots=True)
+class RecycleDue:
+    """The worker has done enough, and has no task just now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbePassed:
+    """A disposable process could use the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailed:
+    diagnosis: Diagnosis
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """The daemon leaves."""
+
+
+Event = (
+    Started
+    | Loaded
+    | Busy
+    | Idle
+    | Worked
+    | Faulted
+    | Silent
+    | Died
+    | RecycleDue
+    | ProbePassed
+    | ProbeFailed
+    | Stopping
+)
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StartWorker:
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class KillWorker:
+    after_s: float  # unless it left by itself before
+
+
+@dataclass(frozen=True, slots=True)
+class DrainWorker:
+    """Let it finish what it has in hand, then leave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    after_s: float
+
+
+Action = StartWorker | KillWorker | DrainWorker | Probe
+Step = tuple[Health, tuple[Action, ...]]
+
+
+_MOVES: Mapping[tuple[State, type[Event]], State] = {
+    (State.STARTING, Started): State.READY,
+    (State.READY, Busy): State.BUSY,
+    (State.BUSY, Idle): State.READY,
+    (State.SOFT_RESTARTING, Loaded): State.BUSY,
+}
+"""The moves that ask for nothing to be done."""
+
+
+def step(health: Health, event: Event, *, now: float, dice: float, policy: Policy) -> Step:
+    """The next state of a device and what is to be done. `now` in seconds, monotonic; `dice` from 0 up to 1."""
+    state = health.state
+    done: Step = health, ()  # what an event changes nothing about
+    if state is not State.STOPPED:
+        match event:
+            case Stopping():
+                done = replace(health, state=State.STOPPED), (DrainWorker(),)
+            case Worked():
+                done = _worked(health), ()
+            case RecycleDue() if state is State.READY:
+                done = replace(health, state=State.RECYCLING), (DrainWorker(),)
+            case Faulted() | Silent() if state is not State.POISONED and state not in OPEN:
+                done = _faulted(health, event, policy)
+            case Died() if state not in OPEN:
+                done = _died(health, event, now=now, dice=dice, policy=policy)
+            case ProbePassed() if state in OPEN:
+                done = replace(health, state=State.HALF_OPEN, on_trial=True), (StartWorker(0.0),)
+            case ProbeFailed(diagnosis) if state in OPEN:
+                done = _open(replace(health, failures=health.failures + 1, cause=diagnosis), policy)
+            case _:
+                done = replace(health, state=_MOVES.get((state, type(event)), state)), ()
+    return done
+
+
+def _worked(health: Health) -> Health:
+    """A chunk came back: the device is well. After a trial, the circuit is closed."""
+    if health.state is State.HALF_OPEN:
+        return Health(state=State.BUSY)
+    return replace(health, failures=0, soft=0, cause=None) if health.state is State.BUSY else health
+
+
+def _faulted(health: Health, event: Faulted | Silent, policy: Policy) -> Step:
+    """A sound context may mend itself, so many times; everything else has to go."""
+    at_work = health.state in {State.READY, State.BUSY, State.SOFT_RESTARTING}
+    if isinstance(event, Faulted) and event.soft and at_work and health.soft < policy.soft_limit:
+        return replace(health, state=State.SOFT_RESTARTING, soft=health.soft + 1, cause=event.diagnosis), ()
+    patience = 0.0 if isinstance(event, Silent) else policy.leave_s
+    return replace(health, state=State.POISONED, cause=event.diagnosis), (KillWorker(patience),)
+
+
+def _died(health: Health, event: Died, *, now: float, dice: float, policy: Policy) -> Step:
+    if health.state is State.RECYCLING:
+        return replace(health, state=State.STARTING), (StartWorker(0.0),)
+    after = replace(health, failures=health.failures + 1, soft=0, cause=event.diagnosis)
+    if health.on_trial or event.diagnosis.remedy in _CONDEMNING:
+        return _open(after, policy)
+    if event.diagnosis.kind is not FaultKind.FILE and event.diagnosis.remedy is not Remedy.OTHER_MODEL:
+        recent = tuple(blow for blow in health.blows if now - blow.at < policy.window_s)
+        after = replace(after, blows=(*recent, Blow(now, event.suspects)))
+    if independent(after.blows) >= policy.faults_to_open:
+        return _open(after, policy)
+    wait = dice * ceiling(after.failures, base=policy.restart_s, limit=policy.restart_max_s)
+    return replace(after, state=State.STARTING), (StartWorker(max(policy.restart_min_s, wait)),)
+
+
+def _open(health: Health, policy: Policy) -> Step:
+    """Leave the device alone until a probe passes; what can never work is not even probed."""
+    opened = replace(health, state=State.CPU_ONLY if policy.cpu_stand_in else State.DEVICE_OPEN, on_trial=False)
+    match health.cause.remedy if health.cause else Remedy.PROBE:
+        case Remedy.CPU_FOR_GOOD:
+            return opened, ()
+        case Remedy.PERSON:
+            return opened, (Probe(policy.person_probe_s),)
+        case _:
+            return opened, (Probe(ceiling(health.failures, base=policy.probe_s, limit=policy.probe_max_s)),)
+
+
+def independent(blows: tuple[Blow, ...]) -> int:
+    """How many of these faults no common file explains. A poison file is in all of its own, so they count as one."""
+    suspected: set[JobId] = set()
+    count = 0
+    for blow in blows:
+        if not blow.jobs & suspected:
+            count += 1
+        suspected |= blow.jobs
+    return count
+
+
+# --- a chunk that workers died on -------------------------------------------------------------------------------------
+
+
+class Verdict(StrEnum):
+    TRY_ALONE = "try_alone"
+    """One strike proves nothing: errors of a GPU surface late. Again, with nothing beside it."""
+    TRY_ON_CPU = "try_on_cpu"
+    """It took a fresh worker down alone: the GPU will not have it."""
+    MARK_GAP = "mark_gap"
+    """Nothing can transcribe it: go on without it and say so."""
+    FAIL = "fail"
+    """Nothing can transcribe it: the job ends here."""
+
+
+class Mercy(Protocol):
+    """The part of the settings that says what becomes of poison."""
+
+    @property
+    def cpu_fallback(self) -> bool: ...
+
+    @property
+    def on_poison(self) -> Literal["fail", "gap"]: ...
+
+
+def verdict(*, strikes: int, device: str, settings: Mercy) -> Verdict:
+    """What to do with a chunk after so many strikes, when `device` is what the pool works on."""
+    if strikes < 2:
+        return Verdict.TRY_ALONE
+    if strikes == 2 and settings.cpu_fallback and device != "cpu":
+        return Verdict.TRY_ON_CPU
+    return Verdict.MARK_GAP if settings.on_poison == "gap" else Verdict.FAIL

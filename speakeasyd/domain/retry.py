@@ -1,0 +1,30 @@
+"""How long to wait before trying again."""
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+_MAX_DOUBLINGS = 30  # far above any limit; keeps the power finite
+
+
+class Waits(Protocol):
+    """The part of the settings that says how patient to be."""
+
+    @property
+    def retry_s(self) -> float: ...
+
+    @property
+    def retry_max_s(self) -> float: ...
+
+
+def backoff(attempts: int, waits: Waits, *, dice: Callable[[], float] = random.random) -> float:
+    """Seconds to wait after so many attempts, 1 or more: full jitter under a ceiling that doubles.
+
+    Jitter over the whole range keeps jobs that failed together from coming back together.
+    """
+    return dice() * ceiling(attempts, base=waits.retry_s, limit=waits.retry_max_s)
+
+
+def ceiling(attempts: int, *, base: float, limit: float) -> float:
+    """The longest wait after so many attempts: `base`, doubled each time, never above `limit`."""
+    return min(limit, base * 2.0 ** min(max(attempts, 1) - 1, _MAX_DOUBLINGS))
