@@ -32,7 +32,7 @@ _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def writer(path: Path, *, checkpoints: bool) -> AsyncEngine:
-    """One connection; every transaction takes the write lock as it begins, so that none can fail half-way for want of it.
+    """One connection; every transaction takes the write lock as it begins, so that none fails half-way for want of it.
 
     With `checkpoints` (the daemon) it also moves the log into the database; a visitor leaves that to the daemon, since
     two that checkpoint at once have corrupted databases in versions of SQLite before 3.51.3.
@@ -78,6 +78,21 @@ def _engine(path: Path, *, mode: Literal["ro", "rw"], connections: int, pragmas:
     return engine
 
 
+def unusable(path: Path, error: DBAPIError) -> LedgerError:
+    """Why a ledger cannot be opened at all."""
+    if not path.exists():
+        return LedgerError(
+            f"there is no ledger at {path}",
+            hint="The daemon makes it when it first starts. Is it the right state folder?",
+        )
+    problem = explained(error)
+    if isinstance(problem, LedgerError):
+        return problem
+    return LedgerError(
+        f"{path} is no ledger of this version: {error.orig}", hint="Start the daemon once: it upgrades it."
+    )
+
+
 def explained(error: Exception) -> Exception:
     """A failure of SQLite in the ledger's own words; any other error as it is."""
     cause = error.orig if isinstance(error, DBAPIError) else error
@@ -85,7 +100,7 @@ def explained(error: Exception) -> Exception:
     if code in _FOR_A_WHILE:
         return LedgerUnwritable(
             f"the ledger cannot be used just now: {cause}",
-            hint="Is its disk full, read-only or gone, or does another program hold the ledger? Work goes on once it can.",
+            hint="Is its disk full, read-only or gone, or does another program hold it? Work goes on once it can.",
         )
     if code in _DAMAGED:
         return LedgerError(

@@ -90,8 +90,8 @@ class _Memory:
             for part in slices([new.path for new in new_jobs if new.inbox == inbox]):
                 for row in connection.execute(_at(inbox, part)):
                     self._by_path[row.inbox, row.path_raw].append(_known(row))
-        for part in slices([new.sha256 for new in new_jobs] if across_paths else []):
-            for row in connection.execute(_JOB.where(jobs.c.sha256.in_(part))):
+        for hashes in slices([new.sha256 for new in new_jobs] if across_paths else []):
+            for row in connection.execute(_JOB.where(jobs.c.sha256.in_(hashes))):
                 self._by_bytes[row.sha256].append(_known(row))
 
     def same_path(self, new: NewJob) -> Sequence[Known]:

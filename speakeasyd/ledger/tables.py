@@ -6,6 +6,7 @@ the views (`views.py`): their columns stay, those of the tables may change with 
 
 from sqlalchemy import (
     BLOB,
+    REAL,
     Boolean,
     CheckConstraint,
     Column,
@@ -19,7 +20,6 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy import REAL as Real
 
 metadata = MetaData(
     naming_convention={
@@ -33,7 +33,7 @@ metadata = MetaData(
 
 
 def _count(name: str) -> Column[int]:
-    return Column(name, Integer, nullable=False, server_default="0")
+    return Column(name, Integer, nullable=False, server_default=text("0"))
 
 
 batches = Table(
@@ -62,17 +62,17 @@ jobs = Table(
     Column("options", Text, nullable=False),  # JSON
     Column("requested_model", Text, nullable=False),
     Column("preset", Text),
-    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("priority", Integer, nullable=False, server_default=text("0")),
     Column("status", Text, nullable=False),
-    Column("progress", Real, nullable=False, server_default="0"),
+    Column("progress", REAL, nullable=False, server_default=text("0")),
     _count("attempts"),
     _count("crashes"),
-    Column("transcribed", Boolean, nullable=False, server_default="0"),
-    Column("container_seconds", Real),
-    Column("audio_seconds", Real),
-    Column("compute_seconds", Real, nullable=False, server_default="0"),
+    Column("transcribed", Boolean, nullable=False, server_default=text("0")),
+    Column("container_seconds", REAL),
+    Column("audio_seconds", REAL),
+    Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
     Column("language", Text),
-    Column("language_probability", Real),
+    Column("language_probability", REAL),
     Column("model", Text),
     Column("device", Text),
     Column("error_code", Text),
@@ -146,12 +146,12 @@ chunks = Table(
     metadata,
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("start_seconds", Real, nullable=False),
-    Column("end_seconds", Real, nullable=False),
+    Column("start_seconds", REAL, nullable=False),
+    Column("end_seconds", REAL, nullable=False),
     Column("channel", Integer),
     _count("redone"),
-    Column("gap", Boolean, nullable=False, server_default="0"),
-    Column("compute_seconds", Real, nullable=False, server_default="0"),
+    Column("gap", Boolean, nullable=False, server_default=text("0")),
+    Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
     Column("committed_at", Text, nullable=False),
 )
 
@@ -162,13 +162,13 @@ segments = Table(
     Column("job_id", Integer, nullable=False),
     Column("chunk", Integer, nullable=False),
     Column("position", Integer, nullable=False),  # within the chunk
-    Column("start_seconds", Real, nullable=False),
-    Column("end_seconds", Real, nullable=False),
+    Column("start_seconds", REAL, nullable=False),
+    Column("end_seconds", REAL, nullable=False),
     Column("text", Text, nullable=False),
     Column("channel", Integer),
-    Column("avg_logprob", Real, nullable=False),
-    Column("compression_ratio", Real, nullable=False),
-    Column("no_speech_prob", Real, nullable=False),
+    Column("avg_logprob", REAL, nullable=False),
+    Column("compression_ratio", REAL, nullable=False),
+    Column("no_speech_prob", REAL, nullable=False),
     Column("words", Text),  # JSON: [{"start", "end", "text", "probability"}, ...]
     ForeignKeyConstraint(["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"),
     UniqueConstraint("job_id", "chunk", "position"),
@@ -180,8 +180,8 @@ strikes = Table(
     metadata,
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
     Column("chunk", Integer, primary_key=True),
-    Column("start_seconds", Real, nullable=False),
-    Column("end_seconds", Real, nullable=False),
+    Column("start_seconds", REAL, nullable=False),
+    Column("end_seconds", REAL, nullable=False),
     Column("strikes", Integer, nullable=False),
 )
 """Chunks that were on the device when a worker died."""
@@ -215,7 +215,7 @@ incident_records = Table(
     Column("error", Text, nullable=False),
     Column("action", Text, nullable=False),
     Column("resolved_at", Text),
-    Column("cost_seconds", Real),
+    Column("cost_seconds", REAL),
 )
 
 events = Table(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ScalarSelect, select, update
+from sqlalchemy import Column, ColumnElement, ScalarSelect, select, update
 
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.errors import ErrorCode, NotYours
@@ -22,13 +22,18 @@ def slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequence[T]]:
 
 def change(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
     """Change a claimed job. Raises NotYours when the claim is no longer the one of `token`."""
-    owned = update(jobs).where(jobs.c.id == job_id, jobs.c.claim_token == token, jobs.c.status == Status.PROCESSING)
-    if not tx.connection.execute(owned.values(**values)).rowcount:
-        raise NotYours(f"job {job_id} is no longer owned by this claim")
+    if not tx.connection.execute(update(jobs).where(_owned(job_id, token)).values(**values)).rowcount:
+        raise _not_yours(job_id)
 
 
-def leave(tx: Transaction, job_id: JobId, token: Token, status: Status, outcome: str, **values: object) -> None:
-    """End a claim: the job takes on `status`, the attempt is closed with `outcome` and the job's error, if it has one."""
+def prove(tx: Transaction, job_id: JobId, token: Token) -> None:
+    """Raises NotYours when the claim no longer holds; within this transaction it cannot be lost any more."""
+    if not tx.connection.scalar(select(jobs.c.id).where(_owned(job_id, token))):
+        raise _not_yours(job_id)
+
+
+def leave(tx: Transaction, job_id: JobId, token: Token, status: Status, *, outcome: str, **values: object) -> None:
+    """End a claim: the job takes on `status`, the attempt is closed with `outcome` and the job's error, if any."""
     ended = None if status is Status.PENDING else tx.now
     change(tx, job_id, token, status=status, finished_at=ended, claim_token=None, boot_id=None, **values)
     close_attempts(tx, [job_id], outcome=outcome, code=values.get("error_code"), error=values.get("error"))
@@ -72,3 +77,11 @@ def cancel(tx: Transaction, job_ids: Sequence[int], *, code: ErrorCode, error: s
     for job_id in cancelled:
         tx.tell("job.cancelled", job_id, error_code=code, error=error)
     return cancelled
+
+
+def _owned(job_id: JobId, token: Token) -> ColumnElement[bool]:
+    return (jobs.c.id == job_id) & (jobs.c.claim_token == token) & (jobs.c.status == Status.PROCESSING)
+
+
+def _not_yours(job_id: JobId) -> NotYours:
+    return NotYours(f"job {job_id} is no longer owned by this claim")

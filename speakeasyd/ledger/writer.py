@@ -4,15 +4,15 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 import aiosqlite
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.errors import LedgerError
@@ -38,9 +38,13 @@ class Transaction:
     boot_id: str
     news: list[News] = field(default_factory=list)
 
-    def tell(self, kind: str, job_id: int | None = None, *, keep: bool = True, **data: object) -> None:
-        """An event, published once the change is committed; kept in the ledger too unless it is passing news."""
-        self.news.append(News(Event(kind=kind, at=self.now, job_id=job_id, data=data), keep))
+    def tell(self, kind: str, job_id: int | None = None, /, **data: object) -> None:
+        """An event to be kept with the change, and published once that is committed."""
+        self.news.append(News(Event(kind=kind, at=self.now, job_id=job_id, data=data), keep=True))
+
+    def mention(self, kind: str, job_id: int | None = None, /, **data: object) -> None:
+        """Passing news: published after the commit, kept nowhere."""
+        self.news.append(News(Event(kind=kind, at=self.now, job_id=job_id, data=data), keep=False))
 
 
 @dataclass(slots=True)
@@ -69,16 +73,16 @@ class Writer:
         self,
         *,
         wal: Path,
-        pool: AsyncEngine,
         connection: AsyncConnection,
+        resources: AsyncExitStack,
         journal: Journal,
         clock: Clock,
         hub: Hub,
         boot_id: str,
     ) -> None:
         self._wal = wal
-        self._pool = pool
         self._connection = connection
+        self._resources = resources
         self._journal = journal
         self._clock = clock
         self._hub = hub
@@ -86,28 +90,31 @@ class Writer:
         self._waiting: list[_Order] = []
         self._wake = asyncio.Event()
         self._closing = False
-        self._version: int | None = None
+        self._version: int | None = None  # of the data, when it was last asked for
         self._wal_limit = engine.WAL_BYTES
         self._task = asyncio.create_task(self._serve(), name="ledger writer")
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, hub: Hub, boot_id: str) -> Self:
         """Raises LedgerError when there is no ledger that can be used."""
-        pool = engine.writer(path, checkpoints=bool(boot_id))
-        try:
-            connection = await pool.connect()
-            async with connection.begin():
-                journal = await connection.run_sync(Journal)
-        except Exception as error:
-            await pool.dispose()
-            raise engine.explained(error) from error
-        wal = path.with_name(path.name + "-wal")
-        writer = cls(wal=wal, pool=pool, connection=connection, journal=journal, clock=clock, hub=hub, boot_id=boot_id)
-        writer._version = await writer._pragma(DATA_VERSION)
-        return writer
-
-    def now(self) -> str:
-        return iso(self._clock.utc())
+        async with AsyncExitStack() as resources:
+            pool = engine.writer(path, checkpoints=bool(boot_id))
+            resources.push_async_callback(pool.dispose)
+            try:
+                connection = await resources.enter_async_context(pool.connect())
+                async with connection.begin():
+                    journal = await connection.run_sync(Journal)
+            except DBAPIError as error:
+                raise engine.unusable(path, error) from error
+            return cls(
+                wal=path.with_name(path.name + "-wal"),
+                connection=connection,
+                resources=resources.pop_all(),
+                journal=journal,
+                clock=clock,
+                hub=hub,
+                boot_id=boot_id,
+            )
 
     async def close(self) -> None:
         """Carry out what still waits, then let go of the file. Idempotent."""
@@ -116,8 +123,7 @@ class Writer:
         self._closing = True
         self._wake.set()
         await self._task
-        await self._connection.close()
-        await self._pool.dispose()
+        await self._resources.aclose()
 
     async def run(self, operation: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Have `operation` carried out in a transaction of its own or one shared with others: all of it or nothing.
@@ -134,11 +140,11 @@ class Writer:
     async def foreign_changed(self) -> bool:
         """Whether another program has written since last asked. If so, its events are published here too."""
         version = await self._pragma(DATA_VERSION)
-        if version == self._version:
-            return False
-        await self.run(lambda _transaction: None)
+        changed = self._version not in {None, version}
+        if changed:
+            await self.run(lambda _transaction: None)
         self._version = version
-        return True
+        return changed
 
     async def _serve(self) -> None:
         while self._waiting or not self._closing:
@@ -183,7 +189,7 @@ class Writer:
         return self._journal.write(connection, news)
 
     async def _shorten_log(self) -> None:
-        """Cut the write-ahead log when readers have kept it from being reused, each time at twice the size if in vain."""
+        """Cut the write-ahead log when readers have kept it from being reused; if in vain, again at twice the size."""
         if not self._boot_id or not self._wal.exists() or self._wal.stat().st_size < self._wal_limit:
             return
         try:

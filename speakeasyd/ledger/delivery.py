@@ -1,0 +1,131 @@
+"""What workers deliver: chunks, deaths on a chunk, and the word that all is in."""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from speakeasyd.domain.job import JobId, Status, Token
+from speakeasyd.domain.transcript import Chunk
+from speakeasyd.ledger.tables import chunks, jobs, segments, strikes
+from speakeasyd.ledger.transitions import change, prove
+from speakeasyd.ledger.writer import Transaction
+
+ALMOST = 0.99  # the most that progress shows before it is known that no more chunks come
+
+_ADVANCE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"))
+    .values(progress=bindparam("reached"), compute_seconds=jobs.c.compute_seconds + bindparam("spent"))
+)
+
+
+def record(tx: Transaction, done: Sequence[tuple[JobId, Token, Chunk]]) -> frozenset[JobId]:
+    """Keep these chunks; one that is kept already stays as it is.
+
+    Returns the jobs whose claim is lost: theirs are not kept.
+    """
+    held = _held(tx.connection, {job_id for job_id, _, _ in done})
+    ours = {(row.id, row.claim_token) for row in held.values()}
+    fresh = _fresh(tx.connection, [(job_id, chunk) for job_id, token, chunk in done if (job_id, token) in ours])
+    if fresh:
+        tx.connection.execute(insert(chunks), [_chunk_row(tx, job_id, chunk) for job_id, chunk in fresh])
+        tx.connection.execute(_ADVANCE, _advances(tx, fresh, held))
+    if texts := [row for job_id, chunk in fresh for row in _segment_rows(job_id, chunk)]:
+        tx.connection.execute(insert(segments), texts)
+    return frozenset(job_id for job_id, token, _ in done if (job_id, token) not in ours)
+
+
+def strike(tx: Transaction, job_id: JobId, token: Token, *, chunk: int, start: float, end: float) -> int:
+    """Count a worker's death against a chunk. Returns the strikes so far."""
+    prove(tx, job_id, token)
+    first = upsert(strikes).values(job_id=job_id, chunk=chunk, start_seconds=start, end_seconds=end, strikes=1)
+    tx.connection.execute(first.on_conflict_do_update(set_={"strikes": strikes.c.strikes + 1}))
+    so_far = select(strikes.c.strikes).where(strikes.c.job_id == job_id, strikes.c.chunk == chunk)
+    count: int = tx.connection.execute(so_far).scalar_one()
+    tx.tell("chunk.struck", job_id, chunk=chunk, strikes=count)
+    return count
+
+
+def transcribed(tx: Transaction, job_id: JobId, token: Token, *, audio_seconds: float, warning: str | None) -> None:
+    """All chunks are in. Stretches that were given up are added to the warning."""
+    missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in gaps(tx.connection, job_id))
+    said = "; ".join(filter(None, [warning, missing and f"not transcribed: {missing}"])) or None
+    change(tx, job_id, token, transcribed=True, progress=1.0, audio_seconds=audio_seconds, warning=said)
+    tx.tell("job.transcribed", job_id, audio_seconds=audio_seconds, warning=said)
+
+
+def gaps(connection: Connection, job_id: JobId) -> tuple[tuple[float, float], ...]:
+    """Start and end, in seconds, of the chunks that were given up."""
+    given_up = select(chunks.c.start_seconds, chunks.c.end_seconds).where(chunks.c.job_id == job_id, chunks.c.gap)
+    return tuple((start, end) for start, end in connection.execute(given_up.order_by(chunks.c.start_seconds)))
+
+
+def _held(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId, Any]:
+    """Those that are claimed by anyone."""
+    columns = select(jobs.c.id, jobs.c.claim_token, jobs.c.container_seconds, jobs.c.progress)
+    rows = connection.execute(columns.where(jobs.c.id.in_(job_ids), jobs.c.status == Status.PROCESSING))
+    return {row.id: row for row in rows}
+
+
+def _fresh(connection: Connection, done: Sequence[tuple[JobId, Chunk]]) -> list[tuple[JobId, Chunk]]:
+    """Those that the ledger does not have, each once."""
+    by_key = {(job_id, chunk.index): (job_id, chunk) for job_id, chunk in done}
+    columns = chunks.c.job_id, chunks.c.number
+    kept = {tuple(row) for row in connection.execute(select(*columns).where(tuple_(*columns).in_(list(by_key))))}
+    return [item for key, item in by_key.items() if key not in kept]
+
+
+def _advances(
+    tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]], held: Mapping[JobId, Any]
+) -> list[dict[str, object]]:
+    """Progress is how far into the file its chunks reach, if the container tells how long it is."""
+    by_job: defaultdict[JobId, list[Chunk]] = defaultdict(list)
+    for job_id, chunk in fresh:
+        by_job[job_id].append(chunk)
+    advances: list[dict[str, object]] = []
+    for job_id, new in by_job.items():
+        length = held[job_id].container_seconds
+        reached = min(ALMOST, max(chunk.end for chunk in new) / length) if length else 0.0
+        progress = max(held[job_id].progress, reached)
+        advances.append({"job_id": job_id, "reached": progress, "spent": sum(chunk.compute_s for chunk in new)})
+        for chunk in new:
+            tx.tell("chunk.done", job_id, chunk=chunk.index, end=chunk.end, gap=chunk.gap, progress=progress)
+    return advances
+
+
+def _chunk_row(tx: Transaction, job_id: JobId, chunk: Chunk) -> dict[str, object]:
+    return {
+        "job_id": job_id,
+        "number": chunk.index,
+        "start_seconds": chunk.start,
+        "end_seconds": chunk.end,
+        "channel": chunk.channel,
+        "redone": chunk.redone,
+        "gap": chunk.gap,
+        "compute_seconds": chunk.compute_s,
+        "committed_at": tx.now,
+    }
+
+
+def _segment_rows(job_id: JobId, chunk: Chunk) -> list[dict[str, object]]:
+    return [
+        {
+            "job_id": job_id,
+            "chunk": chunk.index,
+            "position": position,
+            "start_seconds": segment.start,
+            "end_seconds": segment.end,
+            "text": segment.text,
+            "channel": segment.channel,
+            "avg_logprob": segment.avg_logprob,
+            "compression_ratio": segment.compression_ratio,
+            "no_speech_prob": segment.no_speech_prob,
+            "words": json.dumps([asdict(w) for w in segment.words], ensure_ascii=False) if segment.words else None,
+        }
+        for position, segment in enumerate(chunk.segments)
+    ]

@@ -1,0 +1,261 @@
+"""The ledger's front door: every question and every change, each carried out by the module of its role."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from speakeasyd.clock import Clock, iso
+from speakeasyd.domain.job import Added, Job, JobId, NewJob, Sighting, Token, Waiting
+from speakeasyd.domain.transcript import Artifact, Chunk, Transcript
+from speakeasyd.events import Hub
+from speakeasyd.ledger import claims, delivery, engine, intake, people, publication, search, transitions, upkeep
+from speakeasyd.ledger.identity import Duplicates
+from speakeasyd.ledger.reading import read
+from speakeasyd.ledger.search import Hit
+from speakeasyd.ledger.upkeep import Recovered
+from speakeasyd.ledger.writer import Writer
+
+QUERY_S = 30.0  # seconds that a query of a person's own may take
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Ledger:
+    """Changes go through one writer and are durable when their call returns; questions never wait for them.
+
+    The daemon opens it with its `boot_id`; commands beside it open it without one, and neither claim nor recover.
+    Any call may raise LedgerUnwritable or LedgerError; those with a token raise NotYours when the claim is lost.
+    """
+
+    def __init__(self, *, path: Path, writer: Writer, readers: AsyncEngine, clock: Clock) -> None:
+        self._path = path
+        self._writer = writer
+        self._readers = readers
+        self._clock = clock
+
+    @classmethod
+    async def open(cls, path: Path, *, clock: Clock, hub: Hub, boot_id: str = "") -> Self:
+        """Open a ledger that `migrate` has brought up to date. Raises LedgerError when there is none."""
+        writer = await Writer.open(path, clock=clock, hub=hub, boot_id=boot_id)
+        return cls(path=path, writer=writer, readers=engine.readers(path), clock=clock)
+
+    async def close(self) -> None:
+        """Carry out the changes that wait, then let go of the file. Idempotent."""
+        await self._readers.dispose()
+        await self._writer.close()
+
+    # --- intake
+
+    async def unknown(self, inbox: str, sightings: Sequence[Sighting]) -> list[Sighting]:
+        """Those files that no job is about, by path, size and times."""
+        return await self._ask(intake.unknown, inbox, sightings)
+
+    async def add(self, jobs: Sequence[NewJob], *, duplicates: Duplicates = "reuse") -> list[Added]:
+        """Give each file a job, or tell which it has. One answer for each, in order; all in one transaction."""
+        return await self._writer.run(intake.add, jobs, duplicates=duplicates)
+
+    async def waiting(self, inbox: str, arrivals: Sequence[Waiting]) -> None:
+        """Say which arrivals of an inbox wait for long, in place of what was said before."""
+        await self._writer.run(intake.waiting, inbox, arrivals)
+
+    # --- dispatcher
+
+    async def claim(self, limit: int, *, model: str | None = None, inboxes: Sequence[str] | None = None) -> list[Job]:
+        """Take jobs whose time has come, highest priority and then oldest first; at least one if there is any.
+
+        Only those of `model` and of `inboxes`, if given. May return fewer than there are: ask until none comes.
+        """
+        return await self._writer.run(claims.claim, limit, model=model, inboxes=inboxes)
+
+    async def next_model(self, *, inboxes: Sequence[str] | None = None) -> str | None:
+        """`options.model` of the job that `claim` would take first."""
+        return await self._ask(claims.next_model, self._now(), inboxes)
+
+    async def next_available(self) -> str | None:
+        """When the next of the jobs that wait for a retry may be taken."""
+        return await self._ask(claims.next_available, self._now())
+
+    async def lost(self, claimed: Sequence[tuple[JobId, Token]]) -> frozenset[JobId]:
+        """Which of these claims no longer hold."""
+        return await self._ask(claims.lost, claimed)
+
+    async def note(
+        self,
+        job_id: JobId,
+        token: Token,
+        *,
+        language: str | None = None,
+        language_probability: float | None = None,
+        model: str | None = None,
+        device: str | None = None,
+        container_seconds: float | None = None,
+        progress: float | None = None,
+    ) -> None:
+        """Keep what a worker has found out so far; None leaves a value as it was."""
+        found: dict[str, object] = {
+            "language": language,
+            "language_probability": language_probability,
+            "model": model,
+            "device": device,
+            "container_seconds": container_seconds,
+            "progress": progress,
+        }
+        await self._writer.run(claims.note, job_id, token, found)
+
+    async def record(self, done: Sequence[tuple[JobId, Token, Chunk]]) -> frozenset[JobId]:
+        """Keep chunks, all in one transaction. Returns the jobs whose claim is lost; theirs are not kept."""
+        return await self._writer.run(delivery.record, done)
+
+    async def strike(self, job_id: JobId, token: Token, index: int, start: float, end: float) -> int:
+        """Count a worker's death against a chunk. Returns the strikes so far."""
+        return await self._writer.run(delivery.strike, job_id, token, chunk=index, start=start, end=end)
+
+    async def transcribed(self, job_id: JobId, token: Token, *, audio_seconds: float, warning: str | None) -> None:
+        """All chunks are in."""
+        await self._writer.run(delivery.transcribed, job_id, token, audio_seconds=audio_seconds, warning=warning)
+
+    async def release(
+        self,
+        job_id: JobId,
+        token: Token,
+        *,
+        available_at: str | None,
+        error_code: str | None = None,
+        error: str | None = None,
+        crash: bool = False,
+        counts: bool = True,
+    ) -> None:
+        """Back to pending with its chunks kept: now, or not before `available_at`.
+
+        `crash`: a worker died on it. `counts=False`: the attempt is given back, the job had no part in it.
+        """
+        await self._writer.run(
+            claims.release,
+            job_id,
+            token,
+            available_at=available_at,
+            error_code=error_code,
+            error=error,
+            crash=crash,
+            counts=counts,
+        )
+
+    async def fail(self, job_id: JobId, token: Token, *, code: str, error: str) -> None:
+        """Give the job up."""
+        await self._writer.run(claims.fail, job_id, token, code=code, error=error)
+
+    # --- publisher
+
+    async def transcript(self, job_id: JobId) -> Transcript:
+        """What is transcribed of a job so far. Raises LedgerError for an unknown job."""
+        return await self._ask(publication.transcript, job_id)
+
+    async def names_taken(self, outbox: str, paths: Sequence[str], *, job_id: JobId) -> set[str]:
+        """Those of these paths that belong to another job, letter case and Unicode form aside."""
+        return await self._ask(publication.names_taken, outbox, paths, job_id=job_id)
+
+    async def intend(self, job_id: JobId, token: Token, artifacts: Sequence[Artifact]) -> set[str]:
+        """Take the artifacts' names before any file is written.
+
+        Returns those that another job took in the meantime: then none was taken, and other names must be chosen.
+        """
+        return await self._writer.run(publication.intend, job_id, token, artifacts)
+
+    async def complete(self, job_id: JobId, token: Token, artifacts: Sequence[Artifact]) -> None:
+        """The artifacts are durable in the outbox."""
+        await self._writer.run(publication.complete, job_id, token, artifacts)
+
+    # --- people
+
+    async def retry(self, *, ids: Sequence[int] = (), where: str | None = None) -> list[JobId]:
+        """Begin ended jobs again from nothing: these, and those for which `where` holds, a condition over `job_status`.
+
+        Returns those that will be: none that is superseded by a later job of the same path. Raises QueryError.
+        """
+        wanted = [*ids, *(await self._matching(where) if where else ())]
+        return [job_id for part in transitions.slices(wanted) for job_id in await self._writer.run(people.retry, part)]
+
+    async def cancel(self, ids: Sequence[int]) -> list[JobId]:
+        """Stop jobs that have not ended. Returns those that were stopped."""
+        return [job_id for part in transitions.slices(ids) for job_id in await self._writer.run(people.cancel, part)]
+
+    # --- recovery and upkeep
+
+    async def recover(self) -> Recovered:
+        """Give every job that an earlier daemon had claimed back to pending, its chunks kept."""
+        return await self._writer.run(upkeep.recover)
+
+    async def incident(
+        self,
+        *,
+        kind: str,
+        phase: str,
+        device: str | None,
+        worker: str | None,
+        error: str,
+        action: str,
+        job_id: JobId | None = None,
+        chunk: int | None = None,
+    ) -> int:
+        """Open an incident: what happened and what is done about it. Returns its id."""
+        return await self._writer.run(
+            upkeep.incident,
+            kind=kind,
+            phase=phase,
+            device=device,
+            worker=worker,
+            error=error,
+            action=action,
+            job_id=job_id,
+            chunk=chunk,
+        )
+
+    async def resolve(self, incident_id: int, *, cost_seconds: float) -> None:
+        """The incident is over, after so many seconds."""
+        await self._writer.run(upkeep.resolve, incident_id, cost_seconds=cost_seconds)
+
+    async def set_state(self, key: str, value: object) -> None:
+        """Say something about the daemon itself, as JSON, in the table `state`."""
+        await self._writer.run(upkeep.set_state, key, value)
+
+    async def foreign_changed(self) -> bool:
+        """Whether another program has written since last asked. Its events are published here as well."""
+        return await self._writer.foreign_changed()
+
+    async def prune(self, *, jobs_before: str | None, events_before: str) -> int:
+        """Remove jobs that ended and events that happened before these times. Returns the number of jobs removed."""
+        removed = 0
+        while jobs_before and (some := await self._writer.run(upkeep.forget_jobs, jobs_before)):
+            removed += some
+        await self._writer.run(upkeep.forget_events, events_before)
+        return removed
+
+    # --- reading
+
+    async def rows(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[dict[str, object]]:
+        """The rows of a query of a person's own. Raises QueryError when it is wrong or wants more than to read."""
+        return await asyncio.to_thread(read, self._path, sql, params, limit_s=QUERY_S)
+
+    async def search(self, words: str, *, limit: int = 20) -> list[Hit]:
+        """Where these words are said, best first."""
+        return await self._ask(search.search, words, limit)
+
+    async def _matching(self, condition: str) -> list[int]:
+        """Evaluated where nothing can be written, whatever the condition says."""
+        query = f"SELECT job_id FROM job_status WHERE (\n{condition}\n)"  # noqa: S608 - `rows` can only read
+        return [int(str(row["job_id"])) for row in await self.rows(query)]
+
+    async def _ask(self, question: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            async with self._readers.connect() as connection:
+                return await connection.run_sync(question, *args, **kwargs)
+        except Exception as error:
+            raise engine.explained(error) from error
+
+    def _now(self) -> str:
+        return iso(self._clock.utc())

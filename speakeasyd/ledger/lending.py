@@ -1,0 +1,44 @@
+"""The same bytes with the same options are transcribed once: a completed job lends its chunks to the next."""
+
+from typing import Any
+
+from sqlalchemy import Column, Table, delete, insert, literal, literal_column, select, update
+
+from speakeasyd.domain.job import JobId
+from speakeasyd.ledger.tables import chunks, jobs, segments
+from speakeasyd.ledger.writer import Transaction
+
+LENDER: Any = literal_column("""(
+    SELECT min(lender.id) FROM jobs AS lender
+    WHERE lender.sha256 = jobs.sha256 AND lender.work_key = jobs.work_key AND lender.status = 'completed'
+    AND NOT jobs.transcribed AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = lender.id AND gap)
+)""").label("lender")
+"""The job, if any, that has done the work of the one at hand, without a gap."""
+
+_RESULT = (
+    "progress",
+    "audio_seconds",
+    "container_seconds",
+    "language",
+    "language_probability",
+    "model",
+    "device",
+    "warning",
+    "transcribed",
+)
+
+
+def lend(tx: Transaction, *, lender: JobId, to: JobId) -> None:
+    """Copy chunks and segments, and what was found out with them: only the artifacts are missing then."""
+    tx.connection.execute(delete(chunks).where(chunks.c.job_id == to))
+    _copy(tx, chunks, lender, to)
+    _copy(tx, segments, lender, to)
+    result = select(*(jobs.c[name] for name in _RESULT)).where(jobs.c.id == lender)
+    tx.connection.execute(update(jobs).where(jobs.c.id == to).values(tx.connection.execute(result).mappings().one()))
+    tx.tell("job.lent", to, lender=lender)
+
+
+def _copy(tx: Transaction, table: Table, lender: JobId, to: JobId) -> None:
+    columns: list[Column[object]] = [column for column in table.c if column.name not in {"id", "job_id"}]
+    copies = select(literal(to), *columns).where(table.c.job_id == lender)
+    tx.connection.execute(insert(table).from_select(["job_id", *(column.name for column in columns)], copies))

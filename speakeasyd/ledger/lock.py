@@ -1,0 +1,96 @@
+"""One daemon per ledger: a lock of the operating system, which ends with its process however that ends."""
+
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from speakeasyd.clock import iso
+from speakeasyd.errors import StartError
+
+FAR = 1 << 30  # the byte that is locked: Windows lets nobody read a locked byte, and the holder's name is to be read
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _take(file: BinaryIO) -> None:
+        file.seek(FAR)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+
+    def _let_go(file: BinaryIO) -> None:
+        file.seek(FAR)
+        msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+
+else:
+    import fcntl
+
+    def _take(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _let_go(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+class LedgerLock:
+    """Held inside `with`. Raises StartError, naming the holder, when another process has it."""
+
+    def __init__(self, state: Path) -> None:
+        self._path = state / "daemon.lock"
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> Self:
+        file = self._open()
+        try:
+            _take(file)
+        except OSError as error:
+            holder = _holder(file)
+            file.close()
+            raise StartError(
+                f"another speakeasyd works on {self._path.parent} already{holder}",
+                hint="Stop it first, or give this one a state folder of its own.",
+            ) from error
+        self._file = file
+        self._sign(file)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file:
+            self._file.truncate(0)
+            _let_go(self._file)
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> BinaryIO:
+        """The file is never deleted: two that delete and create it could each hold a lock on a file of their own."""
+        try:
+            return os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b")
+        except OSError as error:
+            raise StartError(f"cannot use the state folder {self._path.parent}: {error}") from error
+
+    def _sign(self, file: BinaryIO) -> None:
+        signature = {
+            "pid": os.getpid(),
+            "started_at": iso(datetime.now(UTC)),
+            "host": platform.node(),
+            "command": sys.argv,
+        }
+        file.seek(0)
+        file.truncate(0)
+        file.write(json.dumps(signature).encode())
+        file.flush()
+
+
+def _holder(file: BinaryIO) -> str:
+    """Who holds it, as far as can be told: the holder may be signing just now."""
+    try:
+        file.seek(0)
+        signature = json.loads(file.read(FAR))
+        return f" (process {signature['pid']} on {signature['host']}, since {signature['started_at']})"
+    except (OSError, ValueError, KeyError):
+        return ""

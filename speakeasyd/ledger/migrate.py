@@ -1,0 +1,105 @@
+"""Bring a ledger up to the schema of this version, before the event loop starts."""
+
+import sqlite3
+from contextlib import closing
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
+
+from speakeasyd.errors import LedgerError
+from speakeasyd.ledger import views
+from speakeasyd.ledger.backup import back_up
+from speakeasyd.ledger.engine import explained
+from speakeasyd.ledger.mounts import refuse_network
+
+BUSY_MS = 60_000  # milliseconds to wait for another program that migrates or writes
+
+
+def migrate(path: Path, *, scripts: Path | None = None) -> None:
+    """Create the ledger, or upgrade it after a backup. All in one transaction: killed half-way, nothing has happened.
+
+    Raises LedgerError on a network filesystem, for a ledger of a newer version, and when it is damaged or not writable.
+    """
+    refuse_network(path)
+    config = Config()
+    config.set_main_option("script_location", str(scripts or find_scripts()).replace("%", "%%"))
+    try:
+        _migrate(path, config)
+    except (sqlite3.Error, DBAPIError) as error:
+        problem = explained(error)
+        if problem is error:
+            problem = LedgerError(f"the ledger {path} cannot be made ready: {error}")
+        raise problem from error
+
+
+def find_scripts() -> Path:
+    """The migrations: inside the installed package, or at the top of the repository."""
+    installed = Path(str(resources.files("speakeasyd") / "_migrations"))
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
+
+
+def _migrate(path: Path, config: Config) -> None:
+    known = ScriptDirectory.from_config(config)
+    revision = _revision(path)
+    if revision and revision not in {script.revision for script in known.walk_revisions()}:
+        raise LedgerError(
+            f"the ledger {path} was made by a newer version of speakeasyd (schema {revision})",
+            hint="Update speakeasyd, or use another state folder.",
+        )
+    if revision and revision != known.get_current_head():
+        back_up(path, label=revision)
+    engine = _engine(path)
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            _renew_views(connection)
+            _check_references(connection)
+    finally:
+        engine.dispose()
+
+
+def _revision(path: Path) -> str | None:
+    """The schema that the ledger has; None for a ledger that is yet to be made."""
+    if not path.exists():
+        return None
+    with closing(sqlite3.connect(path)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+            return None
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(row[0]) if row else None
+
+
+def _engine(path: Path) -> Engine:
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"isolation_level": None})
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: sqlite3.Connection, _record: object) -> None:
+        connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = OFF")  # else dropping a table to rebuild it deletes what refers to it
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _renew_views(connection: Connection) -> None:
+    existing: Any = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+    for statement in views.statements(dict(existing.all())):
+        connection.exec_driver_sql(statement)
+
+
+def _check_references(connection: Connection) -> None:
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+    if broken:
+        raise LedgerError(f"the migration would leave {len(broken)} broken references; nothing was changed")

@@ -1,0 +1,92 @@
+"""Recovery after a restart, incidents, the daemon's own state, and the removal of what is old."""
+
+import json
+from dataclasses import dataclass
+
+from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from speakeasyd.domain.job import JobId, Status
+from speakeasyd.ledger.tables import batches, chunks, events, incident_records, jobs, state, tombstones
+from speakeasyd.ledger.transitions import close_attempts
+from speakeasyd.ledger.writer import Transaction
+
+SLICE = 500  # jobs removed in one transaction: others need not wait long
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What an earlier daemon left behind."""
+
+    jobs: tuple[JobId, ...]  # go on where they were
+    chunks: int  # committed, that need not be done again
+
+
+def recover(tx: Transaction) -> Recovered:
+    """Every job that an earlier daemon had claimed goes back to pending: there is one daemon, and it is this one."""
+    orphans = select(jobs.c.id).where(jobs.c.status == Status.PROCESSING, jobs.c.boot_id != tx.boot_id)
+    found = [JobId(job_id) for job_id in tx.connection.scalars(orphans)]
+    if not found:
+        return Recovered(jobs=(), chunks=0)
+    back = {"status": Status.PENDING, "claim_token": None, "boot_id": None, "available_at": tx.now}
+    tx.connection.execute(update(jobs).where(jobs.c.id.in_(found)).values(back))
+    close_attempts(tx, found, outcome="interrupted")
+    for job_id in found:
+        tx.tell("job.recovered", job_id)
+    kept = tx.connection.scalar(select(func.count()).select_from(chunks).where(chunks.c.job_id.in_(found)))
+    return Recovered(jobs=tuple(found), chunks=kept or 0)
+
+
+def incident(
+    tx: Transaction,
+    *,
+    kind: str,
+    phase: str,
+    device: str | None,
+    worker: str | None,
+    error: str,
+    action: str,
+    job_id: JobId | None,
+    chunk: int | None,
+) -> int:
+    """Open an incident. Returns its id."""
+    about = {"kind": kind, "phase": phase, "device": device, "worker": worker, "error": error, "action": action}
+    opened = insert(incident_records).values(about | {"at": tx.now, "job_id": job_id, "chunk": chunk})
+    incident_id = int(tx.connection.execute(opened).lastrowid)
+    tx.tell("incident.opened", job_id, incident_id=incident_id, chunk=chunk, **about)
+    return incident_id
+
+
+def resolve(tx: Transaction, incident_id: int, *, cost_seconds: float) -> None:
+    """The incident is over; it took this long."""
+    over = update(incident_records).where(incident_records.c.id == incident_id)
+    tx.connection.execute(over.values(resolved_at=tx.now, cost_seconds=cost_seconds))
+    tx.tell("incident.resolved", incident_id=incident_id, cost_seconds=cost_seconds)
+
+
+def set_state(tx: Transaction, key: str, value: object) -> None:
+    """Say something about the daemon itself to those who ask the ledger."""
+    row = {"value": json.dumps(value, ensure_ascii=False), "updated_at": tx.now}
+    tx.connection.execute(upsert(state).values(row | {"key": key}).on_conflict_do_update(set_=row))
+
+
+def forget_jobs(tx: Transaction, before: str) -> int:
+    """Remove some of the jobs that ended before then. Returns how many: 0 when there are none left.
+
+    A tombstone stays of each, since its file may still lie in the inbox.
+    """
+    old = select(jobs.c.id).where(text("finished_at IS NOT NULL"), jobs.c.finished_at < before).limit(SLICE)
+    found = list(tx.connection.scalars(old))
+    if found:
+        names = [column.name for column in tombstones.c]
+        these = select(*(jobs.c[name] for name in names)).where(jobs.c.id.in_(found)).order_by(jobs.c.id)
+        tx.connection.execute(insert(tombstones).prefix_with("OR REPLACE").from_select(names, these))
+        tx.connection.execute(delete(jobs).where(jobs.c.id.in_(found)))
+        tx.connection.execute(delete(batches).where(batches.c.total == 0))
+    return len(found)
+
+
+def forget_events(tx: Transaction, before: str) -> int:
+    """Remove the events before then, but never the last: the numbers go on from it."""
+    last = select(func.max(events.c.seq)).scalar_subquery()
+    return tx.connection.execute(delete(events).where(events.c.at < before, events.c.seq < last)).rowcount

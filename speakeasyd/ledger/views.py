@@ -1,0 +1,64 @@
+"""The public views: what people, scripts and dashboards may rely on. Columns are added at the end, never taken away.
+
+They are re-created whenever the ledger is opened by a version that words them differently; no migration needs to.
+"""
+
+from collections.abc import Mapping
+
+VIEWS: Mapping[str, str] = {
+    "job_status": """
+        SELECT id AS job_id, batch, inbox, path, status, progress, attempts, audio_seconds, language, model, device,
+               error_code, error, created_at, started_at, finished_at, available_at, preset, warning,
+               crashes, compute_seconds, language_probability, size AS bytes, sha256, priority, requested_model,
+               duplicate_of
+        FROM jobs
+    """,
+    "batch_progress": """
+        SELECT name AS batch, total, pending, processing, completed, failed, cancelled, skipped,
+               audio_ms / 1000.0 AS audio_seconds,
+               CASE WHEN total = 0 THEN 1.0 ELSE (
+                   completed + failed + cancelled + skipped + (
+                       SELECT coalesce(sum(progress), 0) FROM jobs
+                       WHERE batch = batches.name AND finished_at IS NULL AND progress > 0
+                   )
+               ) * 1.0 / total END AS progress,
+               created_at
+        FROM batches
+    """,
+    "failures": """
+        SELECT id AS job_id, batch, inbox, path, error_code, error, attempts, crashes, finished_at,
+               model, device, preset
+        FROM jobs WHERE status = 'failed'
+    """,
+    "incidents": """
+        SELECT incident.id AS incident_id, at, kind, phase, incident.device AS device, worker, job_id, path, chunk,
+               incident.error AS error, action, resolved_at, cost_seconds
+        FROM incident_records AS incident LEFT JOIN jobs ON jobs.id = incident.job_id
+    """,
+    "throughput_hourly": """
+        SELECT substr(finished_at, 1, 13) || ':00Z' AS hour,
+               sum(status = 'completed') AS completed,
+               sum(status = 'failed') AS failed,
+               coalesce(sum(audio_seconds) FILTER (WHERE status = 'completed'), 0.0) AS audio_seconds,
+               coalesce(sum(compute_seconds) FILTER (WHERE status = 'completed'), 0.0) AS compute_seconds,
+               coalesce(sum(audio_seconds) FILTER (WHERE status = 'completed'), 0.0) / 3600.0 AS speed
+        FROM jobs WHERE finished_at IS NOT NULL GROUP BY substr(finished_at, 1, 13)
+    """,
+    "transcript_text": """
+        SELECT id AS job_id, path, language,
+               coalesce(trim((
+                   SELECT group_concat(text, '') FROM (
+                       SELECT text FROM segments WHERE job_id = jobs.id ORDER BY start_seconds, chunk, position
+                   )
+               ), char(32, 9, 10, 11, 12, 13, 160, 12288)), '') AS text
+        FROM jobs WHERE status = 'completed'
+    """,
+}
+
+
+def statements(existing: Mapping[str, str]) -> list[str]:
+    """The SQL that brings the views, of which `existing` maps names to their SQL, up to date. None: nothing to do."""
+    wanted = {name: f"CREATE VIEW {name} AS {' '.join(query.split())}" for name, query in VIEWS.items()}
+    outdated = [name for name in existing if existing[name] != wanted.get(name)]
+    missing = [sql for name, sql in wanted.items() if existing.get(name) != sql]
+    return [*(f"DROP VIEW {name}" for name in outdated), *missing]
