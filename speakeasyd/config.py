@@ -147,6 +147,12 @@ class RecoverySettings(Table):
     """Let the CPU take a chunk that a GPU has failed on twice."""
     on_poison: Literal["fail", "gap"] = "gap"
     """A chunk that nothing can transcribe: `fail` the job, or complete it with a marked `gap`."""
+    cpu_stand_in: bool = False
+    """Let the CPU do all the work while no GPU can; else the queue waits for the GPU."""
+    recycle_hours: float = Field(24.0, ge=0)
+    """Hours of audio after which a worker is replaced by a fresh one, between two files; 0 never."""
+    recycle_growth_mb: int = Field(2048, ge=0)
+    """Growth of a worker's memory, in MB, after which it is replaced; 0 never."""
     stop_grace_s: float = Field(20.0, ge=0)
     """Seconds to finish the chunks in flight when asked to stop."""
 

@@ -23,10 +23,10 @@ Serve = Callable[[Connection, WorkerSpec], int]
 
 
 def main(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None:
-    """Run `target` ("module:function") behind the pipe and leave by `os._exit`: freeing a model can abort the process."""
+    """Run `target` ("module:function") behind the pipe, then leave by `os._exit`: freeing a model can abort."""
     _write_to(Path(log))
     _leave_signals_to_the_parent()
-    _show_only(spec, os.environ)
+    show_only(spec.device, spec.state_dir, os.environ)
     try:
         module, _, function = target.partition(":")
         serve: Serve = getattr(import_module(module), function)
@@ -62,9 +62,9 @@ def _leave_signals_to_the_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _show_only(spec: WorkerSpec, environ: MutableMapping[str, str]) -> None:
+def show_only(device: str, state_dir: str, environ: MutableMapping[str, str]) -> None:
     """Let CUDA see one device, which is then number 0, or none. Must run before anything loads CUDA."""
-    kind, _, index = spec.device.partition(":")
+    kind, _, index = device.partition(":")
     if kind != "cuda":
         environ["CUDA_VISIBLE_DEVICES"] = "-1"
         return
@@ -74,4 +74,4 @@ def _show_only(spec: WorkerSpec, environ: MutableMapping[str, str]) -> None:
         given = [str(n) for n in range(number + 1)]
     environ["CUDA_VISIBLE_DEVICES"] = given[number].strip()
     # Newer GPUs compile at the first load, for minutes: keep that beside the models, where a service may write.
-    environ.setdefault("CUDA_CACHE_PATH", str(Path(spec.state_dir) / "cuda"))
+    environ.setdefault("CUDA_CACHE_PATH", str(Path(state_dir) / "cuda"))

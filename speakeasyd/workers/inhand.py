@@ -70,8 +70,8 @@ class InHand:
     def lose(self, fault: Fault | None, *, blame: bool) -> tuple[LostTask, ...]:
         """Give everything back, with the suspects. `blame`: this kind of fault can be the work's doing at all.
 
-        While loading, nobody is suspect; in reading, whatever was being read; else the chunks on the device, and if there
-        were none, again whatever was being read.
+        While loading, nobody is suspect; in reading, whatever was being read; else the chunks on the device, and if
+        there were none, again whatever was being read.
         """
         phase = fault.phase if fault else None
         blame = blame and phase not in {"load", "canary"}

@@ -25,9 +25,9 @@ _LAST_WORDS = 4096  # bytes
 class Exit:
     """How a process ended."""
 
-    status: int  # as `Process.exitcode`: negative for a signal
-    torn: str | None  # the pipe gave something that is no report
-    last_words: str  # the end of what it wrote to stderr
+    status: int | None  # as `Process.exitcode`: negative for a signal; None if it says nothing
+    error: str = ""  # what was wrong with the pipe, or with the start
+    last_words: str = ""  # the end of what it wrote to stderr
 
 
 OnReports = Callable[[list[Report]], Coroutine[Any, Any, None]]
@@ -93,7 +93,11 @@ class WorkerProcess:
         self._outbound.put(None)
         self._writer.join(LEAVE_S)
         self._conn.close()
-        self._main_loop.hand_over(self._on_exit, Exit(status, torn, _tail(self._log)))
+        if torn:  # the status is that of our own kill
+            gone = Exit(None, f"half a message came: {torn}", _tail(self._log))
+        else:
+            gone = Exit(status, "", _tail(self._log))
+        self._main_loop.hand_over(self._on_exit, gone)
 
     def _bury(self) -> int:
         """Wait for the end of the process, or bring it about. Returns its exit status."""
@@ -112,7 +116,7 @@ class WorkerProcess:
 
 
 def _drain(conn: Connection, deliver: Callable[[list[Report]], None]) -> str | None:
-    """Deliver reports, as many at once as are there, until the pipe ends. Returns what was wrong with the last, if so."""
+    """Deliver reports, as many at once as are there, until the pipe ends. Returns what was wrong with the last."""
     while True:
         reports: list[Report] = []
         try:

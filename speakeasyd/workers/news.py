@@ -1,0 +1,53 @@
+"""What the pool tells the rest of the daemon."""
+
+from dataclasses import dataclass
+
+from speakeasyd.domain.fault import Diagnosis, FaultKind
+from speakeasyd.domain.recovery import State
+from speakeasyd.workers.inhand import LostTask
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLost:
+    """A worker is gone and was not meant to. Its tasks are nobody's now."""
+
+    worker: str
+    device: str
+    tasks: tuple[LostTask, ...]
+    diagnosis: Diagnosis
+    phase: str | None  # where the fault was, if the worker could still say
+    error: str  # verbatim
+    exit_status: int | None
+    last_words: str  # the end of its log
+    lived_s: float  # seconds from its start
+    then: State  # of its device: what is being done about it
+
+    @property
+    def kind(self) -> FaultKind:
+        return self.diagnosis.kind
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChange:
+    """A device's recovery took a step. `cause` is the latest fault, while work does not go on."""
+
+    worker: str
+    device: str
+    state: State
+    cause: Diagnosis | None = None
+    down_s: float | None = None  # the device is ready again: seconds from the fault
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A worker as people see it."""
+
+    name: str
+    device: str
+    state: str
+    model: str | None
+    pid: int | None
+    tasks: int
+    since: str  # of the state; UTC, ISO 8601
+    rss: int  # bytes
+    warning: str | None = None

@@ -1,0 +1,89 @@
+"""Signs of life and of wear: when a worker hangs, and when it has done enough."""
+
+from enum import Enum
+
+from speakeasyd.domain.protocol import ChunkDone, Fault, Hello, Loaded, Loading, Report
+
+START_S = 60.0  # seconds at least for a process to come up: a slow disk, a virus scanner
+ASLEEP_S = 10.0  # seconds without a look: it was the machine that slept, not the worker
+_CPU_PATIENCE = 3.0
+
+
+class _Phase(Enum):
+    """What the worker is at, and how many stall times it may be silent there."""
+
+    STARTING = 2.0
+    LOADING = 10.0  # a model is fetched; a new GPU compiles its kernels
+    FIRST_CHUNK = 5.0  # the first pass allocates, and may compile, too
+    WORKING = 1.0
+
+
+class Life:
+    """Progress, not time alone, shows life: any report counts."""
+
+    def __init__(self, *, stall_s: float, device: str, now: float) -> None:
+        self._stall_s = stall_s * (_CPU_PATIENCE if device == "cpu" else 1.0)
+        self._phase = _Phase.STARTING
+        self._last_sign = self._last_look = now
+
+    @property
+    def starting(self) -> bool:
+        return self._phase is _Phase.STARTING
+
+    def note(self, report: Report, now: float) -> None:
+        self._last_sign = now
+        match report:
+            case Loading() | Fault():
+                self._phase = _Phase.LOADING
+            case Hello() | Loaded():
+                self._phase = _Phase.FIRST_CHUNK
+            case ChunkDone():
+                self._phase = _Phase.WORKING
+            case _:
+                pass
+
+    def expect(self, now: float) -> None:
+        """Something was asked of an idle worker: its silence counts from now."""
+        self._last_sign = now
+
+    def overdue(self, now: float) -> bool:
+        """Whether a worker that owes an answer has been silent for too long."""
+        if now - self._last_look > ASLEEP_S:
+            self._last_sign = now
+        self._last_look = now
+        allowed = self._stall_s * self._phase.value
+        if self.starting:
+            allowed = max(allowed, START_S)
+        return now - self._last_sign > allowed
+
+
+class Wear:
+    """Memory grows over long runs; a worker is replaced before it matters."""
+
+    def __init__(self, *, hours: float, growth_mb: int) -> None:
+        self._limit_s = hours * 3600 or float("inf")
+        self._growth = growth_mb * 1_000_000 or float("inf")
+        self._audio_s = 0.0
+        self._warm = False
+        self._first: int | None = None  # bytes, once the model had worked
+        self.rss = 0  # bytes
+
+    def note(self, report: Report) -> None:
+        match report:
+            case Loaded():
+                self._warm, self._first = False, None
+            case ChunkDone(chunk=chunk):
+                self._warm = True
+                self._audio_s += chunk.end - chunk.start
+            case _:
+                pass
+
+    def weigh(self, rss: int) -> None:
+        self.rss = rss
+        if self._warm and self._first is None:
+            self._first = rss
+
+    @property
+    def due(self) -> bool:
+        grown = self.rss - self._first if self._first is not None else 0
+        return self._audio_s >= self._limit_s or grown >= self._growth
