@@ -123,6 +123,14 @@ def fail(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str)
     tx.tell("job.failed", job_id, error_code=code, error=error)
 
 
+def postpone(tx: Transaction, model: str, *, available_at: str, code: str, error: str) -> int:
+    """Let every pending job that asks for a model wait, and say why. Returns how many there are."""
+    waiting = update(jobs).where(text("status = 'pending'"), jobs.c.requested_model == model)
+    held = tx.connection.execute(waiting.values(available_at=available_at, error_code=code, error=error)).rowcount
+    tx.tell("model.held", None, model=model, jobs=held, error=error, available_at=available_at)
+    return held
+
+
 def _claimable(query: Select[Any], *, model: str | None, inboxes: Sequence[str] | None) -> Select[Any]:
     """Those that may be taken now, in the order of their turn."""
     query = query.where(_CLAIMABLE).order_by(*_TURN)

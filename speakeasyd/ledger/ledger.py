@@ -149,6 +149,10 @@ class Ledger:
         """Give the job up."""
         await self._writer.run(claims.fail, job_id, token, code=code, error=error)
 
+    async def postpone(self, model: str, *, available_at: str, code: str, error: str) -> int:
+        """Let every pending job that asks for this model wait, and say why. Returns how many there are."""
+        return await self._writer.run(claims.postpone, model, available_at=available_at, code=code, error=error)
+
     # --- publisher
 
     async def transcript(self, job_id: JobId) -> Transcript:

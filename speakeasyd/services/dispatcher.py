@@ -1,0 +1,314 @@
+"""Hands jobs to the pool, and what comes back to the ledger."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+from speakeasyd.clock import Clock, iso
+from speakeasyd.config import Settings
+from speakeasyd.domain.fault import Remedy
+from speakeasyd.domain.job import Job, JobId, Token
+from speakeasyd.domain.protocol import ChunkDone, LanguageFound, Loaded, Opened, Report, Task, TaskDone, TaskFailed
+from speakeasyd.domain.recovery import Verdict, verdict
+from speakeasyd.domain.retry import backoff
+from speakeasyd.domain.transcript import Chunk
+from speakeasyd.errors import ErrorCode, FileFault, LedgerUnwritable, NotYours, OutboxUnavailable
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.services.incidents import Incidents
+from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.publisher import Publisher
+from speakeasyd.services.service import Service
+from speakeasyd.workers.pool import DeviceChange, LostTask, Pool, WorkerLost
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.5  # seconds between looks at what others changed in the ledger
+GATHER_S = 0.02  # seconds in which reports gather, so that one transaction takes them all
+RETRY_S = 5.0  # seconds between tries while a disk is full or a folder is away
+HOLD_S = 300.0  # seconds before a model that would not load is tried again
+
+News = tuple[str, Report] | WorkerLost | DeviceChange  # a worker's name and what it said, its end, its device's state
+
+
+class Dispatcher(Service):
+    """Owns the claims. A claim ends in the ledger (completed, failed, released), or a person took the job away."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        publisher: Publisher,
+        pauses: Pauses,
+        incidents: Incidents,
+        settings: Settings,
+        clock: Clock,
+        patient: bool = True,
+    ) -> None:
+        """`patient`: jobs whose model cannot be loaded wait for somebody to mend it; else they fail."""
+        super().__init__()
+        self._ledger = ledger
+        self._pool = pool
+        self._publisher = publisher
+        self._pauses = pauses
+        self._incidents = incidents
+        self._settings = settings
+        self._clock = clock
+        self._patient = patient
+        self._roots = {inbox.name: inbox.path for inbox in settings.inboxes}
+        self._claims: dict[JobId, Job] = {}
+        self._news: list[News] = []
+        self._models: dict[str, Loaded] = {}  # by worker
+        self._publishing: set[asyncio.Task[None]] = set()
+
+    @property
+    def idle(self) -> bool:
+        return not self._claims and not self._news
+
+    def hear(self, news: News) -> None:
+        """From the pool, on the loop."""
+        self._news.append(news)
+        self.wake()
+
+    async def run_once(self) -> float:
+        await asyncio.sleep(GATHER_S)
+        try:
+            await self._digest()
+            if await self._ledger.foreign_changed():
+                await self._let_go_of_taken()
+            await self._claim()
+        except LedgerUnwritable as error:
+            await self._pauses.begin("ledger", str(error))
+            return RETRY_S
+        await self._pauses.end("ledger")
+        return TICK_S
+
+    async def stop(self) -> None:
+        """Let the pool finish the chunks in flight, keep what it finished, give the rest back."""
+        await super().stop()
+        await self._pool.stop(self._settings.recovery.stop_grace_s)
+        await self._digest()
+        if self._publishing:
+            await asyncio.wait(self._publishing, timeout=self._settings.recovery.stop_grace_s)
+        for task in self._publishing:
+            task.cancel()
+        for job in list(self._claims.values()):
+            await self._release(job)
+
+    # --- to the pool
+
+    async def _claim(self) -> None:
+        """Claim as many jobs as there is room for; those of an inbox that is away stay where they are."""
+        if blocked := self._pool.blocked:
+            await self._pauses.begin("device", blocked)
+        else:
+            await self._pauses.end("device")
+        present = [name for name in self._roots if f"inbox {name}" not in self._pauses]
+        while not self._pauses.any(("outbox", "device")):
+            model = await self._ledger.next_model(inboxes=present)
+            room = self._pool.capacity(model) if model else 0
+            jobs = await self._ledger.claim(room, model=model, inboxes=present) if room else []
+            if not jobs:
+                return
+            for job in jobs:
+                self._claims[job.id] = job
+                await self._begin(job)
+
+    async def _begin(self, job: Job) -> None:
+        if job.transcribed:
+            self._publish(job)
+        elif job.suspects:
+            await self._try_suspect(job)
+        else:
+            self._pool.submit(self._task(job), alone=job.crashes > 0)
+
+    async def _try_suspect(self, job: Job) -> None:
+        """A chunk that workers died on: alone, then on the CPU, then given up."""
+        suspect = job.suspects[0]
+        only = self._task(job, only=frozenset({suspect.index}))
+        match verdict(strikes=suspect.strikes, device=self._pool.device, settings=self._settings.recovery):
+            case Verdict.TRY_ALONE:
+                self._pool.submit(only, alone=True)
+            case Verdict.TRY_ON_CPU:
+                self._pool.submit(only, alone=True, on_cpu=True)
+            case Verdict.MARK_GAP:
+                gap = Chunk(index=suspect.index, start=suspect.start, end=suspect.end, gap=True)
+                await self._ledger.record([(job.id, job.token, gap)])
+                await self._release(job)
+            case Verdict.FAIL:
+                span = f"from {suspect.start:.1f} s to {suspect.end:.1f} s"
+                await self._fail(job, ErrorCode.POISON, f"what is heard {span} takes workers down")
+
+    def _task(self, job: Job, only: frozenset[int] | None = None) -> Task:
+        return Task(
+            job_id=job.id,
+            token=job.token,
+            path=str(job.source(self._roots[job.inbox])),
+            options=job.options,
+            language=job.language,
+            skip=job.done,
+            only=only,
+            max_seconds=self._settings.workers.max_hours * 3600,
+        )
+
+    # --- from the pool
+
+    async def _digest(self) -> None:
+        """Bring all news into the ledger. What it cannot take now stays, and is brought again."""
+        news = list(self._news)
+        done = [item[1] for item in news if isinstance(item, tuple) and isinstance(item[1], ChunkDone)]
+        if done:
+            for job_id in await self._ledger.record([(r.job_id, r.token, r.chunk) for r in done]):
+                self._forget(job_id)
+        taken = await asyncio.gather(*map(self._take, news))
+        self._news[: len(news)] = [item for item, ok in zip(news, taken, strict=True) if not ok]
+        if not all(taken):
+            raise LedgerUnwritable("the ledger cannot be written")
+
+    async def _take(self, item: News) -> bool:
+        """Act on one piece of news. False: the ledger could not take it, bring it again."""
+        try:
+            match item:
+                case WorkerLost():
+                    await self._worker_lost(item)
+                case DeviceChange():
+                    await self._incidents.changed(item)
+                case (worker, report):
+                    await self._reported(worker, report)
+        except LedgerUnwritable:
+            return False
+        return True
+
+    async def _reported(self, worker: str, report: Report) -> None:
+        if isinstance(report, Loaded):
+            self._models[worker] = report
+        job = self._claimed(getattr(report, "job_id", None), getattr(report, "token", None))
+        if job is None:
+            return
+        async with self._ours(job):
+            match report:
+                case Opened(container_seconds=seconds):
+                    loaded = self._models[worker]
+                    await self._ledger.note(
+                        job.id, job.token, container_seconds=seconds, model=loaded.model, device=loaded.device
+                    )
+                case LanguageFound(language=language, probability=probability):
+                    await self._ledger.note(job.id, job.token, language=language, language_probability=probability)
+                case TaskDone() if job.suspects:  # the suspect alone came through: on with the rest
+                    await self._release(job)
+                case TaskDone(audio_seconds=seconds, warning=warning):
+                    warnings = "; ".join(filter(None, (self._models[worker].warning, warning))) or None
+                    await self._ledger.transcribed(job.id, job.token, audio_seconds=seconds, warning=warnings)
+                    self._publish(job)
+                case TaskFailed(code=code, text=text):
+                    await self._refused(job, ErrorCode(code), text)
+
+    async def _refused(self, job: Job, code: ErrorCode, text: str) -> None:
+        """The file is at fault, unless it is its whole folder that went away."""
+        if code is ErrorCode.SOURCE_MISSING and not self._roots[job.inbox].is_dir():
+            await self._pauses.begin(f"inbox {job.inbox}", f"{self._roots[job.inbox]} is not there")
+            await self._release(job)
+        else:
+            await self._fail(job, code, text)
+
+    async def _worker_lost(self, lost: WorkerLost) -> None:
+        await self._incidents.lost(lost)
+        for task in lost.tasks:
+            if job := self._claimed(task.job_id, task.token):
+                await self._after_loss(lost, job, task)
+
+    async def _after_loss(self, lost: WorkerLost, job: Job, task: LostTask) -> None:
+        """Strike what was on the device when the worker died; give back untouched what was only waiting."""
+        reason = f"{lost.diagnosis.what}: {lost.error}" if lost.error else lost.diagnosis.what
+        if lost.diagnosis.remedy is Remedy.OTHER_MODEL:
+            await self._hold_model(job, lost.diagnosis.code, reason)
+            return
+        async with self._ours(job):
+            for chunk in task.suspects:
+                await self._ledger.strike(job.id, job.token, chunk.index, chunk.start, chunk.end)
+        if task.opened and job.crashes + 1 >= self._settings.recovery.max_attempts:
+            await self._fail(job, lost.diagnosis.code, reason)
+        else:
+            await self._release(job, crash=task.opened, error=(lost.diagnosis.code, reason))
+
+    async def _hold_model(self, job: Job, code: ErrorCode, reason: str) -> None:
+        """No job that asks for this model can be done until somebody mends it; those of other models go on."""
+        if not self._patient:
+            await self._fail(job, code, reason)
+            return
+        await self._release(job)
+        available_at = iso(self._clock.utc() + timedelta(seconds=HOLD_S))
+        await self._ledger.postpone(job.options.model, available_at=available_at, code=code, error=reason)
+
+    # --- to the outbox
+
+    def _publish(self, job: Job) -> None:
+        task = asyncio.create_task(self._publication(job), name=f"publish {job.id}")
+        self._publishing.add(task)
+        task.add_done_callback(self._publishing.discard)
+
+    async def _publication(self, job: Job) -> None:
+        """Publish, however long the outbox is full or away: that costs no attempt."""
+        async with self._ours(job):
+            while not await self._published(job):
+                await asyncio.sleep(RETRY_S)
+            await self._pauses.end("outbox")
+        self._forget(job.id)
+
+    async def _published(self, job: Job) -> bool:
+        try:
+            await self._publisher.publish(job)
+        except (OutboxUnavailable, LedgerUnwritable) as error:
+            await self._pauses.begin("outbox", str(error))
+            return False
+        except FileFault as fault:
+            await self._fail(job, fault.code, str(fault))
+        return True
+
+    # --- the ends of a claim
+
+    async def _release(self, job: Job, *, error: tuple[ErrorCode, str] | None = None, crash: bool = False) -> None:
+        """Back to pending, its chunks kept. Only a crash counts: the file had no part in anything else."""
+        delay = backoff(job.crashes + 1, self._settings.recovery) if crash else 0.0
+        code, text = error or (None, None)
+        async with self._ours(job):
+            await self._ledger.release(
+                job.id,
+                job.token,
+                available_at=iso(self._clock.utc() + timedelta(seconds=delay)),
+                error_code=code,
+                error=text,
+                crash=crash,
+                counts=crash,
+            )
+        self._forget(job.id)
+
+    async def _fail(self, job: Job, code: ErrorCode, text: str) -> None:
+        async with self._ours(job):
+            await self._ledger.fail(job.id, job.token, code=code, error=text)
+            await self._publisher.refuse(job, code, text)
+        self._forget(job.id)
+
+    def _claimed(self, job_id: JobId | None, token: Token | None) -> Job | None:
+        """The job that something is about, if its claim is still ours."""
+        job = self._claims.get(job_id) if job_id is not None else None
+        return job if job and job.token == token else None
+
+    @asynccontextmanager
+    async def _ours(self, job: Job) -> AsyncIterator[None]:
+        """What is done inside ends quietly when the claim turns out to be lost: a person cancelled the job."""
+        try:
+            yield
+        except NotYours:
+            self._forget(job.id)
+
+    async def _let_go_of_taken(self) -> None:
+        for job_id in await self._ledger.lost([(job.id, job.token) for job in self._claims.values()]):
+            self._forget(job_id)
+
+    def _forget(self, job_id: JobId) -> None:
+        if self._claims.pop(job_id, None):
+            self._pool.drop(job_id)
+            self.wake()

@@ -1,0 +1,44 @@
+"""Why the queue stands still, for as long as it does: a full disk, an unmounted folder, a device that waits for a person."""
+
+import logging
+from collections.abc import Iterable
+
+from speakeasyd.clock import Clock, iso
+from speakeasyd.errors import LedgerError
+from speakeasyd.events import Event, Hub
+from speakeasyd.ledger.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+
+class Pauses:
+    """Named reasons. While there is one that covers it, work waits; no attempt is used up."""
+
+    def __init__(self, *, ledger: Ledger, hub: Hub, clock: Clock) -> None:
+        self._ledger = ledger
+        self._hub = hub
+        self._clock = clock
+        self._reasons: dict[str, str] = {}
+
+    def __contains__(self, cause: str) -> bool:
+        return cause in self._reasons
+
+    def any(self, causes: Iterable[str]) -> bool:
+        return any(cause in self._reasons for cause in causes)
+
+    async def begin(self, cause: str, reason: str) -> None:
+        """Say it once: the same cause with the same reason again changes nothing."""
+        if self._reasons.get(cause) != reason:
+            self._reasons[cause] = reason
+            await self._tell("queue.paused", cause, reason)
+
+    async def end(self, cause: str) -> None:
+        if reason := self._reasons.pop(cause, None):
+            await self._tell("queue.resumed", cause, reason)
+
+    async def _tell(self, kind: str, cause: str, reason: str) -> None:
+        self._hub.publish(Event(kind=kind, at=iso(self._clock.utc()), data={"cause": cause, "reason": reason}))
+        try:
+            await self._ledger.set_state("pauses", self._reasons)
+        except LedgerError:  # when the ledger is the reason, the hub's subscribers (the log) still hear of it
+            log.debug("the ledger cannot note the pause %r", cause)
