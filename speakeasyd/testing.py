@@ -1,0 +1,366 @@
+"""The test kit: a clock turned by hand, and an engine that follows a script of faults behind the real protocol.
+
+No production code imports this. A test gives the pool `target=SCRIPTED` and writes a script into the state folder; the
+worker process is then a real one, spawned, piped, supervised and killed like any other.
+"""
+
+import asyncio
+import ctypes
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Literal
+
+from speakeasyd.domain.job import JobId
+from speakeasyd.domain.protocol import (
+    ChunkDone,
+    ChunkStarted,
+    Drain,
+    Drained,
+    Drop,
+    Fault,
+    Hello,
+    LanguageFound,
+    Loaded,
+    Loading,
+    Opened,
+    Report,
+    Request,
+    Task,
+    TaskDone,
+    TaskFailed,
+    Unload,
+    Unloaded,
+    WorkerSpec,
+)
+from speakeasyd.domain.transcript import Chunk, Segment
+from speakeasyd.errors import ErrorCode
+
+SCRIPTED = "speakeasyd.testing:serve_script"
+PIECE = 64  # bytes of a file that make one chunk
+CHUNK_S = 10.0  # seconds of audio that a chunk stands for
+_EXIT_FAULT = 70
+_SCRIPT = "script.json"
+
+
+class ManualClock:
+    """Time stands still until `advance`."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self._now, self._elapsed = start, 0.0
+
+    def utc(self) -> datetime:
+        return self._now
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+        self._elapsed += seconds
+
+
+# --- the script -------------------------------------------------------------------------------------------------------
+
+Deed = Literal[
+    "fault",  # report `text` with `phase`, leave
+    "soft_fault",  # report it as soft, load again, go on
+    "abort",
+    "last_words",  # write `text` to stderr as native code would, then abort
+    "segfault",
+    "exit",  # with `status` and no word
+    "hang",
+    "stop",  # SIGSTOP to itself; on Windows it hangs
+    "eat_memory",  # up to a limit on the address space; not on Windows
+    "half_message",  # not on Windows
+    "garbage",  # a message that is no report, then silence
+    "deliver_and_abort",  # the chunk is sent, then the process dies
+    "refuse",  # TaskFailed: the file is at fault
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Misdeed:
+    """What goes wrong, and when: in loading, in opening a file, or at a chunk before its text is sent."""
+
+    do: Deed
+    at: Literal["load", "open", "chunk"] = "chunk"
+    file: str = ""  # only files whose path contains this
+    chunk: int | None = None  # only the chunk with this index
+    device: str = ""  # only on devices that begin with this
+    times: int = 1  # over all workers that ever run; 0: always
+    text: str = ""
+    phase: str = "generate"
+    status: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    misdeeds: tuple[Misdeed, ...] = ()
+    chunk_s: float = 0.0  # seconds of pretended work for each batch of chunks
+    load_s: float = 0.0
+
+    def write(self, state_dir: Path) -> None:
+        (state_dir / _SCRIPT).write_text(json.dumps(asdict(self)), "utf-8")
+
+    @classmethod
+    def read(cls, state_dir: Path) -> "Script":
+        try:
+            found = json.loads((state_dir / _SCRIPT).read_text("utf-8"))
+        except FileNotFoundError:
+            return cls()
+        return cls(tuple(Misdeed(**misdeed) for misdeed in found["misdeeds"]), found["chunk_s"], found["load_s"])
+
+
+class _Stage:
+    """Does the script's misdeeds. What was done is kept in files, so that the next worker knows."""
+
+    def __init__(self, script: Script, spec: WorkerSpec) -> None:
+        self._script = script
+        self._device = spec.device
+        self._done = Path(spec.state_dir) / "script-done"
+        self._done.mkdir(exist_ok=True)
+
+    def due(self, at: str, path: str = "", chunk: int | None = None) -> Misdeed | None:
+        for number, misdeed in enumerate(self._script.misdeeds):
+            fits = misdeed.at == at and misdeed.file in path and self._device.startswith(misdeed.device)
+            if fits and misdeed.chunk in (None, chunk) and self._take(number, misdeed.times):
+                return misdeed
+        return None
+
+    def _take(self, number: int, times: int) -> bool:
+        """Whether it is still to be done; counts it."""
+        if times == 0:
+            return True
+        for turn in range(times):
+            try:
+                (self._done / f"{number}-{turn}").touch(exist_ok=False)
+            except FileExistsError:
+                continue
+            return True
+        return False
+
+
+# --- the engine -------------------------------------------------------------------------------------------------------
+
+
+def scripted_chunks(data: bytes) -> list[Chunk]:
+    """The chunks that the scripted engine makes of a file with these bytes, whatever happens on the way."""
+    pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
+    return [_chunk(index, piece) for index, piece in enumerate(pieces)]
+
+
+def _chunk(index: int, piece: bytes) -> Chunk:
+    start = index * CHUNK_S
+    digest = hashlib.sha256(piece).hexdigest()
+    text = "".join(f" {digest[at : at + 4]}" for at in range(0, 16, 4))
+    segment = Segment(start, start + CHUNK_S, text, avg_logprob=-0.1, compression_ratio=1.0, no_speech_prob=0.0)
+    return Chunk(index, start, start + CHUNK_S, (segment,))
+
+
+def serve_script(conn: Connection, spec: WorkerSpec) -> int:
+    """As `speakeasyd.engine.host.serve`."""
+    return ScriptedHost(conn=conn, spec=spec).run()
+
+
+@dataclass(eq=False, slots=True)
+class _Play:
+    """A task on the stage."""
+
+    task: Task
+    waiting: deque[Chunk] = field(default_factory=deque)
+    seconds: float = 0.0
+
+
+class ScriptedHost:
+    """One thread reads the pipe; the main thread plays batches that mix the chunks of several files."""
+
+    def __init__(self, *, conn: Connection, spec: WorkerSpec) -> None:
+        self._conn, self._spec = conn, spec
+        self._script = Script.read(Path(spec.state_dir))
+        self._stage = _Stage(self._script, spec)
+        self._changed = threading.Condition()
+        self._inbound: deque[Request] = deque()
+        self._plays: dict[JobId, _Play] = {}
+        self._model: str | None = None
+
+    def run(self) -> int:
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._send(Hello(os.getpid()))
+        while True:
+            with self._changed:
+                while not self._inbound and not self._plays:
+                    self._changed.wait()
+                requests = list(self._inbound)
+                self._inbound.clear()
+            for request in requests:
+                if isinstance(request, Drain):
+                    self._send(Drained())
+                    return 0
+                self._take(request)
+            self._play()
+
+    def _take(self, request: Request) -> None:
+        match request:
+            case Task() as task:
+                self._open(task)
+            case Drop(job_id):
+                self._plays.pop(job_id, None)
+            case Unload() if not self._plays:
+                self._model = None
+                self._send(Unloaded())
+            case _:
+                pass
+
+    def _open(self, task: Task) -> None:
+        if self._model != task.options.model:
+            self._load(task.options.model)
+        try:
+            data = Path(task.path).read_bytes()
+        except OSError as error:
+            self._send(TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_MISSING, str(error)))
+            return
+        chunks = scripted_chunks(data)
+        self._send(Opened(task.job_id, task.token, len(chunks) * CHUNK_S))
+        misdeed = self._stage.due("open", task.path)
+        if misdeed and misdeed.do == "refuse":
+            self._send(TaskFailed(task.job_id, task.token, misdeed.phase, misdeed.text))
+            return
+        if misdeed:
+            self._commit(misdeed)
+        self._send(LanguageFound(task.job_id, task.token, task.language or "en", 1.0))
+        wanted = (c for c in chunks if c.index not in task.skip and (task.only is None or c.index in task.only))
+        self._plays[task.job_id] = _Play(task, deque(wanted), len(chunks) * CHUNK_S)
+
+    def _load(self, model: str) -> None:
+        self._send(Loading(model))
+        time.sleep(self._script.load_s)
+        if misdeed := self._stage.due("load"):
+            self._commit(misdeed)
+        self._model = model
+        self._send(Loaded(model, f"scripted {model}", self._spec.device, "int8", self._script.load_s))
+
+    def _play(self) -> None:
+        batch = list(self._next_batch())
+        for play, chunk in batch:
+            self._send(ChunkStarted(play.task.job_id, play.task.token, chunk.index, chunk.start, chunk.end))
+        if batch:
+            time.sleep(self._script.chunk_s)
+        for play, chunk in batch:
+            done = ChunkDone(play.task.job_id, play.task.token, chunk)
+            if misdeed := self._stage.due("chunk", play.task.path, chunk.index):
+                in_flight = tuple((play.task.job_id, chunk.index) for play, chunk in batch)
+                self._commit(misdeed, in_flight, done)
+            self._send(done)
+        for play in [play for play in self._plays.values() if not play.waiting]:
+            del self._plays[play.task.job_id]
+            self._send(TaskDone(play.task.job_id, play.task.token, play.seconds))
+
+    def _next_batch(self) -> Iterator[tuple[_Play, Chunk]]:
+        """A chunk of each of the first tasks."""
+        for play in list(self._plays.values())[: max(1, self._spec.batch_size)]:
+            if play.waiting:
+                yield play, play.waiting.popleft()
+
+    def _commit(
+        self, misdeed: Misdeed, in_flight: Sequence[tuple[JobId, int]] = (), done: ChunkDone | None = None
+    ) -> None:
+        """Returns only if the process survives it."""
+        match misdeed.do:
+            case "fault" | "soft_fault":
+                soft = misdeed.do == "soft_fault"
+                self._send(Fault(misdeed.phase, misdeed.text, tuple(in_flight), soft))  # type: ignore[arg-type] # from JSON
+                if not soft:
+                    os._exit(_EXIT_FAULT)
+                model = self._model or "auto"
+                self._load(model)
+            case "abort":
+                os.abort()
+            case "last_words":
+                sys.stderr.write(misdeed.text)
+                sys.stderr.flush()
+                os.abort()
+            case "segfault":
+                ctypes.string_at(0)
+            case "exit":
+                os._exit(misdeed.status)
+            case "hang":
+                threading.Event().wait()
+            case "stop":
+                _stop_itself()
+            case "eat_memory":
+                self._eat_memory(tuple(in_flight))
+            case "half_message":
+                os.write(self._conn.fileno(), b"\0\0\1\0half of it")  # its length says 256 bytes
+                os._exit(0)
+            case "garbage":
+                self._conn.send_bytes(b"no pickle")
+                threading.Event().wait()
+            case "deliver_and_abort" if done:
+                self._send(done)
+                os.abort()
+            case _:
+                raise ValueError(f"{misdeed.do!r} is not possible at {misdeed.at!r}")
+
+    def _eat_memory(self, in_flight: tuple[tuple[JobId, int], ...]) -> None:
+        _limit_memory(200_000_000)
+        eaten: list[bytes] = []
+        try:
+            while True:
+                eaten.append(bytes(10_000_000))
+        except MemoryError as error:
+            eaten.clear()
+            self._send(Fault("generate", f"MemoryError: {error}", in_flight))
+            os._exit(_EXIT_FAULT)
+
+    def _send(self, report: Report) -> None:
+        try:
+            self._conn.send(report)
+        except OSError:
+            os._exit(71)
+
+    def _listen(self) -> None:
+        try:
+            while True:
+                request = self._conn.recv()
+                with self._changed:
+                    self._inbound.append(request)
+                    self._changed.notify()
+        except (EOFError, OSError):
+            os._exit(71)
+
+
+def _stop_itself() -> None:
+    if sys.platform != "win32":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    threading.Event().wait()
+
+
+def _limit_memory(more: int) -> None:
+    """Let the process have so many bytes more than it has now."""
+    if sys.platform != "win32":
+        import resource  # noqa: PLC0415 - there is none on Windows
+
+        import psutil  # noqa: PLC0415
+
+        limit = psutil.Process().memory_info().vms + more
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 10.0, what: str = "the condition") -> None:
+    """Wait until something is so. Raises AssertionError when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come within {seconds} s")
+        await asyncio.sleep(0.01)
