@@ -1,0 +1,30 @@
+"""Settings: one TOML file, environment variables, flags; checked once, then read-only."""
+
+from speakeasyd.config.changes import Changes, applied, reloadable
+from speakeasyd.config.loading import Loaded, load
+from speakeasyd.config.settings import (
+    InboxSettings,
+    LedgerSettings,
+    LogSettings,
+    RecoverySettings,
+    Settings,
+    Table,
+    WatchSettings,
+    WorkerSettings,
+)
+
+__all__ = [
+    "Changes",
+    "InboxSettings",
+    "LedgerSettings",
+    "Loaded",
+    "LogSettings",
+    "RecoverySettings",
+    "Settings",
+    "Table",
+    "WatchSettings",
+    "WorkerSettings",
+    "applied",
+    "load",
+    "reloadable",
+]

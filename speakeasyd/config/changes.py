@@ -1,0 +1,47 @@
+"""What a changed configuration can change in a running daemon."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from speakeasyd.config.settings import Settings
+
+LIVE = ("options", "presets", "watch", "recovery", "ledger", "log.level", "log.transcripts")
+"""The keys, and tables of keys, that need no restart. Jobs keep the options that they were created with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Dotted keys."""
+
+    now: tuple[str, ...]
+    restart: tuple[str, ...]
+
+
+def reloadable(old: Settings, new: Settings) -> Changes:
+    """Which of the changed keys take effect now, and which need a restart."""
+    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    now = tuple(key for key in changed if _is_live(key))
+    return Changes(now=now, restart=tuple(key for key in changed if key not in now))
+
+
+def applied(old: Settings, new: Settings) -> Settings:
+    """`old` with all of `new` that takes effect now."""
+    log = old.log.model_copy(update={"level": new.log.level, "transcripts": new.log.transcripts})
+    live = {name: getattr(new, name) for name in LIVE if "." not in name}
+    return old.model_copy(update=live | {"log": log})
+
+
+def _is_live(key: str) -> bool:
+    return any(key == live or key.startswith(live + ".") for live in LIVE)
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif isinstance(value, tuple) and value and isinstance(value[0], Mapping):
+            yield from _leaves({str(number): item for number, item in enumerate(value)}, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

@@ -1,0 +1,116 @@
+"""The reference of all keys, made from the tables themselves: `speakeasyd.toml`, and the same for the docs."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from speakeasyd.config.complaints import keys, table_at
+from speakeasyd.config.settings import Settings
+
+_HEAD = """\
+# speakeasyd: every key, with its default. Remove the `#` before a key to change it, then `speakeasyd config check`.
+#
+# Any key may come from the environment instead: SPEAKEASYD_WATCH__SETTLE_S=5 is settle_s = 5 in [watch].
+# Paths: `~` and $VARIABLES are filled in; relative ones count from the folder of this file. On Windows write them in
+# single quotes: 'D:\\Audio\\inbox'.
+"""
+_PRESETS = """
+# Named sets of options that differ. A file in the folder `french` of an inbox takes this preset; a file beside the
+# audio, named like it with `.toml` at the end (`talk.mp3.toml`), changes options for that one file.
+# [presets.french]
+# language = "fr"
+# initial_prompt = "Bonjour, voici l'enregistrement."
+"""
+_WIDTH = 118
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    table: str  # "" at the top
+    name: str
+    why: str
+    default: str  # as TOML; an example where there is no default
+    is_example: bool = False
+
+
+def reference() -> Iterator[Key]:
+    """All keys, in the order of the file."""
+    for table, model, name in keys():
+        field = model.model_fields[name]
+        example = field.examples[0] if field.examples else None
+        default = example or _plain(field.get_default(call_default_factory=True))
+        yield Key(table, name, field.description or "", toml(default), is_example=field.default is None)
+
+
+def toml_file() -> str:
+    """`config/speakeasyd.toml`, word for word."""
+    parts = [_HEAD]
+    for table, members in groupby(reference(), lambda key: key.table):
+        if table:
+            parts.append(f"\n{_comment(_about(table))}\n{_header(table)}\n")
+        parts += [
+            f"\n{_comment(key.why + (' Not set by default.' if key.is_example else ''))}\n{_line(key)}\n"
+            for key in members
+        ]
+        if table == "options":
+            parts.append(_PRESETS)
+    return "".join(parts)
+
+
+def markdown() -> str:
+    """A table for each table of the file."""
+    parts = []
+    for table, members in groupby(reference(), lambda key: key.table):
+        parts.append(f"### `{_header(table)}`\n\n{_about(table)}\n" if table else "### At the top\n")
+        parts.append("| key | default | what it is |\n|---|---|---|")
+        parts += [f"| `{key.name}` | {_cell(key)} | {key.why.replace('|', chr(92) + '|')} |" for key in members]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def toml(value: object) -> str:
+    """A value as TOML writes it. None, which TOML does not know, is empty."""
+    match value:
+        case None:
+            return ""
+        case Path():
+            return toml(str(value))
+        case list() | tuple():
+            return f"[{', '.join(map(toml, value))}]"
+        case dict():
+            return f"{{ {', '.join(f'{json.dumps(key)} = {toml(item)}' for key, item in value.items())} }}"
+        case _:
+            return json.dumps(value, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _about(table: str) -> str:
+    """What the table is for: in the words of the key that holds it, else in its own."""
+    return Settings.model_fields[table].description or table_at((table, 0, "")).__doc__ or ""
+
+
+def _header(table: str) -> str:
+    return f"[[{table}]]" if table == "inboxes" else f"[{table}]"
+
+
+def _line(key: Key) -> str:
+    """Long lists are broken after commas only: an item may have spaces."""
+    text = f"{key.name} = {key.default}".replace(" ", "\0").replace(",\0", ", ")
+    lines = textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="#     ", break_long_words=False)
+    return "\n".join(lines).replace("\0", " ")
+
+
+def _comment(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# "))
+
+
+def _cell(key: Key) -> str:
+    if key.is_example:
+        return f"not set; such as `{key.default}`"
+    return f"`{key.default}`" if len(key.default) < 60 else "see `config/speakeasyd.toml`"

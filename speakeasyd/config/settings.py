@@ -1,0 +1,226 @@
+"""What can be set, as tables of the configuration file. Read-only once made; what contradicts itself is never made."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from platformdirs import user_data_path, user_documents_path
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+
+from speakeasyd.domain.options import Options
+
+_VARIABLE = re.compile(r"\$(?:{(\w+)}|([A-Za-z_]\w*))")
+
+
+def _place(path: Path, info: ValidationInfo) -> Path:
+    """Absolute, with `~` and environment variables filled in. The validation's context says what it is relative to."""
+    for braced, plain in _VARIABLE.findall(str(path)):
+        if (braced or plain) not in os.environ:
+            raise ValueError(f"the environment variable {braced or plain} is not set")
+    base = (info.context or {}).get("base") or Path.cwd()
+    return Path(os.path.normpath(base / Path(os.path.expandvars(path)).expanduser()))
+
+
+def _options(changes: dict[str, object]) -> dict[str, object]:
+    """Those options that differ, checked by themselves: all others have defaults."""
+    return Options.model_validate(changes).model_dump(exclude_unset=True)
+
+
+Folder = Annotated[Path, AfterValidator(_place)]
+PresetName = Annotated[str, Field(pattern=r"^[^\\/:*?\"<>|.][^\\/:*?\"<>|]*$")]
+"""Also the name of a folder in the inbox."""
+Preset = Annotated[dict[str, object], AfterValidator(_options)]
+
+
+_MEDIA = """
+    3ga 3gp aac ac3 aif aifc aiff alac amr ape asf au avi awb caf dsf dts eac3 flac flv gsm m2ts m4a m4b m4v mka mkv mov
+    mp1 mp2 mp3 mp4 mpc mpeg mpg mts mxf oga ogg ogv opus qcp ra rm snd spx tak ts tta vob voc w64 wav weba webm wma wmv
+    wv
+"""
+_NOISE = (
+    *(".*", "*~", "~*", "*.part", "*.filepart", "*.partial", "*.crdownload", "*.download", "*.tmp", "*.temp"),
+    *("@eaDir", "Thumbs.db", "desktop.ini", "lost+found", "System Volume Information", "$RECYCLE.BIN"),
+)
+
+
+class Table(BaseModel):
+    """Each key has its default and, below it, one line of why: also the words of `speakeasyd.toml` and of the docs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+
+
+class InboxSettings(Table):
+    """A watched folder and where its transcripts go. Repeat the table for more of them."""
+
+    name: str = Field("inbox", pattern=r"^[\w-]+$")
+    """Letters, digits, `-` and `_`: what the ledger calls this inbox. Do not change it later."""
+    path: Folder = Field(
+        default_factory=lambda: user_documents_path() / "speakeasyd" / "inbox",
+        examples=["~/Documents/speakeasyd/inbox"],
+    )
+    """The folder to drop audio and video into, sub-folders included."""
+    outbox: Folder = Field(
+        default_factory=lambda: user_documents_path() / "speakeasyd" / "outbox",
+        examples=["~/Documents/speakeasyd/outbox"],
+    )
+    """The folder that transcripts are written to, with the same sub-folders."""
+    preset: str | None = Field(None, examples=["interviews"])
+    """The preset of files that lie in no sub-folder named like a preset."""
+    sources: Literal["keep", "archive", "delete"] = "keep"
+    """What becomes of a source once its transcript is durable: `keep` it, move it to `archive`, or `delete` it."""
+    archive: Folder | None = Field(None, examples=["~/Documents/speakeasyd/archive"])
+    """The folder that finished sources go to with `sources = "archive"`."""
+    failed: Folder | None = Field(None, examples=["~/Documents/speakeasyd/failed"])
+    """The folder that sources of failed jobs are moved to, with a note of why; they stay where they are if not set."""
+
+    @model_validator(mode="after")
+    def _knows_where_to_put_things(self) -> Self:
+        if self.sources == "archive" and self.archive is None:
+            raise ValueError('sources = "archive" needs the key archive: a folder to move them to')
+        return self
+
+    @property
+    def targets(self) -> dict[str, Path]:
+        """The folders that files are put into, by key."""
+        folders = {"outbox": self.outbox, "archive": self.archive, "failed": self.failed}
+        return {key: folder for key, folder in folders.items() if folder}
+
+
+class WatchSettings(Table):
+    """When a file counts as complete, and which files count at all."""
+
+    settle_s: float = Field(2.0, ge=0, le=3600)
+    """Seconds that size and times must be still before a file counts as complete; more for slow uploads."""
+    rescan_s: float = Field(300.0, ge=1)
+    """Seconds between two scans of the whole inbox; events only make things quicker."""
+    poll_s: float = Field(5.0, ge=0.5)
+    """Seconds between two scans where the filesystem gives no events."""
+    poll: Literal["auto", "always", "never"] = "auto"
+    """Scan every `poll_s` seconds: where the filesystem is known to need it, `always`, or `never`."""
+    empty_s: float = Field(30.0, ge=0)
+    """Seconds after which a file that stays at zero bytes is given up."""
+    extensions: tuple[str, ...] = tuple(_MEDIA.split())
+    """Endings of the names that are taken, without the dot."""
+    unknown: Literal["ignore", "try"] = "ignore"
+    """A file whose ending is not listed: `ignore` it, or `try` it and fail it if it is not media."""
+    ignore: tuple[str, ...] = _NOISE
+    """Shell patterns of names, of files and of folders, that are never looked at."""
+    duplicates: Literal["reuse", "skip", "transcribe"] = "reuse"
+    """The same bytes under another path: `reuse` the transcript, `skip` the file, or `transcribe` it again."""
+
+
+class WorkerSettings(Table):
+    """What the transcription runs on."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
+    """`auto`, `cpu`, `cuda` for every GPU, or one such as `cuda:0`. `auto` says so if a GPU cannot be used."""
+    compute_type: str = "auto"
+    """Precision, as CTranslate2 names it: `auto`, `int8`, `float16`, `int8_float16`, `float32`."""
+    replicas: int = Field(0, ge=0)
+    """Models that compute side by side in a worker; 0: as many as fit the device."""
+    batch_size: int = Field(0, ge=0)
+    """Chunks in one call; 0: as many as fit the device."""
+    idle_unload_s: float = Field(600.0, ge=0)
+    """Seconds without work after which the model is freed; 0 keeps it for ever."""
+    offline: bool = False
+    """Never ask the Hugging Face hub: only what is already there."""
+    max_hours: float = Field(24.0, gt=0)
+    """Longer audio is refused."""
+
+
+class RecoverySettings(Table):
+    """How patient to be when something fails."""
+
+    max_attempts: int = Field(5, ge=1)
+    """Attempts at one job, deaths of workers that were not its fault aside."""
+    retry_s: float = Field(5.0, ge=0)
+    """Seconds of the first wait before a retry; doubles each time, with jitter."""
+    retry_max_s: float = Field(900.0, ge=1)
+    """Seconds of the longest such wait."""
+    stall_s: float = Field(120.0, ge=5)
+    """Seconds without a sign of progress after which a busy worker is killed; while a model loads, longer."""
+    cpu_fallback: bool = True
+    """Let the CPU take a chunk that a GPU has failed on twice."""
+    on_poison: Literal["fail", "gap"] = "gap"
+    """A chunk that nothing can transcribe: `fail` the job, or complete it with a marked `gap`."""
+    cpu_stand_in: bool = False
+    """Let the CPU do all the work while no GPU can; else the queue waits for the GPU."""
+    recycle_hours: float = Field(24.0, ge=0)
+    """Hours of audio after which a worker is replaced by a fresh one, between two files; 0 never."""
+    recycle_growth_mb: int = Field(2048, ge=0)
+    """Growth of a worker's memory, in MB, after which it is replaced; 0 never."""
+    stop_grace_s: float = Field(20.0, ge=0)
+    """Seconds to finish the chunks in flight when asked to stop."""
+
+
+class LedgerSettings(Table):
+    """How long the ledger remembers."""
+
+    keep_days: int = Field(0, ge=0)
+    """Days after which ended jobs are removed from the ledger; 0 keeps them for ever."""
+    keep_event_days: int = Field(30, ge=1)
+    """Days after which events, the history of each change, are removed."""
+
+
+class LogSettings(Table):
+    """What the daemon says on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """`debug` tells of every chunk."""
+    format: Literal["auto", "human", "json"] = "auto"
+    """`auto`: human on a terminal, JSON lines elsewhere."""
+    transcripts: bool = False
+    """Let transcript text appear in the log."""
+
+
+class Settings(Table):
+    """Everything that can be set. `load` makes one; the rest of the program only reads it."""
+
+    state: Folder = Field(
+        default_factory=lambda: user_data_path("speakeasyd", appauthor=False), examples=["~/.local/share/speakeasyd"]
+    )
+    """Folder of the ledger, its lock and downloaded models. Not on a network filesystem."""
+    inboxes: tuple[InboxSettings, ...] = Field(default_factory=lambda: (InboxSettings(),))
+    options: Options = Options()
+    """Options of every job, unless a preset or a sidecar says otherwise."""
+    presets: dict[PresetName, Preset] = Field(default_factory=dict)
+    """Named sets of options that differ. A file in a folder `NAME` of an inbox takes the preset `NAME`."""
+    watch: WatchSettings = WatchSettings()
+    workers: WorkerSettings = WorkerSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    ledger: LedgerSettings = LedgerSettings()
+    log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        names = [inbox.name for inbox in self.inboxes]
+        if not names:
+            raise ValueError("inboxes is empty; there must be one, [[inboxes]]")
+        if doubled := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"two inboxes are named {min(doubled)!r}; give each a name of its own")
+        for inbox in self.inboxes:
+            if inbox.preset is not None and inbox.preset not in self.presets:
+                known = ", ".join(sorted(self.presets)) or "none"
+                raise ValueError(f"inbox {inbox.name!r} takes the preset {inbox.preset!r}; there is {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _folders_lie_apart(self) -> Self:
+        """Whatever is put into an inbox would be taken for an arrival, so nothing of ours may lie in one."""
+        for inbox in self.inboxes:
+            for other in self.inboxes:
+                if other is not inbox and _below(other.path, inbox.path):
+                    raise ValueError(f"inbox {other.name!r} ({other.path}) lies in inbox {inbox.name!r} ({inbox.path})")
+                for key, folder in other.targets.items():
+                    if _below(folder, inbox.path):
+                        raise ValueError(
+                            f"{key} of inbox {other.name!r} ({folder}) lies in inbox {inbox.name!r} ({inbox.path}): "
+                            "what is put there would be taken for new audio; choose a folder outside of it"
+                        )
+        return self
+
+
+def _below(folder: Path, root: Path) -> bool:
+    """Whether `folder` is `root` or inside of it, by whatever links."""
+    return folder.resolve().is_relative_to(root.resolve())
