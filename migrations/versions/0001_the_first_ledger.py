@@ -82,6 +82,7 @@ CREATE INDEX ix_jobs_identity ON jobs (inbox, path_raw, size, mtime_ns, inode);
 CREATE INDEX ix_jobs_next ON jobs (priority DESC, id) WHERE status = 'pending';
 CREATE INDEX ix_jobs_sha256 ON jobs (sha256);
 CREATE INDEX ix_jobs_status ON jobs (status);
+CREATE INDEX ix_jobs_status_finished ON jobs (status, finished_at);
 CREATE INDEX ix_jobs_twins ON jobs (work_key) WHERE status = 'processing';
 CREATE INDEX ix_jobs_underway ON jobs (batch, progress) WHERE finished_at IS NULL AND progress > 0;
 

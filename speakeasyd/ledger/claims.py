@@ -5,7 +5,19 @@ import secrets
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, literal_column, select, text, update
+from sqlalchemy import (
+    BindParameter,
+    Connection,
+    Row,
+    TextClause,
+    bindparam,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    update,
+)
 
 from speakeasyd.domain.job import Job, JobId, Signature, Status, Suspect, Token
 from speakeasyd.domain.options import Options
@@ -14,12 +26,16 @@ from speakeasyd.ledger.tables import attempts, jobs
 from speakeasyd.ledger.transitions import change, leave
 from speakeasyd.ledger.writer import Transaction
 
-# Conditions are spelled out: SQLite uses a partial index only where the index's own condition stands in the query.
-_CLAIMABLE = text("""
-    status = 'pending' AND available_at <= :now
+# Pinned to its index: left to itself, SQLite sorts the million that wait to find the one that is next.
+_QUEUE = """
+    SELECT {columns} FROM jobs INDEXED BY {index}
+    WHERE status = 'pending' AND available_at <= :now {conditions}
     AND NOT EXISTS (SELECT 1 FROM jobs AS twin WHERE twin.status = 'processing' AND twin.work_key = jobs.work_key)
+    ORDER BY priority DESC, id LIMIT :limit
+"""
+_LATER = text("""
+    SELECT min(available_at) FROM jobs INDEXED BY ix_jobs_available WHERE status = 'pending' AND available_at > :now
 """)
-_LATER = text("status = 'pending' AND available_at > :now")
 _DONE: Any = literal_column("(SELECT json_group_array(number) FROM chunks WHERE job_id = jobs.id)").label("done")
 _SUSPECTS: Any = literal_column("""(
     SELECT json_group_array(json_array(chunk, start_seconds, end_seconds, strikes)) FROM strikes
@@ -42,13 +58,12 @@ _START = (
 
 def next_model(connection: Connection, now: str, inboxes: Sequence[str] | None) -> str | None:
     """`options.model` of the job that `claim` would take first."""
-    first = _claimable(select(jobs.c.requested_model), model=None, inboxes=inboxes).limit(1)
-    return connection.execute(first, {"now": now}).scalar()
+    return connection.execute(_queue("requested_model", now, 1, model=None, inboxes=inboxes)).scalar()
 
 
 def next_available(connection: Connection, now: str) -> str | None:
     """When the next of the jobs that have to wait may be taken."""
-    return connection.execute(select(func.min(jobs.c.available_at)).where(_LATER), {"now": now}).scalar()
+    return connection.execute(_LATER, {"now": now}).scalar()
 
 
 def lost(connection: Connection, claimed: Sequence[tuple[JobId, Token]]) -> frozenset[JobId]:
@@ -65,8 +80,8 @@ def claim(tx: Transaction, limit: int, *, model: str | None, inboxes: Sequence[s
     Of jobs with the same work one is taken, and the others wait for its chunks. A job whose work has been done before
     is lent those chunks, and comes as `transcribed`.
     """
-    query = _claimable(select(jobs.c.id, jobs.c.work_key, LENDER), model=model, inboxes=inboxes).limit(limit)
-    taken = _without_twins(tx.connection.execute(query, {"now": tx.now}))
+    queue = _queue(f"id, work_key, {LENDER} AS lender", tx.now, limit, model=model, inboxes=inboxes)
+    taken = _without_twins(tx.connection.execute(queue))
     if not taken:
         return []
     for row in taken:
@@ -131,14 +146,19 @@ def postpone(tx: Transaction, model: str, *, available_at: str, code: str, error
     return held
 
 
-def _claimable(query: Select[Any], *, model: str | None, inboxes: Sequence[str] | None) -> Select[Any]:
-    """Those that may be taken now, in the order of their turn."""
-    query = query.where(_CLAIMABLE).order_by(*_TURN)
+def _queue(columns: str, now: str, limit: int, *, model: str | None, inboxes: Sequence[str] | None) -> TextClause:
+    """Those that may be taken now, in the order of their turn. Only words of this module become SQL."""
+    conditions = []
+    parameters: list[BindParameter[Any]] = [bindparam("now", now), bindparam("limit", limit)]
     if model is not None:
-        query = query.where(jobs.c.requested_model == model)
+        conditions.append("AND requested_model = :model")
+        parameters.append(bindparam("model", model))
     if inboxes is not None:
-        query = query.where(jobs.c.inbox.in_(inboxes))
-    return query
+        conditions.append("AND inbox IN :inboxes")
+        parameters.append(bindparam("inboxes", list(inboxes), expanding=True))
+    index = "ix_jobs_next" if model is None else "ix_jobs_claim"
+    sql = _QUEUE.format(columns=columns, index=index, conditions=" ".join(conditions))
+    return text(sql).bindparams(*parameters)
 
 
 def _without_twins(rows: Iterable[Row[Any]]) -> list[Row[Any]]:

@@ -38,7 +38,7 @@ class Decision:
 
 
 def decide(new: NewJob, *, same_path: Sequence[Known], same_bytes: Iterable[Known]) -> Decision:
-    """`same_bytes`: files under other paths whose transcript is to do for this one too; none if it is to have its own."""
+    """`same_bytes`: files under other paths whose transcript may serve for this one; none if it is to have its own."""
     for known in same_path:
         if known.job_id and (known.signature, known.sha256) == (new.signature, new.sha256):
             return Decision(status=known.status, same_as=known.job_id)

@@ -1,19 +1,16 @@
 """The same bytes with the same options are transcribed once: a completed job lends its chunks to the next."""
 
-from typing import Any
-
-from sqlalchemy import Column, Table, delete, insert, literal, literal_column, select, update
+from sqlalchemy import Column, Table, delete, insert, literal, select, update
 
 from speakeasyd.domain.job import JobId
 from speakeasyd.ledger.tables import chunks, jobs, segments
 from speakeasyd.ledger.writer import Transaction
 
-LENDER: Any = literal_column("""(
+LENDER = """(
     SELECT min(lender.id) FROM jobs AS lender
     WHERE lender.sha256 = jobs.sha256 AND lender.work_key = jobs.work_key AND lender.status = 'completed'
     AND NOT jobs.transcribed AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = lender.id AND gap)
-)""").label("lender")
-"""The job, if any, that has done the work of the one at hand, without a gap."""
+)"""  # SQL for the job, if any, that has done the work of the job at hand, without a gap
 
 _RESULT = (
     "progress",

@@ -101,6 +101,7 @@ jobs = Table(
     Index("ix_jobs_available", "available_at", sqlite_where=text("status = 'pending'")),
     Index("ix_jobs_twins", "work_key", sqlite_where=text("status = 'processing'")),
     Index("ix_jobs_status", "status"),
+    Index("ix_jobs_status_finished", "status", "finished_at"),
     Index("ix_jobs_batch", "batch"),
     Index("ix_jobs_underway", "batch", "progress", sqlite_where=text("finished_at IS NULL AND progress > 0")),
     Index("ix_jobs_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
