@@ -39,6 +39,8 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
 }
 """From the key to any of the values; back to `pending` from an end state is a retry that a person asked for."""
 
+_63_BITS = 2**63 - 1
+
 TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED})
 
 
@@ -49,6 +51,11 @@ class Signature:
     size: int  # bytes
     mtime_ns: int
     inode: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> "Signature":
+        """Cut to the 63 bits that SQLite's integers hold: some filesystems have longer inodes, or dates past 2262."""
+        return cls(stat.st_size, stat.st_mtime_ns & _63_BITS, stat.st_ino & _63_BITS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,95 @@
+"""Which options a file gets: defaults < the inbox's preset < the preset named like its folder < its sidecar. Pure."""
+
+import tomllib
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from pydantic import ValidationError
+
+from speakeasyd.domain.options import Options
+from speakeasyd.errors import ConfigError, ErrorCode, FileFault
+
+SIDECAR_ENDING = ".toml"
+SIDECAR_BYTES = 64 * 1024  # a sidecar is a few lines; nobody needs more
+
+Changes = Mapping[str, object]  # options that differ, by name
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The options of one file, and the preset that people will see beside it."""
+
+    options: Options
+    preset: str | None
+
+
+class Presets:
+    """The options of one inbox. Raises ConfigError when a preset is wrong, or the inbox names one that is not there."""
+
+    def __init__(self, *, defaults: Options, presets: Mapping[str, Changes], inbox_preset: str | None = None) -> None:
+        if inbox_preset is not None and inbox_preset not in presets:
+            raise ConfigError(
+                f"there is no preset {inbox_preset!r}", hint=f"Presets: {', '.join(sorted(presets)) or 'none'}."
+            )
+        base = _configured(defaults, presets, inbox_preset) if inbox_preset else defaults
+        self._without_folder = Choice(base, inbox_preset)
+        self._by_folder = {_plain(name): Choice(_configured(base, presets, name), name) for name in presets}
+
+    def choose(self, folder: str, sidecar: Changes | None = None) -> Choice:
+        """`folder`: the first part of the file's path below the inbox, "" for none. Raises FileFault: `bad_sidecar`."""
+        choice = self._by_folder.get(_plain(folder), self._without_folder)
+        if not sidecar:
+            return choice
+        try:
+            return Choice(_changed(choice.options, sidecar), choice.preset)
+        except ValidationError as error:
+            raise bad_sidecar(explain(error)) from error
+
+
+def parse_sidecar(data: bytes) -> Changes:
+    """Raises FileFault: `bad_sidecar`."""
+    try:
+        return tomllib.loads(data.decode())
+    except UnicodeDecodeError as error:
+        raise bad_sidecar("it is not text in UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise bad_sidecar(f"it is not TOML: {error}") from error
+    except RecursionError as error:
+        raise bad_sidecar("it is nested too deep") from error
+
+
+def bad_sidecar(what: str) -> FileFault:
+    return FileFault(
+        ErrorCode.BAD_SIDECAR,
+        f"the sidecar beside the file cannot be used: {what}",
+        hint="Mend it, then touch the audio file or drop it again.",
+    )
+
+
+def explain(error: ValidationError) -> str:
+    """The first thing that is wrong with some options: which key, and what is allowed."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{key}: {first['msg']}; it is {first['input']!r:.80}"
+    close = get_close_matches(key, Options.model_fields, n=1)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    return f"unknown key {key[:80]!r}; {guess}Allowed: {', '.join(Options.model_fields)}"
+
+
+def _configured(base: Options, presets: Mapping[str, Changes], name: str) -> Options:
+    try:
+        return _changed(base, presets[name])
+    except ValidationError as error:
+        raise ConfigError(f"preset {name!r}: {explain(error)}") from error
+
+
+def _changed(base: Options, changes: Changes) -> Options:
+    return Options.model_validate({**base.model_dump(), **changes})
+
+
+def _plain(name: str) -> str:
+    """Names look the same to people in every Unicode form; macOS and others write them differently."""
+    return unicodedata.normalize("NFC", name)

@@ -1,0 +1,125 @@
+"""When a file that has appeared is complete: what one look after the other says. Pure.
+
+Stillness is judged by our own monotonic clock, from look to look. What the file says of its age is not asked: copies
+keep old dates, and clocks of other machines are wrong.
+"""
+
+from dataclasses import dataclass, replace
+from enum import Enum
+
+from speakeasyd.domain.job import Signature
+
+HINTED_SHARE = 4  # a file that was closed or moved in need be still for this part of the settle time only
+HINTED_LEAST_S = 0.3  # seconds, but never for less than this
+LOOK_AGAIN_S = 0.1  # seconds between two looks at a file, at least
+LOOK_MOST_S = 60.0  # seconds between two looks at a file that cannot be read, at most
+LOOK_LEAST_S = 1.0  # seconds between two looks at such a file or an empty one, at least
+LONG_S = 10.0  # seconds beyond the settle time after which people are told that a file waits
+
+
+class Trouble(Enum):
+    """Why a file cannot be had now; the values are for people."""
+
+    GONE = "it is gone, or no longer a file"
+    CHANGED = "it is still being written"
+    LOCKED = "another program keeps it to itself"
+    DENIED = "there is no permission to read it"
+    UNREADABLE = "the system cannot read it"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file and its sidecar, as one look found them. They settle together."""
+
+    file: Signature
+    sidecar: Signature | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stillness:
+    """What is remembered of a file from look to look. Times are monotonic seconds."""
+
+    first: float  # when it was noticed
+    since: float  # when the present state of it was first seen
+    seen: Seen | None = None
+    looks: int = 0  # in a row that found the present state
+    hinted: bool = False  # it was closed or moved in, and has not changed since
+    trouble: Trouble | None = None
+
+    def waits_long(self, now: float, settle_s: float) -> bool:
+        return now - self.first > settle_s + LONG_S
+
+    @property
+    def reason(self) -> str:
+        """Why it has not settled, for people."""
+        if self.trouble:
+            return self.trouble.value
+        return "it has zero bytes so far" if self.seen and not self.seen.file.size else Trouble.CHANGED.value
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    until: float  # monotonic seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    seen: Seen
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """It is gone; should it come back, it begins anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Zero bytes for too long: an `empty_file`."""
+
+    seen: Seen
+
+
+Decision = Wait | Settled | Forget | GiveUp
+
+
+def begin(now: float) -> Stillness:
+    """A file was noticed but not yet looked at."""
+    return Stillness(first=now, since=now)
+
+
+def look(
+    before: Stillness, found: Seen | Trouble, *, now: float, hint: bool, settle_s: float, empty_s: float
+) -> tuple[Stillness, Decision]:
+    """What one more look makes of a file. `hint`: it was closed by its writer or moved in since the last look.
+
+    It takes two looks at least, `settle_s` apart, to settle; a hint shortens the time between, and takes no look away.
+    """
+    if found is Trouble.GONE:
+        return before, Forget()
+    if isinstance(found, Trouble):
+        return _troubled(before, found, now, settle_s)
+    if found == before.seen:
+        after = replace(before, looks=before.looks + 1, hinted=before.hinted or hint, trouble=None)
+    else:
+        after = Stillness(first=before.first, since=now, seen=found, looks=1, hinted=hint)
+    return after, _decide(after, found, now, settle_s, empty_s)
+
+
+def _decide(after: Stillness, seen: Seen, now: float, settle_s: float, empty_s: float) -> Decision:
+    needed = empty_s if not seen.file.size else _hinted(settle_s) if after.hinted else settle_s
+    if after.looks < 2 or now - after.since < needed:
+        until = max(now + LOOK_AGAIN_S, after.since + needed)
+        return Wait(until if seen.file.size else min(until, now + max(settle_s, LOOK_LEAST_S)))
+    return Settled(seen) if seen.file.size else GiveUp(seen)
+
+
+def _hinted(settle_s: float) -> float:
+    return min(settle_s, max(settle_s / HINTED_SHARE, HINTED_LEAST_S))
+
+
+def _troubled(before: Stillness, trouble: Trouble, now: float, settle_s: float) -> tuple[Stillness, Decision]:
+    """Look again, less and less often. One that changed while it was read has to become still from the beginning."""
+    if trouble is Trouble.CHANGED:
+        return Stillness(first=before.first, since=now, trouble=trouble), Wait(now + max(settle_s, LOOK_AGAIN_S))
+    patience = min(max(settle_s, (now - before.first) / 4, LOOK_LEAST_S), LOOK_MOST_S)
+    return replace(before, trouble=trouble), Wait(now + patience)

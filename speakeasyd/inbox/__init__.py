@@ -1,0 +1,1 @@
+"""The watched folder: events, scans, hashing. The only importer of watchdog."""

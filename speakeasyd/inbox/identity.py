@@ -1,0 +1,109 @@
+"""A look at a file, and its identity: the SHA-256 of its bytes. Everything here blocks: call it in a thread."""
+
+import errno
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path
+
+from speakeasyd.domain.job import Signature
+from speakeasyd.domain.presets import SIDECAR_BYTES, SIDECAR_ENDING, bad_sidecar
+from speakeasyd.domain.settling import Seen, Trouble
+
+BLOCK = 1024 * 1024  # bytes read at a time
+
+if sys.platform == "win32":
+    _FLAGS = os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT | os.O_SEQUENTIAL
+else:
+    _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_SHARING_VIOLATIONS = frozenset({32, 33})  # of Windows: another program has the file, or a part of it, to itself
+
+
+def look(root: Path, path: bytes) -> Seen | Trouble:
+    """The state of a file, relative to the inbox, and of its sidecar. Opens nothing."""
+    place = _place(root, path)
+    try:
+        file = os.lstat(place)
+    except OSError as error:
+        return _trouble(error)
+    if not stat.S_ISREG(file.st_mode):
+        return Trouble.GONE
+    return Seen(Signature.of(file), _sidecar(place))
+
+
+def digest(root: Path, path: bytes, expected: Signature, *, stopped: Callable[[], bool]) -> str | Trouble:
+    """The SHA-256, in hex, of the bytes that `expected` is about. Once `stopped`, it ends early and says CHANGED."""
+    try:
+        with _opened(root, path) as file:
+            sha256 = hashlib.sha256()
+            block = memoryview(bytearray(min(BLOCK, expected.size + 1)))
+            same = _signature(file) == expected
+            while same and (count := file.readinto(block)):
+                sha256.update(block[:count])
+                same = not stopped()
+            same = same and _signature(file) == expected
+    except OSError as error:
+        return _trouble(error)
+    return sha256.hexdigest() if same else Trouble.CHANGED
+
+
+def read_sidecar(root: Path, path: bytes, expected: Signature) -> bytes | Trouble:
+    """The bytes of the sidecar of the file at `path`. Raises FileFault (`bad_sidecar`): too large, or unreadable."""
+    if expected.size > SIDECAR_BYTES:
+        raise bad_sidecar(f"it has {expected.size} bytes; {SIDECAR_BYTES} are allowed")
+    try:
+        with _opened(root, path + SIDECAR_ENDING.encode()) as file:
+            data = file.read(SIDECAR_BYTES + 1)
+            return data if _signature(file) == expected else Trouble.CHANGED
+    except OSError as error:
+        trouble = _trouble(error)
+        if trouble in {Trouble.GONE, Trouble.LOCKED}:
+            return Trouble.CHANGED
+        raise bad_sidecar(trouble.value) from error
+
+
+@contextmanager
+def _opened(root: Path, path: bytes) -> Iterator[FileIO]:
+    """A regular file below `root`, opened without following a link and without waiting for whoever has it."""
+    place = _place(root, path)
+    with FileIO(place, opener=lambda name, _flags: os.open(name, _FLAGS)) as file:
+        top = os.path.realpath(os.fsencode(root))
+        inside = os.path.commonpath([top, os.path.realpath(place)]) == top
+        if not inside or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileNotFoundError(errno.ENOENT, "not a file of this inbox", place)
+        yield file
+
+
+def _signature(file: FileIO) -> Signature:
+    return Signature.of(os.fstat(file.fileno()))
+
+
+def _sidecar(place: bytes) -> Signature | None:
+    try:
+        sidecar = os.lstat(place + SIDECAR_ENDING.encode())
+    except OSError:  # there is none; or the name would be too long for one
+        return None
+    return Signature.of(sidecar) if stat.S_ISREG(sidecar.st_mode) else None
+
+
+def _place(root: Path, path: bytes) -> bytes:
+    return os.path.join(os.fsencode(root), path)  # noqa: PTH118 - names need not be text
+
+
+def _trouble(error: OSError) -> Trouble:
+    if getattr(error, "winerror", None) in _SHARING_VIOLATIONS:
+        return Trouble.LOCKED
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR | errno.ELOOP | errno.EISDIR | errno.ENXIO:
+            return Trouble.GONE
+        case errno.EACCES | errno.EPERM:
+            return Trouble.DENIED
+        case errno.EAGAIN | errno.EBUSY | errno.ETXTBSY:
+            return Trouble.LOCKED
+        case _:
+            return Trouble.UNREADABLE

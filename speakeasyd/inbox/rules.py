@@ -1,0 +1,78 @@
+"""Which names in an inbox are looked at, and why the others are not."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from fnmatch import translate
+from pathlib import Path, PurePath
+from typing import Self
+
+from speakeasyd.config import InboxSettings, Settings, WatchSettings
+from speakeasyd.domain.presets import SIDECAR_ENDING
+
+
+class Rules:
+    """The rules of one inbox. `excluded`: folders below it that are not for arrivals, and what they are."""
+
+    def __init__(self, watch: WatchSettings, *, excluded: Mapping[bytes, str] | None = None) -> None:
+        self._patterns = watch.ignore
+        self._ignored = re.compile("|".join(translate(p) for p in watch.ignore) or r"\b\B", re.IGNORECASE)
+        self._extensions = frozenset(extension.lower().lstrip(".") for extension in watch.extensions)
+        self._tries_unknown = watch.unknown == "try"
+        self._excluded = excluded or {}
+
+    @classmethod
+    def for_inbox(cls, settings: Settings, inbox: InboxSettings) -> Self:
+        """Leaves out what lies in the inbox but is for others: outboxes, archives, failed folders, other inboxes."""
+        others: list[tuple[Path | None, str]] = [
+            (other.path, f"the inbox {other.name!r}") for other in settings.inboxes if other is not inbox
+        ]
+        for owner in settings.inboxes:
+            others += [(owner.outbox, "an outbox"), (owner.archive, "an archive"), (owner.failed, "a failed folder")]
+        return cls(settings.watch, excluded=dict(_below(inbox.path, others)))
+
+    def why_ignored(self, path: bytes) -> str | None:
+        """Why the file at `path` (relative to the inbox, '/' between parts) is not looked at; None if it is."""
+        folder, _, name = path.rpartition(b"/")
+        return self.why_folder_ignored(folder) or self.why_name_ignored(os.fsdecode(name))
+
+    def why_folder_ignored(self, path: bytes) -> str | None:
+        """The same for a folder, b"" being the inbox itself."""
+        for excluded, what in self._excluded.items():
+            if path == excluded or path.startswith(excluded + b"/"):
+                return f"{_shown(os.fsdecode(excluded))} is {what}"
+        names = os.fsdecode(path).split("/") if path else []
+        return next(filter(None, map(self._why_pattern, names)), None)
+
+    def why_name_ignored(self, name: str) -> str | None:
+        """The same for the name of a file in a folder that is looked at."""
+        if reason := self._why_pattern(name):
+            return reason
+        extension = PurePath(name).suffix.lower().lstrip(".")
+        if extension in self._extensions:
+            return None
+        if f".{extension}" == SIDECAR_ENDING:
+            return "it is a sidecar: options for the audio file of the same name without .toml"
+        if self._tries_unknown:
+            return None
+        what = f"its extension .{_shown(extension)} is" if extension else "it has no extension"
+        return f"{what} not among watch.extensions; watch.unknown = 'try' would try it"
+
+    def _why_pattern(self, name: str) -> str | None:
+        if not self._ignored.match(name):
+            return None
+        pattern = next(p for p in self._patterns if re.match(translate(p), name, re.IGNORECASE))
+        return f"{_shown(name)} matches the pattern {pattern!r} of watch.ignore"
+
+
+def _below(root: Path, folders: Iterable[tuple[Path | None, str]]) -> Iterable[tuple[bytes, str]]:
+    """Those strictly below `root`, relative to it."""
+    top = root.resolve()
+    for folder, what in folders:
+        place = folder.resolve() if folder else top
+        if place != top and place.is_relative_to(top):
+            yield os.fsencode(place.relative_to(top).as_posix()), what
+
+
+def _shown(name: str) -> str:
+    return repr(os.fsencode(name).decode("utf-8", "backslashreplace"))

@@ -1,0 +1,209 @@
+"""Lets the settled files of one inbox into the ledger: looks until they are still, reads them, adds them as jobs."""
+
+import asyncio
+import hashlib
+import heapq
+import logging
+import os
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+
+from speakeasyd.clock import Clock, iso
+from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.job import NewJob, Waiting
+from speakeasyd.domain.presets import Presets, parse_sidecar
+from speakeasyd.domain.settling import GiveUp, Seen, Settled, Trouble
+from speakeasyd.errors import ErrorCode, FileFault, LedgerUnwritable
+from speakeasyd.inbox import identity
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.services.arrivals import Arrivals
+from speakeasyd.services.service import Service
+
+SLICE = 500  # files looked at in one go, and jobs added in one transaction
+LANES = 2  # files of one inbox read side by side
+BUNCH = 32  # small files read in one go by a lane
+BUNCH_BYTES = 8 * 1024 * 1024  # what they may have together; a larger file goes alone
+PATIENCE_S = 0.5  # seconds that a round waits for the lanes, so that one transaction takes what they bring
+RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
+TOLD_EVERY_S = 5.0  # seconds between two looks at who waits for long
+TOLD_MOST = 1000  # files that are named as waiting for long
+
+log = logging.getLogger(__name__)
+
+Outcome = NewJob | Trouble
+
+
+class Admission(Service):
+    def __init__(
+        self, *, inbox: InboxSettings, settings: Settings, arrivals: Arrivals, ledger: Ledger, clock: Clock
+    ) -> None:
+        super().__init__()
+        self._inbox = inbox
+        self._duplicates = settings.watch.duplicates
+        self._presets = Presets(defaults=settings.options, presets=settings.presets, inbox_preset=inbox.preset)
+        self._arrivals = arrivals
+        self._ledger = ledger
+        self._clock = clock
+        self._settled: list[tuple[int, bytes, Seen]] = []  # a heap: small files first, they are quick
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._outcomes: list[tuple[bytes, Outcome]] = []
+        self._stopped = threading.Event()
+        self._told: frozenset[tuple[bytes, str]] = frozenset()
+        self._tell_at = 0.0
+
+    async def run_once(self) -> float | None:
+        """One round: look at the files that are due, read those that have settled, add those that have been read."""
+        try:
+            more = await self._look()
+            await self._identify()
+            await self._add()
+            await self._tell_waiting()
+        except LedgerUnwritable as error:
+            log.warning("inbox %s: arrivals wait for the ledger: %s", self._inbox.name, error)
+            return RETRY_S
+        return 0.0 if more else self._until_next_look()
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._stopped.set()
+        for lane in self._lanes:
+            lane.cancel()
+        await asyncio.gather(*self._lanes, return_exceptions=True)
+
+    # --- settle
+
+    async def _look(self) -> bool:
+        """Whether there may be more to look at."""
+        paths = self._arrivals.due(self._clock.monotonic(), SLICE)
+        found = (
+            await asyncio.to_thread(lambda: [identity.look(self._inbox.path, path) for path in paths]) if paths else []
+        )
+        now = self._clock.monotonic()
+        for path, seen in zip(paths, found, strict=True):
+            match self._arrivals.found(path, seen, now):
+                case Settled(seen=still):
+                    heapq.heappush(self._settled, (still.file.size, path, still))
+                case GiveUp(seen=still):
+                    self._outcomes.append((path, self._empty(path, still)))
+        return len(paths) == SLICE
+
+    def _until_next_look(self) -> float | None:
+        due = self._arrivals.next_due
+        if due is None:
+            return TOLD_EVERY_S if self._told else None
+        return max(0.0, min(due - self._clock.monotonic(), TOLD_EVERY_S))
+
+    # --- identify
+
+    async def _identify(self) -> None:
+        """Have the lanes read what has settled, and wait a moment for what they bring."""
+        while self._settled and len(self._lanes) < LANES:
+            lane = asyncio.create_task(self._lane(), name=f"read {self._inbox.name}")
+            self._lanes.add(lane)
+            lane.add_done_callback(self._lanes.discard)
+            await asyncio.sleep(0)  # let it take its first bunch
+        if self._lanes:
+            await asyncio.wait(self._lanes, timeout=PATIENCE_S)
+
+    async def _lane(self) -> None:
+        while self._settled and len(self._outcomes) < SLICE:
+            bunch = self._bunch()
+            self._outcomes += await asyncio.to_thread(self._read_all, bunch)
+            self.wake()
+
+    def _bunch(self) -> list[tuple[bytes, Seen]]:
+        bunch: list[tuple[bytes, Seen]] = []
+        size = 0
+        while self._settled and len(bunch) < BUNCH and (not bunch or size + self._settled[0][0] <= BUNCH_BYTES):
+            size_of_one, path, seen = heapq.heappop(self._settled)
+            size += size_of_one
+            bunch.append((path, seen))
+        return bunch
+
+    def _read_all(self, bunch: Sequence[tuple[bytes, Seen]]) -> list[tuple[bytes, Outcome]]:
+        """In a thread."""
+        return [(path, self._read_safely(path, seen)) for path, seen in bunch]
+
+    def _read_safely(self, path: bytes, seen: Seen) -> Outcome:
+        try:
+            return self._read(path, seen)
+        except Exception:
+            log.exception("inbox %s: %r could not be read", self._inbox.name, path)
+            return Trouble.UNREADABLE
+
+    def _read(self, path: bytes, seen: Seen) -> Outcome:
+        root = self._inbox.path
+        sha256 = identity.digest(root, path, seen.file, stopped=self._stopped.is_set)
+        if isinstance(sha256, Trouble):
+            return sha256
+        if seen.sidecar is None:
+            return self._job(path, seen, sha256)
+        try:
+            data = identity.read_sidecar(root, path, seen.sidecar)
+            return data if isinstance(data, Trouble) else self._job(path, seen, sha256, sidecar=data)
+        except FileFault as fault:
+            return self._job(path, seen, sha256, failure=(fault.code, f"{fault}. {fault.hint}"))
+
+    def _empty(self, path: bytes, seen: Seen) -> NewJob:
+        failure = ErrorCode.EMPTY_FILE, "the file has zero bytes, and nothing more came"
+        return self._job(path, seen, hashlib.sha256().hexdigest(), failure=failure)
+
+    def _job(
+        self, path: bytes, seen: Seen, sha256: str, *, sidecar: bytes = b"", failure: tuple[str, str] | None = None
+    ) -> NewJob:
+        """Raises FileFault: `bad_sidecar`."""
+        folder = path.partition(b"/")[0] if b"/" in path else b""
+        choice = self._presets.choose(os.fsdecode(folder), parse_sidecar(sidecar) if sidecar else None)
+        return NewJob(
+            inbox=self._inbox.name,
+            path=path,
+            signature=seen.file,
+            sha256=sha256,
+            options=choice.options,
+            preset=choice.preset,
+            batch=folder.decode("utf-8", "backslashreplace") or self._inbox.name,
+            failure=failure,
+        )
+
+    # --- add
+
+    async def _add(self) -> None:
+        while self._outcomes:
+            part = self._outcomes[:SLICE]
+            jobs = [outcome for _, outcome in part if isinstance(outcome, NewJob)]
+            if jobs:
+                await self._ledger.add(jobs, duplicates=self._duplicates)
+            del self._outcomes[: len(part)]
+            now = self._clock.monotonic()
+            for path, outcome in part:
+                if isinstance(outcome, Trouble):
+                    self._arrivals.found(path, outcome, now)
+                else:
+                    self._arrivals.admitted(path, now)
+
+    # --- tell
+
+    async def _tell_waiting(self) -> None:
+        """Name the files that wait for long in the ledger, for the people who ask."""
+        now = self._clock.monotonic()
+        if now < self._tell_at:
+            return
+        self._tell_at = now + TOLD_EVERY_S
+        waiting = list(self._arrivals.waiting(now))[:TOLD_MOST]
+        told = frozenset((path, still.reason) for path, still in waiting)
+        if told != self._told:
+            utc = self._clock.utc()
+            await self._ledger.waiting(
+                self._inbox.name,
+                [
+                    Waiting(
+                        path=path,
+                        size=still.seen.file.size if still.seen else 0,
+                        since=iso(utc - timedelta(seconds=now - still.first)),
+                        reason=still.reason,
+                    )
+                    for path, still in waiting
+                ],
+            )
+            self._told = told

@@ -1,0 +1,97 @@
+"""The files of one inbox that have been noticed and are not in the ledger yet. Lives on the main loop, in memory only:
+a scan finds again what a restart forgets."""
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from speakeasyd.domain import settling
+from speakeasyd.domain.settling import Decision, Forget, GiveUp, Seen, Settled, Stillness, Trouble, Wait
+
+
+@dataclass(slots=True)
+class Arrival:
+    stillness: Stillness
+    due: float  # monotonic seconds of the next look
+    announced: bool  # an event told of it, or none could be expected to
+    hint: bool = False  # closed or moved in since the last look
+    taken: bool = False  # handed on, to be identified; not looked at meanwhile
+    stirred: bool = False  # an event came while it was taken
+
+
+class Arrivals:
+    """Times are monotonic seconds, paths relative to the inbox."""
+
+    def __init__(self, *, settle_s: float, empty_s: float) -> None:
+        self._settle_s = settle_s
+        self._empty_s = empty_s
+        self._by_path: dict[bytes, Arrival] = {}
+        self.missed = False  # a file settled that events should have told of and did not
+        self._queue: list[tuple[float, bytes]] = []  # a heap; an entry that is not its arrival's `due` is void
+
+    def notice(self, path: bytes, now: float, *, announced: bool, hint: bool = False) -> None:
+        """A scan or an event found it: look at it at once, unless a scan tells what is known."""
+        arrival = self._by_path.get(path)
+        if arrival is None:
+            self._by_path[path] = Arrival(settling.begin(now), now, announced, hint)
+            heapq.heappush(self._queue, (now, path))
+        elif announced:
+            arrival.announced = True
+            if arrival.taken:
+                arrival.stirred = True
+            elif hint:
+                arrival.hint = True
+                self._look_at(path, arrival, now)
+
+    def due(self, now: float, limit: int) -> list[bytes]:
+        """Up to `limit` files that are to be looked at now; each must then be told to `found`."""
+        paths: list[bytes] = []
+        while self._queue and self._queue[0][0] <= now and len(paths) < limit:
+            due, path = heapq.heappop(self._queue)
+            arrival = self._by_path.get(path)
+            if arrival and arrival.due == due and not arrival.taken:
+                paths.append(path)
+        return paths
+
+    def found(self, path: bytes, found: Seen | Trouble, now: float) -> Decision:
+        """What a look found, or why a taken file could not be identified. It is taken if it settled or is given up."""
+        arrival = self._by_path[path]
+        arrival.stillness, decision = settling.look(
+            arrival.stillness, found, now=now, hint=arrival.hint, settle_s=self._settle_s, empty_s=self._empty_s
+        )
+        arrival.hint = arrival.taken = arrival.stirred = False
+        match decision:
+            case Wait(until=until):
+                self._look_at(path, arrival, until)
+            case Forget():
+                del self._by_path[path]
+            case Settled() | GiveUp():
+                arrival.taken = True
+                self.missed |= not arrival.announced
+        return decision
+
+    def admitted(self, path: bytes, now: float) -> None:
+        """It is in the ledger. What stirred it meanwhile makes it a new arrival."""
+        if self._by_path.pop(path).stirred:
+            self.notice(path, now, announced=True)
+
+    @property
+    def next_due(self) -> float | None:
+        """When to look next; None while nothing waits."""
+        return self._queue[0][0] if self._queue else None
+
+    def waiting(self, now: float) -> Iterator[tuple[bytes, Stillness]]:
+        """Those that have not settled for long."""
+        for path, arrival in self._by_path.items():
+            if not arrival.taken and arrival.stillness.waits_long(now, self._settle_s):
+                yield path, arrival.stillness
+
+    def idle(self, now: float) -> bool:
+        """Whether nothing waits but what has not let itself be read for long."""
+        hopeless = sum(still.trouble is not None for _, still in self.waiting(now))
+        return hopeless == len(self._by_path)
+
+    def _look_at(self, path: bytes, arrival: Arrival, when: float) -> None:
+        if arrival.due != when:
+            arrival.due = when
+            heapq.heappush(self._queue, (when, path))

@@ -1,0 +1,87 @@
+"""From files that appear to pending jobs. Each inbox has one service that looks out and one that lets in, apart from
+those of the other inboxes: a share that hangs holds up nothing but itself."""
+
+import asyncio
+
+from speakeasyd.clock import Clock
+from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.loop import MainLoop
+from speakeasyd.services.admission import Admission
+from speakeasyd.services.arrivals import Arrivals
+from speakeasyd.services.lookout import Lookout
+from speakeasyd.services.pauses import Pauses
+
+
+class Intake:
+    """All inboxes. Raises ConfigError when a preset is wrong."""
+
+    def __init__(
+        self, *, settings: Settings, ledger: Ledger, pauses: Pauses, main_loop: MainLoop, clock: Clock
+    ) -> None:
+        def door(inbox: InboxSettings) -> "_Door":
+            return _Door(inbox=inbox, settings=settings, ledger=ledger, pauses=pauses, main_loop=main_loop, clock=clock)
+
+        self._doors = [door(inbox) for inbox in settings.inboxes]
+
+    async def start(self) -> None:
+        """Watch, scan and admit until stopped. Returns at once: an inbox may take its time."""
+        for door in self._doors:
+            await door.lookout.start()
+            await door.admission.start()
+
+    async def stop(self) -> None:
+        """Idempotent. What has not been added is found again by the next start."""
+        for door in self._doors:
+            await door.lookout.stop()
+            await door.admission.stop()
+
+    async def reconcile(self) -> None:
+        """Compare the inboxes with the ledger. Raises InboxMissing. Tests call it; the services do so by themselves."""
+        for door in self._doors:
+            await door.lookout.scan()
+
+    async def run_once(self) -> None:
+        """One round for every inbox, in place of the loops that `start` starts."""
+        await asyncio.gather(*(door.run_once() for door in self._doors))
+
+    @property
+    def idle(self) -> bool:
+        """Whether every file of every inbox that can be read is in the ledger."""
+        return all(door.idle for door in self._doors)
+
+
+class _Door:
+    """What belongs to one inbox."""
+
+    def __init__(
+        self,
+        *,
+        inbox: InboxSettings,
+        settings: Settings,
+        ledger: Ledger,
+        pauses: Pauses,
+        main_loop: MainLoop,
+        clock: Clock,
+    ) -> None:
+        self._clock = clock
+        self._arrivals = Arrivals(settle_s=settings.watch.settle_s, empty_s=settings.watch.empty_s)
+        self.admission = Admission(inbox=inbox, settings=settings, arrivals=self._arrivals, ledger=ledger, clock=clock)
+        self.lookout = Lookout(
+            inbox=inbox,
+            settings=settings,
+            arrivals=self._arrivals,
+            admission=self.admission,
+            ledger=ledger,
+            pauses=pauses,
+            main_loop=main_loop,
+            clock=clock,
+        )
+
+    async def run_once(self) -> None:
+        await self.lookout.run_once()
+        await self.admission.run_once()
+
+    @property
+    def idle(self) -> bool:
+        return self.lookout.idle and self._arrivals.idle(self._clock.monotonic())

@@ -1,0 +1,214 @@
+"""Keeps an eye on one inbox: arms the watcher, then scans; scans again now and then, and whenever events were lost."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from itertools import islice
+
+from speakeasyd.clock import Clock
+from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.job import Sighting
+from speakeasyd.errors import LedgerUnwritable
+from speakeasyd.inbox.mounts import silent_filesystem
+from speakeasyd.inbox.rules import Rules
+from speakeasyd.inbox.scanner import InboxMissing, scan
+from speakeasyd.inbox.watcher import Watcher
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.loop import MainLoop
+from speakeasyd.services.arrivals import Arrivals
+from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.service import Service
+
+CHECK_S = 2.0  # seconds between two looks at whether the watcher lives and the inbox is there
+RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
+SLICE = 2000  # files of a scan that are compared with the ledger at a time
+REST = 10  # after a scan that took long, at least so many times as long nothing is scanned
+
+log = logging.getLogger(__name__)
+
+
+class Lookout(Service):
+    """Puts what it finds into `arrivals`, and wakes `admission`, which takes it from there."""
+
+    def __init__(
+        self,
+        *,
+        inbox: InboxSettings,
+        settings: Settings,
+        arrivals: Arrivals,
+        admission: Service,
+        ledger: Ledger,
+        pauses: Pauses,
+        main_loop: MainLoop,
+        clock: Clock,
+    ) -> None:
+        super().__init__()
+        self._inbox = inbox
+        self._settings = settings.watch
+        self._rules = Rules.for_inbox(settings, inbox)
+        self._arrivals = arrivals
+        self._admission = admission
+        self._ledger = ledger
+        self._pauses = pauses
+        self._clock = clock
+        self._watcher = Watcher(root=inbox.path, rules=self._rules, main_loop=main_loop, on_news=self._hear)
+        self._complaint: str | None = None  # why not all events come; None when they should
+        self._arm_again_at = 0.0  # monotonic seconds; matters only while there is a complaint
+        self._doubtful_until = 0.0  # monotonic seconds until which missed events make scans frequent
+        self._scan_at = 0.0  # monotonic seconds
+        self._scanning = False
+        self._scanned = False  # at least once, or the inbox is away
+        self._events_since_scan = False  # the watcher was armed before the last scan: a new file should be announced
+        self._folders: set[bytes] = set()
+        self._unreadable: dict[bytes, str] = {}
+        self._told: object = None
+
+    async def run_once(self) -> float:
+        try:
+            await self._keep_watch()
+            await self._scan_what_is_due()
+            await self._tell_state()
+        except InboxMissing as missing:
+            await self._away(missing)
+        except LedgerUnwritable as error:
+            log.warning("inbox %s: the scan waits for the ledger: %s", self._inbox.name, error)
+            return RETRY_S
+        return CHECK_S
+
+    async def stop(self) -> None:
+        await super().stop()
+        await asyncio.to_thread(self._watcher.disarm)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the inbox was scanned, and nothing tells that there is more."""
+        return self._scanned and not self._scanning and not self._folders
+
+    # --- events
+
+    async def _hear(self) -> None:
+        """On the loop, once for any number of events."""
+        news = self._watcher.take()
+        now = self._clock.monotonic()
+        for path, finished in news.files.items():
+            self._arrivals.notice(path, now, announced=True, hint=finished)
+        if news.files:
+            self._admission.wake()
+        self._folders |= news.folders
+        if news.lost:
+            log.warning("inbox %s: the system dropped events; scanning", self._inbox.name)
+            self._scan_at = now
+        if news.folders or news.lost:
+            self.wake()
+
+    async def _keep_watch(self) -> None:
+        """Arm the watcher, and again when it went deaf. Raises InboxMissing."""
+        if self._settings.poll == "always":
+            return
+        self._doubt_if_missed()
+        now = self._clock.monotonic()
+        if self._arm_again_at <= now or not await asyncio.to_thread(self._watcher.healthy):
+            self._complaint = await asyncio.to_thread(self._watcher.arm)
+            if not self._complaint and self._settings.poll == "auto":
+                kind = await asyncio.to_thread(silent_filesystem, self._inbox.path)
+                self._complaint = kind and f"{kind} tells nothing of what other machines do"
+            self._arm_again_at = now + self._settings.rescan_s if self._complaint else float("inf")
+            self._scan_at = now
+            self._events_since_scan = False
+        await self._hear()  # what a hand-over that found no loop left behind
+
+    def _doubt_if_missed(self) -> None:
+        """Files came that no event told of: watch anew, and for a while scan as if there were no events."""
+        missed, self._arrivals.missed = self._arrivals.missed, False
+        now = self._clock.monotonic()
+        if missed and self._has_events and now >= self._doubtful_until:
+            log.warning("inbox %s: files came without an event; watching anew", self._inbox.name)
+            self._doubtful_until = now + self._settings.rescan_s
+            self._arm_again_at = now
+
+    @property
+    def _has_events(self) -> bool:
+        return self._settings.poll != "always" and self._complaint is None
+
+    @property
+    def _period(self) -> float:
+        """Seconds from scan to scan."""
+        trusted = self._has_events and self._clock.monotonic() >= self._doubtful_until
+        return self._settings.rescan_s if trusted else self._settings.poll_s
+
+    # --- scans
+
+    async def scan(self, folder: bytes = b"") -> None:
+        """Notice the files of the inbox, or of one folder in it, that the ledger does not know. Raises InboxMissing."""
+        announced = bool(folder) or not self._events_since_scan
+        unreadable: dict[bytes, str] = {}
+        self._scanning = True
+        try:
+            sightings = scan(
+                self._inbox.path,
+                self._rules,
+                folder=folder,
+                on_error=lambda path, error: unreadable.update({path: str(error.strerror)}),
+            )
+            while part := await asyncio.to_thread(_take, sightings):
+                unknown = await self._ledger.unknown(self._inbox.name, part)
+                await self._hear()
+                now = self._clock.monotonic()
+                for sighting in unknown:
+                    self._arrivals.notice(sighting.path, now, announced=announced)
+                if unknown:
+                    self._admission.wake()
+        finally:
+            self._scanning = False
+        if not folder:
+            self._warn_of(unreadable)
+
+    async def _scan_what_is_due(self) -> None:
+        started = self._clock.monotonic()
+        if started >= self._scan_at:
+            await self.scan()
+            now = self._clock.monotonic()
+            self._scan_at = now + max(self._period, REST * (now - started))
+            self._events_since_scan = self._has_events
+            self._scanned = True
+            await self._pauses.end(self._cause)
+        while self._folders:
+            await self.scan(self._folders.pop())
+
+    def _warn_of(self, unreadable: dict[bytes, str]) -> None:
+        for path in unreadable.keys() - self._unreadable.keys():
+            log.warning("inbox %s: cannot look into %r: %s", self._inbox.name, path, unreadable[path])
+        self._unreadable = unreadable
+
+    # --- tell
+
+    async def _away(self, missing: InboxMissing) -> None:
+        """Not the same as empty: its jobs wait until it is back."""
+        self._scan_at = 0.0
+        self._scanned = True
+        self._folders.clear()
+        await asyncio.to_thread(self._watcher.disarm)
+        await self._pauses.begin(self._cause, str(missing))
+
+    async def _tell_state(self) -> None:
+        """How the inbox is watched, for `status`; only when it has changed."""
+        state = {
+            "path": str(self._inbox.path),
+            "events": self._has_events,
+            "scan_every_s": self._period,
+            "note": self._complaint or "",
+            "unreadable": [path.decode("utf-8", "backslashreplace") for path in self._unreadable],
+        }
+        if state != self._told:
+            if self._complaint:
+                log.warning("inbox %s: %s; scanning every %g s", self._inbox.name, self._complaint, self._period)
+            await self._ledger.set_state(self._cause, state)
+            self._told = state
+
+    @property
+    def _cause(self) -> str:
+        return f"inbox {self._inbox.name}"
+
+
+def _take(sightings: Iterator[Sighting]) -> list[Sighting]:
+    return list(islice(sightings, SLICE))
