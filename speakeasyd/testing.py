@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -89,6 +89,9 @@ Deed = Literal[
 ]
 
 
+Phase = Literal["load", "canary", "encode", "generate", "align", "vad", "decode", "host"]
+
+
 @dataclass(frozen=True, slots=True)
 class Misdeed:
     """What goes wrong, and when: in loading, in opening a file, or at a chunk before its text is sent."""
@@ -98,9 +101,10 @@ class Misdeed:
     file: str = ""  # only files whose path contains this
     chunk: int | None = None  # only the chunk with this index
     device: str = ""  # only on devices that begin with this
+    after: Deed | None = None  # not before another misdeed of this kind was done
     times: int = 1  # over all workers that ever run; 0: always
     text: str = ""
-    phase: str = "generate"
+    phase: Phase = "generate"
     status: int = 0
 
 
@@ -134,9 +138,14 @@ class _Stage:
     def due(self, at: str, path: str = "", chunk: int | None = None) -> Misdeed | None:
         for number, misdeed in enumerate(self._script.misdeeds):
             fits = misdeed.at == at and misdeed.file in path and self._device.startswith(misdeed.device)
-            if fits and misdeed.chunk in (None, chunk) and self._take(number, misdeed.times):
+            ripe = misdeed.after is None or self._has_been(misdeed.after)
+            if fits and ripe and misdeed.chunk in (None, chunk) and self._take(number, misdeed.times):
                 return misdeed
         return None
+
+    def _has_been(self, deed: str) -> bool:
+        numbers = (n for n, misdeed in enumerate(self._script.misdeeds) if misdeed.do == deed)
+        return any((self._done / f"{number}-0").exists() for number in numbers)
 
     def _take(self, number: int, times: int) -> bool:
         """Whether it is still to be done; counts it."""
@@ -234,7 +243,7 @@ class ScriptedHost:
         self._send(Opened(task.job_id, task.token, len(chunks) * CHUNK_S))
         misdeed = self._stage.due("open", task.path)
         if misdeed and misdeed.do == "refuse":
-            self._send(TaskFailed(task.job_id, task.token, misdeed.phase, misdeed.text))
+            self._send(TaskFailed(task.job_id, task.token, ErrorCode.NOT_MEDIA, misdeed.text))
             return
         if misdeed:
             self._commit(misdeed)
@@ -276,28 +285,15 @@ class ScriptedHost:
         self, misdeed: Misdeed, in_flight: Sequence[tuple[JobId, int]] = (), done: ChunkDone | None = None
     ) -> None:
         """Returns only if the process survives it."""
+        if end := _ENDS.get(misdeed.do):
+            end(misdeed)
         match misdeed.do:
             case "fault" | "soft_fault":
                 soft = misdeed.do == "soft_fault"
-                self._send(Fault(misdeed.phase, misdeed.text, tuple(in_flight), soft))  # type: ignore[arg-type] # from JSON
+                self._send(Fault(misdeed.phase, misdeed.text, tuple(in_flight), soft))
                 if not soft:
                     os._exit(_EXIT_FAULT)
-                model = self._model or "auto"
-                self._load(model)
-            case "abort":
-                os.abort()
-            case "last_words":
-                sys.stderr.write(misdeed.text)
-                sys.stderr.flush()
-                os.abort()
-            case "segfault":
-                ctypes.string_at(0)
-            case "exit":
-                os._exit(misdeed.status)
-            case "hang":
-                threading.Event().wait()
-            case "stop":
-                _stop_itself()
+                self._load(self._model or "auto")
             case "eat_memory":
                 self._eat_memory(tuple(in_flight))
             case "half_message":
@@ -305,7 +301,7 @@ class ScriptedHost:
                 os._exit(0)
             case "garbage":
                 self._conn.send_bytes(b"no pickle")
-                threading.Event().wait()
+                _hang()
             case "deliver_and_abort" if done:
                 self._send(done)
                 os.abort()
@@ -340,10 +336,31 @@ class ScriptedHost:
             os._exit(71)
 
 
+def _hang() -> None:
+    threading.Event().wait()
+
+
 def _stop_itself() -> None:
     if sys.platform != "win32":
         os.kill(os.getpid(), signal.SIGSTOP)
-    threading.Event().wait()
+    _hang()
+
+
+def _last_words(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
+    os.abort()
+
+
+_ENDS: Mapping[Deed, Callable[[Misdeed], object]] = {
+    "abort": lambda _: os.abort(),
+    "last_words": lambda misdeed: _last_words(misdeed.text),
+    "segfault": lambda _: ctypes.string_at(0),
+    "exit": lambda misdeed: os._exit(misdeed.status),
+    "hang": lambda _: _hang(),
+    "stop": lambda _: _stop_itself(),
+}
+"""Ways to end, or to go still, that need nothing of the engine."""
 
 
 def _limit_memory(more: int) -> None:

@@ -1,11 +1,14 @@
 """The pool with real worker processes, which run the scripted engine: every way to die, and nothing is lost."""
 
 import asyncio
+import os
+import signal
+import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -18,13 +21,18 @@ from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
     ChunkDone,
+    ChunkStarted,
+    Drained,
+    Hello,
+    Loaded,
     Report,
     Task,
     TaskDone,
     TaskFailed,
+    Unloaded,
     WorkerSpec,
 )
-from speakeasyd.domain.recovery import Policy, Verdict, verdict
+from speakeasyd.domain.recovery import Policy, State, Verdict, verdict
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.loop import MainLoop
 from speakeasyd.testing import PIECE, SCRIPTED, Misdeed, Script, scripted_chunks, until
@@ -32,6 +40,7 @@ from speakeasyd.workers.pool import DeviceChange, Pool, WorkerLost
 
 ILLEGAL = "RuntimeError: CUDA failed with error an illegal memory access was encountered"
 POLICY = Policy(restart_s=0.05, restart_min_s=0.01, probe_s=0.05, person_probe_s=0.1, leave_s=0.5)
+DEFAULTS = RecoverySettings().model_dump() | {"stall_s": 1.0}
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such thing")
 
 
@@ -57,6 +66,7 @@ class Dispatch:
         self.claims = 0
         self.tokens: dict[JobId, Token] = {}
         self.lost: list[WorkerLost] = []
+        self.lost_at = 0  # reports before the latest loss
         self.changes: list[DeviceChange] = []
         self.reports: list[Report] = []
 
@@ -120,6 +130,7 @@ class Dispatch:
 
     def on_lost(self, lost: WorkerLost) -> None:
         self.lost.append(lost)
+        self.lost_at = len(self.reports)
         for task in lost.tasks:
             assert self.tokens[task.job_id] == task.token
             work = self.work[task.job_id]
@@ -142,9 +153,6 @@ class Dispatch:
                 assert got == [old if new.gap is False else new for old, new in zip(expected, got, strict=True)]
 
 
-Running = Callable[..., "asyncio.Future[Dispatch]"]
-
-
 @asynccontextmanager
 async def running(
     tmp_path: Path,
@@ -154,17 +162,19 @@ async def running(
     batch: int = 3,
     policy: Policy = POLICY,
     probe: Callable[[str], str] = lambda _device: "",
+    target: str = SCRIPTED,
+    idle_unload_s: float = 0.0,
     **settings: object,
 ) -> AsyncIterator[Dispatch]:
     Script(misdeeds, chunk_s=chunk_s).write(tmp_path)
-    recovery = RecoverySettings.model_construct(**{"stall_s": 1.0, "cpu_fallback": True, "on_poison": "gap"} | settings)
+    recovery = RecoverySettings.model_construct(**DEFAULTS | settings)
     dispatch = Dispatch(recovery)
 
     async def probed(at: str) -> str:
         return probe(at)
 
     dispatch.pool = Pool(
-        settings=WorkerSettings(idle_unload_s=settings.pop("idle_unload_s", 0.0)),
+        settings=WorkerSettings(idle_unload_s=idle_unload_s),
         recovery=recovery,
         state_dir=tmp_path,
         main_loop=MainLoop(asyncio.get_running_loop()),
@@ -173,7 +183,7 @@ async def running(
         on_lost=dispatch.on_lost,
         on_device=dispatch.changes.append,
         on_room=dispatch.room,
-        target=SCRIPTED,
+        target=target,
         specs=(WorkerSpec(device, "auto", 1, batch, str(tmp_path)),),
         policy=policy,
         probe=probed,
@@ -233,3 +243,335 @@ async def test_one_death_costs_nothing(tmp_path: Path, misdeed: Misdeed, kind: F
     assert not any(chunk.gap for work in run.work.values() for chunk in work.done.values())
     down = [change.down_s for change in run.changes if change.down_s is not None]
     assert len(down) == 1
+
+
+# --- poison and innocents ---------------------------------------------------------------------------------------------
+
+
+async def test_poison_on_the_gpu_is_done_by_the_cpu(tmp_path: Path) -> None:
+    async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=1, device="cuda", times=0)) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+        devices = [status.device for status in run.pool.status()]
+    assert len(run.lost) == 2  # once among others, once alone
+    assert run.work[JobId(2)].strikes[1] == 2
+    assert not any(chunk.gap for work in run.work.values() for chunk in work.done.values())
+    assert devices == ["cuda:0", "cpu"]
+
+
+@pytest.mark.parametrize(("on_poison", "ended"), [("gap", "completed"), ("fail", "poison")])
+async def test_poison_everywhere_costs_three_workers(tmp_path: Path, on_poison: str, ended: str) -> None:
+    poison = Misdeed("abort", file="b.audio", chunk=1, times=0)
+    async with running(tmp_path, poison, on_poison=on_poison) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+    assert [lost.device for lost in run.lost] == ["cuda:0", "cuda:0", "cpu"]
+    assert [work.ended for work in run.work.values()] == ["completed", ended, "completed", "completed"]
+    gaps = {(job, chunk.index) for job, work in run.work.items() for chunk in work.done.values() if chunk.gap}
+    assert gaps == ({(2, 1)} if on_poison == "gap" else set())
+
+
+async def test_a_suspect_is_tried_with_nothing_beside_it(tmp_path: Path) -> None:
+    async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=1), chunk_s=0.01) as run:
+        run.add(*files(tmp_path, 8))
+        await run.finished()
+    suspects = {(task.job_id, chunk.index) for task in run.lost[0].tasks for chunk in task.suspects}
+    assert (2, 1) in suspects
+    assert len(suspects) > 1
+    in_flight: set[tuple[int, int]] = set()
+    for report in run.reports[run.lost_at :]:
+        match report:
+            case ChunkStarted(job_id, _, index):
+                in_flight.add((job_id, index))
+                assert len(in_flight) == 1 or not in_flight & suspects
+            case ChunkDone(job_id, _, chunk):
+                in_flight.discard((job_id, chunk.index))
+            case _:
+                pass
+
+
+async def test_a_file_that_kills_its_reader_is_found_among_those_open(tmp_path: Path) -> None:
+    killer = Misdeed("abort", at="open", file="c.audio", times=2)
+    async with running(tmp_path, killer) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+    assert run.work[JobId(3)].crashes == 2
+    assert all(work.crashes <= 1 for job, work in run.work.items() if job != 3)
+    assert not any(task.suspects for lost in run.lost for task in lost.tasks)
+
+
+async def test_a_bad_file_costs_no_worker(tmp_path: Path) -> None:
+    bad = Misdeed("refuse", at="open", file="b.audio", text="a picture")
+    async with running(tmp_path, bad) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+    assert [work.ended for work in run.work.values()] == ["completed", "not_media", "completed", "completed"]
+    assert not run.lost
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+async def test_faults_on_different_files_condemn_the_device_until_a_probe_passes(tmp_path: Path) -> None:
+    sick = [Misdeed("fault", text=ILLEGAL, file=f"{name}.audio", chunk=0) for name in "abc"]
+    answers = ["the driver sleeps", ""]
+    async with running(tmp_path, *sick, batch=1, probe=lambda _device: answers.pop(0)) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+    states = [change.state for change in run.changes]
+    opened = states.index(State.DEVICE_OPEN)
+    assert states.index(State.HALF_OPEN) > opened
+    assert states.index(State.BUSY, opened) > states.index(State.HALF_OPEN)
+    assert len(run.lost) == 3
+    assert answers == []
+
+
+async def test_a_missing_library_is_told_and_waited_for(tmp_path: Path) -> None:
+    """Nobody is blamed, nothing spins, and mending it is noticed."""
+    text = "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded"
+    missing = Misdeed("fault", at="load", phase="load", text=text)
+    mended = asyncio.Event()
+    async with running(tmp_path, missing, probe=lambda _device: "" if mended.is_set() else text) as run:
+        run.add(*files(tmp_path))
+        await until(lambda: run.pool.blocked is not None, what="the pause")
+        assert "speakeasyd[gpu]" in (run.pool.blocked or "")
+        assert run.pool.capacity("auto") == 0
+        mended.set()
+        await run.finished()
+        run.check_texts()
+    assert run.kinds() == [FaultKind.CONFIGURATION]
+    assert not any(work.strikes or work.crashes for work in run.work.values())
+
+
+async def test_a_bad_model_blames_neither_device_nor_work(tmp_path: Path) -> None:
+    text = "ModelUnavailable: no model 'tiny.xx'"
+    async with running(tmp_path, Misdeed("fault", at="load", phase="load", text=text, times=4)) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+    assert run.kinds() == [FaultKind.CONFIGURATION] * 4
+    assert State.DEVICE_OPEN not in {change.state for change in run.changes}
+    assert not any(work.strikes or work.crashes for work in run.work.values())
+
+
+async def test_the_cpu_stands_in_if_it_may(tmp_path: Path) -> None:
+    text = "RuntimeError: CUDA failed with error unknown error"
+    policy = replace(POLICY, cpu_stand_in=True)
+    asleep = Misdeed("fault", at="load", phase="load", device="cuda", text=text, times=0)
+    async with running(tmp_path, asleep, policy=policy, probe=lambda _device: text) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+        assert next((status.device, status.state) for status in run.pool.status()) == ("cuda:0", State.CPU_ONLY)
+    assert {report.device for report in run.reports if isinstance(report, Loaded)} == {"cpu"}
+
+
+async def test_an_engine_that_cannot_be_imported_is_a_matter_for_a_person(tmp_path: Path) -> None:
+    async with running(tmp_path, target="speakeasyd.no_such_module:serve") as run:
+        await until(lambda: run.pool.blocked is not None, what="the pause")
+    assert "ModuleNotFoundError" in run.lost[0].error
+    assert "no_such_module" in run.lost[0].last_words
+
+
+# --- soft restarts, silence, wear -------------------------------------------------------------------------------------
+
+FULL = "RuntimeError: CUDA failed with error out of memory"
+
+
+async def test_a_soft_restart_keeps_the_worker_and_its_tasks(tmp_path: Path) -> None:
+    async with running(tmp_path, Misdeed("soft_fault", text=FULL, file="b.audio", chunk=1)) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+    assert not run.lost
+    assert State.SOFT_RESTARTING in {change.state for change in run.changes}
+    assert len([report for report in run.reports if isinstance(report, Hello)]) == 1
+
+
+async def test_a_soft_restart_that_fails_becomes_a_hard_one(tmp_path: Path) -> None:
+    soft = Misdeed("soft_fault", text=FULL, file="b.audio", chunk=1)
+    again = Misdeed("fault", at="load", phase="canary", text="CanaryFailed: 'la la la'", after="soft_fault")
+    async with running(tmp_path, soft, again) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+    assert run.kinds() == [FaultKind.CONTEXT_LOST]
+
+
+async def test_a_worker_that_hangs_in_loading_is_replaced(tmp_path: Path) -> None:
+    async with running(tmp_path, Misdeed("hang", at="load"), stall_s=0.1) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+    assert run.kinds() == [FaultKind.HANG]
+
+
+async def test_a_worker_is_recycled_between_files(tmp_path: Path) -> None:
+    async with running(tmp_path, recycle_hours=100 / 3600) as run:
+        run.add(*files(tmp_path, 12))
+        await run.finished()
+        run.check_texts()
+    assert not run.lost
+    assert len([report for report in run.reports if isinstance(report, Hello)]) > 1
+
+
+async def test_an_idle_worker_frees_its_model_and_loads_it_again(tmp_path: Path) -> None:
+    async with running(tmp_path, idle_unload_s=0.1) as run:
+        run.add(*files(tmp_path, 1))
+        await until(lambda: any(isinstance(report, Unloaded) for report in run.reports), what="the unloading")
+        run.add(tmp_path / "a.audio")
+        await run.finished()
+    assert len([report for report in run.reports if isinstance(report, Loaded)]) == 2
+
+
+async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
+    async with running(tmp_path, chunk_s=0.05) as run:
+        run.add(*files(tmp_path))
+        await until(lambda: any(isinstance(report, ChunkDone) for report in run.reports))
+        psutil.Process(run.pool.status()[0].pid).kill()
+        await run.finished()
+        run.check_texts()
+    assert len(run.lost) == 1
+
+
+async def test_a_dropped_job_is_forgotten(tmp_path: Path) -> None:
+    async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=2), chunk_s=0.05, batch=1) as run:
+        run.add(*files(tmp_path, 2, chunks=4))
+        await until(lambda: any(isinstance(report, ChunkStarted) for report in run.reports))
+        run.pool.drop(JobId(1))
+        run.work[JobId(1)].ended = "cancelled"
+        await run.finished()
+    assert not any(isinstance(report, TaskDone) and report.job_id == 1 for report in run.reports)
+    assert {task.job_id for lost in run.lost for task in lost.tasks} == {2}
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------------
+
+
+async def test_stopping_finishes_the_chunks_in_flight(tmp_path: Path) -> None:
+    async with running(tmp_path, chunk_s=0.1) as run:
+        run.add(*files(tmp_path, chunks=50))
+        await until(lambda: len(run.reports) > 20)
+        await run.pool.stop(5.0)
+        started = {(r.job_id, r.index) for r in run.reports if isinstance(r, ChunkStarted)}
+        done = {(r.job_id, r.chunk.index) for r in run.reports if isinstance(r, ChunkDone)}
+    assert started == done
+    assert isinstance(run.reports[-1], Drained)
+    assert not run.lost
+
+
+@pytest.mark.parametrize("deed", ["hang", "stop"])
+async def test_stopping_does_not_wait_for_the_dead(tmp_path: Path, deed: str) -> None:
+    async with running(tmp_path, Misdeed(deed, file="b.audio", chunk=1)) as run:
+        run.add(*files(tmp_path))
+        await until(lambda: any(isinstance(r, ChunkStarted) and (r.job_id, r.index) == (2, 1) for r in run.reports))
+        began = asyncio.get_running_loop().time()
+        await run.pool.stop(0.3)
+        assert asyncio.get_running_loop().time() - began < 2.0
+    assert not run.lost
+
+
+async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path, chunk_s=5.0) as run:
+        run.add(*files(tmp_path))
+        await until(lambda: any(isinstance(report, ChunkStarted) for report in run.reports))
+        stopping = asyncio.create_task(run.pool.stop(60.0))
+        await asyncio.sleep(0)
+        run.pool.kill()
+        await asyncio.wait_for(stopping, 3.0)
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from speakeasyd.clock import SystemClock
+from speakeasyd.config import RecoverySettings, WorkerSettings
+from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import ChunkStarted, Task, WorkerSpec
+from speakeasyd.loop import MainLoop
+from speakeasyd.workers.pool import Pool
+
+state, target = Path(sys.argv[1]), sys.argv[2]
+
+def on_report(worker, report):
+    if isinstance(report, ChunkStarted):
+        print(pool.status()[0].pid, flush=True)
+
+async def main():
+    global pool
+    pool = Pool(settings=WorkerSettings(), recovery=RecoverySettings(), state_dir=state, target=target,
+                main_loop=MainLoop(asyncio.get_running_loop()), clock=SystemClock(), on_report=on_report,
+                on_lost=print, on_device=lambda change: None, specs=(WorkerSpec("cpu", "auto", 1, 1, str(state)),))
+    await pool.start()
+    while not pool.capacity("auto"):
+        await asyncio.sleep(0.01)
+    pool.submit(Task(JobId(1), Token("t"), str(state / "a.audio"), Options(), "en"))
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("deed", ["hang", "stop"])
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stopped worker cannot notice; see the next test")
+def test_a_killed_daemon_leaves_no_worker_even_a_stopped_one(tmp_path: Path, deed: str) -> None:
+    Script((Misdeed(deed),)).write(tmp_path)
+    assert_no_orphan(tmp_path)
+
+
+def test_a_killed_daemon_leaves_no_worker(tmp_path: Path) -> None:
+    Script(chunk_s=0.2).write(tmp_path)
+    assert_no_orphan(tmp_path)
+
+
+def assert_no_orphan(tmp_path: Path) -> None:
+    files(tmp_path, 1, chunks=1000)
+    (tmp_path / "parent.py").write_text(PARENT)
+    command = [sys.executable, tmp_path / "parent.py", tmp_path, SCRIPTED]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ) as parent:
+        assert parent.stdout
+        worker = psutil.Process(int(parent.stdout.readline()))
+        assert worker.is_running()
+        parent.kill()
+    worker.wait(5.0)
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")
+async def test_a_full_pipe_to_a_stopped_worker_holds_nobody_up(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        await until(lambda: run.pool.capacity("auto") > 0)
+        psutil.Process(run.pool.status()[0].pid).suspend()
+        began = asyncio.get_running_loop().time()
+        large = frozenset(range(200_000))  # far more than a pipe holds
+        for number in range(5):
+            run.pool.submit(Task(JobId(number), Token(""), "", Options(), None, skip=large))
+        assert asyncio.get_running_loop().time() - began < 0.5
+        await run.pool.stop(0.1)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends CTRL_C to a console, not to a process")
+async def test_ctrl_c_is_left_to_the_parent(tmp_path: Path) -> None:
+    async with running(tmp_path) as run:
+        await until(lambda: run.pool.capacity("auto") > 0)
+        os.kill(run.pool.status()[0].pid or 0, signal.SIGINT)
+        run.add(*files(tmp_path))
+        await run.finished()
+    assert not run.lost
+
+
+async def test_nothing_warns_in_debug_mode(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_debug(True)
+    loop.slow_callback_duration = 0.5
+    async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=1)) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+    assert not [record.getMessage() for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
