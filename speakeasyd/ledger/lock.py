@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import BinaryIO, Self
 from speakeasyd.clock import iso
 from speakeasyd.errors import StartError
 
+FILE_NAME = "daemon.lock"
 FAR = 1 << 30  # the byte that is locked: Windows lets nobody read a locked byte, and the holder's name is to be read
 
 if sys.platform == "win32":
@@ -35,11 +37,23 @@ else:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The process that holds the lock."""
+
+    pid: int
+    host: str
+    since: str  # UTC, ISO 8601
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host}, since {self.since}"
+
+
 class LedgerLock:
     """Held inside `with`. Raises StartError, naming the holder, when another process has it."""
 
     def __init__(self, state: Path) -> None:
-        self._path = state / "daemon.lock"
+        self._path = state / FILE_NAME
         self._file: BinaryIO | None = None
 
     def __enter__(self) -> Self:
@@ -47,10 +61,10 @@ class LedgerLock:
         try:
             _take(file)
         except OSError as error:
-            holder = _holder(file)
+            signed = _signature(file)
             file.close()
             raise StartError(
-                f"another speakeasyd works on {self._path.parent} already{holder}",
+                f"another speakeasyd works on {self._path.parent} already{f' ({signed})' if signed else ''}",
                 hint="Stop it first, or give this one a state folder of its own.",
             ) from error
         self._file = file
@@ -86,11 +100,31 @@ class LedgerLock:
         file.flush()
 
 
-def _holder(file: BinaryIO) -> str:
-    """Who holds it, as far as can be told: the holder may be signing just now."""
+def holder(state: Path) -> Holder | None:
+    """Who works on this state folder now, for those who only want to know.
+
+    The lock is tried only where there is a signature: one without a lock is what a killed daemon leaves.
+    """
+    try:
+        file = (state / FILE_NAME).open("r+b")
+    except OSError:
+        return None
+    with file:
+        signed = _signature(file)
+        if signed:
+            try:
+                _take(file)
+            except OSError:
+                return signed
+            _let_go(file)
+    return None
+
+
+def _signature(file: BinaryIO) -> Holder | None:
+    """As far as can be told: the holder may be signing just now."""
     try:
         file.seek(0)
         signature = json.loads(file.read(FAR))
-        return f" (process {signature['pid']} on {signature['host']}, since {signature['started_at']})"
+        return Holder(pid=signature["pid"], host=signature["host"], since=signature["started_at"])
     except (OSError, ValueError, KeyError):
-        return ""
+        return None

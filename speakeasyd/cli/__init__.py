@@ -1,0 +1,128 @@
+"""The command line. A command is a function that returns an exit status; every error ends here, and only here."""
+
+import io
+import os
+import platform
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.main import get_command
+
+from speakeasyd import __version__
+from speakeasyd.errors import SpeakeasyError
+
+DEFECT, INTERRUPTED = 3, 130  # exit statuses
+
+COMMANDS: Mapping[str, str] = {
+    "run": "Watch the inboxes and transcribe what comes, until stopped.",
+    "once": "Transcribe what is in the inboxes, then leave.",
+    "demo": "Show it all on sample clips, or on files of yours, in a scratch folder.",
+    "status": "What the daemon does, how fast, and how long it will take.",
+    "jobs": "List jobs, the latest first.",
+    "show": "Everything about one job; its text with --text.",
+    "why": "Everything known about a file, and what happens next.",
+    "retry": "Begin ended jobs again from nothing.",
+    "cancel": "Stop jobs that have not ended.",
+    "search": "Find where words were said.",
+    "sql": "Ask the ledger in SQL, read-only.",
+    "doctor": "Look for what is missing or wrong on this machine.",
+    "config": "Show, check or write the configuration.",
+}
+"""In the order of the help. Each is a module here with a function, or an application of its own, named `command`."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: its own, that of an expected error, 3 for a defect, 130 for Ctrl-C."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _print_whatever_names_there_are()
+    try:
+        return int(get_command(_app(arguments)).main(arguments, "speakeasyd", standalone_mode=False) or 0)
+    except SpeakeasyError as error:
+        _say(f"speakeasyd: {error}", error.hint)
+        return error.exit_status
+    except typer.TyperException as error:  # a wrong option or argument, which typer words well
+        return _usage(error)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 - the one boundary
+        _say(
+            f"speakeasyd: a defect: {type(error).__name__}: {error}", f"Please report it, with {_diagnosis(arguments)}"
+        )
+        return DEFECT
+
+
+def _app(arguments: Sequence[str]) -> typer.Typer:
+    """All commands by name, but only the one that is asked for is imported: starting up has to be quick."""
+    app = typer.Typer(
+        help="Drop audio into a folder, get transcripts out of another.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command: Any = import_module(f"{__name__}.{name}").command if name == wanted else _not_imported
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name, help=summary)
+        else:
+            app.command(name, short_help=summary)(command)
+    return app
+
+
+def _not_imported() -> int:
+    raise AssertionError("only its name is needed")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"speakeasyd {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+    ] = False,
+) -> None: ...
+
+
+def _print_whatever_names_there_are() -> None:
+    """A console that cannot show a character shows `?` instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _say(what: str, hint: str = "") -> None:
+    typer.echo(f"{what}\n{hint}".rstrip(), err=True)
+
+
+def _usage(error: typer.TyperException) -> int:
+    """Only what comes from the parser knows how to show itself."""
+    show = getattr(error, "show", None)
+    if show:
+        show()
+    else:
+        _say(error.format_message())
+    return error.exit_code
+
+
+def _diagnosis(arguments: Sequence[str]) -> str:
+    """A file with what a developer needs to know. Returns where it is."""
+    now = datetime.now().astimezone()
+    file = Path(tempfile.gettempdir()) / f"speakeasyd-defect-{now:%Y%m%d-%H%M%S}-{os.getpid()}.log"
+    about = f"speakeasyd {__version__}, Python {sys.version}\n{platform.platform()}\n{now.isoformat()}\n{arguments}\n\n"
+    try:
+        file.write_text(about + traceback.format_exc(), encoding="utf-8", errors="replace")
+    except OSError:
+        return f"this:\n{traceback.format_exc()}"
+    return f"the file {file}"

@@ -1,0 +1,13 @@
+"""Questions to the ledger beside a running daemon. Quick to import: no SQLAlchemy here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from speakeasyd.ledger.reading import read
+
+LEDGER = "ledger.db"
+
+
+def ask(state: Path, sql: str, parameters: Mapping[str, object] | None = None) -> list[dict[str, object]]:
+    """Raises LedgerError where there is no ledger, QueryError for a query that is wrong."""
+    return read(state / LEDGER, sql, parameters or {})

@@ -1,0 +1,103 @@
+"""Options that several commands share, and the settings that they make."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from speakeasyd.config import Loaded, Settings, load
+from speakeasyd.errors import ConfigError
+
+_FOLDER = {"file_okay": False, "resolve_path": True}
+
+Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Take this configuration file.", resolve_path=True)]
+Inbox = Annotated[Path | None, typer.Option(metavar="DIR", help="Watch this folder only.", **_FOLDER)]
+Outbox = Annotated[Path | None, typer.Option(metavar="DIR", help="Write transcripts to this folder.", **_FOLDER)]
+State = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the ledger.", **_FOLDER)]
+Model = Annotated[
+    str | None, typer.Option(metavar="NAME|DIR", help="`auto`, `bundled`, a size, a Hugging Face id, or a folder.")
+]
+Device = Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="What to compute on.")]
+Settle = Annotated[float | None, typer.Option(metavar="SECONDS", help="How long a file must be still.")]
+Language = Annotated[str | None, typer.Option(metavar="auto|CODE", help="What is spoken, such as `en`.")]
+Task = Annotated[str | None, typer.Option(metavar="transcribe|translate", help="`translate` gives English text.")]
+Formats = Annotated[str | None, typer.Option(metavar="txt,srt,...", help="What to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+JobIds = Annotated[
+    list[int], typer.Argument(metavar="JOB...", help="Numbers of jobs, as `speakeasyd jobs` shows them.")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What the command line says; None leaves it to the configuration."""
+
+    inbox: Inbox = None
+    outbox: Outbox = None
+    state: State = None
+    model: Model = None
+    device: Device = None
+    settle: Settle = None
+    language: Language = None
+    task: Task = None
+    formats: Formats = None
+
+    def values(self) -> dict[str, Any]:
+        """As the configuration file would say it, the inboxes aside."""
+        formats = self.formats.replace(",", " ").split() if self.formats else None
+        tables = {
+            "options": {"model": _model(self.model), "language": self.language, "task": self.task, "formats": formats},
+            "watch": {"settle_s": self.settle},
+            "workers": {"device": self.device},
+        }
+        told = {
+            name: {key: value for key, value in table.items() if value is not None} for name, table in tables.items()
+        }
+        return told | ({"state": str(self.state)} if self.state else {})
+
+
+def settings(config: Path | None, flags: Flags = Flags()) -> Settings:
+    return loaded(config, flags).settings
+
+
+def loaded(config: Path | None, flags: Flags = Flags()) -> Loaded:
+    """The configuration with the flags on top. `--inbox` leaves one inbox: the first, in another place."""
+    values = flags.values()
+    if flags.inbox or flags.outbox:
+        values["inboxes"] = [_only_inbox(load(config, flags=values).settings, flags)]
+    return load(config, flags=values)
+
+
+def _only_inbox(configured: Settings, flags: Flags) -> dict[str, object]:
+    if len(configured.inboxes) > 1 and not flags.inbox:
+        raise ConfigError("--outbox alone is not enough: there are several inboxes", hint="Give --inbox as well.")
+    first = configured.inboxes[0].model_dump(exclude_none=True)
+    places = {"path": flags.inbox, "outbox": flags.outbox}
+    return first | {key: folder for key, folder in places.items() if folder}
+
+
+def _model(name: str | None) -> str | None:
+    """A folder is meant from where the command is given."""
+    return str(Path(name).absolute()) if name and Path(name).is_dir() else name
+
+
+def with_flags(command: Callable[[Path | None, Flags], int]) -> Callable[..., int]:
+    """Gives a command that takes `Flags` one option for each of their fields, besides `--config`."""
+
+    def with_options(config: Path | None = None, **options: Any) -> int:
+        return command(config, Flags(**options))
+
+    kinds = {"config": Config} | get_type_hints(Flags, include_extras=True)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in kinds.items()]
+    vars(with_options).update(__signature__=inspect.Signature(options))
+    with_options.__annotations__ = kinds
+    with_options.__doc__ = command.__doc__
+    return with_options
+
+
+def words(values: Sequence[object]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,31 @@
+"""`speakeasyd sql`"""
+
+from typing import Annotated
+
+import typer
+
+from speakeasyd.cli import parameters as given
+from speakeasyd.cli.asking import ask
+from speakeasyd.cli.output import console, print_csv, print_json, table
+
+
+def command(
+    query: Annotated[str, typer.Argument(metavar="SELECT", help="One query, in quotes.")],
+    config: given.Config = None,
+    state: given.State = None,
+    as_json: given.Json = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
+) -> int:
+    """Ask the ledger in SQL, read-only: job_status, batch_progress, failures, incidents, throughput_hourly,
+    transcript_text.
+
+    For example: speakeasyd sql "SELECT path, error_code FROM failures"
+    """
+    rows = ask(given.settings(config, given.Flags(state=state)).state, query)
+    if as_json:
+        print_json(rows)
+    elif as_csv:
+        print_csv(rows)
+    else:
+        console().print(table(rows) if rows else "no rows")
+    return 0

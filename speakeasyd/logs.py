@@ -1,0 +1,168 @@
+"""The log: human on a terminal, JSON lines elsewhere, the job on every line. All wording of state changes is here."""
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TextIO
+
+from speakeasyd.clock import iso
+from speakeasyd.config import LogSettings
+from speakeasyd.events import Event
+
+log = logging.getLogger("speakeasyd")
+
+_job: ContextVar[int | None] = ContextVar("job", default=None)
+
+
+@contextmanager
+def about(job_id: int) -> Iterator[None]:
+    """Whatever is logged inside, by whatever module, is about this job."""
+    token = _job.set(job_id)
+    try:
+        yield
+    finally:
+        _job.reset(token)
+
+
+def set_up(settings: LogSettings, *, stream: TextIO | None = None) -> None:
+    """Send the log to stderr, in place of where it went before."""
+    stream = stream or sys.stderr
+    human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(HumanFormatter() if human else JsonFormatter())
+    handler.addFilter(_name_job)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)  # what libraries say
+    set_level(settings)
+
+
+def set_level(settings: LogSettings) -> None:
+    log.setLevel(settings.level.upper())
+
+
+def _name_job(record: logging.LogRecord) -> bool:
+    record.job = getattr(record, "job", None) or _job.get()
+    return True
+
+
+class HumanFormatter(logging.Formatter):
+    """`14:03:22 warning  job 12  what happened`"""
+
+    def format(self, record: logging.LogRecord) -> str:
+        when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        job = getattr(record, "job", None)
+        line = f"{when} {record.levelname.lower():<8} {f'job {job}  ' if job else ''}{_one_line(record.getMessage())}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One object a line. `event` and its data where a change of state is told."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "at": iso(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "job": getattr(record, "job", None),
+            "message": record.getMessage(),
+        }
+        if event := getattr(record, "event", None):
+            line |= {"event": event, "data": getattr(record, "data", {})}
+        if record.exc_info:
+            line["trace"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def _one_line(text: str) -> str:
+    """File names may hold line breaks and control codes, which must not forge a line or command the terminal."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+@dataclass(frozen=True, slots=True)
+class Wording:
+    level: int
+    text: str  # fields of the event's data in braces; those that it lacks are left out, with their words
+
+
+_QUIET, _PLAIN, _LOUD = logging.DEBUG, logging.INFO, logging.WARNING
+
+WORDS: Mapping[str, Wording] = {
+    "job.added": Wording(_PLAIN, "new: {path}"),
+    "job.skipped": Wording(_PLAIN, "skipped, the same as job {duplicate_of}: {path}"),
+    "job.claimed": Wording(_PLAIN, "begun: {path}, attempt {attempt}"),
+    "job.lent": Wording(_PLAIN, "the transcript of job {lender} is used again: {path}"),
+    "job.noted": Wording(_QUIET, "found out: {rest}"),
+    "job.transcribed": Wording(_QUIET, "all {audio_seconds} s are transcribed: {path}"),
+    "job.completed": Wording(_PLAIN, "completed: {path} -> {artifacts}"),
+    "job.failed": Wording(_LOUD, "failed ({error_code}): {path}: {error}"),
+    "job.cancelled": Wording(_PLAIN, "cancelled: {path}: {error}"),
+    "job.released": Wording(_PLAIN, "goes back to the queue: {path} {error}"),
+    "job.retried": Wording(_PLAIN, "begins again, as a person asked: {path}"),
+    "job.recovered": Wording(_PLAIN, "goes on after a restart: {path}"),
+    "chunk.done": Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),
+    "chunk.struck": Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
+    "incident.opened": Wording(_LOUD, "{kind} on {device} while {phase}: {error}; {action}"),
+    "incident.resolved": Wording(_PLAIN, "incident {incident_id} is over after {cost_seconds} s"),
+    "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
+    "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
+}
+_ENDS = frozenset({"job.completed", "job.failed", "job.cancelled", "job.skipped"})
+
+
+class Narrator:
+    """Turns events into log lines. Call it with each event of the hub.
+
+    Remembers the paths of the jobs that are under way: most events name the job only.
+    """
+
+    def __init__(self) -> None:
+        self._paths: dict[int, str] = {}
+
+    def __call__(self, event: Event) -> None:
+        wording = WORDS.get(event.kind) or Wording(_QUIET, f"{event.kind}: {{rest}}")
+        if log.isEnabledFor(wording.level):
+            text = wording.text.format_map(_Fields({"path": self._path(event), **event.data}))
+            about_it = {"job": event.job_id, "event": event.kind, "data": dict(event.data)}
+            log.log(wording.level, "%s", text, extra=about_it)
+        self._keep(event)
+
+    def _path(self, event: Event) -> str:
+        return self._paths.get(event.job_id, "") if event.job_id else ""
+
+    def _keep(self, event: Event) -> None:
+        if event.job_id is None:
+            return
+        if event.kind in _ENDS:
+            self._paths.pop(event.job_id, None)
+        elif path := event.data.get("path"):
+            self._paths[event.job_id] = str(path)
+
+
+class _Fields(dict[str, object]):
+    """An event's data as words: lists with commas, numbers rounded, what is missing empty, and `rest` for all of it."""
+
+    def __missing__(self, name: str) -> str:
+        if name == "rest":
+            return ", ".join(f"{key} {_words(value)}" for key, value in self.items() if value not in (None, ""))
+        return ""
+
+    def __getitem__(self, name: str) -> object:
+        return _words(super().__getitem__(name))
+
+
+def _words(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case float():
+            return f"{value:.1f}"
+        case list() | tuple():
+            return ", ".join(map(_words, value))
+        case _:
+            return str(value)
