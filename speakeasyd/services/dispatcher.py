@@ -122,12 +122,12 @@ class Dispatcher(Service):
         elif job.suspects:
             await self._try_suspect(job)
         else:
-            self._pool.submit(self._task(job), alone=job.crashes > 0)
+            self._pool.submit(self._order(job), alone=job.crashes > 0)
 
     async def _try_suspect(self, job: Job) -> None:
         """A chunk that workers died on: alone, then on the CPU, then given up."""
         suspect = job.suspects[0]
-        only = self._task(job, only=frozenset({suspect.index}))
+        only = self._order(job, only=frozenset({suspect.index}))
         match verdict(strikes=suspect.strikes, device=self._pool.device, settings=self._settings.recovery):
             case Verdict.TRY_ALONE:
                 self._pool.submit(only, alone=True)
@@ -141,7 +141,7 @@ class Dispatcher(Service):
                 span = f"from {suspect.start:.1f} s to {suspect.end:.1f} s"
                 await self._fail(job, ErrorCode.POISON, f"what is heard {span} takes workers down")
 
-    def _task(self, job: Job, only: frozenset[int] | None = None) -> Task:
+    def _order(self, job: Job, only: frozenset[int] | None = None) -> Task:
         return Task(
             job_id=job.id,
             token=job.token,
