@@ -1,0 +1,97 @@
+"""What artifacts are called: a template of a few fields, each made safe, and the next best name where one is taken."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from string import Formatter
+
+from speakeasyd.errors import ConfigError
+
+FIELDS = {
+    "stem": "the file's name without its ending",
+    "name": "the file's name with its ending",
+    "ext": "the ending, without the dot",
+    "preset": "the preset, or `default`",
+    "language": "the language's code, or `unknown`",
+    "date": "the day the file was last written, as 2026-01-31, in local time",
+    "job_id": "the number of the job",
+    "batch": "the batch",
+    "model": "the model",
+}
+
+LONGEST = 200  # bytes of a name: filesystems allow 255, and some take a part of them for themselves
+ENDING = 8  # bytes kept for the dot and the format
+TRIES = 99  # of `name (2)`, `name (3)` ...
+
+_FORBIDDEN = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029]')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CLOCK\$|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+
+
+def check_template(template: str) -> None:
+    """Raises ConfigError for a template with anything in braces that is not simply one of the fields."""
+    hint = "Allowed are " + ", ".join(f"{{{field}}}" for field in FIELDS) + ", text, and / for folders."
+    try:
+        parsed = list(Formatter().parse(template))
+    except ValueError as error:
+        raise ConfigError(f"the naming template {template!r} is wrong: {error}", hint=hint) from None
+    for _, field, spec, conversion in parsed:
+        if field is not None and (field not in FIELDS or spec or conversion):
+            raise ConfigError(f"the naming template {template!r} has the unknown field {{{field}}}", hint=hint)
+    if any(part.strip(" .") == "" for part in template.split("/")):
+        raise ConfigError(f"the naming template {template!r} has an empty name, `.` or `..` in it", hint=hint)
+
+
+def candidates(template: str, values: Mapping[str, str], *, folder: str = "") -> Iterator[str]:
+    """Paths relative to the outbox, '/' between parts, without the format's ending: the best first, at most about 100.
+
+    `values` has a text for each of the fields. `folder` is the source's own below its inbox; it is mirrored.
+    Each part of each path is a name that every filesystem takes.
+    """
+    parents = [component(part) for part in folder.split("/") if part]
+    *folders, last = (_fill(part, values) for part in template.split("/"))
+    parents += map(component, folders)
+    *_, pattern = template.split("/")
+    with_ending = _fill(pattern.replace("{stem}", "{name}"), values)
+    names = [component(last, room=ENDING), component(with_ending, room=ENDING)]
+    names += [_numbered(last, str(number)) for number in range(2, TRIES + 1)]
+    names.append(_numbered(last, f"job {values['job_id']}"))
+    for name in dict.fromkeys(names):
+        yield "/".join([*parents, name])
+
+
+def component(text: str, *, room: int = 0) -> str:
+    """A text as the name of one file or folder on any system, at most 200 bytes, `room` bytes of them left free."""
+    flat = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", _SURROGATE.sub(_escaped, text))).replace("/", "_")
+    name = _cut(flat.strip(" "), LONGEST - room - 1).rstrip(" .") or "_"
+    device = _DEVICES.match(name)
+    return f"{name[: device.end(1)]}_{name[device.end(1) :]}" if device else name
+
+
+def collision_key(path: str) -> str:
+    """Equal for paths that some filesystem takes for one: letter case and Unicode form aside."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
+
+
+def _fill(pattern: str, values: Mapping[str, str]) -> str:
+    """The pattern with its fields' values in place; a slash in a value makes no folder."""
+    filled = (
+        literal + (values[field].replace("/", "_") if field else "")
+        for literal, field, *_ in Formatter().parse(pattern)
+    )
+    return "".join(filled)
+
+
+def _numbered(name: str, number: str) -> str:
+    suffix = f" ({number})"
+    return component(name, room=ENDING + len(suffix)) + suffix
+
+
+def _escaped(surrogate: re.Match[str]) -> str:
+    """A byte that is no text, as `%E9`; half a character, as a question mark in a diamond."""
+    code = ord(surrogate.group())
+    return f"%{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else "\ufffd"
+
+
+def _cut(text: str, limit: int) -> str:
+    return text.encode()[:limit].decode(errors="ignore")

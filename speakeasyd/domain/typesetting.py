@@ -1,0 +1,111 @@
+"""Where text may be broken, how wide it is, and how it is set in two lines, in any script."""
+
+import re
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from speakeasyd.domain.prose import printable
+from speakeasyd.domain.transcript import Word
+
+COLUMNS = 42  # of a line; a full-width character takes two, so that it is 21 of them
+LONGEST_PIECE = 30  # columns; a longer word is broken, so that it fits beside a speaker's label
+
+_NEVER_FIRST = "、。，．・：；？！）］｝」』】〉》〕”’ゝゞーァィゥェォッャュョヮぁぃぅぇぉっゃゅょゎ々…‥,.!?:;)]}%"
+_NEVER_LAST = "（［｛「『【〈《〔“‘([{"
+_JOINER = "\u200d"
+_BY_WORDS = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")  # Hangul: wide, but written with spaces
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that is never broken: a word, or a character of a script that is written without spaces."""
+
+    text: str
+    start: float  # seconds
+    end: float  # seconds
+    spaced: bool  # a space stands before it
+
+    @property
+    def columns(self) -> int:
+        return width(self.text) + self.spaced
+
+
+def width(text: str) -> int:
+    """Columns that a text takes on a screen of fixed pitch."""
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+@lru_cache(maxsize=8192)
+def _columns(char: str) -> int:
+    if unicodedata.category(char) in {"Mn", "Me", "Cf"}:
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def pieces(words: Sequence[Word]) -> list[Piece]:
+    """Timed pieces of what these words say together. Inside a word, time goes evenly over its characters."""
+    texts = [printable(word.text) for word in words]
+    offsets = [0]
+    for text in texts:
+        offsets.append(offsets[-1] + len(text))
+
+    def moment(position: int, *, ends: bool) -> float:
+        index = max(0, min(bisect_right(offsets, position - ends) - 1, len(words) - 1))
+        word, length = words[index], len(texts[index])
+        fraction = (position - offsets[index]) / length if length else 0.0
+        return max(0.0, word.start + (max(word.end, word.start) - word.start) * fraction)
+
+    found: list[Piece] = []
+    for run in re.finditer(r"\S+", "".join(texts)):
+        for begin, end in _unbreakable(run.group()):
+            first, last = run.start() + begin, run.start() + end
+            spaced = begin == 0 and bool(found)
+            found.append(Piece(run.group()[begin:end], moment(first, ends=False), moment(last, ends=True), spaced))
+    return found
+
+
+def lines(part: Sequence[Piece], indent: int = 0) -> list[str] | None:
+    """The text in one line or, as evenly as it goes, in two; None if it does not fit. `indent`: columns taken before it."""
+    left, whole = indent, indent + _extent(part)
+    if whole <= COLUMNS:
+        return [join(part)]
+    best: tuple[float, int] | None = None
+    for cut in range(1, len(part)):
+        left += part[cut - 1].columns - (part[cut - 1].spaced if cut == 1 else 0)
+        right = whole - left - part[cut].spaced
+        if left <= COLUMNS and right <= COLUMNS:
+            # An even split pleases most; one after punctuation may be less even. The lower line may be the longer one.
+            unevenness = abs(left - right) + (2 if left > right else 0)
+            unevenness -= 8 if unicodedata.category(part[cut - 1].text[-1]).startswith("P") else 0
+            best = min(best or (unevenness, cut), (unevenness, cut))
+    return [join(part[: best[1]]), join(part[best[1] :])] if best else None
+
+
+def join(part: Sequence[Piece]) -> str:
+    return "".join(" " * (piece.spaced and index > 0) + piece.text for index, piece in enumerate(part))
+
+
+def _extent(part: Sequence[Piece]) -> int:
+    return sum(piece.columns for piece in part) - part[0].spaced
+
+
+def _unbreakable(run: str) -> Iterator[tuple[int, int]]:
+    """Start and end of the pieces of a text without spaces."""
+    begin, columns = 0, _columns(run[0])
+    for here in range(1, len(run)):
+        more = _columns(run[here])
+        too_long = columns + more > LONGEST_PIECE and more > 0
+        if too_long or _may_break(run[here - 1], run[here]):
+            yield begin, here
+            begin, columns = here, 0
+        columns += more
+    yield begin, len(run)
+
+
+def _may_break(before: str, after: str) -> bool:
+    if _JOINER in (before, after) or _columns(after) == 0 or after in _NEVER_FIRST or before in _NEVER_LAST:
+        return False
+    return any(_columns(char) == 2 and not _BY_WORDS.match(char) for char in (before, after))
