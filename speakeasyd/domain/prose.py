@@ -8,9 +8,9 @@ from speakeasyd.domain.transcript import Segment, Transcript
 
 PAUSE_S = 2.0  # seconds of silence that begin a new paragraph
 ENOUGH = 700  # characters after which a paragraph ends with its sentence
-STOPS = tuple(".!?…。！？؟।")  # that end a sentence
+STOPS = tuple(".!?\u2026\u3002\uff01\uff1f\u061f\u0964")  # that end a sentence in Latin, CJK, Arabic, Devanagari
 
-_CLOSERS = "\"'”’»)]"
+_CLOSERS = " \"'\u201d\u2019\u00bb\u300d\u300f)]"
 _CONTROLS = [code for code in range(0xA0) if unicodedata.category(chr(code)) == "Cc" and not chr(code).isspace()]
 _UNPRINTABLE: dict[int, str | None] = {
     **dict.fromkeys([*_CONTROLS, 0xFEFF, 0xFFFE, 0xFFFF]),
@@ -52,6 +52,11 @@ def speaker(channel: int) -> str:
     return ("Left", "Right")[channel] if channel < 2 else f"Channel {channel + 1}"
 
 
+def ends_with(text: str, marks: tuple[str, ...]) -> bool:
+    """Whether the text ends with one of these, closing quotes and brackets aside."""
+    return text.rstrip(_CLOSERS).endswith(marks)
+
+
 def missing(start: float, end: float) -> str:
     return f"[gap {clock(start)}-{clock(end)}: could not be transcribed]"
 
@@ -59,7 +64,8 @@ def missing(start: float, end: float) -> str:
 def paragraphs(transcript: Transcript) -> Iterator[Paragraph]:
     """In order of time; a new one at a long pause, at another speaker, and where the last one is long enough."""
     gathered: list[Segment] = []
-    for item in sorted([*transcript.segments, *transcript.gaps], key=_begin):
+    items: list[Segment | tuple[float, float]] = [*transcript.segments, *transcript.gaps]
+    for item in sorted(items, key=_begin):
         if gathered and (isinstance(item, tuple) or _turns(gathered, item)):
             yield from _joined(gathered)
             gathered = []
@@ -78,8 +84,7 @@ def _turns(gathered: list[Segment], segment: Segment) -> bool:
     last = gathered[-1]
     if segment.channel != last.channel or segment.start - last.end >= PAUSE_S:
         return True
-    ended = last.text.rstrip(_CLOSERS + " ").endswith(STOPS)
-    return ended and sum(len(one.text) for one in gathered) >= ENOUGH
+    return ends_with(last.text, STOPS) and sum(len(one.text) for one in gathered) >= ENOUGH
 
 
 def _joined(segments: list[Segment]) -> Iterator[Paragraph]:

@@ -5,17 +5,19 @@ from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby, zip_longest
 
-from speakeasyd.domain.prose import STOPS, missing, speaker
+from speakeasyd.domain.prose import STOPS, ends_with, missing, speaker
 from speakeasyd.domain.transcript import Segment, Transcript, Word
 from speakeasyd.domain.typesetting import Piece, lines, pieces, width
 
 SHORTEST_S = 1.0  # seconds that a cue stays, if the next one lets it
 LONGEST_S = 7.0  # seconds after which a cue goes, however long its sound
 FLASH_S = 0.3  # seconds that even a cue in a crowd stays
+LATE_S = 2.0  # seconds that a cue may come late, so that the ones before it can be read
+FLICKER_S = 0.5  # seconds of nothing between two cues that are not worth a blink
 SPEED = 17.0  # columns that people read in a second
 PAUSE_S = 2.0  # seconds of silence inside a segment that part it
 
-_CLAUSES = tuple(",;:—、，；：،")
+_CLAUSES = tuple(",;:\u2014\u3001\uff0c\uff1b\uff1a\u060c")
 _MIDDLE = 0.2, 0.8  # where to part a text, in fractions of its width
 
 
@@ -52,7 +54,10 @@ def cues(transcript: Transcript) -> list[Cue]:
     """In order, never two at once; each channel's words in their order."""
     by_channel = sorted(transcript.segments, key=_channel)
     tracks = [list(_drafts(track)) for _, track in groupby(by_channel, key=_channel)]
-    gaps = [Segment(start, end, missing(start, end), 0.0, 0.0, 0.0) for start, end in transcript.gaps]
+    gaps = [
+        Segment(start, min(end, start + LONGEST_S), missing(start, end), 0.0, 0.0, 0.0)
+        for start, end in transcript.gaps
+    ]
     return list(_timed(list(merge(*tracks, _drafts(gaps), key=lambda cue: cue.start)), transcript.audio_seconds))
 
 
@@ -116,10 +121,9 @@ def _best_cut(part: Sequence[Piece]) -> int:
 
 def _roughness(before: Piece, after: Piece) -> float:
     """How much a reader minds a cut here, from 0 to 1."""
-    ending = before.text.rstrip("\"'”’»)")
-    if ending.endswith(STOPS):
+    if ends_with(before.text, STOPS):
         return 0.0
-    if ending.endswith(_CLAUSES):
+    if ends_with(before.text, _CLAUSES):
         return 0.15
     if after.start - before.end >= 0.4:
         return 0.2
@@ -135,10 +139,11 @@ def _timed(drafts: Sequence[Cue], audio_seconds: float) -> Iterator[Cue]:
     for draft, following in zip_longest(drafts, drafts[1:]):
         start = max(draft.start, free)
         sounding = max(draft.end - draft.start, FLASH_S)
-        least = min(sounding, FLASH_S if start > draft.start else SHORTEST_S)
+        least = min(sounding, FLASH_S if start - draft.start > LATE_S else SHORTEST_S)
         wanted = min(max(sounding, SHORTEST_S, draft.columns / SPEED), LONGEST_S)
         room = following.start if following else max(draft.end, audio_seconds)
-        free = max(start + least, min(start + wanted, room))
+        end = start + wanted if room - start - wanted > FLICKER_S else room
+        free = max(start + least, end)
         yield Cue(start, free, draft.lines, draft.speaker)
 
 

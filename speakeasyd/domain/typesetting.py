@@ -13,8 +13,9 @@ from speakeasyd.domain.transcript import Word
 COLUMNS = 42  # of a line; a full-width character takes two, so that it is 21 of them
 LONGEST_PIECE = 30  # columns; a longer word is broken, so that it fits beside a speaker's label
 
-_NEVER_FIRST = "、。，．・：；？！）］｝」』】〉》〕”’ゝゞーァィゥェォッャュョヮぁぃぅぇぉっゃゅょゎ々…‥,.!?:;)]}%"
-_NEVER_LAST = "（［｛「『【〈《〔“‘([{"
+_NEVER_FIRST = frozenset({"Pe", "Pf", "Po", "Lm"})  # Unicode categories: closing, other punctuation, repetition
+_NEVER_LAST = frozenset({"Ps", "Pi"})  # opening
+_SMALL_KANA = "ァィゥェォッャュョヮぁぃぅぇぉっゃゅょゎ"
 _JOINER = "\u200d"
 _BY_WORDS = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")  # Hangul: wide, but written with spaces
 
@@ -54,8 +55,9 @@ def pieces(words: Sequence[Word]) -> list[Piece]:
 
     def moment(position: int, *, ends: bool) -> float:
         index = max(0, min(bisect_right(offsets, position - ends) - 1, len(words) - 1))
-        word, length = words[index], len(texts[index])
-        fraction = (position - offsets[index]) / length if length else 0.0
+        word, text = words[index], texts[index]
+        spoken = position - offsets[index] - (len(text) - len(text.lstrip()))
+        fraction = min(1.0, max(0, spoken) / max(1, len(text.strip())))
         return max(0.0, word.start + (max(word.end, word.start) - word.start) * fraction)
 
     found: list[Piece] = []
@@ -68,7 +70,7 @@ def pieces(words: Sequence[Word]) -> list[Piece]:
 
 
 def lines(part: Sequence[Piece], indent: int = 0) -> list[str] | None:
-    """The text in one line or, as evenly as it goes, in two; None if it does not fit. `indent`: columns taken before it."""
+    """The text in one line or, as evenly as it goes, in two, after `indent` columns; None if it does not fit."""
     left, whole = indent, indent + _extent(part)
     if whole <= COLUMNS:
         return [join(part)]
@@ -106,6 +108,8 @@ def _unbreakable(run: str) -> Iterator[tuple[int, int]]:
 
 
 def _may_break(before: str, after: str) -> bool:
-    if _JOINER in (before, after) or _columns(after) == 0 or after in _NEVER_FIRST or before in _NEVER_LAST:
+    if _JOINER in (before, after) or _columns(after) == 0 or after in _SMALL_KANA:
+        return False
+    if unicodedata.category(after) in _NEVER_FIRST or unicodedata.category(before) in _NEVER_LAST:
         return False
     return any(_columns(char) == 2 and not _BY_WORDS.match(char) for char in (before, after))
