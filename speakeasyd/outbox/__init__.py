@@ -1,0 +1,1 @@
+"""Durable files: artifacts in the outbox, finished and failed sources in their folders."""

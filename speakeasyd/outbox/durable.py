@@ -1,0 +1,96 @@
+"""Files that are there as a whole or not at all, and stay there when the power goes."""
+
+import errno
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.speakeasyd-tmp")
+
+
+@contextmanager
+def draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A temporary file to write and then rename within its folder. Removed at the end if it still has its first name."""
+    path = folder / f".{secrets.token_hex(8)}.speakeasyd-tmp"
+    try:
+        with path.open("xb") as file:
+            yield path, file
+    finally:
+        with suppress(OSError):  # the reason why it is still there is on its way already
+            path.unlink(missing_ok=True)
+
+
+def settle(file: BinaryIO) -> None:
+    """Have what was written on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def settle_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk. Windows keeps them in its journal and cannot be asked."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network filesystems know no such thing
+            raise
+    finally:
+        os.close(handle)
+
+
+def make_folders(folder: Path) -> None:
+    """Create a folder and what is missing above it, durably."""
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    for path in reversed(missing):
+        path.mkdir(exist_ok=True)
+        settle_folder(path.parent)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file with its times to a name that is free on another filesystem."""
+    with draft(target.parent) as (path, file):
+        with source.open("rb") as original:
+            shutil.copyfileobj(original, file, 1024 * 1024)
+        settle(file)
+        file.close()
+        with suppress(OSError):  # not every filesystem keeps them
+            shutil.copystat(source, path)
+        path.rename(target)
+    settle_folder(target.parent)
+
+
+def sweep(root: Path) -> None:
+    """Remove temporary files that a crash has left anywhere below a folder."""
+    for path in _files(root):
+        if TEMPORARY.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+
+
+def _files(root: Path) -> Iterable[Path]:
+    for folder, _, names in os.walk(root):  # does not follow links
+        for name in names:
+            yield Path(folder, name)
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a regular file is there, not a link to one."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def long_path(path: str, *, platform: str = sys.platform) -> str:
+    """An absolute path in the form that Windows does not limit to 260 characters; elsewhere the path itself."""
+    if platform != "win32" or path.startswith("\\\\?\\"):
+        return path
+    return f"\\\\?\\UNC\\{path[2:]}" if path.startswith("\\\\") else f"\\\\?\\{path}"

@@ -1,0 +1,52 @@
+"""Artifacts into the outbox: each is there as a whole or not at all."""
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from speakeasyd.outbox.durable import draft, is_plain, make_folders, settle, settle_folder
+from speakeasyd.outbox.root import Root
+from speakeasyd.outbox.trouble import explained
+
+
+class Outbox(Root):
+    """Paths are relative to the outbox, '/' between parts.
+
+    Every verb raises OutboxUnavailable while the outbox is full or away, and FileFault for a name it will not take.
+    """
+
+    def digest(self, path: str) -> str | None:
+        """The SHA-256 of the file there; None if the name is free, "" if something else than a file has it."""
+        with explained(self.path):
+            target = self.resolve(path)
+            if is_plain(target):
+                with target.open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+            return "" if target.is_symlink() or target.exists() else None
+
+    def write(self, files: Mapping[str, bytes]) -> None:
+        """Write files of one folder under names that are free, or taken by the same bytes. They appear in this order."""
+        self.require()
+        new = {path: data for path, data in files.items() if self.digest(path) != hashlib.sha256(data).hexdigest()}
+        folder = self.resolve(next(iter(files))).parent
+        with explained(self.path), ExitStack() as stack:
+            make_folders(folder)
+            drafts = []
+            for path, data in new.items():
+                name, file = stack.enter_context(draft(folder))
+                file.write(data)
+                settle(file)
+                file.close()
+                drafts.append((name, self.resolve(path)))
+            for name, target in drafts:
+                name.rename(target)
+            settle_folder(folder)
+
+    def remove(self, path: str, *, sha256: str) -> None:
+        """Remove a file of ours, unless somebody has changed it since."""
+        self.require()
+        if self.digest(path) == sha256:
+            with explained(self.path):
+                target = self.resolve(path)
+                target.unlink(missing_ok=True)
+                settle_folder(target.parent)

@@ -1,0 +1,58 @@
+"""A folder of ours: created once, swept, and from then on either there or away, never silently made anew."""
+
+import errno
+import os
+from pathlib import Path
+
+from speakeasyd.domain.naming import component
+from speakeasyd.errors import ErrorCode, FileFault
+from speakeasyd.outbox.durable import long_path, make_folders, sweep
+from speakeasyd.outbox.trouble import explained
+
+
+class Root:
+    """Where files are written, and nowhere else. The root may be a link; nothing below it leads out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+        self._mount: Path | None = None  # of the filesystem it was on when it was made ready
+
+    def prepare(self) -> None:
+        """Create the folder if need be, and remove what a crash has left. Raises OutboxUnavailable."""
+        with explained(self.path):
+            make_folders(self.path)
+            self.path = Path(os.path.realpath(self.path))
+            sweep(self._below())
+            self._mount = _mount_point(self.path)
+
+    def require(self) -> None:
+        """Raises OutboxUnavailable if the folder is gone, or the filesystem that it was on is no longer mounted."""
+        if self._mount is None:
+            self.prepare()
+        with explained(self.path):
+            if not self.path.is_dir() or _mount_point(self.path) != self._mount:
+                raise FileNotFoundError(errno.ENOENT, "it is gone, or no longer mounted")
+
+    def resolve(self, relative: str) -> Path:
+        """The file of that name, '/' between parts. Raises FileFault when that would be outside."""
+        path = self._below().joinpath(*relative.split("/"))
+        real = Path(os.path.realpath(path.parent))
+        if ".." in path.parts or not real.is_relative_to(os.path.realpath(self._below())):
+            raise FileFault(
+                ErrorCode.OUTPUT_REFUSED,
+                f"{relative} would be outside of {self.path}",
+                hint="A folder there is a link to elsewhere: remove the link, or change the naming template.",
+            )
+        return path
+
+    def _below(self) -> Path:
+        return Path(long_path(str(self.path)))
+
+
+def relative_name(path: bytes) -> str:
+    """A source's path below its inbox, made safe for any filesystem."""
+    return "/".join(component(part) for part in os.fsdecode(path).split("/"))
+
+
+def _mount_point(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.is_mount() or parent == parent.parent)

@@ -1,0 +1,84 @@
+"""What becomes of a source when its job has ended: into the archive, into the folder of failures, or deleted."""
+
+import errno
+import filecmp
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+from speakeasyd.domain.job import Signature
+from speakeasyd.domain.naming import component
+from speakeasyd.outbox.durable import copy, draft, is_plain, make_folders, settle, settle_folder
+from speakeasyd.outbox.root import Root, relative_name
+from speakeasyd.outbox.trouble import explained
+
+NOTE = ".why.txt"  # ends the name of the note beside a failed source
+
+
+def is_still(source: Path, signature: Signature) -> bool:
+    """Whether the file is the version that the job was about. Judged again right before it is touched."""
+    if not is_plain(source):
+        return False
+    now = source.lstat()
+    return Signature(now.st_size, now.st_mtime_ns, now.st_ino) == signature
+
+
+def discard(source: Path, signature: Signature) -> bool:
+    """Delete the file. False: a newer version has taken its place, or it is gone."""
+    if not is_still(source, signature):
+        return False
+    source.unlink()
+    settle_folder(source.parent)
+    return True
+
+
+class Shelf(Root):
+    """A folder that takes sources in, with the sub-folders of their inbox. Nothing in it is ever overwritten."""
+
+    def take(self, source: Path, signature: Signature, path: bytes) -> Path | None:
+        """Move the file here. None: a newer version has taken its place, or it is gone.
+
+        Raises OutboxUnavailable or FileFault; the source then is where it was.
+        """
+        self.require()
+        with explained(self.path):
+            if not is_still(source, signature):
+                return None
+            target = next(name for name in self._names(path) if not name.exists() or filecmp.cmp(source, name, False))
+            make_folders(target.parent)
+            return target if self._move(source, signature, target) else None
+
+    def note(self, taken: Path, text: str) -> None:
+        """Leave a word of why beside a file that was taken in."""
+        name = component(taken.name, room=len(NOTE)) + NOTE
+        with explained(self.path), draft(taken.parent) as (path, file):
+            file.write(text.encode("utf-8", "replace"))
+            settle(file)
+            file.close()
+            path.replace(taken.with_name(name))
+            settle_folder(taken.parent)
+
+    def _names(self, path: bytes) -> Iterator[Path]:
+        wanted = self.resolve(relative_name(path))
+        yield wanted
+        for number in count(2):
+            suffix = f" ({number}){wanted.suffix}"
+            yield wanted.with_name(component(wanted.stem, room=len(suffix.encode())) + suffix)
+
+    def _move(self, source: Path, signature: Signature, target: Path) -> bool:
+        """False: a newer version came in the very moment, and stays in the inbox."""
+        if target.exists():  # a copy from before a crash
+            return discard(source, signature)
+        try:
+            source.rename(target)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            copy(source, target)
+            return discard(source, signature)
+        if not is_still(target, signature):
+            target.rename(source)
+            return False
+        settle_folder(target.parent)
+        settle_folder(source.parent)
+        return True
