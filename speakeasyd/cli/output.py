@@ -85,11 +85,11 @@ def position(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def local(moment: str | None) -> str:
+def local(moment: object) -> str:
     """A time of the ledger, in the time zone of who reads it."""
-    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
+    return f"{datetime.fromisoformat(str(moment)).astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
 
 
-def age(moment: str) -> float:
+def age(moment: object) -> float:
     """Seconds since a time of the ledger."""
-    return (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    return (datetime.now(UTC) - datetime.fromisoformat(str(moment))).total_seconds()

@@ -48,7 +48,7 @@ class Flags:
     def values(self) -> dict[str, Any]:
         """As the configuration file would say it, the inboxes aside."""
         formats = self.formats.replace(",", " ").split() if self.formats else None
-        tables = {
+        tables: dict[str, dict[str, object]] = {
             "options": {"model": _model(self.model), "language": self.language, "task": self.task, "formats": formats},
             "watch": {"settle_s": self.settle},
             "workers": {"device": self.device},

@@ -16,7 +16,7 @@ Place = tuple[int | str, ...]
 def complain(error: ValidationError, origins: Mapping[str, str], *, default: str) -> ConfigError:
     """One error about all that is wrong. `origins` tells who set a dotted key; `default`, who it is otherwise."""
     lines = [
-        f"{_origin(problem['loc'], origins, default)}: {_explain(problem)}"
+        f"{nearest(origins, problem['loc']) or default}: {_explain(problem)}"
         for problem in error.errors(include_url=False)
     ]
     return ConfigError("\n".join(lines), hint="docs/configuration.md explains every key.")
@@ -78,9 +78,7 @@ def _description(place: Place) -> str:
     return table_at(place).model_fields[str(place[-1])].description or ""
 
 
-def _origin(place: Place, origins: Mapping[str, str], default: str) -> str:
+def nearest(origins: Mapping[str, str], place: Place) -> str | None:
     """Who set the key, or the nearest thing above it that somebody set."""
-    for length in range(len(place), 0, -1):
-        if origin := origins.get(".".join(map(str, place[:length]))):
-            return origin
-    return default
+    above = (".".join(map(str, place[:length])) for length in range(len(place), 0, -1))
+    return next((origins[dotted] for dotted in above if dotted in origins), None)

@@ -11,7 +11,7 @@ from typing import Any
 from platformdirs import site_config_path, user_config_path
 from pydantic import ValidationError
 
-from speakeasyd.config.complaints import complain
+from speakeasyd.config.complaints import complain, nearest
 from speakeasyd.config.settings import Settings
 from speakeasyd.errors import ConfigError
 
@@ -28,6 +28,10 @@ class Loaded:
     settings: Settings
     file: Path | None  # that was read
     origins: Mapping[str, str] = field(default_factory=dict)  # who set a dotted key, for people
+
+    def origin(self, dotted: str) -> str | None:
+        """Who set the key, or all that it is a part of; None: it has its default."""
+        return nearest(self.origins, tuple(dotted.split(".")))
 
 
 def load(file: Path | None = None, *, flags: Values | None = None, environ: Mapping[str, str] = os.environ) -> Loaded:

@@ -2,10 +2,12 @@
 
 import json
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+
+from pydantic import BaseModel
 
 from speakeasyd.config.complaints import keys, table_at
 from speakeasyd.config.settings import Settings
@@ -69,6 +71,35 @@ def markdown() -> str:
         parts += [f"| `{key.name}` | {_cell(key)} | {key.why.replace('|', chr(92) + '|')} |" for key in members]
         parts.append("")
     return "\n".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    table: str  # its header; "" at the top
+    dotted: str
+    key: str
+    value: str  # as TOML
+
+
+def assignments(settings: Settings) -> Iterator[Assignment]:
+    """The settings as the file would say them. Keys that are not set are left out."""
+    for table, value in settings:
+        if isinstance(value, BaseModel):
+            yield from _assigned(f"[{table}]", table, dict(value))
+        elif table == "inboxes":
+            for number, inbox in enumerate(settings.inboxes):
+                yield from _assigned("[[inboxes]]", f"inboxes.{number}", dict(inbox))
+        elif table == "presets":
+            for name, changes in settings.presets.items():
+                yield from _assigned(f"[presets.{name}]", f"presets.{name}", changes)
+        else:
+            yield Assignment("", table, table, toml(value))
+
+
+def _assigned(header: str, prefix: str, values: Mapping[str, object]) -> Iterator[Assignment]:
+    for key, value in values.items():
+        if value is not None:
+            yield Assignment(header, f"{prefix}.{key}", key, toml(_plain(value)))
 
 
 def toml(value: object) -> str:

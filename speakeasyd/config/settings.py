@@ -207,20 +207,13 @@ class Settings(Table):
 
     @model_validator(mode="after")
     def _folders_lie_apart(self) -> Self:
-        """Whatever is put into an inbox would be taken for an arrival, so nothing of ours may lie in one."""
+        """An outbox may lie below an inbox, which leaves it out; it may not be one: transcripts are not arrivals."""
         for inbox in self.inboxes:
+            root = inbox.path.resolve()
             for other in self.inboxes:
-                if other is not inbox and _below(other.path, inbox.path):
+                if other is not inbox and other.path.resolve().is_relative_to(root):
                     raise ValueError(f"inbox {other.name!r} ({other.path}) lies in inbox {inbox.name!r} ({inbox.path})")
                 for key, folder in other.targets.items():
-                    if _below(folder, inbox.path):
-                        raise ValueError(
-                            f"{key} of inbox {other.name!r} ({folder}) lies in inbox {inbox.name!r} ({inbox.path}): "
-                            "what is put there would be taken for new audio; choose a folder outside of it"
-                        )
+                    if folder.resolve() == root:
+                        raise ValueError(f"{key} of inbox {other.name!r} is inbox {inbox.name!r}: {folder}")
         return self
-
-
-def _below(folder: Path, root: Path) -> bool:
-    """Whether `folder` is `root` or inside of it, by whatever links."""
-    return folder.resolve().is_relative_to(root.resolve())

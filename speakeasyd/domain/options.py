@@ -2,7 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from speakeasyd.domain.naming import check_template
+from speakeasyd.errors import ConfigError
 
 Format = Literal["txt", "srt", "vtt", "json", "tsv", "lrc", "md", "docx"]
 
@@ -40,3 +43,12 @@ class Options(BaseModel):
     """Naming template of the artifacts, without the ending."""
     priority: int = Field(0, ge=-100, le=100)
     """Higher goes first."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_a_template(cls, name: str) -> str:
+        try:
+            check_template(name)
+        except ConfigError as error:
+            raise ValueError(f"{error}. {error.hint}") from error
+        return name

@@ -1,0 +1,78 @@
+"""`speakeasyd config`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speakeasyd.cli import parameters as given
+from speakeasyd.cli.output import console, print_json
+from speakeasyd.config import Loaded
+from speakeasyd.config.loading import FILE_VARIABLE, candidates
+from speakeasyd.config.reference import assignments, toml_file
+from speakeasyd.errors import SpeakeasyError
+
+command = typer.Typer(no_args_is_help=True)
+
+
+@command.command()
+def show(config: given.Config = None, as_json: given.Json = False) -> int:
+    """Every key with its value, and who set it where it is not the default."""
+    loaded = given.loaded(config)
+    if as_json:
+        print_json(loaded.settings.model_dump(mode="json"))
+        return 0
+    out = console()
+    table = None
+    for assignment in assignments(loaded.settings):
+        if assignment.table != table:
+            table = assignment.table
+            out.print(f"\n{table}", style="bold", markup=False)
+        origin = loaded.origin(assignment.dotted)
+        out.print(
+            f"{assignment.key} = {assignment.value}{f'  # {origin}' if origin else ''}", markup=False, soft_wrap=True
+        )
+    return 0
+
+
+@command.command()
+def check(
+    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="In place of the one in use.")] = None,
+    config: given.Config = None,
+) -> int:
+    """Say what is wrong with the configuration. Exit status: 0 all is well, 2 something is wrong."""
+    loaded = given.loaded(file or config)
+    typer.echo(f"{_named(loaded)}: all is well")
+    return 0
+
+
+@command.command()
+def init(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="Where; else in the user's configuration.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file that is there.")] = False,
+) -> int:
+    """Write a configuration file with every key explained and nothing changed."""
+    target = file or candidates()[0]
+    if target.exists() and not force:
+        raise SpeakeasyError(f"there is a file {target} already", hint="--force overwrites it.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(toml_file(), encoding="utf-8", newline="\n")
+    typer.echo(f"written: {target}")
+    return 0
+
+
+@command.command()
+def path(config: given.Config = None) -> int:
+    """Where the configuration is looked for, and which file is in use."""
+    out = console()
+    out.print(f"in use: {_named(given.loaded(config))}", markup=False, soft_wrap=True)
+    out.print(f"looked for: --config, then {FILE_VARIABLE}, then", markup=False)
+    for candidate in candidates():
+        out.print(f"  {candidate}{'' if candidate.is_file() else '  (not there)'}", markup=False, soft_wrap=True)
+    return 0
+
+
+def _named(loaded: Loaded) -> str:
+    return str(loaded.file) if loaded.file else "no file, the defaults"

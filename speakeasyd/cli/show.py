@@ -1,0 +1,69 @@
+"""`speakeasyd show`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from speakeasyd.cli import parameters as given
+from speakeasyd.cli.advice import what_to_do
+from speakeasyd.cli.asking import ask
+from speakeasyd.cli.output import Row, cell, console, local, print_json, table
+from speakeasyd.errors import SpeakeasyError
+
+_JOB = "SELECT * FROM job_status WHERE job_id = :job"
+_ATTEMPTS = """
+    SELECT started_at, ended_at, outcome, model, device, error_code, error FROM attempts WHERE job_id = :job ORDER BY id
+"""
+_ARTIFACTS = "SELECT format, outbox, path, bytes, sha256, written_at FROM artifacts WHERE job_id = :job ORDER BY id"
+_INCIDENTS = "SELECT at, kind, device, error, action, cost_seconds FROM incidents WHERE job_id = :job ORDER BY at"
+_TEXT = "SELECT text FROM segments WHERE job_id = :job ORDER BY start_seconds, chunk, position"
+_TIMES = frozenset({"created_at", "started_at", "finished_at", "available_at", "ended_at", "written_at", "at"})
+
+
+def command(
+    job: Annotated[int, typer.Argument(metavar="JOB", help="The number of a job.")],
+    text: Annotated[bool, typer.Option("--text", help="Only what was said, so far.")] = False,
+    config: given.Config = None,
+    state: given.State = None,
+    as_json: given.Json = False,
+) -> int:
+    """Everything about one job: its state, attempts, artifacts and incidents."""
+    folder = given.settings(config, given.Flags(state=state)).state
+    found = ask(folder, _JOB, {"job": job})
+    if not found:
+        raise SpeakeasyError(f"there is no job {job}", hint="`speakeasyd jobs` lists them.")
+    if as_json:
+        print_json(found[0] | _details(folder, job) | {"text": said(folder, job)})
+    elif text:
+        typer.echo(said(folder, job))
+    else:
+        _print(found[0], _details(folder, job))
+    return 0
+
+
+def said(state: Path, job: int) -> str:
+    """What was said, as far as it is transcribed."""
+    return "".join(str(row["text"]) for row in ask(state, _TEXT, {"job": job})).strip()
+
+
+def _details(state: Path, job: int) -> dict[str, list[Row]]:
+    queries = {"attempts_made": _ATTEMPTS, "artifacts": _ARTIFACTS, "incidents": _INCIDENTS}
+    return {name: ask(state, query, {"job": job}) for name, query in queries.items()}
+
+
+def _print(job: Row, details: dict[str, list[Row]]) -> None:
+    out = console()
+    for name, value in _readable(job).items():
+        if value not in (None, ""):
+            out.print(Text(f"{name:<21}", style="dim") + cell(name, value))
+    for name, rows in details.items():
+        if rows:
+            out.print(f"\n[bold]{name.replace('_', ' ')}[/]", table([_readable(row) for row in rows]))
+    if advice := what_to_do(job["error_code"]):
+        out.print(f"\n{advice}", markup=False)
+
+
+def _readable(row: Row) -> Row:
+    return {name: local(value) if name in _TIMES else value for name, value in row.items()}

@@ -1,0 +1,118 @@
+"""What `status` shows, as the ledger and the daemon's lock tell it."""
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from speakeasyd.cli.asking import LEDGER, ask
+from speakeasyd.cli.output import Row
+from speakeasyd.clock import iso
+from speakeasyd.ledger.lock import Holder, holder
+
+WINDOW_S = 120.0  # seconds over which the speed is taken
+LEAST_S = 5.0  # seconds; less gives no honest speed
+RECENT = timedelta(hours=24)
+
+_COUNTS = """
+    SELECT coalesce(sum(pending), 0) AS pending, coalesce(sum(processing), 0) AS processing,
+           coalesce(sum(completed), 0) AS completed, coalesce(sum(failed), 0) AS failed,
+           coalesce(sum(cancelled), 0) AS cancelled, coalesce(sum(skipped), 0) AS skipped
+    FROM batch_progress
+"""
+_BATCHES = """
+    SELECT * FROM batch_progress ORDER BY pending + processing > 0 DESC, created_at DESC LIMIT 8
+"""
+_IN_WORK = """
+    SELECT job_id, path, progress, device, model, language, started_at FROM job_status
+    WHERE status = 'processing' ORDER BY started_at LIMIT 12
+"""
+_ENDED = """
+    SELECT job_id, path, status, audio_seconds, error_code, finished_at FROM job_status
+    WHERE finished_at > :since ORDER BY finished_at DESC LIMIT 5
+"""
+_INCIDENTS = """
+    SELECT at, kind, device, path, error, action, resolved_at, cost_seconds FROM incidents
+    WHERE at > :since ORDER BY at DESC LIMIT 5
+"""
+_ADVANCE = """
+    SELECT sum(span) AS seconds, min(began) AS began FROM (
+        SELECT max(end_seconds) - min(start_seconds) AS span, min(at) AS began
+        FROM events JOIN chunks ON chunks.job_id = events.job_id AND number = json_extract(data, '$.chunk')
+        WHERE at > :since AND kind = 'chunk.done' GROUP BY events.job_id
+    )
+"""
+_LEFT = """
+    SELECT coalesce(sum(coalesce(container_seconds, size * :seconds_per_byte) * (1 - progress)), 0) AS seconds
+    FROM jobs WHERE status IN ('pending', 'processing')
+"""
+_DENSITY = """
+    SELECT sum(audio_seconds) / sum(size) AS seconds_per_byte FROM (
+        SELECT audio_seconds, size FROM jobs WHERE status = 'completed' AND audio_seconds > 0 ORDER BY id DESC LIMIT 200
+    )
+"""
+"""Seconds of audio in a byte, as the latest files had it: what is still to be done is known by its size only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    daemon: Holder | None
+    version: str
+    state: str
+    counts: dict[str, int]
+    batches: list[Row]
+    in_work: list[Row]
+    ended: list[Row]  # the latest
+    workers: list[Row]
+    pauses: dict[str, str]  # cause and reason
+    inboxes: list[Row]
+    waiting: list[Row]  # arrivals that do not settle
+    incidents: list[Row]
+    speed: float | None  # seconds of audio in a second
+    left_s: float | None  # seconds until the queue is empty
+
+
+def take(state: Path) -> Snapshot:
+    """Raises LedgerError where there is no ledger."""
+    said = {str(row["key"]): json.loads(str(row["value"])) for row in ask(state, "SELECT key, value FROM state")}
+    up = holder(state)
+    now = datetime.now(UTC)
+    recently = {"since": iso(now - RECENT)}
+    speed = _speed(state, now)
+    return Snapshot(
+        daemon=up,
+        version=said.get("daemon", {}).get("version", ""),
+        state=str(state / LEDGER),
+        counts={name: int(str(count)) for name, count in ask(state, _COUNTS)[0].items()},
+        batches=ask(state, _BATCHES),
+        in_work=ask(state, _IN_WORK),
+        ended=ask(state, _ENDED, recently),
+        workers=said.get("workers", []) if up else [],
+        pauses=said.get("pauses", {}) if up else {},
+        inboxes=_inboxes(said),
+        waiting=ask(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),
+        incidents=ask(state, _INCIDENTS, recently),
+        speed=speed,
+        left_s=_left(state, speed),
+    )
+
+
+def _inboxes(said: dict[str, Any]) -> list[Row]:
+    return [{"name": key.removeprefix("inbox ")} | about for key, about in said.items() if key.startswith("inbox ")]
+
+
+def _speed(state: Path, now: datetime) -> float | None:
+    advance = ask(state, _ADVANCE, {"since": iso(now - timedelta(seconds=WINDOW_S))})[0]
+    if not advance["seconds"]:
+        return None
+    took = (now - datetime.fromisoformat(str(advance["began"]))).total_seconds()
+    return float(str(advance["seconds"])) / max(took, LEAST_S)
+
+
+def _left(state: Path, speed: float | None) -> float | None:
+    """Nobody can tell while nothing has been measured."""
+    density = ask(state, _DENSITY)[0]["seconds_per_byte"]
+    if not speed or density is None:
+        return None
+    return float(str(ask(state, _LEFT, {"seconds_per_byte": density})[0]["seconds"])) / speed

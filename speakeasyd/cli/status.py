@@ -1,0 +1,189 @@
+"""`speakeasyd status`"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from speakeasyd.cli import parameters as given
+from speakeasyd.cli.output import STATUS_STYLES, Row, age, console, duration, local, print_json
+from speakeasyd.cli.snapshot import Snapshot, take
+from speakeasyd.errors import LedgerError
+
+EVERY_S = 1.0  # seconds between two looks
+_BAR = 28  # characters
+
+
+def command(
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it on the screen until Ctrl-C.")] = False,
+    config: given.Config = None,
+    state: given.State = None,
+    as_json: given.Json = False,
+) -> int:
+    """What the daemon does, how fast, and how long it will take.
+
+    Exit status: 0 if the daemon is up, 1 if it is down.
+    """
+    folder = given.settings(config, given.Flags(state=state)).state
+    if watch:
+        _watch(folder)
+        return 0
+    snapshot = take(folder)
+    if as_json:
+        print_json(asdict(snapshot))
+    else:
+        console().print(render(snapshot))
+    return 0 if snapshot.daemon else 1
+
+
+def _watch(state: Path) -> None:
+    with Live(console=console(), auto_refresh=False) as live:
+        while True:
+            try:
+                live.update(render(take(state)), refresh=True)
+            except LedgerError as error:  # the daemon may not have started yet
+                live.update(Text(f"{error}\n{error.hint}"), refresh=True)
+            time.sleep(EVERY_S)
+
+
+def render(snapshot: Snapshot) -> RenderableType:
+    return Group(*_parts(snapshot))
+
+
+def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
+    yield _head(snapshot)
+    yield _counts(snapshot)
+    for cause, reason in snapshot.pauses.items():
+        yield Text(f"paused ({cause}): {reason}. It goes on by itself once that is over.", style="bold yellow")
+    if snapshot.batches:
+        yield _titled("batches", _batches(snapshot.batches))
+    if snapshot.in_work:
+        yield _titled("in work", _in_work(snapshot.in_work))
+    if snapshot.ended:
+        yield _titled("latest", _ended(snapshot.ended))
+    if snapshot.workers:
+        yield _titled("workers", _workers(snapshot.workers))
+    trouble = [*_inboxes(snapshot.inboxes), *_waiting(snapshot.waiting), *map(_incident, snapshot.incidents)]
+    if trouble:
+        yield _titled("to know", Group(*trouble))
+
+
+def _head(snapshot: Snapshot) -> Text:
+    head = Text("speakeasyd ", style="bold")
+    if up := snapshot.daemon:
+        head.append(f"up for {duration(age(up.since))}", style="green")
+        head.append(f"  process {up.pid}", style="dim")
+    else:
+        head.append("down", style="bold red")
+        head.append("  start it: speakeasyd run", style="dim")
+    return head
+
+
+def _counts(snapshot: Snapshot) -> Text:
+    line = Text()
+    for name, count in snapshot.counts.items():
+        if count or name in {"pending", "completed"}:
+            line.append(f"{count} {name}  ", style=STATUS_STYLES[name])
+    if snapshot.speed and snapshot.daemon:
+        line.append(f" {snapshot.speed:.1f} times as fast as speech", style="bold")
+        if snapshot.left_s and snapshot.left_s > 0:
+            line.append(f", about {duration(snapshot.left_s)} left")
+    return line
+
+
+def _titled(title: str, content: RenderableType) -> Group:
+    return Group(Text(f"\n{title}", style="bold"), content)
+
+
+def _grid(*justified: str) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for side in justified:
+        grid.add_column(justify="right" if side == "right" else "left", overflow="ellipsis", no_wrap=True)
+    return grid
+
+
+def _batches(batches: list[Row]) -> Table:
+    grid = _grid("left", "left", "right", "right", "left")
+    for batch in batches:
+        ended = sum(int(str(batch[name])) for name in ("completed", "failed", "cancelled", "skipped"))
+        failed = Text(f"{batch['failed']} failed", style="red") if batch["failed"] else Text("")
+        grid.add_row(_name(batch["batch"]), *_bar(batch["progress"]), f"{ended} of {batch['total']}", failed)
+    return grid
+
+
+def _in_work(jobs: list[Row]) -> Table:
+    grid = _grid("left", "left", "right", "right", "left", "left")
+    for job in jobs:
+        on = " on ".join(str(job[name]) for name in ("model", "device") if job[name])
+        grid.add_row(
+            _name(job["path"]),
+            *_bar(job["progress"]),
+            f"job {job['job_id']}",
+            str(job["language"] or ""),
+            Text(on, "dim"),
+        )
+    return grid
+
+
+def _bar(progress: object) -> tuple[ProgressBar, str]:
+    share = float(str(progress))
+    return ProgressBar(total=1.0, completed=share, width=_BAR), f"{share:.0%}"
+
+
+def _ended(jobs: list[Row]) -> Table:
+    grid = _grid("left", "left", "right", "left")
+    for job in jobs:
+        status = str(job["status"])
+        audio = duration(float(str(job["audio_seconds"]))) if job["audio_seconds"] else ""
+        grid.add_row(
+            _name(job["path"]),
+            Text(status, STATUS_STYLES[status]),
+            f"job {job['job_id']}",
+            str(job["error_code"] or audio),
+        )
+    return grid
+
+
+def _workers(workers: list[Row]) -> Table:
+    grid = _grid("left", "left", "left", "right", "left")
+    for worker in workers:
+        memory = f"{int(str(worker['rss'])) / 2**20:.0f} MB" if worker["rss"] else ""
+        warning = Text(str(worker["warning"] or ""), "yellow")
+        grid.add_row(
+            str(worker["name"]), str(worker["state"]), str(worker["model"] or "no model loaded"), memory, warning
+        )
+    return grid
+
+
+def _inboxes(inboxes: list[Row]) -> Iterator[Text]:
+    for inbox in inboxes:
+        if inbox.get("note"):
+            yield Text(f"inbox {inbox['name']}: {inbox['note']}; scanned every {inbox['scan_every_s']:g} s", "yellow")
+        if inbox.get("unreadable"):
+            yield Text(f"inbox {inbox['name']}: folders that cannot be read: {inbox['unreadable']}", "yellow")
+
+
+def _waiting(waiting: list[Row]) -> Iterator[Text]:
+    for arrival in waiting:
+        yield Text(f"{arrival['path']} waits since {local(arrival['since'])}: {arrival['reason']}", "yellow")
+
+
+def _incident(incident: Row) -> Text:
+    cost = incident["cost_seconds"]
+    over = f"over after {cost:.1f} s" if cost is not None else "not over yet"
+    return Text(
+        f"{local(incident['at'])}  {incident['device']}: {incident['error']}; {incident['action']}; {over}",
+        "dim" if cost is not None else "yellow",
+    )
+
+
+def _name(text: object) -> Text:
+    return Text(str(text), "cyan")

@@ -1,0 +1,171 @@
+"""`speakeasyd why`"""
+
+import os
+import stat
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speakeasyd.cli import parameters as given
+from speakeasyd.cli.advice import what_to_do
+from speakeasyd.cli.asking import LEDGER, ask
+from speakeasyd.cli.output import Row, console, local, print_json
+from speakeasyd.clock import iso
+from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.job import Status
+from speakeasyd.inbox.rules import Rules
+from speakeasyd.ledger.lock import holder
+
+_JOBS = """
+    SELECT job_status.*, outcome AS last_outcome FROM job_status
+    JOIN jobs ON jobs.id = job_status.job_id
+    LEFT JOIN attempts ON attempts.id = (SELECT max(id) FROM attempts WHERE attempts.job_id = jobs.id)
+    WHERE jobs.inbox = :inbox AND path_raw = :path ORDER BY job_status.job_id
+"""
+_ARRIVAL = "SELECT since, size, reason FROM arrivals WHERE inbox = :inbox AND path_raw = :path"
+_SOURCE = """
+    SELECT job_status.inbox, jobs.path_raw FROM artifacts JOIN jobs ON jobs.id = artifacts.job_id
+    JOIN job_status USING (job_id) WHERE outbox || '/' || artifacts.path = :file
+"""
+
+
+@dataclass(slots=True)
+class Known:
+    """What is known about a file, from the outside in."""
+
+    file: str
+    inbox: str | None = None
+    facts: list[str] = field(default_factory=list)
+    jobs: list[Row] = field(default_factory=list)
+    next: str = ""
+
+    @property
+    def is_known(self) -> bool:
+        return bool(self.jobs or self.facts)
+
+
+def command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file in an inbox, or a transcript of one.")],
+    *,
+    config: given.Config = None,
+    state: given.State = None,
+    inbox: given.Inbox = None,
+    outbox: given.Outbox = None,
+    as_json: given.Json = False,
+) -> int:
+    """Everything known about a file: seen, ignored, settling, transcribed, failed, and what happens next.
+
+    Exit status: 0 if anything is known about it, else 1.
+    """
+    settings = given.settings(config, given.Flags(state=state, inbox=inbox, outbox=outbox))
+    known = investigate(settings, Path(os.path.abspath(file)))  # noqa: PTH100 - a link is asked about, not its target
+    if as_json:
+        print_json(asdict(known))
+    else:
+        _print(known)
+    return 0 if known.is_known else 1
+
+
+def investigate(settings: Settings, file: Path) -> Known:
+    known = Known(str(file))
+    inbox = next((inbox for inbox in settings.inboxes if file.is_relative_to(inbox.path)), None)
+    if inbox is None:
+        _investigate_outside(settings, file, known)
+        return known
+    path = os.fsencode(file.relative_to(inbox.path).as_posix())
+    known.inbox = inbox.name
+    known.jobs = _ask(settings, _JOBS, inbox.name, path)
+    ignored = _why_ignored(settings, inbox, file, path)
+    if ignored:
+        known.facts.append(f"it is ignored: {ignored}")
+    for arrival in _ask(settings, _ARRIVAL, inbox.name, path):
+        known.facts.append(f"seen since {local(arrival['since'])}, {arrival['size']} bytes: {arrival['reason']}")
+    if not ignored and file.exists() and not known.is_known:
+        known.facts.append("it is in the inbox and has no job yet")
+    known.next = _next(settings, known, ignored=bool(ignored), there=file.exists())
+    return known
+
+
+def _investigate_outside(settings: Settings, file: Path, known: Known) -> None:
+    """Not in an inbox; it may be a transcript of a file that is."""
+    rows = ask(settings.state, _SOURCE, {"file": file.as_posix()}) if _has_ledger(settings) else []
+    if rows:
+        name, path = str(rows[0]["inbox"]), rows[0]["path_raw"]
+        known.inbox, known.jobs = name, _ask(settings, _JOBS, name, path)
+        known.facts.append(f"it is a transcript, written by speakeasyd, of {known.jobs[-1]['path']}")
+    else:
+        places = ", ".join(str(inbox.path) for inbox in settings.inboxes)
+        known.next = f"It is in no inbox. Copy it into one: {places}"
+
+
+def _why_ignored(settings: Settings, inbox: InboxSettings, file: Path, path: bytes) -> str | None:
+    parents = [file, *file.parents]
+    links = [place for place in parents[: parents.index(inbox.path)] if place.is_symlink()]
+    if links:
+        return f"{links[-1]} is a symbolic link, and links are not followed"
+    if file.exists() and not stat.S_ISREG(file.lstat().st_mode):
+        return "it is not a regular file"
+    return Rules.for_inbox(settings, inbox).why_ignored(path)
+
+
+def _next(settings: Settings, known: Known, *, ignored: bool, there: bool) -> str:
+    if known.jobs:
+        return _next_of(known.jobs[-1], up=bool(holder(settings.state)))
+    if ignored:
+        return "Nothing, unless the name or the configuration changes."
+    if not there:
+        return "There is no such file; nothing was ever seen of it."
+    if not holder(settings.state):
+        return "The daemon is down. Start it: speakeasyd run"
+    return f"It is taken once it has been still for {settings.watch.settle_s:g} s, at the next scan at the latest."
+
+
+def _next_of(job: Row, *, up: bool) -> str:
+    match job["status"]:
+        case Status.PENDING | Status.PROCESSING if not up:
+            words = "The daemon is down; it goes on where it was when it runs again: speakeasyd run"
+        case Status.PENDING if str(job["available_at"]) > iso(datetime.now(UTC)):
+            words = f"It is tried again at {local(job['available_at'])}."
+        case Status.PENDING:
+            words = "It waits for its turn."
+        case Status.PROCESSING:
+            words = f"It is being transcribed, {job['progress']:.0%} so far."
+        case Status.COMPLETED:
+            words = f"Nothing: it is done. speakeasyd show {job['job_id']} --text"
+        case Status.SKIPPED:
+            words = (
+                f"Nothing: job {job['duplicate_of']} has the same bytes. Do it anyway: speakeasyd retry {job['job_id']}"
+            )
+        case _:
+            words = what_to_do(job["error_code"]) or f"speakeasyd retry {job['job_id']}"
+    return words
+
+
+def _ask(settings: Settings, sql: str, inbox: str, path: object) -> list[Row]:
+    return ask(settings.state, sql, {"inbox": inbox, "path": path}) if _has_ledger(settings) else []
+
+
+def _has_ledger(settings: Settings) -> bool:
+    return (settings.state / LEDGER).exists()
+
+
+def _print(known: Known) -> None:
+    out = console()
+    out.print(known.file, style="bold", markup=False)
+    if known.inbox:
+        out.print(f"inbox {known.inbox}", style="dim")
+    for fact in known.facts:
+        out.print(f"- {fact}", markup=False)
+    for job in known.jobs:
+        out.print(_about(job), markup=False)
+    out.print(known.next, markup=False)
+
+
+def _about(job: Row) -> str:
+    words = [f"- job {job['job_id']}: {job['status']}", f"since {local(job['finished_at'] or job['created_at'])}"]
+    words.append(f"{job['attempts']} attempts")
+    words += [f"{name}: {job[name]}" for name in ("preset", "error_code", "error", "warning") if job[name]]
+    return ", ".join(words)
