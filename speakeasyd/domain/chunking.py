@@ -17,7 +17,7 @@ class Cutting:
     onset: float = 0.5  # speech begins at this probability
     offset: float = 0.35  # and goes on until it falls below this
     pad: int = 10  # 0.32 s kept before and after speech
-    bridge: int = 47  # 1.5 s: a shorter silence stays inside its chunk
+    bridge: int = 156  # 5 s: a shorter silence stays inside its chunk, since the model profits from what is around
     shortest_cut: int = 500  # 16 s: where to begin looking for a place to cut long speech
     longest: int = 930  # 29.76 s: the model hears at most 30 s at once
     smooth: int = 4  # windows to each side that a place to cut is judged by

@@ -4,7 +4,8 @@ import zlib
 from dataclasses import dataclass
 
 _REPEATS = 2.4  # compression ratio above which a text goes round in circles
-_UNSURE = -1.0  # mean log-probability below which it is guesswork
+_UNSURE = -0.8  # mean log-probability below which another way is worth its time
+_GUESS = -1.0  # and below which, where there may be no speech, it is an invention
 _SILENCE = 0.6  # probability of no speech
 
 
@@ -39,7 +40,7 @@ def doubtful(evidence: Evidence) -> bool:
 
 def silent(evidence: Evidence) -> bool:
     """Whether the text is an invention over something that is not speech."""
-    return evidence.no_speech_prob > _SILENCE and evidence.avg_logprob < _UNSURE
+    return evidence.no_speech_prob > _SILENCE and evidence.avg_logprob < _GUESS
 
 
 def merit(evidence: Evidence) -> float:

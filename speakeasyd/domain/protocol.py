@@ -1,6 +1,7 @@
 """What the daemon and its worker processes say to each other. Everything here is pickled through one pipe."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from speakeasyd.domain.job import JobId, Token
@@ -35,6 +36,8 @@ class Task:
     skip: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
     max_seconds: float = 0.0  # refuse longer audio; 0: no limit
+    said: Mapping[int, str] = field(default_factory=dict)
+    """Text of the committed chunks, by index: later chunks lean on it. One in `skip` but not here was given up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
 _PAUSE_BLOCKS = 16  # blocks without a clip after which others may have a turn
+_PASSAGE = 8  # chunks: each leans on the text before it in its passage; passages are independent of each other
 _PROGRESS_S = 1.0  # seconds between signs of life
 
 
@@ -27,11 +28,17 @@ class Clip:
     start: float  # seconds in the file
     channel: int | None
     samples: Samples = field(repr=False)
+    voiced: tuple[tuple[float, float], ...] = ()  # runs of speech, in seconds of the clip
+    leans_on: tuple[int, ...] = ()  # earlier chunks whose text helps to understand this one
     wanted: bool = True  # else it only helps to detect the language
 
     @property
     def seconds(self) -> float:
         return self.samples.size / SAMPLE_RATE
+
+    def speech_after(self, second: float) -> float:
+        """Seconds of speech in the clip behind a point of it."""
+        return sum(max(0.0, end - max(start, second)) for start, end in self.voiced)
 
     @property
     def end(self) -> float:
@@ -110,12 +117,18 @@ class _Track:
 
     def _clip(self, span: Span) -> Clip:
         index = self._found * self._channels + self._channel
+        passage = self._found - self._found % _PASSAGE
         self._found += 1
         return Clip(
             index=index,
             start=span.start * WINDOW / SAMPLE_RATE,
             channel=self._channel if self._channels > 1 else None,
             samples=self._samples(span.start * WINDOW, span.end * WINDOW),
+            voiced=tuple(
+                ((start - span.start) * WINDOW / SAMPLE_RATE, (end - span.start) * WINDOW / SAMPLE_RATE)
+                for start, end in span.voiced
+            ),
+            leans_on=tuple(range(passage * self._channels + self._channel, index, self._channels)),
             wanted=index not in self._task.skip and (self._task.only is None or index in self._task.only),
         )
 

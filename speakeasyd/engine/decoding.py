@@ -1,7 +1,7 @@
 """Speech to segments with one Whisper model: windows fitted to the speech, doubtful text decoded in other ways."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
-from speakeasyd.domain.doubt import Evidence, compression_ratio, silent
+from speakeasyd.domain.doubt import Evidence, compression_ratio, doubtful, merit, silent
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Chunk, Segment, Word
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
@@ -27,7 +27,9 @@ _FLOOR = 15 * _FRAMES_PER_S  # shorter windows make the model invent text over v
 _STEP = 1 * _FRAMES_PER_S
 _MAX_TOKENS = 448
 _MAX_PROMPT = 223  # tokens
+_PROMPT_STEP = 16  # tokens: prompts of equal length fit in one batch
 _SHORTEST_TAIL_S = 0.5
+_LEAST_SPEECH_S = 0.3  # in a tail: over less, text is an invention
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,10 @@ class Plan:
     """How one job is decoded: its options, translated for the model."""
 
     start: tuple[int, ...]  # tokens: start of transcript, language, task
-    prompt: tuple[int, ...]  # tokens of initial prompt and hotwords
+    hints: tuple[int, ...]  # tokens of hotwords and initial prompt
     language: str
     way: Way
-    fallback: bool
+    ladder: tuple[Way, ...]  # to climb as long as the text is doubtful
     words: bool
 
 
@@ -59,6 +61,17 @@ class Hypothesis:
     tokens: tuple[int, ...]
     evidence: Evidence
     encoded: StorageView | None  # shape (1, frames / 2, width), if words were asked for
+
+
+def _ladder(way: Way) -> tuple[Way, ...]:
+    """Other ways, the likeliest to help first. No dice: sampling would give another text after a restart."""
+    wide = replace(way, beam_size=max(5, way.beam_size), full_window=True)
+    ways = (
+        wide,
+        replace(wide, prompted=False),
+        replace(wide, prompted=False, repetition_penalty=1.2, no_repeat_ngram_size=3),
+    )
+    return tuple(other for other in ways if other != way)
 
 
 class Decoder:
@@ -77,19 +90,27 @@ class Decoder:
 
     def plan(self, options: Options, language: str) -> Plan:
         tokenizer = self.tokenizer(language, options.task)
+        way = Way(
+            beam_size=1 if options.accuracy == "fast" else options.beam_size,
+            full_window=options.accuracy == "exact",
+        )
         hints = [text.strip() for text in (options.hotwords, options.initial_prompt) if text.strip()]
-        prompt = [token for hint in hints for token in tokenizer.encode(" " + hint)]
+        tokens = [token for hint in hints for token in tokenizer.encode(" " + hint)]
         return Plan(
             start=tuple(tokenizer.sot_sequence),
-            prompt=(tokenizer.sot_prev, *prompt[-_MAX_PROMPT:]) if prompt else (),
+            hints=tuple(tokens[-_MAX_PROMPT:]),
             language=language,
-            way=Way(
-                beam_size=1 if options.accuracy == "fast" else options.beam_size,
-                full_window=options.accuracy == "exact",
-            ),
-            fallback=options.fallback and options.accuracy != "fast",
+            way=way,
+            ladder=_ladder(way) if options.fallback else (),
             words=options.word_timestamps,
         )
+
+    def prompt(self, plan: Plan, said: str) -> tuple[int, ...]:
+        """What the decoder starts from: hints and what was said before, then language and task."""
+        before = self._tokenizer.encode(" " + said.strip()) if said.strip() else []
+        room = min(len(before), _MAX_PROMPT - len(plan.hints)) // _PROMPT_STEP * _PROMPT_STEP
+        context = (*plan.hints, *before[len(before) - room :])
+        return (self._tokenizer.sot_prev, *context, *plan.start) if context else plan.start
 
     # --- one window ---------------------------------------------------------------------------------------------------
 
@@ -116,14 +137,13 @@ class Decoder:
         with during("generate"):
             return {token[2:-2]: probability for token, probability in self._model.detect_language(encoded)[0]}
 
-    def attempt(self, clips: Sequence[Samples], plans: Sequence[Plan], way: Way) -> list[Hypothesis]:
-        """Clips of one window length, each with its plan, in one call of the model."""
+    def attempt(self, clips: Sequence[Samples], prompts: Sequence[tuple[int, ...]], way: Way) -> list[Hypothesis]:
+        """Clips of one window length and prompts of one length, in one call of the model."""
         encoded = self.encode(clips, self.window(max(clip.size for clip in clips), way))
-        prompts = [[*(plan.prompt if way.prompted else ()), *plan.start] for plan in plans]
         with during("generate"):
             results = self._model.generate(
                 encoded,
-                prompts,
+                [list(prompt) for prompt in prompts],
                 beam_size=way.beam_size,
                 patience=way.patience,
                 repetition_penalty=way.repetition_penalty,
@@ -133,9 +153,9 @@ class Decoder:
                 return_no_speech_prob=True,
                 suppress_tokens=self._suppressed,
             )
-        alone = len(clips) == 1
+        kept = encoded if len(clips) == 1 else None
         return [
-            self._hypothesis(result, clip, len(prompt), encoded if alone else None)
+            self._hypothesis(result, clip, len(prompt), kept)
             for result, clip, prompt in zip(results, clips, prompts, strict=True)
         ]
 
@@ -152,35 +172,55 @@ class Decoder:
 
     # --- one chunk ----------------------------------------------------------------------------------------------------
 
-    def finish(self, clip: Clip, plan: Plan, first: Hypothesis) -> Chunk:
+    def finish(self, clip: Clip, plan: Plan, said: str, first: Hypothesis) -> Chunk:
         """From the first hypothesis to the text of the whole clip: doubts settled, no tail left over."""
         segments: list[Segment] = []
-        offset, redone = 0, 0
         hypothesis = first
+        at, redone = 0.0, 0  # seconds in the clip
         while True:
-            rest = clip.samples[offset:]
-            hypothesis, tries = self._settle(rest, plan, hypothesis)
+            rest = clip.samples[round(at * SAMPLE_RATE) :]
+            hypothesis, tries = self._settle(rest, plan, said, hypothesis)
             redone += tries
             stretches, resume = split(
                 hypothesis.tokens, timestamp_begin=self._tokenizer.timestamp_begin, seconds=rest.size / SAMPLE_RATE
             )
             if not silent(hypothesis.evidence):
-                words = self._words(stretches, hypothesis, plan, rest) if plan.words else [()] * len(stretches)
-                at = clip.start + offset / SAMPLE_RATE
                 segments.extend(
-                    self._segment(stretch, spoken, hypothesis.evidence, at, clip.channel)
-                    for stretch, spoken in zip(stretches, words, strict=True)
+                    self._segments(stretches, hypothesis, plan, rest, at=clip.start + at, channel=clip.channel)
                 )
-            offset += round((resume or 0.0) * SAMPLE_RATE)
-            if not resume or clip.samples.size - offset < _SHORTEST_TAIL_S * SAMPLE_RATE:
-                break
-            hypothesis = self.attempt([clip.samples[offset:]], [plan], plan.way)[0]
-        spoken_of = tuple(segment for segment in segments if segment.text.strip())
-        return Chunk(clip.index, clip.start, clip.end, spoken_of, clip.channel, redone)
+            at += resume or 0.0
+            if not resume or clip.seconds - at < _SHORTEST_TAIL_S or clip.speech_after(at) < _LEAST_SPEECH_S:
+                return Chunk(clip.index, clip.start, clip.end, tuple(segments), clip.channel, redone)
+            said += hypothesis.evidence.text
+            tail = clip.samples[round(at * SAMPLE_RATE) :]
+            hypothesis = self.attempt([tail], [self.prompt(plan, said)], plan.way)[0]
 
-    def _settle(self, clip: Samples, plan: Plan, first: Hypothesis) -> tuple[Hypothesis, int]:
-        """The most credible text of the ways that had to be tried, and how many more than one that were."""
-        return first, 0
+    def _settle(self, clip: Samples, plan: Plan, said: str, first: Hypothesis) -> tuple[Hypothesis, int]:
+        """The most credible text of those that had to be tried, and how many more than one that were."""
+        tried = [first]
+        for way in plan.ladder:
+            if not doubtful(tried[-1].evidence):
+                break
+            prompt = self.prompt(plan, said) if way.prompted else plan.start
+            tried.extend(self.attempt([clip], [prompt], way))
+        return max(tried, key=lambda hypothesis: merit(hypothesis.evidence)), len(tried) - 1
+
+    def _segments(
+        self,
+        stretches: Sequence[Stretch],
+        hypothesis: Hypothesis,
+        plan: Plan,
+        samples: Samples,
+        *,
+        at: float,  # seconds in the file
+        channel: int | None,
+    ) -> list[Segment]:
+        words = self._words(stretches, hypothesis, plan, samples) if plan.words else [()] * len(stretches)
+        found = (
+            self._segment(stretch, spoken, hypothesis.evidence, at, channel)
+            for stretch, spoken in zip(stretches, words, strict=True)
+        )
+        return [segment for segment in found if segment.text.strip()]
 
     def _segment(
         self, stretch: Stretch, words: Sequence[Word], evidence: Evidence, at: float, channel: int | None

@@ -79,7 +79,7 @@ def _sing(decoder: Decoder, share: float) -> None:
     """Let the model hear a clip whose words are known. Raises `CanaryFailed`."""
     clip = Clip(index=0, start=0.0, channel=None, samples=_canary())
     plan = decoder.plan(Options(fallback=False), "en")
-    chunk = decoder.finish(clip, plan, decoder.attempt([clip.samples], [plan], plan.way)[0])
+    chunk = decoder.finish(clip, plan, "", decoder.attempt([clip.samples], [plan.start], plan.way)[0])
     said = "".join(segment.text for segment in chunk.segments)
     heard = set(re.findall(r"[a-z]+", said.lower()))
     if sum(word in heard for word in _CANARY_WORDS) < share * len(_CANARY_WORDS):

@@ -5,7 +5,6 @@ Turns are taken job by job: whoever has had the least so far goes next, so that 
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
@@ -20,13 +19,13 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
 )
 from speakeasyd.engine.clips import Clip, Finished, Pause, read_clips
-from speakeasyd.engine.decoding import Decoder, Plan
+from speakeasyd.engine.decoding import Decoder, Plan, Way
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.language import PROBE_CLIPS, PROBE_SECONDS, detect_language
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
-_AHEAD_S = 60.0  # seconds of speech decoded ahead for each place in a batch
+_AHEAD_S = 240.0  # seconds of speech decoded ahead for each place in a batch: a passage of long chunks
 
 InFlight = tuple[tuple[JobId, int], ...]
 
@@ -38,7 +37,8 @@ class _Job:
     task: Task
     clips: Generator[Clip | Finished | Pause]
     plan: Plan | None  # None: the language is not known yet
-    waiting: deque[Clip] = field(default_factory=deque)
+    said: dict[int, str]  # text of the chunks that are done or given up
+    waiting: list[Clip] = field(default_factory=list)
     in_flight: set[int] = field(default_factory=set)
     being_read: bool = False
     probing: bool = False
@@ -58,12 +58,20 @@ class _Job:
         return -self.task.options.priority, self.served
 
     @property
-    def ready(self) -> bool:
-        """Whether there is something to compute: text, or first the language once enough clips are there to tell it."""
-        if self.plan:
-            return bool(self.waiting)
+    def next_clip(self) -> Clip | None:
+        """The first clip whose predecessors in its passage have their text."""
+        return next((clip for clip in self.waiting if all(index in self.said for index in clip.leans_on)), None)
+
+    @property
+    def can_probe(self) -> bool:
+        """Whether enough clips are there to tell the language."""
         enough = self.finished or len(self.waiting) >= PROBE_CLIPS or self.ahead >= PROBE_SECONDS
-        return bool(self.waiting and enough and not self.probing)
+        return bool(not self.plan and self.waiting and enough and not self.probing)
+
+    @property
+    def starved(self) -> bool:
+        """Whether reading must go on for anything to go on."""
+        return not self.in_flight and not self.probing and not self.can_probe and not (self.plan and self.next_clip)
 
     @property
     def done(self) -> bool:
@@ -75,6 +83,8 @@ class _Work:
     job: _Job
     plan: Plan
     clip: Clip
+    said: str  # before it in its passage
+    prompt: tuple[int, ...]
 
 
 class Pipeline:
@@ -125,7 +135,8 @@ class Pipeline:
         if plan and not task.language:
             self._send(LanguageFound(task.job_id, task.token, plan.language, 1.0))
         with self._changed:
-            self._jobs[task.job_id] = _Job(task, read_clips(task, self._detector, self._send), plan)
+            clips = read_clips(task, self._detector, self._send)
+            self._jobs[task.job_id] = _Job(task, clips, plan, said=dict(task.said))
             self._changed.notify_all()
 
     def drop(self, job_id: JobId) -> None:
@@ -184,8 +195,7 @@ class Pipeline:
     def _unread(self) -> _Job | None:
         jobs = [job for job in self._jobs.values() if not job.finished and not job.being_read]
         if not jobs or sum(job.ahead for job in self._jobs.values()) >= self._ahead_limit:
-            # A job whose language waits for more clips must get them, or nobody would go on.
-            jobs = [job for job in jobs if not job.plan and not job.ready and not job.probing]
+            jobs = [job for job in jobs if job.starved]
         return min(jobs, key=lambda job: job.reading_turn, default=None)
 
     def _took(self, job: _Job, item: Clip | Finished | Pause) -> None:
@@ -194,8 +204,10 @@ class Pipeline:
             match item:
                 case Finished():
                     job.finished = item
-                case Clip() if item.wanted or not job.plan:
+                case Clip():
                     job.waiting.append(item)
+                    if job.plan:
+                        _leave_out_unwanted(job)
             self._changed.notify_all()
             gone = job is not self._jobs.get(job.task.job_id)
         self._left(job) if gone else self._settle(job)
@@ -229,36 +241,37 @@ class Pipeline:
 
     def _take(self) -> _Job | list[_Work] | None:
         batch: list[_Work] = []
-        alike: object = None
-        while len(batch) < self._batch_size:
-            ready = sorted((job for job in self._jobs.values() if job.ready), key=lambda job: job.computing_turn)
-            if not batch and ready and not ready[0].plan:
-                ready[0].probing = True
-                return ready[0]
-            fitting = (job for job in ready if job.plan and (not batch or self._kind(job) == alike))
-            job = next(fitting, None)
-            if job is None:
-                break
-            alike = self._kind(job)
-            clip = job.waiting.popleft()
-            job.in_flight.add(clip.index)
-            job.served += clip.seconds
-            assert job.plan  # noqa: S101 - narrows the type
-            batch.append(_Work(job, job.plan, clip))
+        for job in sorted(self._jobs.values(), key=lambda job: job.computing_turn):
+            if job.can_probe and not batch:
+                job.probing = True
+                return job
+            while len(batch) < self._batch_size and (work := self._next_of(job)) and self._fits(work, batch):
+                job.waiting.remove(work.clip)
+                job.in_flight.add(work.clip.index)
+                job.served += work.clip.seconds
+                batch.append(work)
         return batch or None
 
-    def _kind(self, job: _Job) -> object:
-        """Clips of equal kind fit in one call: same way, same prompt length, same window."""
-        assert job.plan  # noqa: S101 - narrows the type
-        frames = self._decoder.window(job.waiting[0].samples.size, job.plan.way)
-        return job.plan.way, len(job.plan.prompt), frames
+    def _next_of(self, job: _Job) -> _Work | None:
+        if not job.plan or not (clip := job.next_clip):
+            return None
+        said = "".join(job.said[index] for index in clip.leans_on)
+        return _Work(job, job.plan, clip, said, self._decoder.prompt(job.plan, said))
+
+    def _fits(self, work: _Work, batch: list[_Work]) -> bool:
+        """Whether one call can decode it with the others: same way, same length of prompt, same window."""
+        return not batch or self._kind(work) == self._kind(batch[0])
+
+    def _kind(self, work: _Work) -> tuple[Way, int, int]:
+        way = work.plan.way
+        return way, len(work.prompt), self._decoder.window(work.clip.samples.size, way)
 
     def _find_language(self, job: _Job) -> None:
         language, probability = detect_language(self._decoder, list(job.waiting)[:PROBE_CLIPS])
         self._send(LanguageFound(job.task.job_id, job.task.token, language, probability))
         with self._changed:
             job.plan = self._decoder.plan(job.task.options, language)
-            job.waiting = deque(clip for clip in job.waiting if clip.wanted)
+            _leave_out_unwanted(job)
             job.probing = False
             self._changed.notify_all()
         self._settle(job)
@@ -268,16 +281,19 @@ class Pipeline:
             task, clip = work.job.task, work.clip
             self._send(ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end))
         began = time.perf_counter()
-        plans = [work.plan for work in batch]
-        first = self._decoder.attempt([work.clip.samples for work in batch], plans, plans[0].way)
+        first = self._decoder.attempt(
+            [work.clip.samples for work in batch], [work.prompt for work in batch], batch[0].plan.way
+        )
         share = (time.perf_counter() - began) / len(batch)
         for work, hypothesis in zip(batch, first, strict=True):
             began = time.perf_counter()
-            chunk = self._decoder.finish(work.clip, work.plan, hypothesis)
+            chunk = self._decoder.finish(work.clip, work.plan, work.said, hypothesis)
             took = share + time.perf_counter() - began
             self._send(ChunkDone(work.job.task.job_id, work.job.task.token, replace(chunk, compute_s=round(took, 4))))
             with self._changed:
                 work.job.in_flight.discard(work.clip.index)
+                work.job.said[work.clip.index] = "".join(segment.text for segment in chunk.segments)
+                self._changed.notify_all()  # clips of its passage may lean on it now
             self._settle(work.job)
 
     # --- endings ------------------------------------------------------------------------------------------------------
@@ -310,3 +326,11 @@ class Pipeline:
             self._on_fault(fault, self.in_flight())
         except Exception as error:  # noqa: BLE001 - a defect in a thread must end the worker, not only the thread
             self._on_fault(EngineFault("host", error), self.in_flight())
+
+
+def _leave_out_unwanted(job: _Job) -> None:
+    """Chunks that are committed keep their text; those given up or not asked for have none."""
+    for clip in job.waiting:
+        if not clip.wanted:
+            job.said.setdefault(clip.index, "")
+    job.waiting = [clip for clip in job.waiting if clip.wanted]
