@@ -13,7 +13,6 @@ from sqlalchemy import (
     bindparam,
     func,
     insert,
-    literal_column,
     select,
     text,
     update,
@@ -30,18 +29,20 @@ from speakeasyd.ledger.writer import Transaction
 _QUEUE = """
     SELECT {columns} FROM jobs INDEXED BY {index}
     WHERE status = 'pending' AND available_at <= :now {conditions}
-    AND NOT EXISTS (SELECT 1 FROM jobs AS twin WHERE twin.status = 'processing' AND twin.work_key = jobs.work_key)
+    AND NOT EXISTS (
+        SELECT 1 FROM jobs AS twin INDEXED BY ix_jobs_twins
+        WHERE twin.status = 'processing' AND twin.work_key = jobs.work_key
+    )
     ORDER BY priority DESC, id LIMIT :limit
 """
 _LATER = text("""
     SELECT min(available_at) FROM jobs INDEXED BY ix_jobs_available WHERE status = 'pending' AND available_at > :now
 """)
-_DONE: Any = literal_column("(SELECT json_group_array(number) FROM chunks WHERE job_id = jobs.id)").label("done")
-_SUSPECTS: Any = literal_column("""(
+_DONE = "(SELECT json_group_array(number) FROM chunks WHERE job_id = jobs.id) AS done"
+_SUSPECTS = """(
     SELECT json_group_array(json_array(chunk, start_seconds, end_seconds, strikes)) FROM strikes
     WHERE job_id = jobs.id AND chunk NOT IN (SELECT number FROM chunks WHERE job_id = jobs.id)
-)""").label("suspects")
-_TURN = (jobs.c.priority.desc(), jobs.c.id)  # highest priority, then oldest
+) AS suspects"""
 
 _START = (
     update(jobs)
@@ -80,21 +81,17 @@ def claim(tx: Transaction, limit: int, *, model: str | None, inboxes: Sequence[s
     Of jobs with the same work one is taken, and the others wait for its chunks. A job whose work has been done before
     is lent those chunks, and comes as `transcribed`.
     """
-    queue = _queue(f"id, work_key, {LENDER} AS lender", tx.now, limit, model=model, inboxes=inboxes)
-    taken = _without_twins(tx.connection.execute(queue))
-    if not taken:
-        return []
-    for row in taken:
-        if row.lender:
+    queue = _queue(f"*, {_DONE}, {_SUSPECTS}, {LENDER}", tx.now, limit, model=model, inboxes=inboxes)
+    rows = _without_twins(tx.connection.execute(queue))
+    if borrowers := [row for row in rows if row.lender]:
+        for row in borrowers:
             lend(tx, lender=row.lender, to=row.id)
-    claims = [{"job_id": row.id, "token": secrets.token_hex(8), "boot": tx.boot_id, "now": tx.now} for row in taken]
-    tx.connection.execute(_START, claims)
-    tx.connection.execute(insert(attempts), [_attempt(claim) for claim in claims])
-    claimed = select(jobs, _DONE, _SUSPECTS).where(jobs.c.id.in_([row.id for row in taken])).order_by(*_TURN)
-    rows = tx.connection.execute(claimed).all()
-    for row in rows:
-        tx.tell("job.claimed", row.id, inbox=row.inbox, path=row.path, attempt=row.attempts)
-    return [_job(row) for row in rows]
+        rows = _without_twins(tx.connection.execute(queue))
+    claims = [{"job_id": row.id, "token": secrets.token_hex(8), "boot": tx.boot_id, "now": tx.now} for row in rows]
+    if claims:
+        tx.connection.execute(_START, claims)
+        tx.connection.execute(insert(attempts), [_attempt(claim) for claim in claims])
+    return [_claimed(tx, row, claim["token"]) for row, claim in zip(rows, claims, strict=True)]
 
 
 def note(tx: Transaction, job_id: JobId, token: Token, found: dict[str, object]) -> None:
@@ -178,10 +175,13 @@ def _attempt(claim: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _job(row: Row[Any]) -> Job:
+def _claimed(tx: Transaction, row: Row[Any], token: str) -> Job:
+    """The job of a row that was read before it was claimed."""
+    attempt = row.attempts + 1
+    tx.tell("job.claimed", row.id, inbox=row.inbox, path=row.path, attempt=attempt)
     return Job(
         id=row.id,
-        token=row.claim_token,
+        token=Token(token),
         inbox=row.inbox,
         path=row.path_raw,
         signature=Signature(row.size, row.mtime_ns, row.inode),
@@ -189,8 +189,8 @@ def _job(row: Row[Any]) -> Job:
         preset=row.preset,
         language=row.language,
         done=frozenset(json.loads(row.done)),
-        transcribed=row.transcribed,
+        transcribed=bool(row.transcribed),
         suspects=tuple(Suspect(*suspect) for suspect in json.loads(row.suspects)),
         crashes=row.crashes,
-        attempts=row.attempts,
+        attempts=attempt,
     )

@@ -3,11 +3,19 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, select, text
 
 from speakeasyd.events import Event
 from speakeasyd.ledger.tables import events
+
+_KEEP = text("""
+    INSERT INTO events (at, kind, job_id, data)
+    SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]'),
+           json_extract(value, '$[3]')
+    FROM json_each(:events) ORDER BY key
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,41 +27,38 @@ class News:
 
 
 class Journal:
-    """Numbers events and writes them, inside the transaction that holds the write lock: no number is given twice."""
+    """Writes events inside the transaction that holds the write lock: their numbers follow without a hole."""
 
     def __init__(self, connection: Connection) -> None:
-        self._seen: int = connection.scalar(select(func.max(events.c.seq))) or 0
+        self._seen = _newest(connection)
 
     def write(self, connection: Connection, news: Sequence[News]) -> list[Event]:
         """Keep what is to be kept. Returns all that is to be published, events of other programs first."""
-        foreign = self._foreign(connection)
-        seq = foreign[-1].seq or 0 if foreign else self._seen
-        told: list[Event] = []
-        for item in news:
-            seq += item.keep
-            told.append(replace(item.event, seq=seq) if item.keep else item.event)
-        kept = [event for event in told if event.seq is not None]
-        if kept:
-            connection.execute(insert(events), [_row(event) for event in kept])
-        return foreign + told
+        kept = [item.event for item in news if item.keep]
+        last = _keep(connection, kept) if kept else _newest(connection)
+        before = last - len(kept)
+        numbers = count(before + 1)
+        told = [replace(item.event, seq=next(numbers)) if item.keep else item.event for item in news]
+        return [*self._foreign(connection, before), *told]
 
     def committed(self, published: Sequence[Event]) -> None:
         """Nothing counts as seen before it is durable: a transaction that was taken back gives its numbers back."""
-        self._seen = max((event.seq or 0 for event in published), default=0) or self._seen
+        self._seen = max(self._seen, *(event.seq or 0 for event in published), 0)
 
-    def _foreign(self, connection: Connection) -> list[Event]:
-        newer = select(events).where(events.c.seq > self._seen).order_by(events.c.seq)
-        return [
-            Event(kind=row.kind, at=row.at, seq=row.seq, job_id=row.job_id, data=json.loads(row.data))
-            for row in connection.execute(newer)
-        ]
+    def _foreign(self, connection: Connection, last: int) -> list[Event]:
+        if last <= self._seen:
+            return []
+        rows = connection.execute(
+            select(events).where(events.c.seq.between(self._seen + 1, last)).order_by(events.c.seq)
+        )
+        return [Event(row.kind, row.at, row.seq, row.job_id, json.loads(row.data)) for row in rows]
 
 
-def _row(event: Event) -> dict[str, object]:
-    return {
-        "seq": event.seq,
-        "at": event.at,
-        "kind": event.kind,
-        "job_id": event.job_id,
-        "data": json.dumps(event.data, ensure_ascii=False),
-    }
+def _newest(connection: Connection) -> int:
+    return connection.execute(select(func.max(events.c.seq))).scalar() or 0
+
+
+def _keep(connection: Connection, kept: Sequence[Event]) -> int:
+    """One statement, however many there are. Returns the number of the last."""
+    rows = [(e.at, e.kind, e.job_id, json.dumps(e.data, ensure_ascii=False)) for e in kept]
+    return connection.execute(_KEEP, {"events": json.dumps(rows, ensure_ascii=False)}).lastrowid

@@ -7,10 +7,10 @@ from speakeasyd.ledger.tables import chunks, jobs, segments
 from speakeasyd.ledger.writer import Transaction
 
 LENDER = """(
-    SELECT min(lender.id) FROM jobs AS lender
+    SELECT min(lender.id) FROM jobs AS lender INDEXED BY ix_jobs_sha256
     WHERE lender.sha256 = jobs.sha256 AND lender.work_key = jobs.work_key AND lender.status = 'completed'
     AND NOT jobs.transcribed AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = lender.id AND gap)
-)"""  # SQL for the job, if any, that has done the work of the job at hand, without a gap
+) AS lender"""  # the job, if any, that has done the work of the one at hand, without a gap
 
 _RESULT = (
     "progress",
