@@ -17,7 +17,7 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.speakeasyd-tmp")
 
 @contextmanager
 def draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A temporary file to write and then rename within its folder. Removed at the end if it still has its first name."""
+    """A temporary file to write and then rename within its folder; removed at the end if it has not been."""
     path = folder / f".{secrets.token_hex(8)}.speakeasyd-tmp"
     try:
         with path.open("xb") as file:
@@ -51,7 +51,10 @@ def make_folders(folder: Path) -> None:
     """Create a folder and what is missing above it, durably."""
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     for path in reversed(missing):
-        path.mkdir(exist_ok=True)
+        try:
+            path.mkdir(exist_ok=True)
+        except FileExistsError as error:  # and is no folder: waiting would not help
+            raise NotADirectoryError(errno.ENOTDIR, "something else has the name of a folder", str(path)) from error
         settle_folder(path.parent)
 
 

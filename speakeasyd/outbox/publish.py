@@ -1,6 +1,8 @@
 """Artifacts into the outbox: each is there as a whole or not at all."""
 
+import errno
 import hashlib
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 
@@ -16,18 +18,21 @@ class Outbox(Root):
     """
 
     def digest(self, path: str) -> str | None:
-        """The SHA-256 of the file there; None if the name is free, "" if something else than a file has it."""
+        """The SHA-256 of the file there; None if the name is free, "" if it is taken by what cannot be read."""
         with explained(self.path):
             target = self.resolve(path)
-            if is_plain(target):
+            if not is_plain(target):
+                return "" if os.path.lexists(target) else None
+            try:
                 with target.open("rb") as file:
                     return hashlib.file_digest(file, "sha256").hexdigest()
-            return "" if target.is_symlink() or target.exists() else None
+            except PermissionError:
+                return ""
 
     def write(self, files: Mapping[str, bytes]) -> None:
-        """Write files of one folder under names that are free, or taken by the same bytes. They appear in this order."""
+        """Write files of one folder, to appear in this order. A name that has the same bytes already is left alone."""
         self.require()
-        new = {path: data for path, data in files.items() if self.digest(path) != hashlib.sha256(data).hexdigest()}
+        new = {path: data for path, data in files.items() if not self._has(path, data)}
         folder = self.resolve(next(iter(files))).parent
         with explained(self.path), ExitStack() as stack:
             make_folders(folder)
@@ -41,6 +46,13 @@ class Outbox(Root):
             for name, target in drafts:
                 name.rename(target)
             settle_folder(folder)
+
+    def _has(self, path: str, data: bytes) -> bool:
+        with explained(self.path):
+            there = self.digest(path)
+            if there not in {None, hashlib.sha256(data).hexdigest()}:
+                raise FileExistsError(errno.EEXIST, f"{path} was put there by somebody else just now")
+            return there is not None
 
     def remove(self, path: str, *, sha256: str) -> None:
         """Remove a file of ours, unless somebody has changed it since."""

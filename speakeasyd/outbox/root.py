@@ -4,7 +4,6 @@ import errno
 import os
 from pathlib import Path
 
-from speakeasyd.domain.naming import component
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.outbox.durable import long_path, make_folders, sweep
 from speakeasyd.outbox.trouble import explained
@@ -49,10 +48,5 @@ class Root:
         return Path(long_path(str(self.path)))
 
 
-def relative_name(path: bytes) -> str:
-    """A source's path below its inbox, made safe for any filesystem."""
-    return "/".join(component(part) for part in os.fsdecode(path).split("/"))
-
-
 def _mount_point(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if parent.is_mount() or parent == parent.parent)
+    return next(parent for parent in (path, *path.parents) if os.path.ismount(parent) or parent == parent.parent)

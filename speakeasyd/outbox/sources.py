@@ -2,6 +2,7 @@
 
 import errno
 import filecmp
+import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from speakeasyd.domain.job import Signature
 from speakeasyd.domain.naming import component
 from speakeasyd.outbox.durable import copy, draft, is_plain, make_folders, settle, settle_folder
-from speakeasyd.outbox.root import Root, relative_name
+from speakeasyd.outbox.root import Root
 from speakeasyd.outbox.trouble import explained
 
 NOTE = ".why.txt"  # ends the name of the note beside a failed source
@@ -44,7 +45,7 @@ class Shelf(Root):
         with explained(self.path):
             if not is_still(source, signature):
                 return None
-            target = next(name for name in self._names(path) if not name.exists() or filecmp.cmp(source, name, False))
+            target = next(name for name in self._names(path) if _free_or_same(name, source))
             make_folders(target.parent)
             return target if self._move(source, signature, target) else None
 
@@ -59,7 +60,7 @@ class Shelf(Root):
             settle_folder(taken.parent)
 
     def _names(self, path: bytes) -> Iterator[Path]:
-        wanted = self.resolve(relative_name(path))
+        wanted = self.resolve(os.fsdecode(path))
         yield wanted
         for number in count(2):
             suffix = f" ({number}){wanted.suffix}"
@@ -82,3 +83,7 @@ class Shelf(Root):
         settle_folder(target.parent)
         settle_folder(source.parent)
         return True
+
+
+def _free_or_same(name: Path, source: Path) -> bool:
+    return not os.path.lexists(name) or (is_plain(name) and filecmp.cmp(source, name, shallow=False))

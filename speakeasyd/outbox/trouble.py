@@ -7,22 +7,19 @@ from pathlib import Path
 
 from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
 
+_FULL = ("ENOSPC", "EDQUOT")
+_REFUSED = ("EROFS", "EACCES", "EPERM", "EBUSY", "ETXTBSY", "EAGAIN")  # on Windows also: held open by somebody just now
+_FAILING = ("EIO", "ENOENT", "ENXIO", "ENODEV", "ESTALE", "EREMOTEIO")
+_AWAY = ("ENOTCONN", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT")  # network shares
+_UNREACHABLE = ("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH")
+_PASSING = ("EMFILE", "ENFILE", "ENOMEM", "EINTR", "EEXIST")  # too much at once; a name that was taken in that moment
 _OUTAGES = frozenset(
     getattr(errno, name)
-    for name in (
-        # full
-        "ENOSPC EDQUOT "
-        # read-only, or not ours to write; on Windows also: held open by another program for a moment
-        "EROFS EACCES EPERM EBUSY ETXTBSY EAGAIN "
-        # failing or vanished
-        "EIO ENOENT ENXIO ENODEV ESTALE "
-        # a network share that is away
-        "ENOTCONN ECONNABORTED ECONNREFUSED ECONNRESET ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH EREMOTEIO "
-        # too much at once; a name that somebody else took a moment ago
-        "EMFILE ENFILE ENOMEM EINTR EEXIST"
-    ).split()
+    for name in (*_FULL, *_REFUSED, *_FAILING, *_AWAY, *_UNREACHABLE, *_PASSING)
     if hasattr(errno, name)
 )
+_WINDOWS_OUTAGES = frozenset({39, 51, 55, 59, 64, 121, 433, 483, 1117, 1167, 1231, 1232})
+"""Errors of full, failing and vanished drives and shares that Python gives the number EINVAL."""
 
 _HINTS = {
     errno.ENOSPC: "Free some space; the queue goes on by itself.",
@@ -34,7 +31,7 @@ _HINTS = {
 
 def is_outage(error: OSError) -> bool:
     """Whether the same may work later, without a change of the file's name."""
-    return error.errno in _OUTAGES
+    return error.errno in _OUTAGES or getattr(error, "winerror", None) in _WINDOWS_OUTAGES
 
 
 @contextmanager
