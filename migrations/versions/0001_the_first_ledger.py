@@ -75,11 +75,11 @@ CREATE TABLE jobs (
 );
 CREATE INDEX ix_jobs_available ON jobs (available_at) WHERE status = 'pending';
 CREATE INDEX ix_jobs_batch ON jobs (batch);
-CREATE INDEX ix_jobs_claim ON jobs (requested_model, priority DESC, id) WHERE status = 'pending';
+CREATE INDEX ix_jobs_claim ON jobs (requested_model, priority DESC, id, available_at) WHERE status = 'pending';
 CREATE INDEX ix_jobs_duplicate_of ON jobs (duplicate_of) WHERE duplicate_of IS NOT NULL;
 CREATE INDEX ix_jobs_finished ON jobs (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX ix_jobs_identity ON jobs (inbox, path_raw, size, mtime_ns, inode);
-CREATE INDEX ix_jobs_next ON jobs (priority DESC, id) WHERE status = 'pending';
+CREATE INDEX ix_jobs_next ON jobs (priority DESC, id, available_at) WHERE status = 'pending';
 CREATE INDEX ix_jobs_sha256 ON jobs (sha256);
 CREATE INDEX ix_jobs_status ON jobs (status);
 CREATE INDEX ix_jobs_status_finished ON jobs (status, finished_at);

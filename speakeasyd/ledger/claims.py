@@ -38,6 +38,12 @@ _QUEUE = """
 _LATER = text("""
     SELECT min(available_at) FROM jobs INDEXED BY ix_jobs_available WHERE status = 'pending' AND available_at > :now
 """)
+_POSTPONE = text("""
+    UPDATE jobs SET available_at = :until, error_code = :code, error = :error WHERE id IN (
+        SELECT id FROM jobs INDEXED BY ix_jobs_claim
+        WHERE status = 'pending' AND requested_model = :model AND available_at < :until LIMIT :limit
+    )
+""")
 _DONE = "(SELECT json_group_array(number) FROM chunks WHERE job_id = jobs.id) AS done"
 _SUSPECTS = """(
     SELECT json_group_array(json_array(chunk, start_seconds, end_seconds, strikes)) FROM strikes

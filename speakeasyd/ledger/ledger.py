@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
@@ -19,6 +20,7 @@ from speakeasyd.ledger.search import Hit
 from speakeasyd.ledger.upkeep import Recovered
 from speakeasyd.ledger.writer import Writer
 
+POSTPONED = 5000  # jobs in one transaction: others need not wait long
 QUERY_S = 30.0  # seconds that a query of a person's own may take
 
 P = ParamSpec("P")
@@ -152,6 +154,14 @@ class Ledger:
     async def postpone(self, model: str, *, available_at: str, code: str, error: str) -> int:
         """Let every pending job that asks for this model wait, and say why. Returns how many there are."""
         return await self._writer.run(claims.postpone, model, available_at=available_at, code=code, error=error)
+
+    async def postpone(self, model: str, *, available_at: str, code: str, error: str) -> int:
+        """Let every pending job that asks for `model` wait until then, and say why. Returns how many there are."""
+        held = 0
+        hold = partial(claims.postpone, available_at=available_at, code=code, error=error, limit=POSTPONED)
+        while count := await self._writer.run(hold, model):
+            held += count
+        return held
 
     # --- publisher
 
