@@ -141,12 +141,13 @@ def fail(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str)
     tx.tell("job.failed", job_id, error_code=code, error=error)
 
 
-def postpone(tx: Transaction, model: str, *, available_at: str, code: str, error: str) -> int:
-    """Let every pending job that asks for a model wait, and say why. Returns how many there are."""
-    waiting = update(jobs).where(text("status = 'pending'"), jobs.c.requested_model == model)
-    held = tx.connection.execute(waiting.values(available_at=available_at, error_code=code, error=error)).rowcount
-    tx.tell("model.held", None, model=model, jobs=held, error=error, available_at=available_at)
-    return held
+def postpone(tx: Transaction, model: str, *, available_at: str, code: str, error: str, limit: int) -> int:
+    """Let up to `limit` of the jobs that ask for `model` wait until then. Returns how many: 0 when all do."""
+    parameters = {"model": model, "until": available_at, "code": code, "error": error, "limit": limit}
+    count: int = tx.connection.execute(_POSTPONE, parameters).rowcount
+    if count:
+        tx.tell("model.held", None, model=model, jobs=count, available_at=available_at, error_code=code, error=error)
+    return count
 
 
 def _queue(columns: str, now: str, limit: int, *, model: str | None, inboxes: Sequence[str] | None) -> TextClause:

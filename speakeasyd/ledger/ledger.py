@@ -152,10 +152,6 @@ class Ledger:
         await self._writer.run(claims.fail, job_id, token, code=code, error=error)
 
     async def postpone(self, model: str, *, available_at: str, code: str, error: str) -> int:
-        """Let every pending job that asks for this model wait, and say why. Returns how many there are."""
-        return await self._writer.run(claims.postpone, model, available_at=available_at, code=code, error=error)
-
-    async def postpone(self, model: str, *, available_at: str, code: str, error: str) -> int:
         """Let every pending job that asks for `model` wait until then, and say why. Returns how many there are."""
         held = 0
         hold = partial(claims.postpone, available_at=available_at, code=code, error=error, limit=POSTPONED)
