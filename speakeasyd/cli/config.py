@@ -51,9 +51,13 @@ def init(
     file: Annotated[
         Path | None, typer.Argument(metavar="FILE", help="Where; else in the user's configuration.")
     ] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Print it instead.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file that is there.")] = False,
 ) -> int:
     """Write a configuration file with every key explained and nothing changed."""
+    if stdout:
+        typer.echo(toml_file(), nl=False)
+        return 0
     target = file or candidates()[0]
     if target.exists() and not force:
         raise SpeakeasyError(f"there is a file {target} already", hint="--force overwrites it.")

@@ -6,6 +6,7 @@ from pathlib import Path
 from speakeasyd import daemon, logs
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console
+from speakeasyd.cli.places import prepare
 from speakeasyd.events import Event
 
 
@@ -16,6 +17,7 @@ def command(config: Path | None, flags: given.Flags) -> int:
     Exit status: 0 all is well, 1 some files failed, 2 it could not start.
     """
     settings = given.settings(config, flags)
+    prepare(settings, strict=True)
     logs.set_up(settings.log)
     tally = Tally()
     status = daemon.main(settings, once=True, on_event=tally)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from speakeasyd.config import Loaded, Settings, load
+from speakeasyd.config.loading import combine
 from speakeasyd.errors import ConfigError
 
 _FOLDER = {"file_okay": False, "resolve_path": True}
@@ -69,6 +70,12 @@ def loaded(config: Path | None, flags: Flags = Flags()) -> Loaded:
     if flags.inbox or flags.outbox:
         values["inboxes"] = [_only_inbox(load(config, flags=values).settings, flags)]
     return load(config, flags=values)
+
+
+def only_flags(flags: Flags) -> Settings:
+    """As if there were no configuration at all. `flags` must name the inbox and the outbox."""
+    inbox = {"path": flags.inbox, "outbox": flags.outbox}
+    return combine(None, flags=flags.values() | {"inboxes": [inbox]}, environ={}).settings
 
 
 def _only_inbox(configured: Settings, flags: Flags) -> dict[str, object]:

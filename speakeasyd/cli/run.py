@@ -4,6 +4,7 @@ from pathlib import Path
 
 from speakeasyd import daemon, logs
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.places import prepare
 
 
 @given.with_flags
@@ -14,5 +15,6 @@ def command(config: Path | None, flags: given.Flags) -> int:
     lost either way.
     """
     settings = given.settings(config, flags)
+    prepare(settings, strict=flags.inbox is not None)
     logs.set_up(settings.log)
     return daemon.main(settings, on_event=logs.Narrator())

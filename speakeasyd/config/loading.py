@@ -39,10 +39,14 @@ def load(file: Path | None = None, *, flags: Values | None = None, environ: Mapp
 
     `file`: this one and no other, else the first of `candidates` that is there. Relative paths count from its folder.
     """
-    found = find(file, environ)
+    return combine(find(file, environ), flags=flags or {}, environ=environ)
+
+
+def combine(found: Path | None, *, flags: Values, environ: Mapping[str, str]) -> Loaded:
+    """As `load`, with this file or none."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, layer in [(str(found), _read(found)), *_environment(environ), ("the command line", flags or {})]:
+    for origin, layer in [(str(found), _read(found)), *_environment(environ), ("the command line", flags)]:
         _lay_over(values, layer)
         origins |= {key: origin for key, _ in _leaves(layer)}
     try:

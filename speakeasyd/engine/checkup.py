@@ -1,7 +1,7 @@
-"""What `doctor` asks about the engine, in a process of its own: `python -m speakeasyd.engine.checkup MODEL DEVICE STATE`.
+"""What `doctor` asks of the engine, in a process of its own: `python -m speakeasyd.engine.checkup MODEL DEVICE STATE`.
 
-Prints JSON: `ffmpeg`, the libraries' versions by name; `model` and `warning`, or `error`, as they would be without the
-hub. Downloads nothing.
+Prints JSON: `ffmpeg`, the libraries' versions by name; `model`, `folder` and `warning`, or `error`, as they would be
+without the hub. Downloads nothing.
 """
 
 import json

@@ -1,0 +1,130 @@
+"""What `doctor` looks at on this machine."""
+
+import os
+import platform
+import shutil
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from speakeasyd import __version__
+from speakeasyd.cli.asking import LEDGER, ask
+from speakeasyd.cli.engine_checks import devices
+from speakeasyd.cli.finding import Check, Finding, Level
+from speakeasyd.clock import iso
+from speakeasyd.config import Settings
+from speakeasyd.errors import LedgerError
+from speakeasyd.inbox.mounts import silent_filesystem
+from speakeasyd.ledger.lock import holder
+from speakeasyd.ledger.mounts import refuse_network
+
+LOW, EMPTY = 2 << 30, 200 << 20  # bytes of free disk
+FEW_WATCHES = 65536  # folders that a default kernel of some years ago watches; large archives have more
+_WAL_FLAW = ((3, 7, 0), (3, 51, 2))  # SQLite's versions that can damage a ledger if two connections checkpoint
+_PACKAGES = ("faster-whisper", "ctranslate2", "av", "sqlalchemy", "watchdog", "torch")
+
+
+def program(_settings: Settings) -> Iterator[Finding]:
+    yield Finding("speakeasyd", Level.OK, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
+    yield Finding("libraries", Level.OK, ", ".join(filter(None, map(_installed, _PACKAGES))))
+
+
+def _installed(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return ""
+
+
+def sqlite(_settings: Settings) -> Iterator[Finding]:
+    flawed = _WAL_FLAW[0] <= sqlite3.sqlite_version_info <= _WAL_FLAW[1]
+    note = (
+        ": before 3.51.3 it has a flaw in WAL mode that speakeasyd avoids; other programs should only read the ledger"
+    )
+    yield Finding("SQLite", Level.OK, sqlite3.sqlite_version + (note if flawed else ""))
+
+
+def daemon(settings: Settings) -> Iterator[Finding]:
+    up = holder(settings.state)
+    yield Finding("daemon", Level.OK, f"up: {up}") if up else Finding("daemon", Level.OK, "down")
+
+
+def ledger(settings: Settings) -> Iterator[Finding]:
+    file = settings.state / LEDGER
+    try:
+        refuse_network(file)
+        if file.exists():
+            jobs = ask(settings.state, "SELECT count(*) AS n, max(created_at) AS last FROM job_status")[0]
+            yield Finding("ledger", Level.OK, f"{file}, {jobs['n']} jobs, {file.stat().st_size / 2**20:.1f} MB")
+            yield _clock(jobs["last"])
+        else:
+            yield Finding("ledger", Level.OK, f"{file}, not there before the first start")
+    except LedgerError as error:
+        yield Finding("ledger", Level.FAIL, str(error), error.hint)
+
+
+def _clock(last: object) -> Finding:
+    """Times in the ledger must not run ahead of the clock."""
+    now = datetime.now(UTC)
+    if last is not None and str(last) > iso(now):
+        return Finding("clock", Level.WARN, f"it shows {iso(now)}, but the ledger has {last}", "Set the clock.")
+    return Finding("clock", Level.OK, iso(now))
+
+
+def folders(settings: Settings) -> Iterator[Finding]:
+    yield _writable("state folder", settings.state)
+    for inbox in settings.inboxes:
+        yield _readable(f"inbox {inbox.name}", inbox.path)
+        for key, folder in inbox.targets.items():
+            yield _writable(f"{key} of {inbox.name}", folder)
+
+
+def _readable(what: str, folder: Path) -> Finding:
+    try:
+        with os.scandir(folder):
+            pass
+    except FileNotFoundError:
+        return Finding(what, Level.WARN, f"{folder} is not there", "Create it, or mount it.")
+    except OSError as error:
+        return Finding(what, Level.FAIL, f"{folder} cannot be read: {error.strerror}", _permission(folder))
+    silent = silent_filesystem(folder)
+    note = f", on {silent}: no events, so it is scanned every few seconds" if silent else ""
+    return Finding(what, Level.OK, f"{folder}{note}")
+
+
+def _writable(what: str, folder: Path) -> Finding:
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        return Finding(what, Level.FAIL, f"{folder} cannot be written: {error.strerror}", _permission(folder))
+    free = shutil.disk_usage(there).free
+    room = f"{folder}{'' if there == folder else ' (to be made)'}, {free / 2**30:.1f} GB free"
+    if free < LOW:
+        return Finding(
+            what, Level.FAIL if free < EMPTY else Level.WARN, room, "Make room: a full disk pauses the queue."
+        )
+    return Finding(what, Level.OK, room)
+
+
+def _permission(folder: Path) -> str:
+    if sys.platform == "darwin":
+        return "Allow it in System Settings, Privacy & Security, Files and Folders."
+    return f"Give the user that runs the daemon access to {folder}."
+
+
+def watching(_settings: Settings) -> Iterator[Finding]:
+    limit = Path("/proc/sys/fs/inotify/max_user_watches")
+    if sys.platform == "linux" and limit.exists():
+        watches = int(limit.read_text())
+        few = watches < FEW_WATCHES
+        mend = "For inboxes with very many sub-folders: sysctl fs.inotify.max_user_watches=524288" if few else ""
+        yield Finding("inotify", Level.OK, f"up to {watches} folders can be watched", mend)
+
+
+CHECKS: tuple[Check, ...] = (program, sqlite, daemon, ledger, folders, watching, devices)

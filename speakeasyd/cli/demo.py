@@ -1,0 +1,144 @@
+"""`speakeasyd demo`"""
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from speakeasyd import daemon, logs
+from speakeasyd.cli import parameters as given
+from speakeasyd.cli.asking import ask
+from speakeasyd.cli.output import Row, console, duration
+from speakeasyd.config import Settings
+from speakeasyd.errors import StartError
+from speakeasyd.events import Event
+
+SETTLE_S = 0.5  # seconds: nobody else writes here
+QUERIES = (
+    "SELECT path, status, audio_seconds, compute_seconds FROM job_status",
+    "SELECT path, text FROM transcript_text",
+    "SELECT batch, completed, failed, progress FROM batch_progress",
+)
+_ENDED = """
+    SELECT job_status.job_id, path, status, error, warning, audio_seconds, compute_seconds, model, text
+    FROM job_status LEFT JOIN transcript_text USING (job_id) ORDER BY job_status.job_id
+"""
+
+
+def command(
+    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Audio or video of yours.")] = None,
+    *,
+    inbox: given.Inbox = None,
+    outbox: given.Outbox = None,
+    state: given.State = None,
+    model: given.Model = "bundled",
+    device: given.Device = "auto",
+    language: given.Language = None,
+    task: given.Task = None,
+    formats: given.Formats = None,
+) -> int:
+    """Show it all on sample clips, or on files of yours, in a scratch folder that stays.
+
+    Your configuration is left out of it. The bundled model knows English only; --model takes a better one.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="speakeasyd-demo-"))
+    flags = given.Flags(
+        inbox=inbox or scratch / "inbox",
+        outbox=outbox or scratch / "outbox",
+        state=state or scratch / "state",
+        model=model,
+        device=device,
+        settle=SETTLE_S,
+        language=language,
+        task=task,
+        formats=formats,
+    )
+    settings = given.only_flags(flags)
+    _drop(files or _samples(), settings.inboxes[0].path)
+    out = console()
+    out.print("A real daemon, on a scratch inbox and outbox:", settings.inboxes[0].path, soft_wrap=True)
+    log = scratch / "speakeasyd.log"
+    status = _run(settings, log, out)
+    _tell(settings, log, out)
+    return status
+
+
+def _samples() -> list[Path]:
+    folder = resources.files("speakeasyd") / "data" / "samples"
+    return sorted(Path(str(sample)) for sample in folder.iterdir() if sample.name.endswith(".flac"))
+
+
+def _drop(files: Sequence[Path], inbox: Path) -> None:
+    """As a careful program does it: under another name first, so that nobody sees half a file."""
+    inbox.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if not file.is_file():
+            raise StartError(f"there is no file {file}")
+        part = inbox / f"{file.name}.part"
+        shutil.copyfile(file, part)
+        part.replace(inbox / file.name)
+
+
+def _run(settings: Settings, log: Path, out: Console) -> int:
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+    with log.open("w", encoding="utf-8") as stream, Progress(*columns, console=out) as progress:
+        logs.set_up(settings.log, stream=stream)
+        return daemon.main(settings, once=True, on_event=_Show(progress, logs.Narrator()))
+
+
+class _Show:
+    """A bar for each job, and every event passed on to the log."""
+
+    def __init__(self, progress: Progress, narrate: logs.Narrator) -> None:
+        self._progress = progress
+        self._narrate = narrate
+        self._bars: dict[int, TaskID] = {}
+
+    def __call__(self, event: Event) -> None:
+        self._narrate(event)
+        job = event.job_id
+        if job is None:
+            return
+        if job not in self._bars:
+            name = Text(str(event.data.get("path", f"job {job}"))).markup
+            self._bars[job] = self._progress.add_task(name, total=1.0, note="waits")
+        self._update(self._bars[job], event)
+
+    def _update(self, bar: TaskID, event: Event) -> None:
+        match event.kind:
+            case "job.claimed":
+                self._progress.update(bar, note="listens")
+            case "chunk.done":
+                self._progress.update(bar, completed=float(str(event.data["progress"])), note="transcribes")
+            case "job.completed" | "job.failed" | "job.cancelled" | "job.skipped":
+                self._progress.update(bar, completed=1.0, note=event.kind.removeprefix("job."))
+                self._progress.stop_task(bar)
+
+
+def _tell(settings: Settings, log: Path, out: Console) -> None:
+    outbox = settings.inboxes[0].outbox
+    for job in ask(settings.state, _ENDED):
+        out.print(Text(f"\n{job['path']}  ", "bold cyan") + Text(_measure(job), "dim"))
+        out.print(Text(str(job["text"] if job["text"] is not None else f"{job['status']}: {job['error']}")))
+        if job["warning"]:
+            out.print(Text(str(job["warning"]), "yellow"))
+    out.print("\nTranscripts", outbox, style="bold", soft_wrap=True)
+    for file in sorted(path for path in outbox.rglob("*") if path.is_file()):
+        out.print(f"  {file.relative_to(outbox)}", markup=False)
+    out.print("Log", log, style="bold", soft_wrap=True)
+    out.print("\nThe ledger answers SQL; try", style="bold")
+    for query in QUERIES:
+        out.print(f'  speakeasyd sql "{query}" --state "{settings.state}"', markup=False, soft_wrap=True)
+    out.print("\nThen the real thing: speakeasyd run --inbox DIR --outbox DIR", style="bold")
+
+
+def _measure(job: Row) -> str:
+    seconds, took = float(str(job["audio_seconds"] or 0)), float(str(job["compute_seconds"] or 0))
+    return f"{duration(seconds)} of audio in {took:.1f} s, by {job['model']}" if seconds else ""

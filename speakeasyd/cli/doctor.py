@@ -1,0 +1,52 @@
+"""`speakeasyd doctor`"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from rich.text import Text
+
+from speakeasyd.cli import parameters as given
+from speakeasyd.cli.checks import CHECKS
+from speakeasyd.cli.finding import Finding, Level
+from speakeasyd.cli.output import console, print_json
+from speakeasyd.config import Loaded
+
+_STYLES = {Level.OK: "green", Level.WARN: "bold yellow", Level.FAIL: "bold red"}
+
+
+def command(
+    *,
+    config: given.Config = None,
+    inbox: given.Inbox = None,
+    outbox: given.Outbox = None,
+    state: given.State = None,
+    model: given.Model = None,
+    device: given.Device = None,
+    as_json: given.Json = False,
+) -> int:
+    """Look for what is missing or wrong on this machine, and say how to mend it. Changes nothing.
+
+    Exit status: 0 all is well, 1 something will not work.
+    """
+    flags = given.Flags(inbox=inbox, outbox=outbox, state=state, model=model, device=device)
+    findings = []
+    for finding in _examine(given.loaded(config, flags)):
+        findings.append(finding)
+        if not as_json:
+            _print(finding)
+    if as_json:
+        print_json([asdict(finding) for finding in findings])
+    return int(any(finding.level is Level.FAIL for finding in findings))
+
+
+def _examine(loaded: Loaded) -> Iterator[Finding]:
+    yield Finding("configuration", Level.OK, str(loaded.file or "no file, the defaults"))
+    for check in CHECKS:
+        yield from check(loaded.settings)
+
+
+def _print(finding: Finding) -> None:
+    line = Text(f"{finding.level:<5}", _STYLES[finding.level]) + Text(f"{finding.what}: ", "bold") + Text(finding.text)
+    console().print(line, soft_wrap=True)
+    if finding.mend:
+        console().print(Text(f"     {finding.mend}", "none"), soft_wrap=True)
