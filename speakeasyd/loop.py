@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError, Future
+from functools import partial
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -17,34 +19,56 @@ class MainLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._lock = threading.Lock()
+        self._closed = False
+        self._under_way: set[Future[object]] = set()
         self.dropped = 0  # hand-overs that found no running loop
 
     def hand_over(self, function: Callable[..., Coroutine[Any, Any, object]], *args: object) -> None:
         """Run `function(*args)` on the loop, without waiting for it. Never raises into the calling thread.
 
-        With no running loop the call is counted and logged. What the coroutine raises is logged.
+        Calls from one thread begin in their order. With no running loop the call is counted and logged. What the
+        coroutine raises is logged.
         """
-        if not self._loop.is_running():
-            self._drop(function)
-            return
+        name = getattr(function, "__qualname__", repr(function))
+        with self._lock:
+            future = self._schedule(function, args)
+            if future is None:
+                self.dropped += 1
+                log.warning("no running loop for %s; dropped %d so far", name, self.dropped)
+                return
+            self._under_way.add(future)
+        future.add_done_callback(partial(self._done, name))
+
+    async def close(self) -> None:
+        """Call it on the loop, last: what was handed over has run when it returns, and what comes later is dropped.
+
+        A loop that ends otherwise may have calls in its queue that it never comes to.
+        """
+        with self._lock:
+            self._closed = True
+            under_way = list(self._under_way)
+        if under_way:
+            await asyncio.wait([asyncio.wrap_future(future) for future in under_way])
+
+    def _schedule(
+        self, function: Callable[..., Coroutine[Any, Any, object]], args: tuple[object, ...]
+    ) -> Future[object] | None:
+        if self._closed or not self._loop.is_running():
+            return None
         coroutine = function(*args)
         try:
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:  # the loop was closed since the check above
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        except RuntimeError:  # the loop was closed since the look at it
             coroutine.close()
-            self._drop(function)
-            return
-        future.add_done_callback(_log_failure)
+            return None
 
-    def _drop(self, function: Callable[..., object]) -> None:
-        self.dropped += 1
-        log.warning("no running loop for %s; dropped %d so far", function.__qualname__, self.dropped)
-
-
-def _log_failure(future: Future[object]) -> None:
-    try:
-        future.result()
-    except CancelledError:
-        pass
-    except Exception:
-        log.exception("a hand-over to the loop failed")
+    def _done(self, name: str, future: Future[object]) -> None:
+        with self._lock:
+            self._under_way.discard(future)
+        try:
+            future.result()
+        except CancelledError:
+            pass
+        except Exception:
+            log.exception("%s failed, handed over from a thread", name)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from speakeasyd.domain.fault import Diagnosis, FaultKind
-from speakeasyd.domain.recovery import State
+from speakeasyd.domain.health import State
 from speakeasyd.workers.inhand import LostTask
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings, WorkerSettings
+from speakeasyd.domain.health import OPEN, Policy, State
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import Report, Task, WorkerSpec
-from speakeasyd.domain.recovery import OPEN, Policy, State
+from speakeasyd.domain.stepdown import GPU_BATCH
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers import devices
 from speakeasyd.workers.child import ENGINE
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25  # seconds between looks at deadlines
 SPARE_IDLE_S = 5.0  # seconds without work after which the CPU's spare worker leaves
-_GPU_BATCH = 16  # chunks in one call, where the settings leave it to the engine
+
 _SPARE = "cpu-spare"
 
 
@@ -238,7 +239,7 @@ def _places(spec: WorkerSpec) -> int:
     """Chunks that the worker computes at one time, as far as can be told from here."""
     if spec.device == "cpu":
         return (spec.replicas or os.cpu_count() or 1) * max(1, spec.batch_size)
-    return max(1, spec.replicas) * (spec.batch_size or _GPU_BATCH)
+    return max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)
 
 
 def _name(spec: WorkerSpec) -> str:

@@ -11,8 +11,9 @@ import psutil
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.config import RecoverySettings
-from speakeasyd.domain import recovery
+from speakeasyd.domain import health, recovery
 from speakeasyd.domain.fault import Diagnosis, classify
+from speakeasyd.domain.health import ACCEPTING, Health, Policy, State
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -28,7 +29,7 @@ from speakeasyd.domain.protocol import (
     Unloaded,
     WorkerSpec,
 )
-from speakeasyd.domain.recovery import ACCEPTING, Health, Policy, State
+from speakeasyd.domain.stepdown import step_down
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers.inhand import InHand, suspected
 from speakeasyd.workers.news import DeviceChange, WorkerLost, WorkerStatus
@@ -80,7 +81,7 @@ class Supervisor:
     """Lives on the loop. Feeds events to the recovery machine and carries out its actions."""
 
     def __init__(self, *, name: str, spec: WorkerSpec, limit: int, around: Surroundings) -> None:
-        self.name, self.spec = name, spec
+        self.name, self.spec = name, spec  # the settings are stepped down when they prove too much for the device
         self._limit = limit  # tasks in hand at most
         self._around, self._clock = around, around.clock
         self._health = Health()
@@ -140,7 +141,7 @@ class Supervisor:
 
     async def stop(self, grace_s: float) -> None:
         """Let the worker finish its chunks, then end it. Idempotent. What is still in hand is not reported as lost."""
-        self._apply(recovery.Stopping())
+        self._apply(health.Stopping())
         for timer in self._timers:
             timer.cancel()
         if self._probing:
@@ -165,12 +166,12 @@ class Supervisor:
         if self._owes_an_answer(run) and run.life.overdue(now):
             run.silent = True
             self._went_down()
-            self._apply(recovery.Silent(classify(silent=True)))
+            self._apply(health.Silent(classify(silent=True)))
         if now - run.weighed > WEIGH_S:
             run.weighed = now
             run.wear.weigh(_resident(run.process))
         if run.wear.due and self.empty:
-            self._apply(recovery.RecycleDue())
+            self._apply(health.RecycleDue())
         if self.state is State.READY and self.idle_for() > IDLE_S:
             self._recovered()
         if 0 < self._around.idle_unload_s < self.idle_for():
@@ -231,20 +232,20 @@ class Supervisor:
         """Learn from a report. Returns it with the device by its name here: in the worker, every GPU is number 0."""
         match report:
             case Hello():
-                self._apply(recovery.Started())
+                self._apply(health.Started())
             case Loaded():
                 report = replace(report, device=self.spec.device)
                 run.model, run.fault = report, None
-                self._apply(recovery.Loaded())
+                self._apply(health.Loaded())
                 self._recovered()
             case Unloaded():
                 run.model = None
             case Fault(phase=phase, error=error, soft=soft):
                 run.fault = report
                 self._went_down()
-                self._apply(recovery.Faulted(classify(phase=phase, error=error), soft))
+                self._apply(health.Faulted(classify(phase=phase, error=error), soft))
             case ChunkDone():
-                self._apply(recovery.Worked())
+                self._apply(health.Worked())
             case _:
                 pass
         return report
@@ -255,7 +256,7 @@ class Supervisor:
         self._buried.set()
         planned = self.state is State.STOPPED or (self.state is State.RECYCLING and self.empty)
         if planned:
-            self._apply(recovery.Died(classify(exit_status=exit_.status), frozenset()))
+            self._apply(health.Died(classify(exit_status=exit_.status), frozenset()))
         elif run:
             self._lost(run, exit_)
 
@@ -267,8 +268,9 @@ class Supervisor:
             phase=phase, error=error, last_words=exit_.last_words, exit_status=exit_.status, silent=run.silent
         )
         self._went_down()
+        self.spec = step_down(self.spec, diagnosis.remedy) or self.spec
         tasks = self._hand.lose(fault, blame=diagnosis.blames_work)
-        self._apply(recovery.Died(diagnosis, suspected(tasks)))
+        self._apply(health.Died(diagnosis, suspected(tasks)))
         self._around.on_lost(
             WorkerLost(
                 worker=self.name,
@@ -292,7 +294,7 @@ class Supervisor:
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
-    def _apply(self, event: recovery.Event) -> None:
+    def _apply(self, event: health.Event) -> None:
         before = self._health
         self._health, actions = recovery.step(
             before,
@@ -307,15 +309,15 @@ class Supervisor:
         for action in actions:
             self._carry_out(action)
 
-    def _carry_out(self, action: recovery.Action) -> None:
+    def _carry_out(self, action: health.Action) -> None:
         match action:
-            case recovery.StartWorker(after_s):
+            case health.StartWorker(after_s):
                 self._later(after_s, self._start_process)
-            case recovery.KillWorker(after_s) if run := self._run:
+            case health.KillWorker(after_s) if run := self._run:
                 self._later(after_s, run.process.kill)
-            case recovery.DrainWorker():
+            case health.DrainWorker():
                 self._send(Drain())
-            case recovery.Probe(after_s):
+            case health.Probe(after_s):
                 self._later(after_s, self._begin_probe)
 
     def _later(self, seconds: float, function: Callable[[], object]) -> None:
@@ -331,7 +333,7 @@ class Supervisor:
 
     async def _probe(self) -> None:
         error = await self._around.probe(self.spec.device)
-        passed = recovery.ProbePassed() if not error else recovery.ProbeFailed(classify(phase="load", error=error))
+        passed = health.ProbePassed() if not error else health.ProbeFailed(classify(phase="load", error=error))
         self._apply(passed)
 
     def _owes_an_answer(self, run: _Run) -> bool:
@@ -345,7 +347,7 @@ class Supervisor:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = self._clock.monotonic()
-        self._apply(recovery.Idle() if self.empty else recovery.Busy())
+        self._apply(health.Idle() if self.empty else health.Busy())
         self._around.on_room()
 
     # --- news ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import pytest
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import RecoverySettings, WorkerSettings
 from speakeasyd.domain.fault import FaultKind
+from speakeasyd.domain.health import Policy, State
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
@@ -32,7 +33,7 @@ from speakeasyd.domain.protocol import (
     Unloaded,
     WorkerSpec,
 )
-from speakeasyd.domain.recovery import Policy, State, Verdict, verdict
+from speakeasyd.domain.recovery import Verdict, verdict
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.loop import MainLoop
 from speakeasyd.testing import PIECE, SCRIPTED, Misdeed, Script, scripted_chunks, until

@@ -1,0 +1,145 @@
+"""Every text and exit status that is known from the field, to the right fault."""
+
+import pytest
+
+from speakeasyd.domain.fault import NATURES, FaultKind, Remedy, classify
+from speakeasyd.errors import ErrorCode
+
+TEXTS = [
+    # a lost context
+    ("generate", "RuntimeError: CUDA failed with error an illegal memory access was encountered", "context_lost"),
+    ("generate", "RuntimeError: CUDA failed with error unspecified launch failure", "context_lost"),
+    ("encode", "RuntimeError: CUDA failed with error misaligned address", "context_lost"),
+    ("encode", "RuntimeError: CUDA failed with error the launch timed out and was terminated", "context_lost"),
+    ("encode", "RuntimeError: CUDA failed with error an illegal instruction was encountered", "context_lost"),
+    ("encode", "RuntimeError: CUDA failed with error invalid program counter", "context_lost"),
+    ("encode", "RuntimeError: CUDA failed with error hardware stack error", "context_lost"),
+    ("generate", "torch.AcceleratorError: CUDA error: an illegal memory access was encountered", "context_lost"),
+    ("generate", "RuntimeError: CUDA error: device-side assert triggered", "context_lost"),
+    ("encode", "RuntimeError: CUDA failed with error uncorrectable ECC error encountered", "context_lost"),
+    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_NOT_INITIALIZED", "context_lost"),
+    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_INTERNAL_ERROR", "context_lost"),
+    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED", "context_lost"),
+    ("canary", "CanaryFailed: the canary's words came out as 'la la la'", "context_lost"),
+    # memory
+    ("generate", "RuntimeError: CUDA failed with error out of memory", "out_of_memory"),
+    ("load", "RuntimeError: CUDA failed with error out of memory", "out_of_memory"),
+    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED", "out_of_memory"),
+    ("generate", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB", "out_of_memory"),
+    ("load", "RuntimeError: mkl_malloc: failed to allocate memory", "host_memory"),
+    ("decode", "MemoryError: ", "host_memory"),
+    ("generate", "MemoryError: std::bad_alloc", "host_memory"),
+    ("vad", "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3.2 GiB for an array", "host_memory"),
+    ("decode", "OSError: [Errno 12] Cannot allocate memory", "host_memory"),
+    # the device does not answer
+    ("load", "RuntimeError: CUDA failed with error unknown error", "device_gone"),
+    ("load", "RuntimeError: CUDA failed with error no CUDA-capable device is detected", "device_gone"),
+    ("load", "RuntimeError: CUDA failed with error all CUDA-capable devices are busy or unavailable", "device_gone"),
+    ("load", "RuntimeError: CUDA failed with error CUDA-capable device(s) is/are busy or unavailable", "device_gone"),
+    ("load", "RuntimeError: CUDA failed with error initialization error", "device_gone"),
+    # what a person has to mend
+    ("encode", "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded", "configuration"),
+    ("encode", "RuntimeError: Library cublas64_12.dll is not found or cannot be loaded", "configuration"),
+    (
+        "load",
+        "RuntimeError: CUDA failed with error CUDA driver version is insufficient for CUDA runtime version",
+        "configuration",
+    ),
+    (
+        "encode",
+        (
+            "RuntimeError: parallel_for failed: cudaErrorNoKernelImageForDevice: "
+            "no kernel image is available for execution on the device"
+        ),
+        "configuration",
+    ),
+    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED", "configuration"),
+    (
+        "load",
+        (
+            "ValueError: Requested float16 compute type, but the target device or backend "
+            "do not support efficient float16 computation."
+        ),
+        "configuration",
+    ),
+    ("load", "RuntimeError: Unable to open file 'model.bin' in model '/models/small'", "configuration"),
+    ("load", "RuntimeError: Model file has an invalid payload size", "configuration"),
+    ("load", "ModelUnavailable: no model 'tiny.xx'", "configuration"),
+    ("host", "ModuleNotFoundError: No module named 'ctranslate2'", "configuration"),
+    ("host", "ImportError: DLL load failed while importing _ext", "configuration"),
+    # the file
+    ("decode", "av.error.InvalidDataError: [Errno 1094995529] Invalid data found", "file"),
+    ("decode", "IndexError: tuple index out of range", "file"),
+    # the same words elsewhere are a defect of ours
+    ("generate", "IndexError: tuple index out of range", "unknown"),
+    ("generate", "RuntimeError: nobody has seen this yet", "unknown"),
+    ("host", "", "unknown"),
+]
+
+
+@pytest.mark.parametrize(("phase", "text", "kind"), TEXTS)
+def test_texts(phase: str, text: str, kind: str) -> None:
+    assert classify(phase=phase, error=text).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy", "code"),
+    [
+        ("CUDA failed with error out of memory", Remedy.STEP_DOWN, ErrorCode.OUT_OF_MEMORY),
+        ("CUBLAS_STATUS_NOT_SUPPORTED", Remedy.OTHER_TYPE, ErrorCode.DEVICE_FAILED),
+        ("do not support efficient int8 computation", Remedy.OTHER_TYPE, ErrorCode.DEVICE_FAILED),
+        ("an illegal memory access was encountered", Remedy.FRESH_PROCESS, ErrorCode.DEVICE_FAILED),
+        ("mkl_malloc: failed to allocate memory", Remedy.FRESH_PROCESS, ErrorCode.OUT_OF_MEMORY),
+        ("Library libcublas.so.12 is not found or cannot be loaded", Remedy.PERSON, ErrorCode.LIBRARY_MISSING),
+        ("CUDA driver version is insufficient for CUDA runtime", Remedy.PERSON, ErrorCode.LIBRARY_MISSING),
+        ("cudaErrorNoKernelImageForDevice", Remedy.CPU_FOR_GOOD, ErrorCode.DEVICE_FAILED),
+        ("CUDA failed with error unknown error", Remedy.PROBE, ErrorCode.DEVICE_FAILED),
+        ("model.bin has an invalid payload size", Remedy.OTHER_MODEL, ErrorCode.MODEL_UNAVAILABLE),
+    ],
+)
+def test_what_helps(text: str, remedy: Remedy, code: ErrorCode) -> None:
+    diagnosis = classify(phase="load", error=text)
+    assert (diagnosis.remedy, diagnosis.code) == (remedy, code)
+    assert diagnosis.hint
+    if diagnosis.soft:  # a process that may mend itself must be sound
+        assert NATURES[diagnosis.kind].context_survives
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (-6, "context_lost"),  # SIGABRT
+        (-11, "context_lost"),  # SIGSEGV
+        (-4, "context_lost"),
+        (-7, "context_lost"),
+        (-9, "host_memory"),
+        (3, "context_lost"),
+        (0xC0000409, "context_lost"),
+        (0xC0000409 - (1 << 32), "context_lost"),  # the same, signed
+        (0xC0000005, "context_lost"),
+        (0xC0000017, "host_memory"),
+        (0xC0000135, "configuration"),
+        (0, "unknown"),  # left in peace, but with work in hand
+        (70, "unknown"),
+        (-15, "unknown"),
+    ],
+)
+def test_exit_statuses(status: int, kind: str) -> None:
+    assert classify(exit_status=status).kind == kind
+
+
+def test_what_counts_first() -> None:
+    abort = "terminate called after throwing an instance of 'std::runtime_error'\n  what():  "
+    full, lost = (
+        "CUDA failed with error out of memory",
+        "CUDA failed with error an illegal memory access was encountered",
+    )
+    assert classify(exit_status=-6, last_words=abort + full).kind is FaultKind.OUT_OF_MEMORY
+    assert classify(exit_status=-6, error=lost, last_words=abort + full).kind is FaultKind.CONTEXT_LOST
+    assert classify(exit_status=-9, last_words=lost, silent=True).kind is FaultKind.HANG
+    assert classify(exit_status=70, error="RuntimeError: never seen").kind is FaultKind.UNKNOWN
+
+
+def test_unknown_is_taken_for_a_lost_context() -> None:
+    assert NATURES[FaultKind.UNKNOWN] == NATURES[FaultKind.CONTEXT_LOST]
+    assert set(NATURES) == set(FaultKind)

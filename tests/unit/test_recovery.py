@@ -1,0 +1,284 @@
+"""The recovery of a device: it always goes on, never spins, and blames nobody too early."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speakeasyd.config import RecoverySettings
+from speakeasyd.domain.fault import Diagnosis, classify
+from speakeasyd.domain.health import (
+    OPEN,
+    Action,
+    Blow,
+    Busy,
+    Died,
+    DrainWorker,
+    Event,
+    Faulted,
+    Health,
+    Idle,
+    KillWorker,
+    Loaded,
+    Policy,
+    Probe,
+    ProbeFailed,
+    ProbePassed,
+    RecycleDue,
+    Silent,
+    Started,
+    StartWorker,
+    State,
+    Stopping,
+    Worked,
+)
+from speakeasyd.domain.job import JobId
+from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.domain.recovery import Verdict, independent, step, verdict
+from speakeasyd.domain.stepdown import step_down
+
+POLICY = Policy()
+LOST = classify(error="CUDA failed with error an illegal memory access was encountered")
+FULL = classify(error="CUDA failed with error out of memory")
+GONE = classify(error="CUDA failed with error unknown error")
+NO_LIBRARY = classify(error="Library libcublas.so.12 is not found or cannot be loaded")
+OLD_CARD = classify(error="cudaErrorNoKernelImageForDevice")
+NO_MODEL = classify(error="ModelUnavailable: no model")
+BAD_FILE = classify(phase="decode", error="av.error.InvalidDataError: nonsense")
+HUNG = classify(silent=True)
+DIAGNOSES = [LOST, FULL, GONE, NO_LIBRARY, OLD_CARD, NO_MODEL, BAD_FILE, HUNG, classify()]
+
+
+def jobs(*numbers: int) -> frozenset[JobId]:
+    return frozenset(map(JobId, numbers))
+
+
+def walk(*events: Event, health: Health | None = None, policy: Policy = POLICY, dice: float = 1.0) -> Health:
+    health = health or Health()
+    for event in events:
+        health, _ = step(health, event, now=0.0, dice=dice, policy=policy)
+    return health
+
+
+def after(
+    health: Health, event: Event, *, now: float = 0.0, dice: float = 1.0, policy: Policy = POLICY
+) -> tuple[State, tuple[Action, ...]]:
+    health, actions = step(health, event, now=now, dice=dice, policy=policy)
+    return health.state, actions
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+BUSY = walk(Started(), Busy())
+
+MOVES: list[tuple[Health, Event, State, tuple[Action, ...]]] = [
+    (Health(), Started(), State.READY, ()),
+    (walk(Started()), Busy(), State.BUSY, ()),
+    (BUSY, Idle(), State.READY, ()),
+    (BUSY, Worked(), State.BUSY, ()),
+    (BUSY, Faulted(LOST, soft=False), State.POISONED, (KillWorker(3.0),)),
+    (BUSY, Faulted(FULL, soft=True), State.SOFT_RESTARTING, ()),
+    (Health(), Faulted(FULL, soft=True), State.POISONED, (KillWorker(3.0),)),
+    (BUSY, Silent(HUNG), State.POISONED, (KillWorker(0.0),)),
+    (BUSY, Died(LOST, jobs(1)), State.STARTING, (StartWorker(1.0),)),
+    (BUSY, Died(NO_LIBRARY, jobs()), State.DEVICE_OPEN, (Probe(300.0),)),
+    (BUSY, Died(GONE, jobs()), State.DEVICE_OPEN, (Probe(10.0),)),
+    (BUSY, Died(OLD_CARD, jobs()), State.DEVICE_OPEN, ()),
+    (BUSY, Died(NO_MODEL, jobs()), State.STARTING, (StartWorker(1.0),)),
+    (BUSY, RecycleDue(), State.BUSY, ()),
+    (walk(Started()), RecycleDue(), State.RECYCLING, (DrainWorker(),)),
+    (walk(Started(), RecycleDue()), Died(LOST, jobs()), State.STARTING, (StartWorker(0.0),)),
+    (walk(Started(), RecycleDue()), Silent(HUNG), State.POISONED, (KillWorker(0.0),)),
+    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Loaded(), State.BUSY, ()),
+    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Silent(HUNG), State.POISONED, (KillWorker(0.0),)),
+    (walk(Started(), Busy(), Silent(HUNG)), Silent(HUNG), State.POISONED, ()),
+    (walk(Started(), Busy(), Silent(HUNG)), Died(HUNG, jobs(1)), State.STARTING, (StartWorker(1.0),)),
+    (walk(Died(GONE, jobs())), ProbePassed(), State.HALF_OPEN, (StartWorker(0.0),)),
+    (walk(Died(GONE, jobs())), ProbeFailed(GONE), State.DEVICE_OPEN, (Probe(20.0),)),
+    (walk(Died(GONE, jobs())), ProbeFailed(NO_LIBRARY), State.DEVICE_OPEN, (Probe(300.0),)),
+    (walk(Died(GONE, jobs()), ProbePassed()), Worked(), State.BUSY, ()),
+    (walk(Died(GONE, jobs()), ProbePassed()), Died(LOST, jobs(1)), State.DEVICE_OPEN, (Probe(20.0),)),
+    (walk(Died(GONE, jobs()), ProbePassed()), Faulted(LOST, soft=True), State.POISONED, (KillWorker(3.0),)),
+    (BUSY, Stopping(), State.STOPPED, (DrainWorker(),)),
+    (walk(Stopping()), Died(LOST, jobs(1)), State.STOPPED, ()),
+    (walk(Stopping()), Stopping(), State.STOPPED, ()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("health", "event", "state", "actions"), MOVES)
+def test_moves(health: Health, event: Event, state: State, actions: tuple[Action, ...]) -> None:
+    assert after(health, event) == (state, actions)
+
+
+def test_the_cpu_stands_in_only_if_allowed() -> None:
+    allowed = replace(POLICY, cpu_stand_in=True)
+    assert after(BUSY, Died(GONE, jobs()), policy=allowed)[0] is State.CPU_ONLY
+    assert after(walk(Died(GONE, jobs()), policy=allowed), ProbePassed(), policy=allowed)[0] is State.HALF_OPEN
+
+
+def test_a_fault_on_trial_opens_the_circuit_again() -> None:
+    trial = walk(Died(GONE, jobs()), ProbePassed(), Faulted(LOST, soft=False))
+    assert after(trial, Died(LOST, jobs(1)))[0] is State.DEVICE_OPEN
+
+
+def test_a_closed_circuit_forgets() -> None:
+    assert walk(Died(GONE, jobs()), ProbePassed(), Worked()) == Health(state=State.BUSY)
+
+
+def test_waits_grow_with_failures_in_a_row_and_shrink_after_work() -> None:
+    policy = replace(POLICY, faults_to_open=100)
+    health, waits = Health(), []
+    for turn in range(8):
+        health, actions = step(health, Died(LOST, jobs(turn)), now=0.0, dice=1.0, policy=policy)
+        waits += [action.after_s for action in actions if isinstance(action, StartWorker)]
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
+    recovered = walk(Started(), Busy(), Worked(), health=health)
+    assert after(recovered, Died(LOST, jobs(9)), policy=policy) == (State.STARTING, (StartWorker(1.0),))
+
+
+def test_soft_restarts_in_a_row_are_bounded() -> None:
+    health = BUSY
+    for _ in range(POLICY.soft_limit):
+        health = walk(Faulted(FULL, soft=True), Loaded(), health=health)
+        assert health.state is State.BUSY
+    assert after(health, Faulted(FULL, soft=True))[0] is State.POISONED
+
+
+# --- which faults condemn the device ----------------------------------------------------------------------------------
+
+
+def test_faults_on_different_files_open_the_circuit() -> None:
+    twice = walk(Died(LOST, jobs(1)), Died(LOST, jobs(2)))
+    assert twice.state is State.STARTING
+    assert after(twice, Died(LOST, jobs(3)))[0] is State.DEVICE_OPEN
+
+
+def test_one_file_never_condemns_the_device() -> None:
+    health = walk(*[Died(LOST, jobs(7, other)) for other in range(20)])
+    assert health.state is State.STARTING
+
+
+def test_old_faults_are_forgotten() -> None:
+    health = walk(Died(LOST, jobs(1)), Died(LOST, jobs(2)))
+    assert after(health, Died(LOST, jobs(3)), now=POLICY.window_s)[0] is State.STARTING
+
+
+@pytest.mark.parametrize("diagnosis", [BAD_FILE, NO_MODEL])
+def test_neither_files_nor_models_are_held_against_the_device(diagnosis: Diagnosis) -> None:
+    assert walk(*[Died(diagnosis, jobs(turn)) for turn in range(20)]).state is State.STARTING
+
+
+@given(st.lists(st.frozensets(st.integers(1, 6).map(JobId), max_size=3), max_size=8), st.integers(1, 6).map(JobId))
+def test_a_common_file_explains_all_its_faults(suspects: list[frozenset[JobId]], poison: JobId) -> None:
+    assert independent(tuple(Blow(0.0, jobs | {poison}) for jobs in suspects)) <= 1
+    assert independent(tuple(Blow(0.0, jobs) for jobs in suspects)) <= len(suspects)
+
+
+# --- whatever comes ---------------------------------------------------------------------------------------------------
+
+diagnoses = st.sampled_from(DIAGNOSES)
+suspects = st.frozensets(st.integers(1, 5).map(JobId), max_size=3)
+events: st.SearchStrategy[Event] = st.one_of(
+    st.sampled_from([Started(), Loaded(), Busy(), Idle(), Worked(), RecycleDue(), ProbePassed()]),
+    st.builds(Faulted, diagnoses, st.booleans()),
+    st.builds(Silent, diagnoses),
+    st.builds(Died, diagnoses, suspects),
+    st.builds(ProbeFailed, diagnoses),
+)
+moments = st.lists(st.tuples(events, st.floats(0, 100), st.floats(0, 1, exclude_max=True)), max_size=60)
+
+
+@given(moments, st.booleans())
+@settings(deadline=None)
+def test_it_always_goes_on_and_never_spins(moments: list[tuple[Event, float, float]], stand_in: bool) -> None:
+    policy = replace(POLICY, cpu_stand_in=stand_in)
+    health, now = Health(), 0.0
+    for event, passed, dice in moments:
+        now += passed
+        before = health
+        health, actions = step(health, event, now=now, dice=dice, policy=policy)
+        starts = [action for action in actions if isinstance(action, StartWorker)]
+        probes = [action for action in actions if isinstance(action, Probe)]
+        kills = [action for action in actions if isinstance(action, KillWorker)]
+        match event:
+            case Died() if before.state not in OPEN:  # something follows every death, once
+                final = health.cause == OLD_CARD and health.state in OPEN
+                assert len(starts) + len(probes) == (0 if final else 1)
+                if before.state is not State.RECYCLING:
+                    assert all(start.after_s >= policy.restart_min_s for start in starts)
+                    assert health.failures == before.failures + 1
+            case ProbePassed() | ProbeFailed() if before.state in OPEN:
+                final = isinstance(event, ProbeFailed) and event.diagnosis == OLD_CARD
+                assert len(starts) + len(probes) == (0 if final else 1)
+            case _:  # a worker is begun, and a device probed, for no other reason
+                assert not starts
+                assert not probes
+        if health.state is State.POISONED and before.state is not State.POISONED:
+            assert kills
+        assert all(0 < probe.after_s <= policy.probe_max_s for probe in probes)
+        assert all(start.after_s <= policy.restart_max_s for start in starts)
+    stopped, actions = step(health, Stopping(), now=now, dice=0.0, policy=policy)
+    assert stopped.state is State.STOPPED
+
+
+# --- a chunk that workers died on -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("strikes", "device", "cpu_fallback", "on_poison", "expected"),
+    [
+        (1, "cuda:0", True, "gap", Verdict.TRY_ALONE),
+        (2, "cuda:0", True, "gap", Verdict.TRY_ON_CPU),
+        (3, "cuda:0", True, "gap", Verdict.MARK_GAP),
+        (3, "cuda:0", True, "fail", Verdict.FAIL),
+        (2, "cuda:0", False, "gap", Verdict.MARK_GAP),
+        (1, "cpu", True, "fail", Verdict.TRY_ALONE),
+        (2, "cpu", True, "fail", Verdict.FAIL),
+        (2, "cpu", True, "gap", Verdict.MARK_GAP),
+    ],
+)
+def test_verdicts(strikes: int, device: str, cpu_fallback: bool, on_poison: str, expected: Verdict) -> None:
+    given_up = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
+    assert verdict(strikes=strikes, device=device, settings=given_up) is expected
+
+
+@given(st.sampled_from(["cpu", "cuda:0"]), st.booleans(), st.sampled_from(["gap", "fail"]))
+def test_poison_costs_at_most_three_workers_and_nobody_is_condemned_unheard(
+    device: str, cpu_fallback: bool, on_poison: str
+) -> None:
+    mercy = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
+    verdicts = [verdict(strikes=strikes, device=device, settings=mercy) for strikes in range(1, 5)]
+    assert verdicts[0] is Verdict.TRY_ALONE
+    assert all(each in {Verdict.MARK_GAP, Verdict.FAIL} for each in verdicts[2:])
+
+
+# --- smaller settings -------------------------------------------------------------------------------------------------
+
+
+def ladder(spec: WorkerSpec, diagnosis: Diagnosis) -> list[tuple[int, str]]:
+    steps = []
+    while below := step_down(spec, diagnosis.remedy):
+        spec = below
+        steps.append((spec.batch_size, spec.compute_type))
+        assert len(steps) < 20
+    return steps
+
+
+def test_out_of_memory_steps_down_the_batch_and_then_the_weights() -> None:
+    gpu = WorkerSpec("cuda:0", "auto", 0, 0, "")
+    assert ladder(gpu, FULL) == [(8, "auto"), (4, "auto"), (2, "auto"), (1, "auto"), (1, "int8_float16")]
+    assert ladder(replace(gpu, batch_size=3, compute_type="int8"), FULL) == [(1, "int8")]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
+@pytest.mark.parametrize("compute_type", ["auto", "int8", "float16", "int8_float16", "float32", "bfloat16"])
+def test_an_unsupported_type_ends_at_one_that_all_devices_can(device: str, compute_type: str) -> None:
+    unsupported = classify(error="CUBLAS_STATUS_NOT_SUPPORTED")
+    steps = ladder(WorkerSpec(device, compute_type, 0, 4, ""), unsupported)
+    assert all(batch == 4 for batch, _ in steps)
+    assert compute_type in {"float32", "bfloat16"} or steps[-1][1] == "float32"
+
+
+def test_other_faults_step_nothing_down() -> None:
+    assert ladder(WorkerSpec("cuda:0", "auto", 0, 16, ""), LOST) == []
