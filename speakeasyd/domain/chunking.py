@@ -111,7 +111,7 @@ class Chunker:
         high = start + self._cut.longest - smooth
         values = self._probabilities[low - smooth - self._base : high + smooth + 1 - self._base]
         sums = [sum(values[i : i + 2 * smooth + 1]) for i in range(high - low)]
-        return low + min(range(len(sums)), key=lambda i: (round(sums[i], 3), -i))
+        return low + min(range(len(sums)), key=lambda i: (round(sums[i], 3), values[i + smooth], -i))
 
     def _split(self, cut: int) -> Span:
         """Close the chunk at `cut` and leave what lies behind to the next one."""

@@ -16,7 +16,7 @@ from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
 _PAUSE_BLOCKS = 16  # blocks without a clip after which others may have a turn
-_PASSAGE = 8  # chunks: each leans on the text before it in its passage; passages are independent of each other
+_PASSAGE = 4  # chunks: each leans on the text before it in its passage; passages are independent of each other
 _PROGRESS_S = 1.0  # seconds between signs of life
 
 

@@ -25,7 +25,7 @@ from speakeasyd.engine.language import PROBE_CLIPS, PROBE_SECONDS, detect_langua
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
-_AHEAD_S = 240.0  # seconds of speech decoded ahead for each place in a batch: a passage of long chunks
+_AHEAD_S = 240.0  # seconds of speech decoded ahead for each place in a batch: two passages of long chunks
 
 InFlight = tuple[tuple[JobId, int], ...]
 

@@ -1,0 +1,391 @@
+"""The engine on real speech with the bundled model: the right words, and the same ones whatever happens in between."""
+
+import itertools
+import multiprocessing
+import os
+import re
+import threading
+import wave
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pytest
+
+from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import (
+    ChunkDone,
+    ChunkStarted,
+    Drain,
+    Drained,
+    Fault,
+    Hello,
+    LanguageFound,
+    Loaded,
+    Loading,
+    Opened,
+    Report,
+    Task,
+    TaskDone,
+    TaskFailed,
+    Unload,
+    Unloaded,
+    WorkerSpec,
+)
+from speakeasyd.domain.transcript import Chunk
+from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.host import EXIT_FAULT, EXIT_ORPHAN, serve
+from speakeasyd.engine.model import Model, load
+from speakeasyd.engine.pipeline import Pipeline
+from speakeasyd.engine.source import Source
+from speakeasyd.errors import ErrorCode
+
+pytestmark = pytest.mark.real
+
+SAMPLES = Path(str(files("speakeasyd") / "data" / "samples"))
+PATIENCE_S = 60.0
+SPOKEN = ("meeting", "voice_memo", "answering_machine", "voice_memo", "meeting", "voice_memo")
+
+
+def spec(folder: Path) -> WorkerSpec:
+    return WorkerSpec(device="cpu", compute_type="auto", replicas=2, batch_size=0, state_dir=str(folder), offline=True)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return load("bundled", spec(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture(scope="module")
+def conversation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The samples one after the other, seven seconds of silence between them."""
+    silence = np.zeros((1, 7 * SAMPLE_RATE), np.float32)
+    sound = np.concatenate([part for name in SPOKEN for part in (samples_of(name), silence)], axis=1)
+    return write_wav(tmp_path_factory.mktemp("audio") / "conversation.wav", sound)
+
+
+def samples_of(name: str) -> Samples:
+    with Source(str(SAMPLES / f"{name}.flac")) as source:
+        return np.concatenate(list(Audio(source).blocks()), axis=1)
+
+
+def write_wav(path: Path, sound: Samples) -> Path:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(sound.shape[0])
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes((sound.T * 32767).astype("<i2").tobytes())
+    return path
+
+
+@dataclass
+class Run:
+    """A pipeline from which tests collect what it reports."""
+
+    model: Model
+    replicas: int = 2
+    batch_size: int = 1
+    reports: list[Report] = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def __enter__(self) -> Self:
+        self.pipeline = Pipeline(
+            decoder=self.model.decoder,
+            replicas=self.replicas,
+            batch_size=self.batch_size,
+            readers=2,
+            send=self._note,
+            on_fault=lambda fault, _: pytest.fail(str(fault)),
+            on_idle=lambda: None,
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pipeline.stop()
+
+    def _note(self, report: Report) -> None:
+        with self.changed:
+            self.reports.append(report)
+            self.changed.notify_all()
+
+    def wait_for(self, what: Callable[[list[Report]], object]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: what(self.reports), PATIENCE_S), self.reports[-5:]
+
+    def finish(self, *tasks: Task) -> None:
+        for task in tasks:
+            self.pipeline.submit(task)
+        self.wait_for(lambda reports: sum(isinstance(r, TaskDone | TaskFailed) for r in reports) >= len(tasks))
+
+    def chunks(self, job_id: int = 1) -> list[Chunk]:
+        """As they would be read from the ledger, without the time that they took."""
+        found = [r.chunk for r in self.reports if isinstance(r, ChunkDone) and r.job_id == job_id]
+        return [replace(chunk, compute_s=0.0) for chunk in sorted(found, key=lambda chunk: chunk.index)]
+
+    def of(self, kind: type) -> list[Report]:
+        return [report for report in self.reports if isinstance(report, kind)]
+
+
+def task(path: Path, job_id: int = 1, **changes: object) -> Task:
+    options = Options.model_validate(changes.pop("options", {}))
+    plain = Task(JobId(job_id), Token("mine"), str(path), options, None)
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+def transcribe(model: Model, *tasks: Task, **how: int) -> Run:
+    with Run(model, **how) as run:
+        run.finish(*tasks)
+    return run
+
+
+def text(chunks: Sequence[Chunk]) -> str:
+    return "".join(segment.text for chunk in chunks for segment in chunk.segments).strip()
+
+
+def said(chunks: Sequence[Chunk]) -> dict[int, str]:
+    return {chunk.index: "".join(segment.text for segment in chunk.segments) for chunk in chunks}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: Model, conversation: Path) -> list[Chunk]:
+    return transcribe(model, task(conversation)).chunks()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("meeting", "Today we talk about"),
+        ("voice_memo", "Call the dentist on Monday morning"),
+        ("answering_machine", "please leave your name and your telephone number after the tone"),
+    ],
+)
+def test_the_samples_are_understood(model: Model, name: str, words: str) -> None:
+    run = transcribe(model, task(SAMPLES / f"{name}.flac"))
+    assert words in text(run.chunks())
+    (done,) = run.of(TaskDone)
+    assert isinstance(done, TaskDone)
+    assert done.warning is None
+    assert done.audio_seconds == pytest.approx(samples_of(name).shape[1] / SAMPLE_RATE)
+
+
+def test_reports_come_in_order(model: Model) -> None:
+    reports = transcribe(model, task(SAMPLES / "voice_memo.flac")).reports
+    kinds = [type(report) for report in reports if not isinstance(report, LanguageFound)]
+    assert kinds == [Opened, ChunkStarted, ChunkDone, TaskDone]
+    assert [r.language for r in reports if isinstance(r, LanguageFound)] == ["en"]
+
+
+def test_segments_lie_in_their_chunk_in_order(undisturbed: list[Chunk]) -> None:
+    assert [chunk.index for chunk in undisturbed] == list(range(len(SPOKEN)))
+    for chunk in undisturbed:
+        times = [time for segment in chunk.segments for time in (segment.start, segment.end)]
+        assert times == sorted(times)
+        assert chunk.start <= times[0] <= times[-1] <= chunk.end + 0.001
+        assert chunk.end - chunk.start <= 30
+
+
+@pytest.mark.parametrize("done", [{0}, {0, 1, 2}, {1, 4}])
+def test_a_restart_gives_the_same_text_as_none(
+    model: Model, conversation: Path, undisturbed: list[Chunk], done: set[int]
+) -> None:
+    committed = [chunk for chunk in undisturbed if chunk.index in done]
+    again = transcribe(model, task(conversation, skip=frozenset(done), said=said(committed))).chunks()
+    assert again == [chunk for chunk in undisturbed if chunk.index not in done]
+
+
+def test_the_text_does_not_depend_on_the_number_of_replicas(
+    model: Model, conversation: Path, undisturbed: list[Chunk]
+) -> None:
+    assert transcribe(model, task(conversation), replicas=1).chunks() == undisturbed
+
+
+def test_only_what_is_asked_for_is_done(model: Model, conversation: Path, undisturbed: list[Chunk]) -> None:
+    run = transcribe(model, task(conversation, only=frozenset({4})))
+    assert run.chunks() == [undisturbed[4]]
+    assert len(run.of(ChunkStarted)) == 1
+
+
+def test_a_chunk_that_was_given_up_holds_nothing_up(model: Model, conversation: Path) -> None:
+    run = transcribe(model, task(conversation, skip=frozenset({1})))
+    assert [chunk.index for chunk in run.chunks()] == [0, 2, 3, 4, 5]
+
+
+def test_clips_of_many_files_fit_in_one_batch(model: Model) -> None:
+    tasks = [task(SAMPLES / "voice_memo.flac", job_id) for job_id in range(1, 5)]
+    run = transcribe(model, *tasks, batch_size=4, replicas=1)
+    texts = {text(run.chunks(job_id)) for job_id in range(1, 5)}
+    assert len(texts) == 1
+    assert "dentist" in texts.pop()
+
+
+def test_a_short_file_does_not_wait_for_a_long_one(model: Model, conversation: Path) -> None:
+    with Run(model) as run:
+        run.pipeline.submit(task(conversation, 1))
+        run.wait_for(lambda reports: any(isinstance(r, ChunkStarted) for r in reports))
+        run.finish(task(SAMPLES / "voice_memo.flac", 2))
+        run.wait_for(lambda reports: sum(isinstance(r, TaskDone) for r in reports) == 2)
+    assert [r.job_id for r in run.reports if isinstance(r, TaskDone)] == [2, 1]
+
+
+def test_a_dropped_job_is_not_heard_of_again(model: Model, conversation: Path) -> None:
+    with Run(model) as run:
+        run.pipeline.submit(task(conversation, 1))
+        run.wait_for(lambda reports: any(isinstance(r, ChunkStarted) for r in reports))
+        run.pipeline.drop(JobId(1))
+        assert run.pipeline.idle
+        run.finish(task(SAMPLES / "voice_memo.flac", 2))
+    assert not [r for r in run.reports if isinstance(r, TaskDone) and r.job_id == 1]
+    assert len(run.chunks(1)) < len(SPOKEN)
+
+
+def test_stopping_finishes_the_chunks_in_flight_and_starts_no_more(model: Model, conversation: Path) -> None:
+    with Run(model) as run:
+        run.pipeline.submit(task(conversation))
+        run.wait_for(lambda reports: any(isinstance(r, ChunkStarted) for r in reports))
+    started = {r.index for r in run.reports if isinstance(r, ChunkStarted)}
+    assert started == {chunk.index for chunk in run.chunks()}
+    assert len(started) < len(SPOKEN)
+    assert not run.of(TaskDone)
+
+
+def test_channels_apart_are_labelled(model: Model, tmp_path: Path) -> None:
+    left, right = samples_of("voice_memo"), samples_of("meeting")
+    length = max(left.shape[1], right.shape[1])
+    both = np.concatenate([np.pad(side, ((0, 0), (0, length - side.shape[1]))) for side in (left, right)])
+    run = transcribe(model, task(write_wav(tmp_path / "call.wav", both), options={"channels": "split"}))
+    by_channel = {channel: text([c for c in run.chunks() if c.channel == channel]) for channel in (0, 1)}
+    assert "dentist" in by_channel[0]
+    assert "library" in by_channel[1]
+    assert all(segment.channel == chunk.channel for chunk in run.chunks() for segment in chunk.segments)
+
+
+def test_words_have_times_and_make_up_the_text(model: Model) -> None:
+    run = transcribe(model, task(SAMPLES / "voice_memo.flac", options={"word_timestamps": True}))
+    for segment in (segment for chunk in run.chunks() for segment in chunk.segments):
+        assert "".join(word.text for word in segment.words) == segment.text
+        starts = [word.start for word in segment.words]
+        assert starts == sorted(starts)
+        assert segment.start == segment.words[0].start
+        assert segment.end == segment.words[-1].end
+        assert all(0 <= word.probability <= 1 for word in segment.words)
+
+
+@pytest.mark.parametrize("accuracy", ["fast", "exact"])
+def test_other_accuracies_work(model: Model, accuracy: str) -> None:
+    run = transcribe(model, task(SAMPLES / "voice_memo.flac", options={"accuracy": accuracy, "beam_size": 3}))
+    assert "dentist" in text(run.chunks())
+
+
+def test_without_voice_detection_everything_is_covered(model: Model, tmp_path: Path) -> None:
+    sound = np.concatenate([samples_of("meeting"), samples_of("voice_memo")], axis=1)
+    run = transcribe(model, task(write_wav(tmp_path / "a.wav", sound), options={"vad": False}))
+    chunks = run.chunks()
+    assert chunks[0].start == 0
+    assert all(before.end == after.start for before, after in itertools.pairwise(chunks))
+    assert chunks[-1].end == pytest.approx(sound.shape[1] / SAMPLE_RATE, abs=0.04)
+    assert "dentist" in text(chunks)
+
+
+def test_a_hint_can_change_the_spelling(model: Model) -> None:
+    options = {"initial_prompt": "Harbour Museum, guided tour.", "hotwords": "harbour"}
+    run = transcribe(model, task(SAMPLES / "answering_machine.flac", options=options))
+    assert "harbour" in text(run.chunks()).lower()
+
+
+@pytest.mark.parametrize("options", [{"language": "de"}, {"task": "translate"}])
+def test_an_english_model_refuses_what_it_cannot_do(model: Model, options: dict[str, str]) -> None:
+    (failed,) = transcribe(model, task(SAMPLES / "voice_memo.flac", options=options)).of(TaskFailed)
+    assert isinstance(failed, TaskFailed)
+    assert failed.code == ErrorCode.MODEL_UNAVAILABLE
+
+
+def test_a_bad_file_does_not_disturb_the_others(model: Model, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp3"
+    bad.write_bytes(os.urandom(5000))
+    run = transcribe(model, task(bad, 1), task(SAMPLES / "voice_memo.flac", 2))
+    assert [r.code for r in run.reports if isinstance(r, TaskFailed)] == [ErrorCode.NOT_MEDIA]
+    assert "dentist" in text(run.chunks(2))
+
+
+def test_noise_and_silence_say_nothing(model: Model, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    noise = np.concatenate([np.zeros(160_000), 0.2 * rng.standard_normal(160_000)])[np.newaxis]
+    run = transcribe(model, task(write_wav(tmp_path / "noise.wav", noise.astype(np.float32))))
+    assert text(run.chunks()) == ""
+    assert len(run.of(TaskDone)) == 1
+
+
+def test_a_model_that_cannot_be_fetched_is_stood_in_for_loudly(tmp_path: Path) -> None:
+    stand_in = load("small", spec(tmp_path)).loaded
+    assert stand_in.requested == "small"
+    assert "bundled" in stand_in.model
+    assert stand_in.warning
+    assert "small" in stand_in.warning
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+def child(conn: Connection, settled: WorkerSpec) -> None:
+    os._exit(serve(conn, settled))
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[tuple[Connection, multiprocessing.Process]]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=child, args=(theirs, spec(tmp_path)))
+    process.start()
+    theirs.close()
+    yield ours, process  # type: ignore[misc]  # a SpawnProcess is a Process in all but name
+    ours.close()
+    process.kill()
+    process.join()
+
+
+def receive(conn: Connection, last: type) -> list[Report]:
+    reports: list[Report] = []
+    while not (reports and isinstance(reports[-1], last)):
+        assert conn.poll(PATIENCE_S), reports
+        reports.append(conn.recv())
+    return reports
+
+
+def test_a_worker_loads_works_unloads_and_drains(worker: tuple[Connection, multiprocessing.Process]) -> None:
+    conn, process = worker
+    conn.send(task(SAMPLES / "voice_memo.flac", options={"model": "bundled"}))
+    first = receive(conn, TaskDone)
+    assert [type(report) for report in first[:3]] == [Hello, Loading, Loaded]
+    conn.send(Unload())
+    receive(conn, Unloaded)
+    conn.send(Drain())
+    receive(conn, Drained)
+    process.join(PATIENCE_S)
+    assert process.exitcode == 0
+
+
+def test_a_worker_whose_daemon_is_gone_leaves(worker: tuple[Connection, multiprocessing.Process]) -> None:
+    conn, process = worker
+    receive(conn, Hello)
+    conn.close()
+    process.join(PATIENCE_S)
+    assert process.exitcode == EXIT_ORPHAN
+
+
+def test_a_fault_is_reported_before_the_worker_leaves(
+    worker: tuple[Connection, multiprocessing.Process], tmp_path: Path
+) -> None:
+    conn, process = worker
+    (tmp_path / "model.bin").write_bytes(b"not a model")
+    conn.send(task(SAMPLES / "voice_memo.flac", options={"model": str(tmp_path)}))
+    fault = receive(conn, Fault)[-1]
+    assert isinstance(fault, Fault)
+    assert fault.phase == "load"
+    assert re.search("model", fault.error)
+    process.join(PATIENCE_S)
+    assert process.exitcode == EXIT_FAULT

@@ -1,0 +1,83 @@
+"""Where speech is cut: nothing lost, nothing twice, never too long, the same however it is fed."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speakeasyd.domain.chunking import Chunker, Cutting, Span
+
+SMALL = Cutting(pad=2, bridge=8, shortest_cut=20, longest=40, smooth=2)
+
+runs = st.lists(
+    st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.95]), st.integers(1, 30)), min_size=1, max_size=30
+).map(lambda parts: [probability for probability, length in parts for _ in range(length)])
+settings = st.sampled_from([SMALL, Cutting(pad=2, bridge=8, shortest_cut=20, longest=40, smooth=2, everything=True)])
+
+
+def cut(probabilities: list[float], cutting: Cutting = SMALL, step: int = 10_000) -> list[Span]:
+    chunker = Chunker(cutting)
+    spans: list[Span] = []
+    for start in range(0, len(probabilities), step):
+        spans += chunker.feed(probabilities[start : start + step])
+    return spans + chunker.finish()
+
+
+@given(runs, settings)
+def test_spans_are_ordered_disjoint_within_bounds_and_not_too_long(probabilities: list[float], how: Cutting) -> None:
+    spans = cut(probabilities, how)
+    for span in spans:
+        assert 0 <= span.start < span.end <= len(probabilities)
+        assert span.end - span.start <= how.longest
+    for before, after in pairwise(spans):
+        assert before.end <= after.start
+
+
+@given(runs, settings)
+def test_speech_is_never_lost(probabilities: list[float], how: Cutting) -> None:
+    covered = {window for span in cut(probabilities, how) for window in range(span.start, span.end)}
+    spoken = {n for n, probability in enumerate(probabilities) if how.everything or probability >= how.onset}
+    assert spoken <= covered
+
+
+@given(runs, settings, st.integers(1, 50))
+def test_the_spans_do_not_depend_on_how_they_are_fed(probabilities: list[float], how: Cutting, step: int) -> None:
+    assert cut(probabilities, how, step) == cut(probabilities, how)
+
+
+@given(runs, settings)
+def test_what_a_span_contains_was_still_needed_before_it_came(probabilities: list[float], how: Cutting) -> None:
+    chunker = Chunker(how)
+    for probability in probabilities:
+        needed = chunker.needed_from
+        assert all(span.start >= needed for span in chunker.feed([probability]))
+    needed = chunker.needed_from
+    assert all(span.start >= needed for span in chunker.finish())
+
+
+@given(runs, settings)
+def test_voiced_runs_lie_in_their_span(probabilities: list[float], how: Cutting) -> None:
+    for span in cut(probabilities, how):
+        assert span.voiced
+        assert all(span.start <= start < end <= span.end for start, end in span.voiced)
+
+
+def test_silence_has_no_chunks() -> None:
+    assert cut([0.1] * 500) == []
+
+
+def test_a_short_silence_stays_inside_and_a_long_one_parts() -> None:
+    assert len(cut([0.9] * 5 + [0.0] * 6 + [0.9] * 5)) == 1
+    assert len(cut([0.9] * 5 + [0.0] * 9 + [0.9] * 5)) == 2
+
+
+def test_long_speech_is_cut_where_least_is_spoken() -> None:
+    speech = [0.9] * 70
+    speech[30:33] = [0.5, 0.4, 0.5]
+    first, second = cut(speech)
+    assert first.end == second.start == 31
+
+
+def test_a_span_keeps_some_silence_around_its_speech() -> None:
+    (span,) = cut([0.0] * 10 + [0.9] * 5 + [0.0] * 20)
+    assert (span.start, span.end, span.voiced) == (8, 17, ((10, 15),))
