@@ -109,6 +109,8 @@ WORDS: Mapping[str, Wording] = {
     "chunk.struck": Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
     "incident.opened": Wording(_LOUD, "{kind} on {device} while {phase}: {error}; {action}"),
     "incident.resolved": Wording(_PLAIN, "incident {incident_id} is over after {cost_seconds} s"),
+    "source.put_away": Wording(_PLAIN, "the source {path} was {done}"),
+    "source.stuck": Wording(_LOUD, "the source {path} could not be put away, and stays for now: {error}"),
     "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
     "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
 }

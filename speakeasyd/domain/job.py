@@ -125,7 +125,18 @@ class Job:
     suspects: tuple[Suspect, ...] = ()  # chunks to be tried alone first
     crashes: int = 0  # workers that died on this job outside of any chunk
     attempts: int = 1
+    batch: str = ""
 
     def source(self, root: Path) -> Path:
         """The file below its inbox's root."""
         return root / os.fsdecode(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is to be known of an ended job when its source is put away."""
+
+    job_id: JobId
+    path: bytes
+    signature: Signature
+    failure: tuple[str, str] | None = None  # (error code, text); None: its transcript is in the outbox

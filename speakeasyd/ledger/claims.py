@@ -200,4 +200,5 @@ def _claimed(tx: Transaction, row: Row[Any], token: str) -> Job:
         suspects=tuple(Suspect(*suspect) for suspect in json.loads(row.suspects)),
         crashes=row.crashes,
         attempts=attempt,
+        batch=row.batch,
     )

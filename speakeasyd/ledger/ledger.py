@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from speakeasyd.clock import Clock, iso
-from speakeasyd.domain.job import Added, Job, JobId, NewJob, Sighting, Token, Waiting
+from speakeasyd.domain.job import Added, Ended, Job, JobId, NewJob, Sighting, Token, Waiting
 from speakeasyd.domain.transcript import Artifact, Chunk, Transcript
 from speakeasyd.events import Hub
 from speakeasyd.ledger import claims, delivery, engine, intake, people, publication, search, transitions, upkeep
@@ -168,6 +168,14 @@ class Ledger:
     async def names_taken(self, outbox: str, paths: Sequence[str], *, job_id: JobId) -> set[str]:
         """Those of these paths that belong to another job, letter case and Unicode form aside."""
         return await self._ask(publication.names_taken, outbox, paths, job_id=job_id)
+
+    async def artifacts(self, job_id: JobId) -> list[Artifact]:
+        """Those that a job has written, or was about to write."""
+        return await self._ask(publication.artifacts_of, job_id)
+
+    async def ended(self, inbox: str, sightings: Sequence[Sighting]) -> list[Ended]:
+        """Of these files, those whose job has ended for good: nothing more will be read from them."""
+        return await self._ask(publication.ended, inbox, sightings)
 
     async def intend(self, job_id: JobId, token: Token, artifacts: Sequence[Artifact]) -> set[str]:
         """Take the artifacts' names before any file is written.

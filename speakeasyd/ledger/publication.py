@@ -5,14 +5,14 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, exists, insert, select
 
-from speakeasyd.domain.job import JobId, Status, Token
+from speakeasyd.domain.job import Ended, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.transcript import Artifact, Segment, Transcript, Word
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.delivery import gaps
 from speakeasyd.ledger.tables import artifacts, jobs, segments
-from speakeasyd.ledger.transitions import leave, prove
+from speakeasyd.ledger.transitions import leave, prove, slices
 from speakeasyd.ledger.writer import Transaction
 
 IN_TIME = (segments.c.start_seconds, segments.c.chunk, segments.c.position)
@@ -47,6 +47,33 @@ def names_taken(connection: Connection, outbox: str, paths: Sequence[str], *, jo
     )
     taken = set(connection.scalars(others))
     return {path for path, key in keys.items() if key in taken}
+
+
+def artifacts_of(connection: Connection, job_id: JobId) -> list[Artifact]:
+    """Those that a job has written, or was about to write."""
+    columns = (artifacts.c[name] for name in ("format", "outbox", "path", "sha256", "bytes"))
+    return [Artifact(*row) for row in connection.execute(select(*columns).where(artifacts.c.job_id == job_id))]
+
+
+def ended(connection: Connection, inbox: str, sightings: Sequence[Sighting]) -> list[Ended]:
+    """Of these files, those whose job has ended for good: nothing more will be read from them."""
+    first, live = jobs.alias("first"), jobs.alias("live")
+    done = jobs.c.status.in_([Status.COMPLETED, Status.FAILED]) | (first.c.status == Status.COMPLETED)
+    busy = exists().where(
+        live.c.inbox == jobs.c.inbox,
+        live.c.path_raw == jobs.c.path_raw,
+        live.c.status.in_([Status.PENDING, Status.PROCESSING]),
+    )
+    query = select(jobs).outerjoin(first, first.c.id == jobs.c.duplicate_of).where(jobs.c.inbox == inbox, done, ~busy)
+    found: dict[bytes, Ended] = {}  # by path, the latest
+    for part in slices(sightings):
+        wanted = {(sighting.path, sighting.signature) for sighting in part}
+        for row in connection.execute(query.where(jobs.c.path_raw.in_([s.path for s in part])).order_by(jobs.c.id)):
+            signature = Signature(row.size, row.mtime_ns, row.inode)
+            if (row.path_raw, signature) in wanted:
+                failure = (row.error_code, row.error) if row.status == Status.FAILED else None
+                found[row.path_raw] = Ended(row.id, row.path_raw, signature, failure)
+    return list(found.values())
 
 
 def intend(tx: Transaction, job_id: JobId, token: Token, intended: Sequence[Artifact]) -> set[str]:

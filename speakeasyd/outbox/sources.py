@@ -20,8 +20,7 @@ def is_still(source: Path, signature: Signature) -> bool:
     """Whether the file is the version that the job was about. Judged again right before it is touched."""
     if not is_plain(source):
         return False
-    now = source.lstat()
-    return Signature(now.st_size, now.st_mtime_ns, now.st_ino) == signature
+    return Signature.of(source.lstat()) == signature
 
 
 def discard(source: Path, signature: Signature) -> bool:
@@ -36,8 +35,8 @@ def discard(source: Path, signature: Signature) -> bool:
 class Shelf(Root):
     """A folder that takes sources in, with the sub-folders of their inbox. Nothing in it is ever overwritten."""
 
-    def take(self, source: Path, signature: Signature, path: bytes) -> Path | None:
-        """Move the file here. None: a newer version has taken its place, or it is gone.
+    def take(self, source: Path, signature: Signature, path: bytes, *, note: str = "") -> Path | None:
+        """Move the file here, with a note beside it if there is one. None: another version is there now, or nothing.
 
         Raises OutboxUnavailable or FileFault; the source then is where it was.
         """
@@ -47,17 +46,9 @@ class Shelf(Root):
                 return None
             target = next(name for name in self._names(path) if _free_or_same(name, source))
             make_folders(target.parent)
+            if note:
+                _leave(note, target.with_name(component(target.name, room=len(NOTE)) + NOTE))
             return target if self._move(source, signature, target) else None
-
-    def note(self, taken: Path, text: str) -> None:
-        """Leave a word of why beside a file that was taken in."""
-        name = component(taken.name, room=len(NOTE)) + NOTE
-        with explained(self.path), draft(taken.parent) as (path, file):
-            file.write(text.encode("utf-8", "replace"))
-            settle(file)
-            file.close()
-            path.replace(taken.with_name(name))
-            settle_folder(taken.parent)
 
     def _names(self, path: bytes) -> Iterator[Path]:
         wanted = self.resolve(os.fsdecode(path))
@@ -83,6 +74,16 @@ class Shelf(Root):
         settle_folder(target.parent)
         settle_folder(source.parent)
         return True
+
+
+def _leave(note: str, target: Path) -> None:
+    """Written before the file comes, so that a crash in between leaves no file without its reason."""
+    with draft(target.parent) as (path, file):
+        file.write(note.encode("utf-8", "replace"))
+        settle(file)
+        file.close()
+        path.replace(target)
+    settle_folder(target.parent)
 
 
 def _free_or_same(name: Path, source: Path) -> bool:

@@ -1,0 +1,124 @@
+"""From a transcript to durable files, to the word in the ledger that they are, to the source put away."""
+
+import asyncio
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+
+from speakeasyd.config import InboxSettings
+from speakeasyd.domain.formats import render
+from speakeasyd.domain.job import Ended, Job
+from speakeasyd.domain.naming import candidates
+from speakeasyd.domain.transcript import Artifact, Transcript
+from speakeasyd.errors import ErrorCode, FileFault
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.outbox.documents import docx_bytes
+from speakeasyd.outbox.publish import Outbox
+from speakeasyd.services.sources import Sources
+
+
+class Publisher:
+    """Every step can be taken again: what was cut short is finished by calling `publish` once more."""
+
+    def __init__(self, *, ledger: Ledger, inboxes: Sequence[InboxSettings], sources: Sources) -> None:
+        self._ledger = ledger
+        self._outboxes = {inbox.name: Outbox(inbox.outbox) for inbox in inboxes}
+        self._sources = sources
+
+    async def prepare(self) -> None:
+        """Create the outboxes and sweep them of what a crash has left. Raises OutboxUnavailable."""
+        for outbox in self._outboxes.values():
+            await asyncio.to_thread(outbox.prepare)
+
+    async def publish(self, job: Job) -> None:
+        """Write the artifacts of a transcribed job, complete it, put its source away.
+
+        Raises OutboxUnavailable (try again later), FileFault (no name that can be written), NotYours, LedgerUnwritable.
+        """
+        outbox = self._outboxes[job.inbox]
+        transcript = await self._ledger.transcript(job.id)
+        files = await asyncio.to_thread(_rendered, transcript, job.options.formats)
+        artifacts = await self._reserved(job, outbox, transcript, files)
+        await asyncio.to_thread(outbox.write, {artifact.path: files[artifact.format] for artifact in artifacts})
+        await self._ledger.complete(job.id, job.token, artifacts)
+        await self._sources.put_away(job.inbox, Ended(job.id, job.path, job.signature))
+
+    async def refuse(self, job: Job, code: ErrorCode, error: str) -> None:
+        """The job has failed: put its source away, with a note of why."""
+        await self._sources.put_away(job.inbox, Ended(job.id, job.path, job.signature, (code, error)))
+
+    async def _reserved(
+        self, job: Job, outbox: Outbox, transcript: Transcript, files: Mapping[str, bytes]
+    ) -> list[Artifact]:
+        """The artifacts under the best name that is free, taken in the ledger; what the job wrote before is removed."""
+        await asyncio.to_thread(outbox.require)
+        before = await self._ledger.artifacts(job.id)
+        folder, _, name = os.fsdecode(job.path).rpartition("/")
+        for candidate in candidates(job.options.name, _fields(job, name, transcript), folder=folder):
+            artifacts = [_artifact(outbox, f"{candidate}.{ending}", ending, files[ending]) for ending in files]
+            if await asyncio.to_thread(_make_way, outbox, artifacts, before):
+                taken = await self._ledger.intend(job.id, job.token, artifacts)
+                if not taken:
+                    return artifacts
+        raise FileFault(
+            ErrorCode.OUTPUT_REFUSED,
+            f"every name for the transcript is taken, up to {candidate}",
+            hint="Put {job_id} or {stem} into the naming template.",
+        )
+
+
+def _rendered(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:
+    """The files by format; json is last, so that whoever waits for it finds the others there."""
+    return {ending: _file(transcript, ending) for ending in sorted(set(formats), key=lambda one: (one == "json", one))}
+
+
+def _file(transcript: Transcript, ending: str) -> bytes:
+    return docx_bytes(transcript) if ending == "docx" else render(transcript, ending).encode("utf-8", "replace")
+
+
+def _artifact(outbox: Outbox, path: str, ending: str, data: bytes) -> Artifact:
+    digest = hashlib.sha256(data).hexdigest()
+    return Artifact(format=ending, outbox=str(outbox.path), path=path, sha256=digest, bytes=len(data))
+
+
+def _make_way(outbox: Outbox, artifacts: Sequence[Artifact], before: Sequence[Artifact]) -> bool:
+    """Whether every name is free, or ours. If so, those earlier files of the job that go or change are removed.
+
+    Ours is what has the bytes that are to be written, or those that the ledger says the job wrote: a file that a person
+    has edited is theirs. Removed before the new names are taken, since the ledger then forgets the old ones.
+    """
+    ours = {old.path: old for old in before if old.outbox == str(outbox.path)}
+    for new in artifacts:
+        old = ours.get(new.path, new)
+        if outbox.digest(new.path) not in {None, new.sha256, old.sha256}:
+            return False
+    for old in ours.values():
+        if old not in artifacts:
+            outbox.remove(old.path, sha256=old.sha256)
+    return True
+
+
+def _fields(job: Job, name: str, transcript: Transcript) -> dict[str, str]:
+    suffix = PurePosixPath(name).suffix
+    return {
+        "stem": name.removesuffix(suffix),
+        "name": name,
+        "ext": suffix.removeprefix("."),
+        "preset": job.preset or "default",
+        "language": transcript.language or "unknown",
+        "date": _day(job.signature.mtime_ns),
+        "job_id": str(job.id),
+        "batch": job.batch,
+        "model": transcript.model,
+    }
+
+
+def _day(mtime_ns: int) -> str:
+    """Local day of a file's time: it is the same whenever the job is published, and recorders set it."""
+    try:
+        moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=mtime_ns // 1000)
+        return moment.astimezone().date().isoformat()
+    except (OverflowError, OSError, ValueError):  # a nonsensical time
+        return "unknown"
