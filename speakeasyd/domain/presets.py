@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pydantic import ValidationError
 
 from speakeasyd.domain.options import Options
-from speakeasyd.errors import ConfigError, ErrorCode, FileFault
+from speakeasyd.errors import ErrorCode, FileFault
 
 SIDECAR_ENDING = ".toml"
 SIDECAR_BYTES = 64 * 1024  # a sidecar is a few lines; nobody needs more
@@ -26,16 +26,12 @@ class Choice:
 
 
 class Presets:
-    """The options of one inbox. Raises ConfigError when a preset is wrong, or the inbox names one that is not there."""
+    """The options of one inbox. The presets are part of the settings, and were checked with them."""
 
     def __init__(self, *, defaults: Options, presets: Mapping[str, Changes], inbox_preset: str | None = None) -> None:
-        if inbox_preset is not None and inbox_preset not in presets:
-            raise ConfigError(
-                f"there is no preset {inbox_preset!r}", hint=f"Presets: {', '.join(sorted(presets)) or 'none'}."
-            )
-        base = _configured(defaults, presets, inbox_preset) if inbox_preset else defaults
+        base = _changed(defaults, presets[inbox_preset]) if inbox_preset else defaults
         self._without_folder = Choice(base, inbox_preset)
-        self._by_folder = {_plain(name): Choice(_configured(base, presets, name), name) for name in presets}
+        self._by_folder = {_plain(name): Choice(_changed(base, changes), name) for name, changes in presets.items()}
 
     def choose(self, folder: str, sidecar: Changes | None = None) -> Choice:
         """`folder`: the first part of the file's path below the inbox, "" for none. Raises FileFault: `bad_sidecar`."""
@@ -45,7 +41,7 @@ class Presets:
         try:
             return Choice(_changed(choice.options, sidecar), choice.preset)
         except ValidationError as error:
-            raise bad_sidecar(explain(error)) from error
+            raise bad_sidecar(_explain(error)) from error
 
 
 def parse_sidecar(data: bytes) -> Changes:
@@ -68,8 +64,8 @@ def bad_sidecar(what: str) -> FileFault:
     )
 
 
-def explain(error: ValidationError) -> str:
-    """The first thing that is wrong with some options: which key, and what is allowed."""
+def _explain(error: ValidationError) -> str:
+    """The first thing that is wrong: which key, and what is allowed."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
@@ -77,13 +73,6 @@ def explain(error: ValidationError) -> str:
     close = get_close_matches(key, Options.model_fields, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown key {key[:80]!r}; {guess}Allowed: {', '.join(Options.model_fields)}"
-
-
-def _configured(base: Options, presets: Mapping[str, Changes], name: str) -> Options:
-    try:
-        return _changed(base, presets[name])
-    except ValidationError as error:
-        raise ConfigError(f"preset {name!r}: {explain(error)}") from error
 
 
 def _changed(base: Options, changes: Changes) -> Options:

@@ -13,6 +13,7 @@ from pathlib import Path
 from speakeasyd.domain.job import Signature
 from speakeasyd.domain.presets import SIDECAR_BYTES, SIDECAR_ENDING, bad_sidecar
 from speakeasyd.domain.settling import Seen, Trouble
+from speakeasyd.inbox.paths import leaves, locate
 
 BLOCK = 1024 * 1024  # bytes read at a time
 
@@ -26,7 +27,7 @@ _SHARING_VIOLATIONS = frozenset({32, 33})  # of Windows: another program has the
 
 def look(root: Path, path: bytes) -> Seen | Trouble:
     """The state of a file, relative to the inbox, and of its sidecar. Opens nothing."""
-    place = _place(root, path)
+    place = locate(root, path)
     try:
         file = os.lstat(place)
     except OSError as error:
@@ -42,10 +43,12 @@ def digest(root: Path, path: bytes, expected: Signature, *, stopped: Callable[[]
         with _opened(root, path) as file:
             sha256 = hashlib.sha256()
             block = memoryview(bytearray(min(BLOCK, expected.size + 1)))
+            left = expected.size
             same = _signature(file) == expected
             while same and (count := file.readinto(block)):
                 sha256.update(block[:count])
-                same = not stopped()
+                left -= count
+                same = left >= 0 and not stopped()  # it may grow faster than it can be read
             same = same and _signature(file) == expected
     except OSError as error:
         return _trouble(error)
@@ -70,11 +73,9 @@ def read_sidecar(root: Path, path: bytes, expected: Signature) -> bytes | Troubl
 @contextmanager
 def _opened(root: Path, path: bytes) -> Iterator[FileIO]:
     """A regular file below `root`, opened without following a link and without waiting for whoever has it."""
-    place = _place(root, path)
+    place = locate(root, path)
     with FileIO(place, opener=lambda name, _flags: os.open(name, _FLAGS)) as file:
-        top = os.path.realpath(os.fsencode(root))
-        inside = os.path.commonpath([top, os.path.realpath(place)]) == top
-        if not inside or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        if leaves(root, path) or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise FileNotFoundError(errno.ENOENT, "not a file of this inbox", place)
         yield file
 
@@ -89,10 +90,6 @@ def _sidecar(place: bytes) -> Signature | None:
     except OSError:  # there is none; or the name would be too long for one
         return None
     return Signature.of(sidecar) if stat.S_ISREG(sidecar.st_mode) else None
-
-
-def _place(root: Path, path: bytes) -> bytes:
-    return os.path.join(os.fsencode(root), path)  # noqa: PTH118 - names need not be text
 
 
 def _trouble(error: OSError) -> Trouble:

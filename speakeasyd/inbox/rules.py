@@ -23,10 +23,8 @@ class Rules:
 
     @classmethod
     def for_inbox(cls, settings: Settings, inbox: InboxSettings) -> Self:
-        """Leaves out what lies in the inbox but is for others: outboxes, archives, failed folders, other inboxes."""
-        others: list[tuple[Path | None, str]] = [
-            (other.path, f"the inbox {other.name!r}") for other in settings.inboxes if other is not inbox
-        ]
+        """Leaves out what lies in the inbox but is not for it: outboxes, archives, failed folders."""
+        others: list[tuple[Path | None, str]] = []
         for owner in settings.inboxes:
             others += [(owner.outbox, "an outbox"), (owner.archive, "an archive"), (owner.failed, "a failed folder")]
         return cls(settings.watch, excluded=dict(_below(inbox.path, others)))
@@ -55,7 +53,7 @@ class Rules:
             return "it is a sidecar: options for the audio file of the same name without .toml"
         if self._tries_unknown:
             return None
-        what = f"its extension .{_shown(extension)} is" if extension else "it has no extension"
+        what = f"its extension {_shown(f'.{extension}')} is" if extension else "it has no extension"
         return f"{what} not among watch.extensions; watch.unknown = 'try' would try it"
 
     def _why_pattern(self, name: str) -> str | None:

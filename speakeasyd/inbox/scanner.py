@@ -1,13 +1,13 @@
 """The scan of an inbox: the truth about what is there, whatever events were lost."""
 
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from speakeasyd.domain.job import Sighting, Signature
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.inbox.paths import is_link, leaves, locate
 from speakeasyd.inbox.rules import Rules
 
 OnError = Callable[[bytes, OSError], None]  # a path relative to the inbox, and what was wrong with it
@@ -29,12 +29,12 @@ def scan(root: Path, rules: Rules, *, folder: bytes = b"", on_error: OnError) ->
     while folders:
         place = folders.pop()
         try:
-            with os.scandir(_join(root, place)) as entries:
+            with os.scandir(os.fsdecode(locate(root, place))) as entries:
                 for entry in entries:
                     path = b"%s/%s" % (place, os.fsencode(entry.name)) if place else os.fsencode(entry.name)
                     try:
                         if entry.is_dir(follow_symlinks=False):
-                            if not _is_junction(entry) and not rules.why_folder_ignored(path):
+                            if not rules.why_folder_ignored(path) and not is_link(os.lstat(entry.path)):
                                 folders.append(path)
                         elif entry.is_file(follow_symlinks=False) and not rules.why_name_ignored(entry.name):
                             yield Sighting(path, Signature.of(_stat(entry)))
@@ -50,23 +50,13 @@ def scan(root: Path, rules: Rules, *, folder: bytes = b"", on_error: OnError) ->
 
 
 def _enters(root: Path, folder: bytes, rules: Rules) -> bool:
-    """Whether a scan from the top would come to this folder: no part of its path is a link or ignored."""
-    parts = folder.split(b"/")
-    places = [_join(root, b"/".join(parts[: n + 1])) for n in range(len(parts))]
-    return not rules.why_folder_ignored(folder) and not any(map(os.path.islink, places))
-
-
-def _join(root: Path, path: bytes) -> str:
-    return os.path.join(root, os.fsdecode(path))  # noqa: PTH118 - a Path for each of 100,000 files costs seconds
+    """Whether a scan from the top would come to this folder."""
+    try:
+        return not rules.why_folder_ignored(folder) and not leaves(root, folder)
+    except OSError:  # it is gone; should the inbox be gone as well, the next scan of it all will say so
+        return False
 
 
 def _stat(entry: "os.DirEntry[str]") -> os.stat_result:
     """On Windows a directory entry has no inode, and an old size for a file that is being written."""
     return os.lstat(entry.path) if sys.platform == "win32" else entry.stat(follow_symlinks=False)
-
-
-def _is_junction(entry: "os.DirEntry[str]") -> bool:
-    """Windows' other kind of link between folders, which counts as a folder elsewhere in the library."""
-    if sys.platform != "win32":
-        return False
-    return os.lstat(entry.path).st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT

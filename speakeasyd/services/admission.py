@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from speakeasyd.clock import Clock, iso
@@ -20,7 +21,7 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.service import Service
 
-SLICE = 500  # files looked at in one go, and jobs added in one transaction
+SLICE = 1000  # files looked at in one go, and jobs added in one transaction, at most
 LANES = 2  # files of one inbox read side by side
 BUNCH = 32  # small files read in one go by a lane
 BUNCH_BYTES = 8 * 1024 * 1024  # what they may have together; a larger file goes alone
@@ -47,6 +48,7 @@ class Admission(Service):
         self._clock = clock
         self._settled: list[tuple[int, bytes, Seen]] = []  # a heap: small files first, they are quick
         self._lanes: set[asyncio.Task[None]] = set()
+        self._brought = asyncio.Event()  # the lanes have brought a slice, or all there was
         self._outcomes: list[tuple[bytes, Outcome]] = []
         self._stopped = threading.Event()
         self._told: frozenset[tuple[bytes, str]] = frozenset()
@@ -62,7 +64,7 @@ class Admission(Service):
         except LedgerUnwritable as error:
             log.warning("inbox %s: arrivals wait for the ledger: %s", self._inbox.name, error)
             return RETRY_S
-        return 0.0 if more else self._until_next_look()
+        return 0.0 if more or self._outcomes else self._until_next_look()
 
     async def stop(self) -> None:
         await super().stop()
@@ -97,20 +99,27 @@ class Admission(Service):
     # --- identify
 
     async def _identify(self) -> None:
-        """Have the lanes read what has settled, and wait a moment for what they bring."""
-        while self._settled and len(self._lanes) < LANES:
+        """Have the lanes read what has settled, and wait a moment for what they bring. They go on meanwhile."""
+        for _ in range(min(LANES - len(self._lanes), len(self._settled))):
             lane = asyncio.create_task(self._lane(), name=f"read {self._inbox.name}")
             self._lanes.add(lane)
-            lane.add_done_callback(self._lanes.discard)
-            await asyncio.sleep(0)  # let it take its first bunch
-        if self._lanes:
-            await asyncio.wait(self._lanes, timeout=PATIENCE_S)
+            lane.add_done_callback(self._lane_ended)
+        self._brought.clear()
+        if self._lanes and len(self._outcomes) < SLICE:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._brought.wait(), PATIENCE_S)
 
     async def _lane(self) -> None:
-        while self._settled and len(self._outcomes) < SLICE:
-            bunch = self._bunch()
-            self._outcomes += await asyncio.to_thread(self._read_all, bunch)
+        while self._settled and len(self._outcomes) < 2 * SLICE:
+            self._outcomes += await asyncio.to_thread(self._read_all, self._bunch())
+            if len(self._outcomes) >= SLICE:
+                self._brought.set()
             self.wake()
+
+    def _lane_ended(self, lane: asyncio.Task[None]) -> None:
+        self._lanes.discard(lane)
+        if not self._lanes:
+            self._brought.set()
 
     def _bunch(self) -> list[tuple[bytes, Seen]]:
         bunch: list[tuple[bytes, Seen]] = []
@@ -169,18 +178,17 @@ class Admission(Service):
     # --- add
 
     async def _add(self) -> None:
-        while self._outcomes:
-            part = self._outcomes[:SLICE]
-            jobs = [outcome for _, outcome in part if isinstance(outcome, NewJob)]
-            if jobs:
-                await self._ledger.add(jobs, duplicates=self._duplicates)
-            del self._outcomes[: len(part)]
-            now = self._clock.monotonic()
-            for path, outcome in part:
-                if isinstance(outcome, Trouble):
-                    self._arrivals.found(path, outcome, now)
-                else:
-                    self._arrivals.admitted(path, now)
+        """One slice: it is in the ledger, or stays for the next round."""
+        part = self._outcomes[:SLICE]
+        if jobs := [outcome for _, outcome in part if isinstance(outcome, NewJob)]:
+            await self._ledger.add(jobs, duplicates=self._duplicates)
+        del self._outcomes[: len(part)]
+        now = self._clock.monotonic()
+        for path, outcome in part:
+            if isinstance(outcome, Trouble):
+                self._arrivals.found(path, outcome, now)
+            else:
+                self._arrivals.admitted(path, now)
 
     # --- tell
 

@@ -14,7 +14,7 @@ from speakeasyd.services.pauses import Pauses
 
 
 class Intake:
-    """All inboxes. Raises ConfigError when a preset is wrong."""
+    """All inboxes. For other settings stop it and start a new one: what was under way is found again."""
 
     def __init__(
         self, *, settings: Settings, ledger: Ledger, pauses: Pauses, main_loop: MainLoop, clock: Clock

@@ -1,0 +1,185 @@
+"""Looks at real files, and their identity."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.domain.job import Signature
+from speakeasyd.domain.settling import Seen, Trouble
+from speakeasyd.errors import ErrorCode, FileFault
+from speakeasyd.inbox import identity
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="files that only POSIX has")
+as_user = pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="nothing is denied to root")
+
+
+def digest(root: Path, path: bytes, expected: Signature | None = None) -> str | Trouble:
+    if expected is None:
+        expected = Signature.of((root / os.fsdecode(path)).lstat())
+    return identity.digest(root, path, expected, stopped=lambda: False)
+
+
+def test_the_bytes_are_what_is_known_of_a_file(tmp_path: Path) -> None:
+    data = os.urandom(3 * 1024 * 1024 + 5)
+    (tmp_path / "a.wav").write_bytes(data)
+    assert digest(tmp_path, b"a.wav") == hashlib.sha256(data).hexdigest()
+    assert identity.look(tmp_path, b"a.wav") == Seen(Signature.of((tmp_path / "a.wav").stat()))
+
+
+def test_a_sidecar_belongs_to_the_look(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"1")
+    (tmp_path / "a.wav.toml").write_bytes(b"beam_size = 2")
+    seen = identity.look(tmp_path, b"a.wav")
+    assert isinstance(seen, Seen)
+    assert seen.sidecar == Signature.of((tmp_path / "a.wav.toml").stat())
+    assert identity.read_sidecar(tmp_path, b"a.wav", seen.sidecar) == b"beam_size = 2"
+
+
+def test_a_file_that_is_not_as_it_was_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    file.write_bytes(b"1")
+    before = Signature.of(file.stat())
+    file.write_bytes(b"22")
+    assert digest(tmp_path, b"a.wav", before) is Trouble.CHANGED
+
+
+def test_a_file_that_changes_while_it_is_read_has_changed(tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    file.write_bytes(bytes(4 * identity.BLOCK))
+
+    def write_meanwhile() -> bool:
+        with file.open("ab") as other:
+            other.write(b"more")
+        return False
+
+    expected = Signature.of(file.stat())
+    assert identity.digest(tmp_path, b"a.wav", expected, stopped=write_meanwhile) is Trouble.CHANGED
+
+
+def test_reading_ends_when_the_daemon_stops(tmp_path: Path) -> None:
+    with (tmp_path / "a.wav").open("wb") as file:
+        file.truncate(50 * 1024**3)  # sparse; to read it all would take minutes
+    started = time.monotonic()
+    stop = threading.Event()
+    stop.set()
+    signature = Signature.of((tmp_path / "a.wav").stat())
+    assert identity.digest(tmp_path, b"a.wav", signature, stopped=stop.is_set) is Trouble.CHANGED
+    assert time.monotonic() - started < 5
+
+
+def test_what_is_not_there_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "file").touch()
+    nothing = Signature(1, 1, 1)
+    for path in (b"a.wav", b"file/a.wav", b"folder.wav"):
+        assert identity.look(tmp_path, path) is Trouble.GONE
+        assert digest(tmp_path, path, nothing) is Trouble.GONE
+
+
+@posix
+@pytest.mark.timeout(10)
+def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert identity.look(tmp_path, b"pipe.wav") is Trouble.GONE
+    assert digest(tmp_path, b"pipe.wav") is Trouble.GONE
+
+
+@posix
+def test_no_link_leads_out(tmp_path: Path) -> None:
+    inbox, outside = tmp_path / "inbox", tmp_path / "outside"
+    inbox.mkdir()
+    outside.mkdir()
+    (outside / "secret.wav").write_bytes(b"secret")
+    (inbox / "link.wav").symlink_to(outside / "secret.wav")
+    (inbox / "folder").symlink_to(outside)
+    secret = Signature.of((outside / "secret.wav").stat())
+    assert identity.look(inbox, b"link.wav") is Trouble.GONE
+    assert digest(inbox, b"link.wav", secret) is Trouble.GONE
+    assert digest(inbox, b"folder/secret.wav", secret) is Trouble.GONE
+    (inbox / "a.wav").touch()
+    (inbox / "a.wav.toml").symlink_to(outside / "secret.wav")
+    assert identity.look(inbox, b"a.wav") == Seen(Signature.of((inbox / "a.wav").stat()))
+
+
+def test_an_inbox_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.wav").write_bytes(b"1")
+    try:
+        (tmp_path / "inbox").symlink_to(tmp_path / "real", target_is_directory=True)
+    except OSError:
+        pytest.skip("links are not allowed here")
+    assert digest(tmp_path / "inbox", b"a.wav") == hashlib.sha256(b"1").hexdigest()
+
+
+@posix
+def test_hostile_names_are_names(tmp_path: Path) -> None:
+    for name in (b"a\nb.wav", b"-rf.wav", b"\xff\xfe.wav", b"n" * 251 + b".wav"):
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+        assert isinstance(identity.look(tmp_path, name), Seen)
+        assert digest(tmp_path, name) == hashlib.sha256(name).hexdigest()
+
+
+@as_user
+def test_a_file_without_permission_is_denied(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"1")
+    (tmp_path / "a.wav").chmod(0)
+    assert digest(tmp_path, b"a.wav") is Trouble.DENIED
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root to step down from")
+def test_a_file_without_permission_is_denied_to_a_user(tmp_path: Path) -> None:
+    """Root is denied nothing, so another user looks."""
+    code = """if True:
+        import os, sys
+        from pathlib import Path
+        from speakeasyd.domain.job import Signature
+        from speakeasyd.inbox import identity
+        root = Path(sys.argv[1])
+        signature = Signature.of((root / "a.wav").stat())
+        os.setuid(65534)
+        print(identity.digest(root, b"a.wav", signature, stopped=lambda: False).name)
+    """
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "a.wav").write_bytes(b"1")
+    (inbox / "a.wav").chmod(0)
+    for folder in (inbox, *inbox.parents):
+        if folder.stat().st_uid == os.geteuid() and folder.is_relative_to(tmp_path.parents[1]):
+            folder.chmod(0o755)
+    answer = subprocess.run([sys.executable, "-c", code, inbox], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "DENIED"
+
+
+@pytest.mark.parametrize("size", [64 * 1024 + 1, 100 * 1024 * 1024])
+def test_a_large_sidecar_is_refused_unread(tmp_path: Path, size: int) -> None:
+    (tmp_path / "a.wav").touch()
+    with (tmp_path / "a.wav.toml").open("wb") as file:
+        file.truncate(size)
+    signature = Signature.of((tmp_path / "a.wav.toml").stat())
+    with pytest.raises(FileFault, match=str(size)) as caught:
+        identity.read_sidecar(tmp_path, b"a.wav", signature)
+    assert caught.value.code is ErrorCode.BAD_SIDECAR
+
+
+def test_a_sidecar_that_is_not_as_it_was_makes_the_file_wait(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").touch()
+    assert identity.read_sidecar(tmp_path, b"a.wav", Signature(1, 1, 1)) is Trouble.CHANGED
+    (tmp_path / "a.wav.toml").write_bytes(b"22")
+    assert identity.read_sidecar(tmp_path, b"a.wav", Signature(1, 1, 1)) is Trouble.CHANGED
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("unshare"), reason="counts open files in /proc")
+def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "a.wav").write_bytes(b"1")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for path in (b"a.wav", b"folder.wav", b"gone.wav"):
+        digest(tmp_path, path, Signature(1, 1, 1))
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,0 +1,95 @@
+"""Defaults < the inbox's preset < the folder's preset < the sidecar."""
+
+import unicodedata
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.presets import Choice, Presets, parse_sidecar
+from speakeasyd.errors import ErrorCode, FileFault
+
+PRESETS: dict[str, dict[str, object]] = {
+    "meetings": {"language": "de", "formats": ["txt", "docx"]},
+    "calls": {"channels": "split", "beam_size": 1},
+    "Übung": {"task": "translate"},
+}
+DEFAULTS = Options(priority=3, beam_size=7)
+
+
+def presets(inbox_preset: str | None = None) -> Presets:
+    return Presets(defaults=DEFAULTS, presets=PRESETS, inbox_preset=inbox_preset)
+
+
+def test_without_preset_and_sidecar_the_defaults_hold() -> None:
+    assert presets().choose("") == Choice(DEFAULTS, None)
+    assert presets().choose("some folder") == Choice(DEFAULTS, None)
+
+
+def test_each_level_overrides_the_one_below_and_keeps_the_rest() -> None:
+    choice = presets("meetings").choose("calls", {"beam_size": 2})
+    assert choice.preset == "calls"
+    assert choice.options.priority == 3  # of the defaults
+    assert choice.options.language == "de"  # of the inbox's preset
+    assert choice.options.formats == ("txt", "docx")
+    assert choice.options.channels == "split"  # of the folder's preset
+    assert choice.options.beam_size == 2  # of the sidecar
+
+
+def test_the_preset_of_the_inbox_is_named_where_no_folder_names_another() -> None:
+    assert presets("meetings").choose("").preset == "meetings"
+
+
+def test_a_folder_is_known_in_either_unicode_form() -> None:
+    assert presets().choose(unicodedata.normalize("NFD", "Übung")).preset == "Übung"
+
+
+def test_files_without_a_sidecar_share_one_object() -> None:
+    chooser = presets()
+    assert chooser.choose("calls").options is chooser.choose("calls").options
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "words"),
+    [
+        ({"langage": "de"}, ["unknown key 'langage'", "did you mean 'language'", "beam_size"]),
+        ({"task": "sing"}, ["task", "'transcribe'", "'translate'", "sing"]),
+        ({"beam_size": 0}, ["beam_size", "greater than or equal to 1"]),
+        ({"formats": ["pdf"]}, ["formats.0", "'docx'", "pdf"]),
+        ({"formats": []}, ["formats", "at least 1"]),
+        ({"options": {"task": "translate"}}, ["unknown key 'options'"]),
+    ],
+)
+def test_a_wrong_sidecar_is_refused_with_the_key_and_what_is_allowed(
+    sidecar: dict[str, object], words: list[str]
+) -> None:
+    with pytest.raises(FileFault) as caught:
+        presets().choose("calls", sidecar)
+    assert caught.value.code is ErrorCode.BAD_SIDECAR
+    assert caught.value.hint
+    for word in words:
+        assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"\xff\xfe", "UTF-8"),
+        (b"language = ", "TOML"),
+        (b"\0", "TOML"),
+        (b"a=" + b"[" * 60_000, "nested too deep"),
+        (b"a=1\na=2", "TOML"),
+    ],
+)
+def test_what_is_not_toml_is_refused(data: bytes, word: str) -> None:
+    with pytest.raises(FileFault, match=word) as caught:
+        parse_sidecar(data)
+    assert caught.value.code is ErrorCode.BAD_SIDECAR
+
+
+@given(data=st.one_of(st.binary(max_size=300), st.text(alphabet="ab=[]{}\"'#.\n1", max_size=100).map(str.encode)))
+def test_no_sidecar_does_more_than_be_refused(data: bytes) -> None:
+    with suppress(FileFault):
+        presets().choose("", parse_sidecar(data))
