@@ -24,6 +24,7 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.janitor import Janitor
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
+from speakeasyd.services.sources import Sources
 from speakeasyd.workers.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -106,10 +107,12 @@ class Daemon:
             on_device=lambda change: dispatcher.hear(change),
             on_room=lambda: dispatcher.wake(),
         )
+        sources = Sources(ledger=ledger, settings=settings, hub=self.hub, clock=clock)
+        publisher = Publisher(ledger=ledger, inboxes=settings.inboxes, sources=sources)
         dispatcher = Dispatcher(
             ledger=ledger,
             pool=pool,
-            publisher=Publisher(ledger=ledger, settings=settings, clock=clock),
+            publisher=publisher,
             pauses=pauses,
             incidents=Incidents(ledger=ledger),
             settings=settings,
@@ -119,8 +122,9 @@ class Daemon:
         intake = Intake(settings=settings, ledger=ledger, pauses=pauses, main_loop=main_loop, clock=clock)
         heartbeat = Heartbeat(ledger=ledger, pool=pool, healthy=lambda: True)
         janitor = Janitor(ledger=ledger, settings=settings.ledger, clock=clock)
+        await publisher.prepare()
         await pool.start()
-        for service in (janitor, heartbeat, dispatcher, intake):
+        for service in (janitor, sources, heartbeat, dispatcher, intake):
             stack.push_async_callback(service.stop)
             await service.start()
         return intake, dispatcher, pool

@@ -1,0 +1,242 @@
+"""Real CUDA faults in the middle of a real transcription: what does CTranslate2 do, and what does a reload cure?
+
+    python -m tests.torture.cuda_faults MODEL_DIR [--out results.jsonl]
+
+Needs an NVIDIA GPU. Each case runs in a process of its own: load the model, transcribe once (the golden tokens), start
+transcribing in a loop in a thread, inject the fault into the same primary context through libcuda, note what the thread
+saw, then try the in-process cure (drop the model, collect, empty torch's cache, load again, compare with the golden
+tokens). Afterwards a fresh process must give the golden tokens. Every line is printed at once, so that an abort loses none.
+"""
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+PTX = b"""
+.version 6.0
+.target sm_50
+.address_size 64
+
+.visible .entry illegal_access() {
+    .reg .u64 %a; .reg .u32 %v;
+    mov.u64 %a, 0; mov.u32 %v, 1;
+    st.global.u32 [%a], %v;
+    ret;
+}
+.visible .entry misaligned(.param .u64 p) {
+    .reg .u64 %a; .reg .u32 %v;
+    ld.param.u64 %a, [p];
+    add.u64 %a, %a, 1;
+    ld.global.u32 %v, [%a];
+    st.global.u32 [%a], %v;
+    ret;
+}
+.visible .entry trapped() { trap; ret; }
+.visible .entry endless(.param .u64 p) {
+    .reg .u64 %a; .reg .u32 %v; .reg .pred %q;
+    ld.param.u64 %a, [p];
+LOOP:
+    ld.volatile.global.u32 %v, [%a];
+    setp.ne.u32 %q, %v, 77;
+    @%q bra LOOP;
+    ret;
+}
+"""
+KERNELS = ("illegal_access", "misaligned", "trapped", "endless")
+CASES = (*KERNELS, "out_of_memory_at_load", "out_of_memory_at_generate", "none")
+PATIENCE_S = 20.0
+
+
+class Driver:
+    """The few calls of libcuda that poison the primary context, which CTranslate2 and torch share."""
+
+    def __init__(self) -> None:
+        self._cuda = ctypes.CDLL("libcuda.so.1")
+        self._check("cuInit", self._cuda.cuInit(0))
+        context = ctypes.c_void_p()
+        self._check("retain", self._cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+        self._check("current", self._cuda.cuCtxSetCurrent(context))
+        self._module = ctypes.c_void_p()
+        self._check("module", self._cuda.cuModuleLoadData(ctypes.byref(self._module), PTX))
+
+    @staticmethod
+    def _check(what: str, status: int) -> None:
+        if status:
+            raise RuntimeError(f"{what}: CUDA status {status}")
+
+    def free_bytes(self) -> int:
+        free, total = ctypes.c_size_t(), ctypes.c_size_t()
+        self._check("meminfo", self._cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)))
+        return free.value
+
+    def allocate(self, size: int) -> ctypes.c_uint64:
+        pointer = ctypes.c_uint64()
+        self._check("alloc", self._cuda.cuMemAlloc_v2(ctypes.byref(pointer), ctypes.c_size_t(size)))
+        return pointer
+
+    def launch(self, name: str) -> None:
+        function = ctypes.c_void_p()
+        self._check("function", self._cuda.cuModuleGetFunction(ctypes.byref(function), self._module, name.encode()))
+        pointer = self.allocate(256)
+        arguments = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(pointer), ctypes.c_void_p))
+        takes = arguments if name in ("misaligned", "endless") else None
+        self._check("launch", self._cuda.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, takes, None))
+
+
+def say(**fact: object) -> None:
+    print(json.dumps(fact), flush=True)
+
+
+class Model:
+    def __init__(self, folder: str) -> None:
+        import ctranslate2
+        import numpy as np
+
+        began = time.monotonic()
+        self._storage = ctranslate2.StorageView
+        self._model = ctranslate2.models.Whisper(folder, device="cuda", compute_type="float16")
+        self._features = np.random.default_rng(0).standard_normal((1, 80, 3000), dtype=np.float32) * 0.2
+        self.load_s = time.monotonic() - began
+
+    def tokens(self) -> list[int]:
+        features = self._storage.from_array(self._features)
+        out = self._model.generate(features, [[50257, 50362]], beam_size=5, max_length=60)
+        return list(out[0].sequences_ids[0])
+
+
+def attempt(what: str, function):  # type: ignore[no-untyped-def]
+    began = time.monotonic()
+    try:
+        value = function()
+    except BaseException as error:  # noqa: BLE001 - to learn what comes is the point
+        say(step=what, raised=f"{type(error).__module__}.{type(error).__name__}: {error}", s=round(time.monotonic() - began, 3))
+        return None
+    say(step=what, ok=True, s=round(time.monotonic() - began, 3))
+    return value
+
+
+def child(case: str, folder: str) -> None:
+    neighbour = None
+    if os.environ.get("WITH_TORCH"):
+        import torch
+
+        torch.zeros(1, device="cuda")  # torch now lives in the same primary context
+    if case == "out_of_memory_at_load":
+        neighbour = hog()
+    model = attempt("load", lambda: Model(folder))
+    golden = attempt("golden", model.tokens) if model else None
+    if case == "out_of_memory_at_generate":
+        neighbour = hog()
+        model and attempt("generate beside the neighbour", lambda: [model.tokens() for _ in range(3)])
+    if case in KERNELS:
+        loop(model, case)
+    if neighbour:
+        neighbour.kill()
+        neighbour.wait()
+    say(step="in-process cure begins")
+    model = None
+    gc.collect()
+    say(step="model dropped")
+    if "torch" in sys.modules:
+        attempt("torch.cuda.synchronize", torch.cuda.synchronize)
+        attempt("torch.cuda.empty_cache", torch.cuda.empty_cache)
+    time.sleep(1)  # as the recipe under test asks
+    again = attempt("load again", lambda: Model(folder))
+    tokens = attempt("generate again", again.tokens) if again else None
+    say(step="cured", same_tokens=golden is not None and tokens == golden if golden else bool(tokens))
+    os._exit(0)
+
+
+def loop(model: Model, case: str) -> None:
+    failed = threading.Event()
+
+    def work() -> None:
+        try:
+            while not failed.is_set():
+                model.tokens()
+        except BaseException as error:  # noqa: BLE001
+            say(step="in flight", raised=f"{type(error).__module__}.{type(error).__name__}: {error}")
+        failed.set()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    driver = Driver()
+    time.sleep(0.3)  # let it be in the middle of a generate
+    driver.launch(case)
+    say(step="injected")
+    if not failed.wait(PATIENCE_S):
+        say(step="in flight", hung_for_s=PATIENCE_S)
+        if case == "endless":
+            os._exit(99)  # what a parent does with a worker that makes no progress
+
+
+def hog() -> subprocess.Popen[bytes]:
+    """A neighbour process that takes all but a few MB of the device's memory."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.torture.cuda_faults", "--hog"], stdout=subprocess.PIPE)
+    assert process.stdout
+    say(step="neighbour", says=process.stdout.readline().decode().strip())
+    return process
+
+
+def take_all() -> None:
+    driver, size = Driver(), 0
+    for step in (1 << 30, 1 << 26, 1 << 22):
+        while True:
+            try:
+                driver.allocate(step)
+            except RuntimeError:
+                break
+            size += step
+    print(f"holds {size >> 20} MB, {driver.free_bytes() >> 20} MB left", flush=True)
+    sys.stdin.read()
+    time.sleep(600)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--case")
+    parser.add_argument("--hog", action="store_true")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    if arguments.hog:
+        take_all()
+    if arguments.case:
+        child(arguments.case, arguments.model)
+    for torch in ("", "1"):
+        for case in CASES:
+            run_case(case, arguments.model, torch, arguments.out)
+
+
+def run_case(case: str, folder: str, torch: str, out: Path | None) -> None:
+    command = [sys.executable, "-m", "tests.torture.cuda_faults", folder, "--case", case]
+    environment = {**os.environ, "WITH_TORCH": torch}
+    began = time.monotonic()
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        output, last_words, status = done.stdout, done.stderr, done.returncode
+    except subprocess.TimeoutExpired as late:
+        output, last_words, status = str(late.stdout or b"", "utf8"), str(late.stderr or b"", "utf8"), "killed after 120 s"
+    fact = {
+        "case": case,
+        "torch": bool(torch),
+        "exit_status": status,
+        "seconds": round(time.monotonic() - began, 1),
+        "steps": [json.loads(line) for line in output.splitlines()],
+        "last_words": last_words[-600:],
+    }
+    print(json.dumps(fact, indent=1), flush=True)
+    if out:
+        with out.open("a") as file:
+            file.write(json.dumps(fact) + "\n")
+
+
+if __name__ == "__main__":
+    main()
