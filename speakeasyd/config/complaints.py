@@ -79,6 +79,7 @@ def _description(place: Place) -> str:
 
 
 def nearest(origins: Mapping[str, str], place: Place) -> str | None:
-    """Who set the key, or the nearest thing above it that somebody set."""
-    above = (".".join(map(str, place[:length])) for length in range(len(place), 0, -1))
-    return next((origins[dotted] for dotted in above if dotted in origins), None)
+    """Who set the key, or the nearest thing above it that somebody set, or something inside of it."""
+    above = [".".join(map(str, place[:length])) for length in range(len(place), 0, -1)]
+    inside = (dotted for dotted in origins if above and dotted.startswith(above[0] + "."))
+    return next((origins[dotted] for dotted in (*above, *inside) if dotted in origins), None)
