@@ -1,0 +1,84 @@
+"""What the tests of the ledger have in common: an empty ledger, files to put in, chunks to keep."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from speakeasyd.clock import Clock
+from speakeasyd.domain.job import Job, NewJob, Signature
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.transcript import Artifact, Chunk, Segment
+from speakeasyd.events import Hub
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.migrate import migrate
+from speakeasyd.testing import ManualClock
+
+
+@asynccontextmanager
+async def opened(
+    path: Path, *, clock: Clock | None = None, hub: Hub | None = None, boot_id: str = "boot"
+) -> AsyncIterator[Ledger]:
+    """A migrated ledger, as the daemon has it; with `boot_id=""`, as a command beside the daemon has it."""
+    migrate(path)
+    ledger = await Ledger.open(path, clock=clock or ManualClock(), hub=hub or Hub(), boot_id=boot_id)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def a_file(path: bytes | str, content: str = "", *, inbox: str = "inbox", **options: Any) -> NewJob:
+    """A file with this content; without any, with one that no other file has."""
+    raw = path.encode() if isinstance(path, str) else path
+    digest = hashlib.sha256(content.encode() or raw).hexdigest()
+    return NewJob(
+        inbox=inbox,
+        path=raw,
+        signature=Signature(size=1000, mtime_ns=int(digest[:8], 16), inode=1),
+        sha256=digest,
+        options=Options(**options),
+        preset=None,
+        batch="talks",
+    )
+
+
+def touched(file: NewJob) -> NewJob:
+    """The same bytes with a newer time."""
+    return replace(file, signature=replace(file.signature, mtime_ns=file.signature.mtime_ns + 1))
+
+
+def a_chunk(index: int, *texts: str, channel: int | None = None, **more: Any) -> Chunk:
+    """The ten seconds of speech at `index`, one segment a text."""
+    start = index * 10.0
+    segments = tuple(
+        Segment(start + i, start + i + 1, text, avg_logprob=-0.3, compression_ratio=1.1, no_speech_prob=0.0, channel=channel)
+        for i, text in enumerate(texts)
+    )
+    return Chunk(index=index, start=start, end=start + 10, segments=segments, channel=channel, **more)
+
+
+def an_artifact(path: str, outbox: str = "/outbox") -> Artifact:
+    return Artifact(format="txt", outbox=outbox, path=path, sha256="0" * 64, bytes=3)
+
+
+async def claimed(ledger: Ledger, *files: NewJob) -> list[Job]:
+    """These files, each a job that has been claimed."""
+    await ledger.add(files)
+    return await ledger.claim(len(files))
+
+
+async def finish(ledger: Ledger, job: Job, *texts: str, language: str = "en") -> None:
+    """A claimed job to its good end, one chunk a text."""
+    await ledger.note(job.id, job.token, language=language, model="tiny.en", device="cpu", container_seconds=60.0)
+    await ledger.record([(job.id, job.token, a_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)])
+    await ledger.transcribed(job.id, job.token, audio_seconds=60.0, warning=None)
+    await ledger.complete(job.id, job.token, [an_artifact(f"{job.id}.txt")])
+
+
+async def status(ledger: Ledger, job_id: int) -> dict[str, Any]:
+    """The row of `job_status`."""
+    [row] = await ledger.rows("SELECT * FROM job_status WHERE job_id = ?", [job_id])
+    return row

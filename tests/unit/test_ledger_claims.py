@@ -1,0 +1,285 @@
+"""Claims: whose turn it is, whose job it is, and what stays when a job is given back."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.domain.job import TRANSITIONS, Job, Status, Suspect
+from speakeasyd.errors import ErrorCode, NotYours
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.testing import ManualClock
+from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
+    async with opened(tmp_path / "ledger.db", clock=clock) as ledger:
+        yield ledger
+
+
+async def attempts(ledger: Ledger, job_id: int) -> list[tuple[object, object]]:
+    rows = await ledger.rows("SELECT outcome, error_code FROM attempts WHERE job_id = ? ORDER BY id", [job_id])
+    return [(row["outcome"], row["error_code"]) for row in rows]
+
+
+def names(jobs: list[Job]) -> list[str]:
+    return [job.path.decode() for job in jobs]
+
+
+# --- whose turn it is
+
+
+async def test_the_highest_priority_goes_first_then_the_oldest(ledger: Ledger) -> None:
+    await ledger.add([a_file("a"), a_file("b"), a_file("c", priority=5), a_file("d", priority=-5)])
+    assert names(await ledger.claim(3)) == ["c", "a", "b"]
+    assert names(await ledger.claim(3)) == ["d"]
+    assert await ledger.claim(3) == []
+
+
+async def test_only_jobs_of_a_model_or_of_inboxes_are_claimed_if_asked_for(ledger: Ledger) -> None:
+    await ledger.add([a_file("a", model="small"), a_file("b", model="base"), a_file("c", inbox="other", model="base")])
+    assert await ledger.next_model() == "small"
+    assert await ledger.next_model(inboxes=["other"]) == "base"
+    assert await ledger.next_model(inboxes=[]) is None
+    assert names(await ledger.claim(9, model="base", inboxes=["other", "inbox"])) == ["b", "c"]
+    assert names(await ledger.claim(9, inboxes=["other"])) == []
+    assert names(await ledger.claim(9, model="large")) == []
+
+
+async def test_a_job_waits_until_its_time_has_come(ledger: Ledger, clock: ManualClock) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await ledger.release(job.id, job.token, available_at="2026-01-01T00:01:00.000Z")
+    assert await ledger.claim(1) == []
+    assert await ledger.next_model() is None
+    assert await ledger.next_available() == "2026-01-01T00:01:00.000Z"
+    clock.advance(60)
+    assert names(await ledger.claim(1)) == ["a"]
+    assert await ledger.next_available() is None
+
+
+async def test_jobs_of_a_missing_model_wait_and_say_why(ledger: Ledger, clock: ManualClock) -> None:
+    await ledger.add([a_file("a", model="huge"), a_file("b", model="huge"), a_file("c", model="base")])
+    held = await ledger.postpone("huge", available_at="2026-01-01T00:05:00.000Z", code="model_unavailable", error="404")
+    assert held == 2
+    assert names(await ledger.claim(9)) == ["c"]
+    assert (await status(ledger, 1))["error_code"] == "model_unavailable"
+    clock.advance(300)
+    assert names(await ledger.claim(9)) == ["a", "b"]
+
+
+# --- whose job it is
+
+
+async def test_a_claim_knows_the_job(ledger: Ledger) -> None:
+    file = a_file(b"sub/\xff.wav", language="de")
+    [job] = await claimed(ledger, file)
+    assert (job.path, job.signature, job.options, job.attempts) == (file.path, file.signature, file.options, 1)
+    row = await status(ledger, job.id)
+    assert (row["status"], row["started_at"]) == ("processing", "2026-01-01T00:00:00.000Z")
+
+
+async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
+    [old] = await claimed(ledger, a_file("a"))
+    await ledger.release(old.id, old.token, available_at=None)
+    [new] = await ledger.claim(1)
+    before = await status(ledger, old.id)
+    for change in (
+        ledger.note(old.id, old.token, language="en"),
+        ledger.strike(old.id, old.token, 0, 0.0, 1.0),
+        ledger.transcribed(old.id, old.token, audio_seconds=1.0, warning=None),
+        ledger.release(old.id, old.token, available_at=None),
+        ledger.fail(old.id, old.token, code=ErrorCode.INTERNAL, error="late"),
+        ledger.intend(old.id, old.token, [an_artifact("a.txt")]),
+        ledger.complete(old.id, old.token, [an_artifact("a.txt")]),
+    ):
+        with pytest.raises(NotYours):
+            await change
+    assert await ledger.record([(old.id, old.token, a_chunk(0, " late"))]) == {old.id}
+    assert await status(ledger, old.id) == before
+    assert await ledger.rows("SELECT 1 FROM chunks UNION SELECT 1 FROM artifacts UNION SELECT 1 FROM strikes") == []
+    assert await ledger.lost([(old.id, old.token), (new.id, new.token)]) == {old.id}
+
+
+# --- what workers deliver
+
+
+async def test_chunks_stay_when_a_job_is_given_back(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await ledger.note(job.id, job.token, language="de", container_seconds=40.0)
+    await ledger.record([(job.id, job.token, a_chunk(0, " eins")), (job.id, job.token, a_chunk(2, " drei"))])
+    await ledger.release(job.id, job.token, available_at=None)
+    [again] = await ledger.claim(1)
+    assert (again.done, again.language, again.attempts) == ({0, 2}, "de", 2)
+    assert (await status(ledger, job.id))["progress"] == 0.75
+
+
+async def test_a_chunk_is_kept_once(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    first, second = a_chunk(0, " one"), a_chunk(0, " other")
+    await ledger.record([(job.id, job.token, first), (job.id, job.token, first)])
+    await ledger.record([(job.id, job.token, second)])
+    assert (await ledger.transcript(job.id)).text == "one"
+
+
+async def test_chunks_of_a_lost_claim_do_not_hold_up_the_others(ledger: Ledger) -> None:
+    kept, lost = await claimed(ledger, a_file("a"), a_file("b"))
+    await ledger.cancel([lost.id])
+    answer = await ledger.record([(lost.id, lost.token, a_chunk(0, " b")), (kept.id, kept.token, a_chunk(0, " a"))])
+    assert answer == {lost.id}
+    assert (await ledger.transcript(kept.id)).text == "a"
+    assert (await ledger.transcript(lost.id)).segments == ()
+
+
+async def test_progress_never_goes_back_and_ends_at_one(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    seen = []
+    await ledger.note(job.id, job.token, container_seconds=20.0)
+    for index in (1, 0):
+        await ledger.record([(job.id, job.token, a_chunk(index))])
+        seen.append((await status(ledger, job.id))["progress"])
+    await ledger.transcribed(job.id, job.token, audio_seconds=20.0, warning=None)
+    seen.append((await status(ledger, job.id))["progress"])
+    assert seen == [0.99, 0.99, 1.0]
+
+
+async def test_strikes_make_suspects_until_the_chunk_is_in(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    assert await ledger.strike(job.id, job.token, 3, 30.0, 40.0) == 1
+    assert await ledger.strike(job.id, job.token, 3, 30.0, 40.0) == 2
+    await ledger.release(job.id, job.token, available_at=None)
+    [again] = await ledger.claim(1)
+    assert again.suspects == (Suspect(index=3, start=30.0, end=40.0, strikes=2),)
+    await ledger.record([(again.id, again.token, a_chunk(3))])
+    await ledger.release(again.id, again.token, available_at=None)
+    assert (await ledger.claim(1))[0].suspects == ()
+
+
+async def test_a_gap_is_told_in_the_warning_and_in_the_transcript(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await ledger.record([(job.id, job.token, a_chunk(0, " one")), (job.id, job.token, a_chunk(1, gap=True))])
+    await ledger.transcribed(job.id, job.token, audio_seconds=20.0, warning="cut short")
+    assert (await status(ledger, job.id))["warning"] == "cut short; not transcribed: 10.0 s to 20.0 s"
+    assert (await ledger.transcript(job.id)).gaps == ((10.0, 20.0),)
+
+
+# --- how a claim ends
+
+
+async def test_each_claim_is_an_attempt_with_an_outcome(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    for crash, counts in ((True, True), (False, False)):
+        await ledger.release(job.id, job.token, available_at=None, error_code="worker_crashed", crash=crash, counts=counts)
+        [job] = await ledger.claim(1)
+    assert (job.crashes, job.attempts) == (1, 2)
+    await ledger.fail(job.id, job.token, code=ErrorCode.POISON, error="what is heard takes workers down")
+    assert await attempts(ledger, job.id) == [
+        ("crashed", "worker_crashed"),
+        ("released", "worker_crashed"),
+        ("failed", "poison"),
+    ]
+    row = await status(ledger, job.id)
+    assert (row["status"], row["error_code"], row["attempts"], row["crashes"]) == ("failed", "poison", 2, 1)
+
+
+async def test_an_attempt_says_where_it_ran(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await finish(ledger, job, " Hello.")
+    [attempt] = await ledger.rows("SELECT model, device, outcome, ended_at FROM attempts")
+    assert list(attempt.values()) == ["tiny.en", "cpu", "completed", "2026-01-01T00:00:00.000Z"]
+
+
+# --- the same work once
+
+
+async def test_of_twins_one_is_done_and_lends_to_the_others(ledger: Ledger) -> None:
+    await ledger.add([a_file("a", "same"), a_file("b", "same"), a_file("c", "same", formats=("srt",), priority=-1)])
+    [first] = await ledger.claim(9)
+    assert await ledger.claim(9) == []
+    await finish(ledger, first, " Hello", " world.", language="nl")
+    [second] = await ledger.claim(9)
+    assert (second.transcribed, second.done, second.language) == (True, {0, 1}, "nl")
+    assert (await ledger.transcript(second.id)).text == "Hello world."
+    await ledger.complete(second.id, second.token, [])
+    [third] = await ledger.claim(9)
+    assert third.transcribed
+    row = await status(ledger, third.id)
+    assert (row["audio_seconds"], row["model"], row["compute_seconds"]) == (60.0, "tiny.en", 0.0)
+
+
+async def test_other_options_are_other_work(ledger: Ledger) -> None:
+    await ledger.add([a_file("a", "same"), a_file("b", "same", task="translate")])
+    assert names(await ledger.claim(9)) == ["a", "b"]
+
+
+async def test_twins_that_shall_each_be_transcribed_do_not_wait(ledger: Ledger) -> None:
+    await ledger.add([a_file("a", "same"), a_file("b", "same")], duplicates="transcribe")
+    assert names(await ledger.claim(9)) == ["a", "b"]
+
+
+async def test_a_transcript_with_a_gap_is_not_lent(ledger: Ledger) -> None:
+    [first] = await claimed(ledger, a_file("a", "same"))
+    await ledger.record([(first.id, first.token, a_chunk(0, gap=True))])
+    await ledger.complete(first.id, first.token, [])
+    [second] = await claimed(ledger, a_file("b", "same"))
+    assert not second.transcribed
+
+
+# --- what no program may do
+
+
+def insert_job(connection: sqlite3.Connection, status: Status) -> None:
+    ended = "'2026'" if status not in {Status.PENDING, Status.PROCESSING} else "NULL"
+    token = "'token'" if status is Status.PROCESSING else "NULL"
+    connection.execute("INSERT OR IGNORE INTO batches (name, created_at) VALUES ('b', '2026')")
+    connection.execute(
+        "INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, options, requested_model, status,"
+        " created_at, available_at, finished_at, claim_token)"
+        f" VALUES ('b', 'i', x'00', '', 0, 0, 0, '', '{{}}', 'auto', '{status}', '2026', '2026', {ended}, {token})"
+    )
+
+
+@pytest.mark.parametrize(("old", "new"), list(product(Status, Status)))
+async def test_the_database_holds_every_program_to_the_transitions(tmp_path: Path, old: Status, new: Status) -> None:
+    async with opened(tmp_path / "ledger.db"):
+        pass
+    ended = None if new in {Status.PENDING, Status.PROCESSING} else "2026"
+    token = "token" if new is Status.PROCESSING else None
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
+        insert_job(connection, old)
+        try:
+            connection.execute("UPDATE jobs SET status = ?, finished_at = ?, claim_token = ?", (new, ended, token))
+            allowed = True
+        except sqlite3.IntegrityError:
+            allowed = False
+    assert allowed == (old == new or new in TRANSITIONS[old])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status = 'done'",
+        "status = 'failed'",  # without finished_at
+        "finished_at = '2026'",  # without having ended
+        "claim_token = 'mine'",  # without processing
+        "status = 'processing'",  # without a token
+        "progress = 1.5",
+        "batch = 'nowhere'",
+    ],
+)
+async def test_the_database_refuses_nonsense(tmp_path: Path, change: str) -> None:
+    async with opened(tmp_path / "ledger.db"):
+        pass
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        insert_job(connection, Status.PENDING)
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute(f"UPDATE jobs SET {change}")
