@@ -27,7 +27,7 @@ QUERIES = (
     "SELECT batch, completed, failed, progress FROM batch_progress",
 )
 _ENDED = """
-    SELECT job_status.job_id, path, status, error, warning, audio_seconds, compute_seconds, model, text
+    SELECT job_status.path, status, error, warning, audio_seconds, compute_seconds, model, text
     FROM job_status LEFT JOIN transcript_text USING (job_id) ORDER BY job_status.job_id
 """
 

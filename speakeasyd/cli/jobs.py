@@ -6,7 +6,7 @@ import typer
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.asking import ask
-from speakeasyd.cli.output import console, local, print_json, table
+from speakeasyd.cli.output import Row, console, duration, print_json, table
 from speakeasyd.domain.job import Status
 
 _JOBS = """
@@ -14,7 +14,6 @@ _JOBS = """
     WHERE (:status IS NULL OR status = :status) AND (:batch IS NULL OR batch = :batch)
     ORDER BY job_id DESC LIMIT :limit
 """
-_SHOWN = ("job_id", "status", "progress", "path", "audio_seconds", "language", "attempts", "error_code", "created_at")
 
 
 def command(
@@ -34,9 +33,20 @@ def command(
     if as_json:
         print_json(rows)
     elif rows:
-        console().print(
-            table([{name: row[name] for name in _SHOWN} | {"created_at": local(row["created_at"])} for row in rows])
-        )
+        console().print(table([_short(row) for row in rows], keep="path"))
     else:
         console().print("no such jobs")
     return 0
+
+
+def _short(row: Row) -> Row:
+    seconds = row["audio_seconds"]
+    return {
+        "job": row["job_id"],
+        "status": row["status"],
+        "progress": row["progress"],
+        "path": row["path"],
+        "audio": duration(float(str(seconds))) if seconds is not None else None,
+        "language": row["language"],
+        "error": row["error_code"],
+    }

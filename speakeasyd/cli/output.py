@@ -40,12 +40,14 @@ def print_csv(rows: Sequence[Row]) -> None:
         )
 
 
-def table(rows: Sequence[Row]) -> Table:
-    """A column for each key of the first row."""
+def table(rows: Sequence[Row], *, keep: str | None = None) -> Table:
+    """A column for each key of the first row. Where there is not enough room, only the column `keep` gets smaller."""
     grid = Table(box=None, header_style="bold", pad_edge=False)
     for name in rows[0] if rows else ():
         numeric = all(isinstance(row[name], int | float | None) for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        grid.add_column(
+            name, justify="right" if numeric else "left", overflow="fold", no_wrap=keep is not None and name != keep
+        )
     for row in rows:
         grid.add_row(*(cell(name, value) for name, value in row.items()))
     return grid

@@ -9,7 +9,7 @@ from rich.text import Text
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.advice import what_to_do
 from speakeasyd.cli.asking import ask
-from speakeasyd.cli.output import Row, cell, console, local, print_json, table
+from speakeasyd.cli.output import Row, cell, console, local, print_json
 from speakeasyd.errors import SpeakeasyError
 
 _JOB = "SELECT * FROM job_status WHERE job_id = :job"
@@ -19,7 +19,7 @@ _ATTEMPTS = """
 _ARTIFACTS = "SELECT format, outbox, path, bytes, sha256, written_at FROM artifacts WHERE job_id = :job ORDER BY id"
 _INCIDENTS = "SELECT at, kind, device, error, action, cost_seconds FROM incidents WHERE job_id = :job ORDER BY at"
 _TEXT = "SELECT text FROM segments WHERE job_id = :job ORDER BY start_seconds, chunk, position"
-_TIMES = frozenset({"created_at", "started_at", "finished_at", "available_at", "ended_at", "written_at", "at"})
+_TIMES = frozenset({"created_at", "started_at", "finished_at", "available_at"})
 
 
 def command(
@@ -55,15 +55,27 @@ def _details(state: Path, job: int) -> dict[str, list[Row]]:
 
 def _print(job: Row, details: dict[str, list[Row]]) -> None:
     out = console()
-    for name, value in _readable(job).items():
+    for name, value in job.items():
         if value not in (None, ""):
-            out.print(Text(f"{name:<21}", style="dim") + cell(name, value))
-    for name, rows in details.items():
-        if rows:
-            out.print(f"\n[bold]{name.replace('_', ' ')}[/]", table([_readable(row) for row in rows]))
+            out.print(
+                Text(f"{name:<21}", "dim") + cell(name, local(value) if name in _TIMES else value), soft_wrap=True
+            )
+    lines = {"attempts": map(_attempt, details["attempts_made"]), "artifacts": map(_artifact, details["artifacts"])}
+    for title, said in (lines | {"incidents": map(_incident, details["incidents"])}).items():
+        for number, line in enumerate(said):
+            out.print(Text(f"{'' if number else title:<21}", "dim") + Text(line, "none"), soft_wrap=True)
     if advice := what_to_do(job["error_code"]):
         out.print(f"\n{advice}", markup=False)
 
 
-def _readable(row: Row) -> Row:
-    return {name: local(value) if name in _TIMES else value for name, value in row.items()}
+def _attempt(row: Row) -> str:
+    why = f": {row['error_code']}, {row['error']}" if row["error_code"] else ""
+    return f"{local(row['started_at'])}  {row['outcome'] or 'in work'}{why}"
+
+
+def _artifact(row: Row) -> str:
+    return f"{row['outbox']}/{row['path']}  {row['bytes']} bytes{'' if row['written_at'] else ', not written yet'}"
+
+
+def _incident(row: Row) -> str:
+    return f"{local(row['at'])}  {row['device']}: {row['error']}; {row['action']}"

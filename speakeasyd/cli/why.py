@@ -95,7 +95,8 @@ def _investigate_outside(settings: Settings, file: Path, known: Known) -> None:
     if rows:
         name, path = str(rows[0]["inbox"]), rows[0]["path_raw"]
         known.inbox, known.jobs = name, _ask(settings, _JOBS, name, path)
-        known.facts.append(f"it is a transcript, written by speakeasyd, of {known.jobs[-1]['path']}")
+        known.facts.append(f"it is a transcript of {known.jobs[-1]['path']}")
+        known.next = _next_of(known.jobs[-1], up=bool(holder(settings.state)))
     else:
         places = ", ".join(str(inbox.path) for inbox in settings.inboxes)
         known.next = f"It is in no inbox. Copy it into one: {places}"
@@ -166,6 +167,6 @@ def _print(known: Known) -> None:
 
 def _about(job: Row) -> str:
     words = [f"- job {job['job_id']}: {job['status']}", f"since {local(job['finished_at'] or job['created_at'])}"]
-    words.append(f"{job['attempts']} attempts")
+    words.append(f"{job['attempts']} attempts" if job["attempts"] != 1 else "1 attempt")
     words += [f"{name}: {job[name]}" for name in ("preset", "error_code", "error", "warning") if job[name]]
     return ", ".join(words)
