@@ -1,0 +1,166 @@
+"""A place with a real ledger in which jobs are ready to be published; as a program, publishes what is ready there.
+
+The program is what the crash tests kill: `python -m tests.integration.publishing PLACE`.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from speakeasyd.clock import SystemClock
+from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.job import Job, NewJob, Signature
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.transcript import Chunk, Segment
+from speakeasyd.events import Hub
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.migrate import migrate
+from speakeasyd.outbox.durable import TEMPORARY
+from speakeasyd.services.publisher import Publisher
+from speakeasyd.services.sources import Sources
+
+FORMATS = ("txt", "srt", "json")
+OUTAGE = 3  # exit status: the outbox could not be written
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Folders of one inbox, and what is done with its sources."""
+
+    root: Path
+    sources: str = "keep"
+    failed: bool = False
+
+    @property
+    def inbox(self) -> Path:
+        return self.root / "inbox"
+
+    @property
+    def outbox(self) -> Path:
+        return self.root / "outbox"
+
+    @property
+    def archive(self) -> Path:
+        return self.root / "archive"
+
+    @property
+    def settings(self) -> Settings:
+        inbox = InboxSettings.model_validate(
+            {
+                "name": "in",
+                "path": self.inbox,
+                "outbox": self.outbox,
+                "sources": self.sources,
+                "archive": self.archive,
+                "failed": self.root / "failed" if self.failed else None,
+            }
+        )
+        return Settings(state=self.root / "state", inboxes=(inbox,))
+
+    def drop(self, path: str, data: bytes = b"sound") -> Path:
+        source = self.inbox / path
+        source.parent.mkdir(parents=True, exist_ok=True)
+        source.write_bytes(data)
+        return source
+
+    def written(self, folder: str = "outbox") -> dict[str, str]:
+        """Every file of a folder with its text."""
+        top = self.root / folder
+        return {
+            path.relative_to(top).as_posix(): path.read_text(encoding="utf-8", errors="replace")
+            for path in sorted(top.rglob("*"))
+            if path.is_file() or path.is_symlink()
+        }
+
+    def temporaries(self) -> list[Path]:
+        return [path for path in self.root.rglob(".*") if TEMPORARY.fullmatch(path.name)]
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    place: Place
+    ledger: Ledger
+    publisher: Publisher
+    sources: Sources
+    hub: Hub
+
+    async def ready(self, *paths: str, text: str = " It is done.", options: Options | None = None) -> list[Job]:
+        """Files that are in the inbox become jobs whose chunks are all committed, claimed by this boot."""
+        wanted = [new_job(self.place, path, options or Options(formats=FORMATS)) for path in paths]
+        added = {one.job_id for one in await self.ledger.add(wanted)}
+        jobs = [job for job in await self.claimed() if job.id in added]
+        for job in jobs:
+            await self.transcribed(job, text)
+        return jobs
+
+    async def claimed(self) -> list[Job]:
+        jobs: list[Job] = []
+        while some := await self.ledger.claim(100):
+            jobs += some
+        return jobs
+
+    async def transcribed(self, job: Job, text: str) -> None:
+        segment = Segment(0.0, 2.0, text, -0.2, 1.1, 0.01)
+        await self.ledger.record([(job.id, job.token, Chunk(0, 0.0, 2.0, (segment,)))])
+        await self.ledger.note(job.id, job.token, language="en", model="tiny.en", device="cpu")
+        await self.ledger.transcribed(job.id, job.token, audio_seconds=2.0, warning=None)
+
+    async def statuses(self) -> dict[str, str]:
+        rows = await self.ledger.rows("SELECT path, status FROM job_status ORDER BY job_id")
+        return {str(row["path"]): str(row["status"]) for row in rows}
+
+
+def new_job(place: Place, path: str, options: Options) -> NewJob:
+    signature = Signature.of((place.inbox / path).lstat())
+    return NewJob(
+        inbox="in",
+        path=path.encode("utf-8", "surrogateescape"),
+        signature=signature,
+        sha256=f"{path!r} {signature}",  # as good as a hash: no two are the same
+        options=options,
+        preset=None,
+        batch="today",
+    )
+
+
+@asynccontextmanager
+async def workshop(place: Place, *, boot_id: str = "boot") -> AsyncIterator[Workshop]:
+    path = place.root / "state" / "ledger.db"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    migrate(path)
+    hub, clock = Hub(), SystemClock()
+    ledger = await Ledger.open(path, clock=clock, hub=hub, boot_id=boot_id)
+    try:
+        sources = Sources(ledger=ledger, settings=place.settings, hub=hub, clock=clock)
+        publisher = Publisher(ledger=ledger, inboxes=place.settings.inboxes, sources=sources)
+        await publisher.prepare()
+        yield Workshop(place, ledger, publisher, sources, hub)
+    finally:
+        await ledger.close()
+
+
+async def publish_all(place: Place, boot_id: str) -> None:
+    """What a daemon does after a restart, as far as publication goes."""
+    async with workshop(place, boot_id=boot_id) as shop:
+        await shop.ledger.recover()
+        for job in await shop.claimed():
+            await shop.publisher.publish(job)
+        await shop.sources.run_once()
+
+
+def main(arguments: Sequence[str]) -> int:
+    from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
+
+    root, sources, boot_id = arguments
+    try:
+        asyncio.run(publish_all(Place(Path(root), sources=sources), boot_id))
+    except (OutboxUnavailable, LedgerUnwritable):
+        return OUTAGE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
