@@ -4,7 +4,9 @@ import hashlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from speakeasyd.clock import Clock
@@ -17,12 +19,26 @@ from speakeasyd.ledger.migrate import migrate
 from speakeasyd.testing import ManualClock
 
 
+@cache
+def _empty() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        migrate(path)
+        return path.read_bytes()
+
+
+def create(path: Path) -> None:
+    """An empty ledger. The migrations run once for all tests."""
+    path.write_bytes(_empty())
+
+
 @asynccontextmanager
 async def opened(
     path: Path, *, clock: Clock | None = None, hub: Hub | None = None, boot_id: str = "boot"
 ) -> AsyncIterator[Ledger]:
-    """A migrated ledger, as the daemon has it; with `boot_id=""`, as a command beside the daemon has it."""
-    migrate(path)
+    """A ledger, new or old, as the daemon has it; with `boot_id=""`, as a command beside the daemon has it."""
+    if not path.exists():
+        create(path)
     ledger = await Ledger.open(path, clock=clock or ManualClock(), hub=hub or Hub(), boot_id=boot_id)
     try:
         yield ledger
@@ -54,7 +70,9 @@ def a_chunk(index: int, *texts: str, channel: int | None = None, **more: Any) ->
     """The ten seconds of speech at `index`, one segment a text."""
     start = index * 10.0
     segments = tuple(
-        Segment(start + i, start + i + 1, text, avg_logprob=-0.3, compression_ratio=1.1, no_speech_prob=0.0, channel=channel)
+        Segment(
+            start + i, start + i + 1, text, avg_logprob=-0.3, compression_ratio=1.1, no_speech_prob=0.0, channel=channel
+        )
         for i, text in enumerate(texts)
     )
     return Chunk(index=index, start=start, end=start + 10, segments=segments, channel=channel, **more)

@@ -23,6 +23,7 @@ from speakeasyd.domain.options import Options
 from speakeasyd.ledger.lending import LENDER, lend
 from speakeasyd.ledger.tables import attempts, jobs
 from speakeasyd.ledger.transitions import change, leave
+from speakeasyd.ledger.words import plain
 from speakeasyd.ledger.writer import Transaction
 
 # Pinned to its index: left to itself, SQLite sorts the million that wait to find the one that is next.
@@ -143,7 +144,7 @@ def fail(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str)
 
 def postpone(tx: Transaction, model: str, *, available_at: str, code: str, error: str, limit: int) -> int:
     """Let up to `limit` of the jobs that ask for `model` wait until then. Returns how many: 0 when all do."""
-    parameters = {"model": model, "until": available_at, "code": code, "error": error, "limit": limit}
+    parameters = {"model": model, "until": available_at, "code": code, "error": plain(error), "limit": limit}
     count: int = tx.connection.execute(_POSTPONE, parameters).rowcount
     if count:
         tx.tell("model.held", None, model=model, jobs=count, available_at=available_at, error_code=code, error=error)

@@ -1,6 +1,5 @@
 """What workers deliver: chunks, deaths on a chunk, and the word that all is in."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.ledger.tables import chunks, jobs, segments, strikes
 from speakeasyd.ledger.transitions import change, prove
+from speakeasyd.ledger.words import as_json
 from speakeasyd.ledger.writer import Transaction
 
 ALMOST = 0.99  # the most that progress shows before it is known that no more chunks come
@@ -125,7 +125,7 @@ def _segment_rows(job_id: JobId, chunk: Chunk) -> list[dict[str, object]]:
             "avg_logprob": segment.avg_logprob,
             "compression_ratio": segment.compression_ratio,
             "no_speech_prob": segment.no_speech_prob,
-            "words": json.dumps([asdict(w) for w in segment.words], ensure_ascii=False) if segment.words else None,
+            "words": as_json([asdict(w) for w in segment.words]) if segment.words else None,
         }
         for position, segment in enumerate(chunk.segments)
     ]

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select, text
 
 from speakeasyd.events import Event
 from speakeasyd.ledger.tables import events
+from speakeasyd.ledger.words import as_json
 
 _KEEP = text("""
     INSERT INTO events (at, kind, job_id, data)
@@ -60,5 +61,5 @@ def _newest(connection: Connection) -> int:
 
 def _keep(connection: Connection, kept: Sequence[Event]) -> int:
     """One statement, however many there are. Returns the number of the last."""
-    rows = [(e.at, e.kind, e.job_id, json.dumps(e.data, ensure_ascii=False)) for e in kept]
-    return connection.execute(_KEEP, {"events": json.dumps(rows, ensure_ascii=False)}).lastrowid
+    rows = [(e.at, e.kind, e.job_id, as_json(e.data)) for e in kept]
+    return connection.execute(_KEEP, {"events": as_json(rows)}).lastrowid

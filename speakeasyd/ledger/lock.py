@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import sys
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,8 @@ from speakeasyd.clock import iso
 from speakeasyd.errors import StartError
 
 FILE_NAME = "daemon.lock"
+TRIES = 4
+PAUSE_S = 0.05  # seconds between them
 FAR = 1 << 30  # the byte that is locked: Windows lets nobody read a locked byte, and the holder's name is to be read
 
 if sys.platform == "win32":
@@ -59,7 +62,7 @@ class LedgerLock:
     def __enter__(self) -> Self:
         file = self._open()
         try:
-            _take(file)
+            _take_in_time(file)
         except OSError as error:
             signed = _signature(file)
             file.close()
@@ -118,6 +121,18 @@ def holder(state: Path) -> Holder | None:
                 return signed
             _let_go(file)
     return None
+
+
+def _take_in_time(file: BinaryIO) -> None:
+    """Tried for a moment: somebody may have it who only looks."""
+    for _ in range(TRIES):
+        try:
+            _take(file)
+        except OSError:
+            time.sleep(PAUSE_S)
+        else:
+            return
+    _take(file)
 
 
 def _signature(file: BinaryIO) -> Holder | None:

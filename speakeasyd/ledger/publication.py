@@ -1,13 +1,13 @@
 """The publisher's side: the transcript to write, the names it takes, and the end of a job that went well."""
 
 import json
-import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, exists, insert, select
 
 from speakeasyd.domain.job import Ended, JobId, Sighting, Signature, Status, Token
+from speakeasyd.domain.naming import collision_key
 from speakeasyd.domain.transcript import Artifact, Segment, Transcript, Word
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.delivery import gaps
@@ -39,7 +39,7 @@ def transcript(connection: Connection, job_id: JobId) -> Transcript:
 
 def names_taken(connection: Connection, outbox: str, paths: Sequence[str], *, job_id: JobId) -> set[str]:
     """Those of these paths that belong to another job, or that some filesystem would take for one that does."""
-    keys = {path: path_key(path) for path in paths}
+    keys = {path: collision_key(path) for path in paths}
     others = select(artifacts.c.path_key).where(
         artifacts.c.outbox == outbox,
         artifacts.c.path_key.in_(set(keys.values())),
@@ -96,11 +96,6 @@ def complete(tx: Transaction, job_id: JobId, token: Token, written: Sequence[Art
     tx.tell("job.completed", job_id, artifacts=[artifact.path for artifact in written])
 
 
-def path_key(path: str) -> str:
-    """Equal for names that differ in case or in Unicode form only: on Windows and macOS these are one file."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-
-
 def _replace(tx: Transaction, job_id: JobId, new: Sequence[Artifact], *, written_at: str | None) -> None:
     tx.connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id))
     if new:
@@ -110,7 +105,7 @@ def _replace(tx: Transaction, job_id: JobId, new: Sequence[Artifact], *, written
                 "format": artifact.format,
                 "outbox": artifact.outbox,
                 "path": artifact.path,
-                "path_key": path_key(artifact.path),
+                "path_key": collision_key(artifact.path),
                 "sha256": artifact.sha256,
                 "bytes": artifact.bytes,
                 "written_at": written_at,

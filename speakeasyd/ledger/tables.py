@@ -16,10 +16,11 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Table,
-    Text,
     UniqueConstraint,
     text,
 )
+
+from speakeasyd.ledger.words import PlainText
 
 metadata = MetaData(
     naming_convention={
@@ -39,8 +40,8 @@ def _count(name: str) -> Column[int]:
 batches = Table(
     "batches",
     metadata,
-    Column("name", Text, primary_key=True),
-    Column("created_at", Text, nullable=False),
+    Column("name", PlainText, primary_key=True),
+    Column("created_at", PlainText, nullable=False),
     *map(_count, ("total", "pending", "processing", "completed", "failed", "cancelled", "skipped")),
     _count("audio_ms"),  # an integer, so that adding and taking away a million times leaves no error
 )
@@ -50,20 +51,20 @@ jobs = Table(
     "jobs",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("batch", Text, ForeignKey("batches.name"), nullable=False),
-    Column("inbox", Text, nullable=False),
+    Column("batch", PlainText, ForeignKey("batches.name"), nullable=False),
+    Column("inbox", PlainText, nullable=False),
     Column("path_raw", BLOB, nullable=False),  # relative to the inbox, as os.fsencode gives it: names need not be text
-    Column("path", Text, nullable=False),  # the same for people
+    Column("path", PlainText, nullable=False),  # the same for people
     Column("size", Integer, nullable=False),
     Column("mtime_ns", Integer, nullable=False),
     Column("inode", Integer, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("work_key", Text),  # equal: the same transcript, so that one may lend it to the other; null: never lend
-    Column("options", Text, nullable=False),  # JSON
-    Column("requested_model", Text, nullable=False),
-    Column("preset", Text),
+    Column("sha256", PlainText, nullable=False),
+    Column("work_key", PlainText),  # equal: the same transcript, so that one may lend it to the other; null: never lend
+    Column("options", PlainText, nullable=False),  # JSON
+    Column("requested_model", PlainText, nullable=False),
+    Column("preset", PlainText),
     Column("priority", Integer, nullable=False, server_default=text("0")),
-    Column("status", Text, nullable=False),
+    Column("status", PlainText, nullable=False),
     Column("progress", REAL, nullable=False, server_default=text("0")),
     _count("attempts"),
     _count("crashes"),
@@ -71,19 +72,19 @@ jobs = Table(
     Column("container_seconds", REAL),
     Column("audio_seconds", REAL),
     Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
-    Column("language", Text),
+    Column("language", PlainText),
     Column("language_probability", REAL),
-    Column("model", Text),
-    Column("device", Text),
-    Column("error_code", Text),
-    Column("error", Text),
-    Column("warning", Text),
-    Column("created_at", Text, nullable=False),
-    Column("available_at", Text, nullable=False),
-    Column("started_at", Text),
-    Column("finished_at", Text),
-    Column("claim_token", Text),
-    Column("boot_id", Text),
+    Column("model", PlainText),
+    Column("device", PlainText),
+    Column("error_code", PlainText),
+    Column("error", PlainText),
+    Column("warning", PlainText),
+    Column("created_at", PlainText, nullable=False),
+    Column("available_at", PlainText, nullable=False),
+    Column("started_at", PlainText),
+    Column("finished_at", PlainText),
+    Column("claim_token", PlainText),
+    Column("boot_id", PlainText),
     Column("duplicate_of", Integer, ForeignKey("jobs.id", ondelete="SET NULL")),
     CheckConstraint(
         "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')", name="status_is_legal"
@@ -119,13 +120,13 @@ jobs = Table(
 tombstones = Table(
     "tombstones",
     metadata,
-    Column("inbox", Text, primary_key=True),
+    Column("inbox", PlainText, primary_key=True),
     Column("path_raw", BLOB, primary_key=True),
     Column("size", Integer, nullable=False),
     Column("mtime_ns", Integer, nullable=False),
     Column("inode", Integer, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("status", Text, nullable=False),
+    Column("sha256", PlainText, nullable=False),
+    Column("status", PlainText, nullable=False),
 )
 """What must be remembered of jobs that were pruned: a file still in its inbox is not transcribed again."""
 
@@ -134,15 +135,15 @@ attempts = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("claim_token", Text, nullable=False, unique=True),
-    Column("boot_id", Text, nullable=False),
-    Column("started_at", Text, nullable=False),
-    Column("ended_at", Text),
-    Column("outcome", Text),  # null while it runs
-    Column("model", Text),
-    Column("device", Text),
-    Column("error_code", Text),
-    Column("error", Text),
+    Column("claim_token", PlainText, nullable=False, unique=True),
+    Column("boot_id", PlainText, nullable=False),
+    Column("started_at", PlainText, nullable=False),
+    Column("ended_at", PlainText),
+    Column("outcome", PlainText),  # null while it runs
+    Column("model", PlainText),
+    Column("device", PlainText),
+    Column("error_code", PlainText),
+    Column("error", PlainText),
     CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_exactly_with_outcome"),
     CheckConstraint(
         "outcome IN ('completed', 'failed', 'cancelled', 'released', 'crashed', 'interrupted')", name="outcome_is_legal"
@@ -160,7 +161,7 @@ chunks = Table(
     _count("redone"),
     Column("gap", Boolean, nullable=False, server_default=text("0")),
     Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
-    Column("committed_at", Text, nullable=False),
+    Column("committed_at", PlainText, nullable=False),
 )
 
 segments = Table(
@@ -172,12 +173,12 @@ segments = Table(
     Column("position", Integer, nullable=False),  # within the chunk
     Column("start_seconds", REAL, nullable=False),
     Column("end_seconds", REAL, nullable=False),
-    Column("text", Text, nullable=False),
+    Column("text", PlainText, nullable=False),
     Column("channel", Integer),
     Column("avg_logprob", REAL, nullable=False),
     Column("compression_ratio", REAL, nullable=False),
     Column("no_speech_prob", REAL, nullable=False),
-    Column("words", Text),  # JSON: [{"start", "end", "text", "probability"}, ...]
+    Column("words", PlainText),  # JSON: [{"start", "end", "text", "probability"}, ...]
     ForeignKeyConstraint(["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"),
     UniqueConstraint("job_id", "chunk", "position"),
 )
@@ -199,13 +200,13 @@ artifacts = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True),  # null: pruned, the file stays
-    Column("format", Text, nullable=False),
-    Column("outbox", Text, nullable=False),
-    Column("path", Text, nullable=False),
-    Column("path_key", Text, nullable=False),  # equal where any filesystem may take two paths for one
-    Column("sha256", Text, nullable=False),
+    Column("format", PlainText, nullable=False),
+    Column("outbox", PlainText, nullable=False),
+    Column("path", PlainText, nullable=False),
+    Column("path_key", PlainText, nullable=False),  # equal where any filesystem may take two paths for one
+    Column("sha256", PlainText, nullable=False),
     Column("bytes", Integer, nullable=False),
-    Column("written_at", Text),  # null: intended, perhaps not written
+    Column("written_at", PlainText),  # null: intended, perhaps not written
     UniqueConstraint("outbox", "path_key"),
 )
 
@@ -213,16 +214,16 @@ incident_records = Table(
     "incident_records",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("at", Text, nullable=False, index=True),
-    Column("kind", Text, nullable=False),
-    Column("phase", Text, nullable=False),
-    Column("device", Text),
-    Column("worker", Text),
+    Column("at", PlainText, nullable=False, index=True),
+    Column("kind", PlainText, nullable=False),
+    Column("phase", PlainText, nullable=False),
+    Column("device", PlainText),
+    Column("worker", PlainText),
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True),
     Column("chunk", Integer),
-    Column("error", Text, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("resolved_at", Text),
+    Column("error", PlainText, nullable=False),
+    Column("action", PlainText, nullable=False),
+    Column("resolved_at", PlainText),
     Column("cost_seconds", REAL),
 )
 
@@ -230,27 +231,27 @@ events = Table(
     "events",
     metadata,
     Column("seq", Integer, primary_key=True),
-    Column("at", Text, nullable=False, index=True),
-    Column("kind", Text, nullable=False),
+    Column("at", PlainText, nullable=False, index=True),
+    Column("kind", PlainText, nullable=False),
     Column("job_id", Integer, index=True),
-    Column("data", Text, nullable=False),  # JSON
+    Column("data", PlainText, nullable=False),  # JSON
 )
 
 arrivals = Table(
     "arrivals",
     metadata,
-    Column("inbox", Text, primary_key=True),
+    Column("inbox", PlainText, primary_key=True),
     Column("path_raw", BLOB, primary_key=True),
-    Column("path", Text, nullable=False),
+    Column("path", PlainText, nullable=False),
     Column("size", Integer, nullable=False),
-    Column("since", Text, nullable=False),
-    Column("reason", Text, nullable=False),
+    Column("since", PlainText, nullable=False),
+    Column("reason", PlainText, nullable=False),
 )
 
 state = Table(
     "state",
     metadata,
-    Column("key", Text, primary_key=True),
-    Column("value", Text, nullable=False),  # JSON
-    Column("updated_at", Text, nullable=False),
+    Column("key", PlainText, primary_key=True),
+    Column("value", PlainText, nullable=False),  # JSON
+    Column("updated_at", PlainText, nullable=False),
 )

@@ -1,6 +1,5 @@
 """Recovery after a restart, incidents, the daemon's own state, and the removal of what is old."""
 
-import json
 from dataclasses import dataclass
 
 from sqlalchemy import delete, func, insert, select, text, update
@@ -9,6 +8,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.ledger.tables import batches, chunks, events, incident_records, jobs, state, tombstones
 from speakeasyd.ledger.transitions import close_attempts
+from speakeasyd.ledger.words import as_json
 from speakeasyd.ledger.writer import Transaction
 
 SLICE = 500  # jobs removed in one transaction: others need not wait long
@@ -66,7 +66,7 @@ def resolve(tx: Transaction, incident_id: int, *, cost_seconds: float) -> None:
 
 def set_state(tx: Transaction, key: str, value: object) -> None:
     """Say something about the daemon itself to those who ask the ledger."""
-    row = {"value": json.dumps(value, ensure_ascii=False), "updated_at": tx.now}
+    row = {"value": as_json(value), "updated_at": tx.now}
     tx.connection.execute(upsert(state).values(row | {"key": key}).on_conflict_do_update(set_=row))
 
 

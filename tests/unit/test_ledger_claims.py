@@ -1,18 +1,20 @@
 """Claims: whose turn it is, whose job it is, and what stays when a job is given back."""
 
+import os
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from speakeasyd.domain.job import TRANSITIONS, Job, Status, Suspect
+from speakeasyd.domain.job import TERMINAL, TRANSITIONS, Job, Status, Suspect
 from speakeasyd.errors import ErrorCode, NotYours
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.testing import ManualClock
-from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status
+from tests.ledgers import a_chunk, a_file, an_artifact, claimed, create, finish, opened, status
 
 
 @pytest.fixture
@@ -177,7 +179,9 @@ async def test_a_gap_is_told_in_the_warning_and_in_the_transcript(ledger: Ledger
 async def test_each_claim_is_an_attempt_with_an_outcome(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     for crash, counts in ((True, True), (False, False)):
-        await ledger.release(job.id, job.token, available_at=None, error_code="worker_crashed", crash=crash, counts=counts)
+        await ledger.release(
+            job.id, job.token, available_at=None, error_code="worker_crashed", crash=crash, counts=counts
+        )
         [job] = await ledger.claim(1)
     assert (job.crashes, job.attempts) == (1, 2)
     await ledger.fail(job.id, job.token, code=ErrorCode.POISON, error="what is heard takes workers down")
@@ -236,50 +240,65 @@ async def test_a_transcript_with_a_gap_is_not_lent(ledger: Ledger) -> None:
 # --- what no program may do
 
 
-def insert_job(connection: sqlite3.Connection, status: Status) -> None:
-    ended = "'2026'" if status not in {Status.PENDING, Status.PROCESSING} else "NULL"
-    token = "'token'" if status is Status.PROCESSING else "NULL"
-    connection.execute("INSERT OR IGNORE INTO batches (name, created_at) VALUES ('b', '2026')")
-    connection.execute(
-        "INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, options, requested_model, status,"
-        " created_at, available_at, finished_at, claim_token)"
-        f" VALUES ('b', 'i', x'00', '', 0, 0, 0, '', '{{}}', 'auto', '{status}', '2026', '2026', {ended}, {token})"
-    )
+INSERT = """
+    INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, options, requested_model, status,
+                      created_at, available_at, finished_at, claim_token)
+    VALUES ('b', 'inbox', x'00', '', 0, 0, 0, '', '{}', 'auto', ?, '2026', '2026', ?, ?)
+"""
+
+
+def fitting(status: Status) -> tuple[str, str | None, str | None]:
+    """A status with the finished_at and the claim_token that go with it."""
+    return status, "2026" if status in TERMINAL else None, "token" if status is Status.PROCESSING else None
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """The ledger as any other program may open it."""
+    create(tmp_path / "ledger.db")
+    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("INSERT INTO batches (name, created_at) VALUES ('b', '2026')")
+        yield connection
 
 
 @pytest.mark.parametrize(("old", "new"), list(product(Status, Status)))
-async def test_the_database_holds_every_program_to_the_transitions(tmp_path: Path, old: Status, new: Status) -> None:
-    async with opened(tmp_path / "ledger.db"):
-        pass
-    ended = None if new in {Status.PENDING, Status.PROCESSING} else "2026"
-    token = "token" if new is Status.PROCESSING else None
-    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
-        insert_job(connection, old)
-        try:
-            connection.execute("UPDATE jobs SET status = ?, finished_at = ?, claim_token = ?", (new, ended, token))
-            allowed = True
-        except sqlite3.IntegrityError:
-            allowed = False
+def test_the_database_holds_every_program_to_the_transitions(
+    database: sqlite3.Connection, old: Status, new: Status
+) -> None:
+    database.execute(INSERT, fitting(old))
+    try:
+        database.execute("UPDATE jobs SET status = ?, finished_at = ?, claim_token = ?", fitting(new))
+        allowed = True
+    except sqlite3.IntegrityError:
+        allowed = False
     assert allowed == (old == new or new in TRANSITIONS[old])
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        "status = 'done'",
-        "status = 'failed'",  # without finished_at
-        "finished_at = '2026'",  # without having ended
-        "claim_token = 'mine'",  # without processing
-        "status = 'processing'",  # without a token
-        "progress = 1.5",
-        "batch = 'nowhere'",
+        "UPDATE jobs SET status = 'done'",
+        "UPDATE jobs SET status = 'failed'",  # without finished_at
+        "UPDATE jobs SET finished_at = '2026'",  # without having ended
+        "UPDATE jobs SET claim_token = 'mine'",  # without processing
+        "UPDATE jobs SET status = 'processing'",  # without a token
+        "UPDATE jobs SET progress = 1.5",
+        "UPDATE jobs SET batch = 'nowhere'",
     ],
 )
-async def test_the_database_refuses_nonsense(tmp_path: Path, change: str) -> None:
-    async with opened(tmp_path / "ledger.db"):
-        pass
-    with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
-        connection.execute("PRAGMA foreign_keys = ON")
-        insert_job(connection, Status.PENDING)
-        with pytest.raises(sqlite3.IntegrityError):
-            connection.execute(f"UPDATE jobs SET {change}")
+def test_the_database_refuses_nonsense(database: sqlite3.Connection, change: str) -> None:
+    database.execute(INSERT, fitting(Status.PENDING))
+    with pytest.raises(sqlite3.IntegrityError):
+        database.execute(change)
+
+
+async def test_words_that_are_no_unicode_do_not_stop_the_ledger(ledger: Ledger) -> None:
+    name = os.fsdecode(b"\xff.wav")
+    [job] = await claimed(ledger, replace(a_file("a"), batch=name))
+    await ledger.set_state("inbox", {"missing": name})
+    await ledger.fail(job.id, job.token, code=ErrorCode.SOURCE_UNREADABLE, error=f"cannot open {name}")
+    row = await status(ledger, job.id)
+    assert (row["batch"], row["error"]) == ("\\udcff.wav", "cannot open \\udcff.wav")
+    [event] = await ledger.rows("SELECT data ->> 'error' AS error FROM events WHERE kind = 'job.failed'")
+    assert event == {"error": "cannot open ?.wav"}
