@@ -4,7 +4,6 @@ No production code imports this. A test gives the pool `target=SCRIPTED` and wri
 worker process is then a real one, spawned, piped, supervised and killed like any other.
 """
 
-import asyncio
 import ctypes
 import hashlib
 import json
@@ -372,12 +371,3 @@ def _limit_memory(more: int) -> None:
 
         limit = psutil.Process().memory_info().vms + more
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-
-
-async def until(condition: Callable[[], bool], *, seconds: float = 10.0, what: str = "the condition") -> None:
-    """Wait until something is so. Raises AssertionError when it takes too long."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come within {seconds} s")
-        await asyncio.sleep(0.01)

@@ -77,7 +77,9 @@ async def well(device: str, *, state_dir: str) -> str:
     return found.error or ("" if found.gpus else "CUDA failed with error no CUDA-capable device is detected")
 
 
-async def discover(settings: WorkerSettings, *, state_dir: Path, look: Look = look) -> Discovery:
+async def discover(
+    settings: WorkerSettings, *, state_dir: Path, look: Look = look, traces: tuple[str, ...] = _DRIVER_TRACES
+) -> Discovery:
     """One worker for each GPU, or one for the CPU. `auto` never falls to the CPU silently."""
 
     def specs(*devices: str) -> tuple[WorkerSpec, ...]:
@@ -101,15 +103,15 @@ async def discover(settings: WorkerSettings, *, state_dir: Path, look: Look = lo
         return Discovery(gpus or specs("cuda:0"))  # none: its worker will say why, and wait
     if gpus and not found.error:
         return Discovery(gpus)
-    return Discovery(specs("cpu"), _why_no_gpu(found))
+    return Discovery(specs("cpu"), _why_no_gpu(found, traces))
 
 
-def _why_no_gpu(found: Findings) -> str | None:
+def _why_no_gpu(found: Findings, traces: tuple[str, ...]) -> str | None:
     """Nothing to say on a machine without a GPU."""
     if found.error:
         diagnosis = classify(phase="load", error=found.error)
         return f"the CPU works instead of the GPU: {diagnosis.what} ({found.error}). {diagnosis.hint}".strip()
-    if any(Path(trace).exists() for trace in _DRIVER_TRACES):
+    if any(Path(trace).exists() for trace in traces):
         return (
             "the CPU works although this machine has an NVIDIA driver: CUDA finds no GPU. "
             "Look at `nvidia-smi`, and whether this user may use the device"

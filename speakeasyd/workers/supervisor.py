@@ -208,7 +208,7 @@ class Supervisor:
             life=Life(stall_s=settings.stall_s, device=self.spec.device, now=now),
             wear=Wear(hours=settings.recycle_hours, growth_mb=settings.recycle_growth_mb),
             started=now,
-            weighed=now,
+            weighed=float("-inf"),
         )
         try:
             run.process.start()

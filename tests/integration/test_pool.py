@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,8 +36,9 @@ from speakeasyd.domain.protocol import (
 from speakeasyd.domain.recovery import Verdict, verdict
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.loop import MainLoop
-from speakeasyd.testing import PIECE, SCRIPTED, Misdeed, Script, scripted_chunks, until
+from speakeasyd.testing import PIECE, SCRIPTED, Deed, Misdeed, Script, scripted_chunks
 from speakeasyd.workers.pool import DeviceChange, Pool, WorkerLost
+from tests.conftest import eventually
 
 ILLEGAL = "RuntimeError: CUDA failed with error an illegal memory access was encountered"
 POLICY = Policy(restart_s=0.05, restart_min_s=0.01, probe_s=0.05, person_probe_s=0.1, leave_s=0.5)
@@ -140,8 +141,8 @@ class Dispatch:
             work.crashes += task.opened
             self.pending.append(task.job_id)
 
-    async def finished(self, seconds: float = 20.0) -> None:
-        await until(lambda: all(work.ended for work in self.work.values()), seconds=seconds, what="the end of the work")
+    async def finished(self) -> None:
+        await eventually(lambda: all(work.ended for work in self.work.values()), "the end of the work")
 
     def kinds(self) -> list[FaultKind]:
         return [lost.kind for lost in self.lost]
@@ -152,6 +153,10 @@ class Dispatch:
                 expected = scripted_chunks(work.path.read_bytes())
                 got = [work.done[index] for index in sorted(work.done)]
                 assert got == [old if new.gap is False else new for old, new in zip(expected, got, strict=True)]
+
+
+def started(reports: Iterable[Report]) -> set[tuple[int, int]]:
+    return {(report.job_id, report.index) for report in reports if isinstance(report, ChunkStarted)}
 
 
 @asynccontextmanager
@@ -185,7 +190,7 @@ async def running(
         on_device=dispatch.changes.append,
         on_room=dispatch.room,
         target=target,
-        specs=(WorkerSpec(device, "auto", 1, batch, str(tmp_path)),),
+        specs=tuple(WorkerSpec(each, "auto", 1, batch, str(tmp_path)) for each in device.split()),
         policy=policy,
         probe=probed,
     )
@@ -338,7 +343,7 @@ async def test_a_missing_library_is_told_and_waited_for(tmp_path: Path) -> None:
     mended = asyncio.Event()
     async with running(tmp_path, missing, probe=lambda _device: "" if mended.is_set() else text) as run:
         run.add(*files(tmp_path))
-        await until(lambda: run.pool.blocked is not None, what="the pause")
+        await eventually(lambda: run.pool.blocked is not None, "the pause")
         assert "speakeasyd[gpu]" in (run.pool.blocked or "")
         assert run.pool.capacity("auto") == 0
         mended.set()
@@ -372,9 +377,43 @@ async def test_the_cpu_stands_in_if_it_may(tmp_path: Path) -> None:
 
 async def test_an_engine_that_cannot_be_imported_is_a_matter_for_a_person(tmp_path: Path) -> None:
     async with running(tmp_path, target="speakeasyd.no_such_module:serve") as run:
-        await until(lambda: run.pool.blocked is not None, what="the pause")
+        await eventually(lambda: run.pool.blocked is not None, "the pause")
     assert "ModuleNotFoundError" in run.lost[0].error
     assert "no_such_module" in run.lost[0].last_words
+
+
+async def test_work_goes_to_the_device_that_is_well(tmp_path: Path) -> None:
+    text = "RuntimeError: CUDA failed with error unknown error"
+    asleep = Misdeed("fault", at="load", phase="load", text=text)
+    async with running(tmp_path, asleep, device="cuda:0 cuda:1", probe=lambda _device: text) as run:
+        run.add(*files(tmp_path, 12))
+        await run.finished()
+        run.check_texts()
+        assert run.pool.blocked is None
+        states = [status.state for status in run.pool.status()]
+    assert len(run.lost) == 1
+    assert State.DEVICE_OPEN in states
+    assert len({State.READY, State.BUSY} & set(states)) == 1
+
+
+async def test_a_bad_day(tmp_path: Path) -> None:
+    """Everything at once: each file gets its text, and one chunk that nothing can do is marked."""
+    single: list[Deed] = ["abort", "segfault", "exit", "hang", "stop", "garbage", "deliver_and_abort", "soft_fault"]
+    misdeeds = [Misdeed(deed, file=f"{name}.audio", chunk=1) for deed, name in zip(single, "abcdefgh", strict=True)]
+    misdeeds += [
+        Misdeed("fault", text=ILLEGAL, file="i.audio", chunk=2),
+        Misdeed("abort", file="j.audio", chunk=0, times=0),
+        Misdeed("abort", at="open", file="k.audio"),
+        Misdeed("fault", at="load", phase="canary", text="CanaryFailed: la la la", after="segfault"),
+    ]
+    async with running(tmp_path, *misdeeds, stall_s=0.3) as run:
+        run.add(*files(tmp_path, 12))
+        await run.finished()
+        run.check_texts()
+    assert {work.ended for work in run.work.values()} == {"completed"}
+    gaps = {(job, chunk.index) for job, work in run.work.items() for chunk in work.done.values() if chunk.gap}
+    assert gaps == {(10, 0)}
+    assert len(run.lost) <= 24
 
 
 # --- soft restarts, silence, wear -------------------------------------------------------------------------------------
@@ -422,7 +461,7 @@ async def test_a_worker_is_recycled_between_files(tmp_path: Path) -> None:
 async def test_an_idle_worker_frees_its_model_and_loads_it_again(tmp_path: Path) -> None:
     async with running(tmp_path, idle_unload_s=0.1) as run:
         run.add(*files(tmp_path, 1))
-        await until(lambda: any(isinstance(report, Unloaded) for report in run.reports), what="the unloading")
+        await eventually(lambda: any(isinstance(report, Unloaded) for report in run.reports), "the unloading")
         run.add(tmp_path / "a.audio")
         await run.finished()
     assert len([report for report in run.reports if isinstance(report, Loaded)]) == 2
@@ -431,7 +470,7 @@ async def test_an_idle_worker_frees_its_model_and_loads_it_again(tmp_path: Path)
 async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=0.05) as run:
         run.add(*files(tmp_path))
-        await until(lambda: any(isinstance(report, ChunkDone) for report in run.reports))
+        await eventually(lambda: any(isinstance(report, ChunkDone) for report in run.reports), "a chunk")
         psutil.Process(run.pool.status()[0].pid).kill()
         await run.finished()
         run.check_texts()
@@ -441,7 +480,7 @@ async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
 async def test_a_dropped_job_is_forgotten(tmp_path: Path) -> None:
     async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=2), chunk_s=0.05, batch=1) as run:
         run.add(*files(tmp_path, 2, chunks=4))
-        await until(lambda: any(isinstance(report, ChunkStarted) for report in run.reports))
+        await eventually(lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work")
         run.pool.drop(JobId(1))
         run.work[JobId(1)].ended = "cancelled"
         await run.finished()
@@ -455,11 +494,9 @@ async def test_a_dropped_job_is_forgotten(tmp_path: Path) -> None:
 async def test_stopping_finishes_the_chunks_in_flight(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=0.1) as run:
         run.add(*files(tmp_path, chunks=50))
-        await until(lambda: len(run.reports) > 20)
+        await eventually(lambda: len(run.reports) > 20, "work")
         await run.pool.stop(5.0)
-        started = {(r.job_id, r.index) for r in run.reports if isinstance(r, ChunkStarted)}
-        done = {(r.job_id, r.chunk.index) for r in run.reports if isinstance(r, ChunkDone)}
-    assert started == done
+    assert started(run.reports) == {(r.job_id, r.chunk.index) for r in run.reports if isinstance(r, ChunkDone)}
     assert isinstance(run.reports[-1], Drained)
     assert not run.lost
 
@@ -468,7 +505,7 @@ async def test_stopping_finishes_the_chunks_in_flight(tmp_path: Path) -> None:
 async def test_stopping_does_not_wait_for_the_dead(tmp_path: Path, deed: str) -> None:
     async with running(tmp_path, Misdeed(deed, file="b.audio", chunk=1)) as run:
         run.add(*files(tmp_path))
-        await until(lambda: any(isinstance(r, ChunkStarted) and (r.job_id, r.index) == (2, 1) for r in run.reports))
+        await eventually(lambda: (2, 1) in started(run.reports), "the chunk")
         began = asyncio.get_running_loop().time()
         await run.pool.stop(0.3)
         assert asyncio.get_running_loop().time() - began < 2.0
@@ -478,7 +515,7 @@ async def test_stopping_does_not_wait_for_the_dead(tmp_path: Path, deed: str) ->
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=5.0) as run:
         run.add(*files(tmp_path))
-        await until(lambda: any(isinstance(report, ChunkStarted) for report in run.reports))
+        await eventually(lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work")
         stopping = asyncio.create_task(run.pool.stop(60.0))
         await asyncio.sleep(0)
         run.pool.kill()
@@ -548,7 +585,7 @@ def assert_no_orphan(tmp_path: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGSTOP")
 async def test_a_full_pipe_to_a_stopped_worker_holds_nobody_up(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        await until(lambda: run.pool.capacity("auto") > 0)
+        await eventually(lambda: run.pool.capacity("auto") > 0, "a worker")
         psutil.Process(run.pool.status()[0].pid).suspend()
         began = asyncio.get_running_loop().time()
         large = frozenset(range(200_000))  # far more than a pipe holds
@@ -561,7 +598,7 @@ async def test_a_full_pipe_to_a_stopped_worker_holds_nobody_up(tmp_path: Path) -
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends CTRL_C to a console, not to a process")
 async def test_ctrl_c_is_left_to_the_parent(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        await until(lambda: run.pool.capacity("auto") > 0)
+        await eventually(lambda: run.pool.capacity("auto") > 0, "a worker")
         os.kill(run.pool.status()[0].pid or 0, signal.SIGINT)
         run.add(*files(tmp_path))
         await run.finished()

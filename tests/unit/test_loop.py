@@ -16,7 +16,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from speakeasyd.loop import MainLoop
-from speakeasyd.testing import until
+from tests.conftest import eventually
 
 
 def in_thread(call: Callable[[], object]) -> None:
@@ -57,7 +57,7 @@ def nothing_is_left() -> object:
 async def test_calls_from_a_thread_run_on_the_loop_in_their_order() -> None:
     noted, main = Noted(), MainLoop(asyncio.get_running_loop())
     in_thread(lambda: [main.hand_over(noted.note, number) for number in range(1000)])
-    await until(lambda: len(noted.calls) == 1000)
+    await eventually(lambda: len(noted.calls) == 1000, "all calls")
     assert noted.calls == list(range(1000))
     assert main.dropped == 0
 
@@ -70,7 +70,7 @@ async def test_many_threads_at_once() -> None:
     ]
     for thread in threads:
         thread.start()
-    await until(lambda: len(noted.calls) == 1600)
+    await eventually(lambda: len(noted.calls) == 1600, "all calls")
     for name in range(16):
         assert [n for by, n in noted.calls if by == name] == list(range(100))  # type: ignore[misc]
 
@@ -87,7 +87,7 @@ async def test_an_observer_thread(tmp_path: Path) -> None:
     observer.start()
     try:
         (tmp_path / "new.wav").touch()
-        await until(lambda: str(tmp_path / "new.wav") in noted.calls)
+        await eventually(lambda: str(tmp_path / "new.wav") in noted.calls, "the event")
     finally:
         observer.stop()
         observer.join(5)
@@ -111,7 +111,7 @@ async def test_an_audio_callback_gets_no_exception_and_does_not_wait() -> None:
 async def test_what_a_coroutine_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     main = MainLoop(asyncio.get_running_loop())
     in_thread(lambda: main.hand_over(Noted().fail, "the third file"))
-    await until(lambda: bool(caplog.records))
+    await eventually(lambda: caplog.records, "a log record")
     assert "Noted.fail failed" in caplog.text
     assert "a defect with the third file" in caplog.text
 

@@ -1,0 +1,283 @@
+"""The parts of the workers' side that need no process: who is suspect, who is silent, which devices there are."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.config import WorkerSettings
+from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import (
+    ChunkDone,
+    ChunkStarted,
+    Fault,
+    Hello,
+    Loaded,
+    Loading,
+    Opened,
+    Progress,
+    Report,
+    Task,
+    TaskDone,
+)
+from speakeasyd.domain.transcript import Chunk
+from speakeasyd.workers.child import show_only
+from speakeasyd.workers.devices import Findings, discover, look, well
+from speakeasyd.workers.inhand import InHand, LostTask, suspected
+from speakeasyd.workers.vitals import ASLEEP_S, START_S, Life, Wear
+
+# --- what is in hand --------------------------------------------------------------------------------------------------
+
+A, B, C = JobId(1), JobId(2), JobId(3)
+TOKEN = Token("mine")
+
+
+def started(job: JobId, index: int, token: Token = TOKEN) -> ChunkStarted:
+    return ChunkStarted(job, token, index, index * 10.0, index * 10.0 + 10)
+
+
+def done(job: JobId, index: int) -> ChunkDone:
+    return ChunkDone(job, TOKEN, Chunk(index, 0.0, 10.0))
+
+
+def fault(phase: str) -> Fault:
+    return Fault(phase, "RuntimeError: something", ())  # type: ignore[arg-type] # a parameter of the test
+
+
+@pytest.fixture
+def hand() -> InHand:
+    """A computes two chunks, B has been opened, C only waits."""
+    hand = InHand()
+    for job in (A, B, C):
+        hand.add(Task(job, TOKEN, f"/{job}", Options(), None), alone=False)
+    for report in (
+        Opened(A, TOKEN, 30.0),
+        started(A, 0),
+        started(A, 1),
+        started(A, 2),
+        done(A, 1),
+        Opened(B, TOKEN, 9.0),
+    ):
+        hand.note(report)
+    return hand
+
+
+@pytest.mark.parametrize("phase", ["encode", "generate", "align", "host"])
+def test_chunks_on_the_device_are_suspect(hand: InHand, phase: str) -> None:
+    assert hand.lose(fault(phase), blame=True) == (
+        LostTask(A, TOKEN, suspects=(started(A, 0), started(A, 2))),
+        LostTask(B, TOKEN),
+        LostTask(C, TOKEN),
+    )
+    assert not hand
+
+
+def test_a_death_without_a_word_suspects_the_chunks_on_the_device(hand: InHand) -> None:
+    assert suspected(hand.lose(None, blame=True)) == {A}
+
+
+def test_a_fault_in_reading_suspects_the_files_being_read(hand: InHand) -> None:
+    lost = hand.lose(fault("decode"), blame=True)
+    assert lost == (LostTask(A, TOKEN, opened=True), LostTask(B, TOKEN, opened=True), LostTask(C, TOKEN))
+
+
+def test_with_nothing_on_the_device_the_files_being_read_are_suspect(hand: InHand) -> None:
+    hand.note(done(A, 0))
+    hand.note(done(A, 2))
+    assert [task.opened for task in hand.lose(None, blame=True)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("phase", "blame"), [("load", True), ("canary", True), ("generate", False)])
+def test_nobody_is_suspect_of_what_is_not_the_works_doing(hand: InHand, phase: str, blame: bool) -> None:
+    assert suspected(hand.lose(fault(phase), blame=blame)) == frozenset()
+
+
+def test_late_answers_to_an_earlier_claim_count_for_nothing(hand: InHand) -> None:
+    hand.note(started(C, 5, Token("earlier")))
+    hand.note(TaskDone(C, Token("earlier"), 9.0))
+    assert len(hand) == 3
+    assert not any(task.suspects for task in hand.lose(None, blame=True) if task.job_id == C)
+
+
+def test_what_is_done_or_dropped_is_not_in_hand(hand: InHand) -> None:
+    hand.note(TaskDone(A, TOKEN, 30.0))
+    assert hand.drop(B)
+    assert not hand.drop(B)
+    assert [task.job_id for task in hand.lose(None, blame=True)] == [C]
+
+
+# --- signs of life ----------------------------------------------------------------------------------------------------
+
+LOADED = Loaded("auto", "tiny", "cuda:0", "int8", 1.0)
+
+
+def silence(life: Life, since: float) -> float:
+    """Seconds of silence after which it is overdue, looked at every second."""
+    now = since
+    while not life.overdue(now):
+        now += 1.0
+        assert now < since + 10_000
+    return now - since
+
+
+@pytest.mark.parametrize(
+    ("reports", "device", "allowed"),
+    [
+        ([], "cuda:0", START_S),
+        ([Hello(1), Loading("large")], "cuda:0", 200),
+        ([Hello(1), Loading("large"), LOADED], "cuda:0", 100),
+        ([Hello(1), LOADED, done(A, 0)], "cuda:0", 20),
+        ([Hello(1), LOADED, done(A, 0), fault("generate")], "cuda:0", 200),
+        ([Hello(1), LOADED, done(A, 0)], "cpu", 60),
+        ([Hello(1), LOADED, done(A, 0), Loading("small")], "cpu", 600),
+    ],
+)
+def test_patience_depends_on_what_is_being_done(reports: list[Report], device: str, allowed: float) -> None:
+    life = Life(stall_s=20.0, device=device, now=0.0)
+    for report in reports:
+        life.note(report, 0.0)
+    assert silence(life, 0.0) == allowed + 1
+
+
+def test_any_report_is_a_sign_of_life() -> None:
+    life = Life(stall_s=20.0, device="cuda:0", now=0.0)
+    life.note(done(A, 0), 0.0)
+    for now in range(0, 300, 5):
+        life.note(Progress(A, TOKEN, float(now)), float(now))
+        assert not life.overdue(float(now))
+
+
+def test_a_machine_that_slept_is_not_held_against_the_worker() -> None:
+    life = Life(stall_s=20.0, device="cuda:0", now=0.0)
+    life.note(done(A, 0), 0.0)
+    assert not life.overdue(1.0)
+    assert not life.overdue(1.0 + ASLEEP_S + 3600)
+    assert silence(life, 3611.0) == 21
+
+
+# --- wear -------------------------------------------------------------------------------------------------------------
+
+
+def test_hours_of_audio_wear_a_worker_out() -> None:
+    wear = Wear(hours=25 / 3600, growth_mb=0)
+    for index in range(3):
+        assert not wear.due
+        wear.note(done(A, index))
+    assert wear.due
+
+
+def test_growth_counts_from_when_the_model_had_worked() -> None:
+    wear = Wear(hours=0, growth_mb=100)
+    wear.weigh(10_000_000)
+    wear.note(LOADED)
+    wear.weigh(900_000_000)  # the model
+    assert not wear.due
+    wear.note(done(A, 0))
+    wear.weigh(1_000_000_000)
+    wear.weigh(1_099_000_000)
+    assert not wear.due
+    wear.weigh(1_100_000_000)
+    assert wear.due
+
+
+def test_wear_can_be_turned_off() -> None:
+    wear = Wear(hours=0, growth_mb=0)
+    wear.note(ChunkDone(A, TOKEN, Chunk(0, 0.0, 1e9)))
+    wear.weigh(1)
+    wear.weigh(1 << 50)
+    assert not wear.due
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "given", "shown"),
+    [
+        ("cpu", None, "-1"),
+        ("cpu", "0,1", "-1"),
+        ("cuda", None, "0"),
+        ("cuda:1", None, "1"),
+        ("cuda:1", "3,GPU-8f3a", "GPU-8f3a"),
+        ("cuda:0", "MIG-77", "MIG-77"),
+        ("cuda:2", "", "2"),
+    ],
+)
+def test_a_worker_sees_one_device(device: str, given: str | None, shown: str) -> None:
+    environ = {} if given is None else {"CUDA_VISIBLE_DEVICES": given}
+    show_only(device, "state", environ)
+    assert environ["CUDA_VISIBLE_DEVICES"] == shown
+    assert ("CUDA_CACHE_PATH" in environ) == device.startswith("cuda")
+
+
+async def found(device: str, findings: Findings, *, driver: Path) -> tuple[list[str], str]:
+    async def looked() -> Findings:
+        return findings
+
+    settings = WorkerSettings(device=device, compute_type="int8", replicas=3, batch_size=5)
+    discovery = await discover(settings, state_dir=Path("state"), look=looked, traces=(str(driver),))
+    assert all(spec == replace(discovery.specs[0], device=spec.device) for spec in discovery.specs)
+    assert (discovery.specs[0].compute_type, discovery.specs[0].replicas, discovery.specs[0].batch_size) == (
+        "int8",
+        3,
+        5,
+    )
+    return [spec.device for spec in discovery.specs], discovery.warning or ""
+
+
+LIBRARY = "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded"
+
+
+async def test_devices_by_setting(tmp_path: Path) -> None:
+    nothing = Findings(0)
+    assert await found("cpu", Findings(2), driver=tmp_path) == (["cpu"], "")
+    assert await found("cuda:1", nothing, driver=tmp_path) == (["cuda:1"], "")
+    assert await found("cuda", Findings(2), driver=tmp_path) == (["cuda:0", "cuda:1"], "")
+    assert await found("cuda", nothing, driver=tmp_path) == (["cuda:0"], "")
+
+
+async def test_auto_takes_every_gpu_and_never_falls_to_the_cpu_silently(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    assert await found("auto", Findings(2), driver=missing) == (["cuda:0", "cuda:1"], "")
+    assert await found("auto", Findings(0), driver=missing) == (["cpu"], "")
+    devices, warning = await found("auto", Findings(0), driver=tmp_path)
+    assert devices == ["cpu"]
+    assert "CUDA finds no GPU" in warning
+    devices, warning = await found("auto", Findings(1, LIBRARY), driver=tmp_path)
+    assert devices == ["cpu"]
+    assert "pip install 'speakeasyd[gpu]'" in warning
+    assert LIBRARY in warning
+
+
+async def test_the_probe_answers_for_this_machine() -> None:
+    findings = await look()
+    assert findings.gpus or not findings.error
+    assert await well("cpu", state_dir="") == ""
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import os; os.abort()", "exit status"),
+        ("print('no json')", "exit status 0"),
+        ("raise RuntimeError('CUDA failed with error unknown error')", "CUDA failed with error unknown error"),
+        ("""print('{"gpus": [{}, {}], "error": "a word"}')""", "a word"),
+    ],
+)
+async def test_a_probe_that_dies_is_an_answer_too(code: str, expected: str) -> None:
+    findings = await look("cuda:0", command=("-c", code))
+    assert expected in findings.error
+
+
+async def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speakeasyd.workers.devices.PROBE_S", 0.2)
+    findings = await look(command=("-c", "import time; time.sleep(60)"))
+    assert findings.gpus == 0
+    assert "no answer" in findings.error
+
+
+async def test_a_gpu_that_is_not_there_is_not_well() -> None:
+    if sys.platform == "darwin" or (await look()).gpus == 0:
+        assert "no CUDA-capable device" in await well("cuda:0", state_dir="")
