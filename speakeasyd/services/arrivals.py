@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from speakeasyd.domain import settling
 from speakeasyd.domain.settling import Decision, Forget, GiveUp, Seen, Settled, Stillness, Trouble, Wait
 
+NOT_DUE = float("inf")
+
 
 @dataclass(slots=True)
 class Arrival:
     stillness: Stillness
-    due: float  # monotonic seconds of the next look
+    due: float  # monotonic seconds of the next look; NOT_DUE while one is under way, and when it is taken
     announced: bool  # an event told of it, or none could be expected to
     hint: bool = False  # closed or moved in since the last look
     taken: bool = False  # handed on, to be identified; not looked at meanwhile
@@ -49,7 +51,8 @@ class Arrivals:
         while self._queue and self._queue[0][0] <= now and len(paths) < limit:
             due, path = heapq.heappop(self._queue)
             arrival = self._by_path.get(path)
-            if arrival and arrival.due == due and not arrival.taken:
+            if arrival and arrival.due == due:
+                arrival.due = NOT_DUE
                 paths.append(path)
         return paths
 
@@ -92,6 +95,5 @@ class Arrivals:
         return hopeless == len(self._by_path)
 
     def _look_at(self, path: bytes, arrival: Arrival, when: float) -> None:
-        if arrival.due != when:
-            arrival.due = when
-            heapq.heappush(self._queue, (when, path))
+        arrival.due = when
+        heapq.heappush(self._queue, (when, path))
