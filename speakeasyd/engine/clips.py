@@ -108,9 +108,9 @@ class _Track:
         with during("vad"):
             probabilities = self._activity.feed(block)
         yield from map(self._clip, self._chunker.feed(probabilities.tolist()))
-        useless = self._chunker.needed_from * WINDOW // BLOCK - self._first_block
+        useless = max(0, self._chunker.needed_from * WINDOW // BLOCK - self._first_block)
         del self._blocks[:useless]
-        self._first_block += max(0, useless)
+        self._first_block += useless
 
     def finish(self) -> Iterator[Clip]:
         yield from map(self._clip, self._chunker.finish())

@@ -63,6 +63,14 @@ class Hypothesis:
     encoded: StorageView | None  # shape (1, frames / 2, width), if words were asked for
 
 
+def first_way(options: Options) -> Way:
+    """How a clip is decoded at first."""
+    return Way(
+        beam_size=1 if options.accuracy == "fast" else options.beam_size,
+        full_window=options.accuracy == "exact",
+    )
+
+
 def _ladder(way: Way) -> tuple[Way, ...]:
     """Other ways, the likeliest to help first. No dice: sampling would give another text after a restart."""
     wide = replace(way, beam_size=max(5, way.beam_size), full_window=True)
@@ -90,10 +98,7 @@ class Decoder:
 
     def plan(self, options: Options, language: str) -> Plan:
         tokenizer = self.tokenizer(language, options.task)
-        way = Way(
-            beam_size=1 if options.accuracy == "fast" else options.beam_size,
-            full_window=options.accuracy == "exact",
-        )
+        way = first_way(options)
         hints = [text.strip() for text in (options.hotwords, options.initial_prompt) if text.strip()]
         tokens = [token for hint in hints for token in tokenizer.encode(" " + hint)]
         return Plan(
@@ -137,9 +142,18 @@ class Decoder:
         with during("generate"):
             return {token[2:-2]: probability for token, probability in self._model.detect_language(encoded)[0]}
 
-    def attempt(self, clips: Sequence[Samples], prompts: Sequence[tuple[int, ...]], way: Way) -> list[Hypothesis]:
-        """Clips of one window length and prompts of one length, in one call of the model."""
-        encoded = self.encode(clips, self.window(max(clip.size for clip in clips), way))
+    def attempt(
+        self,
+        clips: Sequence[Samples],
+        prompts: Sequence[tuple[int, ...]],
+        way: Way,
+        encoded: StorageView | None = None,
+    ) -> list[Hypothesis]:
+        """Clips of one window length and prompts of one length, in one call of the model.
+
+        `encoded` saves the encoder's work where it was done before, with the same window.
+        """
+        encoded = encoded or self.encode(clips, self.window(max(clip.size for clip in clips), way))
         with during("generate"):
             results = self._model.generate(
                 encoded,

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 
+from ctranslate2 import StorageView
+
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -19,7 +21,7 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
 )
 from speakeasyd.engine.clips import Clip, Finished, Pause, read_clips
-from speakeasyd.engine.decoding import Decoder, Plan, Way
+from speakeasyd.engine.decoding import Decoder, Plan, Way, first_way
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.language import PROBE_CLIPS, PROBE_SECONDS, detect_language
 from speakeasyd.engine.vad import VoiceDetector
@@ -38,6 +40,7 @@ class _Job:
     clips: Generator[Clip | Finished | Pause]
     plan: Plan | None  # None: the language is not known yet
     said: dict[int, str]  # text of the chunks that are done or given up
+    encoded: dict[int, StorageView] = field(default_factory=dict)  # by chunk, from finding the language
     waiting: list[Clip] = field(default_factory=list)
     in_flight: set[int] = field(default_factory=set)
     being_read: bool = False
@@ -267,10 +270,11 @@ class Pipeline:
         return way, len(work.prompt), self._decoder.window(work.clip.samples.size, way)
 
     def _find_language(self, job: _Job) -> None:
-        language, probability = detect_language(self._decoder, list(job.waiting)[:PROBE_CLIPS])
-        self._send(LanguageFound(job.task.job_id, job.task.token, language, probability))
+        heard = detect_language(self._decoder, job.waiting[:PROBE_CLIPS], first_way(job.task.options))
+        self._send(LanguageFound(job.task.job_id, job.task.token, heard.language, heard.probability))
         with self._changed:
-            job.plan = self._decoder.plan(job.task.options, language)
+            job.plan = self._decoder.plan(job.task.options, heard.language)
+            job.encoded = heard.encoded
             _leave_out_unwanted(job)
             job.probing = False
             self._changed.notify_all()
@@ -282,7 +286,10 @@ class Pipeline:
             self._send(ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end))
         began = time.perf_counter()
         first = self._decoder.attempt(
-            [work.clip.samples for work in batch], [work.prompt for work in batch], batch[0].plan.way
+            [work.clip.samples for work in batch],
+            [work.prompt for work in batch],
+            batch[0].plan.way,
+            batch[0].job.encoded.pop(batch[0].clip.index, None) if len(batch) == 1 else None,
         )
         share = (time.perf_counter() - began) / len(batch)
         for work, hypothesis in zip(batch, first, strict=True):
