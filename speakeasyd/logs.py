@@ -111,6 +111,7 @@ WORDS: Mapping[str, Wording] = {
     "incident.resolved": Wording(_PLAIN, "incident {incident_id} is over after {cost_seconds} s"),
     "source.put_away": Wording(_PLAIN, "the source {path} was {done}"),
     "source.stuck": Wording(_LOUD, "the source {path} could not be put away, and stays for now: {error}"),
+    "model.held": Wording(_LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"),
     "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
     "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
 }

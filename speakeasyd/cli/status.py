@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -45,7 +46,7 @@ def command(
 
 
 def _watch(state: Path) -> None:
-    with Live(console=console(), auto_refresh=False) as live:
+    with suppress(KeyboardInterrupt), Live(console=console(), auto_refresh=False) as live:
         while True:
             try:
                 live.update(render(take(state)), refresh=True)

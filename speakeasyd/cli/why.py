@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.advice import what_to_do
@@ -154,15 +155,9 @@ def _has_ledger(settings: Settings) -> bool:
 
 
 def _print(known: Known) -> None:
-    out = console()
-    out.print(known.file, style="bold", markup=False)
-    if known.inbox:
-        out.print(f"inbox {known.inbox}", style="dim")
-    for fact in known.facts:
-        out.print(f"- {fact}", markup=False)
-    for job in known.jobs:
-        out.print(_about(job), markup=False)
-    out.print(known.next, markup=False)
+    lines = [f"inbox {known.inbox}"] if known.inbox else []
+    lines += [f"- {fact}" for fact in known.facts] + [_about(job) for job in known.jobs] + [known.next]
+    console().print(Text(known.file, "bold"), *lines, sep="\n", markup=False, soft_wrap=True)
 
 
 def _about(job: Row) -> str:

@@ -1,0 +1,167 @@
+"""The log: who reads it, what is on each line, and in which words."""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from speakeasyd import logs
+from speakeasyd.config import LogSettings
+from speakeasyd.events import Event
+
+NOW = "2026-01-01T00:00:00.000Z"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    root, ours = logging.getLogger(), logging.getLogger("speakeasyd")
+    before = root.handlers[:], root.level, ours.level
+    yield
+    root.handlers[:], level, our_level = before
+    root.setLevel(level)
+    ours.setLevel(our_level)
+
+
+def written(stream: io.StringIO, **settings: object) -> io.StringIO:
+    logs.set_up(LogSettings.model_validate(settings), stream=stream)
+    return stream
+
+
+def narrated(*events: Event, level: str = "info") -> list[str]:
+    """The lines that people see, without their times."""
+    stream = written(Terminal(), level=level)
+    narrate = logs.Narrator()
+    for event in events:
+        narrate(event)
+    return [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
+
+
+def event(kind: str, job_id: int | None = None, /, **data: object) -> Event:
+    return Event(kind=kind, at=NOW, job_id=job_id, data=data)
+
+
+def test_a_terminal_gets_lines_and_everything_else_json() -> None:
+    terminal, pipe = written(Terminal()), io.StringIO()
+    logging.getLogger("speakeasyd.x").info("hello")
+    assert terminal.getvalue().endswith(" info     hello\n")
+    written(pipe)
+    logging.getLogger("speakeasyd.x").warning("hello", extra={"job": 7})
+    line = json.loads(pipe.getvalue())
+    assert (line["level"], line["logger"], line["job"], line["message"]) == ("warning", "speakeasyd.x", 7, "hello")
+    assert line["at"].endswith("Z")
+
+
+def test_the_format_can_be_forced() -> None:
+    pipe, terminal = written(io.StringIO(), format="human"), Terminal()
+    logging.getLogger("speakeasyd").info("hello")
+    assert pipe.getvalue().endswith("hello\n")
+    written(terminal, format="json")
+    logging.getLogger("speakeasyd").info("hello")
+    assert json.loads(terminal.getvalue())["message"] == "hello"
+
+
+def test_the_job_is_on_every_line_inside() -> None:
+    stream = written(Terminal())
+    with logs.about(12):
+        logging.getLogger("speakeasyd.deep.down").info("hello")
+    logging.getLogger("speakeasyd").info("hello")
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("info     job 12  hello")
+    assert "job" not in second
+
+
+def test_libraries_are_heard_from_warnings_on() -> None:
+    stream = written(Terminal(), level="debug")
+    logging.getLogger("alembic").info("chatter")
+    logging.getLogger("alembic").warning("trouble")
+    logging.getLogger("speakeasyd").debug("detail")
+    assert [line.split()[-1] for line in stream.getvalue().splitlines()] == ["trouble", "detail"]
+
+
+def test_the_level_can_change_while_it_runs() -> None:
+    stream = written(Terminal(), level="error")
+    logging.getLogger("speakeasyd").info("unheard")
+    logs.set_level(LogSettings(level="info"))
+    logging.getLogger("speakeasyd").info("heard")
+    assert "heard" in stream.getvalue()
+    assert "unheard" not in stream.getvalue()
+
+
+def test_an_exception_has_its_trace_in_both() -> None:
+    for stream in (written(Terminal()), written(io.StringIO())):
+        logs.set_up(LogSettings(), stream=stream)
+        try:
+            _ = 1 / 0
+        except ZeroDivisionError:
+            logging.getLogger("speakeasyd").exception("it failed")
+        assert "ZeroDivisionError: " in stream.getvalue()
+
+
+def test_a_files_name_cannot_forge_a_line() -> None:
+    [line] = narrated(event("job.added", 1, path="a\n12:00:00 error evil\x1b[2J.mp3"))
+    assert line == r"info     job 1  new: a\n12:00:00 error evil\x1b[2J.mp3"
+
+
+def test_a_job_from_beginning_to_end() -> None:
+    assert narrated(
+        event("job.added", 1, path="talk.mp3", inbox="inbox"),
+        event("job.claimed", 1, path="talk.mp3", attempt=1),
+        event("chunk.done", 1, chunk=0, end=12.34, progress=0.5),
+        event("job.completed", 1, artifacts=["talk.txt", "talk.srt"]),
+    ) == [
+        "info     job 1  new: talk.mp3",
+        "info     job 1  begun: talk.mp3, attempt 1",
+        "info     job 1  completed: talk.mp3 -> talk.txt, talk.srt",
+    ]
+
+
+def test_debug_tells_of_every_chunk_and_of_what_has_no_words_yet() -> None:
+    assert narrated(
+        event("chunk.done", 1, chunk=0, end=12.34, gap=False, progress=0.5),
+        event("comet.sighted", tail="{long}", none=None),
+        level="debug",
+    ) == ["debug    job 1  chunk 0 is done, up to 12.3 s", "debug    comet.sighted: tail {long}"]
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        (event("job.failed", 2, error_code="not_media", error="it is text"), "failed (not_media): : it is text"),
+        (event("queue.paused", cause="outbox", reason="the disk is full"), "paused (outbox): the disk is full"),
+        (event("chunk.struck", 2, chunk=3, strikes=1), "a worker died on chunk 3, strike 1"),
+        (
+            event("incident.opened", kind="hang", device="cuda:0", phase="encode", error="silence", action="restart"),
+            "hang on cuda:0 while encode: silence; restart",
+        ),
+    ],
+)
+def test_trouble_is_a_warning(told: Event, said: str) -> None:
+    [line] = narrated(told)
+    assert line.startswith("warning ")
+    assert line.endswith(said)
+
+
+def test_events_are_json_with_their_data() -> None:
+    stream = written(io.StringIO())
+    logs.Narrator()(event("job.failed", 2, error_code="poison", error="x"))
+    line = json.loads(stream.getvalue())
+    assert (line["event"], line["job"], line["data"]["error_code"]) == ("job.failed", 2, "poison")
+
+
+def test_every_kind_of_event_of_the_ledger_has_words() -> None:
+    """Whatever the ledger's modules tell or mention; a new kind without words would be seen by nobody at `info`."""
+    sources = (Path(logs.__file__).parent / "ledger").glob("*.py")
+    kinds = {
+        kind for source in sources for kind in re.findall(r'\.(?:tell|mention)\("([\w.]+)"', source.read_text("utf-8"))
+    }
+    assert kinds
+    assert kinds - set(logs.WORDS) == set()
