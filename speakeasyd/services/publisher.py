@@ -3,8 +3,9 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import PurePosixPath
 
 from speakeasyd.config import InboxSettings
@@ -17,6 +18,8 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.outbox.documents import docx_bytes
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.sources import Sources
+
+FEW = 2  # names that are asked for first: nearly always one of them is free
 
 
 class Publisher:
@@ -55,18 +58,30 @@ class Publisher:
         """The artifacts under the best name that is free, taken in the ledger; what the job wrote before is removed."""
         await asyncio.to_thread(outbox.require)
         before = await self._ledger.artifacts(job.id)
-        folder, _, name = os.fsdecode(job.path).rpartition("/")
-        for candidate in candidates(job.options.name, _fields(job, name, transcript), folder=folder):
-            artifacts = [_artifact(outbox, f"{candidate}.{ending}", ending, files[ending]) for ending in files]
+        async for name in self._names(job, outbox, transcript, list(files)):
+            artifacts = [_artifact(outbox, f"{name}.{ending}", ending, files[ending]) for ending in files]
             if await asyncio.to_thread(_make_way, outbox, artifacts, before):
                 taken = await self._ledger.intend(job.id, job.token, artifacts)
                 if not taken:
                     return artifacts
         raise FileFault(
             ErrorCode.OUTPUT_REFUSED,
-            f"every name for the transcript is taken, up to {candidate}",
+            f"every name for the transcript is taken, up to `(job {job.id})`",
             hint="Put {job_id} or {stem} into the naming template.",
         )
+
+    async def _names(
+        self, job: Job, outbox: Outbox, transcript: Transcript, endings: Sequence[str]
+    ) -> AsyncIterator[str]:
+        """Names that no other job has, the best first."""
+        folder, _, source = os.fsdecode(job.path).rpartition("/")
+        names = list(candidates(job.options.name, _fields(job, source, transcript), folder=folder))
+        for few in (names[:FEW], names[FEW:]):
+            paths = {name: [f"{name}.{ending}" for ending in endings] for name in few}
+            taken = await self._ledger.names_taken(str(outbox.path), list(chain(*paths.values())), job_id=job.id)
+            for name in few:
+                if taken.isdisjoint(paths[name]):
+                    yield name
 
 
 def _rendered(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Job, NewJob, Signature
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Chunk, Segment
+from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
 from speakeasyd.events import Hub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate
@@ -152,8 +153,6 @@ async def publish_all(place: Place, boot_id: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
-
     root, sources, boot_id = arguments
     try:
         asyncio.run(publish_all(Place(Path(root), sources=sources), boot_id))
