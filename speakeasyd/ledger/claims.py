@@ -46,6 +46,11 @@ _POSTPONE = text("""
     )
 """)
 _DONE = "(SELECT json_group_array(number) FROM chunks WHERE job_id = jobs.id) AS done"
+_SAID = """(
+    SELECT json_group_object(number, (SELECT coalesce(group_concat(text, ''), '') FROM (
+        SELECT text FROM segments WHERE segments.job_id = jobs.id AND chunk = chunks.number ORDER BY position
+    ))) FROM chunks WHERE job_id = jobs.id AND NOT gap
+) AS said"""
 _SUSPECTS = """(
     SELECT json_group_array(json_array(chunk, start_seconds, end_seconds, strikes)) FROM strikes
     WHERE job_id = jobs.id AND chunk NOT IN (SELECT number FROM chunks WHERE job_id = jobs.id)
@@ -66,7 +71,7 @@ _START = (
 
 def next_model(connection: Connection, now: str, inboxes: Sequence[str] | None) -> str | None:
     """`options.model` of the job that `claim` would take first."""
-    return connection.execute(_queue("requested_model", now, 1, model=None, inboxes=inboxes)).scalar()
+    return connection.execute(queue("requested_model", now, 1, model=None, inboxes=inboxes)).scalar()
 
 
 def next_available(connection: Connection, now: str) -> str | None:
@@ -88,12 +93,12 @@ def claim(tx: Transaction, limit: int, *, model: str | None, inboxes: Sequence[s
     Of jobs with the same work one is taken, and the others wait for its chunks. A job whose work has been done before
     is lent those chunks, and comes as `transcribed`.
     """
-    queue = _queue(f"*, {_DONE}, {_SUSPECTS}, {LENDER}", tx.now, limit, model=model, inboxes=inboxes)
-    rows = _without_twins(tx.connection.execute(queue))
+    waiting = queue(f"*, {_DONE}, {_SAID}, {_SUSPECTS}, {LENDER}", tx.now, limit, model=model, inboxes=inboxes)
+    rows = _without_twins(tx.connection.execute(waiting))
     if borrowers := [row for row in rows if row.lender]:
         for row in borrowers:
             lend(tx, lender=row.lender, to=row.id)
-        rows = _without_twins(tx.connection.execute(queue))
+        rows = _without_twins(tx.connection.execute(waiting))
     claims = [{"job_id": row.id, "token": secrets.token_hex(8), "boot": tx.boot_id, "now": tx.now} for row in rows]
     if claims:
         tx.connection.execute(_START, claims)
@@ -151,7 +156,7 @@ def postpone(tx: Transaction, model: str, *, available_at: str, code: str, error
     return count
 
 
-def _queue(columns: str, now: str, limit: int, *, model: str | None, inboxes: Sequence[str] | None) -> TextClause:
+def queue(columns: str, now: str, limit: int, *, model: str | None, inboxes: Sequence[str] | None) -> TextClause:
     """Those that may be taken now, in the order of their turn. Only words of this module become SQL."""
     conditions = []
     parameters: list[BindParameter[Any]] = [bindparam("now", now), bindparam("limit", limit)]
@@ -197,6 +202,7 @@ def _claimed(tx: Transaction, row: Row[Any], token: str) -> Job:
         preset=row.preset,
         language=row.language,
         done=frozenset(json.loads(row.done)),
+        said={int(chunk): text for chunk, text in json.loads(row.said).items()},
         transcribed=bool(row.transcribed),
         suspects=tuple(Suspect(*suspect) for suspect in json.loads(row.suspects)),
         crashes=row.crashes,

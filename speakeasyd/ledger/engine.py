@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,19 +79,22 @@ def _engine(path: Path, *, mode: Literal["ro", "rw"], connections: int, pragmas:
     return engine
 
 
-def unusable(path: Path, error: DBAPIError) -> LedgerError:
-    """Why a ledger cannot be opened at all."""
-    if not path.exists():
-        return LedgerError(
-            f"there is no ledger at {path}",
-            hint="The daemon makes it when it first starts. Is it the right state folder?",
-        )
-    problem = explained(error)
-    if isinstance(problem, LedgerError):
-        return problem
-    return LedgerError(
-        f"{path} is no ledger of this version: {error.orig}", hint="Start the daemon once: it upgrades it."
-    )
+def check(path: Path) -> None:
+    """Raises LedgerError unless there is a ledger of this version that can be opened.
+
+    Asked before any asynchronous connection is made: one that fails leaves a thread behind that outlives the loop.
+    """
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
+            connection.execute("SELECT seq FROM events LIMIT 1")
+    except sqlite3.Error as error:
+        if not path.exists():
+            hint = "Is it the right state folder? The daemon makes it."
+            raise LedgerError(f"there is no ledger at {path}", hint=hint) from error
+        problem = explained(error)
+        if problem is error:
+            problem = LedgerError(f"{path} is no ledger of this version: {error}", hint="The daemon upgrades it.")
+        raise problem from error
 
 
 def explained(error: Exception) -> Exception:

@@ -63,9 +63,16 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _allow(action: int, argument: str | None, _value: str | None, _database: str | None, _source: str | None) -> int:
-    if action in _READS or (action == sqlite3.SQLITE_PRAGMA and argument in _PRAGMAS):
-        return sqlite3.SQLITE_OK
-    return sqlite3.SQLITE_DENY
+    match action:
+        case sqlite3.SQLITE_PRAGMA:
+            allowed = argument in _PRAGMAS
+        case (
+            sqlite3.SQLITE_UPDATE
+        ):  # how SQLite declares a virtual table to itself; a statement that says so, it refuses
+            allowed = argument in {"sqlite_master", "sqlite_schema"}
+        case _:
+            allowed = action in _READS
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
 
 
 def _explained(error: Exception, limit_s: float | None) -> QueryError:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
@@ -21,6 +21,7 @@ from speakeasyd.ledger import engine
 from speakeasyd.ledger.journal import Journal, News
 
 GROUP = 64  # operations in one transaction at most
+PATIENCE_MS = 100  # milliseconds to wait for readers before the log stays as long as it is
 DATA_VERSION = "data_version"  # changes when another connection commits; read from shared memory
 
 log = logging.getLogger(__name__)
@@ -97,6 +98,7 @@ class Writer:
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, hub: Hub, boot_id: str) -> Self:
         """Raises LedgerError when there is no ledger that can be used."""
+        engine.check(path)
         async with AsyncExitStack() as resources:
             pool = engine.writer(path, checkpoints=bool(boot_id))
             resources.push_async_callback(pool.dispose)
@@ -105,7 +107,7 @@ class Writer:
                 async with connection.begin():
                     journal = await connection.run_sync(Journal)
             except DBAPIError as error:
-                raise engine.unusable(path, error) from error
+                raise engine.explained(error) from error
             return cls(
                 wal=path.with_name(path.name + "-wal"),
                 connection=connection,
@@ -172,19 +174,21 @@ class Writer:
 
     def _perform(self, connection: Connection, orders: Sequence[_Order]) -> list[Event]:
         """Each operation in a savepoint of its own, unless it is alone: then the transaction itself is taken back."""
-        alone = len(orders) == 1
         now = iso(self._clock.utc())
         news: list[News] = []
         for order in orders:
             transaction = Transaction(connection, now, self._boot_id)
+            savepoint = connection.begin_nested() if len(orders) > 1 else None
             try:
-                with nullcontext() if alone else connection.begin_nested():
-                    order.outcome = order.operation(transaction)
+                order.outcome = order.operation(transaction)
             except Exception as error:
-                if alone or isinstance(error, OperationalError):  # SQLite may have taken back the whole transaction
-                    raise
+                if savepoint is None or isinstance(error, OperationalError):
+                    raise  # after a full disk, SQLite itself has taken back everything, savepoints too
+                savepoint.rollback()
                 order.error = error
             else:
+                if savepoint:
+                    savepoint.commit()
                 news += transaction.news
         return self._journal.write(connection, news)
 
@@ -192,10 +196,12 @@ class Writer:
         """Cut the write-ahead log when readers have kept it from being reused; if in vain, again at twice the size."""
         if not self._boot_id or not self._wal.exists() or self._wal.stat().st_size < self._wal_limit:
             return
+        await self._pragma(f"busy_timeout = {PATIENCE_MS}")
         try:
             await self._pragma("wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:  # everything is safe in the log: it only stays long
             log.warning("the ledger's log could not be shortened: %s", error)
+        await self._pragma(f"busy_timeout = {engine.BUSY_MS}")
         self._wal_limit = max(engine.WAL_BYTES, 2 * self._wal.stat().st_size)
 
     async def _pragma(self, pragma: str) -> int:

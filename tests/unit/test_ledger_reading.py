@@ -1,0 +1,107 @@
+"""Queries of people's own can read everything and change nothing."""
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.errors import LedgerError, QueryError
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.reading import read
+from tests.ledgers import a_chunk, a_file, claimed, opened
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav"))
+        await ledger.record([(job.id, job.token, a_chunk(0, " The fox."))])
+        yield ledger
+
+
+HOSTILE = [
+    "DELETE FROM jobs",
+    "UPDATE jobs SET status = 'failed'",
+    "WITH gone AS (SELECT 1) DELETE FROM segments",
+    "INSERT INTO state VALUES ('a', 'b', 'c')",
+    "CREATE TABLE mine (a)",
+    "CREATE TEMP TABLE mine (a)",
+    "DROP VIEW job_status",
+    "ATTACH 'other.db' AS other",
+    "ATTACH ':memory:' AS other",
+    "VACUUM",
+    "VACUUM INTO 'copy.db'",
+    "REINDEX",
+    "PRAGMA query_only = OFF",
+    "PRAGMA journal_mode = DELETE",
+    "PRAGMA writable_schema = ON",
+    "UPDATE sqlite_master SET sql = ''",
+    "PRAGMA wal_checkpoint",
+    "BEGIN IMMEDIATE",
+    "SELECT 1; DELETE FROM jobs",
+    "SELECT load_extension('evil')",
+    "INSERT INTO segments_fts(segments_fts) VALUES ('delete-all')",
+]
+
+
+@pytest.mark.parametrize("statement", HOSTILE)
+async def test_nothing_can_be_changed(ledger: Ledger, tmp_path: Path, statement: str) -> None:
+    files = {file.name for file in tmp_path.iterdir()}
+    with pytest.raises(QueryError):
+        await ledger.rows(statement)
+    assert {file.name for file in tmp_path.iterdir()} == files
+    [left] = await ledger.rows("SELECT (SELECT count(*) FROM jobs) AS jobs, (SELECT count(*) FROM state) AS states")
+    assert left == {"jobs": 1, "states": 0}
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT path FROM job_status",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT * FROM n",
+        "EXPLAIN QUERY PLAN SELECT * FROM job_status",
+        "PRAGMA table_info(jobs)",
+        "PRAGMA integrity_check",
+        "SELECT * FROM segments_fts WHERE segments_fts MATCH 'fox'",
+        "SELECT value FROM json_each('[1]')",
+        "VALUES (1)",
+    ],
+)
+async def test_everything_can_be_read(ledger: Ledger, query: str) -> None:
+    assert await ledger.rows(query)
+
+
+async def test_parameters_go_by_name_or_by_place(ledger: Ledger) -> None:
+    assert await ledger.rows("SELECT :a AS b", {"a": "it's"}) == [{"b": "it's"}]
+    assert await ledger.rows("SELECT ? AS b", [2]) == [{"b": 2}]
+
+
+def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
+        connection.execute("CREATE TABLE jobs (id)")
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    with pytest.raises(QueryError, match="longer than"):
+        read(tmp_path / "ledger.db", endless, limit_s=0.05)
+
+
+def test_reading_needs_no_daemon_and_makes_no_ledger(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="cannot read"):
+        read(tmp_path / "ledger.db", "SELECT 1")
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_reading_works_before_and_after_the_daemon(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        await ledger.add([a_file("a.wav")])
+        assert read(tmp_path / "ledger.db", "SELECT path FROM job_status") == [{"path": "a.wav"}]
+    assert read(tmp_path / "ledger.db", "SELECT path FROM job_status") == [{"path": "a.wav"}]
+
+
+def test_reading_is_quick_to_import() -> None:
+    code = "import sys, speakeasyd.ledger.reading; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"sqlalchemy", "alembic", "asyncio"} & set(loaded)

@@ -1,0 +1,229 @@
+"""One writer: grouped, never interrupted, honest about a disk that refuses, and heard by all."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from speakeasyd.domain.transcript import Chunk
+from speakeasyd.errors import LedgerError, LedgerUnwritable, NotYours
+from speakeasyd.events import Event, Hub
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.writer import Transaction, Writer
+from speakeasyd.testing import ManualClock
+from tests.conftest import eventually
+from tests.ledgers import a_chunk, a_file, claimed, create, opened
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    create(tmp_path / "ledger.db")
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub()
+
+
+@pytest.fixture
+async def writer(path: Path, hub: Hub) -> AsyncIterator[Writer]:
+    writer = await Writer.open(path, clock=ManualClock(), hub=hub, boot_id="boot")
+    yield writer
+    await writer.close()
+
+
+def put(tx: Transaction, key: str) -> None:
+    tx.connection.execute(text("INSERT INTO state VALUES (:key, '1', '2026')"), {"key": key})
+    tx.tell("test.put", key=key)
+
+
+def keys(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return [key for (key,) in connection.execute("SELECT key FROM state ORDER BY key")]
+
+
+async def heard(hub: Hub, ledger: Ledger) -> list[Event]:
+    """What is published while the ledger answers once more."""
+    with hub.subscribe() as subscription:
+        await ledger.foreign_changed()
+        await ledger.set_state("last", 1)
+        return [await anext(subscription) for _ in range(subscription._queue.qsize())]
+
+
+async def test_operations_that_wait_together_share_a_transaction(path: Path, writer: Writer) -> None:
+    def commits() -> int:
+        return path.with_name("ledger.db-wal").stat().st_size
+
+    await writer.run(put, "first")
+    alone = commits()
+    await writer.run(put, "second")
+    one_more = commits() - alone
+    await asyncio.gather(*(writer.run(put, f"many {i}") for i in range(20)))
+    assert commits() - alone - one_more < 5 * one_more
+    assert len(keys(path)) == 22
+
+
+async def test_one_that_fails_takes_back_only_its_own(path: Path, writer: Writer, hub: Hub) -> None:
+    def put_and_fail(tx: Transaction) -> None:
+        put(tx, "never")
+        raise NotYours("not this one")
+
+    with hub.subscribe() as subscription:
+        outcomes = await asyncio.gather(
+            writer.run(put, "a"), writer.run(put_and_fail), writer.run(put, "b"), return_exceptions=True
+        )
+        told = [(await anext(subscription)).data for _ in range(2)]
+    assert [type(outcome) for outcome in outcomes] == [type(None), NotYours, type(None)]
+    assert keys(path) == ["a", "b"]
+    assert told == [{"key": "a"}, {"key": "b"}]
+
+
+async def test_a_cancelled_caller_interrupts_nothing(path: Path, writer: Writer) -> None:
+    def slow(tx: Transaction) -> None:
+        count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n"
+        tx.connection.execute(text(count))
+        put(tx, "slow")
+
+    callers = [asyncio.create_task(writer.run(slow)), asyncio.create_task(writer.run(put, "queued"))]
+    await asyncio.sleep(0)
+    for caller in callers:
+        caller.cancel()
+        with suppress(asyncio.CancelledError):
+            await caller
+    await writer.run(put, "after")
+    assert keys(path) == ["after", "queued", "slow"]
+    with closing(sqlite3.connect(path, timeout=0)) as other:  # the write lock is free
+        other.execute("INSERT INTO state VALUES ('other', '1', '2026')")
+
+
+async def test_closing_carries_out_what_waits(path: Path) -> None:
+    writer = await Writer.open(path, clock=ManualClock(), hub=Hub(), boot_id="boot")
+    waiting = [asyncio.create_task(writer.run(put, str(i))) for i in range(3)]
+    await asyncio.sleep(0)
+    await writer.close()
+    await asyncio.gather(*waiting)
+    assert keys(path) == ["0", "1", "2"]
+    await writer.close()
+    with pytest.raises(LedgerError, match="closed"):
+        await writer.run(put, "late")
+
+
+async def test_a_full_disk_is_said_to_every_caller_and_survived(path: Path, writer: Writer) -> None:
+    pages = 0
+
+    def no_more_room(tx: Transaction) -> None:
+        nonlocal pages
+        pages = tx.connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        tx.connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    def big(tx: Transaction) -> None:
+        tx.connection.execute(text("INSERT INTO state VALUES ('big', :value, '2026')"), {"value": "x" * 1_000_000})
+
+    await writer.run(no_more_room)
+    outcomes = await asyncio.gather(writer.run(put, "a"), writer.run(big), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [LedgerUnwritable, LedgerUnwritable]
+    assert keys(path) == []
+    await writer.run(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1000000"))
+    await writer.run(big)
+    assert keys(path) == ["big"]
+
+
+async def test_another_program_s_lock_is_waited_for_then_said(path: Path, writer: Writer) -> None:
+    await writer._pragma("busy_timeout = 50")
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerUnwritable):
+            await writer.run(put, "a")
+        other.execute("ROLLBACK")
+    await writer.run(put, "b")
+    assert keys(path) == ["b"]
+
+
+async def test_a_long_log_is_cut_even_if_a_reader_kept_it(path: Path, writer: Writer) -> None:
+    writer._wal_limit = 100_000
+    wal = path.with_name("ledger.db-wal")
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM state").fetchone()
+        for i in range(30):
+            await writer.run(put, f"{i}" + "x" * 5000)
+        assert wal.stat().st_size > 100_000
+        reader.execute("COMMIT")
+    writer._wal_limit = 100_000
+    await writer.run(put, "last")
+    await eventually(lambda: wal.stat().st_size == 0, "the log to be cut")
+
+
+async def test_a_ledger_that_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        await Ledger.open(tmp_path / "ledger.db", clock=ManualClock(), hub=Hub())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no database, " * 500])
+async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ledger.db").write_bytes(content)
+    with pytest.raises(LedgerError):
+        await Ledger.open(tmp_path / "ledger.db", clock=ManualClock(), hub=Hub())
+
+
+# --- events
+
+
+async def test_events_are_published_once_durable_and_kept_in_order(path: Path, hub: Hub) -> None:
+    async with opened(path, hub=hub) as ledger:
+        with hub.subscribe() as subscription:
+            [job] = await claimed(ledger, a_file("a"))
+            await ledger.note(job.id, job.token, language="en")
+            await ledger.record([(job.id, job.token, a_chunk(0, " one"))])
+            await ledger.fail(job.id, job.token, code="internal", error="broken")
+            told = [await anext(subscription) for _ in range(5)]
+        kept = await ledger.rows("SELECT seq, kind, job_id FROM events ORDER BY seq")
+    assert [(event.kind, event.seq) for event in told] == [
+        ("job.added", 1),
+        ("job.claimed", 2),
+        ("job.noted", None),
+        ("chunk.done", 3),
+        ("job.failed", 4),
+    ]
+    assert [(row["seq"], row["kind"], row["job_id"]) for row in kept] == [
+        (event.seq, event.kind, event.job_id) for event in told if event.seq
+    ]
+
+
+async def test_what_another_program_did_is_published_here_too(path: Path, hub: Hub) -> None:
+    async with opened(path, hub=hub) as daemon, opened(path, boot_id="") as command:
+        assert not await daemon.foreign_changed()
+        [job] = await claimed(daemon, a_file("a"))
+        assert not await daemon.foreign_changed()
+        await command.cancel([job.id])
+        told = await heard(hub, daemon)
+        assert [(event.kind, event.job_id, event.seq) for event in told] == [("job.cancelled", job.id, 3)]
+        assert not await daemon.foreign_changed()
+        await command.retry(ids=[job.id])
+        assert await daemon.foreign_changed()
+
+
+async def test_numbers_of_events_are_never_given_twice(path: Path, hub: Hub) -> None:
+    async with opened(path) as daemon, opened(path, boot_id="") as command:
+        for ledger in (daemon, command, daemon, command):
+            await ledger.incident(kind="hang", phase="encode", device="cpu", worker="w", error="", action="")
+        await daemon.prune(jobs_before=None, events_before="2027")
+        await command.incident(kind="hang", phase="encode", device="cpu", worker="w", error="", action="")
+        assert [row["seq"] for row in await daemon.rows("SELECT seq FROM events ORDER BY seq")] == [4, 5]
+
+
+async def test_chunks_of_many_jobs_are_one_commit(path: Path) -> None:
+    async with opened(path) as ledger:
+        jobs = await claimed(ledger, *(a_file(str(i)) for i in range(10)))
+        done = [(job.id, job.token, Chunk(index, 0.0, 1.0)) for job in jobs for index in range(5)]
+        wal = path.with_name("ledger.db-wal")
+        before = wal.stat().st_size
+        assert await ledger.record(done) == frozenset()
+        assert (wal.stat().st_size - before) // 4096 < 20  # pages, not fifty transactions
+        assert await ledger.rows("SELECT count(*) AS n FROM chunks") == [{"n": 50}]
