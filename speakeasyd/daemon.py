@@ -103,9 +103,9 @@ class Daemon:
             main_loop=main_loop,
             clock=clock,
             on_report=lambda worker, report: dispatcher.hear((worker, report)),
-            on_lost=lambda lost: dispatcher.hear(lost),
-            on_device=lambda change: dispatcher.hear(change),
-            on_room=lambda: dispatcher.wake(),
+            on_lost=lambda lost: dispatcher.hear(lost),  # noqa: PLW0108 - there is no dispatcher yet
+            on_device=lambda change: dispatcher.hear(change),  # noqa: PLW0108
+            on_room=lambda: dispatcher.wake(),  # noqa: PLW0108
         )
         sources = Sources(ledger=ledger, settings=settings, hub=self.hub, clock=clock)
         publisher = Publisher(ledger=ledger, inboxes=settings.inboxes, sources=sources)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NewType
@@ -121,6 +121,7 @@ class Job:
     preset: str | None
     language: str | None  # known from an earlier attempt
     done: frozenset[int] = frozenset()  # indexes of the chunks that are committed
+    said: Mapping[int, str] = field(default_factory=dict)  # their texts, which later chunks lean on; none for a gap
     transcribed: bool = False  # every chunk is committed; only the artifacts are missing
     suspects: tuple[Suspect, ...] = ()  # chunks to be tried alone first
     crashes: int = 0  # workers that died on this job outside of any chunk

@@ -149,6 +149,7 @@ class Dispatcher(Service):
             options=job.options,
             language=job.language,
             skip=job.done,
+            said=job.said,
             only=only,
             max_seconds=self._settings.workers.max_hours * 3600,
         )

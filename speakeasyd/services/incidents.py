@@ -1,7 +1,7 @@
 """What befell the workers, what was done about it and what it cost: rows that people read."""
 
-from speakeasyd.domain.job import JobId
 from speakeasyd.domain.health import State
+from speakeasyd.domain.job import JobId
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.workers.pool import DeviceChange, WorkerLost
 

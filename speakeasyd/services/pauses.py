@@ -1,4 +1,4 @@
-"""Why the queue stands still, for as long as it does: a full disk, an unmounted folder, a device that waits for a person."""
+"""Why work stands still, for as long as it does: a full disk, an unmounted folder, a device that waits for a person."""
 
 import logging
 from collections.abc import Iterable

@@ -118,7 +118,10 @@ def test_the_same_bytes_under_another_name_cost_nothing(place: Place) -> None:
     place.drop(SAMPLES[0], "b.flac")
     assert place.once().returncode == 0
     assert (place.outbox / "b.txt").read_bytes() == (place.outbox / "a.txt").read_bytes()
-    assert place.rows("SELECT sum(compute_s) AS s FROM chunks JOIN jobs ON jobs.id = job_id WHERE path = 'b.flac'")[0]["s"] == 0
+    spent = place.rows(
+        "SELECT sum(compute_seconds) AS s FROM chunks JOIN jobs ON jobs.id = job_id WHERE path = 'b.flac'"
+    )
+    assert spent[0]["s"] == 0
 
 
 def test_what_is_no_audio_fails_and_the_neighbours_go_on(place: Place) -> None:

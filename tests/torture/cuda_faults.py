@@ -3,9 +3,9 @@
     python -m tests.torture.cuda_faults MODEL_DIR [--out results.jsonl]
 
 Needs an NVIDIA GPU. Each case runs in a process of its own: load the model, transcribe once (the golden tokens), start
-transcribing in a loop in a thread, inject the fault into the same primary context through libcuda, note what the thread
-saw, then try the in-process cure (drop the model, collect, empty torch's cache, load again, compare with the golden
-tokens). Afterwards a fresh process must give the golden tokens. Every line is printed at once, so that an abort loses none.
+transcribing in a loop in a thread, inject the fault into the same primary context through libcuda, note what
+the thread saw, then try the in-process cure (drop the model, collect, empty torch's cache, load again, compare with the golden
+tokens). Every line is printed at once, so that an abort loses none. No run on a GPU has confirmed it yet.
 """
 
 import argparse
@@ -111,12 +111,16 @@ class Model:
         return list(out[0].sequences_ids[0])
 
 
+def _words(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__name__}: {error}"
+
+
 def attempt(what: str, function):  # type: ignore[no-untyped-def]
     began = time.monotonic()
     try:
         value = function()
-    except BaseException as error:  # noqa: BLE001 - to learn what comes is the point
-        say(step=what, raised=f"{type(error).__module__}.{type(error).__name__}: {error}", s=round(time.monotonic() - began, 3))
+    except BaseException as error:  # to learn what comes is the point
+        say(step=what, raised=_words(error), s=round(time.monotonic() - began, 3))
         return None
     say(step=what, ok=True, s=round(time.monotonic() - began, 3))
     return value
@@ -161,8 +165,8 @@ def loop(model: Model, case: str) -> None:
         try:
             while not failed.is_set():
                 model.tokens()
-        except BaseException as error:  # noqa: BLE001
-            say(step="in flight", raised=f"{type(error).__module__}.{type(error).__name__}: {error}")
+        except BaseException as error:
+            say(step="in flight", raised=_words(error))
         failed.set()
 
     thread = threading.Thread(target=work, daemon=True)
@@ -223,7 +227,8 @@ def run_case(case: str, folder: str, torch: str, out: Path | None) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
         output, last_words, status = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as late:
-        output, last_words, status = str(late.stdout or b"", "utf8"), str(late.stderr or b"", "utf8"), "killed after 120 s"
+        output, last_words = str(late.stdout or b"", "utf8"), str(late.stderr or b"", "utf8")
+        status = "killed after 120 s"
     fact = {
         "case": case,
         "torch": bool(torch),
