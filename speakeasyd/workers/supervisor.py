@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -91,7 +91,7 @@ class Supervisor:
         self._buried = asyncio.Event()
         self._buried.set()
         self._timers: set[asyncio.TimerHandle] = set()
-        self._probing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
         self._idle_since: float | None = self._clock.monotonic()  # None while there is a task
         self._down_since: float | None = None  # None while all is well
 
@@ -144,9 +144,9 @@ class Supervisor:
         self._apply(health.Stopping())
         for timer in self._timers:
             timer.cancel()
-        if self._probing:
-            self._probing.cancel()
-            await asyncio.wait({self._probing})
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._buried.wait(), grace_s)
         self.kill()
@@ -202,8 +202,8 @@ class Supervisor:
                 spec=self.spec,
                 target=self._around.target,
                 main_loop=self._around.main_loop,
-                on_reports=self._hear,
-                on_exit=self._bury,
+                on_reports=lambda reports: self._hear(run, reports),
+                on_exit=lambda exit_: self._bury(run, exit_),
             ),
             life=Life(stall_s=settings.stall_s, device=self.spec.device, now=now),
             wear=Wear(hours=settings.recycle_hours, growth_mb=settings.recycle_growth_mb),
@@ -218,8 +218,8 @@ class Supervisor:
         self._run = run
         self._buried.clear()
 
-    async def _hear(self, reports: list[Report]) -> None:
-        if run := self._run:
+    async def _hear(self, run: _Run, reports: list[Report]) -> None:
+        if run is self._run:
             now = self._clock.monotonic()
             for report in reports:
                 run.life.note(report, now)
@@ -250,15 +250,25 @@ class Supervisor:
                 pass
         return report
 
-    async def _bury(self, exit_: Exit) -> None:
-        """The process has been reaped."""
-        run, self._run = self._run, None
+    async def _bury(self, run: _Run, exit_: Exit) -> None:
+        """The process has been reaped, or given up."""
+        if run is not self._run:
+            return
+        self._run = None
         self._buried.set()
         planned = self.state is State.STOPPED or (self.state is State.RECYCLING and self.empty)
         if planned:
             self._apply(health.Died(classify(exit_status=exit_.status), frozenset()))
-        elif run:
+        else:
             self._lost(run, exit_)
+
+    async def _kill(self, run: _Run) -> None:
+        """End a process. One that hangs in a driver cannot be killed: it is given up, so that its work goes on."""
+        run.process.kill()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._buried.wait(), BURIAL_S)
+            return
+        await self._bury(run, Exit(status=None, error="the process cannot be killed"))
 
     def _lost(self, run: _Run, exit_: Exit) -> None:
         fault = run.fault
@@ -314,11 +324,11 @@ class Supervisor:
             case health.StartWorker(after_s):
                 self._later(after_s, self._start_process)
             case health.KillWorker(after_s) if run := self._run:
-                self._later(after_s, run.process.kill)
+                self._later(after_s, lambda: self._in_background(self._kill(run)))
             case health.DrainWorker():
                 self._send(Drain())
             case health.Probe(after_s):
-                self._later(after_s, self._begin_probe)
+                self._later(after_s, lambda: self._in_background(self._probe()))
 
     def _later(self, seconds: float, function: Callable[[], object]) -> None:
         def run() -> None:
@@ -328,8 +338,10 @@ class Supervisor:
         timer = asyncio.get_running_loop().call_later(seconds, run)
         self._timers.add(timer)
 
-    def _begin_probe(self) -> None:
-        self._probing = asyncio.create_task(self._probe(), name=f"probe {self.name}")
+    def _in_background(self, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(coroutine, name=f"recovery of {self.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _probe(self) -> None:
         error = await self._around.probe(self.spec.device)
