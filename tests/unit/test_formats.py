@@ -15,7 +15,9 @@ from speakeasyd.domain.transcript import Segment, Transcript, Word
 from speakeasyd.outbox.documents import docx_bytes
 
 
-def segment(start: float, end: float, text: str, *, channel: int | None = None, words: tuple[Word, ...] = ()) -> Segment:
+def segment(
+    start: float, end: float, text: str, *, channel: int | None = None, words: tuple[Word, ...] = ()
+) -> Segment:
     return Segment(start, end, text, -0.25, 1.1, 0.0123456, channel, words)
 
 
@@ -40,7 +42,11 @@ CALL = Transcript(
     language="de",
     model="small",
     audio_seconds=6.0,
-    segments=(segment(0, 1, " Hallo.", channel=0), segment(1, 2, " Wer da?", channel=1), segment(2, 3, " Ich.", channel=0)),
+    segments=(
+        segment(0, 1, " Hallo.", channel=0),
+        segment(1, 2, " Wer da?", channel=1),
+        segment(2, 3, " Ich.", channel=0),
+    ),
 )
 EMPTY = Transcript(9, "silence.ogg", None, "tiny.en", 5.0)
 
@@ -166,7 +172,9 @@ def test_an_empty_transcript_gives_a_valid_file(format: str) -> None:  # noqa: A
         assert render(EMPTY, format).isprintable() or render(EMPTY, format).endswith("\n")
 
 
-ANY_TEXT = st.text(st.one_of(st.characters(exclude_categories=()), st.sampled_from("\0\x1b\r\n\t\x85\u2028\ud800[]|-->")))
+ANY_TEXT = st.text(
+    st.one_of(st.characters(exclude_categories=()), st.sampled_from("\0\x1b\r\n\t\x85\u2028\ud800[]|-->"))
+)
 
 
 @settings(deadline=None, max_examples=60)

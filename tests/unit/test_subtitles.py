@@ -2,6 +2,7 @@
 
 import html
 import re
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,9 @@ def transcript(*segments: Segment, gaps: tuple[tuple[float, float], ...] = (), s
     return Transcript(1, "a.wav", "en", "tiny.en", seconds, segments, gaps)
 
 
-def segment(start: float, end: float, text: str, *, channel: int | None = None, words: tuple[Word, ...] = ()) -> Segment:
+def segment(
+    start: float, end: float, text: str, *, channel: int | None = None, words: tuple[Word, ...] = ()
+) -> Segment:
     return Segment(start, end, text, -0.2, 1.1, 0.01, channel, words)
 
 
@@ -39,7 +42,9 @@ def parse_srt(text: str) -> list[tuple[float, float, list[str]]]:
 
 
 def test_srt_and_vtt_look_as_they_should() -> None:
-    said = transcript(segment(1.5, 3.0, " Fish & chips --> <b>now</b>."), segment(3661.0, 3663.5, " Later."), seconds=3700)
+    said = transcript(
+        segment(1.5, 3.0, " Fish & chips --> <b>now</b>."), segment(3661.0, 3663.5, " Later."), seconds=3700
+    )
     assert srt(said) == (
         "1\n00:00:01,500 --> 00:00:03,147\nFish & chips -> <b>now</b>.\n\n2\n01:01:01,000 --> 01:01:03,500\nLater.\n"
     )
@@ -126,7 +131,9 @@ def test_a_gap_is_marked() -> None:
     ]
 
 
-@pytest.mark.parametrize("text", [" a\nb\n\n2\n00:00:01,000 --> 00:00:02,000\nforged", " \x00\x1b[2J\x85\u2028x\ufeff\ud800"])
+@pytest.mark.parametrize(
+    "text", [" a\nb\n\n2\n00:00:01,000 --> 00:00:02,000\nforged", " \x00\x1b[2J\x85\u2028x\ufeff\ud800"]
+)
 def test_no_text_can_forge_a_cue(text: str) -> None:
     [(_, _, lines)] = parse_srt(srt(transcript(segment(0, 5, text))))
     assert all(line.isprintable() for line in lines)
@@ -166,7 +173,7 @@ def letters(text: str) -> str:
 @given(segments())
 def test_cues_never_overlap_fit_their_lines_and_keep_every_word_in_order(said: tuple[Segment, ...]) -> None:
     shown = cues(transcript(*said))
-    for cue, following in zip(shown, shown[1:], strict=False):
+    for cue, following in pairwise(shown):
         assert cue.end <= following.start
     for cue in shown:
         assert 0 <= cue.start < cue.end <= cue.start + max(LONGEST_S, SHORTEST_S) + FLICKER_S
