@@ -1,11 +1,13 @@
 """Where a ledger must not lie: SQLite's locks and shared memory do not hold between machines."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePath
 
 import psutil
 
 from speakeasyd.errors import LedgerError
+
+Mount = tuple[PurePath, str]  # where, and the type of filesystem
 
 _NETWORK = frozenset(
     {
@@ -36,11 +38,10 @@ _NETWORK = frozenset(
 )
 
 
-def refuse_network(ledger: Path) -> None:
+def refuse_network(ledger: Path, mounts: Sequence[Mount] | None = None) -> None:
     """Raises LedgerError when `ledger` would lie on a network filesystem, or in a folder shared with a host machine."""
     folder = ledger.parent.resolve()
-    mounts = [(PurePath(part.mountpoint), _kind(part.fstype, part.opts)) for part in psutil.disk_partitions(all=True)]
-    kind = "UNC path" if folder.drive.startswith("\\\\") else filesystem(folder, mounts)
+    kind = "UNC path" if folder.drive.startswith("\\\\") else filesystem(folder, mounts or _mounts())
     if kind in _NETWORK or kind == "UNC path":
         raise LedgerError(
             f"the ledger {ledger} would lie on a network filesystem ({kind}), where SQLite loses data",
@@ -48,7 +49,7 @@ def refuse_network(ledger: Path) -> None:
         )
 
 
-def filesystem(folder: PurePath, mounts: Iterable[tuple[PurePath, str]]) -> str:
+def filesystem(folder: PurePath, mounts: Iterable[Mount]) -> str:
     """The type of the deepest mount above `folder`; of two at one place, of the later."""
     deepest, found = -1, ""
     for place, kind in mounts:
@@ -57,6 +58,9 @@ def filesystem(folder: PurePath, mounts: Iterable[tuple[PurePath, str]]) -> str:
     return found
 
 
-def _kind(fstype: str, options: str) -> str:
+def _mounts() -> list[Mount]:
     """Windows gives a network drive the type of the server's disk, and says `remote` among the options."""
-    return "smbfs" if "remote" in options.split(",") else fstype
+    return [
+        (PurePath(part.mountpoint), "smbfs" if "remote" in part.opts.split(",") else part.fstype)
+        for part in psutil.disk_partitions(all=True)
+    ]

@@ -1,0 +1,138 @@
+"""Several processes on one ledger, and one that is killed whenever it suits nobody."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.clock import SystemClock
+from speakeasyd.errors import NotYours
+from tests.conftest import REPOSITORY
+from tests.ledgers import a_chunk, a_file, claimed, create, opened
+
+ROUNDS = 6
+
+PERSON = """
+import asyncio, sys
+from pathlib import Path
+from speakeasyd.clock import SystemClock
+from speakeasyd.events import Hub
+from speakeasyd.ledger.ledger import Ledger
+
+async def main():
+    ledger = await Ledger.open(Path(sys.argv[1]), clock=SystemClock(), hub=Hub())
+    for _ in range(20):
+        await ledger.retry(where="status = 'failed'")
+        await ledger.cancel([1])
+        await ledger.retry(ids=[1])
+    await ledger.close()
+
+asyncio.run(main())
+"""
+
+DAEMON = """
+import asyncio, sys
+from pathlib import Path
+from speakeasyd.clock import SystemClock
+from speakeasyd.events import Hub
+from speakeasyd.ledger.ledger import Ledger
+from tests.ledgers import a_chunk, a_file, finish
+
+async def work(ledger, worker):
+    for number in range(1000):
+        [added] = await ledger.add([a_file(f"{sys.argv[2]} {worker} {number}.wav")])
+        print("added", added.job_id, flush=True)
+        for job in await ledger.claim(1):
+            await ledger.record([(job.id, job.token, a_chunk(0, " One"))])
+            print("chunk", job.id, flush=True)
+            await finish(ledger, job, " One", " two.")
+            print("completed", job.id, flush=True)
+
+async def main():
+    ledger = await Ledger.open(Path(sys.argv[1]), clock=SystemClock(), hub=Hub(), boot_id=sys.argv[2])
+    await ledger.recover()
+    await asyncio.gather(*(work(ledger, worker) for worker in range(3)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    create(tmp_path / "ledger.db")
+    return tmp_path / "ledger.db"
+
+
+async def test_people_and_daemon_write_side_by_side(path: Path) -> None:
+    """Nobody is refused, and a job that a person has taken is taken."""
+    async with opened(path, clock=SystemClock()) as ledger:
+        await ledger.add([a_file(f"{i}") for i in range(5)])
+        person = await asyncio.create_subprocess_exec(sys.executable, "-c", PERSON, str(path), cwd=REPOSITORY)
+        leaving = asyncio.create_task(person.wait())
+        failed = lost = 0
+        while not leaving.done():
+            for job in await ledger.claim(5):
+                taken = await ledger.record([(job.id, job.token, a_chunk(0, " One."))])
+                lost += len(taken)
+                with suppress(NotYours):
+                    await ledger.fail(job.id, job.token, code="internal", error="again")
+                    failed += 1
+                    assert not taken
+        assert await leaving == 0
+        assert failed > 5
+        [open_attempts] = await ledger.rows("SELECT count(*) AS n FROM attempts WHERE outcome IS NULL")
+        assert open_attempts["n"] == 0
+
+
+async def test_readers_and_writer_do_not_wait_for_each_other(path: Path) -> None:
+    async with opened(path) as ledger:
+        await claimed(ledger, a_file("a"))
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            assert reader.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+            await ledger.add([a_file("b")])  # while somebody reads
+            assert reader.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+        with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as writer:
+            writer.execute("BEGIN IMMEDIATE")
+            assert await ledger.rows("SELECT count(*) AS n FROM job_status") == [{"n": 2}]  # while somebody writes
+            assert await ledger.next_model() == "auto"
+
+
+def test_a_daemon_killed_at_any_moment_has_kept_what_it_promised(path: Path) -> None:
+    promised: set[tuple[str, int]] = set()
+    for number in range(ROUNDS):
+        promised |= run_and_kill(path, boot_id=f"boot {number}", after=5 + 17 * number)
+        with closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+            connection.execute("INSERT INTO segments_fts(segments_fts) VALUES ('integrity-check')")
+            assert {(verb, job_id) for verb, job_id in promised if not kept(connection, verb, job_id)} == set()
+            counted = connection.execute("SELECT count(*), sum(status = 'completed') FROM jobs").fetchone()
+            assert connection.execute("SELECT sum(total), sum(completed) FROM batch_progress").fetchone() == counted
+    assert {verb for verb, _ in promised} == set(KEPT)
+
+
+KEPT = {
+    "added": "SELECT 1 FROM jobs WHERE id = ?",
+    "chunk": "SELECT 1 FROM chunks WHERE job_id = ?",
+    "completed": "SELECT 1 FROM job_status WHERE status = 'completed' AND job_id = ?",
+}
+
+
+def kept(connection: sqlite3.Connection, verb: str, job_id: int) -> bool:
+    return connection.execute(KEPT[verb], [job_id]).fetchone() is not None
+
+
+def run_and_kill(path: Path, *, boot_id: str, after: int) -> set[tuple[str, int]]:
+    """Kill a daemon once it has said so many words. Returns what it said, each word after the commit behind it."""
+    command = [sys.executable, "-c", DAEMON, str(path), boot_id]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stdout
+        said = [daemon.stdout.readline() for _ in range(after)]
+        daemon.kill()
+        said += daemon.stdout.readlines()
+    return {(verb, int(job_id)) for verb, job_id in (line.split() for line in said if line.endswith("\n"))}

@@ -1,0 +1,206 @@
+"""A ledger comes up to date whole or not at all."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+
+import pytest
+from sqlalchemy import create_engine
+
+from speakeasyd.errors import LedgerError
+from speakeasyd.ledger import views
+from speakeasyd.ledger.migrate import find_scripts, migrate
+from speakeasyd.ledger.mounts import filesystem, refuse_network
+from speakeasyd.ledger.tables import metadata
+from tests.ledgers import a_file, opened
+
+NEXT = """
+from alembic import op
+
+revision = "next"
+down_revision = {down!r}
+
+
+def upgrade():
+    op.execute("ALTER TABLE jobs ADD COLUMN mood TEXT")
+    {middle}
+    op.execute("UPDATE jobs SET mood = 'good'")
+"""
+
+
+def schema(path: Path) -> dict[str, str]:
+    with closing(sqlite3.connect(path)) as connection:
+        return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+
+
+def moods(path: Path) -> list[tuple[str]]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("SELECT mood FROM jobs").fetchall()
+
+
+def head() -> str:
+    names = sorted(file.name for file in (find_scripts() / "versions").glob("[0-9]*.py"))
+    return names[-1].partition("_")[0]
+
+
+@pytest.fixture
+async def path(tmp_path: Path) -> Path:
+    """A ledger of today with one job."""
+    async with opened(tmp_path / "ledger.db") as ledger:
+        await ledger.add([a_file("a.wav")])
+    return tmp_path / "ledger.db"
+
+
+@pytest.fixture
+def tomorrow(tmp_path: Path) -> Path:
+    """Migrations with one more, that does its work in one go."""
+    return with_next(tmp_path / "tomorrow", middle="pass")
+
+
+def with_next(scripts: Path, *, middle: str) -> Path:
+    shutil.copytree(find_scripts(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    (scripts / "versions" / "next.py").write_text(NEXT.format(down=head(), middle=middle), encoding="utf-8")
+    return scripts
+
+
+def test_the_tables_in_code_are_those_of_the_migrations(tmp_path: Path) -> None:
+    migrate(tmp_path / "migrated.db")
+    engine = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
+    metadata.create_all(engine)
+    engine.dispose()
+    declared = {name: "".join(sql.split()) for name, sql in schema(tmp_path / "declared.db").items()}
+    migrated = {name: "".join(sql.split()) for name, sql in schema(tmp_path / "migrated.db").items()}
+    assert {name: migrated[name] for name in declared} == declared
+    more = migrated.keys() - declared.keys() - views.VIEWS.keys()
+    assert {name for name in more if not name.startswith(("jobs_", "segments_"))} == {
+        "alembic_version"
+    }  # triggers, FTS
+
+
+def test_a_second_time_changes_nothing(path: Path) -> None:
+    before = schema(path)
+    migrate(path)
+    assert schema(path) == before
+    assert not (path.parent / "backups").exists()
+
+
+def test_a_new_ledger_is_ready_for_many_readers(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
+
+
+def test_an_upgrade_keeps_a_copy_of_what_was(path: Path, tomorrow: Path) -> None:
+    migrate(path, scripts=tomorrow)
+    assert moods(path) == [("good",)]
+    [copy] = (path.parent / "backups").iterdir()
+    assert "mood" not in schema(copy)["jobs"]
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT path FROM job_status").fetchall() == [("a.wav",)]
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_the_last_three_copies_are_kept(path: Path, tomorrow: Path) -> None:
+    for _ in range(5):
+        previous = path.read_bytes()
+        migrate(path, scripts=tomorrow)
+        assert moods(path) == [("good",)]
+        path.write_bytes(previous)
+    assert len(list((path.parent / "backups").iterdir())) == 3
+
+
+def test_a_newer_ledger_is_refused_and_left_alone(path: Path, tomorrow: Path) -> None:
+    migrate(path, scripts=tomorrow)
+    before = schema(path)
+    with pytest.raises(LedgerError, match="newer version") as refused:
+        migrate(path)
+    assert refused.value.hint
+    assert schema(path) == before
+
+
+def test_an_upgrade_that_fails_changes_nothing(path: Path, tmp_path: Path) -> None:
+    scripts = with_next(tmp_path / "broken", middle='op.execute("INSERT INTO nowhere VALUES (1)")')
+    before = schema(path)
+    with pytest.raises(LedgerError, match="cannot be made ready"):
+        migrate(path, scripts=scripts)
+    assert schema(path) == before
+
+
+def test_an_upgrade_that_breaks_references_changes_nothing(path: Path, tmp_path: Path) -> None:
+    scripts = with_next(tmp_path / "broken", middle="op.execute(\"UPDATE jobs SET batch = 'nowhere'\")")
+    with pytest.raises(LedgerError, match="broken references"):
+        migrate(path, scripts=scripts)
+    assert "mood" not in schema(path)["jobs"]
+
+
+def test_killed_in_the_middle_the_next_start_mends(path: Path, tmp_path: Path, tomorrow: Path) -> None:
+    scripts = with_next(tmp_path / "killed", middle="import os; os.kill(os.getpid(), 9)")
+    code = (
+        "import sys; from pathlib import Path; from speakeasyd.ledger.migrate import migrate;"
+        "migrate(Path(sys.argv[1]), scripts=Path(sys.argv[2]))"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(path), str(scripts)], check=False)
+    assert killed.returncode not in {0, 1}
+    assert "mood" not in schema(path)["jobs"]
+    migrate(path, scripts=tomorrow)
+    assert moods(path) == [("good",)]
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_views_are_renewed_without_a_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    today = schema(path)["job_status"]
+    monkeypatch.setattr(views, "VIEWS", {"job_status": "SELECT id AS job_id, 1 AS more FROM jobs"})
+    migrate(path)
+    assert set(views.VIEWS) == {name for name, sql in schema(path).items() if sql.startswith("CREATE VIEW")}
+    monkeypatch.undo()
+    migrate(path)
+    assert schema(path)["job_status"] == today
+
+
+def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"no database, " * 1000)
+    with pytest.raises(LedgerError, match="damaged") as refused:
+        migrate(tmp_path / "ledger.db")
+    assert "backups" in refused.value.hint
+
+
+# --- where a ledger must not lie
+
+MOUNTS = [
+    (PurePosixPath("/"), "ext4"),
+    (PurePosixPath("/home"), "nfs4"),
+    (PurePosixPath("/home/me/disk"), "xfs"),
+    (PurePosixPath("/srv"), "autofs"),
+    (PurePosixPath("/srv"), "cifs"),
+]
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind"),
+    [
+        ("/var/lib", "ext4"),
+        ("/home/me", "nfs4"),
+        ("/home/me/disk/state", "xfs"),
+        ("/homeland", "ext4"),
+        ("/srv/state", "cifs"),
+    ],
+)
+def test_the_deepest_mount_counts(folder: str, kind: str) -> None:
+    assert filesystem(PurePosixPath(folder), MOUNTS) == kind
+
+
+def test_drives_are_mounts_too() -> None:
+    drives = [(PureWindowsPath("C:\\"), "NTFS"), (PureWindowsPath("Z:\\"), "smbfs")]
+    assert filesystem(PureWindowsPath("z:\\state"), drives) == "smbfs"
+
+
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "NFS"])
+def test_a_network_filesystem_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(LedgerError, match="network filesystem") as refused:
+        refuse_network(tmp_path / "ledger.db", [(PurePath(tmp_path.anchor), "ext4"), (tmp_path.resolve(), kind)])
+    assert "inboxes and outboxes may stay" in refused.value.hint
+    refuse_network(tmp_path / "ledger.db")  # as it really is
