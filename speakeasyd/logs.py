@@ -112,6 +112,8 @@ WORDS: Mapping[str, Wording] = {
     "source.put_away": Wording(_PLAIN, "the source {path} was {done}"),
     "source.stuck": Wording(_LOUD, "the source {path} could not be put away, and stays for now: {error}"),
     "model.held": Wording(_LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"),
+    "source.put_away": Wording(_PLAIN, "{path}: {done}"),
+    "source.stuck": Wording(_LOUD, "cannot be put away: {path}: {error}"),
     "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
     "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
 }

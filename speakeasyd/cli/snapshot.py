@@ -26,7 +26,7 @@ _BATCHES = """
 """
 _IN_WORK = """
     SELECT job_id, path, progress, device, model, language, started_at FROM job_status
-    WHERE status = 'processing' ORDER BY started_at LIMIT 12
+    WHERE status = 'processing' ORDER BY started_at, job_id LIMIT 12
 """
 _ENDED = """
     SELECT job_id, path, status, audio_seconds, error_code, finished_at FROM job_status
@@ -37,19 +37,23 @@ _INCIDENTS = """
     WHERE at > :since ORDER BY at DESC LIMIT 5
 """
 _ADVANCE = """
-    SELECT sum(span) AS seconds, min(began) AS began FROM (
-        SELECT max(end_seconds) - min(start_seconds) AS span, min(at) AS began
-        FROM events JOIN chunks ON chunks.job_id = events.job_id AND number = json_extract(data, '$.chunk')
+    SELECT sum(until - since) AS seconds, min(began) AS began FROM (
+        SELECT min(at) AS began, CASE min(number) WHEN 0 THEN 0 ELSE min(start_seconds) END AS since,
+               CASE WHEN transcribed THEN audio_seconds ELSE max(end_seconds) END AS until
+        FROM events JOIN jobs ON jobs.id = events.job_id
+        JOIN chunks ON chunks.job_id = events.job_id AND number = json_extract(data, '$.chunk')
         WHERE at > :since AND kind = 'chunk.done' GROUP BY events.job_id
     )
 """
+"""How far files have come, silence included, and since when."""
 _LEFT = """
     SELECT coalesce(sum(coalesce(container_seconds, size * :seconds_per_byte) * (1 - progress)), 0) AS seconds
     FROM jobs WHERE status IN ('pending', 'processing')
 """
 _DENSITY = """
-    SELECT sum(audio_seconds) / sum(size) AS seconds_per_byte FROM (
-        SELECT audio_seconds, size FROM jobs WHERE status = 'completed' AND audio_seconds > 0 ORDER BY id DESC LIMIT 200
+    SELECT sum(seconds) / sum(size) AS seconds_per_byte FROM (
+        SELECT coalesce(audio_seconds, container_seconds) AS seconds, size FROM jobs
+        WHERE seconds > 0 AND size > 0 ORDER BY id DESC LIMIT 200
     )
 """
 """Seconds of audio in a byte, as the latest files had it: what is still to be done is known by its size only."""

@@ -105,9 +105,10 @@ def _titled(title: str, content: RenderableType) -> Group:
 
 
 def _grid(*justified: str) -> Table:
+    """The first column is the one that gets shorter where there is not enough room."""
     grid = Table.grid(padding=(0, 2))
-    for side in justified:
-        grid.add_column(justify="right" if side == "right" else "left", overflow="ellipsis", no_wrap=True)
+    for number, side in enumerate(justified):
+        grid.add_column(justify="right" if side == "right" else "left", no_wrap=number > 0)
     return grid
 
 
@@ -121,16 +122,9 @@ def _batches(batches: list[Row]) -> Table:
 
 
 def _in_work(jobs: list[Row]) -> Table:
-    grid = _grid("left", "left", "right", "right", "left", "left")
+    grid = _grid("left", "left", "right", "right", "left")
     for job in jobs:
-        on = " on ".join(str(job[name]) for name in ("model", "device") if job[name])
-        grid.add_row(
-            _name(job["path"]),
-            *_bar(job["progress"]),
-            f"job {job['job_id']}",
-            str(job["language"] or ""),
-            Text(on, "dim"),
-        )
+        grid.add_row(_name(job["path"]), *_bar(job["progress"]), f"job {job['job_id']}", str(job["language"] or ""))
     return grid
 
 
@@ -187,4 +181,4 @@ def _incident(incident: Row) -> Text:
 
 
 def _name(text: object) -> Text:
-    return Text(str(text), "cyan")
+    return Text(str(text), "cyan", no_wrap=True, overflow="ellipsis")

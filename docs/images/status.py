@@ -1,0 +1,16 @@
+"""Makes status.svg from a running daemon: python docs/images/status.py STATE_FOLDER > docs/images/status.svg"""
+
+import io
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from speakeasyd.cli.snapshot import take
+from speakeasyd.cli.status import render
+
+console = Console(record=True, width=96, file=io.StringIO())
+console.print(render(take(Path(sys.argv[1]))))
+svg = console.export_svg(title="speakeasyd status --watch")
+sys.stdout.write(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no fonts from elsewhere
