@@ -22,6 +22,7 @@ from speakeasyd.services.service import Service
 CHECK_S = 2.0  # seconds between two looks at whether the watcher lives and the inbox is there
 RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
 SLICE = 2000  # files of a scan that are compared with the ledger at a time
+AT_ONCE = float("-inf")  # when to scan
 REST = 10  # after a scan that took long, at least so many times as long nothing is scanned
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Lookout(Service):
         self._complaint: str | None = None  # why not all events come; None when they should
         self._arm_again_at = 0.0  # monotonic seconds; matters only while there is a complaint
         self._doubtful_until = 0.0  # monotonic seconds until which missed events make scans frequent
-        self._scan_at = 0.0  # monotonic seconds
+        self._scan_at = AT_ONCE  # monotonic seconds
         self._scanning = False
         self._scanned = False  # at least once, or the inbox is away
         self._events_since_scan = False  # the watcher was armed before the last scan: a new file should be announced
@@ -70,10 +71,12 @@ class Lookout(Service):
             await self._tell_state()
         except InboxMissing as missing:
             await self._away(missing)
+            return CHECK_S
         except LedgerUnwritable as error:
             log.warning("inbox %s: the scan waits for the ledger: %s", self._inbox.name, error)
+            self._scan_at = AT_ONCE
             return RETRY_S
-        return CHECK_S
+        return min(CHECK_S, max(0.0, self._scan_at - self._clock.monotonic()))
 
     async def stop(self) -> None:
         await super().stop()
@@ -81,7 +84,7 @@ class Lookout(Service):
 
     @property
     def idle(self) -> bool:
-        """Whether the inbox was scanned, and nothing tells that there is more."""
+        """Whether the inbox was scanned or is away, and nothing tells that there is more."""
         return self._scanned and not self._scanning and not self._folders
 
     # --- events
@@ -97,7 +100,7 @@ class Lookout(Service):
         self._folders |= news.folders
         if news.lost:
             log.warning("inbox %s: the system dropped events; scanning", self._inbox.name)
-            self._scan_at = now
+            self._scan_at = AT_ONCE
         if news.folders or news.lost:
             self.wake()
 
@@ -113,7 +116,7 @@ class Lookout(Service):
                 kind = await asyncio.to_thread(silent_filesystem, self._inbox.path)
                 self._complaint = kind and f"{kind} tells nothing of what other machines do"
             self._arm_again_at = now + self._settings.rescan_s if self._complaint else float("inf")
-            self._scan_at = now
+            self._scan_at = AT_ONCE
             self._events_since_scan = False
         await self._hear()  # what a hand-over that found no loop left behind
 
@@ -134,7 +137,7 @@ class Lookout(Service):
     def _period(self) -> float:
         """Seconds from scan to scan."""
         trusted = self._has_events and self._clock.monotonic() >= self._doubtful_until
-        return self._settings.rescan_s if trusted else self._settings.poll_s
+        return self._settings.rescan_s if trusted or self._settings.poll == "never" else self._settings.poll_s
 
     # --- scans
 
@@ -166,14 +169,17 @@ class Lookout(Service):
     async def _scan_what_is_due(self) -> None:
         started = self._clock.monotonic()
         if started >= self._scan_at:
+            self._scan_at = started
             await self.scan()
             now = self._clock.monotonic()
-            self._scan_at = now + max(self._period, REST * (now - started))
+            if self._scan_at == started:  # else events were lost meanwhile: once more
+                self._scan_at = now + max(self._period, REST * (now - started))
             self._events_since_scan = self._has_events
             self._scanned = True
             await self._pauses.end(self._cause)
-        while self._folders:
-            await self.scan(self._folders.pop())
+        folders, self._folders = self._folders, set()
+        for folder in _topmost(folders):
+            await self.scan(folder)
 
     def _warn_of(self, unreadable: dict[bytes, str]) -> None:
         for path in unreadable.keys() - self._unreadable.keys():
@@ -184,7 +190,7 @@ class Lookout(Service):
 
     async def _away(self, missing: InboxMissing) -> None:
         """Not the same as empty: its jobs wait until it is back."""
-        self._scan_at = 0.0
+        self._scan_at = AT_ONCE
         self._scanned = True
         self._folders.clear()
         await asyncio.to_thread(self._watcher.disarm)
@@ -208,6 +214,15 @@ class Lookout(Service):
     @property
     def _cause(self) -> str:
         return f"inbox {self._inbox.name}"
+
+
+def _topmost(folders: set[bytes]) -> Iterator[bytes]:
+    """Those below none of the others, nearly: a scan of a folder goes into those below it."""
+    last = b""
+    for folder in sorted(folders):
+        if not last or not folder.startswith(last + b"/"):
+            last = folder
+            yield folder
 
 
 def _take(sightings: Iterator[Sighting]) -> list[Sighting]:

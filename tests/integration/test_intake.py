@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,10 @@ class Place:
         self.pauses = Pauses(ledger=ledger, hub=Hub(), clock=clock)
         self.intake = self.another()
 
-    def another(self) -> Intake:
+    def another(self, *, ledger: Any = None) -> Intake:
         return Intake(
             settings=self.settings,
-            ledger=self.ledger,
+            ledger=ledger or self.ledger,
             pauses=self.pauses,
             main_loop=MainLoop(asyncio.get_running_loop()),
             clock=self.clock,
@@ -126,6 +126,16 @@ async def running(root: Path, **settings: Any) -> AsyncIterator[Place]:
 async def by_hand(root: Path, **settings: Any) -> AsyncIterator[Place]:
     async with place(root, clock=ManualClock(), **settings) as here:
         yield here
+
+
+class Through:
+    """The ledger, to be given a fault: what is not overridden goes to the real one."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._ledger, name)
 
 
 # --- settle
@@ -487,6 +497,28 @@ async def test_lost_events_bring_a_scan(tmp_path: Path, caplog: pytest.LogCaptur
         assert await here.statuses() == [("a.wav", "pending")]
 
 
+async def test_events_lost_while_a_scan_runs_bring_another_scan(tmp_path: Path) -> None:
+    class Busy(Through):
+        scans = 0
+
+        async def unknown(self, *about: Any) -> object:
+            self.scans += 1
+            if self.scans == 1:
+                logging.getLogger("watchdog").warning("Inotify queue overflowed; filesystem events were lost")
+                await asyncio.sleep(0.05)
+            return await self._ledger.unknown(*about)
+
+    async with by_hand(tmp_path) as here:
+        here.put("a.wav")
+        busy = Busy(here.ledger)
+        here.intake = here.another(ledger=busy)
+        await here.turn()
+        await here.turn(0.1)
+        assert busy.scans == 2
+        await here.turn(0.1)
+        assert busy.scans == 2
+
+
 async def test_files_without_an_event_make_the_watcher_new_and_scans_frequent(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -509,27 +541,21 @@ async def test_files_without_an_event_make_the_watcher_new_and_scans_frequent(
 # --- the ledger
 
 
-class FullDisk:
+class FullDisk(Through):
     """The ledger, with a disk that is full for a while."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self.full = True
+    full = True
 
     async def add(self, jobs: list[NewJob], **more: Any) -> object:
         if self.full:
             raise LedgerUnwritable("the disk is full")
         return await self._ledger.add(jobs, **more)
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        return getattr(self._ledger, name)  # type: ignore[no-any-return]  # all else goes to the real one
-
 
 async def test_files_wait_for_a_ledger_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with by_hand(tmp_path) as here:
         disk = FullDisk(here.ledger)
-        here.ledger = disk  # type: ignore[assignment]  # what the intake needs of it
-        here.intake = here.another()
+        here.intake = here.another(ledger=disk)
         here.put("a.wav")
         await here.turn()
         await here.turn(2)
