@@ -4,8 +4,8 @@
 
 Needs an NVIDIA GPU. Each case runs in a process of its own: load the model, transcribe once (the golden tokens), start
 transcribing in a loop in a thread, inject the fault into the same primary context through libcuda, note what
-the thread saw, then try the in-process cure (drop the model, collect, empty torch's cache, load again, compare with the golden
-tokens). Every line is printed at once, so that an abort loses none. No run on a GPU has confirmed it yet.
+the thread saw, then try the in-process cure (drop the model, collect, empty torch's cache, load again, compare with
+the golden tokens). Every line is printed at once, so that an abort loses none. No run on a GPU has confirmed it yet.
 """
 
 import argparse
