@@ -1,0 +1,78 @@
+"""The commands that start the daemon, as a newcomer gives them, on real speech."""
+
+import os
+import re
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.real
+
+REPOSITORY = Path(__file__).parents[2]
+PATIENCE_S = 100.0
+
+
+def speakeasyd(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "speakeasyd", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=PATIENCE_S,
+        check=False,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "COLUMNS": "200"} | environ,
+    )
+
+
+@pytest.fixture(scope="module")
+def sample() -> Path:
+    return Path(str(resources.files("speakeasyd") / "data" / "samples" / "voice_memo.flac"))
+
+
+def test_the_demo_takes_ones_own_file(sample: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.flac"
+    mine.write_bytes(sample.read_bytes())
+    wrong = tmp_path / "speakeasyd.toml"
+    wrong.write_text("nonsense")
+    done = speakeasyd("demo", "mine.flac", cwd=tmp_path, TMPDIR=str(tmp_path), SPEAKEASYD_CONFIG=str(wrong))
+    assert done.returncode == 0, done.stderr
+    assert "call the dentist" in done.stdout.lower()
+    assert "mine.txt" in done.stdout
+    [state] = re.findall(r"sql \"SELECT path, text .*\" --state \"(.*)\"", done.stdout)
+    asked = speakeasyd("sql", "SELECT path FROM transcript_text", "--state", state, "--csv", cwd=tmp_path)
+    assert asked.stdout == "path\nmine.flac\n"
+    assert (mine.exists(), sample.exists()) == (True, True)
+
+
+def test_the_demo_says_which_file_is_not_there(tmp_path: Path) -> None:
+    done = speakeasyd("demo", "nowhere.mp3", cwd=tmp_path, TMPDIR=str(tmp_path))
+    assert done.returncode == 2
+    assert "there is no file nowhere.mp3" in done.stderr
+
+
+def test_once_counts_and_logs_json_to_a_pipe(sample: Path, tmp_path: Path) -> None:
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox" / "letter.mp3").write_text("Dear Sir or Madam")
+    (tmp_path / "inbox" / "memo.flac").write_bytes(sample.read_bytes())
+    config = tmp_path / "speakeasyd.toml"
+    config.write_text(
+        "state = 'state'\n[[inboxes]]\npath = 'inbox'\noutbox = 'outbox'\n[watch]\nsettle_s = 0.2\n"
+        "[options]\nmodel = 'bundled'\nformats = ['txt']\n"
+    )
+    done = speakeasyd("once", "--config", str(config), "--formats", "vtt,txt", cwd=tmp_path)
+    assert done.returncode == 1
+    assert sorted(done.stdout.strip().split(", ")) == ["1 completed", "1 failed"]
+    assert '"event": "job.failed"' in done.stderr
+    assert "dentist" not in done.stderr, "no transcript text in the log"
+    assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["memo.txt", "memo.vtt"]
+
+
+def test_the_default_inbox_is_made(tmp_path: Path, scratch_home: Path) -> None:
+    done = speakeasyd("once", cwd=tmp_path, SPEAKEASYD_OPTIONS__MODEL="bundled")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "nothing to do\n"
+    assert [path for path in scratch_home.rglob("inbox") if path.is_dir()]
