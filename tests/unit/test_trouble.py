@@ -1,0 +1,52 @@
+"""Which refusals of the filesystem are waited out, and which end the one job."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
+from speakeasyd.outbox.durable import long_path
+from speakeasyd.outbox.trouble import explained, is_outage
+
+
+@pytest.mark.parametrize(
+    "number", ["ENOSPC", "EROFS", "EACCES", "EPERM", "EIO", "ENOENT", "EMFILE", "EDQUOT", "ESTALE", "ENOTCONN"]
+)
+def test_a_folder_that_is_full_or_away_is_waited_for(number: str) -> None:
+    code = getattr(errno, number, None)
+    if code is None:
+        pytest.skip(f"{number} is unknown here")
+    error = OSError(code, "no")
+    assert is_outage(error)
+    with pytest.raises(OutboxUnavailable, match="/out cannot be written") as outage, explained(Path("/out")):
+        raise error
+    assert outage.value.hint
+
+
+@pytest.mark.parametrize("number", ["ENAMETOOLONG", "EINVAL", "ENOTDIR", "EISDIR", "EILSEQ", "EFBIG"])
+def test_a_name_that_will_never_be_taken_ends_the_job(number: str) -> None:
+    error = OSError(getattr(errno, number), "no")
+    assert not is_outage(error)
+    with pytest.raises(FileFault) as refusal, explained(Path("/out")):
+        raise error
+    assert refusal.value.code is ErrorCode.OUTPUT_REFUSED
+
+
+def test_an_unplugged_drive_on_windows_is_waited_for() -> None:
+    error = OSError(errno.EINVAL, "a device attached to the system is not functioning")
+    error.winerror = 59  # type: ignore[attr-defined,unused-ignore]  # only Windows knows it
+    assert is_outage(error)
+
+
+@pytest.mark.parametrize(
+    ("path", "long"),
+    [
+        ("C:\\out\\a", "\\\\?\\C:\\out\\a"),
+        ("\\\\server\\share\\a", "\\\\?\\UNC\\server\\share\\a"),
+        ("\\\\?\\C:\\out", "\\\\?\\C:\\out"),
+    ],
+)
+def test_windows_gets_paths_that_may_be_long(path: str, long: str) -> None:
+    assert long_path(path, platform="win32") == long
+    assert long_path(path, platform="linux") == path
