@@ -84,7 +84,9 @@ async def test_a_completed_job_stays_when_its_path_gets_new_bytes(ledger: Ledger
     assert (await status(ledger, job.id))["status"] == "completed"
 
 
-@pytest.mark.parametrize(("duplicates", "expected"), [("reuse", "pending"), ("transcribe", "pending"), ("skip", "skipped")])
+@pytest.mark.parametrize(
+    ("duplicates", "expected"), [("reuse", "pending"), ("transcribe", "pending"), ("skip", "skipped")]
+)
 async def test_the_same_bytes_under_another_path(ledger: Ledger, duplicates: str, expected: str) -> None:
     first, second, elsewhere = await ledger.add(
         [a_file("a.wav", "same"), a_file("b.wav", "same"), a_file("a.wav", "same", inbox="other")],

@@ -1,0 +1,105 @@
+"""docs/sql.md, run as it is printed: every question has an answer, and every view is described as it is."""
+
+import asyncio
+import re
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.clock import SystemClock, iso
+from speakeasyd.domain.job import Waiting
+from speakeasyd.domain.transcript import Chunk, Segment, Word
+from speakeasyd.errors import ErrorCode
+from speakeasyd.ledger.reading import read
+from speakeasyd.ledger.views import VIEWS
+from tests.conftest import REPOSITORY
+from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, touched
+
+PAGE = (REPOSITORY / "docs" / "sql.md").read_text(encoding="utf-8")
+COOKBOOK = dict(re.findall(r"^### (.+?)\n+```sql\n(.+?)```", PAGE, re.MULTILINE | re.DOTALL))
+FIRST_COLUMNS = {
+    "job_status": "job_id batch inbox path status progress attempts audio_seconds language model device error_code"
+    " error created_at started_at finished_at available_at preset warning",
+    "batch_progress": "batch total pending processing completed failed cancelled skipped audio_seconds progress",
+    "transcript_text": "job_id path language text",
+}
+NOW = SystemClock().utc()
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger after a day in which a bit of everything happened."""
+    path = tmp_path_factory.mktemp("cookbook") / "ledger.db"
+    asyncio.run(a_day(path))
+    return path
+
+
+async def a_day(path: Path) -> None:
+    async with opened(path, clock=SystemClock()) as ledger:
+        one, call, hard, silent = await claimed(
+            ledger, *(a_file(f"talks/{name}.wav") for name in ("one", "call", "hard", "silent"))
+        )
+        words = (Word(0.0, 0.5, " The", 0.9), Word(0.5, 1.0, " fox", 0.8))
+        await ledger.note(one.id, one.token, language="en", language_probability=0.6)
+        said = Segment(0.0, 1.0, " The quick brown fox", -0.2, 1.0, 0.0, words=words)
+        await ledger.record([(one.id, one.token, Chunk(9, 0.0, 10.0, (said,), compute_s=1.0))])
+        await finish(ledger, one, " jumps.", " Mumble mumble.")
+        doubtful = Segment(20.0, 21.0, " Mumble mumble mumble.", -1.5, 2.9, 0.4)
+        await ledger.record([(call.id, call.token, a_chunk(0, " Hi.", channel=0))])
+        await ledger.record([(call.id, call.token, Chunk(1, 20.0, 30.0, (replace(doubtful, channel=1),), 1))])
+        await ledger.record([(call.id, call.token, a_chunk(3, gap=True))])
+        await ledger.transcribed(call.id, call.token, audio_seconds=40.0, warning="cut short")
+        await ledger.complete(call.id, call.token, [an_artifact("call.txt")])
+        incident = await ledger.incident(
+            kind="hang",
+            phase="generate",
+            device="cpu",
+            worker="w1",
+            error="no progress",
+            action="restart",
+            job_id=hard.id,
+        )
+        await ledger.resolve(incident, cost_seconds=3.5)
+        await ledger.release(hard.id, hard.token, available_at=None, error_code="worker_crashed", crash=True)
+        [hard] = await ledger.claim(1)
+        await ledger.fail(hard.id, hard.token, code=ErrorCode.POISON, error="what is heard takes workers down")
+        await finish(ledger, silent)
+        await ledger.add([touched(a_file("talks/one.wav"))])
+        later, _running = await claimed(ledger, a_file("later.wav"), a_file("running.wav"))
+        await ledger.release(
+            later.id, later.token, available_at="2999-01-01T00:00:00.000Z", error_code="worker_crashed"
+        )
+        await ledger.add([a_file("next.wav")])
+        [clean] = await claimed(ledger, replace(a_file("clean.wav", priority=9), batch="clean"))
+        await finish(ledger, clean, " All is well.")
+        await ledger.waiting("inbox", [Waiting(b"big.wav", 5, iso(NOW), "still growing")])
+        await ledger.set_state("pauses", {})
+
+
+def test_the_cookbook_is_a_book() -> None:
+    assert len(COOKBOOK) >= 24
+    assert len(COOKBOOK) == PAGE.count("```sql")
+
+
+@pytest.mark.parametrize("question", COOKBOOK)
+def test_every_question_has_an_answer(ledger: Path, question: str) -> None:
+    rows = read(ledger, COOKBOOK[question])
+    assert rows, "the query is right, but finds nothing where something is to be found"
+    assert any(value is not None for value in rows[0].values())
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_view_is_described_as_it_is(ledger: Path, view: str) -> None:
+    with closing(sqlite3.connect(ledger)) as connection:
+        columns = [row[1] for row in connection.execute(f"PRAGMA table_info({view})")]
+    assert columns == described(view)
+    promised = FIRST_COLUMNS.get(view, "").split()
+    assert columns[: len(promised)] == promised
+
+
+def described(view: str) -> list[str]:
+    section = PAGE.partition(f"### {view}\n")[2].partition("\n##")[0]
+    return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
