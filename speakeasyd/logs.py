@@ -109,8 +109,6 @@ WORDS: Mapping[str, Wording] = {
     "chunk.struck": Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
     "incident.opened": Wording(_LOUD, "{kind} on {device} while {phase}: {error}; {action}"),
     "incident.resolved": Wording(_PLAIN, "incident {incident_id} is over after {cost_seconds} s"),
-    "source.put_away": Wording(_PLAIN, "the source {path} was {done}"),
-    "source.stuck": Wording(_LOUD, "the source {path} could not be put away, and stays for now: {error}"),
     "model.held": Wording(_LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"),
     "source.put_away": Wording(_PLAIN, "{path}: {done}"),
     "source.stuck": Wording(_LOUD, "cannot be put away: {path}: {error}"),
