@@ -83,7 +83,7 @@ def take(state: Path) -> Snapshot:
     up = holder(state)
     now = datetime.now(UTC)
     recently = {"since": iso(now - RECENT)}
-    speed = _speed(state, now)
+    speed = _speed(state, now, up.since if up else "")
     return Snapshot(
         daemon=up,
         version=said.get("daemon", {}).get("version", ""),
@@ -106,8 +106,9 @@ def _inboxes(said: dict[str, Any]) -> list[Row]:
     return [{"name": key.removeprefix("inbox ")} | about for key, about in said.items() if key.startswith("inbox ")]
 
 
-def _speed(state: Path, now: datetime) -> float | None:
-    advance = ask(state, _ADVANCE, {"since": iso(now - timedelta(seconds=WINDOW_S))})[0]
+def _speed(state: Path, now: datetime, started: str) -> float | None:
+    """Over the last minutes, but not from before the daemon started."""
+    advance = ask(state, _ADVANCE, {"since": max(iso(now - timedelta(seconds=WINDOW_S)), started)})[0]
     if not advance["seconds"]:
         return None
     took = (now - datetime.fromisoformat(str(advance["began"]))).total_seconds()

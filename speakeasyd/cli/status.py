@@ -130,7 +130,7 @@ def _in_work(jobs: list[Row]) -> Table:
 
 def _bar(progress: object) -> tuple[ProgressBar, str]:
     share = float(str(progress))
-    return ProgressBar(total=1.0, completed=share, width=_BAR), f"{share:.0%}"
+    return ProgressBar(total=1.0, completed=share, width=_BAR, complete_style="cyan"), f"{share:.0%}"
 
 
 def _ended(jobs: list[Row]) -> Table:

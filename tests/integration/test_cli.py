@@ -220,7 +220,6 @@ def test_status_for_people(ledger: Desk) -> None:
     with LedgerLock(ledger.state):
         assert ledger.asks("status") == 0
         assert f"process {os.getpid()}" in ledger.out
-        assert "times as fast as speech" in ledger.out
 
 
 def test_status_on_the_screen_until_ctrl_c(ledger: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
