@@ -4,15 +4,14 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-import aiosqlite
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.errors import LedgerError
@@ -22,7 +21,6 @@ from speakeasyd.ledger.journal import Journal, News
 
 GROUP = 64  # operations in one transaction at most
 PATIENCE_MS = 100  # milliseconds to wait for readers before the log stays as long as it is
-DATA_VERSION = "data_version"  # changes when another connection commits; read from shared memory
 
 log = logging.getLogger(__name__)
 
@@ -65,67 +63,57 @@ class _Order:
 
 
 class Writer:
-    """A task that alone touches the one connection that writes. Callers await the outcome of their own operation.
+    """A task, and a thread behind it that alone touches the one connection that writes.
 
-    Cancelling a caller never reaches the database: a statement cut off half-way would leave the write lock held.
+    Callers await the outcome of their own operation. Cancelling one never reaches the database.
     """
 
     def __init__(
-        self,
-        *,
-        wal: Path,
-        connection: AsyncConnection,
-        resources: AsyncExitStack,
-        journal: Journal,
-        clock: Clock,
-        hub: Hub,
-        boot_id: str,
+        self, *, wal: Path, pool: Engine, thread: ThreadPoolExecutor, clock: Clock, hub: Hub, boot_id: str
     ) -> None:
         self._wal = wal
-        self._connection = connection
-        self._resources = resources
-        self._journal = journal
+        self._pool = pool
+        self._thread = thread
         self._clock = clock
         self._hub = hub
         self._boot_id = boot_id
         self._waiting: list[_Order] = []
         self._wake = asyncio.Event()
         self._closing = False
+        self._task: asyncio.Task[None] | None = None
         self._version: int | None = None  # of the data, when it was last asked for
         self._wal_limit = engine.WAL_BYTES
-        self._task = asyncio.create_task(self._serve(), name="ledger writer")
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, hub: Hub, boot_id: str) -> Self:
         """Raises LedgerError when there is no ledger that can be used."""
         engine.check(path)
-        async with AsyncExitStack() as resources:
-            pool = engine.writer(path, checkpoints=bool(boot_id))
-            resources.push_async_callback(pool.dispose)
-            try:
-                connection = await resources.enter_async_context(pool.connect())
-                async with connection.begin():
-                    journal = await connection.run_sync(Journal)
-            except DBAPIError as error:
-                raise engine.explained(error) from error
-            return cls(
-                wal=path.with_name(path.name + "-wal"),
-                connection=connection,
-                resources=resources.pop_all(),
-                journal=journal,
-                clock=clock,
-                hub=hub,
-                boot_id=boot_id,
-            )
+        writer = cls(
+            wal=path.with_name(path.name + "-wal"),
+            pool=engine.writer(path, checkpoints=bool(boot_id)),
+            thread=ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger"),
+            clock=clock,
+            hub=hub,
+            boot_id=boot_id,
+        )
+        try:
+            await writer._in_thread(writer._connect)
+        except DBAPIError as error:
+            writer._pool.dispose()
+            writer._thread.shutdown()
+            raise engine.explained(error) from error
+        writer._task = asyncio.create_task(writer._serve(), name="ledger writer")
+        return writer
 
     async def close(self) -> None:
         """Carry out what still waits, then let go of the file. Idempotent."""
-        if self._closing:
+        if self._closing or self._task is None:
             return
         self._closing = True
         self._wake.set()
         await self._task
-        await self._resources.aclose()
+        await self._in_thread(self._disconnect)
+        self._thread.shutdown()
 
     async def run(self, operation: Callable[Concatenate[Transaction, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Have `operation` carried out in a transaction of its own or one shared with others: all of it or nothing.
@@ -141,7 +129,7 @@ class Writer:
 
     async def foreign_changed(self) -> bool:
         """Whether another program has written since last asked. If so, its events are published here too."""
-        version = await self._pragma(DATA_VERSION)
+        version = await self._in_thread(self._pragma, "data_version")
         changed = self._version not in {None, version}
         if changed:
             await self.run(lambda _transaction: None)
@@ -153,7 +141,6 @@ class Writer:
             orders, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
             if orders:
                 await self._carry_out(orders)
-                await self._shorten_log()
             else:
                 self._wake.clear()
                 await self._wake.wait()
@@ -161,24 +148,43 @@ class Writer:
     async def _carry_out(self, orders: Sequence[_Order]) -> None:
         published: list[Event] = []
         try:
-            async with self._connection.begin():
-                published = await self._connection.run_sync(self._perform, orders)
+            published = await self._in_thread(self._transact, orders)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers hear it, and the writer goes on
-            published = []
             for order in orders:
                 order.error = engine.explained(error)
-        self._journal.committed(published)
         for order in orders:
             order.answer()
         self._hub.publish(*published)
 
-    def _perform(self, connection: Connection, orders: Sequence[_Order]) -> list[Event]:
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args, **kwargs))
+
+    # --- in the thread
+
+    def _connect(self) -> None:
+        self._connection = self._pool.connect()
+        with self._connection.begin():
+            self._journal = Journal(self._connection)
+
+    def _disconnect(self) -> None:
+        self._connection.close()
+        self._pool.dispose()
+
+    def _transact(self, orders: Sequence[_Order]) -> list[Event]:
+        """All of these in one transaction. Returns the events to be published."""
+        with self._connection.begin():
+            published = self._journal.write(self._connection, self._perform(orders))
+        self._journal.committed(published)
+        self._shorten_log()
+        return published
+
+    def _perform(self, orders: Sequence[_Order]) -> list[News]:
         """Each operation in a savepoint of its own, unless it is alone: then the transaction itself is taken back."""
         now = iso(self._clock.utc())
         news: list[News] = []
         for order in orders:
-            transaction = Transaction(connection, now, self._boot_id)
-            savepoint = connection.begin_nested() if len(orders) > 1 else None
+            transaction = Transaction(self._connection, now, self._boot_id)
+            savepoint = self._connection.begin_nested() if len(orders) > 1 else None
             try:
                 order.outcome = order.operation(transaction)
             except Exception as error:
@@ -190,22 +196,21 @@ class Writer:
                 if savepoint:
                     savepoint.commit()
                 news += transaction.news
-        return self._journal.write(connection, news)
+        return news
 
-    async def _shorten_log(self) -> None:
+    def _shorten_log(self) -> None:
         """Cut the write-ahead log when readers have kept it from being reused; if in vain, again at twice the size."""
         if not self._boot_id or not self._wal.exists() or self._wal.stat().st_size < self._wal_limit:
             return
-        await self._pragma(f"busy_timeout = {PATIENCE_MS}")
+        self._pragma(f"busy_timeout = {PATIENCE_MS}")
         try:
-            await self._pragma("wal_checkpoint(TRUNCATE)")
+            self._pragma("wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:  # everything is safe in the log: it only stays long
             log.warning("the ledger's log could not be shortened: %s", error)
-        await self._pragma(f"busy_timeout = {engine.BUSY_MS}")
+        self._pragma(f"busy_timeout = {engine.BUSY_MS}")
         self._wal_limit = max(engine.WAL_BYTES, 2 * self._wal.stat().st_size)
 
-    async def _pragma(self, pragma: str) -> int:
+    def _pragma(self, pragma: str) -> int:
         """The first value of a PRAGMA, asked outside of any transaction."""
-        raw = await self._connection.get_raw_connection()
-        [row] = await cast(aiosqlite.Connection, raw.driver_connection).execute_fetchall(f"PRAGMA {pragma}")
-        return int(row[0])
+        driver = cast(sqlite3.Connection, self._connection.connection.driver_connection)
+        return int(driver.execute(f"PRAGMA {pragma}").fetchone()[0])

@@ -134,7 +134,7 @@ async def test_a_full_disk_is_said_to_every_caller_and_survived(path: Path, writ
 
 
 async def test_another_program_s_lock_is_waited_for_then_said(path: Path, writer: Writer) -> None:
-    await writer._pragma("busy_timeout = 50")
+    await writer._in_thread(writer._pragma, "busy_timeout = 50")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerUnwritable):
