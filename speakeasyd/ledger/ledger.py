@@ -241,6 +241,10 @@ class Ledger:
         """Say something about the daemon itself, as JSON, in the table `state`."""
         await self._writer.run(upkeep.set_state, key, value)
 
+    async def ask(self, wish: str) -> None:
+        """Leave a wish for the daemon, such as "reload": it hears it as an event within a second."""
+        await self._writer.run(upkeep.ask, wish)
+
     async def foreign_changed(self) -> bool:
         """Whether another program has written since last asked. Its events are published here as well."""
         return await self._writer.foreign_changed()

@@ -70,6 +70,11 @@ def set_state(tx: Transaction, key: str, value: object) -> None:
     tx.connection.execute(upsert(state).values(row | {"key": key}).on_conflict_do_update(set_=row))
 
 
+def ask(tx: Transaction, wish: str) -> None:
+    """Leave a wish for the daemon, which hears it as an event."""
+    tx.tell(f"daemon.{wish}_asked", None)
+
+
 def forget_jobs(tx: Transaction, before: str) -> int:
     """Remove some of the jobs that ended before then. Returns how many: 0 when there are none left.
 

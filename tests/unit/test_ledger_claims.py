@@ -217,6 +217,8 @@ async def test_of_twins_one_is_done_and_lends_to_the_others(ledger: Ledger) -> N
     assert third.transcribed
     row = await status(ledger, third.id)
     assert (row["audio_seconds"], row["model"], row["compute_seconds"]) == (60.0, "tiny.en", 0.0)
+    spent = await ledger.rows("SELECT job_id, sum(compute_seconds) AS seconds FROM chunks GROUP BY job_id")
+    assert [each["seconds"] for each in spent] == [1.0, 0.0, 0.0]
 
 
 async def test_other_options_are_other_work(ledger: Ledger) -> None:
