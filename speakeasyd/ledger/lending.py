@@ -1,6 +1,8 @@
 """The same bytes with the same options are transcribed once: a completed job lends its chunks to the next."""
 
-from sqlalchemy import Table, delete, insert, literal, select, update
+from typing import Any
+
+from sqlalchemy import ColumnElement, Table, delete, insert, literal, select, update
 
 from speakeasyd.domain.job import JobId
 from speakeasyd.ledger.tables import chunks, jobs, segments
@@ -37,7 +39,7 @@ def lend(tx: Transaction, *, lender: JobId, to: JobId) -> None:
 
 def _copy(tx: Transaction, table: Table, lender: JobId, to: JobId) -> None:
     """All columns but those that are the copy's own: whose it is, and that it cost no work."""
-    own = {"job_id": literal(to), "compute_seconds": literal(0.0)}
+    own: dict[str, ColumnElement[Any]] = {"job_id": literal(to), "compute_seconds": literal(0.0)}
     names = [column.name for column in table.c if column.name != "id"]
     copies = select(*(own.get(name, table.c[name]) for name in names)).where(table.c.job_id == lender)
     tx.connection.execute(insert(table).from_select(names, copies))
