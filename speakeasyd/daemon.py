@@ -1,4 +1,4 @@
-"""The composition root: builds the parts from the settings, joins them, owns start, drain and stop."""
+"""The composition root: builds the parts from the settings, joins them, owns start, reload, drain and stop."""
 
 import asyncio
 import logging
@@ -8,9 +8,10 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
-from speakeasyd import __version__
+from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, iso
-from speakeasyd.config import Settings
+from speakeasyd.config import Settings, applied, reloadable
+from speakeasyd.errors import ConfigError
 from speakeasyd.events import Event, Hub
 from speakeasyd.host import notify, signals
 from speakeasyd.ledger.ledger import Ledger
@@ -35,20 +36,26 @@ UNFINISHED = "SELECT count(*) AS n FROM jobs WHERE status IN ('pending', 'proces
 FAILED_SINCE = "SELECT count(*) AS n FROM jobs WHERE status = 'failed' AND finished_at >= :began"
 
 
-def main(settings: Settings, *, once: bool = False, on_event: Callable[[Event], None] | None = None) -> int:
+def main(
+    settings: Settings,
+    *,
+    once: bool = False,
+    on_event: Callable[[Event], None] | None = None,
+    read_again: Callable[[], Settings] | None = None,
+) -> int:
     """Run until stopped, or with `once` until the inboxes are drained. Returns the exit status.
 
-    Takes the ledger's lock and migrates it before there is a loop. Raises StartError or LedgerError if it cannot start.
+    `on_event` hears every event, on the loop: it must be quick. `read_again` reads the configuration once more.
+    Raises StartError or LedgerError if it cannot start.
     """
     settings.state.mkdir(parents=True, exist_ok=True)
     with LedgerLock(settings.state):
         migrate(settings.state / "ledger.db")
-        return asyncio.run(Daemon(settings=settings, patient=not once, on_event=on_event).run(once=once))
+        daemon = Daemon(settings=settings, patient=not once, on_event=on_event, read_again=read_again)
+        return asyncio.run(daemon.drain() if once else daemon.run())
 
 
 class Daemon:
-    """`on_event` hears every event, on the loop: it must be quick."""
-
     def __init__(
         self,
         *,
@@ -56,100 +63,146 @@ class Daemon:
         patient: bool = True,
         clock: Clock | None = None,
         on_event: Callable[[Event], None] | None = None,
+        read_again: Callable[[], Settings] | None = None,
     ) -> None:
+        """`patient`: what only a person can mend is waited for; else the jobs that need it fail."""
         self._settings = settings
         self._patient = patient
         self._clock = clock or SystemClock()
-        self._on_event = on_event
+        self._on_event = on_event or (lambda _event: None)
+        self._read_again = read_again or (lambda: settings)
         self._leave = asyncio.Event()
+        self._reload = asyncio.Event()
+        self._stack = AsyncExitStack()
         self.hub = Hub()
 
-    async def run(self, *, once: bool = False) -> int:
-        """0: all is well; 1: with `once`, some files failed."""
-        began = iso(self._clock.utc())
-        async with AsyncExitStack() as stack:
-            ledger = await self._open_ledger(stack)
-            intake, dispatcher, pool = await self._start_parts(stack, ledger)
-            stack.enter_context(signals.install(on_stop=self._leave.set, on_force=pool.kill))
-            notify.ready()
-            if once:
-                await self._drained_or_told_to_leave(ledger, intake, dispatcher)
-            else:
-                await self._leave.wait()
+    async def run(self) -> int:
+        """Until told to leave."""
+        async with self._stack:
+            await self._start()
+            await self._leave.wait()
             notify.stopping()
-            failed = await ledger.rows(FAILED_SINCE, {"began": began})
-        return int(once and failed[0]["n"] != 0)
+        return 0
 
-    async def _open_ledger(self, stack: AsyncExitStack) -> Ledger:
-        if self._on_event:
-            await self._in_background(stack, self._pass_events_on(self._on_event))
+    async def drain(self) -> int:
+        """Until every file that is there has a job and every job has ended, or told to leave. 1 if some failed."""
+        began = iso(self._clock.utc())
+        async with self._stack:
+            await self._start()
+            while not self._leave.is_set() and not await self._drained():
+                await asyncio.sleep(LOOK_S)
+            failed = await self._ledger.rows(FAILED_SINCE, {"began": began})
+        return int(failed[0]["n"] != 0)
+
+    async def _drained(self) -> bool:
+        parts_idle = self._intake.idle and self._dispatcher.idle
+        return parts_idle and (await self._ledger.rows(UNFINISHED))[0]["n"] == 0
+
+    # --- start; what is started last is stopped first: no new files, then the work, at last the ledger
+
+    async def _start(self) -> None:
+        await self._in_background(self._hear())
+        self._ledger = await self._open_ledger()
+        self._main_loop = MainLoop(asyncio.get_running_loop())
+        self._stack.push_async_callback(self._main_loop.close)
+        self._pauses = Pauses(ledger=self._ledger, hub=self.hub, clock=self._clock)
+        pool = self._pool()
+        self._stack.enter_context(
+            signals.install(on_stop=self._leave.set, on_force=pool.kill, on_reload=self._reload.set)
+        )
+        sources = Sources(ledger=self._ledger, settings=self._settings, hub=self.hub, clock=self._clock)
+        publisher = Publisher(ledger=self._ledger, inboxes=self._settings.inboxes, sources=sources)
+        self._dispatcher = Dispatcher(
+            ledger=self._ledger,
+            pool=pool,
+            publisher=publisher,
+            pauses=self._pauses,
+            incidents=Incidents(ledger=self._ledger),
+            settings=self._settings,
+            clock=self._clock,
+            patient=self._patient,
+        )
+        await publisher.prepare()
+        await pool.start()
+        for service in (sources, Heartbeat(ledger=self._ledger, pool=pool), self._dispatcher):
+            self._stack.push_async_callback(service.stop)
+            await service.start()
+        await self._start_reloadable()
+        await self._in_background(self._reload_when_asked())
+        notify.ready()
+
+    async def _open_ledger(self) -> Ledger:
         path = self._settings.state / "ledger.db"
         ledger = await Ledger.open(path, clock=self._clock, hub=self.hub, boot_id=uuid.uuid4().hex)
-        stack.push_async_callback(ledger.close)
+        self._stack.push_async_callback(ledger.close)
         await ledger.recover()
         started = {"pid": os.getpid(), "version": __version__, "started_at": iso(self._clock.utc())}
         await ledger.set_state("daemon", started)
         return ledger
 
-    async def _start_parts(self, stack: AsyncExitStack, ledger: Ledger) -> tuple[Intake, Dispatcher, Pool]:
-        """They are stopped in the reverse order: first no new files, then the work, at last the ledger."""
-        settings, clock = self._settings, self._clock
-        main_loop = MainLoop(asyncio.get_running_loop())
-        pauses = Pauses(ledger=ledger, hub=self.hub, clock=clock)
-        pool = Pool(
-            settings=settings.workers,
-            recovery=settings.recovery,
-            state_dir=settings.state,
-            main_loop=main_loop,
-            clock=clock,
-            on_report=lambda worker, report: dispatcher.hear((worker, report)),
-            on_lost=lambda lost: dispatcher.hear(lost),  # noqa: PLW0108 - there is no dispatcher yet
-            on_device=lambda change: dispatcher.hear(change),  # noqa: PLW0108
-            on_room=lambda: dispatcher.wake(),  # noqa: PLW0108
+    def _pool(self) -> Pool:
+        return Pool(
+            settings=self._settings.workers,
+            recovery=self._settings.recovery,
+            state_dir=self._settings.state,
+            main_loop=self._main_loop,
+            clock=self._clock,
+            on_report=lambda worker, report: self._dispatcher.hear((worker, report)),
+            on_lost=lambda lost: self._dispatcher.hear(lost),  # noqa: PLW0108 - it is made after the pool
+            on_device=lambda change: self._dispatcher.hear(change),  # noqa: PLW0108
+            on_room=lambda: self._dispatcher.wake(),  # noqa: PLW0108
         )
-        sources = Sources(ledger=ledger, settings=settings, hub=self.hub, clock=clock)
-        publisher = Publisher(ledger=ledger, inboxes=settings.inboxes, sources=sources)
-        dispatcher = Dispatcher(
-            ledger=ledger,
-            pool=pool,
-            publisher=publisher,
-            pauses=pauses,
-            incidents=Incidents(ledger=ledger),
-            settings=settings,
-            clock=clock,
-            patient=self._patient,
+
+    async def _start_reloadable(self) -> None:
+        """The parts whose settings may change while the daemon runs: they are replaced."""
+        self._janitor = Janitor(ledger=self._ledger, settings=self._settings.ledger, clock=self._clock)
+        self._intake = Intake(
+            settings=self._settings,
+            ledger=self._ledger,
+            pauses=self._pauses,
+            main_loop=self._main_loop,
+            clock=self._clock,
         )
-        intake = Intake(settings=settings, ledger=ledger, pauses=pauses, main_loop=main_loop, clock=clock)
-        heartbeat = Heartbeat(ledger=ledger, pool=pool, healthy=lambda: True)
-        janitor = Janitor(ledger=ledger, settings=settings.ledger, clock=clock)
-        await publisher.prepare()
-        await pool.start()
-        for service in (janitor, sources, heartbeat, dispatcher, intake):
-            stack.push_async_callback(service.stop)
+        for service in (self._janitor, self._intake):
+            self._stack.push_async_callback(service.stop)
             await service.start()
-        return intake, dispatcher, pool
 
-    async def _drained_or_told_to_leave(self, ledger: Ledger, intake: Intake, dispatcher: Dispatcher) -> None:
-        leaving = asyncio.create_task(self._leave.wait())
-        drained = asyncio.create_task(_drained(ledger, intake, dispatcher))
-        done, pending = await asyncio.wait({leaving, drained}, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*done)
+    # --- while it runs
 
-    async def _pass_events_on(self, on_event: Callable[[Event], None]) -> None:
+    async def _hear(self) -> None:
+        """Pass every event on; a person's wish comes as one, too."""
         with self.hub.subscribe() as events:
             async for event in events:
-                on_event(event)
+                self._on_event(event)
+                if event.kind == "daemon.reload_asked":
+                    self._reload.set()
 
-    @staticmethod
-    async def _in_background(stack: AsyncExitStack, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _reload_when_asked(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            notify.reloading()
+            try:
+                await self._take_on(self._read_again())
+            except ConfigError as error:
+                self._tell("config.refused", error=str(error), hint=error.hint)
+            notify.ready()
+
+    async def _take_on(self, wanted: Settings) -> None:
+        """Change what can change now; a wrong configuration changes nothing."""
+        changes = reloadable(self._settings, wanted)
+        self._settings = applied(self._settings, wanted)
+        if changes.now:
+            logs.set_level(self._settings.log)
+            await self._intake.stop()
+            await self._janitor.stop()
+            await self._start_reloadable()
+        self._tell("config.reloaded", now=changes.now, restart=changes.restart)
+
+    def _tell(self, kind: str, **data: object) -> None:
+        self.hub.publish(Event(kind=kind, at=iso(self._clock.utc()), data=data))
+
+    async def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
-        stack.push_async_callback(asyncio.wait, {task})
-        stack.callback(task.cancel)
-
-
-async def _drained(ledger: Ledger, intake: Intake, dispatcher: Dispatcher) -> None:
-    """Until every file that was there has a job and every job has ended."""
-    while not (intake.idle and dispatcher.idle and (await ledger.rows(UNFINISHED))[0]["n"] == 0):
-        await asyncio.sleep(LOOK_S)
+        self._stack.push_async_callback(asyncio.wait, {task})
+        self._stack.callback(task.cancel)

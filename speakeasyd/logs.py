@@ -112,6 +112,9 @@ WORDS: Mapping[str, Wording] = {
     "model.held": Wording(_LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"),
     "source.put_away": Wording(_PLAIN, "{path}: {done}"),
     "source.stuck": Wording(_LOUD, "cannot be put away: {path}: {error}"),
+    "daemon.reload_asked": Wording(_PLAIN, "a person asked to read the configuration again"),
+    "config.reloaded": Wording(_PLAIN, "the configuration was read again; now: {now}; after a restart: {restart}"),
+    "config.refused": Wording(_LOUD, "the configuration stays as it was: {error} {hint}"),
     "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
     "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
 }

@@ -1,16 +1,19 @@
 """`speakeasyd config`"""
 
+import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.changing import changing
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.config import Loaded
 from speakeasyd.config.loading import FILE_VARIABLE, candidates
 from speakeasyd.config.reference import assignments, toml_file
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.ledger.lock import holder
 
 command = typer.Typer(no_args_is_help=True)
 
@@ -76,6 +79,22 @@ def path(config: given.Config = None) -> int:
     for candidate in candidates():
         out.print(f"  {candidate}{'' if candidate.is_file() else '  (not there)'}", markup=False, soft_wrap=True)
     return 0
+
+
+@command.command()
+def reload(config: given.Config = None, state: given.State = None) -> int:
+    """Ask the running daemon to read its configuration again."""
+    settings = given.settings(config, given.Flags(state=state))
+    if holder(settings.state) is None:
+        raise SpeakeasyError("no daemon is running", hint="It reads its configuration when it starts.")
+    asyncio.run(_ask_to_reload(settings.state))
+    typer.echo("asked; the daemon's log says what changes now and what needs a restart")
+    return 0
+
+
+async def _ask_to_reload(state: Path) -> None:
+    async with changing(state) as ledger:
+        await ledger.ask("reload")
 
 
 def _named(loaded: Loaded) -> str:

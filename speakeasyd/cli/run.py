@@ -17,4 +17,4 @@ def command(config: Path | None, flags: given.Flags) -> int:
     settings = given.settings(config, flags)
     prepare(settings, strict=flags.inbox is not None)
     logs.set_up(settings.log)
-    return daemon.main(settings, on_event=logs.Narrator())
+    return daemon.main(settings, on_event=logs.Narrator(), read_again=lambda: given.settings(config, flags))

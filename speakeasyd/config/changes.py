@@ -6,7 +6,7 @@ from typing import Any
 
 from speakeasyd.config.settings import Settings
 
-LIVE = ("options", "presets", "watch", "recovery", "ledger", "log.level", "log.transcripts")
+LIVE = ("options", "presets", "watch", "ledger", "log.level")
 """The keys, and tables of keys, that need no restart. Jobs keep the options that they were created with."""
 
 
@@ -28,7 +28,7 @@ def reloadable(old: Settings, new: Settings) -> Changes:
 
 def applied(old: Settings, new: Settings) -> Settings:
     """`old` with all of `new` that takes effect now."""
-    log = old.log.model_copy(update={"level": new.log.level, "transcripts": new.log.transcripts})
+    log = old.log.model_copy(update={"level": new.log.level})
     live = {name: getattr(new, name) for name in LIVE if "." not in name}
     return old.model_copy(update=live | {"log": log})
 

@@ -180,6 +180,8 @@ class Dispatcher(Service):
                     await self._reported(worker, report)
         except LedgerUnwritable:
             return False
+        except Exception:  # a defect must not keep the other news from the ledger
+            log.exception("a report was not understood: %r", item)
         return True
 
     async def _reported(self, worker: str, report: Report) -> None:
@@ -266,6 +268,11 @@ class Dispatcher(Service):
             return False
         except FileFault as fault:
             await self._fail(job, fault.code, str(fault))
+        except NotYours:
+            raise
+        except Exception as error:
+            log.exception("job %s could not be published", job.id)
+            await self._fail(job, ErrorCode.INTERNAL, f"the transcript could not be published: {error!r}")
         return True
 
     # --- the ends of a claim

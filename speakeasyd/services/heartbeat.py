@@ -1,9 +1,8 @@
 """Signs of life: the workers' state for people, and the watchdog's for the service manager."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 
-from speakeasyd.host import notify
+from speakeasyd.host.notify import watchdog
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.service import Service
 from speakeasyd.workers.pool import Pool
@@ -15,11 +14,10 @@ RSS_STEP = 32 << 20  # bytes: smaller changes are not worth a write
 class Heartbeat(Service):
     """A beat comes only when the loop turns and, where there is news, the ledger takes a write."""
 
-    def __init__(self, *, ledger: Ledger, pool: Pool, healthy: Callable[[], bool]) -> None:
+    def __init__(self, *, ledger: Ledger, pool: Pool) -> None:
         super().__init__()
         self._ledger = ledger
         self._pool = pool
-        self._healthy = healthy
         self._said: object = None
 
     async def run_once(self) -> float:
@@ -27,6 +25,5 @@ class Heartbeat(Service):
         if workers != self._said:
             await self._ledger.set_state("workers", workers)
             self._said = workers
-        if self._healthy():
-            notify.watchdog()
+        watchdog()
         return BEAT_S

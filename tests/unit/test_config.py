@@ -276,10 +276,9 @@ def test_a_reload_tells_what_has_to_wait() -> None:
         "log.level",
         "options.language",
         "presets.fr.language",
-        "recovery.max_attempts",
         "watch.settle_s",
     )
-    assert changes.restart == ("inboxes.0.path", "log.format", "state", "workers.device")
+    assert changes.restart == ("inboxes.0.path", "log.format", "recovery.max_attempts", "state", "workers.device")
     assert reloadable(applied(old, new), new) == type(changes)(now=(), restart=changes.restart)
 
 
