@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.2  # seconds between looks at whether everything is done
 
-UNFINISHED = "SELECT count(*) AS n FROM jobs WHERE status IN ('pending', 'processing')"
+UNFINISHED = "SELECT coalesce(sum(pending + processing), 0) AS n FROM batch_progress"
 FAILED_SINCE = "SELECT count(*) AS n FROM jobs WHERE status = 'failed' AND finished_at >= :began"
 
 
