@@ -69,7 +69,7 @@ class Arrivals:
             case Forget():
                 del self._by_path[path]
             case Settled() | GiveUp():
-                arrival.taken = True
+                arrival.taken, arrival.due = True, NOT_DUE
                 self.missed |= not arrival.announced
         return decision
 

@@ -78,10 +78,12 @@ class Place:
         assert count == jobs
 
     async def turn(self, seconds: float = 0.0) -> None:
-        """Let the manual clock run, then one round."""
+        """Let the manual clock run, then one round, and more for as long as files are being read."""
         assert isinstance(self.clock, ManualClock)
         self.clock.advance(seconds)
         await self.intake.run_once()
+        while any(door.admission._lanes or door.admission._outcomes for door in self.intake._doors):
+            await self.intake.run_once()
 
     @property
     def admission(self) -> Admission:

@@ -109,3 +109,15 @@ def test_a_file_that_no_event_told_of_is_remembered_as_missed() -> None:
             [path] = arrivals.due(now, 1)
             arrivals.found(path, Seen(Signature(1, 0, 1)), now)
         assert arrivals.missed is not announced
+
+
+def test_an_event_during_the_look_that_settles_a_file_does_not_hand_it_on_twice() -> None:
+    arrivals = Arrivals(settle_s=2.0, empty_s=5.0)
+    seen = Seen(Signature(1, 0, 1))
+    arrivals.notice(b"a.wav", 0.0, announced=True)
+    arrivals.due(0.0, 10)
+    arrivals.found(b"a.wav", seen, 0.0)
+    assert arrivals.due(2.0, 10) == [b"a.wav"]
+    arrivals.notice(b"a.wav", 2.0, announced=True, hint=True)
+    assert isinstance(arrivals.found(b"a.wav", seen, 2.0), Settled)
+    assert arrivals.due(2.0, 10) == []
