@@ -82,7 +82,7 @@ class Place:
         assert isinstance(self.clock, ManualClock)
         self.clock.advance(seconds)
         await self.intake.run_once()
-        while any(door.admission._lanes or door.admission._outcomes for door in self.intake._doors):
+        while any(door.admission._lanes for door in self.intake._doors):
             await self.intake.run_once()
 
     @property
