@@ -1,0 +1,69 @@
+"""The wheel is whole: installed alone in a clean environment, it runs from elsewhere."""
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    _pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(folder), str(REPOSITORY))
+    [wheel] = folder.glob("speakeasyd-*.whl")
+    return wheel
+
+
+def _pip(python: str, *arguments: str) -> None:
+    command = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No matching distribution" in done.stderr or "NewConnectionError" in done.stderr:
+        pytest.skip("pip reaches no package index")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_wheel_carries_what_is_not_code(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {"speakeasyd/_config/speakeasyd.toml", "speakeasyd/_migrations/env.py", "speakeasyd/py.typed"} <= names
+    for folder in ("migrations", "speakeasyd/data"):
+        source = REPOSITORY / folder
+        files = (file for file in source.rglob("*") if file.is_file() and file.suffix != ".pyc")
+        prefix = "speakeasyd/_migrations" if folder == "migrations" else folder
+        assert {f"{prefix}/{file.relative_to(source).as_posix()}" for file in files} <= names
+
+
+def test_it_transcribes_from_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "clean", with_pip=True)
+    scripts = tmp_path / "clean" / ("Scripts" if os.name == "nt" else "bin")
+    _pip(str(scripts / "python"), "install", f"{wheel}[bundled]")
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "inbox").mkdir(parents=True)
+    sample = REPOSITORY / "speakeasyd" / "data" / "samples" / "voice_memo.flac"
+    (elsewhere / "inbox" / sample.name).write_bytes(sample.read_bytes())
+
+    def run(*arguments: str) -> str:
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        done = subprocess.run(
+            [scripts / "speakeasyd", *arguments],
+            cwd=elsewhere,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("--version").startswith("speakeasyd ")
+    run("config", "init", "here.toml")
+    assert (elsewhere / "here.toml").is_file()
+    run("once", "--inbox", "inbox", "--outbox", "outbox", "--state", "state", "--model", "bundled")
+    assert (elsewhere / "outbox" / "voice_memo.txt").read_text("utf-8").strip()
