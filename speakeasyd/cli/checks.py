@@ -18,9 +18,9 @@ from speakeasyd.cli.finding import Check, Finding, Level
 from speakeasyd.clock import iso
 from speakeasyd.config import Settings
 from speakeasyd.errors import LedgerError
-from speakeasyd.inbox.mounts import silent_filesystem
 from speakeasyd.ledger.lock import holder
-from speakeasyd.ledger.mounts import refuse_network
+from speakeasyd.ledger.migrate import refuse_network
+from speakeasyd.mounts import SILENT, filesystem
 
 LOW, EMPTY = 2 << 30, 200 << 20  # bytes of free disk
 FEW_WATCHES = 65536  # folders that a default kernel of some years ago watches; large archives have more
@@ -91,8 +91,8 @@ def _readable(what: str, folder: Path) -> Finding:
         return Finding(what, Level.WARN, f"{folder} is not there", "Create it, or mount it.")
     except OSError as error:
         return Finding(what, Level.FAIL, f"{folder} cannot be read: {error.strerror}", _permission(folder))
-    silent = silent_filesystem(folder)
-    note = f", on {silent}: no events, so it is scanned every few seconds" if silent else ""
+    kind = filesystem(folder)
+    note = f", on {kind}: no events, so it is scanned every few seconds" if kind in SILENT else ""
     return Finding(what, Level.OK, f"{folder}{note}")
 
 

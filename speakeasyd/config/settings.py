@@ -170,8 +170,6 @@ class LogSettings(Table):
     """`debug` tells of every chunk."""
     format: Literal["auto", "human", "json"] = "auto"
     """`auto`: human on a terminal, JSON lines elsewhere."""
-    transcripts: bool = False
-    """Let transcript text appear in the log."""
 
 
 class Settings(Table):

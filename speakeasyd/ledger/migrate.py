@@ -1,6 +1,7 @@
 """Bring a ledger up to the schema of this version, before the event loop starts."""
 
 import sqlite3
+from collections.abc import Iterable
 from contextlib import closing
 from importlib import resources
 from pathlib import Path
@@ -16,9 +17,19 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.backup import back_up
 from speakeasyd.ledger.engine import explained
-from speakeasyd.ledger.mounts import refuse_network
+from speakeasyd.mounts import NETWORK, Mount, filesystem
 
 BUSY_MS = 60_000  # milliseconds to wait for another program that migrates or writes
+
+
+def refuse_network(ledger: Path, mounts: Iterable[Mount] | None = None) -> None:
+    """Raises LedgerError when `ledger` would lie on a network filesystem, or in a folder shared with a host machine."""
+    kind = filesystem(ledger.parent, mounts)
+    if kind in NETWORK:
+        raise LedgerError(
+            f"the ledger {ledger} would lie on a network filesystem ({kind}), where SQLite loses data",
+            hint="Choose a state folder on a disk of this machine; inboxes and outboxes may stay on the network.",
+        )
 
 
 def migrate(path: Path, *, scripts: Path | None = None) -> None:

@@ -9,12 +9,12 @@ from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Sighting
 from speakeasyd.errors import LedgerUnwritable
-from speakeasyd.inbox.mounts import silent_filesystem
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.inbox.scanner import InboxMissing, scan
 from speakeasyd.inbox.watcher import Watcher
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
+from speakeasyd.mounts import SILENT, filesystem
 from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
@@ -113,8 +113,8 @@ class Lookout(Service):
         if self._arm_again_at <= now or not await asyncio.to_thread(self._watcher.healthy):
             self._complaint = await asyncio.to_thread(self._watcher.arm)
             if not self._complaint and self._settings.poll == "auto":
-                kind = await asyncio.to_thread(silent_filesystem, self._inbox.path)
-                self._complaint = kind and f"{kind} tells nothing of what other machines do"
+                kind = await asyncio.to_thread(filesystem, self._inbox.path)
+                self._complaint = f"{kind} tells nothing of what other machines do" if kind in SILENT else None
             self._arm_again_at = now + self._settings.rescan_s if self._complaint else float("inf")
             self._scan_at = AT_ONCE
             self._events_since_scan = False

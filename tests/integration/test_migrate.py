@@ -5,15 +5,14 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePath
 
 import pytest
 from sqlalchemy import create_engine
 
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
-from speakeasyd.ledger.migrate import find_scripts, migrate
-from speakeasyd.ledger.mounts import filesystem, refuse_network
+from speakeasyd.ledger.migrate import find_scripts, migrate, refuse_network
 from speakeasyd.ledger.tables import metadata
 from tests.ledgers import a_file, opened
 
@@ -169,33 +168,6 @@ def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
 
 
 # --- where a ledger must not lie
-
-MOUNTS = [
-    (PurePosixPath("/"), "ext4"),
-    (PurePosixPath("/home"), "nfs4"),
-    (PurePosixPath("/home/me/disk"), "xfs"),
-    (PurePosixPath("/srv"), "autofs"),
-    (PurePosixPath("/srv"), "cifs"),
-]
-
-
-@pytest.mark.parametrize(
-    ("folder", "kind"),
-    [
-        ("/var/lib", "ext4"),
-        ("/home/me", "nfs4"),
-        ("/home/me/disk/state", "xfs"),
-        ("/homeland", "ext4"),
-        ("/srv/state", "cifs"),
-    ],
-)
-def test_the_deepest_mount_counts(folder: str, kind: str) -> None:
-    assert filesystem(PurePosixPath(folder), MOUNTS) == kind
-
-
-def test_drives_are_mounts_too() -> None:
-    drives = [(PureWindowsPath("C:\\"), "NTFS"), (PureWindowsPath("Z:\\"), "smbfs")]
-    assert filesystem(PureWindowsPath("z:\\state"), drives) == "smbfs"
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "NFS"])

@@ -6,7 +6,7 @@ import sys
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -14,7 +14,6 @@ import pytest
 
 from speakeasyd.config import InboxSettings, Settings, WatchSettings
 from speakeasyd.domain.job import Signature
-from speakeasyd.inbox.mounts import deepest, silent_filesystem
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.inbox.scanner import InboxMissing, scan
 
@@ -157,20 +156,6 @@ def test_a_huge_folder_is_read_as_it_comes(tmp_path: Path) -> None:
         tracemalloc.stop()
     assert count == 3000
     assert peak < 200_000
-
-
-@pytest.mark.parametrize(
-    ("folder", "kind"),
-    [("/", "ext4"), ("/mnt/nas/in", "cifs"), ("/mnt/nas2/in", "ext4"), ("/mnt/nas/disk/in", "xfs"), ("/data/x", "9p")],
-)
-def test_the_deepest_mount_counts(folder: str, kind: str) -> None:
-    mounts = [("/", "ext4"), ("/mnt/nas", "CIFS"), ("/mnt/nas/disk", "xfs"), ("/data", "ext4"), ("/data", "9p")]
-    assert deepest(PurePosixPath(folder), [(PurePosixPath(place), fs) for place, fs in mounts]) == kind
-
-
-def test_the_disk_that_tests_run_on_is_asked_for_real(tmp_path: Path) -> None:
-    kind = silent_filesystem(tmp_path)
-    assert kind is None or kind in {"9p", "virtiofs", "nfs", "nfs4", "fakeowner"}
 
 
 def test_a_scan_left_half_way_lets_go_of_its_folder(tmp_path: Path) -> None:

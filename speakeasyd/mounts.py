@@ -1,0 +1,45 @@
+"""What kind of filesystem a folder is on, and what those kinds cannot do."""
+
+from collections.abc import Iterable
+from pathlib import Path, PurePath
+
+import psutil
+
+Mount = tuple[PurePath, str]  # where, and the type of filesystem
+
+SHARE = "network share"  # a UNC path of Windows, whose server says no more
+
+_NETWORK = """
+    9p afpfs afs ceph cifs davfs fuse.ceph fuse.davfs2 fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs glusterfs lustre
+    ncpfs nfs nfs4 smb2 smb3 smbfs sshfs vboxsf webdav
+"""
+NETWORK = frozenset({*_NETWORK.split(), SHARE})
+"""Shared between machines: SQLite's locks and shared memory do not hold. 9p: WSL's Windows drives, guests' folders."""
+
+_OTHERS = """
+    acfs coda drvfs fakeowner fuse.gcsfuse fuse.grpcfuse fuse.osxfs fuse.portal fuse.vmhgfs-fuse gfs2 ocfs2 prl_fs
+    virtiofs vmhgfs
+"""
+SILENT = NETWORK | frozenset(_OTHERS.split())
+"""They tell no events of what other machines do: only scanning finds it. fakeowner: Docker Desktop."""
+
+
+def filesystem(folder: Path, mounts: Iterable[Mount] | None = None) -> str:
+    """The type of the filesystem that `folder` is on, in lower case; empty where it is not known. Blocks."""
+    place = folder.resolve()
+    return SHARE if place.drive.startswith("\\\\") else deepest(place, mounts or _mounts())
+
+
+def deepest(folder: PurePath, mounts: Iterable[Mount]) -> str:
+    """The type of the deepest mount above `folder`; of two at one place, of the later."""
+    depth, found = -1, ""
+    for place, kind in mounts:
+        if folder.is_relative_to(place) and len(place.parts) >= depth:
+            depth, found = len(place.parts), kind.lower()
+    return found
+
+
+def _mounts() -> Iterable[Mount]:
+    """Windows gives a network drive the type of the server's disk, and says `remote` among the options."""
+    for part in psutil.disk_partitions(all=True):
+        yield PurePath(part.mountpoint), "smbfs" if "remote" in part.opts.split(",") else part.fstype
