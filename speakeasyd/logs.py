@@ -102,7 +102,7 @@ WORDS: Mapping[str, Wording] = {
     "job.completed": Wording(_PLAIN, "completed: {path} -> {artifacts}"),
     "job.failed": Wording(_LOUD, "failed ({error_code}): {path}: {error}"),
     "job.cancelled": Wording(_PLAIN, "cancelled: {path}: {error}"),
-    "job.released": Wording(_PLAIN, "goes back to the queue: {path} {error}"),
+    "job.released": Wording(_PLAIN, "goes back to the queue: {path}: {error}"),
     "job.retried": Wording(_PLAIN, "begins again, as a person asked: {path}"),
     "job.recovered": Wording(_PLAIN, "goes on after a restart: {path}"),
     "chunk.done": Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),

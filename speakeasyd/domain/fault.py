@@ -25,6 +25,8 @@ class FaultKind(StrEnum):
     """The process can compute no more; a fresh one can."""
     DEVICE_GONE = "device_gone"
     """The device does not answer: asleep, lost, or taken by another."""
+    KILLED = "killed"
+    """Ended from outside, by a person or a program: neither the work nor the device had a part in it."""
     HANG = "hang"
     """No sign of progress for too long."""
     UNKNOWN = "unknown"
@@ -45,6 +47,7 @@ NATURES: Mapping[FaultKind, Nature] = {
     FaultKind.CONFIGURATION: Nature(context_survives=True, again_helps=False, blames_work=False),
     FaultKind.CONTEXT_LOST: Nature(context_survives=False, again_helps=True, blames_work=True),
     FaultKind.DEVICE_GONE: Nature(context_survives=False, again_helps=True, blames_work=False),
+    FaultKind.KILLED: Nature(context_survives=False, again_helps=True, blames_work=False),
     FaultKind.HANG: Nature(context_survives=False, again_helps=True, blames_work=True),
     FaultKind.UNKNOWN: Nature(context_survives=False, again_helps=True, blames_work=True),
 }
@@ -196,12 +199,15 @@ _HUNG = Diagnosis(
     "the worker showed no progress and was ended",
     "if it only was slow, raise stall_s; on Windows, a full GPU memory makes everything crawl",
 )
-_KILLED = Diagnosis(
+_STARVED = Diagnosis(
     FaultKind.HOST_MEMORY,
     Remedy.FRESH_PROCESS,
     ErrorCode.WORKER_CRASHED,
-    "the worker was killed from outside, most often because the machine's memory was full",
+    "the system ended the worker because the machine's memory was full",
     _HOST_FULL.hint,
+)
+_ENDED = Diagnosis(
+    FaultKind.KILLED, Remedy.FRESH_PROCESS, ErrorCode.WORKER_CRASHED, "the worker was killed by a person or a program"
 )
 _UNKNOWN = Diagnosis(
     FaultKind.UNKNOWN,
@@ -235,7 +241,8 @@ _SIGNS = (
 """The first that fits counts: the particular before the general."""
 
 _STATUSES: Mapping[int, Diagnosis] = {
-    -9: _KILLED,  # SIGKILL that we did not send: Linux's out-of-memory killer
+    -9: _ENDED,  # SIGKILL that we did not send; Linux's out-of-memory killer is told by its counter
+    -15: _ENDED,  # SIGTERM
     -4: _CRASHED,  # SIGILL
     -6: _CRASHED,  # SIGABRT: `terminate called after throwing`
     -7: _CRASHED,  # SIGBUS
@@ -259,11 +266,13 @@ def classify(
     last_words: str = "",
     exit_status: int | None = None,
     silent: bool = False,
+    short_of_memory: bool = False,
 ) -> Diagnosis:
     """What a fault is.
 
     Silence counts before everything, then what was reported, then what the dying process wrote, then its exit status:
-    as `Process.exitcode` has it, negative for signals, None while the process lives.
+    as `Process.exitcode` has it, negative for signals, None while the process lives. `short_of_memory`: the system
+    ended programs for want of memory while the worker lived.
     """
     if silent:
         return _HUNG
@@ -273,6 +282,8 @@ def classify(
                 return sign.diagnosis
     if error and phase == "canary":
         return _SICK
+    if exit_status == -9 and short_of_memory:
+        return _STARVED
     if exit_status is not None:
         return _STATUSES.get(exit_status if exit_status > -1000 else exit_status & 0xFFFFFFFF, _UNKNOWN)
     return _UNKNOWN

@@ -109,6 +109,10 @@ def _died(health: Health, event: Died, *, now: float, dice: float, policy: Polic
     if health.state is State.RECYCLING:
         return replace(health, state=State.STARTING), (StartWorker(0.0),)
     after = replace(health, failures=health.failures + 1, soft=0, cause=event.diagnosis)
+    wait = dice * ceiling(after.failures, base=policy.restart_s, limit=policy.restart_max_s)
+    again = StartWorker(max(policy.restart_min_s, wait))
+    if event.diagnosis.kind is FaultKind.KILLED:
+        return replace(after, state=State.HALF_OPEN if health.on_trial else State.STARTING), (again,)
     if health.on_trial or event.diagnosis.remedy in _CONDEMNING:
         return _open(after, policy)
     if event.diagnosis.kind is not FaultKind.FILE and event.diagnosis.remedy is not Remedy.OTHER_MODEL:
@@ -116,8 +120,7 @@ def _died(health: Health, event: Died, *, now: float, dice: float, policy: Polic
         after = replace(after, blows=(*recent, Blow(now, event.suspects)))
     if independent(after.blows) >= policy.faults_to_open:
         return _open(after, policy)
-    wait = dice * ceiling(after.failures, base=policy.restart_s, limit=policy.restart_max_s)
-    return replace(after, state=State.STARTING), (StartWorker(max(policy.restart_min_s, wait)),)
+    return replace(after, state=State.STARTING), (again,)
 
 
 def _open(health: Health, policy: Policy) -> Step:

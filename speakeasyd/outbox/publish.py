@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 
-from speakeasyd.outbox.durable import draft, is_plain, make_folders, settle, settle_folder
+from speakeasyd.durable import draft, is_plain, make_folders, settle, settle_folder
 from speakeasyd.outbox.root import Root
 from speakeasyd.outbox.trouble import explained
 

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from speakeasyd.errors import ErrorCode, FileFault
-from speakeasyd.outbox.durable import long_path, make_folders, sweep
+from speakeasyd.durable import long_path, make_folders, sweep
 from speakeasyd.outbox.trouble import explained
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speakeasyd.domain.job import Signature
 from speakeasyd.domain.naming import component
-from speakeasyd.outbox.durable import copy, draft, is_plain, make_folders, settle, settle_folder
+from speakeasyd.durable import copy, draft, is_plain, make_folders, settle, settle_folder
 from speakeasyd.outbox.root import Root
 from speakeasyd.outbox.trouble import explained
 

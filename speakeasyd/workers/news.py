@@ -16,7 +16,7 @@ class WorkerLost:
     tasks: tuple[LostTask, ...]
     diagnosis: Diagnosis
     phase: str | None  # where the fault was, if the worker could still say
-    error: str  # verbatim
+    error: str  # verbatim; empty if it could not say
     exit_status: int | None
     last_words: str  # the end of its log
     lived_s: float  # seconds from its start

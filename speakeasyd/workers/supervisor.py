@@ -34,7 +34,7 @@ from speakeasyd.loop import MainLoop
 from speakeasyd.workers.inhand import InHand, suspected
 from speakeasyd.workers.news import DeviceChange, WorkerLost, WorkerStatus
 from speakeasyd.workers.process import Exit, WorkerProcess
-from speakeasyd.workers.vitals import Life, Wear
+from speakeasyd.workers.vitals import Life, Wear, memory_kills
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,7 @@ class _Run:
     wear: Wear
     started: float  # seconds, monotonic
     weighed: float  # seconds, monotonic: when its memory was looked at
+    memory_kills: int  # by the system, when it started
     model: Loaded | None = None
     fault: Fault | None = None
     silent: bool = False  # it is killed for its silence
@@ -209,6 +210,7 @@ class Supervisor:
             wear=Wear(hours=settings.recycle_hours, growth_mb=settings.recycle_growth_mb),
             started=now,
             weighed=float("-inf"),
+            memory_kills=memory_kills(),
         )
         try:
             run.process.start()
@@ -275,7 +277,12 @@ class Supervisor:
         error = fault.error if fault else exit_.error
         phase = fault.phase if fault else None
         diagnosis = classify(
-            phase=phase, error=error, last_words=exit_.last_words, exit_status=exit_.status, silent=run.silent
+            phase=phase,
+            error=error,
+            last_words=exit_.last_words,
+            exit_status=exit_.status,
+            silent=run.silent,
+            short_of_memory=memory_kills() > run.memory_kills,
         )
         self._went_down()
         self.spec = step_down(self.spec, diagnosis.remedy) or self.spec
@@ -288,7 +295,7 @@ class Supervisor:
                 tasks=tasks,
                 diagnosis=diagnosis,
                 phase=phase,
-                error=error or diagnosis.what,
+                error=error,
                 exit_status=exit_.status,
                 last_words=exit_.last_words,
                 lived_s=self._clock.monotonic() - run.started,

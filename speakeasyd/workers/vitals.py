@@ -1,12 +1,18 @@
-"""Signs of life and of wear: when a worker hangs, and when it has done enough."""
+"""Signs of life and of wear: when a worker hangs, when it has done enough, and whether memory ran out around it."""
 
+import re
+from contextlib import suppress
 from enum import Enum
+from pathlib import Path
 
 from speakeasyd.domain.protocol import ChunkDone, Fault, Hello, Loaded, Loading, Report
 
 START_S = 60.0  # seconds at least for a process to come up: a slow disk, a virus scanner
 ASLEEP_S = 10.0  # seconds without a look: it was the machine that slept, not the worker
 _CPU_PATIENCE = 3.0
+USUAL_LEAST_S = 30.0  # seconds of silence that a worker at work may always have
+USUAL_TIMES = 10.0  # and so many times the longest silence that it came back from
+_OOM_KILLS = Path("/proc/vmstat")
 
 
 class _Phase(Enum):
@@ -25,12 +31,15 @@ class Life:
         self._stall_s = stall_s * (_CPU_PATIENCE if device == "cpu" else 1.0)
         self._phase = _Phase.STARTING
         self._last_sign = self._last_look = now
+        self._longest = 0.0  # seconds of silence between two signs at work
 
     @property
     def starting(self) -> bool:
         return self._phase is _Phase.STARTING
 
     def note(self, report: Report, now: float) -> None:
+        if self._phase is _Phase.WORKING:
+            self._longest = max(self._longest, now - self._last_sign)
         self._last_sign = now
         match report:
             case Loading() | Fault():
@@ -52,6 +61,8 @@ class Life:
             self._last_sign = now
         self._last_look = now
         allowed = self._stall_s * self._phase.value
+        if self._phase is _Phase.WORKING:
+            allowed = min(allowed, max(USUAL_LEAST_S, USUAL_TIMES * self._longest))
         if self.starting:
             allowed = max(allowed, START_S)
         return now - self._last_sign > allowed
@@ -87,3 +98,11 @@ class Wear:
     def due(self) -> bool:
         grown = self.rss - self._first if self._first is not None else 0
         return self._audio_s >= self._limit_s or grown >= self._growth
+
+
+def memory_kills() -> int:
+    """How many processes Linux has ended for want of memory since it started; 0 where no system counts them."""
+    with suppress(OSError):
+        if found := re.search(r"^oom_kill (\d+)$", _OOM_KILLS.read_text("ascii"), re.MULTILINE):
+            return int(found[1])
+    return 0

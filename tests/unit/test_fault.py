@@ -112,7 +112,7 @@ def test_what_helps(text: str, remedy: Remedy, code: ErrorCode) -> None:
         (-11, "context_lost"),  # SIGSEGV
         (-4, "context_lost"),
         (-7, "context_lost"),
-        (-9, "host_memory"),
+        (-9, "killed"),
         (3, "context_lost"),
         (0xC0000409, "context_lost"),
         (0xC0000409 - (1 << 32), "context_lost"),  # the same, signed
@@ -121,11 +121,16 @@ def test_what_helps(text: str, remedy: Remedy, code: ErrorCode) -> None:
         (0xC0000135, "configuration"),
         (0, "unknown"),  # left in peace, but with work in hand
         (70, "unknown"),
-        (-15, "unknown"),
+        (-15, "killed"),
     ],
 )
 def test_exit_statuses(status: int, kind: str) -> None:
     assert classify(exit_status=status).kind == kind
+
+
+def test_a_kill_is_the_systems_doing_only_where_it_counted_one() -> None:
+    assert classify(exit_status=-9, short_of_memory=True).kind is FaultKind.HOST_MEMORY
+    assert classify(exit_status=-11, short_of_memory=True).kind is FaultKind.CONTEXT_LOST
 
 
 def test_what_counts_first() -> None:

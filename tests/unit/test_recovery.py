@@ -42,6 +42,7 @@ POLICY = Policy()
 LOST = classify(error="CUDA failed with error an illegal memory access was encountered")
 FULL = classify(error="CUDA failed with error out of memory")
 GONE = classify(error="CUDA failed with error unknown error")
+KILLED = classify(exit_status=-9)
 NO_LIBRARY = classify(error="Library libcublas.so.12 is not found or cannot be loaded")
 OLD_CARD = classify(error="cudaErrorNoKernelImageForDevice")
 NO_MODEL = classify(error="ModelUnavailable: no model")
@@ -157,6 +158,13 @@ def test_faults_on_different_files_open_the_circuit() -> None:
 def test_one_file_never_condemns_the_device() -> None:
     health = walk(*[Died(LOST, jobs(7, other)) for other in range(20)])
     assert health.state is State.STARTING
+
+
+def test_a_worker_killed_from_outside_says_nothing_of_its_device() -> None:
+    """However often, on trial or not: a fresh worker comes, after a wait that grows."""
+    assert walk(*[Died(KILLED, jobs()) for _ in range(20)]).state is State.STARTING
+    trial = walk(Died(GONE, jobs()), ProbePassed(), Died(KILLED, jobs()))
+    assert (trial.state, trial.on_trial) == (State.HALF_OPEN, True)
 
 
 def test_old_faults_are_forgotten() -> None:

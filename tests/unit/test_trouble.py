@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
-from speakeasyd.outbox.durable import long_path
+from speakeasyd.durable import long_path
 from speakeasyd.outbox.trouble import explained, is_outage
 
 

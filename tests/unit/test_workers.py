@@ -130,7 +130,7 @@ def silence(life: Life, since: float) -> float:
         ([Hello(1), Loading("large"), LOADED], "cuda:0", 100),
         ([Hello(1), LOADED, done(A, 0)], "cuda:0", 20),
         ([Hello(1), LOADED, done(A, 0), fault("generate")], "cuda:0", 200),
-        ([Hello(1), LOADED, done(A, 0)], "cpu", 60),
+        ([Hello(1), LOADED, done(A, 0)], "cpu", 30),
         ([Hello(1), LOADED, done(A, 0), Loading("small")], "cpu", 600),
     ],
 )
@@ -139,6 +139,17 @@ def test_patience_depends_on_what_is_being_done(reports: list[Report], device: s
     for report in reports:
         life.note(report, 0.0)
     assert silence(life, 0.0) == allowed + 1
+
+
+def test_a_worker_that_has_shown_its_pace_is_held_to_it() -> None:
+    life = Life(stall_s=100.0, device="cpu", now=0.0)
+    life.note(done(A, 0), 0.0)
+    life.note(done(A, 1), 0.1)
+    assert silence(life, 0.1) == 31
+    life.note(done(A, 2), 5.1)
+    assert silence(life, 5.1) == 51
+    life.note(done(A, 3), 95.1)
+    assert silence(life, 95.1) == 301
 
 
 def test_any_report_is_a_sign_of_life() -> None:
