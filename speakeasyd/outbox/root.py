@@ -4,8 +4,8 @@ import errno
 import os
 from pathlib import Path
 
-from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.durable import long_path, make_folders, sweep
+from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.outbox.trouble import explained
 
 

@@ -14,11 +14,11 @@ from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Job, NewJob, Signature
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Chunk, Segment
+from speakeasyd.durable import TEMPORARY
 from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
 from speakeasyd.events import Hub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate
-from speakeasyd.outbox.durable import TEMPORARY
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.sources import Sources
 

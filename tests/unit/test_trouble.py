@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
 from speakeasyd.durable import long_path
+from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
 from speakeasyd.outbox.trouble import explained, is_outage
 
 
