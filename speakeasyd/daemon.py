@@ -23,6 +23,7 @@ from speakeasyd.services.heartbeat import Heartbeat
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.intake import Intake
 from speakeasyd.services.janitor import Janitor
+from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.sources import Sources
@@ -85,14 +86,15 @@ class Daemon:
         return 0
 
     async def drain(self) -> int:
-        """Until every file that is there has a job and every job has ended, or told to leave. 1 if some failed."""
+        """Until every file that can be read has a job and every job has ended, or told to leave. 1 if some failed."""
         began = iso(self._clock.utc())
         async with self._stack:
             await self._start()
             while not self._leave.is_set() and not await self._drained():
                 await asyncio.sleep(LOOK_S)
+            await self._sources.run_once()
             failed = await self._ledger.rows(FAILED_SINCE, {"began": began})
-        return int(failed[0]["n"] != 0)
+        return int(failed[0]["n"] != 0 or self._intake.stuck != 0)
 
     async def _drained(self) -> bool:
         parts_idle = self._intake.idle and self._dispatcher.idle
@@ -110,21 +112,22 @@ class Daemon:
         self._stack.enter_context(
             signals.install(on_stop=self._leave.set, on_force=pool.kill, on_reload=self._reload.set)
         )
-        sources = Sources(ledger=self._ledger, settings=self._settings, hub=self.hub, clock=self._clock)
-        publisher = Publisher(ledger=self._ledger, inboxes=self._settings.inboxes, sources=sources)
+        self._sources = Sources(ledger=self._ledger, settings=self._settings, hub=self.hub, clock=self._clock)
+        outboxes = Outboxes(inboxes=self._settings.inboxes, pauses=self._pauses)
         self._dispatcher = Dispatcher(
             ledger=self._ledger,
             pool=pool,
-            publisher=publisher,
+            publisher=Publisher(ledger=self._ledger, outboxes=outboxes, sources=self._sources),
+            outboxes=outboxes,
             pauses=self._pauses,
             incidents=Incidents(ledger=self._ledger),
             settings=self._settings,
             clock=self._clock,
             patient=self._patient,
         )
-        await publisher.prepare()
+        await outboxes.prepare(patient=self._patient)
         await pool.start()
-        for service in (sources, Heartbeat(ledger=self._ledger, pool=pool), self._dispatcher):
+        for service in (self._sources, outboxes, Heartbeat(ledger=self._ledger, pool=pool), self._dispatcher):
             self._stack.push_async_callback(service.stop)
             await service.start()
         await self._start_reloadable()

@@ -19,7 +19,7 @@ def command(
     state: given.State = None,
     as_json: given.Json = False,
 ) -> int:
-    """Begin ended jobs again from nothing: those named, and those for which a condition holds.
+    """Try ended jobs again: those named, and those for which a condition holds. One that was completed begins anew.
 
     For example: speakeasyd retry --where "error_code = 'out_of_memory' and created_at > '2026-01-01'"
     """

@@ -19,13 +19,23 @@ _SUPERSEDED = exists().where(
 )
 """Its bytes are gone, or a later job has taken its place."""
 
-_AFRESH: dict[str, object] = {
+_UNDERWAY = (
+    jobs.c.status.in_([Status.FAILED, Status.CANCELLED]) & ~exists().where(chunks.c.job_id == jobs.c.id, chunks.c.gap)
+).label("underway")
+
+_AGAIN: dict[str, object] = {
     "status": Status.PENDING,
     "finished_at": None,
     "started_at": None,
-    "progress": 0.0,
     "attempts": 0,
     "crashes": 0,
+    "error_code": None,
+    "error": None,
+    "duplicate_of": None,
+    "work_key": None,  # who asks again wants it done again, not lent
+}
+_AFRESH = _AGAIN | {
+    "progress": 0.0,
     "transcribed": False,
     "container_seconds": None,
     "audio_seconds": None,
@@ -34,24 +44,26 @@ _AFRESH: dict[str, object] = {
     "language_probability": None,
     "model": None,
     "device": None,
-    "error_code": None,
-    "error": None,
     "warning": None,
-    "duplicate_of": None,
-    "work_key": None,  # who asks again wants it done again, not lent
 }
 
 
 def retry(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
-    """Begin these jobs again from nothing. Returns those that will be: ended, and about the file as it is now."""
-    ended = select(jobs.c.id).where(jobs.c.id.in_(job_ids), jobs.c.status.in_(TERMINAL), ~_SUPERSEDED)
-    again = [JobId(job_id) for job_id in tx.connection.scalars(ended)]
-    tx.connection.execute(delete(chunks).where(chunks.c.job_id.in_(again)))
-    tx.connection.execute(delete(strikes).where(strikes.c.job_id.in_(again)))
-    tx.connection.execute(update(jobs).where(jobs.c.id.in_(again)).values(_AFRESH | {"available_at": tx.now}))
-    for job_id in again:
+    """Try these jobs again. Returns those that will be: ended, and about the file as it is now.
+
+    Of a job that did not come through, the chunks that did are kept. One that was completed begins from nothing: its
+    text was not what somebody wanted. So does one with stretches that were given up.
+    """
+    ended = select(jobs.c.id, _UNDERWAY).where(jobs.c.id.in_(job_ids), jobs.c.status.in_(TERMINAL), ~_SUPERSEDED)
+    kept = {JobId(job_id): bool(underway) for job_id, underway in tx.connection.execute(ended)}
+    afresh = [job_id for job_id, underway in kept.items() if not underway]
+    tx.connection.execute(delete(chunks).where(chunks.c.job_id.in_(afresh)))
+    tx.connection.execute(delete(strikes).where(strikes.c.job_id.in_(kept)))
+    tx.connection.execute(update(jobs).where(jobs.c.id.in_(kept)).values(_AGAIN | {"available_at": tx.now}))
+    tx.connection.execute(update(jobs).where(jobs.c.id.in_(afresh)).values(_AFRESH))
+    for job_id in kept:
         tx.tell("job.retried", job_id)
-    return again
+    return list(kept)
 
 
 def cancel(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:

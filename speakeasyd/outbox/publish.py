@@ -10,6 +10,8 @@ from speakeasyd.durable import draft, is_plain, make_folders, settle, settle_fol
 from speakeasyd.outbox.root import Root
 from speakeasyd.outbox.trouble import explained
 
+TRIAL = 64 * 1024  # bytes: more than a disk that is full has left
+
 
 class Outbox(Root):
     """Paths are relative to the outbox, '/' between parts.
@@ -53,6 +55,13 @@ class Outbox(Root):
             if there not in {None, hashlib.sha256(data).hexdigest()}:
                 raise FileExistsError(errno.EEXIST, f"{path} was put there by somebody else just now")
             return there is not None
+
+    def try_out(self) -> None:
+        """Write a file of no use, and remove it again. Raises OutboxUnavailable."""
+        self.require()
+        with explained(self.path), draft(self.path) as (_, file):
+            file.write(bytes(TRIAL))
+            settle(file)
 
     def remove(self, path: str, *, sha256: str) -> None:
         """Remove a file of ours, unless somebody has changed it since."""

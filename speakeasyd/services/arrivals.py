@@ -90,9 +90,12 @@ class Arrivals:
                 yield path, arrival.stillness
 
     def idle(self, now: float) -> bool:
-        """Whether nothing waits but what has not let itself be read for long."""
-        hopeless = sum(still.trouble is not None for _, still in self.waiting(now))
-        return hopeless == len(self._by_path)
+        """Whether nothing waits but what is stuck."""
+        return self.stuck(now) == len(self._by_path)
+
+    def stuck(self, now: float) -> int:
+        """How many have not let themselves be read for long."""
+        return sum(still.trouble is not None for _, still in self.waiting(now))
 
     def _look_at(self, path: bytes, arrival: Arrival, when: float) -> None:
         arrival.due = when

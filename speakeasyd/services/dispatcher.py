@@ -17,6 +17,7 @@ from speakeasyd.domain.transcript import Chunk
 from speakeasyd.errors import ErrorCode, FileFault, LedgerUnwritable, NotYours, OutboxUnavailable
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.incidents import Incidents
+from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.service import Service
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 TICK_S = 0.5  # seconds between looks at what others changed in the ledger
 GATHER_S = 0.02  # seconds in which reports gather, so that one transaction takes them all
 RETRY_S = 5.0  # seconds between tries while a disk is full or a folder is away
+PLACE_TRIES = 5  # tries to write into a folder that refuses, in an outbox that does not
 HOLD_S = 300.0  # seconds before a model that would not load is tried again
 
 News = tuple[str, Report] | WorkerLost | DeviceChange  # a worker's name and what it said, its end, its device's state
@@ -41,6 +43,7 @@ class Dispatcher(Service):
         ledger: Ledger,
         pool: Pool,
         publisher: Publisher,
+        outboxes: Outboxes,
         pauses: Pauses,
         incidents: Incidents,
         settings: Settings,
@@ -52,6 +55,7 @@ class Dispatcher(Service):
         self._ledger = ledger
         self._pool = pool
         self._publisher = publisher
+        self._outboxes = outboxes
         self._pauses = pauses
         self._incidents = incidents
         self._settings = settings
@@ -105,8 +109,10 @@ class Dispatcher(Service):
             await self._pauses.begin("device", blocked)
         else:
             await self._pauses.end("device")
-        present = [name for name in self._roots if f"inbox {name}" not in self._pauses]
-        while not self._pauses.any(("outbox", "device")):
+        present = [
+            name for name in self._roots if f"inbox {name}" not in self._pauses and not self._outboxes.paused(name)
+        ]
+        while "device" not in self._pauses:
             model = await self._ledger.next_model(inboxes=present)
             room = self._pool.capacity(model) if model else 0
             jobs = await self._ledger.claim(room, model=model, inboxes=present) if room else []
@@ -254,18 +260,24 @@ class Dispatcher(Service):
 
     async def _publication(self, job: Job) -> None:
         """Publish, however long the outbox is full or away: that costs no attempt."""
+        refusals = 0  # of the job's own place, while the outbox took files
         async with self._ours(job):
-            while not await self._published(job):
+            while not await self._published(job, last=refusals == PLACE_TRIES):
                 await asyncio.sleep(RETRY_S)
-            await self._pauses.end("outbox")
+                refusals += not self._outboxes.paused(job.inbox)
         self._forget(job.id)
 
-    async def _published(self, job: Job) -> bool:
+    async def _published(self, job: Job, *, last: bool) -> bool:
+        """Whether it is over. `last`: a place that refuses now fails the job."""
         try:
             await self._publisher.publish(job)
-        except (OutboxUnavailable, LedgerUnwritable) as error:
-            await self._pauses.begin("outbox", str(error))
+        except LedgerUnwritable as error:
+            await self._pauses.begin("ledger", str(error))
             return False
+        except OutboxUnavailable as error:
+            if not (await self._outboxes.well(job.inbox) and last):
+                return False
+            await self._fail(job, ErrorCode.OUTPUT_REFUSED, str(error))
         except FileFault as fault:
             await self._fail(job, fault.code, str(fault))
         except NotYours:

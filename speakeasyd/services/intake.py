@@ -46,6 +46,11 @@ class Intake:
         await asyncio.gather(*(door.run_once() for door in self._doors))
 
     @property
+    def stuck(self) -> int:
+        """How many files have not let themselves be read for long."""
+        return sum(door.stuck for door in self._doors)
+
+    @property
     def idle(self) -> bool:
         """Whether every file of every inbox that can be read is in the ledger."""
         return all(door.idle for door in self._doors)
@@ -85,3 +90,7 @@ class _Door:
     @property
     def idle(self) -> bool:
         return self.lookout.idle and self._arrivals.idle(self._clock.monotonic())
+
+    @property
+    def stuck(self) -> int:
+        return self._arrivals.stuck(self._clock.monotonic())

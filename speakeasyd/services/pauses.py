@@ -1,7 +1,6 @@
 """Why work stands still, for as long as it does: a full disk, an unmounted folder, a device that waits for a person."""
 
 import logging
-from collections.abc import Iterable
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.errors import LedgerError
@@ -22,9 +21,6 @@ class Pauses:
 
     def __contains__(self, cause: str) -> bool:
         return cause in self._reasons
-
-    def any(self, causes: Iterable[str]) -> bool:
-        return any(cause in self._reasons for cause in causes)
 
     async def begin(self, cause: str, reason: str) -> None:
         """Say it once: the same cause with the same reason again changes nothing."""

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import PurePosixPath
 
-from speakeasyd.config import InboxSettings
 from speakeasyd.domain.formats import render
 from speakeasyd.domain.job import Ended, Job
 from speakeasyd.domain.naming import candidates
@@ -17,6 +16,7 @@ from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.outbox.documents import docx_bytes
 from speakeasyd.outbox.publish import Outbox
+from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.sources import Sources
 
 FEW = 2  # names that are asked for first: nearly always one of them is free
@@ -25,15 +25,10 @@ FEW = 2  # names that are asked for first: nearly always one of them is free
 class Publisher:
     """Every step can be taken again: what was cut short is finished by calling `publish` once more."""
 
-    def __init__(self, *, ledger: Ledger, inboxes: Sequence[InboxSettings], sources: Sources) -> None:
+    def __init__(self, *, ledger: Ledger, outboxes: Outboxes, sources: Sources) -> None:
         self._ledger = ledger
-        self._outboxes = {inbox.name: Outbox(inbox.outbox) for inbox in inboxes}
+        self._outboxes = outboxes
         self._sources = sources
-
-    async def prepare(self) -> None:
-        """Create the outboxes and sweep them of what a crash has left. Raises OutboxUnavailable."""
-        for outbox in self._outboxes.values():
-            await asyncio.to_thread(outbox.prepare)
 
     async def publish(self, job: Job) -> None:
         """Write the artifacts of a transcribed job, complete it, put its source away.

@@ -19,6 +19,8 @@ from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
 from speakeasyd.events import Hub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate
+from speakeasyd.services.outboxes import Outboxes
+from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.sources import Sources
 
@@ -86,6 +88,7 @@ class Workshop:
     ledger: Ledger
     publisher: Publisher
     sources: Sources
+    outboxes: Outboxes
     hub: Hub
 
     async def ready(self, *paths: str, text: str = " It is done.", options: Options | None = None) -> list[Job]:
@@ -136,9 +139,10 @@ async def workshop(place: Place, *, boot_id: str = "boot") -> AsyncIterator[Work
     ledger = await Ledger.open(path, clock=clock, hub=hub, boot_id=boot_id)
     try:
         sources = Sources(ledger=ledger, settings=place.settings, hub=hub, clock=clock)
-        publisher = Publisher(ledger=ledger, inboxes=place.settings.inboxes, sources=sources)
-        await publisher.prepare()
-        yield Workshop(place, ledger, publisher, sources, hub)
+        outboxes = Outboxes(inboxes=place.settings.inboxes, pauses=Pauses(ledger=ledger, hub=hub, clock=clock))
+        await outboxes.prepare()
+        publisher = Publisher(ledger=ledger, outboxes=outboxes, sources=sources)
+        yield Workshop(place, ledger, publisher, sources, outboxes, hub)
     finally:
         await ledger.close()
 

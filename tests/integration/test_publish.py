@@ -106,6 +106,19 @@ async def test_a_cancelled_job_is_not_completed(place: Place) -> None:
     assert place.written() == {}
 
 
+async def test_the_queue_of_an_outbox_rests_until_it_takes_files_again(place: Place) -> None:
+    async with workshop(place) as shop:
+        assert await shop.outboxes.well("in")
+        place.outbox.rmdir()
+        assert not await shop.outboxes.well("in")
+        await shop.outboxes.run_once()
+        assert shop.outboxes.paused("in")
+        place.outbox.mkdir()
+        await shop.outboxes.run_once()
+        assert not shop.outboxes.paused("in")
+    assert place.written() == {}
+
+
 async def test_an_outbox_that_vanished_is_not_made_anew(place: Place) -> None:
     place.drop("memo.mp3")
     async with workshop(place) as shop:

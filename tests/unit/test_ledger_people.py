@@ -1,6 +1,7 @@
 """What people ask for: again, or no more."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,23 +17,36 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
         yield ledger
 
 
-async def test_a_retry_begins_from_nothing(ledger: Ledger) -> None:
+async def test_a_retry_of_what_was_completed_begins_from_nothing(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.record([(job.id, job.token, a_chunk(0, " wrong"))])
+    await finish(ledger, job, " wrong")
+    assert await ledger.retry(ids=[job.id]) == [job.id]
+    row = await status(ledger, job.id)
+    assert (row["status"], row["progress"], row["attempts"], row["finished_at"]) == ("pending", 0.0, 0, None)
+    [again] = await ledger.claim(1)
+    assert (again.done, again.transcribed, again.attempts) == (frozenset(), False, 1)
+    assert await ledger.search("wrong") == []
+
+
+async def test_a_retry_of_what_failed_keeps_the_work_that_is_done(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await ledger.record([(job.id, job.token, a_chunk(0, " right"))])
     await ledger.strike(job.id, job.token, 1, 10.0, 20.0)
     await ledger.fail(job.id, job.token, code=ErrorCode.POISON, error="poison")
     assert await ledger.retry(ids=[job.id]) == [job.id]
     row = await status(ledger, job.id)
-    assert (row["status"], row["progress"], row["attempts"], row["error_code"], row["finished_at"]) == (
-        "pending",
-        0.0,
-        0,
-        None,
-        None,
-    )
+    assert (row["status"], row["attempts"], row["error_code"], row["finished_at"]) == ("pending", 0, None, None)
     [again] = await ledger.claim(1)
-    assert (again.done, again.suspects, again.attempts) == (frozenset(), (), 1)
-    assert await ledger.search("wrong") == []
+    assert (again.done, again.suspects, again.attempts, again.said) == ({0}, (), 1, {0: " right"})
+
+
+async def test_a_retry_of_what_has_a_gap_begins_from_nothing(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await ledger.record([(job.id, job.token, replace(a_chunk(0), segments=(), gap=True))])
+    await ledger.fail(job.id, job.token, code=ErrorCode.OUTPUT_REFUSED, error="no place")
+    await ledger.retry(ids=[job.id])
+    [again] = await ledger.claim(1)
+    assert again.done == frozenset()
 
 
 async def test_a_retry_is_done_again_and_not_lent(ledger: Ledger) -> None:

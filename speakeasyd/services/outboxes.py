@@ -1,0 +1,64 @@
+"""Where the transcripts of each inbox go, and the pause of its queue for as long as that place takes none."""
+
+import asyncio
+from collections.abc import Sequence
+
+from speakeasyd.config import InboxSettings
+from speakeasyd.errors import OutboxUnavailable, StartError
+from speakeasyd.outbox.publish import Outbox
+from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.service import Service
+
+LOOK_S = 5.0  # seconds between two looks at an outbox that is full or away
+
+
+class Outboxes(Service):
+    """Only the outbox as a whole pauses a queue; a folder in it that refuses concerns the jobs that go there."""
+
+    def __init__(self, *, inboxes: Sequence[InboxSettings], pauses: Pauses) -> None:
+        super().__init__()
+        self._outboxes = {inbox.name: Outbox(inbox.outbox) for inbox in inboxes}
+        self._pauses = pauses
+
+    def __getitem__(self, inbox: str) -> Outbox:
+        return self._outboxes[inbox]
+
+    async def prepare(self, *, patient: bool = True) -> None:
+        """Create them, and sweep them of what a crash has left.
+
+        One that cannot be made ready now is waited for; without patience, raises StartError.
+        """
+        for inbox, outbox in self._outboxes.items():
+            try:
+                await asyncio.to_thread(outbox.prepare)
+            except OutboxUnavailable as error:
+                if not patient:
+                    raise StartError(str(error), hint=error.hint) from error
+                await self._pauses.begin(_cause(inbox), str(error))
+
+    def paused(self, inbox: str) -> bool:
+        return _cause(inbox) in self._pauses
+
+    async def run_once(self) -> float:
+        for inbox in self._outboxes:
+            if self.paused(inbox) and not await self._trouble(inbox):
+                await self._pauses.end(_cause(inbox))
+        return LOOK_S
+
+    async def well(self, inbox: str) -> bool:
+        """Whether files can be written there now. If not, the queue is paused until they can."""
+        if trouble := await self._trouble(inbox):
+            await self._pauses.begin(_cause(inbox), trouble)
+        return not trouble
+
+    async def _trouble(self, inbox: str) -> str:
+        """Empty if there is none."""
+        try:
+            await asyncio.to_thread(self._outboxes[inbox].try_out)
+        except OutboxUnavailable as error:
+            return str(error)
+        return ""
+
+
+def _cause(inbox: str) -> str:
+    return f"outbox {inbox}"
