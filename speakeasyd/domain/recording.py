@@ -1,0 +1,79 @@
+"""When a recording is over, and what it is called. Pure."""
+
+import math
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+SAMPLE_BYTES = 2  # samples are signed 16-bit integers
+FULL_SCALE = 32768  # of such a sample
+FLOOR_DB = -96.0  # what a 16-bit sample of zero is shown as
+SOUND_DB = -45.0  # peaks below are silence: a quiet room on an ordinary microphone
+
+
+class Phase(StrEnum):
+    """What a recorder is doing."""
+
+    IDLE = "idle"
+    """Nothing has been recorded yet, or the last recording went well."""
+    RECORDING = "recording"
+    STOPPING = "stopping"
+    """The end was asked for; what is still in the buffer is being written."""
+    FAILED = "failed"
+    """The last recording ended by a failure; what had been recorded by then is kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a recording ends by itself, in seconds; None: never."""
+
+    max_s: float | None = None
+    until_silence_s: float | None = None  # without a sound, counted from the last one: nobody is cut off before a word
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What a recording has heard so far."""
+
+    seconds: float = 0.0
+    last_sound: float | None = None  # seconds from the beginning; None: silence so far
+
+    def more(self, seconds: float, peak_db: float) -> "Heard":
+        """With a further block."""
+        total = self.seconds + seconds
+        return Heard(total, total if peak_db >= SOUND_DB else self.last_sound)
+
+
+def why_over(limits: Limits, heard: Heard) -> str | None:
+    """Why the recording ends by itself now, in words; None: it goes on."""
+    if limits.max_s is not None and heard.seconds >= limits.max_s:
+        return f"it is {limits.max_s:g} s long"
+    silent = heard.seconds - heard.last_sound if heard.last_sound is not None else 0.0
+    if limits.until_silence_s is not None and silent >= limits.until_silence_s > 0:
+        return f"{limits.until_silence_s:g} s of silence"
+    return None
+
+
+def decibels(peak: int) -> float:
+    """The peak of 16-bit samples, 0 to 32768, in dB relative to full scale."""
+    return max(FLOOR_DB, 20 * math.log10(peak / FULL_SCALE)) if peak else FLOOR_DB
+
+
+def stem(began: datetime) -> str:
+    """The name of a recording without its ending: local time, in letters that every filesystem takes."""
+    return f"recording {began.astimezone():%Y-%m-%d %H.%M.%S}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecorderState:
+    """A recorder at one moment, and so what its events say."""
+
+    phase: Phase = Phase.IDLE
+    device: str = ""
+    rate: int = 0  # frames in a second
+    began_at: str | None = None  # UTC, ISO 8601
+    seconds: float = 0.0  # recorded so far
+    peak_db: float = FLOOR_DB  # of the latest moment, relative to full scale
+    overflows: int = 0  # times that audio was lost because the machine was too slow
+    file: str | None = None  # the last recording, once it is in the inbox
+    reason: str = ""  # why it ended, if not by a person

@@ -1,0 +1,229 @@
+"""Records from a microphone into an inbox: start, stop, and what is going on."""
+
+import array
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from speakeasyd.clock import Clock, SystemClock, iso
+from speakeasyd.domain.recording import (
+    FLOOR_DB,
+    SAMPLE_BYTES,
+    Heard,
+    Limits,
+    Phase,
+    RecorderState,
+    decibels,
+    why_over,
+)
+from speakeasyd.events import Event, Hub
+from speakeasyd.loop import MainLoop
+from speakeasyd.recorder.libraries import RecorderBusy
+from speakeasyd.recorder.microphone import Microphone, Source
+from speakeasyd.recorder.ring import Ring
+from speakeasyd.recorder.take import Take, rescue
+
+RING_S = 20.0  # seconds of audio that wait in memory while the disk does not answer
+LOOK_S = 0.05  # seconds between two looks into the ring
+LEVEL_S = 0.1  # seconds between two words about the level
+SILENT_S = 5.0  # seconds without a block after which the device counts as gone
+
+NO_LIMITS = Limits()
+
+log = logging.getLogger(__name__)
+
+Tell = Callable[[Event], None]
+"""Hears each change of state, in the thread that writes the recording: it must be quick, and must not raise."""
+
+
+def to_hub(main_loop: MainLoop, hub: Hub) -> Tell:
+    """For a recorder beside an event loop."""
+
+    async def publish(event: Event) -> None:
+        hub.publish(event)
+
+    return lambda event: main_loop.hand_over(publish, event)
+
+
+class Recorder:
+    """One recording at a time. Any thread may call; `start` and `stop` block for a moment.
+
+    Tells `recorder.started`, `.level`, `.overflow`, `.stopped`, `.failed`; their data are those of `RecorderState`.
+    """
+
+    def __init__(
+        self,
+        *,
+        folder: Path,
+        tell: Tell = lambda _event: None,
+        source: Callable[[str | int | None], Source] = Microphone,
+        clock: Clock | None = None,
+    ) -> None:
+        """`folder`: the inbox, or a folder in it."""
+        self._folder = folder
+        self._tell = tell
+        self._source = source
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._session: _Session | None = None
+
+    @property
+    def state(self) -> RecorderState:
+        return self._session.state if self._session else RecorderState()
+
+    @property
+    def active(self) -> bool:
+        return self._session is not None and self._session.is_alive()
+
+    def start(self, *, device: str | int | None = None, limits: Limits = NO_LIMITS) -> RecorderState:
+        """Raises RecorderBusy, RecorderUnavailable, or OSError when the folder cannot be written."""
+        with self._lock:
+            if self.active:
+                raise RecorderBusy("a recording is under way", hint="Stop it first.")
+            for rescued in rescue(self._folder):
+                log.warning("a recording that was cut off is in the inbox now: %s", rescued)
+            session = _Session(self._source(device), limits, tell=self._tell, clock=self._clock)
+            session.begin(self._folder)
+            self._session = session
+            return session.state
+
+    def stop(self) -> RecorderState:
+        """End the recording and wait until its file is in the inbox. Without one, nothing happens."""
+        with self._lock:
+            if self._session:
+                self._session.leave()
+                self._session.join()
+            return self.state
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether the recording has ended, at the latest after that time."""
+        if self._session:
+            self._session.join(timeout_s)
+        return not self.active
+
+
+class _Session(threading.Thread):
+    """One recording. The audio thread only puts blocks into the ring; this one does all the rest."""
+
+    def __init__(self, source: Source, limits: Limits, *, tell: Tell, clock: Clock) -> None:
+        super().__init__(name="recorder", daemon=True)
+        self._source = source
+        self._limits = limits
+        self._tell_all = tell
+        self._clock = clock
+        self._frame = source.channels * SAMPLE_BYTES  # bytes
+        self._ring = Ring(int(RING_S * source.rate) * self._frame)
+        self._lost = 0  # blocks that found no room, or came after a gap; only the audio thread counts
+        self._heard = Heard()
+        self._peak_db = FLOOR_DB  # the loudest since the level was told last
+        self._leave = threading.Event()
+        self.state = RecorderState(device=source.name, rate=source.rate)
+
+    def begin(self, folder: Path) -> None:
+        """Raises RecorderUnavailable or OSError: then nothing is left behind."""
+        began = self._clock.utc()
+        self._take = Take.begin(folder, began=began, rate=self._source.rate, channels=self._source.channels)
+        try:
+            self._source.start(self._hear)
+        except BaseException:
+            self._take.discard()
+            raise
+        self._change("started", phase=Phase.RECORDING, began_at=iso(began))
+        self.start()
+
+    def leave(self) -> None:
+        self._leave.set()
+
+    def _hear(self, block: memoryview, gap: bool) -> None:
+        """In the audio thread: no lock, no log, no memory for samples."""
+        if gap:
+            self._lost += 1
+        if not self._ring.put(block):
+            self._lost += 1
+
+    def run(self) -> None:
+        try:
+            reason, broken = self._listen()
+        except OSError as error:
+            reason, broken = str(error), True
+        except Exception:
+            log.exception("the recording ends by a defect")
+            reason, broken = "a defect; the log has the details", True
+        self._end(reason, broken=broken)
+
+    def _listen(self) -> tuple[str, bool]:
+        """Write until it is over. Returns why, "" if it was asked for, and whether that is a failure."""
+        told = last_block = self._clock.monotonic()
+        while not self._leave.wait(LOOK_S):
+            now = self._clock.monotonic()
+            alive = self._source.alive  # asked first: what came before its end is written
+            if self._drain():
+                last_block = now
+            elif not alive or now - last_block > SILENT_S:
+                return f"{self._source.name} gives no more audio; was it unplugged?", True
+            self._count_lost()
+            if now - told >= LEVEL_S:
+                told = now
+                self._tell_level()
+            if over := why_over(self._limits, self._heard):
+                return over, False
+        return "", False
+
+    def _drain(self) -> bool:
+        """Write what is in the ring. Whether there was anything."""
+        block = self._ring.take()
+        if block:
+            self._take.write(block)
+            loudest = decibels(_peak(block))
+            self._heard = self._heard.more(len(block) / self._frame / self._source.rate, loudest)
+            self._peak_db = max(self._peak_db, loudest)
+        return bool(block)
+
+    def _count_lost(self) -> None:
+        if self._lost != self.state.overflows:
+            self._change("overflow", overflows=self._lost)
+
+    def _tell_level(self) -> None:
+        self._change("level", seconds=round(self._heard.seconds, 3), peak_db=round(self._peak_db, 1))
+        self._peak_db = FLOOR_DB
+
+    def _end(self, reason: str, *, broken: bool) -> None:
+        """Keep what was recorded, whatever happened."""
+        self.state = replace(self.state, phase=Phase.STOPPING)
+        self._source.stop()
+        try:
+            self._drain()
+            self._count_lost()
+        except OSError as error:
+            reason, broken = reason or str(error), True
+        try:
+            file = self._published()
+        except OSError as error:
+            file, reason, broken = None, f"{reason} {error}".strip(), True
+        self._change(
+            "failed" if broken else "stopped",
+            phase=Phase.FAILED if broken else Phase.IDLE,
+            seconds=round(self._heard.seconds, 3),
+            peak_db=FLOOR_DB,
+            file=file,
+            reason=reason,
+        )
+
+    def _published(self) -> str | None:
+        if self._heard.seconds:
+            return str(self._take.publish())
+        self._take.discard()
+        return None
+
+    def _change(self, what: str, **changes: object) -> None:
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # by the names of its fields
+        self._tell_all(Event(kind=f"recorder.{what}", at=iso(self._clock.utc()), data=asdict(self.state)))
+
+
+def _peak(block: bytes) -> int:
+    """Of 16-bit samples: 0 to 32768."""
+    samples = array.array("h", block)
+    lowest, highest = min(samples), max(samples)
+    return max(highest, -lowest)
