@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, str] = {
     "retry": "Begin ended jobs again from nothing.",
     "cancel": "Stop jobs that have not ended.",
     "search": "Find where words were said.",
+    "record": "Record from a microphone into the first inbox.",
+    "devices": "List what can be recorded from.",
     "sql": "Ask the ledger in SQL, read-only.",
     "doctor": "Look for what is missing or wrong on this machine.",
     "config": "Show, check or write the configuration.",
