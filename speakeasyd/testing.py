@@ -50,6 +50,7 @@ PIECE = 64  # bytes of a file that make one chunk
 CHUNK_S = 10.0  # seconds of audio that a chunk stands for
 _EXIT_FAULT = 70
 _SCRIPT = "script.json"
+_PLAYED = "script-played"  # a line of JSON for every chunk that was begun: its file's path, its index
 
 
 class ManualClock:
@@ -133,6 +134,10 @@ class _Stage:
         self._device = spec.device
         self._done = Path(spec.state_dir) / "script-done"
         self._done.mkdir(exist_ok=True)
+        self._played = os.open(Path(spec.state_dir) / _PLAYED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+
+    def begun(self, path: str, chunk: int) -> None:
+        os.write(self._played, json.dumps([path, chunk]).encode() + b"\n")
 
     def due(self, at: str, path: str = "", chunk: int | None = None) -> Misdeed | None:
         for number, misdeed in enumerate(self._script.misdeeds):
@@ -157,6 +162,19 @@ class _Stage:
                 continue
             return True
         return False
+
+
+def played(state_dir: Path, offset: int = 0) -> tuple[list[tuple[str, int]], int]:
+    """Every chunk that a worker began, as path and index, from an offset on; and the offset to go on from."""
+    try:
+        with (state_dir / _PLAYED).open("rb") as file:
+            file.seek(offset)
+            lines = file.read()
+    except FileNotFoundError:
+        return [], offset
+    whole = lines[: lines.rfind(b"\n") + 1]
+    pairs = map(json.loads, whole.splitlines())
+    return [(path, index) for path, index in pairs], offset + len(whole)
 
 
 # --- the engine -------------------------------------------------------------------------------------------------------
@@ -261,6 +279,7 @@ class ScriptedHost:
     def _play(self) -> None:
         batch = list(self._next_batch())
         for play, chunk in batch:
+            self._stage.begun(play.task.path, chunk.index)
             self._send(ChunkStarted(play.task.job_id, play.task.token, chunk.index, chunk.start, chunk.end))
         if batch:
             time.sleep(self._script.chunk_s)

@@ -1,51 +1,90 @@
-"""A scratch place with a daemon of its own, and the invariants that must hold over it whatever was killed."""
+"""A scratch place with a daemon of its own, and the invariants that must hold over it whatever was done to it."""
 
 import hashlib
+import json
 import os
+import random
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import psutil
 
-PATIENCE_S = 600.0
-PART = ".part"
+from speakeasyd.durable import TEMPORARY
+from speakeasyd.testing import PIECE, Script, played, scripted_chunks
+from tests.conftest import REPOSITORY
+
+PATIENCE_S = 180.0
+LOOK_S = 0.02  # seconds between looks at the ledger
+REAL, SCRIPTED = "speakeasyd", "tests.torture.scripted"
+QUICK: Mapping[str, Mapping[str, object]] = {
+    "options": {"model": "bundled"},
+    "watch": {"settle_s": 0.1, "poll_s": 0.5, "rescan_s": 5},
+    "workers": {"device": "cpu", "batch_size": 1, "replicas": 1},
+    "recovery": {"stall_s": 5, "stop_grace_s": 5, "retry_s": 0.5},
+}
+"""Settings that spare a test the waiting; the rest is what people get."""
+
+Harm = Literal["lost", "doubled", "wrong", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """An invariant that does not hold."""
+
+    harm: Harm
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.harm}: {self.what}"
 
 
 class Place:
-    """`daemon` is the process that runs now. Every path in the ledger is relative to `inbox`."""
+    """`daemon` is the process that runs now. Paths in `texts` and `codes` are relative to the inbox.
 
-    def __init__(self, root: Path, *, options: tuple[str, ...] = ("--model", "bundled", "--settle", "0.2")) -> None:
-        self.inbox, self.outbox, self.state = root / "inbox", root / "outbox", root / "state"
-        self.inbox.mkdir(parents=True)
-        self._options = options
+    `texts`: what the transcript of each file has to say; `codes`: for those that have to fail, what is to blame.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        program: str = SCRIPTED,
+        settings: Mapping[str, Mapping[str, object]] = {},
+        **folders: Path,
+    ) -> None:
+        self.root = root
+        self.inbox, self.outbox, self.state = (folders.get(key, root / key) for key in ("inbox", "outbox", "state"))
+        self.inbox.mkdir(parents=True, exist_ok=True)
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.texts: dict[str, str | None] = {}
+        self.codes: dict[str, frozenset[str]] = {}
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.starts = 0
+        self._program = program
+        self._replayed: list[str] = []
+        self._committed: frozenset[tuple[str, int]] = frozenset()
+        self._read = 0  # of what the script's engine noted, bytes
+        tables = {name: {**QUICK.get(name, {}), **settings.get(name, {})} for name in QUICK.keys() | settings.keys()}
+        inbox = {"name": "inbox", "path": self.inbox, "outbox": self.outbox, **tables.pop("inbox", {})}
+        (root / "speakeasyd.toml").write_text(_toml(self.state, inbox, tables), "utf-8")
 
-    def command(self, verb: str, *more: str) -> list[str]:
-        places = ("--inbox", str(self.inbox), "--outbox", str(self.outbox), "--state", str(self.state))
-        return [sys.executable, "-m", "speakeasyd", verb, *places, *self._options, *more]
+    # --- the daemon
 
-    def once(self, *, timeout: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command("once"), capture_output=True, text=True, timeout=timeout, check=False)
-
-    def start(self) -> None:
-        log = (self.inbox.parent / "daemon.log").open("ab")
-        self.daemon = subprocess.Popen(self.command("run"), stdout=log, stderr=log)
-        log.close()
-
-    def drop(self, source: Path, name: str | None = None) -> Path:
-        """As a careful writer does it: under a temporary name, then renamed."""
-        target = self.inbox / (name or source.name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(target.name + PART)
-        shutil.copyfile(source, part)
-        return part.rename(target)
+    def start(self, *, under: Sequence[str] = ()) -> None:
+        """`under`: a program that runs it, such as strace with its options."""
+        command = [*under, sys.executable, "-m", self._program, "run", "--config", str(self.root / "speakeasyd.toml")]
+        with (self.root / "daemon.log").open("ab") as log:
+            self.daemon = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
+        self.starts += 1
 
     def workers(self) -> list[psutil.Process]:
         if self.daemon is None or self.daemon.poll() is not None:
@@ -56,22 +95,66 @@ class Place:
         return []
 
     def kill_daemon(self) -> None:
+        """With signal 9. Its workers have to follow it."""
         assert self.daemon
-        os.kill(self.daemon.pid, signal.SIGKILL)
+        workers = self.workers()
+        self.daemon.kill()
         self.daemon.wait()
+        self.until(lambda: not any(map(_lives, workers)), "the end of orphans", patience_s=5.0)
+        self.take_stock()
 
-    def kill_worker(self) -> bool:
-        killed = False
+    def kill_worker(self, number: signal.Signals = signal.SIGKILL) -> bool:
+        hit = False
         for worker in self.workers():
             with _gone_is_fine():
-                worker.kill()
-                killed = True
-        return killed
+                worker.send_signal(number)
+                hit = True
+        self.take_stock()
+        return hit
 
     def stop(self) -> int:
+        """As a service manager does. Returns the exit status."""
         assert self.daemon
         self.daemon.terminate()
         return self.daemon.wait(timeout=60)
+
+    def close(self) -> None:
+        """Leave nothing running."""
+        if self.daemon and self.daemon.poll() is None:
+            with _gone_is_fine():
+                for child in psutil.Process(self.daemon.pid).children(recursive=True):
+                    child.kill()
+            self.daemon.kill()
+            self.daemon.wait()
+
+    @property
+    def log(self) -> str:
+        with suppress(FileNotFoundError):
+            return (self.root / "daemon.log").read_text("utf-8", errors="replace")
+        return ""
+
+    # --- the inbox
+
+    def drop(self, source: Path, name: str | None = None, *, text: str | None = None) -> Path:
+        """As a careful writer does it: under a temporary name, then renamed."""
+        return self._drop(name or source.name, lambda part: shutil.copyfile(source, part), text)
+
+    def drop_script(self, name: str, *, chunks: int, dice: random.Random) -> Path:
+        """Bytes that the scripted engine takes for so many chunks."""
+        data = dice.randbytes(chunks * PIECE)
+        text = "".join(segment.text for chunk in scripted_chunks(data) for segment in chunk.segments)
+        return self._drop(name, lambda part: part.write_bytes(data), text.strip())
+
+    def _drop(self, name: str, write: Callable[[Path], object], text: str | None) -> Path:
+        target = self.inbox / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{len(self.texts)}.part")
+        write(part)
+        self.texts[name] = text
+        return part.rename(target)
+
+    def script(self, script: Script) -> None:
+        script.write(self.state)
 
     # --- what the ledger says
 
@@ -80,57 +163,114 @@ class Place:
             connection.row_factory = sqlite3.Row
             return connection.execute(sql).fetchall()
 
-    def statuses(self) -> dict[str, str]:
+    def _rows_so_far(self, sql: str) -> list[sqlite3.Row]:
         try:
-            return {row["path"]: row["status"] for row in self.rows("SELECT path, status FROM job_status")}
-        except sqlite3.OperationalError:  # not there yet
-            return {}
+            return self.rows(sql)
+        except sqlite3.OperationalError:  # no ledger yet, or none that can be read just now
+            return []
 
-    def texts(self) -> dict[str, str]:
-        return {row["path"]: row["text"] for row in self.rows("SELECT path, text FROM transcript_text")}
+    def statuses(self) -> dict[str, str]:
+        return {row["path"]: row["status"] for row in self._rows_so_far("SELECT path, status FROM job_status")}
 
-    def ended(self, files: int) -> bool:
-        statuses = self.statuses()
-        return len(statuses) == files and not {"pending", "processing"} & set(statuses.values())
+    def unfinished(self) -> int:
+        ended = self._rows_so_far("SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL")
+        return len(self.texts) - (ended[0][0] if ended else 0)
 
-    def wait_for_end(self, files: int, *, patience_s: float = PATIENCE_S) -> None:
+    def progress(self) -> int:
+        """Grows with every chunk and every transcript that is safe."""
+        counts = "SELECT (SELECT count(*) FROM chunks) + (SELECT count(*) FROM jobs WHERE status = 'completed')"
+        rows = self._rows_so_far(counts)
+        return int(rows[0][0]) if rows else 0
+
+    def pauses(self) -> dict[str, str]:
+        """Why work stands still, by cause, as far as the ledger could be told."""
+        rows = self._rows_so_far("SELECT value FROM state WHERE key = 'pauses'")
+        found: dict[str, str] = json.loads(rows[0][0]) if rows else {}
+        return found
+
+    # --- waiting
+
+    def until(self, condition: Callable[[], Any], what: str, *, patience_s: float = PATIENCE_S) -> None:
         deadline = time.monotonic() + patience_s
-        while not self.ended(files):
+        while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not all ended: {self.statuses()}")
-            time.sleep(0.2)
+                raise TimeoutError(f"waited {patience_s:.0f} s in vain for {what}: {self.statuses()}")
+            time.sleep(LOOK_S)
+
+    def wait_for_end(self, *, patience_s: float = PATIENCE_S) -> None:
+        self.until(lambda: self.unfinished() == 0, "the end of all jobs", patience_s=patience_s)
 
     # --- invariants
 
-    def broken(self, expected: dict[str, str] | None = None) -> Iterator[str]:
-        """What does not hold, in words; nothing if all is well. `expected`: the text of every file."""
+    def take_stock(self) -> None:
+        """Note what is committed: no worker may begin it again. For the moment after a fault."""
+        self._look_for_replays()
+        rows = self._rows_so_far("SELECT path, number FROM chunks JOIN jobs ON jobs.id = job_id")
+        self._committed = frozenset((str(self.inbox / row["path"]), row["number"]) for row in rows)
+        _, self._read = played(self.state, self._read)
+
+    def _look_for_replays(self) -> None:
+        begun, self._read = played(self.state, self._read)
+        self._replayed += [f"done again: chunk {chunk} of {path}" for path, chunk in self._committed & set(begun)]
+
+    def done_again(self) -> int:
+        """Chunks of the scripted engine that were begun more than once."""
+        begun, _ = played(self.state)
+        return len(begun) - len(set(begun))
+
+    def broken(self, *, ended: bool = True) -> Iterator[Breach]:
+        """What does not hold. With `ended`, also what has to hold once the daemon has been left in peace."""
         found = [row[0] for row in self.rows("PRAGMA integrity_check")]
         if found != ["ok"]:
-            yield f"integrity: {found}"
-        yield from self._jobs()
-        yield from self._artifacts()
-        if expected is not None:
-            yield from self._texts(expected)
+            yield Breach("other", f"integrity: {found}")
+        self._look_for_replays()
+        yield from (Breach("other", what) for what in self._replayed)
+        self._replayed.clear()
+        yield from self._broken_jobs(ended)
+        yield from self._broken_artifacts(ended)
+        if ended:
+            yield from self._broken_texts()
 
-    def _jobs(self) -> Iterator[str]:
-        present = {str(path.relative_to(self.inbox)) for path in self.inbox.rglob("*") if path.is_file()}
-        rows = self.rows("SELECT path, status, count(*) AS n FROM job_status GROUP BY path")
-        yield from (f"lost: {path}" for path in present - {row["path"] for row in rows})
-        yield from (f"{row['n']} jobs: {row['path']}" for row in rows if row["n"] != 1)
-        yield from (f"{row['status']}: {row['path']}" for row in rows if row["status"] != "completed")
+    def _broken_jobs(self, ended: bool) -> Iterator[Breach]:
+        rows = self.rows("SELECT path, status, error_code, count(*) AS n FROM job_status GROUP BY path")
+        yield from (Breach("doubled", f"{row['n']} jobs: {row['path']}") for row in rows if row["n"] != 1)
+        if not ended:
+            return
+        yield from (Breach("lost", path) for path in self.texts.keys() - {row["path"] for row in rows})
+        for row in rows:
+            wanted = self.codes.get(row["path"])
+            if wanted is None and row["status"] != "completed":
+                yield Breach("lost", f"{row['path']} is {row['status']}: {row['error_code']}")
+            elif wanted is not None and row["error_code"] not in wanted:
+                yield Breach("other", f"{row['path']} is {row['status']}: {row['error_code']}, not {sorted(wanted)}")
 
-    def _artifacts(self) -> Iterator[str]:
-        known = {row["path"]: row["sha256"] for row in self.rows("SELECT path, sha256 FROM artifacts")}
-        there = {str(path.relative_to(self.outbox)): path for path in self.outbox.rglob("*") if path.is_file()}
-        yield from (f"no such artifact: {path}" for path in known.keys() - there.keys())
-        yield from (f"nobody's file: {path}" for path in there.keys() - known.keys())
-        for path in known.keys() & there.keys():
-            if hashlib.sha256(there[path].read_bytes()).hexdigest() != known[path]:
-                yield f"other bytes: {path}"
+    def _broken_artifacts(self, ended: bool) -> Iterator[Breach]:
+        rows = self.rows("SELECT path, sha256, written_at FROM artifacts WHERE job_id IS NOT NULL")
+        known = {row["path"]: row["sha256"] for row in rows}
+        files = {path.relative_to(self.outbox).as_posix(): path for path in self.outbox.rglob("*") if path.is_file()}
+        there = {name: path for name, path in files.items() if not TEMPORARY.fullmatch(path.name)}
+        if ended:
+            yield from (Breach("other", f"temporary: {name}") for name in files.keys() - there.keys())
+        safe = {row["path"] for row in rows if row["written_at"]} | (known.keys() if ended else set())
+        yield from (Breach("lost", f"no such artifact: {name}") for name in safe - there.keys())
+        yield from (Breach("doubled", f"nobody's file: {name}") for name in there.keys() - known.keys())
+        for name in known.keys() & there.keys():
+            if hashlib.sha256(there[name].read_bytes()).hexdigest() != known[name]:
+                yield Breach("wrong", f"other bytes than the ledger's: {name}")
 
-    def _texts(self, expected: dict[str, str]) -> Iterator[str]:
-        texts = self.texts()
-        yield from (f"other text: {path}" for path, text in expected.items() if texts.get(path) != text)
+    def _broken_texts(self) -> Iterator[Breach]:
+        texts = {row["path"]: row["text"] for row in self.rows("SELECT path, text FROM transcript_text")}
+        files = self.rows(
+            "SELECT jobs.path AS source, artifacts.path FROM artifacts JOIN jobs ON jobs.id = job_id"
+            " WHERE format = 'txt'"
+        )
+        written = {row["source"]: (self.outbox / row["path"]).read_text("utf-8") for row in files}
+        for path, text in self.texts.items():
+            if path not in self.codes and text is not None:
+                if texts.get(path) != text:
+                    yield Breach("wrong", f"{path}: {texts.get(path)!r:.80} in place of {text!r:.80}")
+                if written.get(path, "").split() != text.split():
+                    yield Breach("wrong", f"the transcript of {path} does not say what was said")
 
 
 @contextmanager
@@ -141,3 +281,22 @@ def _gone_is_fine() -> Iterator[None]:
 
 def _is_worker(process: psutil.Process) -> bool:
     return "spawn_main" in " ".join(process.cmdline()) and process.is_running()
+
+
+def _lives(process: psutil.Process) -> bool:
+    """Whether it is still there, and not only for somebody to ask how it ended."""
+    with _gone_is_fine():
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _toml(state: Path, inbox: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]) -> str:
+    """JSON's strings, numbers and lists are TOML's, too."""
+
+    def lines(table: Mapping[str, object]) -> Iterator[str]:
+        yield from (f"{key} = {json.dumps(value, default=os.fspath)}" for key, value in table.items())
+
+    parts = [*lines({"state": state}), "[[inboxes]]", *lines(inbox)]
+    for name, table in tables.items():
+        parts += [f"[{name}]", *lines(table)]
+    return "\n".join(parts) + "\n"
