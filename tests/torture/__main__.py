@@ -7,6 +7,7 @@ A full run writes its table into docs/reliability.md.
 
 import argparse
 import random
+import re
 import shutil
 import sys
 import tempfile
@@ -14,21 +15,23 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from tests.torture import kills, report
+from tests.torture import kills, misdeeds, report
 from tests.torture.scenario import Run, Scenario, carry_out
 
 LANES = 3  # scenarios side by side: they wait more than they compute
-SCENARIOS: tuple[Scenario, ...] = kills.SCENARIOS
+SCENARIOS: tuple[Scenario, ...] = (*kills.SCENARIOS, *misdeeds.SCENARIOS)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="NAME", help="scenarios whose name begins so: " + " ".join(names()))
+    parser.add_argument(
+        "--only", metavar="NAME", help="scenarios whose name begins so, or fits a pattern: " + " ".join(names())
+    )
     parser.add_argument("--quick", action="store_true", help="a round or two of each")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--lanes", type=int, default=LANES)
     asked = parser.parse_args()
-    chosen = [scenario for scenario in SCENARIOS if scenario.name.startswith(asked.only or "")]
+    chosen = [scenario for scenario in SCENARIOS if re.match(asked.only or "", scenario.name)]
     print(f"seed {asked.seed}", flush=True)
     scratch = Path(tempfile.mkdtemp(prefix="torture-"))
     runs = torture(chosen, scratch=scratch, seed=asked.seed, quick=asked.quick, lanes=asked.lanes)
