@@ -116,6 +116,10 @@ WORDS: Mapping[str, Wording] = {
     "config.reloaded": Wording(_PLAIN, "the configuration was read again; now: {now}; after a restart: {restart}"),
     "config.refused": Wording(_LOUD, "the configuration stays as it was: {error} {hint}"),
     "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
+    "recorder.started": Wording(_PLAIN, "records from {device}"),
+    "recorder.overflow": Wording(_LOUD, "audio was lost {overflows} times: the machine is too slow for {device}"),
+    "recorder.stopped": Wording(_PLAIN, "recorded {seconds} s: {file} {reason}"),
+    "recorder.failed": Wording(_LOUD, "the recording broke off after {seconds} s: {reason} {file}"),
     "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
 }
 _ENDS = frozenset({"job.completed", "job.failed", "job.cancelled", "job.skipped"})

@@ -1,5 +1,6 @@
 """Input devices, and a stream from one of them, as PortAudio has them."""
 
+import atexit
 import logging
 import threading
 from collections.abc import Callable
@@ -119,6 +120,7 @@ class Microphone:
         leaving.join(LEAVE_S)
         if leaving.is_alive():
             log.warning("%s does not let go; left alone", self.name)
+            atexit.unregister(getattr(sounddevice(), "_exit_handler", _close))  # else this process could not end
 
 
 def _close(stream: Any) -> None:

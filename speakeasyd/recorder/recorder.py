@@ -75,7 +75,7 @@ class Recorder:
 
     @property
     def active(self) -> bool:
-        return self._session is not None and self._session.is_alive()
+        return self._session is not None and not self._session.over.is_set()
 
     def start(self, *, device: str | int | None = None, limits: Limits = NO_LIMITS) -> RecorderState:
         """Raises RecorderBusy, RecorderUnavailable, or OSError when the folder cannot be written."""
@@ -93,14 +93,14 @@ class Recorder:
         """End the recording and wait until its file is in the inbox. Without one, nothing happens."""
         with self._lock:
             if self._session:
-                self._session.leave()
-                self._session.join()
+                self._session.leave.set()
+                self._session.over.wait()
             return self.state
 
     def wait(self, timeout_s: float) -> bool:
         """Whether the recording has ended, at the latest after that time."""
         if self._session:
-            self._session.join(timeout_s)
+            self._session.over.wait(timeout_s)
         return not self.active
 
 
@@ -118,7 +118,8 @@ class _Session(threading.Thread):
         self._lost = 0  # blocks that found no room, or came after a gap; only the audio thread counts
         self._heard = Heard()
         self._peak_db = FLOOR_DB  # the loudest since the level was told last
-        self._leave = threading.Event()
+        self.leave = threading.Event()
+        self.over = threading.Event()  # to wait for, since Ctrl-C in a `join` would make the thread look ended
         self.state = RecorderState(device=source.name, rate=source.rate)
 
     def begin(self, folder: Path) -> None:
@@ -132,9 +133,6 @@ class _Session(threading.Thread):
             raise
         self._change("started", phase=Phase.RECORDING, began_at=iso(began))
         self.start()
-
-    def leave(self) -> None:
-        self._leave.set()
 
     def _hear(self, block: memoryview, gap: bool) -> None:
         """In the audio thread: no lock, no log, no memory for samples."""
@@ -151,12 +149,15 @@ class _Session(threading.Thread):
         except Exception:
             log.exception("the recording ends by a defect")
             reason, broken = "a defect; the log has the details", True
-        self._end(reason, broken=broken)
+        try:
+            self._end(reason, broken=broken)
+        finally:
+            self.over.set()
 
     def _listen(self) -> tuple[str, bool]:
         """Write until it is over. Returns why, "" if it was asked for, and whether that is a failure."""
         told = last_block = self._clock.monotonic()
-        while not self._leave.wait(LOOK_S):
+        while not self.leave.wait(LOOK_S):
             now = self._clock.monotonic()
             alive = self._source.alive  # asked first: what came before its end is written
             if self._drain():
