@@ -237,6 +237,27 @@ events = Table(
     Column("data", PlainText, nullable=False),  # JSON
 )
 
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("target", PlainText, nullable=False),
+    Column("seq", Integer, nullable=False),  # of the event
+    Column("kind", PlainText, nullable=False),
+    Column("payload", PlainText, nullable=False),  # JSON, the same in every attempt
+    Column("status", PlainText, nullable=False, server_default=text("'pending'")),
+    _count("attempts"),
+    Column("created_at", PlainText, nullable=False, index=True),
+    Column("available_at", PlainText, nullable=False),
+    Column("ended_at", PlainText),
+    Column("error", PlainText),  # of the last attempt
+    CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status_is_legal"),
+    CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_exactly_when_over"),
+    UniqueConstraint("target", "seq"),
+    Index("ix_deliveries_due", "target", "available_at", sqlite_where=text("status = 'pending'")),
+)
+"""Who is to be told of which event."""
+
 arrivals = Table(
     "arrivals",
     metadata,

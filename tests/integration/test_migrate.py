@@ -102,6 +102,20 @@ def test_an_upgrade_keeps_a_copy_of_what_was(path: Path, tomorrow: Path) -> None
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(find_scripts(), first, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]*"))
+    path = tmp_path / "ledger.db"
+    migrate(path, scripts=first)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        assert "deliveries" not in schema(path)
+        connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
+    migrate(path)
+    assert "deliveries" in schema(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT batch FROM batch_progress").fetchall() == [("talks",)]
+
+
 def test_the_last_three_copies_are_kept(path: Path, tomorrow: Path) -> None:
     for _ in range(5):
         previous = path.read_bytes()
