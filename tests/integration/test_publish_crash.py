@@ -26,7 +26,7 @@ PROCESSES = multiprocessing.get_context("forkserver")  # imports what is slow to
 PROCESSES.set_forkserver_preload(["tests.integration.publishing"])
 
 
-def _strace_works() -> bool:
+def strace_works() -> bool:
     strace = shutil.which("strace")
     return (
         strace is not None and subprocess.run([strace, "-qq", "-e", "trace=none", "true"], check=False).returncode == 0
@@ -35,7 +35,7 @@ def _strace_works() -> bool:
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux" or not _strace_works(), reason="needs strace, and leave to use it"),
+    pytest.mark.skipif(sys.platform != "linux" or not strace_works(), reason="needs strace, and leave to use it"),
 ]
 
 
@@ -98,15 +98,15 @@ def assert_taken_up(place: Place) -> None:
     assert place.written("archive") == {"talks/monday.mp3": "monday"}
 
 
-def rounds(root: Path, inject: Callable[[int], str]) -> list[int | None]:
-    """Inject at the first call, the second, and so on until the program runs through untouched."""
+def rounds(root: Path, inject: Callable[[int], str], *, most: int | None = None) -> list[int | None]:
+    """Inject at the first call, the second, and so on until the program runs through untouched, or `most` times."""
     ends: list[int | None] = []
     for number in count(1):
         place = stage(root / str(number))
         ends.append(publish_under(place, inject(number)))
         assert_nothing_is_half_written(place)
         assert_taken_up(place)
-        if ends[-1] == 0 or number == MOST:
+        if ends[-1] == 0 or number == (most or MOST):
             return ends
     raise AssertionError
 

@@ -29,7 +29,7 @@ def table(runs: Iterable[Run]) -> str:
 def _row(run: Run) -> Sequence[str]:
     harms = (str(run.harm(kind)) for kind in ("lost", "doubled", "wrong", "other"))
     return (
-        run.scenario.fault,
+        run.fault,
         str(run.rounds),
         *harms,
         str(run.restarts),

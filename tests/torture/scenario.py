@@ -26,7 +26,8 @@ class Scenario:
 class Run:
     """One scenario under way. All chance comes from `dice`, so that a seed tells what was done."""
 
-    scenario: Scenario
+    name: str
+    fault: str
     scratch: Path
     dice: random.Random
     quick: bool = False
@@ -83,16 +84,3 @@ class Run:
     @property
     def worst_s(self) -> float | None:
         return max(self.ready_s, default=None)
-
-
-def carry_out(scenario: Scenario, *, scratch: Path, seed: int, quick: bool) -> Run:
-    """Never raises: a scenario that cannot go on is a breach, too."""
-    run = Run(scenario, scratch / scenario.name, random.Random(f"{seed} {scenario.name}"), quick)
-    run.scratch.mkdir()
-    began = time.monotonic()
-    try:
-        scenario.play(run)
-    except Exception as error:
-        run.complain(f"the round could not be ended: {error!r}")
-    run.seconds = time.monotonic() - began
-    return run
