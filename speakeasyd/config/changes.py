@@ -6,7 +6,7 @@ from typing import Any
 
 from speakeasyd.config.settings import Settings
 
-LIVE = ("options", "presets", "watch", "ledger", "log.level")
+LIVE = ("options", "presets", "watch", "ledger", "notify", "polite", "log.level")
 """The keys, and tables of keys, that need no restart. Jobs keep the options that they were created with."""
 
 

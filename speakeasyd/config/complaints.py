@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from speakeasyd.config.settings import InboxSettings, Settings
+from speakeasyd.config.settings import InboxSettings, Settings, WebhookSettings
 from speakeasyd.domain.options import Options
 from speakeasyd.errors import ConfigError
 
@@ -29,6 +29,8 @@ def table_at(place: Place) -> type[BaseModel]:
             return InboxSettings
         case ("presets", _, _):
             return Options
+        case ("notify", "webhooks", int(), *_):
+            return WebhookSettings
         case (str(name), _, *_):
             table = Settings.model_fields[name].annotation
             return table if isinstance(table, type) and issubclass(table, BaseModel) else Settings

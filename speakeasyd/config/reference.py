@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from speakeasyd.config.complaints import keys, table_at
 from speakeasyd.config.settings import Settings
@@ -107,8 +107,10 @@ def toml(value: object) -> str:
     match value:
         case None:
             return ""
-        case Path():
-            return toml(str(value))
+        case Path() | SecretStr():
+            return toml(str(value))  # a secret is shown as stars
+        case BaseModel():
+            return toml({key: item for key, item in value if item is not None})
         case list() | tuple():
             return f"[{', '.join(map(toml, value))}]"
         case dict():

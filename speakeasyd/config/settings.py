@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from platformdirs import user_data_path, user_documents_path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
 
+from speakeasyd.domain import hours
+from speakeasyd.domain.notices import Kind, check_command
 from speakeasyd.domain.options import Options
 
 _VARIABLE = re.compile(r"\$(?:{(\w+)}|([A-Za-z_]\w*))")
@@ -25,6 +27,11 @@ def _place(path: Path, info: ValidationInfo) -> Path:
 def _options(changes: dict[str, object]) -> dict[str, object]:
     """Those options that differ, checked by themselves: all others have defaults."""
     return Options.model_validate(changes).model_dump(exclude_unset=True)
+
+
+def _span(text: str) -> str:
+    hours.parse(text)
+    return text
 
 
 Folder = Annotated[Path, AfterValidator(_place)]
@@ -163,6 +170,49 @@ class LedgerSettings(Table):
     """Days after which events, the history of each change, are removed."""
 
 
+class WebhookSettings(Table):
+    """A program that is told over HTTP."""
+
+    url: Annotated[str, Field(pattern=r"^https?://\S+$")]
+    """Where to post to: an address that begins with `http://` or `https://`."""
+    secret: SecretStr | None = None
+    """What messages are signed with, so that the receiver knows whom they are from."""
+    events: tuple[Kind, ...] = ("job.failed", "batch.completed", "device.open")
+    """What it is told of; `job.completed` besides."""
+
+
+class NotifySettings(Table):
+    """Who is told of what happens. docs/notifications.md has examples."""
+
+    webhooks: tuple[WebhookSettings, ...] = ()
+    """Programs that are told over HTTP, each `{ url, secret, events }`; tried again until they answer."""
+    apprise: tuple[SecretStr, ...] = ()
+    """Services as apprise names them, such as `mailto://` or `ntfy://`; it takes `pip install 'speakeasyd[notify]'`."""
+    events: tuple[Kind, ...] = ("job.failed", "batch.completed", "device.open")
+    """What apprise tells of; `job.completed` besides."""
+    retry_s: float = Field(10.0, gt=0)
+    """Seconds of the first wait before a message is tried again; doubles each time, with jitter."""
+    retry_max_s: float = Field(3600.0, ge=1)
+    """Seconds of the longest such wait."""
+    give_up_hours: float = Field(48.0, ge=0)
+    """Hours after which a message that nobody takes is given up."""
+    hook: Annotated[tuple[str, ...], AfterValidator(check_command)] = ()
+    """A command to run after each transcript, as a list of its words: `["mail-it", "{txt}"]`. No shell reads it."""
+    hook_timeout_s: float = Field(300.0, gt=0)
+    """Seconds after which that command is killed."""
+
+
+class PoliteSettings(Table):
+    """When to leave the machine to others. Work stops after the chunks in flight, and goes on by itself."""
+
+    hours: tuple[Annotated[str, AfterValidator(_span)], ...] = ()
+    """When to work, local time: `["22:00-07:00", "sat,sun 00:00-24:00"]`; empty is always."""
+    memory_mb: int = Field(0, ge=0)
+    """Pause while less memory than this is available, in MB, and free the models; 0 never."""
+    vram_mb: int = Field(0, ge=0)
+    """Pause while other programs leave a GPU less memory than this, in MB, and free the models; 0 never."""
+
+
 class LogSettings(Table):
     """What the daemon says on stderr."""
 
@@ -188,6 +238,8 @@ class Settings(Table):
     workers: WorkerSettings = WorkerSettings()
     recovery: RecoverySettings = RecoverySettings()
     ledger: LedgerSettings = LedgerSettings()
+    notify: NotifySettings = NotifySettings()
+    polite: PoliteSettings = PoliteSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

@@ -138,6 +138,10 @@ WRONG = [
     ("[[inboxes]]\nsources = 'archive'", ["inboxes.0", "needs the key archive"]),
     ("[[inboxes]]\npreset = 'fr'\n[presets.de]\nlanguage = 'de'", ["takes the preset 'fr'", "there is de"]),
     ("[[inboxes]]\nname = 'a b'", ["inboxes.0.name is 'a b'", "Letters, digits"]),
+    ("[polite]\nhours = ['22:00']", ["polite.hours.0", "'22:00' is no span of time"]),
+    ("[notify]\nhook = ['mail', '{text}']", ["notify.hook", "unknown field {text}", "{txt}"]),
+    ("[notify]\nwebhooks = [{ url = 'ftp://x' }]", ["notify.webhooks.0.url is 'ftp://x'", "`https://`"]),
+    ("[notify]\nwebhooks = [{ url = 'http://x', event = [] }]", ["notify.webhooks.0.event", "did you mean events?"]),
     ("state = 3", ["state is 3"]),
     ("[watch", ["is not TOML: "]),
     ('state = "C:\\Users\\me"', ["is not TOML"]),
@@ -252,6 +256,13 @@ def test_settings_can_be_written_as_the_file_says_them(file: Path, tmp_path: Pat
     again = tmp_path / "again.toml"
     again.write_text("\n".join(lines), encoding="utf-8")
     assert load(again, environ={}).settings == settings
+
+
+def test_secrets_are_shown_as_stars(file: Path) -> None:
+    file.write_text("[notify]\nwebhooks = [{ url = 'http://x', secret = 'hush' }]\napprise = ['ntfy://hush']")
+    said = " ".join(assignment.value for assignment in assignments(load(file, environ={}).settings))
+    assert "http://x" in said
+    assert "hush" not in said
 
 
 # --- reload
