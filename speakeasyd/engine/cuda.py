@@ -38,3 +38,9 @@ def total_memory(index: int) -> int:
         or driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
     )
     return 0 if failed else size.value
+
+
+def release_cache() -> None:
+    """Give back the memory that torch keeps for later, where torch is in this process: it fills the same GPU."""
+    if torch := sys.modules.get("torch"):
+        torch.cuda.empty_cache()

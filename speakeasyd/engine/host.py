@@ -4,10 +4,13 @@ import gc
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
+from speakeasyd.domain.fault import classify
 from speakeasyd.domain.protocol import (
     Drain,
     Drained,
@@ -22,12 +25,15 @@ from speakeasyd.domain.protocol import (
     Unloaded,
     WorkerSpec,
 )
+from speakeasyd.domain.stepdown import step_down
+from speakeasyd.engine import cuda
 from speakeasyd.engine.faults import EngineFault
-from speakeasyd.engine.model import load
+from speakeasyd.engine.model import Model, load
 from speakeasyd.engine.pipeline import InFlight, Pipeline
 
 EXIT_FAULT = 70  # a fault was reported; the process is not to be trusted any more
 EXIT_ORPHAN = 71  # the daemon is gone
+REST_S = 1.0  # seconds from freeing a model to the next: drivers give memory back late
 _MAX_READERS = 8
 
 
@@ -43,13 +49,22 @@ class _Idle:
     """Wakes the main thread when the pipeline has run empty."""
 
 
+@dataclass(frozen=True, slots=True)
+class _SoftRestart:
+    """Asks the main thread to load the model again, with smaller settings."""
+
+    model: str
+    spec: WorkerSpec
+
+
 class Host:
     """The main thread owns the model; a thread reads the pipe; the pipeline's threads report."""
 
     def __init__(self, *, conn: Connection, spec: WorkerSpec, leave: Callable[[int], object] = os._exit) -> None:
         self._conn, self._spec, self._leave = conn, spec, leave
-        self._sending = threading.Lock()
-        self._inbound: queue.SimpleQueue[Request | _Idle] = queue.SimpleQueue()
+        self._sending, self._faulting = threading.Lock(), threading.Lock()
+        self._restarting = False  # a soft restart was announced: more faults of the kind are part of it
+        self._inbound: queue.SimpleQueue[Request | _Idle | _SoftRestart] = queue.SimpleQueue()
         self._tasks: deque[Task] = deque()  # for another model than the one that is at work
         self._model: str | None = None
         self._pipeline: Pipeline | None = None
@@ -60,7 +75,7 @@ class Host:
         try:
             self._work()
         except EngineFault as fault:
-            self._fault(fault, ())
+            self._give_up(fault, ())
         return 0
 
     def _work(self) -> None:
@@ -80,6 +95,8 @@ class Host:
                         self._pipeline.stop()
                     self._send(Drained())
                     return
+                case _SoftRestart() as wanted:
+                    self._restart(wanted)
                 case _Idle():
                     pass
             self._hand_over()
@@ -92,14 +109,13 @@ class Host:
                 if not self._pipeline.idle:
                     return
                 self._unload()
-            if not self._pipeline:
-                self._load(wanted)
-            assert self._pipeline  # noqa: S101 - narrows the type
-            self._pipeline.submit(self._tasks.popleft())
+            pipeline = self._pipeline or self._load(wanted)
+            pipeline.submit(self._tasks.popleft())
 
-    def _load(self, requested: str) -> None:
-        self._send(Loading(requested))
-        model = load(requested, self._spec)
+    def _load(self, requested: str) -> Pipeline:
+        """Raises `EngineFault` where smaller settings do not help either."""
+        while not (model := self._try_to_load(requested)):
+            _free_memory()
         self._model = requested
         self._pipeline = Pipeline(
             decoder=model.decoder,
@@ -111,6 +127,19 @@ class Host:
             on_idle=lambda: self._inbound.put(_Idle()),
         )
         self._send(model.loaded)
+        return self._pipeline
+
+    def _try_to_load(self, requested: str) -> Model | None:
+        """None if the device refused, and smaller settings are there to be tried."""
+        self._send(Loading(requested))
+        try:
+            return load(requested, self._spec)
+        except EngineFault as fault:
+            if not (smaller := self._smaller(fault)):
+                raise
+            self._send(Fault(fault.phase, str(fault), (), soft=True))
+            self._spec = smaller
+            return None
 
     def _unload(self) -> None:
         if self._pipeline and self._pipeline.idle:
@@ -119,10 +148,40 @@ class Host:
             gc.collect()
             self._send(Unloaded())
 
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    def _smaller(self, fault: EngineFault) -> WorkerSpec | None:
+        """The settings with which this process may go on; None if it must not. The daemon steps down likewise."""
+        return step_down(self._spec, classify(phase=fault.phase, error=str(fault)).remedy)
+
     def _fault(self, fault: EngineFault, in_flight: InFlight) -> None:
-        """Report first: any clean-up in a damaged process may kill it."""
-        self._send(Fault(fault.phase, str(fault), in_flight))
-        self._leave(EXIT_FAULT)
+        """From a thread of the pipeline. Reports first: any clean-up in a damaged process may kill it."""
+        with self._faulting:
+            smaller = self._smaller(fault)
+            if not smaller:
+                self._give_up(fault, in_flight)
+            elif self._model and not self._restarting:
+                self._restarting = True
+                self._send(Fault(fault.phase, str(fault), in_flight, soft=True))
+                self._inbound.put(_SoftRestart(self._model, smaller))
+
+    def _give_up(self, fault: EngineFault, in_flight: InFlight) -> None:
+        try:
+            self._send(Fault(fault.phase, str(fault), in_flight))
+        finally:
+            self._leave(EXIT_FAULT)
+
+    def _restart(self, wanted: _SoftRestart) -> None:
+        """Free the model, load it again, and go on with the same tasks where each of them was."""
+        tasks = self._pipeline.leave_off() if self._pipeline else []
+        self._pipeline = self._model = None
+        self._spec, self._restarting = wanted.spec, False
+        _free_memory()
+        pipeline = self._load(wanted.model)
+        for task in tasks:
+            pipeline.submit(task)
+
+    # --- the pipe -----------------------------------------------------------------------------------------------------
 
     def _send(self, report: Report) -> None:
         try:
@@ -138,3 +197,9 @@ class Host:
                 self._inbound.put(self._conn.recv())
         except (EOFError, OSError):
             self._leave(EXIT_ORPHAN)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    cuda.release_cache()
+    time.sleep(REST_S)

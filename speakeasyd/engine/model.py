@@ -12,6 +12,7 @@ from faster_whisper import WhisperModel
 
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
+from speakeasyd.domain.stepdown import GPU_BATCH
 from speakeasyd.engine import cuda
 from speakeasyd.engine.audio import Audio, Samples
 from speakeasyd.engine.catalogue import choose
@@ -24,7 +25,6 @@ _CANARY_WORDS = ("the", "service", "listens", "to", "the", "folder", "and", "wri
 _KNOWN_MODEL_SHARE = 1.0  # of the canary's words that must be heard
 _ANY_MODEL_SHARE = 0.5
 _GPU_REPLICAS = 1
-_GPU_BATCH = 16
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 
 
@@ -72,7 +72,7 @@ def load(requested: str, spec: WorkerSpec) -> Model:
         seconds=round(time.perf_counter() - began, 3),
         warning=choice.warning,
     )
-    return Model(decoder, replicas, spec.batch_size or (_GPU_BATCH if on_gpu else 1), loaded)
+    return Model(decoder, replicas, spec.batch_size or (GPU_BATCH if on_gpu else 1), loaded)
 
 
 def _sing(decoder: Decoder, share: float) -> None:

@@ -80,6 +80,12 @@ class _Job:
     def done(self) -> bool:
         return bool(self.finished and not self.waiting and not self.in_flight and not self.probing)
 
+    @property
+    def rest(self) -> Task:
+        """The task as it would be given now: what is done is left out, what was found out is kept."""
+        language = self.plan.language if self.plan else self.task.language
+        return replace(self.task, language=language, skip=self.task.skip.union(self.said), said=dict(self.said))
+
 
 @dataclass(frozen=True, slots=True)
 class _Work:
@@ -91,7 +97,7 @@ class _Work:
 
 
 class Pipeline:
-    """Takes tasks, sends reports. Reports of a failure that is no file's fault go to `on_fault`, and work stops."""
+    """Takes tasks, sends reports. A failure that is no file's fault goes to `on_fault`, and no more is begun."""
 
     def __init__(
         self,
@@ -155,6 +161,13 @@ class Pipeline:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def leave_off(self) -> list[Task]:
+        """As `stop`, and let go of all files. Returns what is left of each task."""
+        self.stop()
+        for job in self._jobs.values():
+            job.clips.close()
+        return [job.rest for job in self._jobs.values()]
 
     def in_flight(self) -> InFlight:
         with self._changed:
@@ -326,13 +339,19 @@ class Pipeline:
             self._on_idle()
 
     def _guard(self, loop: Callable[[], None]) -> None:
-        """A thread's whole life: whatever is no file's fault ends the worker."""
+        """A thread's whole life: whatever is no file's fault concerns the worker, not only the thread."""
         try:
             loop()
         except EngineFault as fault:
-            self._on_fault(fault, self.in_flight())
-        except Exception as error:  # noqa: BLE001 - a defect in a thread must end the worker, not only the thread
-            self._on_fault(EngineFault("host", error), self.in_flight())
+            self._halt(fault)
+        except Exception as error:  # noqa: BLE001 - a defect of ours
+            self._halt(EngineFault("host", error))
+
+    def _halt(self, fault: EngineFault) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._on_fault(fault, self.in_flight())
 
 
 def _leave_out_unwanted(job: _Job) -> None:

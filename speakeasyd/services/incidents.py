@@ -1,46 +1,94 @@
 """What befell the workers, what was done about it and what it cost: rows that people read."""
 
+import asyncio
+
+from speakeasyd.domain.fault import Diagnosis
 from speakeasyd.domain.health import State
 from speakeasyd.domain.job import JobId
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.workers.pool import DeviceChange, WorkerLost
 
 ACTIONS = {
+    State.SOFT_RESTARTING: "the worker loads the model again with smaller settings, and goes on where it was",
     State.STARTING: "a fresh worker takes over",
+    State.HALF_OPEN: "a fresh worker tries the device again",
     State.DEVICE_OPEN: "the device gets no work until a probe of it comes through",
     State.CPU_ONLY: "the CPU takes over until a probe of the device comes through",
     State.STOPPED: "none: the daemon is leaving",
 }
 
+Suspect = tuple[JobId | None, int | None]
+"""A job, and the chunk of it if one is known."""
+
+_NOBODY: Suspect = (None, None)
+
 
 class Incidents:
-    """Opens an incident when a worker is lost, and resolves those of a worker when it works again."""
+    """Opens an incident when a worker fails, and resolves those of a worker when it works again."""
 
     def __init__(self, *, ledger: Ledger) -> None:
         self._ledger = ledger
         self._open: dict[str, list[int]] = {}  # by worker
+        self._in_order = asyncio.Lock()  # what came later must not be in the ledger before
 
     async def lost(self, lost: WorkerLost) -> None:
-        job_id, chunk = _suspect(lost)
+        """A worker is gone."""
+        async with self._in_order:
+            await self._begin(
+                lost,
+                lost.diagnosis,
+                phase=lost.phase or "",
+                error=lost.error,
+                action=ACTIONS[lost.then],
+                suspect=_suspect(lost),
+            )
+
+    async def changed(self, change: DeviceChange) -> None:
+        """A worker mends itself, or works again."""
+        async with self._in_order:
+            if (fault := change.fault) and change.cause:
+                await self._begin(
+                    change,
+                    change.cause,
+                    phase=fault.phase,
+                    error=fault.error,
+                    action=ACTIONS[change.state],
+                    suspect=next(iter(fault.in_flight), _NOBODY),
+                )
+            if change.down_s is not None:
+                await self._end(change.worker, round(change.down_s, 3))
+
+    async def _begin(
+        self,
+        news: WorkerLost | DeviceChange,
+        diagnosis: Diagnosis,
+        *,
+        phase: str,
+        error: str,
+        action: str,
+        suspect: Suspect,
+    ) -> None:
+        job_id, chunk = suspect
         incident = await self._ledger.incident(
-            kind=lost.kind,
-            phase=lost.phase or "",
-            device=lost.device,
-            worker=lost.worker,
-            error=f"{lost.diagnosis.what}: {lost.error}" if lost.error else lost.diagnosis.what,
-            action=ACTIONS.get(lost.then, lost.then),
+            kind=diagnosis.kind,
+            phase=phase,
+            device=news.device,
+            worker=news.worker,
+            error=f"{diagnosis.what}: {error}" if error else diagnosis.what,
+            action=action,
             job_id=job_id,
             chunk=chunk,
         )
-        self._open.setdefault(lost.worker, []).append(incident)
+        self._open.setdefault(news.worker, []).append(incident)
 
-    async def changed(self, change: DeviceChange) -> None:
-        if change.down_s is not None:
-            for incident in self._open.pop(change.worker, []):
-                await self._ledger.resolve(incident, cost_seconds=round(change.down_s, 3))
+    async def _end(self, worker: str, cost_seconds: float) -> None:
+        incidents = self._open.get(worker, [])
+        while incidents:  # what the ledger could not take is tried again
+            await self._ledger.resolve(incidents[0], cost_seconds=cost_seconds)
+            del incidents[0]
 
 
-def _suspect(lost: WorkerLost) -> tuple[JobId | None, int | None]:
+def _suspect(lost: WorkerLost) -> Suspect:
     """The first chunk under suspicion, else the first file that was being read."""
     for task in lost.tasks:
         if task.suspects:

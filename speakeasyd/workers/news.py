@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from speakeasyd.domain.fault import Diagnosis, FaultKind
 from speakeasyd.domain.health import State
+from speakeasyd.domain.protocol import Fault
 from speakeasyd.workers.inhand import LostTask
 
 
@@ -29,12 +30,16 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class DeviceChange:
-    """A device's recovery took a step. `cause` is the latest fault, while work does not go on."""
+    """A device's recovery took a step. `cause` is the latest fault, while work does not go on.
+
+    `fault`: the worker mends itself, and said this of what was wrong.
+    """
 
     worker: str
     device: str
     state: State
     cause: Diagnosis | None = None
+    fault: Fault | None = None
     down_s: float | None = None  # the device is ready again: seconds from the fault
 
 

@@ -237,15 +237,19 @@ class Supervisor:
                 self._apply(health.Started())
             case Loaded():
                 report = replace(report, device=self.spec.device)
-                run.model, run.fault = report, None
-                self._apply(health.Loaded())
-                self._recovered()
+                run.model = report
+                if self.state is not State.POISONED:  # else it comes too late
+                    run.fault = None
+                    self._apply(health.Loaded())
+                    self._recovered()
             case Unloaded():
                 run.model = None
             case Fault(phase=phase, error=error, soft=soft):
                 run.fault = report
+                diagnosis = classify(phase=phase, error=error)
+                self._step_down(diagnosis)
                 self._went_down()
-                self._apply(health.Faulted(classify(phase=phase, error=error), soft))
+                self._apply(health.Faulted(diagnosis, soft))
             case ChunkDone():
                 self._apply(health.Worked())
             case _:
@@ -285,7 +289,8 @@ class Supervisor:
             short_of_memory=memory_kills() > run.memory_kills,
         )
         self._went_down()
-        self.spec = step_down(self.spec, diagnosis.remedy) or self.spec
+        if not fault:
+            self._step_down(diagnosis)
         tasks = self._hand.lose(fault, blame=diagnosis.blames_work)
         self._apply(health.Died(diagnosis, suspected(tasks)))
         self._around.on_lost(
@@ -303,6 +308,10 @@ class Supervisor:
             )
         )
         self._settle()
+
+    def _step_down(self, diagnosis: Diagnosis) -> None:
+        """As the worker does in a soft restart: the next worker begins with what this one ended with."""
+        self.spec = step_down(self.spec, diagnosis.remedy) or self.spec
 
     def _send(self, request: Request) -> None:
         if self._run:
@@ -388,6 +397,7 @@ class Supervisor:
                 device=self.spec.device,
                 state=self.state,
                 cause=self._health.cause,
+                fault=self._run.fault if self._run and self.state is State.SOFT_RESTARTING else None,
                 down_s=down_s,
             )
         )
