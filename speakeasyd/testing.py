@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
@@ -137,7 +138,8 @@ class _Stage:
         self._played = os.open(Path(spec.state_dir) / _PLAYED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
 
     def begun(self, path: str, chunk: int) -> None:
-        os.write(self._played, json.dumps([path, chunk]).encode() + b"\n")
+        with suppress(OSError):  # a full disk is the daemon's affair
+            os.write(self._played, json.dumps([path, chunk]).encode() + b"\n")
 
     def due(self, at: str, path: str = "", chunk: int | None = None) -> Misdeed | None:
         for number, misdeed in enumerate(self._script.misdeeds):

@@ -8,11 +8,12 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.torture import disks, kills, misdeeds
+from tests.torture import absences, disks, kills, misdeeds
 from tests.torture.scenario import Run, Scenario
 
 SCENARIOS: dict[str, Scenario] = {
-    scenario.name: scenario for scenario in (*kills.SCENARIOS, *misdeeds.SCENARIOS, *disks.SCENARIOS)
+    scenario.name: scenario
+    for scenario in (*kills.SCENARIOS, *misdeeds.SCENARIOS, *disks.SCENARIOS, *absences.SCENARIOS)
 }
 
 

@@ -18,27 +18,18 @@ from tests.torture.scenario import Run, Scenario
 
 WRITES, SYNCS = "pwrite64", "fdatasync,fsync"  # as SQLite makes them
 MOST = 250  # writes to the ledger while two files are done: about so many
+STRACE = ("strace", "-D", "-f", "-qq", "-A")  # -D: the program stays our child
 MIGRATE = (
     "import sys; from pathlib import Path; from speakeasyd.ledger.migrate import migrate;"
     "migrate(Path(sys.argv[1]), scripts=Path(sys.argv[2]))"
 )
 
 
-def tampered(ledger: Path, inject: str) -> Sequence[str]:
+def tampered(ledger: Path, inject: str, *, log: Path) -> Sequence[str]:
     """A command to run a program under, whose calls on the ledger's files are tampered with."""
     calls, _ = inject.split(":", 1)
-    files = (f"-P{ledger}", f"-P{ledger}-wal")
-    return (
-        "strace",
-        "-D",
-        "-f",
-        "--seccomp-bpf",
-        "-qq",
-        "-o/dev/null",
-        *files,
-        f"-etrace={calls}",
-        f"-einject={inject}",
-    )
+    where = (f"-P{ledger}", f"-P{ledger}-wal")
+    return (*STRACE, f"-o{log}", *where, f"-etrace={calls}", f"-einject={inject}")
 
 
 # --- the outbox -------------------------------------------------------------------------------------------------------
@@ -46,10 +37,8 @@ def tampered(ledger: Path, inject: str) -> Sequence[str]:
 
 def publish(run: Run, *, calls: str, what: str) -> None:
     """Publication alone, at its first such call, the second, and so on until it runs through untouched."""
-    ends = publication.rounds(
-        run.scratch, lambda number: f"{calls}:{what}:when={number}", most=2 if run.quick else None
-    )
-    run.rounds += len(ends)
+    most = 2 if run.quick else None
+    run.rounds = len(publication.rounds(run.scratch, lambda number: f"{calls}:{what}:when={number}", most=most))
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -72,8 +61,8 @@ def kill_at_commits(run: Run) -> None:
 def kill_at_writes(run: Run) -> None:
     with run.place() as place:
         prepare(place, run)
-        for _ in run.times(25, quick=1):
-            killed(place, run, f"{WRITES}:signal=KILL:when={run.dice.randrange(1, MOST)}")
+        for _ in range(1 if run.quick else 25):
+            run.rounds += killed(place, run, f"{WRITES}:signal=KILL:when={run.dice.randrange(1, MOST)}")
         settle(place)
 
 
@@ -98,34 +87,38 @@ def settle(place: Place) -> None:
 def killed(place: Place, run: Run, inject: str) -> bool:
     """Whether the daemon met its end before that of its work."""
     work(place, run)
-    place.start(under=tampered(place.state / "ledger.db", inject))
-    assert place.daemon
-    daemon = place.daemon
-    place.until(lambda: daemon.poll() is not None or place.unfinished() == 0, "the kill, or the end of all jobs")
-    died = daemon.poll() is not None
+    start_tampered(place, inject)
+    died = place.left
     place.kill_daemon()
     run.judge(place, ended=False)
     return died
 
 
-def refuse(run: Run, *, calls: str, error: str) -> None:
+def refuse(run: Run, *, calls: str, error: str, most: int) -> None:
     """The disk refuses one call in the middle; the queue waits, goes on by itself, and uses up no attempts."""
     with run.place() as place:
         prepare(place, run)
-        for _ in run.times(6, quick=1):
+        for _ in range(1 if run.quick else 6):
             work(place, run)
-            inject = f"{calls}:error={error}:when={run.dice.randrange(3, 14 if calls == SYNCS else MOST // 2)}"
-            place.start(under=tampered(place.state / "ledger.db", inject))
-            assert place.daemon
-            daemon = place.daemon
-            place.until(lambda: daemon.poll() is not None or place.unfinished() == 0, "the end of all jobs")
-            if daemon.poll() is not None:  # it was refused while it started: what a service manager does then
-                run.complain(f"the daemon left with {daemon.returncode} at {inject}")
+            inject = f"{calls}:error={error}:when={run.dice.randrange(3, most)}"
+            start_tampered(place, inject)
+            if place.left or place.stop() != 0:
+                run.complain(f"the daemon did not outlive {inject}")
                 settle(place)
-            elif place.stop() != 0:
-                run.complain(f"the daemon left with {daemon.returncode} at {inject}")
+        run.rounds = tampered_with(place)
         if used := place.rows("SELECT path FROM jobs WHERE attempts > 1 OR crashes > 0"):
             run.complain(f"attempts were used up: {[row['path'] for row in used]}")
+
+
+def start_tampered(place: Place, inject: str) -> None:
+    """Until the daemon is dead or all its work is done."""
+    place.start(under=tampered(place.state / "ledger.db", inject, log=place.root / "strace.log"))
+    place.until(lambda: place.left or place.unfinished() == 0, "death, or the end of all jobs")
+
+
+def tampered_with(place: Place) -> int:
+    """How many calls."""
+    return (place.root / "strace.log").read_text("utf-8").count("INJECTED")
 
 
 # --- the migration ----------------------------------------------------------------------------------------------------
@@ -147,10 +140,10 @@ def upgrade(run: Run) -> None:
         ledger = run.scratch / str(number) / "ledger.db"
         ledger.parent.mkdir()
         migrate(ledger, scripts=find_scripts())
-        call = run.dice.choice(
-            (f"{WRITES}:signal=KILL:when={number + 1}", f"{SYNCS}:signal=KILL:when={number % 5 + 1}")
-        )
-        command = (*tampered(ledger, call), sys.executable, "-c", MIGRATE, str(ledger), str(scripts))
+        calls = WRITES if number % 2 else SYNCS
+        inject = f"{calls}:signal=KILL:when={number // 2 + 1}"
+        under = tampered(ledger, inject, log=ledger.with_name("strace.log"))
+        command = (*under, sys.executable, "-c", MIGRATE, str(ledger), str(scripts))
         subprocess.run(command, check=False, capture_output=True)
         migrate(ledger, scripts=scripts)
         moods(ledger)
@@ -181,13 +174,13 @@ SCENARIOS = (
     Scenario(
         "ledger-eio",
         "I/O error when the ledger commits",
-        lambda run: refuse(run, calls=SYNCS, error="EIO"),
+        lambda run: refuse(run, calls=SYNCS, error="EIO", most=14),
         possible,
     ),
     Scenario(
         "ledger-enospc",
         "disk full at a write to the ledger",
-        lambda run: refuse(run, calls=WRITES, error="ENOSPC"),
+        lambda run: refuse(run, calls=WRITES, error="ENOSPC", most=MOST // 2),
         possible,
     ),
     Scenario("migration-first", "killed while the ledger is made", first_start, possible),

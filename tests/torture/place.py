@@ -128,10 +128,15 @@ class Place:
             self.daemon.wait()
 
     @property
-    def log(self) -> str:
-        with suppress(FileNotFoundError):
-            return (self.root / "daemon.log").read_text("utf-8", errors="replace")
-        return ""
+    def left(self) -> bool:
+        """Whether the daemon has ended by itself, or been ended."""
+        return self.daemon is not None and self.daemon.poll() is not None
+
+    def told(self, event: str, cause: str) -> int:
+        """How often the log says so; the ledger may be unable to."""
+        lines = (self.root / "daemon.log").read_text("utf-8", errors="replace").splitlines()
+        said = (json.loads(line) for line in lines if f'"{event}"' in line)
+        return sum(line["data"]["cause"].startswith(cause) for line in said)
 
     # --- the inbox
 
@@ -181,12 +186,6 @@ class Place:
         counts = "SELECT (SELECT count(*) FROM chunks) + (SELECT count(*) FROM jobs WHERE status = 'completed')"
         rows = self._rows_so_far(counts)
         return int(rows[0][0]) if rows else 0
-
-    def pauses(self) -> dict[str, str]:
-        """Why work stands still, by cause, as far as the ledger could be told."""
-        rows = self._rows_so_far("SELECT value FROM state WHERE key = 'pauses'")
-        found: dict[str, str] = json.loads(rows[0][0]) if rows else {}
-        return found
 
     # --- waiting
 

@@ -47,7 +47,7 @@ class Run:
     @contextmanager
     def place(self, **more: Any) -> Iterator[Place]:
         """A fresh place; judged at the end, and nothing of it left running."""
-        place = Place(self.scratch / str(len(list(self.scratch.iterdir()))), **more)
+        place = Place(self.scratch / f"place-{len(list(self.scratch.iterdir()))}", **more)
         try:
             yield place
             self.judge(place)
