@@ -240,6 +240,12 @@ _SIGNS = (
 )  # fmt: skip
 """The first that fits counts: the particular before the general."""
 
+_UNTOLD: Mapping[str | None, Diagnosis] = {
+    "load": _NO_MODEL,  # a device has its words for what it lacks; damaged files are complained of in a hundred ways
+    "canary": _SICK,
+}
+"""What a text that no sign fits means where it came up."""
+
 _STATUSES: Mapping[int, Diagnosis] = {
     -9: _ENDED,  # SIGKILL that we did not send; Linux's out-of-memory killer is told by its counter
     -15: _ENDED,  # SIGTERM
@@ -280,8 +286,8 @@ def classify(
         for sign in _SIGNS:
             if sign.fits(phase, text):
                 return sign.diagnosis
-    if error and phase == "canary":
-        return _SICK
+    if error and (untold := _UNTOLD.get(phase)):
+        return untold
     if exit_status == -9 and short_of_memory:
         return _STARVED
     if exit_status is not None:

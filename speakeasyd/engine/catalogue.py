@@ -26,6 +26,7 @@ _BUNDLED_SHA256: Mapping[str, str] = {
 _HUB = "https://huggingface.co"
 _HUB_PATIENCE_S = 3.0
 _GIB = 1 << 30
+_NEEDED = ("model.bin", "tokenizer.json")  # faster-whisper would ask the hub for the tokenizer
 
 
 class ModelUnavailable(Exception):
@@ -47,7 +48,7 @@ def choose(requested: str, *, device: str, models_dir: Path, offline: bool) -> C
     if requested == BUNDLED:
         return _bundled()
     if Path(requested).is_dir():
-        return Choice(Path(requested), Path(requested).name)
+        return _own(Path(requested))
     name = _fitting(device) if requested == "auto" else requested
     if name not in available_models() and name.count("/") != 1:
         raise ModelUnavailable(
@@ -57,6 +58,13 @@ def choose(requested: str, *, device: str, models_dir: Path, offline: bool) -> C
         return Choice(_fetch(name, models_dir, offline=offline), name)
     except OSError as error:
         return _stand_in(name, error)
+
+
+def _own(folder: Path) -> Choice:
+    """A person's own folder."""
+    if lacking := [name for name in _NEEDED if not (folder / name).is_file()]:
+        raise ModelUnavailable(f"the model folder {folder} lacks {' and '.join(lacking)}")
+    return Choice(folder, folder.name)
 
 
 def _fitting(device: str) -> str:

@@ -15,7 +15,7 @@ from speakeasyd.domain.protocol import Loaded, WorkerSpec
 from speakeasyd.domain.stepdown import GPU_BATCH
 from speakeasyd.engine import cuda
 from speakeasyd.engine.audio import Audio, Samples
-from speakeasyd.engine.catalogue import choose
+from speakeasyd.engine.catalogue import Choice, ModelUnavailable, choose
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.decoding import Decoder
 from speakeasyd.engine.faults import during
@@ -29,7 +29,7 @@ _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 
 
 class CanaryFailed(Exception):
-    """The model answers, but not what a sound model says."""
+    """The device answers, but not what it should: the same model is understood elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Model:
 def load(requested: str, spec: WorkerSpec) -> Model:
     """Raises `EngineFault` of phase load or canary."""
     began = time.perf_counter()
-    device, _, index = spec.device.partition(":")
+    device = spec.device.partition(":")[0]
     on_gpu = device == "cuda"
     replicas = spec.replicas or (_GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
     compute_type = _COMPUTE_TYPE[device] if spec.compute_type == "auto" else spec.compute_type
@@ -53,17 +53,10 @@ def load(requested: str, spec: WorkerSpec) -> Model:
         if on_gpu:
             cuda.preload_cublas()
         choice = choose(requested, device=spec.device, models_dir=Path(spec.state_dir) / "models", offline=spec.offline)
-        whisper = WhisperModel(
-            str(choice.folder),
-            device=device,
-            device_index=int(index or 0),
-            compute_type=compute_type,
-            cpu_threads=1,  # two threads make text slower than one; replicas keep the cores busy
-            num_workers=replicas,
-        )
+        whisper = _whisper(choice, spec.device, compute_type, replicas)
     decoder = Decoder(whisper)
     with during("canary"):
-        _sing(decoder, _KNOWN_MODEL_SHARE if choice.bundled else _ANY_MODEL_SHARE)
+        _prove(decoder, choice, on_gpu=on_gpu)
     loaded = Loaded(
         requested=requested,
         model=choice.name,
@@ -75,15 +68,43 @@ def load(requested: str, spec: WorkerSpec) -> Model:
     return Model(decoder, replicas, spec.batch_size or (GPU_BATCH if on_gpu else 1), loaded)
 
 
-def _sing(decoder: Decoder, share: float) -> None:
-    """Let the model hear a clip whose words are known. Raises `CanaryFailed`."""
+def _whisper(choice: Choice, device: str, compute_type: str, replicas: int = 1) -> WhisperModel:
+    kind, _, index = device.partition(":")
+    return WhisperModel(
+        str(choice.folder),
+        device=kind,
+        device_index=int(index or 0),
+        compute_type=compute_type,
+        cpu_threads=1,  # two threads make text slower than one; replicas keep the cores busy
+        num_workers=replicas,
+    )
+
+
+def _prove(decoder: Decoder, choice: Choice, *, on_gpu: bool) -> None:
+    """Let the model hear a clip whose words are known. Where a GPU gets them wrong, the CPU tells who is at fault.
+
+    Raises `CanaryFailed` if it is the GPU, `ModelUnavailable` if it is the model.
+    """
+    heard = _hear(decoder)
+    if _understood(heard, choice):
+        return
+    came_out = f"the canary's words came out as {heard[:200]!r}"
+    if on_gpu and _understood(_hear(Decoder(_whisper(choice, "cpu", _COMPUTE_TYPE["cpu"]))), choice):
+        raise CanaryFailed(came_out)
+    raise ModelUnavailable(f"{choice.folder} is damaged, or no speech model: {came_out}")
+
+
+def _hear(decoder: Decoder) -> str:
     clip = Clip(index=0, start=0.0, channel=None, samples=_canary())
     plan = decoder.plan(Options(fallback=False), "en")
     chunk = decoder.finish(clip, plan, "", decoder.attempt([clip.samples], [plan.start], plan.way)[0])
-    said = "".join(segment.text for segment in chunk.segments)
-    heard = set(re.findall(r"[a-z]+", said.lower()))
-    if sum(word in heard for word in _CANARY_WORDS) < share * len(_CANARY_WORDS):
-        raise CanaryFailed(f"the canary's words came out as {said[:200]!r}")
+    return "".join(segment.text for segment in chunk.segments)
+
+
+def _understood(heard: str, choice: Choice) -> bool:
+    words = set(re.findall(r"[a-z]+", heard.lower()))
+    share = _KNOWN_MODEL_SHARE if choice.bundled else _ANY_MODEL_SHARE
+    return sum(word in words for word in _CANARY_WORDS) >= share * len(_CANARY_WORDS)
 
 
 def _canary() -> Samples:

@@ -65,6 +65,14 @@ TEXTS = [
     ("load", "RuntimeError: Unable to open file 'model.bin' in model '/models/small'", "configuration"),
     ("load", "RuntimeError: Model file has an invalid payload size", "configuration"),
     ("load", "ModelUnavailable: no model 'tiny.xx'", "configuration"),
+    (
+        "load",
+        "RuntimeError: File model.bin is incomplete: failed to read a value of size 4 at position 0",
+        "configuration",
+    ),
+    ("load", "RuntimeError: Cannot load the vocabulary from the model directory", "configuration"),
+    ("load", "UnicodeDecodeError: 'utf-8' codec can't decode byte 0x91 in position 34", "configuration"),
+    ("canary", "ModelUnavailable: /models/a is damaged: the canary's words came out as 'la la la'", "configuration"),
     ("host", "ModuleNotFoundError: No module named 'ctranslate2'", "configuration"),
     ("host", "ImportError: DLL load failed while importing _ext", "configuration"),
     # the file
