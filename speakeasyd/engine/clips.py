@@ -3,7 +3,8 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -36,9 +37,26 @@ class Clip:
     def seconds(self) -> float:
         return self.samples.size / SAMPLE_RATE
 
-    def speech_after(self, second: float) -> float:
-        """Seconds of speech in the clip behind a point of it."""
-        return sum(max(0.0, end - max(start, second)) for start, end in self.voiced)
+    @property
+    def speech_s(self) -> float:
+        return sum(end - start for start, end in self.voiced)
+
+    @property
+    def longest_pause(self) -> tuple[float, float] | None:
+        """The longest stretch between two runs of speech, in seconds of the clip."""
+        pauses = ((before[1], after[0]) for before, after in pairwise(self.voiced))
+        return max(pauses, key=lambda pause: pause[1] - pause[0], default=None)
+
+    def part(self, start: float, end: float | None = None) -> "Clip":
+        """From one second of the clip to another, or to its end."""
+        end = self.seconds if end is None else end
+        inside = ((max(a, start) - start, min(b, end) - start) for a, b in self.voiced)
+        return replace(
+            self,
+            start=self.start + start,
+            samples=self.samples[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)],
+            voiced=tuple((a, b) for a, b in inside if b > a),
+        )
 
     @property
     def end(self) -> float:

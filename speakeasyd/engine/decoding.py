@@ -1,7 +1,7 @@
 """Speech to segments with one Whisper model: windows fitted to the speech, doubtful text decoded in other ways."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
-from speakeasyd.domain.doubt import Evidence, compression_ratio, doubtful, merit, silent
+from speakeasyd.domain.doubt import Evidence, compression_ratio, doubtful, merit, silent, sparse
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Chunk, Segment, Word
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
@@ -61,6 +61,22 @@ class Hypothesis:
     tokens: tuple[int, ...]
     evidence: Evidence
     encoded: StorageView | None  # shape (1, frames / 2, width), if words were asked for
+
+
+@dataclass(slots=True)
+class _Told:
+    """The text of a clip, as far as it is known."""
+
+    segments: list[Segment] = field(default_factory=list)
+    redone: int = 0
+
+    @property
+    def text(self) -> str:
+        return "".join(segment.text for segment in self.segments)
+
+    def append(self, more: "_Told") -> None:
+        self.segments += more.segments
+        self.redone += more.redone
 
 
 def first_way(options: Options) -> Way:
@@ -144,7 +160,7 @@ class Decoder:
 
     def attempt(
         self,
-        clips: Sequence[Samples],
+        clips: Sequence[Clip],
         prompts: Sequence[tuple[int, ...]],
         way: Way,
         encoded: StorageView | None = None,
@@ -153,7 +169,8 @@ class Decoder:
 
         `encoded` saves the encoder's work where it was done before, with the same window.
         """
-        encoded = encoded or self.encode(clips, self.window(max(clip.size for clip in clips), way))
+        samples = [clip.samples for clip in clips]
+        encoded = encoded or self.encode(samples, self.window(max(map(len, samples)), way))
         with during("generate"):
             results = self._model.generate(
                 encoded,
@@ -173,11 +190,12 @@ class Decoder:
             for result, clip, prompt in zip(results, clips, prompts, strict=True)
         ]
 
-    def _hypothesis(self, result: Any, clip: Samples, prompt: int, encoded: StorageView | None) -> Hypothesis:
+    def _hypothesis(self, result: Any, clip: Clip, prompt: int, encoded: StorageView | None) -> Hypothesis:
         tokens = tuple(result.sequences_ids[0])
         evidence = Evidence(
             text=self._tokenizer.decode(list(tokens)).strip(),
-            seconds=clip.size / SAMPLE_RATE,
+            tokens=sum(token < self._tokenizer.eot for token in tokens),
+            speech_s=clip.speech_s,
             avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
             no_speech_prob=result.no_speech_prob,
             cut_off=len(tokens) + prompt >= _MAX_TOKENS,
@@ -187,29 +205,45 @@ class Decoder:
     # --- one chunk ----------------------------------------------------------------------------------------------------
 
     def finish(self, clip: Clip, plan: Plan, said: str, first: Hypothesis) -> Chunk:
-        """From the first hypothesis to the text of the whole clip: doubts settled, no tail left over."""
-        segments: list[Segment] = []
-        hypothesis = first
-        at, redone = 0.0, 0  # seconds in the clip
-        while True:
-            rest = clip.samples[round(at * SAMPLE_RATE) :]
-            hypothesis, tries = self._settle(rest, plan, said, hypothesis)
-            redone += tries
-            stretches, resume = split(
-                hypothesis.tokens, timestamp_begin=self._tokenizer.timestamp_begin, seconds=rest.size / SAMPLE_RATE
-            )
-            if not silent(hypothesis.evidence):
-                segments.extend(
-                    self._segments(stretches, hypothesis, plan, rest, at=clip.start + at, channel=clip.channel)
-                )
-            at += resume or 0.0
-            if not resume or clip.seconds - at < _SHORTEST_TAIL_S or clip.speech_after(at) < _LEAST_SPEECH_S:
-                return Chunk(clip.index, clip.start, clip.end, tuple(segments), clip.channel, redone)
-            said += hypothesis.evidence.text
-            tail = clip.samples[round(at * SAMPLE_RATE) :]
-            hypothesis = self.attempt([tail], [self.prompt(plan, said)], plan.way)[0]
+        """From the first hypothesis to the text of the whole clip: doubts settled, nothing left over."""
+        told = self._tell(clip, plan, said, first)
+        return Chunk(clip.index, clip.start, clip.end, tuple(told.segments), clip.channel, told.redone)
 
-    def _settle(self, clip: Samples, plan: Plan, said: str, first: Hypothesis) -> tuple[Hypothesis, int]:
+    def _tell(self, clip: Clip, plan: Plan, said: str, first: Hypothesis) -> _Told:
+        """The text of a clip or of a part of one. What it leaves over behind its last timestamp is told in turn."""
+        if told := self._told_in_parts(clip, plan, said, first):
+            return told
+        hypothesis, redone = self._settle(clip, plan, said, first)
+        stretches, resume = split(
+            hypothesis.tokens, timestamp_begin=self._tokenizer.timestamp_begin, seconds=clip.seconds
+        )
+        told = _Told(redone=redone)
+        if not silent(hypothesis.evidence):
+            told.segments = self._segments(stretches, hypothesis, plan, clip)
+        if resume and clip.seconds - resume >= _SHORTEST_TAIL_S:
+            tail = clip.part(resume)
+            if tail.speech_s >= _LEAST_SPEECH_S:
+                told.append(self._begin(tail, plan, said + hypothesis.evidence.text))
+        return told
+
+    def _begin(self, clip: Clip, plan: Plan, said: str) -> _Told:
+        return self._tell(clip, plan, said, self.attempt([clip], [self.prompt(plan, said)], plan.way)[0])
+
+    def _told_in_parts(self, clip: Clip, plan: Plan, said: str, first: Hypothesis) -> _Told | None:
+        """Where the decoder jumped over speech, what is before the longest pause and what is behind it each by itself.
+
+        None if nothing was jumped over, or if that brings no more text.
+        """
+        pause = clip.longest_pause
+        if not (plan.ladder and pause and sparse(first.evidence)):
+            return None
+        middle = sum(pause) / 2
+        told = self._begin(clip.part(0.0, middle), plan, said)
+        told.append(self._begin(clip.part(middle), plan, said + told.text))
+        told.redone += 1
+        return told if len(told.text) > len(first.evidence.text) else None
+
+    def _settle(self, clip: Clip, plan: Plan, said: str, first: Hypothesis) -> tuple[Hypothesis, int]:
         """The most credible text of those that had to be tried, and how many more than one that were."""
         tried = [first]
         for way in plan.ladder:
@@ -224,14 +258,11 @@ class Decoder:
         stretches: Sequence[Stretch],
         hypothesis: Hypothesis,
         plan: Plan,
-        samples: Samples,
-        *,
-        at: float,  # seconds in the file
-        channel: int | None,
+        clip: Clip,
     ) -> list[Segment]:
-        words = self._words(stretches, hypothesis, plan, samples) if plan.words else [()] * len(stretches)
+        words = self._words(stretches, hypothesis, plan, clip.samples) if plan.words else [()] * len(stretches)
         found = (
-            self._segment(stretch, spoken, hypothesis.evidence, at, channel)
+            self._segment(stretch, spoken, hypothesis.evidence, clip.start, clip.channel)
             for stretch, spoken in zip(stretches, words, strict=True)
         )
         return [segment for segment in found if segment.text.strip()]

@@ -97,7 +97,7 @@ def _prove(decoder: Decoder, choice: Choice, *, on_gpu: bool) -> None:
 def _hear(decoder: Decoder) -> str:
     clip = Clip(index=0, start=0.0, channel=None, samples=_canary())
     plan = decoder.plan(Options(fallback=False), "en")
-    chunk = decoder.finish(clip, plan, "", decoder.attempt([clip.samples], [plan.start], plan.way)[0])
+    chunk = decoder.finish(clip, plan, "", decoder.attempt([clip], [plan.start], plan.way)[0])
     return "".join(segment.text for segment in chunk.segments)
 
 

@@ -299,7 +299,7 @@ class Pipeline:
             self._send(ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end))
         began = time.perf_counter()
         first = self._decoder.attempt(
-            [work.clip.samples for work in batch],
+            [work.clip for work in batch],
             [work.prompt for work in batch],
             batch[0].plan.way,
             batch[0].job.encoded.pop(batch[0].clip.index, None) if len(batch) == 1 else None,

@@ -39,6 +39,7 @@ from speakeasyd.domain.protocol import (
 )
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.host import EXIT_FAULT, EXIT_ORPHAN, serve
 from speakeasyd.engine.model import Model, load
 from speakeasyd.engine.pipeline import Pipeline
@@ -289,6 +290,19 @@ def test_without_voice_detection_everything_is_covered(model: Model, tmp_path: P
     assert all(before.end == after.start for before, after in itertools.pairwise(chunks))
     assert chunks[-1].end == pytest.approx(sound.shape[1] / SAMPLE_RATE, abs=0.04)
     assert "dentist" in text(chunks)
+
+
+def test_what_the_decoder_jumped_over_is_told_too(model: Model) -> None:
+    """It stops at a pause now and then, sure of itself. Here its first try told nothing of what comes after one."""
+    memo, pause = samples_of("voice_memo")[0, : 7 * SAMPLE_RATE], np.zeros(3 * SAMPLE_RATE, np.float32)
+    sound = np.concatenate([memo, pause, samples_of("answering_machine")[0, : 12 * SAMPLE_RATE]])
+    clip = Clip(0, 0.0, None, sound, voiced=((0.2, 6.8), (10.2, 21.8)))
+    plan = model.decoder.plan(Options(model="bundled"), "en")
+    [first] = model.decoder.attempt([clip.part(0.0, 8.0)], [plan.start], plan.way)
+    jumped = replace(first, evidence=replace(first.evidence, speech_s=clip.speech_s))
+    told = text([model.decoder.finish(clip, plan, "", jumped)])
+    assert "dentist on Monday" in told
+    assert "office of the Harbor Museum" in told
 
 
 def test_a_hint_can_change_the_spelling(model: Model) -> None:

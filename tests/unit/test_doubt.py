@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
-from speakeasyd.domain.doubt import Evidence, doubtful, merit, silent
+from speakeasyd.domain.doubt import Evidence, doubtful, merit, silent, sparse
 
-SOUND = Evidence(text="Call the dentist on Monday morning.", seconds=3.0, avg_logprob=-0.3, no_speech_prob=0.05)
+SOUND = Evidence(
+    text="Call the dentist on Monday morning.", tokens=7, speech_s=2.0, avg_logprob=-0.3, no_speech_prob=0.05
+)
 
 
 def test_a_sound_text_is_believed() -> None:
@@ -22,6 +24,14 @@ def test_a_text_that_goes_round_in_circles_is_doubted_however_sure_the_model_is(
 
 def test_a_text_that_ran_into_the_limit_is_doubted() -> None:
     assert doubtful(replace(SOUND, cut_off=True))
+
+
+def test_a_text_too_short_for_what_was_said_is_doubted_however_sure_the_model_is() -> None:
+    jumped = replace(SOUND, speech_s=12.0, avg_logprob=-0.1)
+    assert sparse(jumped)
+    assert doubtful(jumped)
+    assert merit(jumped) < merit(replace(jumped, tokens=40, avg_logprob=-0.6))
+    assert not sparse(replace(SOUND, tokens=1))  # too little speech to judge by
 
 
 def test_an_unsure_text_over_likely_silence_is_an_invention_and_not_worth_another_try() -> None:
