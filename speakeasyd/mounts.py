@@ -1,5 +1,6 @@
-"""What kind of filesystem a folder is on, and what those kinds cannot do."""
+"""What kind of filesystem a folder is on, what those kinds cannot do, and whether it is mounted still."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -22,6 +23,29 @@ _OTHERS = """
 """
 SILENT = NETWORK | frozenset(_OTHERS.split())
 """They tell no events of what other machines do: only scanning finds it. fakeowner: Docker Desktop."""
+
+
+class Anchor:
+    """A folder whose filesystem may be unmounted, which leaves an empty folder, or none."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._mount: Path | None = None  # of the filesystem that it was on when it was last there
+
+    def holds(self) -> bool:
+        """Whether it is there; also when something was mounted on it that was not before. Blocks."""
+        if not self._folder.is_dir():
+            return False
+        mount = mount_point(self._folder)
+        if self._mount and len(mount.parts) < len(self._mount.parts):
+            return False
+        self._mount = mount
+        return True
+
+
+def mount_point(folder: Path) -> Path:
+    """Where the filesystem that `folder` is on is mounted. Blocks."""
+    return next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent) or parent == parent.parent)
 
 
 def filesystem(folder: Path, mounts: Iterable[Mount] | None = None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from speakeasyd.durable import long_path, make_folders, sweep
 from speakeasyd.errors import ErrorCode, FileFault
+from speakeasyd.mounts import mount_point
 from speakeasyd.outbox.trouble import explained
 
 
@@ -22,14 +23,14 @@ class Root:
             make_folders(self.path)
             self.path = Path(os.path.realpath(self.path))
             sweep(self._below())
-            self._mount = _mount_point(self.path)
+            self._mount = mount_point(self.path)
 
     def require(self) -> None:
         """Raises OutboxUnavailable if the folder is gone, or the filesystem that it was on is no longer mounted."""
         if self._mount is None:
             self.prepare()
         with explained(self.path):
-            if not self.path.is_dir() or _mount_point(self.path) != self._mount:
+            if not self.path.is_dir() or mount_point(self.path) != self._mount:
                 raise FileNotFoundError(errno.ENOENT, "it is gone, or no longer mounted")
 
     def resolve(self, relative: str) -> Path:
@@ -46,7 +47,3 @@ class Root:
 
     def _below(self) -> Path:
         return Path(long_path(str(self.path)))
-
-
-def _mount_point(path: Path) -> Path:
-    return next(parent for parent in (path, *path.parents) if os.path.ismount(parent) or parent == parent.parent)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -29,6 +30,8 @@ TICK_S = 0.5  # seconds between looks at what others changed in the ledger
 GATHER_S = 0.02  # seconds in which reports gather, so that one transaction takes them all
 RETRY_S = 5.0  # seconds between tries while a disk is full or a folder is away
 PLACE_TRIES = 5  # tries to write into a folder that refuses, in an outbox that does not
+MISSING_S = 10.0  # seconds after which a source that is gone is looked for once more
+MISSED_S = 60.0  # seconds in which a source has to be gone twice for its job to fail
 HOLD_S = 300.0  # seconds before a model that would not load is tried again
 
 News = tuple[str, Report] | WorkerLost | DeviceChange  # a worker's name and what it said, its end, its device's state
@@ -65,6 +68,7 @@ class Dispatcher(Service):
         self._claims: dict[JobId, Job] = {}
         self._news: list[News] = []
         self._models: dict[str, Loaded] = {}  # by worker
+        self._missed: dict[JobId, float] = {}  # monotonic seconds when the source was found to be gone
         self._publishing: set[asyncio.Task[None]] = set()
 
     @property
@@ -215,10 +219,11 @@ class Dispatcher(Service):
                     await self._refused(job, ErrorCode(code), text)
 
     async def _refused(self, job: Job, code: ErrorCode, text: str) -> None:
-        """The file is at fault, unless it is its whole folder that went away."""
-        if code is ErrorCode.SOURCE_MISSING and not self._roots[job.inbox].is_dir():
-            await self._pauses.begin(f"inbox {job.inbox}", f"{self._roots[job.inbox]} is not there")
-            await self._release(job)
+        """The file is at fault, unless it is its whole inbox that went away: the lookout needs a moment to see that."""
+        now = self._clock.monotonic()
+        if code is ErrorCode.SOURCE_MISSING and now - self._missed.get(job.id, -math.inf) > MISSED_S:
+            self._missed[job.id] = now
+            await self._release(job, after_s=MISSING_S)
         else:
             await self._fail(job, code, text)
 
@@ -289,9 +294,11 @@ class Dispatcher(Service):
 
     # --- the ends of a claim
 
-    async def _release(self, job: Job, *, error: tuple[ErrorCode, str] | None = None, crash: bool = False) -> None:
+    async def _release(
+        self, job: Job, *, error: tuple[ErrorCode, str] | None = None, crash: bool = False, after_s: float = 0.0
+    ) -> None:
         """Back to pending, its chunks kept. Only a crash counts: the file had no part in anything else."""
-        delay = backoff(job.crashes + 1, self._settings.recovery) if crash else 0.0
+        delay = backoff(job.crashes + 1, self._settings.recovery) if crash else after_s
         code, text = error or (None, None)
         async with self._ours(job):
             await self._ledger.release(

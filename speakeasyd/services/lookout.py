@@ -14,7 +14,7 @@ from speakeasyd.inbox.scanner import InboxMissing, scan
 from speakeasyd.inbox.watcher import Watcher
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
-from speakeasyd.mounts import SILENT, filesystem
+from speakeasyd.mounts import SILENT, Anchor, filesystem
 from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
@@ -52,6 +52,7 @@ class Lookout(Service):
         self._ledger = ledger
         self._pauses = pauses
         self._clock = clock
+        self._anchor = Anchor(inbox.path)
         self._watcher = Watcher(root=inbox.path, rules=self._rules, main_loop=main_loop, on_news=self._hear)
         self._complaint: str | None = None  # why not all events come; None when they should
         self._arm_again_at = 0.0  # monotonic seconds; matters only while there is a complaint
@@ -66,6 +67,7 @@ class Lookout(Service):
 
     async def run_once(self) -> float:
         try:
+            await self._be_there()
             await self._keep_watch()
             await self._scan_what_is_due()
             await self._tell_state()
@@ -103,6 +105,11 @@ class Lookout(Service):
             self._scan_at = AT_ONCE
         if news.folders or news.lost:
             self.wake()
+
+    async def _be_there(self) -> None:
+        """Raises InboxMissing: an inbox that was unmounted looks like one from which all was deleted."""
+        if not await asyncio.to_thread(self._anchor.holds):
+            raise InboxMissing(f"the inbox {self._inbox.path} is gone, or no longer mounted")
 
     async def _keep_watch(self) -> None:
         """Arm the watcher, and again when it went deaf. Raises InboxMissing."""
