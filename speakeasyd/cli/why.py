@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,10 @@ _JOBS = """
     WHERE jobs.inbox = :inbox AND path_raw = :path ORDER BY job_status.job_id
 """
 _ARRIVAL = "SELECT since, size, reason FROM arrivals WHERE inbox = :inbox AND path_raw = :path"
+_WATCHED = """
+    SELECT substr(key, length('inbox ') + 1) AS name, json_extract(value, '$.path') AS path FROM state
+    WHERE key LIKE 'inbox %'
+"""
 _SOURCE = """
     SELECT job_status.inbox, jobs.path_raw FROM artifacts JOIN jobs ON jobs.id = artifacts.job_id
     JOIN job_status USING (job_id) WHERE outbox || '/' || artifacts.path = :file
@@ -72,7 +77,7 @@ def command(
 
 def investigate(settings: Settings, file: Path) -> Known:
     known = Known(str(file))
-    inbox = next((inbox for inbox in settings.inboxes if file.is_relative_to(inbox.path)), None)
+    inbox = next((inbox for inbox in _inboxes(settings) if file.is_relative_to(inbox.path)), None)
     if inbox is None:
         _investigate_outside(settings, file, known)
         return known
@@ -90,6 +95,15 @@ def investigate(settings: Settings, file: Path) -> Known:
     return known
 
 
+def _inboxes(settings: Settings) -> Iterator[InboxSettings]:
+    """Those that the daemon of this ledger watched last, which flags may have named, and those of the configuration."""
+    configured = {inbox.name: inbox for inbox in settings.inboxes}
+    for row in ask(settings.state, _WATCHED) if _has_ledger(settings) else []:
+        like = configured.get(str(row["name"]), settings.inboxes[0])
+        yield like.model_copy(update={"name": row["name"], "path": Path(str(row["path"]))})
+    yield from settings.inboxes
+
+
 def _investigate_outside(settings: Settings, file: Path, known: Known) -> None:
     """Not in an inbox; it may be a transcript of a file that is."""
     rows = ask(settings.state, _SOURCE, {"file": file.as_posix()}) if _has_ledger(settings) else []
@@ -99,7 +113,7 @@ def _investigate_outside(settings: Settings, file: Path, known: Known) -> None:
         known.facts.append(f"it is a transcript of {known.jobs[-1]['path']}")
         known.next = _next_of(known.jobs[-1], up=bool(holder(settings.state)))
     else:
-        places = ", ".join(str(inbox.path) for inbox in settings.inboxes)
+        places = ", ".join(dict.fromkeys(str(inbox.path) for inbox in _inboxes(settings)))
         known.next = f"It is in no inbox. Copy it into one: {places}"
 
 

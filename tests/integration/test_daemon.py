@@ -38,6 +38,10 @@ class Place:
     def once(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.command("once"), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
+    def asks(self, verb: str, *words: str) -> str:
+        command = [sys.executable, "-m", "speakeasyd", verb, *words, "--state", str(self.state)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+
     def start(self) -> subprocess.Popen[bytes]:
         with (self.state.parent / "log").open("ab") as log:
             self.daemon = subprocess.Popen(self.command("run"), stderr=log)
@@ -105,6 +109,10 @@ def test_audio_in_text_out(place: Place, undisturbed: dict[str, str]) -> None:
     assert " ".join(text.split()) == " ".join(undisturbed[SAMPLES[0].name].split())
     assert (place.outbox / "interviews" / "monday.srt").is_file()
     assert place.statuses() == {SAMPLES[0].name: "completed", "interviews/monday.flac": "completed"}
+    why = place.asks(
+        "why", str(place.inbox / "interviews" / "monday.flac")
+    )  # the flag that named the inbox is forgotten
+    assert "job 2: completed" in why or "job 1: completed" in why
 
 
 def test_a_second_run_does_nothing_twice(place: Place) -> None:
