@@ -8,12 +8,13 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.torture import absences, disks, kills, misdeeds
+from tests.torture import absences, badinput, disks, kills, misdeeds, real
 from tests.torture.scenario import Run, Scenario
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for scenario in (*kills.SCENARIOS, *misdeeds.SCENARIOS, *disks.SCENARIOS, *absences.SCENARIOS)
+    for part in (kills, real, misdeeds, disks, absences, badinput)
+    for scenario in part.SCENARIOS
 }
 
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import psutil
 
 from speakeasyd.durable import TEMPORARY
+from speakeasyd.ledger.intake import display
 from speakeasyd.testing import PIECE, Script, played, scripted_chunks
 from tests.conftest import REPOSITORY
 
@@ -50,7 +51,8 @@ class Breach:
 class Place:
     """`daemon` is the process that runs now. Paths in `texts` and `codes` are relative to the inbox.
 
-    `texts`: what the transcript of each file has to say; `codes`: for those that have to fail, what is to blame.
+    `texts`: what the transcript of each file has to say; `codes`: for those that have to fail, what may be
+    to blame; None if it may come through as well.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Place:
         self.inbox.mkdir(parents=True, exist_ok=True)
         self.state.mkdir(parents=True, exist_ok=True)
         self.texts: dict[str, str | None] = {}
-        self.codes: dict[str, frozenset[str]] = {}
+        self.codes: dict[str, frozenset[str | None]] = {}
         self.daemon: subprocess.Popen[bytes] | None = None
         self.starts = 0
         self._program = program
@@ -150,12 +152,16 @@ class Place:
         text = "".join(segment.text for chunk in scripted_chunks(data) for segment in chunk.segments)
         return self._drop(name, lambda part: part.write_bytes(data), text.strip())
 
+    def adopt(self, source: Path, name: str) -> Path:
+        """Move a file in: of the same filesystem."""
+        return self._drop(name, source.replace, None)
+
     def _drop(self, name: str, write: Callable[[Path], object], text: str | None) -> Path:
         target = self.inbox / name
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{len(self.texts)}.part")
         write(part)
-        self.texts[name] = text
+        self.texts[display(os.fsencode(name))] = text
         return part.rename(target)
 
     def script(self, script: Script) -> None:
@@ -236,12 +242,15 @@ class Place:
         if not ended:
             return
         yield from (Breach("lost", path) for path in self.texts.keys() - {row["path"] for row in rows})
+        yield from (Breach("other", f"no file: {row['path']}") for row in rows if row["path"] not in self.texts)
         for row in rows:
             wanted = self.codes.get(row["path"])
             if wanted is None and row["status"] != "completed":
                 yield Breach("lost", f"{row['path']} is {row['status']}: {row['error_code']}")
             elif wanted is not None and row["error_code"] not in wanted:
-                yield Breach("other", f"{row['path']} is {row['status']}: {row['error_code']}, not {sorted(wanted)}")
+                yield Breach(
+                    "other", f"{row['path']} is {row['status']}: {row['error_code']}, not one of {set(wanted)}"
+                )
 
     def _broken_artifacts(self, ended: bool) -> Iterator[Breach]:
         rows = self.rows("SELECT path, sha256, written_at FROM artifacts WHERE job_id IS NOT NULL")
