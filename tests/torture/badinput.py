@@ -135,4 +135,4 @@ def broken_files() -> Iterator[tuple[Path, str]]:
                 yield SPEECH / row["path"], row["expect"]
 
 
-SCENARIOS = (Scenario("bad-input", "files, names and sidecars that are broken or hostile", bad_input),)
+SCENARIOS = (Scenario("bad-input", "files, names and sidecars that are broken or hostile", bad_input, in_quick=True),)

@@ -1,6 +1,7 @@
 """All scenarios, and how one is carried out."""
 
 import random
+import re
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +17,12 @@ SCENARIOS: dict[str, Scenario] = {
     for part in (kills, real, misdeeds, disks, absences, badinput)
     for scenario in part.SCENARIOS
 }
+
+
+def chosen(pattern: str = "", *, quick: bool) -> list[Scenario]:
+    """Those whose names begin so; the quick ones, if none is named."""
+    fit = [scenario for scenario in SCENARIOS.values() if re.match(pattern, scenario.name)]
+    return [scenario for scenario in fit if pattern or scenario.in_quick or not quick]
 
 
 def torture(names: Sequence[str], *, scratch: Path, seed: int, quick: bool, lanes: int) -> Iterator[Run]:

@@ -170,7 +170,7 @@ SCENARIOS = (
     _publication("outbox-enospc-rename", "disk full at each rename", publication.RENAMES, "error=ENOSPC"),
     _publication("outbox-eio", "I/O error at each fsync and commit of a publication", publication.SYNCS, "error=EIO"),
     Scenario("ledger-kill-commits", "killed at each commit of the ledger, at work", kill_at_commits, possible),
-    Scenario("ledger-kill-writes", "killed at a write to the ledger, at work", kill_at_writes, possible),
+    Scenario("ledger-kill-writes", "killed at a write to the ledger, at work", kill_at_writes, possible, in_quick=True),
     Scenario(
         "ledger-eio",
         "I/O error when the ledger commits",
@@ -184,5 +184,5 @@ SCENARIOS = (
         possible,
     ),
     Scenario("migration-first", "killed while the ledger is made", first_start, possible),
-    Scenario("migration-upgrade", "killed while the ledger is upgraded", upgrade, possible),
+    Scenario("migration-upgrade", "killed while the ledger is upgraded", upgrade, possible, in_quick=True),
 )

@@ -48,7 +48,7 @@ def kill_daemon(run: Run) -> None:
         feed(place, run.dice)
         place.start()
         a_chunk_is_safe(place)
-        for _ in run.times(200, quick=4):
+        for _ in run.times(200, quick=3):
             feed(place, run.dice)
             moment = run.dice.choice(MOMENTS)
             moment(place)
@@ -69,7 +69,7 @@ def kill_worker(run: Run) -> None:
     with run.place() as place:
         place.script(PACE)
         place.start()
-        for _ in run.times(200, quick=4):
+        for _ in run.times(200, quick=3):
             feed(place, run.dice)
             run.dice.choice(MOMENTS[1:])(place)
             feed(place, run.dice)
@@ -107,8 +107,8 @@ def ask_to_leave(run: Run, *, signals: tuple[signal.Signals, ...]) -> None:
 
 
 SCENARIOS = (
-    Scenario("kill-daemon", "`kill -9` of the daemon, scripted engine", kill_daemon),
-    Scenario("kill-worker", "`kill -9` of the worker, scripted engine", kill_worker),
+    Scenario("kill-daemon", "`kill -9` of the daemon, scripted engine", kill_daemon, in_quick=True),
+    Scenario("kill-worker", "`kill -9` of the worker, scripted engine", kill_worker, in_quick=True),
     Scenario("term", "SIGTERM in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGTERM,))),
     Scenario("term-twice", "SIGTERM twice in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGTERM,) * 2)),
     Scenario("ctrl-c", "Ctrl-C in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGINT,))),

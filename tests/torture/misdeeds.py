@@ -129,7 +129,7 @@ DEADLY = Misdeed("abort", chunk=MID_FILE)
 SCENARIOS = (
     Scenario("cuda-load", "each known text of a CUDA error, while the model loads", at_load),
     Scenario("cuda-first", "each known text, at a file's first chunk", lambda run: at_chunk(run, chunk=0)),
-    Scenario("cuda-mid", "each known text, in mid-file", lambda run: at_chunk(run, chunk=MID_FILE)),
+    Scenario("cuda-mid", "each known text, in mid-file", lambda run: at_chunk(run, chunk=MID_FILE), in_quick=True),
     *(case.scenario for case in CASES),
     Scenario(
         "poison-fail",
@@ -140,6 +140,7 @@ SCENARIOS = (
         "poison-gap",
         "a poison file among innocents, completed with a gap",
         lambda run: poison(run, misdeed=DEADLY, on_poison="gap", codes=frozenset()),
+        in_quick=True,
     ),
     Scenario(
         "poison-open",

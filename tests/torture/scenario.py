@@ -20,6 +20,7 @@ class Scenario:
     fault: str  # what the table calls it
     play: "Callable[[Run], None]"
     possible: Callable[[], bool] = lambda: True  # on this machine
+    in_quick: bool = False  # whether a quick run has time for it
 
 
 @dataclass(slots=True)
