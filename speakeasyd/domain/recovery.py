@@ -22,7 +22,7 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from speakeasyd.domain.fault import FaultKind, Remedy
+from speakeasyd.domain.fault import Diagnosis, FaultKind, Remedy
 from speakeasyd.domain.health import (
     OPEN,
     Blow,
@@ -111,16 +111,20 @@ def _died(health: Health, event: Died, *, now: float, dice: float, policy: Polic
     after = replace(health, failures=health.failures + 1, soft=0, cause=event.diagnosis)
     wait = dice * ceiling(after.failures, base=policy.restart_s, limit=policy.restart_max_s)
     again = StartWorker(max(policy.restart_min_s, wait))
-    if event.diagnosis.kind is FaultKind.KILLED:
+    if _acquits(event.diagnosis):
         return replace(after, state=State.HALF_OPEN if health.on_trial else State.STARTING), (again,)
     if health.on_trial or event.diagnosis.remedy in _CONDEMNING:
         return _open(after, policy)
-    if event.diagnosis.kind is not FaultKind.FILE and event.diagnosis.remedy is not Remedy.OTHER_MODEL:
-        recent = tuple(blow for blow in health.blows if now - blow.at < policy.window_s)
-        after = replace(after, blows=(*recent, Blow(now, event.suspects)))
+    recent = tuple(blow for blow in health.blows if now - blow.at < policy.window_s)
+    after = replace(after, blows=(*recent, Blow(now, event.suspects)))
     if independent(after.blows) >= policy.faults_to_open:
         return _open(after, policy)
     return replace(after, state=State.STARTING), (again,)
+
+
+def _acquits(diagnosis: Diagnosis) -> bool:
+    """Whether the device had no part in it."""
+    return diagnosis.kind in {FaultKind.KILLED, FaultKind.FILE} or diagnosis.remedy is Remedy.OTHER_MODEL
 
 
 def _open(health: Health, policy: Policy) -> Step:

@@ -83,6 +83,7 @@ class Supervisor:
 
     def __init__(self, *, name: str, spec: WorkerSpec, limit: int, around: Surroundings) -> None:
         self.name, self.spec = name, spec  # the settings are stepped down when they prove too much for the device
+        self._wanted = spec
         self._limit = limit  # tasks in hand at most
         self._around, self._clock = around, around.clock
         self._health = Health()
@@ -264,6 +265,7 @@ class Supervisor:
         self._buried.set()
         planned = self.state is State.STOPPED or (self.state is State.RECYCLING and self.empty)
         if planned:
+            self.spec = self._wanted  # what was too much then may not be now
             self._apply(health.Died(classify(exit_status=exit_.status), frozenset()))
         else:
             self._lost(run, exit_)

@@ -167,6 +167,7 @@ async def running(
     *misdeeds: Misdeed,
     device: str = "cuda:0",
     chunk_s: float = 0.0,
+    load_s: float = 0.0,
     batch: int = 3,
     policy: Policy = POLICY,
     probe: Callable[[str], str] = lambda _device: "",
@@ -174,7 +175,7 @@ async def running(
     idle_unload_s: float = 0.0,
     **settings: object,
 ) -> AsyncIterator[Dispatch]:
-    Script(misdeeds, chunk_s=chunk_s).write(tmp_path)
+    Script(misdeeds, chunk_s=chunk_s, load_s=load_s).write(tmp_path)
     recovery = RecoverySettings.model_construct(**DEFAULTS | settings)
     dispatch = Dispatch(recovery)
 
@@ -438,6 +439,45 @@ async def test_a_soft_restart_that_fails_becomes_a_hard_one(tmp_path: Path) -> N
         await run.finished()
         run.check_texts()
     assert run.kinds() == [FaultKind.CONTEXT_LOST]
+
+
+async def test_a_worker_that_mends_itself_for_ever_is_ended(tmp_path: Path) -> None:
+    """Also when it has loaded at last just before its end: it is told by its fault, not by the kill."""
+    soft = Misdeed("soft_fault", at="load", phase="load", text=FULL, times=POLICY.soft_limit + 2)
+    async with running(tmp_path, soft, load_s=0.05, chunk_s=0.2) as run:
+        run.add(*files(tmp_path))
+        await run.finished()
+        run.check_texts()
+    assert run.kinds() == [FaultKind.OUT_OF_MEMORY]
+    assert len([report for report in run.reports if isinstance(report, Hello)]) == 2
+
+
+async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came_down_to(tmp_path: Path) -> None:
+    soft = Misdeed("soft_fault", text=FULL, file="a.audio", chunk=0)
+    async with running(tmp_path, soft, Misdeed("abort", file="a.audio", chunk=2, after="soft_fault"), batch=4) as run:
+        run.add(*files(tmp_path, 8))
+        await run.finished()
+        run.check_texts()
+    assert most_at_once(run.reports[: run.lost_at]) == 4  # the scripted engine itself knows no smaller way
+    assert most_at_once(run.reports[run.lost_at :]) == 2
+
+
+async def test_after_a_recycling_the_wanted_settings_are_tried_again(tmp_path: Path) -> None:
+    soft = Misdeed("soft_fault", text=FULL, file="a.audio", chunk=0)
+    async with running(tmp_path, soft, batch=4, recycle_hours=100 / 3600) as run:
+        run.add(*files(tmp_path, 12))
+        await run.finished()
+    starts = [number for number, report in enumerate(run.reports) if isinstance(report, Hello)]
+    assert most_at_once(run.reports[starts[1] :]) == 4
+
+
+def most_at_once(reports: Iterable[Report]) -> int:
+    now = most = 0
+    for report in reports:
+        now += isinstance(report, ChunkStarted)
+        now -= isinstance(report, ChunkDone)
+        most = max(most, now)
+    return most
 
 
 async def test_a_worker_that_hangs_in_loading_is_replaced(tmp_path: Path) -> None:

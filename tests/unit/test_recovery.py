@@ -1,6 +1,7 @@
 """The recovery of a device: it always goes on, never spins, and blames nobody too early."""
 
-from dataclasses import replace
+from collections import Counter
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -34,9 +35,7 @@ from speakeasyd.domain.health import (
     Worked,
 )
 from speakeasyd.domain.job import JobId
-from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.domain.recovery import Verdict, independent, step, verdict
-from speakeasyd.domain.stepdown import step_down
 
 POLICY = Policy()
 LOST = classify(error="CUDA failed with error an illegal memory access was encountered")
@@ -93,6 +92,11 @@ MOVES: list[tuple[Health, Event, State, tuple[Action, ...]]] = [
     (walk(Started(), RecycleDue()), Silent(HUNG), State.POISONED, (KillWorker(0.0),)),
     (walk(Started(), Busy(), Faulted(FULL, soft=True)), Loaded(), State.BUSY, ()),
     (walk(Started(), Busy(), Faulted(FULL, soft=True)), Silent(HUNG), State.POISONED, (KillWorker(0.0),)),
+    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Faulted(FULL, soft=True), State.SOFT_RESTARTING, ()),
+    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Faulted(LOST, soft=False), State.POISONED, (KillWorker(3.0),)),
+    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Idle(), State.SOFT_RESTARTING, ()),
+    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Died(LOST, jobs(1)), State.STARTING, (StartWorker(1.0),)),
+    (walk(Started(), Busy(), Silent(HUNG)), Loaded(), State.POISONED, ()),
     (walk(Started(), Busy(), Silent(HUNG)), Silent(HUNG), State.POISONED, ()),
     (walk(Started(), Busy(), Silent(HUNG)), Died(HUNG, jobs(1)), State.STARTING, (StartWorker(1.0),)),
     (walk(Died(GONE, jobs())), ProbePassed(), State.HALF_OPEN, (StartWorker(0.0),)),
@@ -100,6 +104,7 @@ MOVES: list[tuple[Health, Event, State, tuple[Action, ...]]] = [
     (walk(Died(GONE, jobs())), ProbeFailed(NO_LIBRARY), State.DEVICE_OPEN, (Probe(300.0),)),
     (walk(Died(GONE, jobs()), ProbePassed()), Worked(), State.BUSY, ()),
     (walk(Died(GONE, jobs()), ProbePassed()), Died(LOST, jobs(1)), State.DEVICE_OPEN, (Probe(20.0),)),
+    (walk(Died(GONE, jobs()), ProbePassed()), Died(NO_MODEL, jobs()), State.HALF_OPEN, (StartWorker(2.0),)),
     (walk(Died(GONE, jobs()), ProbePassed()), Faulted(LOST, soft=True), State.POISONED, (KillWorker(3.0),)),
     (BUSY, Stopping(), State.STOPPED, (DrainWorker(),)),
     (walk(Stopping()), Died(LOST, jobs(1)), State.STOPPED, ()),
@@ -261,32 +266,83 @@ def test_poison_costs_at_most_three_workers_and_nobody_is_condemned_unheard(
     assert all(each in {Verdict.MARK_GAP, Verdict.FAIL} for each in verdicts[2:])
 
 
-# --- smaller settings -------------------------------------------------------------------------------------------------
+# --- a whole day's work, as a model -----------------------------------------------------------------------------------
 
 
-def ladder(spec: WorkerSpec, diagnosis: Diagnosis) -> list[tuple[int, str]]:
-    steps = []
-    while below := step_down(spec, diagnosis.remedy):
-        spec = below
-        steps.append((spec.batch_size, spec.compute_type))
-        assert len(steps) < 20
-    return steps
+@dataclass
+class Day:
+    """Jobs of three chunks on one GPU. A poison chunk kills every worker; others die of what nobody is to blame for."""
+
+    poison: tuple[int, int] | None
+    mercy: RecoverySettings
+    cpu_can: bool  # the CPU survives the poison
+    bad_luck: list[int]  # numbers of the batches in which a worker dies for no reason of the work's
+    health: Health = field(default_factory=lambda: walk(Started()))
+    now: float = 0.0
+    batches: int = 0
+    deaths: int = 0
+    strikes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    done: set[tuple[int, int]] = field(default_factory=set)
+    gaps: set[tuple[int, int]] = field(default_factory=set)
+    failed: set[int] = field(default_factory=set)
+
+    def live(self) -> None:
+        while todo := [(job, n) for job in range(1, 5) for n in range(3) if self.needs(job, n)]:
+            assert self.batches < 100, "it never ends"
+            suspects = [chunk for chunk in todo if self.strikes[chunk]]
+            self.try_one(suspects[0]) if suspects else self.compute(todo[::3][:3], "cuda:0")
+
+    def needs(self, job: int, n: int) -> bool:
+        return (job, n) not in self.done | self.gaps and job not in self.failed
+
+    def try_one(self, chunk: tuple[int, int]) -> None:
+        match verdict(strikes=self.strikes[chunk], device="cuda:0", settings=self.mercy):
+            case Verdict.TRY_ALONE:
+                self.compute([chunk], "cuda:0")
+            case Verdict.TRY_ON_CPU:
+                self.compute([chunk], "cpu")
+            case Verdict.MARK_GAP:
+                self.gaps.add(chunk)
+            case Verdict.FAIL:
+                self.failed.add(chunk[0])
+
+    def compute(self, batch: list[tuple[int, int]], device: str) -> None:
+        self.batches += 1
+        poisoned = self.poison in batch and not (device == "cpu" and self.cpu_can)
+        if not poisoned and self.batches not in self.bad_luck:
+            self.done.update(batch)
+            return
+        self.deaths += 1
+        self.strikes.update(batch)
+        if device == "cuda:0":
+            self.recover(Died(LOST, frozenset(JobId(job) for job, _ in batch)))
+
+    def recover(self, died: Died) -> None:
+        """Until there is a worker again; every wait is a real one."""
+        self.health, actions = step(self.health, died, now=self.now, dice=0.0, policy=POLICY)
+        while not any(isinstance(action, StartWorker) for action in actions):
+            (probe,) = actions
+            assert isinstance(probe, Probe)
+            self.now += probe.after_s
+            self.health, actions = step(self.health, ProbePassed(), now=self.now, dice=0.0, policy=POLICY)
+        self.health = walk(Started(), Busy(), Worked(), health=self.health)
 
 
-def test_out_of_memory_steps_down_the_batch_and_then_the_weights() -> None:
-    gpu = WorkerSpec("cuda:0", "auto", 0, 0, "")
-    assert ladder(gpu, FULL) == [(8, "auto"), (4, "auto"), (2, "auto"), (1, "auto"), (1, "int8_float16")]
-    assert ladder(replace(gpu, batch_size=3, compute_type="int8"), FULL) == [(1, "int8")]
-
-
-@pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-@pytest.mark.parametrize("compute_type", ["auto", "int8", "float16", "int8_float16", "float32", "bfloat16"])
-def test_an_unsupported_type_ends_at_one_that_all_devices_can(device: str, compute_type: str) -> None:
-    unsupported = classify(error="CUBLAS_STATUS_NOT_SUPPORTED")
-    steps = ladder(WorkerSpec(device, compute_type, 0, 4, ""), unsupported)
-    assert all(batch == 4 for batch, _ in steps)
-    assert compute_type == "float32" or steps[-1][1] == "float32"
-
-
-def test_other_faults_step_nothing_down() -> None:
-    assert ladder(WorkerSpec("cuda:0", "auto", 0, 16, ""), LOST) == []
+@given(
+    poison=st.one_of(st.none(), st.tuples(st.integers(1, 4), st.integers(0, 2))),
+    cpu_fallback=st.booleans(),
+    on_poison=st.sampled_from(["gap", "fail"]),
+    cpu_can=st.booleans(),
+    bad_luck=st.lists(st.integers(1, 20), max_size=2, unique=True),
+)
+def test_all_work_ends_no_innocent_pays_and_poison_costs_three_workers(
+    poison: tuple[int, int] | None, cpu_fallback: bool, on_poison: str, cpu_can: bool, bad_luck: list[int]
+) -> None:
+    mercy = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
+    day = Day(poison, mercy, cpu_can, bad_luck if cpu_fallback else bad_luck[:1])
+    day.live()
+    assert day.deaths <= 3 + len(bad_luck)
+    assert day.gaps <= {poison}
+    assert day.failed <= ({poison[0]} if poison else set())
+    if poison and cpu_fallback and cpu_can and not bad_luck:
+        assert poison in day.done
