@@ -465,7 +465,7 @@ async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came
 async def test_after_a_recycling_the_wanted_settings_are_tried_again(tmp_path: Path) -> None:
     soft = Misdeed("soft_fault", text=FULL, file="a.audio", chunk=0)
     async with running(tmp_path, soft, batch=4, recycle_hours=100 / 3600) as run:
-        run.add(*files(tmp_path, 12))
+        run.add(*files(tmp_path, 16))
         await run.finished()
     starts = [number for number, report in enumerate(run.reports) if isinstance(report, Hello)]
     assert most_at_once(run.reports[starts[1] :]) == 4
