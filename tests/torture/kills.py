@@ -95,7 +95,7 @@ def ask_to_leave(run: Run, *, signals: tuple[signal.Signals, ...]) -> None:
                 place.daemon.send_signal(number)
                 time.sleep(run.dice.uniform(0, 0.1))
             status = place.daemon.wait(timeout=30)
-            if status != 0:
+            if status not in {0, *(-number for number in signals[1:])}:
                 run.complain(f"the daemon left with {status}")
             place.take_stock()
             run.judge(place, ended=False)

@@ -110,7 +110,7 @@ class _Case:
 
 CASES = (
     _Case("abort", "the worker aborts", Misdeed("abort")),
-    _Case("terminate", "the worker is terminated by an uncaught CUDA error", Misdeed("last_words", text=TERMINATED)),
+    _Case("uncaught", "the worker is terminated by an uncaught CUDA error", Misdeed("last_words", text=TERMINATED)),
     _Case("segfault", "the worker segfaults", Misdeed("segfault")),
     _Case("exit-0", "the worker exits with 0 and no result", Misdeed("exit")),
     _Case("hang", "the worker hangs", Misdeed("hang"), rounds=3),
