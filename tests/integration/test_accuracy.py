@@ -1,0 +1,73 @@
+"""Speed never costs accuracy: word errors of the defaults over real recordings, where those are here."""
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import pytest
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import ChunkDone, Report, Task, TaskDone, WorkerSpec
+from speakeasyd.engine.model import load
+from speakeasyd.engine.pipeline import Pipeline
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
+
+THEIRS = {"clips": 8.2, "long": 8.9}
+"""Percent of words wrong in a faster-whisper loop with its defaults and the bundled model (`python -m benchmarks`)."""
+ALLOWED = 0.5  # points more than theirs
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def manifest(speech: Path) -> list[Row]:
+    rows = [json.loads(line) for line in (speech / "manifest.jsonl").read_text("utf-8").splitlines()]
+    return [row for row in rows if row["expect"] == "transcript" and row["language"] == "en" and row.get("reference")]
+
+
+def transcribed(folder: Path, rows: Sequence[Row], state: Path) -> list[str]:
+    """The texts of the files, by the pipeline as a worker runs it."""
+    model = load("bundled", WorkerSpec("cpu", "auto", 2, 0, str(state), offline=True))
+    chunks: dict[JobId, dict[int, str]] = {JobId(job): {} for job in range(len(rows))}
+    left, over = set(chunks), threading.Event()
+
+    def hear(report: Report) -> None:
+        match report:
+            case ChunkDone(job_id=job_id, chunk=chunk):
+                chunks[job_id][chunk.index] = "".join(segment.text for segment in chunk.segments)
+            case TaskDone(job_id=job_id):
+                left.discard(job_id)
+                if not left:
+                    over.set()
+
+    pipeline = Pipeline(
+        decoder=model.decoder,
+        replicas=2,
+        batch_size=1,
+        readers=2,
+        send=hear,
+        on_fault=lambda fault, _: pytest.fail(str(fault)),
+        on_idle=lambda: None,
+    )
+    for job, row in enumerate(rows):
+        pipeline.submit(Task(JobId(job), Token("t"), str(folder / row["path"]), Options(model="bundled"), None))
+    assert over.wait(800)
+    pipeline.stop()
+    return ["".join(told[index] for index in sorted(told)) for told in chunks.values()]
+
+
+@pytest.mark.parametrize(("kinds", "theirs"), [({"clip", "format"}, THEIRS["clips"]), ({"long"}, THEIRS["long"])])
+def test_no_more_words_are_wrong_than_in_the_usual_way(
+    speech: Path, manifest: list[Row], tmp_path: Path, kinds: set[str], theirs: float
+) -> None:
+    rows = [row for row in manifest if row["kind"] in kinds]
+    normal = EnglishTextNormalizer()
+    heard = [normal(text) or "-" for text in transcribed(speech, rows, tmp_path)]
+    wrong = 100 * jiwer.wer([normal(row["reference"]) for row in rows], heard)
+    assert wrong <= theirs + ALLOWED
