@@ -36,6 +36,7 @@ from speakeasyd.domain.health import (
 )
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.recovery import Verdict, independent, step, verdict
+from speakeasyd.services.incidents import ACTIONS
 
 POLICY = Policy()
 LOST = classify(error="CUDA failed with error an illegal memory access was encountered")
@@ -214,6 +215,9 @@ def test_it_always_goes_on_and_never_spins(moments: list[tuple[Event, float, flo
         starts = [action for action in actions if isinstance(action, StartWorker)]
         probes = [action for action in actions if isinstance(action, Probe)]
         kills = [action for action in actions if isinstance(action, KillWorker)]
+        assert health.soft <= policy.soft_limit
+        if isinstance(event, Died):
+            assert health.state in ACTIONS, "an incident says what is done"
         match event:
             case Died() if before.state not in OPEN:  # something follows every death, once
                 final = health.cause == OLD_CARD and health.state in OPEN
