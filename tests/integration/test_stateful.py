@@ -1,0 +1,339 @@
+"""Intake, ledger, dispatcher and publisher under any order of files, events, faults, kills and people's wishes.
+
+The clock is turned by hand and the pool is a stand-in that says one thing at a time; all else is real. Whatever
+happened, once there is peace every file that is there has its transcript, once, and with its own text.
+"""
+
+import asyncio
+import hashlib
+import sqlite3
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from speakeasyd.config import InboxSettings, RecoverySettings, Settings, WatchSettings
+from speakeasyd.domain.fault import classify
+from speakeasyd.domain.health import State
+from speakeasyd.domain.job import JobId
+from speakeasyd.domain.protocol import (
+    ChunkDone,
+    ChunkStarted,
+    LanguageFound,
+    Loaded,
+    Opened,
+    Report,
+    Task,
+    TaskDone,
+    TaskFailed,
+)
+from speakeasyd.errors import ErrorCode
+from speakeasyd.events import Hub
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.loop import MainLoop
+from speakeasyd.services.dispatcher import Dispatcher, News
+from speakeasyd.services.incidents import Incidents
+from speakeasyd.services.intake import Intake
+from speakeasyd.services.outboxes import Outboxes
+from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.publisher import Publisher
+from speakeasyd.services.sources import Sources
+from speakeasyd.testing import CHUNK_S, PIECE, ManualClock, scripted_chunks
+from speakeasyd.workers.inhand import InHand
+from speakeasyd.workers.pool import WorkerLost
+from tests.ledgers import create
+
+NAMES = ("a.wav", "b.wav", "sub/a.wav", "c.flac")
+CONTENTS = tuple(bytes([letter]) * (PIECE * chunks) for letter, chunks in zip(b"xyz", (1, 2, 3), strict=True))
+SETTLE_S = 2.0
+PEACE = 400  # rounds after which there must be nothing left to do
+FAULTS = (
+    classify(phase="generate", error="CUDA failed with error an illegal memory access was encountered"),
+    classify(exit_status=-9),
+    classify(phase="decode", error="MemoryError: "),
+    classify(silent=True),
+)
+
+
+class StandIn:
+    """A pool with one worker that is never in a hurry: `say` lets it say its next word about one of its tasks."""
+
+    device = "cpu"
+    blocked = None
+
+    def __init__(self, hear: Callable[[News], None]) -> None:
+        self._hear = hear
+        self._hand = InHand()
+        self._plays: dict[JobId, Iterator[Report]] = {}
+        hear(("cpu", Loaded("auto", "scripted", "cpu", "int8", 0.0)))
+
+    def capacity(self, _model: str) -> int:
+        return max(0, 3 - len(self._plays))
+
+    def submit(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
+        self._hand.add(task, alone=alone or on_cpu)
+        self._plays[task.job_id] = _play(task)
+
+    def drop(self, job_id: JobId) -> None:
+        self._hand.drop(job_id)
+        self._plays.pop(job_id, None)
+
+    async def stop(self, _grace_s: float) -> None:
+        self._plays.clear()
+
+    def say(self, which: int) -> bool:
+        """False if there is nothing to be said."""
+        if not self._plays:
+            return False
+        job_id = list(self._plays)[which % len(self._plays)]
+        report = next(self._plays[job_id])
+        if isinstance(report, TaskDone | TaskFailed):
+            del self._plays[job_id]
+        self._hand.note(report)
+        self._hear(("cpu", report))
+        return True
+
+    def die(self, fault: int) -> None:
+        diagnosis = FAULTS[fault % len(FAULTS)]
+        tasks = self._hand.lose(None, blame=diagnosis.blames_work)
+        self._plays.clear()
+        self._hear(WorkerLost("cpu", "cpu", tasks, diagnosis, None, diagnosis.what, -6, "", 1.0, State.STARTING))
+
+
+def _play(task: Task) -> Iterator[Report]:
+    try:
+        data = Path(task.path).read_bytes()
+    except OSError as error:
+        yield TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_MISSING, str(error))
+        return
+    chunks = scripted_chunks(data)
+    yield Opened(task.job_id, task.token, len(chunks) * CHUNK_S)
+    yield LanguageFound(task.job_id, task.token, "en", 1.0)
+    for chunk in chunks:
+        if chunk.index not in task.skip and (task.only is None or chunk.index in task.only):
+            yield ChunkStarted(task.job_id, task.token, chunk.index, chunk.start, chunk.end)
+            yield ChunkDone(task.job_id, task.token, chunk)
+    yield TaskDone(task.job_id, task.token, len(chunks) * CHUNK_S)
+
+
+class Life(RuleBasedStateMachine):
+    """`there`: the bytes that lie in the inbox, by path."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._runner = asyncio.Runner()
+        self._folder = tempfile.TemporaryDirectory()
+        self.root = Path(self._folder.name)
+        self.clock = ManualClock()
+        self.there: dict[str, bytes] = {}
+        self.boots = 0
+        inbox = InboxSettings(path=self.root / "inbox", outbox=self.root / "outbox")
+        self.settings = Settings(
+            state=self.root,
+            inboxes=(inbox,),
+            watch=WatchSettings(settle_s=SETTLE_S, poll="always", poll_s=0.5),
+            recovery=RecoverySettings(max_attempts=1000, stop_grace_s=1.0),  # nobody here is really at fault
+        )
+        (self.root / "inbox").mkdir()
+        create(self.root / "ledger.db")
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return self._runner.run(coroutine)
+
+    @initialize()
+    def boot(self) -> None:
+        self.run(self._boot())
+
+    async def _boot(self) -> None:
+        self.boots += 1
+        hub = Hub()
+        self.ledger = await Ledger.open(self.root / "ledger.db", clock=self.clock, hub=hub, boot_id=str(self.boots))
+        await self.ledger.recover()
+        pauses = Pauses(ledger=self.ledger, hub=hub, clock=self.clock)
+        self.outboxes = Outboxes(inboxes=self.settings.inboxes, pauses=pauses)
+        sources = Sources(ledger=self.ledger, settings=self.settings, hub=hub, clock=self.clock)
+        heard: list[News] = []
+        self.pool = StandIn(heard.append)
+        self.dispatcher = Dispatcher(
+            ledger=self.ledger,
+            pool=self.pool,  # type: ignore[arg-type] # a stand-in
+            publisher=Publisher(ledger=self.ledger, outboxes=self.outboxes, sources=sources),
+            outboxes=self.outboxes,
+            pauses=pauses,
+            incidents=Incidents(ledger=self.ledger),
+            settings=self.settings,
+            clock=self.clock,
+        )
+        for news in heard:
+            self.dispatcher.hear(news)
+        self.pool._hear = self.dispatcher.hear
+        self.intake = Intake(
+            settings=self.settings,
+            ledger=self.ledger,
+            pauses=pauses,
+            main_loop=MainLoop(asyncio.get_running_loop()),
+            clock=self.clock,
+        )
+        await self.outboxes.prepare()
+
+    # --- files, and what is told of them
+
+    @rule(name=st.sampled_from(NAMES), content=st.sampled_from(CONTENTS))
+    def drop(self, name: str, content: bytes) -> None:
+        """New, or in place of another that does not wait for its turn."""
+        if self._status(name) not in {"pending", "processing"}:
+            part = self.root / "part"
+            part.write_bytes(content)
+            target = self.root / "inbox" / name
+            target.parent.mkdir(exist_ok=True)
+            part.replace(target)
+            self.there[name] = content
+
+    @rule(name=st.sampled_from(NAMES))
+    def delete(self, name: str) -> None:
+        (self.root / "inbox" / name).unlink(missing_ok=True)
+        self.there.pop(name, None)
+
+    @rule(name=st.sampled_from(NAMES), times=st.integers(1, 3), hint=st.booleans())
+    def event(self, name: str, times: int, hint: bool) -> None:
+        """Late, doubled, of a file that is not there; or there is none, and a scan has to find the file."""
+        for _ in range(times):
+            now = self.clock.monotonic()
+            self.intake._doors[0]._arrivals.notice(name.encode(), now, announced=True, hint=hint)
+
+    # --- time and work
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, SETTLE_S, 20.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.run(self._take_in())
+
+    async def _take_in(self) -> None:
+        await self.intake.run_once()
+        while any(door.admission._lanes for door in self.intake._doors):
+            await self.intake.run_once()
+
+    @rule()
+    def dispatch(self) -> None:
+        self.run(self.dispatcher.run_once())
+
+    @rule(which=st.integers(0, 5), words=st.integers(1, 6))
+    def work(self, which: int, words: int) -> None:
+        for _ in range(words):
+            self.pool.say(which)
+
+    # --- harm
+
+    @rule(fault=st.integers(0, len(FAULTS) - 1))
+    def worker_dies(self, fault: int) -> None:
+        self.pool.die(fault)
+
+    @rule()
+    def daemon_dies(self) -> None:
+        """What it had in memory is gone."""
+        self.run(self._bury())
+        self.run(self._boot())
+
+    async def _bury(self) -> None:
+        publishing = list(self.dispatcher._publishing.values())
+        for task in publishing:
+            task.cancel()
+        await asyncio.gather(*publishing, return_exceptions=True)
+        await self.intake.stop()
+        await self.ledger.close()
+
+    @precondition(lambda self: (self.root / "outbox").is_dir())
+    @rule()
+    def outbox_goes(self) -> None:
+        (self.root / "outbox").rename(self.root / "outbox away")
+
+    @precondition(lambda self: (self.root / "outbox away").is_dir())
+    @rule()
+    def outbox_comes_back(self) -> None:
+        (self.root / "outbox away").rename(self.root / "outbox")
+
+    @rule(name=st.sampled_from(NAMES), retry=st.booleans())
+    def person(self, name: str, retry: bool) -> None:
+        ids = [row["job_id"] for row in self._rows("SELECT job_id FROM job_status WHERE path = ?", name)]
+        if retry:
+            self.run(self.ledger.retry(ids=ids))
+        elif name not in self.there:  # a wish that is granted would be no loss
+            self.run(self.ledger.cancel(ids))
+
+    # --- what must hold
+
+    @invariant()
+    def one_live_job_for_a_path(self) -> None:
+        if self.boots:
+            live = "SELECT path, count(*) AS n FROM job_status WHERE finished_at IS NULL GROUP BY path"
+            assert all(row["n"] == 1 for row in self._rows(live))
+
+    @invariant()
+    def what_is_said_to_be_written_is_there(self) -> None:
+        outbox = next(folder for folder in (self.root / "outbox", self.root / "outbox away") if folder.is_dir())
+        for row in self._rows("SELECT path, sha256 FROM artifacts WHERE written_at IS NOT NULL"):
+            assert hashlib.sha256((outbox / row["path"]).read_bytes()).hexdigest() == row["sha256"]
+
+    def teardown(self) -> None:
+        try:
+            if self.boots:
+                self._make_peace()
+                self._judge()
+                self.run(self._bury())
+        finally:
+            self._runner.close()
+            self._folder.cleanup()
+
+    def _make_peace(self) -> None:
+        if (self.root / "outbox away").is_dir():
+            self.outbox_comes_back()
+        for _ in range(PEACE):
+            self.clock.advance(SETTLE_S)
+            self.run(self._round())
+            while self.pool.say(0):
+                pass
+            if self._is_peace():
+                return
+        left = [tuple(row) for row in self._rows("SELECT path, status FROM jobs WHERE finished_at IS NULL")]
+        raise AssertionError(f"no peace: {left}")
+
+    async def _round(self) -> None:
+        await self._take_in()
+        await self.outboxes.run_once()
+        await self.dispatcher.run_once()
+        if self.dispatcher._publishing:
+            await asyncio.wait(self.dispatcher._publishing.values(), timeout=6.0)
+
+    def _is_peace(self) -> bool:
+        open_jobs = self._rows("SELECT 1 FROM jobs WHERE finished_at IS NULL")
+        known = all(self._status(name) for name in self.there)
+        return known and self.intake.idle and self.dispatcher.idle and not open_jobs
+
+    def _judge(self) -> None:
+        latest = "SELECT job_id, status, sha256 FROM job_status WHERE path = ? AND status != 'skipped' ORDER BY job_id"
+        for name, content in self.there.items():
+            *_, job = self._rows(latest, name)
+            assert (job["status"], job["sha256"]) == ("completed", hashlib.sha256(content).hexdigest()), name
+            text = "".join(segment.text for chunk in scripted_chunks(content) for segment in chunk.segments)
+            [said] = self._rows("SELECT text FROM transcript_text WHERE job_id = ?", job["job_id"])
+            assert said["text"] == text.strip(), name
+        written = {path.relative_to(self.root / "outbox").as_posix() for path in (self.root / "outbox").rglob("*.*")}
+        assert written == {row["path"] for row in self._rows("SELECT path FROM artifacts")}
+
+    def _status(self, name: str) -> str | None:
+        rows = self._rows("SELECT status FROM job_status WHERE path = ? ORDER BY job_id DESC LIMIT 1", name)
+        return rows[0]["status"] if rows else None
+
+    def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        with closing(sqlite3.connect(self.root / "ledger.db")) as connection:
+            connection.row_factory = sqlite3.Row
+            return connection.execute(sql, values).fetchall()
+
+
+Life.TestCase.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+TestLife = Life.TestCase
