@@ -98,7 +98,7 @@ async def discover(
 
     if settings.device not in {"auto", "cuda"}:
         return Discovery(specs(settings.device))
-    if settings.device == "auto" and not any(Path(trace).exists() for trace in traces):
+    if settings.device == "auto" and not _has_driver(traces):
         return Discovery(specs("cpu"))
     found = await look()
     gpus = specs(*(f"cuda:{n}" for n in range(found.gpus)))
@@ -107,6 +107,10 @@ async def discover(
     if gpus and not found.error:
         return Discovery(gpus)
     return Discovery(specs("cpu"), _why_no_gpu(found))
+
+
+def _has_driver(traces: tuple[str, ...]) -> bool:
+    return any(Path(trace).exists() for trace in traces)
 
 
 def _why_no_gpu(found: Findings) -> str:
