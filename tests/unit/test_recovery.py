@@ -286,8 +286,9 @@ class Day:
     batches: int = 0
     deaths: int = 0
     strikes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    died_alone: Counter[tuple[int, int]] = field(default_factory=Counter)
     done: set[tuple[int, int]] = field(default_factory=set)
-    gaps: set[tuple[int, int]] = field(default_factory=set)
+    given_up: set[tuple[int, int]] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
 
     def live(self) -> None:
@@ -297,7 +298,7 @@ class Day:
             self.try_one(suspects[0]) if suspects else self.compute(todo[::3][:3], "cuda:0")
 
     def needs(self, job: int, n: int) -> bool:
-        return (job, n) not in self.done | self.gaps and job not in self.failed
+        return (job, n) not in self.done | self.given_up and job not in self.failed
 
     def try_one(self, chunk: tuple[int, int]) -> None:
         match verdict(strikes=self.strikes[chunk], device="cuda:0", settings=self.mercy):
@@ -306,8 +307,9 @@ class Day:
             case Verdict.TRY_ON_CPU:
                 self.compute([chunk], "cpu")
             case Verdict.MARK_GAP:
-                self.gaps.add(chunk)
+                self.given_up.add(chunk)
             case Verdict.FAIL:
+                self.given_up.add(chunk)
                 self.failed.add(chunk[0])
 
     def compute(self, batch: list[tuple[int, int]], device: str) -> None:
@@ -318,6 +320,7 @@ class Day:
             return
         self.deaths += 1
         self.strikes.update(batch)
+        self.died_alone.update(batch if len(batch) == 1 else [])
         if device == "cuda:0":
             self.recover(Died(LOST, frozenset(JobId(job) for job, _ in batch)))
 
@@ -337,16 +340,17 @@ class Day:
     cpu_fallback=st.booleans(),
     on_poison=st.sampled_from(["gap", "fail"]),
     cpu_can=st.booleans(),
-    bad_luck=st.lists(st.integers(1, 20), max_size=2, unique=True),
+    bad_luck=st.lists(st.integers(1, 20), max_size=4, unique=True),
 )
-def test_all_work_ends_no_innocent_pays_and_poison_costs_three_workers(
+def test_all_work_ends_nobody_pays_for_a_neighbour_and_poison_costs_three_workers(
     poison: tuple[int, int] | None, cpu_fallback: bool, on_poison: str, cpu_can: bool, bad_luck: list[int]
 ) -> None:
     mercy = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
-    day = Day(poison, mercy, cpu_can, bad_luck if cpu_fallback else bad_luck[:1])
+    day = Day(poison, mercy, cpu_can, bad_luck)
     day.live()
     assert day.deaths <= 3 + len(bad_luck)
-    assert day.gaps <= {poison}
-    assert day.failed <= ({poison[0]} if poison else set())
+    assert all(day.died_alone[chunk] > cpu_fallback for chunk in day.given_up)
+    if not bad_luck:
+        assert day.given_up <= {poison}
     if poison and cpu_fallback and cpu_can and not bad_luck:
         assert poison in day.done
