@@ -10,7 +10,7 @@ from typing import Any
 
 from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, iso
-from speakeasyd.config import Settings, applied, reloadable
+from speakeasyd.config import PoliteSettings, Settings, applied, reloadable
 from speakeasyd.errors import ConfigError
 from speakeasyd.events import Event, Hub
 from speakeasyd.host import notify, signals
@@ -25,6 +25,7 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.janitor import Janitor
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.polite import Polite
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.sources import Sources
 from speakeasyd.workers.pool import Pool
@@ -108,7 +109,7 @@ class Daemon:
         self._main_loop = MainLoop(asyncio.get_running_loop())
         self._stack.push_async_callback(self._main_loop.close)
         self._pauses = Pauses(ledger=self._ledger, hub=self.hub, clock=self._clock)
-        pool = self._pool()
+        pool = self._workers = self._pool()
         self._stack.enter_context(
             signals.install(on_stop=self._leave.set, on_force=pool.kill, on_reload=self._reload.set)
         )
@@ -158,7 +159,7 @@ class Daemon:
 
     async def _start_reloadable(self) -> None:
         """The parts whose settings may change while the daemon runs: they are replaced."""
-        self._janitor = Janitor(ledger=self._ledger, settings=self._settings.ledger, clock=self._clock)
+        janitor = Janitor(ledger=self._ledger, settings=self._settings.ledger, clock=self._clock)
         self._intake = Intake(
             settings=self._settings,
             ledger=self._ledger,
@@ -166,7 +167,14 @@ class Daemon:
             main_loop=self._main_loop,
             clock=self._clock,
         )
-        for service in (self._janitor, self._intake):
+        polite = Polite(
+            settings=self._settings.polite if self._patient else PoliteSettings(),
+            pauses=self._pauses,
+            pool=self._workers,
+            clock=self._clock,
+        )
+        self._reloadable = (janitor, polite, self._intake)
+        for service in self._reloadable:
             self._stack.push_async_callback(service.stop)
             await service.start()
 
@@ -197,8 +205,8 @@ class Daemon:
         self._settings = applied(self._settings, wanted)
         if changes.now:
             logs.set_level(self._settings.log)
-            await self._intake.stop()
-            await self._janitor.stop()
+            for service in reversed(self._reloadable):
+                await service.stop()
             await self._start_reloadable()
         self._tell("config.reloaded", now=changes.now, restart=changes.restart)
 

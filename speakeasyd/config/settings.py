@@ -203,7 +203,7 @@ class NotifySettings(Table):
 
 
 class PoliteSettings(Table):
-    """When to leave the machine to others. Work stops after the chunks in flight, and goes on by itself."""
+    """When to leave the machine to others. Work stops within a few seconds, and goes on by itself where it was."""
 
     hours: tuple[Annotated[str, AfterValidator(_span)], ...] = ()
     """When to work, local time: `["22:00-07:00", "sat,sun 00:00-24:00"]`; empty is always."""

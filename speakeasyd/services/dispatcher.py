@@ -69,7 +69,7 @@ class Dispatcher(Service):
         self._news: list[News] = []
         self._models: dict[str, Loaded] = {}  # by worker
         self._missed: dict[JobId, float] = {}  # monotonic seconds when the source was found to be gone
-        self._publishing: set[asyncio.Task[None]] = set()
+        self._publishing: dict[Token, asyncio.Task[None]] = {}
 
     @property
     def idle(self) -> bool:
@@ -99,8 +99,8 @@ class Dispatcher(Service):
         await self._pool.stop(self._settings.recovery.stop_grace_s)
         await self._digest()
         if self._publishing:
-            await asyncio.wait(self._publishing, timeout=self._settings.recovery.stop_grace_s)
-        for task in self._publishing:
+            await asyncio.wait(self._publishing.values(), timeout=self._settings.recovery.stop_grace_s)
+        for task in self._publishing.values():
             task.cancel()
         for job in list(self._claims.values()):
             await self._release(job)
@@ -116,7 +116,9 @@ class Dispatcher(Service):
         present = [
             name for name in self._roots if f"inbox {name}" not in self._pauses and not self._outboxes.paused(name)
         ]
-        while "device" not in self._pauses:
+        if self._pauses.leaving:
+            await self._give_back()
+        while "device" not in self._pauses and not self._pauses.leaving:
             model = await self._ledger.next_model(inboxes=present)
             room = self._pool.capacity(model) if model else 0
             jobs = await self._ledger.claim(room, model=model, inboxes=present) if room else []
@@ -125,6 +127,11 @@ class Dispatcher(Service):
             for job in jobs:
                 self._claims[job.id] = job
                 await self._begin(job)
+
+    async def _give_back(self) -> None:
+        """The machine is left to others. What is on its way into the outbox gets there all the same."""
+        for job in [job for job in self._claims.values() if job.token not in self._publishing]:
+            await self._release(job)
 
     async def _begin(self, job: Job) -> None:
         if job.transcribed:
@@ -260,8 +267,8 @@ class Dispatcher(Service):
 
     def _publish(self, job: Job) -> None:
         task = asyncio.create_task(self._publication(job), name=f"publish {job.id}")
-        self._publishing.add(task)
-        task.add_done_callback(self._publishing.discard)
+        self._publishing[job.token] = task
+        task.add_done_callback(lambda _task: self._publishing.pop(job.token, None))
 
     async def _publication(self, job: Job) -> None:
         """Publish, however long the outbox is full or away: that costs no attempt."""

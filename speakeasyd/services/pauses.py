@@ -7,6 +7,9 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger.ledger import Ledger
 
+LEAVING = ("hours", "memory", "vram")
+"""The causes for which work under way is given back as well, to go on later where it was."""
+
 log = logging.getLogger(__name__)
 
 
@@ -21,6 +24,11 @@ class Pauses:
 
     def __contains__(self, cause: str) -> bool:
         return cause in self._reasons
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the machine is to be left to others."""
+        return any(cause in self._reasons for cause in LEAVING)
 
     async def begin(self, cause: str, reason: str) -> None:
         """Say it once: the same cause with the same reason again changes nothing."""

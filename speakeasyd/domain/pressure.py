@@ -1,0 +1,28 @@
+"""When memory is so short that the machine is left to others, and when no longer. Pure."""
+
+from dataclasses import dataclass
+
+CALM_SHARE = 1.25  # of the limit must be there again, so that our own coming back is not the next shortage
+CALM_LOOKS = 4  # in a row that must find it
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """What is remembered from look to look."""
+
+    high: bool = False
+    calm: int = 0  # looks in a row that found enough
+
+
+def look(before: Pressure, *, there: float | None, limit: float) -> Pressure:
+    """`there`: memory for us, in the unit of `limit`; None: nobody can tell. A limit of 0 is never short."""
+    if not limit:
+        return Pressure()
+    if there is None:
+        return before
+    if there < limit:
+        return Pressure(high=True)
+    if not before.high:
+        return before
+    calm = before.calm + 1 if there >= limit * CALM_SHARE else 0
+    return Pressure(high=calm < CALM_LOOKS, calm=calm)
