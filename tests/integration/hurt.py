@@ -12,7 +12,7 @@ from speakeasyd.domain.protocol import ChunkDone, ChunkStarted, Loaded, Loading,
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.host import serve
 
-FIT_TO_READ = 20_000_000  # bytes that are enough for the decoder, not for the model
+FIT_TO_READ = 40_000_000  # bytes that are enough for the decoder, not for the model
 UNSUPPORTED = "cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"
 
 
