@@ -23,6 +23,7 @@ from speakeasyd.services.heartbeat import Heartbeat
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.intake import Intake
 from speakeasyd.services.janitor import Janitor
+from speakeasyd.services.notifier import Notifier
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.polite import Polite
@@ -173,7 +174,8 @@ class Daemon:
             pool=self._workers,
             clock=self._clock,
         )
-        self._reloadable = (janitor, polite, self._intake)
+        notifier = Notifier(settings=self._settings, ledger=self._ledger, hub=self.hub, clock=self._clock)
+        self._reloadable = (janitor, polite, notifier, self._intake)
         for service in self._reloadable:
             self._stack.push_async_callback(service.stop)
             await service.start()

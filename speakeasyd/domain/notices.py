@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, get_args
 
@@ -17,26 +17,20 @@ _FIELD = re.compile(r"{(\w+)}")
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
-    """One piece of news."""
-
-    seq: int  # of the event in the ledger
-    kind: Kind
-    at: str  # UTC, ISO 8601
-    data: Mapping[str, object] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
 class Delivery:
-    """A notice on its way to one target."""
+    """A message on its way to one target."""
 
     id: int
     kind: str
-    message_id: str  # the same in every attempt
     body: str  # JSON, the same in every attempt
     attempts: int  # so far
     created_at: datetime
     available_at: datetime
+
+    @property
+    def message_id(self) -> str:
+        """The same in every attempt: by it a receiver knows what it has had already."""
+        return f"msg_{self.created_at.timestamp() * 1000:.0f}_{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,4 +92,4 @@ def check_command(command: Sequence[str]) -> Sequence[str]:
 
 def _artifacts(data: Mapping[str, object]) -> str:
     artifacts = data.get("artifacts")
-    return ", ".join(artifacts.values()) if isinstance(artifacts, Mapping) and artifacts else "the outbox"
+    return ", ".join(map(str, artifacts.values())) if isinstance(artifacts, Mapping) and artifacts else "the outbox"

@@ -1,7 +1,7 @@
 """The ledger's front door: every question and every change, each carried out by the module of its role."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
@@ -11,9 +11,21 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.domain.job import Added, Ended, Job, JobId, NewJob, Sighting, Token, Waiting
+from speakeasyd.domain.notices import Delivery
 from speakeasyd.domain.transcript import Artifact, Chunk, Transcript
-from speakeasyd.events import Hub
-from speakeasyd.ledger import claims, delivery, engine, intake, people, publication, search, transitions, upkeep
+from speakeasyd.events import Event, Hub
+from speakeasyd.ledger import (
+    claims,
+    delivery,
+    engine,
+    intake,
+    notices,
+    people,
+    publication,
+    search,
+    transitions,
+    upkeep,
+)
 from speakeasyd.ledger.identity import Duplicates
 from speakeasyd.ledger.reading import read
 from speakeasyd.ledger.search import Hit
@@ -256,6 +268,43 @@ class Ledger:
             removed += some
         await self._writer.run(upkeep.forget_events, events_before)
         return removed
+
+    # --- telling others
+
+    async def notice_mark(self) -> tuple[int, str]:
+        """Up to which event, and until when about batches, others have been told; the first time, from now on."""
+        said = await self._ask(notices.mark)
+        return (said["seq"], said["until"]) if said else (await self._ask(notices.newest), self._now())
+
+    async def newest_event(self) -> int:
+        return await self._ask(notices.newest)
+
+    async def done_batches(self, *, since: str, until: str) -> list[dict[str, object]]:
+        """Batches whose last job ended in that time, nothing of which is left to do."""
+        return await self._ask(notices.done_batches, since=since, until=until)
+
+    async def announce(self, batches: Sequence[Mapping[str, object]], *, seq: int, until: str) -> None:
+        """Tell `batch.completed` of each, once."""
+        await self._writer.run(notices.announce, batches, seq=seq, until=until)
+
+    async def news(self, kinds: Iterable[str], *, after: int, upto: int) -> list[Event]:
+        """Events of these kinds, in order, with what is known of their jobs. Some of them: ask until none comes."""
+        return await self._ask(notices.news, kinds, after=after, upto=upto)
+
+    async def enlist(self, wanted: Sequence[tuple[str, Event]], *, seq: int, until: str) -> None:
+        """Each target is to be told of its event; all before `seq` has been seen to."""
+        await self._writer.run(notices.enlist, wanted, seq=seq, until=until)
+
+    async def next_delivery(self, target: str) -> Delivery | None:
+        """The one of this target whose time comes first."""
+        return await self._ask(notices.next_delivery, target)
+
+    async def delivered(self, delivery: Delivery) -> None:
+        await self._writer.run(notices.delivered, delivery.id)
+
+    async def undelivered(self, delivery: Delivery, target: str, *, error: str, again_at: str | None) -> None:
+        """An attempt failed: it is to be tried again at that time, or, with None, never."""
+        await self._writer.run(notices.undelivered, delivery, target, error=error, again_at=again_at)
 
     # --- reading
 

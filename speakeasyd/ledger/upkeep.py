@@ -6,7 +6,7 @@ from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.job import JobId, Status
-from speakeasyd.ledger.tables import batches, chunks, events, incident_records, jobs, state, tombstones
+from speakeasyd.ledger.tables import batches, chunks, deliveries, events, incident_records, jobs, state, tombstones
 from speakeasyd.ledger.transitions import close_attempts
 from speakeasyd.ledger.words import as_json
 from speakeasyd.ledger.writer import Transaction
@@ -92,6 +92,7 @@ def forget_jobs(tx: Transaction, before: str) -> int:
 
 
 def forget_events(tx: Transaction, before: str) -> int:
-    """Remove the events before then, but never the last: the numbers go on from it."""
+    """Remove the events before then, and who was told; but never the last event: the numbers go on from it."""
+    tx.connection.execute(delete(deliveries).where(deliveries.c.created_at < before))
     last = select(func.max(events.c.seq)).scalar_subquery()
     return tx.connection.execute(delete(events).where(events.c.at < before, events.c.seq < last)).rowcount

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speakeasyd.domain.job import Sighting
+from speakeasyd.events import Event
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status, touched
@@ -148,6 +149,14 @@ async def test_the_counts_of_a_batch_are_those_of_its_jobs(
                 case "prune" if number == 0:
                     await ledger.prune(jobs_before="2027", events_before="2026")
         await compare_counts(ledger)
+
+
+async def test_who_was_told_is_forgotten_with_the_events(ledger: Ledger) -> None:
+    await ledger.enlist([("webhook", Event("job.failed", "2026", 1))], seq=1, until="2026")
+    await ledger.prune(jobs_before=None, events_before="2025")
+    assert await ledger.rows("SELECT target FROM deliveries") == [{"target": "webhook"}]
+    await ledger.prune(jobs_before=None, events_before="2027")
+    assert await ledger.rows("SELECT target FROM deliveries") == []
 
 
 async def compare_counts(ledger: Ledger) -> None:

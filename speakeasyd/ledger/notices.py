@@ -1,0 +1,130 @@
+"""Who is to be told of what: from events to deliveries, and a delivery to its end."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, text, update
+
+from speakeasyd.domain.notices import Delivery
+from speakeasyd.events import Event
+from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs, state
+from speakeasyd.ledger.upkeep import set_state
+from speakeasyd.ledger.words import as_json
+from speakeasyd.ledger.writer import Transaction
+
+MARK = "notices"  # the key in `state` of how far has been told
+SLICE = 500  # events in one go
+
+_DONE_BATCHES = text("""
+    SELECT name AS batch, total, completed, failed, cancelled, skipped, audio_ms / 1000.0 AS audio_seconds
+    FROM batches
+    WHERE pending = 0 AND processing = 0
+      AND name IN (SELECT batch FROM jobs WHERE finished_at > :since AND finished_at <= :until)
+      AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch = batches.name AND finished_at > :until)
+""")
+
+
+def mark(connection: Connection) -> Mapping[str, Any] | None:
+    """How far has been told: `seq` of the last event, and `until` when batches were looked at. None: never yet."""
+    said = connection.scalar(select(state.c.value).where(state.c.key == MARK))
+    return json.loads(said) if said else None
+
+
+def newest(connection: Connection) -> int:
+    return connection.scalar(select(func.max(events.c.seq))) or 0
+
+
+def done_batches(connection: Connection, *, since: str, until: str) -> list[dict[str, Any]]:
+    """Batches whose last job ended in that time, nothing of which is left to do."""
+    return [dict(row._mapping) for row in connection.execute(_DONE_BATCHES, {"since": since, "until": until})]
+
+
+def announce(tx: Transaction, batches: Sequence[Mapping[str, object]], *, seq: int, until: str) -> None:
+    """Tell that these batches are done, and that it has been told."""
+    for batch in batches:
+        tx.tell("batch.completed", None, **batch)
+    set_mark(tx, seq=seq, until=until)
+
+
+def set_mark(tx: Transaction, *, seq: int, until: str) -> None:
+    set_state(tx, MARK, {"seq": seq, "until": until})
+
+
+def news(connection: Connection, kinds: Iterable[str], *, after: int, upto: int) -> list[Event]:
+    """Events of these kinds, in order, at most `SLICE`; what is known of their jobs is in their data."""
+    wanted = select(events).where(events.c.seq > after, events.c.seq <= upto, events.c.kind.in_(list(kinds)))
+    return [_with_job(connection, row) for row in connection.execute(wanted.order_by(events.c.seq).limit(SLICE)).all()]
+
+
+def enlist(tx: Transaction, wanted: Sequence[tuple[str, Event]], *, seq: int, until: str) -> None:
+    """Each target is to be told of its event. What has been enlisted before stays as it is."""
+    if wanted:
+        rows = [
+            {
+                "target": target,
+                "seq": event.seq,
+                "kind": event.kind,
+                "payload": as_json({"type": event.kind, "timestamp": event.at, "data": dict(event.data)}),
+                "created_at": tx.now,
+                "available_at": tx.now,
+            }
+            for target, event in wanted
+        ]
+        tx.connection.execute(insert(deliveries).prefix_with("OR IGNORE"), rows)
+    set_mark(tx, seq=seq, until=until)
+
+
+def next_delivery(connection: Connection, target: str) -> Delivery | None:
+    """The one of this target whose time comes first."""
+    due = select(deliveries).where(deliveries.c.target == target, text("status = 'pending'"))
+    row = connection.execute(due.order_by(deliveries.c.available_at, deliveries.c.id).limit(1)).one_or_none()
+    if row is None:
+        return None
+    return Delivery(
+        id=row.id,
+        kind=row.kind,
+        body=row.payload,
+        attempts=row.attempts,
+        created_at=datetime.fromisoformat(row.created_at),
+        available_at=datetime.fromisoformat(row.available_at),
+    )
+
+
+def delivered(tx: Transaction, delivery_id: int) -> None:
+    _change(tx, delivery_id, status="delivered", ended_at=tx.now, error=None)
+
+
+def undelivered(tx: Transaction, delivery: Delivery, target: str, *, error: str, again_at: str | None) -> None:
+    """An attempt failed: try again at that time, or, with None, never."""
+    if again_at is None:
+        _change(tx, delivery.id, status="failed", ended_at=tx.now, error=error)
+        tx.tell("notice.failed", None, target=target, about=delivery.kind, error=error)
+    else:
+        _change(tx, delivery.id, available_at=again_at, error=error)
+        tx.mention("notice.postponed", None, target=target, about=delivery.kind, error=error, again_at=again_at)
+
+
+def _change(tx: Transaction, delivery_id: int, **values: object) -> None:
+    changed = update(deliveries).where(deliveries.c.id == delivery_id)
+    tx.connection.execute(changed.values(attempts=deliveries.c.attempts + 1, **values))
+
+
+def _with_job(connection: Connection, row: Row[Any]) -> Event:
+    data = json.loads(row.data)
+    if row.job_id is not None:
+        data = _job(connection, row.job_id) | data | {"artifacts": _artifacts(connection, row.job_id)}
+    return Event(row.kind, row.at, row.seq, row.job_id, data)
+
+
+def _job(connection: Connection, job_id: int) -> dict[str, Any]:
+    names = ("inbox", "path", "batch", "preset", "language", "audio_seconds", "model", "error_code", "error", "warning")
+    found = connection.execute(select(*(jobs.c[name] for name in names)).where(jobs.c.id == job_id)).one_or_none()
+    return {"job_id": job_id} | (dict(found._mapping) if found else {})
+
+
+def _artifacts(connection: Connection, job_id: int) -> dict[str, str]:
+    """Path by format."""
+    wanted = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.written_at.is_not(None))
+    return {row.format: f"{row.outbox}/{row.path}" for row in connection.execute(wanted)}

@@ -1,0 +1,62 @@
+"""Messages over HTTP, signed as Standard Webhooks has it (https://www.standardwebhooks.com)."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from datetime import datetime
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from speakeasyd import __version__
+from speakeasyd.domain.notices import Delivered, Failed, Outcome
+
+TIMEOUT_S = 10.0  # seconds for a receiver to answer
+GONE = 410  # the receiver wants no more
+_ENCODED = "whsec_"  # a secret that begins so is in Base64
+
+
+class _StayHere(HTTPRedirectHandler):
+    """What is signed for one receiver is not sent to another."""
+
+    def redirect_request(self, *_args: Any, **_more: Any) -> None:
+        return None
+
+
+def post(url: str, *, secret: str | None, message_id: str, body: str, now: datetime) -> Outcome:
+    """Blocks for `TIMEOUT_S` at most. Any 2xx counts as taken."""
+    payload = body.encode()
+    headers = {
+        "content-type": "application/json",
+        "user-agent": f"speakeasyd/{__version__}",
+        "webhook-id": message_id,
+        "webhook-timestamp": f"{now.timestamp():.0f}",
+    }
+    if secret:
+        headers["webhook-signature"] = signature(secret, message_id, headers["webhook-timestamp"], payload)
+    request = Request(url, payload, headers, method="POST")  # noqa: S310 - the settings take http and https only
+    try:
+        with build_opener(_StayHere).open(request, timeout=TIMEOUT_S):
+            return Delivered()
+    except HTTPError as error:
+        error.close()
+        return Failed(f"it answered {error.code} {error.reason}", final=error.code == GONE)
+    except (OSError, HTTPException, ValueError) as error:
+        return Failed(f"it cannot be reached: {error}")
+
+
+def signature(secret: str, message_id: str, timestamp: str, payload: bytes) -> str:
+    """HMAC-SHA256 over id, time and payload: a message can be neither changed nor, later, sent again."""
+    signed = hmac.new(_key(secret), f"{message_id}.{timestamp}.".encode() + payload, hashlib.sha256)
+    return f"v1,{base64.b64encode(signed.digest()).decode()}"
+
+
+def _key(secret: str) -> bytes:
+    if secret.startswith(_ENCODED):
+        try:
+            return base64.b64decode(secret.removeprefix(_ENCODED), validate=True)
+        except binascii.Error:
+            pass  # it is a secret all the same
+    return secret.encode()
