@@ -170,7 +170,7 @@ SCENARIOS = (
     _publication("outbox-enospc-rename", "disk full at each rename", publication.RENAMES, "error=ENOSPC"),
     _publication("outbox-eio", "I/O error at each fsync and commit of a publication", publication.SYNCS, "error=EIO"),
     Scenario("ledger-kill-commits", "killed at each commit of the ledger, at work", kill_at_commits, possible),
-    Scenario("ledger-kill-writes", "killed at a write to the ledger, at work", kill_at_writes, possible, in_quick=True),
+    Scenario("ledger-kill-writes", "killed at a write to the ledger, at work", kill_at_writes, possible),
     Scenario(
         "ledger-eio",
         "I/O error when the ledger commits",

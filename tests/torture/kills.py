@@ -48,7 +48,7 @@ def kill_daemon(run: Run) -> None:
         feed(place, run.dice)
         place.start()
         a_chunk_is_safe(place)
-        for _ in run.times(200, quick=3):
+        for _ in run.times(200, quick=2):
             feed(place, run.dice)
             moment = run.dice.choice(MOMENTS)
             moment(place)
@@ -69,7 +69,7 @@ def kill_worker(run: Run) -> None:
     with run.place() as place:
         place.script(PACE)
         place.start()
-        for _ in run.times(200, quick=3):
+        for _ in run.times(200, quick=2):
             feed(place, run.dice)
             run.dice.choice(MOMENTS[1:])(place)
             feed(place, run.dice)
