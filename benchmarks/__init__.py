@@ -1,0 +1,1 @@
+"""How fast speakeasyd is beside its peers: the same recordings, the same weights, the same machine, turn by turn."""

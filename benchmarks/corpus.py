@@ -1,0 +1,42 @@
+"""What is transcribed, and what was said in it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import jiwer
+from whisper_normalizer.english import EnglishTextNormalizer
+
+RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
+SAMPLES = Path(str(files("speakeasyd") / "data" / "samples"))
+SETS = {"short": {"clip", "format"}, "long": {"long"}, "mixed": {"clip", "format", "long"}}
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    path: Path
+    said: str  # empty if nobody wrote it down
+    seconds: float
+
+
+def recordings(name: str, *, longest_s: float, limit: int) -> list[Recording]:
+    """The English recordings of a set, or the bundled samples where those are not here."""
+    manifest = RECORDINGS / "manifest.jsonl"
+    if not manifest.is_file():
+        return [Recording(path, "", 0.0) for path in sorted(SAMPLES.glob("*.flac"))]
+    rows = map(json.loads, manifest.read_text("utf-8").splitlines())
+    found = [
+        Recording(RECORDINGS / row["path"], row["reference"], row["duration_s"])
+        for row in rows
+        if row["kind"] in SETS[name] and row["language"] == "en" and row["expect"] == "transcript"
+    ]
+    return [recording for recording in found if recording.seconds <= longest_s][: limit or None]
+
+
+def wrong_words(recordings: Sequence[Recording], texts: Mapping[str, str]) -> float:
+    """Percent of the words that are wrong; `texts` by file name."""
+    normal = EnglishTextNormalizer()
+    pairs = [(normal(one.said), normal(texts.get(one.path.name, "")) or "-") for one in recordings if one.said]
+    return 100 * jiwer.wer([said for said, _ in pairs], [heard for _, heard in pairs]) if pairs else float("nan")

@@ -1,0 +1,64 @@
+"""The figures as a table for the terminal and the docs, and as a picture."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from statistics import median
+
+from benchmarks.measure import Measured
+
+Rounds = Mapping[str, Sequence[Measured]]  # by contender, one a round; the first contender is ours
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    name: str
+    seconds: float
+    ratio: float  # median over the rounds of its seconds to ours in the same round
+    wrong: float  # percent of words
+    peak_mb: float
+    cores_busy: float  # percent
+
+
+def lines(rounds: Rounds, wrong: Mapping[str, float]) -> list[Line]:
+    ours = next(iter(rounds.values()))
+    return [
+        Line(
+            name,
+            median(one.seconds for one in runs),
+            median(one.seconds / mine.seconds for one, mine in zip(runs, ours, strict=True)),
+            wrong[name],
+            max(one.peak_mb for one in runs),
+            median(one.cores_busy for one in runs),
+        )
+        for name, runs in rounds.items()
+    ]
+
+
+def table(lines: Sequence[Line]) -> str:
+    head = ("| | seconds | times as long as speakeasyd | words wrong | peak memory | cores busy |", "|---" * 6 + "|")
+    rows = (
+        f"| {x.name} | {x.seconds:.1f} | {x.ratio:.2f} | {x.wrong:.2f} % | {x.peak_mb:.0f} MB | {x.cores_busy:.0f} % |"
+        for x in lines
+    )
+    return "\n".join((*head, *rows))
+
+
+def picture(title: str, lines: Sequence[Line]) -> str:
+    """Bars of seconds, as SVG that reads on light and on dark."""
+    longest, height = max(line.seconds for line in lines), 26 * len(lines) + 40
+    bars = "".join(_bar(number, line, longest) for number, line in enumerate(lines))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" '
+        f'font-family="sans-serif" font-size="13" fill="#888"><text x="8" y="18">{escape(title)}</text>{bars}</svg>\n'
+    )
+
+
+def _bar(number: int, line: Line, longest: float) -> str:
+    y, width = 32 + 26 * number, max(2.0, 440 * line.seconds / longest)
+    colour = "#2a9d6f" if number == 0 else "#8a94a6"
+    return (
+        f'<text x="8" y="{y + 14}">{escape(line.name)}</text>'
+        f'<rect x="210" y="{y}" width="{width:.0f}" height="18" rx="3" fill="{colour}"/>'
+        f'<text x="{218 + width:.0f}" y="{y + 14}">{line.seconds:.0f} s</text>'
+    )
