@@ -11,7 +11,7 @@ from typing import Any
 from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, iso
 from speakeasyd.config import PoliteSettings, Settings, applied, reloadable
-from speakeasyd.errors import ConfigError
+from speakeasyd.errors import ConfigError, StartError
 from speakeasyd.events import Event, Hub
 from speakeasyd.host import notify, signals
 from speakeasyd.ledger.ledger import Ledger
@@ -88,11 +88,16 @@ class Daemon:
         return 0
 
     async def drain(self) -> int:
-        """Until every file that can be read has a job and every job has ended, or told to leave. 1 if some failed."""
+        """Until every file that can be read has a job and every job has ended, or told to leave. 1 if some failed.
+
+        Raises StartError when nothing can be transcribed before somebody mends something.
+        """
         began = iso(self._clock.utc())
         async with self._stack:
             await self._start()
             while not self._leave.is_set() and not await self._drained():
+                if cause := self._pool.hopeless:
+                    raise StartError(cause.what, hint=cause.hint)
                 await asyncio.sleep(LOOK_S)
             await self._sources.run_once()
             failed = await self._ledger.rows(FAILED_SINCE, {"began": began})
@@ -110,15 +115,15 @@ class Daemon:
         self._main_loop = MainLoop(asyncio.get_running_loop())
         self._stack.push_async_callback(self._main_loop.close)
         self._pauses = Pauses(ledger=self._ledger, hub=self.hub, clock=self._clock)
-        pool = self._workers = self._pool()
+        self._pool = self._new_pool()
         self._stack.enter_context(
-            signals.install(on_stop=self._leave.set, on_force=pool.kill, on_reload=self._reload.set)
+            signals.install(on_stop=self._leave.set, on_force=self._pool.kill, on_reload=self._reload.set)
         )
         self._sources = Sources(ledger=self._ledger, settings=self._settings, hub=self.hub, clock=self._clock)
         outboxes = Outboxes(inboxes=self._settings.inboxes, pauses=self._pauses)
         self._dispatcher = Dispatcher(
             ledger=self._ledger,
-            pool=pool,
+            pool=self._pool,
             publisher=Publisher(ledger=self._ledger, outboxes=outboxes, sources=self._sources),
             outboxes=outboxes,
             pauses=self._pauses,
@@ -128,8 +133,8 @@ class Daemon:
             patient=self._patient,
         )
         await outboxes.prepare(patient=self._patient)
-        await pool.start()
-        for service in (self._sources, outboxes, Heartbeat(ledger=self._ledger, pool=pool), self._dispatcher):
+        await self._pool.start()
+        for service in (self._sources, outboxes, Heartbeat(ledger=self._ledger, pool=self._pool), self._dispatcher):
             self._stack.push_async_callback(service.stop)
             await service.start()
         await self._start_reloadable()
@@ -145,7 +150,7 @@ class Daemon:
         await ledger.set_state("daemon", started)
         return ledger
 
-    def _pool(self) -> Pool:
+    def _new_pool(self) -> Pool:
         return Pool(
             settings=self._settings.workers,
             recovery=self._settings.recovery,
@@ -171,7 +176,7 @@ class Daemon:
         polite = Polite(
             settings=self._settings.polite if self._patient else PoliteSettings(),
             pauses=self._pauses,
-            pool=self._workers,
+            pool=self._pool,
             clock=self._clock,
         )
         notifier = Notifier(settings=self._settings, ledger=self._ledger, hub=self.hub, clock=self._clock)
