@@ -107,7 +107,7 @@ WORDS: Mapping[str, Wording] = {
     "job.recovered": Wording(_PLAIN, "goes on after a restart: {path}"),
     "chunk.done": Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),
     "chunk.struck": Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
-    "incident.opened": Wording(_LOUD, "{kind} on {device} while {phase}: {error}; {action}"),
+    "incident.opened": Wording(_LOUD, "{device} failed: {error}; {action}"),
     "incident.resolved": Wording(_PLAIN, "incident {incident_id} is over after {cost_seconds} s"),
     "model.held": Wording(_LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"),
     "source.put_away": Wording(_PLAIN, "{path}: {done}"),

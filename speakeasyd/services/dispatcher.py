@@ -174,15 +174,22 @@ class Dispatcher(Service):
     # --- from the pool
 
     async def _digest(self) -> None:
-        """Bring all news into the ledger. What it cannot take now stays, and is brought again."""
-        news = list(self._news)
+        """Bring all news into the ledger. What it cannot take now is brought again.
+
+        Cut short by a stop, nothing is brought twice: what was handed to the ledger is done, and the claims that are
+        left are given back.
+        """
+        news, self._news = self._news, []
         done = [item[1] for item in news if isinstance(item, tuple) and isinstance(item[1], ChunkDone)]
-        if done:
-            for job_id in await self._ledger.record([(r.job_id, r.token, r.chunk) for r in done]):
+        try:
+            for job_id in await self._ledger.record([(r.job_id, r.token, r.chunk) for r in done]) if done else ():
                 self._forget(job_id)
+        except LedgerUnwritable:
+            self._news = news + self._news
+            raise
         taken = await asyncio.gather(*map(self._take, news))
-        self._news[: len(news)] = [item for item, ok in zip(news, taken, strict=True) if not ok]
         if not all(taken):
+            self._news = [item for item, ok in zip(news, taken, strict=True) if not ok] + self._news
             raise LedgerUnwritable("the ledger cannot be written")
 
     async def _take(self, item: News) -> bool:

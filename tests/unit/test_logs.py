@@ -140,7 +140,7 @@ def test_debug_tells_of_every_chunk_and_of_what_has_no_words_yet() -> None:
         (event("chunk.struck", 2, chunk=3, strikes=1), "a worker died on chunk 3, strike 1"),
         (
             event("incident.opened", kind="hang", device="cuda:0", phase="encode", error="silence", action="restart"),
-            "hang on cuda:0 while encode: silence; restart",
+            "cuda:0 failed: silence; restart",
         ),
     ],
 )
