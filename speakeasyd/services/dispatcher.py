@@ -180,10 +180,16 @@ class Dispatcher(Service):
         left are given back.
         """
         news, self._news = self._news, []
-        done = [item[1] for item in news if isinstance(item, tuple) and isinstance(item[1], ChunkDone)]
+        done = [
+            (job, item[1].chunk)
+            for item in news
+            if isinstance(item, tuple) and isinstance(item[1], ChunkDone)
+            if (job := self._claimed(item[1].job_id, item[1].token))  # an earlier claim says nothing of this one
+        ]
         try:
-            for job_id in await self._ledger.record([(r.job_id, r.token, r.chunk) for r in done]) if done else ():
-                self._forget(job_id)
+            lost = await self._ledger.record([(job.id, job.token, chunk) for job, chunk in done]) if done else ()
+            for job in [job for job, _ in done if job.id in lost]:
+                self._forget(job)
         except LedgerUnwritable:
             self._news = news + self._news
             raise
@@ -284,7 +290,7 @@ class Dispatcher(Service):
             while not await self._published(job, last=refusals == PLACE_TRIES):
                 await asyncio.sleep(RETRY_S)
                 refusals += not self._outboxes.paused(job.inbox)
-        self._forget(job.id)
+        self._forget(job)
 
     async def _published(self, job: Job, *, last: bool) -> bool:
         """Whether it is over. `last`: a place that refuses now fails the job."""
@@ -324,13 +330,13 @@ class Dispatcher(Service):
                 crash=crash,
                 counts=crash,
             )
-        self._forget(job.id)
+        self._forget(job)
 
     async def _fail(self, job: Job, code: ErrorCode, text: str) -> None:
         async with self._ours(job):
             await self._ledger.fail(job.id, job.token, code=code, error=text)
             await self._publisher.refuse(job, code, text)
-        self._forget(job.id)
+        self._forget(job)
 
     def _claimed(self, job_id: JobId | None, token: Token | None) -> Job | None:
         """The job that something is about, if its claim is still ours."""
@@ -343,13 +349,16 @@ class Dispatcher(Service):
         try:
             yield
         except NotYours:
-            self._forget(job.id)
+            self._forget(job)
 
     async def _let_go_of_taken(self) -> None:
-        for job_id in await self._ledger.lost([(job.id, job.token) for job in self._claims.values()]):
-            self._forget(job_id)
+        held = dict(self._claims)
+        for job_id in await self._ledger.lost([(job.id, job.token) for job in held.values()]):
+            self._forget(held[job_id])
 
-    def _forget(self, job_id: JobId) -> None:
-        if self._claims.pop(job_id, None):
-            self._pool.drop(job_id)
+    def _forget(self, job: Job) -> None:
+        """This claim is over; the job may have been claimed anew by now."""
+        if self._claimed(job.id, job.token):
+            del self._claims[job.id]
+            self._pool.drop(job.id)
             self.wake()
