@@ -107,7 +107,8 @@ class Admission(Service):
         self._brought.clear()
         if self._lanes and len(self._outcomes) < SLICE:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._brought.wait(), PATIENCE_S)
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._brought.wait()
 
     async def _lane(self) -> None:
         while self._settled and len(self._outcomes) < 2 * SLICE:

@@ -19,6 +19,7 @@ class Service:
     def __init__(self) -> None:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._leaving = False
 
     async def run_once(self) -> float | None:
         raise NotImplementedError
@@ -30,7 +31,8 @@ class Service:
         self._task = asyncio.create_task(self._run(), name=type(self).__name__)
 
     async def stop(self) -> None:
-        """Idempotent. A `run_once` in progress is cancelled at its next await."""
+        """Idempotent. A `run_once` in progress is cancelled at its next await, or is the last if it misses that."""
+        self._leaving = True
         if self._task:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -38,7 +40,7 @@ class Service:
             self._task = None
 
     async def _run(self) -> None:
-        while True:
+        while not self._leaving:
             self._wake.clear()
             try:
                 delay = await self.run_once()
@@ -46,4 +48,5 @@ class Service:
                 log.exception("%s failed; it goes on in %.0f s", type(self).__name__, BREATHER_S)
                 delay = BREATHER_S
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), delay)
+                async with asyncio.timeout(delay):  # `wait_for` may miss a cancellation before Python 3.12
+                    await self._wake.wait()
