@@ -28,13 +28,14 @@ COMMANDS: Mapping[str, str] = {
     "jobs": "List jobs, the latest first.",
     "show": "Everything about one job; its text with --text.",
     "why": "Everything known about a file, and what happens next.",
-    "retry": "Begin ended jobs again from nothing.",
+    "retry": "Try ended jobs again.",
     "cancel": "Stop jobs that have not ended.",
     "search": "Find where words were said.",
     "record": "Record from a microphone into the first inbox.",
     "devices": "List what can be recorded from.",
     "sql": "Ask the ledger in SQL, read-only.",
     "doctor": "Look for what is missing or wrong on this machine.",
+    "tune": "Find the settings with which this machine is fastest.",
     "config": "Show, check or write the configuration.",
 }
 """In the order of the help. Each is a module here with a function, or an application of its own, named `command`."""

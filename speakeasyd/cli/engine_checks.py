@@ -18,7 +18,7 @@ HUB_S = 3.0  # seconds
 
 
 def devices(settings: Settings) -> Iterator[Finding]:
-    found = _probe("speakeasyd.engine.probe")
+    found = probe("speakeasyd.engine.probe")
     gpus, error = found.get("gpus", []), found.get("error", "")
     wanted = settings.workers.device
     if error:
@@ -37,7 +37,7 @@ def devices(settings: Settings) -> Iterator[Finding]:
 
 
 def _model(settings: Settings, device: str) -> Iterator[Finding]:
-    found = _probe("speakeasyd.engine.checkup", settings.options.model, device, str(settings.state))
+    found = probe("speakeasyd.engine.checkup", settings.options.model, device, str(settings.state))
     if "ffmpeg" in found:
         yield Finding("FFmpeg", Level.OK, ", ".join(f"{name} {number}" for name, number in found["ffmpeg"].items()))
     else:
@@ -64,7 +64,7 @@ def _hub_answers() -> bool:
     return True
 
 
-def _probe(module: str, *arguments: str) -> dict[str, Any]:
+def probe(module: str, *arguments: str) -> dict[str, Any]:
     """What a module of the engine finds. `error` where it finds its end instead."""
     command = [sys.executable, "-m", module, *arguments]
     try:

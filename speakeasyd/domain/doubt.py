@@ -42,7 +42,7 @@ def doubtful(evidence: Evidence) -> bool:
 
 
 def sparse(evidence: Evidence) -> bool:
-    """Whether much of what is said is left out: the decoder jumped over it, often at a pause, and is sure of the rest."""
+    """Whether much of what is said is left out: the decoder jumped over it, often at a pause, sure of the rest."""
     return evidence.speech_s >= _ENOUGH_SPEECH_S and evidence.tokens < _SPARSE * evidence.speech_s
 
 

@@ -1,0 +1,112 @@
+"""`speakeasyd tune`"""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from speakeasyd.cli import parameters as given
+from speakeasyd.cli.engine_checks import probe
+from speakeasyd.cli.output import console, print_json
+from speakeasyd.config import Settings
+from speakeasyd.config.edits import with_keys
+from speakeasyd.config.loading import candidates
+from speakeasyd.config.reference import toml, toml_file
+from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.errors import SpeakeasyError
+
+WORTH = 1.03  # times as fast that another way has to be, to be chosen over one that was tried before it
+_GPU = [("float16", 1, 16), ("float16", 1, 32), ("float16", 1, 8), ("int8_float16", 1, 16), ("int8_float16", 1, 32)]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    spec: WorkerSpec
+    speed: float  # seconds of audio in a second
+    memory: int  # bytes
+
+    @property
+    def values(self) -> dict[str, object]:
+        """As keys of `[workers]`."""
+        spec = self.spec
+        return {"compute_type": spec.compute_type, "replicas": spec.replicas, "batch_size": spec.batch_size}
+
+
+def command(
+    *,
+    config: given.Config = None,
+    state: given.State = None,
+    model: given.Model = None,
+    device: given.Device = None,
+    seconds: Annotated[float, typer.Option(min=1, max=60, help="How long each way is tried.")] = 8.0,
+    write: Annotated[bool, typer.Option("--write", help="Put the best into the configuration file.")] = False,
+    as_json: given.Json = False,
+) -> int:
+    """Try how this machine transcribes fastest: models side by side, chunks in one call, precision.
+
+    Stop the daemon first; it takes a minute or two. Nothing is changed without --write.
+    """
+    loaded = given.loaded(config, given.Flags(state=state, model=model, device=device))
+    trials: list[Trial] = []
+    for trial in tried(loaded.settings, seconds):
+        trials.append(trial)
+        if not as_json:
+            console().print(_line(trial), markup=False, soft_wrap=True)
+    winner = best(trials)
+    if as_json:
+        print_json({"best": winner.values, "trials": [asdict(trial) for trial in trials]})
+    else:
+        console().print(f"best: {_line(winner)}", style="bold", markup=False, soft_wrap=True)
+    if write:
+        _write(config or loaded.file or candidates()[0], winner)
+    return 0
+
+
+def tried(settings: Settings, seconds: float) -> Iterator[Trial]:
+    """One after the other, what is taken without tuning first. Raises SpeakeasyError if that does not work."""
+    gpus = probe("speakeasyd.engine.probe").get("gpus")
+    wanted = settings.workers.device
+    device = wanted if ":" in wanted else "cuda:0" if gpus and wanted != "cpu" else "cpu"
+    for number, spec in enumerate(_specs(device, settings)):
+        found = probe("speakeasyd.engine.trial", settings.options.model, str(seconds), json.dumps(asdict(spec)))
+        if "error" not in found:
+            yield Trial(spec, found["speed"], found["memory"])
+        elif number == 0:
+            raise SpeakeasyError(f"the model cannot be tried: {found['error']}", hint="See: speakeasyd doctor")
+
+
+def _specs(device: str, settings: Settings) -> Iterator[WorkerSpec]:
+    state, offline = str(settings.state), settings.workers.offline
+    for compute_type, replicas, batch_size in _GPU if device.startswith("cuda") else _cpu(os.cpu_count() or 1):
+        yield WorkerSpec(device, compute_type, replicas, batch_size, state, offline)
+
+
+def _cpu(cores: int) -> list[tuple[str, int, int]]:
+    """Models side by side: as many as cores, or as physical ones; more than one core for a model never paid."""
+    counts = dict.fromkeys((cores, max(1, cores // 2), max(1, cores - 1)))
+    return [*(("int8", count, 1) for count in counts), ("float32", cores, 1)]
+
+
+def best(trials: Sequence[Trial]) -> Trial:
+    """The fastest; the earlier of two that are nearly as fast."""
+    winner = trials[0]
+    for trial in trials[1:]:
+        if trial.speed > WORTH * winner.speed:
+            winner = trial
+    return winner
+
+
+def _line(trial: Trial) -> str:
+    settings = ", ".join(f"{key} = {toml(value)}" for key, value in trial.values.items())
+    return f"{trial.speed:6.1f} times as fast as speech, {trial.memory / 1e6:5.0f} MB: {settings}"
+
+
+def _write(file: Path, trial: Trial) -> None:
+    text = file.read_text("utf-8") if file.is_file() else toml_file()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(with_keys(text, "workers", trial.values), encoding="utf-8", newline="\n")
+    console().print(f"written: {file}", markup=False, soft_wrap=True)
