@@ -192,8 +192,11 @@ class Daemon:
         with self.hub.subscribe() as events:
             async for event in events:
                 self._on_event(event)
-                if event.kind == "daemon.reload_asked":
-                    self._reload.set()
+                match event.kind:
+                    case "job.added" | "queue.paused" | "queue.resumed":
+                        self._dispatcher.wake()
+                    case "daemon.reload_asked":
+                        self._reload.set()
 
     async def _reload_when_asked(self) -> None:
         while True:

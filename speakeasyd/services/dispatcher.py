@@ -26,7 +26,8 @@ from speakeasyd.workers.pool import DeviceChange, LostTask, Pool, WorkerLost
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5  # seconds between looks at what others changed in the ledger
+TICK_S = 1.0  # seconds between looks at what others changed in the ledger
+LOOK_S = 3.0  # seconds between looks at the queue that nothing has woken us for: the time of a retry has come
 GATHER_S = 0.02  # seconds in which reports gather, so that one transaction takes them all
 RETRY_S = 5.0  # seconds between tries while a disk is full or a folder is away
 PLACE_TRIES = 5  # tries to write into a folder that refuses, in an outbox that does not
@@ -69,6 +70,7 @@ class Dispatcher(Service):
         self._news: list[News] = []
         self._models: dict[str, Loaded] = {}  # by worker
         self._missed: dict[JobId, float] = {}  # monotonic seconds when the source was found to be gone
+        self._look_at = 0.0  # monotonic seconds of the next look at the queue
         self._publishing: dict[Token, asyncio.Task[None]] = {}
 
     @property
@@ -80,13 +82,21 @@ class Dispatcher(Service):
         self._news.append(news)
         self.wake()
 
+    def wake(self) -> None:
+        """There may be something to claim, or news."""
+        self._look_at = 0.0
+        super().wake()
+
     async def run_once(self) -> float:
         await asyncio.sleep(GATHER_S)
         try:
             await self._digest()
             if await self._ledger.foreign_changed():
+                self._look_at = 0.0
                 await self._let_go_of_taken()
-            await self._claim()
+            if self._clock.monotonic() >= self._look_at:
+                self._look_at = self._clock.monotonic() + LOOK_S
+                await self._claim()
         except LedgerUnwritable as error:
             await self._pauses.begin("ledger", str(error))
             return RETRY_S

@@ -29,7 +29,7 @@ __all__ = ["DeviceChange", "LostTask", "Pool", "WorkerLost", "WorkerStatus"]
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.25  # seconds between looks at deadlines
+TICK_S = 0.5  # seconds between looks at deadlines
 SPARE_IDLE_S = 5.0  # seconds without work after which the CPU's spare worker leaves
 
 _SPARE = "cpu-spare"
