@@ -10,6 +10,7 @@ from pathlib import Path
 
 from speakeasyd.testing import Script
 from tests.torture.kills import feed
+from tests.torture.place import Place
 from tests.torture.scenario import Run, Scenario
 
 SMALL = 8  # MB
@@ -28,18 +29,22 @@ def absent(run: Run, *, folder: str, away: Away, cause: str, mounted: bool) -> N
             feed(place, run.dice)
             put_right = away(here)
             try:
-                place.until(lambda n=number: place.told("queue.paused", cause) > n, f"the pause of the {cause}")
+                told(place, "queue.paused", cause, number + 1)
             finally:
                 put_right()
             began = time.monotonic()
             feed(place, run.dice)
-            place.until(lambda n=number: place.told("queue.resumed", cause) > n, "the end of the pause")
+            told(place, "queue.resumed", cause, number + 1)
             run.ready_s.append(time.monotonic() - began)
         place.wait_for_end()
         if place.stop() != 0 or place.starts != 1:
             run.complain("the daemon did not outlive it")
         if used := place.rows("SELECT path FROM jobs WHERE attempts > 1 OR crashes > 0"):
             run.complain(f"attempts were used up: {[row['path'] for row in used]}")
+
+
+def told(place: Place, event: str, cause: str, times: int) -> None:
+    place.until(lambda: place.told(event, cause) >= times, f"{event}: {cause}")
 
 
 def renamed(folder: Path) -> Callable[[], object]:

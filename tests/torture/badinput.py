@@ -54,8 +54,8 @@ def bad_input(run: Run) -> None:
     sample = SAMPLES / "voice_memo.flac"
     text = undisturbed(run, [sample])[sample]
     with run.place(program=REAL, settings={"watch": {"empty_s": 1}}) as place:
-        for name in HOSTILE:
-            place.drop(sample, os.fsdecode(name), text=text)
+        for raw in HOSTILE:
+            place.drop(sample, os.fsdecode(raw), text=text)
         for name, content in SIDECARS.items():
             (place.inbox / f"{name}.flac.toml").write_bytes(content)
             bad(place, place.drop(sample, f"{name}.flac"), {"bad_sidecar"})

@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 from speakeasyd.domain.fault import FaultKind, Remedy, classify
-from speakeasyd.testing import Misdeed, Script
+from speakeasyd.testing import Misdeed, Phase, Script
 from tests.torture.place import Place
 from tests.torture.scenario import Run, Scenario
 from tests.unit.test_fault import TEXTS
@@ -23,7 +24,7 @@ _BEYOND_REPAIR = {Remedy.OTHER_MODEL, Remedy.CPU_FOR_GOOD}  # nothing goes on be
 def verbatim() -> list[Misdeed]:
     """A fault with each text that is known from the field and that a daemon can get over by itself."""
     return [
-        Misdeed("fault", text=text, phase=phase)
+        Misdeed("fault", text=text, phase=cast(Phase, phase))
         for phase, text, kind in TEXTS
         if kind != FaultKind.FILE and classify(phase=phase, error=text).remedy not in _BEYOND_REPAIR
     ]
@@ -78,7 +79,7 @@ def to_the_end(place: Place, run: Run) -> None:
 def poison(run: Run, *, misdeed: Misdeed, on_poison: str, codes: frozenset[str]) -> None:
     """One file takes every worker down. It is found out; the files beside it come through."""
     for _ in run.times(5):
-        with run.place(settings=GPU | {"recovery": {**SPARING, "on_poison": on_poison}}) as place:
+        with run.place(settings={**GPU, "recovery": {**SPARING, "on_poison": on_poison}}) as place:
             place.script(Script((replace(misdeed, file="/poison.wav", times=0),), chunk_s=0.01))
             for name in ("a.wav", "b.wav", "poison.wav", "y.wav", "z.wav"):
                 place.drop_script(name, chunks=CHUNKS, dice=run.dice)
