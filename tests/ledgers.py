@@ -1,6 +1,7 @@
 """What the tests of the ledger have in common: an empty ledger, files to put in, chunks to keep."""
 
 import hashlib
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +20,17 @@ from speakeasyd.ledger.migrate import migrate
 from speakeasyd.testing import ManualClock
 
 
+_MANY = """
+    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :jobs)
+    INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, work_key, options, requested_model,
+                      status, created_at, available_at, finished_at, audio_seconds)
+    SELECT 'batch ' || (i % 20), 'inbox', CAST('file ' || i AS BLOB), 'file ' || i, i, i, i, 'sha ' || i, 'work ' || i,
+           '{}', 'auto', iif(i % 2, 'pending', 'completed'), '2026-01-01T00:00:00.000Z', '2026-01-01T00:00:00.000Z',
+           iif(i % 2, NULL, '2026-01-02T00:00:00.000Z'), iif(i % 2, NULL, 10.0)
+    FROM n
+"""
+
+
 @cache
 def _empty() -> bytes:
     with TemporaryDirectory() as folder:
@@ -30,6 +42,14 @@ def _empty() -> bytes:
 def create(path: Path) -> None:
     """An empty ledger. The migrations run once for all tests."""
     path.write_bytes(_empty())
+
+
+def fill(connection: sqlite3.Connection, jobs: int) -> None:
+    """So many jobs in 20 batches, half of them pending, half completed."""
+    batches = [(f"batch {number}", "2026") for number in range(20)]
+    connection.executemany("INSERT INTO batches (name, created_at) VALUES (?, ?)", batches)
+    connection.execute(_MANY, {"jobs": jobs})
+    connection.commit()
 
 
 @asynccontextmanager

@@ -9,18 +9,9 @@ from sqlalchemy import ClauseElement
 from sqlalchemy.dialects import sqlite
 
 from speakeasyd.ledger import claims
-from tests.ledgers import create
+from tests.ledgers import create, fill
 
 JOBS = 20_000
-FILL = """
-    WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :jobs)
-    INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, work_key, options, requested_model,
-                      status, created_at, available_at, finished_at, audio_seconds)
-    SELECT 'batch ' || (i % 20), 'inbox', CAST('file ' || i AS BLOB), 'file ' || i, i, i, i, 'sha ' || i, 'work ' || i,
-           '{}', 'auto', iif(i % 2, 'pending', 'completed'), '2026-01-01T00:00:00.000Z', '2026-01-01T00:00:00.000Z',
-           iif(i % 2, NULL, '2026-01-02T00:00:00.000Z'), iif(i % 2, NULL, 10.0)
-    FROM n
-"""
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +19,7 @@ def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connec
     path = tmp_path_factory.mktemp("crowded") / "ledger.db"
     create(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute(
-            "INSERT INTO batches (name, created_at) SELECT 'batch ' || value, '2026' FROM json_each(?)",
-            [str(list(range(20)))],
-        )
-        connection.execute(FILL, {"jobs": JOBS})
-        connection.commit()
+        fill(connection, JOBS)
         yield connection
 
 

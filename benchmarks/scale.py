@@ -1,0 +1,161 @@
+"""Many files, many jobs, long waits: python -m benchmarks.scale [--only NAME]
+
+arrivals  100,000 files present at the start: seconds until all are in the ledger, memory of the daemon's process
+jobs      1,000,000 jobs in the ledger: claims, a page of `job_status`, `batch_progress`
+idle      a daemon without work and without a model: processor and memory
+latency   one clip dropped into an idle daemon with its model loaded: from settled to text in the outbox
+start     from the start of the program to the first chunk
+"""
+
+import argparse
+import asyncio
+import shutil
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+
+from benchmarks.corpus import SAMPLES
+from speakeasyd.clock import SystemClock
+from speakeasyd.events import Hub
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.migrate import migrate
+from tests.ledgers import fill
+
+FILES, JOBS, CLAIMS = 100_000, 1_000_000, 200
+IDLE_S = 60.0
+SAMPLE = SAMPLES / "voice_memo.flac"
+PAGE = "SELECT * FROM job_status WHERE status = 'completed' ORDER BY job_id DESC LIMIT 50"
+
+
+class Daemon:
+    """A daemon over folders of its own."""
+
+    def __init__(self, root: Path, *options: str) -> None:
+        self.inbox, self.outbox, self.state = root / "inbox", root / "outbox", root / "state"
+        self.inbox.mkdir()
+        places = ["--inbox", str(self.inbox), "--outbox", str(self.outbox), "--state", str(self.state)]
+        self.command = [sys.executable, "-m", "speakeasyd", "run", *places, "--model", "bundled", *options]
+
+    @contextmanager
+    def running(self) -> Iterator[psutil.Process]:
+        process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
+        try:
+            yield psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait()
+
+    def count(self, question: str) -> int:
+        try:
+            with closing(sqlite3.connect(f"file:{self.state / 'ledger.db'}?mode=ro", uri=True)) as connection:
+                return int(connection.execute(question).fetchone()[0])
+        except sqlite3.OperationalError:  # it is being made
+            return 0
+
+    def wait_for(self, question: str, least: int) -> None:
+        while self.count(question) < least:
+            time.sleep(0.02)
+
+
+def arrivals(root: Path) -> None:
+    daemon = Daemon(root)
+    for number in range(FILES):
+        (daemon.inbox / f"{number}.wav").write_bytes(b"RIFF%d" % number)
+    began = time.monotonic()
+    with daemon.running() as process:
+        daemon.wait_for("SELECT count(*) FROM jobs", FILES)
+        took, memory = time.monotonic() - began, process.memory_info().rss
+    print(f"arrivals: {FILES} files in the ledger after {took:.1f} s, main process {memory / 1e6:.0f} MB")
+
+
+def jobs(root: Path) -> None:
+    path = root / "ledger.db"
+    migrate(path)
+    with closing(sqlite3.connect(path)) as connection:
+        fill(connection, JOBS)
+        connection.execute("ANALYZE")
+    asyncio.run(_ask(path))
+
+
+async def _ask(path: Path) -> None:
+    ledger = await Ledger.open(path, clock=SystemClock(), hub=Hub(), boot_id="benchmark")
+    try:
+        await _time("claim", lambda: ledger.claim(1, model="auto"))
+        await _time("a page of job_status", lambda: ledger.rows(PAGE))
+        await _time("batch_progress", lambda: ledger.rows("SELECT * FROM batch_progress"))
+    finally:
+        await ledger.close()
+
+
+async def _time(what: str, ask: Callable[[], Awaitable[object]]) -> None:
+    times = []
+    for _ in range(CLAIMS):
+        began = time.perf_counter()
+        await ask()
+        times.append(1000 * (time.perf_counter() - began))
+    print(f"jobs: {what} in {statistics.median(times):.1f} ms, p99 {statistics.quantiles(times, n=100)[98]:.1f} ms")
+
+
+def idle(root: Path) -> None:
+    daemon = Daemon(root)
+    with daemon.running() as process:
+        daemon.wait_for("SELECT count(*) FROM state WHERE key = 'inbox inbox'", 1)
+        time.sleep(5)  # let the start's work end: it is not what is measured
+        processes = [process, *process.children(recursive=True)]
+        before = sum(sum(one.cpu_times()[:2]) for one in processes)
+        time.sleep(IDLE_S)
+        spent = sum(sum(one.cpu_times()[:2]) for one in processes) - before
+        memory = sum(one.memory_full_info().uss for one in processes)
+    print(
+        f"idle: {100 * spent / IDLE_S:.2f} % of a core, {memory / 1e6:.0f} MB of its own in {len(processes)} processes"
+    )
+
+
+def latency(root: Path) -> None:
+    settle = 0.3
+    daemon = Daemon(root, "--settle", str(settle))
+    done = "SELECT count(*) FROM jobs WHERE status = 'completed'"
+    times = []
+    with daemon.running():
+        for number in range(6):  # the first one loads the model
+            data = SAMPLE.read_bytes() + bytes(number)  # other bytes, the same sound
+            began = time.monotonic()
+            (daemon.inbox / f"{number}.flac").write_bytes(data)
+            daemon.wait_for(done, number + 1)
+            times.append(time.monotonic() - began - settle)
+    spent = daemon.count("SELECT 1000 * avg(compute_seconds) FROM job_status WHERE job_id > 1")
+    print(f"latency: {statistics.median(times[1:]):.2f} s after settling; the engine alone takes {spent / 1000:.2f} s")
+
+
+def start(root: Path) -> None:
+    daemon = Daemon(root, "--settle", "0")
+    shutil.copy(SAMPLE, daemon.inbox)
+    began = time.monotonic()
+    with daemon.running():
+        daemon.wait_for("SELECT count(*) FROM chunks", 1)
+        print(f"start: {time.monotonic() - began:.2f} s to the first chunk")
+
+
+ALL: tuple[Callable[[Path], None], ...] = (arrivals, jobs, idle, latency, start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[one.__name__ for one in ALL])
+    only = parser.parse_args().only
+    for one in ALL:
+        if only in {None, one.__name__}:
+            with tempfile.TemporaryDirectory() as root:
+                one(Path(root))
+
+
+if __name__ == "__main__":
+    main()
