@@ -19,7 +19,6 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate
 from speakeasyd.testing import ManualClock
 
-
 _MANY = """
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :jobs)
     INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, work_key, options, requested_model,
