@@ -117,6 +117,7 @@ class Job:
     inbox: str
     path: bytes
     signature: Signature
+    sha256: str  # hex, of the bytes that the job is about
     options: Options
     preset: str | None
     language: str | None  # known from an earlier attempt

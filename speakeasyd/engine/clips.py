@@ -80,7 +80,10 @@ def read_clips(
 ) -> Generator[Clip | Finished | Pause]:
     """Clips in order, pauses between them, `Finished` at the end. Raises `FileFault` if the file is at fault."""
     split = task.options.channels == "split"
-    with Source(task.path) as source, closing(Audio(source, split=split, max_seconds=task.max_seconds)) as audio:
+    with (
+        Source(task.path, task.signature, task.sha256) as source,
+        closing(Audio(source, split=split, max_seconds=task.max_seconds)) as audio,
+    ):
         send(Opened(task.job_id, task.token, audio.container_seconds))
         tracks = [_Track(task, detector, channel, audio.channels) for channel in range(audio.channels)]
         told = time.monotonic()

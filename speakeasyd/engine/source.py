@@ -1,13 +1,15 @@
 """The file under transcription: opened once, safely, and looked at again when it has been read."""
 
+import hashlib
 import os
 import stat
 import sys
-from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
+from speakeasyd.domain.job import Signature
 from speakeasyd.errors import ErrorCode, FileFault
 
 if sys.platform == "win32":
@@ -17,32 +19,25 @@ else:
     _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        found = path.stat(follow_symlinks=False)
-        return cls(found.st_size, found.st_mtime_ns, found.st_ino)
-
-
 class Source:
-    """A regular file opened for reading. Raises `FileFault` if it is missing, refused, empty or not a regular file."""
+    """A regular file opened for reading. Raises `FileFault` if it is missing, refused, empty or not a regular file.
 
-    def __init__(self, path: str) -> None:
+    With `expected` and `sha256` also if it is another version, touched ones of the same bytes aside.
+    """
+
+    def __init__(self, path: str, expected: Signature | None = None, sha256: str = "") -> None:
         self._path = Path(path)
+        self._sha256 = sha256
         try:
-            self._identity = _Identity.of(self._path)
-            self.file: BinaryIO = os.fdopen(os.open(path, _FLAGS), "rb")
+            self._expected = expected or self._signature()
+            self.file = _opened(self._path)
         except FileNotFoundError as error:
             raise FileFault(ErrorCode.SOURCE_MISSING, "the file is gone") from error
         except OSError as error:
             raise FileFault(ErrorCode.SOURCE_UNREADABLE, f"the file cannot be opened: {error.strerror}") from error
         try:
             self.size = self._regular_size()
+            self.require_unchanged()
         except FileFault:
             self.file.close()
             raise
@@ -56,13 +51,20 @@ class Source:
         return found.st_size
 
     def require_unchanged(self) -> None:
-        """Raise `FileFault` if the name has got other bytes since it was opened. A name that is gone is no fault."""
+        """Raise `FileFault` if the name has other bytes than those expected. A name that is gone is no fault."""
         try:
-            now = _Identity.of(self._path)
+            replaced = self._signature() != self._expected and self._digest() != self._sha256
         except OSError:
             return
-        if now != self._identity:
-            raise FileFault(ErrorCode.SOURCE_REPLACED, "the file changed while it was read")
+        if replaced:
+            raise FileFault(ErrorCode.SOURCE_REPLACED, "the file has changed since it was taken")
+
+    def _signature(self) -> Signature:
+        return Signature.of(self._path.stat(follow_symlinks=False))
+
+    def _digest(self) -> str:
+        with _opened(self._path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def __enter__(self) -> Self:
         return self
@@ -71,3 +73,7 @@ class Source:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.file.close()
+
+
+def _opened(path: Path) -> BufferedReader:
+    return os.fdopen(os.open(path, _FLAGS), "rb")

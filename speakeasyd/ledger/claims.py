@@ -198,6 +198,7 @@ def _claimed(tx: Transaction, row: Row[Any], token: str) -> Job:
         inbox=row.inbox,
         path=row.path_raw,
         signature=Signature(row.size, row.mtime_ns, row.inode),
+        sha256=row.sha256,
         options=Options.model_validate_json(row.options),
         preset=row.preset,
         language=row.language,

@@ -173,6 +173,8 @@ class Dispatcher(Service):
             job_id=job.id,
             token=job.token,
             path=str(job.source(self._roots[job.inbox])),
+            signature=job.signature,
+            sha256=job.sha256,
             options=job.options,
             language=job.language,
             skip=job.done,

@@ -1,5 +1,6 @@
 """Media files of every kind to samples, or to a clear word about why not."""
 
+import hashlib
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speakeasyd.domain.job import Signature
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Samples
 from speakeasyd.engine.source import Source
 from speakeasyd.engine.vad import VoiceActivity, VoiceDetector
@@ -169,6 +171,19 @@ def test_new_bytes_under_the_name_are_noticed(tmp_path: Path) -> None:
             file.write(b"more")
         with pytest.raises(FileFault) as caught:
             source.require_unchanged()
+    assert caught.value.code == ErrorCode.SOURCE_REPLACED
+
+
+def test_only_the_version_that_was_taken_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    path.write_bytes(MEMO.read_bytes())
+    taken, sha256 = Signature.of(path.stat()), hashlib.sha256(MEMO.read_bytes()).hexdigest()
+    os.utime(path, ns=(0, 0))
+    with Source(str(path), taken, sha256) as source:
+        source.require_unchanged()  # touched, with the same bytes
+    path.write_bytes(MEMO.read_bytes() + b"more")
+    with pytest.raises(FileFault) as caught:
+        Source(str(path), taken, sha256)
     assert caught.value.code == ErrorCode.SOURCE_REPLACED
 
 
