@@ -6,6 +6,8 @@ import os
 import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from speakeasyd import __version__, logs
@@ -18,6 +20,7 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate
 from speakeasyd.loop import MainLoop
+from speakeasyd.recorder.recorder import Recorder, to_hub
 from speakeasyd.services.dispatcher import Dispatcher
 from speakeasyd.services.heartbeat import Heartbeat
 from speakeasyd.services.incidents import Incidents
@@ -25,7 +28,7 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.janitor import Janitor
 from speakeasyd.services.notifier import Notifier
 from speakeasyd.services.outboxes import Outboxes
-from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.pauses import PERSON, Pauses
 from speakeasyd.services.polite import Polite
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.sources import Sources
@@ -115,6 +118,8 @@ class Daemon:
         self._main_loop = MainLoop(asyncio.get_running_loop())
         self._stack.push_async_callback(self._main_loop.close)
         self._pauses = Pauses(ledger=self._ledger, hub=self.hub, clock=self._clock)
+        if self._patient:
+            await self._pauses.restore()
         self._pool = self._new_pool()
         self._stack.enter_context(
             signals.install(on_stop=self._leave.set, on_force=self._pool.kill, on_reload=self._reload.set)
@@ -138,6 +143,8 @@ class Daemon:
             self._stack.push_async_callback(service.stop)
             await service.start()
         await self._start_reloadable()
+        if self._patient and self._settings.server.enabled:
+            await self._start_server()
         await self._in_background(self._reload_when_asked())
         notify.ready()
 
@@ -162,6 +169,26 @@ class Daemon:
             on_device=lambda change: self._dispatcher.hear(change),  # noqa: PLW0108
             on_room=lambda: self._dispatcher.wake(),  # noqa: PLW0108
         )
+
+    async def _start_server(self) -> None:
+        """Its libraries are an extra, and slow to import: the workers are loading their models meanwhile."""
+        if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+            log.info("no page and no API: pip install 'speakeasyd[server]'")
+            return
+        serving = await asyncio.to_thread(import_module, "speakeasyd.server.service")
+        recorder = Recorder(folder=self._settings.inboxes[0].path, tell=to_hub(self._main_loop, self.hub))
+        self._stack.push_async_callback(asyncio.to_thread, recorder.stop)
+        server = serving.Server(
+            current=lambda: self._settings,
+            ledger=self._ledger,
+            hub=self.hub,
+            pauses=self._pauses,
+            pool=self._pool,
+            recorder=recorder,
+            admit=lambda *file: self._intake.admit(*file),  # noqa: PLW0108 - a reload replaces it
+        )
+        self._stack.push_async_callback(server.stop)
+        await server.start()
 
     async def _start_reloadable(self) -> None:
         """The parts whose settings may change while the daemon runs: they are replaced."""
@@ -189,7 +216,7 @@ class Daemon:
 
     async def _hear(self) -> None:
         """Pass every event on; a person's wish comes as one, too."""
-        with self.hub.subscribe() as events:
+        with self.hub.subscribe(backlog=None) as events:
             async for event in events:
                 self._on_event(event)
                 match event.kind:
@@ -197,6 +224,10 @@ class Daemon:
                         self._dispatcher.wake()
                     case "daemon.reload_asked":
                         self._reload.set()
+                    case "daemon.pause_asked":
+                        await self._pauses.begin(PERSON, "paused by a person")
+                    case "daemon.resume_asked":
+                        await self._pauses.end(PERSON)
 
     async def _reload_when_asked(self) -> None:
         while True:

@@ -22,18 +22,23 @@ class Event:
 class Subscription:
     """An async iterator of events. Ends when the subscriber lags too far behind; `lagged` then says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, backlog: int | None) -> None:
+        self._backlog = backlog
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self.lagged = False
 
     def offer(self, event: Event) -> None:
         if self.lagged:
             return
-        if self._queue.qsize() >= BACKLOG:
+        if self._backlog is not None and self._queue.qsize() >= self._backlog:
             self.lagged = True
             self._queue.put_nowait(None)
         else:
             self._queue.put_nowait(event)
+
+    def waiting(self) -> list[Event]:
+        """Those that are there already, taken without waiting."""
+        return [event for _ in range(self._queue.qsize()) if (event := self._queue.get_nowait())]
 
     def __aiter__(self) -> "Subscription":
         return self
@@ -57,8 +62,9 @@ class Hub:
                 subscription.offer(event)
 
     @contextmanager
-    def subscribe(self) -> Iterator[Subscription]:
-        subscription = Subscription()
+    def subscribe(self, *, backlog: int | None = BACKLOG) -> Iterator[Subscription]:
+        """`backlog`: events to lag behind at most; None for a part of the daemon, which must miss nothing."""
+        subscription = Subscription(backlog)
         self._subscriptions.add(subscription)
         try:
             yield subscription

@@ -20,6 +20,7 @@ def scratch_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     for name in HOMES:
         monkeypatch.setenv(name, str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("SPEAKEASYD_SERVER__ENABLED", "false")  # but where it is what is tested
     return home
 
 

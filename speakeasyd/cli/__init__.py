@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, str] = {
     "why": "Everything known about a file, and what happens next.",
     "retry": "Try ended jobs again.",
     "cancel": "Stop jobs that have not ended.",
+    "pause": "Let the running daemon rest.",
+    "resume": "Let it go on.",
     "search": "Find where words were said.",
     "record": "Record from a microphone into the first inbox.",
     "devices": "List what can be recorded from.",

@@ -1,13 +1,16 @@
 """Changes to the ledger beside a running daemon: short transactions of their own, under the same conditions as its."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from speakeasyd.cli.asking import LEDGER
 from speakeasyd.clock import SystemClock
+from speakeasyd.errors import SpeakeasyError
 from speakeasyd.events import Hub
+from speakeasyd.ledger.asking import LEDGER
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.lock import holder
 
 
 @asynccontextmanager
@@ -18,3 +21,15 @@ async def changing(state: Path) -> AsyncIterator[Ledger]:
         yield ledger
     finally:
         await ledger.close()
+
+
+def wish(state: Path, what: str) -> None:
+    """Leave a wish for the running daemon, which hears it within a second. Raises SpeakeasyError when there is none."""
+    if holder(state) is None:
+        raise SpeakeasyError("no daemon is running", hint="`speakeasyd run` starts one.")
+    asyncio.run(_leave(state, what))
+
+
+async def _leave(state: Path, what: str) -> None:
+    async with changing(state) as ledger:
+        await ledger.ask(what)

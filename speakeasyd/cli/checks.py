@@ -12,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from speakeasyd import __version__
-from speakeasyd.cli.asking import LEDGER, ask
 from speakeasyd.cli.engine_checks import devices
 from speakeasyd.cli.finding import Check, Finding, Level
 from speakeasyd.clock import iso
 from speakeasyd.config import Settings
 from speakeasyd.errors import LedgerError
+from speakeasyd.ledger.asking import LEDGER, ask
 from speakeasyd.ledger.lock import holder
 from speakeasyd.ledger.migrate import refuse_network
 from speakeasyd.mounts import SILENT, filesystem

@@ -1,19 +1,17 @@
 """`speakeasyd config`"""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.changing import changing
+from speakeasyd.cli.changing import wish
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.config import Loaded
 from speakeasyd.config.loading import FILE_VARIABLE, candidates
 from speakeasyd.config.reference import assignments, toml_file
 from speakeasyd.errors import SpeakeasyError
-from speakeasyd.ledger.lock import holder
 
 command = typer.Typer(no_args_is_help=True)
 
@@ -84,17 +82,9 @@ def path(config: given.Config = None) -> int:
 @command.command()
 def reload(config: given.Config = None, state: given.State = None) -> int:
     """Ask the running daemon to read its configuration again."""
-    settings = given.settings(config, given.Flags(state=state))
-    if holder(settings.state) is None:
-        raise SpeakeasyError("no daemon is running", hint="It reads its configuration when it starts.")
-    asyncio.run(_ask_to_reload(settings.state))
+    wish(given.settings(config, given.Flags(state=state)).state, "reload")
     typer.echo("asked; the daemon's log says what changes now and what needs a restart")
     return 0
-
-
-async def _ask_to_reload(state: Path) -> None:
-    async with changing(state) as ledger:
-        await ledger.ask("reload")
 
 
 def _named(loaded: Loaded) -> str:

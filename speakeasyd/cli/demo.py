@@ -14,11 +14,12 @@ from rich.text import Text
 
 from speakeasyd import daemon, logs
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.asking import ask
-from speakeasyd.cli.output import Row, console, duration
+from speakeasyd.cli.output import console, duration
 from speakeasyd.config import Settings
 from speakeasyd.errors import StartError
 from speakeasyd.events import Event
+from speakeasyd.ledger.asking import ask
+from speakeasyd.ledger.reading import Row
 
 SETTLE_S = 0.5  # seconds: nobody else writes here
 QUERIES = (

@@ -5,9 +5,10 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.asking import ask
-from speakeasyd.cli.output import Row, console, duration, print_json, table
+from speakeasyd.cli.output import console, duration, print_json, table
 from speakeasyd.domain.job import Status
+from speakeasyd.ledger.asking import ask
+from speakeasyd.ledger.reading import Row
 
 _JOBS = """
     SELECT * FROM job_status

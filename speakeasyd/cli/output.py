@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-Row = dict[str, object]
+from speakeasyd.ledger.reading import Row
 
 STATUS_STYLES = {
     "pending": "cyan",

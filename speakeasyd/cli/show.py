@@ -8,16 +8,12 @@ from rich.text import Text
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.advice import what_to_do
-from speakeasyd.cli.asking import ask
-from speakeasyd.cli.output import Row, cell, console, local, print_json
+from speakeasyd.cli.output import cell, console, local, print_json
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.ledger.asking import ask
+from speakeasyd.ledger.dossier import details, job_row
+from speakeasyd.ledger.reading import Row
 
-_JOB = "SELECT * FROM job_status WHERE job_id = :job"
-_ATTEMPTS = """
-    SELECT started_at, ended_at, outcome, model, device, error_code, error FROM attempts WHERE job_id = :job ORDER BY id
-"""
-_ARTIFACTS = "SELECT format, outbox, path, bytes, sha256, written_at FROM artifacts WHERE job_id = :job ORDER BY id"
-_INCIDENTS = "SELECT at, kind, device, error, action, cost_seconds FROM incidents WHERE job_id = :job ORDER BY at"
 _TEXT = "SELECT text FROM segments WHERE job_id = :job ORDER BY start_seconds, chunk, position"
 _TIMES = frozenset({"created_at", "started_at", "finished_at", "available_at"})
 
@@ -31,15 +27,15 @@ def command(
 ) -> int:
     """Everything about one job: its state, attempts, artifacts and incidents."""
     folder = given.settings(config, given.Flags(state=state)).state
-    found = ask(folder, _JOB, {"job": job})
-    if not found:
+    found = job_row(folder, job)
+    if found is None:
         raise SpeakeasyError(f"there is no job {job}", hint="`speakeasyd jobs` lists them.")
     if as_json:
-        print_json(found[0] | _details(folder, job) | {"text": said(folder, job)})
+        print_json(found | details(folder, job) | {"text": said(folder, job)})
     elif text:
         typer.echo(said(folder, job))
     else:
-        _print(found[0], _details(folder, job))
+        _print(found, details(folder, job))
     return 0
 
 
@@ -48,20 +44,15 @@ def said(state: Path, job: int) -> str:
     return "".join(str(row["text"]) for row in ask(state, _TEXT, {"job": job})).strip()
 
 
-def _details(state: Path, job: int) -> dict[str, list[Row]]:
-    queries = {"attempts_made": _ATTEMPTS, "artifacts": _ARTIFACTS, "incidents": _INCIDENTS}
-    return {name: ask(state, query, {"job": job}) for name, query in queries.items()}
-
-
-def _print(job: Row, details: dict[str, list[Row]]) -> None:
+def _print(job: Row, more: dict[str, list[Row]]) -> None:
     out = console()
     for name, value in job.items():
         if value not in (None, ""):
             out.print(
                 Text(f"{name:<21}", "dim") + cell(name, local(value) if name in _TIMES else value), soft_wrap=True
             )
-    lines = {"attempts": map(_attempt, details["attempts_made"]), "artifacts": map(_artifact, details["artifacts"])}
-    for title, said in (lines | {"incidents": map(_incident, details["incidents"])}).items():
+    lines = {"attempts": map(_attempt, more["attempts_made"]), "artifacts": map(_artifact, more["artifacts"])}
+    for title, said in (lines | {"incidents": map(_incident, more["incidents"])}).items():
         for number, line in enumerate(said):
             out.print(Text(f"{'' if number else title:<21}", "dim") + Text(line, "none"), soft_wrap=True)
     if advice := what_to_do(job["error_code"]):

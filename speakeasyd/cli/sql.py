@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.asking import ask
 from speakeasyd.cli.output import console, print_csv, print_json, table
+from speakeasyd.ledger.asking import ask
 
 
 def command(

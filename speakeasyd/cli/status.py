@@ -15,9 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import STATUS_STYLES, Row, age, console, duration, local, print_json
-from speakeasyd.cli.snapshot import Snapshot, take
+from speakeasyd.cli.output import STATUS_STYLES, age, console, duration, local, print_json
 from speakeasyd.errors import LedgerError
+from speakeasyd.ledger.overview import Snapshot, take
+from speakeasyd.ledger.reading import Row
 
 EVERY_S = 1.0  # seconds between two looks
 _BAR = 28  # characters

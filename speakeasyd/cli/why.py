@@ -13,13 +13,14 @@ from rich.text import Text
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.advice import what_to_do
-from speakeasyd.cli.asking import LEDGER, ask
-from speakeasyd.cli.output import Row, console, local, print_json
+from speakeasyd.cli.output import console, local, print_json
 from speakeasyd.clock import iso
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Status
 from speakeasyd.inbox.rules import Rules
+from speakeasyd.ledger.asking import LEDGER, ask
 from speakeasyd.ledger.lock import holder
+from speakeasyd.ledger.reading import Row
 
 _JOBS = """
     SELECT job_status.*, outcome AS last_outcome FROM job_status

@@ -45,6 +45,7 @@ _MEDIA = """
     mp1 mp2 mp3 mp4 mpc mpeg mpg mts mxf oga ogg ogv opus qcp ra rm snd spx tak ts tta vob voc w64 wav weba webm wma wmv
     wv
 """
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _NOISE = (
     *(".*", "*~", "~*", "*.part", "*.filepart", "*.partial", "*.crdownload", "*.download", "*.tmp", "*.temp"),
     *("@eaDir", "Thumbs.db", "desktop.ini", "lost+found", "System Volume Information", "$RECYCLE.BIN"),
@@ -213,6 +214,31 @@ class PoliteSettings(Table):
     """Pause while other programs leave a GPU less memory than this, in MB, and free the models; 0 never."""
 
 
+class ServerSettings(Table):
+    """The page, the API and the metrics; it takes `pip install 'speakeasyd[server]'`. docs/server.md has examples."""
+
+    enabled: bool = True
+    """Serve where the libraries are installed."""
+    host: str = Field("127.0.0.1", min_length=1)
+    """The address to listen at. Any but this machine's own demands a `token`."""
+    port: int = Field(8642, ge=0, le=65535)
+    """The port to listen at; 0 takes any that is free."""
+    token: Annotated[SecretStr, Field(min_length=16)] | None = Field(None, examples=["a long random text"])
+    """What clients must know, at least 16 characters: `Authorization: Bearer ...`; the page asks for it."""
+    hosts: tuple[str, ...] = ()
+    """Further names by which clients may call this machine, such as those of a reverse proxy."""
+    inbox: str | None = Field(None, examples=["inbox"])
+    """The name of the inbox that uploads go to; the first, if not set."""
+    upload_mb: int = Field(4096, ge=1)
+    """Larger uploads are refused, in MB for one request."""
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> Self:
+        if self.enabled and self.token is None and self.host not in LOOPBACK:
+            raise ValueError(f"host = {self.host!r} can be reached from elsewhere, and needs the key token: a secret")
+        return self
+
+
 class LogSettings(Table):
     """What the daemon says on stderr."""
 
@@ -240,6 +266,7 @@ class Settings(Table):
     ledger: LedgerSettings = LedgerSettings()
     notify: NotifySettings = NotifySettings()
     polite: PoliteSettings = PoliteSettings()
+    server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -253,6 +280,13 @@ class Settings(Table):
             if inbox.preset is not None and inbox.preset not in self.presets:
                 known = ", ".join(sorted(self.presets)) or "none"
                 raise ValueError(f"inbox {inbox.name!r} takes the preset {inbox.preset!r}; there is {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _uploads_have_an_inbox(self) -> Self:
+        names = [inbox.name for inbox in self.inboxes]
+        if self.server.inbox is not None and self.server.inbox not in names:
+            raise ValueError(f"server.inbox is {self.server.inbox!r}; there is {', '.join(names)}")
         return self
 
     @model_validator(mode="after")

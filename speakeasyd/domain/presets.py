@@ -1,4 +1,7 @@
-"""Which options a file gets: defaults < the inbox's preset < the preset named like its folder < its sidecar. Pure."""
+"""Which options a file gets: defaults < the inbox's preset < the preset named like its folder < its sidecar. Pure.
+
+A sidecar may name another preset with the key `preset`.
+"""
 
 import tomllib
 import unicodedata
@@ -36,12 +39,21 @@ class Presets:
     def choose(self, folder: str, sidecar: Changes | None = None) -> Choice:
         """`folder`: the first part of the file's path below the inbox, "" for none. Raises FileFault: `bad_sidecar`."""
         choice = self._by_folder.get(_plain(folder), self._without_folder)
-        if not sidecar:
+        changes = dict(sidecar or {})
+        if name := changes.pop("preset", None):
+            choice = self._named(str(name))
+        if not changes:
             return choice
         try:
-            return Choice(_changed(choice.options, sidecar), choice.preset)
+            return Choice(_changed(choice.options, changes), choice.preset)
         except ValidationError as error:
             raise bad_sidecar(_explain(error)) from error
+
+    def _named(self, name: str) -> Choice:
+        if choice := self._by_folder.get(_plain(name)):
+            return choice
+        known = ", ".join(sorted(self._by_folder)) or "none"
+        raise bad_sidecar(f"there is no preset {name[:80]!r}; there is {known}")
 
 
 def parse_sidecar(data: bytes) -> Changes:
@@ -72,7 +84,7 @@ def _explain(error: ValidationError) -> str:
         return f"{key}: {first['msg']}; it is {first['input']!r:.80}"
     close = get_close_matches(key, Options.model_fields, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
-    return f"unknown key {key[:80]!r}; {guess}Allowed: {', '.join(Options.model_fields)}"
+    return f"unknown key {key[:80]!r}; {guess}Allowed: preset, {', '.join(Options.model_fields)}"
 
 
 def _changed(base: Options, changes: Changes) -> Options:

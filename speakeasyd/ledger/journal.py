@@ -4,8 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import Connection, Row, func, select, text
 
 from speakeasyd.events import Event
 from speakeasyd.ledger.tables import events
@@ -52,7 +53,21 @@ class Journal:
         rows = connection.execute(
             select(events).where(events.c.seq.between(self._seen + 1, last)).order_by(events.c.seq)
         )
-        return [Event(row.kind, row.at, row.seq, row.job_id, json.loads(row.data)) for row in rows]
+        return [_event(row) for row in rows]
+
+
+def after(connection: Connection, seq: int, *, limit: int) -> list[Event] | None:
+    """The events since that number; None where some are forgotten already, or there are more than `limit`."""
+    oldest, newest = connection.execute(select(func.min(events.c.seq), func.max(events.c.seq))).one()
+    if newest is None or seq >= newest:
+        return []
+    if seq + 1 < oldest or newest - seq > limit:
+        return None
+    return [_event(row) for row in connection.execute(select(events).where(events.c.seq > seq).order_by(events.c.seq))]
+
+
+def _event(row: Row[Any]) -> Event:
+    return Event(row.kind, row.at, row.seq, row.job_id, json.loads(row.data))
 
 
 def _newest(connection: Connection) -> int:

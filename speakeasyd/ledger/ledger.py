@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -19,6 +19,7 @@ from speakeasyd.ledger import (
     delivery,
     engine,
     intake,
+    journal,
     notices,
     people,
     publication,
@@ -249,6 +250,10 @@ class Ledger:
         """The incident is over, after so many seconds."""
         await self._writer.run(upkeep.resolve, incident_id, cost_seconds=cost_seconds)
 
+    async def state(self, key: str) -> Any:
+        """What was said of the daemon under this key; None if nothing was."""
+        return await self._ask(upkeep.get_state, key)
+
     async def set_state(self, key: str, value: object) -> None:
         """Say something about the daemon itself, as JSON, in the table `state`."""
         await self._writer.run(upkeep.set_state, key, value)
@@ -278,6 +283,10 @@ class Ledger:
 
     async def newest_event(self) -> int:
         return await self._ask(notices.newest)
+
+    async def events_after(self, seq: int, *, limit: int) -> list[Event] | None:
+        """The events since that number; None where some are forgotten already, or there are more than `limit`."""
+        return await self._ask(journal.after, seq, limit=limit)
 
     async def done_batches(self, *, since: str, until: str) -> list[dict[str, object]]:
         """Batches whose last job ended in that time, nothing of which is left to do."""

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from speakeasyd.domain.notices import Delivery
 from speakeasyd.events import Event
-from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs, state
-from speakeasyd.ledger.upkeep import set_state
+from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs
+from speakeasyd.ledger.upkeep import get_state, set_state
 from speakeasyd.ledger.words import as_json
 from speakeasyd.ledger.writer import Transaction
 
@@ -28,8 +28,8 @@ _DONE_BATCHES = text("""
 
 def mark(connection: Connection) -> Mapping[str, Any] | None:
     """How far has been told: `seq` of the last event, and `until` when batches were looked at. None: never yet."""
-    said = connection.scalar(select(state.c.value).where(state.c.key == MARK))
-    return json.loads(said) if said else None
+    told: Mapping[str, Any] | None = get_state(connection, MARK)
+    return told
 
 
 def newest(connection: Connection) -> int:

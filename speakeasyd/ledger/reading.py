@@ -29,10 +29,11 @@ _PRAGMAS = frozenset(
     }
 )
 
+Row = dict[str, object]
 Parameters = Mapping[str, object] | Sequence[object]
 
 
-def read(path: Path, sql: str, parameters: Parameters = (), *, limit_s: float | None = None) -> list[dict[str, object]]:
+def read(path: Path, sql: str, parameters: Parameters = (), *, limit_s: float | None = None) -> list[Row]:
     """The rows of one query. Blocks: in the event loop use `Ledger.rows`.
 
     Raises QueryError for a query that is wrong, wants to write or attach, or takes longer than `limit_s` seconds;

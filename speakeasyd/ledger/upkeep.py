@@ -1,8 +1,10 @@
 """Recovery after a restart, incidents, the daemon's own state, and the removal of what is old."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.job import JobId, Status
@@ -62,6 +64,12 @@ def resolve(tx: Transaction, incident_id: int, *, cost_seconds: float) -> None:
     over = update(incident_records).where(incident_records.c.id == incident_id)
     tx.connection.execute(over.values(resolved_at=tx.now, cost_seconds=cost_seconds))
     tx.tell("incident.resolved", incident_id=incident_id, cost_seconds=cost_seconds)
+
+
+def get_state(connection: Connection, key: str) -> Any:
+    """What was said of the daemon under this key; None if nothing was."""
+    said = connection.scalar(select(state.c.value).where(state.c.key == key))
+    return json.loads(said) if said else None
 
 
 def set_state(tx: Transaction, key: str, value: object) -> None:

@@ -12,8 +12,8 @@ from datetime import timedelta
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.config import InboxSettings, Settings
-from speakeasyd.domain.job import NewJob, Waiting
-from speakeasyd.domain.presets import Presets, parse_sidecar
+from speakeasyd.domain.job import Added, NewJob, Waiting
+from speakeasyd.domain.presets import Changes, Presets, parse_sidecar
 from speakeasyd.domain.settling import GiveUp, Seen, Settled, Trouble
 from speakeasyd.errors import ErrorCode, FileFault, LedgerUnwritable
 from speakeasyd.inbox import identity
@@ -72,6 +72,14 @@ class Admission(Service):
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
+
+    async def admit(self, path: bytes, sha256: str, changes: Changes) -> Added:
+        """Give a file that is known to be complete its job at once. Raises FileFault: `bad_sidecar`, or it is gone."""
+        seen = await asyncio.to_thread(identity.look, self._inbox.path, path)
+        if isinstance(seen, Trouble):
+            raise FileFault(ErrorCode.SOURCE_MISSING, f"the file cannot be taken: {seen.value}")
+        job = self._job(path, seen, sha256, changes=changes)
+        return (await self._ledger.add([job], duplicates=self._duplicates))[0]
 
     # --- settle
 
@@ -151,7 +159,9 @@ class Admission(Service):
             return self._job(path, seen, sha256)
         try:
             data = identity.read_sidecar(root, path, seen.sidecar)
-            return data if isinstance(data, Trouble) else self._job(path, seen, sha256, sidecar=data)
+            if isinstance(data, Trouble):
+                return data
+            return self._job(path, seen, sha256, changes=parse_sidecar(data))
         except FileFault as fault:
             return self._job(path, seen, sha256, failure=(fault.code, f"{fault}. {fault.hint}"))
 
@@ -160,11 +170,17 @@ class Admission(Service):
         return self._job(path, seen, hashlib.sha256().hexdigest(), failure=failure)
 
     def _job(
-        self, path: bytes, seen: Seen, sha256: str, *, sidecar: bytes = b"", failure: tuple[str, str] | None = None
+        self,
+        path: bytes,
+        seen: Seen,
+        sha256: str,
+        *,
+        changes: Changes | None = None,
+        failure: tuple[str, str] | None = None,
     ) -> NewJob:
         """Raises FileFault: `bad_sidecar`."""
         folder = path.partition(b"/")[0] if b"/" in path else b""
-        choice = self._presets.choose(os.fsdecode(folder), parse_sidecar(sidecar) if sidecar else None)
+        choice = self._presets.choose(os.fsdecode(folder), changes)
         return NewJob(
             inbox=self._inbox.name,
             path=path,

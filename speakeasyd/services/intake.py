@@ -5,6 +5,8 @@ import asyncio
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.job import Added
+from speakeasyd.domain.presets import Changes
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
 from speakeasyd.services.admission import Admission
@@ -22,38 +24,42 @@ class Intake:
         def door(inbox: InboxSettings) -> "_Door":
             return _Door(inbox=inbox, settings=settings, ledger=ledger, pauses=pauses, main_loop=main_loop, clock=clock)
 
-        self._doors = [door(inbox) for inbox in settings.inboxes]
+        self._doors = {inbox.name: door(inbox) for inbox in settings.inboxes}
 
     async def start(self) -> None:
         """Watch, scan and admit until stopped. Returns at once: an inbox may take its time."""
-        for door in self._doors:
+        for door in self._doors.values():
             await door.lookout.start()
             await door.admission.start()
 
     async def stop(self) -> None:
         """Idempotent. What has not been added is found again by the next start."""
-        for door in self._doors:
+        for door in self._doors.values():
             await door.lookout.stop()
             await door.admission.stop()
 
     async def reconcile(self) -> None:
         """Compare the inboxes with the ledger. Raises InboxMissing. Tests call it; the services do so by themselves."""
-        for door in self._doors:
+        for door in self._doors.values():
             await door.lookout.scan()
 
     async def run_once(self) -> None:
         """One round for every inbox, in place of the loops that `start` starts."""
-        await asyncio.gather(*(door.run_once() for door in self._doors))
+        await asyncio.gather(*(door.run_once() for door in self._doors.values()))
+
+    async def admit(self, inbox: str, path: bytes, sha256: str, changes: Changes) -> Added:
+        """Give a file that is known to be complete its job at once; `changes` as in a sidecar. Raises FileFault."""
+        return await self._doors[inbox].admission.admit(path, sha256, changes)
 
     @property
     def stuck(self) -> int:
         """How many files have not let themselves be read for long."""
-        return sum(door.stuck for door in self._doors)
+        return sum(door.stuck for door in self._doors.values())
 
     @property
     def idle(self) -> bool:
         """Whether every file of every inbox that can be read is in the ledger."""
-        return all(door.idle for door in self._doors)
+        return all(door.idle for door in self._doors.values())
 
 
 class _Door:

@@ -72,7 +72,7 @@ class Notifier(Service):
 
     async def _hear(self) -> None:
         """Makes things quicker, no more: should the hub drop us, the next look finds what we missed."""
-        with self._hub.subscribe() as events:
+        with self._hub.subscribe(backlog=None) as events:
             async for event in events:
                 if event.kind in SOURCES and self._targets:
                     self.wake()

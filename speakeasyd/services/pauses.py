@@ -1,13 +1,15 @@
 """Why work stands still, for as long as it does: a full disk, an unmounted folder, a device that waits for a person."""
 
 import logging
+from collections.abc import Mapping
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.errors import LedgerError
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger.ledger import Ledger
 
-LEAVING = ("hours", "memory", "vram")
+PERSON = "person"
+LEAVING = (PERSON, "hours", "memory", "vram")
 """The causes for which work under way is given back as well, to go on later where it was."""
 
 log = logging.getLogger(__name__)
@@ -26,9 +28,20 @@ class Pauses:
         return cause in self._reasons
 
     @property
+    def reasons(self) -> Mapping[str, str]:
+        """By cause."""
+        return self._reasons
+
+    @property
     def leaving(self) -> bool:
         """Whether the machine is to be left to others."""
         return any(cause in self._reasons for cause in LEAVING)
+
+    async def restore(self) -> None:
+        """After a restart: a person's pause holds until a person ends it; every other cause is found anew."""
+        kept = (await self._ledger.state("pauses") or {}).get(PERSON)
+        self._reasons = {PERSON: kept} if kept else {}
+        await self._ledger.set_state("pauses", self._reasons)
 
     async def begin(self, cause: str, reason: str) -> None:
         """Say it once: the same cause with the same reason again changes nothing."""

@@ -82,16 +82,16 @@ class Place:
         assert isinstance(self.clock, ManualClock)
         self.clock.advance(seconds)
         await self.intake.run_once()
-        while any(door.admission._lanes for door in self.intake._doors):
+        while any(door.admission._lanes for door in self.intake._doors.values()):
             await self.intake.run_once()
 
     @property
     def admission(self) -> Admission:
-        return self.intake._doors[0].admission
+        return next(iter(self.intake._doors.values())).admission
 
     @property
     def watcher(self) -> Watcher:
-        return self.intake._doors[0].lookout._watcher
+        return next(iter(self.intake._doors.values())).lookout._watcher
 
     async def deafen(self) -> None:
         """What is seen of systems that take a watch and then tell nothing: all looks well, and no event comes."""

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from speakeasyd import daemon
-from speakeasyd.cli.asking import ask
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import InboxSettings, PoliteSettings, Settings, WatchSettings, WorkerSettings
 from speakeasyd.daemon import Daemon
 from speakeasyd.events import Hub
+from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.testing import PIECE, SCRIPTED, Script, scripted_chunks
 from speakeasyd.workers.pool import Pool

@@ -204,7 +204,7 @@ class Life(RuleBasedStateMachine):
         """Late, doubled, of a file that is not there; or there is none, and a scan has to find the file."""
         for _ in range(times):
             now = self.clock.monotonic()
-            self.intake._doors[0]._arrivals.notice(name.encode(), now, announced=True, hint=hint)
+            next(iter(self.intake._doors.values()))._arrivals.notice(name.encode(), now, announced=True, hint=hint)
 
     # --- time and work
 
@@ -215,7 +215,7 @@ class Life(RuleBasedStateMachine):
 
     async def _take_in(self) -> None:
         await self.intake.run_once()
-        while any(door.admission._lanes for door in self.intake._doors):
+        while any(door.admission._lanes for door in self.intake._doors.values()):
             await self.intake.run_once()
 
     @rule()

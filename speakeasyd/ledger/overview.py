@@ -1,4 +1,4 @@
-"""What `status` shows, as the ledger and the daemon's lock tell it."""
+"""What people see of the daemon at one moment, as the ledger and the daemon's lock tell it."""
 
 import json
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from speakeasyd.cli.asking import LEDGER, ask
-from speakeasyd.cli.output import Row
 from speakeasyd.clock import iso
+from speakeasyd.ledger.asking import LEDGER, ask
 from speakeasyd.ledger.lock import Holder, holder
+from speakeasyd.ledger.reading import Row
 
 WINDOW_S = 120.0  # seconds over which the speed is taken
 LEAST_S = 5.0  # seconds; less gives no honest speed

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from speakeasyd.ledger.reading import read
+from speakeasyd.ledger.reading import Row, read
 
 LEDGER = "ledger.db"
 
 
-def ask(state: Path, sql: str, parameters: Mapping[str, object] | None = None) -> list[dict[str, object]]:
+def ask(state: Path, sql: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
     """Raises LedgerError where there is no ledger, QueryError for a query that is wrong."""
     return read(state / LEDGER, sql, parameters or {})

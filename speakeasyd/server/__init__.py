@@ -1,0 +1,1 @@
+"""The page, the API and the metrics, inside the daemon's own loop. The only importer of fastapi and uvicorn."""

@@ -1,0 +1,66 @@
+"""The application: its routes, its page, and the guard around both."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Body, FastAPI, Response
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, Field
+
+from speakeasyd import __version__
+from speakeasyd.server import events, health, jobs, openai, problems, recording, search, status, uploads
+from speakeasyd.server.guard import COOKIE, Guard, same, session
+from speakeasyd.server.parts import Lent, Parts
+from speakeasyd.server.problems import RESPONSES, Refused
+
+PAGE = Path(__file__).parent / "page"
+WEEK_S = 7 * 24 * 3600
+
+router = APIRouter()
+
+
+def application(parts: Parts) -> FastAPI:
+    app = FastAPI(
+        title="speakeasyd",
+        version=__version__,
+        description="Audio in, transcripts out. Every answer that is an error says what to do about it.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,  # those pages load scripts from elsewhere
+        redoc_url=None,
+        responses=RESPONSES,
+    )
+    app.state.parts = parts
+    problems.install(app)
+    api = APIRouter(prefix="/api/v1")
+    for module in (status, uploads, jobs, search, recording, events):
+        api.include_router(module.router)
+    api.include_router(router)
+    app.include_router(api)
+    app.include_router(openai.router)
+    app.include_router(health.router)
+    app.get("/", include_in_schema=False)(_page)
+    app.mount("/static", StaticFiles(directory=PAGE))
+    app.add_middleware(Guard, settings=parts.settings.server)
+    return app
+
+
+async def _page() -> FileResponse:
+    return FileResponse(PAGE / "index.html")
+
+
+class Secret(BaseModel):
+    token: str = Field(max_length=1000)
+
+
+@router.post("/session", status_code=204, tags=["session"])
+async def open_session(parts: Lent, secret: Annotated[Secret, Body()], response: Response) -> None:
+    """Exchange the token for a cookie: a page can send no other header with an audio element or a WebSocket."""
+    token = parts.settings.server.token
+    if token is None:
+        return
+    if not same(secret.token, token.get_secret_value()):
+        raise Refused(401, "this is not the token")
+    response.set_cookie(
+        COOKIE, session(token.get_secret_value()), max_age=WEEK_S, httponly=True, samesite="strict", path="/"
+    )

@@ -1,0 +1,149 @@
+"""Who may ask: before anything else looks at a request."""
+
+import hashlib
+import hmac
+import ipaddress
+import socket
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from speakeasyd.config import ServerSettings
+from speakeasyd.server.problems import answer
+
+COOKIE = "speakeasyd"
+BODY_LIMIT = 1 << 20  # bytes of a request that is no upload
+UPLOADS = ("/api/v1/batches", "/v1/audio/transcriptions", "/v1/audio/translations")
+OPEN = ("/", "/healthz", "/readyz", "/api/v1/session")
+"""Without a token: the page, which then asks for it, and probes, which tell nothing but whether it works."""
+TOKEN_NEEDED = 4401  # the code that a WebSocket is closed with
+
+_POLICY = {
+    "Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; frame-ancestors 'none'; "
+    "form-action 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class Guard:
+    """Refuses other hosts' names (DNS rebinding), other sites' pages, requests without the token, and large bodies."""
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app = app
+        self._names = _own_names(settings)
+        self._upload_limit = settings.upload_mb * 1_000_000
+        self._token = settings.token.get_secret_value() if settings.token else None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if problem := self._foreign(headers):
+            await _refuse(scope, receive, send, 403, problem)
+        elif not self._may(scope["path"], headers):
+            await _refuse(scope, receive, send, 401, "a token is needed")
+        else:
+            limit = self._upload_limit if scope["path"] in UPLOADS else BODY_LIMIT
+            await self._app(scope, _limited(receive, limit), _guarded(scope, send))
+
+    def _foreign(self, headers: Headers) -> str | None:
+        host = headers.get("host", "")
+        if not self._is_own(_name(host)):
+            return f"this server is not called {_name(host)[:80]!r}; server.hosts names what it is called"
+        origin = headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+            return "the request comes from the page of another site"
+        return None
+
+    def _is_own(self, name: str) -> bool:
+        """An address is: only a name can be made to point here by somebody else."""
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return name in self._names
+        return True
+
+    def _may(self, path: str, headers: Headers) -> bool:
+        if self._token is None or path in OPEN or path.startswith("/static/"):
+            return True
+        scheme, _, said = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            return same(said.strip(), self._token)
+        return same(_cookie(headers), session(self._token))
+
+
+def session(token: str) -> str:
+    """What the page's cookie holds: proof of the token, not the token."""
+    return hmac.new(token.encode(), b"speakeasyd session", hashlib.sha256).hexdigest()
+
+
+def same(said: str, secret: str) -> bool:
+    """In a time that tells nothing."""
+    return hmac.compare_digest(said.encode(), secret.encode())
+
+
+def _own_names(settings: ServerSettings) -> frozenset[str]:
+    machine = socket.gethostname().lower()
+    names = ["localhost", machine, machine.partition(".")[0], settings.host, *settings.hosts]
+    return frozenset(name.lower().rstrip(".") for name in names)
+
+
+def _name(host: str) -> str:
+    """A Host header without its port."""
+    try:
+        return (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _cookie(headers: Headers) -> str:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel else ""
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Raises 413, into whoever reads the body, once it is larger."""
+    read = 0
+
+    async def receive_some() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > limit:
+            raise HTTPException(413, f"more than {limit} bytes")
+        return message
+
+    return receive_some
+
+
+def _guarded(scope: Scope, send: Send) -> Send:
+    async def send_guarded(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.update(_POLICY)
+            if not scope["path"].startswith("/static/"):
+                headers.setdefault("Cache-Control", "no-store")
+        await send(message)
+
+    return send_guarded
+
+
+async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, what: str) -> None:
+    if scope["type"] == "http":
+        await answer(status, what)(scope, receive, send)
+        return
+    await receive()
+    if status == 401:  # a browser's script can see the code only of a connection that was open
+        await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": TOKEN_NEEDED, "reason": what})

@@ -1,0 +1,97 @@
+"""For probes and for Prometheus."""
+
+import asyncio
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from speakeasyd.domain.health import ACCEPTING
+from speakeasyd.errors import LedgerError
+from speakeasyd.ledger.asking import ask
+from speakeasyd.server.answers import Health
+from speakeasyd.server.parts import Lent, Parts
+from speakeasyd.server.status import overview
+
+router = APIRouter(tags=["health"])
+
+PATIENCE_S = 5.0  # seconds for the ledger to answer a probe
+
+_FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
+_AUDIO = "SELECT coalesce(sum(audio_seconds), 0) AS seconds FROM batch_progress"
+_FAILING: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "It does not."}}
+
+
+@router.get("/healthz", responses=_FAILING)
+async def healthz(parts: Lent, response: Response) -> Health:
+    """Whether the daemon lives: the loop turns, the ledger can be read. How each inbox is watched is told beside it."""
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            rows = await parts.ledger.rows("SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'")
+    except (LedgerError, TimeoutError) as error:
+        return _failing(response, {"loop": "ok", "ledger": str(error) or "it does not answer"})
+    watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
+    return Health(status="ok", checks={"loop": "ok", "ledger": "ok"} | watchers)
+
+
+@router.get("/readyz", responses=_FAILING)
+async def readyz(parts: Lent, response: Response) -> Health:
+    """Whether a worker can transcribe now."""
+    workers = {worker.name: worker.state for worker in parts.pool.status()}
+    checks = workers | {f"pause: {cause}": reason for cause, reason in parts.pauses.reasons.items()}
+    ready = any(state in ACCEPTING for state in workers.values()) and not parts.pauses.leaving
+    return Health(status="ok", checks=checks) if ready else _failing(response, checks)
+
+
+def _failing(response: Response, checks: dict[str, str]) -> Health:
+    response.status_code = 503
+    return Health(status="failing", checks=checks)
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(parts: Lent) -> Response:
+    """In the text format of Prometheus."""
+    seen = await overview(parts)
+    totals = await asyncio.to_thread(_totals, parts)
+    registry = CollectorRegistry()
+    registry.register(_Scrape(seen, totals, parts.live.clients))
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _totals(parts: Parts) -> Mapping[str, Any]:
+    faults = {str(row["kind"]): row["n"] for row in ask(parts.state, _FAULTS)}
+    return {"audio": ask(parts.state, _AUDIO)[0]["seconds"], "faults": faults}
+
+
+class _Scrape(Collector):
+    """The state at one moment: nothing is counted twice, here and in the ledger."""
+
+    def __init__(self, seen: Mapping[str, Any], totals: Mapping[str, Any], clients: int) -> None:
+        self._seen, self._totals, self._clients = seen, totals, clients
+
+    def collect(self) -> Iterator[Metric]:
+        seen = self._seen
+        yield _labelled(GaugeMetricFamily("speakeasyd_jobs", "Jobs by status.", labels=["status"]), seen["counts"])
+        yield CounterMetricFamily("speakeasyd_audio_seconds", "Audio transcribed.", self._totals["audio"])
+        yield GaugeMetricFamily("speakeasyd_speed", "Audio seconds in a second, lately.", seen["speed"] or 0.0)
+        yield GaugeMetricFamily("speakeasyd_left_seconds", "Until the queue is empty.", seen["left_s"] or 0.0)
+        paused = dict.fromkeys(seen["pauses"], 1)
+        yield _labelled(GaugeMetricFamily("speakeasyd_paused", "Why work stands still.", labels=["cause"]), paused)
+        workers = GaugeMetricFamily("speakeasyd_workers", "Workers.", labels=["name", "device", "state"])
+        memory = GaugeMetricFamily("speakeasyd_worker_resident_bytes", "Memory of workers.", labels=["name"])
+        for worker in seen["workers"]:
+            workers.add_metric([worker["name"], worker["device"], worker["state"]], 1)
+            memory.add_metric([worker["name"]], worker["rss"])
+        yield from (workers, memory)
+        incidents = CounterMetricFamily("speakeasyd_incidents", "Incidents by kind.", labels=["kind"])
+        yield _labelled(incidents, self._totals["faults"])
+        yield GaugeMetricFamily("speakeasyd_websocket_clients", "Subscribers to the events.", self._clients)
+
+
+def _labelled(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]) -> Metric:
+    for label, value in values.items():
+        family.add_metric([label], value)
+    return family

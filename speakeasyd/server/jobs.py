@@ -1,0 +1,143 @@
+"""Jobs, their transcripts and their audio."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Query, Response
+from fastapi.responses import FileResponse
+
+from speakeasyd.domain.formats import render
+from speakeasyd.domain.job import JobId, Status
+from speakeasyd.domain.options import Format
+from speakeasyd.domain.transcript import Transcript
+from speakeasyd.ledger.dossier import details, job_row
+from speakeasyd.ledger.reading import Row
+from speakeasyd.outbox.documents import docx_bytes
+from speakeasyd.server.answers import Job, JobDetails, Jobs
+from speakeasyd.server.parts import Lent, Parts
+from speakeasyd.server.problems import Refused
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_FILTERS = {
+    "status": "status = :status",
+    "batch": "batch = :batch",
+    "inbox": "inbox = :inbox",
+    "preset": "preset = :preset",
+    "q": "instr(lower(path), lower(:q))",
+    "before": "job_id < :before",
+}
+_TYPES: Mapping[str, str] = {
+    "json": "application/json",
+    "srt": "application/x-subrip",
+    "vtt": "text/vtt",
+    "tsv": "text/tab-separated-values",
+    "md": "text/markdown",
+    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+}
+
+_Text = Annotated[str | None, Query(max_length=1000)]
+_Number = Annotated[int, Query(ge=0, lt=2**63)]
+
+
+@router.get("", response_model=Jobs)
+async def jobs(
+    parts: Lent,
+    *,
+    status: Status | None = None,
+    batch: _Text = None,
+    inbox: _Text = None,
+    preset: _Text = None,
+    q: _Text = None,
+    before: _Number | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+) -> Mapping[str, Any]:
+    """The newest first. `q`: a part of the path. `before`: the `next` of the page before."""
+    asked = {"status": status, "batch": batch, "inbox": inbox, "preset": preset, "q": q, "before": before}
+    given = {name: value for name, value in asked.items() if value is not None}
+    where = " AND ".join(_FILTERS[name] for name in given) or "TRUE"
+    query = f"SELECT * FROM job_status WHERE {where} ORDER BY job_id DESC LIMIT :limit"  # noqa: S608 - our own words
+    rows = await parts.ledger.rows(query, given | {"limit": limit + 1})
+    page = rows[:limit]
+    return {"jobs": page, "next": page[-1]["job_id"] if len(rows) > limit else None}
+
+
+_Id = Annotated[int, "the number of a job"]
+
+
+@router.get("/{job_id}", response_model=JobDetails)
+async def job(parts: Lent, job_id: _Id) -> Row:
+    """Everything about one job: its state, attempts, artifacts, incidents."""
+    row = await find(parts, job_id)
+    return row | await asyncio.to_thread(details, parts.state, job_id)
+
+
+@router.get("/{job_id}/transcript", response_class=Response)
+async def transcript(
+    parts: Lent,
+    job_id: _Id,
+    format: Annotated[Format | None, Query(description="As a file to keep.")] = None,  # noqa: A002
+) -> Response:
+    """What is transcribed so far: as JSON, or in any format as a download."""
+    row = await find(parts, job_id)
+    told = await parts.ledger.transcript(JobId(job_id))
+    wanted: str = format or "json"
+    body = await asyncio.to_thread(_document, told, wanted)
+    answer = Response(body, media_type=_TYPES.get(wanted, "text/plain"))
+    if format:
+        name = f"{Path(str(row['path'])).stem}.{format}"
+        answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+    return answer
+
+
+def _document(told: Transcript, wanted: str) -> bytes:
+    return docx_bytes(told) if wanted == "docx" else render(told, wanted).encode("utf-8", "replace")
+
+
+@router.get("/{job_id}/audio", response_class=FileResponse)
+async def audio(parts: Lent, job_id: _Id) -> FileResponse:
+    """The source, in ranges if asked for. 404: it is not in its inbox any more."""
+    file = await asyncio.to_thread(_source, parts, await find(parts, job_id))
+    if file is None:
+        raise Refused(404, "the audio is not in the inbox any more")
+    return FileResponse(file)
+
+
+def _source(parts: Parts, row: Row) -> Path | None:
+    """A regular file below its inbox, or the archive that it was put into, by the path that the ledger knows."""
+    inbox = next((one for one in parts.settings.inboxes if one.name == row["inbox"]), None)
+    for root in filter(None, (inbox.path, inbox.archive) if inbox else ()):
+        file = (root / str(row["path"])).resolve()
+        if file.is_relative_to(root.resolve()) and file.is_file() and file.stat().st_size == row["bytes"]:
+            return file
+    return None
+
+
+async def find(parts: Parts, job_id: int) -> Row:
+    """Its row of `job_status`. Raises Refused for an unknown job."""
+    row = await asyncio.to_thread(job_row, parts.state, job_id) if 0 <= job_id < 2**63 else None
+    if row is None:
+        raise Refused(404, f"there is no job {job_id}")
+    return row
+
+
+_CHANGED: dict[int | str, dict[str, Any]] = {409: {"description": "It cannot be, as it is."}}
+
+
+@router.post("/{job_id}/{wish}", response_model=Job, responses=_CHANGED)
+async def change(parts: Lent, job_id: _Id, wish: Literal["retry", "cancel"]) -> Row:
+    """`retry` an ended job, or `cancel` one that has not ended."""
+    row = await find(parts, job_id)
+    changed = await (parts.ledger.retry(ids=[job_id]) if wish == "retry" else parts.ledger.cancel([job_id]))
+    if not changed:
+        raise Refused(409, f"the job is {row['status']}", hint=_WHY_NOT[wish])
+    return await find(parts, job_id)
+
+
+_WHY_NOT = {
+    "retry": "Only an ended job can be tried again, and none whose file has been replaced.",
+    "cancel": "Only a job that has not ended can be cancelled.",
+}

@@ -1,0 +1,87 @@
+"""Every change of state to every WebSocket: encoded once, however many there are, and never waiting for a slow one."""
+
+import asyncio
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+from speakeasyd.events import Event, Hub
+
+GATHER_S = 0.02  # seconds that events wait for others, to go out together
+BACKLOG = 256  # messages that a client may lag behind
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Events that happened together."""
+
+    events: tuple[Event, ...]
+    text: str
+
+    @property
+    def last(self) -> int:
+        """The highest number among them; 0 if none is numbered."""
+        return max((event.seq or 0 for event in self.events), default=0)
+
+    def after(self, seq: int) -> "Message | None":
+        """Without what a client has had already; None if that is all."""
+        new = tuple(event for event in self.events if event.seq is None or event.seq > seq)
+        return self if len(new) == len(self.events) else message(new) if new else None
+
+
+def message(events: Sequence[Event]) -> Message:
+    return Message(tuple(events), encoded({"type": "events", "events": [asdict(event) for event in events]}))
+
+
+def encoded(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+class Client:
+    """The messages that wait for one client. `None` after the last: it is too slow, and dropped."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Message | None] = asyncio.Queue()
+
+    def offer(self, message: Message) -> bool:
+        """Whether there was room."""
+        room = self._queue.qsize() < BACKLOG
+        self._queue.put_nowait(message if room else None)
+        return room
+
+    async def next(self) -> Message | None:
+        return await self._queue.get()
+
+
+class Live:
+    """Hands the hub's events to the clients."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._clients: set[Client] = set()
+
+    @property
+    def clients(self) -> int:
+        return len(self._clients)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        with self._hub.subscribe(backlog=None) as subscription:
+            async for first in subscription:
+                await asyncio.sleep(GATHER_S)
+                self._hand_out([first, *subscription.waiting()])
+
+    @contextmanager
+    def client(self) -> Iterator[Client]:
+        client = Client()
+        self._clients.add(client)
+        try:
+            yield client
+        finally:
+            self._clients.discard(client)
+
+    def _hand_out(self, events: Sequence[Event]) -> None:
+        if self._clients:
+            together = message(events)
+            self._clients -= {client for client in self._clients if not client.offer(together)}

@@ -1,0 +1,158 @@
+"""A multipart form, its files streamed to the disk: none is ever whole in memory."""
+
+import hashlib
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from python_multipart.exceptions import ParseError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from speakeasyd.durable import draft, settle
+from speakeasyd.server.problems import Refused
+
+BLOCK = 1 << 20  # bytes handed to the disk at a time
+FIELDS_LIMIT = 1 << 16  # bytes of all fields that are no files
+FILES_LIMIT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A file of a form, durable under a temporary name."""
+
+    field: str
+    name: str  # as the client calls it, perhaps with folders: not to be trusted
+    path: Path
+    bytes: int
+    sha256: str
+
+
+class Form:
+    """What a form says. Its files lie in `folder` until the end of the `with` block: move those to be kept."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._text: defaultdict[str, list[str]] = defaultdict(list)
+        self.files: list[Received] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def text(self, name: str, default: str = "") -> str:
+        """The last value of a field."""
+        return (self._text.get(name) or [default])[-1]
+
+    def texts(self, name: str) -> list[str]:
+        return self._text.get(name, [])
+
+    async def receive(self, request: Request) -> None:
+        """Raises Refused for what is no form, or too large a one; OSError when the disk refuses."""
+        kind, options = parse_options_header(request.headers.get("content-type", ""))
+        if kind != b"multipart/form-data" or not options.get(b"boundary"):
+            raise Refused(415, "the body must be multipart/form-data")
+        reader = _Reader(self)
+        parser = MultipartParser(options[b"boundary"], reader.callbacks)
+        block = bytearray()
+        try:
+            async for data in request.stream():
+                block += data
+                if len(block) >= BLOCK:
+                    await run_in_threadpool(parser.write, bytes(block))
+                    block.clear()
+            await run_in_threadpool(parser.write, bytes(block))
+            parser.finalize()
+        except ParseError as error:
+            raise Refused(400, f"the form is broken: {error}") from error
+        if not reader.ended:
+            raise Refused(400, "the form breaks off")
+
+    # --- for the reader, in a thread
+
+    def open(self) -> tuple[Path, BinaryIO]:
+        if len(self.files) >= FILES_LIMIT:
+            raise Refused(413, f"more than {FILES_LIMIT} files")
+        return self._stack.enter_context(draft(self._folder))
+
+    def add(self, name: str, value: bytes) -> None:
+        self._text[name].append(value.decode("utf-8", "replace"))
+
+
+class _Reader:
+    """What the parser calls for each piece of the form."""
+
+    def __init__(self, form: Form) -> None:
+        self._form = form
+        self._header, self._value = b"", b""
+        self._disposition: dict[bytes, bytes] = {}
+        self._said = bytearray()  # of a field that is no file
+        self._fields = 0  # bytes
+        self._file: tuple[Path, BinaryIO] | None = None
+        self._sha256 = hashlib.sha256()
+        self._bytes = 0
+        self.ended = False
+
+    @property
+    def callbacks(self):  # type: ignore[no-untyped-def]  # the library's own type is private
+        return {
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._begin,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._on_end,
+        }
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = parse_options_header(self._value)[1]
+        self._header = self._value = b""
+
+    def _begin(self) -> None:
+        if b"filename" in self._disposition:
+            self._file = self._form.open()
+            self._sha256, self._bytes = hashlib.sha256(), 0
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        piece = data[start:end]
+        if self._file:
+            self._file[1].write(piece)
+            self._sha256.update(piece)
+            self._bytes += len(piece)
+            return
+        self._fields += len(piece)
+        if self._fields > FIELDS_LIMIT:
+            raise Refused(413, f"more than {FIELDS_LIMIT} bytes of fields")
+        self._said += piece
+
+    def _end(self) -> None:
+        name = self._disposition.get(b"name", b"").decode("utf-8", "replace")
+        if self._file:
+            path, file = self._file
+            settle(file)
+            file.close()
+            told = self._disposition[b"filename"].decode("utf-8", "replace")
+            self._form.files.append(Received(name, told, path, self._bytes, self._sha256.hexdigest()))
+        else:
+            self._form.add(name, bytes(self._said))
+        self._file, self._said, self._disposition = None, bytearray(), {}
+
+    def _on_end(self) -> None:
+        self.ended = True

@@ -1,0 +1,169 @@
+"""The audio part of OpenAI's API, through the same inbox and ledger, ahead of the queue.
+
+Fields and answers: https://platform.openai.com/docs/api-reference/audio. `temperature` and `stream` have no effect.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from pydantic import ValidationError
+
+from speakeasyd.domain.formats import render
+from speakeasyd.domain.job import JobId, Status
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.transcript import Segment, Transcript
+from speakeasyd.ledger.reading import Row
+from speakeasyd.server.jobs import find
+from speakeasyd.server.live import Client
+from speakeasyd.server.multipart import Form
+from speakeasyd.server.parts import Lent, Parts
+from speakeasyd.server.problems import Refused
+from speakeasyd.server.uploads import allowed, received, take
+
+router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
+
+FOLDER = "api"  # of the inbox, and so the batch
+FIRST = 100  # the highest priority: somebody waits
+USUAL = "whisper-1"  # the name that stands for whatever is configured
+
+_ENDED = frozenset({"job.completed", "job.failed", "job.cancelled", "job.skipped"})
+_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "model"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "model": {"type": "string", "description": f"`{USUAL}`, or the name of a preset."},
+                        "language": {"type": "string"},
+                        "prompt": {"type": "string"},
+                        "response_format": {"type": "string", "enum": list(_FORMATS), "default": "json"},
+                        "timestamp_granularities[]": {
+                            "type": "array",
+                            "items": {"type": "string", "enum": ["word", "segment"]},
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/audio/{task}", response_class=Response, openapi_extra=_BODY)
+async def transcriptions(request: Request, parts: Lent, task: Literal["transcriptions", "translations"]) -> Response:
+    """Transcribe one file, or translate it to English, and wait for the text."""
+    if parts.pauses.leaving:
+        raise Refused(503, "; ".join(parts.pauses.reasons.values()))
+    async with received(request, parts.upload_inbox) as form:
+        wanted = form.text("response_format", "json")
+        if wanted not in _FORMATS:
+            raise Refused(422, f"response_format is one of {', '.join(_FORMATS)}")
+        file = next((file for file in form.files if file.field == "file"), None)
+        if file is None:
+            raise Refused(422, "there is no `file` in the form")
+        changes = _changes(parts, form, task)
+        with parts.live.client() as client:
+            taken = await take(parts, parts.upload_inbox, file, folder=FOLDER, changes=changes)
+            job = await _ended(parts, taken.job_id, client)
+    if job["status"] != Status.COMPLETED:
+        raise Refused(422, str(job["error"] or f"the job is {job['status']}"))
+    told = await parts.ledger.transcript(JobId(taken.job_id))
+    return _answer(told, wanted, words="word" in form.texts("timestamp_granularities[]"), task=task)
+
+
+def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:
+    """The options of a form. Raises Refused."""
+    asked: dict[str, object] = {
+        "language": form.text("language").lower(),
+        "initial_prompt": form.text("prompt"),
+        "word_timestamps": "word" in form.texts("timestamp_granularities[]"),
+        "task": "translate" if task == "translations" else "",
+    }
+    changes: dict[str, object] = {"priority": FIRST} | {key: value for key, value in asked.items() if value}
+    try:
+        Options.model_validate(changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise Refused(422, f"{first['loc'][0]}: {first['msg']}") from error
+    model = form.text("model", USUAL)
+    if model in parts.settings.presets:
+        return changes | {"preset": model}
+    return changes if model == USUAL else allowed(parts, changes | {"model": model})
+
+
+async def _ended(parts: Parts, job_id: int, client: Client) -> Row:
+    """Its row, once it has ended. `client` has listened since before it began."""
+    row = await find(parts, job_id)
+    while row["finished_at"] is None:
+        news = await client.next()
+        if news is None:
+            raise Refused(503, "the daemon is too busy to wait for the text", hint=f"It will be that of job {job_id}.")
+        if any(event.job_id == job_id and event.kind in _ENDED for event in news.events):
+            row = await find(parts, job_id)
+    return row
+
+
+def _answer(told: Transcript, wanted: str, *, words: bool, task: str) -> Response:
+    match wanted:
+        case "json":
+            return JSONResponse({"text": told.text})
+        case "verbose_json":
+            return JSONResponse(_verbose(told, words=words, task=task))
+        case "text":
+            return PlainTextResponse(told.text + "\n")
+        case _:
+            return PlainTextResponse(render(told, wanted))
+
+
+def _verbose(told: Transcript, *, words: bool, task: str) -> Mapping[str, object]:
+    spoken = [
+        {"word": word.text.strip(), "start": word.start, "end": word.end}
+        for segment in told.segments
+        for word in segment.words
+    ]
+    return {
+        "task": "translate" if task == "translations" else "transcribe",
+        "language": told.language,
+        "duration": told.audio_seconds,
+        "text": told.text,
+        "segments": [_segment(number, segment) for number, segment in enumerate(told.segments)],
+    } | ({"words": spoken} if words else {})
+
+
+def _segment(number: int, segment: Segment) -> Mapping[str, object]:
+    return {
+        "id": number,
+        "seek": 0,
+        "start": segment.start,
+        "end": segment.end,
+        "text": segment.text,
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": segment.avg_logprob,
+        "compression_ratio": segment.compression_ratio,
+        "no_speech_prob": segment.no_speech_prob,
+    }
+
+
+@router.get("/models")
+async def models(parts: Lent) -> Mapping[str, object]:
+    """What may be asked for as `model`: the configured one, and the presets."""
+    return {"object": "list", "data": [_model(name) for name in (USUAL, *sorted(parts.settings.presets))]}
+
+
+@router.get("/models/{name}")
+async def model(parts: Lent, name: str) -> Mapping[str, object]:
+    if name != USUAL and name not in parts.settings.presets:
+        raise Refused(404, f"there is no model {name[:80]!r}", hint="GET /v1/models lists them.")
+    return _model(name)
+
+
+def _model(name: str) -> Mapping[str, object]:
+    return {"id": name, "object": "model", "created": 0, "owned_by": "speakeasyd"}

@@ -1,0 +1,71 @@
+"""Every error of the API in one form, with what to do about it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from speakeasyd.errors import FileFault, LedgerError, LedgerUnwritable, SpeakeasyError
+from speakeasyd.recorder.libraries import RecorderBusy, RecorderUnavailable
+from speakeasyd.server.answers import ErrorAnswer
+
+_STATUSES: Mapping[type[SpeakeasyError], int] = {
+    LedgerUnwritable: 503,
+    LedgerError: 503,
+    RecorderBusy: 409,
+    RecorderUnavailable: 503,
+    FileFault: 422,
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorAnswer, "description": what}
+    for code, what in {
+        400: "The request is wrong.",
+        401: "A token is needed.",
+        403: "From another site.",
+        413: "Too large.",
+        422: "A value is wrong.",
+        503: "Not just now.",
+    }.items()
+}
+"""What any route may answer."""
+
+
+class Refused(SpeakeasyError):
+    """A request that is answered by an error."""
+
+    def __init__(self, status: int, what: str, *, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.status = status
+
+
+def answer(status: int, message: str, hint: str = "") -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "hint": hint}}, status)
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(SpeakeasyError, _expected)
+    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(RequestValidationError, _wrong_value)
+
+
+async def _expected(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SpeakeasyError)  # noqa: S101 - what it is registered for
+    status = error.status if isinstance(error, Refused) else _STATUSES.get(type(error), 400)
+    return answer(status, str(error), error.hint)
+
+
+async def _of_http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    told = answer(error.status_code, str(error.detail))
+    told.headers.update(error.headers or {})
+    return told
+
+
+async def _wrong_value(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    return answer(422, f"{where}: {first['msg']}" if where else str(first["msg"]))

@@ -1,0 +1,47 @@
+"""The microphone of the machine that the daemon runs on."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body
+from pydantic import BaseModel, Field
+
+from speakeasyd.domain.recording import Limits, RecorderState
+from speakeasyd.recorder.microphone import devices
+from speakeasyd.server.parts import Lent
+
+router = APIRouter(prefix="/recorder", tags=["recorder"])
+
+
+class Wish(BaseModel):
+    device: str | int | None = None
+    max_s: float | None = Field(None, gt=0)
+    until_silence_s: float | None = Field(None, gt=0)
+
+
+@router.get("")
+async def state(parts: Lent) -> RecorderState:
+    """What the recorder does."""
+    return parts.recorder.state
+
+
+@router.get("/devices")
+async def devices_of(_parts: Lent) -> Mapping[str, list[Mapping[str, Any]]]:
+    """What can be recorded from."""
+    return {"devices": [asdict(device) for device in await asyncio.to_thread(devices)]}
+
+
+@router.post("/start")
+async def start(parts: Lent, wish: Annotated[Wish | None, Body()] = None) -> RecorderState:
+    """Begin a recording, which lands in the inbox when it ends."""
+    wanted = wish or Wish()
+    limits = Limits(max_s=wanted.max_s, until_silence_s=wanted.until_silence_s)
+    return await asyncio.to_thread(parts.recorder.start, device=wanted.device, limits=limits)
+
+
+@router.post("/stop")
+async def stop(parts: Lent) -> RecorderState:
+    """End the recording; its file is in the inbox when this is answered."""
+    return await asyncio.to_thread(parts.recorder.stop)

@@ -1,0 +1,113 @@
+"""Serves while the daemon runs. A port that is taken is tried again: the work goes on meanwhile."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import uvicorn
+
+from speakeasyd.config import Settings
+from speakeasyd.events import Hub
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.recorder.recorder import Recorder
+from speakeasyd.server.app import application
+from speakeasyd.server.live import Live
+from speakeasyd.server.parts import Admit, Parts
+from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.service import Service
+from speakeasyd.workers.pool import Pool
+
+RETRY_S = 15.0  # seconds between tries to have the port
+LEAVE_S = 2  # seconds for clients to take what is being sent when the daemon leaves
+
+log = logging.getLogger(__name__)
+
+
+class Server(Service):
+    def __init__(
+        self,
+        *,
+        current: Callable[[], Settings],
+        ledger: Ledger,
+        hub: Hub,
+        pauses: Pauses,
+        pool: Pool,
+        recorder: Recorder,
+        admit: Admit,
+    ) -> None:
+        super().__init__()
+        self._settings = current().server
+        self._parts = Parts(
+            current=current,
+            ledger=ledger,
+            live=Live(hub),
+            pauses=pauses,
+            pool=pool,
+            recorder=recorder,
+            admit=admit,
+        )
+        self._complained = False
+        self.address: str | None = None  # once it listens
+
+    async def run_once(self) -> float:
+        """Serve until stopped. Returns early when the port cannot be had."""
+        try:
+            listener = self._listener()
+        except OSError as error:
+            if not self._complained:
+                place = f"{self._settings.host}:{self._settings.port}"
+                log.warning("the page and the API cannot listen at %s: %s; trying again", place, error.strerror)
+                self._complained = True
+            return RETRY_S
+        self.address = _address(listener)
+        log.info("the page: %s/", self.address)
+        live = asyncio.create_task(self._parts.live.run(), name="live")
+        try:
+            await self._serve(listener)
+        finally:
+            live.cancel()
+            listener.close()
+        return RETRY_S
+
+    async def _serve(self, listener: socket.socket) -> None:
+        config = uvicorn.Config(
+            application(self._parts),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="websockets-sansio",
+            ws_max_size=1 << 16,  # clients have nothing to say
+            ws_per_message_deflate=False,  # it would cost more than it saves on this machine
+            timeout_graceful_shutdown=LEAVE_S,
+            server_header=False,
+        )
+        server = _Uvicorn(config)
+        serving = asyncio.create_task(server.serve([listener]), name="uvicorn")
+        try:
+            await asyncio.shield(serving)
+        except asyncio.CancelledError:
+            server.should_exit = True
+            with suppress(asyncio.CancelledError):
+                await serving
+            raise
+
+    def _listener(self) -> socket.socket:
+        """Raises OSError."""
+        host = self._settings.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, self._settings.port), family=family, backlog=256)
+
+
+class _Uvicorn(uvicorn.Server):
+    """Signals are the daemon's business."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -1,0 +1,73 @@
+"""What goes on, and whether it goes on at all."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query
+from pydantic import BaseModel, Field
+
+from speakeasyd.ledger.overview import take
+from speakeasyd.server.answers import Batches, Hours, Overview, Paused
+from speakeasyd.server.parts import Lent, Parts
+from speakeasyd.services.pauses import PERSON
+
+router = APIRouter(tags=["status"])
+
+_BATCHES = "SELECT * FROM batch_progress WHERE batch LIKE '%' || :q || '%' ORDER BY created_at DESC LIMIT :limit"
+_HOURS = """
+    SELECT * FROM (SELECT * FROM throughput_hourly ORDER BY hour DESC LIMIT :hours) ORDER BY hour
+"""
+
+
+async def overview(parts: Parts) -> Mapping[str, Any]:
+    """As `GET /status` answers."""
+    seq = await parts.ledger.newest_event()
+    snapshot = await asyncio.to_thread(take, parts.state)
+    settings = parts.settings
+    return asdict(snapshot) | {
+        "seq": seq,
+        "presets": sorted(settings.presets),
+        "inbox_names": [inbox.name for inbox in settings.inboxes],
+        "recorder": find_spec("sounddevice") is not None and find_spec("soundfile") is not None,
+    }
+
+
+@router.get("/status", response_model=Overview)
+async def status(parts: Lent) -> Mapping[str, Any]:
+    """The daemon at one moment: queue, speed, time left, workers, pauses, incidents."""
+    return await overview(parts)
+
+
+@router.get("/batches", response_model=Batches)
+async def batches(
+    parts: Lent, q: Annotated[str, Query(max_length=500)] = "", limit: Annotated[int, Query(ge=1, le=200)] = 50
+) -> Mapping[str, Any]:
+    """Batches, the newest first; `q`: only those with this in their name."""
+    return {"batches": await parts.ledger.rows(_BATCHES, {"q": q, "limit": limit})}
+
+
+@router.get("/throughput", response_model=Hours)
+async def throughput(parts: Lent, hours: Annotated[int, Query(ge=1, le=24 * 366)] = 48) -> Mapping[str, Any]:
+    """The last hours in which something ended, the oldest first."""
+    return {"hours": await parts.ledger.rows(_HOURS, {"hours": hours})}
+
+
+class Why(BaseModel):
+    reason: str = Field("paused by a person", max_length=500)
+
+
+@router.post("/pause")
+async def pause(parts: Lent, why: Annotated[Why | None, Body()] = None) -> Paused:
+    """Let go of all work, chunks in flight aside, until `resume`; also across restarts."""
+    await parts.pauses.begin(PERSON, (why or Why()).reason)
+    return Paused(pauses=dict(parts.pauses.reasons))
+
+
+@router.post("/resume")
+async def resume(parts: Lent) -> Paused:
+    """Go on. Pauses of another cause stay."""
+    await parts.pauses.end(PERSON)
+    return Paused(pauses=dict(parts.pauses.reasons))
