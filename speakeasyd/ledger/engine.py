@@ -1,8 +1,7 @@
 """The two ways into the ledger: one connection that writes, a few that can only read.
 
-The readers are asynchronous, statement by statement. The writer is not: a transaction is many statements, none of which
-has anything to wait for but the disk, and going to a thread for each cost six times what the statement did. It runs
-whole in a thread of its own, where nobody can cancel half of it.
+Both are synchronous, and called in threads of the ledger's own: a question or a transaction is several statements, none
+of which has anything to wait for but the disk, and going to a thread for each cost six times what the statement did.
 """
 
 import sqlite3
@@ -12,12 +11,11 @@ from typing import Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from speakeasyd.errors import LedgerError, LedgerUnwritable
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
-READERS = 3  # connections
+READERS = 3  # connections, each with its thread
 CHECKPOINT_PAGES = 8000  # of the log, 32 MiB: rare enough that one change in a hundred does not feel it
 WAL_BYTES = 64 * 1024 * 1024  # what the log may keep on disk once it is checkpointed
 
@@ -45,7 +43,7 @@ def writer(path: Path, *, checkpoints: bool) -> Engine:
     With `checkpoints` (the daemon) it also moves the log into the database; a visitor leaves that to the daemon, since
     two that checkpoint at once have corrupted databases in versions of SQLite before 3.51.3.
     """
-    engine = create_engine(_url("sqlite", path, mode="rw"), connect_args=_CONNECT, pool_size=1, max_overflow=0)
+    engine = create_engine(_url(path, mode="rw"), connect_args=_CONNECT, pool_size=1, max_overflow=0)
     _on_connect(
         engine,
         "synchronous = FULL",  # the ledger is the promise: what it says is on the disk
@@ -60,17 +58,15 @@ def writer(path: Path, *, checkpoints: bool) -> Engine:
     return engine
 
 
-def readers(path: Path) -> AsyncEngine:
+def reader(path: Path) -> Engine:
     """Connections that cannot write, whatever they are told. They never wait for the writer, nor it for them."""
-    engine = create_async_engine(
-        _url("sqlite+aiosqlite", path, mode="ro"), connect_args=_CONNECT, pool_size=READERS, max_overflow=0
-    )
-    _on_connect(engine.sync_engine, "query_only = ON", "wal_autocheckpoint = 0")
+    engine = create_engine(_url(path, mode="ro"), connect_args=_CONNECT, pool_size=READERS, max_overflow=0)
+    _on_connect(engine, "query_only = ON", "wal_autocheckpoint = 0")
     return engine
 
 
-def _url(driver: str, path: Path, *, mode: Literal["ro", "rw"]) -> URL:
-    return URL.create(driver, database=path.absolute().as_uri(), query={"uri": "true", "mode": mode})
+def _url(path: Path, *, mode: Literal["ro", "rw"]) -> URL:
+    return URL.create("sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": mode})
 
 
 def _on_connect(engine: Engine, *pragmas: str) -> None:
@@ -83,10 +79,7 @@ def _on_connect(engine: Engine, *pragmas: str) -> None:
 
 
 def check(path: Path) -> None:
-    """Raises LedgerError unless there is a ledger of this version that can be opened.
-
-    Asked before any asynchronous connection is made: one that fails leaves a thread behind that outlives the loop.
-    """
+    """Raises LedgerError unless there is a ledger of this version that can be opened."""
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             connection.execute("SELECT seq FROM events LIMIT 1")

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.domain.job import Added, Ended, Job, JobId, NewJob, Sighting, Token, Waiting
@@ -47,21 +47,23 @@ class Ledger:
     Any call may raise LedgerUnwritable or LedgerError; those with a token raise NotYours when the claim is lost.
     """
 
-    def __init__(self, *, path: Path, writer: Writer, readers: AsyncEngine, clock: Clock) -> None:
+    def __init__(self, *, path: Path, writer: Writer, clock: Clock) -> None:
         self._path = path
         self._writer = writer
-        self._readers = readers
+        self._readers = ThreadPoolExecutor(engine.READERS, "ledger reader")
+        self._connections = engine.reader(path)
         self._clock = clock
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, hub: Hub, boot_id: str = "") -> Self:
         """Open a ledger that `migrate` has brought up to date. Raises LedgerError when there is none."""
         writer = await Writer.open(path, clock=clock, hub=hub, boot_id=boot_id)
-        return cls(path=path, writer=writer, readers=engine.readers(path), clock=clock)
+        return cls(path=path, writer=writer, clock=clock)
 
     async def close(self) -> None:
         """Carry out the changes that wait, then let go of the file. Idempotent."""
-        await self._readers.dispose()
+        await asyncio.to_thread(self._readers.shutdown)
+        self._connections.dispose()
         await self._writer.close()
 
     # --- intake
@@ -331,9 +333,14 @@ class Ledger:
         return [int(str(row["job_id"])) for row in await self.rows(query)]
 
     async def _ask(self, question: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._answer, lambda seen: question(seen, *args, **kwargs))
+
+    def _answer(self, question: Callable[[Connection], T]) -> T:
+        """In a thread of the readers'."""
         try:
-            async with self._readers.connect() as connection:
-                return await connection.run_sync(question, *args, **kwargs)
+            with self._connections.connect() as connection:
+                return question(connection)
         except Exception as error:
             raise engine.explained(error) from error
 
