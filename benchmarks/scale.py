@@ -5,10 +5,13 @@ jobs      1,000,000 jobs in the ledger: claims, a page of `job_status`, `batch_p
 idle      a daemon without work and without a model: processor and memory
 latency   one clip dropped into an idle daemon with its model loaded: from settled to text in the outbox
 start     from the start of the program to the first chunk
+clients   a batch with 100 WebSocket clients listening and without: how much slower, how late an event comes
 """
 
 import argparse
 import asyncio
+import json
+import os
 import shutil
 import sqlite3
 import statistics
@@ -18,9 +21,11 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import psutil
+import websockets
 
 from benchmarks.corpus import SAMPLES
 from speakeasyd.clock import SystemClock
@@ -31,6 +36,7 @@ from tests.ledgers import fill
 
 FILES, JOBS, CLAIMS = 100_000, 1_000_000, 200
 IDLE_S = 60.0
+CLIENTS, BATCH, PORT = 100, 100, 8643
 SAMPLE = SAMPLES / "voice_memo.flac"
 PAGE = "SELECT * FROM job_status WHERE status = 'completed' ORDER BY job_id DESC LIMIT 50"
 
@@ -38,7 +44,9 @@ PAGE = "SELECT * FROM job_status WHERE status = 'completed' ORDER BY job_id DESC
 class Daemon:
     """A daemon over folders of its own."""
 
-    def __init__(self, root: Path, *options: str) -> None:
+    def __init__(self, root: Path, *options: str, port: int = 0) -> None:
+        """`port`: of its server; 0: without one."""
+        self.server = {"SPEAKEASYD_SERVER__ENABLED": str(bool(port)).lower(), "SPEAKEASYD_SERVER__PORT": str(port)}
         self.inbox, self.outbox, self.state = root / "inbox", root / "outbox", root / "state"
         self.inbox.mkdir()
         places = ["--inbox", str(self.inbox), "--outbox", str(self.outbox), "--state", str(self.state)]
@@ -46,7 +54,7 @@ class Daemon:
 
     @contextmanager
     def running(self) -> Iterator[psutil.Process]:
-        process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL, env=os.environ | self.server)
         try:
             yield psutil.Process(process.pid)
         finally:
@@ -144,7 +152,51 @@ def start(root: Path) -> None:
         print(f"start: {time.monotonic() - began:.2f} s to the first chunk")
 
 
-ALL: tuple[Callable[[Path], None], ...] = (arrivals, jobs, idle, latency, start)
+def clients(root: Path) -> None:
+    """Turn by turn, since the machine's speed changes; the clients' own work is counted against the daemon, too."""
+    times: dict[int, list[float]] = {0: [], CLIENTS: []}
+    late: list[float] = []
+    for number in range(3):
+        for listeners in times:
+            place = root / f"{number} {listeners}"
+            place.mkdir()
+            took, some = asyncio.run(_batch(Daemon(place, "--settle", "0", port=PORT), listeners))
+            times[listeners].append(took)
+            late += some
+    slower = statistics.median(b / a for a, b in zip(*times.values(), strict=True)) - 1
+    p99 = statistics.quantiles(late, n=100)[98]
+    print(
+        f"clients: {CLIENTS} make {BATCH} files {100 * slower:+.1f} % slower; events come {p99:.0f} ms late (p99)"
+    )
+
+
+async def _batch(daemon: Daemon, listeners: int) -> tuple[float, list[float]]:
+    """Seconds for a batch, and milliseconds from each event to a client."""
+    late: list[float] = []
+    with daemon.running():
+        await asyncio.to_thread(daemon.wait_for, "SELECT count(*) FROM state WHERE key = 'workers'", 1)
+        tasks = [asyncio.create_task(_listen(late if n == 0 else None)) for n in range(listeners)]
+        await asyncio.sleep(5)  # all are connected, and the model is loaded
+        began = time.monotonic()
+        for number in range(BATCH):
+            (daemon.inbox / f"{number}.flac").write_bytes(SAMPLE.read_bytes() + number.to_bytes(2))
+        await asyncio.to_thread(daemon.wait_for, "SELECT count(*) FROM jobs WHERE status = 'completed'", BATCH)
+        took = time.monotonic() - began
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    return took, late
+
+
+async def _listen(late: list[float] | None) -> None:
+    async with websockets.connect(f"ws://127.0.0.1:{PORT}/api/v1/events", max_size=None, compression=None) as socket:
+        async for text in socket:
+            if late is not None and (told := json.loads(text))["type"] == "events":
+                now = time.time()
+                late += [1000 * (now - datetime.fromisoformat(event["at"]).timestamp()) for event in told["events"]]
+
+
+ALL: tuple[Callable[[Path], None], ...] = (arrivals, jobs, idle, latency, start, clients)
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ FULL_WINDOW = 3000  # frames: 30 s
 _MARGIN = 3 * _FRAMES_PER_S
 _FLOOR = 10 * _FRAMES_PER_S  # shorter windows make the model invent text over very short speech
 _STEP = 1 * _FRAMES_PER_S
+_WIDE = 5  # beam for what must be right
 _MAX_TOKENS = 448
 _MAX_PROMPT = 223  # tokens
 _PROMPT_STEP = 16  # tokens: prompts of equal length fit in one batch
@@ -36,7 +37,7 @@ _LEAST_SPEECH_S = 0.3  # in a tail: over less, text is an invention
 class Way:
     """One deterministic way to decode."""
 
-    beam_size: int = 5
+    beam_size: int = 3
     patience: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
@@ -81,15 +82,18 @@ class _Told:
 
 def first_way(options: Options) -> Way:
     """How a clip is decoded at first."""
-    return Way(
-        beam_size=1 if options.accuracy == "fast" else options.beam_size,
-        full_window=options.accuracy == "exact",
-    )
+    match options.accuracy:
+        case "fast":
+            return Way(beam_size=1)
+        case "balanced":
+            return Way(beam_size=options.beam_size)
+        case "exact":
+            return Way(beam_size=max(_WIDE, options.beam_size), full_window=True)
 
 
 def _ladder(way: Way) -> tuple[Way, ...]:
     """Other ways, the likeliest to help first. No dice: sampling would give another text after a restart."""
-    wide = replace(way, beam_size=max(5, way.beam_size), full_window=True)
+    wide = replace(way, beam_size=max(_WIDE, way.beam_size), full_window=True)
     ways = (
         wide,
         replace(wide, prompted=False),
