@@ -7,8 +7,8 @@ import typer
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.advice import what_to_do
 from speakeasyd.cli.output import cell, console, local, print_json
+from speakeasyd.domain.advice import what_to_do
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.dossier import details, job_row

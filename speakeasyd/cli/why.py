@@ -12,10 +12,10 @@ import typer
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.advice import what_to_do
 from speakeasyd.cli.output import console, local, print_json
 from speakeasyd.clock import iso
 from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.advice import what_to_do
 from speakeasyd.domain.job import Status
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.ledger.asking import LEDGER, ask

@@ -85,6 +85,8 @@ class JobDetails(Job):
     attempts_made: list[Attempt]
     artifacts: list[WrittenArtifact]
     incidents: list[Incident]
+    advice: str | None
+    """What a person can do about its error."""
 
 
 class Jobs(Answer):

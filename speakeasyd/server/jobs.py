@@ -9,6 +9,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
+from speakeasyd.domain.advice import what_to_do
 from speakeasyd.domain.formats import render
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
@@ -72,7 +73,8 @@ _Id = Annotated[int, "the number of a job"]
 async def job(parts: Lent, job_id: _Id) -> Row:
     """Everything about one job: its state, attempts, artifacts, incidents."""
     row = await find(parts, job_id)
-    return row | await asyncio.to_thread(details, parts.state, job_id)
+    more = await asyncio.to_thread(details, parts.state, job_id)
+    return row | more | {"advice": what_to_do(row["error_code"])}
 
 
 @router.get("/{job_id}/transcript", response_class=Response)

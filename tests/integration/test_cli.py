@@ -17,8 +17,8 @@ import pytest
 
 from speakeasyd import __version__, cli
 from speakeasyd.cli import status
-from speakeasyd.cli.advice import WHAT_TO_DO, what_to_do
 from speakeasyd.clock import SystemClock
+from speakeasyd.domain.advice import WHAT_TO_DO, what_to_do
 from speakeasyd.domain.job import Job, Waiting
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.ledger import Ledger

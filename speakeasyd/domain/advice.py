@@ -1,4 +1,4 @@
-"""What a person can do about each error: the words of `why`, `show` and docs/errors.md."""
+"""What a person can do about each error: the words of `why`, `show`, the page and docs/errors.md."""
 
 from collections.abc import Mapping
 
