@@ -1,0 +1,140 @@
+"""What each choice of the engine's defaults costs and is worth: python -m benchmarks.sweep [--sets short,long]
+
+One process and one loaded model; the same recordings with one thing changed at a time, in an order that goes round
+three times. Processor time is the median of the rounds, relative to the default.
+"""
+
+import argparse
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from time import process_time
+from typing import Any
+
+from benchmarks.corpus import Recording, recordings, wrong_words
+from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import ChunkDone, Report, Task, TaskDone, TaskFailed, WorkerSpec
+from speakeasyd.engine import decoding
+from speakeasyd.engine.model import Model, load
+from speakeasyd.engine.pipeline import Pipeline
+
+ROUNDS, LONGEST_S, FRAMES_PER_S = 3, 1000.0, 100
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    name: str
+    floor: int = 10  # seconds: the shortest window
+    margin: int = 3  # seconds of window beyond the speech
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+CHOICES = (
+    Choice("the defaults"),
+    Choice("floor 5 s", floor=5),
+    Choice("floor 15 s", floor=15),
+    Choice("floor 20 s", floor=20),
+    Choice("margin 1 s", margin=1),
+    Choice("margin 5 s", margin=5),
+    Choice("beam 1", options=(("beam_size", 1),)),
+    Choice("beam 2", options=(("beam_size", 2),)),
+    Choice("beam 5", options=(("beam_size", 5),)),
+    Choice("no second try", options=(("fallback", False),)),
+    Choice("fast", options=(("accuracy", "fast"),)),
+    Choice("exact", options=(("accuracy", "exact"),)),
+    Choice("with words", options=(("word_timestamps", True),)),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sets", default="short,long")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--limit", type=int, default=0, help="recordings of a set, at most")
+    parser.add_argument("--picture", type=Path)
+    asked = parser.parse_args()
+    model = load("bundled", WorkerSpec("cpu", "int8", 2, 1, str(Path.cwd()), offline=True))
+    for name in asked.sets.split(","):
+        chosen = recordings(name, longest_s=LONGEST_S, limit=asked.limit)
+        found = sweep(model, chosen, asked.rounds)
+        print(f"\n{name}: {len(chosen)} recordings\n\n| | work | words wrong |\n|---|---|---|")
+        for choice, (work, wrong) in found.items():
+            print(f"| {choice.name} | {100 * work:.0f} % | {wrong:.2f} % |", flush=True)
+        if asked.picture:
+            asked.picture.with_stem(f"{asked.picture.stem}-{name}").write_text(_picture(found), "utf-8")
+
+
+def sweep(model: Model, chosen: Sequence[Recording], rounds: int) -> dict[Choice, tuple[float, float]]:
+    spent: dict[Choice, list[float]] = {choice: [] for choice in CHOICES}
+    wrong: dict[Choice, float] = {}
+    transcribe(model, chosen[:2], CHOICES[0])  # warm
+    for _ in range(rounds):
+        for choice in CHOICES:
+            took, texts = transcribe(model, chosen, choice)
+            spent[choice].append(took)
+            wrong[choice] = wrong_words(chosen, texts)
+    base = spent[CHOICES[0]]
+    work = {choice: median(a / b for a, b in zip(took, base, strict=True)) for choice, took in spent.items()}
+    return {choice: (work[choice], wrong[choice]) for choice in CHOICES}
+
+
+def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> tuple[float, dict[str, str]]:
+    """Seconds of processor time, and the texts by file name."""
+    vars(decoding).update(_FLOOR=choice.floor * FRAMES_PER_S, _MARGIN=choice.margin * FRAMES_PER_S)
+    done: dict[int, dict[int, str]] = {number: {} for number in range(len(chosen))}
+    left, over = set(done), threading.Event()
+
+    def hear(report: Report) -> None:
+        if isinstance(report, ChunkDone):
+            done[report.job_id][report.chunk.index] = "".join(segment.text for segment in report.chunk.segments)
+        elif isinstance(report, TaskDone | TaskFailed):
+            left.discard(report.job_id)
+            if not left:
+                over.set()
+
+    pipeline = Pipeline(
+        decoder=model.decoder,
+        replicas=model.replicas,
+        batch_size=model.batch_size,
+        readers=2,
+        send=hear,
+        on_fault=lambda fault, _: print(fault),
+        on_idle=lambda: None,
+    )
+    began = process_time()
+    options = Options.model_validate({"model": "bundled", **dict(choice.options)})
+    for number, one in enumerate(chosen):
+        pipeline.submit(Task(JobId(number), Token("sweep"), str(one.path), options, None))
+    over.wait()
+    took = process_time() - began
+    pipeline.stop()
+    texts = {number: "".join(text for _, text in sorted(parts.items())) for number, parts in done.items()}
+    return took, {one.path.name: texts[number] for number, one in enumerate(chosen)}
+
+
+def _picture(found: dict[Choice, tuple[float, float]]) -> str:
+    """Work to the right, wrong words upwards, as SVG that reads on light and on dark."""
+    works, wrongs = zip(*found.values(), strict=True)
+    widest, least, most = max(works), min(wrongs), max(wrongs)
+
+    def place(work: float, wrong: float) -> tuple[float, float]:
+        return 60 + 560 * work / widest, 30 + 300 * (most - wrong) / ((most - least) or 1)
+
+    dots = ""
+    for choice, point in found.items():
+        x, y = place(*point)
+        dots += f'<circle cx="{x:.0f}" cy="{y:.0f}" r="4" fill="{"#2a9d6f" if choice is CHOICES[0] else "#8a94a6"}"/>'
+        dots += f'<text x="{x + 8:.0f}" y="{y + 4:.0f}">{choice.name}</text>'
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 380" font-family="sans-serif" font-size="12" '
+        f'fill="#888"><text x="8" y="16">words wrong: {most:.1f} %</text><text x="8" y="334">{least:.1f} %</text>'
+        f'<text x="420" y="370">work: up to {100 * widest:.0f} % of the defaults</text>'
+        f'<path d="M60 24V345H740" fill="none" stroke="#888"/>{dots}</svg>\n'
+    )
+
+
+if __name__ == "__main__":
+    main()
