@@ -1,9 +1,11 @@
 """`speakeasyd search`"""
 
 import asyncio
+import re
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -11,13 +13,35 @@ from rich.text import Text
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.changing import changing
 from speakeasyd.cli.output import console, position, print_json
-from speakeasyd.ledger.search import Hit
+from speakeasyd.ledger.search import TIME, Filters, Hit
+
+
+class Channel(StrEnum):
+    LEFT = "left"
+    RIGHT = "right"
+
+
+def _time(what: str) -> Any:
+    def check(said: str | None) -> str | None:
+        if said and not re.match(TIME, said):
+            raise typer.BadParameter("say a date, such as 2026-05-03 or 2026-05")
+        return said
+
+    return typer.Option(metavar="DATE", callback=check, help=f"Only files received {what}, UTC: 2026-05-03, 2026-05.")
 
 
 def command(
     words: Annotated[
-        list[str], typer.Argument(metavar="WORDS", help="All of them, in any order; `trans*` for a beginning.")
+        list[str],
+        typer.Argument(
+            metavar="WORDS", help="All of them, in any order; `trans*` for a beginning, '\"a phrase\"', `-not`."
+        ),
     ],
+    since: Annotated[str | None, _time("from then on")] = None,
+    until: Annotated[str | None, _time("until then")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only in this batch.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Only of this preset.")] = None,
+    channel: Annotated[Channel | None, typer.Option(help="Only who speaks there, where channels are split.")] = None,
     limit: Annotated[int, typer.Option(help="How many places at most.", min=1)] = 20,
     config: given.Config = None,
     state: given.State = None,
@@ -25,7 +49,9 @@ def command(
 ) -> int:
     """Find where words were said, the best first. Exit status 1: nowhere."""
     settings = given.settings(config, given.Flags(state=state))
-    hits = asyncio.run(_search(settings.state, " ".join(words), limit))
+    side = None if channel is None else list(Channel).index(channel)
+    filters = Filters(since=since, until=until, batch=batch, preset=preset, channel=side)
+    hits = asyncio.run(_search(settings.state, " ".join(words), limit, filters))
     if as_json:
         print_json([asdict(hit) for hit in hits])
     else:
@@ -36,6 +62,6 @@ def command(
     return 0 if hits else 1
 
 
-async def _search(state: Path, words: str, limit: int) -> list[Hit]:
+async def _search(state: Path, words: str, limit: int, filters: Filters) -> list[Hit]:
     async with changing(state) as ledger:
-        return await ledger.search(words, limit=limit)
+        return await ledger.search(words, limit=limit, filters=filters)

@@ -29,7 +29,7 @@ from speakeasyd.ledger import (
 )
 from speakeasyd.ledger.identity import Duplicates
 from speakeasyd.ledger.reading import read
-from speakeasyd.ledger.search import Hit
+from speakeasyd.ledger.search import EVERYTHING, Filters, Hit
 from speakeasyd.ledger.upkeep import Recovered
 from speakeasyd.ledger.writer import Writer
 
@@ -323,9 +323,9 @@ class Ledger:
         """The rows of a query of a person's own. Raises QueryError when it is wrong or wants more than to read."""
         return await asyncio.to_thread(read, self._path, sql, params, limit_s=QUERY_S)
 
-    async def search(self, words: str, *, limit: int = 20) -> list[Hit]:
-        """Where these words are said, best first."""
-        return await self._ask(search.search, words, limit)
+    async def search(self, words: str, *, limit: int = 20, filters: Filters = EVERYTHING) -> list[Hit]:
+        """Where these words are said, best first: see `ledger.search`."""
+        return await self._ask(search.search, words, limit, filters)
 
     async def _matching(self, condition: str) -> list[int]:
         """Evaluated where nothing can be written, whatever the condition says."""

@@ -140,6 +140,8 @@ class Hit(Answer):
     path: str
     start: float
     end: float
+    channel: int | None
+    created_at: str
     snippet: str
     """The words found in brackets."""
 

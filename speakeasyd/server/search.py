@@ -6,8 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
+from speakeasyd.ledger.search import TIME, Filters
 from speakeasyd.server.answers import Hits
 from speakeasyd.server.parts import Lent
+
+_Name = Annotated[str | None, Query(max_length=1000)]
+_Time = Annotated[
+    str | None, Query(pattern=TIME, description="When the file was received, UTC, or the beginning of it: `2026-05`.")
+]
 
 router = APIRouter(tags=["search"])
 
@@ -16,7 +22,15 @@ router = APIRouter(tags=["search"])
 async def search(
     parts: Lent,
     q: Annotated[str, Query(min_length=1, max_length=1000)],
+    *,
+    since: _Time = None,
+    until: _Time = None,
+    batch: _Name = None,
+    inbox: _Name = None,
+    preset: _Name = None,
+    channel: Annotated[int | None, Query(ge=0, le=255)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> Mapping[str, Any]:
-    """All of the words, in any order; `trans*` for a beginning."""
-    return {"hits": [asdict(hit) for hit in await parts.ledger.search(q, limit=limit)]}
+    """All of the words, in any order; `"a phrase"`, `trans*` for a beginning, `-not`. `channel` 0 is left."""
+    filters = Filters(since=since, until=until, batch=batch, inbox=inbox, preset=preset, channel=channel)
+    return {"hits": [asdict(hit) for hit in await parts.ledger.search(q, limit=limit, filters=filters)]}
