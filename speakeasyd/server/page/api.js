@@ -3,14 +3,13 @@
 import { byId } from "./dom.js";
 
 const BASE = "/api/v1";
-const LONGEST_WAIT = 20000;
+const FIRST_WAIT_MS = 500, LONGEST_WAIT_MS = 20000;
 const TOKEN_NEEDED = 4401;
 
 export class Problem extends Error {
-  constructor(message, hint, status) {
+  constructor(message, hint = "") {
     super(message);
     this.hint = hint;
-    this.status = status;
   }
 }
 
@@ -19,14 +18,14 @@ export async function ask(path, options = {}) {
   try {
     answer = await fetch(BASE + path, options);
   } catch {
-    throw new Problem("the daemon does not answer", "Is it running?", 0);
+    throw new Problem("The daemon does not answer.", "Is it running?");
   }
   if (answer.status === 401) {
     await enter();
     return ask(path, options);
   }
-  const said = await answer.json();
-  if (!answer.ok) throw new Problem(said.error.message, said.error.hint, answer.status);
+  const said = await answer.json().catch(() => null);
+  if (!answer.ok) throw new Problem(said?.error.message ?? `The daemon answered ${answer.status}.`, said?.error.hint);
   return said;
 }
 
@@ -43,6 +42,8 @@ export function query(values) {
 }
 
 let entering = null;
+
+/** Asks a person for the token, once, however many wait for it. */
 export function enter() {
   entering ??= new Promise((entered) => {
     const dialog = byId("token"), form = dialog.querySelector("form"), wrong = byId("token-wrong");
@@ -50,11 +51,13 @@ export function enter() {
     form.onsubmit = async (event) => {
       event.preventDefault();
       const answer = await fetch(`${BASE}/session`, {
-        method: "POST", headers: { "Content-Type": "application/json" },
+        method: "POST",
+        headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ token: form.elements.token.value }),
-      });
-      wrong.hidden = answer.ok;
-      if (!answer.ok) return form.elements.token.select();
+      }).catch(() => null);
+      wrong.hidden = Boolean(answer?.ok);
+      wrong.textContent = answer ? "This is not the token." : "The daemon does not answer.";
+      if (!answer?.ok) return form.elements.token.select();
       form.reset();
       dialog.close();
       entering = null;
@@ -65,33 +68,44 @@ export function enter() {
   return entering;
 }
 
-/** Tells `hear.snapshot(status)` and `hear.events(list)`; reconnects by itself and misses nothing. */
+/** Tells `hear.snapshot(status)`, `hear.events(list)` and `hear.connected(whether)`; reconnects by itself, misses nothing. */
 export function listen(hear) {
-  let last = null, wait = 500;
-  const connect = () => {
+  let last = null, wait = FIRST_WAIT_MS;
+  connect();
+
+  function connect() {
     const address = new URL(`${BASE}/events${query({ after: last })}`, location.href);
     address.protocol = address.protocol.replace("http", "ws");
     const socket = new WebSocket(address);
-    socket.onopen = () => { wait = 500; hear.connected(true); };
     socket.onmessage = ({ data }) => {
-      const message = JSON.parse(data);
-      if (message.type === "snapshot") {
-        last = message.seq;
-        hear.snapshot(message.status);
-      } else {
-        for (const event of message.events) if (event.seq !== null) last = Math.max(last ?? 0, event.seq);
-        hear.events(message.events);
-      }
+      wait = FIRST_WAIT_MS;
+      hear.connected(true);
+      take(JSON.parse(data));
     };
     socket.onclose = async ({ code }) => {
       if (code === TOKEN_NEEDED) await enter();
       else {
         hear.connected(false);
-        await new Promise((over) => setTimeout(over, wait * (0.5 + Math.random())));
-        wait = Math.min(2 * wait, LONGEST_WAIT);
+        await pause(wait * (0.5 + Math.random()));
+        wait = Math.min(2 * wait, LONGEST_WAIT_MS);
       }
       connect();
     };
-  };
-  connect();
+  }
+
+  function take(message) {
+    if (message.type === "snapshot") {
+      last = message.seq;
+      hear.snapshot(message.status);
+    } else {
+      for (const { seq } of message.events) last = Math.max(last ?? 0, seq ?? 0);
+      hear.events(message.events);
+    }
+  }
 }
+
+/** So long, or until the network is back. */
+const pause = (ms) => new Promise((over) => {
+  const timer = setTimeout(over, ms);
+  addEventListener("online", () => { clearTimeout(timer); over(); }, { once: true });
+});

@@ -1,76 +1,106 @@
 // The page: one view at a time by the address, the machine beside it, and what happens as it happens.
 
 import { ask, listen, send } from "./api.js";
-import { byId, plural, seldom, tell } from "./dom.js";
+import { byId, calmly, complain, tell } from "./dom.js";
 import * as job from "./job.js";
 import * as queue from "./queue.js";
 import * as recorder from "./recorder.js";
 import * as search from "./search.js";
 import * as side from "./side.js";
-import "./upload.js";
+import * as upload from "./upload.js";
+import { plural } from "./words.js";
 
 const VIEWS = { jobs: queue, job, search };
-let view = null;
-let status = null;
+const LOOK_MS = 1000, LOOK_ANYWAY_MS = 15000;
+const NEWS = {
+  "job.failed": (event) => `Failed: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
+  "batch.completed": (event) => `The batch ${event.data.batch} is done: ${plural(event.data.total, "file")}`,
+  "queue.paused": (event) => `Paused: ${event.data.reason}`,
+  "queue.resumed": () => "Work goes on",
+};
+let view = null, status = null, here = null;
+
+/** Where a person was in each entry of the browser's history: how far down, and on which link. */
+const places = new Map();
+history.scrollRestoration = "manual";
 
 function route() {
   const [path, question] = location.hash.slice(2).split("?");
   const [name, ...rest] = (path || "jobs").split("/");
   const wanted = VIEWS[name] ?? queue;
   view?.leave?.();
-  view = wanted.open(byId("main"), rest.map(decodeURIComponent), new URLSearchParams(question), status);
-  document.title = `${view.title} – speakeasyd`;
+  view = wanted.open(byId("main"), { path: rest.map(decodeURIComponent), asked: new URLSearchParams(question), status, from: here, renamed: entitle });
+  here = location.hash;
   for (const link of document.querySelectorAll("nav [data-view]")) {
     if (VIEWS[link.dataset.view] === wanted) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  entitle();
+}
+
+/** After a step to elsewhere: at the top of it. After a step back: where one was. */
+async function move() {
+  places.set(here, { top: lastTop, link: document.activeElement?.getAttribute("href") });
+  const back = history.state?.been ? places.get(location.hash) : null;
+  history.replaceState({ been: true }, "");
+  route();
+  scrollTo(0, 0);
+  byId("main").querySelector("h1").focus({ preventScroll: true });
+  if (!back) return;
+  const opened = view;
+  await view.ready;
+  if (view !== opened) return;
+  scrollTo(0, back.top);
+  [...byId("main").querySelectorAll("a")].find((link) => link.getAttribute("href") === back.link)?.focus({ preventScroll: true });
+}
+
+let lastTop = 0;
+addEventListener("scroll", () => { lastTop = scrollY; }, { passive: true });
+
+function entitle() {
+  const left = status ? status.counts.pending + status.counts.processing : 0;
+  document.title = `${left ? `(${left.toLocaleString()}) ` : ""}${view.title} – speakeasyd`;
 }
 
 function show(now) {
   status = now;
   side.show(byId("side"), now);
-  view?.status?.(now);
+  upload.offer(now);
+  view.status?.(now);
   recorder.offer(now.recorder);
   const paused = "person" in now.pauses;
   byId("pause").textContent = paused ? "Resume" : "Pause";
   byId("pause").dataset.wish = paused ? "resume" : "pause";
-  const left = now.counts.pending + now.counts.processing;
-  document.title = `${left ? `(${left}) ` : ""}${view.title} – speakeasyd`;
+  byId("pause").disabled = false;
+  entitle();
 }
 
-const look = seldom(1000, async () => {
+const look = calmly(async () => {
   try { show(await ask("/status")); } catch { /* the banner tells that the connection is lost */ }
-});
-
-function say(banner) {
-  byId("banner").textContent = banner;
-  byId("banner").hidden = !banner;
-}
-
-const NEWS = {
-  "job.failed": (event) => `Failed: ${event.data.error ?? `job ${event.job_id}`}`,
-  "batch.completed": (event) => `The batch ${event.data.batch} is done: ${plural(event.data.total, "file")}`,
-  "queue.paused": (event) => `Paused: ${event.data.reason}`,
-  "queue.resumed": () => "Work goes on",
-};
+}, LOOK_MS);
 
 listen({
-  connected: (is) => say(is ? "" : "The connection to the daemon is lost; trying again."),
-  snapshot: (now) => { show(now); view?.refresh?.(); },
+  connected: (is) => {
+    byId("banner").textContent = is ? "" : "The connection to the daemon is lost; trying again.";
+    byId("banner").hidden = is;
+  },
+  snapshot: (now) => { show(now); view.refresh?.(); },
   events: (events) => {
     for (const event of events) {
       if (event.kind.startsWith("recorder.")) recorder.hear(event);
       if (NEWS[event.kind]) tell(NEWS[event.kind](event));
     }
-    view?.hear?.(events);
+    view.hear?.(events);
     if (events.some((event) => event.kind !== "recorder.level")) look();
   },
 });
 
-byId("pause").addEventListener("click", async ({ target }) => {
-  await send(`/${target.dataset.wish}`);
-  look();
+byId("pause").addEventListener("click", ({ target }) => {
+  target.disabled = true;
+  send(`/${target.dataset.wish}`).catch(complain).then(look);
 });
-addEventListener("hashchange", () => { route(); byId("main").focus({ preventScroll: true }); scrollTo(0, 0); });
+byId("problem").querySelector("button").addEventListener("click", () => { byId("problem").hidden = true; });
+addEventListener("hashchange", move);
+history.replaceState({ been: true }, "");
 route();
-setInterval(look, 15000);
+setInterval(look, LOOK_ANYWAY_MS);

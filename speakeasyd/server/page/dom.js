@@ -1,4 +1,4 @@
-// Elements from data, and numbers as people read them. Text is only ever text: nothing here parses HTML.
+// Elements from data. Text is only ever text: nothing here parses HTML.
 
 export function h(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -7,7 +7,7 @@ export function h(tag, properties = {}, ...children) {
     if (typeof value === "function") node.addEventListener(name.slice(2), value);
     else node.setAttribute(name, value === true ? "" : value);
   }
-  node.append(...children.flat(2).filter((child) => child !== null && child !== undefined && child !== false));
+  node.append(...something(children));
   return node;
 }
 
@@ -20,51 +20,81 @@ export function svg(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-let told = "";
+export const bar = (value, label, properties = {}) => h("progress", { max: 1, value, "aria-label": label, ...properties });
+
+const something = (children) => children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
+
+const shown = new WeakMap();
+
+/** Makes `list` show `items`. What says the same stays the element that it was, and the focus stays with its key.
+ *
+ * `progress` is no reason for another element: its bar moves. Returns the elements by key.
+ */
+export function keep(list, items, key, make) {
+  const before = shown.get(list) ?? new Map(), now = new Map();
+  const held = [...before].find(([, { node }]) => node.contains(document.activeElement))?.[0];
+  for (const item of items) {
+    const { progress, ...rest } = item, said = JSON.stringify(rest), old = before.get(key(item));
+    const entry = old?.said === said ? old : { said, node: make(item) };
+    const meter = entry.node.querySelector("progress");
+    if (meter) meter.value = progress;
+    now.set(key(item), entry);
+  }
+  for (const [name, { node }] of before) if (now.get(name)?.node !== node) node.remove();
+  settle(list, [...now.values()].map(({ node }) => node));
+  if (held !== undefined && !list.contains(document.activeElement)) now.get(held)?.node.querySelector("a, button")?.focus();
+  shown.set(list, now);
+  return new Map([...now].map(([name, { node }]) => [name, node]));
+}
+
+/** Brings these children into `parent` in this order; those that are in their place are not touched. */
+export function settle(parent, nodes) {
+  let place = parent.firstElementChild;
+  for (const node of nodes) {
+    if (node === place) place = place.nextElementSibling;
+    else parent.insertBefore(node, place);
+  }
+}
+
+/** Makes new children of `node`, if `about` says anything else than last time; the focus stays on what is called the same. */
+export function redraw(node, about, make) {
+  const said = JSON.stringify(about);
+  if (shown.get(node) === said) return;
+  shown.set(node, said);
+  const held = node.contains(document.activeElement) ? document.activeElement.textContent : null;
+  node.replaceChildren(...something([...make(about)]));
+  if (held !== null) {
+    const controls = [...node.querySelectorAll("a, button")];
+    (controls.find((one) => one.textContent === held) ?? controls[0])?.focus();
+  }
+}
+
+/** To those who listen instead of look: only what matters. */
 export function tell(news) {
-  if (news !== told) byId("news").textContent = told = news;
+  byId("news").textContent = news;
 }
 
-const two = (number) => String(number).padStart(2, "0");
-
-export function clock(seconds) {
-  const whole = Math.floor(seconds);
-  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
-  return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
+/** Something that was asked for could not be done. */
+export function complain(problem) {
+  const node = byId("problem");
+  node.querySelector("span").textContent = [problem.message, problem.hint].filter(Boolean).join(" ");
+  node.hidden = false;
 }
 
-export function span(seconds) {
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return seconds < 129600 ? `${(seconds / 3600).toFixed(1)} h` : `${Math.round(seconds / 86400)} days`;
-}
-
-export const size = (bytes) => {
-  const power = bytes < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(bytes) / 3));
-  return `${(bytes / 1000 ** power).toFixed(power && bytes / 1000 ** power < 10 ? 1 : 0)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
-};
-
-const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-const hour = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
-
-export function when(iso) {
-  const date = new Date(iso);
-  return h("time", { datetime: iso, title: day.format(date) },
-    date.toDateString() === new Date().toDateString() ? hour.format(date) : day.format(date));
-}
-
-export const plural = (number, one, many = `${one}s`) => `${number.toLocaleString()} ${number === 1 ? one : many}`;
-
-export function bar(value, label) {
-  return h("progress", { max: 1, value, "aria-label": label });
-}
-
-/** Calls at most once in so many milliseconds; the last call is never lost. */
-export function seldom(milliseconds, action) {
-  let timer = null, again = false;
-  const run = () => {
-    timer = setTimeout(() => { timer = null; if (again) { again = false; run(); } }, milliseconds);
-    action();
+/** Runs `action` when it is asked to, but never twice at once, and rests `least` ms or ten times as long as it took. */
+export function calmly(action, least) {
+  let busy = false, again = false;
+  return async () => {
+    again = true;
+    if (busy) return;
+    busy = true;
+    while (again) {
+      again = false;
+      const began = performance.now();
+      await action();
+      const rest = Math.max(least, 10 * (performance.now() - began));
+      await new Promise((over) => setTimeout(over, rest));
+    }
+    busy = false;
   };
-  return () => { if (timer) again = true; else run(); };
 }

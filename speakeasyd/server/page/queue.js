@@ -1,121 +1,133 @@
 // The queue: what is there, how far it is, how long it will take. Never more than a page of it is in the document.
 
 import { ask, query } from "./api.js";
-import { bar, byId, clock, h, plural, seldom, span, when } from "./dom.js";
-import { choose } from "./upload.js";
+import { bar, calmly, complain, h, keep, redraw } from "./dom.js";
+import * as upload from "./upload.js";
+import { clock, ended, joined, plural, span, when } from "./words.js";
 
-const PAGE = 50, IN_WORK = 4;
+const PAGE = 50, REFRESH_MS = 700, TYPING_MS = 250;
 const STATUSES = ["pending", "processing", "completed", "failed", "cancelled", "skipped"];
 
-export function open(main, _rest, asked, status) {
+export function open(main, { asked, status }) {
   const filter = { status: asked.get("status"), batch: asked.get("batch"), q: asked.get("q") };
-  const pages = [null];  // the `before` of each page so far
-  const rows = new Map(), working = new Map();
+  let pages = [null];  // the `before` of each page so far
+  let rows = new Map(), working = new Map(), next = null, turn = 0, typing = null, latest = null;
+
   const summary = h("div", { class: "summary" });
-  const inWork = h("ul", { class: "jobs", "aria-label": "At work" });
-  const list = h("ul", { class: "jobs" });
-  const pager = h("p", { class: "pager" });
+  const atWork = h("ul", { class: "jobs at-work", "aria-label": "At work" });
+  const list = h("ul", { class: "jobs", "aria-label": "Jobs" });
   const empty = h("p", { class: "empty", hidden: true });
+  const newer = h("button", { type: "button", class: "quiet", onclick: () => turnTo(pages.slice(0, -1)) }, "Newer");
+  const older = h("button", { type: "button", class: "quiet", onclick: () => turnTo([...pages, next]) }, "Older");
+  const number = h("span", { class: "facts" });
+  const pager = h("nav", { class: "pager", "aria-label": "Pages of the queue", hidden: true }, newer, number, older);
+  const options = [h("option", { value: "" }, "all"), ...STATUSES.map((name) => h("option", { value: name, selected: name === filter.status }, name))];
 
-  const refresh = seldom(700, async () => {
+  main.replaceChildren(
+    h("h1", { class: "unseen", tabindex: -1 }, "Queue"), summary, upload.form, atWork,
+    h("form", { class: "filters", role: "search", "aria-label": "Filter the queue", onsubmit: (event) => event.preventDefault() },
+      h("label", {}, "Status ", h("select", { onchange: ({ target }) => choose({ status: target.value }) }, options)),
+      h("label", { class: "wide" }, "Path ", h("input", { type: "search", value: filter.q, placeholder: "part of a name", oninput: typed })),
+      filter.batch && h("p", { class: "chip" }, `Batch ${filter.batch} `,
+        h("a", { href: `#/jobs${query({ ...filter, batch: null })}`, "aria-label": `All batches, not only ${filter.batch}` }, "×"))),
+    list, empty, pager);
+
+  const refresh = calmly(load, REFRESH_MS);
+  if (status) show(status);
+  return { title: "Queue", status: show, refresh, hear, ready: load().catch(complain), leave: () => clearTimeout(typing) };
+
+  async function load() {
+    const mine = ++turn;
     const page = await ask(`/jobs${query({ ...filter, before: pages.at(-1), limit: PAGE })}`).catch(() => null);
-    if (page) fill(page);
-  });
-
-  function fill({ jobs, next }) {
-    rows.clear();
-    list.replaceChildren(...jobs.map((job) => {
-      const item = row(job);
-      rows.set(job.job_id, item);
-      return item;
-    }));
-    empty.hidden = jobs.length > 0;
-    empty.textContent = Object.values(filter).some(Boolean)
-      ? "Nothing like that." : "Nothing here yet. Drop audio or video anywhere on this page, or into the inbox.";
-    pager.replaceChildren(
-      h("button", { type: "button", class: "quiet", disabled: pages.length === 1, onclick: () => { pages.pop(); refresh(); } }, "Newer"),
-      h("button", { type: "button", class: "quiet", disabled: !next, onclick: () => { pages.push(next); refresh(); } }, "Older"));
-    pager.hidden = pages.length === 1 && !next;
+    if (page && mine === turn) fill(page);
   }
 
-  function go(changes) {
-    location.hash = `#/jobs${query({ ...filter, ...changes })}`;
+  function fill(page) {
+    next = page.next;
+    rows = keep(list, page.jobs, (job) => job.job_id, row);
+    empty.hidden = page.jobs.length > 0;
+    empty.textContent = Object.values(filter).some(Boolean)
+      ? "Nothing like that." : "Nothing here yet. What you drop on this page, or into the inbox, appears here.";
+    newer.disabled = pages.length === 1;
+    older.disabled = next === null;
+    pager.hidden = newer.disabled && older.disabled;
+    number.textContent = `Page ${pages.length.toLocaleString()}`;
+    if (latest) show(latest);
+  }
+
+  async function turnTo(wanted) {
+    pages = wanted;
+    await load();
+    list.scrollIntoView({ block: "start" });
+    list.querySelector("a")?.focus({ preventScroll: true });
+  }
+
+  function typed({ target }) {
+    clearTimeout(typing);
+    typing = setTimeout(() => choose({ q: target.value.trim() }, "replaceState"), TYPING_MS);
+  }
+
+  function choose(changes, way = "pushState") {
+    Object.assign(filter, changes);
+    history[way]({ been: true }, "", `#/jobs${query(filter)}`);
+    pages = [null];
+    load();
   }
 
   function show(now) {
-    summary.replaceChildren(...overall(now));
-    working.clear();
-    inWork.replaceChildren(...now.in_work.slice(0, IN_WORK).map((job) => {
-      const item = row({ ...job, status: "processing", created_at: job.started_at, finished_at: null });
-      working.set(job.job_id, item);
-      return item;
-    }));
-    for (const option of byId("status").options) {
+    latest = now;
+    redraw(summary, { counts: now.counts, pauses: now.pauses, speed: now.speed, left_s: now.left_s, progress: overall(now.batches) }, summed);
+    const hidden = now.in_work.filter((job) => !rows.has(job.job_id));
+    working = keep(atWork, hidden, (job) => job.job_id, (job) => row({ ...job, status: "processing", finished_at: null }));
+    for (const option of options) {
       const count = now.counts[option.value];
       if (count !== undefined) option.textContent = `${option.value} (${count.toLocaleString()})`;
     }
   }
 
-  main.replaceChildren(
-    h("h1", { class: "unseen" }, "Queue"),
-    summary, inWork,
-    h("section", { class: "hand-in", "aria-label": "Hand in" },
-      h("p", {}, "Drop audio or video anywhere on this page, or "),
-      h("button", { type: "button", onclick: () => choose(false) }, "Choose files"),
-      h("button", { type: "button", class: "quiet", onclick: () => choose(true) }, "A folder")),
-    h("div", { id: "uploads", role: "status" }),
-    h("form", { class: "filters", role: "search", "aria-label": "Filter the queue", onsubmit: (event) => event.preventDefault() },
-      h("label", {}, "Status ",
-        h("select", { id: "status", onchange: ({ target }) => go({ status: target.value }) },
-          h("option", { value: "" }, "all"),
-          STATUSES.map((name) => h("option", { value: name, selected: name === filter.status }, name)))),
-      h("label", {}, "Path ",
-        h("input", { type: "search", value: filter.q, placeholder: "part of a name", onchange: ({ target }) => go({ q: target.value }) })),
-      filter.batch && h("span", { class: "chip" }, `batch ${filter.batch} `,
-        h("button", { type: "button", class: "bare", "aria-label": `All batches, not only ${filter.batch}`, onclick: () => go({ batch: "" }) }, "×"))),
-    list, empty, pager);
-  if (status) show(status);
-  refresh();
-
-  return {
-    title: "Queue",
-    status: show,
-    refresh,
-    hear(events) {
-      for (const event of events) {
-        if (event.kind !== "chunk.done") continue;
-        for (const item of [rows.get(event.job_id), working.get(event.job_id)]) {
-          const progress = item?.querySelector("progress");
-          if (progress) progress.value = event.data.progress;
-        }
-      }
-      if (events.some((event) => event.kind.startsWith("job."))) refresh();
-    },
-  };
+  function hear(events) {
+    for (const { kind, job_id: id, data } of events) {
+      if (kind !== "chunk.done") continue;
+      const meter = (rows.get(id) ?? working.get(id))?.querySelector("progress");
+      if (meter) meter.value = data.progress;
+    }
+    if (events.some(({ kind }) => kind.startsWith("job."))) refresh();
+  }
 }
 
-function* overall({ counts, speed, left_s, pauses }) {
+/** Of the batches under way, how much is done; null: none is. */
+function overall(batches) {
+  const left = batches.filter((batch) => ended(batch) < batch.total);
+  const total = left.reduce((sum, batch) => sum + batch.total, 0);
+  return total ? left.reduce((sum, batch) => sum + batch.progress * batch.total, 0) / total : null;
+}
+
+function* summed({ counts, speed, left_s: seconds, pauses, progress }) {
   const left = counts.pending + counts.processing;
-  yield h("p", { class: "big" }, left ? `${plural(left, "file")} to go` : "Everything is done");
-  const facts = [
-    left && left_s && `about ${span(left_s)} left`,
-    speed && left && `${speed < 10 ? speed.toFixed(1) : Math.round(speed)} times as fast as speech`,
+  yield h("p", { class: "big" }, left ? `${plural(left, "file")} to go` : counts.completed ? "Everything is done" : "Ready for your recordings");
+  if (left && progress !== null) yield bar(progress, "All that is under way", { class: "overall" });
+  yield h("p", { class: "facts" }, joined(
+    left && seconds && `about ${span(seconds)} left`,
+    left && speed && `${speed < 10 ? speed.toFixed(1) : Math.round(speed)}× real time`,
     counts.completed && `${counts.completed.toLocaleString()} done`,
-    counts.failed && `${counts.failed.toLocaleString()} failed`,
-  ].filter(Boolean);
-  yield h("p", { class: "facts" }, facts.join(" · "));
-  for (const reason of Object.values(pauses)) yield h("p", { class: "pause" }, `Paused: ${reason}`);
+    counts.failed && `${counts.failed.toLocaleString()} failed`));
+  for (const [cause, reason] of Object.entries(pauses)) {
+    yield h("p", { class: "pause" }, `Paused: ${reason}${cause === "person" ? "" : ". It goes on by itself once that is over"}`);
+  }
 }
 
 function row(job) {
-  const running = job.status === "processing";
   return h("li", {},
     h("a", { href: `#/job/${job.job_id}` },
-      h("span", { class: "path" }, ...named(job.path)),
+      h("span", { class: "path" }, named(job.path)),
       h("span", { class: `status ${job.status}` }, job.status),
-      running ? bar(job.progress, `How far ${job.path} is`)
-        : h("span", { class: "about", title: job.error }, job.error ?? [job.audio_seconds !== null && clock(job.audio_seconds), job.language].filter(Boolean).join(" · ")),
-      when(job.finished_at ?? job.created_at)));
+      job.status === "processing" ? bar(job.progress, `How far ${job.path} is`) : h("span", { class: "about" }, about(job)),
+      when(job.finished_at ?? job.started_at ?? job.created_at)));
+}
+
+function about(job) {
+  if (job.status === "pending" && Date.parse(job.available_at) > Date.now()) return ["again at ", when(job.available_at)];
+  return job.error ?? joined(job.audio_seconds !== null && clock(job.audio_seconds), job.language, job.warning && "with a warning");
 }
 
 function named(path) {

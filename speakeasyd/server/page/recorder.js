@@ -1,38 +1,44 @@
 // The microphone of the machine that the daemon runs on.
 
-import { send } from "./api.js";
-import { byId, clock, h, tell } from "./dom.js";
+import { ask, send } from "./api.js";
+import { byId, complain, tell } from "./dom.js";
+import { clock } from "./words.js";
 
-const FLOOR = -60;  // dB: quieter is drawn as nothing
-const button = byId("record");
-const meter = h("meter", { min: FLOOR, max: 0, low: -50, high: -3, optimum: -20, value: FLOOR, "aria-label": "Level" });
-let recording = false;
+const FLOOR_DB = -60;  // what is quieter is shown as nothing
+const button = byId("record"), meter = byId("level"), time = byId("recorded");
+let recording = false, asked = false;
 
+/** `is`: whether this machine can record. */
 export function offer(is) {
   button.hidden = !is;
+  if (!is || asked) return;
+  asked = true;
+  ask("/recorder").then((state) => show(state), complain);
 }
 
 export function hear({ kind, data }) {
-  recording = data.phase === "recording" || data.phase === "stopping";
-  button.classList.toggle("recording", recording);
-  if (recording) {
-    meter.value = Math.max(FLOOR, data.peak_db);
-    button.replaceChildren(`Stop ${clock(data.seconds)} `, meter);
-  } else {
-    button.replaceChildren("Record");
-    tell(data.reason ? `The recording ended: ${data.reason}` : "The recording is in the inbox");
-  }
+  show(data);
   if (kind === "recorder.started") tell("Recording");
+  if (kind === "recorder.failed") complain({ message: `The recording broke off: ${data.reason}` });
+  if (kind === "recorder.stopped") tell(data.reason ? `The recording ended: ${data.reason}` : "The recording is in the inbox");
+}
+
+function show({ phase, peak_db: peak, seconds }) {
+  recording = phase === "recording" || phase === "stopping";
+  button.classList.toggle("recording", recording);
+  button.textContent = recording ? "Stop recording" : "Record";
+  meter.hidden = time.hidden = !recording;
+  meter.value = Math.max(FLOOR_DB, peak);
+  time.textContent = clock(seconds);
 }
 
 button.addEventListener("click", async () => {
   button.disabled = true;
   try {
-    hear({ kind: "", data: await send(recording ? "/recorder/stop" : "/recorder/start") });
+    show(await send(recording ? "/recorder/stop" : "/recorder/start"));
   } catch (problem) {
-    tell(problem.message);
-    byId("banner").textContent = `${problem.message} ${problem.hint}`;
-    byId("banner").hidden = false;
+    complain(problem);
   }
   button.disabled = false;
+  button.focus();
 });

@@ -1,35 +1,32 @@
 // Where something was said, in all transcripts.
 
 import { ask, query } from "./api.js";
-import { clock, h, plural, tell } from "./dom.js";
+import { h, tell } from "./dom.js";
+import { clock, plural } from "./words.js";
 
-export function open(main, _rest, asked) {
-  const values = Object.fromEntries(["q", "since", "until", "preset", "channel"].map((name) => [name, asked.get(name) ?? ""]));
-  const hits = h("ol", { class: "hits" });
-  const told = h("p", { class: "facts" });
-  const input = h("input", { type: "search", name: "q", value: values.q, placeholder: "words, \"a phrase\", beginn*" });
+const MOST = 100;  // hits
+
+export function open(main, { asked }) {
+  const words = asked.get("q") ?? "", hits = h("ol", { class: "hits" }), told = h("p", { class: "facts" });
+  const input = h("input", { type: "search", name: "q", value: words, placeholder: "words, or the beginn* of one", enterkeyhint: "search" });
 
   main.replaceChildren(
-    h("h1", {}, "Search"),
+    h("h1", { tabindex: -1 }, "Search"),
     h("form", { class: "filters", role: "search", "aria-label": "Search everything that was said", onsubmit: go },
-      h("label", { class: "wide" }, "Words ", input),
-      h("label", {}, "From ", h("input", { type: "date", name: "since", value: values.since })),
-      h("label", {}, "To ", h("input", { type: "date", name: "until", value: values.until })),
-      h("button", {}, "Search")),
+      h("label", { class: "wide" }, "Words ", input), h("button", {}, "Search")),
     told, hits);
-  if (values.q) find();
-  else input.focus();
-  return { title: values.q ? `“${values.q}”` : "Search" };
+  if (!words) setTimeout(() => input.focus());
+  return { title: words ? `“${words}”` : "Search", ready: words ? find() : null };
 
   function go(event) {
     event.preventDefault();
-    location.hash = `#/search${query({ ...values, ...Object.fromEntries(new FormData(event.target)) })}`;
+    location.hash = `#/search${query({ q: input.value.trim() })}`;
   }
 
   async function find() {
     try {
-      const found = (await ask(`/search${query({ ...values, limit: 50 })}`)).hits;
-      told.textContent = found.length ? `${plural(found.length, "place")}${found.length === 50 ? ", the best of them" : ""}` : "Nowhere.";
+      const { hits: found } = await ask(`/search${query({ q: words, limit: MOST })}`);
+      told.textContent = found.length ? `${plural(found.length, "place")}${found.length === MOST ? ", the best of them" : ""}` : "It was said nowhere.";
       hits.replaceChildren(...found.map(hit));
     } catch (problem) {
       told.textContent = `${problem.message} ${problem.hint}`;
@@ -40,8 +37,8 @@ export function open(main, _rest, asked) {
 
 function hit(found) {
   return h("li", {}, h("a", { href: `#/job/${found.job_id}?t=${found.start}` },
-    h("span", { class: "path" }, `${found.path}, ${clock(found.start)}`),
-    h("span", { class: "snippet" }, ...marked(found.snippet))));
+    h("span", { class: "path" }, found.path, " ", h("span", { class: "moment" }, clock(found.start))),
+    h("span", { class: "snippet" }, marked(found.snippet))));
 }
 
 /** The words found stand in brackets. */

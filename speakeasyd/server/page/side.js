@@ -1,59 +1,90 @@
 // The machine: its workers, what stands in their way, the batches, and how much was done in each hour.
 
 import { ask } from "./api.js";
-import { bar, h, plural, seldom, span, svg, when } from "./dom.js";
+import { bar, calmly, h, keep, redraw, svg } from "./dom.js";
+import { ended, plural, size, span, when } from "./words.js";
 
 const STATES = {
-  starting: "starting", ready: "ready", busy: "at work", soft_restarting: "loads its model again", poisoned: "is being replaced",
-  device_open: "rests until the device is well", half_open: "tries the device", cpu_only: "the CPU stands in", recycling: "is being renewed", stopped: "stopped",
+  starting: "is starting", ready: "is ready", busy: "is at work", soft_restarting: "loads its model again",
+  poisoned: "is being replaced", device_open: "rests until its device is well", half_open: "tries its device again",
+  cpu_only: "rests; the CPU stands in", recycling: "is being renewed", stopped: "has stopped",
 };
-const chart = h("div", {});
-const draw = seldom(30000, async () => {
-  const { hours } = await ask("/throughput?hours=24").catch(() => ({ hours: [] }));
-  chart.replaceChildren(...throughput(hours));
-});
+const HOURS = 24, HOUR_MS = 3600e3, DRAW_MS = 30000, WIDE = 240, TALL = 60;
+
+const list = h("ul"), lists = {};
+const sections = Object.entries({
+  workers: "Workers", waiting: "Waiting to be complete", incidents: "Incidents", batches: "Batches", inboxes: "Inboxes",
+}).map(([name, title]) => h("section", { hidden: true }, h("h2", {}, title), lists[name] = list.cloneNode()));
+const chart = h("section", { hidden: true });
 
 export function show(aside, status) {
+  if (!chart.isConnected) aside.replaceChildren(...sections, chart);
+  part("workers", status.workers, (one) => one.name, worker);
+  part("waiting", status.waiting, (one) => `${one.inbox}/${one.path}`, arrival);
+  part("incidents", status.incidents, (one) => `${one.at} ${one.device}`, incident);
+  part("batches", status.batches, (one) => one.batch, batch);
+  part("inboxes", status.inboxes, (one) => one.name, inbox);
   draw();
-  const batches = status.batches.filter((batch) => batch.pending + batch.processing > 0);
-  aside.replaceChildren(
-    part("Workers", status.workers.map(worker)),
-    part("Batches under way", batches.map(batch)),
-    part("Waiting to be complete", status.waiting.map((one) => h("li", {}, one.path, h("small", {}, one.reason)))),
-    part("Inboxes", status.inboxes.map((one) => h("li", {}, h("code", {}, one.path), one.note && h("small", { class: "warning" }, one.note)))),
-    part("Incidents", status.incidents.map(incident)),
-    chart);
 }
 
-function part(title, items) {
-  return h("section", { hidden: !items.length }, h("h2", {}, title), h("ul", {}, items));
+function part(name, items, key, make) {
+  keep(lists[name], items, key, make);
+  lists[name].parentElement.hidden = !items.length;
 }
+
+const warned = (...said) => said.filter(Boolean).map((one) => h("small", { class: "warning" }, one));
 
 function worker(one) {
   return h("li", {}, h("b", {}, one.name), ` ${STATES[one.state] ?? one.state}`,
-    h("small", {}, one.model ?? "no model loaded"), one.warning && h("small", { class: "warning" }, one.warning));
+    h("small", {}, [one.device !== one.name && one.device, one.model ?? "no model loaded", one.rss && size(one.rss)].filter(Boolean).join(" · ")),
+    warned(one.warning));
+}
+
+function arrival(one) {
+  return h("li", {}, one.path, h("small", {}, `${one.reason}; since `, when(one.since)));
+}
+
+/** In plain words first; what the library said verbatim is for those who look. */
+function incident(one) {
+  const [what, ...verbatim] = one.error.split(": ");
+  const over = one.resolved_at === null ? "not over yet" : `over${one.cost_seconds === null ? "" : ` after ${span(one.cost_seconds)}`}`;
+  return h("li", {}, h("b", {}, one.device), ` ${what}`,
+    h("small", {}, when(one.at), ` · ${one.action} · ${over}`),
+    verbatim.length && h("details", {}, h("summary", {}, "What it said"), h("code", {}, verbatim.join(": "))));
 }
 
 function batch(one) {
+  const done = ended(one);
   return h("li", {}, h("a", { href: `#/jobs?batch=${encodeURIComponent(one.batch)}` }, one.batch),
-    bar(one.progress, `How far the batch ${one.batch} is`), h("small", {}, `${one.completed + one.failed + one.cancelled + one.skipped} of ${plural(one.total, "file")}`));
+    done < one.total && bar(one.progress, `How far the batch ${one.batch} is`),
+    h("small", {}, done < one.total ? `${done.toLocaleString()} of ${plural(one.total, "file")}` : plural(one.total, "file"), one.failed > 0 && `, ${one.failed.toLocaleString()} failed`));
 }
 
-function incident(one) {
-  const cost = one.cost_seconds === null ? "" : `, ${span(one.cost_seconds)}`;
-  return h("li", {}, when(one.at), ` ${one.error}`, h("small", {}, `${one.action}${one.resolved_at ? `; over${cost}` : ""}`));
+function inbox(one) {
+  return h("li", {}, h("code", {}, one.path), warned(one.note, one.unreadable.length && `cannot be read: ${one.unreadable.join(", ")}`));
 }
 
-function* throughput(hours) {
-  if (!hours.length) return;
-  const most = Math.max(...hours.map((hour) => hour.audio_seconds), 1), width = 240 / 24;
-  const first = Date.parse(hours.at(-1).hour) - 23 * 3600e3;
-  const bars = hours.map((hour) => {
-    const place = Math.round((Date.parse(hour.hour) - first) / 3600e3), tall = 60 * hour.audio_seconds / most;
-    return svg("rect", { x: place * width + 1, y: 62 - tall, width: width - 2, height: Math.max(tall, 1), rx: 1.5 });
+const draw = calmly(async () => {
+  const { hours } = await ask(`/throughput?hours=${HOURS}`).catch(() => ({ hours: [] }));
+  const first = Math.floor(Date.now() / HOUR_MS) * HOUR_MS - (HOURS - 1) * HOUR_MS;
+  const lately = hours.map((one) => ({ ...one, at: Date.parse(one.hour) })).filter((one) => one.at >= first);
+  chart.hidden = !lately.length;
+  if (lately.length) redraw(chart, { lately, first }, throughput);
+}, DRAW_MS);
+
+function* throughput({ lately, first }) {
+  const most = Math.max(...lately.map((one) => one.audio_seconds), 1), wide = WIDE / HOURS;
+  const total = span(lately.reduce((sum, one) => sum + one.audio_seconds, 0));
+  const bars = lately.map((one) => {
+    const tall = Math.max(1, TALL * one.audio_seconds / most);
+    return svg("rect", { x: (one.at - first) / HOUR_MS * wide + 1, y: TALL - tall, width: wide - 2, height: tall, rx: 1.5 });
   });
-  const total = hours.reduce((sum, hour) => sum + hour.audio_seconds, 0);
-  yield h("h2", {}, "Transcribed in each hour");
-  yield svg("svg", { viewBox: "0 0 240 64", class: "chart", role: "img", "aria-label": `In the last day ${span(total)} of audio; at most ${span(most)} in an hour` }, ...bars);
-  yield h("p", { class: "facts" }, `${span(total)} of audio in the last day; at most ${span(most)} in an hour`);
+  yield h("h2", {}, "The last day");
+  yield svg("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, class: "chart", role: "img", "aria-label": `Audio transcribed in each hour of the last day: ${total} in all, at most ${span(most)} in an hour` }, ...bars);
+  yield h("p", { class: "axis", "aria-hidden": "true" }, h("span", {}, `${HOURS} hours ago`), h("span", {}, "now"));
+  yield h("p", { class: "facts" }, `${total} of audio; at most ${span(most)} in an hour`);
+  yield h("details", {}, h("summary", {}, "As a table"), h("table", {},
+    h("thead", {}, h("tr", {}, ["Hour", "Audio", "Files", "Failed"].map((name) => h("th", { scope: "col" }, name)))),
+    h("tbody", {}, lately.map((one) => h("tr", {}, h("th", { scope: "row" }, when(new Date(one.at).toISOString())),
+      [span(one.audio_seconds), one.completed, one.failed].map((value) => h("td", {}, String(value))))))));
 }

@@ -1,87 +1,127 @@
 // Files into the inbox: dropped anywhere on the page, or chosen.
 
-import { enter } from "./api.js";
-import { bar, byId, h, plural, size } from "./dom.js";
+import { enter, query } from "./api.js";
+import { bar, byId, h, redraw } from "./dom.js";
+import { plural, size } from "./words.js";
 
-const FILES = 50, BYTES = 500e6;  // of one request: what is through stays, whatever happens to the rest
+const AT_ONCE = 2;  // requests; one for each file, so that one that is refused keeps no other away
+const THANKS_MS = 10000;
 
-export function choose(folder) {
-  const input = h("input", { type: "file", multiple: true });
-  if (folder) input.webkitdirectory = true;
-  input.onchange = () => upload([...input.files].map((file) => [file.webkitRelativePath || file.name, file]));
+const batch = h("input", { name: "batch", placeholder: "a folder of the inbox", autocomplete: "off" });
+const preset = h("select", {}), inbox = h("select", {});
+const more = h("details", {}, h("summary", {}, "Options"),
+  h("div", { class: "filters" },
+    h("label", {}, "Batch ", batch), h("label", {}, "Preset ", preset), h("label", {}, "Inbox ", inbox)));
+
+/** What the queue shows of it. */
+export const form = h("section", { class: "hand-in", "aria-label": "Hand in" },
+  h("p", {}, "Drop audio or video anywhere on this page, or "),
+  h("button", { type: "button", onclick: () => choose(false) }, "Choose files"),
+  h("button", { type: "button", class: "quiet", onclick: () => choose(true) }, "A folder"),
+  more);
+
+/** What can be chosen from. */
+export function offer({ presets, inbox_names: inboxes }) {
+  redraw(preset, presets, () => [h("option", { value: "" }, "of the inbox"), ...presets.map((name) => h("option", {}, name))]);
+  redraw(inbox, inboxes, () => [h("option", { value: "" }, "for uploads"), ...inboxes.map((name) => h("option", {}, name))]);
+  preset.parentElement.hidden = !presets.length;
+  inbox.parentElement.hidden = inboxes.length < 2;
+}
+
+function choose(folder) {
+  const input = h("input", { type: "file", multiple: true, webkitdirectory: folder });
+  input.onchange = () => upload([...input.files].map((file) => ({ path: file.webkitRelativePath || file.name, file })));
   input.click();
 }
 
-let hovering = 0;
-const hasFiles = (event) => [...event.dataTransfer.types].includes("Files");
-const shade = () => { byId("drop").hidden = hovering === 0; };
+let depth = 0;  // of the elements below the pointer that something is dragged over
 
-addEventListener("dragenter", (event) => { if (hasFiles(event)) { hovering += 1; shade(); } });
-addEventListener("dragleave", (event) => { if (hasFiles(event)) { hovering = Math.max(0, hovering - 1); shade(); } });
-addEventListener("dragover", (event) => { if (hasFiles(event)) event.preventDefault(); });
-addEventListener("drop", async (event) => {
-  if (!hasFiles(event)) return;
+function over(event, by) {
+  if (!event.dataTransfer?.types.includes("Files")) return;
   event.preventDefault();
-  hovering = 0;
-  shade();
+  depth = Math.max(0, depth + by);
+  byId("drop").hidden = depth === 0;
+}
+
+addEventListener("dragenter", (event) => over(event, 1));
+addEventListener("dragleave", (event) => over(event, -1));
+addEventListener("dragover", (event) => over(event, 0));
+addEventListener("drop", async (event) => {
+  over(event, -depth);
   const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  const found = await Promise.all(entries.map((entry) => files(entry, "")));
-  upload(found.flat());
+  upload((await Promise.all(entries.map((entry) => within(entry, "")))).flat());
 });
 
-async function files(entry, folder) {
+/** The files of something dropped: of a folder, with their paths in it. */
+async function within(entry, folder) {
   const path = folder + entry.name;
-  if (entry.isFile) return [[path, await new Promise((found, lost) => entry.file(found, lost))]];
+  if (entry.isFile) return [{ path, file: await new Promise((found, lost) => entry.file(found, lost)) }];
   const reader = entry.createReader(), inside = [];
   for (let some; (some = await new Promise((found, lost) => reader.readEntries(found, lost))).length;) inside.push(...some);
-  return (await Promise.all(inside.map((one) => files(one, `${path}/`)))).flat();
+  return (await Promise.all(inside.map((one) => within(one, `${path}/`)))).flat();
 }
 
-async function upload(found) {
-  if (!found.length) return;
-  if (!location.hash.startsWith("#/jobs")) location.hash = "#/jobs";
-  const total = found.reduce((sum, [, file]) => sum + file.size, 0);
-  const what = `${found.length === 1 ? found[0][0] : plural(found.length, "file")} (${size(total)})`;
-  const meter = bar(0, `Uploading ${what}`), line = h("p", { class: "upload" }, `Uploading ${what} `, meter);
-  await new Promise(requestAnimationFrame);
+async function upload(all) {
+  const files = all.filter(({ path }) => !path.split("/").at(-1).startsWith("."));
+  if (!files.length) return;
+  const wish = { batch: batch.value.trim(), preset: preset.value, inbox: inbox.value };
+  const total = files.reduce((sum, { file }) => sum + file.size, 0);
+  const what = `${files.length === 1 ? files[0].path : plural(files.length, "file")} (${size(total)})`;
+  const meter = bar(0, `Uploading ${what}`), stop = new AbortController(), taken = [], refused = [];
+  const line = h("div", { class: "upload" }, h("p", {}, `Uploading ${what}`), meter, button("Cancel", () => stop.abort()));
   byId("uploads").append(line);
-  const problems = [];
-  let done = 0;
-  for (const some of portions(found)) {
-    const problem = await post(some, (loaded) => { meter.value = total ? Math.min(1, (done + loaded) / total) : 1; });
-    if (problem) problems.push(problem);
-    done += some.reduce((sum, [, file]) => sum + file.size, 0);
-  }
-  line.replaceChildren(problems.length ? `${what}: ${[...new Set(problems)].join("; ")}` : `${what}: in the queue`,
-    h("button", { type: "button", class: "bare", "aria-label": "Dismiss", onclick: () => line.remove() }, "×"));
-  line.classList.toggle("problem", problems.length > 0);
-  if (!problems.length) setTimeout(() => line.remove(), 6000);
+  const through = new Map();
+  const waiting = files.values();
+  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
+    for (const one of waiting) {
+      if (stop.signal.aborted) break;
+      const answer = await post(one, wish, stop.signal, (loaded) => {
+        through.set(one, loaded);
+        meter.value = total ? Math.min(1, [...through.values()].reduce((sum, bytes) => sum + bytes, 0) / total) : 1;
+      });
+      if (answer.files) taken.push(...answer.files);
+      else if (!stop.signal.aborted) refused.push(`${one.path}: ${answer.error.message}`);
+    }
+  }));
+  conclude(line, { files, taken, refused, wish });
 }
 
-function* portions(found) {
-  let some = [], bytes = 0;
-  for (const one of found) {
-    if (some.length && (some.length >= FILES || bytes + one[1].size > BYTES)) { yield some; some = []; bytes = 0; }
-    some.push(one);
-    bytes += one[1].size;
-  }
-  yield some;
+function conclude(line, { files, taken, refused, wish }) {
+  const known = taken.filter((one) => one.status === "skipped").length;
+  const said = [
+    taken.length > known && `${taken.length === 1 ? taken[0].path : plural(taken.length - known, "file")}: in the queue`,
+    known && `${plural(known, "file")} had been there before`,
+    taken.length + refused.length < files.length && "cancelled",
+    refused.length && `${plural(refused.length, "file")} not taken`,
+  ].filter(Boolean);
+  line.replaceChildren(h("p", {}, `${said.join("; ")} `,
+    taken.length === 1 ? h("a", { href: `#/job/${taken[0].job_id}` }, "Open it") : wish.batch && h("a", { href: `#/jobs${query({ batch: wish.batch })}` }, "Show them")),
+  h("span", {}), button("Dismiss", () => line.remove()));
+  if (refused.length) line.append(h("ul", { class: "problem" }, refused.slice(0, 20).map((reason) => h("li", {}, reason))));
+  else setTimeout(() => { if (!line.matches(":focus-within, :hover")) line.remove(); }, THANKS_MS);
 }
 
-/** What went wrong, in words; null: nothing. */
-function post(some, progress) {
-  const form = new FormData();
-  for (const [path, file] of some) form.append("files", file, path);
-  return new Promise((over) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", "/api/v1/batches");
-    request.upload.onprogress = ({ loaded }) => progress(loaded);
-    request.onerror = () => over("the daemon does not answer");
+const button = (label, onclick) => h("button", { type: "button", class: "quiet", onclick }, label);
+
+/** What the daemon answers, or `{error}`. */
+function post({ path, file }, wish, signal, progress) {
+  const body = new FormData();
+  if (wish.batch) body.append("batch", wish.batch);
+  if (wish.preset) body.append("preset", wish.preset);
+  body.append("files", file, path);
+  return new Promise((done) => {
+    const request = new XMLHttpRequest(), fail = (message) => done({ error: { message } });
+    request.open("POST", `/api/v1/batches${query({ inbox: wish.inbox })}`);
+    request.responseType = "json";
+    request.upload.onprogress = ({ loaded }) => progress(Math.min(loaded, file.size));
+    request.onerror = () => fail("it could not be sent, or the daemon does not answer");
+    request.onabort = () => fail("cancelled");
     request.onload = async () => {
-      if (request.status === 401) { await enter(); over(await post(some, progress)); return; }
-      if (request.status < 300) { over(null); return; }
-      try { over(JSON.parse(request.responseText).error.message); } catch { over(`refused (${request.status})`); }
+      if (request.status === 401) { await enter(); done(post({ path, file }, wish, signal, progress)); return; }
+      progress(file.size);
+      done(request.response ?? { error: { message: `the daemon answered ${request.status}` } });
     };
-    request.send(form);
+    signal.addEventListener("abort", () => request.abort(), { once: true });
+    request.send(body);
   });
 }
