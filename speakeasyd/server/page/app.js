@@ -71,7 +71,6 @@ function show(now) {
   const paused = "person" in now.pauses;
   byId("pause").textContent = paused ? "Resume" : "Pause";
   byId("pause").dataset.wish = paused ? "resume" : "pause";
-  byId("pause").disabled = false;
   entitle();
 }
 
@@ -81,6 +80,7 @@ const look = calmly(async () => {
 
 listen({
   connected: (is) => {
+    if (is && !byId("banner").hidden) look();
     byId("banner").textContent = is ? "" : "The connection to the daemon is lost; trying again.";
     byId("banner").hidden = is;
   },
@@ -95,10 +95,7 @@ listen({
   },
 });
 
-byId("pause").addEventListener("click", ({ target }) => {
-  target.disabled = true;
-  send(`/${target.dataset.wish}`).catch(complain).then(look);
-});
+byId("pause").addEventListener("click", ({ target }) => send(`/${target.dataset.wish}`).then(look, complain));
 byId("problem").querySelector("button").addEventListener("click", () => { byId("problem").hidden = true; });
 addEventListener("hashchange", move);
 history.replaceState({ been: true }, "");

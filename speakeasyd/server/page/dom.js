@@ -77,11 +77,11 @@ export function tell(news) {
 /** Something that was asked for could not be done. */
 export function complain(problem) {
   const node = byId("problem");
-  node.querySelector("span").textContent = [problem.message, problem.hint].filter(Boolean).join(" ");
+  node.querySelector("span").textContent = `${problem.message.replace(/[^.]$/, "$&.")} ${problem.hint ?? ""}`;
   node.hidden = false;
 }
 
-/** Runs `action` when it is asked to, but never twice at once, and rests `least` ms or ten times as long as it took. */
+/** Runs `action` when it is asked to, but never twice at once, and rests `least` ms or four times as long as it took. */
 export function calmly(action, least) {
   let busy = false, again = false;
   return async () => {
@@ -92,7 +92,7 @@ export function calmly(action, least) {
       again = false;
       const began = performance.now();
       await action();
-      const rest = Math.max(least, 10 * (performance.now() - began));
+      const rest = Math.max(least, 4 * (performance.now() - began));
       await new Promise((over) => setTimeout(over, rest));
     }
     busy = false;

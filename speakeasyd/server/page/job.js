@@ -15,18 +15,23 @@ export function open(main, { path: [id], asked, from, renamed }) {
   const legend = h("p", { class: "legend", hidden: true }, h("span", { class: "low" }, "Dotted"), " words are unsure. ",
     h("span", { class: "hearing" }, "Click a word to hear it; with the keyboard, arrow keys go through the text."));
   const empty = h("p", { class: "empty", hidden: true }), more = h("section", { class: "more" });
-  const text = transcript(audio), refresh = calmly(load, REFRESH_MS);
+  const text = transcript(audio), look = calmly(load, REFRESH_MS), follow = calmly(read, REFRESH_MS);
   const view = { title: `Job ${id}`, refresh, leave, hear };
   let reached = asked.get("t") === null;
 
-  main.replaceChildren(back(from), title, head, audio, silent, legend, text.element, empty, more);
+  main.replaceChildren(back(from), title, head, h("div", { class: "player" }, audio), silent, legend, text.element, empty, more);
   audio.addEventListener("error", () => {
     audio.hidden = true;
     silent.hidden = false;
     main.classList.add("silent");
   });
-  view.ready = refresh();
+  view.ready = Promise.all([load(), read()]);
   return view;
+
+  function refresh() {
+    look();
+    follow();
+  }
 
   function hear(events) {
     if (events.some((event) => String(event.job_id) === id)) refresh();
@@ -41,20 +46,19 @@ export function open(main, { path: [id], asked, from, renamed }) {
   }
 
   async function load() {
-    let job, told;
-    try {
-      [job, told] = await Promise.all([ask(`/jobs/${id}`), ask(`/jobs/${id}/transcript`)]);
-    } catch (problem) {
-      complain(problem);
-      return;
-    }
-    if (!title.isConnected) return;
+    const job = await ask(`/jobs/${id}`).catch(complain);
+    if (!job || !title.isConnected) return;
     view.title = title.textContent = job.path;
     renamed();
     draw(job);
+    empty.textContent = job.status === "completed" ? "No speech was found." : job.finished_at ? "No text." : "No text yet: it appears here as it is transcribed.";
+  }
+
+  async function read() {
+    const told = await ask(`/jobs/${id}/transcript`).catch(() => null);
+    if (!told || !title.isConnected) return;
     legend.hidden = !told.segments.length;
     empty.hidden = told.segments.length + told.gaps.length > 0;
-    empty.textContent = job.status === "completed" ? "No speech was found." : job.finished_at ? "No text." : "No text yet: it appears here as it is transcribed.";
     text.element.lang = told.language ?? "";
     text.element.hidden = !empty.hidden;
     if (!await text.show(told) || reached || !told.segments.length) return;

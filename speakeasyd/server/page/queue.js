@@ -23,14 +23,12 @@ export function open(main, { asked, status }) {
   const pager = h("nav", { class: "pager", "aria-label": "Pages of the queue", hidden: true }, newer, number, older);
   const options = [h("option", { value: "" }, "all"), ...STATUSES.map((name) => h("option", { value: name, selected: name === filter.status }, name))];
 
-  main.replaceChildren(
-    h("h1", { class: "unseen", tabindex: -1 }, "Queue"), summary, upload.form, atWork,
-    h("form", { class: "filters", role: "search", "aria-label": "Filter the queue", onsubmit: (event) => event.preventDefault() },
-      h("label", {}, "Status ", h("select", { onchange: ({ target }) => choose({ status: target.value }) }, options)),
-      h("label", { class: "wide" }, "Path ", h("input", { type: "search", value: filter.q, placeholder: "part of a name", oninput: typed })),
-      filter.batch && h("p", { class: "chip" }, `Batch ${filter.batch} `,
-        h("a", { href: `#/jobs${query({ ...filter, batch: null })}`, "aria-label": `All batches, not only ${filter.batch}` }, "×"))),
-    list, empty, pager);
+  const filters = h("form", { class: "filters", role: "search", "aria-label": "Filter the queue", onsubmit: (event) => event.preventDefault() },
+    h("label", {}, "Status ", h("select", { onchange: ({ target }) => choose({ status: target.value }) }, options)),
+    h("label", { class: "wide" }, "Path ", h("input", { type: "search", value: filter.q, placeholder: "part of a name", oninput: typed })),
+    filter.batch && h("p", { class: "chip" }, `Batch ${filter.batch} `,
+      h("a", { href: `#/jobs${query({ ...filter, batch: null })}`, "aria-label": `All batches, not only ${filter.batch}` }, "×")));
+  main.replaceChildren(h("h1", { class: "unseen", tabindex: -1 }, "Queue"), summary, upload.form, atWork, filters, list, empty, pager);
 
   const refresh = calmly(load, REFRESH_MS);
   if (status) show(status);
@@ -46,7 +44,9 @@ export function open(main, { asked, status }) {
     next = page.next;
     rows = keep(list, page.jobs, (job) => job.job_id, row);
     empty.hidden = page.jobs.length > 0;
-    empty.textContent = Object.values(filter).some(Boolean)
+    const all = !Object.values(filter).some(Boolean);
+    filters.hidden = all && !page.jobs.length;
+    empty.textContent = !all
       ? "Nothing like that." : "Nothing here yet. What you drop on this page, or into the inbox, appears here.";
     newer.disabled = pages.length === 1;
     older.disabled = next === null;

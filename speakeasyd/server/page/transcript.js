@@ -60,7 +60,7 @@ export function transcript(audio) {
   function reach(at) {
     audio.currentTime = at;
     light(at);
-    lit?.node.scrollIntoView({ block: "center" });
+    lit?.node.closest("p").scrollIntoView({ block: "center" });
   }
 
   function follow() {

@@ -96,7 +96,7 @@ function conclude(line, { files, taken, refused, wish }) {
   ].filter(Boolean);
   line.replaceChildren(h("p", {}, `${said.join("; ")} `,
     taken.length === 1 ? h("a", { href: `#/job/${taken[0].job_id}` }, "Open it") : wish.batch && h("a", { href: `#/jobs${query({ batch: wish.batch })}` }, "Show them")),
-  h("span", {}), button("Dismiss", () => line.remove()));
+  button("Dismiss", () => line.remove()));
   if (refused.length) line.append(h("ul", { class: "problem" }, refused.slice(0, 20).map((reason) => h("li", {}, reason))));
   else setTimeout(() => { if (!line.matches(":focus-within, :hover")) line.remove(); }, THANKS_MS);
 }
