@@ -33,9 +33,7 @@ def _time(what: str) -> Any:
 def command(
     words: Annotated[
         list[str],
-        typer.Argument(
-            metavar="WORDS", help="All of them, in any order; `trans*` for a beginning, '\"a phrase\"', `-not`."
-        ),
+        typer.Argument(metavar="WORDS", help="All of them, in any order; also `trans*`, `-not`, `'\"in a row\"'`."),
     ],
     since: Annotated[str | None, _time("from then on")] = None,
     until: Annotated[str | None, _time("until then")] = None,

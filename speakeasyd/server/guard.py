@@ -132,8 +132,8 @@ def _guarded(scope: Scope, send: Send) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.update(_POLICY)
-            if not scope["path"].startswith("/static/"):
-                headers.setdefault("Cache-Control", "no-store")
+            kept = scope["path"].startswith("/static/")  # by the browser, who asks whether it is still the same
+            headers.setdefault("Cache-Control", "no-cache" if kept else "no-store")
         await send(message)
 
     return send_guarded

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO, Self
 
 from python_multipart.exceptions import ParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -15,6 +15,9 @@ from starlette.requests import Request
 
 from speakeasyd.durable import draft, settle
 from speakeasyd.server.problems import Refused
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 BLOCK = 1 << 20  # bytes handed to the disk at a time
 FIELDS_LIMIT = 1 << 16  # bytes of all fields that are no files
@@ -103,7 +106,7 @@ class _Reader:
         self.ended = False
 
     @property
-    def callbacks(self):  # type: ignore[no-untyped-def]  # the library's own type is private
+    def callbacks(self) -> "MultipartCallbacks":
         return {
             "on_header_field": self._on_header_field,
             "on_header_value": self._on_header_value,
