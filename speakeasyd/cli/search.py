@@ -35,6 +35,7 @@ def command(
         list[str],
         typer.Argument(metavar="WORDS", help="All of them, in any order; also `trans*`, `-not`, `'\"in a row\"'`."),
     ],
+    *,
     since: Annotated[str | None, _time("from then on")] = None,
     until: Annotated[str | None, _time("until then")] = None,
     batch: Annotated[str | None, typer.Option(help="Only in this batch.")] = None,

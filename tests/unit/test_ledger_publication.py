@@ -86,21 +86,3 @@ async def test_completion_says_what_was_written(ledger: Ledger) -> None:
     assert artifact == {"path": "new.txt", "written_at": "2026-01-01T00:00:00.000Z"}
     row = await status(ledger, job.id)
     assert (row["status"], row["progress"], row["finished_at"]) == ("completed", 1.0, "2026-01-01T00:00:00.000Z")
-
-
-async def test_words_are_found_where_they_are_said(ledger: Ledger) -> None:
-    one, two = await claimed(ledger, a_file("one.wav"), a_file("two.wav"))
-    await ledger.record([(one.id, one.token, a_chunk(0, " The quick brown fox", " jumps over the Café."))])
-    await ledger.record([(two.id, two.token, a_chunk(1, " A slow fox."))])
-    assert [(hit.path, hit.start) for hit in await ledger.search("quick fox")] == [("one.wav", 0.0)]
-    assert {hit.path for hit in await ledger.search("FOX")} == {"one.wav", "two.wav"}
-    [hit] = await ledger.search("cafe")
-    assert (hit.job_id, hit.start, hit.end, hit.snippet) == (one.id, 1.0, 2.0, " jumps over the [Café].")
-    assert len(await ledger.search("fo*", limit=1)) == 1
-
-
-@pytest.mark.parametrize("words", ["", '"', "a AND", "text:fox", "(", "* ^", "NEAR(a b)", "it's"])
-async def test_no_word_is_taken_for_an_operator(ledger: Ledger, words: str) -> None:
-    [job] = await claimed(ledger, a_file("a.wav"))
-    await ledger.record([(job.id, job.token, a_chunk(0, " fox"))])
-    assert await ledger.search(words) == []

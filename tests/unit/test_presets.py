@@ -38,6 +38,14 @@ def test_each_level_overrides_the_one_below_and_keeps_the_rest() -> None:
     assert choice.options.beam_size == 2  # of the sidecar
 
 
+def test_a_sidecar_may_name_another_preset() -> None:
+    choice = presets().choose("calls", {"preset": "meetings", "beam_size": 2})
+    assert (choice.preset, choice.options.language, choice.options.beam_size) == ("meetings", "de", 2)
+    assert choice.options.channels == "mix"  # the folder's preset does not hold any more
+    with pytest.raises(FileFault, match=r"no preset 'sing'.*calls, meetings"):
+        presets().choose("", {"preset": "sing"})
+
+
 def test_the_preset_of_the_inbox_is_named_where_no_folder_names_another() -> None:
     assert presets("meetings").choose("").preset == "meetings"
 
