@@ -5,6 +5,7 @@ jobs      1,000,000 jobs in the ledger: claims, a page of `job_status`, `batch_p
 idle      a daemon without work and without a model: processor and memory
 latency   one clip dropped into an idle daemon with its model loaded: from settled to text in the outbox
 start     from the start of the program to the first chunk
+hours     a file of 1 hour and one of 10: memory of all processes
 clients   a batch with 100 WebSocket clients listening and without: how much slower, how late an event comes
 """
 
@@ -19,15 +20,18 @@ import subprocess
 import sys
 import tempfile
 import time
+import wave
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
+import av
 import psutil
 import websockets
 
 from benchmarks.corpus import SAMPLES
+from benchmarks.measure import measured
 from speakeasyd.clock import SystemClock
 from speakeasyd.events import Hub
 from speakeasyd.ledger.ledger import Ledger
@@ -36,6 +40,7 @@ from tests.ledgers import fill
 
 FILES, JOBS, CLAIMS = 100_000, 1_000_000, 200
 IDLE_S = 60.0
+HOURS = (1, 10)
 CLIENTS, BATCH, PORT = 100, 100, 8643
 SAMPLE = SAMPLES / "voice_memo.flac"
 PAGE = "SELECT * FROM job_status WHERE status = 'completed' ORDER BY job_id DESC LIMIT 50"
@@ -48,7 +53,7 @@ class Daemon:
         """`port`: of its server; 0: without one."""
         self.server = {"SPEAKEASYD_SERVER__ENABLED": str(bool(port)).lower(), "SPEAKEASYD_SERVER__PORT": str(port)}
         self.inbox, self.outbox, self.state = root / "inbox", root / "outbox", root / "state"
-        self.inbox.mkdir()
+        self.inbox.mkdir(parents=True)
         places = ["--inbox", str(self.inbox), "--outbox", str(self.outbox), "--state", str(self.state)]
         self.command = [sys.executable, "-m", "speakeasyd", "run", *places, "--model", "bundled", *options]
 
@@ -152,6 +157,24 @@ def start(root: Path) -> None:
         print(f"start: {time.monotonic() - began:.2f} s to the first chunk")
 
 
+def hours(root: Path) -> None:
+    """The samples, over and over: speech all the time."""
+    with ExitStack() as stack:
+        sounds = [stack.enter_context(av.open(str(path))) for path in sorted(SAMPLES.glob("*.flac"))]
+        resampler = av.AudioResampler("s16", "mono", 16000)
+        frames = (frame for sound in sounds for frame in sound.decode(audio=0))
+        turn = b"".join(out.to_ndarray().tobytes() for frame in frames for out in resampler.resample(frame))
+    for length in HOURS:
+        daemon = Daemon(root / str(length))
+        with wave.open(str(daemon.inbox / "talk.wav"), "wb") as file:
+            file.setparams((1, 2, 16000, 0, "NONE", ""))
+            for _ in range(round(length * 3600 * 32000 / len(turn))):
+                file.writeframesraw(turn)
+        took = measured([word if word != "run" else "once" for word in daemon.command])
+        busy = f"cores {took.cores_busy:.0f} % busy"
+        print(f"hours: {length} h in {took.seconds:.0f} s, {took.peak_mb:.0f} MB at most, {busy}", flush=True)
+
+
 def clients(root: Path) -> None:
     """Turn by turn, since the machine's speed changes; the clients' own work is counted against the daemon, too."""
     times: dict[int, list[float]] = {0: [], CLIENTS: []}
@@ -194,7 +217,7 @@ async def _listen(late: list[float] | None) -> None:
                 late += [1000 * (now - datetime.fromisoformat(event["at"]).timestamp()) for event in told["events"]]
 
 
-ALL: tuple[Callable[[Path], None], ...] = (arrivals, jobs, idle, latency, start, clients)
+ALL: tuple[Callable[[Path], None], ...] = (arrivals, jobs, idle, latency, start, clients, hours)
 
 
 def main() -> None:
