@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +30,40 @@ MEMO = REPOSITORY / "speakeasyd" / "data" / "samples" / "voice_memo.flac"
 PATIENCE_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a daemon with words, which has done nothing yet."""
-    root = tmp_path_factory.mktemp("page")
-    (root / "inbox").mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    told = {"SPEAKEASYD_SERVER__PORT": str(port), "SPEAKEASYD_SERVER__ENABLED": "true", "HOME": str(root)}
-    told |= {"SPEAKEASYD_OPTIONS__WORD_TIMESTAMPS": "true", "SPEAKEASYD_OPTIONS__MODEL": "bundled"}
+ENTRY = "a secret of tests, long enough"
+
+
+@contextmanager
+def _daemon(root: Path, port: int, **told: str) -> Iterator[str]:
+    """The address of a daemon with words."""
+    (root / "inbox").mkdir(exist_ok=True)
+    told |= {"SERVER__PORT": str(port), "SERVER__ENABLED": "true"}
+    told |= {"OPTIONS__WORD_TIMESTAMPS": "true", "OPTIONS__MODEL": "bundled"}
+    settings = {"HOME": str(root)} | {f"SPEAKEASYD_{name}": value for name, value in told.items()}
     places = ["--inbox", root / "inbox", "--outbox", root / "outbox", "--state", root / "state"]
-    log = (root / "log").open("wb")
-    daemon = subprocess.Popen(
-        [sys.executable, "-m", "speakeasyd", "run", *map(str, places)], env=os.environ | told, stderr=log
-    )
+    with (root / "log").open("ab") as log:
+        daemon = subprocess.Popen(
+            [sys.executable, "-m", "speakeasyd", "run", *map(str, places)], env=os.environ | settings, stderr=log
+        )
     try:
         _wait_for(f"http://127.0.0.1:{port}/readyz")
         yield f"http://127.0.0.1:{port}"
     finally:
         daemon.send_signal(signal.SIGTERM)
         daemon.wait()
-        log.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a daemon which has done nothing yet."""
+    with _daemon(tmp_path_factory.mktemp("page"), _free_port()) as address:
+        yield address
 
 
 def _wait_for(url: str) -> None:
@@ -143,12 +157,85 @@ def test_the_queue_is_filtered_by_its_address(transcribed: Any, address: str) ->
     transcribed.get_by_text("dentist").first.wait_for()
 
 
+def test_a_file_that_is_refused_keeps_no_other_away(browser: Any, address: str, tmp_path: Path) -> None:
+    notes = tmp_path / "notes.pdf"
+    notes.write_bytes(b"%PDF")
+    tab = browser.new_page()
+    tab.goto(address)
+    with tab.expect_file_chooser() as chooser:
+        tab.get_by_role("button", name="Choose files").click()
+    chooser.value.set_files([str(notes), str(shutil.copy(MEMO, tmp_path / "second.flac"))])
+    tab.locator("#uploads li", has_text="notes.pdf").wait_for()
+    tab.locator("#uploads").get_by_role("link", name="Open it").click()
+    tab.get_by_role("heading", name="second.flac").wait_for()
+    tab.close()
+
+
+def test_the_arrow_keys_go_through_the_text(transcribed: Any) -> None:
+    transcribed.locator(".transcript button").first.focus()
+    transcribed.keyboard.press("ArrowDown")
+    transcribed.keyboard.press("ArrowRight")
+    transcribed.keyboard.press("ArrowRight")
+    word = transcribed.locator(".transcript :focus")
+    assert word.inner_text() == transcribed.locator(".transcript p").nth(1).locator(".words > span").nth(1).inner_text()
+    at = float(word.get_attribute("data-at"))
+    transcribed.keyboard.press("Enter")
+    _heard_from(transcribed, at)
+
+
+def test_back_is_where_one_was(transcribed: Any) -> None:
+    opened = transcribed.evaluate("location.hash")
+    assert transcribed.evaluate("document.activeElement.tagName") == "H1"
+    transcribed.go_back()
+    transcribed.locator(f".jobs a[href='{opened}']:focus").wait_for()
+
+
+def test_ten_hours_of_text_freeze_nothing(transcribed: Any) -> None:
+    def line(number: int) -> dict[str, Any]:
+        words = [
+            {"start": 3.6 * number + 0.36 * n, "end": 3.6 * number + 0.36 * n + 0.3, "text": " so", "probability": 0.9}
+            for n in range(10)
+        ]
+        return {"start": 3.6 * number, "end": 3.6 * (number + 1), "text": " so" * 10, "channel": None, "words": words}
+
+    told = {"language": "en", "segments": [line(number) for number in range(10_000)], "gaps": []}
+    transcribed.route("**/transcript", lambda route: route.fulfill(json=told))
+    transcribed.evaluate("""() => {
+        window.longest = 0;
+        const note = (list) => { for (const { duration } of list.getEntries()) longest = Math.max(longest, duration); };
+        new PerformanceObserver(note).observe({ type: "longtask" });
+    }""")
+    transcribed.evaluate("location.hash += '?t=10'")
+    transcribed.locator(".transcript p").nth(9_999).wait_for(state="attached")
+    transcribed.locator(".transcript p").nth(2).locator(".lit").wait_for()
+    assert transcribed.evaluate("longest") < 1000
+
+
+def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_path: Path) -> None:
+    tab, port = browser.new_page(), _free_port()
+    tab.set_default_timeout(1000 * PATIENCE_S)
+    with _daemon(tmp_path, port, SERVER__TOKEN=ENTRY) as address:
+        tab.goto(address)
+        secret = tab.get_by_label("Token", exact=True)
+        secret.fill("guessed")
+        secret.press("Enter")
+        tab.get_by_text("This is not the token.").wait_for()
+        secret.fill(ENTRY)
+        secret.press("Enter")
+        tab.locator("aside li").first.wait_for()
+    lost = tab.get_by_text("The connection to the daemon is lost")
+    lost.wait_for()
+    with _daemon(tmp_path, port, SERVER__TOKEN=ENTRY):
+        lost.wait_for(state="hidden")
+    tab.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 1280])
 def test_everybody_can_use_it(browser: Any, address: str, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     tab = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})
-    for view in ("#/jobs", "#/job/1", "#/search?q=the"):
+    for view in ("#/jobs", "#/job/1", "#/search?q=the&since=2020"):
         tab.goto(f"{address}/{view}")
         tab.locator("main h1").first.wait_for(state="attached")
         tab.locator("aside li").first.wait_for()
