@@ -34,7 +34,10 @@ export function open(main, { path: [id], asked, from, renamed }) {
   }
 
   function hear(events) {
-    if (events.some((event) => String(event.job_id) === id)) refresh();
+    const mine = events.filter((event) => String(event.job_id) === id);
+    const meter = head.querySelector("progress"), done = mine.findLast(({ kind }) => kind === "chunk.done");
+    if (meter && done) meter.value = done.data.progress;
+    if (mine.length) refresh();
   }
 
   function leave() {

@@ -26,7 +26,8 @@ export function hear({ kind, data }) {
 function show({ phase, peak_db: peak, seconds }) {
   recording = phase === "recording" || phase === "stopping";
   button.classList.toggle("recording", recording);
-  button.textContent = recording ? "Stop recording" : "Record";
+  button.textContent = recording ? "Stop" : "Record";
+  button.ariaLabel = recording ? "Stop recording" : null;
   meter.hidden = time.hidden = !recording;
   meter.value = Math.max(FLOOR_DB, peak);
   time.textContent = clock(seconds);

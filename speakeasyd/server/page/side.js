@@ -50,7 +50,7 @@ function incident(one) {
   const over = one.resolved_at === null ? "not over yet" : `over${one.cost_seconds === null ? "" : ` after ${span(one.cost_seconds)}`}`;
   return h("li", {}, h("b", {}, one.device), ` ${what}`,
     h("small", {}, when(one.at), ` · ${one.action} · ${over}`),
-    verbatim.length && h("details", {}, h("summary", {}, "What it said"), h("code", {}, verbatim.join(": "))));
+    verbatim.length > 0 && h("details", {}, h("summary", {}, "What it said"), h("code", {}, verbatim.join(": "))));
 }
 
 function batch(one) {
