@@ -4,7 +4,6 @@ import { enter, query } from "./api.js";
 import { bar, byId, h, redraw } from "./dom.js";
 import { plural, size } from "./words.js";
 
-const AT_ONCE = 2;  // requests; one for each file, so that one that is refused keeps no other away
 const THANKS_MS = 10000;
 
 const batch = h("input", { name: "batch", placeholder: "a folder of the inbox", autocomplete: "off" });
@@ -70,19 +69,14 @@ async function upload(all) {
   const meter = bar(0, `Uploading ${what}`), stop = new AbortController(), taken = [], refused = [];
   const line = h("div", { class: "upload" }, h("p", {}, `Uploading ${what}`), meter, button("Cancel", () => stop.abort()));
   byId("uploads").append(line);
-  const through = new Map();
-  const waiting = files.values();
-  await Promise.all(Array.from({ length: AT_ONCE }, async () => {
-    for (const one of waiting) {
-      if (stop.signal.aborted) break;
-      const answer = await post(one, wish, stop.signal, (loaded) => {
-        through.set(one, loaded);
-        meter.value = total ? Math.min(1, [...through.values()].reduce((sum, bytes) => sum + bytes, 0) / total) : 1;
-      });
-      if (answer.files) taken.push(...answer.files);
-      else if (!stop.signal.aborted) refused.push(`${one.path}: ${answer.error.message}`);
-    }
-  }));
+  let done = 0;
+  for (const one of files) {
+    if (stop.signal.aborted) break;
+    const answer = await post(one, wish, stop.signal, (loaded) => { meter.value = total ? (done + loaded) / total : 1; });
+    done += one.file.size;
+    if (answer.files) taken.push(...answer.files);
+    else if (!stop.signal.aborted) refused.push(`${one.path}: ${answer.error.message}`);
+  }
   conclude(line, { files, taken, refused, wish });
 }
 
@@ -103,7 +97,7 @@ function conclude(line, { files, taken, refused, wish }) {
 
 const button = (label, onclick) => h("button", { type: "button", class: "quiet", onclick }, label);
 
-/** What the daemon answers, or `{error}`. */
+/** What the daemon answers, or `{error}`. A request has one file, so that one that is refused keeps no other away. */
 function post({ path, file }, wish, signal, progress) {
   const body = new FormData();
   if (wish.batch) body.append("batch", wish.batch);
