@@ -3,7 +3,8 @@
 import { byId } from "./dom.js";
 
 const BASE = "/api/v1";
-const FIRST_WAIT_MS = 500, LONGEST_WAIT_MS = 20000;
+const FIRST_WAIT_MS = 500,
+  LONGEST_WAIT_MS = 20000;
 const TOKEN_NEEDED = 4401;
 
 export class Problem extends Error {
@@ -29,11 +30,12 @@ export async function ask(path, options = {}) {
   return said;
 }
 
-export const send = (path, body) => ask(path, {
-  method: "POST",
-  headers: { "Content-Type": "application/json" },
-  body: body === undefined ? undefined : JSON.stringify(body),
-});
+export const send = (path, body) =>
+  ask(path, {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
 
 /** The parts of a query that say something. */
 export function query(values) {
@@ -46,7 +48,9 @@ let entering = null;
 /** Asks a person for the token, once, however many wait for it. */
 export function enter() {
   entering ??= new Promise((entered) => {
-    const dialog = byId("token"), form = dialog.querySelector("form"), wrong = byId("token-wrong");
+    const dialog = byId("token"),
+      form = dialog.querySelector("form"),
+      wrong = byId("token-wrong");
     dialog.oncancel = (event) => event.preventDefault();
     form.onsubmit = async (event) => {
       event.preventDefault();
@@ -68,9 +72,10 @@ export function enter() {
   return entering;
 }
 
-/** Tells `hear.snapshot(status)`, `hear.events(list)` and `hear.connected(whether)`; reconnects by itself, misses nothing. */
+/** Tells `hear.snapshot(status)`, `.events(list)` and `.connected(whether)`; reconnects by itself, misses nothing. */
 export function listen(hear) {
-  let last = null, wait = FIRST_WAIT_MS;
+  let last = null,
+    wait = FIRST_WAIT_MS;
   connect();
 
   function connect() {
@@ -105,7 +110,15 @@ export function listen(hear) {
 }
 
 /** So long, or until the network is back. */
-const pause = (ms) => new Promise((over) => {
-  const timer = setTimeout(over, ms);
-  addEventListener("online", () => { clearTimeout(timer); over(); }, { once: true });
-});
+const pause = (ms) =>
+  new Promise((over) => {
+    const timer = setTimeout(over, ms);
+    addEventListener(
+      "online",
+      () => {
+        clearTimeout(timer);
+        over();
+      },
+      { once: true },
+    );
+  });

@@ -11,14 +11,17 @@ import * as upload from "./upload.js";
 import { plural } from "./words.js";
 
 const VIEWS = { jobs: queue, job, search };
-const LOOK_MS = 1000, LOOK_ANYWAY_MS = 15000;
+const LOOK_MS = 1000,
+  LOOK_ANYWAY_MS = 15000;
 const NEWS = {
   "job.failed": (event) => `Failed: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
   "batch.completed": (event) => `The batch ${event.data.batch} is done: ${plural(event.data.total, "file")}`,
   "queue.paused": (event) => `Paused: ${event.data.reason}`,
   "queue.resumed": () => "Work goes on",
 };
-let view = null, status = null, here = null;
+let view = null,
+  status = null,
+  here = null;
 
 /** Where a person was in each entry of the browser's history: how far down, and on which link. */
 const places = new Map();
@@ -29,7 +32,13 @@ function route() {
   const [name, ...rest] = (path || "jobs").split("/");
   const wanted = VIEWS[name] ?? queue;
   view?.leave?.();
-  view = wanted.open(byId("main"), { path: rest.map(decodeURIComponent), asked: new URLSearchParams(question), status, from: here, renamed: entitle });
+  view = wanted.open(byId("main"), {
+    path: rest.map(decodeURIComponent),
+    asked: new URLSearchParams(question),
+    status,
+    from: here,
+    renamed: entitle,
+  });
   here = location.hash;
   for (const link of document.querySelectorAll("nav [data-view]")) {
     if (VIEWS[link.dataset.view] === wanted) link.setAttribute("aria-current", "page");
@@ -51,11 +60,19 @@ async function move() {
   await view.ready;
   if (view !== opened) return;
   scrollTo(0, back.top);
-  [...byId("main").querySelectorAll("a")].find((link) => link.getAttribute("href") === back.link)?.focus({ preventScroll: true });
+  [...byId("main").querySelectorAll("a")]
+    .find((link) => link.getAttribute("href") === back.link)
+    ?.focus({ preventScroll: true });
 }
 
 let lastTop = 0;
-addEventListener("scroll", () => { lastTop = scrollY; }, { passive: true });
+addEventListener(
+  "scroll",
+  () => {
+    lastTop = scrollY;
+  },
+  { passive: true },
+);
 
 function entitle() {
   const left = status ? status.counts.pending + status.counts.processing : 0;
@@ -75,7 +92,11 @@ function show(now) {
 }
 
 const look = calmly(async () => {
-  try { show(await ask("/status")); } catch { /* the banner tells that the connection is lost */ }
+  try {
+    show(await ask("/status"));
+  } catch {
+    /* the banner tells that the connection is lost */
+  }
 }, LOOK_MS);
 
 listen({
@@ -84,7 +105,10 @@ listen({
     byId("banner").textContent = is ? "" : "The connection to the daemon is lost; trying again.";
     byId("banner").hidden = is;
   },
-  snapshot: (now) => { show(now); view.refresh?.(); },
+  snapshot: (now) => {
+    show(now);
+    view.refresh?.();
+  },
   events: (events) => {
     for (const event of events) {
       if (event.kind.startsWith("recorder.")) recorder.hear(event);
@@ -96,7 +120,11 @@ listen({
 });
 
 byId("pause").addEventListener("click", ({ target }) => send(`/${target.dataset.wish}`).then(look, complain));
-byId("problem").querySelector("button").addEventListener("click", () => { byId("problem").hidden = true; });
+byId("problem")
+  .querySelector("button")
+  .addEventListener("click", () => {
+    byId("problem").hidden = true;
+  });
 addEventListener("hashchange", move);
 history.replaceState({ been: true }, "");
 route();

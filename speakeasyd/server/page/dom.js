@@ -20,9 +20,11 @@ export function svg(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-export const bar = (value, label, properties = {}) => h("progress", { max: 1, value, "aria-label": label, ...properties });
+export const bar = (value, label, properties = {}) =>
+  h("progress", { max: 1, value, "aria-label": label, ...properties });
 
-const something = (children) => children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
+const something = (children) =>
+  children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
 
 const shown = new WeakMap();
 
@@ -31,18 +33,25 @@ const shown = new WeakMap();
  * `progress` is no reason for another element: its bar moves. Returns the elements by key.
  */
 export function keep(list, items, key, make) {
-  const before = shown.get(list) ?? new Map(), now = new Map();
+  const before = shown.get(list) ?? new Map(),
+    now = new Map();
   const held = [...before].find(([, { node }]) => node.contains(document.activeElement))?.[0];
   for (const item of items) {
-    const { progress, ...rest } = item, said = JSON.stringify(rest), old = before.get(key(item));
+    const { progress, ...rest } = item,
+      said = JSON.stringify(rest),
+      old = before.get(key(item));
     const entry = old?.said === said ? old : { said, node: make(item) };
     const meter = entry.node.querySelector("progress");
     if (meter) meter.value = progress;
     now.set(key(item), entry);
   }
   for (const [name, { node }] of before) if (now.get(name)?.node !== node) node.remove();
-  settle(list, [...now.values()].map(({ node }) => node));
-  if (held !== undefined && !list.contains(document.activeElement)) now.get(held)?.node.querySelector("a, button")?.focus();
+  settle(
+    list,
+    [...now.values()].map(({ node }) => node),
+  );
+  if (held !== undefined && !list.contains(document.activeElement))
+    now.get(held)?.node.querySelector("a, button")?.focus();
   shown.set(list, now);
   return new Map([...now].map(([name, { node }]) => [name, node]));
 }
@@ -56,7 +65,7 @@ export function settle(parent, nodes) {
   }
 }
 
-/** Makes new children of `node`, if `about` says anything else than last time; the focus stays on what is called the same. */
+/** New children of `node`, if `about` says anything else than last time; the focus stays on what is called the same. */
 export function redraw(node, about, make) {
   const said = JSON.stringify(about);
   if (shown.get(node) === said) return;
@@ -81,9 +90,10 @@ export function complain(problem) {
   node.hidden = false;
 }
 
-/** Runs `action` when it is asked to, but never twice at once, and rests `least` ms or four times as long as it took. */
+/** Runs `action` when asked to, but never twice at once, and rests `least` ms or four times as long as it took. */
 export function calmly(action, least) {
-  let busy = false, again = false;
+  let busy = false,
+    again = false;
   return async () => {
     again = true;
     if (busy) return;

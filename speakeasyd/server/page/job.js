@@ -9,17 +9,45 @@ const FORMATS = ["txt", "srt", "vtt", "docx", "md", "json", "tsv", "lrc"];
 const REFRESH_MS = 1000;
 
 export function open(main, { path: [id], asked, from, renamed }) {
-  const title = h("h1", { tabindex: -1 }, `Job ${id}`), head = h("div", { class: "job-head" });
-  const audio = h("audio", { controls: true, preload: "metadata", "aria-label": "The recording", src: `/api/v1/jobs/${id}/audio` });
-  const silent = h("p", { class: "facts", hidden: true }, "The recording is not in the inbox any more, or this browser cannot play it.");
-  const legend = h("p", { class: "legend", hidden: true }, h("span", { class: "low" }, "Dotted"), " words are unsure. ",
-    h("span", { class: "hearing" }, "Click a word to hear it; with the keyboard, arrow keys go through the text."));
-  const empty = h("p", { class: "empty", hidden: true }), more = h("section", { class: "more" });
-  const text = transcript(audio), look = calmly(load, REFRESH_MS), follow = calmly(read, REFRESH_MS);
+  const title = h("h1", { tabindex: -1 }, `Job ${id}`),
+    head = h("div", { class: "job-head" });
+  const audio = h("audio", {
+    controls: true,
+    preload: "metadata",
+    "aria-label": "The recording",
+    src: `/api/v1/jobs/${id}/audio`,
+  });
+  const silent = h(
+    "p",
+    { class: "facts", hidden: true },
+    "The recording is not in the inbox any more, or this browser cannot play it.",
+  );
+  const legend = h(
+    "p",
+    { class: "legend", hidden: true },
+    h("span", { class: "low" }, "Dotted"),
+    " words are unsure. ",
+    h("span", { class: "hearing" }, "Click a word to hear it; with the keyboard, arrow keys go through the text."),
+  );
+  const empty = h("p", { class: "empty", hidden: true }),
+    more = h("section", { class: "more" });
+  const text = transcript(audio),
+    look = calmly(load, REFRESH_MS),
+    follow = calmly(read, REFRESH_MS);
   const view = { title: `Job ${id}`, refresh, leave, hear };
   let reached = asked.get("t") === null;
 
-  main.replaceChildren(back(from), title, head, h("div", { class: "player" }, audio), silent, legend, text.element, empty, more);
+  main.replaceChildren(
+    back(from),
+    title,
+    head,
+    h("div", { class: "player" }, audio),
+    silent,
+    legend,
+    text.element,
+    empty,
+    more,
+  );
   audio.addEventListener("error", () => {
     audio.hidden = true;
     silent.hidden = false;
@@ -35,7 +63,8 @@ export function open(main, { path: [id], asked, from, renamed }) {
 
   function hear(events) {
     const mine = events.filter((event) => String(event.job_id) === id);
-    const meter = head.querySelector("progress"), done = mine.findLast(({ kind }) => kind === "chunk.done");
+    const meter = head.querySelector("progress"),
+      done = mine.findLast(({ kind }) => kind === "chunk.done");
     if (meter && done) meter.value = done.data.progress;
     if (mine.length) refresh();
   }
@@ -44,7 +73,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
     text.leave();
     audio.pause();
     audio.removeAttribute("src");
-    audio.load();  // lets go of the connection
+    audio.load(); // lets go of the connection
     main.classList.remove("silent");
   }
 
@@ -54,7 +83,12 @@ export function open(main, { path: [id], asked, from, renamed }) {
     view.title = title.textContent = job.path;
     renamed();
     draw(job);
-    empty.textContent = job.status === "completed" ? "No speech was found." : job.finished_at ? "No text." : "No text yet: it appears here as it is transcribed.";
+    empty.textContent =
+      job.status === "completed"
+        ? "No speech was found."
+        : job.finished_at
+          ? "No text."
+          : "No text yet: it appears here as it is transcribed.";
   }
 
   async function read() {
@@ -64,7 +98,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
     empty.hidden = told.segments.length + told.gaps.length > 0;
     text.element.lang = told.language ?? "";
     text.element.hidden = !empty.hidden;
-    if (!await text.show(told) || reached || !told.segments.length) return;
+    if (!(await text.show(told)) || reached || !told.segments.length) return;
     reached = true;
     text.reach(Number(asked.get("t")));
   }
@@ -77,16 +111,45 @@ export function open(main, { path: [id], asked, from, renamed }) {
   }
 
   function* heading(job) {
-    yield h("p", { class: "facts" }, h("span", { class: `status ${job.status}` }, job.status), " ",
-      joined(job.audio_seconds !== null && clock(job.audio_seconds), size(job.bytes), job.language, job.model, job.preset && `preset ${job.preset}`, `batch ${job.batch}`),
-      " · ", when(job.finished_at ?? job.created_at));
+    yield h(
+      "p",
+      { class: "facts" },
+      h("span", { class: `status ${job.status}` }, job.status),
+      " ",
+      joined(
+        job.audio_seconds !== null && clock(job.audio_seconds),
+        size(job.bytes),
+        job.language,
+        job.model,
+        job.preset && `preset ${job.preset}`,
+        `batch ${job.batch}`,
+      ),
+      " · ",
+      when(job.finished_at ?? job.created_at),
+    );
     if (job.status === "processing") yield bar(0, "How far it is");
     if (job.error) yield h("p", { class: "problem" }, job.error);
     if (job.advice) yield h("p", { class: "advice" }, job.advice);
     if (job.warning) yield h("p", { class: "warning" }, job.warning);
-    if (job.duplicate_of) yield h("p", {}, "The same bytes as ", h("a", { href: `#/job/${job.duplicate_of}` }, `job ${job.duplicate_of}`), ".");
-    yield h("p", { class: "actions" }, job.finished_at ? act(job, "retry", "Try again") : act(job, "cancel", "Cancel"),
-      h("span", { class: "downloads" }, "Download", FORMATS.map((format) => download(job, format))));
+    if (job.duplicate_of)
+      yield h(
+        "p",
+        {},
+        "The same bytes as ",
+        h("a", { href: `#/job/${job.duplicate_of}` }, `job ${job.duplicate_of}`),
+        ".",
+      );
+    yield h(
+      "p",
+      { class: "actions" },
+      job.finished_at ? act(job, "retry", "Try again") : act(job, "cancel", "Cancel"),
+      h(
+        "span",
+        { class: "downloads" },
+        "Download",
+        FORMATS.map((format) => download(job, format)),
+      ),
+    );
   }
 
   function act(job, wish, label) {
@@ -95,24 +158,49 @@ export function open(main, { path: [id], asked, from, renamed }) {
   }
 }
 
-const download = (job, format) => h("a", { href: `/api/v1/jobs/${job.job_id}/transcript?format=${format}`, download: "" }, format);
+const download = (job, format) =>
+  h("a", { href: `/api/v1/jobs/${job.job_id}/transcript?format=${format}`, download: "" }, format);
 
 function back(from) {
   const search = from?.startsWith("#/search");
-  return h("p", { class: "back" }, h("a", { href: search || from?.startsWith("#/jobs") ? from : "#/jobs" }, search ? "← Search" : "← Queue"));
+  return h(
+    "p",
+    { class: "back" },
+    h("a", { href: search || from?.startsWith("#/jobs") ? from : "#/jobs" }, search ? "← Search" : "← Queue"),
+  );
 }
 
 function* history({ status, attempts, artifacts, incidents }) {
   if (attempts.length > 1 || status === "failed") {
     yield h("h2", {}, plural(attempts.length, "attempt"));
-    yield h("ol", {}, attempts.map((one) => h("li", {}, when(one.started_at), ` ${joined(one.outcome ?? "under way", one.device, one.model)}`, one.error && h("small", {}, one.error))));
+    yield h(
+      "ol",
+      {},
+      attempts.map((one) =>
+        h(
+          "li",
+          {},
+          when(one.started_at),
+          ` ${joined(one.outcome ?? "under way", one.device, one.model)}`,
+          one.error && h("small", {}, one.error),
+        ),
+      ),
+    );
   }
   if (incidents.length) {
     yield h("h2", {}, "What went wrong meanwhile");
-    yield h("ul", {}, incidents.map((one) => h("li", {}, when(one.at), ` ${one.error}`, h("small", {}, one.action))));
+    yield h(
+      "ul",
+      {},
+      incidents.map((one) => h("li", {}, when(one.at), ` ${one.error}`, h("small", {}, one.action))),
+    );
   }
   if (artifacts.length) {
     yield h("h2", {}, "Written");
-    yield h("ul", {}, artifacts.map((one) => h("li", {}, h("code", {}, `${one.outbox}/${one.path}`))));
+    yield h(
+      "ul",
+      {},
+      artifacts.map((one) => h("li", {}, h("code", {}, `${one.outbox}/${one.path}`))),
+    );
   }
 }

@@ -5,13 +5,20 @@ import { bar, calmly, complain, h, keep, redraw } from "./dom.js";
 import * as upload from "./upload.js";
 import { clock, ended, joined, plural, span, when } from "./words.js";
 
-const PAGE = 50, REFRESH_MS = 700, TYPING_MS = 250;
+const PAGE = 50,
+  REFRESH_MS = 700,
+  TYPING_MS = 250;
 const STATUSES = ["pending", "processing", "completed", "failed", "cancelled", "skipped"];
 
 export function open(main, { asked, status }) {
   const filter = { status: asked.get("status"), batch: asked.get("batch"), q: asked.get("q") };
-  let pages = [null];  // the `before` of each page so far
-  let rows = new Map(), working = new Map(), next = null, turn = 0, typing = null, latest = null;
+  let pages = [null]; // the `before` of each page so far
+  let rows = new Map(),
+    working = new Map(),
+    next = null,
+    turn = 0,
+    typing = null,
+    latest = null;
 
   const summary = h("div", { class: "summary" });
   const atWork = h("ul", { class: "jobs at-work", "aria-label": "At work" });
@@ -21,18 +28,54 @@ export function open(main, { asked, status }) {
   const older = h("button", { type: "button", class: "quiet", onclick: () => turnTo([...pages, next]) }, "Older");
   const number = h("span", { class: "facts" });
   const pager = h("nav", { class: "pager", "aria-label": "Pages of the queue", hidden: true }, newer, number, older);
-  const options = [h("option", { value: "" }, "all"), ...STATUSES.map((name) => h("option", { value: name, selected: name === filter.status }, name))];
+  const options = [
+    h("option", { value: "" }, "all"),
+    ...STATUSES.map((name) => h("option", { value: name, selected: name === filter.status }, name)),
+  ];
 
-  const filters = h("form", { class: "filters", role: "search", "aria-label": "Filter the queue", onsubmit: (event) => event.preventDefault() },
+  const filters = h(
+    "form",
+    { class: "filters", role: "search", "aria-label": "Filter the queue", onsubmit: (event) => event.preventDefault() },
     h("label", {}, "Status ", h("select", { onchange: ({ target }) => choose({ status: target.value }) }, options)),
-    h("label", { class: "wide" }, "Path ", h("input", { type: "search", value: filter.q, placeholder: "part of a name", oninput: typed })),
-    filter.batch && h("p", { class: "chip" }, `Batch ${filter.batch} `,
-      h("a", { href: `#/jobs${query({ ...filter, batch: null })}`, "aria-label": `All batches, not only ${filter.batch}` }, "×")));
-  main.replaceChildren(h("h1", { class: "unseen", tabindex: -1 }, "Queue"), summary, upload.form, atWork, filters, list, empty, pager);
+    h(
+      "label",
+      { class: "wide" },
+      "Path ",
+      h("input", { type: "search", value: filter.q, placeholder: "part of a name", oninput: typed }),
+    ),
+    filter.batch &&
+      h(
+        "p",
+        { class: "chip" },
+        `Batch ${filter.batch} `,
+        h(
+          "a",
+          { href: `#/jobs${query({ ...filter, batch: null })}`, "aria-label": `All batches, not only ${filter.batch}` },
+          "×",
+        ),
+      ),
+  );
+  main.replaceChildren(
+    h("h1", { class: "unseen", tabindex: -1 }, "Queue"),
+    summary,
+    upload.form,
+    atWork,
+    filters,
+    list,
+    empty,
+    pager,
+  );
 
   const refresh = calmly(load, REFRESH_MS);
   if (status) show(status);
-  return { title: "Queue", status: show, refresh, hear, ready: load().catch(complain), leave: () => clearTimeout(typing) };
+  return {
+    title: "Queue",
+    status: show,
+    refresh,
+    hear,
+    ready: load().catch(complain),
+    leave: () => clearTimeout(typing),
+  };
 
   async function load() {
     const mine = ++turn;
@@ -47,7 +90,8 @@ export function open(main, { asked, status }) {
     const all = !Object.values(filter).some(Boolean);
     filters.hidden = all && !page.jobs.length;
     empty.textContent = !all
-      ? "Nothing like that." : "Nothing here yet. What you drop on this page, or into the inbox, appears here.";
+      ? "Nothing like that."
+      : "Nothing here yet. What you drop on this page, or into the inbox, appears here.";
     newer.disabled = pages.length === 1;
     older.disabled = next === null;
     pager.hidden = newer.disabled && older.disabled;
@@ -76,9 +120,18 @@ export function open(main, { asked, status }) {
 
   function show(now) {
     latest = now;
-    redraw(summary, { counts: now.counts, pauses: now.pauses, speed: now.speed, left_s: now.left_s, progress: overall(now.batches) }, summed);
+    redraw(
+      summary,
+      { counts: now.counts, pauses: now.pauses, speed: now.speed, left_s: now.left_s, progress: overall(now.batches) },
+      summed,
+    );
     const hidden = now.in_work.filter((job) => !rows.has(job.job_id));
-    working = keep(atWork, hidden, (job) => job.job_id, (job) => row({ ...job, status: "processing", finished_at: null }));
+    working = keep(
+      atWork,
+      hidden,
+      (job) => job.job_id,
+      (job) => row({ ...job, status: "processing", finished_at: null }),
+    );
     for (const option of options) {
       const count = now.counts[option.value];
       if (count !== undefined) option.textContent = `${option.value} (${count.toLocaleString()})`;
@@ -104,30 +157,55 @@ function overall(batches) {
 
 function* summed({ counts, speed, left_s: seconds, pauses, progress }) {
   const left = counts.pending + counts.processing;
-  yield h("p", { class: "big" }, left ? `${plural(left, "file")} to go` : counts.completed ? "Everything is done" : "Ready for your recordings");
+  yield h(
+    "p",
+    { class: "big" },
+    left ? `${plural(left, "file")} to go` : counts.completed ? "Everything is done" : "Ready for your recordings",
+  );
   if (left && progress !== null) yield bar(progress, "All that is under way", { class: "overall" });
-  yield h("p", { class: "facts" }, joined(
-    left && seconds && `about ${span(seconds)} left`,
-    left && speed && `${speed < 10 ? speed.toFixed(1) : Math.round(speed)}× real time`,
-    counts.completed && `${counts.completed.toLocaleString()} done`,
-    counts.failed && `${counts.failed.toLocaleString()} failed`));
+  yield h(
+    "p",
+    { class: "facts" },
+    joined(
+      left && seconds && `about ${span(seconds)} left`,
+      left && speed && `${speed < 10 ? speed.toFixed(1) : Math.round(speed)}× real time`,
+      counts.completed && `${counts.completed.toLocaleString()} done`,
+      counts.failed && `${counts.failed.toLocaleString()} failed`,
+    ),
+  );
   for (const [cause, reason] of Object.entries(pauses)) {
-    yield h("p", { class: "pause" }, `Paused: ${reason}${cause === "person" ? "" : ". It goes on by itself once that is over"}`);
+    yield h(
+      "p",
+      { class: "pause" },
+      `Paused: ${reason}${cause === "person" ? "" : ". It goes on by itself once that is over"}`,
+    );
   }
 }
 
 function row(job) {
-  return h("li", {},
-    h("a", { href: `#/job/${job.job_id}` },
+  return h(
+    "li",
+    {},
+    h(
+      "a",
+      { href: `#/job/${job.job_id}` },
       h("span", { class: "path" }, named(job.path)),
       h("span", { class: `status ${job.status}` }, job.status),
-      job.status === "processing" ? bar(job.progress, `How far ${job.path} is`) : h("span", { class: "about" }, about(job)),
-      when(job.finished_at ?? job.started_at ?? job.created_at)));
+      job.status === "processing"
+        ? bar(job.progress, `How far ${job.path} is`)
+        : h("span", { class: "about" }, about(job)),
+      when(job.finished_at ?? job.started_at ?? job.created_at),
+    ),
+  );
 }
 
 function about(job) {
-  if (job.status === "pending" && Date.parse(job.available_at) > Date.now()) return ["again at ", when(job.available_at)];
-  return job.error ?? joined(job.audio_seconds !== null && clock(job.audio_seconds), job.language, job.warning && "with a warning");
+  if (job.status === "pending" && Date.parse(job.available_at) > Date.now())
+    return ["again at ", when(job.available_at)];
+  return (
+    job.error ??
+    joined(job.audio_seconds !== null && clock(job.audio_seconds), job.language, job.warning && "with a warning")
+  );
 }
 
 function named(path) {

@@ -4,9 +4,12 @@ import { ask, send } from "./api.js";
 import { byId, complain, tell } from "./dom.js";
 import { clock } from "./words.js";
 
-const FLOOR_DB = -60;  // what is quieter is shown as nothing
-const button = byId("record"), meter = byId("level"), time = byId("recorded");
-let recording = false, asked = false;
+const FLOOR_DB = -60; // what is quieter is shown as nothing
+const button = byId("record"),
+  meter = byId("level"),
+  time = byId("recorded");
+let recording = false,
+  asked = false;
 
 /** `is`: whether this machine can record. */
 export function offer(is) {
@@ -20,7 +23,8 @@ export function hear({ kind, data }) {
   show(data);
   if (kind === "recorder.started") tell("Recording");
   if (kind === "recorder.failed") complain({ message: `The recording broke off: ${data.reason}` });
-  if (kind === "recorder.stopped") tell(data.reason ? `The recording ended: ${data.reason}` : "The recording is in the inbox");
+  if (kind === "recorder.stopped")
+    tell(data.reason ? `The recording ended: ${data.reason}` : "The recording is in the inbox");
 }
 
 function show({ phase, peak_db: peak, seconds }) {

@@ -4,34 +4,72 @@ import { ask, query } from "./api.js";
 import { h, redraw, tell } from "./dom.js";
 import { clock, joined, plural, when } from "./words.js";
 
-const MOST = 100;  // hits
+const MOST = 100; // hits
 const NARROWING = ["since", "until", "batch", "preset", "channel"];
 const SIDES = ["left", "right"];
 
 export function open(main, { asked, status }) {
-  const words = asked.get("q") ?? "", hits = h("ol", { class: "hits" }), told = h("p", { class: "facts" });
+  const words = asked.get("q") ?? "",
+    hits = h("ol", { class: "hits" }),
+    told = h("p", { class: "facts" });
   const narrowed = NARROWING.some((name) => asked.get(name));
-  const input = h("input", { type: "search", name: "q", value: words, placeholder: "words, \"a phrase\", beginn*, -not", enterkeyhint: "search" });
+  const input = h("input", {
+    type: "search",
+    name: "q",
+    value: words,
+    placeholder: 'words, "a phrase", beginn*, -not',
+    enterkeyhint: "search",
+  });
   const preset = h("select", { name: "preset" });
   const field = (label, name, type) => h("label", {}, `${label} `, h("input", { type, name, value: asked.get(name) }));
 
   main.replaceChildren(
     h("h1", { tabindex: -1 }, "Search"),
-    h("form", { class: "filters", role: "search", "aria-label": "Search everything that was said", onsubmit: go },
-      h("label", { class: "wide" }, "Words ", input), h("button", {}, "Search"),
-      h("details", { open: narrowed }, h("summary", {}, "Narrow it"), h("div", { class: "filters" },
-        field("Received from", "since", "date"), field("to", "until", "date"), field("Batch", "batch", "text"), h("label", {}, "Preset ", preset),
-        h("label", {}, "Channel ", h("select", { name: "channel" }, h("option", { value: "" }, "any"),
-          SIDES.map((side, number) => h("option", { value: number, selected: asked.get("channel") === String(number) }, side))))))),
-    told, hits);
+    h(
+      "form",
+      { class: "filters", role: "search", "aria-label": "Search everything that was said", onsubmit: go },
+      h("label", { class: "wide" }, "Words ", input),
+      h("button", {}, "Search"),
+      h(
+        "details",
+        { open: narrowed },
+        h("summary", {}, "Narrow it"),
+        h(
+          "div",
+          { class: "filters" },
+          field("Received from", "since", "date"),
+          field("to", "until", "date"),
+          field("Batch", "batch", "text"),
+          h("label", {}, "Preset ", preset),
+          h(
+            "label",
+            {},
+            "Channel ",
+            h(
+              "select",
+              { name: "channel" },
+              h("option", { value: "" }, "any"),
+              SIDES.map((side, number) =>
+                h("option", { value: number, selected: asked.get("channel") === String(number) }, side),
+              ),
+            ),
+          ),
+        ),
+      ),
+    ),
+    told,
+    hits,
+  );
   if (status) offer(status);
   if (!words) setTimeout(() => input.focus());
   return { title: words ? `“${words}”` : "Search", ready: words ? find() : null, status: offer };
 
   function offer({ presets }) {
     preset.parentElement.hidden = !presets.length;
-    redraw(preset, presets, () => [h("option", { value: "" }, "any"),
-      ...presets.map((name) => h("option", { selected: name === asked.get("preset") }, name))]);
+    redraw(preset, presets, () => [
+      h("option", { value: "" }, "any"),
+      ...presets.map((name) => h("option", { selected: name === asked.get("preset") }, name)),
+    ]);
   }
 
   function go(event) {
@@ -43,7 +81,9 @@ export function open(main, { asked, status }) {
     const wanted = Object.fromEntries(["q", ...NARROWING].map((name) => [name, asked.get(name)]));
     try {
       const { hits: found } = await ask(`/search${query({ ...wanted, limit: MOST })}`);
-      told.textContent = found.length ? `${plural(found.length, "place")}${found.length === MOST ? ", the best of them" : ""}` : "It was said nowhere.";
+      told.textContent = found.length
+        ? `${plural(found.length, "place")}${found.length === MOST ? ", the best of them" : ""}`
+        : "It was said nowhere.";
       hits.replaceChildren(...found.map(hit));
     } catch (problem) {
       told.textContent = `${problem.message} ${problem.hint}`;
@@ -53,10 +93,23 @@ export function open(main, { asked, status }) {
 }
 
 function hit(found) {
-  return h("li", {}, h("a", { href: `#/job/${found.job_id}?t=${found.start}` },
-    h("span", { class: "path" }, found.path, " ", h("span", { class: "moment" }, joined(clock(found.start), SIDES[found.channel]))),
-    found.created_at && when(found.created_at),
-    h("span", { class: "snippet" }, marked(found.snippet))));
+  return h(
+    "li",
+    {},
+    h(
+      "a",
+      { href: `#/job/${found.job_id}?t=${found.start}` },
+      h(
+        "span",
+        { class: "path" },
+        found.path,
+        " ",
+        h("span", { class: "moment" }, joined(clock(found.start), SIDES[found.channel])),
+      ),
+      found.created_at && when(found.created_at),
+      h("span", { class: "snippet" }, marked(found.snippet)),
+    ),
+  );
 }
 
 /** The words found stand in brackets. */

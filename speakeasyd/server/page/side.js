@@ -5,16 +5,32 @@ import { bar, calmly, h, keep, redraw, svg } from "./dom.js";
 import { ended, plural, size, span, when } from "./words.js";
 
 const STATES = {
-  starting: "is starting", ready: "is ready", busy: "is at work", soft_restarting: "loads its model again",
-  poisoned: "is being replaced", device_open: "rests until its device is well", half_open: "tries its device again",
-  cpu_only: "rests; the CPU stands in", recycling: "is being renewed", stopped: "has stopped",
+  starting: "is starting",
+  ready: "is ready",
+  busy: "is at work",
+  soft_restarting: "loads its model again",
+  poisoned: "is being replaced",
+  device_open: "rests until its device is well",
+  half_open: "tries its device again",
+  cpu_only: "rests; the CPU stands in",
+  recycling: "is being renewed",
+  stopped: "has stopped",
 };
-const HOURS = 24, HOUR_MS = 3600e3, DRAW_MS = 30000, WIDE = 240, TALL = 60;
+const HOURS = 24,
+  HOUR_MS = 3600e3,
+  DRAW_MS = 30000,
+  WIDE = 240,
+  TALL = 60;
 
-const list = h("ul"), lists = {};
+const list = h("ul"),
+  lists = {};
 const sections = Object.entries({
-  workers: "Workers", waiting: "Waiting to be complete", incidents: "Incidents", batches: "Batches", inboxes: "Inboxes",
-}).map(([name, title]) => h("section", { hidden: true }, h("h2", {}, title), lists[name] = list.cloneNode()));
+  workers: "Workers",
+  waiting: "Waiting to be complete",
+  incidents: "Incidents",
+  batches: "Batches",
+  inboxes: "Inboxes",
+}).map(([name, title]) => h("section", { hidden: true }, h("h2", {}, title), (lists[name] = list.cloneNode())));
 const chart = h("section", { hidden: true });
 
 export function show(aside, status) {
@@ -35,9 +51,20 @@ function part(name, items, key, make) {
 const warned = (...said) => said.filter(Boolean).map((one) => h("small", { class: "warning" }, one));
 
 function worker(one) {
-  return h("li", {}, h("b", {}, one.name), ` ${STATES[one.state] ?? one.state}`,
-    h("small", {}, [one.device !== one.name && one.device, one.model ?? "no model loaded", one.rss && size(one.rss)].filter(Boolean).join(" · ")),
-    warned(one.warning));
+  return h(
+    "li",
+    {},
+    h("b", {}, one.name),
+    ` ${STATES[one.state] ?? one.state}`,
+    h(
+      "small",
+      {},
+      [one.device !== one.name && one.device, one.model ?? "no model loaded", one.rss && size(one.rss)]
+        .filter(Boolean)
+        .join(" · "),
+    ),
+    warned(one.warning),
+  );
 }
 
 function arrival(one) {
@@ -47,21 +74,43 @@ function arrival(one) {
 /** In plain words first; what the library said verbatim is for those who look. */
 function incident(one) {
   const [what, ...verbatim] = one.error.split(": ");
-  const over = one.resolved_at === null ? "not over yet" : `over${one.cost_seconds === null ? "" : ` after ${span(one.cost_seconds)}`}`;
-  return h("li", {}, h("b", {}, one.device), ` ${what}`,
+  const over =
+    one.resolved_at === null
+      ? "not over yet"
+      : `over${one.cost_seconds === null ? "" : ` after ${span(one.cost_seconds)}`}`;
+  return h(
+    "li",
+    {},
+    h("b", {}, one.device),
+    ` ${what}`,
     h("small", {}, when(one.at), ` · ${one.action} · ${over}`),
-    verbatim.length > 0 && h("details", {}, h("summary", {}, "What it said"), h("code", {}, verbatim.join(": "))));
+    verbatim.length > 0 && h("details", {}, h("summary", {}, "What it said"), h("code", {}, verbatim.join(": "))),
+  );
 }
 
 function batch(one) {
   const done = ended(one);
-  return h("li", {}, h("a", { href: `#/jobs?batch=${encodeURIComponent(one.batch)}` }, one.batch),
+  return h(
+    "li",
+    {},
+    h("a", { href: `#/jobs?batch=${encodeURIComponent(one.batch)}` }, one.batch),
     done < one.total && bar(one.progress, `How far the batch ${one.batch} is`),
-    h("small", {}, done < one.total ? `${done.toLocaleString()} of ${plural(one.total, "file")}` : plural(one.total, "file"), one.failed > 0 && `, ${one.failed.toLocaleString()} failed`));
+    h(
+      "small",
+      {},
+      done < one.total ? `${done.toLocaleString()} of ${plural(one.total, "file")}` : plural(one.total, "file"),
+      one.failed > 0 && `, ${one.failed.toLocaleString()} failed`,
+    ),
+  );
 }
 
 function inbox(one) {
-  return h("li", {}, h("code", {}, one.path), warned(one.note, one.unreadable.length && `cannot be read: ${one.unreadable.join(", ")}`));
+  return h(
+    "li",
+    {},
+    h("code", {}, one.path),
+    warned(one.note, one.unreadable.length && `cannot be read: ${one.unreadable.join(", ")}`),
+  );
 }
 
 const draw = calmly(async () => {
@@ -73,18 +122,60 @@ const draw = calmly(async () => {
 }, DRAW_MS);
 
 function* throughput({ lately, first }) {
-  const most = Math.max(...lately.map((one) => one.audio_seconds), 1), wide = WIDE / HOURS;
+  const most = Math.max(...lately.map((one) => one.audio_seconds), 1),
+    wide = WIDE / HOURS;
   const total = span(lately.reduce((sum, one) => sum + one.audio_seconds, 0));
   const bars = lately.map((one) => {
-    const tall = Math.max(1, TALL * one.audio_seconds / most);
-    return svg("rect", { x: (one.at - first) / HOUR_MS * wide + 1, y: TALL - tall, width: wide - 2, height: tall, rx: 1.5 });
+    const tall = Math.max(1, (TALL * one.audio_seconds) / most);
+    return svg("rect", {
+      x: ((one.at - first) / HOUR_MS) * wide + 1,
+      y: TALL - tall,
+      width: wide - 2,
+      height: tall,
+      rx: 1.5,
+    });
   });
   yield h("h2", {}, "The last day");
-  yield svg("svg", { viewBox: `0 0 ${WIDE} ${TALL}`, class: "chart", role: "img", "aria-label": `Audio transcribed in each hour of the last day: ${total} in all, at most ${span(most)} in an hour` }, ...bars);
+  yield svg(
+    "svg",
+    {
+      viewBox: `0 0 ${WIDE} ${TALL}`,
+      class: "chart",
+      role: "img",
+      "aria-label": `Audio transcribed in each hour of the last day: ${total} in all, at most ${span(most)} in an hour`,
+    },
+    ...bars,
+  );
   yield h("p", { class: "axis", "aria-hidden": "true" }, h("span", {}, `${HOURS} hours ago`), h("span", {}, "now"));
   yield h("p", { class: "facts" }, `${total} of audio; at most ${span(most)} in an hour`);
-  yield h("details", {}, h("summary", {}, "As a table"), h("table", {},
-    h("thead", {}, h("tr", {}, ["Hour", "Audio", "Files", "Failed"].map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, lately.map((one) => h("tr", {}, h("th", { scope: "row" }, when(new Date(one.at).toISOString())),
-      [span(one.audio_seconds), one.completed, one.failed].map((value) => h("td", {}, String(value))))))));
+  yield h(
+    "details",
+    {},
+    h("summary", {}, "As a table"),
+    h(
+      "table",
+      {},
+      h(
+        "thead",
+        {},
+        h(
+          "tr",
+          {},
+          ["Hour", "Audio", "Files", "Failed"].map((name) => h("th", { scope: "col" }, name)),
+        ),
+      ),
+      h(
+        "tbody",
+        {},
+        lately.map((one) =>
+          h(
+            "tr",
+            {},
+            h("th", { scope: "row" }, when(new Date(one.at).toISOString())),
+            [span(one.audio_seconds), one.completed, one.failed].map((value) => h("td", {}, String(value))),
+          ),
+        ),
+      ),
+    ),
+  );
 }

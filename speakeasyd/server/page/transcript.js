@@ -3,24 +3,33 @@
 import { h, settle } from "./dom.js";
 import { clock } from "./words.js";
 
-const UNSURE = 0.5;  // probability of a word, below which it is marked
-const GUESSED = -0.8;  // the same for a segment without words: its mean log-probability
-const AT_ONCE = 300;  // segments made before the browser may do something else
-const LINGER_S = 0.5;  // a word stays lit after its end
-const EARLY_S = 0.02;  // a seek may land a little before the word that was meant
-const STEPS = { ArrowDown: [".at", 1], ArrowUp: [".at", -1], ArrowRight: [".words > span", 1], ArrowLeft: [".words > span", -1] };
+const UNSURE = 0.5; // probability of a word, below which it is marked
+const GUESSED = -0.8; // the same for a segment without words: its mean log-probability
+const AT_ONCE = 300; // segments made before the browser may do something else
+const LINGER_S = 0.5; // a word stays lit after its end
+const EARLY_S = 0.02; // a seek may land a little before the word that was meant
+const STEPS = {
+  ArrowDown: [".at", 1],
+  ArrowUp: [".at", -1],
+  ArrowRight: [".words > span", 1],
+  ArrowLeft: [".words > span", -1],
+};
 
 export function transcript(audio) {
   const element = h("div", { class: "transcript", role: "group", "aria-label": "Transcript" });
-  const lines = new Map();  // of segments and gaps, by what they say
-  let words = [], lit = null, turn = 0, frame = null;
+  const lines = new Map(); // of segments and gaps, by what they say
+  let words = [],
+    lit = null,
+    turn = 0,
+    frame = null;
 
   element.addEventListener("click", ({ target }) => {
     const at = target.closest("[data-at]")?.dataset.at;
     if (at !== undefined && getSelection().isCollapsed) play(Number(at));
   });
   element.addEventListener("keydown", (event) => {
-    const step = STEPS[event.key], word = event.target.closest(".words > span");
+    const step = STEPS[event.key],
+      word = event.target.closest(".words > span");
     const chosen = word && (event.key === "Enter" || event.key === " ");
     if (step || chosen) event.preventDefault();
     if (step) go(event.target, ...step);
@@ -28,22 +37,37 @@ export function transcript(audio) {
   });
   audio.addEventListener("play", follow);
   audio.addEventListener("seeked", () => light());
-  return { element, show, reach, leave: () => { turn += 1; cancelAnimationFrame(frame); } };
+  return {
+    element,
+    show,
+    reach,
+    leave: () => {
+      turn += 1;
+      cancelAnimationFrame(frame);
+    },
+  };
 
   /** Brings the text up to date, piece by piece: ten hours have a hundred thousand words. False: it was overtaken. */
   async function show(told) {
     const mine = ++turn;
-    const pieces = [...told.segments, ...told.gaps.map((gap) => ({ ...gap, gap: true }))].sort((one, other) => one.start - other.start);
-    const keys = pieces.map((piece) => `${piece.start} ${piece.end} ${piece.channel} ${piece.text}`), wanted = new Set(keys);
+    const pieces = [...told.segments, ...told.gaps.map((gap) => ({ ...gap, gap: true }))].sort(
+      (one, other) => one.start - other.start,
+    );
+    const keys = pieces.map((piece) => `${piece.start} ${piece.end} ${piece.channel} ${piece.text}`),
+      wanted = new Set(keys);
     for (const [key, { node }] of lines) if (!wanted.has(key) && lines.delete(key)) node.remove();
     for (let from = 0; from < pieces.length; from += AT_ONCE) {
       if (from && lines.size < from + AT_ONCE) await new Promise((over) => setTimeout(over));
       if (mine !== turn) return false;
       const upto = Math.min(from + AT_ONCE, pieces.length);
       for (let number = from; number < upto; number += 1) {
-        if (!lines.has(keys[number])) lines.set(keys[number], pieces[number].gap ? gap(pieces[number]) : segment(pieces[number]));
+        if (!lines.has(keys[number]))
+          lines.set(keys[number], pieces[number].gap ? gap(pieces[number]) : segment(pieces[number]));
       }
-      settle(element, keys.slice(0, upto).map((key) => lines.get(key).node));
+      settle(
+        element,
+        keys.slice(0, upto).map((key) => lines.get(key).node),
+      );
     }
     words = keys.flatMap((key) => lines.get(key).words).sort((one, other) => one.start - other.start);
     element.querySelector(".at:not([tabindex='-1'])") ?? element.querySelector(".at")?.removeAttribute("tabindex");
@@ -53,7 +77,9 @@ export function transcript(audio) {
 
   function play(at) {
     audio.currentTime = at;
-    audio.play().catch(() => { /* there is no sound: the page says so */ });
+    audio.play().catch(() => {
+      /* there is no sound: the page says so */
+    });
   }
 
   /** Goes to a moment without a sound. */
@@ -69,7 +95,8 @@ export function transcript(audio) {
   }
 
   function light(at = audio.currentTime) {
-    const last = words[after(words, at + EARLY_S) - 1], now = last && at < last.end + LINGER_S ? last : null;
+    const last = words[after(words, at + EARLY_S) - 1],
+      now = last && at < last.end + LINGER_S ? last : null;
     if (now === lit) return;
     const watched = !lit || visible(lit.node);
     lit?.node.classList.remove("lit");
@@ -81,7 +108,8 @@ export function transcript(audio) {
   /** The arrow keys go through segments and words; the whole is one stop for Tab. */
   function go(from, selector, step) {
     const line = from.closest("p");
-    const inside = [...line.querySelectorAll(selector)], place = inside.indexOf(from) + step;
+    const inside = [...line.querySelectorAll(selector)],
+      place = inside.indexOf(from) + step;
     let to = inside[place];
     for (let next = line; !to && (next = step > 0 ? next.nextElementSibling : next.previousElementSibling);) {
       to = [...next.querySelectorAll(selector)].at(step > 0 ? 0 : -1);
@@ -97,7 +125,9 @@ export function transcript(audio) {
 function segment(piece) {
   const said = piece.words?.length ? piece.words : [{ ...piece, probability: piece.avg_logprob < GUESSED ? 0 : 1 }];
   const words = said.map(({ start, end, text, probability }) => ({
-    start, end, node: h("span", { "data-at": start, class: probability < UNSURE ? "low" : null }, text.trimStart()),
+    start,
+    end,
+    node: h("span", { "data-at": start, class: probability < UNSURE ? "low" : null }, text.trimStart()),
   }));
   const spaced = words.map(({ node }, number) => [/^\s/.test(said[number].text) ? " " : "", node]);
   return { words, node: h("p", {}, time(piece.start), h("span", { class: "words" }, speaker(piece.channel), spaced)) };
@@ -108,15 +138,23 @@ const gap = ({ start, end }) => ({
   node: h("p", { class: "gap" }, h("span", { class: "when" }, clock(start)), `not transcribed, until ${clock(end)}`),
 });
 
-const time = (at) => h("button", { type: "button", class: "at", tabindex: -1, "data-at": at, "aria-label": `Play from ${clock(at)}` }, clock(at));
+const time = (at) =>
+  h(
+    "button",
+    { type: "button", class: "at", tabindex: -1, "data-at": at, "aria-label": `Play from ${clock(at)}` },
+    clock(at),
+  );
 
 function speaker(channel) {
-  return channel === null || channel === undefined ? null : h("b", {}, ["Left:", "Right:"][channel] ?? `Channel ${channel + 1}:`);
+  return channel === null || channel === undefined
+    ? null
+    : h("b", {}, ["Left:", "Right:"][channel] ?? `Channel ${channel + 1}:`);
 }
 
 /** How many of them begin by then. By halving: they are in order, and there may be a hundred thousand. */
 function after(words, at) {
-  let low = 0, high = words.length;
+  let low = 0,
+    high = words.length;
   while (low < high) {
     const middle = (low + high) >> 1;
     if (words[middle].start <= at) low = middle + 1;

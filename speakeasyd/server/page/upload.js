@@ -7,22 +7,41 @@ import { plural, size } from "./words.js";
 const THANKS_MS = 10000;
 
 const batch = h("input", { name: "batch", placeholder: "a folder of the inbox", autocomplete: "off" });
-const preset = h("select", {}), inbox = h("select", {});
-const more = h("details", {}, h("summary", {}, "Options"),
-  h("div", { class: "filters" },
-    h("label", {}, "Batch ", batch), h("label", {}, "Preset ", preset), h("label", {}, "Inbox ", inbox)));
+const preset = h("select", {}),
+  inbox = h("select", {});
+const more = h(
+  "details",
+  {},
+  h("summary", {}, "Options"),
+  h(
+    "div",
+    { class: "filters" },
+    h("label", {}, "Batch ", batch),
+    h("label", {}, "Preset ", preset),
+    h("label", {}, "Inbox ", inbox),
+  ),
+);
 
 /** What the queue shows of it. */
-export const form = h("section", { class: "hand-in", "aria-label": "Hand in" },
+export const form = h(
+  "section",
+  { class: "hand-in", "aria-label": "Hand in" },
   h("p", {}, "Drop audio or video anywhere on this page, or "),
   h("button", { type: "button", onclick: () => choose(false) }, "Choose files"),
   h("button", { type: "button", class: "quiet", onclick: () => choose(true) }, "A folder"),
-  more);
+  more,
+);
 
 /** What can be chosen from. */
 export function offer({ presets, inbox_names: inboxes }) {
-  redraw(preset, presets, () => [h("option", { value: "" }, "of the inbox"), ...presets.map((name) => h("option", {}, name))]);
-  redraw(inbox, inboxes, () => [h("option", { value: "" }, "for uploads"), ...inboxes.map((name) => h("option", {}, name))]);
+  redraw(preset, presets, () => [
+    h("option", { value: "" }, "of the inbox"),
+    ...presets.map((name) => h("option", {}, name)),
+  ]);
+  redraw(inbox, inboxes, () => [
+    h("option", { value: "" }, "for uploads"),
+    ...inboxes.map((name) => h("option", {}, name)),
+  ]);
   preset.parentElement.hidden = !presets.length;
   inbox.parentElement.hidden = inboxes.length < 2;
 }
@@ -33,7 +52,7 @@ function choose(folder) {
   input.click();
 }
 
-let depth = 0;  // of the elements below the pointer that something is dragged over
+let depth = 0; // of the elements below the pointer that something is dragged over
 
 function over(event, by) {
   if (!event.dataTransfer?.types.includes("Files")) return;
@@ -55,8 +74,10 @@ addEventListener("drop", async (event) => {
 async function within(entry, folder) {
   const path = folder + entry.name;
   if (entry.isFile) return [{ path, file: await new Promise((found, lost) => entry.file(found, lost)) }];
-  const reader = entry.createReader(), inside = [];
-  for (let some; (some = await new Promise((found, lost) => reader.readEntries(found, lost))).length;) inside.push(...some);
+  const reader = entry.createReader(),
+    inside = [];
+  for (let some; (some = await new Promise((found, lost) => reader.readEntries(found, lost))).length;)
+    inside.push(...some);
   return (await Promise.all(inside.map((one) => within(one, `${path}/`)))).flat();
 }
 
@@ -66,13 +87,24 @@ async function upload(all) {
   const wish = { batch: batch.value.trim(), preset: preset.value, inbox: inbox.value };
   const total = files.reduce((sum, { file }) => sum + file.size, 0);
   const what = `${files.length === 1 ? files[0].path : plural(files.length, "file")} (${size(total)})`;
-  const meter = bar(0, `Uploading ${what}`), stop = new AbortController(), taken = [], refused = [];
-  const line = h("div", { class: "upload" }, h("p", {}, `Uploading ${what}`), meter, button("Cancel", () => stop.abort()));
+  const meter = bar(0, `Uploading ${what}`),
+    stop = new AbortController(),
+    taken = [],
+    refused = [];
+  const line = h(
+    "div",
+    { class: "upload" },
+    h("p", {}, `Uploading ${what}`),
+    meter,
+    button("Cancel", () => stop.abort()),
+  );
   byId("uploads").append(line);
   let done = 0;
   for (const one of files) {
     if (stop.signal.aborted) break;
-    const answer = await post(one, wish, stop.signal, (loaded) => { meter.value = total ? (done + loaded) / total : 1; });
+    const answer = await post(one, wish, stop.signal, (loaded) => {
+      meter.value = total ? (done + loaded) / total : 1;
+    });
     done += one.file.size;
     if (answer.files) taken.push(...answer.files);
     else if (!stop.signal.aborted) refused.push(`${one.path}: ${answer.error.message}`);
@@ -83,16 +115,35 @@ async function upload(all) {
 function conclude(line, { files, taken, refused, wish }) {
   const known = taken.filter((one) => one.status === "skipped").length;
   const said = [
-    taken.length > known && `${taken.length === 1 ? taken[0].path : plural(taken.length - known, "file")}: in the queue`,
+    taken.length > known &&
+      `${taken.length === 1 ? taken[0].path : plural(taken.length - known, "file")}: in the queue`,
     known && `${plural(known, "file")} had been there before`,
     taken.length + refused.length < files.length && "cancelled",
     refused.length && `${plural(refused.length, "file")} not taken`,
   ].filter(Boolean);
-  line.replaceChildren(h("p", {}, `${said.join("; ")} `,
-    taken.length === 1 ? h("a", { href: `#/job/${taken[0].job_id}` }, "Open it") : wish.batch && h("a", { href: `#/jobs${query({ batch: wish.batch })}` }, "Show them")),
-  button("Dismiss", () => line.remove()));
-  if (refused.length) line.append(h("ul", { class: "problem" }, refused.slice(0, 20).map((reason) => h("li", {}, reason))));
-  else setTimeout(() => { if (!line.matches(":focus-within, :hover")) line.remove(); }, THANKS_MS);
+  line.replaceChildren(
+    h(
+      "p",
+      {},
+      `${said.join("; ")} `,
+      taken.length === 1
+        ? h("a", { href: `#/job/${taken[0].job_id}` }, "Open it")
+        : wish.batch && h("a", { href: `#/jobs${query({ batch: wish.batch })}` }, "Show them"),
+    ),
+    button("Dismiss", () => line.remove()),
+  );
+  if (refused.length)
+    line.append(
+      h(
+        "ul",
+        { class: "problem" },
+        refused.slice(0, 20).map((reason) => h("li", {}, reason)),
+      ),
+    );
+  else
+    setTimeout(() => {
+      if (!line.matches(":focus-within, :hover")) line.remove();
+    }, THANKS_MS);
 }
 
 const button = (label, onclick) => h("button", { type: "button", class: "quiet", onclick }, label);
@@ -104,14 +155,19 @@ function post({ path, file }, wish, signal, progress) {
   if (wish.preset) body.append("preset", wish.preset);
   body.append("files", file, path);
   return new Promise((done) => {
-    const request = new XMLHttpRequest(), fail = (message) => done({ error: { message } });
+    const request = new XMLHttpRequest(),
+      fail = (message) => done({ error: { message } });
     request.open("POST", `/api/v1/batches${query({ inbox: wish.inbox })}`);
     request.responseType = "json";
     request.upload.onprogress = ({ loaded }) => progress(Math.min(loaded, file.size));
     request.onerror = () => fail("it could not be sent, or the daemon does not answer");
     request.onabort = () => fail("cancelled");
     request.onload = async () => {
-      if (request.status === 401) { await enter(); done(post({ path, file }, wish, signal, progress)); return; }
+      if (request.status === 401) {
+        await enter();
+        done(post({ path, file }, wish, signal, progress));
+        return;
+      }
       progress(file.size);
       done(request.response ?? { error: { message: `the daemon answered ${request.status}` } });
     };

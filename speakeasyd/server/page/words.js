@@ -19,7 +19,8 @@ export function span(seconds) {
 }
 
 export function size(bytes) {
-  const power = bytes < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(bytes) / 3)), number = bytes / 1000 ** power;
+  const power = bytes < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(bytes) / 3)),
+    number = bytes / 1000 ** power;
   return `${number.toFixed(power && number < 10 ? 1 : 0)} ${["B", "kB", "MB", "GB", "TB"][power]}`;
 }
 
@@ -30,7 +31,8 @@ const hour = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
 /** A moment: the time of day, with its date if that is not today's. */
 export function when(iso) {
-  const date = new Date(iso), today = date.toDateString() === new Date().toDateString();
+  const date = new Date(iso),
+    today = date.toDateString() === new Date().toDateString();
   return h("time", { datetime: iso, title: day.format(date) }, (today ? hour : day).format(date));
 }
 
