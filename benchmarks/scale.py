@@ -197,7 +197,7 @@ async def _batch(daemon: Daemon, listeners: int) -> tuple[float, list[float]]:
     with daemon.running():
         await asyncio.to_thread(daemon.wait_for, "SELECT count(*) FROM state WHERE key = 'workers'", 1)
         tasks = [asyncio.create_task(_listen(late if n == 0 else None)) for n in range(listeners)]
-        await asyncio.sleep(5)  # all are connected, and the model is loaded
+        await asyncio.sleep(10)  # all are connected, and the model is loaded
         began = time.monotonic()
         for number in range(BATCH):
             (daemon.inbox / f"{number}.flac").write_bytes(SAMPLE.read_bytes() + number.to_bytes(2))
@@ -210,7 +210,8 @@ async def _batch(daemon: Daemon, listeners: int) -> tuple[float, list[float]]:
 
 
 async def _listen(late: list[float] | None) -> None:
-    async with websockets.connect(f"ws://127.0.0.1:{PORT}/api/v1/events", max_size=None, compression=None) as socket:
+    address = f"ws://127.0.0.1:{PORT}/api/v1/events"
+    async for socket in websockets.connect(address, max_size=None, compression=None):  # until the server is up
         async for text in socket:
             if late is not None and (told := json.loads(text))["type"] == "events":
                 now = time.time()

@@ -3,9 +3,10 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -26,7 +27,7 @@ from speakeasyd.server.problems import Refused
 
 router = APIRouter(tags=["jobs"])
 
-STAGING = ".speakeasyd-uploads"  # a folder of the inbox, not looked at: from there a rename is enough
+STAGING = ".speakeasyd-upload-"  # a folder of the inbox, not looked at: from there a rename is enough
 NUMBER_ROOM = 8  # bytes kept free in a name for ` (123)`
 
 _CHANGES: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
@@ -66,18 +67,14 @@ async def upload(request: Request, parts: Lent, inbox: Annotated[str | None, Que
 
 @asynccontextmanager
 async def received(request: Request, inbox: InboxSettings) -> AsyncIterator[Form]:
-    """The form of a request, its files in the inbox's staging folder."""
-    staging = inbox.path / STAGING
+    """The form of a request, its files in a folder of the inbox that is gone afterwards."""
     try:
-        await asyncio.to_thread(staging.mkdir, exist_ok=True)
-        with Form(staging) as form:
+        staging = await asyncio.to_thread(TemporaryDirectory, dir=inbox.path, prefix=STAGING)
+        with staging as folder, Form(Path(folder)) as form:
             await form.receive(request)
             yield form
     except OSError as error:
         raise Refused(503, f"the inbox cannot be written: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # another request may be using it
-            await asyncio.to_thread(staging.rmdir)
 
 
 async def take(parts: Parts, inbox: InboxSettings, file: Received, *, folder: str, changes: Changes) -> Taken:
