@@ -27,6 +27,7 @@ PATIENCE_S = 120.0
 LOOK_S = 0.02  # seconds between looks at the ledger
 REAL, SCRIPTED = "speakeasyd", "tests.torture.scripted"
 QUICK: Mapping[str, Mapping[str, object]] = {
+    "server": {"enabled": False},
     "options": {"model": "bundled"},
     "watch": {"settle_s": 0.1, "poll_s": 0.5, "rescan_s": 5},
     "workers": {"device": "cpu", "batch_size": 1, "replicas": 1},
