@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from speakeasyd import __version__, logs
@@ -172,10 +171,11 @@ class Daemon:
 
     async def _start_server(self) -> None:
         """Its libraries are an extra, and slow to import: the workers are loading their models meanwhile."""
-        if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-            log.info("no page and no API: pip install 'speakeasyd[server]'")
+        try:
+            serving = await asyncio.to_thread(import_module, "speakeasyd.server.service")
+        except ImportError as error:
+            log.info("no page and no API (%s): pip install 'speakeasyd[server]'", error)
             return
-        serving = await asyncio.to_thread(import_module, "speakeasyd.server.service")
         recorder = Recorder(folder=self._settings.inboxes[0].path, tell=to_hub(self._main_loop, self.hub))
         self._stack.push_async_callback(asyncio.to_thread, recorder.stop)
         server = serving.Server(

@@ -1,0 +1,90 @@
+"""The daemon and its server: neither takes the other down."""
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from speakeasyd import daemon
+from speakeasyd.config import InboxSettings, ServerSettings, Settings, WatchSettings, WorkerSettings
+from speakeasyd.daemon import Daemon
+from speakeasyd.ledger.asking import ask
+from speakeasyd.testing import PIECE, SCRIPTED, Script
+from speakeasyd.workers.pool import Pool
+from tests.conftest import eventually
+from tests.ledgers import create
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """One short file to transcribe, and a server on a port of its own choice."""
+    monkeypatch.setattr(daemon, "Pool", partial(Pool, target=SCRIPTED))
+    inbox = InboxSettings(path=tmp_path / "inbox", outbox=tmp_path / "outbox")
+    inbox.path.mkdir()
+    (inbox.path / "talk.wav").write_bytes(bytes(PIECE))
+    create(tmp_path / "ledger.db")
+    Script().write(tmp_path)
+    return Settings(
+        state=tmp_path,
+        inboxes=(inbox,),
+        watch=WatchSettings(settle_s=0.1),
+        workers=WorkerSettings(device="cpu"),
+        server=ServerSettings(port=0),
+    )
+
+
+async def transcribes_and_says(settings: Settings, caplog: pytest.LogCaptureFixture, words: str) -> None:
+    done = "SELECT 1 FROM jobs WHERE status = 'completed'"
+    with caplog.at_level(logging.INFO, "speakeasyd"):
+        async with running(settings) as (_, task):
+            await eventually(lambda: task.done() or words in caplog.text, words)
+            await eventually(lambda: task.done() or ask(settings.state, done), "the transcript")
+            assert not task.done()
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[tuple[Daemon, asyncio.Task[int]]]:
+    one = Daemon(settings=settings)
+    task = asyncio.create_task(one.run())
+    try:
+        yield one, task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_without_its_libraries_all_the_rest_is_there(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "speakeasyd.server.service", None)
+    await transcribes_and_says(settings, caplog, "pip install 'speakeasyd[server]'")
+
+
+async def test_a_port_that_is_taken_keeps_nobody_from_work(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = settings.model_copy(update={"server": ServerSettings(port=port)})
+        await transcribes_and_says(taken, caplog, f"cannot listen at 127.0.0.1:{port}")
+
+
+async def test_a_persons_pause_outlives_a_restart(settings: Settings) -> None:
+    def status() -> list[object]:
+        return [row["status"] for row in ask(settings.state, "SELECT status FROM jobs WHERE path = 'later.wav'")]
+
+    async with running(settings) as (first, _):
+        await eventually(lambda: ask(settings.state, "SELECT 1 FROM state WHERE key = 'workers'"), "the daemon")
+        await first._pauses.begin("person", "lunch")
+    (settings.inboxes[0].path / "later.wav").write_bytes(bytes(2 * PIECE))
+    async with running(settings) as (second, _):
+        await eventually(status, "the job")
+        assert (second._pauses.reasons, status()) == ({"person": "lunch"}, ["pending"])
+        await second._ledger.ask("resume")
+        await eventually(lambda: status() == ["completed"], "the text")
