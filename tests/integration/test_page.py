@@ -1,21 +1,14 @@
 """The page, in a real browser, on a real daemon."""
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from tests.conftest import REPOSITORY
+from tests.served import MEMO, PATIENCE_S, free_port, served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested where playwright is installed")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -26,56 +19,16 @@ pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="the page is tested where a Chromium is installed"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of playwright's own processes
 ]
-MEMO = REPOSITORY / "speakeasyd" / "data" / "samples" / "voice_memo.flac"
-PATIENCE_S = 60.0
 
 
 ENTRY = "a secret of tests, long enough"
 
 
-@contextmanager
-def _daemon(root: Path, port: int, **told: str) -> Iterator[str]:
-    """The address of a daemon with words."""
-    (root / "inbox").mkdir(exist_ok=True)
-    told |= {"SERVER__PORT": str(port), "SERVER__ENABLED": "true"}
-    told |= {"OPTIONS__WORD_TIMESTAMPS": "true", "OPTIONS__MODEL": "bundled"}
-    settings = {"HOME": str(root)} | {f"SPEAKEASYD_{name}": value for name, value in told.items()}
-    places = ["--inbox", root / "inbox", "--outbox", root / "outbox", "--state", root / "state"]
-    with (root / "log").open("ab") as log:
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "speakeasyd", "run", *map(str, places)], env=os.environ | settings, stderr=log
-        )
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/readyz")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        daemon.send_signal(signal.SIGTERM)
-        daemon.wait()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a daemon which has done nothing yet."""
-    with _daemon(tmp_path_factory.mktemp("page"), _free_port()) as address:
+    with served(tmp_path_factory.mktemp("page"), free_port(), OPTIONS__WORD_TIMESTAMPS="true") as address:
         yield address
-
-
-def _wait_for(url: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            if httpx.get(url).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, f"{url} did not answer"
-        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +165,9 @@ def test_ten_hours_of_text_freeze_nothing(transcribed: Any) -> None:
 
 
 def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_path: Path) -> None:
-    tab, port = browser.new_page(), _free_port()
+    tab, port = browser.new_page(), free_port()
     tab.set_default_timeout(1000 * PATIENCE_S)
-    with _daemon(tmp_path, port, SERVER__TOKEN=ENTRY) as address:
+    with served(tmp_path, port, SERVER__TOKEN=ENTRY) as address:
         tab.goto(address)
         secret = tab.get_by_label("Token", exact=True)
         secret.fill("guessed")
@@ -225,7 +178,7 @@ def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_
         tab.locator("aside li").first.wait_for()
     lost = tab.get_by_text("The connection to the daemon is lost")
     lost.wait_for()
-    with _daemon(tmp_path, port, SERVER__TOKEN=ENTRY):
+    with served(tmp_path, port, SERVER__TOKEN=ENTRY):
         lost.wait_for(state="hidden")
     tab.close()
 
