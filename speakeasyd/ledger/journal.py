@@ -57,11 +57,11 @@ class Journal:
 
 
 def after(connection: Connection, seq: int, *, limit: int) -> list[Event] | None:
-    """The events since that number; None where some are forgotten already, or there are more than `limit`."""
+    """The events since that number; None where they cannot be told: forgotten, more than `limit`, never been."""
     oldest, newest = connection.execute(select(func.min(events.c.seq), func.max(events.c.seq))).one()
-    if newest is None or seq >= newest:
+    if seq == (newest or 0):
         return []
-    if seq + 1 < oldest or newest - seq > limit:
+    if newest is None or not oldest - 1 <= seq <= newest or newest - seq > limit:
         return None
     return [_event(row) for row in connection.execute(select(events).where(events.c.seq > seq).order_by(events.c.seq))]
 

@@ -287,7 +287,7 @@ class Ledger:
         return await self._ask(notices.newest)
 
     async def events_after(self, seq: int, *, limit: int) -> list[Event] | None:
-        """The events since that number; None where some are forgotten already, or there are more than `limit`."""
+        """The events since that number; None where they cannot be told: forgotten, more than `limit`, never been."""
         return await self._ask(journal.after, seq, limit=limit)
 
     async def done_batches(self, *, since: str, until: str) -> list[dict[str, object]]:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, FastAPI, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from starlette.types import ASGIApp
 
 from speakeasyd import __version__
 from speakeasyd.server import events, health, jobs, openai, problems, recording, search, status, uploads
@@ -20,7 +21,8 @@ WEEK_S = 7 * 24 * 3600
 router = APIRouter()
 
 
-def application(parts: Parts) -> FastAPI:
+def application(parts: Parts) -> ASGIApp:
+    """Ready to serve: nothing of it answers before the guard, not even its errors."""
     app = FastAPI(
         title="speakeasyd",
         version=__version__,
@@ -41,8 +43,7 @@ def application(parts: Parts) -> FastAPI:
     app.include_router(health.router)
     app.get("/", include_in_schema=False)(_page)
     app.mount("/static", StaticFiles(directory=PAGE))
-    app.add_middleware(Guard, settings=parts.settings.server)
-    return app
+    return Guard(app, parts.settings.server)
 
 
 async def _page() -> FileResponse:
@@ -59,7 +60,7 @@ async def open_session(parts: Lent, secret: Annotated[Secret, Body()], response:
     token = parts.settings.server.token
     if token is None:
         return
-    if not same(secret.token, token.get_secret_value()):
+    if not same(secret.token.encode(), token.get_secret_value()):
         raise Refused(401, "this is not the token")
     response.set_cookie(
         COOKIE, session(token.get_secret_value()), max_age=WEEK_S, httponly=True, samesite="strict", path="/"

@@ -19,7 +19,7 @@ TOO_SLOW = 1013  # "try again later": with `after`, it misses nothing
 
 
 @router.websocket("/events")
-async def events(socket: WebSocket, parts: Lent, after: Annotated[int | None, Query(ge=0)] = None) -> None:
+async def events(socket: WebSocket, parts: Lent, after: Annotated[int | None, Query(ge=0, lt=2**63)] = None) -> None:
     """A snapshot, or with `after` the events since that number; then each event, in groups."""
     await socket.accept()
     with parts.live.client() as client, suppress(WebSocketDisconnect):

@@ -4,11 +4,11 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speakeasyd.config import ServerSettings
@@ -45,21 +45,21 @@ class Guard:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        if problem := self._foreign(headers):
+        asked, send = HTTPConnection(scope), _guarded(scope, send)
+        if problem := self._foreign(asked):
             await _refuse(scope, receive, send, 403, problem)
-        elif not self._may(scope["path"], headers):
+        elif not self._may(asked):
             await _refuse(scope, receive, send, 401, "a token is needed")
         else:
             limit = self._upload_limit if scope["path"] in UPLOADS else BODY_LIMIT
-            await self._app(scope, _limited(receive, limit), _guarded(scope, send))
+            await self._app(scope, _limited(receive, limit), send)
 
-    def _foreign(self, headers: Headers) -> str | None:
-        host = headers.get("host", "")
+    def _foreign(self, asked: HTTPConnection) -> str | None:
+        host = asked.headers.get("host", "")
         if not self._is_own(_name(host)):
             return f"this server is not called {_name(host)[:80]!r}; server.hosts names what it is called"
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        origin = asked.headers.get("origin")
+        if origin is not None and origin.partition("://")[2].lower() != host.lower():
             return "the request comes from the page of another site"
         return None
 
@@ -71,13 +71,14 @@ class Guard:
             return name in self._names
         return True
 
-    def _may(self, path: str, headers: Headers) -> bool:
+    def _may(self, asked: HTTPConnection) -> bool:
+        path = asked.scope["path"]
         if self._token is None or path in OPEN or path.startswith("/static/"):
             return True
-        scheme, _, said = headers.get("authorization", "").partition(" ")
+        scheme, _, said = asked.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
-            return same(said.strip(), self._token)
-        return same(_cookie(headers), session(self._token))
+            return same(said.strip().encode("latin-1"), self._token)  # as it came
+        return same(asked.cookies.get(COOKIE, "").encode("latin-1"), session(self._token))
 
 
 def session(token: str) -> str:
@@ -85,9 +86,9 @@ def session(token: str) -> str:
     return hmac.new(token.encode(), b"speakeasyd session", hashlib.sha256).hexdigest()
 
 
-def same(said: str, secret: str) -> bool:
+def same(said: bytes, secret: str) -> bool:
     """In a time that tells nothing."""
-    return hmac.compare_digest(said.encode(), secret.encode())
+    return hmac.compare_digest(said, secret.encode())
 
 
 def _own_names(settings: ServerSettings) -> frozenset[str]:
@@ -102,14 +103,6 @@ def _name(host: str) -> str:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
         return ""
-
-
-def _cookie(headers: Headers) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return morsel.value if morsel else ""
 
 
 def _limited(receive: Receive, limit: int) -> Receive:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
@@ -105,7 +106,9 @@ async def audio(parts: Lent, job_id: _Id) -> FileResponse:
     file = await asyncio.to_thread(_source, parts, await find(parts, job_id))
     if file is None:
         raise Refused(404, "the audio is not in the inbox any more")
-    return FileResponse(file)
+    guessed = guess_type(file.name)[0] or ""
+    sound = guessed.startswith(("audio/", "video/"))  # nothing that a browser would show as a page of this server
+    return FileResponse(file, media_type=guessed if sound else "application/octet-stream")
 
 
 def _source(parts: Parts, row: Row) -> Path | None:

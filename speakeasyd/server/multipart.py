@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 from python_multipart.exceptions import ParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from speakeasyd.durable import draft, settle
 from speakeasyd.server.problems import Refused
@@ -77,6 +77,8 @@ class Form:
             parser.finalize()
         except ParseError as error:
             raise Refused(400, f"the form is broken: {error}") from error
+        except ClientDisconnect as error:
+            raise Refused(400, "the form breaks off") from error
         if not reader.ended:
             raise Refused(400, "the form breaks off")
 
@@ -129,9 +131,11 @@ class _Reader:
         self._header = self._value = b""
 
     def _begin(self) -> None:
-        if b"filename" in self._disposition:
+        if self._disposition.get(b"filename"):  # a browser sends an empty one where no file was chosen
             self._file = self._form.open()
             self._sha256, self._bytes = hashlib.sha256(), 0
+        else:
+            self._count(1 + len(self._disposition.get(b"name", b"")))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         piece = data[start:end]
@@ -140,10 +144,13 @@ class _Reader:
             self._sha256.update(piece)
             self._bytes += len(piece)
             return
-        self._fields += len(piece)
+        self._count(len(piece))
+        self._said += piece
+
+    def _count(self, more: int) -> None:
+        self._fields += more
         if self._fields > FIELDS_LIMIT:
             raise Refused(413, f"more than {FIELDS_LIMIT} bytes of fields")
-        self._said += piece
 
     def _end(self) -> None:
         name = self._disposition.get(b"name", b"").decode("utf-8", "replace")

@@ -8,11 +8,9 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
-from pydantic import ValidationError
 
 from speakeasyd.domain.formats import render
 from speakeasyd.domain.job import JobId, Status
-from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Segment, Transcript
 from speakeasyd.ledger.reading import Row
 from speakeasyd.server.jobs import find
@@ -20,7 +18,7 @@ from speakeasyd.server.live import Client
 from speakeasyd.server.multipart import Form
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import Refused
-from speakeasyd.server.uploads import allowed, received, take
+from speakeasyd.server.uploads import allowed, place, received, take
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 
@@ -68,9 +66,11 @@ async def transcriptions(request: Request, parts: Lent, task: Literal["transcrip
         file = next((file for file in form.files if file.field == "file"), None)
         if file is None:
             raise Refused(422, "there is no `file` in the form")
-        changes = _changes(parts, form, task)
+        inbox = parts.upload_inbox
+        changes = allowed(parts, inbox, _changes(parts, form, task))
+        wanted_place = place(parts, inbox, file, folder=FOLDER)
         with parts.live.client() as client:
-            taken = await take(parts, parts.upload_inbox, file, folder=FOLDER, changes=changes)
+            taken = await take(parts, inbox, file, wanted=wanted_place, changes=changes)
             job = await _ended(parts, taken.job_id, client)
     if job["status"] != Status.COMPLETED:
         raise Refused(422, str(job["error"] or f"the job is {job['status']}"))
@@ -79,7 +79,7 @@ async def transcriptions(request: Request, parts: Lent, task: Literal["transcrip
 
 
 def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:
-    """The options of a form. Raises Refused."""
+    """The options of a form."""
     asked: dict[str, object] = {
         "language": form.text("language").lower(),
         "initial_prompt": form.text("prompt"),
@@ -87,15 +87,10 @@ def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:
         "task": "translate" if task == "translations" else "",
     }
     changes: dict[str, object] = {"priority": FIRST} | {key: value for key, value in asked.items() if value}
-    try:
-        Options.model_validate(changes)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise Refused(422, f"{first['loc'][0]}: {first['msg']}") from error
     model = form.text("model", USUAL)
-    if model in parts.settings.presets:
-        return changes | {"preset": model}
-    return changes if model == USUAL else allowed(parts, changes | {"model": model})
+    if model == USUAL:
+        return changes
+    return changes | {"preset" if model in parts.settings.presets else "model": model}
 
 
 async def _ended(parts: Parts, job_id: int, client: Client) -> Row:

@@ -8,12 +8,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from speakeasyd.errors import FileFault, LedgerError, LedgerUnwritable, SpeakeasyError
+from speakeasyd.errors import FileFault, LedgerError, SpeakeasyError
 from speakeasyd.recorder.libraries import RecorderBusy, RecorderUnavailable
 from speakeasyd.server.answers import ErrorAnswer
 
 _STATUSES: Mapping[type[SpeakeasyError], int] = {
-    LedgerUnwritable: 503,
     LedgerError: 503,
     RecorderBusy: 409,
     RecorderUnavailable: 503,
@@ -49,11 +48,13 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(SpeakeasyError, _expected)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _wrong_value)
+    app.add_exception_handler(Exception, _defect)
 
 
 async def _expected(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SpeakeasyError)  # noqa: S101 - what it is registered for
-    status = error.status if isinstance(error, Refused) else _STATUSES.get(type(error), 400)
+    known = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 400)
+    status = error.status if isinstance(error, Refused) else known
     return answer(status, str(error), error.hint)
 
 
@@ -69,3 +70,8 @@ async def _wrong_value(_request: Request, error: Exception) -> JSONResponse:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
     return answer(422, f"{where}: {first['msg']}" if where else str(first["msg"]))
+
+
+async def _defect(_request: Request, _error: Exception) -> JSONResponse:
+    """It is raised again once this is sent, and so comes to the log."""
+    return answer(500, "a defect of speakeasyd", "The log has the details.")

@@ -15,6 +15,7 @@ from speakeasyd.recorder.recorder import Recorder
 from speakeasyd.server.app import application
 from speakeasyd.server.live import Live
 from speakeasyd.server.parts import Admit, Parts
+from speakeasyd.server.uploads import sweep
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.workers.pool import Pool
@@ -63,11 +64,15 @@ class Server(Service):
             return RETRY_S
         self.address = _address(listener)
         log.info("the page: %s/", self.address)
-        live = asyncio.create_task(self._parts.live.run(), name="live")
+        beside = [
+            asyncio.create_task(self._parts.live.run(), name="live"),
+            asyncio.create_task(asyncio.to_thread(sweep, self._parts.settings.inboxes), name="sweep"),
+        ]
         try:
             await self._serve(listener)
         finally:
-            live.cancel()
+            for task in beside:
+                task.cancel()
             listener.close()
         return RETRY_S
 

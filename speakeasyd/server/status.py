@@ -16,7 +16,7 @@ from speakeasyd.services.pauses import PERSON
 
 router = APIRouter(tags=["status"])
 
-_BATCHES = "SELECT * FROM batch_progress WHERE batch LIKE '%' || :q || '%' ORDER BY created_at DESC LIMIT :limit"
+_BATCHES = "SELECT * FROM batch_progress WHERE instr(lower(batch), lower(:q)) ORDER BY created_at DESC LIMIT :limit"
 _HOURS = """
     SELECT * FROM (SELECT * FROM throughput_hourly ORDER BY hour DESC LIMIT :hours) ORDER BY hour
 """
@@ -56,7 +56,7 @@ async def throughput(parts: Lent, hours: Annotated[int, Query(ge=1, le=24 * 366)
 
 
 class Why(BaseModel):
-    reason: str = Field("paused by a person", max_length=500)
+    reason: str = Field("paused by a person", min_length=1, max_length=500)
 
 
 @router.post("/pause")

@@ -2,10 +2,11 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from itertools import chain, count
+from itertools import chain, count, takewhile
 from pathlib import Path, PurePosixPath
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
@@ -15,9 +16,10 @@ from pydantic import TypeAdapter, ValidationError
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.job import Added
 from speakeasyd.domain.naming import component
-from speakeasyd.domain.presets import Changes
+from speakeasyd.domain.presets import Changes, Presets
 from speakeasyd.durable import make_folders, settle_folder
-from speakeasyd.inbox.paths import leaves
+from speakeasyd.errors import FileFault
+from speakeasyd.inbox.paths import is_link
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.server.answers import Received as Taken
 from speakeasyd.server.answers import Upload
@@ -28,6 +30,7 @@ from speakeasyd.server.problems import Refused
 router = APIRouter(tags=["jobs"])
 
 STAGING = ".speakeasyd-upload-"  # a folder of the inbox, not looked at: from there a rename is enough
+PATH_LIMIT = 1000  # bytes below the inbox
 NUMBER_ROOM = 8  # bytes kept free in a name for ` (123)`
 
 _CHANGES: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
@@ -59,9 +62,13 @@ async def upload(request: Request, parts: Lent, inbox: Annotated[str | None, Que
     async with received(request, target) as form:
         if not form.files:
             raise Refused(422, "there is no file in the form")
-        changes = allowed(parts, _said(form))
+        changes = allowed(parts, target, _said(form))
         batch = component(form.text("batch")) if form.text("batch").strip() else ""
-        taken = [await take(parts, target, file, folder=batch, changes=changes) for file in form.files]
+        places = [place(parts, target, file, folder=batch) for file in form.files]
+        taken = [
+            await take(parts, target, file, wanted=wanted, changes=changes)
+            for file, wanted in zip(form.files, places, strict=True)
+        ]
         return Upload(batch=batch or target.name, inbox=target.name, files=taken)
 
 
@@ -77,21 +84,39 @@ async def received(request: Request, inbox: InboxSettings) -> AsyncIterator[Form
         raise Refused(503, f"the inbox cannot be written: {error.strerror or error}") from error
 
 
-async def take(parts: Parts, inbox: InboxSettings, file: Received, *, folder: str, changes: Changes) -> Taken:
-    """Move a received file to its place and give it a job. Raises Refused for a name that the inbox does not take."""
+def place(parts: Parts, inbox: InboxSettings, file: Received, *, folder: str) -> str:
+    """Where a received file belongs, relative to the inbox. Raises Refused for a name that the inbox does not take."""
     wanted = _wanted(folder, file.name)
+    if len(os.fsencode(wanted)) > PATH_LIMIT:
+        raise Refused(422, f"{file.name[:200]!r} is not taken: it has more than {PATH_LIMIT} bytes")
     if reason := Rules.for_inbox(parts.settings, inbox).why_ignored(os.fsencode(wanted)):
-        raise Refused(422, f"{file.name!r} is not taken: {reason}")
-    path = await asyncio.to_thread(_place, file.path, inbox.path, wanted)
+        raise Refused(422, f"{file.name[:200]!r} is not taken: {reason}")
+    return wanted
+
+
+def sweep(inboxes: Iterable[InboxSettings]) -> None:
+    """Remove uploads that a crash has cut short."""
+    for left in chain.from_iterable(inbox.path.glob(f"{STAGING}*") for inbox in inboxes):
+        rmtree(left, ignore_errors=True)
+
+
+async def take(parts: Parts, inbox: InboxSettings, file: Received, *, wanted: str, changes: Changes) -> Taken:
+    """Move a received file to its place, or beside it where that is taken, and give it a job."""
+    path = await asyncio.to_thread(_put, file.path, inbox.path, wanted)
     added: Added = await parts.admit(inbox.name, os.fsencode(path), file.sha256, changes)
     return Taken(path=path, bytes=file.bytes, job_id=added.job_id, status=added.status)
 
 
-def allowed(parts: Parts, changes: Changes) -> Changes:
+def allowed(parts: Parts, inbox: InboxSettings, changes: Changes) -> Changes:
     """Options that a client may ask for: no model but those of the configuration, since a model may be a path."""
     settings = parts.settings
-    models = {"auto", "bundled", settings.options.model, *(preset.get("model") for preset in settings.presets.values())}
-    if changes.get("model", "auto") not in models:
+    presets = Presets(defaults=settings.options, presets=settings.presets, inbox_preset=inbox.preset)
+    try:
+        model = presets.choose("", changes).options.model
+    except FileFault as fault:
+        raise Refused(422, f"these options cannot be used: {str(fault).partition(': ')[2]}") from fault
+    known = {"auto", "bundled", settings.options.model, *(one.get("model") for one in settings.presets.values())}
+    if model not in known:
         raise Refused(422, "this model is not one of the configuration's", hint="Make a preset for it.")
     return changes
 
@@ -119,13 +144,17 @@ def _wanted(folder: str, name: str) -> str:
     return "/".join(component(part, room=NUMBER_ROOM) for part in chain([folder] if folder else [], parts or ["_"]))
 
 
-def _place(received: Path, root: Path, wanted: str) -> str:
+def _put(received: Path, root: Path, wanted: str) -> str:
     """Under the first name that is free, durably. Returns it, relative to the inbox."""
     plain = PurePosixPath(wanted)
     folder = root / plain.parent
-    make_folders(folder)
-    if plain.parent.name and leaves(root, os.fsencode(plain.parent.as_posix())):
-        raise Refused(422, f"{plain.parent.as_posix()!r} is a link out of the inbox")
+    above = [root / parent for parent in reversed(plain.parents)][1:]
+    if any(is_link(one.lstat()) for one in takewhile(os.path.lexists, above)):
+        raise Refused(422, f"{plain.parent.as_posix()!r} is a link, which may lead out of the inbox")
+    try:
+        make_folders(folder)
+    except NotADirectoryError as error:
+        raise Refused(422, f"{plain.parent.as_posix()!r} is no folder") from error
     for number in count(1):
         name = f"{plain.stem} ({number}){plain.suffix}" if number > 1 else plain.name
         if _moved(received, folder / name):
