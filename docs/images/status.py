@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from speakeasyd.cli.snapshot import take
 from speakeasyd.cli.status import render
+from speakeasyd.ledger.overview import take
 
 console = Console(record=True, width=96, file=io.StringIO(), force_terminal=True, color_system="truecolor")
 console.print(render(take(Path(sys.argv[1]))))
