@@ -88,9 +88,32 @@ async def test_of_common_words_the_newest_come_first(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
     await ledger.record([(job.id, job.token, a_chunk(0, " so so so", *[" so it was"] * 5))])
     assert [hit.start for hit in await ledger.search("so", limit=2)] == [0.0, 1.0]  # the first has most of it
-    with patch.object(search, "RANKED", 3), patch.object(search, "EXAMINED", 4):
+    with patch.object(search, "RANKED", 3):
         assert [hit.start for hit in await ledger.search("so", limit=2)] == [5.0, 4.0]
-        assert len(await ledger.search("so", filters=Filters(batch="talks"))) == 5
+
+
+@pytest.mark.parametrize(("passed", "stretch"), [(0, 1), (3, 4), (1000, 1), (1000, 1000)])
+async def test_common_words_among_many_files_are_all_found(ledger: Ledger, passed: int, stretch: int) -> None:
+    """However far apart the files that pass lie, and though the chunks of some were made at the same time."""
+    files = [replace(a_file(f"{n}.wav", channels="split" if n % 3 else "mix"), batch=f"batch {n % 2}") for n in range(8)]
+    jobs = await claimed(ledger, *files)
+    for index in range(3):
+        for number, job in enumerate(jobs):
+            channel = index % 2 if number % 3 else None
+            await ledger.record([(job.id, job.token, a_chunk(index, " so", " so it was", " no", channel=channel))])
+    with patch.multiple(search, RANKED=3, PASSED=passed, STRETCH=stretch):
+        for filters in (Filters(batch="batch 1"), Filters(batch="batch 0", channel=1), Filters(channel=0)):
+            expected = {
+                (job.id, index * 10.0 + word)
+                for number, job in enumerate(jobs)
+                for index in range(3)
+                for word in (0, 1)
+                if filters.batch in {None, f"batch {number % 2}"}
+                and (filters.channel is None or (number % 3 and filters.channel == index % 2))
+            }
+            hits = await ledger.search("so", limit=100, filters=filters)
+            assert len(hits) == len(expected)
+            assert {(hit.job_id, hit.start) for hit in hits} == expected
 
 
 @given(words=st.text(st.characters(codec="utf-8"), max_size=30) | st.text('ab"*-^:(){} \0', max_size=12))
