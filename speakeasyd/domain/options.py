@@ -23,7 +23,7 @@ class Options(BaseModel):
     """`translate` gives English text whatever is spoken."""
     accuracy: Literal["fast", "balanced", "exact"] = "balanced"
     """`fast`: greedy search; `balanced`: beam search, doubtful chunks done again; `exact`: full windows throughout."""
-    beam_size: int = Field(3, ge=1, le=20)
+    beam_size: int = Field(5, ge=1, le=20)
     """Width of the beam search; `accuracy = "fast"` begins with 1, `"exact"` with 5 at least, as doubtful chunks do."""
     initial_prompt: str = Field("", max_length=2000)
     """Text in the style wanted: spelling, punctuation, names."""

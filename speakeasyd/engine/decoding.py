@@ -22,7 +22,7 @@ from speakeasyd.engine.words import align_words
 _HOP = 160  # samples a frame
 _FRAMES_PER_S = SAMPLE_RATE // _HOP
 FULL_WINDOW = 3000  # frames: 30 s
-_MARGIN = 3 * _FRAMES_PER_S
+_MARGIN = 2 * _FRAMES_PER_S
 _FLOOR = 10 * _FRAMES_PER_S  # shorter windows make the model invent text over very short speech
 _STEP = 1 * _FRAMES_PER_S
 _WIDE = 5  # beam for what must be right
@@ -37,7 +37,7 @@ _LEAST_SPEECH_S = 0.3  # in a tail: over less, text is an invention
 class Way:
     """One deterministic way to decode."""
 
-    beam_size: int = 3
+    beam_size: int = 5
     patience: float = 1.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
