@@ -1,56 +1,102 @@
-"""A real daemon with its server, for the tests that come to it by HTTP."""
+"""A daemon that serves, as a process of its own, and a client of its API."""
 
 import os
+import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 
+from speakeasyd.ledger.asking import ask
 from tests.conftest import REPOSITORY
 
 MEMO = REPOSITORY / "speakeasyd" / "data" / "samples" / "voice_memo.flac"
 PATIENCE_S = 60.0
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+class Served:
+    """The daemon of the folders below `root`. It may be stopped and started again, at the same address."""
+
+    def __init__(self, root: Path, told: dict[str, str]) -> None:
+        """`told`: settings as in the environment, without their prefix."""
+        self.root, self.inbox, self.state = root, root / "inbox", root / "state"
+        self.inbox.mkdir()
+        usual = {"SERVER__ENABLED": "true", "SERVER__PORT": "0", "OPTIONS__MODEL": "bundled", "WATCH__SETTLE_S": "0.2"}
+        self._told = usual | told
+        self._log = root / "log"
+
+    def start(self) -> None:
+        before = len(self.log)
+        places = {"--inbox": self.inbox, "--outbox": self.root / "outbox", "--state": self.state}
+        command = [sys.executable, "-m", "speakeasyd", "run", *(str(part) for one in places.items() for part in one)]
+        settings = {"HOME": str(self.root)} | {f"SPEAKEASYD_{name}": value for name, value in self._told.items()}
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, env=os.environ | settings, stderr=log)
+        listens = until(lambda: re.search(r"the page: http://\S+:(\d+)/", self.log[before:]), "the server")
+        self.port = int(listens[1])
+        self._told["SERVER__PORT"] = listens[1]
+        self.address = f"http://127.0.0.1:{self.port}"
+        self.client = httpx.Client(base_url=self.address, timeout=PATIENCE_S)
+
+    def stop(self) -> None:
+        self.client.close()
+        self._process.send_signal(signal.SIGTERM)
+        self._process.wait(timeout=PATIENCE_S)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text("utf-8") if self._log.exists() else ""
+
+    @property
+    def drafts(self) -> Sequence[Path]:
+        """Temporary files of uploads."""
+        return [path for path in self.root.rglob("*") if ".speakeasyd-" in path.name]
+
+    def rows(self, sql: str) -> list[Any]:
+        return ask(self.state, sql)
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON of `GET /api/v1` + path."""
+        answered = self.client.get(f"/api/v1{path}", params=query)
+        assert answered.status_code == 200, answered.text
+        return answered.json()
+
+    def post(self, path: str, **more: Any) -> httpx.Response:
+        return self.client.post(f"/api/v1{path}", **more)
+
+    def upload(self, *files: tuple[str, bytes], inbox: str | None = None, **fields: str) -> httpx.Response:
+        """`files`: names and contents."""
+        query = {"inbox": inbox} if inbox else {}
+        return self.post("/batches", params=query, data=fields, files=[("files", file) for file in files])
+
+    def ended(self, job: int) -> Any:
+        """Its details, once it has ended."""
+        return until(lambda: (row := self.get(f"/jobs/{job}"))["finished_at"] and row, f"the end of job {job}")
 
 
 @contextmanager
-def served(root: Path, port: int, **told: str) -> Iterator[str]:
-    """Its address. The folders lie below `root`; `told`: settings as in the environment, without their prefix."""
-    (root / "inbox").mkdir(exist_ok=True)
-    told |= {"SERVER__PORT": str(port), "SERVER__ENABLED": "true", "OPTIONS__MODEL": "bundled"}
-    settings = {"HOME": str(root)} | {f"SPEAKEASYD_{name}": value for name, value in told.items()}
-    places = ["--inbox", root / "inbox", "--outbox", root / "outbox", "--state", root / "state"]
-    with (root / "log").open("ab") as log:
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "speakeasyd", "run", *map(str, places)], env=os.environ | settings, stderr=log
-        )
+def serving(root: Path, **told: str) -> Iterator[Served]:
+    """It logs no defect, and leaves no draft."""
+    served = Served(root, told)
+    served.start()
     try:
-        wait_for(f"http://127.0.0.1:{port}/readyz")
-        yield f"http://127.0.0.1:{port}"
+        yield served
     finally:
-        daemon.send_signal(signal.SIGTERM)
-        daemon.wait()
+        served.stop()
+    assert "Traceback" not in served.log
+    assert not served.drafts
 
 
-def wait_for(url: str) -> None:
-    """Until it answers well."""
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """What it returns, once that is true."""
     deadline = time.monotonic() + PATIENCE_S
-    while True:
-        try:
-            if httpx.get(url).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        assert time.monotonic() < deadline, f"{url} did not answer"
-        time.sleep(0.1)
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+    return result

@@ -30,6 +30,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     }.items()
 }
 """What any route may answer."""
+_HINTS: Mapping[int, str] = {413: "`server.upload_mb` is the limit of an upload."}
 
 
 class Refused(SpeakeasyError):
@@ -60,7 +61,7 @@ async def _expected(_request: Request, error: Exception) -> JSONResponse:
 
 async def _of_http(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    told = answer(error.status_code, str(error.detail))
+    told = answer(error.status_code, str(error.detail), _HINTS.get(error.status_code, ""))
     told.headers.update(error.headers or {})
     return told
 

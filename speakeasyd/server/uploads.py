@@ -63,7 +63,8 @@ async def upload(request: Request, parts: Lent, inbox: Annotated[str | None, Que
         if not form.files:
             raise Refused(422, "there is no file in the form")
         changes = allowed(parts, target, _said(form))
-        batch = component(form.text("batch")) if form.text("batch").strip() else ""
+        said = form.text("batch").strip(" .")
+        batch = component(said) if said else ""
         places = [place(parts, target, file, folder=batch) for file in form.files]
         taken = [
             await take(parts, target, file, wanted=wanted, changes=changes)

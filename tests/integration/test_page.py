@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.served import MEMO, PATIENCE_S, free_port, served
+from tests.served import MEMO, PATIENCE_S, serving
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested where playwright is installed")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -27,8 +27,8 @@ ENTRY = "a secret of tests, long enough"
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a daemon which has done nothing yet."""
-    with served(tmp_path_factory.mktemp("page"), free_port(), OPTIONS__WORD_TIMESTAMPS="true") as address:
-        yield address
+    with serving(tmp_path_factory.mktemp("page"), OPTIONS__WORD_TIMESTAMPS="true") as served:
+        yield served.address
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +165,10 @@ def test_ten_hours_of_text_freeze_nothing(transcribed: Any) -> None:
 
 
 def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_path: Path) -> None:
-    tab, port = browser.new_page(), free_port()
+    tab = browser.new_page()
     tab.set_default_timeout(1000 * PATIENCE_S)
-    with served(tmp_path, port, SERVER__TOKEN=ENTRY) as address:
-        tab.goto(address)
+    with serving(tmp_path, SERVER__TOKEN=ENTRY) as served:
+        tab.goto(served.address)
         secret = tab.get_by_label("Token", exact=True)
         secret.fill("guessed")
         secret.press("Enter")
@@ -176,9 +176,10 @@ def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_
         secret.fill(ENTRY)
         secret.press("Enter")
         tab.locator("aside li").first.wait_for()
-    lost = tab.get_by_text("The connection to the daemon is lost")
-    lost.wait_for()
-    with served(tmp_path, port, SERVER__TOKEN=ENTRY):
+        served.stop()
+        lost = tab.get_by_text("The connection to the daemon is lost")
+        lost.wait_for()
+        served.start()
         lost.wait_for(state="hidden")
     tab.close()
 

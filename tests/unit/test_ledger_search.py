@@ -95,8 +95,8 @@ async def test_of_common_words_the_newest_come_first(ledger: Ledger) -> None:
 @pytest.mark.parametrize(("passed", "stretch"), [(0, 1), (3, 4), (1000, 1), (1000, 1000)])
 async def test_common_words_among_many_files_are_all_found(ledger: Ledger, passed: int, stretch: int) -> None:
     """However far apart the files that pass lie, and though the chunks of some were made at the same time."""
-    files = [replace(a_file(f"{n}.wav", channels="split" if n % 3 else "mix"), batch=f"batch {n % 2}") for n in range(8)]
-    jobs = await claimed(ledger, *files)
+    files = [a_file(f"{number}.wav", channels="split" if number % 3 else "mix") for number in range(8)]
+    jobs = await claimed(ledger, *(replace(file, batch=f"batch {n % 2}") for n, file in enumerate(files)))
     for index in range(3):
         for number, job in enumerate(jobs):
             channel = index % 2 if number % 3 else None
