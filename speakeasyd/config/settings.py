@@ -128,7 +128,7 @@ class WorkerSettings(Table):
     replicas: int = Field(0, ge=0)
     """Models that compute side by side in a worker; 0: as many as fit the device."""
     batch_size: int = Field(0, ge=0)
-    """Chunks in one call; 0: as many as fit the device."""
+    """Chunks of 30 s in one call, or as many more as are shorter; 0: as many as fit the device."""
     idle_unload_s: float = Field(600.0, ge=0)
     """Seconds without work after which the model is freed; 0 keeps it for ever."""
     offline: bool = False

@@ -16,7 +16,7 @@ class WorkerSpec:
     device: str  # "cpu" or "cuda:0"
     compute_type: str  # CTranslate2's name, or "auto"
     replicas: int  # models that compute side by side; 0: as many as fit the device
-    batch_size: int  # chunks in one call; 0: as many as fit the device
+    batch_size: int  # chunks of 30 s in one call, or as many more as are shorter; 0: as many as fit the device
     state_dir: str  # for downloaded models and the worker's last words
     offline: bool = False  # never ask the hub
 

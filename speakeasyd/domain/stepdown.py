@@ -5,7 +5,7 @@ from dataclasses import replace
 from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.protocol import WorkerSpec
 
-GPU_BATCH = 16  # chunks in one call, where the settings leave it to us
+GPU_BATCH = 16  # chunks of 30 s in one call, where the settings leave it to us
 
 _SMALL = frozenset({"int8", "int8_float16", "int8_float32", "int8_bfloat16"})
 

@@ -61,7 +61,7 @@ class Plan:
 class Hypothesis:
     tokens: tuple[int, ...]
     evidence: Evidence
-    encoded: StorageView | None  # shape (1, frames / 2, width), if words were asked for
+    encoded: StorageView | None  # shape (1, frames / 2, width), if it is still at hand
 
 
 @dataclass(slots=True)
@@ -188,10 +188,9 @@ class Decoder:
                 return_no_speech_prob=True,
                 suppress_tokens=self._suppressed,
             )
-        kept = encoded if len(clips) == 1 else None
         return [
-            self._hypothesis(result, clip, len(prompt), kept)
-            for result, clip, prompt in zip(results, clips, prompts, strict=True)
+            self._hypothesis(result, clip, len(prompt), one)
+            for result, clip, prompt, one in zip(results, clips, prompts, _singly(encoded, len(clips)), strict=True)
         ]
 
     def _hypothesis(self, result: Any, clip: Clip, prompt: int, encoded: StorageView | None) -> Hypothesis:
@@ -299,3 +298,12 @@ class Decoder:
                 start=plan.start,
                 frames=min(clip.size // _HOP, FULL_WINDOW),
             )
+
+
+def _singly(encoded: StorageView, clips: int) -> list[StorageView] | list[None]:
+    """The encoder's output of each clip, where taking it apart costs nothing: in the CPU's memory."""
+    if clips == 1:
+        return [encoded]
+    if encoded.device != "cpu":
+        return [None] * clips
+    return [StorageView.from_array(one[np.newaxis]) for one in np.asarray(encoded)]

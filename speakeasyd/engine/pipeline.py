@@ -21,7 +21,7 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
 )
 from speakeasyd.engine.clips import Clip, Finished, Pause, read_clips
-from speakeasyd.engine.decoding import Decoder, Plan, Way, first_way
+from speakeasyd.engine.decoding import FULL_WINDOW, Decoder, Plan, Way, first_way
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.language import PROBE_CLIPS, PROBE_SECONDS, detect_language
 from speakeasyd.engine.vad import VoiceDetector
@@ -111,7 +111,7 @@ class Pipeline:
         on_idle: Callable[[], None],
     ) -> None:
         self._decoder = decoder
-        self._batch_size = batch_size
+        self._frames = batch_size * FULL_WINDOW
         self._ahead_limit = _AHEAD_S * replicas * batch_size
         self._send, self._on_fault, self._on_idle = send, on_fault, on_idle
         self._detector = VoiceDetector()
@@ -261,7 +261,7 @@ class Pipeline:
             if job.can_probe and not batch:
                 job.probing = True
                 return job
-            while len(batch) < self._batch_size and (work := self._next_of(job)) and self._fits(work, batch):
+            while (work := self._next_of(job)) and self._fits(work, batch):
                 job.waiting.remove(work.clip)
                 job.in_flight.add(work.clip.index)
                 job.served += work.clip.seconds
@@ -275,8 +275,9 @@ class Pipeline:
         return _Work(job, job.plan, clip, said, self._decoder.prompt(job.plan, said))
 
     def _fits(self, work: _Work, batch: list[_Work]) -> bool:
-        """Whether one call can decode it with the others: same way, same length of prompt, same window."""
-        return not batch or self._kind(work) == self._kind(batch[0])
+        """Whether one call can decode it with the others: same way, same length of prompt, same window, and room."""
+        kind = self._kind(work)
+        return not batch or (kind == self._kind(batch[0]) and kind[2] * (len(batch) + 1) <= self._frames)
 
     def _kind(self, work: _Work) -> tuple[Way, int, int]:
         way = work.plan.way

@@ -33,6 +33,7 @@ TICK_S = 0.5  # seconds between looks at deadlines
 SPARE_IDLE_S = 5.0  # seconds without work after which the CPU's spare worker leaves
 
 _SPARE = "cpu-spare"
+_SHORT = 3  # short chunks that are computed in place of one of 30 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,10 +245,10 @@ class Pool:
 
 
 def _places(spec: WorkerSpec) -> int:
-    """Chunks that the worker computes at one time, as far as can be told from here."""
+    """Short chunks that the worker computes at one time, as far as can be told from here."""
     if spec.device == "cpu":
-        return (spec.replicas or os.cpu_count() or 1) * max(1, spec.batch_size)
-    return max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)
+        return _SHORT * (spec.replicas or os.cpu_count() or 1) * max(1, spec.batch_size)
+    return _SHORT * max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)
 
 
 def _name(spec: WorkerSpec) -> str:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from string import ascii_letters
 
 import psutil
 import pytest
@@ -207,7 +208,7 @@ async def running(
 
 
 def files(folder: Path, count: int = 4, chunks: int = 3) -> list[Path]:
-    paths = [folder / f"{name}.audio" for name in "abcdefghijklmnop"[:count]]
+    paths = [folder / f"{name}.audio" for name in ascii_letters[:count]]
     for path in paths:
         path.write_bytes(path.name.encode() * (PIECE * chunks // len(path.name)))
     return paths
@@ -465,7 +466,7 @@ async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came
 async def test_after_a_recycling_the_wanted_settings_are_tried_again(tmp_path: Path) -> None:
     soft = Misdeed("soft_fault", text=FULL, file="a.audio", chunk=0)
     async with running(tmp_path, soft, batch=4, recycle_hours=100 / 3600) as run:
-        run.add(*files(tmp_path, 16))
+        run.add(*files(tmp_path, 52))
         await run.finished()
     starts = [number for number, report in enumerate(run.reports) if isinstance(report, Hello)]
     assert most_at_once(run.reports[starts[1] :]) == 4
@@ -508,7 +509,7 @@ async def test_a_worker_that_cannot_be_killed_is_given_up(tmp_path: Path, monkey
 
 async def test_a_worker_is_recycled_between_files(tmp_path: Path) -> None:
     async with running(tmp_path, recycle_hours=100 / 3600) as run:
-        run.add(*files(tmp_path, 12))
+        run.add(*files(tmp_path, 48))
         await run.finished()
         run.check_texts()
     assert not run.lost
