@@ -1,10 +1,11 @@
 """When a file that has appeared is complete: what one look after the other says. Pure.
 
-Stillness is judged by our own monotonic clock, from look to look. What the file says of its age is not asked: copies
-keep old dates, and clocks of other machines are wrong.
+Stillness is judged by our own monotonic clock, from look to look. Dates are not asked: copies keep old ones, and clocks
+of other machines are wrong. Only what the kernel of this machine noted of the last change counts for time that passed
+before the first look.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from speakeasyd.domain.job import Signature
@@ -33,6 +34,7 @@ class Seen:
 
     file: Signature
     sidecar: Signature | None = None
+    rested: float = field(default=0.0, compare=False)  # seconds since the last change, where that is known for sure
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,8 @@ def look(
 ) -> tuple[Stillness, Decision]:
     """What one more look makes of a file. `hint`: it was closed by its writer or moved in since the last look.
 
-    It takes two looks at least, `settle_s` apart, to settle; a hint shortens the time between, and takes no look away.
+    It takes two looks at least, `settle_s` apart, to settle, or one at a file that has rested so long; a hint shortens
+    the time, and takes no look away.
     """
     if found is Trouble.GONE:
         return before, Forget()
@@ -101,13 +104,14 @@ def look(
     if found == before.seen:
         after = replace(before, looks=before.looks + 1, hinted=before.hinted or hint, trouble=None)
     else:
-        after = Stillness(first=before.first, since=now, seen=found, looks=1, hinted=hint)
+        after = Stillness(first=before.first, since=now - found.rested, seen=found, looks=1, hinted=hint)
     return after, _decide(after, found, now, settle_s, empty_s)
 
 
 def _decide(after: Stillness, seen: Seen, now: float, settle_s: float, empty_s: float) -> Decision:
     needed = empty_s if not seen.file.size else _hinted(settle_s) if after.hinted else settle_s
-    if after.looks < 2 or now - after.since < needed:
+    once_is_enough = seen.rested >= max(needed, LOOK_AGAIN_S)
+    if now - after.since < needed or (after.looks < 2 and not once_is_enough):
         until = max(now + LOOK_AGAIN_S, after.since + needed)
         return Wait(until if seen.file.size else min(until, now + max(settle_s, LOOK_LEAST_S)))
     return Settled(seen) if seen.file.size else GiveUp(seen)

@@ -5,8 +5,9 @@ import hashlib
 import os
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from speakeasyd.domain.job import Signature
 from speakeasyd.domain.presets import SIDECAR_BYTES, SIDECAR_ENDING, bad_sidecar
 from speakeasyd.domain.settling import Seen, Trouble
 from speakeasyd.inbox.paths import leaves, locate
+from speakeasyd.mounts import SILENT, filesystem
 
 BLOCK = 1024 * 1024  # bytes read at a time
 
@@ -25,8 +27,18 @@ else:
 _SHARING_VIOLATIONS = frozenset({32, 33})  # of Windows: another program has the file, or a part of it, to itself
 
 
-def look(root: Path, path: bytes) -> Seen | Trouble:
-    """The state of a file, relative to the inbox, and of its sidecar. Opens nothing."""
+def own_device(root: Path) -> int | None:
+    """The device whose kernel, this one, notes when its files change. None for those of others, and on Windows, where
+    any program may set that time."""
+    if sys.platform == "win32" or filesystem(root) in {"", *SILENT}:
+        return None
+    with suppress(OSError):
+        return root.stat().st_dev
+    return None
+
+
+def look(root: Path, path: bytes, *, own: int | None = None) -> Seen | Trouble:
+    """The state of a file, relative to the inbox, and of its sidecar. Opens nothing. `own`: see `own_device`."""
     place = locate(root, path)
     try:
         file = os.lstat(place)
@@ -34,7 +46,13 @@ def look(root: Path, path: bytes) -> Seen | Trouble:
         return _trouble(error)
     if not stat.S_ISREG(file.st_mode):
         return Trouble.GONE
-    return Seen(Signature.of(file), _sidecar(place))
+    sidecar = _sidecar(place)
+    changed = max(one.st_ctime for one in (file, sidecar) if one)
+    return Seen(
+        Signature.of(file),
+        Signature.of(sidecar) if sidecar else None,
+        rested=max(0.0, time.time() - changed) if file.st_dev == own else 0.0,
+    )
 
 
 def digest(root: Path, path: bytes, expected: Signature, *, stopped: Callable[[], bool]) -> str | Trouble:
@@ -84,12 +102,12 @@ def _signature(file: FileIO) -> Signature:
     return Signature.of(os.fstat(file.fileno()))
 
 
-def _sidecar(place: bytes) -> Signature | None:
+def _sidecar(place: bytes) -> os.stat_result | None:
     try:
         sidecar = os.lstat(place + SIDECAR_ENDING.encode())
     except OSError:  # there is none; or the name would be too long for one
         return None
-    return Signature.of(sidecar) if stat.S_ISREG(sidecar.st_mode) else None
+    return sidecar if stat.S_ISREG(sidecar.st_mode) else None
 
 
 def _trouble(error: OSError) -> Trouble:

@@ -86,9 +86,7 @@ class Admission(Service):
     async def _look(self) -> bool:
         """Whether there may be more to look at."""
         paths = self._arrivals.due(self._clock.monotonic(), SLICE)
-        found = (
-            await asyncio.to_thread(lambda: [identity.look(self._inbox.path, path) for path in paths]) if paths else []
-        )
+        found = await asyncio.to_thread(self._look_at, paths) if paths else []
         now = self._clock.monotonic()
         for path, seen in zip(paths, found, strict=True):
             match self._arrivals.found(path, seen, now):
@@ -97,6 +95,11 @@ class Admission(Service):
                 case GiveUp(seen=still):
                     self._outcomes.append((path, self._empty(path, still)))
         return len(paths) == SLICE
+
+    def _look_at(self, paths: Sequence[bytes]) -> list[Seen | Trouble]:
+        root = self._inbox.path
+        own = identity.own_device(root)
+        return [identity.look(root, path, own=own) for path in paths]
 
     def _until_next_look(self) -> float | None:
         due = self._arrivals.next_due

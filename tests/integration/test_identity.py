@@ -42,6 +42,28 @@ def test_a_sidecar_belongs_to_the_look(tmp_path: Path) -> None:
     assert identity.read_sidecar(tmp_path, b"a.wav", seen.sidecar) == b"beam_size = 2"
 
 
+@posix
+def test_no_date_that_can_be_set_makes_a_file_older(tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    own = identity.own_device(tmp_path)
+
+    def rested() -> float:
+        seen = identity.look(tmp_path, b"a.wav", own=own)
+        assert isinstance(seen, Seen)
+        return seen.rested
+
+    file.write_bytes(b"1")
+    os.utime(file, (0, 0))
+    written = time.time()
+    assert rested() < 1.0
+    while time.time() < written + 0.2:
+        assert rested() <= time.time() - file.stat().st_ctime
+    assert own is None or rested() >= 0.2
+    (tmp_path / "a.wav.toml").write_bytes(b"beam_size = 2")
+    assert rested() < 0.2
+    assert identity.look(tmp_path, b"a.wav", own=None).rested == 0.0  # type: ignore[union-attr]
+
+
 def test_a_file_that_is_not_as_it_was_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     file.write_bytes(b"1")

@@ -13,8 +13,8 @@ from speakeasyd.domain.settling import Decision, Forget, GiveUp, Seen, Settled, 
 SETTLE_S, EMPTY_S = 2.0, 30.0
 
 
-def seen(size: int, mtime_ns: int = 0, sidecar: Signature | None = None) -> Seen:
-    return Seen(Signature(size, mtime_ns, 1), sidecar)
+def seen(size: int, mtime_ns: int = 0, sidecar: Signature | None = None, rested: float = 0.0) -> Seen:
+    return Seen(Signature(size, mtime_ns, 1), sidecar, rested)
 
 
 class Watched:
@@ -69,6 +69,14 @@ def test_no_settle_time_still_takes_two_looks() -> None:
     assert isinstance(decision, Wait)
     assert decision.until > file.now
     assert file.look(seen(5), after=0.1) == Settled(seen(5))
+
+
+def test_the_rest_before_the_first_look_counts() -> None:
+    assert Watched().look(seen(5, rested=2.0)) == Settled(seen(5))
+    file = Watched()
+    assert file.look(seen(5, rested=1.5)) == Wait(1000.5)
+    assert file.look(seen(6, rested=0.1), after=0.5) == Wait(1002.4)
+    assert isinstance(Watched(settle_s=0.0).look(seen(5, rested=0.05)), Wait)
 
 
 def test_zero_bytes_are_waited_for_and_then_given_up() -> None:
