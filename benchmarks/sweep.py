@@ -28,7 +28,7 @@ ROUNDS, LONGEST_S, FRAMES_PER_S = 3, 1000.0, 100
 class Choice:
     name: str
     floor: int = 10  # seconds: the shortest window
-    margin: int = 3  # seconds of window beyond the speech
+    margin: int = 2  # seconds of window beyond the speech
     options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -38,10 +38,11 @@ CHOICES = (
     Choice("floor 15 s", floor=15),
     Choice("floor 20 s", floor=20),
     Choice("margin 1 s", margin=1),
+    Choice("margin 3 s", margin=3),
     Choice("margin 5 s", margin=5),
     Choice("beam 1", options=(("beam_size", 1),)),
     Choice("beam 2", options=(("beam_size", 2),)),
-    Choice("beam 5", options=(("beam_size", 5),)),
+    Choice("beam 3", options=(("beam_size", 3),)),
     Choice("no second try", options=(("fallback", False),)),
     Choice("fast", options=(("accuracy", "fast"),)),
     Choice("exact", options=(("accuracy", "exact"),)),

@@ -100,7 +100,10 @@ def _document(told: Transcript, wanted: str) -> bytes:
     return docx_bytes(told) if wanted == "docx" else render(told, wanted).encode("utf-8", "replace")
 
 
-@router.get("/{job_id}/audio", response_class=FileResponse)
+_PARTS: dict[int | str, dict[str, Any]] = {206: {"description": "A range."}, 416: {"description": "No such range."}}
+
+
+@router.get("/{job_id}/audio", response_class=FileResponse, responses=_PARTS)
 async def audio(parts: Lent, job_id: _Id) -> FileResponse:
     """The source, in ranges if asked for. 404: it is not in its inbox any more."""
     file = await asyncio.to_thread(_source, parts, await find(parts, job_id))
@@ -129,10 +132,7 @@ async def find(parts: Parts, job_id: int) -> Row:
     return row
 
 
-_CHANGED: dict[int | str, dict[str, Any]] = {409: {"description": "It cannot be, as it is."}}
-
-
-@router.post("/{job_id}/{wish}", response_model=Job, responses=_CHANGED)
+@router.post("/{job_id}/{wish}", response_model=Job)
 async def change(parts: Lent, job_id: _Id, wish: Literal["retry", "cancel"]) -> Row:
     """`retry` an ended job, or `cancel` one that has not ended."""
     row = await find(parts, job_id)

@@ -24,6 +24,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
         400: "The request is wrong.",
         401: "A token is needed.",
         403: "From another site.",
+        404: "It is not there.",
+        409: "It cannot be, as things are.",
         413: "Too large.",
         422: "A value is wrong.",
         503: "Not just now.",

@@ -1,0 +1,113 @@
+"""Who may ask: names of the machine, pages of other sites, the token; and what a browser may do with an answer."""
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import websockets
+from websockets.sync.client import connect
+
+from speakeasyd.config import ServerSettings
+from speakeasyd.server.guard import Guard
+from tests.served import Served, serving
+
+pytestmark = pytest.mark.real
+ENTRY = "a secret of tests, long enough"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("guard")) as served:
+        yield served
+
+
+def events(served: Served) -> str:
+    return f"ws://127.0.0.1:{served.port}/api/v1/events"
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "[::1", "a b"])
+def test_other_names_for_this_machine_are_refused(served: Served, host: str) -> None:
+    """A name that someone else's DNS gives to this machine would make their page ours."""
+    assert served.client.get("/api/v1/status", headers={"Host": host}).status_code in {400, 403}
+
+
+def test_the_machine_may_be_called_by_its_own_names() -> None:
+    guard = Guard(lambda *_: None, ServerSettings(hosts=("Transcripts.example",)))  # type: ignore[arg-type, return-value]
+    own = ["localhost", "127.0.0.1", "::1", "192.168.1.7", socket.gethostname().lower(), "transcripts.example"]
+    assert [name for name in own if not guard._is_own(name)] == []
+    assert not guard._is_own("example")
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
+def test_pages_of_other_sites_are_refused(served: Served, origin: str) -> None:
+    assert served.post("/pause", headers={"Origin": origin}).status_code == 403
+    assert served.get("/status")["pauses"] == {}
+    with pytest.raises(websockets.InvalidStatus):
+        connect(events(served), origin=websockets.Origin(origin))
+
+
+def test_its_own_page_is_not(served: Served) -> None:
+    assert served.post("/resume", headers={"Origin": served.address}).status_code == 200
+    with connect(events(served), origin=websockets.Origin(served.address)) as told:
+        assert told.recv()
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/api/v1/status", "/api/v1/jobs/99999", "/nowhere"])
+def test_every_answer_says_what_a_browser_may_do_with_it(served: Served, path: str) -> None:
+    headers = served.client.get(path).headers
+    assert "default-src 'self'" in headers["content-security-policy"]
+    assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_page_needs_nothing_that_the_policy_forbids(served: Served) -> None:
+    assert not re.search(r"<script(?![^>]* src=)|<style| style=|https?://", served.client.get("/").text)
+
+
+def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
+    assert served.post("/pause", content=b'{"reason": "' + b"x" * 2_000_000 + b'"}').status_code == 413
+
+
+@pytest.fixture(scope="module")
+def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("closed"), SERVER__TOKEN=ENTRY, SERVER__HOST="0.0.0.0") as served:  # noqa: S104
+        yield served
+
+
+@pytest.mark.parametrize("path", ["/api/v1/status", "/metrics", "/v1/models", "/api/v1/openapi.json"])
+def test_with_a_token_it_must_be_shown(closed: Served, path: str) -> None:
+    assert closed.client.get(path).status_code == 401
+    assert closed.client.get(path, headers={"Authorization": "Bearer guessed"}).status_code == 401
+    assert closed.client.get(path, headers={"Authorization": f"Bearer {ENTRY}"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/healthz"])
+def test_what_tells_nothing_is_open(closed: Served, path: str) -> None:
+    assert closed.client.get(path).status_code == 200
+
+
+def test_events_too_need_the_token(closed: Served) -> None:
+    with connect(events(closed)) as told, pytest.raises(websockets.ConnectionClosed) as refused:
+        told.recv()
+    assert refused.value.rcvd
+    assert refused.value.rcvd.code == 4401
+
+
+def test_a_browser_keeps_it_where_no_script_reads_it(closed: Served) -> None:
+    with httpx.Client(base_url=closed.address) as browser:
+        assert browser.post("/api/v1/session", json={"token": "guessed"}).status_code == 401
+        cookie = browser.post("/api/v1/session", json={"token": ENTRY}).headers["set-cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        assert ENTRY not in cookie
+        assert browser.get("/api/v1/status").status_code == 200
+    with connect(events(closed), additional_headers={"Cookie": cookie.partition(";")[0]}) as told:
+        assert json.loads(told.recv())["type"] == "snapshot"
+
+
+def test_nobody_listens_to_the_world_without_a_token(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="token"):
+        ServerSettings(host="0.0.0.0")  # noqa: S104
