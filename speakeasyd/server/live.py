@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from speakeasyd.events import Event, Hub
 
-GATHER_S = 0.02  # seconds that events wait for others, to go out together
+GATHER_S = 0.03  # seconds after a message in which events wait for each other, to go out together
 BACKLOG = 256  # messages that a client may lag behind
 
 
@@ -69,8 +69,8 @@ class Live:
         """Until cancelled."""
         with self._hub.subscribe(backlog=None) as subscription:
             async for first in subscription:
-                await asyncio.sleep(GATHER_S)
                 self._hand_out([first, *subscription.waiting()])
+                await asyncio.sleep(GATHER_S)
 
     @contextmanager
     def client(self) -> Iterator[Client]:
