@@ -40,7 +40,7 @@ from tests.ledgers import fill
 
 FILES, JOBS, CLAIMS = 100_000, 1_000_000, 200
 IDLE_S = 60.0
-HOURS = (1, 10)
+HOURS = (1, 3)
 CLIENTS, BATCH, PORT = 100, 100, 8643
 SAMPLE = SAMPLES / "voice_memo.flac"
 PAGE = "SELECT * FROM job_status WHERE status = 'completed' ORDER BY job_id DESC LIMIT 50"
