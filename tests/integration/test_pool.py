@@ -455,7 +455,8 @@ async def test_a_worker_that_mends_itself_for_ever_is_ended(tmp_path: Path) -> N
 
 async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came_down_to(tmp_path: Path) -> None:
     soft = Misdeed("soft_fault", text=FULL, file="a.audio", chunk=0)
-    async with running(tmp_path, soft, Misdeed("abort", file="a.audio", chunk=2, after="soft_fault"), batch=4) as run:
+    abort = Misdeed("abort", file="a.audio", chunk=2, after="soft_fault")
+    async with running(tmp_path, soft, abort, batch=4, load_s=0.5) as run:  # while it loads, all tasks come
         run.add(*files(tmp_path, 8))
         await run.finished()
         run.check_texts()
