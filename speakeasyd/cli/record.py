@@ -1,6 +1,5 @@
 """`speakeasyd record`"""
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +14,7 @@ from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console, position
 from speakeasyd.cli.places import prepare
 from speakeasyd.domain.recording import FLOOR_DB, SOUND_DB, Limits, Phase, RecorderState
+from speakeasyd.host import signals
 from speakeasyd.recorder.recorder import Recorder
 
 LOOK_S = 0.1  # seconds between two pictures of the meter
@@ -35,7 +35,7 @@ def command(
         Path | None, typer.Option(metavar="DIR", help="Put the recording here.", file_okay=False, resolve_path=True)
     ] = None,
 ) -> int:
-    """Record from a microphone into the first inbox, until Ctrl-C.
+    """Record from a microphone into the first inbox, until Ctrl-C or SIGTERM.
 
     Exit status: 0 the recording is in the inbox, 1 it broke off (what was recorded is in the inbox all the same), 2 the
     inbox is not there.
@@ -43,11 +43,12 @@ def command(
     settings = given.settings(config, given.Flags(inbox=inbox))
     prepare(settings, strict=True)
     recorder = Recorder(folder=settings.inboxes[0].path)
-    recorder.start(device=_device(device), limits=Limits(max_s=max_s, until_silence_s=until_silence))
-    with Live(console=console(), auto_refresh=False, transient=True) as live, suppress(KeyboardInterrupt):
-        while not recorder.wait(LOOK_S):
-            live.update(meter(recorder.state), refresh=True)
-    return _report(recorder.stop())
+    with signals.noticed() as asked:
+        recorder.start(device=_device(device), limits=Limits(max_s=max_s, until_silence_s=until_silence))
+        with Live(console=console(), auto_refresh=False, transient=True) as live:
+            while not (asked.is_set() or recorder.wait(LOOK_S)):
+                live.update(meter(recorder.state), refresh=True)
+        return _report(recorder.stop())
 
 
 def _device(said: str | None) -> str | int | None:

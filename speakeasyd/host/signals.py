@@ -1,13 +1,16 @@
-"""How a person or a service manager asks the daemon to stop, and to read its configuration again."""
+"""How a person or a service manager asks to stop, and the daemon to read its configuration again."""
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 
 STOP = ("SIGINT", "SIGTERM", "SIGBREAK")  # the last is Windows' CTRL_BREAK
 RELOAD = ("SIGHUP",)
+
+Handler = Callable[[int, FrameType | None], None]
 
 
 @contextmanager
@@ -23,16 +26,29 @@ def install(
         (on_force if asked else on_stop)()
         asked = True
 
-    def handler(action: Callable[[], object]) -> Callable[[int, FrameType | None], None]:
+    def handler(action: Callable[[], object]) -> Handler:
         def handle(_number: int, _frame: FrameType | None) -> None:
             loop.call_soon_threadsafe(action)  # `loop.add_signal_handler` is not there on Windows
 
         return handle
 
-    actions = {**dict.fromkeys(STOP, stop), **dict.fromkeys(RELOAD, on_reload)}
+    with _handled(dict.fromkeys(STOP, handler(stop)) | dict.fromkeys(RELOAD, handler(on_reload))):
+        yield
+
+
+@contextmanager
+def noticed() -> Iterator[threading.Event]:
+    """The event is set at a request to stop, which nothing else happens by. Only in the main thread."""
+    asked = threading.Event()
+    with _handled(dict.fromkeys(STOP, lambda _number, _frame: asked.set())):
+        yield asked
+
+
+@contextmanager
+def _handled(handlers: Mapping[str, Handler]) -> Iterator[None]:
     before = {
-        number: signal.signal(number, handler(action))
-        for name, action in actions.items()
+        number: signal.signal(number, handler)
+        for name, handler in handlers.items()
         if (number := getattr(signal, name, None)) is not None
     }
     try:

@@ -347,10 +347,11 @@ def test_a_microphone_that_vanishes_leaves_what_it_gave(room: Room) -> None:
     assert soundfile.info(str(file)).duration > 0
 
 
-def test_ctrl_c_ends_a_recording_in_good_order(room: Room) -> None:
+@pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_request_to_stop_ends_a_recording_in_good_order(room: Room, request_to_stop: signal.Signals) -> None:
     recording = room.record()
     until(room.growing, "the recording")
-    recording.send_signal(signal.SIGINT)
+    recording.send_signal(request_to_stop)
     out, err = recording.communicate(timeout=PATIENCE_S)
     assert recording.returncode == 0, err
     [file] = room.inbox.iterdir()
