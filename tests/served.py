@@ -55,8 +55,9 @@ class Served:
 
     @property
     def drafts(self) -> Sequence[Path]:
-        """Temporary files of uploads."""
-        return [path for path in self.root.rglob("*") if ".speakeasyd-" in path.name]
+        """Temporary files of uploads. Not by `rglob`, which fails where a folder goes while it looks."""
+        walk = os.walk(self.root)
+        return [Path(top, name) for top, folders, files in walk for name in folders + files if ".speakeasyd-" in name]
 
     def rows(self, sql: str) -> list[Any]:
         return ask(self.state, sql)
