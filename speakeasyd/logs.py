@@ -140,7 +140,7 @@ class Narrator:
     def __call__(self, event: Event) -> None:
         wording = WORDS.get(event.kind) or Wording(_QUIET, f"{event.kind}: {{rest}}")
         if log.isEnabledFor(wording.level):
-            text = wording.text.format_map(_Fields({"path": self._path(event), **event.data}))
+            text = wording.text.format_map(_Fields({"path": self._path(event), **event.data})).removesuffix(": ")
             about_it = {"job": event.job_id, "event": event.kind, "data": dict(event.data)}
             log.log(wording.level, "%s", text, extra=about_it)
         self._keep(event)

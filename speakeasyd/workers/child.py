@@ -56,8 +56,12 @@ def _write_to(log: Path) -> None:
 
 
 def _leave_signals_to_the_parent() -> None:
-    """Ctrl-C reaches every process of a terminal. The parent drains its workers, and they die with it."""
+    """Ctrl-C reaches every process of a terminal, and SIGTERM is often sent to a whole group, as `timeout` does it.
+
+    The parent drains its workers, and they die with it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, signal.SIG_IGN)
     elif sys.platform == "linux":

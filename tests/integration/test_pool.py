@@ -654,10 +654,11 @@ async def test_a_full_pipe_to_a_stopped_worker_holds_nobody_up(tmp_path: Path) -
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends CTRL_C to a console, not to a process")
-async def test_ctrl_c_is_left_to_the_parent(tmp_path: Path) -> None:
+@pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
+async def test_a_request_to_stop_is_left_to_the_parent(tmp_path: Path, request_to_stop: signal.Signals) -> None:
     async with running(tmp_path) as run:
         await eventually(lambda: run.pool.capacity("auto") > 0, "a worker")
-        os.kill(run.pool.status()[0].pid or 0, signal.SIGINT)
+        os.kill(run.pool.status()[0].pid or 0, request_to_stop)
         run.add(*files(tmp_path))
         await run.finished()
     assert not run.lost

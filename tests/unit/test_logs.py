@@ -150,6 +150,11 @@ def test_trouble_is_a_warning(told: Event, said: str) -> None:
     assert line.endswith(said)
 
 
+def test_what_has_no_reason_is_told_without_one() -> None:
+    [line] = narrated(event("job.released", 2, path="talk.mp3", error=None))
+    assert line.endswith("goes back to the queue: talk.mp3")
+
+
 def test_events_are_json_with_their_data() -> None:
     stream = written(io.StringIO())
     logs.Narrator()(event("job.failed", 2, error_code="poison", error="x"))
