@@ -78,7 +78,8 @@ def _clock(last: object) -> Finding:
 def folders(settings: Settings) -> Iterator[Finding]:
     yield _writable("state folder", settings.state)
     for inbox in settings.inboxes:
-        yield _readable(f"inbox {inbox.name}", inbox.path)
+        to_be_made = inbox.usual and not inbox.path.exists()
+        yield (_writable if to_be_made else _readable)(f"inbox {inbox.name}", inbox.path)
         for key, folder in inbox.targets.items():
             yield _writable(f"{key} of {inbox.name}", folder)
 

@@ -1,17 +1,13 @@
 """The inboxes have to be there before there is anything to do."""
 
-from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.config import Settings
 from speakeasyd.errors import StartError
 
 
 def prepare(settings: Settings, *, strict: bool) -> None:
-    """Make the default inbox. One that somebody has chosen is never made: it may be a disk that is not mounted yet.
-
-    `strict`: raises StartError where one is missing; else the daemon waits for it.
-    """
-    default = InboxSettings().path
+    """Make the default inbox. `strict`: raises StartError where another is missing; else the daemon waits for it."""
     for inbox in settings.inboxes:
-        if inbox.path == default:
+        if inbox.usual:
             inbox.path.mkdir(parents=True, exist_ok=True)
         elif strict and not inbox.path.is_dir():
             raise StartError(

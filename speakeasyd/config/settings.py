@@ -89,6 +89,11 @@ class InboxSettings(Table):
         return self
 
     @property
+    def usual(self) -> bool:
+        """Whether its folder is the default. Only then is it made: a chosen one may be a disk yet to be mounted."""
+        return self.path == InboxSettings().path
+
+    @property
     def targets(self) -> dict[str, Path]:
         """The folders that files are put into, by key."""
         folders = {"outbox": self.outbox, "archive": self.archive, "failed": self.failed}

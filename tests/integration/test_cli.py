@@ -389,6 +389,14 @@ def test_doctor(desk: Desk) -> None:
     assert {"speakeasyd", "SQLite", "daemon", "ledger", "state folder", "inbox inbox"} <= set(found)
 
 
+@pytest.mark.real
+def test_doctor_has_nothing_to_say_against_the_default_inbox(desk: Desk) -> None:
+    """It is made at the first start."""
+    found = {finding["what"]: finding for finding in desk.gets("doctor", "--model", "bundled", "--device", "cpu")}
+    assert found["inbox inbox"]["level"] == "ok"
+    assert "to be made" in found["inbox inbox"]["text"]
+
+
 def test_doctor_says_how_to_mend(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     places = ["--inbox", str(tmp_path / "away"), "--outbox", str(tmp_path / "file" / "outbox"), "--device", "cuda"]
