@@ -9,6 +9,7 @@ import pytest
 
 from speakeasyd.cli.tune import Trial, best
 from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.engine.trial import findings
 
 
 def trial(replicas: int, speed: float) -> Trial:
@@ -19,6 +20,18 @@ def test_another_way_has_to_be_worth_the_change() -> None:
     usual, little, much = trial(2, 10.0), trial(1, 10.2), trial(3, 11.0)
     assert best([usual, little]) is usual
     assert best([usual, little, much]) is much
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_a_trial_of_a_few_chunks_promises_no_more_than_a_longer_one(tmp_path: Path) -> None:
+    """Replicas that began together end together: the time between their first chunks says nothing."""
+    spec = WorkerSpec("cpu", "int8", 2, 1, str(tmp_path), offline=True)
+
+    def speed(seconds: float) -> float:
+        return float(str(findings("bundled", seconds, spec)["speed"]))
+
+    assert 0 < speed(0.3) < 2 * speed(3)
 
 
 @pytest.mark.real
