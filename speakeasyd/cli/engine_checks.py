@@ -2,6 +2,7 @@
 kills whoever touches it."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 from speakeasyd.cli.finding import Finding, Level
 from speakeasyd.config import Settings
 from speakeasyd.domain.fault import classify
+from speakeasyd.workers.child import prepare
 
 PROBE_S = 90.0  # seconds; a first touch of a GPU's driver can take long
 HUB = ("huggingface.co", 443)
@@ -67,8 +69,12 @@ def _hub_answers() -> bool:
 def probe(module: str, *arguments: str) -> dict[str, Any]:
     """What a module of the engine finds. `error` where it finds its end instead."""
     command = [sys.executable, "-m", module, *arguments]
+    environ = dict(os.environ)
+    prepare(environ)  # as a worker is
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_S, check=False)  # noqa: S603 - ours
+        done = subprocess.run(  # noqa: S603 - ours
+            command, env=environ, capture_output=True, text=True, timeout=PROBE_S, check=False
+        )
     except subprocess.TimeoutExpired:
         return {"error": f"no answer within {PROBE_S:.0f} s"}
     try:

@@ -147,9 +147,11 @@ class Decoder:
         return FULL_WINDOW if way.full_window else min(FULL_WINDOW, fitted)
 
     def encode(self, clips: Sequence[Samples], frames: int) -> StorageView:
-        features = np.stack([self._features(clip, frames) for clip in clips])
-        with during("encode"):
-            return self._model.encode(StorageView.from_array(features))
+        features = [self._features(clip, frames)[np.newaxis] for clip in clips]
+        if self._model.device != "cpu":
+            features = [np.concatenate(features)]
+        with during("encode"):  # on the CPU one by one: what a batch computes on does not fit the cache
+            return _joined([self._model.encode(StorageView.from_array(one)) for one in features])
 
     def _features(self, clip: Samples, frames: int) -> Samples:
         spectrum = self._whisper.feature_extractor(clip)[:, : min(frames, clip.size // _HOP)]
@@ -298,6 +300,10 @@ class Decoder:
                 start=plan.start,
                 frames=min(clip.size // _HOP, FULL_WINDOW),
             )
+
+
+def _joined(encoded: Sequence[StorageView]) -> StorageView:
+    return encoded[0] if len(encoded) == 1 else StorageView.from_array(np.concatenate(list(map(np.asarray, encoded))))
 
 
 def _singly(encoded: StorageView, clips: int) -> list[StorageView] | list[None]:

@@ -26,7 +26,7 @@ from speakeasyd.domain.protocol import (
     WorkerSpec,
 )
 from speakeasyd.domain.stepdown import step_down
-from speakeasyd.engine import cuda
+from speakeasyd.engine import cuda, heap
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.model import Model, load
 from speakeasyd.engine.pipeline import InFlight, Pipeline
@@ -146,6 +146,7 @@ class Host:
             self._pipeline.stop()
             self._pipeline = self._model = None
             gc.collect()
+            heap.let_go()
             self._send(Unloaded())
 
     # --- faults -------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from faster_whisper import WhisperModel
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
 from speakeasyd.domain.stepdown import GPU_BATCH
-from speakeasyd.engine import cuda
+from speakeasyd.engine import cuda, heap
 from speakeasyd.engine.audio import Audio, Samples
 from speakeasyd.engine.catalogue import Choice, ModelUnavailable, choose
 from speakeasyd.engine.clips import Clip
@@ -49,11 +49,13 @@ def load(requested: str, spec: WorkerSpec) -> Model:
     on_gpu = device == "cuda"
     replicas = spec.replicas or (_GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
     compute_type = _COMPUTE_TYPE[device] if spec.compute_type == "auto" else spec.compute_type
+    heap.let_go()
     with during("load"):
         if on_gpu:
             cuda.preload_cublas()
         choice = choose(requested, device=spec.device, models_dir=Path(spec.state_dir) / "models", offline=spec.offline)
         whisper = _whisper(choice, spec.device, compute_type, replicas)
+    heap.hold()
     decoder = Decoder(whisper)
     with during("canary"):
         _prove(decoder, choice, on_gpu=on_gpu)

@@ -1,5 +1,7 @@
 """The parts of the workers' side that need no process: who is suspect, who is silent, which devices there are."""
 
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ from speakeasyd.domain.protocol import (
     TaskDone,
 )
 from speakeasyd.domain.transcript import Chunk
-from speakeasyd.workers.child import show_only
+from speakeasyd.workers.child import prepare, show_only
 from speakeasyd.workers.devices import Findings, discover, look, well
 from speakeasyd.workers.inhand import InHand, LostTask, suspected
 from speakeasyd.workers.vitals import ASLEEP_S, START_S, Life, Wear
@@ -291,3 +293,18 @@ async def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> N
 async def test_a_gpu_that_is_not_there_is_not_well() -> None:
     if sys.platform == "darwin" or (await look()).gpus == 0:
         assert "no CUDA-capable device" in await well("cuda:0", state_dir="")
+
+
+def test_no_library_starts_threads_of_its_own() -> None:
+    """They would spin on the cores that the replicas need."""
+    environ = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
+    prepare(environ)
+    code = "import numpy, psutil; one = numpy.ones((200, 200)); one @ one; print(psutil.Process().num_threads())"
+    told = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["1"]
+
+
+def test_what_a_person_says_of_the_libraries_stays() -> None:
+    environ = {"OMP_NUM_THREADS": "3", "CT2_FORCE_CPU_ISA": "GENERIC"}
+    prepare(environ)
+    assert environ == {"OMP_NUM_THREADS": "3", "CT2_FORCE_CPU_ISA": "GENERIC"}
