@@ -3,13 +3,10 @@
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
-from importlib import resources
+from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
@@ -38,10 +35,8 @@ def migrate(path: Path, *, scripts: Path | None = None) -> None:
     Raises LedgerError on a network filesystem, for a ledger of a newer version, and when it is damaged or not writable.
     """
     refuse_network(path)
-    config = Config()
-    config.set_main_option("script_location", str(scripts or find_scripts()).replace("%", "%%"))
     try:
-        _migrate(path, config)
+        _migrate(path, scripts or find_scripts())
     except (sqlite3.Error, DBAPIError) as error:
         problem = explained(error)
         if problem is error:
@@ -55,25 +50,33 @@ def find_scripts() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
 
 
-def _migrate(path: Path, config: Config) -> None:
-    known = ScriptDirectory.from_config(config)
-    revision = _revision(path)
-    if revision and revision not in {script.revision for script in known.walk_revisions()}:
+def _migrate(path: Path, scripts: Path) -> None:
+    known = {script.name.partition("_")[0] for script in (scripts / "versions").glob("[0-9]*.py")}
+    revision, newest = _revision(path), max(known)
+    if revision and revision not in known:
         raise LedgerError(
             f"the ledger {path} was made by a newer version of speakeasyd (schema {revision})",
             hint="Update speakeasyd, or use another state folder.",
         )
-    if revision and revision != known.get_current_head():
+    if revision and revision != newest:
         back_up(path, label=revision)
     engine = _engine(path)
     try:
         with engine.begin() as connection:
-            config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            if revision != newest:
+                _upgrade(connection, scripts)
             _renew_views(connection)
             _check_references(connection)
     finally:
         engine.dispose()
+
+
+def _upgrade(connection: Connection, scripts: Path) -> None:
+    """Alembic is imported here alone: it is large, and most starts do not need it."""
+    config = import_module("alembic.config").Config()
+    config.set_main_option("script_location", str(scripts).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    import_module("alembic.command").upgrade(config, "head")
 
 
 def _revision(path: Path) -> str | None:

@@ -11,13 +11,11 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
 from speakeasyd.domain.advice import what_to_do
-from speakeasyd.domain.formats import render
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
-from speakeasyd.domain.transcript import Transcript
 from speakeasyd.ledger.dossier import details, job_row
 from speakeasyd.ledger.reading import Row
-from speakeasyd.outbox.documents import docx_bytes
+from speakeasyd.outbox.contents import contents
 from speakeasyd.server.answers import Job, JobDetails, Jobs
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import Refused
@@ -88,16 +86,12 @@ async def transcript(
     row = await find(parts, job_id)
     told = await parts.ledger.transcript(JobId(job_id))
     wanted: str = format or "json"
-    body = await asyncio.to_thread(_document, told, wanted)
+    body = await asyncio.to_thread(contents, told, wanted)
     answer = Response(body, media_type=_TYPES.get(wanted, "text/plain"))
     if format:
         name = f"{Path(str(row['path'])).stem}.{format}"
         answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
     return answer
-
-
-def _document(told: Transcript, wanted: str) -> bytes:
-    return docx_bytes(told) if wanted == "docx" else render(told, wanted).encode("utf-8", "replace")
 
 
 _PARTS: dict[int | str, dict[str, Any]] = {206: {"description": "A range."}, 416: {"description": "No such range."}}

@@ -8,13 +8,12 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import PurePosixPath
 
-from speakeasyd.domain.formats import render
 from speakeasyd.domain.job import Ended, Job
 from speakeasyd.domain.naming import candidates
 from speakeasyd.domain.transcript import Artifact, Transcript
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.outbox.documents import docx_bytes
+from speakeasyd.outbox.contents import contents
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.sources import Sources
@@ -81,11 +80,9 @@ class Publisher:
 
 def _rendered(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:
     """The files by format; json is last, so that whoever waits for it finds the others there."""
-    return {ending: _file(transcript, ending) for ending in sorted(set(formats), key=lambda one: (one == "json", one))}
-
-
-def _file(transcript: Transcript, ending: str) -> bytes:
-    return docx_bytes(transcript) if ending == "docx" else render(transcript, ending).encode("utf-8", "replace")
+    return {
+        ending: contents(transcript, ending) for ending in sorted(set(formats), key=lambda one: (one == "json", one))
+    }
 
 
 def _artifact(outbox: Outbox, path: str, ending: str, data: bytes) -> Artifact:

@@ -19,7 +19,7 @@ from tests.ledgers import a_file, opened
 NEXT = """
 from alembic import op
 
-revision = "next"
+revision = "9999"
 down_revision = {down!r}
 
 
@@ -61,7 +61,7 @@ def tomorrow(tmp_path: Path) -> Path:
 
 def with_next(scripts: Path, *, middle: str) -> Path:
     shutil.copytree(find_scripts(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "next.py").write_text(NEXT.format(down=head(), middle=middle), encoding="utf-8")
+    (scripts / "versions" / "9999_next.py").write_text(NEXT.format(down=head(), middle=middle), encoding="utf-8")
     return scripts
 
 
