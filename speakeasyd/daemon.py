@@ -176,7 +176,7 @@ class Daemon:
         except ImportError as error:
             log.info("no page and no API (%s): pip install 'speakeasyd[server]'", error)
             return
-        recorder = Recorder(folder=self._settings.inboxes[0].path, tell=to_hub(self._main_loop, self.hub))
+        recorder = Recorder(folder=self._settings.upload_inbox.path, tell=to_hub(self._main_loop, self.hub))
         self._stack.push_async_callback(asyncio.to_thread, recorder.stop)
         server = serving.Server(
             current=lambda: self._settings,

@@ -207,6 +207,13 @@ class NotifySettings(Table):
     hook_timeout_s: float = Field(300.0, gt=0)
     """Seconds after which that command is killed."""
 
+    @model_validator(mode="after")
+    def _addresses_differ(self) -> Self:
+        urls = [webhook.url for webhook in self.webhooks]
+        if doubled := {url for url in urls if urls.count(url) > 1}:
+            raise ValueError(f"two webhooks have the url {min(doubled)!r}; give one all the events")
+        return self
+
 
 class PoliteSettings(Table):
     """When to leave the machine to others. Work stops within a few seconds, and goes on by itself where it was."""
@@ -233,7 +240,7 @@ class ServerSettings(Table):
     hosts: tuple[str, ...] = ()
     """Further names by which clients may call this machine, such as those of a reverse proxy."""
     inbox: str | None = Field(None, examples=["inbox"])
-    """The name of the inbox that uploads go to; the first, if not set."""
+    """The name of the inbox that uploads and recordings from the page go to; the first, if not set."""
     upload_mb: int = Field(4096, ge=1)
     """Larger uploads are refused, in MB for one request."""
 
@@ -273,6 +280,11 @@ class Settings(Table):
     polite: PoliteSettings = PoliteSettings()
     server: ServerSettings = ServerSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def upload_inbox(self) -> InboxSettings:
+        """Where uploads and recordings from the page go."""
+        return next(inbox for inbox in self.inboxes if self.server.inbox in {None, inbox.name})
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

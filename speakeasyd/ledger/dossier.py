@@ -1,11 +1,17 @@
 """Everything about one job."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.reading import Row
 
 _JOB = "SELECT * FROM job_status WHERE job_id = :job"
+_SOURCE = """
+    SELECT inbox, path_raw, same.size, same.mtime_ns FROM jobs JOIN jobs AS same USING (inbox, path_raw, sha256)
+    WHERE jobs.id = :job
+"""
 _DETAILS = {
     "attempts_made": """
         SELECT started_at, ended_at, outcome, model, device, error_code, error FROM attempts
@@ -23,6 +29,22 @@ _DETAILS = {
 def job_row(state: Path, job: int) -> Row | None:
     """Its row of the view `job_status`; None for an unknown job. Raises LedgerError where there is no ledger."""
     return next(iter(ask(state, _JOB, {"job": job})), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a job's file was, and how it can be told from others that had its name."""
+
+    inbox: str
+    path: bytes  # relative to the inbox, as the system has it
+    versions: frozenset[tuple[int, int]]  # size and mtime_ns, each time that it was seen with these bytes
+
+
+def source(state: Path, job: int) -> Source | None:
+    """None for an unknown job. Raises LedgerError where there is no ledger."""
+    rows: list[dict[str, Any]] = ask(state, _SOURCE, {"job": job})
+    versions = frozenset((row["size"], row["mtime_ns"]) for row in rows)
+    return Source(rows[0]["inbox"], rows[0]["path_raw"], versions) if rows else None
 
 
 def details(state: Path, job: int) -> dict[str, list[Row]]:

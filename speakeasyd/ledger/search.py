@@ -136,8 +136,11 @@ def _received(connection: Connection, filters: Filters) -> dict[str, int]:
     def created(number: int) -> str:
         return connection.scalar(_NEXT_JOB, {"id": number}) or "~"
 
-    first = bisect_left(range(newest + 1), filters.since, key=created) if filters.since else 0
-    last = bisect_left(range(newest + 1), filters.until + "~", key=created) - 1 if filters.until else newest
+    def place(time: str) -> int:
+        return bisect_left(range(newest + 1), time.replace(" ", "T"), key=created)
+
+    first = place(filters.since) if filters.since else 0
+    last = place(filters.until + "~") - 1 if filters.until else newest
     return {"first": first, "last": last}
 
 

@@ -44,13 +44,14 @@ class Shelf(Root):
         with explained(self.path):
             if not is_still(source, signature):
                 return None
-            target = next(name for name in self._names(path) if _free_or_same(name, source))
+            target = next(name for name in self.names(path) if _free_or_same(name, source))
             make_folders(target.parent)
             if note:
                 _leave(note, target.with_name(component(target.name, room=len(NOTE)) + NOTE))
             return target if self._move(source, signature, target) else None
 
-    def _names(self, path: bytes) -> Iterator[Path]:
+    def names(self, path: bytes) -> Iterator[Path]:
+        """Where a source may lie, the best place first; it has the first that was free."""
         wanted = self.resolve(os.fsdecode(path))
         yield wanted
         for number in count(2):

@@ -49,10 +49,22 @@ class InputDevice:
     is_default: bool
 
 
+_streams: set[int] = set()
+"""Those that are open, or did not let go. PortAudio is one for the whole process, and so is this."""
+
+
+def _look_again(library: Any) -> None:
+    """Have PortAudio list the devices anew, which it does once, when it begins; and ends what is open when it ends."""
+    if not _streams:
+        library._terminate()
+        library._initialize()
+
+
 def devices() -> list[InputDevice]:
     """All that can be recorded from. Raises RecorderUnavailable."""
     library = sounddevice()
     try:
+        _look_again(library)
         default = library.default.device[0]
         systems = [system["name"] for system in library.query_hostapis()]
         return [
@@ -80,6 +92,7 @@ class Microphone:
         """`device`: an index, or a part of a name; None: the default. Raises RecorderUnavailable."""
         library = sounddevice()
         try:
+            _look_again(library)
             about = library.query_devices(device, "input")
         except (ValueError, library.PortAudioError) as error:
             what = "there is no microphone" if device is None else f"there is no input device {device!r}: {error}"
@@ -99,6 +112,7 @@ class Microphone:
             self._stream = library.RawInputStream(
                 device=self._index, channels=1, samplerate=self.rate, dtype="int16", latency="high", callback=callback
             )
+            _streams.add(id(self._stream))
             self._stream.start()
         except library.PortAudioError as error:
             self.stop()
@@ -128,3 +142,4 @@ def _close(stream: Any) -> None:
         stream.stop()
     with suppress(Exception):
         stream.close()
+    _streams.discard(id(stream))

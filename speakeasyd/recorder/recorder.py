@@ -21,7 +21,7 @@ from speakeasyd.domain.recording import (
 from speakeasyd.events import Event, Hub
 from speakeasyd.loop import MainLoop
 from speakeasyd.recorder.libraries import RecorderBusy
-from speakeasyd.recorder.microphone import Microphone, Source
+from speakeasyd.recorder.microphone import InputDevice, Microphone, Source, devices
 from speakeasyd.recorder.ring import Ring
 from speakeasyd.recorder.take import Take, rescue
 
@@ -76,6 +76,11 @@ class Recorder:
     @property
     def active(self) -> bool:
         return self._session is not None and not self._session.over.is_set()
+
+    def devices(self) -> list[InputDevice]:
+        """What can be recorded from. Raises RecorderUnavailable."""
+        with self._lock:
+            return devices()
 
     def start(self, *, device: str | int | None = None, limits: Limits = NO_LIMITS) -> RecorderState:
         """Raises RecorderBusy, RecorderUnavailable, or OSError when the folder cannot be written."""

@@ -34,6 +34,7 @@ async def healthz(parts: Lent, response: Response) -> Health:
     except (LedgerError, TimeoutError) as error:
         return _failing(response, {"loop": "ok", "ledger": str(error) or "it does not answer"})
     watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
+    watchers |= {cause: reason for cause, reason in parts.pauses.reasons.items() if cause in watchers}  # it is away
     return Health(status="ok", checks={"loop": "ok", "ledger": "ok"} | watchers)
 
 

@@ -1,7 +1,10 @@
 """Jobs, their transcripts and their audio."""
 
 import asyncio
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from itertools import takewhile
 from mimetypes import guess_type
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,12 +13,17 @@ from urllib.parse import quote
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import FileResponse
 
+from speakeasyd.config import InboxSettings
 from speakeasyd.domain.advice import what_to_do
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
-from speakeasyd.ledger.dossier import details, job_row
+from speakeasyd.durable import is_plain
+from speakeasyd.errors import FileFault
+from speakeasyd.ledger.dossier import details, job_row, source
 from speakeasyd.ledger.reading import Row
 from speakeasyd.outbox.contents import contents
+from speakeasyd.outbox.root import Root
+from speakeasyd.outbox.sources import Shelf
 from speakeasyd.server.answers import Job, JobDetails, Jobs
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import Refused
@@ -100,7 +108,8 @@ _PARTS: dict[int | str, dict[str, Any]] = {206: {"description": "A range."}, 416
 @router.get("/{job_id}/audio", response_class=FileResponse, responses=_PARTS)
 async def audio(parts: Lent, job_id: _Id) -> FileResponse:
     """The source, in ranges if asked for. 404: it is not in its inbox any more."""
-    file = await asyncio.to_thread(_source, parts, await find(parts, job_id))
+    await find(parts, job_id)
+    file = await asyncio.to_thread(_file, parts, job_id)
     if file is None:
         raise Refused(404, "the audio is not in the inbox any more")
     guessed = guess_type(file.name)[0] or ""
@@ -108,14 +117,28 @@ async def audio(parts: Lent, job_id: _Id) -> FileResponse:
     return FileResponse(file, media_type=guessed if sound else "application/octet-stream")
 
 
-def _source(parts: Parts, row: Row) -> Path | None:
-    """A regular file below its inbox, or the archive that it was put into, by the path that the ledger knows."""
-    inbox = next((one for one in parts.settings.inboxes if one.name == row["inbox"]), None)
-    for root in filter(None, (inbox.path, inbox.archive) if inbox else ()):
-        file = (root / str(row["path"])).resolve()
-        if file.is_relative_to(root.resolve()) and file.is_file() and file.stat().st_size == row["bytes"]:
-            return file
+def _file(parts: Parts, job_id: int) -> Path | None:
+    """The version that the job is about: in its inbox, or where it was put away."""
+    wanted = source(parts.state, job_id)
+    inbox = next((one for one in parts.settings.inboxes if wanted and one.name == wanted.inbox), None)
+    if wanted and inbox:
+        with suppress(FileFault):  # a folder has become a link to elsewhere
+            return next((place for place in _places(inbox, wanted.path) if _is_one_of(wanted.versions, place)), None)
     return None
+
+
+def _places(inbox: InboxSettings, path: bytes) -> Iterator[Path]:
+    yield Root(inbox.path).resolve(os.fsdecode(path))
+    for folder in filter(None, (inbox.archive, inbox.failed)):
+        yield from takewhile(os.path.lexists, Shelf(folder).names(path))
+
+
+def _is_one_of(versions: frozenset[tuple[int, int]], place: Path) -> bool:
+    """A rename keeps size and time, and so does a copy."""
+    if not is_plain(place):
+        return False
+    found = place.lstat()
+    return (found.st_size, found.st_mtime_ns) in versions
 
 
 async def find(parts: Parts, job_id: int) -> Row:

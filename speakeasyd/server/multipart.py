@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from python_multipart.exceptions import ParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
@@ -65,9 +65,9 @@ class Form:
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise Refused(415, "the body must be multipart/form-data")
         reader = _Reader(self)
-        parser = MultipartParser(options[b"boundary"], reader.callbacks)
         block = bytearray()
         try:
+            parser = MultipartParser(options[b"boundary"], reader.callbacks)
             async for data in request.stream():
                 block += data
                 if len(block) >= BLOCK:
@@ -75,7 +75,7 @@ class Form:
                     block.clear()
             await run_in_threadpool(parser.write, bytes(block))
             parser.finalize()
-        except ParseError as error:
+        except FormParserError as error:
             raise Refused(400, f"the form is broken: {error}") from error
         except ClientDisconnect as error:
             raise Refused(400, "the form breaks off") from error

@@ -3,7 +3,12 @@
 Fields and answers: https://platform.openai.com/docs/api-reference/audio. `temperature` and `stream` have no effect.
 """
 
-from collections.abc import Mapping
+import asyncio
+import secrets
+from collections.abc import Coroutine, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
@@ -13,12 +18,14 @@ from speakeasyd.domain.formats import render
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.transcript import Segment, Transcript
 from speakeasyd.ledger.reading import Row
+from speakeasyd.server.answers import Received
 from speakeasyd.server.jobs import find
 from speakeasyd.server.live import Client
 from speakeasyd.server.multipart import Form
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import Refused
 from speakeasyd.server.uploads import allowed, place, received, take
+from speakeasyd.services.pauses import LEAVING
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 
@@ -57,25 +64,35 @@ _BODY: dict[str, Any] = {
 @router.post("/audio/{task}", response_class=Response, openapi_extra=_BODY)
 async def transcriptions(request: Request, parts: Lent, task: Literal["transcriptions", "translations"]) -> Response:
     """Transcribe one file, or translate it to English, and wait for the text."""
-    if parts.pauses.leaving:
-        raise Refused(503, "; ".join(parts.pauses.reasons.values()))
-    async with received(request, parts.upload_inbox) as form:
-        wanted = form.text("response_format", "json")
-        if wanted not in _FORMATS:
-            raise Refused(422, f"response_format is one of {', '.join(_FORMATS)}")
-        file = next((file for file in form.files if file.field == "file"), None)
-        if file is None:
-            raise Refused(422, "there is no `file` in the form")
-        inbox = parts.upload_inbox
-        changes = allowed(parts, inbox, _changes(parts, form, task))
-        wanted_place = place(parts, inbox, file, folder=FOLDER)
-        with parts.live.client() as client:
-            taken = await take(parts, inbox, file, wanted=wanted_place, changes=changes)
-            job = await _ended(parts, taken.job_id, client)
+    _require_work(parts)
+    with ExitStack() as stack:
+        async with received(request, parts.settings.upload_inbox) as form:
+            wanted = form.text("response_format", "json")
+            if wanted not in _FORMATS:
+                raise Refused(422, f"response_format is one of {', '.join(_FORMATS)}")
+            client = stack.enter_context(parts.live.client())
+            taken = await _take(parts, form, task)
+        job = await _unless_gone(request, _ended(parts, taken.job_id, client))
     if job["status"] != Status.COMPLETED:
         raise Refused(422, str(job["error"] or f"the job is {job['status']}"))
     told = await parts.ledger.transcript(JobId(taken.job_id))
     return _answer(told, wanted, words="word" in form.texts("timestamp_granularities[]"), task=task)
+
+
+async def _take(parts: Parts, form: Form, task: str) -> Received:
+    file = next((file for file in form.files if file.field == "file"), None)
+    if file is None:
+        raise Refused(422, "there is no `file` in the form")
+    inbox = parts.settings.upload_inbox
+    changes = allowed(parts, inbox, _changes(parts, form, task))
+    # Under a name that was there before, the same bytes would be a duplicate: each request has a name of its own.
+    path = place(parts, inbox, replace(file, name=_named(file.name)), folder=FOLDER)
+    return await take(parts, inbox, file, wanted=path, changes=changes, awaited=True)
+
+
+def _named(name: str) -> str:
+    plain = PurePosixPath(name.replace("\\", "/"))
+    return f"{plain.stem} {secrets.token_hex(4)}{plain.suffix}"
 
 
 def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:
@@ -93,10 +110,32 @@ def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:
     return changes | {"preset" if model in parts.settings.presets else "model": model}
 
 
+def _require_work(parts: Parts, hint: str = "") -> None:
+    """Raises Refused while nothing would come of waiting."""
+    inbox = parts.settings.upload_inbox.name
+    causes = (*LEAVING, "device", "ledger", f"inbox {inbox}", f"outbox {inbox}")
+    if reasons := [parts.pauses.reasons[cause] for cause in causes if cause in parts.pauses]:
+        raise Refused(503, "; ".join(reasons), hint=hint)
+
+
+async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Row]) -> Row:
+    """Raises Refused as soon as nobody waits for the answer: the whole request has been read, so its end comes next."""
+    waiting, gone = asyncio.ensure_future(answer), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            raise Refused(400, "the client has gone")
+        return waiting.result()
+    finally:
+        waiting.cancel()
+        gone.cancel()
+
+
 async def _ended(parts: Parts, job_id: int, client: Client) -> Row:
     """Its row, once it has ended. `client` has listened since before it began."""
     row = await find(parts, job_id)
     while row["finished_at"] is None:
+        _require_work(parts, hint=f"Job {job_id} goes on after that.")
         news = await client.next()
         if news is None:
             raise Refused(503, "the daemon is too busy to wait for the text", hint=f"It will be that of job {job_id}.")

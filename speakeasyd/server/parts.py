@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
-from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.config import Settings
 from speakeasyd.domain.job import Added
 from speakeasyd.domain.presets import Changes
 from speakeasyd.ledger.ledger import Ledger
@@ -17,7 +17,8 @@ from speakeasyd.server.live import Live
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.workers.pool import Pool
 
-Admit = Callable[[str, bytes, str, Changes], Awaitable[Added]]
+Admit = Callable[[str, bytes, str, Changes, bool], Awaitable[Added]]
+"""Inbox, path, sha256, options, and whether somebody waits for the text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +38,6 @@ class Parts:
     @property
     def state(self) -> Path:
         return self.settings.state
-
-    @property
-    def upload_inbox(self) -> InboxSettings:
-        """Where uploads go."""
-        wanted = self.settings.server.inbox
-        return next(inbox for inbox in self.settings.inboxes if wanted in {None, inbox.name})
 
 
 def _parts(connection: HTTPConnection) -> Parts:

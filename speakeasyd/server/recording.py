@@ -9,14 +9,14 @@ from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
 
 from speakeasyd.domain.recording import Limits, RecorderState
-from speakeasyd.recorder.microphone import devices
 from speakeasyd.server.parts import Lent
+from speakeasyd.server.problems import Refused
 
 router = APIRouter(prefix="/recorder", tags=["recorder"])
 
 
 class Wish(BaseModel):
-    device: str | int | None = None
+    device: str | Annotated[int, Field(ge=0, lt=2**31)] | None = None
     max_s: float | None = Field(None, gt=0)
     until_silence_s: float | None = Field(None, gt=0)
 
@@ -28,9 +28,9 @@ async def state(parts: Lent) -> RecorderState:
 
 
 @router.get("/devices")
-async def devices_of(_parts: Lent) -> Mapping[str, list[Mapping[str, Any]]]:
+async def devices(parts: Lent) -> Mapping[str, list[Mapping[str, Any]]]:
     """What can be recorded from."""
-    return {"devices": [asdict(device) for device in await asyncio.to_thread(devices)]}
+    return {"devices": [asdict(device) for device in await asyncio.to_thread(parts.recorder.devices)]}
 
 
 @router.post("/start")
@@ -38,7 +38,10 @@ async def start(parts: Lent, wish: Annotated[Wish | None, Body()] = None) -> Rec
     """Begin a recording, which lands in the inbox when it ends."""
     wanted = wish or Wish()
     limits = Limits(max_s=wanted.max_s, until_silence_s=wanted.until_silence_s)
-    return await asyncio.to_thread(parts.recorder.start, device=wanted.device, limits=limits)
+    try:
+        return await asyncio.to_thread(parts.recorder.start, device=wanted.device, limits=limits)
+    except OSError as error:
+        raise Refused(503, f"the inbox cannot be written: {error.strerror or error}") from error
 
 
 @router.post("/stop")

@@ -64,15 +64,12 @@ class Server(Service):
             return RETRY_S
         self.address = _address(listener)
         log.info("the page: %s/", self.address)
-        beside = [
-            asyncio.create_task(self._parts.live.run(), name="live"),
-            asyncio.create_task(asyncio.to_thread(sweep, self._parts.settings.inboxes), name="sweep"),
-        ]
+        live = asyncio.create_task(self._parts.live.run(), name="live")
         try:
+            await asyncio.to_thread(sweep, self._parts.settings.inboxes)  # before there are uploads of today
             await self._serve(listener)
         finally:
-            for task in beside:
-                task.cancel()
+            live.cancel()
             listener.close()
         return RETRY_S
 

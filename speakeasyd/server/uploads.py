@@ -70,7 +70,7 @@ async def upload(request: Request, parts: Lent, inbox: Annotated[str | None, Que
             await take(parts, target, file, wanted=wanted, changes=changes)
             for file, wanted in zip(form.files, places, strict=True)
         ]
-        return Upload(batch=batch or target.name, inbox=target.name, files=taken)
+        return Upload(batch=_batch(taken[0].path) or target.name, inbox=target.name, files=taken)
 
 
 @asynccontextmanager
@@ -101,10 +101,12 @@ def sweep(inboxes: Iterable[InboxSettings]) -> None:
         rmtree(left, ignore_errors=True)
 
 
-async def take(parts: Parts, inbox: InboxSettings, file: Received, *, wanted: str, changes: Changes) -> Taken:
+async def take(
+    parts: Parts, inbox: InboxSettings, file: Received, *, wanted: str, changes: Changes, awaited: bool = False
+) -> Taken:
     """Move a received file to its place, or beside it where that is taken, and give it a job."""
     path = await asyncio.to_thread(_put, file.path, inbox.path, wanted)
-    added: Added = await parts.admit(inbox.name, os.fsencode(path), file.sha256, changes)
+    added: Added = await parts.admit(inbox.name, os.fsencode(path), file.sha256, changes, awaited)
     return Taken(path=path, bytes=file.bytes, job_id=added.job_id, status=added.status)
 
 
@@ -122,6 +124,10 @@ def allowed(parts: Parts, inbox: InboxSettings, changes: Changes) -> Changes:
     return changes
 
 
+def _batch(path: str) -> str:
+    return path.partition("/")[0] if "/" in path else ""
+
+
 def _said(form: Form) -> dict[str, object]:
     try:
         changes = _CHANGES.validate_json(form.text("options", "{}"))
@@ -132,7 +138,7 @@ def _said(form: Form) -> dict[str, object]:
 
 def _inbox(parts: Parts, name: str | None) -> InboxSettings:
     if name is None:
-        return parts.upload_inbox
+        return parts.settings.upload_inbox
     found = next((inbox for inbox in parts.settings.inboxes if inbox.name == name), None)
     if found is None:
         raise Refused(422, f"there is no inbox {name[:80]!r}")

@@ -73,13 +73,17 @@ class Admission(Service):
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
 
-    async def admit(self, path: bytes, sha256: str, changes: Changes) -> Added:
-        """Give a file that is known to be complete its job at once. Raises FileFault: `bad_sidecar`, or it is gone."""
+    async def admit(self, path: bytes, sha256: str, changes: Changes, *, awaited: bool = False) -> Added:
+        """Give a file that is known to be complete its job at once. Raises FileFault: `bad_sidecar`, or it is gone.
+
+        `awaited`: somebody waits for this text, who would not be served by that of an earlier file.
+        """
         seen = await asyncio.to_thread(identity.look, self._inbox.path, path)
         if isinstance(seen, Trouble):
             raise FileFault(ErrorCode.SOURCE_MISSING, f"the file cannot be taken: {seen.value}")
         job = self._job(path, seen, sha256, changes=changes)
-        return (await self._ledger.add([job], duplicates=self._duplicates))[0]
+        duplicates = "reuse" if awaited and self._duplicates == "skip" else self._duplicates
+        return (await self._ledger.add([job], duplicates=duplicates))[0]
 
     # --- settle
 

@@ -47,9 +47,9 @@ class Intake:
         """One round for every inbox, in place of the loops that `start` starts."""
         await asyncio.gather(*(door.run_once() for door in self._doors.values()))
 
-    async def admit(self, inbox: str, path: bytes, sha256: str, changes: Changes) -> Added:
+    async def admit(self, inbox: str, path: bytes, sha256: str, changes: Changes, awaited: bool) -> Added:
         """Give a file that is known to be complete its job at once; `changes` as in a sidecar. Raises FileFault."""
-        return await self._doors[inbox].admission.admit(path, sha256, changes)
+        return await self._doors[inbox].admission.admit(path, sha256, changes, awaited=awaited)
 
     @property
     def stuck(self) -> int:

@@ -27,7 +27,7 @@ ENTRY = "a secret of tests, long enough"
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a daemon which has done nothing yet."""
-    with serving(tmp_path_factory.mktemp("page"), OPTIONS__WORD_TIMESTAMPS="true") as served:
+    with serving(tmp_path_factory.mktemp("page")) as served:
         yield served.address
 
 

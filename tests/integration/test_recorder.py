@@ -357,3 +357,14 @@ def test_a_request_to_stop_ends_a_recording_in_good_order(room: Room, request_to
     [file] = room.inbox.iterdir()
     assert str(file) in out
     assert soundfile.info(str(file)).duration > 0
+
+
+def test_a_microphone_that_comes_later_is_found(room: Room, scratch_home: Path) -> None:
+    code = (
+        "import sys; from speakeasyd.recorder.microphone import devices; seen = lambda: [d.name for d in devices()];"
+        "before = seen(); open(sys.argv[1], 'a').write('pcm.hall { type pulse device \"room.monitor\" }\\n');"
+        "print(*sorted(set(seen()) - set(before)))"
+    )
+    command = [sys.executable, "-c", code, str(scratch_home / ".asoundrc")]
+    found = subprocess.run(command, env=room.environment, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["hall"]

@@ -1,23 +1,45 @@
 """OpenAI's own client finds what it expects."""
 
+import threading
+import wave
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
-from tests.served import MEMO, serving
+from speakeasyd.engine.audio import Audio
+from speakeasyd.engine.source import Source
+from tests.served import MEMO, Served, serving, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
-    with (
-        serving(tmp_path_factory.mktemp("openai"), PRESETS__QUICK__ACCURACY="fast") as served,
-        openai.OpenAI(base_url=f"{served.address}/v1", api_key="unused", max_retries=0) as client,
-    ):
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    strict = {"WATCH__DUPLICATES": "skip"}
+    with serving(tmp_path_factory.mktemp("openai"), PRESETS__QUICK__ACCURACY="fast", **strict) as served:
+        yield served
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.address}/v1", api_key="unused", max_retries=0) as client:
         yield client
+
+
+@pytest.fixture
+def long(tmp_path: Path) -> Path:
+    """The memo over and over, for ten minutes."""
+    with Source(str(MEMO)) as source:
+        memo = np.concatenate([block[0] for block in Audio(source).blocks()])
+    with wave.open(str(tmp_path / "long.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        for _ in range(600 * 16000 // memo.size):
+            file.writeframesraw((memo * 32767).astype("<i2").tobytes())
+    return tmp_path / "long.wav"
 
 
 def transcribe(client: openai.OpenAI, **more: Any) -> Any:
@@ -35,9 +57,39 @@ def test_text_comes_as_it_is_asked_for(client: openai.OpenAI) -> None:
     assert "dentist" in transcribe(client, response_format="text", model="quick")
     assert "-->" in transcribe(client, response_format="srt")
     assert transcribe(client, response_format="vtt").startswith("WEBVTT")
-    told = transcribe(client, response_format="verbose_json", timestamp_granularities=["word"])
+
+
+def test_words_have_their_times(tmp_path: Path) -> None:
+    with (
+        serving(tmp_path) as served,
+        openai.OpenAI(base_url=f"{served.address}/v1", api_key="unused", max_retries=0) as client,
+    ):
+        plain = transcribe(client, response_format="verbose_json")
+        told = transcribe(client, response_format="verbose_json", timestamp_granularities=["word"])
+    assert not plain.words
     assert "dentist" in [word.word for word in told.words]
     assert told.segments[0].start >= 0
+
+
+def test_nobody_waits_for_a_text_while_nothing_is_done(served: Served, client: openai.OpenAI, long: Path) -> None:
+    refused: list[openai.APIStatusError] = []
+
+    def ask() -> None:
+        with pytest.raises(openai.APIStatusError) as error:
+            client.audio.transcriptions.create(file=long, model="whisper-1")
+        refused.append(error.value)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    until(lambda: served.get("/status")["counts"]["processing"], "the job to be begun")
+    served.post("/pause", json={"reason": "quiet please"})
+    asking.join(30)
+    with pytest.raises(openai.APIStatusError, match="quiet please"):
+        transcribe(client)
+    served.post("/resume")
+    assert refused[0].status_code == 503
+    assert "goes on" in str(refused[0].body)
+    assert served.ended(served.get("/jobs", limit=1)["jobs"][0]["job_id"])["status"] == "completed"
 
 
 def test_what_cannot_be_done_is_refused_in_words(client: openai.OpenAI) -> None:

@@ -178,6 +178,8 @@ def test_no_file_no_inbox_no_form(served: Served) -> None:
     assert served.post("/batches", json={"files": []}).status_code == 415
     no_boundary = {"content-type": "multipart/form-data"}
     assert served.post("/batches", content=b"--\r\n", headers=no_boundary).status_code == 415
+    endless = {"content-type": f"multipart/form-data; boundary={'x' * 5000}"}
+    assert served.post("/batches", content=b"--\r\n", headers=endless).status_code == 400
 
 
 WHOLE = raw_form('Content-Disposition: form-data; name="files"; filename="whole.wav"')

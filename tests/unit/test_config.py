@@ -141,6 +141,7 @@ WRONG = [
     ("[polite]\nhours = ['22:00']", ["polite.hours.0", "'22:00' is no span of time"]),
     ("[notify]\nhook = ['mail', '{text}']", ["notify.hook", "unknown field {text}", "{txt}"]),
     ("[notify]\nwebhooks = [{ url = 'ftp://x' }]", ["notify.webhooks.0.url is 'ftp://x'", "`https://`"]),
+    ("[notify]\nwebhooks = [{ url = 'http://x' }, { url = 'http://x' }]", ["two webhooks have the url 'http://x'"]),
     ("[notify]\nwebhooks = [{ url = 'http://x', event = [] }]", ["notify.webhooks.0.event", "did you mean events?"]),
     ("state = 3", ["state is 3"]),
     ("[watch", ["is not TOML: "]),

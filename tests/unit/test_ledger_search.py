@@ -81,6 +81,8 @@ async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
     assert await paths(since="2026-02") == ["late.wav"]
     assert await paths(until="2026-01", channel=0) == ["c.wav"]
     assert await paths(since="2026-01-01", until="2026-01-01") == ["c.wav", "c.wav", "t.wav"]
+    assert await paths(since="2026-01-01 00:01") == ["late.wav"]
+    assert await paths(until="2026-01-01 00:01") == ["c.wav", "c.wav", "t.wav"]
     assert await paths(since="2027") == await paths(until="2025") == []
 
 

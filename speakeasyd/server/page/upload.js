@@ -153,6 +153,7 @@ function post({ path, file }, wish, signal, progress) {
   const body = new FormData();
   if (wish.batch) body.append("batch", wish.batch);
   if (wish.preset) body.append("preset", wish.preset);
+  body.append("options", '{"word_timestamps": true}'); // here each word can be heard
   body.append("files", file, path);
   return new Promise((done) => {
     const request = new XMLHttpRequest(),
