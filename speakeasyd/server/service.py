@@ -21,6 +21,7 @@ from speakeasyd.services.service import Service
 from speakeasyd.workers.pool import Pool
 
 RETRY_S = 15.0  # seconds between tries to have the port
+SWEEP_S = 5.0  # seconds before the first upload for those of a crash to go; a folder on a network may not answer at all
 LEAVE_S = 2  # seconds for clients to take what is being sent when the daemon leaves
 
 log = logging.getLogger(__name__)
@@ -65,11 +66,13 @@ class Server(Service):
         self.address = _address(listener)
         log.info("the page: %s/", self.address)
         live = asyncio.create_task(self._parts.live.run(), name="live")
+        sweeping = asyncio.create_task(asyncio.to_thread(sweep, self._parts.settings.inboxes), name="sweep")
         try:
-            await asyncio.to_thread(sweep, self._parts.settings.inboxes)  # before there are uploads of today
+            await asyncio.wait({sweeping}, timeout=SWEEP_S)
             await self._serve(listener)
         finally:
             live.cancel()
+            sweeping.cancel()
             listener.close()
         return RETRY_S
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -90,6 +91,17 @@ def test_nobody_waits_for_a_text_while_nothing_is_done(served: Served, client: o
     assert refused[0].status_code == 503
     assert "goes on" in str(refused[0].body)
     assert served.ended(served.get("/jobs", limit=1)["jobs"][0]["job_id"])["status"] == "completed"
+
+
+def test_who_leaves_is_not_waited_for(served: Served, long: Path) -> None:
+    waits = "speakeasyd_websocket_clients 1.0"
+    form = {"data": {"model": "whisper-1", "prompt": "A memo."}, "files": {"file": ("left.wav", long.read_bytes())}}
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{served.address}/v1/audio/transcriptions", timeout=1.0, **form)
+    until(lambda: waits not in served.client.get("/metrics").text, "the wait to end")
+    [job] = served.get("/jobs", q="left")["jobs"]
+    assert job["finished_at"] is None, "nobody waits although it goes on"
+    assert served.ended(job["job_id"])["status"] == "completed"
 
 
 def test_what_cannot_be_done_is_refused_in_words(client: openai.OpenAI) -> None:
