@@ -111,7 +111,7 @@ async def finish(ledger: Ledger, job: Job, *texts: str, language: str = "en") ->
     """A claimed job to its good end, one chunk a text."""
     await ledger.note(job.id, job.token, language=language, model="tiny.en", device="cpu", container_seconds=60.0)
     await ledger.record([(job.id, job.token, a_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)])
-    await ledger.transcribed(job.id, job.token, audio_seconds=60.0, warning=None)
+    await ledger.transcribed(job.id, job.token, audio_seconds=60.0)
     await ledger.complete(job.id, job.token, [an_artifact(f"{job.id}.txt")])
 
 

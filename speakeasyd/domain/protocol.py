@@ -6,7 +6,7 @@ from typing import Literal
 
 from speakeasyd.domain.job import JobId, Signature, Token
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.transcript import Chunk
+from speakeasyd.domain.transcript import Chunk, MediaWarning
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class TaskDone:
     job_id: JobId
     token: Token
     audio_seconds: float  # decoded
-    warning: str | None = None  # cut or damaged, decoded shorter than the container says
+    warnings: tuple[MediaWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,40 @@
 """The transcript model: words, segments, chunks."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class WarningKind(StrEnum):
+    """What is wrong with a transcript whose job completed all the same."""
+
+    CUT = "cut"
+    """The file ends before its container says it should: more of it may still come."""
+    DAMAGED = "damaged"
+    """Parts of the file could not be decoded."""
+    SILENT = "silent"
+    """There is nothing to hear in it, or in one of its channels."""
+    REPAIRED = "repaired"
+    """Samples that are no numbers, or a wrong header, were replaced by what is right or harmless."""
+    LEFT_OUT = "left_out"
+    """Something that can be heard is not in the transcript: another track, a stretch that was given up."""
+    TIMELINE = "timeline"
+    """The file's timestamps are wrong, so that times in the transcript may be."""
+    OTHER = "other"
+    """Anything else that a reader should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaWarning:
+    """One thing that a reader of the transcript must know. Code decides by `kind`; `text` is for people."""
+
+    kind: WarningKind
+    text: str
+
+
+def join_texts(warnings: Iterable[MediaWarning]) -> str | None:
+    """All texts in one line for people; None if there is no warning."""
+    return "; ".join(warning.text for warning in warnings) or None
 
 
 @dataclass(frozen=True, slots=True)

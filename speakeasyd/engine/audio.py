@@ -8,6 +8,7 @@ import numpy as np
 from av.audio.resampler import AudioResampler
 from numpy.typing import NDArray
 
+from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine import damage
 from speakeasyd.engine.source import Source
 from speakeasyd.errors import ErrorCode, FileFault
@@ -64,14 +65,17 @@ class Audio:
         if self._samples == 0:
             raise FileFault(ErrorCode.NO_SAMPLES, "not one sample could be decoded: header only, protected or damaged")
 
-    def warning(self) -> str | None:
+    def warning(self) -> MediaWarning | None:
         """After the last block: what a reader must know about missing audio."""
         if damage.cut_short(self._declared, self.decoded_seconds):
-            return f"cut or damaged: {self.decoded_seconds:.1f} s of {self._declared:.1f} s could be decoded"
+            text = f"cut or damaged: {self.decoded_seconds:.1f} s of {self._declared:.1f} s could be decoded"
+            return MediaWarning(WarningKind.CUT, text)
         if self.damaged_frames:
-            return f"damaged: {self.damaged_frames} frames could not be decoded and were left out"
+            text = f"damaged: {self.damaged_frames} frames could not be decoded and were left out"
+            return MediaWarning(WarningKind.DAMAGED, text)
         if damage.lacks_its_end(self._source.file, self._source.size):
-            return f"cut: the file ends early, after {self.decoded_seconds:.1f} s"
+            text = f"cut: the file ends early, after {self.decoded_seconds:.1f} s"
+            return MediaWarning(WarningKind.CUT, text)
         return None
 
     def _check_length(self, seconds: float) -> None:

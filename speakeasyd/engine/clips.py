@@ -10,6 +10,7 @@ import numpy as np
 
 from speakeasyd.domain.chunking import Chunker, Cutting, Span
 from speakeasyd.domain.protocol import Opened, Progress, Report, Task
+from speakeasyd.domain.transcript import MediaWarning
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Samples
 from speakeasyd.engine.faults import during
 from speakeasyd.engine.source import Source
@@ -68,7 +69,7 @@ class Finished:
     """The file was read to its end."""
 
     audio_seconds: float
-    warning: str | None
+    warnings: tuple[MediaWarning, ...] = ()
 
 
 class Pause:
@@ -99,7 +100,7 @@ def read_clips(
             yield from track.finish()
         warning = audio.warning()
         source.require_unchanged()
-        yield Finished(audio.decoded_seconds, warning)
+        yield Finished(audio.decoded_seconds, (warning,) if warning else ())
 
 
 def _decoded(audio: Audio) -> Iterator[Samples]:

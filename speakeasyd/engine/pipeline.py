@@ -324,7 +324,7 @@ class Pipeline:
         with self._changed:
             over = job.done and self._forget(job)
         if over and job.finished:
-            self._send(TaskDone(job.task.job_id, job.task.token, job.finished.audio_seconds, job.finished.warning))
+            self._send(TaskDone(job.task.job_id, job.task.token, job.finished.audio_seconds, job.finished.warnings))
             self._left(job)
 
     def _forget(self, job: _Job) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.job import JobId, Status, Token
-from speakeasyd.domain.transcript import Chunk
+from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind, join_texts
 from speakeasyd.ledger.tables import chunks, jobs, segments, strikes
 from speakeasyd.ledger.transitions import change, prove
 from speakeasyd.ledger.words import as_json
@@ -51,12 +51,25 @@ def strike(tx: Transaction, job_id: JobId, token: Token, *, chunk: int, start: f
     return count
 
 
-def transcribed(tx: Transaction, job_id: JobId, token: Token, *, audio_seconds: float, warning: str | None) -> None:
-    """All chunks are in. Stretches that were given up are added to the warning."""
+def transcribed(
+    tx: Transaction, job_id: JobId, token: Token, *, audio_seconds: float, warnings: Sequence[MediaWarning]
+) -> None:
+    """All chunks are in. Stretches that were given up are added to the warnings."""
     missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in gaps(tx.connection, job_id))
-    said = "; ".join(filter(None, [warning, missing and f"not transcribed: {missing}"])) or None
-    change(tx, job_id, token, transcribed=True, progress=1.0, audio_seconds=audio_seconds, warning=said)
-    tx.tell("job.transcribed", job_id, audio_seconds=audio_seconds, warning=said)
+    if missing:
+        warnings = [*warnings, MediaWarning(WarningKind.LEFT_OUT, f"not transcribed: {missing}")]
+    kinds = sorted({warning.kind for warning in warnings})
+    change(
+        tx,
+        job_id,
+        token,
+        transcribed=True,
+        progress=1.0,
+        audio_seconds=audio_seconds,
+        warning=join_texts(warnings),
+        warning_kinds=as_json(kinds) if kinds else None,
+    )
+    tx.tell("job.transcribed", job_id, audio_seconds=audio_seconds, warning=join_texts(warnings), warning_kinds=kinds)
 
 
 def gaps(connection: Connection, job_id: JobId) -> tuple[tuple[float, float], ...]:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from speakeasyd.clock import Clock, iso
 from speakeasyd.domain.job import Added, Ended, Job, JobId, NewJob, Sighting, Token, Waiting
 from speakeasyd.domain.notices import Delivery
-from speakeasyd.domain.transcript import Artifact, Chunk, Transcript
+from speakeasyd.domain.transcript import Artifact, Chunk, MediaWarning, Transcript
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger import (
     claims,
@@ -132,9 +132,11 @@ class Ledger:
         """Count a worker's death against a chunk. Returns the strikes so far."""
         return await self._writer.run(delivery.strike, job_id, token, chunk=index, start=start, end=end)
 
-    async def transcribed(self, job_id: JobId, token: Token, *, audio_seconds: float, warning: str | None) -> None:
+    async def transcribed(
+        self, job_id: JobId, token: Token, *, audio_seconds: float, warnings: Sequence[MediaWarning] = ()
+    ) -> None:
         """All chunks are in."""
-        await self._writer.run(delivery.transcribed, job_id, token, audio_seconds=audio_seconds, warning=warning)
+        await self._writer.run(delivery.transcribed, job_id, token, audio_seconds=audio_seconds, warnings=warnings)
 
     async def release(
         self,

@@ -23,6 +23,7 @@ _RESULT = (
     "model",
     "device",
     "warning",
+    "warning_kinds",
     "transcribed",
 )
 

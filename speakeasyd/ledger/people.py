@@ -45,6 +45,7 @@ _AFRESH = _AGAIN | {
     "model": None,
     "device": None,
     "warning": None,
+    "warning_kinds": None,
 }
 
 

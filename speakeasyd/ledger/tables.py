@@ -86,6 +86,9 @@ jobs = Table(
     Column("claim_token", PlainText),
     Column("boot_id", PlainText),
     Column("duplicate_of", Integer, ForeignKey("jobs.id", ondelete="SET NULL")),
+    Column("warning_kinds", PlainText),  # JSON: ["cut", ...], see WarningKind; null: no warning
+    Column("final_at", PlainText),  # when it may end as incomplete; null: at once
+    Column("superseded_by", Integer),  # the job of a newer version of the file, once it has completed
     CheckConstraint(
         "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')", name="status_is_legal"
     ),
@@ -207,6 +210,7 @@ artifacts = Table(
     Column("sha256", PlainText, nullable=False),
     Column("bytes", Integer, nullable=False),
     Column("written_at", PlainText),  # null: intended, perhaps not written
+    Column("replaces_sha256", PlainText),  # of our own earlier file that may still be there under this name
     UniqueConstraint("outbox", "path_key"),
 )
 

@@ -10,7 +10,7 @@ VIEWS: Mapping[str, str] = {
         SELECT id AS job_id, batch, inbox, path, status, progress, attempts, audio_seconds, language, model, device,
                error_code, error, created_at, started_at, finished_at, available_at, preset, warning,
                crashes, compute_seconds, language_probability, size AS bytes, sha256, priority, requested_model,
-               duplicate_of
+               duplicate_of, warning_kinds, superseded_by
         FROM jobs
     """,
     "batch_progress": """

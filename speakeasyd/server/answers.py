@@ -51,6 +51,8 @@ class Job(Answer):
     sha256: str
     priority: int
     duplicate_of: int | None
+    warning_kinds: str | None
+    superseded_by: int | None
 
 
 class Attempt(Answer):

@@ -14,7 +14,7 @@ from speakeasyd.domain.job import Job, JobId, Token
 from speakeasyd.domain.protocol import ChunkDone, LanguageFound, Loaded, Opened, Report, Task, TaskDone, TaskFailed
 from speakeasyd.domain.recovery import Verdict, verdict
 from speakeasyd.domain.retry import backoff
-from speakeasyd.domain.transcript import Chunk
+from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
 from speakeasyd.errors import ErrorCode, FileFault, LedgerUnwritable, NotYours, OutboxUnavailable
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.incidents import Incidents
@@ -243,9 +243,10 @@ class Dispatcher(Service):
                     await self._ledger.note(job.id, job.token, language=language, language_probability=probability)
                 case TaskDone() if job.suspects:  # the suspect alone came through: on with the rest
                     await self._release(job)
-                case TaskDone(audio_seconds=seconds, warning=warning):
-                    warnings = "; ".join(filter(None, (self._models[worker].warning, warning))) or None
-                    await self._ledger.transcribed(job.id, job.token, audio_seconds=seconds, warning=warnings)
+                case TaskDone(audio_seconds=seconds, warnings=warnings):
+                    if stand_in := self._models[worker].warning:
+                        warnings = (MediaWarning(WarningKind.OTHER, stand_in), *warnings)
+                    await self._ledger.transcribed(job.id, job.token, audio_seconds=seconds, warnings=warnings)
                     self._publish(job)
                 case TaskFailed(code=code, text=text):
                     await self._refused(job, ErrorCode(code), text)

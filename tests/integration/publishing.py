@@ -110,7 +110,7 @@ class Workshop:
         segment = Segment(0.0, 2.0, text, -0.2, 1.1, 0.01)
         await self.ledger.record([(job.id, job.token, Chunk(0, 0.0, 2.0, (segment,)))])
         await self.ledger.note(job.id, job.token, language="en", model="tiny.en", device="cpu")
-        await self.ledger.transcribed(job.id, job.token, audio_seconds=2.0, warning=None)
+        await self.ledger.transcribed(job.id, job.token, audio_seconds=2.0)
 
     async def statuses(self) -> dict[str, str]:
         rows = await self.ledger.rows("SELECT path, status FROM job_status ORDER BY job_id")

@@ -170,7 +170,7 @@ def test_the_samples_are_understood(model: Model, name: str, words: str) -> None
     assert words in text(run.chunks())
     (done,) = run.of(TaskDone)
     assert isinstance(done, TaskDone)
-    assert done.warning is None
+    assert done.warnings == ()
     assert done.audio_seconds == pytest.approx(samples_of(name).shape[1] / SAMPLE_RATE)
 
 

@@ -1,5 +1,6 @@
 """A ledger comes up to date whole or not at all."""
 
+import json
 import shutil
 import sqlite3
 import subprocess
@@ -28,6 +29,21 @@ def upgrade():
     {middle}
     op.execute("UPDATE jobs SET mood = 'good'")
 """
+
+
+OLD_JOB = """
+    INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, options, requested_model, status,
+                      created_at, available_at, finished_at, warning)
+    VALUES ('talks', 'inbox', ?1, ?1, 1, 1, 1, 'x', '{}', 'auto', 'completed', '2026', '2026', '2026', ?2)
+"""
+OLD_WARNINGS = {
+    None: None,
+    "cut or damaged: 1.0 s of 9.0 s could be decoded": "cut",
+    "a stand-in was executed; cut: the file ends early, after 2.0 s": "cut",
+    "damaged: 3 frames could not be decoded and were left out": "damaged",
+    "not transcribed: 1.0 s to 2.0 s": "left_out",
+    "a stand-in was executed": "other",
+}
 
 
 def schema(path: Path) -> dict[str, str]:
@@ -70,13 +86,18 @@ def test_the_tables_in_code_are_those_of_the_migrations(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
     metadata.create_all(engine)
     engine.dispose()
-    declared = {name: "".join(sql.split()) for name, sql in schema(tmp_path / "declared.db").items()}
-    migrated = {name: "".join(sql.split()) for name, sql in schema(tmp_path / "migrated.db").items()}
+    declared = {name: parts(sql) for name, sql in schema(tmp_path / "declared.db").items()}
+    migrated = {name: parts(sql) for name, sql in schema(tmp_path / "migrated.db").items()}
     assert {name: migrated[name] for name in declared} == declared
     more = migrated.keys() - declared.keys() - views.VIEWS.keys()
     assert {name for name in more if not name.startswith(("jobs_", "segments_"))} == {
         "alembic_version"
     }  # triggers, FTS
+
+
+def parts(sql: str) -> list[str]:
+    """SQLite appends the columns that a migration adds behind the constraints: the order is no difference."""
+    return sorted("".join(sql.split()).removesuffix(")").split(","))
 
 
 def test_a_second_time_changes_nothing(path: Path) -> None:
@@ -110,10 +131,14 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         assert "deliveries" not in schema(path)
         connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
+        for number, warning in enumerate(OLD_WARNINGS):
+            connection.execute(OLD_JOB, [f"{number}.wav", warning])
     migrate(path)
     assert "deliveries" in schema(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT batch FROM batch_progress").fetchall() == [("talks",)]
+        kinds = connection.execute("SELECT warning, warning_kinds FROM job_status").fetchall()
+    assert {warning: found and json.loads(found)[0] for warning, found in kinds} == OLD_WARNINGS
 
 
 def test_the_last_three_copies_are_kept(path: Path, tomorrow: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from speakeasyd.clock import SystemClock, iso
 from speakeasyd.domain.job import Waiting
-from speakeasyd.domain.transcript import Chunk, Segment, Word
+from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.reading import read
 from speakeasyd.ledger.views import VIEWS
@@ -51,7 +51,8 @@ async def a_day(path: Path) -> None:
         await ledger.record([(call.id, call.token, a_chunk(0, " Hi.", channel=0))])
         await ledger.record([(call.id, call.token, Chunk(1, 20.0, 30.0, (replace(doubtful, channel=1),), 1))])
         await ledger.record([(call.id, call.token, a_chunk(3, gap=True))])
-        await ledger.transcribed(call.id, call.token, audio_seconds=40.0, warning="cut short")
+        cut = MediaWarning(WarningKind.CUT, "cut short")
+        await ledger.transcribed(call.id, call.token, audio_seconds=40.0, warnings=[cut])
         await ledger.complete(call.id, call.token, [an_artifact("call.txt")])
         incident = await ledger.incident(
             kind="hang",

@@ -1,5 +1,6 @@
 """Claims: whose turn it is, whose job it is, and what stays when a job is given back."""
 
+import json
 import os
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.domain.job import TERMINAL, TRANSITIONS, Job, Status, Suspect
+from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.errors import ErrorCode, NotYours
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.testing import ManualClock
@@ -97,7 +99,7 @@ async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
     for change in (
         ledger.note(old.id, old.token, language="en"),
         ledger.strike(old.id, old.token, 0, 0.0, 1.0),
-        ledger.transcribed(old.id, old.token, audio_seconds=1.0, warning=None),
+        ledger.transcribed(old.id, old.token, audio_seconds=1.0),
         ledger.release(old.id, old.token, available_at=None),
         ledger.fail(old.id, old.token, code=ErrorCode.INTERNAL, error="late"),
         ledger.intend(old.id, old.token, [an_artifact("a.txt")]),
@@ -148,7 +150,7 @@ async def test_progress_never_goes_back_and_ends_at_one(ledger: Ledger) -> None:
     for index in (1, 0):
         await ledger.record([(job.id, job.token, a_chunk(index))])
         seen.append((await status(ledger, job.id))["progress"])
-    await ledger.transcribed(job.id, job.token, audio_seconds=20.0, warning=None)
+    await ledger.transcribed(job.id, job.token, audio_seconds=20.0)
     seen.append((await status(ledger, job.id))["progress"])
     assert seen == [0.99, 0.99, 1.0]
 
@@ -168,8 +170,11 @@ async def test_strikes_make_suspects_until_the_chunk_is_in(ledger: Ledger) -> No
 async def test_a_gap_is_told_in_the_warning_and_in_the_transcript(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     await ledger.record([(job.id, job.token, a_chunk(0, " one")), (job.id, job.token, a_chunk(1, gap=True))])
-    await ledger.transcribed(job.id, job.token, audio_seconds=20.0, warning="cut short")
-    assert (await status(ledger, job.id))["warning"] == "cut short; not transcribed: 10.0 s to 20.0 s"
+    cut = MediaWarning(WarningKind.CUT, "cut short")
+    await ledger.transcribed(job.id, job.token, audio_seconds=20.0, warnings=[cut])
+    row = await status(ledger, job.id)
+    assert row["warning"] == "cut short; not transcribed: 10.0 s to 20.0 s"
+    assert json.loads(row["warning_kinds"]) == ["cut", "left_out"]
     assert (await ledger.transcript(job.id)).gaps == ((10.0, 20.0),)
 
 

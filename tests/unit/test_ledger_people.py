@@ -109,7 +109,7 @@ async def test_cancelling_takes_a_job_from_its_worker(ledger: Ledger) -> None:
     [waiting] = await ledger.add([a_file("b")])
     assert await ledger.cancel([running.id, waiting.job_id, 99]) == [running.id, waiting.job_id]
     with pytest.raises(NotYours):
-        await ledger.transcribed(running.id, running.token, audio_seconds=1.0, warning=None)
+        await ledger.transcribed(running.id, running.token, audio_seconds=1.0)
     row = await status(ledger, running.id)
     assert (row["status"], row["error_code"]) == ("cancelled", "cancelled")
     assert await ledger.rows("SELECT outcome FROM attempts") == [{"outcome": "cancelled"}]

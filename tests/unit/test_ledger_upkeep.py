@@ -33,7 +33,7 @@ async def test_a_new_daemon_takes_back_what_the_last_one_had(tmp_path: Path) -> 
         half, whole, _ = await claimed(ledger, a_file("half"), a_file("whole"), a_file("untouched"))
         await ledger.record([(half.id, half.token, a_chunk(0, " one"))])
         await ledger.record([(whole.id, whole.token, a_chunk(0, " all"))])
-        await ledger.transcribed(whole.id, whole.token, audio_seconds=10.0, warning=None)
+        await ledger.transcribed(whole.id, whole.token, audio_seconds=10.0)
         assert await ledger.recover() == type(await ledger.recover())(jobs=(), chunks=0)  # its own it leaves alone
     async with opened(path, boot_id="second") as ledger:
         recovered = await ledger.recover()
