@@ -7,8 +7,9 @@ from pathlib import Path
 
 from speakeasyd.domain.job import Sighting, Signature
 from speakeasyd.errors import SpeakeasyError
-from speakeasyd.inbox.paths import is_link, leaves, locate
+from speakeasyd.inbox.paths import leaves, locate
 from speakeasyd.inbox.rules import Rules
+from speakeasyd.safe_open import is_link
 
 OnError = Callable[[bytes, OSError], None]  # a path relative to the inbox, and what was wrong with it
 

@@ -19,8 +19,8 @@ from speakeasyd.domain.naming import component
 from speakeasyd.domain.presets import Changes, Presets
 from speakeasyd.durable import make_folders, settle_folder
 from speakeasyd.errors import FileFault
-from speakeasyd.inbox.paths import is_link
 from speakeasyd.inbox.rules import Rules
+from speakeasyd.safe_open import is_link
 from speakeasyd.server.answers import Received as Taken
 from speakeasyd.server.answers import Upload
 from speakeasyd.server.multipart import Form, Received
