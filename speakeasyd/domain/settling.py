@@ -14,8 +14,18 @@ HINTED_SHARE = 4  # a file that was closed or moved in need be still for this pa
 HINTED_LEAST_S = 0.3  # seconds, but never for less than this
 LOOK_AGAIN_S = 0.1  # seconds between two looks at a file, at least
 LOOK_MOST_S = 60.0  # seconds between two looks at a file that cannot be read, at most
+HELD_LOOK_MOST_S = 5.0  # seconds between two looks at a file that is open for writing, at most: they are cheap
 LOOK_LEAST_S = 1.0  # seconds between two looks at such a file or an empty one, at least
 LONG_S = 10.0  # seconds beyond the settle time after which people are told that a file waits
+
+
+class Openness(Enum):
+    """Whether somebody has a file open for writing."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    UNKNOWN = "unknown"
+    """The system cannot tell: another user's file, a filesystem without leases, another operating system."""
 
 
 class Trouble(Enum):
@@ -26,6 +36,18 @@ class Trouble(Enum):
     LOCKED = "another program keeps it to itself"
     DENIED = "there is no permission to read it"
     UNREADABLE = "the system cannot read it"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOpen:
+    """A file that is still, but open for writing: its writer may go on at any time."""
+
+    by: str = ""  # the program, for people; "" where it is not known
+
+    @property
+    def value(self) -> str:
+        """For people, as that of a `Trouble`."""
+        return f"still open for writing by {self.by or 'another program'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +68,7 @@ class Stillness:
     seen: Seen | None = None
     looks: int = 0  # in a row that found the present state
     hinted: bool = False  # it was closed or moved in, and has not changed since
-    trouble: Trouble | None = None
+    trouble: Trouble | HeldOpen | None = None
 
     def waits_long(self, now: float, settle_s: float) -> bool:
         return now - self.first > settle_s + LONG_S
@@ -90,7 +112,7 @@ def begin(now: float) -> Stillness:
 
 
 def look(
-    before: Stillness, found: Seen | Trouble, *, now: float, hint: bool, settle_s: float, empty_s: float
+    before: Stillness, found: Seen | Trouble | HeldOpen, *, now: float, hint: bool, settle_s: float, empty_s: float
 ) -> tuple[Stillness, Decision]:
     """What one more look makes of a file. `hint`: it was closed by its writer or moved in since the last look.
 
@@ -99,7 +121,7 @@ def look(
     """
     if found is Trouble.GONE:
         return before, Forget()
-    if isinstance(found, Trouble):
+    if isinstance(found, Trouble | HeldOpen):
         return _troubled(before, found, now, settle_s)
     if found == before.seen:
         after = replace(before, looks=before.looks + 1, hinted=before.hinted or hint, trouble=None)
@@ -121,9 +143,12 @@ def _hinted(settle_s: float) -> float:
     return min(settle_s, max(settle_s / HINTED_SHARE, HINTED_LEAST_S))
 
 
-def _troubled(before: Stillness, trouble: Trouble, now: float, settle_s: float) -> tuple[Stillness, Decision]:
+def _troubled(
+    before: Stillness, trouble: Trouble | HeldOpen, now: float, settle_s: float
+) -> tuple[Stillness, Decision]:
     """Look again, less and less often. One that changed while it was read has to become still from the beginning."""
     if trouble is Trouble.CHANGED:
         return Stillness(first=before.first, since=now, trouble=trouble), Wait(now + max(settle_s, LOOK_AGAIN_S))
-    patience = min(max(settle_s, (now - before.first) / 4, LOOK_LEAST_S), LOOK_MOST_S)
+    most = HELD_LOOK_MOST_S if isinstance(trouble, HeldOpen) else LOOK_MOST_S
+    patience = min(max(settle_s, (now - before.first) / 4, LOOK_LEAST_S), most)
     return replace(before, trouble=trouble), Wait(now + patience)

@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
+from speakeasyd import openness
 from speakeasyd.domain.job import Signature
 from speakeasyd.domain.presets import SIDECAR_BYTES, SIDECAR_ENDING, bad_sidecar
-from speakeasyd.domain.settling import Seen, Trouble
+from speakeasyd.domain.settling import HeldOpen, Seen, Trouble
 from speakeasyd.inbox.paths import leaves, locate
 from speakeasyd.mounts import SILENT, filesystem
 
@@ -71,6 +72,11 @@ def digest(root: Path, path: bytes, expected: Signature, *, stopped: Callable[[]
     except OSError as error:
         return _trouble(error)
     return sha256.hexdigest() if same else Trouble.CHANGED
+
+
+def find_holder(root: Path, path: bytes) -> HeldOpen | None:
+    """Who has the file open for writing; None if nobody has, or it cannot be known."""
+    return openness.find_holder(locate(root, path))
 
 
 def read_sidecar(root: Path, path: bytes, expected: Signature) -> bytes | Trouble:

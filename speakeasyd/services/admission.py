@@ -14,7 +14,7 @@ from speakeasyd.clock import Clock, iso
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Added, NewJob, Waiting
 from speakeasyd.domain.presets import Changes, Presets, parse_sidecar
-from speakeasyd.domain.settling import GiveUp, Seen, Settled, Trouble
+from speakeasyd.domain.settling import GiveUp, HeldOpen, Seen, Settled, Trouble
 from speakeasyd.errors import ErrorCode, FileFault, LedgerUnwritable
 from speakeasyd.inbox import identity
 from speakeasyd.ledger.ledger import Ledger
@@ -32,7 +32,7 @@ TOLD_MOST = 1000  # files that are named as waiting for long
 
 log = logging.getLogger(__name__)
 
-Outcome = NewJob | Trouble
+Outcome = NewJob | Trouble | HeldOpen
 
 
 class Admission(Service):
@@ -94,10 +94,8 @@ class Admission(Service):
         now = self._clock.monotonic()
         for path, seen in zip(paths, found, strict=True):
             match self._arrivals.found(path, seen, now):
-                case Settled(seen=still):
+                case Settled(seen=still) | GiveUp(seen=still):
                     heapq.heappush(self._settled, (still.file.size, path, still))
-                case GiveUp(seen=still):
-                    self._outcomes.append((path, self._empty(path, still)))
         return len(paths) == SLICE
 
     def _look_at(self, paths: Sequence[bytes]) -> list[Seen | Trouble]:
@@ -159,9 +157,20 @@ class Admission(Service):
 
     def _read(self, path: bytes, seen: Seen) -> Outcome:
         root = self._inbox.path
+        if held := identity.find_holder(root, path):
+            return held
         sha256 = identity.digest(root, path, seen.file, stopped=self._stopped.is_set)
         if isinstance(sha256, Trouble):
             return sha256
+        if held := identity.find_holder(root, path):  # opened again while it was read
+            return held
+        return self._identified(path, seen, sha256)
+
+    def _identified(self, path: bytes, seen: Seen, sha256: str) -> NewJob | Trouble:
+        """The job of a file that was read whole."""
+        root = self._inbox.path
+        if not seen.file.size:
+            return self._empty(path, seen)
         if seen.sidecar is None:
             return self._job(path, seen, sha256)
         try:
@@ -209,7 +218,7 @@ class Admission(Service):
         del self._outcomes[: len(part)]
         now = self._clock.monotonic()
         for path, outcome in part:
-            if isinstance(outcome, Trouble):
+            if isinstance(outcome, Trouble | HeldOpen):
                 self._arrivals.found(path, outcome, now)
             else:
                 self._arrivals.admitted(path, now)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from speakeasyd.domain import settling
-from speakeasyd.domain.settling import Decision, Forget, GiveUp, Seen, Settled, Stillness, Trouble, Wait
+from speakeasyd.domain.settling import Decision, Forget, GiveUp, HeldOpen, Seen, Settled, Stillness, Trouble, Wait
 
 NOT_DUE = float("inf")
 
@@ -56,16 +56,17 @@ class Arrivals:
                 paths.append(path)
         return paths
 
-    def found(self, path: bytes, found: Seen | Trouble, now: float) -> Decision:
+    def found(self, path: bytes, found: Seen | Trouble | HeldOpen, now: float) -> Decision:
         """What a look found, or why a taken file could not be identified. It is taken if it settled or is given up."""
         arrival = self._by_path[path]
         arrival.stillness, decision = settling.look(
             arrival.stillness, found, now=now, hint=arrival.hint, settle_s=self._settle_s, empty_s=self._empty_s
         )
+        stirred = arrival.stirred  # its writer may have closed it since the system was asked
         arrival.hint = arrival.taken = arrival.stirred = False
         match decision:
             case Wait(until=until):
-                self._look_at(path, arrival, until)
+                self._look_at(path, arrival, min(until, now + settling.LOOK_AGAIN_S) if stirred else until)
             case Forget():
                 del self._by_path[path]
             case Settled() | GiveUp():

@@ -16,6 +16,7 @@ import pytest
 from speakeasyd.clock import Clock, SystemClock
 from speakeasyd.config import InboxSettings, Settings, WatchSettings
 from speakeasyd.domain.job import NewJob
+from speakeasyd.domain.settling import HeldOpen
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.events import Hub
 from speakeasyd.inbox.watcher import Watcher
@@ -28,6 +29,7 @@ from speakeasyd.testing import ManualClock
 from tests.conftest import eventually
 from tests.ledgers import opened
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel who writes")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="names and files that only POSIX has")
 
 QUICK = WatchSettings(settle_s=0.2)
@@ -207,6 +209,53 @@ async def test_an_empty_file_is_waited_for_and_then_failed(tmp_path: Path) -> No
         await here.intake.reconcile()
         await here.turn(40)
         assert len(await here.jobs()) == 1
+
+
+@linux
+async def test_a_file_that_is_open_for_writing_is_not_complete_however_still(tmp_path: Path) -> None:
+    async with by_hand(tmp_path) as here:
+        with here.put("a.wav", b"half").open("ab") as writer:
+            await here.turn()
+            for _ in range(30):
+                await here.turn(5)
+            assert await here.jobs() == []
+            [waiting] = await here.ledger.rows("SELECT reason FROM arrivals")
+            assert waiting["reason"].startswith("still open for writing by ")
+            assert waiting["reason"].endswith(f"(process {os.getpid()})")
+            writer.write(b" and the rest")
+        for _ in range(4):
+            await here.turn(5)
+        assert [job["size"] for job in await here.jobs()] == [17]
+
+
+@linux
+async def test_a_writer_who_closes_without_a_change_is_noticed_at_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as here:
+        with here.put("a.wav").open("ab"):
+            await eventually(lambda: _held(here), "the writer to be seen")
+            assert await here.jobs() == []
+        await here.has(1)
+
+
+@linux
+async def test_an_empty_file_that_is_open_is_not_given_up(tmp_path: Path) -> None:
+    async with by_hand(tmp_path) as here:
+        file = here.put("a.wav")
+        file.write_bytes(b"")
+        with file.open("ab") as writer:
+            await here.turn()
+            for _ in range(20):
+                await here.turn(5)
+            assert await here.jobs() == []
+            writer.write(b"sound")
+        for _ in range(4):
+            await here.turn(5)
+        assert await here.statuses() == [("a.wav", "pending")]
+
+
+def _held(here: Place) -> bool:
+    arrivals = here.admission._arrivals._by_path.values()
+    return any(isinstance(arrival.stillness.trouble, HeldOpen) for arrival in arrivals)
 
 
 async def test_a_file_that_goes_before_it_settles_is_forgotten(tmp_path: Path) -> None:

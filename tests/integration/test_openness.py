@@ -1,0 +1,87 @@
+"""Whether a file is open for writing, asked of the real kernel."""
+
+import mmap
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.domain.settling import HeldOpen, Openness
+from speakeasyd.openness import find_holder, judge_openness, name_writer
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
+WRITE_OFTEN = """
+import os, sys
+print("ready", flush=True)
+for _ in range(500):
+    os.close(os.open(sys.argv[1], os.O_WRONLY))
+"""
+AS_NOBODY = "import os, sys; from speakeasyd.openness import judge_openness; os.setgid(65534); os.setuid(65534); "
+JUDGE = "print(judge_openness(sys.argv[1]).value)"
+HOLD = "held = open(sys.argv[1], 'ab'); "
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "talk.wav"
+    path.write_bytes(b"sound")
+    return path
+
+
+def test_a_file_is_open_while_anybody_may_write_to_it(file: Path) -> None:
+    assert judge_openness(file) is Openness.CLOSED
+    assert find_holder(file) is None
+    with file.open("ab"):
+        assert judge_openness(file) is Openness.OPEN
+        assert name_writer(file).endswith(f"(process {os.getpid()})")
+        assert isinstance(find_holder(file), HeldOpen)
+    assert judge_openness(file) is Openness.CLOSED
+
+
+def test_readers_are_no_writers(file: Path) -> None:
+    with file.open("rb"):
+        assert judge_openness(file) is Openness.CLOSED
+
+
+def test_a_writable_mapping_outlives_its_descriptor(file: Path) -> None:
+    with file.open("r+b") as opened:
+        mapping = mmap.mmap(opened.fileno(), 5)
+    assert judge_openness(file) is Openness.OPEN
+    mapping.close()
+    assert judge_openness(file) is Openness.CLOSED
+
+
+def test_what_is_no_file_or_gone_is_not_known(tmp_path: Path) -> None:
+    (tmp_path / "link.wav").symlink_to(tmp_path / "nothing")
+    os.mkfifo(tmp_path / "pipe.wav")
+    for name in ("gone.wav", "link.wav", "pipe.wav"):
+        assert judge_openness(tmp_path / name) is Openness.UNKNOWN
+
+
+def test_asking_disturbs_neither_the_writer_nor_the_one_who_asks(file: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITE_OFTEN, file], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout
+        writer.stdout.readline()
+        while writer.poll() is None:
+            judge_openness(file)
+    assert writer.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs to act as another user")
+def test_of_another_users_file_only_a_visible_writer_is_known(file: Path) -> None:
+    for folder in file.parents:
+        if folder.stat().st_mode & 0o777 == 0o700:
+            folder.chmod(0o755)
+    file.chmod(0o666)
+
+    def ask_as_nobody(code: str) -> str:
+        command = [sys.executable, "-c", AS_NOBODY + code, str(file)]
+        return subprocess.check_output(command, cwd=REPOSITORY, text=True).strip()
+
+    with file.open("ab"):
+        assert ask_as_nobody(JUDGE) == "unknown"
+    assert ask_as_nobody(JUDGE) == "unknown"
+    assert ask_as_nobody(HOLD + JUDGE) == "open"
