@@ -15,6 +15,7 @@ from speakeasyd.config import PoliteSettings, Settings, applied, reloadable
 from speakeasyd.errors import ConfigError, StartError
 from speakeasyd.events import Event, Hub
 from speakeasyd.host import notify, signals
+from speakeasyd.host.limits import raise_file_limit
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate
@@ -53,6 +54,7 @@ def main(
     `on_event` hears every event, on the loop: it must be quick. `read_again` reads the configuration once more.
     Raises StartError or LedgerError if it cannot start.
     """
+    raise_file_limit()
     settings.state.mkdir(parents=True, exist_ok=True)
     with LedgerLock(settings.state):
         migrate(settings.state / "ledger.db")

@@ -13,6 +13,7 @@ from typing import TextIO
 from speakeasyd.clock import iso
 from speakeasyd.config import LogSettings
 from speakeasyd.events import Event
+from speakeasyd.log_repeats import CountingHandler
 
 log = logging.getLogger("speakeasyd")
 
@@ -33,7 +34,7 @@ def set_up(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     """Send the log to stderr, in place of where it went before."""
     stream = stream or sys.stderr
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
-    handler = logging.StreamHandler(stream)
+    handler = CountingHandler(stream)
     handler.setFormatter(HumanFormatter() if human else JsonFormatter())
     handler.addFilter(_name_job)
     root = logging.getLogger()

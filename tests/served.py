@@ -23,8 +23,9 @@ PATIENCE_S = 60.0
 class Served:
     """The daemon of the folders below `root`. It may be stopped and started again, at the same address."""
 
-    def __init__(self, root: Path, told: dict[str, str]) -> None:
-        """`told`: settings as in the environment, without their prefix."""
+    def __init__(self, root: Path, told: dict[str, str], *, files: int | None = None) -> None:
+        """`told`: settings as in the environment, without their prefix. `files`: how many it may have open."""
+        self._files = files
         self.root, self.inbox, self.state = root, root / "inbox", root / "state"
         self.inbox.mkdir()
         usual = {"SERVER__ENABLED": "true", "SERVER__PORT": "0", "OPTIONS__MODEL": "bundled", "WATCH__SETTLE_S": "0.2"}
@@ -34,7 +35,15 @@ class Served:
     def start(self) -> None:
         before = len(self.log)
         places = {"--inbox": self.inbox, "--outbox": self.root / "outbox", "--state": self.state}
-        command = [sys.executable, "-m", "speakeasyd", "run", *(str(part) for one in places.items() for part in one)]
+        limit = ["prlimit", f"--nofile={self._files}:{self._files}"] if self._files else []
+        command = [
+            *limit,
+            sys.executable,
+            "-m",
+            "speakeasyd",
+            "run",
+            *(str(part) for one in places.items() for part in one),
+        ]
         settings = {"HOME": str(self.root)} | {f"SPEAKEASYD_{name}": value for name, value in self._told.items()}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=os.environ | settings, stderr=log)
@@ -82,9 +91,9 @@ class Served:
 
 
 @contextmanager
-def serving(root: Path, **told: str) -> Iterator[Served]:
+def serving(root: Path, *, files: int | None = None, **told: str) -> Iterator[Served]:
     """It logs no defect, and leaves no draft."""
-    served = Served(root, told)
+    served = Served(root, told, files=files)
     served.start()
     try:
         yield served

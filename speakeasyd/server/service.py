@@ -10,9 +10,11 @@ import uvicorn
 
 from speakeasyd.config import Settings
 from speakeasyd.events import Hub
+from speakeasyd.host.limits import file_limit
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.recorder.recorder import Recorder
 from speakeasyd.server.app import application
+from speakeasyd.server.connections import ACCEPTED_AT_ONCE, WAITING, LimitedConnection, connection_limit
 from speakeasyd.server.live import Live
 from speakeasyd.server.parts import Admit, Parts
 from speakeasyd.server.uploads import sweep
@@ -22,6 +24,7 @@ from speakeasyd.workers.pool import Pool
 
 RETRY_S = 15.0  # seconds between tries to have the port
 SWEEP_S = 5.0  # seconds before the first upload for those of a crash to go; a folder on a network may not answer at all
+HEADER_BYTES = 1 << 14  # bytes of a request's header
 LEAVE_S = 2  # seconds for clients to take what is being sent when the daemon leaves
 
 log = logging.getLogger(__name__)
@@ -77,8 +80,12 @@ class Server(Service):
         return RETRY_S
 
     async def _serve(self, listener: socket.socket) -> None:
+        limit = connection_limit(file_limit())
         config = uvicorn.Config(
             application(self._parts),
+            http=type("Connection", (LimitedConnection,), {"limit": limit}),
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            backlog=ACCEPTED_AT_ONCE,
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -102,11 +109,16 @@ class Server(Service):
         """Raises OSError."""
         host = self._settings.host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, self._settings.port), family=family, backlog=256)
+        return socket.create_server((host, self._settings.port), family=family, backlog=WAITING)
 
 
 class _Uvicorn(uvicorn.Server):
     """Signals are the daemon's business."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(WAITING)  # uvicorn's `backlog` is both this and how many are accepted at once
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ import pytest
 from speakeasyd import logs
 from speakeasyd.config import LogSettings
 from speakeasyd.events import Event
+from speakeasyd.log_repeats import CountingHandler
 
 NOW = "2026-01-01T00:00:00.000Z"
 
@@ -170,3 +171,33 @@ def test_every_kind_of_event_has_words() -> None:
     kinds = {kind for source in sources for kind in told.findall(source.read_text("utf-8"))}
     assert len(kinds) > 15
     assert kinds - set(logs.WORDS) == set()
+
+
+def test_repeated_lines_are_counted_not_written() -> None:
+    stream, now = io.StringIO(), [0.0]
+    handler = CountingHandler(stream, monotonic=lambda: now[0])
+    logger = logging.Logger("test")  # noqa: LOG001 - known to nobody else
+    logger.addHandler(handler)
+    for port in range(1000):
+        logger.error("socket.accept() out of system resource, fd=%d, ('127.0.0.1', %d)", port, port)
+        logger.info("new: a.wav")
+    logger.info("new: b.wav")
+    assert stream.getvalue().count("\n") == 3
+    now[0] += 31.0
+    logger.info("new: c.wav")
+    lines = stream.getvalue().splitlines()
+    assert lines[3].startswith("999 times more: socket.accept()")
+    assert lines[4:] == ["999 times more: new: a.wav", "new: c.wav"]
+    logger.info("new: c.wav")
+    handler.close()
+    assert stream.getvalue().splitlines()[-1] == "once more: new: c.wav"
+
+
+def test_the_lines_that_are_remembered_are_bounded() -> None:
+    stream = io.StringIO()
+    logger = logging.Logger("test")  # noqa: LOG001 - known to nobody else
+    logger.addHandler(handler := CountingHandler(stream))
+    for number in range(5000):
+        logger.info("line %d", number)
+    assert len(handler._seen) <= 1000
+    assert stream.getvalue().count("\n") == 5000
