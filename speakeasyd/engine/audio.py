@@ -21,6 +21,9 @@ _RATES = range(2_000, 768_001)  # Hz: outside lie forged headers, one frame of w
 _MAX_CHANNELS = 64
 _READ_BUFFER = 1 << 17  # bytes
 _ANTIPHASE = 0.1  # a sum with less energy than this share of the difference is cancelling itself out
+_PYAV = int(av.__version__.partition(".")[0])
+# PyAV 19 has no such argument: it accepts any bytes in tags.
+_IGNORE_BAD_TAGS: dict[str, Any] = {"metadata_errors": "ignore"} if _PYAV < 19 else {}
 _FULL_SCALE = {"s16": 32_768.0, "s32": 2_147_483_648.0, "flt": 1.0, "dbl": 1.0}
 
 
@@ -150,7 +153,7 @@ def _open(source: Source) -> Any:
         # that a playlist cannot name other files or hosts.
         container = av.open(
             source.file,
-            metadata_errors="ignore",
+            **_IGNORE_BAD_TAGS,
             buffer_size=_READ_BUFFER,
             options={"protocol_whitelist": "none"},
         )

@@ -64,6 +64,16 @@ def test_16_khz_mono_passes_through_unchanged(tmp_path: Path) -> None:
     assert warning is None
 
 
+def test_a_tag_that_is_not_utf8_does_not_matter(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", tone(1.0)[np.newaxis])
+    title = b"LIST" + (16).to_bytes(4, "little") + b"INFOINAM" + (4).to_bytes(4, "little") + b"\xff\xfe\xe9\xe4"
+    content = path.read_bytes()
+    chunks = content[12:36] + title + content[36:]
+    path.write_bytes(b"RIFF" + (4 + len(chunks)).to_bytes(4, "little") + b"WAVE" + chunks)
+    samples, warning = decode(path)
+    assert (samples.shape[1], warning) == (SAMPLE_RATE, None)
+
+
 def test_other_rates_are_resampled(tmp_path: Path) -> None:
     samples, _ = decode(write_wav(tmp_path / "a.wav", tone(3.0, 44_100)[np.newaxis], 44_100))
     assert samples.shape[1] == pytest.approx(3 * SAMPLE_RATE, abs=64)
