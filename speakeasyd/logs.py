@@ -12,6 +12,7 @@ from typing import TextIO
 
 from speakeasyd.clock import iso
 from speakeasyd.config import LogSettings
+from speakeasyd.domain.escaping import escape_json, escape_line, escape_text
 from speakeasyd.events import Event
 from speakeasyd.log_repeats import CountingHandler
 
@@ -58,8 +59,8 @@ class HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         job = getattr(record, "job", None)
-        line = f"{when} {record.levelname.lower():<8} {f'job {job}  ' if job else ''}{_one_line(record.getMessage())}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        line = f"{when} {record.levelname.lower():<8} {f'job {job}  ' if job else ''}{escape_line(record.getMessage())}"
+        return f"{line}\n{escape_text(self.formatException(record.exc_info))}" if record.exc_info else line
 
 
 class JsonFormatter(logging.Formatter):
@@ -77,12 +78,7 @@ class JsonFormatter(logging.Formatter):
             line |= {"event": event, "data": getattr(record, "data", {})}
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
-
-
-def _one_line(text: str) -> str:
-    """File names may hold line breaks and control codes, which must not forge a line or command the terminal."""
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+        return escape_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
 @dataclass(frozen=True, slots=True)

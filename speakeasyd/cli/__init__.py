@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 from speakeasyd import __version__
+from speakeasyd.domain.escaping import escape_text
 from speakeasyd.errors import SpeakeasyError
 
 DEFECT, INTERRUPTED = 3, 130  # exit statuses
@@ -108,13 +109,14 @@ def _print_whatever_names_there_are() -> None:
 
 
 def _say(what: str, hint: str = "") -> None:
-    typer.echo(f"{what}\n{hint}".rstrip(), err=True)
+    typer.echo(escape_text(f"{what}\n{hint}".rstrip()), err=True)
 
 
 def _usage(error: typer.TyperException) -> int:
     """Only what comes from the parser knows how to show itself."""
     show = getattr(error, "show", None)
     if show:
+        error.message = escape_text(error.message)
         show()
     else:
         _say(error.format_message())

@@ -1,5 +1,6 @@
 """`speakeasyd config`"""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +8,7 @@ import typer
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.changing import wish
-from speakeasyd.cli.output import console, print_json
+from speakeasyd.cli.output import console, print_json, print_text
 from speakeasyd.config import Loaded
 from speakeasyd.config.loading import FILE_VARIABLE, candidates
 from speakeasyd.config.reference import assignments, toml_file
@@ -43,7 +44,7 @@ def check(
 ) -> int:
     """Say what is wrong with the configuration. Exit status: 0 all is well, 2 something is wrong."""
     loaded = given.loaded(file or config)
-    typer.echo(f"{_named(loaded)}: all is well")
+    print_text(f"{_named(loaded)}: all is well")
     return 0
 
 
@@ -57,14 +58,14 @@ def init(
 ) -> int:
     """Write a configuration file with every key explained and nothing changed."""
     if stdout:
-        typer.echo(toml_file(), nl=False)
+        sys.stdout.write(toml_file())
         return 0
     target = file or candidates()[0]
     if target.exists() and not force:
         raise SpeakeasyError(f"there is a file {target} already", hint="--force overwrites it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(toml_file(), encoding="utf-8", newline="\n")
-    typer.echo(f"written: {target}")
+    print_text(f"written: {target}")
     return 0
 
 
@@ -83,7 +84,7 @@ def path(config: given.Config = None) -> int:
 def reload(config: given.Config = None, state: given.State = None) -> int:
     """Ask the running daemon to read its configuration again."""
     wish(given.settings(config, given.Flags(state=state)).state, "reload")
-    typer.echo("asked; the daemon's log says what changes now and what needs a restart")
+    print_text("asked; the daemon's log says what changes now and what needs a restart")
     return 0
 
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import console, duration, print_json, table
+from speakeasyd.cli.output import console, duration, print_json, print_rows
 from speakeasyd.domain.job import Status
 from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.reading import Row
@@ -26,6 +26,7 @@ def command(
     limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
     config: given.Config = None,
     state: given.State = None,
+    by_line: given.ByLine = False,
     as_json: given.Json = False,
 ) -> int:
     """List jobs, the latest first."""
@@ -34,7 +35,7 @@ def command(
     if as_json:
         print_json(rows)
     elif rows:
-        console().print(table([_short(row) for row in rows], keep="path"))
+        print_rows([_short(row) for row in rows], by_line=by_line)
     else:
         console().print("no such jobs")
     return 0

@@ -27,6 +27,7 @@ Language = Annotated[str | None, typer.Option(metavar="auto|CODE", help="What is
 Task = Annotated[str | None, typer.Option(metavar="transcribe|translate", help="`translate` gives English text.")]
 Formats = Annotated[str | None, typer.Option(metavar="txt,srt,...", help="What to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+ByLine = Annotated[bool, typer.Option("--line", help="Each field on a line of its own, uncut.")]
 JobIds = Annotated[
     list[int], typer.Argument(metavar="JOB...", help="Numbers of jobs, as `speakeasyd jobs` shows them.")
 ]

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.changing import changing
-from speakeasyd.cli.output import console, position, print_json
+from speakeasyd.cli.output import position, print_json, print_rows
+from speakeasyd.ledger.reading import Row
 from speakeasyd.ledger.search import TIME, Filters, Hit
 
 
@@ -44,6 +44,7 @@ def command(
     limit: Annotated[int, typer.Option(help="How many places at most.", min=1)] = 20,
     config: given.Config = None,
     state: given.State = None,
+    by_line: given.ByLine = False,
     as_json: given.Json = False,
 ) -> int:
     """Find where words were said, the best first. Exit status 1: nowhere."""
@@ -54,11 +55,12 @@ def command(
     if as_json:
         print_json([asdict(hit) for hit in hits])
     else:
-        out = console()
-        for hit in hits:
-            line = Text(f"job {hit.job_id}  {hit.path}  ", style="cyan")
-            out.print(line + Text(f"{position(hit.start)}  ", style="dim") + Text(hit.snippet.strip(), style="none"))
+        print_rows([_row(hit) for hit in hits], by_line=by_line, header=False)
     return 0 if hits else 1
+
+
+def _row(hit: Hit) -> Row:
+    return {"job": f"job {hit.job_id}", "path": hit.path, "at": position(hit.start), "text": hit.snippet.strip()}
 
 
 async def _search(state: Path, words: str, limit: int, filters: Filters) -> list[Hit]:

@@ -7,8 +7,9 @@ import typer
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import cell, console, local, print_json
+from speakeasyd.cli.output import cell, console, local, print_json, print_text
 from speakeasyd.domain.advice import what_to_do
+from speakeasyd.domain.escaping import escape_line
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.dossier import details, job_row
@@ -33,7 +34,7 @@ def command(
     if as_json:
         print_json(found | details(folder, job) | {"text": said(folder, job)})
     elif text:
-        typer.echo(said(folder, job))
+        print_text(said(folder, job))
     else:
         _print(found, details(folder, job))
     return 0
@@ -54,7 +55,7 @@ def _print(job: Row, more: dict[str, list[Row]]) -> None:
     lines = {"attempts": map(_attempt, more["attempts_made"]), "artifacts": map(_artifact, more["artifacts"])}
     for title, said in (lines | {"incidents": map(_incident, more["incidents"])}).items():
         for number, line in enumerate(said):
-            out.print(Text(f"{'' if number else title:<21}", "dim") + Text(line, "none"), soft_wrap=True)
+            out.print(Text(f"{'' if number else title:<21}", "dim") + Text(escape_line(line), "none"), soft_wrap=True)
     if advice := what_to_do(job["error_code"]):
         out.print(f"\n{advice}", markup=False)
 

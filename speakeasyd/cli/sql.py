@@ -5,14 +5,16 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import console, print_csv, print_json, table
+from speakeasyd.cli.output import console, print_csv, print_json, print_rows
 from speakeasyd.ledger.asking import ask
 
 
 def command(
     query: Annotated[str, typer.Argument(metavar="SELECT", help="One query, in quotes.")],
+    *,
     config: given.Config = None,
     state: given.State = None,
+    by_line: given.ByLine = False,
     as_json: given.Json = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
 ) -> int:
@@ -26,6 +28,8 @@ def command(
         print_json(rows)
     elif as_csv:
         print_csv(rows)
+    elif rows:
+        print_rows(rows, by_line=by_line)
     else:
-        console().print(table(rows) if rows else "no rows")
+        console().print("no rows")
     return 0

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import STATUS_STYLES, age, console, duration, local, print_json
+from speakeasyd.cli.output import age, console, duration, escape_strings, local, print_json
+from speakeasyd.cli.tables import STATUS_STYLES
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.overview import Snapshot, take
 from speakeasyd.ledger.reading import Row
@@ -57,7 +58,8 @@ def _watch(state: Path) -> None:
 
 
 def render(snapshot: Snapshot) -> RenderableType:
-    return Group(*_parts(snapshot))
+    shown = {field.name: escape_strings(getattr(snapshot, field.name)) for field in fields(snapshot)}
+    return Group(*_parts(replace(snapshot, **shown)))
 
 
 def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import console, local, print_json
+from speakeasyd.cli.output import console, escape_strings, local, print_json
 from speakeasyd.clock import iso
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.advice import what_to_do
@@ -172,7 +172,8 @@ def _has_ledger(settings: Settings) -> bool:
 def _print(known: Known) -> None:
     lines = [f"inbox {known.inbox}"] if known.inbox else []
     lines += [f"- {fact}" for fact in known.facts] + [_about(job) for job in known.jobs] + [known.next]
-    console().print(Text(known.file, "bold"), *lines, sep="\n", markup=False, soft_wrap=True)
+    file, *shown = escape_strings([known.file, *lines])
+    console().print(Text(file, "bold"), *shown, sep="\n", markup=False, soft_wrap=True)
 
 
 def _about(job: Row) -> str:
