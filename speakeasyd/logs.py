@@ -108,6 +108,7 @@ WORDS: Mapping[str, Wording] = {
     "incident.resolved": Wording(_PLAIN, "incident {incident_id} is over after {cost_seconds} s"),
     "model.held": Wording(_LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"),
     "source.put_away": Wording(_PLAIN, "{path}: {done}"),
+    "source.kept": Wording(_PLAIN, "{path} stays where it is: {reason}"),
     "source.stuck": Wording(_LOUD, "cannot be put away: {path}: {error}"),
     "daemon.reload_asked": Wording(_PLAIN, "a person asked to read the configuration again"),
     "config.reloaded": Wording(_PLAIN, "the configuration was read again; now: {now}; after a restart: {restart}"),

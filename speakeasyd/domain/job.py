@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NewType
 
 from speakeasyd.domain.options import Options
+from speakeasyd.domain.transcript import WarningKind
 
 JobId = NewType("JobId", int)
 Token = NewType("Token", str)
@@ -141,4 +142,6 @@ class Ended:
     job_id: JobId
     path: bytes
     signature: Signature
+    sha256: str  # hex, of the bytes that the job was about
     failure: tuple[str, str] | None = None  # (error code, text); None: its transcript is in the outbox
+    warnings: frozenset[WarningKind] = frozenset()

@@ -24,6 +24,12 @@ class WarningKind(StrEnum):
     """Anything else that a reader should know."""
 
 
+INCOMPLETE = frozenset({WarningKind.CUT, WarningKind.DAMAGED})
+"""What was recorded is not all in the transcript: the source stays where it is."""
+PARTIAL = INCOMPLETE | {WarningKind.LEFT_OUT}
+"""The source has more than the transcript: it is not deleted."""
+
+
 @dataclass(frozen=True, slots=True)
 class MediaWarning:
     """One thing that a reader of the transcript must know. Code decides by `kind`; `text` is for people."""
@@ -85,6 +91,7 @@ class Transcript:
     segments: tuple[Segment, ...] = ()
     gaps: tuple[tuple[float, float], ...] = ()  # seconds in the file
     warning: str | None = None
+    warning_kinds: frozenset[WarningKind] = frozenset()
     created_at: str = ""  # UTC, ISO 8601
     metadata: dict[str, str] = field(default_factory=dict)
 

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, Row, delete, exists, insert, select
 
 from speakeasyd.domain.job import Ended, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.naming import collision_key
-from speakeasyd.domain.transcript import Artifact, Segment, Transcript, Word
+from speakeasyd.domain.transcript import Artifact, Segment, Transcript, WarningKind, Word
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.delivery import gaps
 from speakeasyd.ledger.tables import artifacts, jobs, segments
@@ -33,6 +33,7 @@ def transcript(connection: Connection, job_id: JobId) -> Transcript:
         segments=tuple(_segment(row) for row in texts),
         gaps=gaps(connection, job_id),
         warning=job.warning,
+        warning_kinds=_kinds(job.warning_kinds),
         created_at=job.created_at,
     )
 
@@ -64,7 +65,8 @@ def ended(connection: Connection, inbox: str, sightings: Sequence[Sighting]) -> 
         live.c.path_raw == jobs.c.path_raw,
         live.c.status.in_([Status.PENDING, Status.PROCESSING]),
     )
-    query = select(jobs).outerjoin(first, first.c.id == jobs.c.duplicate_of).where(jobs.c.inbox == inbox, done, ~busy)
+    columns = select(jobs, first.c.warning_kinds.label("first_warning_kinds"))
+    query = columns.outerjoin(first, first.c.id == jobs.c.duplicate_of).where(jobs.c.inbox == inbox, done, ~busy)
     found: dict[bytes, Ended] = {}  # by path, the latest
     for part in slices(sightings):
         wanted = {(sighting.path, sighting.signature) for sighting in part}
@@ -72,7 +74,8 @@ def ended(connection: Connection, inbox: str, sightings: Sequence[Sighting]) -> 
             signature = Signature(row.size, row.mtime_ns, row.inode)
             if (row.path_raw, signature) in wanted:
                 failure = (row.error_code, row.error) if row.status == Status.FAILED else None
-                found[row.path_raw] = Ended(row.id, row.path_raw, signature, failure)
+                warnings = _kinds(row.warning_kinds) | _kinds(row.first_warning_kinds)
+                found[row.path_raw] = Ended(row.id, row.path_raw, signature, row.sha256, failure, warnings)
     return list(found.values())
 
 
@@ -113,6 +116,10 @@ def _replace(tx: Transaction, job_id: JobId, new: Sequence[Artifact], *, written
             for artifact in new
         ]
         tx.connection.execute(insert(artifacts), rows)
+
+
+def _kinds(text: str | None) -> frozenset[WarningKind]:
+    return frozenset(map(WarningKind, json.loads(text or "[]")))
 
 
 def _segment(row: Row[Any]) -> Segment:

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 from speakeasyd.domain.job import Ended, Job
 from speakeasyd.domain.naming import candidates
-from speakeasyd.domain.transcript import Artifact, Transcript
+from speakeasyd.domain.transcript import Artifact, Transcript, WarningKind
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.outbox.contents import contents
@@ -40,11 +40,11 @@ class Publisher:
         artifacts = await self._reserved(job, outbox, transcript, files)
         await asyncio.to_thread(outbox.write, {artifact.path: files[artifact.format] for artifact in artifacts})
         await self._ledger.complete(job.id, job.token, artifacts)
-        await self._sources.put_away(job.inbox, Ended(job.id, job.path, job.signature))
+        await self._sources.put_away(job.inbox, _ended(job, warnings=transcript.warning_kinds))
 
     async def refuse(self, job: Job, code: ErrorCode, error: str) -> None:
         """The job has failed: put its source away, with a note of why."""
-        await self._sources.put_away(job.inbox, Ended(job.id, job.path, job.signature, (code, error)))
+        await self._sources.put_away(job.inbox, _ended(job, failure=(code, error)))
 
     async def _reserved(
         self, job: Job, outbox: Outbox, transcript: Transcript, files: Mapping[str, bytes]
@@ -76,6 +76,12 @@ class Publisher:
             for name in few:
                 if taken.isdisjoint(paths[name]):
                     yield name
+
+
+def _ended(
+    job: Job, *, failure: tuple[str, str] | None = None, warnings: frozenset[WarningKind] = frozenset()
+) -> Ended:
+    return Ended(job.id, job.path, job.signature, job.sha256, failure, warnings)
 
 
 def _rendered(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:

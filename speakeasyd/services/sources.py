@@ -1,17 +1,17 @@
 """Puts sources away once their job has ended: into the archive or the failed folder, or off the disk."""
 
 import asyncio
-import os
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Ended, Sighting
+from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.events import Event, Hub
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.inbox.scanner import InboxMissing, scan
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.outbox.sources import Shelf, discard
+from speakeasyd.outbox.sources import Kept, Shelf, discard, restore_aside
 from speakeasyd.services.service import Service
 
 NOTE = """\
@@ -45,34 +45,46 @@ class Sources(Service):
             for inbox in settings.inboxes
             if inbox.archive and inbox.sources == "archive"
         }
+        self._restored = False
         self._failed = {inbox.name: Shelf(inbox.failed) for inbox in settings.inboxes if inbox.failed}
 
     async def run_once(self) -> float:
         for inbox in self._inboxes.values():
             if inbox.sources != "keep" or inbox.failed:
+                if not self._restored:
+                    await asyncio.to_thread(restore_aside, inbox.path)
                 sightings = await asyncio.to_thread(self._scan, inbox)
                 for ended in await self._ledger.ended(inbox.name, sightings):
-                    await self.put_away(inbox.name, ended)
+                    await self.put_away(inbox.name, ended, again=True)
+        self._restored = True
         return self._period_s
 
-    async def put_away(self, name: str, ended: Ended) -> None:
-        """As the inbox's settings say. Nothing if they say to keep it, or if another version has taken its place."""
+    async def put_away(self, name: str, ended: Ended, *, again: bool = False) -> None:
+        """As the inbox's settings say. It is kept if they say so, if another version has taken its place, or if there
+        is more in it than in its transcript. `again`: it has been told before that it is kept.
+        """
         try:
             done = await asyncio.to_thread(self._put_away, self._inboxes[name], ended)
         except (SpeakeasyError, OSError) as error:
             self._tell("source.stuck", ended, error=str(error))
         else:
-            if done:
+            if not isinstance(done, Kept):
                 self._tell("source.put_away", ended, done=done)
+            elif done.reason and not again:
+                self._tell("source.kept", ended, reason=done.reason)
 
-    def _put_away(self, inbox: InboxSettings, ended: Ended) -> str:
-        """What was done, in words; "" for nothing. Blocks."""
-        source = inbox.path / os.fsdecode(ended.path)
-        if ended.failure is None and inbox.sources == "delete":
-            return "deleted" if discard(source, ended.signature) else ""
+    def _put_away(self, inbox: InboxSettings, ended: Ended) -> str | Kept:
+        """What was done, in words. Blocks."""
+        deletes = ended.failure is None and inbox.sources == "delete"
         shelf = (self._archives if ended.failure is None else self._failed).get(inbox.name)
-        taken = shelf.take(source, ended.signature, ended.path, note=self._why(ended)) if shelf else None
-        return f"moved to {taken}" if taken else ""
+        if not deletes and not shelf:
+            return Kept()
+        if kinds := ended.warnings & (PARTIAL if deletes else INCOMPLETE):
+            return Kept(f"its transcript has not all of it: {', '.join(sorted(kinds))}")
+        if shelf:
+            taken = shelf.take(inbox.path, ended, note=self._why(ended))
+            return taken if isinstance(taken, Kept) else f"moved to {taken}"
+        return discard(inbox.path, ended) or "deleted"
 
     def _why(self, ended: Ended) -> str:
         if ended.failure is None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import ctypes
+import hashlib
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +14,7 @@ from speakeasyd.clock import SystemClock
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Job, NewJob, Signature
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.transcript import Chunk, Segment
+from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment
 from speakeasyd.durable import TEMPORARY
 from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
 from speakeasyd.events import Hub
@@ -63,10 +64,10 @@ class Place:
         )
         return Settings(state=self.root / "state", inboxes=(inbox,))
 
-    def drop(self, path: str, data: bytes = b"sound") -> Path:
+    def drop(self, path: str, data: bytes | None = None) -> Path:
         source = self.inbox / path
         source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_bytes(data)
+        source.write_bytes(f"sound of {path}".encode("utf-8", "surrogateescape") if data is None else data)
         return source
 
     def written(self, folder: str = "outbox") -> dict[str, str]:
@@ -91,13 +92,19 @@ class Workshop:
     outboxes: Outboxes
     hub: Hub
 
-    async def ready(self, *paths: str, text: str = " It is done.", options: Options | None = None) -> list[Job]:
+    async def ready(
+        self,
+        *paths: str,
+        text: str = " It is done.",
+        options: Options | None = None,
+        warnings: tuple[MediaWarning, ...] = (),
+    ) -> list[Job]:
         """Files that are in the inbox become jobs whose chunks are all committed, claimed by this boot."""
         wanted = [new_job(self.place, path, options or Options(formats=FORMATS)) for path in paths]
         added = {one.job_id for one in await self.ledger.add(wanted)}
         jobs = [job for job in await self.claimed() if job.id in added]
         for job in jobs:
-            await self.transcribed(job, text)
+            await self.transcribed(job, text, *warnings)
         return jobs
 
     async def claimed(self) -> list[Job]:
@@ -106,11 +113,11 @@ class Workshop:
             jobs += some
         return jobs
 
-    async def transcribed(self, job: Job, text: str) -> None:
+    async def transcribed(self, job: Job, text: str, *warnings: MediaWarning) -> None:
         segment = Segment(0.0, 2.0, text, -0.2, 1.1, 0.01)
         await self.ledger.record([(job.id, job.token, Chunk(0, 0.0, 2.0, (segment,)))])
         await self.ledger.note(job.id, job.token, language="en", model="tiny.en", device="cpu")
-        await self.ledger.transcribed(job.id, job.token, audio_seconds=2.0)
+        await self.ledger.transcribed(job.id, job.token, audio_seconds=2.0, warnings=warnings)
 
     async def statuses(self) -> dict[str, str]:
         rows = await self.ledger.rows("SELECT path, status FROM job_status ORDER BY job_id")
@@ -118,12 +125,12 @@ class Workshop:
 
 
 def new_job(place: Place, path: str, options: Options) -> NewJob:
-    signature = Signature.of((place.inbox / path).lstat())
+    source = place.inbox / path
     return NewJob(
         inbox="in",
         path=path.encode("utf-8", "surrogateescape"),
-        signature=signature,
-        sha256=f"{path!r} {signature}",  # as good as a hash: no two are the same
+        signature=Signature.of(source.lstat()),
+        sha256=hashlib.sha256(source.read_bytes()).hexdigest(),
         options=options,
         preset=None,
         batch="today",

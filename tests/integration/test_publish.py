@@ -276,10 +276,10 @@ async def test_a_source_that_cannot_be_put_away_is_told_of_and_fails_no_job(tmp_
             told = [event.kind async for event in _until(events, "source.stuck")]
         assert "source.stuck" in told
         assert await shop.statuses() == {"a.mp3": "completed"}
-        assert place.written("inbox") == {"a.mp3": "sound"}
+        assert place.written("inbox") == {"a.mp3": "sound of a.mp3"}
         place.archive.unlink()
         await shop.sources.run_once()
-    assert place.written("archive") == {"a.mp3": "sound"}
+    assert place.written("archive") == {"a.mp3": "sound of a.mp3"}
 
 
 async def _until(events: Subscription, kind: str) -> AsyncIterator[Event]:
@@ -327,7 +327,7 @@ async def test_the_archive_may_be_on_another_filesystem(tmp_path: Path) -> None:
         os.utime(source, ns=(10**18, 10**18))
         async with workshop(place) as shop:
             [job] = await shop.ready("talks/a.mp3")
-            await shop.sources.put_away("in", Ended(job.id, job.path, job.signature))
+            await shop.sources.put_away("in", Ended(job.id, job.path, job.signature, job.sha256))
         moved = other / "talks" / "a.mp3"
         assert moved.read_bytes() == b"across"
         assert moved.stat().st_mtime_ns == 10**18

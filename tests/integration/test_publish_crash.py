@@ -84,8 +84,8 @@ def assert_nothing_is_half_written(place: Place) -> None:
         if path.is_file() and path not in place.temporaries():
             relative = path.relative_to(place.outbox).as_posix()
             assert hashlib.sha256(path.read_bytes()).hexdigest() == known[relative], f"{relative} is not whole"
-    sources = {**place.written("inbox"), **place.written("archive")}
-    assert sources.get("talks/monday.mp3") == "monday", "the source is whole, here or there"
+    sources = [*place.written("inbox").values(), *place.written("archive").values()]
+    assert "monday" in sources, "the source is whole, here or there, or on its way"
 
 
 def assert_taken_up(place: Place) -> None:
