@@ -22,6 +22,7 @@ from speakeasyd.ledger.migrate import migrate
 from speakeasyd.loop import MainLoop
 from speakeasyd.recorder.recorder import Recorder, to_hub
 from speakeasyd.services.dispatcher import Dispatcher
+from speakeasyd.services.failures import Failures
 from speakeasyd.services.heartbeat import Heartbeat
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.intake import Intake
@@ -32,6 +33,7 @@ from speakeasyd.services.pauses import PERSON, Pauses
 from speakeasyd.services.polite import Polite
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.sources import Sources
+from speakeasyd.services.watchdog import Watchdog
 from speakeasyd.workers.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -119,6 +121,8 @@ class Daemon:
         self._main_loop = MainLoop(asyncio.get_running_loop())
         self._stack.push_async_callback(self._main_loop.close)
         self._pauses = Pauses(ledger=self._ledger, hub=self.hub, clock=self._clock)
+        self._failures = Failures(ledger=self._ledger, hub=self.hub, clock=self._clock)
+        await self._failures.save()  # what an earlier daemon said no longer holds
         if self._patient:
             await self._pauses.restore()
         self._pool = self._new_pool()
@@ -140,9 +144,19 @@ class Daemon:
         )
         await outboxes.prepare(patient=self._patient)
         await self._pool.start()
-        for service in (self._sources, outboxes, Heartbeat(ledger=self._ledger, pool=self._pool), self._dispatcher):
+        watchdog = Watchdog(
+            ledger=self._ledger,
+            pool=self._pool,
+            pauses=self._pauses,
+            failures=self._failures,
+            settings=self._settings.recovery,
+            clock=self._clock,
+            let_go=self._dispatcher.let_go,
+        )
+        heartbeat = Heartbeat(ledger=self._ledger, pool=self._pool)
+        for service in (self._sources, outboxes, heartbeat, self._dispatcher, watchdog):
             self._stack.push_async_callback(service.stop)
-            await service.start()
+            await service.start(self._failures)
         await self._start_reloadable()
         if self._patient and self._settings.server.enabled:
             await self._start_server()
@@ -185,6 +199,7 @@ class Daemon:
             ledger=self._ledger,
             hub=self.hub,
             pauses=self._pauses,
+            failures=self._failures,
             pool=self._pool,
             recorder=recorder,
             admit=lambda *file: self._intake.admit(*file),  # noqa: PLW0108 - a reload replaces it
@@ -212,7 +227,7 @@ class Daemon:
         self._reloadable = (janitor, polite, notifier, self._intake)
         for service in self._reloadable:
             self._stack.push_async_callback(service.stop)
-            await service.start()
+            await service.start(self._failures)
 
     # --- while it runs
 

@@ -121,6 +121,8 @@ WORDS: Mapping[str, Wording] = {
     "recorder.overflow": Wording(_LOUD, "audio was lost {overflows} times: the machine is too slow for {device}"),
     "recorder.stopped": Wording(_PLAIN, "recorded {seconds} s: {file} {reason}"),
     "recorder.failed": Wording(_LOUD, "the recording broke off after {seconds} s: {reason} {file}"),
+    "failure.begun": Wording(_LOUD, "{name} fails: {error}"),
+    "failure.ended": Wording(_PLAIN, "{name} works again"),
     "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
 }
 _ENDS = frozenset({"job.completed", "job.failed", "job.cancelled", "job.skipped"})

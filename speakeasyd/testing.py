@@ -7,6 +7,7 @@ worker process is then a real one, spawned, piped, supervised and killed like an
 import ctypes
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -15,11 +16,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
@@ -43,7 +44,7 @@ from speakeasyd.domain.protocol import (
     Unloaded,
     WorkerSpec,
 )
-from speakeasyd.domain.transcript import Chunk, Segment
+from speakeasyd.domain.transcript import Chunk, Segment, Word
 from speakeasyd.errors import ErrorCode
 
 SCRIPTED = "speakeasyd.testing:serve_script"
@@ -87,6 +88,8 @@ Deed = Literal[
     "garbage",  # a message that is no report, then silence
     "deliver_and_abort",  # the chunk is sent, then the process dies
     "refuse",  # TaskFailed: the file is at fault
+    "odd_report",  # in place of the chunk, what `text` names in ODD_REPORTS
+    "no_word",  # the chunk is done, and no report says so
 ]
 
 
@@ -196,6 +199,37 @@ def _chunk(index: int, piece: bytes) -> Chunk:
     return Chunk(index, start, start + CHUNK_S, (segment,))
 
 
+def _with_chunk(done: ChunkDone, **values: Any) -> ChunkDone:
+    return replace(done, chunk=replace(done.chunk, **values))
+
+
+def _with_segment(done: ChunkDone, **values: Any) -> ChunkDone:
+    [segment] = done.chunk.segments
+    return _with_chunk(done, segments=(replace(segment, **values),))
+
+
+ODD_REPORTS: Mapping[str, Callable[[ChunkDone], Any]] = {
+    "nan": lambda done: _with_segment(done, avg_logprob=math.nan),
+    "infinite": lambda done: _with_chunk(done, end=math.inf),
+    "no time": lambda done: _with_chunk(done, start=None),
+    "huge index": lambda done: _with_chunk(done, index=2**80),
+    "huge end": lambda done: _with_chunk(done, end=10**400),
+    "no segments": lambda done: _with_chunk(done, segments=None),
+    "bytes": lambda done: _with_segment(done, text=b"bytes"),
+    "no chunk": lambda done: replace(done, chunk=None),  # type: ignore[arg-type]
+    "nan in a word": lambda done: _with_segment(done, words=(Word(math.nan, 1.0, " a", 0.5),)),
+    "unknown code": lambda done: TaskFailed(done.job_id, done.token, "no such code", "it failed"),
+    "nan at the end": lambda done: TaskDone(done.job_id, done.token, math.nan),
+    "surrogate": lambda done: _with_segment(done, text=" a\udcff b", words=(Word(0.0, 1.0, "\ud800", 0.5),)),
+    "nul": lambda done: _with_segment(done, text=" a\0 b"),
+    "long": lambda done: _with_segment(done, text=" long" * 200_000),
+    "before the file": lambda done: _with_segment(done, start=-5.0, end=-1.0),
+    "backwards": lambda done: _with_chunk(done, start=20.0, end=10.0),
+    "twice the same index": lambda done: _with_chunk(done, index=0),
+}
+"""What a defect of an engine could send in place of a chunk."""
+
+
 def serve_script(conn: Connection, spec: WorkerSpec) -> int:
     """As `speakeasyd.engine.host.serve`."""
     return ScriptedHost(conn=conn, spec=spec).run()
@@ -208,6 +242,7 @@ class _Play:
     task: Task
     waiting: deque[Chunk] = field(default_factory=deque)
     seconds: float = 0.0
+    silent: bool = False  # nothing more is said about it
 
 
 class ScriptedHost:
@@ -287,13 +322,21 @@ class ScriptedHost:
             time.sleep(self._script.chunk_s)
         for play, chunk in batch:
             done = ChunkDone(play.task.job_id, play.task.token, chunk)
-            if misdeed := self._stage.due("chunk", play.task.path, chunk.index):
+            misdeed = self._stage.due("chunk", play.task.path, chunk.index)
+            if misdeed and misdeed.do == "no_word":
+                play.silent = True
+                continue
+            if misdeed and misdeed.do == "odd_report":
+                self._send(ODD_REPORTS[misdeed.text](done))
+                continue
+            if misdeed:
                 in_flight = tuple((play.task.job_id, chunk.index) for play, chunk in batch)
                 self._commit(misdeed, in_flight, done)
             self._send(done)
         for play in [play for play in self._plays.values() if not play.waiting]:
             del self._plays[play.task.job_id]
-            self._send(TaskDone(play.task.job_id, play.task.token, play.seconds))
+            if not play.silent:
+                self._send(TaskDone(play.task.job_id, play.task.token, play.seconds))
 
     def _next_batch(self) -> Iterator[tuple[_Play, Chunk]]:
         """A chunk of each of the first tasks."""

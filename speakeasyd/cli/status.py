@@ -67,6 +67,8 @@ def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
     yield _counts(snapshot)
     for cause, reason in snapshot.pauses.items():
         yield Text(f"paused ({cause}): {reason}. It goes on by itself once that is over.", style="bold yellow")
+    for name, error in snapshot.failures.items():
+        yield Text(f"failing ({name}): {error}", style="bold red")
     if snapshot.batches:
         yield _titled("batches", _batches(snapshot.batches))
     if snapshot.in_work:

@@ -30,7 +30,7 @@ from speakeasyd.ledger import (
 from speakeasyd.ledger.identity import Duplicates
 from speakeasyd.ledger.reading import read
 from speakeasyd.ledger.search import EVERYTHING, Filters, Hit
-from speakeasyd.ledger.upkeep import Recovered
+from speakeasyd.ledger.upkeep import Recovered, Underway
 from speakeasyd.ledger.writer import Writer
 
 POSTPONED = 5000  # jobs in one transaction: others need not wait long
@@ -224,6 +224,14 @@ class Ledger:
     async def recover(self) -> Recovered:
         """Give every job that an earlier daemon had claimed back to pending, its chunks kept."""
         return await self._writer.run(upkeep.recover)
+
+    async def underway(self) -> list[Underway]:
+        """Every job that is claimed, with the progress it has made."""
+        return await self._ask(upkeep.underway)
+
+    async def chunks_of_unfinished(self, job_ids: Sequence[JobId]) -> dict[JobId, int]:
+        """How many chunks are kept of each of these jobs that has not ended."""
+        return await self._ask(upkeep.chunks_of_unfinished, job_ids)
 
     async def incident(
         self,

@@ -70,6 +70,7 @@ class Snapshot:
     ended: list[Row]  # the latest
     workers: list[Row]
     pauses: dict[str, str]  # cause and reason
+    failures: dict[str, str]  # what does not work just now, and why
     inboxes: list[Row]
     waiting: list[Row]  # arrivals that do not settle
     incidents: list[Row]
@@ -94,6 +95,7 @@ def take(state: Path) -> Snapshot:
         ended=ask(state, _ENDED, recently),
         workers=said.get("workers", []) if up else [],
         pauses=said.get("pauses", {}) if up else {},
+        failures=said.get("failures", {}) if up else {},
         inboxes=_inboxes(said),
         waiting=ask(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),
         incidents=ask(state, _INCIDENTS, recently),

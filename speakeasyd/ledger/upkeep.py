@@ -1,13 +1,14 @@
 """Recovery after a restart, incidents, the daemon's own state, and the removal of what is old."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from speakeasyd.domain.job import JobId, Status
+from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.ledger.tables import batches, chunks, deliveries, events, incident_records, jobs, state, tombstones
 from speakeasyd.ledger.transitions import close_attempts
 from speakeasyd.ledger.words import as_json
@@ -37,6 +38,38 @@ def recover(tx: Transaction) -> Recovered:
         tx.tell("job.recovered", job_id)
     kept = tx.connection.scalar(select(func.count()).select_from(chunks).where(chunks.c.job_id.in_(found)))
     return Recovered(jobs=tuple(found), chunks=kept or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Underway:
+    """A claimed job, as the ledger has it."""
+
+    id: JobId
+    token: Token
+    inbox: str
+    path: str
+    transcribed: bool
+    progress: float
+    crashes: int
+    chunks: int  # that are kept
+
+
+_KEPT_CHUNKS = select(func.count()).where(chunks.c.job_id == jobs.c.id).scalar_subquery()
+
+
+def underway(connection: Connection) -> list[Underway]:
+    """Every job that is claimed."""
+    names = ("id", "claim_token", "inbox", "path", "transcribed", "progress", "crashes")
+    columns: list[Any] = [*(jobs.c[name] for name in names), _KEPT_CHUNKS]
+    claimed = select(*columns).where(jobs.c.status == Status.PROCESSING)
+    return [Underway(*row) for row in connection.execute(claimed)]
+
+
+def chunks_of_unfinished(connection: Connection, job_ids: Sequence[JobId]) -> dict[JobId, int]:
+    """How many chunks are kept of each of these jobs that has not ended."""
+    unfinished = jobs.c.status.in_([Status.PENDING, Status.PROCESSING])
+    found = select(jobs.c.id, _KEPT_CHUNKS).where(jobs.c.id.in_(job_ids), unfinished)
+    return {JobId(job_id): count for job_id, count in connection.execute(found)}
 
 
 def incident(

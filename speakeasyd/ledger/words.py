@@ -7,13 +7,17 @@ from sqlalchemy.types import TypeDecorator
 
 
 def plain(text: str) -> str:
-    """Without surrogates, by which Python carries undecodable bytes: they are written out, as in `\\udcff`."""
-    return text.encode("utf-8", "backslashreplace").decode()
+    """Without surrogates, by which Python carries undecodable bytes: they are written out, as in `\\udcff`.
+
+    Without NUL, too: functions of SQLite and readers in C take it for the end of the text.
+    """
+    return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()
 
 
 def as_json(value: object) -> str:
     """JSON without surrogates: they become question marks, since an escape would only hide them until it is read."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace").decode()
+    # NaN is no JSON: SQLite would refuse the whole transaction for it.
+    return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode()
 
 
 class PlainText(TypeDecorator[str]):

@@ -150,11 +150,21 @@ class Writer:
         try:
             published = await self._in_thread(self._transact, orders)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers hear it, and the writer goes on
+            explained = engine.explained(error)
+            if len(orders) > 1 and not isinstance(explained, LedgerError):
+                await self._carry_out_singly(orders)
+                return
             for order in orders:
-                order.error = engine.explained(error)
+                order.error = explained
         for order in orders:
             order.answer()
         self._hub.publish(*published)
+
+    async def _carry_out_singly(self, orders: Sequence[_Order]) -> None:
+        """One of these spoils the transaction that they share: the others must not suffer for it."""
+        for order in orders:
+            order.outcome = order.error = None
+            await self._carry_out([order])
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, partial(function, *args, **kwargs))

@@ -180,6 +180,8 @@ class Overview(Answer):
     left_s: float | None
     """Seconds until the queue is empty."""
     pauses: dict[str, str]
+    failures: dict[str, str]
+    """What does not work just now, and why."""
     workers: list[dict[str, object]]
     inboxes: list[dict[str, object]]
     waiting: list[dict[str, object]]

@@ -27,7 +27,10 @@ _FAILING: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description
 
 @router.get("/healthz", responses=_FAILING)
 async def healthz(parts: Lent, response: Response) -> Health:
-    """Whether the daemon lives: the loop turns, the ledger can be read. How each inbox is watched is told beside it."""
+    """Whether the daemon works: the loop turns, the ledger can be read, no part of it fails, no job stands still.
+
+    How each inbox is watched is told beside it.
+    """
     try:
         async with asyncio.timeout(PATIENCE_S):
             rows = await parts.ledger.rows("SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'")
@@ -35,7 +38,8 @@ async def healthz(parts: Lent, response: Response) -> Health:
         return _failing(response, {"loop": "ok", "ledger": str(error) or "it does not answer"})
     watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
     watchers |= {cause: reason for cause, reason in parts.pauses.reasons.items() if cause in watchers}  # it is away
-    return Health(status="ok", checks={"loop": "ok", "ledger": "ok"} | watchers)
+    checks = {"loop": "ok", "ledger": "ok"} | watchers | dict(parts.failures.texts)
+    return _failing(response, checks) if parts.failures.texts else Health(status="ok", checks=checks)
 
 
 @router.get("/readyz", responses=_FAILING)
@@ -81,6 +85,8 @@ class _Scrape(Collector):
         yield GaugeMetricFamily("speakeasyd_left_seconds", "Until the queue is empty.", seen["left_s"] or 0.0)
         paused = dict.fromkeys(seen["pauses"], 1)
         yield _labelled(GaugeMetricFamily("speakeasyd_paused", "Why work stands still.", labels=["cause"]), paused)
+        failing = dict.fromkeys(seen["failures"], 1)
+        yield _labelled(GaugeMetricFamily("speakeasyd_failing", "What fails just now.", labels=["name"]), failing)
         workers = GaugeMetricFamily("speakeasyd_workers", "Workers.", labels=["name", "device", "state"])
         memory = GaugeMetricFamily("speakeasyd_worker_resident_bytes", "Memory of workers.", labels=["name"])
         for worker in seen["workers"]:

@@ -14,6 +14,7 @@ from speakeasyd.domain.presets import Changes
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.recorder.recorder import Recorder
 from speakeasyd.server.live import Live
+from speakeasyd.services.failures import Failures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.workers.pool import Pool
 
@@ -27,6 +28,7 @@ class Parts:
     ledger: Ledger
     live: Live
     pauses: Pauses
+    failures: Failures
     pool: Pool
     recorder: Recorder
     admit: Admit

@@ -18,6 +18,7 @@ from speakeasyd.server.connections import ACCEPTED_AT_ONCE, WAITING, LimitedConn
 from speakeasyd.server.live import Live
 from speakeasyd.server.parts import Admit, Parts
 from speakeasyd.server.uploads import sweep
+from speakeasyd.services.failures import Failures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.workers.pool import Pool
@@ -38,6 +39,7 @@ class Server(Service):
         ledger: Ledger,
         hub: Hub,
         pauses: Pauses,
+        failures: Failures,
         pool: Pool,
         recorder: Recorder,
         admit: Admit,
@@ -49,6 +51,7 @@ class Server(Service):
             ledger=ledger,
             live=Live(hub),
             pauses=pauses,
+            failures=failures,
             pool=pool,
             recorder=recorder,
             admit=admit,

@@ -9,13 +9,14 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Added, NewJob, Waiting
 from speakeasyd.domain.presets import Changes, Presets, parse_sidecar
-from speakeasyd.domain.settling import GiveUp, HeldOpen, Seen, Settled, Trouble
-from speakeasyd.errors import ErrorCode, FileFault, LedgerUnwritable
+from speakeasyd.domain.settling import Decision, GiveUp, HeldOpen, Seen, Settled, Trouble
+from speakeasyd.errors import ErrorCode, FileFault, LedgerError, LedgerUnwritable
 from speakeasyd.inbox import identity
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.arrivals import Arrivals
@@ -48,11 +49,16 @@ class Admission(Service):
         self._clock = clock
         self._settled: list[tuple[int, bytes, Seen]] = []  # a heap: small files first, they are quick
         self._lanes: set[asyncio.Task[None]] = set()
+        self._lane_error: BaseException | None = None  # for the next round to raise
         self._brought = asyncio.Event()  # the lanes have brought a slice, or all there was
         self._outcomes: list[tuple[bytes, Outcome]] = []
         self._stopped = threading.Event()
         self._told: frozenset[tuple[bytes, str]] = frozenset()
         self._tell_at = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"admission {self._inbox.name}"
 
     async def run_once(self) -> float | None:
         """One round: look at the files that are due, read those that have settled, add those that have been read."""
@@ -60,6 +66,7 @@ class Admission(Service):
             more = await self._look()
             await self._identify()
             await self._add()
+            self._raise_lane_error()
             await self._tell_waiting()
         except LedgerUnwritable as error:
             log.warning("inbox %s: arrivals wait for the ledger: %s", self._inbox.name, error)
@@ -85,23 +92,43 @@ class Admission(Service):
         duplicates = "reuse" if awaited and self._duplicates == "skip" else self._duplicates
         return (await self._ledger.add([job], duplicates=duplicates))[0]
 
+    def _raise_lane_error(self) -> None:
+        error, self._lane_error = self._lane_error, None
+        if error:
+            raise error
+
     # --- settle
 
     async def _look(self) -> bool:
         """Whether there may be more to look at."""
-        paths = self._arrivals.due(self._clock.monotonic(), SLICE)
-        found = await asyncio.to_thread(self._look_at, paths) if paths else []
-        now = self._clock.monotonic()
-        for path, seen in zip(paths, found, strict=True):
-            match self._arrivals.found(path, seen, now):
+        with self._arrivals.looking(self._clock.monotonic(), SLICE) as paths:
+            found = await asyncio.to_thread(self._look_at, paths) if paths else []
+            now = self._clock.monotonic()
+            for path, seen in zip(paths, found, strict=True):
+                self._hand_on(path, self._arrivals.found(path, seen, now), now)
+        return len(paths) == SLICE
+
+    def _hand_on(self, path: bytes, decision: Decision, now: float) -> None:
+        try:
+            match decision:
                 case Settled(seen=still) | GiveUp(seen=still):
                     heapq.heappush(self._settled, (still.file.size, path, still))
-        return len(paths) == SLICE
+        except BaseException:
+            self._arrivals.restore(path, now)
+            raise
 
     def _look_at(self, paths: Sequence[bytes]) -> list[Seen | Trouble]:
         root = self._inbox.path
         own = identity.own_device(root)
-        return [identity.look(root, path, own=own) for path in paths]
+        return [self._look_safely(root, path, own) for path in paths]
+
+    def _look_safely(self, root: Path, path: bytes, own: int | None) -> Seen | Trouble:
+        """One file that cannot be looked at keeps none of the others waiting."""
+        try:
+            return identity.look(root, path, own=own)
+        except Exception:
+            log.exception("inbox %s: %r could not be looked at", self._inbox.name, path)
+            return Trouble.UNREADABLE
 
     def _until_next_look(self) -> float | None:
         due = self._arrivals.next_due
@@ -125,13 +152,21 @@ class Admission(Service):
 
     async def _lane(self) -> None:
         while self._settled and len(self._outcomes) < 2 * SLICE:
-            self._outcomes += await asyncio.to_thread(self._read_all, self._bunch())
+            bunch = self._bunch()
+            try:
+                self._outcomes += await asyncio.to_thread(self._read_all, bunch)
+            except BaseException:
+                for path, seen in bunch:
+                    heapq.heappush(self._settled, (seen.file.size, path, seen))
+                raise
             if len(self._outcomes) >= SLICE:
                 self._brought.set()
             self.wake()
 
     def _lane_ended(self, lane: asyncio.Task[None]) -> None:
         self._lanes.discard(lane)
+        if not lane.cancelled() and (error := lane.exception()):
+            self._lane_error = error
         if not self._lanes:
             self._brought.set()
 
@@ -214,7 +249,13 @@ class Admission(Service):
         """One slice: it is in the ledger, or stays for the next round."""
         part = self._outcomes[:SLICE]
         if jobs := [outcome for _, outcome in part if isinstance(outcome, NewJob)]:
-            await self._ledger.add(jobs, duplicates=self._duplicates)
+            try:
+                await self._ledger.add(jobs, duplicates=self._duplicates)
+            except LedgerError:
+                raise
+            except Exception:
+                log.exception("inbox %s: some files could not be added together", self._inbox.name)
+                part = [await self._add_one(path, outcome) for path, outcome in part]
         del self._outcomes[: len(part)]
         now = self._clock.monotonic()
         for path, outcome in part:
@@ -222,6 +263,18 @@ class Admission(Service):
                 self._arrivals.found(path, outcome, now)
             else:
                 self._arrivals.admitted(path, now)
+
+    async def _add_one(self, path: bytes, outcome: Outcome) -> tuple[bytes, Outcome]:
+        """One that the ledger refuses is looked at again later, and keeps no other from its job."""
+        if isinstance(outcome, NewJob):
+            try:
+                await self._ledger.add([outcome], duplicates=self._duplicates)
+            except LedgerError:
+                raise
+            except Exception:
+                log.exception("inbox %s: %r could not be added", self._inbox.name, path)
+                outcome = Trouble.UNREADABLE
+        return path, outcome
 
     # --- tell
 

@@ -3,6 +3,7 @@ a scan finds again what a restart forgets."""
 
 import heapq
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from speakeasyd.domain import settling
@@ -45,8 +46,31 @@ class Arrivals:
                 arrival.hint = True
                 self._look_at(path, arrival, now)
 
-    def due(self, now: float, limit: int) -> list[bytes]:
-        """Up to `limit` files that are to be looked at now; each must then be told to `found`."""
+    @contextmanager
+    def looking(self, now: float, limit: int) -> Iterator[list[bytes]]:
+        """Up to `limit` files that are to be looked at now. What is found is told to `found` inside the `with`.
+
+        A file of which nothing was told is put back, however the block ends: no exception makes one forgotten.
+        """
+        paths = self._take_due(now, limit)
+        try:
+            yield paths
+        finally:
+            for path in paths:
+                self._put_back(path, now)
+
+    def restore(self, path: bytes, now: float) -> None:
+        """A file that was taken could not be handed on: it is looked at again."""
+        if arrival := self._by_path.get(path):
+            arrival.taken = False
+            self._put_back(path, now)
+
+    def _put_back(self, path: bytes, now: float) -> None:
+        arrival = self._by_path.get(path)
+        if arrival and arrival.due == NOT_DUE and not arrival.taken:
+            self._look_at(path, arrival, now + settling.LOOK_AGAIN_S)
+
+    def _take_due(self, now: float, limit: int) -> list[bytes]:
         paths: list[bytes] = []
         while self._queue and self._queue[0][0] <= now and len(paths) < limit:
             due, path = heapq.heappop(self._queue)
@@ -58,7 +82,9 @@ class Arrivals:
 
     def found(self, path: bytes, found: Seen | Trouble | HeldOpen, now: float) -> Decision:
         """What a look found, or why a taken file could not be identified. It is taken if it settled or is given up."""
-        arrival = self._by_path[path]
+        arrival = self._by_path.get(path)
+        if arrival is None:
+            return Forget()
         arrival.stillness, decision = settling.look(
             arrival.stillness, found, now=now, hint=arrival.hint, settle_s=self._settle_s, empty_s=self._empty_s
         )
@@ -76,7 +102,8 @@ class Arrivals:
 
     def admitted(self, path: bytes, now: float) -> None:
         """It is in the ledger. What stirred it meanwhile makes it a new arrival."""
-        if self._by_path.pop(path).stirred:
+        arrival = self._by_path.pop(path, None)
+        if arrival and arrival.stirred:
             self.notice(path, now, announced=True)
 
     @property

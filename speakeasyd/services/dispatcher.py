@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -15,7 +15,14 @@ from speakeasyd.domain.protocol import ChunkDone, LanguageFound, Loaded, Opened,
 from speakeasyd.domain.recovery import Verdict, verdict
 from speakeasyd.domain.retry import backoff
 from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
-from speakeasyd.errors import ErrorCode, FileFault, LedgerUnwritable, NotYours, OutboxUnavailable
+from speakeasyd.errors import (
+    ErrorCode,
+    FileFault,
+    LedgerError,
+    LedgerUnwritable,
+    NotYours,
+    OutboxUnavailable,
+)
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.outboxes import Outboxes
@@ -197,18 +204,41 @@ class Dispatcher(Service):
             for item in news
             if isinstance(item, tuple) and isinstance(item[1], ChunkDone)
             if (job := self._claimed(item[1].job_id, item[1].token))  # an earlier claim says nothing of this one
+            if job.token not in self._publishing  # its text is complete
         ]
         try:
-            lost = await self._ledger.record([(job.id, job.token, chunk) for job, chunk in done]) if done else ()
-            for job in [job for job, _ in done if job.id in lost]:
-                self._forget(job)
-        except LedgerUnwritable:
+            await self._record(done)
+        except LedgerError:
             self._news = news + self._news
             raise
         taken = await asyncio.gather(*map(self._take, news))
         if not all(taken):
             self._news = [item for item, ok in zip(news, taken, strict=True) if not ok] + self._news
             raise LedgerUnwritable("the ledger cannot be written")
+
+    async def _record(self, done: Sequence[tuple[Job, Chunk]]) -> None:
+        """Keep these chunks. If one cannot be kept, its job fails, and the others are kept all the same.
+
+        Raises LedgerError: the ledger itself is in trouble, and no job is to blame.
+        """
+        if not done:
+            return
+        try:
+            lost = await self._ledger.record([(job.id, job.token, chunk) for job, chunk in done])
+        except LedgerError:
+            raise
+        except Exception as error:
+            if len(done) > 1:
+                for one in done:
+                    await self._record([one])
+                return
+            [(job, chunk)] = done
+            if self._claimed(job.id, job.token):
+                log.exception("chunk %s of job %s cannot be kept", chunk.index, job.id)
+                await self._fail(job, ErrorCode.INTERNAL, f"a part of its text cannot be kept: {error}")
+        else:
+            for job in [job for job, _ in done if job.id in lost]:
+                self._forget(job)
 
     async def _take(self, item: News) -> bool:
         """Act on one piece of news. False: the ledger could not take it, bring it again."""
@@ -220,10 +250,30 @@ class Dispatcher(Service):
                     await self._incidents.changed(item)
                 case (worker, report):
                     await self._reported(worker, report)
-        except LedgerUnwritable:
+        except LedgerError:
             return False
-        except Exception:  # a defect must not keep the other news from the ledger
-            log.exception("a report was not understood: %r", item)
+        except Exception as error:  # a defect must not keep the other news from the ledger
+            log.exception("a report was not understood: %.1000r", item)
+            return await self._fail_those_in(item, f"a report about it could not be taken: {error!r}")
+        return True
+
+    async def _fail_those_in(self, item: News, text: str) -> bool:
+        """Fail the jobs that a piece of news is about, so that none waits for it. False: bring the news again."""
+        about: list[tuple[JobId | None, Token | None]]
+        match item:
+            case WorkerLost(tasks=tasks):
+                about = [(task.job_id, task.token) for task in tasks]
+            case DeviceChange():
+                about = []
+            case (_, report):
+                about = [(getattr(report, "job_id", None), getattr(report, "token", None))]
+        try:
+            for job in [job for job_id, token in about if (job := self._claimed(job_id, token))]:
+                await self._fail(job, ErrorCode.INTERNAL, text)
+        except LedgerError:
+            return False
+        except Exception:
+            log.exception("a job could not be failed; the watchdog will find it")
         return True
 
     async def _reported(self, worker: str, report: Report) -> None:
@@ -235,17 +285,24 @@ class Dispatcher(Service):
         async with self._ours(job):
             match report:
                 case Opened(container_seconds=seconds):
-                    loaded = self._models[worker]
+                    loaded = self._models.get(worker)
                     await self._ledger.note(
-                        job.id, job.token, container_seconds=seconds, model=loaded.model, device=loaded.device
+                        job.id,
+                        job.token,
+                        container_seconds=seconds,
+                        model=loaded.model if loaded else None,
+                        device=loaded.device if loaded else None,
                     )
                 case LanguageFound(language=language, probability=probability):
                     await self._ledger.note(job.id, job.token, language=language, language_probability=probability)
+                case TaskDone() if job.token in self._publishing:
+                    pass  # said twice
                 case TaskDone() if job.suspects:  # the suspect alone came through: on with the rest
                     await self._release(job)
                 case TaskDone(audio_seconds=seconds, warnings=warnings):
-                    if stand_in := self._models[worker].warning:
-                        warnings = (MediaWarning(WarningKind.OTHER, stand_in), *warnings)
+                    loaded = self._models.get(worker)
+                    if loaded and loaded.warning:
+                        warnings = (MediaWarning(WarningKind.OTHER, loaded.warning), *warnings)
                     await self._ledger.transcribed(job.id, job.token, audio_seconds=seconds, warnings=warnings)
                     self._publish(job)
                 case TaskFailed(code=code, text=text):
@@ -300,18 +357,25 @@ class Dispatcher(Service):
         """Publish, however long the outbox is full or away: that costs no attempt."""
         refusals = 0  # of the job's own place, while the outbox took files
         async with self._ours(job):
-            while not await self._published(job, last=refusals == PLACE_TRIES):
+            while not await self._published_safely(job, last=refusals == PLACE_TRIES):
                 await asyncio.sleep(RETRY_S)
                 refusals += not self._outboxes.paused(job.inbox)
         self._forget(job)
+
+    async def _published_safely(self, job: Job, *, last: bool) -> bool:
+        """As `_published`, while the ledger takes no word of how it ended."""
+        try:
+            return await self._published(job, last=last)
+        except LedgerError as error:
+            await self._pauses.begin("ledger", str(error))
+            return False
 
     async def _published(self, job: Job, *, last: bool) -> bool:
         """Whether it is over. `last`: a place that refuses now fails the job."""
         try:
             await self._publisher.publish(job)
-        except LedgerUnwritable as error:
-            await self._pauses.begin("ledger", str(error))
-            return False
+        except LedgerError:
+            raise
         except OutboxUnavailable as error:
             if not (await self._outboxes.well(job.inbox) and last):
                 return False
@@ -348,7 +412,10 @@ class Dispatcher(Service):
     async def _fail(self, job: Job, code: ErrorCode, text: str) -> None:
         async with self._ours(job):
             await self._ledger.fail(job.id, job.token, code=code, error=text)
-            await self._publisher.refuse(job, code, text)
+            try:
+                await self._publisher.refuse(job, code, text)
+            except Exception:
+                log.exception("the source of job %s could not be put away", job.id)
         self._forget(job)
 
     def _claimed(self, job_id: JobId | None, token: Token | None) -> Job | None:
@@ -362,6 +429,13 @@ class Dispatcher(Service):
         try:
             yield
         except NotYours:
+            self._forget(job)
+
+    def let_go(self, job_id: JobId, token: Token) -> None:
+        """Somebody else has ended this claim in the ledger: forget what is being done for it."""
+        if publication := self._publishing.get(token):
+            publication.cancel()
+        if job := self._claimed(job_id, token):
             self._forget(job)
 
     async def _let_go_of_taken(self) -> None:

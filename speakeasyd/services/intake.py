@@ -11,6 +11,7 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
 from speakeasyd.services.admission import Admission
 from speakeasyd.services.arrivals import Arrivals
+from speakeasyd.services.failures import Failures
 from speakeasyd.services.lookout import Lookout
 from speakeasyd.services.pauses import Pauses
 
@@ -26,11 +27,11 @@ class Intake:
 
         self._doors = {inbox.name: door(inbox) for inbox in settings.inboxes}
 
-    async def start(self) -> None:
+    async def start(self, failures: Failures | None = None) -> None:
         """Watch, scan and admit until stopped. Returns at once: an inbox may take its time."""
         for door in self._doors.values():
-            await door.lookout.start()
-            await door.admission.start()
+            await door.lookout.start(failures)
+            await door.admission.start(failures)
 
     async def stop(self) -> None:
         """Idempotent. What has not been added is found again by the next start."""

@@ -1,6 +1,7 @@
 """Keeps an eye on one inbox: arms the watcher, then scans; scans again now and then, and whenever events were lost."""
 
 import asyncio
+import errno
 import logging
 from collections.abc import Iterator
 from itertools import islice
@@ -24,6 +25,9 @@ RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
 SLICE = 2000  # files of a scan that are compared with the ledger at a time
 AT_ONCE = float("-inf")  # when to scan
 REST = 10  # after a scan that took long, at least so many times as long nothing is scanned
+
+_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors that say nothing of the folder that could not be read: the process or the system has run out."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +69,10 @@ class Lookout(Service):
         self._unreadable: dict[bytes, str] = {}
         self._told: object = None
 
+    @property
+    def name(self) -> str:
+        return f"lookout {self._inbox.name}"
+
     async def run_once(self) -> float:
         try:
             await self._be_there()
@@ -78,6 +86,9 @@ class Lookout(Service):
             log.warning("inbox %s: the scan waits for the ledger: %s", self._inbox.name, error)
             self._scan_at = AT_ONCE
             return RETRY_S
+        except Exception:
+            self._scan_at = AT_ONCE  # what was under way is found by the next scan
+            raise
         return min(CHECK_S, max(0.0, self._scan_at - self._clock.monotonic()))
 
     async def stop(self) -> None:
@@ -93,6 +104,14 @@ class Lookout(Service):
 
     async def _hear(self) -> None:
         """On the loop, once for any number of events."""
+        try:
+            self._take_news()
+        except Exception:
+            self._scan_at = AT_ONCE  # finds what the events told
+            self.wake()
+            raise
+
+    def _take_news(self) -> None:
         news = self._watcher.take()
         now = self._clock.monotonic()
         for path, finished in news.files.items():
@@ -151,14 +170,14 @@ class Lookout(Service):
     async def scan(self, folder: bytes = b"") -> None:
         """Notice the files of the inbox, or of one folder in it, that the ledger does not know. Raises InboxMissing."""
         announced = bool(folder) or not self._events_since_scan
-        unreadable: dict[bytes, str] = {}
+        unreadable: dict[bytes, OSError] = {}
         self._scanning = True
         try:
             sightings = scan(
                 self._inbox.path,
                 self._rules,
                 folder=folder,
-                on_error=lambda path, error: unreadable.update({path: str(error.strerror)}),
+                on_error=unreadable.__setitem__,
             )
             while part := await asyncio.to_thread(_take, sightings):
                 unknown = await self._ledger.unknown(self._inbox.name, part)
@@ -170,8 +189,10 @@ class Lookout(Service):
                     self._admission.wake()
         finally:
             self._scanning = False
+        if shortage := next((error for error in unreadable.values() if error.errno in _SHORTAGES), None):
+            raise shortage  # what could not be read is there all the same
         if not folder:
-            self._warn_of(unreadable)
+            self._warn_of({path: str(error.strerror) for path, error in unreadable.items()})
 
     async def _scan_what_is_due(self) -> None:
         started = self._clock.monotonic()

@@ -14,6 +14,7 @@ from speakeasyd.domain.health import OPEN
 from speakeasyd.domain.notices import Delivered, Failed, next_try
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.services.failures import Failures
 from speakeasyd.services.incidents import ACTIONS
 from speakeasyd.services.service import Service
 from speakeasyd.services.targets import Target, targets
@@ -47,11 +48,11 @@ class Notifier(Service):
         self._until = ""  # batches that were done by then have been told of
         self._hearing: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    async def start(self, failures: Failures | None = None) -> None:
         self._hearing = asyncio.create_task(self._hear(), name="Notifier hears")
         for courier in self.couriers:
-            await courier.start()
-        await super().start()
+            await courier.start(failures)
+        await super().start(failures)
 
     async def stop(self) -> None:
         await super().stop()
@@ -113,6 +114,10 @@ class Courier(Service):
         self._settings = settings
         self._ledger = ledger
         self._clock = clock
+
+    @property
+    def name(self) -> str:
+        return f"courier {self._target.name}"
 
     async def run_once(self) -> float | None:
         delivery = await self._ledger.next_delivery(self._target.name)

@@ -4,6 +4,8 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from speakeasyd.services.failures import Failures
+
 log = logging.getLogger(__name__)
 
 BREATHER_S = 5.0  # seconds before a service that failed by a defect tries again
@@ -17,6 +19,7 @@ class Service:
     """
 
     def __init__(self) -> None:
+        self._failures: Failures | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._leaving = False
@@ -27,7 +30,14 @@ class Service:
     def wake(self) -> None:
         self._wake.set()
 
-    async def start(self) -> None:
+    @property
+    def name(self) -> str:
+        """For people: what fails when this service does."""
+        return type(self).__name__.lower()
+
+    async def start(self, failures: Failures | None = None) -> None:
+        """`failures`: where an unexpected exception is told until a round succeeds again."""
+        self._failures = failures
         self._task = asyncio.create_task(self._run(), name=type(self).__name__)
 
     async def stop(self) -> None:
@@ -44,9 +54,14 @@ class Service:
             self._wake.clear()
             try:
                 delay = await self.run_once()
-            except Exception:
+            except Exception as error:
                 log.exception("%s failed; it goes on in %.0f s", type(self).__name__, BREATHER_S)
                 delay = BREATHER_S
+                if self._failures:
+                    await self._failures.begin(self.name, f"{type(error).__name__}: {error}")
+            else:
+                if self._failures:
+                    await self._failures.end(self.name)
             with suppress(TimeoutError):
                 async with asyncio.timeout(delay):  # `wait_for` may miss a cancellation before Python 3.12
                     await self._wake.wait()

@@ -22,6 +22,7 @@ class _Held:
     task: Task
     alone: bool
     opened: bool = False
+    heard_at: float | None = None  # monotonic seconds of the latest report about the task
     started: dict[int, ChunkStarted] = field(default_factory=dict)
 
 
@@ -50,7 +51,18 @@ class InHand:
     def drop(self, job_id: JobId) -> bool:
         return self._held.pop(job_id, None) is not None
 
-    def note(self, report: Report) -> None:
+    def heard_at(self, job_id: JobId) -> float | None:
+        """Monotonic seconds of the latest report about this task; None before the first."""
+        held = self._held.get(job_id)
+        return held.heard_at if held else None
+
+    def __contains__(self, job_id: object) -> bool:
+        return job_id in self._held
+
+    def note(self, report: Report, now: float) -> None:
+        job_id = getattr(report, "job_id", None)
+        if job_id in self._held:
+            self._held[job_id].heard_at = now
         match report:
             case Opened() if held := self._of(report):
                 held.opened = True

@@ -149,6 +149,14 @@ class Pool:
         for worker in self._all():
             worker.drop(job_id)
 
+    def neglects(self, job_id: JobId) -> bool | None:
+        """Whether a task gets no attention though its worker is at work; None for a task that is not here."""
+        for worker in self._all():
+            if worker.holds(job_id):
+                return worker.neglects(job_id)
+        waiting = (*self._waiting, *self._waiting_for_cpu)
+        return False if any(one.task.job_id == job_id for one in waiting) else None
+
     def unload(self) -> None:
         """Free the models of workers without work."""
         for worker in self._all():

@@ -14,7 +14,7 @@ from speakeasyd.config import RecoverySettings
 from speakeasyd.domain import health, recovery
 from speakeasyd.domain.fault import Diagnosis, classify
 from speakeasyd.domain.health import ACCEPTING, Health, Policy, State
-from speakeasyd.domain.job import JobId
+from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.protocol import (
     ChunkDone,
     Drain,
@@ -25,11 +25,14 @@ from speakeasyd.domain.protocol import (
     Report,
     Request,
     Task,
+    TaskFailed,
     Unload,
     Unloaded,
     WorkerSpec,
 )
+from speakeasyd.domain.report_check import find_complaint
 from speakeasyd.domain.stepdown import step_down
+from speakeasyd.errors import ErrorCode
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers.inhand import InHand, suspected
 from speakeasyd.workers.news import DeviceChange, WorkerLost, WorkerStatus
@@ -131,6 +134,16 @@ class Supervisor:
         self._send(task)
         self._settle()
 
+    def holds(self, job_id: JobId) -> bool:
+        return job_id in self._hand
+
+    def neglects(self, job_id: JobId) -> bool:
+        """Whether a task in hand gets no attention from a worker that is otherwise at work."""
+        if not self._run:
+            return False
+        now = self._clock.monotonic()
+        return self._run.life.task_overdue(self._hand.heard_at(job_id), len(self._hand), now)
+
     def drop(self, job_id: JobId) -> None:
         if self._hand.drop(job_id):
             self._send(Drop(job_id))
@@ -224,12 +237,25 @@ class Supervisor:
     async def _hear(self, run: _Run, reports: list[Report]) -> None:
         if run is self._run:
             now = self._clock.monotonic()
-            for report in reports:
+            for report in map(self._checked, reports):
                 run.life.note(report, now)
                 run.wear.note(report)
-                self._hand.note(report)
+                self._hand.note(report, now)
                 self._around.on_report(self.name, self._digest(run, report))
             self._settle()
+
+    def _checked(self, report: Report) -> Report:
+        """The report, or, when a value in it is not what its type promises, the failure of what it is about."""
+        complaint = find_complaint(report)
+        if complaint is None:
+            return report
+        error = f"the worker sent what cannot be used: {complaint}"
+        log.error("%s: %s", self.name, error)
+        job_id, token = getattr(report, "job_id", None), getattr(report, "token", None)
+        if not isinstance(job_id, int) or job_id not in self._hand or not isinstance(token, str):
+            return Fault("host", error, ())
+        self._send(Drop(JobId(job_id)))
+        return TaskFailed(JobId(job_id), Token(token), ErrorCode.INTERNAL, error)
 
     def _digest(self, run: _Run, report: Report) -> Report:
         """Learn from a report. Returns it with the device by its name here: in the worker, every GPU is number 0."""

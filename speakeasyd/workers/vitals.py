@@ -55,6 +55,17 @@ class Life:
         """Something was asked of an idle worker: its silence counts from now."""
         self._last_sign = now
 
+    def task_overdue(self, heard_at: float | None, tasks: int, now: float) -> bool:
+        """Whether one of so many tasks has been without a report for too long, while the worker is at work.
+
+        A task that has not begun waits for its turn: any report of the worker is a sign for it. Tasks take turns,
+        so each may be quiet as many times as long as there are tasks.
+        """
+        if self._phase is not _Phase.WORKING:
+            return False  # `overdue` watches a worker that starts or loads
+        latest_sign = self._last_sign if heard_at is None else heard_at
+        return now - latest_sign > self._stall_s * max(1, tasks)
+
     def overdue(self, now: float) -> bool:
         """Whether a worker that owes an answer has been silent for too long."""
         if now - self._last_look > ASLEEP_S:

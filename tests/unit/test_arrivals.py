@@ -38,7 +38,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.in_hand)
     @rule()
     def begin_look(self) -> None:
-        self.in_hand = self.arrivals.due(self.now, 10)
+        self.in_hand = self.arrivals._take_due(self.now, 10)
         assert len(set(self.in_hand)) == len(self.in_hand)
         assert not set(self.in_hand) & set(self.taken)
 
@@ -81,13 +81,13 @@ def test_an_event_while_a_file_is_read_makes_it_a_new_arrival() -> None:
     found = Seen(Signature(1, 0, 1))
     arrivals.notice(b"a.wav", 0.0, announced=True)
     for now in (0.0, 0.1):
-        [path] = arrivals.due(now, 10)
+        [path] = arrivals._take_due(now, 10)
         decision = arrivals.found(path, found, now)
     assert decision == Settled(found)
-    assert arrivals.due(9.0, 10) == []
+    assert arrivals._take_due(9.0, 10) == []
     arrivals.notice(b"a.wav", 0.2, announced=True, hint=True)
     arrivals.admitted(b"a.wav", 0.3)
-    assert arrivals.due(0.3, 10) == [b"a.wav"]
+    assert arrivals._take_due(0.3, 10) == [b"a.wav"]
 
 
 def test_what_has_not_let_itself_be_read_for_long_does_not_keep_the_rest_waiting() -> None:
@@ -95,7 +95,7 @@ def test_what_has_not_let_itself_be_read_for_long_does_not_keep_the_rest_waiting
     assert arrivals.idle(0.0)
     arrivals.notice(b"a.wav", 0.0, announced=True)
     assert not arrivals.idle(0.0)
-    [path] = arrivals.due(0.0, 1)
+    [path] = arrivals._take_due(0.0, 1)
     arrivals.found(path, Trouble.DENIED, 0.0)
     assert not arrivals.idle(5.0)
     assert arrivals.idle(20.0)
@@ -106,7 +106,7 @@ def test_a_file_that_no_event_told_of_is_remembered_as_missed() -> None:
         arrivals = Arrivals(settle_s=0.0, empty_s=1.0)
         arrivals.notice(b"a.wav", 0.0, announced=announced)
         for now in (0.0, 0.1):
-            [path] = arrivals.due(now, 1)
+            [path] = arrivals._take_due(now, 1)
             arrivals.found(path, Seen(Signature(1, 0, 1)), now)
         assert arrivals.missed is not announced
 
@@ -115,9 +115,9 @@ def test_an_event_during_the_look_that_settles_a_file_does_not_hand_it_on_twice(
     arrivals = Arrivals(settle_s=2.0, empty_s=5.0)
     seen = Seen(Signature(1, 0, 1))
     arrivals.notice(b"a.wav", 0.0, announced=True)
-    arrivals.due(0.0, 10)
+    arrivals._take_due(0.0, 10)
     arrivals.found(b"a.wav", seen, 0.0)
-    assert arrivals.due(2.0, 10) == [b"a.wav"]
+    assert arrivals._take_due(2.0, 10) == [b"a.wav"]
     arrivals.notice(b"a.wav", 2.0, announced=True, hint=True)
     assert isinstance(arrivals.found(b"a.wav", seen, 2.0), Settled)
-    assert arrivals.due(2.0, 10) == []
+    assert arrivals._take_due(2.0, 10) == []

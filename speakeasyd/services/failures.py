@@ -1,0 +1,57 @@
+"""What does not work just now, by name: services that raise, jobs that stand still. For status, health and metrics."""
+
+import logging
+from collections.abc import Mapping
+
+from speakeasyd.clock import Clock, iso
+from speakeasyd.events import Event, Hub
+from speakeasyd.ledger.ledger import Ledger
+
+STATE_KEY = "failures"  # in the ledger's table `state`
+
+log = logging.getLogger(__name__)
+
+
+class Failures:
+    """Lives on the loop. An entry stays until the same name works again."""
+
+    def __init__(self, *, ledger: Ledger, hub: Hub, clock: Clock) -> None:
+        self._ledger = ledger
+        self._hub = hub
+        self._clock = clock
+        self._texts: dict[str, str] = {}
+        self._saved: dict[str, str] | None = None
+
+    @property
+    def texts(self) -> Mapping[str, str]:
+        """What went wrong, by name."""
+        return self._texts
+
+    async def begin(self, name: str, text: str) -> None:
+        """Something fails. The first word of it is told as an event."""
+        if name not in self._texts:
+            self._publish("failure.begun", name, text)
+        self._texts[name] = text
+        await self.save()
+
+    async def end(self, name: str) -> None:
+        """It works again, or always did."""
+        if text := self._texts.pop(name, None):
+            self._publish("failure.ended", name, text)
+        await self.save()
+
+    async def save(self) -> None:
+        """Tell those who ask the ledger. What it cannot take now is saved by the next call; this never raises."""
+        if self._texts == self._saved:
+            return
+        texts = dict(self._texts)
+        try:
+            await self._ledger.set_state(STATE_KEY, texts)
+        except Exception as error:  # noqa: BLE001 - whoever reports a failure must not fail by the report
+            log.debug("the ledger cannot note what fails: %s", error)
+        else:
+            self._saved = texts
+
+    def _publish(self, kind: str, name: str, text: str) -> None:
+        data = {"name": name, "error": text}
+        self._hub.publish(Event(kind=kind, at=iso(self._clock.utc()), data=data))
