@@ -62,7 +62,7 @@ def hand() -> InHand:
         done(A, 1),
         Opened(B, TOKEN, 9.0),
     ):
-        hand.note(report)
+        hand.note(report, 0.0)
     return hand
 
 
@@ -86,8 +86,8 @@ def test_a_fault_in_reading_suspects_the_files_being_read(hand: InHand) -> None:
 
 
 def test_with_nothing_on_the_device_the_files_being_read_are_suspect(hand: InHand) -> None:
-    hand.note(done(A, 0))
-    hand.note(done(A, 2))
+    hand.note(done(A, 0), 0.0)
+    hand.note(done(A, 2), 0.0)
     assert [task.opened for task in hand.lose(None, blame=True)] == [True, True, False]
 
 
@@ -97,14 +97,14 @@ def test_nobody_is_suspect_of_what_is_not_the_works_doing(hand: InHand, phase: s
 
 
 def test_late_answers_to_an_earlier_claim_count_for_nothing(hand: InHand) -> None:
-    hand.note(started(C, 5, Token("earlier")))
-    hand.note(TaskDone(C, Token("earlier"), 9.0))
+    hand.note(started(C, 5, Token("earlier")), 0.0)
+    hand.note(TaskDone(C, Token("earlier"), 9.0), 0.0)
     assert len(hand) == 3
     assert not any(task.suspects for task in hand.lose(None, blame=True) if task.job_id == C)
 
 
 def test_what_is_done_or_dropped_is_not_in_hand(hand: InHand) -> None:
-    hand.note(TaskDone(A, TOKEN, 30.0))
+    hand.note(TaskDone(A, TOKEN, 30.0), 0.0)
     assert hand.drop(B)
     assert not hand.drop(B)
     assert [task.job_id for task in hand.lose(None, blame=True)] == [C]
