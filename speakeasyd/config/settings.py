@@ -152,7 +152,7 @@ class RecoverySettings(Table):
     retry_max_s: float = Field(900.0, ge=1)
     """Seconds of the longest such wait."""
     stall_s: float = Field(120.0, ge=5)
-    """Seconds without a sign of progress after which a busy worker is killed and a job is taken back; while a model loads, longer."""
+    """Seconds without progress until a worker is killed or a job taken back; longer while a model loads."""
     cpu_fallback: bool = True
     """Let the CPU take a chunk that a GPU has failed on twice."""
     on_poison: Literal["fail", "gap"] = "gap"
