@@ -84,6 +84,14 @@ class QueryError(SpeakeasyError):
     exit_status = 2
 
 
+class QueryTimeout(QueryError):
+    """A query took longer than it may."""
+
+
+class LedgerBusy(LedgerError):
+    """Too many questions at once. Trying again later helps."""
+
+
 class OutboxUnavailable(SpeakeasyError):
     """The outbox cannot be written just now: full, read-only, or away. Trying again later may help."""
 

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:  # a wrong option or argument, which typer words well
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
+        _say("interrupted")
         return INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one boundary
         _say(

@@ -58,9 +58,9 @@ def writer(path: Path, *, checkpoints: bool) -> Engine:
     return engine
 
 
-def reader(path: Path) -> Engine:
+def reader(path: Path, *, size: int = READERS) -> Engine:
     """Connections that cannot write, whatever they are told. They never wait for the writer, nor it for them."""
-    engine = create_engine(_url(path, mode="ro"), connect_args=_CONNECT, pool_size=READERS, max_overflow=0)
+    engine = create_engine(_url(path, mode="ro"), connect_args=_CONNECT, pool_size=size, max_overflow=0)
     _on_connect(engine, "query_only = ON", "wal_autocheckpoint = 0")
     return engine
 

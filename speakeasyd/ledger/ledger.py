@@ -19,22 +19,22 @@ from speakeasyd.ledger import (
     delivery,
     engine,
     intake,
-    journal,
     notices,
     people,
     publication,
-    search,
     transitions,
     upkeep,
 )
+from speakeasyd.ledger.clients import ClientReaders
 from speakeasyd.ledger.identity import Duplicates
-from speakeasyd.ledger.reading import read
 from speakeasyd.ledger.search import EVERYTHING, Filters, Hit
 from speakeasyd.ledger.upkeep import Recovered, Underway
 from speakeasyd.ledger.writer import Writer
 
 POSTPONED = 5000  # jobs in one transaction: others need not wait long
 QUERY_S = 30.0  # seconds that a query of a person's own may take
+SEARCH_S = 5.0  # seconds that a search may take
+PROBE_S = 5.0  # seconds that a probe waits for the ledger
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,6 +53,9 @@ class Ledger:
         self._readers = ThreadPoolExecutor(engine.READERS, "ledger reader")
         self._connections = engine.reader(path)
         self._clock = clock
+        self.clients = ClientReaders(path, threads=4, limit_s=QUERY_S)
+        self.searches = ClientReaders(path, threads=2, limit_s=SEARCH_S)
+        self.probes = ClientReaders(path, threads=1, limit_s=PROBE_S)
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, hub: Hub, boot_id: str = "") -> Self:
@@ -62,6 +65,8 @@ class Ledger:
 
     async def close(self) -> None:
         """Carry out the changes that wait, then let go of the file. Idempotent."""
+        for readers in (self.clients, self.searches, self.probes):
+            await readers.close()
         await asyncio.to_thread(self._readers.shutdown)
         self._connections.dispose()
         await self._writer.close()
@@ -296,10 +301,6 @@ class Ledger:
     async def newest_event(self) -> int:
         return await self._ask(notices.newest)
 
-    async def events_after(self, seq: int, *, limit: int) -> list[Event] | None:
-        """The events since that number; None where they cannot be told: forgotten, more than `limit`, never been."""
-        return await self._ask(journal.after, seq, limit=limit)
-
     async def done_batches(self, *, since: str, until: str) -> list[dict[str, object]]:
         """Batches whose last job ended in that time, nothing of which is left to do."""
         return await self._ask(notices.done_batches, since=since, until=until)
@@ -331,11 +332,11 @@ class Ledger:
 
     async def rows(self, sql: str, params: Mapping[str, object] | Sequence[object] = ()) -> list[dict[str, object]]:
         """The rows of a query of a person's own. Raises QueryError when it is wrong or wants more than to read."""
-        return await asyncio.to_thread(read, self._path, sql, params, limit_s=QUERY_S)
+        return await self.clients.rows(sql, params)
 
     async def search(self, words: str, *, limit: int = 20, filters: Filters = EVERYTHING) -> list[Hit]:
         """Where these words are said, best first: see `ledger.search`."""
-        return await self._ask(search.search, words, limit, filters)
+        return await self.searches.search(words, limit=limit, filters=filters)
 
     async def _matching(self, condition: str) -> list[int]:
         """Evaluated where nothing can be written, whatever the condition says."""

@@ -2,14 +2,20 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, text
 
+from speakeasyd.errors import QueryError
+
 RANKED = 5_000  # matches that are put in order of how well they fit; of more, the newest come first
 PASSED = 1_000  # segments of no interest that are read past as quickly as another look into the index is taken
 STRETCH = 20_000  # segments to look through at first; twice as many each further time
+
+TERMS = 32  # words and phrases of one search
+PREFIXES = 8  # of them, those with a `*`
+PREFIX_LETTERS = 2  # before the `*`, of an alphabet that has few: one letter stands for a good part of all words
 
 TIME = r"^\d{4}(-\d\d(-\d\d([T ][\d:.]*Z?)?)?)?$"
 """How a filter may say a time."""
@@ -145,14 +151,30 @@ def _received(connection: Connection, filters: Filters) -> dict[str, int]:
 
 
 def phrase(words: str) -> str:
-    """In the query language of FTS5, whatever a person types; empty where there is nothing to look for."""
+    """In the query language of FTS5, whatever a person types; empty where there is nothing to look for.
+
+    Raises QueryError for a search that would take very long.
+    """
+    terms = list(_terms(words))
+    _require_cheap(terms)
     wanted: list[str] = []
     unwanted: list[str] = []
-    for excluded, term in _terms(words):
+    for excluded, term in terms:
         (unwanted if excluded else wanted).append(term)
     if not wanted:
         return ""
     return " AND ".join(wanted) + "".join(f" NOT {term}" for term in unwanted)
+
+
+def _require_cheap(terms: Sequence[tuple[bool, str]]) -> None:
+    prefixes = [term for _, term in terms if term.endswith("*")]
+    if len(terms) > TERMS:
+        raise QueryError(f"a search has {TERMS} words at most; these are {len(terms)}")
+    if len(prefixes) > PREFIXES:
+        raise QueryError(f"a search has {PREFIXES} words with a * at most; these are {len(prefixes)}")
+    short = next((one for one in prefixes if one.isascii() and len(one.split('"')[1]) < PREFIX_LETTERS), None)
+    if short:
+        raise QueryError(f"{short.replace(' ', '')} stands for too many words", hint="Two letters before the * do.")
 
 
 def _terms(words: str) -> Iterator[tuple[bool, str]]:

@@ -62,7 +62,7 @@ async def _begin(socket: WebSocket, parts: Parts, after: int | None) -> int:
 
 async def _missed(parts: Parts, after: int) -> Message | None:
     """None where not all of it is known any more, or it is too much."""
-    missed = await parts.ledger.events_after(after, limit=MISSED_MOST)
+    missed = await parts.ledger.clients.events_after(after, limit=MISSED_MOST)
     return None if missed is None else message(missed)
 
 

@@ -1,5 +1,6 @@
 """Who may ask: before anything else looks at a request."""
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -52,7 +53,11 @@ class Guard:
             await _refuse(scope, receive, send, 401, "a token is needed")
         else:
             limit = self._upload_limit if scope["path"] in UPLOADS else BODY_LIMIT
-            await self._app(scope, _limited(receive, limit), send)
+            limited = _limited(receive, limit)
+            if scope.get("method") in {"GET", "HEAD"}:
+                await _until_gone(self._app, scope, limited, send)
+            else:
+                await self._app(scope, limited, send)
 
     def _foreign(self, asked: HTTPConnection) -> str | None:
         host = asked.headers.get("host", "")
@@ -118,6 +123,50 @@ def _limited(receive: Receive, limit: int) -> Receive:
         return message
 
     return receive_some
+
+
+async def _until_gone(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Cancel the answer to a reading request when its client has gone: nobody waits for it."""
+    first = await receive()
+    if first["type"] != "http.request" or first.get("more_body"):
+        await app(scope, _beginning_with(first, receive), send)
+        return
+    gone = asyncio.ensure_future(_until_disconnected(receive))
+    answering = asyncio.ensure_future(app(scope, _beginning_with(first, _from(gone)), send))
+    try:
+        await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if answering.done():
+            answering.result()
+    finally:
+        for task in (answering, gone):
+            task.cancel()
+        await asyncio.gather(answering, gone, return_exceptions=True)
+
+
+async def _until_disconnected(receive: Receive) -> Message:
+    while (message := await receive())["type"] != "http.disconnect":
+        pass
+    return message
+
+
+def _from(message: asyncio.Future[Message]) -> Receive:
+    async def receive() -> Message:
+        return await asyncio.shield(message)
+
+    return receive
+
+
+def _beginning_with(first: Message, receive: Receive) -> Receive:
+    told = False
+
+    async def receive_next() -> Message:
+        nonlocal told
+        if told:
+            return await receive()
+        told = True
+        return first
+
+    return receive_next
 
 
 def _guarded(scope: Scope, send: Send) -> Send:

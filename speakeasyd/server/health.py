@@ -20,6 +20,7 @@ router = APIRouter(tags=["health"])
 
 PATIENCE_S = 5.0  # seconds for the ledger to answer a probe
 
+_INBOXES = "SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'"
 _FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
 _AUDIO = "SELECT coalesce(sum(audio_seconds), 0) AS seconds FROM batch_progress"
 _FAILING: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "It does not."}}
@@ -33,7 +34,7 @@ async def healthz(parts: Lent, response: Response) -> Health:
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
-            rows = await parts.ledger.rows("SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'")
+            rows = await parts.ledger.probes.rows(_INBOXES)
     except (LedgerError, TimeoutError) as error:
         return _failing(response, {"loop": "ok", "ledger": str(error) or "it does not answer"})
     watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
@@ -60,7 +61,7 @@ def _failing(response: Response, checks: dict[str, str]) -> Health:
 async def metrics(parts: Lent) -> Response:
     """In the text format of Prometheus."""
     seen = await overview(parts)
-    totals = await asyncio.to_thread(_totals, parts)
+    totals = await parts.ledger.clients.run(_totals, parts)
     registry = CollectorRegistry()
     registry.register(_Scrape(seen, totals, parts.live.clients))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

@@ -68,7 +68,7 @@ async def jobs(
     given = {name: value for name, value in asked.items() if value is not None}
     where = " AND ".join(_FILTERS[name] for name in given) or "TRUE"
     query = f"SELECT * FROM job_status WHERE {where} ORDER BY job_id DESC LIMIT :limit"  # noqa: S608 - our own words
-    rows = await parts.ledger.rows(query, given | {"limit": limit + 1})
+    rows = await parts.ledger.clients.rows(query, given | {"limit": limit + 1})
     page = rows[:limit]
     return {"jobs": page, "next": page[-1]["job_id"] if len(rows) > limit else None}
 
@@ -80,7 +80,7 @@ _Id = Annotated[int, "the number of a job"]
 async def job(parts: Lent, job_id: _Id) -> Row:
     """Everything about one job: its state, attempts, artifacts, incidents."""
     row = await find(parts, job_id)
-    more = await asyncio.to_thread(details, parts.state, job_id)
+    more = await parts.ledger.clients.run(details, parts.state, job_id)
     return row | more | {"advice": what_to_do(row["error_code"])}
 
 
@@ -92,7 +92,7 @@ async def transcript(
 ) -> Response:
     """What is transcribed so far: as JSON, or in any format as a download."""
     row = await find(parts, job_id)
-    told = await parts.ledger.transcript(JobId(job_id))
+    told = await parts.ledger.clients.transcript(JobId(job_id))
     wanted: str = format or "json"
     body = await asyncio.to_thread(contents, told, wanted)
     answer = Response(body, media_type=_TYPES.get(wanted, "text/plain"))
@@ -143,7 +143,7 @@ def _is_one_of(versions: frozenset[tuple[int, int]], place: Path) -> bool:
 
 async def find(parts: Parts, job_id: int) -> Row:
     """Its row of `job_status`. Raises Refused for an unknown job."""
-    row = await asyncio.to_thread(job_row, parts.state, job_id) if 0 <= job_id < 2**63 else None
+    row = await parts.ledger.clients.run(job_row, parts.state, job_id) if 0 <= job_id < 2**63 else None
     if row is None:
         raise Refused(404, f"there is no job {job_id}")
     return row

@@ -75,7 +75,7 @@ async def transcriptions(request: Request, parts: Lent, task: Literal["transcrip
         job = await _unless_gone(request, _ended(parts, taken.job_id, client))
     if job["status"] != Status.COMPLETED:
         raise Refused(422, str(job["error"] or f"the job is {job['status']}"))
-    told = await parts.ledger.transcript(JobId(taken.job_id))
+    told = await parts.ledger.clients.transcript(JobId(taken.job_id))
     return _answer(told, wanted, words="word" in form.texts("timestamp_granularities[]"), task=task)
 
 

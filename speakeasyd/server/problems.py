@@ -8,15 +8,17 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from speakeasyd.errors import FileFault, LedgerError, SpeakeasyError
+from speakeasyd.errors import FileFault, LedgerError, QueryError, QueryTimeout, SpeakeasyError
 from speakeasyd.recorder.libraries import RecorderBusy, RecorderUnavailable
 from speakeasyd.server.answers import ErrorAnswer
 
 _STATUSES: Mapping[type[SpeakeasyError], int] = {
     LedgerError: 503,
+    QueryTimeout: 503,
     RecorderBusy: 409,
     RecorderUnavailable: 503,
     FileFault: 422,
+    QueryError: 422,
 }
 RESPONSES: dict[int | str, dict[str, Any]] = {
     code: {"model": ErrorAnswer, "description": what}

@@ -1,6 +1,5 @@
 """What goes on, and whether it goes on at all."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -24,8 +23,8 @@ _HOURS = """
 
 async def overview(parts: Parts) -> Mapping[str, Any]:
     """As `GET /status` answers."""
-    seq = await parts.ledger.newest_event()
-    snapshot = await asyncio.to_thread(take, parts.state)
+    seq = await parts.ledger.clients.newest_event()
+    snapshot = await parts.ledger.clients.run(take, parts.state)
     settings = parts.settings
     return asdict(snapshot) | {
         "seq": seq,
@@ -46,13 +45,13 @@ async def batches(
     parts: Lent, q: Annotated[str, Query(max_length=500)] = "", limit: Annotated[int, Query(ge=1, le=200)] = 50
 ) -> Mapping[str, Any]:
     """Batches, the newest first; `q`: only those with this in their name."""
-    return {"batches": await parts.ledger.rows(_BATCHES, {"q": q, "limit": limit})}
+    return {"batches": await parts.ledger.clients.rows(_BATCHES, {"q": q, "limit": limit})}
 
 
 @router.get("/throughput", response_model=Hours)
 async def throughput(parts: Lent, hours: Annotated[int, Query(ge=1, le=24 * 366)] = 48) -> Mapping[str, Any]:
     """The last hours in which something ended, the oldest first."""
-    return {"hours": await parts.ledger.rows(_HOURS, {"hours": hours})}
+    return {"hours": await parts.ledger.clients.rows(_HOURS, {"hours": hours})}
 
 
 class Why(BaseModel):

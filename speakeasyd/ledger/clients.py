@@ -1,0 +1,121 @@
+"""Questions of clients: in threads and on connections of their own, for a limited time.
+
+The daemon's work has readers that no client can hold. A question ends when its time is over, when its client has gone
+(the task that waits is cancelled), and when the daemon stops.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar, cast
+
+from sqlalchemy import Connection
+
+from speakeasyd.domain.job import JobId
+from speakeasyd.domain.transcript import Transcript
+from speakeasyd.errors import LedgerBusy, LedgerError
+from speakeasyd.events import Event
+from speakeasyd.ledger import engine, journal, notices, publication, search
+from speakeasyd.ledger.reading import Parameters, QueryBudget, Row, explain_interrupt, limited, read
+from speakeasyd.ledger.search import EVERYTHING, Filters, Hit
+
+INTERRUPT_S = 0.1  # seconds between two tries to end a question whose time is over
+WAITING = 64  # questions that may wait for a thread
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class ClientReaders:
+    """A few threads for one kind of question, each with `limit_s` seconds for its answer.
+
+    Any question may raise QueryTimeout, LedgerBusy when too many wait already, or LedgerError.
+    """
+
+    def __init__(self, path: Path, *, threads: int, limit_s: float) -> None:
+        self._path = path
+        self._limit_s = limit_s
+        self._most = threads + WAITING
+        self._threads = ThreadPoolExecutor(threads, "ledger client")
+        self._connections = engine.reader(path, size=threads)
+        self._under_way: set[QueryBudget] = set()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Interrupt what is asked. Idempotent."""
+        self._closed = True
+        for budget in self._under_way:
+            budget.cancel()
+        await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
+        self._connections.dispose()
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a function whose queries go through `reading.read`."""
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+        if len(self._under_way) >= self._most:
+            raise LedgerBusy("too many questions at once", hint="Ask again in a moment.")
+        budget = QueryBudget(self._limit_s)
+        self._under_way.add(budget)
+        loop = asyncio.get_running_loop()
+        loop.call_later(self._limit_s, self._end_overdue, budget)
+        context = copy_context()
+        call = partial(context.run, limited, budget, partial(function, *args, **kwargs))
+        try:
+            return await loop.run_in_executor(self._threads, call)
+        except asyncio.CancelledError:
+            budget.cancel()
+            self._end_overdue(budget)
+            raise
+        finally:
+            if budget.finished or not budget.started:
+                self._under_way.discard(budget)
+
+    def _end_overdue(self, budget: QueryBudget) -> None:
+        """Interrupt a question whose time is over, until it has ended."""
+        if budget.finished:
+            self._under_way.discard(budget)
+        elif budget in self._under_way:
+            if budget.is_over():
+                budget.interrupt()
+            asyncio.get_running_loop().call_later(INTERRUPT_S, self._end_overdue, budget)
+
+    async def ask(self, question: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Ask on a connection of the ledger's."""
+        return await self.run(self._answer, lambda seen: question(seen, *args, **kwargs))
+
+    def _answer(self, question: Callable[[Connection], T]) -> T:
+        """In a thread."""
+        budget = QueryBudget.current()
+        try:
+            with self._connections.connect() as connection:
+                driver = cast(sqlite3.Connection, connection.connection.driver_connection)
+                with budget.applied_to(driver):
+                    return question(connection)
+        except Exception as error:
+            raise explain_interrupt(error, budget) or engine.explained(error) from error
+
+    # --- questions
+
+    async def rows(self, sql: str, params: Parameters = ()) -> list[Row]:
+        """The rows of a query. Raises QueryError when it is wrong or wants more than to read."""
+        return await self.run(read, self._path, sql, params)
+
+    async def search(self, words: str, *, limit: int = 20, filters: Filters = EVERYTHING) -> list[Hit]:
+        """Where these words are said, best first: see `ledger.search`."""
+        return await self.ask(search.search, words, limit, filters)
+
+    async def transcript(self, job_id: JobId) -> Transcript:
+        """What is transcribed of a job so far. Raises LedgerError for an unknown job."""
+        return await self.ask(publication.transcript, job_id)
+
+    async def newest_event(self) -> int:
+        return await self.ask(notices.newest)
+
+    async def events_after(self, seq: int, *, limit: int) -> list[Event] | None:
+        """The events since that number; None where they cannot be told: forgotten, more than `limit`, never been."""
+        return await self.ask(journal.after, seq, limit=limit)
