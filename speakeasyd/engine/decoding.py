@@ -10,7 +10,15 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
-from speakeasyd.domain.doubt import Evidence, compression_ratio, doubtful, merit, silent, sparse
+from speakeasyd.domain.doubt import (
+    Evidence,
+    Passage,
+    choose,
+    compression_ratio,
+    settled,
+    silent,
+    sparse,
+)
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Chunk, Segment, Word
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
@@ -43,6 +51,11 @@ class Way:
     no_repeat_ngram_size: int = 0
     full_window: bool = False
     prompted: bool = True
+
+    @property
+    def search(self) -> tuple[int, float, float, int]:
+        """What the search depends on beside the window and the prompt."""
+        return self.beam_size, self.patience, self.repetition_penalty, self.no_repeat_ngram_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +210,7 @@ class Decoder:
 
     def _hypothesis(self, result: Any, clip: Clip, prompt: int, encoded: StorageView | None) -> Hypothesis:
         tokens = tuple(result.sequences_ids[0])
+        stretches, _ = split(tokens, timestamp_begin=self._tokenizer.timestamp_begin)
         evidence = Evidence(
             text=self._tokenizer.decode(list(tokens)).strip(),
             tokens=sum(token < self._tokenizer.eot for token in tokens),
@@ -204,6 +218,8 @@ class Decoder:
             avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
             no_speech_prob=result.no_speech_prob,
             cut_off=len(tokens) + prompt >= _MAX_TOKENS,
+            passages=tuple(Passage(one.start, one.end, self._tokenizer.decode(list(one.tokens))) for one in stretches),
+            speech_end=clip.voiced[-1][1] if clip.voiced else None,
         )
         return Hypothesis(tokens, evidence, encoded)
 
@@ -249,14 +265,22 @@ class Decoder:
         return told if len(told.text) > len(first.evidence.text) else None
 
     def _settle(self, clip: Clip, plan: Plan, said: str, first: Hypothesis) -> tuple[Hypothesis, int]:
-        """The most credible text of those that had to be tried, and how many more than one that were."""
+        """The most credible text of those that had to be tried, and how many more than one were."""
+        frames = self.window(clip.samples.size, plan.way)
+        prompt = self.prompt(plan, said)
         tried = [first]
+        calls = [(frames, prompt, plan.way.search)]
         for way in plan.ladder:
-            if not doubtful(tried[-1].evidence):
+            if settled([hypothesis.evidence for hypothesis in tried]):
                 break
+            frames = self.window(clip.samples.size, way)
             prompt = self.prompt(plan, said) if way.prompted else plan.start
-            tried.extend(self.attempt([clip], [prompt], way))
-        return max(tried, key=lambda hypothesis: merit(hypothesis.evidence)), len(tried) - 1
+            call = (frames, prompt, way.search)
+            if call not in calls:  # the same call gives the same text
+                calls.append(call)
+                tried.extend(self.attempt([clip], [prompt], way))
+        best = choose([hypothesis.evidence for hypothesis in tried])
+        return tried[best], len(tried) - 1
 
     def _segments(
         self,

@@ -1,5 +1,6 @@
 """Whisper's tokens to stretches of text: timestamp tokens come in pairs between stretches."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +14,13 @@ class Stretch:
     tokens: tuple[int, ...]  # of text, without timestamps
 
 
-def split(tokens: Sequence[int], *, timestamp_begin: int, seconds: float) -> tuple[list[Stretch], float | None]:
+def split(
+    tokens: Sequence[int], *, timestamp_begin: int, seconds: float = math.inf
+) -> tuple[list[Stretch], float | None]:
     """The stretches of a window that holds `seconds` of audio, and where to go on, None if it was covered.
 
-    A text that ends with a closed pair says that more begins there.
+    A text that ends with a closed pair says that more begins there. Without `seconds`, timestamps
+    are left as the decoder set them.
     """
     stretches: list[Stretch] = []
     text: list[int] = []

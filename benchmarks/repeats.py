@@ -1,0 +1,113 @@
+"""How many invented repetitions are left in texts: python -m benchmarks.repeats [--windows 2/10,0.5/3]
+
+Recordings of single readers are cut at odd places and decoded in windows (margin/floor, seconds)
+that are too small for the model, which provokes it. Readers are in two halves: thresholds were
+chosen on the first, the second is the check. Words wrong are counted against the part of the
+reference that fits best, since nobody wrote down where the pieces begin.
+"""
+
+import argparse
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+from whisper_normalizer.english import EnglishTextNormalizer
+
+from benchmarks.corpus import Recording, recordings
+from speakeasyd.domain.doubt import find_repeated_phrase
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.engine import decoding
+from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.clips import Clip
+from speakeasyd.engine.decoding import Decoder
+from speakeasyd.engine.model import load
+from speakeasyd.engine.source import Source
+from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
+
+PIECES = ((0.0, 1.0), (0.0, 0.45), (0.3, 0.8), (0.55, 1.0), (0.13, 0.97))  # of a recording
+SHORTEST_S, LONGEST_S = 1.5, 28.0
+FRAMES_PER_S = 100
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--windows", default="2/10,1/5,0.5/3", help="margin/floor in seconds")
+    parser.add_argument("--limit", type=int, default=0, help="recordings, at most")
+    asked = parser.parse_args()
+    decoder = load("bundled", WorkerSpec("cpu", "int8", 1, 1, str(Path.cwd()), offline=True)).decoder
+    chosen = recordings("short", longest_s=LONGEST_S, limit=asked.limit)
+    clips = [(one, clip) for one in chosen if one.said for clip in cut(one)]
+    print("window half | pieces  decoded again  repetitions: first, kept  words wrong: first, kept  s")
+    for window in asked.windows.split(","):
+        margin, floor = map(float, window.split("/"))
+        decoding._MARGIN, decoding._FLOOR = int(margin * FRAMES_PER_S), int(floor * FRAMES_PER_S)
+        for half, found in enumerate(measure(decoder, clips)):
+            names = ("pieces", "again", "repeated first", "repeated", "wrong first", "wrong", "cpu")
+            print(window, half, "|", *(round(found[name]) for name in names), flush=True)
+
+
+def measure(decoder: Decoder, clips: Sequence[tuple[Recording, Clip]]) -> list[Counter[str]]:
+    """What became of the pieces, for each half of the readers."""
+    plan = decoder.plan(Options(), "en")
+    halves: list[Counter[str]] = [Counter(), Counter()]
+    for recording, clip in clips:
+        began = process_time()
+        [first] = decoder.attempt([clip], [plan.start], plan.way)
+        chunk = decoder.finish(clip, plan, "", first)
+        text = "".join(segment.text for segment in chunk.segments)
+        found = halves[half_of(recording)]
+        found["pieces"] += 1
+        found["again"] += chunk.redone > 0
+        found["repeated first"] += bool(find_repeated_phrase(first.evidence.text))
+        found["repeated"] += bool(find_repeated_phrase(text))
+        found["wrong first"] += wrong_within(recording.said, first.evidence.text)
+        found["wrong"] += wrong_within(recording.said, text)
+        found["cpu"] += process_time() - began  # type: ignore[assignment]  # Counter takes floats
+    return halves
+
+
+def half_of(recording: Recording) -> int:
+    reader = re.sub(r"[-_]\d+\.\w+$", "", recording.path.name)
+    return zlib.crc32(reader.encode()) % 2
+
+
+def cut(recording: Recording) -> Iterator[Clip]:
+    with Source(str(recording.path)) as source:
+        samples = np.concatenate([block[0] for block in Audio(source).blocks()])
+    for start, end in PIECES:
+        piece = samples[int(start * samples.size) : int(end * samples.size)]
+        if piece.size >= SHORTEST_S * SAMPLE_RATE:
+            voiced = find_speech(piece)
+            yield replace(Clip(0, 0.0, None, piece), voiced=voiced)
+
+
+def find_speech(samples: Samples) -> tuple[tuple[float, float], ...]:
+    """From the first window with speech to the last, in seconds."""
+    probabilities = VoiceActivity(VoiceDetector()).feed(samples)
+    spoken = np.flatnonzero(probabilities > 0.5)
+    if not spoken.size:
+        return ()
+    return ((spoken[0] * WINDOW / SAMPLE_RATE, (spoken[-1] + 1) * WINDOW / SAMPLE_RATE),)
+
+
+def wrong_within(said: str, heard: str) -> int:
+    """Words of `heard` that are wrong, missing or too many in the best fitting part of `said`."""
+    normal = EnglishTextNormalizer()
+    reference, words = normal(said).split(), normal(heard).split()
+    above = [0] * (len(reference) + 1)
+    for number, word in enumerate(words, 1):
+        row = [number]
+        for column, other in enumerate(reference, 1):
+            row.append(min(above[column - 1] + (word != other), above[column] + 1, row[-1] + 1))
+        above = row
+    return min(above)
+
+
+if __name__ == "__main__":
+    main()
