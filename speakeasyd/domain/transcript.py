@@ -109,3 +109,12 @@ class Artifact:
     path: str  # relative to the outbox, '/' between parts
     sha256: str
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """A file that a job, or an earlier version of its source, has written or was about to write."""
+
+    outbox: str  # the folder, absolute
+    path: str  # relative to the outbox, '/' between parts
+    hashes: frozenset[str]  # SHA-256 in hex, any of which it may have unless a person has changed it

@@ -37,15 +37,35 @@ class Decision:
     replaces: tuple[JobId, ...] = ()  # unfinished jobs of the same path whose bytes are gone
 
 
+def find_current(same_path: Sequence[Known]) -> Known | None:
+    """The version of a file that its transcript belongs to: the latest that has one, else the latest."""
+    ordered = sorted(same_path, key=lambda known: known.job_id or 0)
+    return next((known for known in reversed(ordered) if known.counts), ordered[-1] if ordered else None)
+
+
+def find_settled(same_path: Sequence[Known]) -> list[Known]:
+    """The versions that need no new job when they are seen: the current one, and attempts that came after it.
+
+    An earlier one that comes back is a new version.
+    """
+    current = find_current(same_path)
+    if current is None:
+        return []
+    newest = current.job_id or 0
+    return [known for known in same_path if known.sha256 == current.sha256 or (known.job_id or 0) > newest]
+
+
 def decide(new: NewJob, *, same_path: Sequence[Known], same_bytes: Iterable[Known]) -> Decision:
     """`same_bytes`: files under other paths whose transcript may serve for this one; none if it is to have its own."""
-    for known in same_path:
+    for known in find_settled(same_path):
         if known.job_id and (known.signature, known.sha256) == (new.signature, new.sha256):
             return Decision(status=known.status, same_as=known.job_id)
     replaces = tuple(k.job_id for k in same_path if k.job_id and k.status in _LIVE and k.sha256 != new.sha256)
     if new.failure:
         return Decision(status=Status.FAILED, replaces=replaces)
-    for known in (*(k for k in same_path if k.sha256 == new.sha256), *same_bytes):
+    current = find_current(same_path)
+    same = [current] if current and current.sha256 == new.sha256 else []
+    for known in (*same, *same_bytes):
         if known.counts:
             return Decision(status=Status.SKIPPED, duplicate_of=known.job_id, replaces=replaces)
     return Decision(status=Status.PENDING, replaces=replaces)

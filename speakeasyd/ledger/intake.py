@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.job import TERMINAL, Added, JobId, NewJob, Sighting, Signature, Status, Waiting
 from speakeasyd.errors import ErrorCode
-from speakeasyd.ledger.identity import Decision, Duplicates, Known, decide
+from speakeasyd.ledger.identity import Decision, Duplicates, Known, decide, find_settled
 from speakeasyd.ledger.tables import arrivals, batches, jobs, tombstones
 from speakeasyd.ledger.transitions import cancel, slices
 from speakeasyd.ledger.writer import Transaction
@@ -32,7 +32,10 @@ def unknown(connection: Connection, inbox: str, sightings: Sequence[Sighting]) -
     found: list[Sighting] = []
     for part in slices(sightings):
         paths = [sighting.path for sighting in part]
-        known = {(row.path_raw, _known(row).signature) for row in connection.execute(_at(inbox, paths))}
+        versions: defaultdict[bytes, list[Known]] = defaultdict(list)
+        for row in connection.execute(_at(inbox, paths)):
+            versions[row.path_raw].append(_known(row))
+        known = {(path, one.signature) for path, all_of in versions.items() for one in find_settled(all_of)}
         found += [sighting for sighting in part if (sighting.path, sighting.signature) not in known]
     return found
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from speakeasyd.clock import Clock, iso
 from speakeasyd.domain.job import Added, Ended, Job, JobId, NewJob, Sighting, Token, Waiting
 from speakeasyd.domain.notices import Delivery
-from speakeasyd.domain.transcript import Artifact, Chunk, MediaWarning, Transcript
+from speakeasyd.domain.transcript import Artifact, Chunk, MediaWarning, OwnFile, Transcript
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger import (
     claims,
@@ -191,9 +191,9 @@ class Ledger:
         """Those of these paths that belong to another job, letter case and Unicode form aside."""
         return await self._ask(publication.names_taken, outbox, paths, job_id=job_id)
 
-    async def artifacts(self, job_id: JobId) -> list[Artifact]:
-        """Those that a job has written, or was about to write."""
-        return await self._ask(publication.artifacts_of, job_id)
+    async def own_files(self, job_id: JobId) -> list[OwnFile]:
+        """What the job and those of earlier versions of its source have written, or were about to write."""
+        return await self._ask(publication.own_files, job_id)
 
     async def ended(self, inbox: str, sightings: Sequence[Sighting]) -> list[Ended]:
         """Of these files, those whose job has ended for good: nothing more will be read from them."""
@@ -206,9 +206,14 @@ class Ledger:
         """
         return await self._writer.run(publication.intend, job_id, token, artifacts)
 
-    async def complete(self, job_id: JobId, token: Token, artifacts: Sequence[Artifact]) -> None:
-        """The artifacts are durable in the outbox."""
-        await self._writer.run(publication.complete, job_id, token, artifacts)
+    async def complete(
+        self, job_id: JobId, token: Token, artifacts: Sequence[Artifact], *, removed: Sequence[OwnFile] = ()
+    ) -> None:
+        """The artifacts are durable in the outbox, and these own files are no longer there.
+
+        Jobs of earlier versions of the same file are superseded from now on.
+        """
+        await self._writer.run(publication.complete, job_id, token, artifacts, removed=removed)
 
     # --- people
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, exists, insert, select
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
 
 from speakeasyd.domain.job import Ended, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.naming import collision_key
-from speakeasyd.domain.transcript import Artifact, Segment, Transcript, WarningKind, Word
+from speakeasyd.domain.transcript import Artifact, OwnFile, Segment, Transcript, WarningKind, Word
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.delivery import gaps
 from speakeasyd.ledger.tables import artifacts, jobs, segments
@@ -39,21 +39,34 @@ def transcript(connection: Connection, job_id: JobId) -> Transcript:
 
 
 def names_taken(connection: Connection, outbox: str, paths: Sequence[str], *, job_id: JobId) -> set[str]:
-    """Those of these paths that belong to another job, or that some filesystem would take for one that does."""
+    """Those of these paths that belong to another file's job, or that some filesystem takes for one that does."""
     keys = {path: collision_key(path) for path in paths}
     others = select(artifacts.c.path_key).where(
         artifacts.c.outbox == outbox,
         artifacts.c.path_key.in_(set(keys.values())),
-        artifacts.c.job_id.is_distinct_from(job_id),
+        artifacts.c.job_id.is_(None) | ~_of_same_file(job_id),
     )
     taken = set(connection.scalars(others))
     return {path for path, key in keys.items() if key in taken}
 
 
-def artifacts_of(connection: Connection, job_id: JobId) -> list[Artifact]:
-    """Those that a job has written, or was about to write."""
-    columns = (artifacts.c[name] for name in ("format", "outbox", "path", "sha256", "bytes"))
-    return [Artifact(*row) for row in connection.execute(select(*columns).where(artifacts.c.job_id == job_id))]
+def own_files(connection: Connection, job_id: JobId) -> list[OwnFile]:
+    """What the job and those of earlier versions of its source have written, or were about to write."""
+    rows = connection.execute(select(artifacts).where(_of_same_file(job_id)))
+    return [OwnFile(row.outbox, row.path, _hashes(row)) for row in rows]
+
+
+def _of_same_file(job_id: JobId) -> ColumnElement[bool]:
+    """Whether an artifact is the job's own, or that of an earlier version of its source that has ended."""
+    mine, earlier = jobs.alias("mine"), jobs.alias("earlier")
+    same = (earlier.c.inbox == mine.c.inbox) & (earlier.c.path_raw == mine.c.path_raw) & (earlier.c.id < mine.c.id)
+    ended_before = earlier.c.status.not_in([Status.PENDING, Status.PROCESSING])
+    ids = select(earlier.c.id).join(mine, same).where(mine.c.id == job_id, ended_before)
+    return (artifacts.c.job_id == job_id) | artifacts.c.job_id.in_(ids)
+
+
+def _hashes(row: Row[Any]) -> frozenset[str]:
+    return frozenset({row.sha256, *json.loads(row.replaces_sha256 or "[]")})
 
 
 def ended(connection: Connection, inbox: str, sightings: Sequence[Sighting]) -> list[Ended]:
@@ -80,7 +93,11 @@ def ended(connection: Connection, inbox: str, sightings: Sequence[Sighting]) -> 
 
 
 def intend(tx: Transaction, job_id: JobId, token: Token, intended: Sequence[Artifact]) -> set[str]:
-    """Take the names of artifacts before any is written. Returns those that another job has: then none is taken."""
+    """Take the names of artifacts before any is written. Returns those that another job has: then none is taken.
+
+    A name may be that of an own file, which is replaced: its hashes are kept until the new file is complete, so that
+    what lies there is known for ours whenever a crash comes.
+    """
     prove(tx, job_id, token)
     taken = {
         path
@@ -88,34 +105,75 @@ def intend(tx: Transaction, job_id: JobId, token: Token, intended: Sequence[Arti
         for path in names_taken(tx.connection, outbox, [a.path for a in intended if a.outbox == outbox], job_id=job_id)
     }
     if not taken:
-        _replace(tx, job_id, intended, written_at=None)
+        own = {(own.outbox, own.path): own.hashes for own in own_files(tx.connection, job_id)}
+        for artifact in intended:
+            _put(tx, job_id, artifact, replaces=own.get((artifact.outbox, artifact.path), frozenset()))
     return taken
 
 
-def complete(tx: Transaction, job_id: JobId, token: Token, written: Sequence[Artifact]) -> None:
-    """The artifacts are durable: so is now the word of it."""
+def complete(
+    tx: Transaction,
+    job_id: JobId,
+    token: Token,
+    written: Sequence[Artifact],
+    *,
+    removed: Sequence[OwnFile] = (),
+) -> None:
+    """The artifacts are durable: so is now the word of it. `removed`: own files that are no longer in the outbox."""
     leave(tx, job_id, token, Status.COMPLETED, outcome="completed", progress=1.0, error_code=None, error=None)
-    _replace(tx, job_id, written, written_at=tx.now)
-    tx.tell("job.completed", job_id, artifacts=[artifact.path for artifact in written])
-
-
-def _replace(tx: Transaction, job_id: JobId, new: Sequence[Artifact], *, written_at: str | None) -> None:
     tx.connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id))
-    if new:
-        rows = [
-            {
-                "job_id": job_id,
-                "format": artifact.format,
-                "outbox": artifact.outbox,
-                "path": artifact.path,
-                "path_key": collision_key(artifact.path),
-                "sha256": artifact.sha256,
-                "bytes": artifact.bytes,
-                "written_at": written_at,
-            }
-            for artifact in new
-        ]
-        tx.connection.execute(insert(artifacts), rows)
+    for own in removed:
+        tx.connection.execute(
+            delete(artifacts).where(artifacts.c.outbox == own.outbox, artifacts.c.path_key == collision_key(own.path))
+        )
+    for artifact in written:
+        _put(tx, job_id, artifact, written_at=tx.now)
+    superseded = _supersede(tx, job_id)
+    tx.tell("job.completed", job_id, artifacts=[artifact.path for artifact in written], supersedes=superseded)
+
+
+def _supersede(tx: Transaction, job_id: JobId) -> list[JobId]:
+    """Mark the jobs of earlier versions of the same file: this one has taken their place. Returns them."""
+    this = select(jobs.c.inbox, jobs.c.path_raw).where(jobs.c.id == job_id)
+    inbox, path = tx.connection.execute(this).one()
+    earlier = (
+        (jobs.c.inbox == inbox)
+        & (jobs.c.path_raw == path)
+        & (jobs.c.id < job_id)
+        & jobs.c.status.not_in([Status.PENDING, Status.PROCESSING])
+        & jobs.c.superseded_by.is_(None)
+    )
+    found = [JobId(number) for number in tx.connection.scalars(select(jobs.c.id).where(earlier))]
+    if found:
+        tx.connection.execute(update(jobs).where(earlier).values(superseded_by=job_id))
+    return found
+
+
+def _put(
+    tx: Transaction,
+    job_id: JobId,
+    artifact: Artifact,
+    *,
+    written_at: str | None = None,
+    replaces: frozenset[str] = frozenset(),
+) -> None:
+    """In place of what the ledger knows of that name."""
+    key = collision_key(artifact.path)
+    others = sorted(replaces - {artifact.sha256})
+    tx.connection.execute(delete(artifacts).where(artifacts.c.outbox == artifact.outbox, artifacts.c.path_key == key))
+    tx.connection.execute(
+        insert(artifacts).values(
+            job_id=job_id,
+            format=artifact.format,
+            outbox=artifact.outbox,
+            path=artifact.path,
+            path_key=key,
+            sha256=artifact.sha256,
+            bytes=artifact.bytes,
+            written_at=written_at,
+            replaces_sha256=json.dumps(others) if others else None,
+        )
+    )
 
 
 def _kinds(text: str | None) -> frozenset[WarningKind]:

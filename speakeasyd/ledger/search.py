@@ -27,6 +27,7 @@ _FILTERED = """
     AND (:batch IS NULL OR jobs.batch = :batch)
     AND (:inbox IS NULL OR jobs.inbox = :inbox)
     AND (:preset IS NULL OR jobs.preset = :preset)
+    AND jobs.superseded_by IS NULL
 """
 _FOUND = f"""
     SELECT segments.job_id, jobs.path, segments.start_seconds, segments.end_seconds, segments.channel, jobs.created_at,

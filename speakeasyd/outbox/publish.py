@@ -3,7 +3,7 @@
 import errno
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 
 from speakeasyd.durable import draft, is_plain, make_folders, settle, settle_folder
@@ -31,10 +31,13 @@ class Outbox(Root):
             except PermissionError:
                 return ""
 
-    def write(self, files: Mapping[str, bytes]) -> None:
-        """Write files of one folder, to appear in this order. A name that has the same bytes already is left alone."""
+    def write(self, files: Mapping[str, bytes], *, replacing: Mapping[str, frozenset[str]] = {}) -> None:
+        """Write files of one folder, to appear in this order. A name that has the same bytes already is left alone.
+
+        `replacing`: hashes, by path, of files that may be replaced; any other file in the way is somebody else's.
+        """
         self.require()
-        new = {path: data for path, data in files.items() if not self._has(path, data)}
+        new = {path: data for path, data in files.items() if not self._has(path, data, replacing)}
         folder = self.resolve(next(iter(files))).parent
         with explained(self.path), ExitStack() as stack:
             make_folders(folder)
@@ -44,17 +47,19 @@ class Outbox(Root):
                 file.write(data)
                 settle(file)
                 file.close()
-                drafts.append((name, self.resolve(path)))
-            for name, target in drafts:
-                name.rename(target)
+                drafts.append((name, path))
+            for name, path in drafts:
+                self._has(path, new[path], replacing)  # a person may have come in between
+                name.replace(self.resolve(path))
             settle_folder(folder)
 
-    def _has(self, path: str, data: bytes) -> bool:
+    def _has(self, path: str, data: bytes, replacing: Mapping[str, frozenset[str]]) -> bool:
         with explained(self.path):
             there = self.digest(path)
-            if there not in {None, hashlib.sha256(data).hexdigest()}:
+            wanted = hashlib.sha256(data).hexdigest()
+            if there not in {None, wanted, *replacing.get(path, frozenset())}:
                 raise FileExistsError(errno.EEXIST, f"{path} was put there by somebody else just now")
-            return there is not None
+            return there == wanted
 
     def try_out(self) -> None:
         """Write a file of no use, and remove it again. Raises OutboxUnavailable."""
@@ -63,11 +68,13 @@ class Outbox(Root):
             file.write(bytes(TRIAL))
             settle(file)
 
-    def remove(self, path: str, *, sha256: str) -> None:
-        """Remove a file of ours, unless somebody has changed it since."""
+    def remove(self, path: str, *, hashes: Collection[str]) -> bool:
+        """Remove a file of ours, unless somebody has changed it since. Returns whether nothing is there any more."""
         self.require()
-        if self.digest(path) == sha256:
+        there = self.digest(path)
+        if there in hashes:
             with explained(self.path):
                 target = self.resolve(path)
                 target.unlink(missing_ok=True)
                 settle_folder(target.parent)
+        return there is None or there in hashes

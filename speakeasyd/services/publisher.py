@@ -3,14 +3,14 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import PurePosixPath
 
 from speakeasyd.domain.job import Ended, Job
 from speakeasyd.domain.naming import candidates
-from speakeasyd.domain.transcript import Artifact, Transcript, WarningKind
+from speakeasyd.domain.transcript import Artifact, OwnFile, Transcript, WarningKind
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.outbox.contents import contents
@@ -37,9 +37,12 @@ class Publisher:
         outbox = self._outboxes[job.inbox]
         transcript = await self._ledger.transcript(job.id)
         files = await asyncio.to_thread(_rendered, transcript, job.options.formats)
-        artifacts = await self._reserved(job, outbox, transcript, files)
-        await asyncio.to_thread(outbox.write, {artifact.path: files[artifact.format] for artifact in artifacts})
-        await self._ledger.complete(job.id, job.token, artifacts)
+        own = await self._ledger.own_files(job.id)
+        artifacts = await self._reserved(job, outbox, transcript, files, own)
+        new = {artifact.path: files[artifact.format] for artifact in artifacts}
+        await asyncio.to_thread(outbox.write, new, replacing=_hashes_by_path(outbox, own))
+        removed = await asyncio.to_thread(_remove_others, outbox, own, new.keys())
+        await self._ledger.complete(job.id, job.token, artifacts, removed=removed)
         await self._sources.put_away(job.inbox, _ended(job, warnings=transcript.warning_kinds))
 
     async def refuse(self, job: Job, code: ErrorCode, error: str) -> None:
@@ -47,14 +50,18 @@ class Publisher:
         await self._sources.put_away(job.inbox, _ended(job, failure=(code, error)))
 
     async def _reserved(
-        self, job: Job, outbox: Outbox, transcript: Transcript, files: Mapping[str, bytes]
+        self,
+        job: Job,
+        outbox: Outbox,
+        transcript: Transcript,
+        files: Mapping[str, bytes],
+        own: Sequence[OwnFile],
     ) -> list[Artifact]:
-        """The artifacts under the best name that is free, taken in the ledger; what the job wrote before is removed."""
+        """The artifacts under the best name that is free or own, taken in the ledger."""
         await asyncio.to_thread(outbox.require)
-        before = await self._ledger.artifacts(job.id)
         async for name in self._names(job, outbox, transcript, list(files)):
             artifacts = [_artifact(outbox, f"{name}.{ending}", ending, files[ending]) for ending in files]
-            if await asyncio.to_thread(_make_way, outbox, artifacts, before):
+            if await asyncio.to_thread(_are_free_or_own, outbox, artifacts, own):
                 taken = await self._ledger.intend(job.id, job.token, artifacts)
                 if not taken:
                     return artifacts
@@ -96,21 +103,23 @@ def _artifact(outbox: Outbox, path: str, ending: str, data: bytes) -> Artifact:
     return Artifact(format=ending, outbox=str(outbox.path), path=path, sha256=digest, bytes=len(data))
 
 
-def _make_way(outbox: Outbox, artifacts: Sequence[Artifact], before: Sequence[Artifact]) -> bool:
-    """Whether every name is free, or ours. If so, those earlier files of the job that go or change are removed.
+def _hashes_by_path(outbox: Outbox, own: Sequence[OwnFile]) -> dict[str, frozenset[str]]:
+    return {one.path: one.hashes for one in own if one.outbox == str(outbox.path)}
 
-    Ours is what has the bytes that are to be written, or those that the ledger says the job wrote: a file that a person
-    has edited is theirs. Removed before the new names are taken, since the ledger then forgets the old ones.
+
+def _are_free_or_own(outbox: Outbox, artifacts: Sequence[Artifact], own: Sequence[OwnFile]) -> bool:
+    """Whether every name is free, or has our own bytes: a file that a person has edited is theirs."""
+    ours = _hashes_by_path(outbox, own)
+    return all(outbox.digest(new.path) in {None, new.sha256, *ours.get(new.path, frozenset())} for new in artifacts)
+
+
+def _remove_others(outbox: Outbox, own: Sequence[OwnFile], kept: Collection[str]) -> list[OwnFile]:
+    """Remove own files under other names than those to be kept. Returns those that are gone: not those a person edited.
+
+    Only once the new files are durable, so that there is a transcript at any time.
     """
-    ours = {old.path: old for old in before if old.outbox == str(outbox.path)}
-    for new in artifacts:
-        old = ours.get(new.path, new)
-        if outbox.digest(new.path) not in {None, new.sha256, old.sha256}:
-            return False
-    for old in ours.values():
-        if old not in artifacts:
-            outbox.remove(old.path, sha256=old.sha256)
-    return True
+    others = [one for one in own if one.outbox == str(outbox.path) and one.path not in kept]
+    return [one for one in others if outbox.remove(one.path, hashes=one.hashes)]
 
 
 def _fields(job: Job, name: str, transcript: Transcript) -> dict[str, str]:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from speakeasyd.domain.options import Options
 from tests.integration.publishing import FORMATS, OUTAGE, Place, publish_all, publish_when_told, workshop
 
 WRITES = "write"  # of the outbox's files; SQLite uses another call
@@ -39,13 +40,19 @@ pytestmark = [
 ]
 
 
+EARLIER = ("json", "txt", "tsv")  # formats of the version that was published before
+
+
 def stage(root: Path) -> Place:
-    """A claimed, transcribed job of a daemon that is no more."""
+    """A claimed, transcribed job of a daemon that is no more. An earlier version of its file was published."""
     place = Place(root, sources="archive")
-    place.drop("talks/monday.mp3", b"monday")
 
     async def prepare() -> None:
         async with workshop(place, boot_id="before") as shop:
+            place.drop("talks/monday.mp3", b"half of monday")
+            [half] = await shop.ready("talks/monday.mp3", text=" It is", options=Options(formats=EARLIER))
+            await shop.publisher.publish(half)
+            place.drop("talks/monday.mp3", b"monday")
             await shop.ready("talks/monday.mp3")
 
     asyncio.run(prepare())
@@ -70,20 +77,23 @@ def publish_under(place: Place, inject: str) -> int | None:
 
 
 def recorded(place: Place) -> dict[str, str]:
-    """SHA-256 by path, of the artifacts that the ledger knows, intended or written."""
+    """All SHA-256 that a path may have, of the artifacts that the ledger knows, intended or written."""
     connection = sqlite3.connect(place.root / "state" / "ledger.db")
     try:
-        return dict(connection.execute("SELECT path, sha256 FROM artifacts").fetchall())
+        return dict(
+            connection.execute("SELECT path, sha256 || coalesce(replaces_sha256, '') FROM artifacts").fetchall()
+        )
     finally:
         connection.close()
 
 
 def assert_nothing_is_half_written(place: Place) -> None:
     known = recorded(place)
+    assert (place.outbox / "talks" / "monday.txt").exists(), "there is a transcript at any time"
     for path in place.outbox.rglob("*"):
         if path.is_file() and path not in place.temporaries():
             relative = path.relative_to(place.outbox).as_posix()
-            assert hashlib.sha256(path.read_bytes()).hexdigest() == known[relative], f"{relative} is not whole"
+            assert hashlib.sha256(path.read_bytes()).hexdigest() in known[relative], f"{relative} is not whole"
     sources = [*place.written("inbox").values(), *place.written("archive").values()]
     assert "monday" in sources, "the source is whole, here or there, or on its way"
 
@@ -95,18 +105,19 @@ def assert_taken_up(place: Place) -> None:
     assert_nothing_is_half_written(place)
     assert place.temporaries() == []
     assert place.written("inbox") == {}
-    assert place.written("archive") == {"talks/monday.mp3": "monday"}
+    assert place.written()["talks/monday.txt"] == "It is done.\n"
+    assert place.written("archive") == {"talks/monday.mp3": "half of monday", "talks/monday (2).mp3": "monday"}
 
 
-def rounds(root: Path, inject: Callable[[int], str], *, most: int | None = None) -> list[int | None]:
-    """Inject at the first call, the second, and so on until the program runs through untouched, or `most` times."""
+def rounds(root: Path, inject: Callable[[int], str], *, exactly: int | None = None) -> list[int | None]:
+    """Inject at the first call, the second, and so on until the program runs through untouched, or `exactly` times."""
     ends: list[int | None] = []
     for number in count(1):
         place = stage(root / str(number))
         ends.append(publish_under(place, inject(number)))
         assert_nothing_is_half_written(place)
         assert_taken_up(place)
-        if ends[-1] == 0 or number == (most or MOST):
+        if number == (exactly or MOST) or (ends[-1] == 0 and not exactly):
             return ends
     raise AssertionError
 
@@ -123,5 +134,7 @@ def test_killed_at_any_call_it_goes_on_where_it_was(tmp_path: Path, calls: str) 
     ("calls", "error"), [(SYNCS, "EIO"), (WRITES, "ENOSPC"), (RENAMES, "ENOSPC"), (OTHERS, "EROFS")]
 )
 def test_a_disk_that_refuses_any_call_leaves_nothing_half_written(tmp_path: Path, calls: str, error: str) -> None:
-    ends = rounds(tmp_path, lambda number: f"{calls}:error={error}:when={number}")
+    # A refusal to remove a draft that has been renamed is passed over: the round after it may still meet one.
+    tolerant = calls == OTHERS
+    ends = rounds(tmp_path, lambda number: f"{calls}:error={error}:when={number}", exactly=6 if tolerant else None)
     assert OUTAGE in ends
