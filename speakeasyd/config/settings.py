@@ -205,7 +205,9 @@ class NotifySettings(Table):
     hook: Annotated[tuple[str, ...], AfterValidator(check_command)] = ()
     """A command to run after each transcript, as a list of its words: `["mail-it", "{txt}"]`. No shell reads it."""
     hook_timeout_s: float = Field(300.0, gt=0)
-    """Seconds after which that command is killed."""
+    """Seconds after which that command is killed, with all that it started."""
+    hook_environment: tuple[str, ...] = ()
+    """Environment variables that the command gets besides `PATH`, `HOME`, the language and the like: `["API_KEY"]`."""
 
     @model_validator(mode="after")
     def _addresses_differ(self) -> Self:

@@ -1,5 +1,6 @@
 """Who is to be told of what: from events to deliveries, and a delivery to its end."""
 
+import base64
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -120,8 +121,22 @@ def _with_job(connection: Connection, row: Row[Any]) -> Event:
 
 def _job(connection: Connection, job_id: int) -> dict[str, Any]:
     names = ("inbox", "path", "batch", "preset", "language", "audio_seconds", "model", "error_code", "error", "warning")
-    found = connection.execute(select(*(jobs.c[name] for name in names)).where(jobs.c.id == job_id)).one_or_none()
-    return {"job_id": job_id} | (dict(found._mapping) if found else {})
+    columns = [jobs.c.path_raw, *(jobs.c[name] for name in names)]
+    found = connection.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none()
+    if found is None:
+        return {"job_id": job_id}
+    known = dict(found._mapping)
+    path = known.pop("path_raw")
+    return {"job_id": job_id} | known | _exact_path(path)
+
+
+def _exact_path(path: bytes) -> dict[str, str]:
+    """For a path that is not UTF-8: `path` shows it to people, and cannot be opened."""
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return {"path_base64": base64.b64encode(path).decode()}
+    return {}
 
 
 def _artifacts(connection: Connection, job_id: int) -> dict[str, str]:

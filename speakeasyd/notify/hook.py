@@ -1,48 +1,106 @@
 """A command of the user, run after a transcript."""
 
-import asyncio
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-
-import psutil
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from subprocess import PIPE, TimeoutExpired
+from typing import IO
 
 from speakeasyd.domain.notices import Delivered, Failed, Outcome
+from speakeasyd.process_group import ProcessGroup
 
-SAID = 500  # characters of its last words that are kept
+TAIL_BYTES = 2000  # of the command's error output, kept for the message
+TAIL_CHARACTERS = 500  # of it that are shown
+READ_BYTES = 65_536  # in one read
+READ_PAUSE_S = 0.01  # seconds between reads: a flood is slowed down to 6 MB/s
+TAIL_GRACE_S = 2.0  # seconds for the rest of the error output once the group has been ended
 
-
-async def run(command: Sequence[str], *, environment: Mapping[str, str], timeout_s: float) -> Outcome:
-    """Run it to its end, without a shell. One that fails is not run again: it may have done half of its work."""
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            env=os.environ | environment,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    except (OSError, ValueError) as error:
-        return Failed(f"{command[0]} cannot be run: {error}", final=True)
-    try:
-        _, said = await asyncio.wait_for(process.communicate(), timeout_s)
-    except TimeoutError:
-        return Failed(f"it was killed after {timeout_s:g} s", final=True)
-    finally:
-        _kill(process)
-        await process.wait()
-    if process.returncode == 0:
-        return Delivered()
-    last_words = said.decode(errors="replace").strip()[-SAID:]
-    return Failed(f"it ended with exit status {process.returncode}: {last_words}".rstrip(": "), final=True)
+PASSED_ON = frozenset(
+    {
+        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+        *("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"),
+        *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "USERPROFILE", "USERNAME"),
+        *("APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "PROGRAMFILES", "HOMEDRIVE", "HOMEPATH"),
+    }
+)
+"""Variables of the daemon that a command gets, besides `LC_...`. Not the others: they may hold tokens and secrets."""
 
 
-def _kill(process: asyncio.subprocess.Process) -> None:
-    """With all that it started. Nothing, if it has ended."""
-    if process.returncode is not None:
-        return
-    with suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid)
-        for member in [*family.children(recursive=True), family]:
-            with suppress(psutil.NoSuchProcess):
-                member.kill()
+def select_environment(environ: Mapping[str, str], *, more: Iterable[str] = ()) -> dict[str, str]:
+    """The daemon's variables that a command gets; `more`: names that the settings add."""
+    wanted = PASSED_ON.union(more)
+    return {
+        name: value
+        for name, value in environ.items()
+        if name.upper() in wanted or name in wanted or name.startswith("LC_")
+    }
+
+
+class HookRun:
+    """One run of the command. `wait` blocks; `kill` may be called by any thread, before, during and after it."""
+
+    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], timeout_s: float) -> None:
+        self._command = list(command)
+        self._environment = dict(environment)
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._group: ProcessGroup | None = None
+        self._is_killed = False
+
+    def wait(self) -> Outcome:
+        """Run the command to its end, without a shell. A failure is final: it may have done half of its work."""
+        try:
+            group = self._start()
+        except (OSError, ValueError) as error:
+            return Failed(f"{self._command[0]} cannot be run: {error}", final=True)
+        if group is None:
+            return Failed("it was not started: the daemon stops")
+        tail = _TailReader(group.process.stderr)
+        try:
+            status = group.process.wait(self._timeout_s)
+        except TimeoutExpired:
+            return Failed(f"it was killed after {self._timeout_s:g} s", final=True)
+        finally:
+            group.kill()  # also what the command left in the background
+            group.process.wait()
+            last_words = tail.take()
+        if status == 0:
+            return Delivered()
+        return Failed(f"it ended with exit status {status}: {last_words}".rstrip(": "), final=True)
+
+    def kill(self) -> None:
+        """End the command with all that it started; one that has not begun does not begin."""
+        with self._lock:
+            self._is_killed = True
+            if self._group:
+                self._group.kill()
+
+    def _start(self) -> ProcessGroup | None:
+        with self._lock:
+            if not self._is_killed:
+                self._group = ProcessGroup(self._command, environment=self._environment, stderr=PIPE)
+            return self._group
+
+
+class _TailReader:
+    """Reads a pipe to its end and keeps its last bytes, in a thread: a full pipe would stop the command."""
+
+    def __init__(self, pipe: IO[bytes] | None) -> None:
+        assert pipe is not None  # noqa: S101 - it was asked for
+        self._pipe = pipe
+        self._tail = b""
+        self._thread = threading.Thread(target=self._read, name="hook output", daemon=True)
+        self._thread.start()
+
+    def take(self) -> str:
+        """What was said last. Does not wait for a process that left the group and holds the pipe."""
+        self._thread.join(TAIL_GRACE_S)
+        text = self._tail.decode(errors="replace").strip()
+        return text[-TAIL_CHARACTERS:]
+
+    def _read(self) -> None:
+        with self._pipe:
+            while piece := os.read(self._pipe.fileno(), READ_BYTES):
+                self._tail = (self._tail + piece)[-TAIL_BYTES:]
+                time.sleep(READ_PAUSE_S)

@@ -1,17 +1,24 @@
 """Whom to tell, as the settings have it, and how each is told."""
 
 import asyncio
+import base64
 import hashlib
 import json
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import os
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import NotifySettings, Settings, WebhookSettings
-from speakeasyd.domain.notices import Delivery, Outcome, fill, worded
-from speakeasyd.notify import hook, people, webhook
+from speakeasyd.domain.notices import Delivery, Failed, Outcome, fill, worded
+from speakeasyd.notify import people, webhook
+from speakeasyd.notify.hook import HookRun, select_environment
+from speakeasyd.thread_group import ThreadGroup
+
+WEBHOOK_S = 30.0  # seconds for a whole request: name look-up, connection, answer
+APPRISE_S = 60.0  # seconds for a whole message: some services take several requests
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,53 +31,83 @@ class Target:
 
 
 def targets(settings: Settings, clock: Clock) -> list[Target]:
-    found = [*_webhooks(settings.notify, clock), *_people(settings.notify), *_hook(settings)]
+    """Those of the settings, each once."""
+    notify = settings.notify
+    found = [
+        *(_create_webhook_target(webhook, clock) for webhook in notify.webhooks),
+        *(_create_apprise_target(url.get_secret_value(), notify) for url in notify.apprise),
+        *([_create_hook_target(settings)] if notify.hook else []),
+    ]
     return list({target.name: target for target in found}.values())
 
 
-def _webhooks(settings: NotifySettings, clock: Clock) -> Iterator[Target]:
-    for wanted in settings.webhooks:
+def _create_webhook_target(to: WebhookSettings, clock: Clock) -> Target:
+    name = _name("webhook", to.url)
+    secret = to.secret.get_secret_value() if to.secret else None
+    threads = ThreadGroup(name)
 
-        async def deliver(delivery: Delivery, to: WebhookSettings = wanted) -> Outcome:
-            return await asyncio.to_thread(
-                webhook.post,
-                to.url,
-                secret=to.secret.get_secret_value() if to.secret else None,
-                message_id=delivery.message_id,
-                body=delivery.body,
-                now=clock.utc(),
-            )
+    async def deliver(delivery: Delivery) -> Outcome:
+        return await _deliver_within(
+            WEBHOOK_S,
+            threads,
+            webhook.post,
+            to.url,
+            secret=secret,
+            message_id=delivery.message_id,
+            body=delivery.body,
+            now=clock.utc(),
+        )
 
-        yield Target(_name("webhook", wanted.url), frozenset(wanted.events), deliver)
-
-
-def _people(settings: NotifySettings) -> Iterator[Target]:
-    for wanted in settings.apprise:
-
-        async def deliver(delivery: Delivery, url: str = wanted.get_secret_value()) -> Outcome:
-            title, body = worded(delivery.kind, json.loads(delivery.body)["data"])
-            return await asyncio.to_thread(people.tell, url, title=title, body=body)
-
-        yield Target(_name("apprise", wanted.get_secret_value()), frozenset(settings.events), deliver)
+    return Target(name, frozenset(to.events), deliver)
 
 
-def _hook(settings: Settings) -> Iterator[Target]:
-    command, timeout_s = settings.notify.hook, settings.notify.hook_timeout_s
+def _create_apprise_target(url: str, settings: NotifySettings) -> Target:
+    name = _name("apprise", url)
+    threads = ThreadGroup(name)
+
+    async def deliver(delivery: Delivery) -> Outcome:
+        title, body = worded(delivery.kind, json.loads(delivery.body)["data"])
+        return await _deliver_within(APPRISE_S, threads, people.tell, url, title=title, body=body)
+
+    return Target(name, frozenset(settings.events), deliver)
+
+
+def _create_hook_target(settings: Settings) -> Target:
+    notify = settings.notify
     roots = {inbox.name: inbox.path for inbox in settings.inboxes}
+    inherited = select_environment(os.environ, more=notify.hook_environment)
+    threads = ThreadGroup("hook")
 
     async def deliver(delivery: Delivery) -> Outcome:
         fields = _fields(json.loads(delivery.body)["data"], roots)
         # Not SPEAKEASYD_...: that would be a key of the configuration for any speakeasyd that the command calls.
-        environment = {f"TRANSCRIPT_{name.upper()}": text for name, text in fields.items()}
-        return await hook.run(fill(command, fields), environment=environment, timeout_s=timeout_s)
+        environment = inherited | {f"TRANSCRIPT_{name.upper()}": text for name, text in fields.items()}
+        command = fill(notify.hook, fields)
+        run = HookRun(command, environment=environment, timeout_s=notify.hook_timeout_s)
+        try:
+            return await threads.run(run.wait)
+        except asyncio.CancelledError:
+            run.kill()
+            raise
 
-    if command:
-        yield Target("hook", frozenset({"job.completed"}), deliver)
+    return Target("hook", frozenset({"job.completed"}), deliver)
+
+
+async def _deliver_within(
+    seconds: float, threads: ThreadGroup, send: Callable[..., Outcome], /, *args: object, **kwargs: object
+) -> Outcome:
+    """Send in the target's own threads: one that never answers holds up nobody else."""
+    try:
+        return await threads.run_within(seconds, send, *args, **kwargs)
+    except TimeoutError:
+        return Failed(f"it did not answer within {seconds:g} s")
 
 
 def _fields(data: Mapping[str, object], roots: Mapping[str, Path]) -> dict[str, str]:
     """What is known of a transcript, as text; a NUL can be in no argument and no variable."""
     artifacts = data.get("artifacts")
+    if "path_base64" in data:
+        data = {**data, "path": os.fsdecode(base64.b64decode(str(data["path_base64"])))}
     known = {name: value for name, value in data.items() if isinstance(value, str | int | float)}
     root = roots.get(str(data.get("inbox")))
     source = {"source": str(root / str(data["path"]))} if root and "path" in data else {}

@@ -5,10 +5,12 @@ import base64
 import hashlib
 import hmac
 import json
+import os
+import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +23,7 @@ from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.health import State
 from speakeasyd.events import Hub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.services import targets
 from speakeasyd.services.incidents import ACTIONS
 from speakeasyd.services.notifier import QUIET_S, Notifier
 from speakeasyd.testing import ManualClock
@@ -369,6 +372,143 @@ async def test_a_command_that_was_cut_off_by_a_kill_is_run_again(tmp_path: Path)
     async with desk(tmp_path, hook=[sys.executable, "-c", KEEP, str(kept)]) as it:
         assert [row["status"] for row in await it.deliveries()] == ["delivered"]
     assert len(kept.read_text().splitlines()) == 1
+
+
+FLOOD = """
+import os, sys
+open(sys.argv[1], "w").write(str(os.getpid()))
+piece = b"x" * 65536
+while True:
+    os.write(2, piece)
+"""
+
+
+async def test_a_flood_of_error_output_holds_up_neither_the_loop_nor_the_stop(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    async with desk(tmp_path, hook=[sys.executable, "-c", FLOOD, str(pid)], hook_timeout_s=600) as it:
+        before = psutil.Process().memory_info().rss
+        await it.notifier.start()
+        await one_done_one_failed(it.ledger)
+        await eventually(lambda: pid.exists() and pid.read_text(), "the command to run")
+        for _ in range(200):  # the loop turns meanwhile
+            await asyncio.sleep(0.001)
+        assert psutil.Process().memory_info().rss - before < 100_000_000
+        await asyncio.wait_for(it.notifier.stop(), 30)
+    await eventually(lambda: not _runs(int(pid.read_text())), "the command to be gone")
+
+
+async def test_after_a_flood_and_its_timeout_the_next_command_runs(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    async with desk(tmp_path, hook=[sys.executable, "-c", FLOOD, str(pid)], hook_timeout_s=1) as it:
+        for job in await claimed(it.ledger, a_file("a.wav"), a_file("b.wav")):
+            await finish(it.ledger, job, " Hello")
+        await it.turn()
+        errors = [row["error"] for row in await it.deliveries()]
+        assert errors == ["it was killed after 1 s"] * 2
+
+
+BACKGROUND = """
+import subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+open(sys.argv[1], "w").write(str(child.pid))
+"""
+
+
+async def test_a_command_that_leaves_a_child_behind_has_succeeded_and_the_child_ends(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    async with desk(tmp_path, hook=[sys.executable, "-c", BACKGROUND, str(pid)]) as it:
+        await one_done_one_failed(it.ledger)
+        await it.turn()
+        assert [row["status"] for row in await it.deliveries()] == ["delivered"]
+    await eventually(lambda: not _runs(int(pid.read_text())), "the child to be gone")
+
+
+ALL_OF_IT = """
+import json, os, sys
+open(sys.argv[1], "w").write(json.dumps(dict(os.environ)))
+"""
+
+
+async def test_a_command_gets_no_secrets_of_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEAKEASYD_SERVER__TOKEN", "hush")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+    monkeypatch.setenv("CRM_KEY", "for the command")
+    kept = tmp_path / "kept"
+    hook = [sys.executable, "-c", ALL_OF_IT, str(kept)]
+    async with desk(tmp_path, hook=hook, hook_environment=["CRM_KEY"]) as it:
+        await one_done_one_failed(it.ledger)
+        await it.turn()
+    environment = json.loads(kept.read_text())
+    assert "hush" not in environment.values()
+    assert environment["CRM_KEY"] == "for the command"
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names are Unicode there")
+async def test_a_command_gets_the_exact_name_of_a_file_that_is_no_utf_8(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    program = (
+        "import os, sys; open(sys.argv[1], 'wb').write(os.fsencode(sys.argv[2]) + os.environb[b'TRANSCRIPT_PATH'])"
+    )
+    async with desk(tmp_path, hook=[sys.executable, "-c", program, str(kept), "{source}"]) as it:
+        [job] = await claimed(it.ledger, a_file(b"caf\xe9.wav"))
+        await finish(it.ledger, job, " Hello")
+        await it.turn()
+    assert kept.read_bytes() == os.fsencode(tmp_path / "inbox") + b"/caf\xe9.wav" + b"caf\xe9.wav"
+
+
+# --- receivers that never end
+
+
+@pytest.fixture
+def dripping() -> Iterator[str]:
+    """A receiver that sends a byte of a header now and then, and never the end of it."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    ending = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nx-more: ")
+            while not ending.wait(0.05):
+                connection.sendall(b"x")
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drip, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    ending.set()
+    listener.close()
+
+
+async def test_receivers_that_drip_hold_up_no_other_work(tmp_path: Path, dripping: str) -> None:
+    """More of them than the shared executor has threads."""
+    urls = [f"{dripping}{number}" for number in range(40)]
+    webhooks = [{"url": url, "events": ["job.failed"]} for url in urls]
+    async with desk(tmp_path, webhooks=webhooks) as it:
+        await it.notifier.start()
+        await one_done_one_failed(it.ledger)
+        await eventually(lambda: _count_threads("webhook") == len(urls), "all of them to be called")
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "work"), 30) == "work"
+        await asyncio.wait_for(it.notifier.stop(), 30)
+        assert {row["status"] for row in await it.deliveries()} == {"pending"}
+
+
+async def test_a_receiver_that_drips_is_given_up_after_the_deadline_and_tried_later(
+    tmp_path: Path, dripping: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(targets, "WEBHOOK_S", 0.5)
+    async with desk(tmp_path, webhooks=[{"url": dripping, "events": ["job.failed"]}]) as it:
+        await one_done_one_failed(it.ledger)
+        await it.turn()
+        [delivery] = await it.deliveries()
+        assert (delivery["status"], delivery["error"]) == ("pending", "it did not answer within 0.5 s")
+
+
+def _count_threads(name: str) -> int:
+    return sum(thread.name.startswith(name) for thread in threading.enumerate())
 
 
 async def test_stopping_in_the_middle_leaves_no_command_behind(tmp_path: Path) -> None:

@@ -1,0 +1,93 @@
+"""A child process with everything that it starts, ended together."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+
+import psutil
+
+if sys.platform == "win32":
+    _KILL_ON_JOB_CLOSE = 0x2000
+    _EXTENDED_LIMIT_INFORMATION = 9
+
+    class _BasicLimits(ctypes.Structure):
+        _fields_ = (
+            ("PerProcessUserTimeLimit", ctypes.c_int64),
+            ("PerJobUserTimeLimit", ctypes.c_int64),
+            ("LimitFlags", ctypes.c_uint32),
+            ("MinimumWorkingSetSize", ctypes.c_size_t),
+            ("MaximumWorkingSetSize", ctypes.c_size_t),
+            ("ActiveProcessLimit", ctypes.c_uint32),
+            ("Affinity", ctypes.c_size_t),
+            ("PriorityClass", ctypes.c_uint32),
+            ("SchedulingClass", ctypes.c_uint32),
+        )
+
+    class _ExtendedLimits(ctypes.Structure):
+        _fields_ = (
+            ("BasicLimitInformation", _BasicLimits),
+            ("IoInfo", ctypes.c_uint64 * 6),
+            ("ProcessMemoryLimit", ctypes.c_size_t),
+            ("JobMemoryLimit", ctypes.c_size_t),
+            ("PeakProcessMemoryUsed", ctypes.c_size_t),
+            ("PeakJobMemoryUsed", ctypes.c_size_t),
+        )
+
+    def _make_killer(process: subprocess.Popen[bytes]) -> Callable[[], None]:
+        """Put the process into a job object. Returns what ends all that is in it."""
+        kernel = ctypes.WinDLL("kernel32", use_last_error=True)
+        kernel.CreateJobObjectW.restype = ctypes.c_void_p
+        job = ctypes.c_void_p(kernel.CreateJobObjectW(None, None))
+        limits = _ExtendedLimits()
+        limits.BasicLimitInformation.LimitFlags = _KILL_ON_JOB_CLOSE
+        size = ctypes.sizeof(limits)
+        kernel.SetInformationJobObject(job, _EXTENDED_LIMIT_INFORMATION, ctypes.byref(limits), size)
+        kernel.AssignProcessToJobObject(job, ctypes.c_void_p(int(process._handle)))
+
+        def kill() -> None:
+            _kill_children(process.pid)
+            kernel.TerminateJobObject(job, 1)
+
+        weakref.finalize(process, kernel.CloseHandle, job)
+        return kill
+
+    def _kill_children(pid: int) -> None:
+        """Those that started in the moment before the process was put into its job object."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(pid)
+            for process in [*parent.children(recursive=True), parent]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+else:
+
+    def _make_killer(process: subprocess.Popen[bytes]) -> Callable[[], None]:
+        def kill() -> None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        return kill
+
+
+class ProcessGroup:
+    """Starts a command in a process group of its own; on Windows, in a job object. Raises OSError, ValueError.
+
+    `kill` ends every process of the group at once, also those that the command has left in the background, unless one
+    made itself a session of its own. It may be called again, and while or after the command runs.
+    """
+
+    def __init__(self, command: list[str], *, environment: dict[str, str], stderr: int) -> None:
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - the administrator chose the command
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        self.kill = _make_killer(self.process)

@@ -1,0 +1,119 @@
+"""Threads for calls that wait for others: a network, a user's command, a folder on a server that may be gone.
+
+Such a call may take for ever, and nothing can interrupt it. The event loop's shared executor must not run it: its few
+threads serve all local work, and the process waits for them at exit. A group has its own daemon threads and a deadline
+over the whole call.
+"""
+
+import asyncio
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+SPARE_THREADS = 3  # threads added, at most, in place of those whose call was abandoned
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    run: Callable[[], Any]
+    future: Future[Any] = field(default_factory=Future)
+    started: bool = False
+    abandoned: bool = False
+
+
+class ThreadGroup:
+    """At most `size` calls at a time, started in their order. Threads start on demand and are daemons.
+
+    A call whose caller stopped waiting is abandoned: its thread goes on, unused, until the call returns, and a spare
+    thread takes its place. When the spares are used up too, further calls wait, each until its own deadline.
+    """
+
+    def __init__(self, name: str, *, size: int = 1) -> None:
+        self._name = name
+        self._capacity = size
+        self._most = size + SPARE_THREADS
+        self._lock = threading.Lock()
+        self._queue: SimpleQueue[_Call | None] = SimpleQueue()
+        self._threads = 0
+        self._idle = 0  # threads that wait for a call, less the calls that wait for a thread
+        self._closed = False
+
+    async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking call, however long it takes. Cancelling the caller abandons the call."""
+        call = _Call(partial(contextvars.copy_context().run, partial(function, *args, **kwargs)))
+        self._submit(call)
+        try:
+            result: T = await asyncio.wrap_future(call.future)
+        except BaseException:
+            self._abandon(call)
+            raise
+        return result
+
+    async def run_within(self, seconds: float, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same with a deadline over the whole call, the wait for a free thread included. Raises TimeoutError."""
+        async with asyncio.timeout(seconds):
+            return await self.run(function, *args, **kwargs)
+
+    def close(self) -> None:
+        """End the threads that have nothing to do. Waits for nobody. Idempotent; later calls raise RuntimeError."""
+        with self._lock:
+            self._closed = True
+            threads = self._threads
+        for _ in range(threads):
+            self._queue.put(None)
+
+    def _submit(self, call: _Call) -> None:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(f"the threads of {self._name} are closed")
+            self._idle -= 1
+            self._start_thread_if_needed()
+        self._queue.put(call)
+
+    def _start_thread_if_needed(self) -> None:
+        """With the lock held."""
+        if self._idle < 0 and self._threads < self._capacity:
+            self._threads += 1
+            self._idle += 1
+            threading.Thread(target=self._serve_calls, name=self._name, daemon=True).start()
+
+    def _abandon(self, call: _Call) -> None:
+        """A call that runs keeps its thread; another thread may start in its place."""
+        with self._lock:
+            is_running = call.started and not call.future.done()
+            if is_running and self._capacity < self._most:
+                call.abandoned = True
+                self._capacity += 1
+                self._start_thread_if_needed()
+
+    def _serve_calls(self) -> None:
+        while (call := self._queue.get()) is not None:
+            with self._lock:
+                call.started = call.future.set_running_or_notify_cancel()
+            if call.started:
+                _run_call(call)
+            with self._lock:
+                self._idle += 1
+                if call.abandoned:
+                    self._capacity -= 1
+                    self._idle -= 1
+                    break
+        with self._lock:
+            self._threads -= 1
+
+
+def _run_call(call: _Call) -> None:
+    try:
+        result = call.run()
+    except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+        call.future.set_exception(error)
+    else:
+        call.future.set_result(result)

@@ -1,0 +1,106 @@
+"""Calls that never return keep neither their callers, nor other groups, nor the end of the process."""
+
+import asyncio
+import contextvars
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from speakeasyd.thread_group import SPARE_THREADS, ThreadGroup
+
+TEST_LIMIT_S = 60.0  # seconds; far more than any of these calls takes
+
+
+async def test_a_call_returns_its_result_and_raises_its_error() -> None:
+    group = ThreadGroup("test")
+    assert await group.run(lambda one, two: one + two, 1, two=2) == 3
+    with pytest.raises(ZeroDivisionError):
+        await group.run(lambda: 1 / 0)
+
+
+async def test_a_call_sees_the_context_of_its_caller() -> None:
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+    name.set("job 7")
+    assert await ThreadGroup("test").run(name.get) == "job 7"
+
+
+async def test_calls_run_in_their_order_one_at_a_time() -> None:
+    group = ThreadGroup("test")
+    ran: list[int] = []
+    await asyncio.gather(*(group.run(ran.append, number) for number in range(50)))
+    assert ran == list(range(50))
+
+
+async def test_as_many_calls_run_together_as_the_group_is_large() -> None:
+    group = ThreadGroup("test", size=3)
+    together = threading.Barrier(3)
+    await asyncio.wait_for(asyncio.gather(*(group.run(together.wait) for _ in range(3))), TEST_LIMIT_S)
+
+
+async def test_the_deadline_is_over_the_whole_call_and_the_next_call_has_a_thread() -> None:
+    group = ThreadGroup("test")
+    release = threading.Event()
+    with pytest.raises(TimeoutError):
+        await group.run_within(0.01, release.wait)
+    assert await asyncio.wait_for(group.run(lambda: "next"), TEST_LIMIT_S) == "next"
+    release.set()
+
+
+async def test_calls_that_never_return_do_not_add_threads_without_bound() -> None:
+    group = ThreadGroup("bounded")
+    release = threading.Event()
+    for _ in range(SPARE_THREADS + 5):
+        with pytest.raises(TimeoutError):
+            await group.run_within(0.01, release.wait)
+    threads = [thread for thread in threading.enumerate() if thread.name == "bounded"]
+    assert len(threads) == SPARE_THREADS + 1
+    release.set()
+    assert await asyncio.wait_for(group.run(lambda: "well again"), TEST_LIMIT_S) == "well again"
+
+
+async def test_a_cancelled_call_that_has_not_begun_does_not_begin() -> None:
+    group = ThreadGroup("test")
+    release, begun = threading.Event(), threading.Event()
+    first = asyncio.create_task(group.run(release.wait))
+    waiting = asyncio.create_task(group.run(begun.set))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    release.set()
+    await first
+    await group.run(lambda: None)
+    assert not begun.is_set()
+
+
+async def test_a_closed_group_refuses_calls_and_its_threads_end() -> None:
+    group = ThreadGroup("closing")
+    await group.run(lambda: None)
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "closing"]
+    group.close()
+    group.close()
+    await asyncio.to_thread(thread.join, TEST_LIMIT_S)
+    assert not thread.is_alive()
+    with pytest.raises(RuntimeError):
+        await group.run(lambda: None)
+
+
+PROGRAM = """
+import asyncio, threading
+from speakeasyd.thread_group import ThreadGroup
+async def main():
+    try:
+        await ThreadGroup("stuck").run_within(0.05, threading.Event().wait)
+    except TimeoutError:
+        print("left")
+asyncio.run(main())
+"""
+
+
+def test_the_process_ends_although_a_call_does_not() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=TEST_LIMIT_S, check=True
+    )
+    assert ended.stdout == "left\n"
