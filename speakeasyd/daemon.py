@@ -4,21 +4,24 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
 from typing import Any
 
 from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, iso
 from speakeasyd.config import PoliteSettings, Settings, applied, reloadable
-from speakeasyd.errors import ConfigError, StartError
+from speakeasyd.domain.drained import Drained, Left
+from speakeasyd.errors import ConfigError, LedgerError, QueryError
 from speakeasyd.events import Event, Hub
 from speakeasyd.host import notify, signals
 from speakeasyd.host.limits import raise_file_limit
+from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate
+from speakeasyd.ledger.reading import Row
 from speakeasyd.loop import MainLoop
 from speakeasyd.recorder.recorder import Recorder, to_hub
 from speakeasyd.services.dispatcher import Dispatcher
@@ -40,8 +43,17 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 0.2  # seconds between looks at whether everything is done
 
-UNFINISHED = "SELECT coalesce(sum(pending + processing), 0) AS n FROM batch_progress"
-FAILED_SINCE = "SELECT count(*) AS n FROM jobs WHERE status = 'failed' AND finished_at >= :began"
+STALLED_S = 12.0  # seconds without a way forward, two looks at an outbox, after which `drain` gives up
+DEVICE_STALLED_S = 120.0  # seconds, the same for a device that is probed: it often comes back
+
+_UNFINISHED = "SELECT coalesce(sum(pending + processing), 0) AS n FROM batch_progress"
+_WAITING = """
+    SELECT jobs.inbox AS inbox, available_at > :now AS later, count(*) AS n FROM jobs
+    WHERE status IN ('pending', 'processing') GROUP BY 1, 2
+"""
+_ENDED = "SELECT status, count(*) AS n FROM jobs WHERE finished_at >= :began GROUP BY status"
+_FAILED = "SELECT inbox, path, error FROM jobs WHERE status = 'failed' AND finished_at >= :began"
+_LEFT = "SELECT inbox, path, error FROM jobs WHERE status IN ('pending', 'processing')"
 
 
 def main(
@@ -56,12 +68,26 @@ def main(
     `on_event` hears every event, on the loop: it must be quick. `read_again` reads the configuration once more.
     Raises StartError or LedgerError if it cannot start.
     """
+    if once:
+        return drain(settings, on_event=on_event).exit_status
+    with _ledger_locked(settings):
+        return asyncio.run(Daemon(settings=settings, on_event=on_event, read_again=read_again).run())
+
+
+def drain(settings: Settings, *, on_event: Callable[[Event], None] | None = None) -> Drained:
+    """Run until nothing more can be done, or until stopped. Raises as `main` does."""
+    with _ledger_locked(settings):
+        return asyncio.run(Daemon(settings=settings, patient=False, on_event=on_event).drain())
+
+
+@contextmanager
+def _ledger_locked(settings: Settings) -> Iterator[None]:
+    """The ledger is ours alone, and has the schema of this version."""
     raise_file_limit()
     settings.state.mkdir(parents=True, exist_ok=True)
     with LedgerLock(settings.state):
         migrate(settings.state / "ledger.db")
-        daemon = Daemon(settings=settings, patient=not once, on_event=on_event, read_again=read_again)
-        return asyncio.run(daemon.drain() if once else daemon.run())
+        yield
 
 
 class Daemon:
@@ -93,25 +119,95 @@ class Daemon:
             notify.stopping()
         return 0
 
-    async def drain(self) -> int:
-        """Until every file that can be read has a job and every job has ended, or told to leave. 1 if some failed.
-
-        Raises StartError when nothing can be transcribed before somebody mends something.
-        """
+    async def drain(self) -> Drained:
+        """Until every file that can be read has a job and every job has ended, told to leave, or nothing can go on."""
         began = iso(self._clock.utc())
         async with self._stack:
             await self._start()
-            while not self._leave.is_set() and not await self._drained():
-                if cause := self._pool.hopeless:
-                    raise StartError(cause.what, hint=cause.hint)
-                await asyncio.sleep(LOOK_S)
-            await self._sources.run_once()
-            failed = await self._ledger.rows(FAILED_SINCE, {"began": began})
-        return int(failed[0]["n"] != 0 or self._intake.stuck != 0)
+            await self._wait_until_drained()
+            hopeless = self._pool.hopeless
+            troubles = dict(self._pauses.reasons)
+            if hopeless:
+                troubles["device"] = f"{hopeless.what}. {hopeless.hint}"
+            if self._intake.refusal:
+                troubles["ledger"] = self._intake.refusal
+            if await self._is_drained():  # an outbox that nothing waits for is no trouble
+                troubles = {cause: why for cause, why in troubles.items() if cause.startswith("inbox ")}
+                await self._sources.run_once()
+            left, untaken = self._intake.left(), self._intake.untaken
+        return self._account(began, troubles, left, untaken)
 
-    async def _drained(self) -> bool:
-        parts_idle = self._intake.idle and self._dispatcher.idle
-        return parts_idle and (await self._ledger.rows(UNFINISHED))[0]["n"] == 0
+    async def _wait_until_drained(self) -> None:
+        """Until all is done, told to leave, or nothing was able to go on for long."""
+        stalled_since: float | None = None
+        while not self._leave.is_set() and not self._pool.hopeless and not await self._is_drained():
+            now = self._clock.monotonic()
+            stalled_since = (stalled_since or now) if await self._is_stalled() else None
+            patience_s = DEVICE_STALLED_S if "device" in self._pauses else STALLED_S
+            if stalled_since is not None and now - stalled_since >= patience_s:
+                return
+            await asyncio.sleep(LOOK_S)
+
+    async def _is_drained(self) -> bool:
+        if not (self._intake.idle and self._dispatcher.idle):
+            return False
+        try:
+            return bool((await self._ledger.rows(_UNFINISHED))[0]["n"] == 0)
+        except LedgerError:
+            return False
+
+    async def _is_stalled(self) -> bool:
+        """Whether all that is left waits for something that none of our services can bring about."""
+        if self._intake.refusal or "ledger" in self._pauses:
+            return True
+        if not self._intake.idle:
+            return False
+        if "device" in self._pauses:
+            return True
+        if self._dispatcher.computing:
+            return False
+        try:
+            waiting = await self._ledger.rows(_WAITING, {"now": iso(self._clock.utc())})
+        except LedgerError:
+            return True
+        return all(self._pauses.leaving or self._why_held(str(row["inbox"])) for row in waiting)
+
+    def _why_held(self, inbox: str) -> str:
+        """Why no job of this inbox is begun; empty if they are."""
+        if all(inbox != configured.name for configured in self._settings.inboxes):
+            return f"its inbox {inbox} is not in the configuration"
+        causes = (f"inbox {inbox}", f"outbox {inbox}")
+        return next((self._pauses.reasons[cause] for cause in causes if cause in self._pauses), "")
+
+    def _account(
+        self, began: str, troubles: Mapping[str, str], unread: Sequence[Left], untaken: Sequence[str]
+    ) -> Drained:
+        """After the services have stopped: what the ledger says now, and why the rest is left."""
+        state = self._settings.state
+        roots = {inbox.name: inbox.path for inbox in self._settings.inboxes}
+        general = next((troubles[cause] for cause in troubles if " " not in cause), "")
+        otherwise = "it was stopped before its turn" if self._leave.is_set() else "it was not done"
+
+        def place(row: Row) -> str:
+            return str(roots[str(row["inbox"])] / str(row["path"])) if row["inbox"] in roots else str(row["path"])
+
+        def reason(row: Row) -> str:
+            return self._why_held(str(row["inbox"])) or general or str(row["error"] or otherwise)
+
+        try:
+            ended = {str(row["status"]): int(str(row["n"])) for row in ask(state, _ENDED, {"began": began})}
+            failed = [Left(place(row), str(row["error"])) for row in ask(state, _FAILED, {"began": began})]
+            left = [Left(place(row), reason(row)) for row in ask(state, _LEFT)]
+        except (LedgerError, QueryError) as error:
+            ended, failed, left = {}, [], []
+            troubles = {**troubles, "ledger": str(error)}
+        return Drained(
+            ended=ended,
+            failed=tuple(failed),
+            left=(*left, *unread),
+            untaken=tuple(untaken),
+            troubles=tuple(troubles.values()),
+        )
 
     # --- start; what is started last is stopped first: no new files, then the work, at last the ledger
 
@@ -142,7 +238,7 @@ class Daemon:
             clock=self._clock,
             patient=self._patient,
         )
-        await outboxes.prepare(patient=self._patient)
+        await outboxes.prepare()
         await self._pool.start()
         watchdog = Watchdog(
             ledger=self._ledger,

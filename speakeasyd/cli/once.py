@@ -1,42 +1,55 @@
 """`speakeasyd once`"""
 
-from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from rich.text import Text
 
 from speakeasyd import daemon, logs
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console
 from speakeasyd.cli.places import prepare
-from speakeasyd.events import Event
+from speakeasyd.domain.drained import Drained, Left
+
+NAMED_MOST = 20  # files that are named of each kind
 
 
 @given.with_flags
 def command(config: Path | None, flags: given.Flags) -> int:
-    """Transcribe what is in the inboxes, then leave.
+    """Transcribe what is in the inboxes, then leave. It also leaves when nothing more can be done.
 
-    Exit status: 0 all is well, 1 some files failed, 2 it could not start.
+    Exit status: 0 all is done, 1 some files failed or are left, 2 it could not start.
     """
     settings = given.settings(config, flags)
     prepare(settings, strict=True)
     logs.set_up(settings.log)
-    tally = Tally()
-    status = daemon.main(settings, once=True, on_event=tally)
-    console().print(str(tally))
-    return status
+    drained = daemon.drain(settings, on_event=logs.Narrator())
+    out = console()
+    for line in tally(drained):
+        out.print(Text(line), soft_wrap=True)
+    return drained.exit_status
 
 
-class Tally:
-    """Counts how jobs end, and passes every event on to the log."""
+def tally(drained: Drained) -> Iterator[str]:
+    """How many ended how, then what failed, what is left and what is not taken, by name."""
+    counts = [f"{count} {status}" for status, count in drained.ended.items()]
+    if drained.left:
+        counts.append(f"{len(drained.left)} left")
+    if drained.untaken:
+        counts.append(f"{len(drained.untaken)} not taken")
+    yield ", ".join(counts) or ("nothing was done" if drained.troubles else "nothing to do")
+    yield from _named("failed", drained.failed)
+    yield from _named("left", drained.left)
+    told = {file.reason for file in drained.left}
+    yield from (f"trouble: {trouble}" for trouble in drained.troubles if trouble not in told)
+    if drained.untaken:
+        names = ", ".join(drained.untaken[:3])
+        more = ", ..." if len(drained.untaken) > 3 else ""
+        yield f"not taken: {names}{more}; speakeasyd why FILE says why"
 
-    def __init__(self) -> None:
-        self._narrate = logs.Narrator()
-        self._ends: Counter[str] = Counter()
 
-    def __call__(self, event: Event) -> None:
-        self._narrate(event)
-        area, _, what = event.kind.partition(".")
-        if area == "job" and what in {"completed", "failed", "cancelled", "skipped"}:
-            self._ends[what] += 1
-
-    def __str__(self) -> str:
-        return ", ".join(f"{count} {end}" for end, count in self._ends.items()) or "nothing to do"
+def _named(what: str, files: Sequence[Left]) -> Iterator[str]:
+    for file in files[:NAMED_MOST]:
+        yield f"{what}: {file.path}: {file.reason}"
+    if len(files) > NAMED_MOST:
+        yield f"{what}: {len(files) - NAMED_MOST} more, see speakeasyd jobs and speakeasyd status"

@@ -12,9 +12,11 @@ from speakeasyd.config import Loaded, Settings, load
 from speakeasyd.config.loading import combine
 from speakeasyd.errors import ConfigError
 
-_FOLDER = {"file_okay": False, "resolve_path": True}
+_FOLDER = {"file_okay": False, "resolve_path": True, "readable": False}  # whether it can be read is said elsewhere
 
-Config = Annotated[Path | None, typer.Option(metavar="FILE", help="Take this configuration file.", resolve_path=True)]
+Config = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Take this configuration file.", resolve_path=True, readable=False)
+]
 Inbox = Annotated[Path | None, typer.Option(metavar="DIR", help="Watch this folder only.", **_FOLDER)]
 Outbox = Annotated[Path | None, typer.Option(metavar="DIR", help="Write transcripts to this folder.", **_FOLDER)]
 State = Annotated[Path | None, typer.Option(metavar="DIR", help="The folder of the ledger.", **_FOLDER)]

@@ -168,7 +168,22 @@ def _inboxes(inboxes: list[Row]) -> Iterator[Text]:
         if inbox.get("note"):
             yield Text(f"inbox {inbox['name']}: {inbox['note']}; scanned every {inbox['scan_every_s']:g} s", "yellow")
         if inbox.get("unreadable"):
-            yield Text(f"inbox {inbox['name']}: folders that cannot be read: {inbox['unreadable']}", "yellow")
+            yield Text(f"inbox {inbox['name']}: cannot look into {_listed(inbox['unreadable'])}", "yellow")
+        if inbox.get("untaken"):
+            yield Text(f"inbox {inbox['name']}: {_untaken(inbox)}", "yellow")
+
+
+def _untaken(inbox: Row) -> str:
+    count = int(str(inbox["untaken"]))
+    what = "file is" if count == 1 else "files are"
+    examples = _listed(inbox["untaken_examples"], count)
+    return f"{count} {what} not taken ({examples}); speakeasyd why FILE says why"
+
+
+def _listed(names: object, count: int = 0) -> str:
+    """With commas; `count`: how many there are, if not all are named."""
+    named = list(map(str, names)) if isinstance(names, list) else []
+    return ", ".join([*named, "..."] if count > len(named) else named)
 
 
 def _waiting(waiting: list[Row]) -> Iterator[Text]:

@@ -55,7 +55,9 @@ class Known:
 
 
 def command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file in an inbox, or a transcript of one.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", readable=False, help="A file in an inbox, or a transcript of one.")
+    ],
     *,
     config: given.Config = None,
     state: given.State = None,

@@ -14,7 +14,8 @@ HINTED_SHARE = 4  # a file that was closed or moved in need be still for this pa
 HINTED_LEAST_S = 0.3  # seconds, but never for less than this
 LOOK_AGAIN_S = 0.1  # seconds between two looks at a file, at least
 LOOK_MOST_S = 60.0  # seconds between two looks at a file that cannot be read, at most
-HELD_LOOK_MOST_S = 5.0  # seconds between two looks at a file that is open for writing, at most: they are cheap
+HELD_LOOK_MOST_S = 5.0
+"""Seconds between two looks at a file that is open for writing or may not be read, at most: they are cheap."""
 LOOK_LEAST_S = 1.0  # seconds between two looks at such a file or an empty one, at least
 LONG_S = 10.0  # seconds beyond the settle time after which people are told that a file waits
 
@@ -35,7 +36,12 @@ class Trouble(Enum):
     CHANGED = "it is still being written"
     LOCKED = "another program keeps it to itself"
     DENIED = "there is no permission to read it"
+    SIDECAR_DENIED = "there is no permission to read its sidecar"
     UNREADABLE = "the system cannot read it"
+
+
+NO_PERMISSION = frozenset({Trouble.DENIED, Trouble.SIDECAR_DENIED})
+"""What a person has to mend, by changing a permission."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +74,12 @@ class Stillness:
     seen: Seen | None = None
     looks: int = 0  # in a row that found the present state
     hinted: bool = False  # it was closed or moved in, and has not changed since
-    trouble: Trouble | HeldOpen | None = None
+    trouble: Trouble | HeldOpen | None = None  # what the latest try to read it met; kept until it can be read
 
     def waits_long(self, now: float, settle_s: float) -> bool:
+        """Whether people should be told. A denied permission does not pass by itself: it is told at once."""
+        if self.trouble in NO_PERMISSION:
+            return True
         return now - self.first > settle_s + LONG_S
 
     @property
@@ -124,7 +133,7 @@ def look(
     if isinstance(found, Trouble | HeldOpen):
         return _troubled(before, found, now, settle_s)
     if found == before.seen:
-        after = replace(before, looks=before.looks + 1, hinted=before.hinted or hint, trouble=None)
+        after = replace(before, looks=before.looks + 1, hinted=before.hinted or hint)
     else:
         after = Stillness(first=before.first, since=now - found.rested, seen=found, looks=1, hinted=hint)
     return after, _decide(after, found, now, settle_s, empty_s)
@@ -149,6 +158,7 @@ def _troubled(
     """Look again, less and less often. One that changed while it was read has to become still from the beginning."""
     if trouble is Trouble.CHANGED:
         return Stillness(first=before.first, since=now, trouble=trouble), Wait(now + max(settle_s, LOOK_AGAIN_S))
-    most = HELD_LOOK_MOST_S if isinstance(trouble, HeldOpen) else LOOK_MOST_S
+    looks_often = isinstance(trouble, HeldOpen) or trouble in NO_PERMISSION
+    most = HELD_LOOK_MOST_S if looks_often else LOOK_MOST_S
     patience = min(max(settle_s, (now - before.first) / 4, LOOK_LEAST_S), most)
     return replace(before, trouble=trouble), Wait(now + patience)

@@ -91,6 +91,8 @@ def read_sidecar(root: Path, path: bytes, expected: Signature) -> bytes | Troubl
         trouble = _trouble(error)
         if trouble in {Trouble.GONE, Trouble.LOCKED}:
             return Trouble.CHANGED
+        if trouble is Trouble.DENIED:
+            return Trouble.SIDECAR_DENIED
         raise bad_sidecar(trouble.value) from error
 
 

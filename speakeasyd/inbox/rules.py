@@ -46,21 +46,36 @@ class Rules:
         """The same for the name of a file in a folder that is looked at."""
         if reason := self._why_pattern(name):
             return reason
-        extension = PurePath(name).suffix.lower().lstrip(".")
-        if extension in self._extensions:
-            return None
-        if f".{extension}" == SIDECAR_ENDING:
+        extension = _extension(name)
+        if f".{extension}" == SIDECAR_ENDING and extension not in self._extensions:
             return "it is a sidecar: options for the audio file of the same name without .toml"
-        if self._tries_unknown:
+        if not self.has_other_extension(name):
             return None
-        what = f"its extension {_shown(f'.{extension}')} is" if extension else "it has no extension"
-        return f"{what} not among watch.extensions; watch.unknown = 'try' would try it"
+        if not extension:
+            return "its name has no extension; watch.unknown = 'try' would try it"
+        shown = _shown(f".{extension}")
+        return f"its extension {shown} is not among watch.extensions; watch.unknown = 'try' would try it"
+
+    def has_other_extension(self, name: str) -> bool:
+        """Whether a file of this name is left out for its extension alone: a person may have meant it to be taken."""
+        extension = _extension(name)
+        return not (
+            self._tries_unknown
+            or extension in self._extensions
+            or f".{extension}" == SIDECAR_ENDING
+            or self._ignored.match(name)
+        )
 
     def _why_pattern(self, name: str) -> str | None:
         if not self._ignored.match(name):
             return None
         pattern = next(p for p in self._patterns if re.match(translate(p), name, re.IGNORECASE))
         return f"{_shown(name)} matches the pattern {pattern!r} of watch.ignore"
+
+
+def _extension(name: str) -> str:
+    """In small letters, without the dot."""
+    return PurePath(name).suffix.lower().lstrip(".")
 
 
 def _below(root: Path, folders: Iterable[tuple[Path | None, str]]) -> Iterable[tuple[bytes, str]]:

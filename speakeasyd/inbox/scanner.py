@@ -11,6 +11,7 @@ from speakeasyd.inbox.paths import leaves, locate
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.safe_open import is_link
 
+OnUntaken = Callable[[bytes], None]  # a path relative to the inbox
 OnError = Callable[[bytes, OSError], None]  # a path relative to the inbox, and what was wrong with it
 
 
@@ -18,11 +19,19 @@ class InboxMissing(SpeakeasyError):
     """The inbox itself is not there or cannot be read: unmounted, deleted, renamed. Its files are not gone for that."""
 
 
-def scan(root: Path, rules: Rules, *, folder: bytes = b"", on_error: OnError) -> Iterator[Sighting]:
+def scan(
+    root: Path,
+    rules: Rules,
+    *,
+    folder: bytes = b"",
+    on_error: OnError,
+    on_untaken: OnUntaken = lambda _path: None,
+) -> Iterator[Sighting]:
     """The files below `root`, or below one folder in it, that the rules let through, as they come.
 
     Blocks: iterate over it in a thread. Never follows a symlink and never opens anything. A folder or file that cannot
-    be read is told to `on_error`, one that vanishes meanwhile is left out. Raises InboxMissing.
+    be read is told to `on_error`, one that vanishes meanwhile is left out. A file that is left out for its extension
+    alone, and what is not a regular file, is told to `on_untaken`. Raises InboxMissing.
     """
     if folder and not _enters(root, folder, rules):
         return
@@ -37,8 +46,10 @@ def scan(root: Path, rules: Rules, *, folder: bytes = b"", on_error: OnError) ->
                         if entry.is_dir(follow_symlinks=False):
                             if not rules.why_folder_ignored(path) and not is_link(os.lstat(entry.path)):
                                 folders.append(path)
-                        elif entry.is_file(follow_symlinks=False) and not rules.why_name_ignored(entry.name):
+                        elif not _is_left_out(entry, rules):
                             yield Sighting(path, Signature.of(_stat(entry)))
+                        elif rules.has_other_extension(entry.name) or not rules.why_name_ignored(entry.name):
+                            on_untaken(path)
                     except FileNotFoundError:
                         continue
                     except OSError as error:
@@ -48,6 +59,10 @@ def scan(root: Path, rules: Rules, *, folder: bytes = b"", on_error: OnError) ->
                 raise InboxMissing(f"the inbox {root} cannot be read: {error.strerror}") from error
             if not isinstance(error, FileNotFoundError | NotADirectoryError):
                 on_error(place, error)
+
+
+def _is_left_out(entry: "os.DirEntry[str]", rules: Rules) -> bool:
+    return bool(rules.why_name_ignored(entry.name)) or not entry.is_file(follow_symlinks=False)
 
 
 def _enters(root: Path, folder: bytes, rules: Rules) -> bool:

@@ -50,10 +50,11 @@ class News:
 
     files: dict[bytes, bool] = field(default_factory=dict)  # true: closed by its writer, or moved in
     folders: set[bytes] = field(default_factory=set)  # appeared, perhaps with files in them that no event tells of
+    untaken: bool = False  # a file came that is left out for its extension alone
     lost: bool = False  # the system could not keep up: there were more events than are told here
 
     def __bool__(self) -> bool:
-        return bool(self.files or self.folders or self.lost)
+        return bool(self.files or self.folders or self.untaken or self.lost)
 
 
 class Watcher:
@@ -149,6 +150,8 @@ class Watcher:
         elif not self._rules.why_ignored(path):
             finished = moved or isinstance(event, FileClosedEvent)
             self._tell(lambda news: news.files.update({path: finished or news.files.get(path, False)}))
+        elif self._rules.has_other_extension(os.path.basename(os.fsdecode(path))):  # noqa: PTH119 - it is no path of ours
+            self._tell(lambda news: setattr(news, "untaken", True))
 
     def _note_lost(self) -> None:
         self._tell(lambda news: setattr(news, "lost", True))

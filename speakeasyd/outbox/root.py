@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from speakeasyd.durable import long_path, make_folders, sweep
-from speakeasyd.errors import ErrorCode, FileFault
+from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
 from speakeasyd.mounts import mount_point
 from speakeasyd.outbox.trouble import explained
 
@@ -19,11 +19,15 @@ class Root:
 
     def prepare(self) -> None:
         """Create the folder if need be, and remove what a crash has left. Raises OutboxUnavailable."""
-        with explained(self.path):
-            make_folders(self.path)
-            self.path = Path(os.path.realpath(self.path))
-            sweep(self._below())
-            self._mount = mount_point(self.path)
+        try:
+            with explained(self.path):
+                make_folders(self.path)
+                self.path = Path(os.path.realpath(self.path))
+                sweep(self._below())
+                self._mount = mount_point(self.path)
+        except FileFault as fault:  # no one file is at fault here, but the folder
+            hint = "Name another folder, or move away what is there; the queue goes on by itself."
+            raise OutboxUnavailable(str(fault), hint=hint) from fault
 
     def require(self) -> None:
         """Raises OutboxUnavailable if the folder is gone, or the filesystem that it was on is no longer mounted."""

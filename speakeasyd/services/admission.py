@@ -15,7 +15,16 @@ from speakeasyd.clock import Clock, iso
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Added, NewJob, Waiting
 from speakeasyd.domain.presets import Changes, Presets, parse_sidecar
-from speakeasyd.domain.settling import Decision, GiveUp, HeldOpen, Seen, Settled, Trouble
+from speakeasyd.domain.settling import (
+    NO_PERMISSION,
+    Decision,
+    GiveUp,
+    HeldOpen,
+    Seen,
+    Settled,
+    Stillness,
+    Trouble,
+)
 from speakeasyd.errors import ErrorCode, FileFault, LedgerError, LedgerUnwritable
 from speakeasyd.inbox import identity
 from speakeasyd.ledger.ledger import Ledger
@@ -30,6 +39,7 @@ PATIENCE_S = 0.5  # seconds that a round waits for the lanes, so that one transa
 RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
 TOLD_EVERY_S = 5.0  # seconds between two looks at who waits for long
 TOLD_MOST = 1000  # files that are named as waiting for long
+LOGGED_MOST = 5  # files that are named in the log at one time
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +65,7 @@ class Admission(Service):
         self._stopped = threading.Event()
         self._told: frozenset[tuple[bytes, str]] = frozenset()
         self._tell_at = 0.0
+        self.refusal = ""  # why the ledger takes no files just now; empty while it does
 
     @property
     def name(self) -> str:
@@ -70,7 +81,9 @@ class Admission(Service):
             await self._tell_waiting()
         except LedgerUnwritable as error:
             log.warning("inbox %s: arrivals wait for the ledger: %s", self._inbox.name, error)
+            self.refusal = str(error)
             return RETRY_S
+        self.refusal = ""
         return 0.0 if more or self._outcomes else self._until_next_look()
 
     async def stop(self) -> None:
@@ -287,6 +300,7 @@ class Admission(Service):
         waiting = list(self._arrivals.waiting(now))[:TOLD_MOST]
         told = frozenset((path, still.reason) for path, still in waiting)
         if told != self._told:
+            self._warn_of(waiting)
             utc = self._clock.utc()
             await self._ledger.waiting(
                 self._inbox.name,
@@ -301,3 +315,14 @@ class Admission(Service):
                 ],
             )
             self._told = told
+
+    def _warn_of(self, waiting: Sequence[tuple[bytes, Stillness]]) -> None:
+        """Log each file that cannot be read once for each reason."""
+        new = [(path, still) for path, still in waiting if still.trouble and (path, still.reason) not in self._told]
+        for path, still in new[:LOGGED_MOST]:
+            name = path.decode("utf-8", "backslashreplace")
+            hint = "; it is taken within seconds once that is allowed" if still.trouble in NO_PERMISSION else ""
+            log.warning("inbox %s: %s cannot be taken: %s%s", self._inbox.name, name, still.reason, hint)
+        if len(new) > LOGGED_MOST:
+            more = len(new) - LOGGED_MOST
+            log.warning("inbox %s: %s more files cannot be taken: see speakeasyd status", self._inbox.name, more)

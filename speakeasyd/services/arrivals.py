@@ -112,14 +112,22 @@ class Arrivals:
         return self._queue[0][0] if self._queue else None
 
     def waiting(self, now: float) -> Iterator[tuple[bytes, Stillness]]:
-        """Those that have not settled for long."""
+        """Those that have not settled for long, or could not be read when they had."""
         for path, arrival in self._by_path.items():
-            if not arrival.taken and arrival.stillness.waits_long(now, self._settle_s):
-                yield path, arrival.stillness
+            still = arrival.stillness
+            if (not arrival.taken or still.trouble) and still.waits_long(now, self._settle_s):
+                yield path, still
 
     def idle(self, now: float) -> bool:
         """Whether nothing waits but what is stuck."""
+        if any(arrival.taken for arrival in self._by_path.values()):
+            return False
         return self.stuck(now) == len(self._by_path)
+
+    def unread(self) -> Iterator[tuple[bytes, str]]:
+        """All that are not in the ledger, and why not, for people."""
+        for path, arrival in self._by_path.items():
+            yield path, arrival.stillness.reason
 
     def stuck(self, now: float) -> int:
         """How many have not let themselves be read for long."""

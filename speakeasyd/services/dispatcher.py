@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 
 from speakeasyd.clock import Clock, iso
@@ -78,11 +78,19 @@ class Dispatcher(Service):
         self._models: dict[str, Loaded] = {}  # by worker
         self._missed: dict[JobId, float] = {}  # monotonic seconds when the source was found to be gone
         self._look_at = 0.0  # monotonic seconds of the next look at the queue
+        self._stopping = asyncio.Event()
         self._publishing: dict[Token, asyncio.Task[None]] = {}
 
     @property
     def idle(self) -> bool:
         return not self._claims and not self._news
+
+    @property
+    def computing(self) -> bool:
+        """Whether there is work whose end does not depend on an outbox that is paused."""
+        waiting = [job for job in self._claims.values() if job.token in self._publishing]
+        blocked = [job for job in waiting if self._outboxes.paused(job.inbox)]
+        return bool(self._news) or len(blocked) < len(self._claims)
 
     def hear(self, news: News) -> None:
         """From the pool, on the loop."""
@@ -113,6 +121,7 @@ class Dispatcher(Service):
     async def stop(self) -> None:
         """Let the pool finish the chunks in flight, keep what it finished, give the rest back."""
         await super().stop()
+        self._stopping.set()
         await self._pool.stop(self._settings.recovery.stop_grace_s)
         await self._digest()
         if self._publishing:
@@ -358,7 +367,8 @@ class Dispatcher(Service):
         refusals = 0  # of the job's own place, while the outbox took files
         async with self._ours(job):
             while not await self._published_safely(job, last=refusals == PLACE_TRIES):
-                await asyncio.sleep(RETRY_S)
+                if await self._stops_within(RETRY_S):
+                    return
                 refusals += not self._outboxes.paused(job.inbox)
         self._forget(job)
 
@@ -369,6 +379,13 @@ class Dispatcher(Service):
         except LedgerError as error:
             await self._pauses.begin("ledger", str(error))
             return False
+
+    async def _stops_within(self, seconds: float) -> bool:
+        """Waits so long, or until the dispatcher is stopped: then the job is given back."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        return self._stopping.is_set()
 
     async def _published(self, job: Job, *, last: bool) -> bool:
         """Whether it is over. `last`: a place that refuses now fails the job."""

@@ -2,9 +2,12 @@
 those of the other inboxes: a share that hangs holds up nothing but itself."""
 
 import asyncio
+from collections.abc import Iterator
+from pathlib import Path
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.drained import Left
 from speakeasyd.domain.job import Added
 from speakeasyd.domain.presets import Changes
 from speakeasyd.ledger.ledger import Ledger
@@ -52,10 +55,19 @@ class Intake:
         """Give a file that is known to be complete its job at once; `changes` as in a sidecar. Raises FileFault."""
         return await self._doors[inbox].admission.admit(path, sha256, changes, awaited=awaited)
 
+    def left(self) -> list[Left]:
+        """What lies in the inboxes and is not in the ledger, and why not."""
+        return [left for door in self._doors.values() for left in door.left()]
+
     @property
-    def stuck(self) -> int:
-        """How many files have not let themselves be read for long."""
-        return sum(door.stuck for door in self._doors.values())
+    def untaken(self) -> list[str]:
+        """Files that are left out for their extension alone, and what is no regular file."""
+        return [str(path) for door in self._doors.values() for path in door.untaken()]
+
+    @property
+    def refusal(self) -> str:
+        """Why the ledger takes no files just now; empty while it does."""
+        return next((door.refusal for door in self._doors.values() if door.refusal), "")
 
     @property
     def idle(self) -> bool:
@@ -76,6 +88,7 @@ class _Door:
         main_loop: MainLoop,
         clock: Clock,
     ) -> None:
+        self._root = inbox.path
         self._clock = clock
         self._arrivals = Arrivals(settle_s=settings.watch.settle_s, empty_s=settings.watch.empty_s)
         self.admission = Admission(inbox=inbox, settings=settings, arrivals=self._arrivals, ledger=ledger, clock=clock)
@@ -99,5 +112,17 @@ class _Door:
         return self.lookout.idle and self._arrivals.idle(self._clock.monotonic())
 
     @property
-    def stuck(self) -> int:
-        return self._arrivals.stuck(self._clock.monotonic())
+    def refusal(self) -> str:
+        return self.lookout.refusal or self.admission.refusal
+
+    def left(self) -> Iterator[Left]:
+        for path, reason in self._arrivals.unread():
+            yield Left(str(self._place(path)), self.refusal or reason)
+        for path, reason in self.lookout.unreadable.items():
+            yield Left(str(self._place(path)), f"cannot be looked into: {reason}")
+
+    def untaken(self) -> Iterator[Path]:
+        return map(self._place, self.lookout.untaken)
+
+    def _place(self, path: bytes) -> Path:
+        return self._root / path.decode("utf-8", "backslashreplace")

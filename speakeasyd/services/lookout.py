@@ -3,13 +3,17 @@
 import asyncio
 import errno
 import logging
-from collections.abc import Iterator
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Sighting
 from speakeasyd.errors import LedgerUnwritable
+from speakeasyd.inbox.paths import locate
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.inbox.scanner import InboxMissing, scan
 from speakeasyd.inbox.watcher import Watcher
@@ -24,6 +28,10 @@ CHECK_S = 2.0  # seconds between two looks at whether the watcher lives and the 
 RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
 SLICE = 2000  # files of a scan that are compared with the ledger at a time
 AT_ONCE = float("-inf")  # when to scan
+UNTAKEN_S = 2.0  # seconds after which a scan counts files that came and are not taken
+EXAMPLES = 3  # files that are named of those that are not taken
+LOGGED_MOST = 5  # unreadable places that are named in the log at one time
+PROBED_MOST = 200  # unreadable places that are looked at again between two scans
 REST = 10  # after a scan that took long, at least so many times as long nothing is scanned
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
@@ -67,6 +75,9 @@ class Lookout(Service):
         self._events_since_scan = False  # the watcher was armed before the last scan: a new file should be announced
         self._folders: set[bytes] = set()
         self._unreadable: dict[bytes, str] = {}
+        self._untaken: list[bytes] = []
+        self._rest_until = 0.0  # monotonic seconds before which nothing but a loss of events makes it scan
+        self.refusal = ""  # why the ledger could not be asked; empty while it can
         self._told: object = None
 
     @property
@@ -77,6 +88,7 @@ class Lookout(Service):
         try:
             await self._be_there()
             await self._keep_watch()
+            await self._look_at_unreadable()
             await self._scan_what_is_due()
             await self._tell_state()
         except InboxMissing as missing:
@@ -85,15 +97,27 @@ class Lookout(Service):
         except LedgerUnwritable as error:
             log.warning("inbox %s: the scan waits for the ledger: %s", self._inbox.name, error)
             self._scan_at = AT_ONCE
+            self.refusal = str(error)
             return RETRY_S
         except Exception:
             self._scan_at = AT_ONCE  # what was under way is found by the next scan
             raise
+        self.refusal = ""
         return min(CHECK_S, max(0.0, self._scan_at - self._clock.monotonic()))
 
     async def stop(self) -> None:
         await super().stop()
         await asyncio.to_thread(self._watcher.disarm)
+
+    @property
+    def unreadable(self) -> Mapping[bytes, str]:
+        """Folders and files that the last scan could not look into, and why."""
+        return self._unreadable
+
+    @property
+    def untaken(self) -> Sequence[bytes]:
+        """What the last scan left out for its extension alone, or because it is no regular file."""
+        return self._untaken
 
     @property
     def idle(self) -> bool:
@@ -119,10 +143,12 @@ class Lookout(Service):
         if news.files:
             self._admission.wake()
         self._folders |= news.folders
+        if news.untaken:
+            self._scan_at = min(self._scan_at, max(now + UNTAKEN_S, self._rest_until))
         if news.lost:
             log.warning("inbox %s: the system dropped events; scanning", self._inbox.name)
             self._scan_at = AT_ONCE
-        if news.folders or news.lost:
+        if news.folders or news.untaken or news.lost:
             self.wake()
 
     async def _be_there(self) -> None:
@@ -171,6 +197,7 @@ class Lookout(Service):
         """Notice the files of the inbox, or of one folder in it, that the ledger does not know. Raises InboxMissing."""
         announced = bool(folder) or not self._events_since_scan
         unreadable: dict[bytes, OSError] = {}
+        untaken: list[bytes] = []
         self._scanning = True
         try:
             sightings = scan(
@@ -178,6 +205,7 @@ class Lookout(Service):
                 self._rules,
                 folder=folder,
                 on_error=unreadable.__setitem__,
+                on_untaken=untaken.append,
             )
             while part := await asyncio.to_thread(_take, sightings):
                 unknown = await self._ledger.unknown(self._inbox.name, part)
@@ -191,8 +219,12 @@ class Lookout(Service):
             self._scanning = False
         if shortage := next((error for error in unreadable.values() if error.errno in _SHORTAGES), None):
             raise shortage  # what could not be read is there all the same
-        if not folder:
-            self._warn_of({path: str(error.strerror) for path, error in unreadable.items()})
+        reasons = {path: str(error.strerror) for path, error in unreadable.items()}
+        if folder:
+            reasons = self._unreadable | reasons
+        else:
+            self._untaken = untaken
+        self._warn_of(reasons)
 
     async def _scan_what_is_due(self) -> None:
         started = self._clock.monotonic()
@@ -200,8 +232,9 @@ class Lookout(Service):
             self._scan_at = started
             await self.scan()
             now = self._clock.monotonic()
+            self._rest_until = now + REST * (now - started)
             if self._scan_at == started:  # else events were lost meanwhile: once more
-                self._scan_at = now + max(self._period, REST * (now - started))
+                self._scan_at = max(now + self._period, self._rest_until)
             self._events_since_scan = self._has_events
             self._scanned = True
             await self._pauses.end(self._cause)
@@ -209,9 +242,25 @@ class Lookout(Service):
         for folder in _topmost(folders):
             await self.scan(folder)
 
+    async def _look_at_unreadable(self) -> None:
+        """Whether a permission was given meanwhile, which no event tells: scan, and watch what could not be watched."""
+        probed = list(islice(self._unreadable, PROBED_MOST))
+        readable = await asyncio.to_thread(_readable, self._inbox.path, probed) if probed else []
+        if readable:
+            for path in readable:
+                del self._unreadable[path]
+            self._scan_at = AT_ONCE
+            self._arm_again_at = self._clock.monotonic()
+
     def _warn_of(self, unreadable: dict[bytes, str]) -> None:
-        for path in unreadable.keys() - self._unreadable.keys():
-            log.warning("inbox %s: cannot look into %r: %s", self._inbox.name, path, unreadable[path])
+        new = sorted(unreadable.keys() - self._unreadable.keys())
+        for path in new[:LOGGED_MOST]:
+            name = path.decode("utf-8", "backslashreplace")
+            hint = "it is looked at again every few seconds"
+            log.warning("inbox %s: cannot look into %s: %s; %s", self._inbox.name, name, unreadable[path], hint)
+        if len(new) > LOGGED_MOST:
+            more = len(new) - LOGGED_MOST
+            log.warning("inbox %s: cannot look into %s more places: see speakeasyd status", self._inbox.name, more)
         self._unreadable = unreadable
 
     # --- tell
@@ -232,6 +281,8 @@ class Lookout(Service):
             "scan_every_s": self._period,
             "note": self._complaint or "",
             "unreadable": [path.decode("utf-8", "backslashreplace") for path in self._unreadable],
+            "untaken": len(self._untaken),
+            "untaken_examples": [path.decode("utf-8", "backslashreplace") for path in self._untaken[:EXAMPLES]],
         }
         if state != self._told:
             if self._complaint:
@@ -251,6 +302,19 @@ def _topmost(folders: set[bytes]) -> Iterator[bytes]:
         if not last or not folder.startswith(last + b"/"):
             last = folder
             yield folder
+
+
+def _readable(root: Path, paths: Sequence[bytes]) -> list[bytes]:
+    """Those that can be looked at now, or are gone. In a thread."""
+    return [path for path in paths if _is_readable(locate(root, path))]
+
+
+def _is_readable(place: bytes) -> bool:
+    try:
+        is_folder = stat.S_ISDIR(os.lstat(place).st_mode)
+    except OSError as error:
+        return isinstance(error, FileNotFoundError | NotADirectoryError)
+    return not is_folder or os.access(place, os.R_OK | os.X_OK)
 
 
 def _take(sightings: Iterator[Sighting]) -> list[Sighting]:

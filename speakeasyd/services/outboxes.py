@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from speakeasyd.config import InboxSettings
-from speakeasyd.errors import OutboxUnavailable, StartError
+from speakeasyd.errors import OutboxUnavailable
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
@@ -23,17 +23,13 @@ class Outboxes(Service):
     def __getitem__(self, inbox: str) -> Outbox:
         return self._outboxes[inbox]
 
-    async def prepare(self, *, patient: bool = True) -> None:
-        """Create them, and sweep them of what a crash has left.
-
-        One that cannot be made ready now is waited for; without patience, raises StartError.
-        """
+    async def prepare(self) -> None:
+        """Create them, and sweep them of what a crash has left. One that cannot be made ready now is waited for."""
         for inbox, outbox in self._outboxes.items():
             try:
                 await asyncio.to_thread(outbox.prepare)
+                await asyncio.to_thread(outbox.try_out)
             except OutboxUnavailable as error:
-                if not patient:
-                    raise StartError(str(error), hint=error.hint) from error
                 await self._pauses.begin(_cause(inbox), str(error))
 
     def paused(self, inbox: str) -> bool:

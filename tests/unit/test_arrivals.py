@@ -96,7 +96,7 @@ def test_what_has_not_let_itself_be_read_for_long_does_not_keep_the_rest_waiting
     arrivals.notice(b"a.wav", 0.0, announced=True)
     assert not arrivals.idle(0.0)
     [path] = arrivals._take_due(0.0, 1)
-    arrivals.found(path, Trouble.DENIED, 0.0)
+    arrivals.found(path, Trouble.LOCKED, 0.0)
     assert not arrivals.idle(5.0)
     assert arrivals.idle(20.0)
 

@@ -101,10 +101,22 @@ def test_what_is_gone_is_forgotten() -> None:
 def test_what_cannot_be_read_is_tried_less_and_less_often_with_the_reason_at_hand() -> None:
     file = Watched()
     assert file.look(Trouble.LOCKED) == Wait(1002.0)
-    assert file.look(Trouble.DENIED, after=100.0) == Wait(1125.0)
-    assert file.look(Trouble.DENIED, after=1000.0) == Wait(2160.0)
-    assert file.still.reason == Trouble.DENIED.value
+    assert file.look(Trouble.LOCKED, after=100.0) == Wait(1125.0)
+    assert file.look(Trouble.UNREADABLE, after=1000.0) == Wait(2160.0)
+    assert file.still.reason == Trouble.UNREADABLE.value
     assert file.still.waits_long(file.now, SETTLE_S)
+
+
+def test_a_denied_permission_is_told_at_once_and_looked_at_every_few_seconds() -> None:
+    file = Watched()
+    for _ in range(2):
+        file.look(seen(5), after=2.0)
+    for trouble in (Trouble.DENIED, Trouble.SIDECAR_DENIED):
+        assert file.look(trouble) == Wait(file.now + 2.0)
+        assert file.still.waits_long(file.now, SETTLE_S)
+    assert file.look(Trouble.DENIED, after=1000.0) == Wait(file.now + 5.0)
+    assert isinstance(file.look(seen(5), after=5.0), Settled)
+    assert file.still.reason == Trouble.DENIED.value  # until it was read
 
 
 def test_one_that_changed_while_it_was_read_has_to_settle_from_the_beginning() -> None:
