@@ -126,7 +126,7 @@ class Daemon:
             await self._start()
             await self._wait_until_drained()
             hopeless = self._pool.hopeless
-            troubles = dict(self._pauses.reasons)
+            troubles = {**self._pauses.reasons, **self._failing()}
             if hopeless:
                 troubles["device"] = f"{hopeless.what}. {hopeless.hint}"
             if self._intake.refusal:
@@ -158,7 +158,7 @@ class Daemon:
 
     async def _is_stalled(self) -> bool:
         """Whether all that is left waits for something that none of our services can bring about."""
-        if self._intake.refusal or "ledger" in self._pauses:
+        if self._intake.refusal or "ledger" in self._pauses or self._failing():
             return True
         if not self._intake.idle:
             return False
@@ -171,6 +171,11 @@ class Daemon:
         except LedgerError:
             return True
         return all(self._pauses.leaving or self._why_held(str(row["inbox"])) for row in waiting)
+
+    def _failing(self) -> dict[str, str]:
+        """The services without which no file gets further, and what keeps them from it."""
+        needed = {*self._intake.names, self._dispatcher.name}
+        return {name: text for name, text in self._failures.texts.items() if name in needed}
 
     def _why_held(self, inbox: str) -> str:
         """Why no job of this inbox is begun; empty if they are."""

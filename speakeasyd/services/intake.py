@@ -70,6 +70,11 @@ class Intake:
         return next((door.refusal for door in self._doors.values() if door.refusal), "")
 
     @property
+    def names(self) -> set[str]:
+        """Under which its services tell of their failures."""
+        return {service.name for door in self._doors.values() for service in (door.lookout, door.admission)}
+
+    @property
     def idle(self) -> bool:
         """Whether every file of every inbox that can be read is in the ledger."""
         return all(door.idle for door in self._doors.values())
