@@ -101,6 +101,8 @@ WORDS: Mapping[str, Wording] = {
     "job.cancelled": Wording(_PLAIN, "cancelled: {path}: {error}"),
     "job.released": Wording(_PLAIN, "goes back to the queue: {path}: {error}"),
     "job.retried": Wording(_PLAIN, "begins again, as a person asked: {path}"),
+    "job.retry_failed": Wording(_LOUD, "the retry failed ({error_code}), the transcript stays: {path}: {error}"),
+    "job.retry_cancelled": Wording(_PLAIN, "the retry was cancelled, the transcript stays: {path}"),
     "job.recovered": Wording(_PLAIN, "goes on after a restart: {path}"),
     "chunk.done": Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),
     "chunk.struck": Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
@@ -125,7 +127,16 @@ WORDS: Mapping[str, Wording] = {
     "failure.ended": Wording(_PLAIN, "{name} works again"),
     "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
 }
-_ENDS = frozenset({"job.completed", "job.failed", "job.cancelled", "job.skipped"})
+_ENDS = frozenset(
+    {
+        "job.completed",
+        "job.failed",
+        "job.cancelled",
+        "job.skipped",
+        "job.retry_failed",
+        "job.retry_cancelled",
+    }
+)
 
 
 class Narrator:

@@ -19,7 +19,9 @@ def command(
     state: given.State = None,
     as_json: given.Json = False,
 ) -> int:
-    """Try ended jobs again: those named, and those for which a condition holds. One that was completed begins anew.
+    """Try ended jobs again: those named, and those for which a condition holds.
+
+    One that was completed keeps its transcript until the new one is whole.
 
     For example: speakeasyd retry --where "error_code = 'out_of_memory' and created_at > '2026-01-01'"
     """

@@ -31,14 +31,18 @@ class Status(StrEnum):
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
-    Status.PENDING: frozenset({Status.PROCESSING, Status.CANCELLED, Status.FAILED}),
+    Status.PENDING: frozenset({Status.PROCESSING, Status.CANCELLED, Status.FAILED, Status.COMPLETED}),
     Status.PROCESSING: frozenset({Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
     Status.COMPLETED: frozenset({Status.PENDING}),
     Status.FAILED: frozenset({Status.PENDING}),
     Status.CANCELLED: frozenset({Status.PENDING}),
     Status.SKIPPED: frozenset({Status.PENDING}),
 }
-"""From the key to any of the values; back to `pending` from an end state is a retry that a person asked for."""
+"""From the key to any of the values; back to `pending` from an end state is a retry that a person asked for.
+
+A completed job whose retry is cancelled or fails is completed again, from `pending` or `processing`: its finished
+transcript stays, and `retry_error` says why the retry failed.
+"""
 
 _63_BITS = 2**63 - 1
 

@@ -1,5 +1,6 @@
 """The transcript model: words, segments, chunks."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -43,6 +44,11 @@ def join_texts(warnings: Iterable[MediaWarning]) -> str | None:
     return "; ".join(warning.text for warning in warnings) or None
 
 
+def finite(statistic: float) -> float | None:
+    """A statistic of a decoding; None where the model computed no number: nothing else can be stored and shown."""
+    return statistic if math.isfinite(statistic) else None
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     start: float  # seconds in the file
@@ -58,9 +64,9 @@ class Segment:
     start: float  # seconds in the file
     end: float  # seconds in the file
     text: str
-    avg_logprob: float  # mean log-probability of its tokens; nearer to 0 is surer
-    compression_ratio: float  # of its text under zlib; above 2.4 it repeats itself
-    no_speech_prob: float  # 0 to 1
+    avg_logprob: float | None  # mean log-probability of its tokens; nearer to 0 is surer
+    compression_ratio: float | None  # of its text under zlib; above 2.4 it repeats itself
+    no_speech_prob: float | None  # 0 to 1
     channel: int | None = None  # 0 is left; None when the channels were mixed
     words: tuple[Word, ...] = ()
 

@@ -20,7 +20,7 @@ from speakeasyd.domain.doubt import (
     sparse,
 )
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.transcript import Chunk, Segment, Word
+from speakeasyd.domain.transcript import Chunk, Segment, Word, finite
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.faults import during
@@ -304,9 +304,9 @@ class Decoder:
             start=round(at + (words[0].start if words else stretch.start), 3),
             end=round(at + (words[-1].end if words else stretch.end), 3),
             text=text,
-            avg_logprob=evidence.avg_logprob,
-            compression_ratio=compression_ratio(text),
-            no_speech_prob=evidence.no_speech_prob,
+            avg_logprob=finite(evidence.avg_logprob),
+            compression_ratio=finite(compression_ratio(text)),
+            no_speech_prob=finite(evidence.no_speech_prob),
             channel=channel,
             words=tuple(Word(round(at + w.start, 3), round(at + w.end, 3), w.text, w.probability) for w in words),
         )

@@ -20,9 +20,11 @@ from sqlalchemy import (
 
 from speakeasyd.domain.job import Job, JobId, Signature, Status, Suspect, Token
 from speakeasyd.domain.options import Options
+from speakeasyd.ledger import retries
 from speakeasyd.ledger.lending import LENDER, lend
+from speakeasyd.ledger.retries import WORK_CHUNKS
 from speakeasyd.ledger.tables import attempts, jobs
-from speakeasyd.ledger.transitions import change, leave
+from speakeasyd.ledger.transitions import change, close_attempts, leave, prove
 from speakeasyd.ledger.words import plain
 from speakeasyd.ledger.writer import Transaction
 
@@ -45,16 +47,20 @@ _POSTPONE = text("""
         WHERE status = 'pending' AND requested_model = :model AND available_at < :until LIMIT :limit
     )
 """)
-_DONE = "(SELECT json_group_array(number) FROM chunks WHERE job_id = jobs.id) AS done"
+_DONE = f"(SELECT json_group_array(number) FROM {WORK_CHUNKS}) AS done"  # noqa: S608 - constants
 _SAID = """(
-    SELECT json_group_object(number, (SELECT coalesce(group_concat(text, ''), '') FROM (
-        SELECT text FROM segments WHERE segments.job_id = jobs.id AND chunk = chunks.number ORDER BY position
-    ))) FROM chunks WHERE job_id = jobs.id AND NOT gap
+    SELECT CASE WHEN EXISTS (SELECT 1 FROM retries WHERE job_id = jobs.id) THEN (
+        SELECT json_group_object(number, text) FROM retry_chunks WHERE job_id = jobs.id AND NOT gap
+    ) ELSE (
+        SELECT json_group_object(number, (SELECT coalesce(group_concat(text, ''), '') FROM (
+            SELECT text FROM segments WHERE segments.job_id = jobs.id AND chunk = chunks.number ORDER BY position
+        ))) FROM chunks WHERE job_id = jobs.id AND NOT gap
+    ) END
 ) AS said"""
-_SUSPECTS = """(
+_SUSPECTS = f"""(
     SELECT json_group_array(json_array(chunk, start_seconds, end_seconds, strikes)) FROM strikes
-    WHERE job_id = jobs.id AND chunk NOT IN (SELECT number FROM chunks WHERE job_id = jobs.id)
-) AS suspects"""
+    WHERE job_id = jobs.id AND chunk NOT IN (SELECT number FROM {WORK_CHUNKS})
+) AS suspects"""  # noqa: S608 - constants
 
 _START = (
     update(jobs)
@@ -141,10 +147,17 @@ def release(
     tx.tell("job.released", job_id, error_code=error_code, error=error, available_at=available_at, crash=crash)
 
 
-def fail(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str) -> None:
-    """Given up."""
+def fail(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
+    """Given up. Returns whether the job has failed: one that was being retried has its finished transcript still."""
+    prove(tx, job_id, token)
+    if retries.find_retried(tx.connection, [job_id]):
+        close_attempts(tx, [job_id], outcome="failed", code=code, error=error)
+        retries.restore_finished(tx, [job_id], error=f"{code}: {error}")
+        tx.tell("job.retry_failed", job_id, error_code=code, error=error)
+        return False
     leave(tx, job_id, token, Status.FAILED, outcome="failed", error_code=code, error=error)
     tx.tell("job.failed", job_id, error_code=code, error=error)
+    return True
 
 
 def postpone(tx: Transaction, model: str, *, available_at: str, code: str, error: str, limit: int) -> int:

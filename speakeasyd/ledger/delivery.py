@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, insert, select, tuple_, update
+from sqlalchemy import Connection, Table, bindparam, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind, join_texts
-from speakeasyd.ledger.tables import chunks, jobs, segments, strikes
+from speakeasyd.ledger import retries
+from speakeasyd.ledger.tables import chunks, jobs, retry_chunks, segments, strikes
 from speakeasyd.ledger.transitions import change, prove
 from speakeasyd.ledger.words import as_json
 from speakeasyd.ledger.writer import Transaction
@@ -33,11 +34,26 @@ def record(tx: Transaction, done: Sequence[tuple[JobId, Token, Chunk]]) -> froze
     ours = {(row.id, row.claim_token) for row in held.values()}
     fresh = _fresh(tx.connection, [(job_id, chunk) for job_id, token, chunk in done if (job_id, token) in ours])
     if fresh:
-        tx.connection.execute(insert(chunks), [_chunk_row(tx, job_id, chunk) for job_id, chunk in fresh])
+        _keep(tx, fresh)
         tx.connection.execute(_ADVANCE, _advances(tx, fresh, held))
-    if texts := [row for job_id, chunk in fresh for row in _segment_rows(job_id, chunk)]:
-        tx.connection.execute(insert(segments), texts)
     return frozenset(job_id for job_id, token, _ in done if (job_id, token) not in ours)
+
+
+def _keep(tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]]) -> None:
+    """Those of a retry lie beside the finished transcript until all are in."""
+    retried = retries.find_retried(tx.connection, {job_id for job_id, _ in fresh})
+    rows: list[dict[str, object]] = []
+    texts: list[dict[str, object]] = []
+    for job_id, chunk in fresh:
+        if job_id in retried:
+            retries.keep_chunk(tx, _chunk_row(tx, job_id, chunk), _segment_rows(job_id, chunk))
+        else:
+            rows.append(_chunk_row(tx, job_id, chunk))
+            texts += _segment_rows(job_id, chunk)
+    if rows:
+        tx.connection.execute(insert(chunks), rows)
+    if texts:
+        tx.connection.execute(insert(segments), texts)
 
 
 def strike(tx: Transaction, job_id: JobId, token: Token, *, chunk: int, start: float, end: float) -> int:
@@ -55,7 +71,8 @@ def transcribed(
     tx: Transaction, job_id: JobId, token: Token, *, audio_seconds: float, warnings: Sequence[MediaWarning]
 ) -> None:
     """All chunks are in. Stretches that were given up are added to the warnings."""
-    missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in gaps(tx.connection, job_id))
+    given_up = gaps(tx.connection, job_id, retries.get_work_table(tx.connection, job_id))
+    missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in given_up)
     if missing:
         warnings = [*warnings, MediaWarning(WarningKind.LEFT_OUT, f"not transcribed: {missing}")]
     kinds = sorted({warning.kind for warning in warnings})
@@ -72,10 +89,10 @@ def transcribed(
     tx.tell("job.transcribed", job_id, audio_seconds=audio_seconds, warning=join_texts(warnings), warning_kinds=kinds)
 
 
-def gaps(connection: Connection, job_id: JobId) -> tuple[tuple[float, float], ...]:
+def gaps(connection: Connection, job_id: JobId, table: Table = chunks) -> tuple[tuple[float, float], ...]:
     """Start and end, in seconds, of the chunks that were given up."""
-    given_up = select(chunks.c.start_seconds, chunks.c.end_seconds).where(chunks.c.job_id == job_id, chunks.c.gap)
-    return tuple((start, end) for start, end in connection.execute(given_up.order_by(chunks.c.start_seconds)))
+    given_up = select(table.c.start_seconds, table.c.end_seconds).where(table.c.job_id == job_id, table.c.gap)
+    return tuple((start, end) for start, end in connection.execute(given_up.order_by(table.c.start_seconds)))
 
 
 def _held(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId, Any]:
@@ -88,8 +105,15 @@ def _held(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId, Any]:
 def _fresh(connection: Connection, done: Sequence[tuple[JobId, Chunk]]) -> list[tuple[JobId, Chunk]]:
     """Those that the ledger does not have, each once."""
     by_key = {(job_id, chunk.index): (job_id, chunk) for job_id, chunk in done}
-    columns = chunks.c.job_id, chunks.c.number
-    kept = {tuple(row) for row in connection.execute(select(*columns).where(tuple_(*columns).in_(list(by_key))))}
+    retried = retries.find_retried(connection, {job_id for job_id, _ in done})
+    kept: set[tuple[int, int]] = set()
+    for table, keys in (
+        (chunks, [key for key in by_key if key[0] not in retried]),
+        (retry_chunks, [key for key in by_key if key[0] in retried]),
+    ):
+        columns = table.c.job_id, table.c.number
+        found = select(*columns).where(tuple_(*columns).in_(keys))
+        kept |= {(job_id, number) for job_id, number in connection.execute(found)} if keys else set()
     return [item for key, item in by_key.items() if key not in kept]
 
 

@@ -169,9 +169,9 @@ class Ledger:
             counts=counts,
         )
 
-    async def fail(self, job_id: JobId, token: Token, *, code: str, error: str) -> None:
-        """Give the job up."""
-        await self._writer.run(claims.fail, job_id, token, code=code, error=error)
+    async def fail(self, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
+        """Give the job up. Returns whether it has failed: a retried one has its finished transcript still."""
+        return await self._writer.run(claims.fail, job_id, token, code=code, error=error)
 
     async def postpone(self, model: str, *, available_at: str, code: str, error: str) -> int:
         """Let every pending job that asks for `model` wait until then, and say why. Returns how many there are."""
@@ -184,8 +184,15 @@ class Ledger:
     # --- publisher
 
     async def transcript(self, job_id: JobId) -> Transcript:
-        """What is transcribed of a job so far. Raises LedgerError for an unknown job."""
+        """What people see of a job: its finished transcript, else what is transcribed so far.
+
+        Raises LedgerError for an unknown job.
+        """
         return await self._ask(publication.transcript, job_id)
+
+    async def transcript_to_publish(self, job_id: JobId) -> Transcript:
+        """What the attempt under way has transcribed. Raises LedgerError for an unknown job."""
+        return await self._ask(publication.transcript_to_publish, job_id)
 
     async def names_taken(self, outbox: str, paths: Sequence[str], *, job_id: JobId) -> set[str]:
         """Those of these paths that belong to another job, letter case and Unicode form aside."""
@@ -218,7 +225,7 @@ class Ledger:
     # --- people
 
     async def retry(self, *, ids: Sequence[int] = (), where: str | None = None) -> list[JobId]:
-        """Begin ended jobs again from nothing: these, and those for which `where` holds, a condition over `job_status`.
+        """Begin ended jobs again: these, and those for which `where` holds, a condition over `job_status`.
 
         Returns those that will be: none that is superseded by a later job of the same path. Raises QueryError.
         """

@@ -6,7 +6,7 @@ from sqlalchemy import delete, exists, select, update
 
 from speakeasyd.domain.job import TERMINAL, JobId, Status
 from speakeasyd.errors import ErrorCode
-from speakeasyd.ledger import transitions
+from speakeasyd.ledger import retries, transitions
 from speakeasyd.ledger.tables import chunks, jobs, strikes
 from speakeasyd.ledger.writer import Transaction
 
@@ -52,13 +52,15 @@ _AFRESH = _AGAIN | {
 def retry(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
     """Try these jobs again. Returns those that will be: ended, and about the file as it is now.
 
-    Of a job that did not come through, the chunks that did are kept. One that was completed begins from nothing: its
-    text was not what somebody wanted. So does one with stretches that were given up.
+    Of a job that did not come through, the chunks that did are kept. One that was completed begins from nothing; its
+    finished text stays until the new one is whole. One with stretches that were given up begins from nothing, too.
     """
     ended = select(jobs.c.id, _UNDERWAY).where(jobs.c.id.in_(job_ids), jobs.c.status.in_(TERMINAL), ~_SUPERSEDED)
     kept = {JobId(job_id): bool(underway) for job_id, underway in tx.connection.execute(ended)}
     afresh = [job_id for job_id, underway in kept.items() if not underway]
-    tx.connection.execute(delete(chunks).where(chunks.c.job_id.in_(afresh)))
+    retries.begin(tx, afresh, _AFRESH)
+    unfinished = set(afresh) - retries.find_retried(tx.connection, afresh)
+    tx.connection.execute(delete(chunks).where(chunks.c.job_id.in_(unfinished)))
     tx.connection.execute(delete(strikes).where(strikes.c.job_id.in_(kept)))
     tx.connection.execute(update(jobs).where(jobs.c.id.in_(kept)).values(_AGAIN | {"available_at": tx.now}))
     tx.connection.execute(update(jobs).where(jobs.c.id.in_(afresh)).values(_AFRESH))

@@ -1,17 +1,18 @@
 """The publisher's side: the transcript to write, the names it takes, and the end of a job that went well."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 
 from speakeasyd.domain.job import Ended, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.naming import collision_key
 from speakeasyd.domain.transcript import Artifact, OwnFile, Segment, Transcript, WarningKind, Word
 from speakeasyd.errors import LedgerError
+from speakeasyd.ledger import retries
 from speakeasyd.ledger.delivery import gaps
-from speakeasyd.ledger.tables import artifacts, jobs, segments
+from speakeasyd.ledger.tables import artifacts, chunks, jobs, segments
 from speakeasyd.ledger.transitions import leave, prove, slices
 from speakeasyd.ledger.writer import Transaction
 
@@ -19,22 +20,48 @@ IN_TIME = (segments.c.start_seconds, segments.c.chunk, segments.c.position)
 
 
 def transcript(connection: Connection, job_id: JobId) -> Transcript:
-    """What is transcribed of a job so far. Raises LedgerError for an unknown job."""
+    """What people see of a job: its finished transcript, else what is transcribed so far.
+
+    Raises LedgerError for an unknown job.
+    """
+    job = _job_columns(connection, job_id) | retries.find_result(connection, job_id)
+    return _transcript(job, _finished_segments(connection, job_id), gaps(connection, job_id))
+
+
+def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
+    """What the attempt that is under way has transcribed. Raises LedgerError for an unknown job."""
+    work = retries.get_work_table(connection, job_id)
+    read = _finished_segments if work is chunks else retries.read_segments
+    texts = read(connection, job_id)
+    return _transcript(_job_columns(connection, job_id), texts, gaps(connection, job_id, work))
+
+
+def _job_columns(connection: Connection, job_id: JobId) -> dict[str, Any]:
     job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
     if job is None:
         raise LedgerError(f"there is no job {job_id} in the ledger")
-    texts = connection.execute(select(segments).where(segments.c.job_id == job_id).order_by(*IN_TIME))
+    return dict(job._mapping)
+
+
+def _finished_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
+    found = select(segments).where(segments.c.job_id == job_id).order_by(*IN_TIME)
+    return [dict(row._mapping) for row in connection.execute(found)]
+
+
+def _transcript(
+    job: Mapping[str, Any], texts: Iterable[Mapping[str, Any]], given_up: tuple[tuple[float, float], ...]
+) -> Transcript:
     return Transcript(
-        job_id=job_id,
-        source=job.path.rpartition("/")[2],
-        language=job.language,
-        model=job.model or job.requested_model,
-        audio_seconds=job.audio_seconds or 0.0,
+        job_id=job["id"],
+        source=job["path"].rpartition("/")[2],
+        language=job["language"],
+        model=job["model"] or job["requested_model"],
+        audio_seconds=job["audio_seconds"] or 0.0,
         segments=tuple(_segment(row) for row in texts),
-        gaps=gaps(connection, job_id),
-        warning=job.warning,
-        warning_kinds=_kinds(job.warning_kinds),
-        created_at=job.created_at,
+        gaps=given_up,
+        warning=job["warning"],
+        warning_kinds=_kinds(job["warning_kinds"]),
+        created_at=job["created_at"],
     )
 
 
@@ -119,7 +146,12 @@ def complete(
     *,
     removed: Sequence[OwnFile] = (),
 ) -> None:
-    """The artifacts are durable: so is now the word of it. `removed`: own files that are no longer in the outbox."""
+    """The artifacts are durable: so is now the word of it. `removed`: own files that are no longer in the outbox.
+
+    The text of a retry takes the place of the earlier one.
+    """
+    prove(tx, job_id, token)
+    retries.replace_finished(tx, job_id)
     leave(tx, job_id, token, Status.COMPLETED, outcome="completed", progress=1.0, error_code=None, error=None)
     tx.connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id))
     for own in removed:
@@ -180,14 +212,14 @@ def _kinds(text: str | None) -> frozenset[WarningKind]:
     return frozenset(map(WarningKind, json.loads(text or "[]")))
 
 
-def _segment(row: Row[Any]) -> Segment:
+def _segment(row: Mapping[str, Any]) -> Segment:
     return Segment(
-        start=row.start_seconds,
-        end=row.end_seconds,
-        text=row.text,
-        avg_logprob=row.avg_logprob,
-        compression_ratio=row.compression_ratio,
-        no_speech_prob=row.no_speech_prob,
-        channel=row.channel,
-        words=tuple(Word(**word) for word in json.loads(row.words or "[]")),
+        start=row["start_seconds"],
+        end=row["end_seconds"],
+        text=row["text"],
+        avg_logprob=row["avg_logprob"],
+        compression_ratio=row["compression_ratio"],
+        no_speech_prob=row["no_speech_prob"],
+        channel=row["channel"],
+        words=tuple(Word(**word) for word in json.loads(row["words"] or "[]")),
     )

@@ -89,6 +89,7 @@ jobs = Table(
     Column("warning_kinds", PlainText),  # JSON: ["cut", ...], see WarningKind; null: no warning
     Column("final_at", PlainText),  # when it may end as incomplete; null: at once
     Column("superseded_by", Integer),  # the job of a newer version of the file, once it has completed
+    Column("retry_error", PlainText),  # why the last retry of this completed job failed
     CheckConstraint(
         "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')", name="status_is_legal"
     ),
@@ -178,14 +179,35 @@ segments = Table(
     Column("end_seconds", REAL, nullable=False),
     Column("text", PlainText, nullable=False),
     Column("channel", Integer),
-    Column("avg_logprob", REAL, nullable=False),
-    Column("compression_ratio", REAL, nullable=False),
-    Column("no_speech_prob", REAL, nullable=False),
+    Column("avg_logprob", REAL),  # null: the model gave no finite number
+    Column("compression_ratio", REAL),
+    Column("no_speech_prob", REAL),
     Column("words", PlainText),  # JSON: [{"start", "end", "text", "probability"}, ...]
     ForeignKeyConstraint(["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"),
     UniqueConstraint("job_id", "chunk", "position"),
 )
 """Triggers keep the full-text index `segments_fts` in step."""
+
+retries = Table(
+    "retries",
+    metadata,
+    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("result", PlainText, nullable=False),  # JSON: columns of the job as they were
+)
+"""Completed jobs that are transcribed again, until the new text is whole."""
+
+retry_chunks = Table(
+    "retry_chunks",
+    metadata,
+    Column("job_id", Integer, ForeignKey("retries.job_id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("start_seconds", REAL, nullable=False),
+    Column("end_seconds", REAL, nullable=False),
+    Column("gap", Boolean, nullable=False, server_default=text("0")),
+    Column("text", PlainText, nullable=False),
+    Column("content", PlainText, nullable=False),  # JSON: its rows of `chunks` and `segments`
+)
+"""What such a retry has delivered so far."""
 
 strikes = Table(
     "strikes",

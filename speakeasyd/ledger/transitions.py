@@ -7,6 +7,7 @@ from sqlalchemy import Column, ColumnElement, ScalarSelect, select, update
 
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.errors import ErrorCode, NotYours
+from speakeasyd.ledger import retries
 from speakeasyd.ledger.tables import attempts, jobs
 from speakeasyd.ledger.writer import Transaction
 
@@ -62,20 +63,26 @@ def _of_job(column: Column[Any]) -> ScalarSelect[Any]:
 
 
 def cancel(tx: Transaction, job_ids: Sequence[int], *, code: ErrorCode, error: str) -> list[JobId]:
-    """Cancel those of these jobs that have not ended. Whoever works on one finds its claim gone."""
+    """Cancel those of these jobs that have not ended. Whoever works on one finds its claim gone.
+
+    A completed job that was being retried is completed as before.
+    """
     if not job_ids:
         return []
     live = jobs.c.id.in_(job_ids) & jobs.c.status.in_([Status.PENDING, Status.PROCESSING])
     cancelled = [JobId(job_id) for job_id in tx.connection.scalars(select(jobs.c.id).where(live))]
     if not cancelled:
         return []
+    close_attempts(tx, cancelled, outcome="cancelled", code=code, error=error)
+    restored = retries.restore_finished(tx, cancelled, error=None)
+    others = [job_id for job_id in cancelled if job_id not in restored]
     ended = {"status": Status.CANCELLED, "finished_at": tx.now, "claim_token": None, "boot_id": None}
     tx.connection.execute(
-        update(jobs).where(jobs.c.id.in_(cancelled)).values(ended | {"error_code": code, "error": error})
+        update(jobs).where(jobs.c.id.in_(others)).values(ended | {"error_code": code, "error": error})
     )
-    close_attempts(tx, cancelled, outcome="cancelled", code=code, error=error)
     for job_id in cancelled:
-        tx.tell("job.cancelled", job_id, error_code=code, error=error)
+        kind = "job.retry_cancelled" if job_id in restored else "job.cancelled"
+        tx.tell(kind, job_id, error_code=code, error=error)
     return cancelled
 
 

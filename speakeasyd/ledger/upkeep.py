@@ -9,7 +9,17 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.job import JobId, Status, Token
-from speakeasyd.ledger.tables import batches, chunks, deliveries, events, incident_records, jobs, state, tombstones
+from speakeasyd.ledger.tables import (
+    batches,
+    chunks,
+    deliveries,
+    events,
+    incident_records,
+    jobs,
+    retry_chunks,
+    state,
+    tombstones,
+)
 from speakeasyd.ledger.transitions import close_attempts
 from speakeasyd.ledger.words import as_json
 from speakeasyd.ledger.writer import Transaction
@@ -54,7 +64,10 @@ class Underway:
     chunks: int  # that are kept
 
 
-_KEPT_CHUNKS = select(func.count()).where(chunks.c.job_id == jobs.c.id).scalar_subquery()
+_KEPT_CHUNKS = (
+    select(func.count()).where(chunks.c.job_id == jobs.c.id).scalar_subquery()
+    + select(func.count()).where(retry_chunks.c.job_id == jobs.c.id).scalar_subquery()
+)
 
 
 def underway(connection: Connection) -> list[Underway]:

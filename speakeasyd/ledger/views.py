@@ -10,7 +10,8 @@ VIEWS: Mapping[str, str] = {
         SELECT id AS job_id, batch, inbox, path, status, progress, attempts, audio_seconds, language, model, device,
                error_code, error, created_at, started_at, finished_at, available_at, preset, warning,
                crashes, compute_seconds, language_probability, size AS bytes, sha256, priority, requested_model,
-               duplicate_of, warning_kinds, superseded_by
+               duplicate_of, warning_kinds, superseded_by, retry_error,
+               status = 'completed' OR EXISTS (SELECT 1 FROM retries WHERE job_id = jobs.id) AS has_transcript
         FROM jobs
     """,
     "batch_progress": """
@@ -45,13 +46,14 @@ VIEWS: Mapping[str, str] = {
         FROM jobs WHERE finished_at IS NOT NULL GROUP BY substr(finished_at, 1, 13)
     """,
     "transcript_text": """
-        SELECT id AS job_id, path, language,
+        SELECT id AS job_id, path, iif(retries.job_id IS NULL, language, result ->> '$.language') AS language,
                coalesce(trim((
                    SELECT group_concat(text, '') FROM (
                        SELECT text FROM segments WHERE job_id = jobs.id ORDER BY start_seconds, chunk, position
                    )
                ), char(32, 9, 10, 11, 12, 13, 160, 12288)), '') AS text
-        FROM jobs WHERE status = 'completed'
+        FROM jobs LEFT JOIN retries ON retries.job_id = jobs.id
+        WHERE status = 'completed' OR retries.job_id IS NOT NULL
     """,
 }
 

@@ -53,6 +53,10 @@ class Job(Answer):
     duplicate_of: int | None
     warning_kinds: str | None
     superseded_by: int | None
+    retry_error: str | None
+    """Why the last retry of a completed job failed; its transcript is the one from before."""
+    has_transcript: bool
+    """Whether there is a finished transcript; also while the job is tried again."""
 
 
 class Attempt(Answer):

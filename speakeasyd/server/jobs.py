@@ -90,9 +90,14 @@ async def transcript(
     job_id: _Id,
     format: Annotated[Format | None, Query(description="As a file to keep.")] = None,  # noqa: A002
 ) -> Response:
-    """What is transcribed so far: as JSON, or in any format as a download."""
+    """The finished transcript, else what is transcribed so far: as JSON, or in any format as a download.
+
+    404 for a download of which there is no text.
+    """
     row = await find(parts, job_id)
     told = await parts.ledger.clients.transcript(JobId(job_id))
+    if format and not row["has_transcript"] and not told.segments:
+        raise Refused(404, f"there is no transcript: the job is {row['status']}", hint=str(row["error"] or ""))
     wanted: str = format or "json"
     body = await asyncio.to_thread(contents, told, wanted)
     answer = Response(body, media_type=_TYPES.get(wanted, "text/plain"))

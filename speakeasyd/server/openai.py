@@ -180,9 +180,9 @@ def _segment(number: int, segment: Segment) -> Mapping[str, object]:
         "text": segment.text,
         "tokens": [],
         "temperature": 0.0,
-        "avg_logprob": segment.avg_logprob,
-        "compression_ratio": segment.compression_ratio,
-        "no_speech_prob": segment.no_speech_prob,
+        "avg_logprob": segment.avg_logprob or 0.0,  # clients expect numbers
+        "compression_ratio": segment.compression_ratio or 0.0,
+        "no_speech_prob": segment.no_speech_prob or 0.0,
     }
 
 

@@ -428,9 +428,10 @@ class Dispatcher(Service):
 
     async def _fail(self, job: Job, code: ErrorCode, text: str) -> None:
         async with self._ours(job):
-            await self._ledger.fail(job.id, job.token, code=code, error=text)
+            failed = await self._ledger.fail(job.id, job.token, code=code, error=text)
             try:
-                await self._publisher.refuse(job, code, text)
+                if failed:
+                    await self._publisher.refuse(job, code, text)
             except Exception:
                 log.exception("the source of job %s could not be put away", job.id)
         self._forget(job)

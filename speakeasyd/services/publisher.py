@@ -35,7 +35,7 @@ class Publisher:
         Raises OutboxUnavailable (try again later), FileFault (no name that can be written), NotYours, LedgerUnwritable.
         """
         outbox = self._outboxes[job.inbox]
-        transcript = await self._ledger.transcript(job.id)
+        transcript = await self._ledger.transcript_to_publish(job.id)
         files = await asyncio.to_thread(_rendered, transcript, job.options.formats)
         own = await self._ledger.own_files(job.id)
         artifacts = await self._reserved(job, outbox, transcript, files, own)

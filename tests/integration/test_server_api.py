@@ -44,6 +44,30 @@ def test_every_format_can_be_downloaded(served: Served, memo: Any, ending: str) 
     assert file.content.startswith(b"PK") if ending == "docx" else b"dentist" in file.content
 
 
+def test_of_a_failed_job_no_empty_file_is_offered(served: Served) -> None:
+    answered = served.upload(("noise.wav", b"no media at all"))
+    failed = served.ended(answered.json()["files"][0]["job_id"])
+    assert (failed["status"], failed["has_transcript"]) == ("failed", False)
+    for ending in ("txt", "docx"):
+        file = served.client.get(f"/api/v1/jobs/{failed['job_id']}/transcript", params={"format": ending})
+        assert file.status_code == 404, file.text
+    assert served.get(f"/jobs/{failed['job_id']}/transcript")["segments"] == []
+
+
+def test_a_retry_that_is_cancelled_leaves_the_transcript(served: Served, memo: Any) -> None:
+    text = served.get(f"/jobs/{memo['job_id']}/transcript")
+    served.post("/pause")
+    try:
+        assert served.post(f"/jobs/{memo['job_id']}/retry").json()["status"] == "pending"
+        assert served.get(f"/jobs/{memo['job_id']}/transcript") == text
+        assert served.get("/search", q="yellow")["hits"]
+        cancelled = served.post(f"/jobs/{memo['job_id']}/cancel").json()
+    finally:
+        served.post("/resume")
+    assert (cancelled["status"], cancelled["finished_at"]) == ("completed", memo["finished_at"])
+    assert served.get(f"/jobs/{memo['job_id']}/transcript") == text
+
+
 def test_audio_comes_in_the_parts_that_a_player_asks_for(served: Served, memo: Any) -> None:
     part = served.client.get(f"/api/v1/jobs/{memo['job_id']}/audio", headers={"Range": "bytes=4-7"})
     assert (part.status_code, part.content) == (206, MEMO.read_bytes()[4:8])

@@ -25,7 +25,6 @@ async def test_a_retry_of_what_was_completed_begins_from_nothing(ledger: Ledger)
     assert (row["status"], row["progress"], row["attempts"], row["finished_at"]) == ("pending", 0.0, 0, None)
     [again] = await ledger.claim(1)
     assert (again.done, again.transcribed, again.attempts) == (frozenset(), False, 1)
-    assert await ledger.search("wrong") == []
 
 
 async def test_a_retry_of_what_failed_keeps_the_work_that_is_done(ledger: Ledger) -> None:

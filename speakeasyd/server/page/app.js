@@ -16,6 +16,8 @@ const LOOK_MS = 1000,
 const NEWS = {
   "job.failed": (event) => `Failed: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
   "batch.completed": (event) => `The batch ${event.data.batch} is done: ${plural(event.data.total, "file")}`,
+  "job.retry_failed": (event) =>
+    `The retry failed, the transcript stays: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
   "queue.paused": (event) => `Paused: ${event.data.reason}`,
   "queue.resumed": () => "Work goes on",
 };

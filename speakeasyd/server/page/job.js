@@ -36,6 +36,8 @@ export function open(main, { path: [id], asked, from, renamed }) {
     follow = calmly(read, REFRESH_MS);
   const view = { title: `Job ${id}`, refresh, leave, hear };
   let reached = asked.get("t") === null;
+  let hasText = false; // there is something to download
+  let drawn = null; // the job as it was drawn last
 
   main.replaceChildren(
     back(from),
@@ -95,6 +97,8 @@ export function open(main, { path: [id], asked, from, renamed }) {
     const told = await ask(`/jobs/${id}/transcript`).catch(() => null);
     if (!told || !title.isConnected) return;
     legend.hidden = !told.segments.length;
+    hasText = told.segments.length > 0;
+    if (drawn) draw(drawn);
     empty.hidden = told.segments.length + told.gaps.length > 0;
     text.element.lang = told.language ?? "";
     text.element.hidden = !empty.hidden;
@@ -103,8 +107,10 @@ export function open(main, { path: [id], asked, from, renamed }) {
     text.reach(Number(asked.get("t")));
   }
 
-  function draw({ attempts_made: attempts, artifacts, incidents, progress, ...job }) {
-    redraw(head, job, heading);
+  function draw(details) {
+    drawn = details;
+    const { attempts_made: attempts, artifacts, incidents, progress, ...job } = details;
+    redraw(head, { ...job, downloadable: job.has_transcript || hasText }, heading);
     const meter = head.querySelector("progress");
     if (meter) meter.value = progress;
     redraw(more, { status: job.status, attempts, artifacts, incidents }, history);
@@ -131,6 +137,10 @@ export function open(main, { path: [id], asked, from, renamed }) {
     if (job.error) yield h("p", { class: "problem" }, job.error);
     if (job.advice) yield h("p", { class: "advice" }, job.advice);
     if (job.warning) yield h("p", { class: "warning" }, job.warning);
+    if (job.retry_error)
+      yield h("p", { class: "warning" }, `The last retry failed, this is the transcript from before. ${job.retry_error}`);
+    if (job.has_transcript && !job.finished_at)
+      yield h("p", { class: "advice" }, "It is transcribed again; until that is done, this is the transcript from before.");
     if (job.duplicate_of)
       yield h(
         "p",
@@ -143,12 +153,13 @@ export function open(main, { path: [id], asked, from, renamed }) {
       "p",
       { class: "actions" },
       job.finished_at ? act(job, "retry", "Try again") : act(job, "cancel", "Cancel"),
-      h(
-        "span",
-        { class: "downloads" },
-        "Download",
-        FORMATS.map((format) => download(job, format)),
-      ),
+      job.downloadable &&
+        h(
+          "span",
+          { class: "downloads" },
+          "Download",
+          FORMATS.map((format) => download(job, format)),
+        ),
     );
   }
 
