@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
 
 from speakeasyd.domain.job import Ended, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.naming import collision_key

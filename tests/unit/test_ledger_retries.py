@@ -26,7 +26,7 @@ async def seen(ledger: Ledger, job: Job) -> dict[str, Any]:
         "view": rows,
         "found": [(hit.job_id, hit.snippet) for hit in await ledger.search("earlier")],
         "transcript": await ledger.transcript(job.id),
-        "artifacts": await ledger.artifacts(job.id),
+        "artifacts": await ledger.rows("SELECT * FROM artifacts WHERE job_id = ?", [job.id]),
     }
 
 
