@@ -17,7 +17,7 @@ from speakeasyd.errors import ConfigError, LedgerError, QueryError
 from speakeasyd.events import Event, Hub
 from speakeasyd.host import notify, signals
 from speakeasyd.host.limits import raise_file_limit
-from speakeasyd.ledger.asking import ask
+from speakeasyd.ledger.asking import LEDGER, ask
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate
@@ -86,7 +86,7 @@ def _ledger_locked(settings: Settings) -> Iterator[None]:
     raise_file_limit()
     settings.state.mkdir(parents=True, exist_ok=True)
     with LedgerLock(settings.state):
-        migrate(settings.state / "ledger.db")
+        migrate(settings.state / LEDGER)
         yield
 
 
@@ -265,7 +265,7 @@ class Daemon:
         notify.ready()
 
     async def _open_ledger(self) -> Ledger:
-        path = self._settings.state / "ledger.db"
+        path = self._settings.state / LEDGER
         ledger = await Ledger.open(path, clock=self._clock, hub=self.hub, boot_id=uuid.uuid4().hex)
         self._stack.push_async_callback(ledger.close)
         await ledger.recover()
@@ -310,7 +310,9 @@ class Daemon:
 
     async def _start_reloadable(self) -> None:
         """The parts whose settings may change while the daemon runs: they are replaced."""
-        janitor = Janitor(ledger=self._ledger, settings=self._settings.ledger, clock=self._clock)
+        janitor = Janitor(
+            path=self._settings.state / LEDGER, ledger=self._ledger, settings=self._settings.ledger, clock=self._clock
+        )
         self._intake = Intake(
             settings=self._settings,
             ledger=self._ledger,

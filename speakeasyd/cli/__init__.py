@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "record": "Record from a microphone into the first inbox.",
     "devices": "List what can be recorded from.",
     "sql": "Ask the ledger in SQL, read-only.",
+    "ledger": "Back up, restore or check the ledger.",
     "doctor": "Look for what is missing or wrong on this machine.",
     "tune": "Find the settings with which this machine is fastest.",
     "config": "Show, check or write the configuration.",

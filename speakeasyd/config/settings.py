@@ -168,12 +168,16 @@ class RecoverySettings(Table):
 
 
 class LedgerSettings(Table):
-    """How long the ledger remembers."""
+    """How long the ledger remembers, and copies of it."""
 
     keep_days: int = Field(0, ge=0)
     """Days after which ended jobs are removed from the ledger; 0 keeps them for ever."""
     keep_event_days: int = Field(30, ge=1)
     """Days after which events, the history of each change, are removed."""
+    backup_hours: int = Field(24, ge=0)
+    """Hours between copies of the ledger, made in the folder `backups` beside it; 0 makes none."""
+    backup_keep: int = Field(3, ge=1)
+    """Copies that are kept; none is made that would leave too little room on the disk."""
 
 
 class WebhookSettings(Table):

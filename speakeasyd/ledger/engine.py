@@ -13,11 +13,11 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
 from speakeasyd.errors import LedgerError, LedgerUnwritable
+from speakeasyd.ledger.pairing import refuse_foreign_log
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
 READERS = 3  # connections, each with its thread
-CHECKPOINT_PAGES = 8000  # of the log, 32 MiB: rare enough that one change in a hundred does not feel it
-WAL_BYTES = 64 * 1024 * 1024  # what the log may keep on disk once it is checkpointed
+WAL_BYTES = 32 * 1024 * 1024  # of the log, before it is moved into the database
 
 _CONNECT = {"isolation_level": None}  # else the driver begins transactions of its own, deferred ones
 
@@ -37,17 +37,17 @@ _FOR_A_WHILE = frozenset(
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
-def writer(path: Path, *, checkpoints: bool) -> Engine:
+def writer(path: Path) -> Engine:
     """One connection; every transaction takes the write lock as it begins, so that none fails half-way for want of it.
 
-    With `checkpoints` (the daemon) it also moves the log into the database; a visitor leaves that to the daemon, since
-    two that checkpoint at once have corrupted databases in versions of SQLite before 3.51.3.
+    It never moves the log into the database by itself: the daemon does, see `Writer`. A visitor leaves that to the
+    daemon, since two that checkpoint at once have corrupted databases in versions of SQLite before 3.51.3.
     """
     engine = create_engine(_url(path, mode="rw"), connect_args=_CONNECT, pool_size=1, max_overflow=0)
     _on_connect(
         engine,
         "synchronous = FULL",  # the ledger is the promise: what it says is on the disk
-        f"wal_autocheckpoint = {CHECKPOINT_PAGES if checkpoints else 0}",
+        "wal_autocheckpoint = 0",
         f"journal_size_limit = {WAL_BYTES}",
     )
 
@@ -80,6 +80,7 @@ def _on_connect(engine: Engine, *pragmas: str) -> None:
 
 def check(path: Path) -> None:
     """Raises LedgerError unless there is a ledger of this version that can be opened."""
+    refuse_foreign_log(path)
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as connection:
             connection.execute("SELECT seq FROM events LIMIT 1")
@@ -105,6 +106,9 @@ def explained(error: Exception) -> Exception:
     if code in _DAMAGED:
         return LedgerError(
             f"the ledger is damaged: {cause}",
-            hint="Stop the daemon and put back a copy from the folder 'backups' beside the ledger.",
+            hint=(
+                "Stop the daemon and put back a copy, such as one from the folder 'backups' beside the ledger: "
+                "speakeasyd ledger restore FILE. What is wrong: speakeasyd ledger check"
+            ),
         )
     return error

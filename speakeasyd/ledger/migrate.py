@@ -14,6 +14,7 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.backup import back_up
 from speakeasyd.ledger.engine import explained
+from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
 from speakeasyd.mounts import NETWORK, Mount, filesystem
 
 BUSY_MS = 60_000  # milliseconds to wait for another program that migrates or writes
@@ -35,6 +36,8 @@ def migrate(path: Path, *, scripts: Path | None = None) -> None:
     Raises LedgerError on a network filesystem, for a ledger of a newer version, and when it is damaged or not writable.
     """
     refuse_network(path)
+    refuse_foreign_log(path)
+    forget_pair(path)
     try:
         _migrate(path, scripts or find_scripts())
     except (sqlite3.Error, DBAPIError) as error:
@@ -50,13 +53,18 @@ def find_scripts() -> Path:
     return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
 
 
+def known_revisions(scripts: Path | None = None) -> set[str]:
+    """The versions of the schema that this version of the program knows."""
+    return {script.name.partition("_")[0] for script in ((scripts or find_scripts()) / "versions").glob("[0-9]*.py")}
+
+
 def _migrate(path: Path, scripts: Path) -> None:
-    known = {script.name.partition("_")[0] for script in (scripts / "versions").glob("[0-9]*.py")}
+    known = known_revisions(scripts)
     revision, newest = _revision(path), max(known)
     if revision and revision not in known:
         raise LedgerError(
             f"the ledger {path} was made by a newer version of speakeasyd (schema {revision})",
-            hint="Update speakeasyd, or use another state folder.",
+            hint="Update speakeasyd, or put back a copy of before: speakeasyd ledger restore FILE",
         )
     if revision and revision != newest:
         back_up(path, label=revision)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from speakeasyd.errors import LedgerError, QueryError, QueryTimeout
+from speakeasyd.ledger.pairing import refuse_foreign_log
 
 BUSY_S = 5.0  # seconds to wait where a read must wait at all
 STEP = 20_000  # instructions of SQLite's machine between two looks at the clock
@@ -164,6 +165,7 @@ def _alarm(limit_s: float | None, budget: QueryBudget) -> Iterator[None]:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
+    refuse_foreign_log(path)
     try:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
         connection.execute("PRAGMA query_only = ON")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,10 @@ from speakeasyd.clock import Clock, iso
 from speakeasyd.errors import LedgerError
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger import engine
+from speakeasyd.ledger.backup import log_files
 from speakeasyd.ledger.journal import Journal, News
+from speakeasyd.ledger.lock import holder
+from speakeasyd.ledger.pairing import changing_database, forget_pair
 
 GROUP = 64  # operations in one transaction at most
 PATIENCE_MS = 100  # milliseconds to wait for readers before the log stays as long as it is
@@ -69,9 +73,10 @@ class Writer:
     """
 
     def __init__(
-        self, *, wal: Path, pool: Engine, thread: ThreadPoolExecutor, clock: Clock, hub: Hub, boot_id: str
+        self, *, path: Path, pool: Engine, thread: ThreadPoolExecutor, clock: Clock, hub: Hub, boot_id: str
     ) -> None:
-        self._wal = wal
+        self._path = path
+        self._wal = log_files(path)[0]
         self._pool = pool
         self._thread = thread
         self._clock = clock
@@ -88,9 +93,11 @@ class Writer:
     async def open(cls, path: Path, *, clock: Clock, hub: Hub, boot_id: str) -> Self:
         """Raises LedgerError when there is no ledger that can be used."""
         engine.check(path)
+        if not boot_id and not holder(path.parent):
+            forget_pair(path)  # without a daemon, SQLite moves the log into the database when this one closes
         writer = cls(
-            wal=path.with_name(path.name + "-wal"),
-            pool=engine.writer(path, checkpoints=bool(boot_id)),
+            path=path,
+            pool=engine.writer(path),
             thread=ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger"),
             clock=clock,
             hub=hub,
@@ -175,8 +182,14 @@ class Writer:
         self._connection = self._pool.connect()
         with self._connection.begin():
             self._journal = Journal(self._connection)
+            if self._boot_id:  # a change, so that no copy of earlier is taken for the database as it is from now on
+                self._connection.exec_driver_sql(f"PRAGMA user_version = {secrets.randbelow(2**31)}")
+        if self._boot_id:
+            self._checkpoint()
 
     def _disconnect(self) -> None:
+        if self._boot_id:
+            forget_pair(self._path)
         self._connection.close()
         self._pool.dispose()
 
@@ -209,16 +222,21 @@ class Writer:
         return news
 
     def _shorten_log(self) -> None:
-        """Cut the write-ahead log when readers have kept it from being reused; if in vain, again at twice the size."""
+        """Cut the write-ahead log once it is long; if readers stand in the way, again at twice the size."""
         if not self._boot_id or not self._wal.exists() or self._wal.stat().st_size < self._wal_limit:
             return
+        self._checkpoint()
+        self._wal_limit = max(engine.WAL_BYTES, 2 * self._wal.stat().st_size)
+
+    def _checkpoint(self) -> None:
+        """Move the log into the database, and make it empty if no reader needs it."""
         self._pragma(f"busy_timeout = {PATIENCE_MS}")
         try:
-            self._pragma("wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error as error:  # everything is safe in the log: it only stays long
+            with changing_database(self._path):
+                self._pragma("wal_checkpoint(TRUNCATE)")
+        except (sqlite3.Error, OSError) as error:  # everything is safe in the log: it only stays long
             log.warning("the ledger's log could not be shortened: %s", error)
         self._pragma(f"busy_timeout = {engine.BUSY_MS}")
-        self._wal_limit = max(engine.WAL_BYTES, 2 * self._wal.stat().st_size)
 
     def _pragma(self, pragma: str) -> int:
         """The first value of a PRAGMA, asked outside of any transaction."""

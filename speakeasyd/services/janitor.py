@@ -1,18 +1,27 @@
-"""Housekeeping: old rows leave the ledger by the settings."""
+"""Housekeeping: old rows leave the ledger, and copies of it are made, by the settings."""
 
-from datetime import timedelta
+import asyncio
+import logging
+import sqlite3
+from datetime import datetime, timedelta
+from pathlib import Path
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.config import LedgerSettings
+from speakeasyd.errors import LedgerError
+from speakeasyd.ledger.backup import back_up_on_schedule
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.service import Service
+
+log = logging.getLogger(__name__)
 
 ROUND_S = 3600.0  # seconds between rounds
 
 
 class Janitor(Service):
-    def __init__(self, *, ledger: Ledger, settings: LedgerSettings, clock: Clock) -> None:
+    def __init__(self, *, path: Path, ledger: Ledger, settings: LedgerSettings, clock: Clock) -> None:
         super().__init__()
+        self._path = path
         self._ledger = ledger
         self._settings = settings
         self._clock = clock
@@ -23,7 +32,25 @@ class Janitor(Service):
             jobs_before=self._ago(keep.keep_days) if keep.keep_days else None,
             events_before=self._ago(keep.keep_event_days),
         )
+        await self._back_up_when_due()
         return ROUND_S
+
+    async def _back_up_when_due(self) -> None:
+        hours = self._settings.backup_hours
+        if not hours:
+            return
+        now = self._clock.utc()
+        last = await self._ledger.state("backed_up")
+        if last and datetime.fromisoformat(last) > now - timedelta(hours=hours):
+            return
+        if last:  # else the ledger is new
+            try:
+                copy = await asyncio.to_thread(back_up_on_schedule, self._path, keep=self._settings.backup_keep)
+            except (LedgerError, sqlite3.Error, OSError) as error:
+                log.warning("the ledger was not backed up: %s", error)
+                return
+            log.info("the ledger was backed up: %s", copy)
+        await self._ledger.set_state("backed_up", iso(now))
 
     def _ago(self, days: int) -> str:
         return iso(self._clock.utc() - timedelta(days=days))

@@ -1,0 +1,130 @@
+"""Putting a copy back in place of the ledger, and looking whether a ledger is sound."""
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from speakeasyd.durable import settle_folder
+from speakeasyd.errors import LedgerError
+from speakeasyd.ledger.backup import copy_ledger, log_files, open_copy, open_live
+from speakeasyd.ledger.lock import LedgerLock
+from speakeasyd.ledger.migrate import known_revisions, refuse_network
+from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
+
+RESTORE = "Put back a copy that is sound, while no daemon runs: speakeasyd ledger restore FILE"
+SHOWN = 10  # problems of one kind that are told
+
+
+class DamagedLedger(LedgerError):
+    """It is a ledger, and its content is not sound."""
+
+    exit_status = 1
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path} is damaged: {problem}", hint=RESTORE)
+
+
+def restore(copy: Path, ledger: Path) -> Path | None:
+    """Put `copy` in place of the ledger. Returns where the replaced one is; None if there was none.
+
+    `copy` may be the ledger's own file: then what is in the log beside it is left out.
+    Raises LedgerError, before anything is changed, if `copy` is no sound ledger; StartError while a daemon runs.
+    """
+    if not copy.is_file():
+        raise LedgerError(f"there is no file {copy}")
+    refuse_network(ledger)
+    ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with LedgerLock(ledger.parent):
+        fresh = ledger.with_name(f"{ledger.name}.restoring")
+        try:
+            _copy_checked(copy, fresh, without_log=ledger.exists() and copy.samefile(ledger))
+            replaced = _keep(ledger)
+            fresh.replace(ledger)  # killed here, the next start notices that the log beside it is another's
+            for file in log_files(ledger):
+                file.unlink(missing_ok=True)
+            settle_folder(ledger.parent)
+            forget_pair(ledger)
+        except OSError as error:
+            raise LedgerError(f"the ledger cannot be restored: {error}") from error
+        finally:
+            fresh.unlink(missing_ok=True)
+    return replaced
+
+
+def examine(ledger: Path) -> tuple[str, list[str]]:
+    """The version of a ledger's schema, and what is wrong with it. A daemon may have it open.
+
+    Raises LedgerError if it cannot be read as a ledger.
+    """
+    if not ledger.is_file():
+        raise LedgerError(f"there is no ledger at {ledger}", hint="It is made when the daemon first starts.")
+    refuse_foreign_log(ledger)
+    with closing(open_live(ledger)) as connection:
+        return _revision(connection, ledger), list(_problems(connection))
+
+
+def _copy_checked(copy: Path, fresh: Path, *, without_log: bool) -> None:
+    with closing(open_copy(copy, without_log=without_log)) as connection:
+        _revision(connection, copy)
+        problems = list(_problems(connection))
+        if problems:
+            raise DamagedLedger(copy, problems[0])
+        copy_ledger(connection, fresh, overwrite=True)
+
+
+def _revision(connection: sqlite3.Connection, path: Path) -> str:
+    try:
+        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        connection.execute("SELECT 1 FROM jobs LIMIT 1")
+    except sqlite3.Error as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
+            raise DamagedLedger(path, str(error)) from error
+        raise _no_ledger(path, str(error)) from error
+    if not found:
+        raise _no_ledger(path, "it has no schema version")
+    revision = str(found[0])
+    if revision not in known_revisions():
+        raise LedgerError(
+            f"{path} was made by a newer version of speakeasyd (schema {revision})",
+            hint=f"Update speakeasyd: this version knows the schema up to {max(known_revisions())}.",
+        )
+    return revision
+
+
+def _no_ledger(path: Path, why: str) -> LedgerError:
+    return LedgerError(f"{path} is no ledger that can be read: {why}")
+
+
+def _problems(connection: sqlite3.Connection) -> Iterator[str]:
+    try:
+        for (found,) in connection.execute(f"PRAGMA integrity_check({SHOWN})"):
+            if found != "ok":
+                yield str(found)
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(SHOWN):
+            yield f"{table}, row {row}: it refers to a row of {parent} that is gone"
+    except sqlite3.DatabaseError as error:
+        yield str(error)
+
+
+def _keep(ledger: Path) -> Path | None:
+    """Give the ledger and its log second names, so that SQLite can open them together later."""
+    if not ledger.exists():
+        return None
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
+    kept = ledger.with_name(f"{ledger.stem}-replaced-{moment}{ledger.suffix}")
+    for file, name in zip((ledger, *log_files(ledger)), (kept, *log_files(kept)), strict=True):
+        if file.exists():
+            _link(file, name)
+    settle_folder(ledger.parent)
+    return kept
+
+
+def _link(file: Path, name: Path) -> None:
+    try:
+        os.link(file, name)
+    except OSError:  # a filesystem without links
+        shutil.copy2(file, name)

@@ -1,0 +1,277 @@
+"""Copies of the ledger: made beside a daemon, put back, and noticed when they are put back in the wrong way."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from speakeasyd import cli
+from speakeasyd.config import LedgerSettings
+from speakeasyd.errors import LedgerError
+from speakeasyd.ledger import backup
+from speakeasyd.ledger.lock import LedgerLock
+from speakeasyd.ledger.migrate import migrate
+from speakeasyd.ledger.reading import read
+from speakeasyd.ledger.restoring import restore
+from speakeasyd.services.janitor import Janitor
+from speakeasyd.testing import ManualClock
+from tests.ledgers import a_file, create, opened
+
+PATHS = "SELECT path FROM job_status ORDER BY job_id"
+
+_DAEMON = """
+import asyncio, sys
+from pathlib import Path
+from speakeasyd.ledger.migrate import migrate
+from tests.ledgers import a_file, opened
+
+async def work(path, names):
+    async with opened(path) as ledger:
+        await ledger.add([a_file(name) for name in names])
+        print("ready", flush=True)
+        await asyncio.sleep(600)
+
+path = Path(sys.argv[1])
+migrate(path)
+asyncio.run(work(path, sys.argv[2:]))
+"""
+
+
+def paths(ledger: Path) -> list[object]:
+    return [row["path"] for row in read(ledger, PATHS)]
+
+
+def killed_daemon(ledger: Path, *names: str) -> None:
+    """What a daemon leaves that added these files and was killed."""
+    child = subprocess.Popen([sys.executable, "-c", _DAEMON, ledger, *names], stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    assert child.stdout.readline() == "ready\n"
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    assert backup.log_files(ledger)[0].stat().st_size > 0
+
+
+async def _add(ledger: Path, *names: str) -> None:
+    async with opened(ledger) as open_ledger:
+        await open_ledger.add([a_file(name) for name in names])
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    """One with a job about old.wav, closed in good order."""
+    path = tmp_path / "state" / "ledger.db"
+    path.parent.mkdir()
+    asyncio.run(_add(path, "old.wav"))
+    return path
+
+
+def says(ledger: Path, *arguments: str) -> int:
+    return cli.main(["ledger", *arguments, "--state", str(ledger.parent)])
+
+
+async def test_a_backup_beside_a_daemon_has_what_is_only_in_the_log(ledger: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    async with opened(ledger) as daemon:
+        await daemon.add([a_file("new.wav")])
+        assert await asyncio.to_thread(says, ledger, "backup", str(copy)) == 0
+        assert await asyncio.to_thread(says, ledger, "check") == 0
+        await daemon.add([a_file("later.wav")])
+    assert paths(copy) == ["old.wav", "new.wav"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.db", "state"]
+    if os.name == "posix":
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+def test_a_backup_overwrites_only_when_told(ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "copy.db"
+    copy.write_text("precious")
+    assert says(ledger, "backup", str(copy)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert copy.read_text() == "precious"
+    assert says(ledger, "backup", str(copy), "--force") == 0
+    assert paths(copy) == ["old.wav"]
+    assert says(ledger, "backup", str(ledger), "--force") == 2
+
+
+def test_restore_keeps_what_it_replaces(ledger: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.db"
+    assert says(ledger, "backup", str(copy)) == 0
+    killed_daemon(ledger, "new.wav")
+    assert says(ledger, "restore", str(copy)) == 0
+    assert paths(ledger) == ["old.wav"]
+    [kept] = ledger.parent.glob("ledger-replaced-*.db")
+    assert paths(kept) == ["old.wav", "new.wav"]
+    migrate(ledger)
+
+
+def test_restore_waits_for_no_daemon_and_refuses(
+    ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.db"
+    assert says(ledger, "backup", str(copy)) == 0
+    with LedgerLock(ledger.parent):
+        assert says(ledger, "restore", str(copy)) == 2
+    assert "Stop it first" in capsys.readouterr().err
+
+
+def test_restore_where_there_was_no_ledger(ledger: Path, tmp_path: Path) -> None:
+    restore(ledger, tmp_path / "fresh" / "ledger.db")
+    assert paths(tmp_path / "fresh" / "ledger.db") == ["old.wav"]
+
+
+def _not_a_database(path: Path) -> None:
+    path.write_bytes(b"no database at all" * 1000)
+
+
+def _another_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE recipes (name)")
+
+
+def _newer(path: Path) -> None:
+    create(path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+
+
+def _damaged(path: Path) -> None:
+    create(path)
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(size // 2)
+        file.write(b"\xff" * (size // 4))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (_not_a_database, "is no ledger"),
+        (_another_database, "is no ledger"),
+        (_newer, "newer version"),
+        (_damaged, "damaged"),
+        (lambda path: None, "there is no file"),
+    ],
+)
+def test_restore_takes_sound_ledgers_only(ledger: Path, tmp_path: Path, make: object, said: str) -> None:
+    copy = tmp_path / "copy.db"
+    assert callable(make)
+    make(copy)
+    with pytest.raises(LedgerError, match=said):
+        restore(copy, ledger)
+    assert paths(ledger) == ["old.wav"]
+    assert not list(ledger.parent.glob("*replaced*"))
+
+
+def test_check_says_what_is_wrong(ledger: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert says(ledger, "check") == 0
+    with closing(sqlite3.connect(ledger)) as connection, connection:
+        connection.execute("DELETE FROM batches")
+    assert says(ledger, "check") == 1
+    assert "ledger restore" in capsys.readouterr().out
+    _not_a_database(ledger)
+    assert says(ledger, "check") == 2
+    ledger.unlink()
+    assert says(ledger, "check") == 2
+
+
+# --- put back by hand, beside the log of a killed daemon
+
+
+def _by_copying(copy: Path, ledger: Path) -> None:
+    shutil.copyfile(copy, ledger)
+
+
+def _with_its_times(copy: Path, ledger: Path) -> None:
+    shutil.copy2(copy, ledger)
+
+
+def _by_renaming(copy: Path, ledger: Path) -> None:
+    copy.replace(ledger)
+
+
+@pytest.mark.parametrize("put_back", [_by_copying, _with_its_times, _by_renaming])
+@pytest.mark.parametrize("how", ["cp", "backup"])
+def test_a_copy_beside_the_log_of_a_killed_daemon_is_noticed(
+    ledger: Path, tmp_path: Path, put_back: object, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy.db"
+    if how == "cp":
+        shutil.copy2(ledger, copy)
+    else:
+        assert says(ledger, "backup", str(copy)) == 0
+    killed_daemon(ledger, *(f"new {number}.wav" for number in range(50)))
+    assert callable(put_back)
+    put_back(copy, ledger)
+    before = ledger.read_bytes()
+    for command in (["jobs"], ["retry", "1"], ["ledger", "check"], ["ledger", "backup", str(tmp_path / "x")]):
+        assert cli.main([*command, "--state", str(ledger.parent)]) == 2, command
+        assert "was replaced" in (err := capsys.readouterr().err), command
+        assert f"speakeasyd ledger restore {ledger}" in err
+    with pytest.raises(LedgerError, match="was replaced"):
+        migrate(ledger)
+    assert ledger.read_bytes() == before
+    assert says(ledger, "restore", str(ledger)) == 0
+    assert paths(ledger) == ["old.wav"]
+    migrate(ledger)
+    assert says(ledger, "check") == 0
+
+
+def test_the_state_folder_of_a_killed_daemon_may_be_copied_as_a_whole(ledger: Path, tmp_path: Path) -> None:
+    killed_daemon(ledger, "new.wav")
+    shutil.copytree(ledger.parent, tmp_path / "elsewhere")
+    for state in (tmp_path / "elsewhere", ledger.parent):
+        migrate(state / "ledger.db")
+        assert paths(state / "ledger.db") == ["old.wav", "new.wav"]
+
+
+def test_after_a_kill_all_goes_on(ledger: Path) -> None:
+    for number in range(3):
+        killed_daemon(ledger, f"new {number}.wav")
+        assert len(paths(ledger)) == number + 2
+    asyncio.run(_add(ledger, "last.wav"))
+    assert paths(ledger)[-1] == "last.wav"
+
+
+async def test_moving_the_log_into_the_ledger_is_no_replacement(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("speakeasyd.ledger.engine.WAL_BYTES", 100_000)
+    async with opened(ledger) as daemon:
+        for number in range(300):
+            await daemon.add([a_file(f"{number}.wav")])
+        assert len(await asyncio.to_thread(paths, ledger)) == 301
+        assert backup.log_files(ledger)[0].stat().st_size < 400_000
+
+
+# --- by the clock
+
+
+async def test_copies_by_the_clock(ledger: Path) -> None:
+    clock = ManualClock()
+    settings = LedgerSettings(backup_hours=24, backup_keep=2)
+    folder = ledger.parent / "backups"
+    async with opened(ledger, clock=clock) as daemon:
+        janitor = Janitor(path=ledger, ledger=daemon, settings=settings, clock=clock)
+        await janitor.run_once()
+        assert not folder.exists(), "a ledger is not copied as soon as it is made"
+        for days in range(1, 5):
+            clock.advance(timedelta(hours=25).total_seconds())
+            await janitor.run_once()
+            await janitor.run_once()
+            assert len(list(folder.iterdir())) == min(days, 2)
+    for copy in folder.iterdir():
+        assert paths(copy) == ["old.wav"]
+
+
+def test_a_scheduled_copy_never_fills_the_disk(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backup, "RESERVE_BYTES", shutil.disk_usage(ledger.parent).total * 2)
+    with pytest.raises(backup.NoRoom):
+        backup.back_up_on_schedule(ledger, keep=3)
+    assert not (ledger.parent / "backups").exists()
