@@ -66,7 +66,11 @@ def command(
     out = console()
     out.print("A real daemon, on a scratch inbox and outbox:", settings.inboxes[0].path, soft_wrap=True)
     log = scratch / "speakeasyd.log"
-    status = _run(settings, log, out)
+    try:
+        status = _run(settings, log, out)
+    except StartError:
+        out.print("Log", log, style="bold", soft_wrap=True)
+        raise
     _tell(settings, log, out)
     return status
 
@@ -104,6 +108,9 @@ class _Show:
 
     def __call__(self, event: Event) -> None:
         self._narrate(event)
+        if event.kind == "queue.paused":
+            waits = Text(f"The demo waits: {event.data['reason']} (Ctrl-C ends it)", "yellow")
+            self._progress.console.print(waits, soft_wrap=True)
         job = event.job_id
         if job is None:
             return

@@ -6,15 +6,19 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from speakeasyd.cli.finding import Finding, Level
 from speakeasyd.config import Settings
-from speakeasyd.domain.fault import classify
+from speakeasyd.domain.fault import FaultKind, classify
+from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.ledger.lock import holder
 from speakeasyd.workers.child import prepare
 
 PROBE_S = 90.0  # seconds; a first touch of a GPU's driver can take long
+SELFTEST_S = 300.0  # seconds; a large model on a slow disk takes long to load
 HUB = ("huggingface.co", 443)
 HUB_S = 3.0  # seconds
 
@@ -25,9 +29,9 @@ def devices(settings: Settings) -> Iterator[Finding]:
     wanted = settings.workers.device
     if error:
         diagnosis = classify(phase="load", error=error)
-        yield Finding(
-            "GPU", Level.WARN if wanted == "cpu" else Level.FAIL, f"{diagnosis.what}: {error}", diagnosis.hint
-        )
+        about = "engine" if diagnosis.kind is FaultKind.DEFECT else "GPU"
+        level = Level.WARN if about == "GPU" and wanted == "cpu" else Level.FAIL
+        yield Finding(about, level, f"{diagnosis.what}: {error}", diagnosis.hint)
     elif gpus:
         sizes = ", ".join(f"cuda:{number} with {gpu['memory'] / 2**30:.0f} GB" for number, gpu in enumerate(gpus))
         yield Finding("GPU", Level.OK, f"{sizes}; cuBLAS is there")
@@ -47,6 +51,12 @@ def _model(settings: Settings, device: str) -> Iterator[Finding]:
             "engine", Level.FAIL, found["error"], "Install speakeasyd again: pip install --force-reinstall speakeasyd"
         )
         return
+    yield from _check_model(settings, found)
+    if "model" in found:
+        yield _run_selftest(settings, device)
+
+
+def _check_model(settings: Settings, found: Mapping[str, Any]) -> Iterator[Finding]:
     what = f"model {settings.options.model}"
     if "model" in found and not found["warning"]:
         yield Finding(what, Level.OK, f"{found['model']}, in {found['folder']}")
@@ -58,6 +68,33 @@ def _model(settings: Settings, device: str) -> Iterator[Finding]:
         yield Finding(what, Level.OK, "not here yet; it is fetched from the hub when it is first needed")
 
 
+def _run_selftest(settings: Settings, device: str) -> Finding:
+    """Decode a sample and transcribe the canary with the model that would be taken now, without the hub.
+
+    While the daemon runs, its GPU is left to it: a second model might not fit.
+    """
+    workers = settings.workers
+    if device != "cpu" and holder(settings.state):
+        device = "cpu"
+    compute_type = workers.compute_type if device != "cpu" or workers.device == "cpu" else "auto"
+    spec = WorkerSpec(
+        device=device,
+        compute_type=compute_type,
+        replicas=1,
+        batch_size=1,
+        state_dir=str(settings.state),
+        offline=True,
+    )
+    arguments = (settings.options.model, json.dumps(asdict(spec)))
+    found = probe("speakeasyd.engine.selftest", *arguments, deadline_s=SELFTEST_S)
+    if error := found.get("error"):
+        diagnosis = classify(phase=found.get("phase"), error=error, device=device)
+        return Finding("engine", Level.FAIL, f"{diagnosis.what}: {error}", diagnosis.hint)
+    decoded = f"decoded {found['decoded']:g} s of a sample"
+    canary = f"{found['model']} on {found['device']} ({found['compute_type']}) heard the canary's words"
+    return Finding("engine", Level.OK, f"{decoded}; {canary}")
+
+
 def _hub_answers() -> bool:
     try:
         socket.create_connection(HUB, timeout=HUB_S).close()
@@ -66,17 +103,17 @@ def _hub_answers() -> bool:
     return True
 
 
-def probe(module: str, *arguments: str) -> dict[str, Any]:
+def probe(module: str, *arguments: str, deadline_s: float = PROBE_S) -> dict[str, Any]:
     """What a module of the engine finds. `error` where it finds its end instead."""
     command = [sys.executable, "-m", module, *arguments]
     environ = dict(os.environ)
     prepare(environ)  # as a worker is
     try:
         done = subprocess.run(  # noqa: S603 - ours
-            command, env=environ, capture_output=True, text=True, timeout=PROBE_S, check=False
+            command, env=environ, capture_output=True, text=True, timeout=deadline_s, check=False
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {PROBE_S:.0f} s"}
+        return {"error": f"no answer within {deadline_s:.0f} s"}
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError:

@@ -6,7 +6,7 @@ ValueError too.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from speakeasyd.errors import ErrorCode
@@ -21,6 +21,8 @@ class FaultKind(StrEnum):
     """The machine's memory."""
     CONFIGURATION = "configuration"
     """A library, driver, model or setting: the same again until a person mends it."""
+    DEFECT = "defect"
+    """A defect of speakeasyd or of its installation, such as libraries that do not fit together."""
     CONTEXT_LOST = "context_lost"
     """The process can compute no more; a fresh one can."""
     DEVICE_GONE = "device_gone"
@@ -45,6 +47,7 @@ NATURES: Mapping[FaultKind, Nature] = {
     FaultKind.OUT_OF_MEMORY: Nature(context_survives=True, again_helps=True, blames_work=True),
     FaultKind.HOST_MEMORY: Nature(context_survives=False, again_helps=True, blames_work=True),
     FaultKind.CONFIGURATION: Nature(context_survives=True, again_helps=False, blames_work=False),
+    FaultKind.DEFECT: Nature(context_survives=False, again_helps=False, blames_work=True),
     FaultKind.CONTEXT_LOST: Nature(context_survives=False, again_helps=True, blames_work=True),
     FaultKind.DEVICE_GONE: Nature(context_survives=False, again_helps=True, blames_work=False),
     FaultKind.KILLED: Nature(context_survives=False, again_helps=True, blames_work=False),
@@ -66,6 +69,8 @@ class Remedy(StrEnum):
     """Hard, and no new worker until a disposable process has found the device well."""
     PERSON = "person"
     """Hard, and somebody must mend something first; a slow probe notices when it is mended."""
+    REINSTALL = "reinstall"
+    """Hard. A few fresh processes are tried; then no more until the daemon is started again."""
     CPU_FOR_GOOD = "cpu_for_good"
     """This device can never do the work."""
 
@@ -141,11 +146,20 @@ _NO_LIBRARY = Diagnosis(
     "pip install 'speakeasyd[gpu]', which brings cuBLAS 12",
 )
 _BROKEN_INSTALL = Diagnosis(
-    FaultKind.CONFIGURATION,
-    Remedy.PERSON,
+    FaultKind.DEFECT,
+    Remedy.REINSTALL,
     ErrorCode.LIBRARY_MISSING,
     "a library of the engine cannot be loaded",
-    "install speakeasyd again; on Windows, also the Microsoft Visual C++ Redistributable",
+    "install speakeasyd again (pip install --force-reinstall speakeasyd), on Windows also the Microsoft Visual C++ "
+    "Redistributable; then start the service again",
+)
+_DEFECT = Diagnosis(
+    FaultKind.DEFECT,
+    Remedy.REINSTALL,
+    ErrorCode.INTERNAL,
+    "a defect of speakeasyd, or of its installation",
+    "install speakeasyd again (pip install --force-reinstall speakeasyd) and start the service again; "
+    "if it comes back, please report it with the log, which has the traceback",
 )
 _OLD_DRIVER = Diagnosis(
     FaultKind.CONFIGURATION,
@@ -199,6 +213,7 @@ _HUNG = Diagnosis(
     "the worker showed no progress and was ended",
     "if it only was slow, raise stall_s; on Windows, a full GPU memory makes everything crawl",
 )
+_HUNG_ON_CPU = replace(_HUNG, hint="if it only was slow, raise stall_s")
 _STARVED = Diagnosis(
     FaultKind.HOST_MEMORY,
     Remedy.FRESH_PROCESS,
@@ -216,6 +231,9 @@ _UNKNOWN = Diagnosis(
     "the worker failed in a way that is not known",
     _CRASHED.hint,
 )
+
+_AFTER_LOADING = frozenset({"canary", "encode", "generate", "align", "vad", "decode", "host"})
+"""A damaged model can raise such errors while it is loaded; elsewhere they are defects of ours."""
 
 _SIGNS = (
     _Sign(r"no kernel image|NoKernelImage|invalid device function", _OLD_CARD),
@@ -236,9 +254,26 @@ _SIGNS = (
     _Sign(r"InvalidDataError|tuple index out of range", _BAD_FILE, frozenset({"decode"})),
     _Sign(r"^ModelUnavailable|Unable to open file '|has an invalid payload size|File \S+ is incomplete|"
           r"Unsupported model binary version|RepositoryNotFound|LocalEntryNotFound", _NO_MODEL),
-    _Sign(r"^(ImportError|ModuleNotFoundError)|cannot open shared object file|DLL load failed", _BROKEN_INSTALL),
+    _Sign(r"^(ImportError|ModuleNotFoundError|PackageNotFoundError)|cannot open shared object file|DLL load failed|"
+          r"symbol lookup error|undefined symbol|version `\S+' not found|"
+          r"binary incompatibility|compiled (against|using) (ABI|API|NumPy)", _BROKEN_INSTALL),
+    _Sign(r"^(TypeError|AttributeError|NameError|UnboundLocalError|NotImplementedError|SyntaxError|IndentationError|"
+          r"RecursionError|PicklingError|UnpicklingError)\b", _DEFECT),
+    _Sign(r"^(KeyError|IndexError|LookupError|AssertionError|ZeroDivisionError)\b", _DEFECT, _AFTER_LOADING),
 )  # fmt: skip
 """The first that fits counts: the particular before the general."""
+
+_ON_CPU: Mapping[Diagnosis, Diagnosis] = {
+    _SICK: _UNKNOWN,
+    _WORN: _UNKNOWN,
+    _GONE: _UNKNOWN,
+    _OLD_DRIVER: _UNKNOWN,
+    _OLD_CARD: _UNKNOWN,
+    _FULL: _HOST_FULL,
+    _NO_LIBRARY: _BROKEN_INSTALL,
+    _HUNG: _HUNG_ON_CPU,
+}
+"""What a diagnosis of a GPU means for a worker on the CPU, which has none."""
 
 _UNTOLD: Mapping[str | None, Diagnosis] = {
     "load": _NO_MODEL,  # a device has its words for what it lacks; damaged files are complained of in a hundred ways
@@ -273,23 +308,33 @@ def classify(
     exit_status: int | None = None,
     silent: bool = False,
     short_of_memory: bool = False,
+    device: str = "cuda",
 ) -> Diagnosis:
-    """What a fault is.
+    """What a fault is, in words that fit the worker's `device`.
 
     Silence counts before everything, then what was reported, then what the dying process wrote, then its exit status:
     as `Process.exitcode` has it, negative for signals, None while the process lives. `short_of_memory`: the system
     ended programs for want of memory while the worker lived.
     """
     if silent:
-        return _HUNG
-    for text in (error, last_words):
-        for sign in _SIGNS:
-            if sign.fits(phase, text):
-                return sign.diagnosis
-    if error and (untold := _UNTOLD.get(phase)):
-        return untold
-    if exit_status == -9 and short_of_memory:
+        diagnosis = _HUNG
+    else:
+        diagnosis = (
+            _diagnose_text(phase, error)
+            or _diagnose_text(phase, last_words)
+            or (_UNTOLD.get(phase) if error else None)
+            or _diagnose_exit(exit_status, short_of_memory=short_of_memory)
+        )
+    return _ON_CPU.get(diagnosis, diagnosis) if device == "cpu" else diagnosis
+
+
+def _diagnose_text(phase: str | None, text: str) -> Diagnosis | None:
+    return next((sign.diagnosis for sign in _SIGNS if sign.fits(phase, text)), None)
+
+
+def _diagnose_exit(status: int | None, *, short_of_memory: bool) -> Diagnosis:
+    if status is None:
+        return _UNKNOWN
+    if status == -9 and short_of_memory:
         return _STARVED
-    if exit_status is not None:
-        return _STATUSES.get(exit_status if exit_status > -1000 else exit_status & 0xFFFFFFFF, _UNKNOWN)
-    return _UNKNOWN
+    return _STATUSES.get(status if status > -1000 else status & 0xFFFFFFFF, _UNKNOWN)

@@ -63,6 +63,7 @@ class Health:
 
     state: State = State.STARTING
     failures: int = 0  # dead workers in a row, no chunk done in between
+    unexplained: int = 0  # dead workers and failed probes in a row that no file explains
     on_trial: bool = False  # the circuit is half open: one more fault opens it again
     soft: int = 0  # soft restarts in a row, no chunk done in between
     blows: tuple[Blow, ...] = ()  # oldest first

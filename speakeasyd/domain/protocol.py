@@ -169,6 +169,7 @@ class Fault:
     error: str  # type and text, verbatim
     in_flight: tuple[tuple[JobId, int], ...]  # (job, chunk index) on the device at that moment
     soft: bool = False  # the worker tries a soft restart by itself; else it leaves at once
+    traceback: str = ""  # for the log
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,10 @@ def step(health: Health, event: Event, *, now: float, dice: float, policy: Polic
             case ProbePassed() if state in OPEN:
                 done = replace(health, state=State.HALF_OPEN, on_trial=True), (StartWorker(0.0),)
             case ProbeFailed(diagnosis) if state in OPEN:
-                done = _open(replace(health, failures=health.failures + 1, cause=diagnosis), policy)
+                failed = replace(
+                    health, failures=health.failures + 1, unexplained=health.unexplained + 1, cause=diagnosis
+                )
+                done = _open(failed, policy)
             case _:
                 done = replace(health, state=_MOVES.get((state, type(event)), state)), ()
     return done
@@ -93,7 +96,7 @@ def _worked(health: Health) -> Health:
     """A chunk came back: the device is well. After a trial, the circuit is closed."""
     if health.state is State.HALF_OPEN:
         return Health(state=State.BUSY)
-    return replace(health, failures=0, soft=0, cause=None) if health.state is State.BUSY else health
+    return replace(health, failures=0, unexplained=0, soft=0, cause=None) if health.state is State.BUSY else health
 
 
 def _faulted(health: Health, event: Faulted | Silent, policy: Policy) -> Step:
@@ -108,7 +111,8 @@ def _faulted(health: Health, event: Faulted | Silent, policy: Policy) -> Step:
 def _died(health: Health, event: Died, *, now: float, dice: float, policy: Policy) -> Step:
     if health.state is State.RECYCLING:
         return replace(health, state=State.STARTING), (StartWorker(0.0),)
-    after = replace(health, failures=health.failures + 1, soft=0, cause=event.diagnosis)
+    unexplained = 0 if event.suspects else health.unexplained + 1
+    after = replace(health, failures=health.failures + 1, unexplained=unexplained, soft=0, cause=event.diagnosis)
     wait = dice * ceiling(after.failures, base=policy.restart_s, limit=policy.restart_max_s)
     again = StartWorker(max(policy.restart_min_s, wait))
     if _acquits(event.diagnosis):
@@ -128,15 +132,30 @@ def _acquits(diagnosis: Diagnosis) -> bool:
 
 
 def _open(health: Health, policy: Policy) -> Step:
-    """Leave the device alone until a probe passes; what can never work is not even probed."""
+    """Leave the device alone until a probe passes; nothing that a probe cannot judge is probed."""
     opened = replace(health, state=State.CPU_ONLY if policy.cpu_stand_in else State.DEVICE_OPEN, on_trial=False)
     match health.cause.remedy if health.cause else Remedy.PROBE:
         case Remedy.CPU_FOR_GOOD:
+            return opened, ()
+        case Remedy.REINSTALL if health.unexplained:  # else the files alone may be what the defect needs
             return opened, ()
         case Remedy.PERSON:
             return opened, (Probe(policy.person_probe_s),)
         case _:
             return opened, (Probe(ceiling(health.failures, base=policy.probe_s, limit=policy.probe_max_s)),)
+
+
+def needs_person(health: Health, policy: Policy) -> bool:
+    """Whether waiting will not help: somebody has to mend something, or fresh workers and probes failed too."""
+    if health.state not in OPEN or not health.cause:
+        return False
+    match health.cause.remedy:
+        case Remedy.PERSON | Remedy.CPU_FOR_GOOD:
+            return True
+        case Remedy.REINSTALL if health.unexplained:
+            return True
+        case _:
+            return health.unexplained > policy.faults_to_open
 
 
 def independent(blows: tuple[Blow, ...]) -> int:

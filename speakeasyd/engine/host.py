@@ -5,6 +5,7 @@ import os
 import queue
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,7 +154,7 @@ class Host:
 
     def _smaller(self, fault: EngineFault) -> WorkerSpec | None:
         """The settings with which this process may go on; None if it must not. The daemon steps down likewise."""
-        return step_down(self._spec, classify(phase=fault.phase, error=str(fault)).remedy)
+        return step_down(self._spec, classify(phase=fault.phase, error=str(fault), device=self._spec.device).remedy)
 
     def _fault(self, fault: EngineFault, in_flight: InFlight) -> None:
         """From a thread of the pipeline. Reports first: any clean-up in a damaged process may kill it."""
@@ -168,7 +169,8 @@ class Host:
 
     def _give_up(self, fault: EngineFault, in_flight: InFlight) -> None:
         try:
-            self._send(Fault(fault.phase, str(fault), in_flight))
+            told = "".join(traceback.format_exception(fault))
+            self._send(Fault(fault.phase, str(fault), in_flight, traceback=told))
         finally:
             self._leave(EXIT_FAULT)
 
@@ -198,6 +200,8 @@ class Host:
                 self._inbound.put(self._conn.recv())
         except (EOFError, OSError):
             self._leave(EXIT_ORPHAN)
+        except Exception as error:  # noqa: BLE001 - unpickling raises anything; nobody would read on
+            self._give_up(EngineFault("host", error), ())
 
 
 def _free_memory() -> None:

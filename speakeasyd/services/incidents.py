@@ -2,7 +2,7 @@
 
 import asyncio
 
-from speakeasyd.domain.fault import Diagnosis
+from speakeasyd.domain.fault import Diagnosis, Remedy
 from speakeasyd.domain.health import State
 from speakeasyd.domain.job import JobId
 from speakeasyd.ledger.ledger import Ledger
@@ -16,6 +16,11 @@ ACTIONS = {
     State.CPU_ONLY: "the CPU takes over until a probe of the device comes through",
     State.STOPPED: "none: the daemon is leaving",
 }
+_NO_PROBE = {
+    Remedy.REINSTALL: "no more workers are started until the daemon is started again",
+    Remedy.CPU_FOR_GOOD: "the device gets no more work",
+}
+"""What is done instead about a device that nothing will probe."""
 
 Suspect = tuple[JobId | None, int | None]
 """A job, and the chunk of it if one is known."""
@@ -39,7 +44,7 @@ class Incidents:
                 lost.diagnosis,
                 phase=lost.phase or "",
                 error=lost.error,
-                action=ACTIONS[lost.then],
+                action=_action(lost.then, lost.diagnosis),
                 suspect=_suspect(lost),
             )
 
@@ -52,7 +57,7 @@ class Incidents:
                     change.cause,
                     phase=fault.phase,
                     error=fault.error,
-                    action=ACTIONS[change.state],
+                    action=_action(change.state, change.cause),
                     suspect=next(iter(fault.in_flight), _NOBODY),
                 )
             if change.down_s is not None:
@@ -86,6 +91,12 @@ class Incidents:
         while incidents:  # what the ledger could not take is tried again
             await self._ledger.resolve(incidents[0], cost_seconds=cost_seconds)
             del incidents[0]
+
+
+def _action(state: State, diagnosis: Diagnosis) -> str:
+    if state is State.DEVICE_OPEN and diagnosis.remedy in _NO_PROBE:
+        return _NO_PROBE[diagnosis.remedy]
+    return ACTIONS[state]
 
 
 def _suspect(lost: WorkerLost) -> Suspect:

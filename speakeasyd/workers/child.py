@@ -36,7 +36,7 @@ def main(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None:
         traceback.print_exc()
         status = EXIT_BROKEN
         with suppress(OSError):
-            conn.send(Fault("host", f"{type(error).__name__}: {error}", ()))
+            conn.send(Fault("host", f"{type(error).__name__}: {error}", (), traceback=traceback.format_exc()))
     sys.stderr.flush()
     os._exit(status)
 

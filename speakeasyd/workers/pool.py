@@ -12,7 +12,7 @@ from pathlib import Path
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings, WorkerSettings
-from speakeasyd.domain.fault import Diagnosis, Remedy
+from speakeasyd.domain.fault import Diagnosis
 from speakeasyd.domain.health import OPEN, Policy, State
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import Report, Task, WorkerSpec
@@ -174,9 +174,10 @@ class Pool:
     @property
     def hopeless(self) -> Diagnosis | None:
         """What somebody must mend before any task can be taken."""
-        causes = [worker.cause for worker in self._crew() if worker.state in OPEN]
-        needs = [cause for cause in causes if cause and cause.remedy in {Remedy.PERSON, Remedy.CPU_FOR_GOOD}]
-        return needs[0] if needs and len(needs) == len(self._crew()) else None
+        crew = self._crew()
+        if not all(worker.needs_person for worker in crew):
+            return None
+        return next((worker.cause for worker in crew if worker.cause), None)
 
     def status(self) -> list[WorkerStatus]:
         return [worker.status(self.warning) for worker in self._all()]

@@ -12,7 +12,7 @@ import psutil
 from speakeasyd.clock import Clock, iso
 from speakeasyd.config import RecoverySettings
 from speakeasyd.domain import health, recovery
-from speakeasyd.domain.fault import Diagnosis, classify
+from speakeasyd.domain.fault import Diagnosis, FaultKind, classify
 from speakeasyd.domain.health import ACCEPTING, Health, Policy, State
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.protocol import (
@@ -111,6 +111,10 @@ class Supervisor:
         return self._health.cause
 
     @property
+    def needs_person(self) -> bool:
+        return recovery.needs_person(self._health, self._around.policy)
+
+    @property
     def empty(self) -> bool:
         return not self._hand
 
@@ -181,7 +185,7 @@ class Supervisor:
         if self._owes_an_answer(run) and run.life.overdue(now):
             run.silent = True
             self._went_down()
-            self._apply(health.Silent(classify(silent=True)))
+            self._apply(health.Silent(classify(silent=True, device=self.spec.device)))
         if now - run.weighed > WEIGH_S:
             run.weighed = now
             run.wear.weigh(_resident(run.process))
@@ -273,7 +277,7 @@ class Supervisor:
                 run.model = None
             case Fault(phase=phase, error=error, soft=soft):
                 run.fault = report
-                diagnosis = classify(phase=phase, error=error)
+                diagnosis = classify(phase=phase, error=error, device=self.spec.device)
                 self._step_down(diagnosis)
                 self._went_down()
                 self._apply(health.Faulted(diagnosis, soft))
@@ -315,7 +319,10 @@ class Supervisor:
             exit_status=exit_.status,
             silent=run.silent,
             short_of_memory=memory_kills() > run.memory_kills,
+            device=self.spec.device,
         )
+        if fault and fault.traceback and diagnosis.kind in {FaultKind.DEFECT, FaultKind.UNKNOWN}:
+            log.error("%s: %s. %s\n%s", self.name, diagnosis.what, diagnosis.hint, fault.traceback)
         self._went_down()
         if not fault:
             self._step_down(diagnosis)

@@ -8,6 +8,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import av
+
 from speakeasyd.domain.protocol import ChunkDone, ChunkStarted, Loaded, Loading, Report, WorkerSpec
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.host import serve
@@ -48,6 +50,15 @@ def stopped_at_work(conn: Connection, spec: WorkerSpec) -> int:
 def refused_at_work(conn: Connection, spec: WorkerSpec) -> int:
     """As cuBLAS refuses int8 on some GPUs: in the middle, on the thread of a replica."""
     return _serve(conn, spec, ChunkStarted, _refuse, nth=2)
+
+
+def of_another_version(conn: Connection, spec: WorkerSpec) -> int:
+    """As with a library whose next major version has another signature: every worker fails on it."""
+
+    def open_without_options(_file: object) -> None: ...
+
+    av.open = open_without_options
+    return serve(conn, spec)
 
 
 def _serve(conn: Connection, spec: WorkerSpec, kind: type[Report], deed: Callable[[], object], *, nth: int = 1) -> int:

@@ -386,7 +386,21 @@ def test_doctor(desk: Desk) -> None:
     found = {finding["what"]: finding for finding in desk.gets("doctor", *places)}
     assert found["model bundled"]["level"] == "ok"
     assert "libavcodec" in found["FFmpeg"]["text"]
+    assert found["engine"]["level"] == "ok"
+    assert re.search(r"decoded [1-9][\d.]* s .* on cpu \(int8\w*\) heard the canary", found["engine"]["text"])
     assert {"speakeasyd", "SQLite", "daemon", "ledger", "state folder", "inbox inbox"} <= set(found)
+
+
+@pytest.mark.real
+def test_doctor_finds_an_engine_that_cannot_decode(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library of another version is told as such, with the advice that fits."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "sitecustomize.py").write_text("import av\nav.open = lambda file: None\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'other'}{os.pathsep}{REPOSITORY}")
+    assert desk.asks("doctor", "--inbox", str(desk.inbox), "--model", "bundled", "--device", "cpu") == 1
+    told = " ".join(desk.out.split())
+    assert "fail engine: a defect of speakeasyd, or of its installation: TypeError" in told
+    assert "install speakeasyd again" in told
 
 
 @pytest.mark.real

@@ -8,6 +8,12 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.progress import Progress
+
+from speakeasyd.cli.demo import _Show
+from speakeasyd.events import Event
+from speakeasyd.logs import Narrator
 
 pytestmark = pytest.mark.real
 
@@ -52,6 +58,13 @@ def test_the_demo_says_which_file_is_not_there(tmp_path: Path) -> None:
     done = speakeasyd("demo", "nowhere.mp3", cwd=tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode == 2
     assert "there is no file nowhere.mp3" in done.stderr
+
+
+def test_the_demo_says_why_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress(console=Console(width=200)) as progress:
+        paused = Event(kind="queue.paused", at="2026", data={"cause": "outbox o", "reason": "the disk is full"})
+        _Show(progress, Narrator())(paused)
+    assert "The demo waits: the disk is full" in capsys.readouterr().out
 
 
 def test_once_counts_and_logs_json_to_a_pipe(sample: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from speakeasyd import daemon
 from speakeasyd.config import Settings
 from speakeasyd.domain.health import Policy
 from speakeasyd.engine.catalogue import BUNDLED, choose
+from speakeasyd.errors import StartError
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.pool import Pool
 
@@ -112,6 +113,26 @@ def test_a_stopped_worker_is_missed_and_replaced(place: Place) -> None:
     assert place.drain(f"{HURT}:stopped_at_work", stall_s=1.0) == 0  # on a CPU, three times as long
     place.require_texts(*SAID)
     assert {incident["kind"] for incident in place.incidents()} == {"hang"}
+
+
+# --- defects ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_library_of_another_version_is_told_as_a_defect_and_ends_it(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.drop(*SAID)
+    with pytest.raises(StartError, match="defect of speakeasyd, or of its installation") as caught:
+        place.drain(f"{HURT}:of_another_version")
+    assert "install speakeasyd again" in caught.value.hint
+    incidents = place.rows("SELECT kind, phase, error, action FROM incidents ORDER BY incident_id")
+    assert len(incidents) == POLICY.faults_to_open, "a few fresh workers, and no more"
+    assert {(row["kind"], row["phase"]) for row in incidents} == {("defect", "canary")}
+    assert "no more workers" in incidents[-1]["action"]
+    assert not any("GPU" in row["error"] for row in incidents)
+    assert "Traceback (most recent call last)" in caplog.text
+    assert "open_without_options" in caplog.text
+    assert {row["attempts"] for row in place.rows("SELECT attempts FROM job_status")} == {0}, "no file is blamed"
 
 
 # --- soft restarts ----------------------------------------------------------------------------------------------------

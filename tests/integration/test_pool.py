@@ -354,6 +354,37 @@ async def test_a_missing_library_is_told_and_waited_for(tmp_path: Path) -> None:
     assert not any(work.strikes or work.crashes for work in run.work.values())
 
 
+@pytest.mark.parametrize("deed", ["abort", "segfault"])
+async def test_workers_that_die_before_any_work_need_a_person_in_the_end(tmp_path: Path, deed: Deed) -> None:
+    async with running(tmp_path, Misdeed(deed, at="load", times=0), device="cpu") as run:
+        run.add(*files(tmp_path))
+        await eventually(lambda: run.pool.hopeless is not None, "the end of hope")
+        assert run.pool.hopeless
+        assert "GPU" not in run.pool.hopeless.what
+    assert not any(work.strikes or work.crashes for work in run.work.values())
+
+
+async def test_a_defect_in_loading_is_not_tried_for_ever(tmp_path: Path) -> None:
+    text = "TypeError: open() got an unexpected keyword argument"
+    async with running(tmp_path, Misdeed("fault", at="load", phase="canary", text=text, times=0)) as run:
+        run.add(*files(tmp_path))
+        await eventually(lambda: run.pool.hopeless is not None, "the end of the tries")
+        assert "install speakeasyd again" in (run.pool.blocked or "")
+    assert run.kinds() == [FaultKind.DEFECT] * POLICY.faults_to_open
+
+
+async def test_a_defect_that_some_files_meet_stops_no_others(tmp_path: Path) -> None:
+    text = "AttributeError: 'NoneType' object has no attribute 'layout'"
+    odd = [Misdeed("fault", file=f"{name}.audio", text=text, times=0) for name in "abc"]
+    policy = replace(POLICY, restart_max_s=0.1, probe_max_s=0.1)
+    async with running(tmp_path, *odd, device="cpu", policy=policy) as run:
+        run.add(*files(tmp_path, count=6))
+        await run.finished()
+        run.check_texts()
+    gaps = [any(chunk.gap for chunk in work.done.values()) for work in run.work.values()]
+    assert gaps == [True] * 3 + [False] * 3
+
+
 async def test_a_bad_model_blames_neither_device_nor_work(tmp_path: Path) -> None:
     text = "ModelUnavailable: no model 'tiny.xx'"
     async with running(tmp_path, Misdeed("fault", at="load", phase="load", text=text, times=2)) as run:

@@ -1,9 +1,13 @@
 """Every text and exit status that is known from the field, to the right fault."""
 
+import re
+
 import pytest
 
 from speakeasyd.domain.fault import NATURES, FaultKind, Remedy, classify
 from speakeasyd.errors import ErrorCode
+
+GPU_WORDS = r"\bGPU|CUDA|cuBLAS|NVIDIA|driver|card\b|temperature|power supply"
 
 TEXTS = [
     # a lost context
@@ -73,13 +77,24 @@ TEXTS = [
     ("load", "RuntimeError: Cannot load the vocabulary from the model directory", "configuration"),
     ("load", "UnicodeDecodeError: 'utf-8' codec can't decode byte 0x91 in position 34", "configuration"),
     ("canary", "ModelUnavailable: /models/a is damaged: the canary's words came out as 'la la la'", "configuration"),
-    ("host", "ModuleNotFoundError: No module named 'ctranslate2'", "configuration"),
-    ("host", "ImportError: DLL load failed while importing _ext", "configuration"),
+    # a defect of ours, or of the installation
+    ("host", "ModuleNotFoundError: No module named 'ctranslate2'", "defect"),
+    ("host", "ImportError: DLL load failed while importing _ext", "defect"),
+    ("canary", "TypeError: open() got an unexpected keyword argument 'metadata_errors'", "defect"),
+    ("load", "TypeError: __init__() got an unexpected keyword argument 'hop_length'", "defect"),
+    ("load", "AttributeError: module 'ctranslate2' has no attribute 'models'", "defect"),
+    ("load", "ValueError: numpy.dtype size changed, may indicate binary incompatibility", "defect"),
+    ("load", "OSError: libgomp.so.1: cannot open shared object file: No such file or directory", "defect"),
+    ("decode", "AttributeError: 'NoneType' object has no attribute 'layout'", "defect"),
+    ("align", "NameError: name 'np' is not defined", "defect"),
+    ("vad", "KeyError: 'onnx::input'", "defect"),
+    ("canary", "AssertionError: ", "defect"),
+    ("load", "KeyError: 'alignment_heads'", "configuration"),  # a damaged model's
     # the file
     ("decode", "av.error.InvalidDataError: [Errno 1094995529] Invalid data found", "file"),
     ("decode", "IndexError: tuple index out of range", "file"),
     # the same words elsewhere are a defect of ours
-    ("generate", "IndexError: tuple index out of range", "unknown"),
+    ("generate", "IndexError: tuple index out of range", "defect"),
     ("generate", "RuntimeError: nobody has seen this yet", "unknown"),
     ("host", "", "unknown"),
 ]
@@ -88,6 +103,31 @@ TEXTS = [
 @pytest.mark.parametrize(("phase", "text", "kind"), TEXTS)
 def test_texts(phase: str, text: str, kind: str) -> None:
     assert classify(phase=phase, error=text).kind == kind
+
+
+@pytest.mark.parametrize(("phase", "text", "kind"), [*TEXTS, ("encode", "OutOfMemoryError: no", "host_memory")])
+def test_a_worker_on_the_cpu_is_not_told_about_a_gpu(phase: str, text: str, kind: str) -> None:
+    diagnosis = classify(phase=phase, error=text, device="cpu")
+    assert not re.search(GPU_WORDS, f"{diagnosis.what} {diagnosis.hint}", re.IGNORECASE)
+    on_gpu = classify(phase=phase, error=text)
+    if not re.search(GPU_WORDS, f"{on_gpu.what} {on_gpu.hint}", re.IGNORECASE):
+        assert diagnosis == on_gpu
+
+
+@pytest.mark.parametrize("status", [*range(-31, 130), 0xC0000005, 0xC0000135, 0xC000012D])
+def test_no_exit_status_of_a_worker_on_the_cpu_speaks_of_a_gpu(status: int) -> None:
+    for silent in (False, True):
+        diagnosis = classify(exit_status=status, silent=silent, device="cpu")
+        assert not re.search(GPU_WORDS, f"{diagnosis.what} {diagnosis.hint}", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("phase", ["load", "canary", "host", "generate"])
+def test_a_defect_says_how_to_mend_the_installation_and_what_to_report(phase: str) -> None:
+    diagnosis = classify(phase=phase, error="TypeError: f() takes 1 positional argument but 2 were given")
+    assert (diagnosis.remedy, diagnosis.code) == (Remedy.REINSTALL, ErrorCode.INTERNAL)
+    assert "install speakeasyd again" in diagnosis.hint
+    assert "log" in diagnosis.hint
+    assert not diagnosis.soft
 
 
 @pytest.mark.parametrize(
@@ -126,7 +166,7 @@ def test_what_helps(text: str, remedy: Remedy, code: ErrorCode) -> None:
         (0xC0000409 - (1 << 32), "context_lost"),  # the same, signed
         (0xC0000005, "context_lost"),
         (0xC0000017, "host_memory"),
-        (0xC0000135, "configuration"),
+        (0xC0000135, "defect"),
         (0, "unknown"),  # left in peace, but with work in hand
         (70, "unknown"),
         (-15, "killed"),

@@ -35,7 +35,7 @@ from speakeasyd.domain.health import (
     Worked,
 )
 from speakeasyd.domain.job import JobId
-from speakeasyd.domain.recovery import Verdict, independent, step, verdict
+from speakeasyd.domain.recovery import Verdict, independent, needs_person, step, verdict
 from speakeasyd.services.incidents import ACTIONS
 
 POLICY = Policy()
@@ -48,7 +48,9 @@ OLD_CARD = classify(error="cudaErrorNoKernelImageForDevice")
 NO_MODEL = classify(error="ModelUnavailable: no model")
 BAD_FILE = classify(phase="decode", error="av.error.InvalidDataError: nonsense")
 HUNG = classify(silent=True)
-DIAGNOSES = [LOST, FULL, GONE, NO_LIBRARY, OLD_CARD, NO_MODEL, BAD_FILE, HUNG, classify()]
+DEFECT = classify(phase="canary", error="TypeError: open() got an unexpected keyword argument")
+CRASHED = classify(exit_status=-11)
+DIAGNOSES = [LOST, FULL, GONE, DEFECT, NO_LIBRARY, OLD_CARD, NO_MODEL, BAD_FILE, HUNG, classify()]
 
 
 def jobs(*numbers: int) -> frozenset[JobId]:
@@ -67,6 +69,37 @@ def after(
 ) -> tuple[State, tuple[Action, ...]]:
     health, actions = step(health, event, now=now, dice=dice, policy=policy)
     return health.state, actions
+
+
+# --- what only a person can mend --------------------------------------------------------------------------------------
+
+
+def test_a_defect_is_tried_a_few_times_and_then_no_more() -> None:
+    health = Health()
+    for _ in range(POLICY.faults_to_open - 1):
+        health, actions = step(health, Died(DEFECT, jobs()), now=0.0, dice=1.0, policy=POLICY)
+        assert [type(action) for action in actions] == [StartWorker]
+        assert not needs_person(health, POLICY)
+    health, actions = step(health, Died(DEFECT, jobs()), now=0.0, dice=1.0, policy=POLICY)
+    assert (health.state, actions) == (State.DEVICE_OPEN, ())
+    assert needs_person(health, POLICY)
+
+
+def test_a_defect_that_only_some_files_meet_does_not_stop_the_others() -> None:
+    health = walk(*(Died(DEFECT, jobs(number)) for number in range(POLICY.faults_to_open - 1)))
+    health, actions = step(health, Died(DEFECT, jobs(9)), now=0.0, dice=1.0, policy=POLICY)
+    assert [type(action) for action in actions] == [Probe]
+    assert not needs_person(health, POLICY)
+
+
+@pytest.mark.parametrize("cause", [CRASHED, GONE, LOST, classify()])
+def test_workers_that_never_get_to_work_need_a_person_in_the_end(cause: Diagnosis) -> None:
+    health = Health()
+    for _ in range(POLICY.faults_to_open + 1):
+        health = walk(Died(cause, jobs()), ProbePassed(), Started(), health=health)
+    health = walk(Died(cause, jobs()), health=health)
+    assert needs_person(health, POLICY)
+    assert not needs_person(walk(ProbePassed(), Started(), Busy(), Worked(), health=health), POLICY)
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -203,6 +236,11 @@ events: st.SearchStrategy[Event] = st.one_of(
 moments = st.lists(st.tuples(events, st.floats(0, 100), st.floats(0, 1, exclude_max=True)), max_size=60)
 
 
+def ends_for_good(health: Health) -> bool:
+    """Whether no probe can tell that it is mended."""
+    return health.cause == OLD_CARD or (health.cause == DEFECT and health.unexplained > 0)
+
+
 @given(moments, st.booleans())
 @settings(deadline=None)
 def test_it_always_goes_on_and_never_spins(moments: list[tuple[Event, float, float]], stand_in: bool) -> None:
@@ -220,13 +258,13 @@ def test_it_always_goes_on_and_never_spins(moments: list[tuple[Event, float, flo
             assert health.state in ACTIONS, "an incident says what is done"
         match event:
             case Died() if before.state not in OPEN:  # something follows every death, once
-                final = health.cause == OLD_CARD and health.state in OPEN
+                final = health.state in OPEN and ends_for_good(health)
                 assert len(starts) + len(probes) == (0 if final else 1)
                 if before.state is not State.RECYCLING:
                     assert all(start.after_s >= policy.restart_min_s for start in starts)
                     assert health.failures == before.failures + 1
             case ProbePassed() | ProbeFailed() if before.state in OPEN:
-                final = isinstance(event, ProbeFailed) and event.diagnosis == OLD_CARD
+                final = isinstance(event, ProbeFailed) and ends_for_good(health)
                 assert len(starts) + len(probes) == (0 if final else 1)
             case _:  # a worker is begun, and a device probed, for no other reason
                 assert not starts

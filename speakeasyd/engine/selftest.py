@@ -1,0 +1,43 @@
+"""What `doctor` tries: decode a sample, load the model, transcribe the canary. `python -m speakeasyd.engine.selftest
+MODEL SPEC`, SPEC as JSON.
+
+Prints JSON: `decoded` in seconds of audio, `model`, `device` and `compute_type`; or `phase` and `error`.
+"""
+
+import json
+import sys
+from importlib.resources import as_file, files
+
+from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.engine.audio import Audio
+from speakeasyd.engine.faults import EngineFault, during
+from speakeasyd.engine.model import load
+from speakeasyd.engine.source import Source
+
+
+def findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
+    try:
+        with during("decode"):
+            decoded = _decode_sample()
+        loaded = load(requested, spec).loaded
+    except EngineFault as fault:
+        return {"phase": fault.phase, "error": str(fault)}
+    return {
+        "decoded": decoded,
+        "model": loaded.model,
+        "device": loaded.device,
+        "compute_type": loaded.compute_type,
+    }
+
+
+def _decode_sample() -> float:
+    with as_file(files("speakeasyd") / "data" / "samples" / "voice_memo.flac") as path, Source(str(path)) as source:
+        audio = Audio(source)
+        for _ in audio.blocks():
+            pass
+        audio.close()
+        return round(audio.decoded_seconds, 1)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(findings(sys.argv[1], WorkerSpec(**json.loads(sys.argv[2])))))
