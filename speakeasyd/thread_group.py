@@ -44,7 +44,6 @@ class ThreadGroup:
         self._queue: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads = 0
         self._idle = 0  # threads that wait for a call, less the calls that wait for a thread
-        self._closed = False
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking call, however long it takes. Cancelling the caller abandons the call."""
@@ -63,17 +62,14 @@ class ThreadGroup:
             return await self.run(function, *args, **kwargs)
 
     def close(self) -> None:
-        """End the threads that have nothing to do. Waits for nobody. Idempotent; later calls raise RuntimeError."""
+        """End the threads once they have nothing to do. Waits for nobody. A later call starts a new thread."""
         with self._lock:
-            self._closed = True
             threads = self._threads
         for _ in range(threads):
             self._queue.put(None)
 
     def _submit(self, call: _Call) -> None:
         with self._lock:
-            if self._closed:
-                raise RuntimeError(f"the threads of {self._name} are closed")
             self._idle -= 1
             self._start_thread_if_needed()
         self._queue.put(call)
@@ -104,10 +100,11 @@ class ThreadGroup:
                 self._idle += 1
                 if call.abandoned:
                     self._capacity -= 1
-                    self._idle -= 1
                     break
         with self._lock:
             self._threads -= 1
+            self._idle -= 1
+            self._start_thread_if_needed()
 
 
 def _run_call(call: _Call) -> None:

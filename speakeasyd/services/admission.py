@@ -30,13 +30,15 @@ from speakeasyd.inbox import identity
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.service import Service
+from speakeasyd.thread_group import ThreadGroup
 
 SLICE = 1000  # files looked at in one go, and jobs added in one transaction, at most
 LANES = 2  # files of one inbox read side by side
 BUNCH = 32  # small files read in one go by a lane
 BUNCH_BYTES = 8 * 1024 * 1024  # what they may have together; a larger file goes alone
 PATIENCE_S = 0.5  # seconds that a round waits for the lanes, so that one transaction takes what they bring
-RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
+RETRY_S = 5.0  # seconds between tries while the ledger cannot be written, or the folder does not answer
+ANSWER_S = 120.0  # seconds for the folder to answer a slice of looks
 TOLD_EVERY_S = 5.0  # seconds between two looks at who waits for long
 TOLD_MOST = 1000  # files that are named as waiting for long
 LOGGED_MOST = 5  # files that are named in the log at one time
@@ -63,6 +65,8 @@ class Admission(Service):
         self._brought = asyncio.Event()  # the lanes have brought a slice, or all there was
         self._outcomes: list[tuple[bytes, Outcome]] = []
         self._stopped = threading.Event()
+        self._looking = ThreadGroup(f"looks at {inbox.name}")
+        self._reading = ThreadGroup(f"reads {inbox.name}", size=LANES)
         self._told: frozenset[tuple[bytes, str]] = frozenset()
         self._tell_at = 0.0
         self.refusal = ""  # why the ledger takes no files just now; empty while it does
@@ -83,6 +87,9 @@ class Admission(Service):
             log.warning("inbox %s: arrivals wait for the ledger: %s", self._inbox.name, error)
             self.refusal = str(error)
             return RETRY_S
+        except TimeoutError:
+            log.warning("inbox %s: the folder does not answer", self._inbox.name)
+            return RETRY_S
         self.refusal = ""
         return 0.0 if more or self._outcomes else self._until_next_look()
 
@@ -92,13 +99,18 @@ class Admission(Service):
         for lane in self._lanes:
             lane.cancel()
         await asyncio.gather(*self._lanes, return_exceptions=True)
+        self._looking.close()
+        self._reading.close()
 
     async def admit(self, path: bytes, sha256: str, changes: Changes, *, awaited: bool = False) -> Added:
         """Give a file that is known to be complete its job at once. Raises FileFault: `bad_sidecar`, or it is gone.
 
         `awaited`: somebody waits for this text, who would not be served by that of an earlier file.
         """
-        seen = await asyncio.to_thread(identity.look, self._inbox.path, path)
+        try:
+            seen = await self._looking.run_within(ANSWER_S, identity.look, self._inbox.path, path)
+        except TimeoutError as error:
+            raise FileFault(ErrorCode.SOURCE_UNREADABLE, "the inbox does not answer") from error
         if isinstance(seen, Trouble):
             raise FileFault(ErrorCode.SOURCE_MISSING, f"the file cannot be taken: {seen.value}")
         job = self._job(path, seen, sha256, changes=changes)
@@ -115,7 +127,7 @@ class Admission(Service):
     async def _look(self) -> bool:
         """Whether there may be more to look at."""
         with self._arrivals.looking(self._clock.monotonic(), SLICE) as paths:
-            found = await asyncio.to_thread(self._look_at, paths) if paths else []
+            found = await self._looking.run_within(ANSWER_S, self._look_at, paths) if paths else []
             now = self._clock.monotonic()
             for path, seen in zip(paths, found, strict=True):
                 self._hand_on(path, self._arrivals.found(path, seen, now), now)
@@ -167,7 +179,7 @@ class Admission(Service):
         while self._settled and len(self._outcomes) < 2 * SLICE:
             bunch = self._bunch()
             try:
-                self._outcomes += await asyncio.to_thread(self._read_all, bunch)
+                self._outcomes += await self._reading.run(self._read_all, bunch)
             except BaseException:
                 for path, seen in bunch:
                     heapq.heappush(self._settled, (seen.file.size, path, seen))

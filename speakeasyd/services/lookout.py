@@ -1,13 +1,14 @@
 """Keeps an eye on one inbox: arms the watcher, then scans; scans again now and then, and whenever events were lost."""
 
-import asyncio
 import errno
 import logging
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
@@ -23,9 +24,12 @@ from speakeasyd.mounts import SILENT, Anchor, filesystem
 from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
+from speakeasyd.thread_group import ThreadGroup
 
 CHECK_S = 2.0  # seconds between two looks at whether the watcher lives and the inbox is there
 RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
+ANSWER_S = 60.0  # seconds for the folder to answer: a slice of a scan, a new observer
+STOP_S = 10.0  # seconds for the observer to stop
 SLICE = 2000  # files of a scan that are compared with the ledger at a time
 AT_ONCE = float("-inf")  # when to scan
 UNTAKEN_S = 2.0  # seconds after which a scan counts files that came and are not taken
@@ -38,6 +42,9 @@ _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that say nothing of the folder that could not be read: the process or the system has run out."""
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Lookout(Service):
@@ -65,6 +72,7 @@ class Lookout(Service):
         self._pauses = pauses
         self._clock = clock
         self._anchor = Anchor(inbox.path)
+        self._threads = ThreadGroup(f"inbox {inbox.name}")
         self._watcher = Watcher(root=inbox.path, rules=self._rules, main_loop=main_loop, on_news=self._hear)
         self._complaint: str | None = None  # why not all events come; None when they should
         self._arm_again_at = 0.0  # monotonic seconds; matters only while there is a complaint
@@ -107,7 +115,8 @@ class Lookout(Service):
 
     async def stop(self) -> None:
         await super().stop()
-        await asyncio.to_thread(self._watcher.disarm)
+        await self._stop_watching()
+        self._threads.close()
 
     @property
     def unreadable(self) -> Mapping[bytes, str]:
@@ -151,9 +160,22 @@ class Lookout(Service):
         if news.folders or news.untaken or news.lost:
             self.wake()
 
+    # --- the folder, which may be on a server that does not answer
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking call in the inbox's own threads. Raises InboxMissing when the folder does not answer."""
+        try:
+            return await self._threads.run_within(ANSWER_S, function, *args, **kwargs)
+        except TimeoutError as error:
+            raise InboxMissing(f"the inbox {self._inbox.path} does not answer") from error
+
+    async def _stop_watching(self) -> None:
+        with suppress(TimeoutError):
+            await self._threads.run_within(STOP_S, self._watcher.disarm)
+
     async def _be_there(self) -> None:
         """Raises InboxMissing: an inbox that was unmounted looks like one from which all was deleted."""
-        if not await asyncio.to_thread(self._anchor.holds):
+        if not await self._call(self._anchor.holds):
             raise InboxMissing(f"the inbox {self._inbox.path} is gone, or no longer mounted")
 
     async def _keep_watch(self) -> None:
@@ -162,10 +184,10 @@ class Lookout(Service):
             return
         self._doubt_if_missed()
         now = self._clock.monotonic()
-        if self._arm_again_at <= now or not await asyncio.to_thread(self._watcher.healthy):
-            self._complaint = await asyncio.to_thread(self._watcher.arm)
+        if self._arm_again_at <= now or not await self._call(self._watcher.healthy):
+            self._complaint = await self._call(self._watcher.arm)
             if not self._complaint and self._settings.poll == "auto":
-                kind = await asyncio.to_thread(filesystem, self._inbox.path)
+                kind = await self._call(filesystem, self._inbox.path)
                 self._complaint = f"{kind} tells nothing of what other machines do" if kind in SILENT else None
             self._arm_again_at = now + self._settings.rescan_s if self._complaint else float("inf")
             self._scan_at = AT_ONCE
@@ -207,7 +229,7 @@ class Lookout(Service):
                 on_error=unreadable.__setitem__,
                 on_untaken=untaken.append,
             )
-            while part := await asyncio.to_thread(_take, sightings):
+            while part := await self._call(_take, sightings):
                 unknown = await self._ledger.unknown(self._inbox.name, part)
                 await self._hear()
                 now = self._clock.monotonic()
@@ -245,7 +267,7 @@ class Lookout(Service):
     async def _look_at_unreadable(self) -> None:
         """Whether a permission was given meanwhile, which no event tells: scan, and watch what could not be watched."""
         probed = list(islice(self._unreadable, PROBED_MOST))
-        readable = await asyncio.to_thread(_readable, self._inbox.path, probed) if probed else []
+        readable = await self._call(_readable, self._inbox.path, probed) if probed else []
         if readable:
             for path in readable:
                 del self._unreadable[path]
@@ -270,7 +292,7 @@ class Lookout(Service):
         self._scan_at = AT_ONCE
         self._scanned = True
         self._folders.clear()
-        await asyncio.to_thread(self._watcher.disarm)
+        await self._stop_watching()
         await self._pauses.begin(self._cause, str(missing))
 
     async def _tell_state(self) -> None:

@@ -1,15 +1,22 @@
 """Where the transcripts of each inbox go, and the pause of its queue for as long as that place takes none."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 from speakeasyd.config import InboxSettings
 from speakeasyd.errors import OutboxUnavailable
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
+from speakeasyd.thread_group import ThreadGroup
 
 LOOK_S = 5.0  # seconds between two looks at an outbox that is full or away
+ANSWER_S = 60.0  # seconds for an outbox to answer, all files of one transcript included
+WRITERS = 4  # transcripts written to one outbox at a time
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Outboxes(Service):
@@ -18,19 +25,29 @@ class Outboxes(Service):
     def __init__(self, *, inboxes: Sequence[InboxSettings], pauses: Pauses) -> None:
         super().__init__()
         self._outboxes = {inbox.name: Outbox(inbox.outbox) for inbox in inboxes}
+        self._threads = {inbox.name: ThreadGroup(f"outbox {inbox.name}", size=WRITERS) for inbox in inboxes}
         self._pauses = pauses
 
     def __getitem__(self, inbox: str) -> Outbox:
         return self._outboxes[inbox]
 
+    async def call(self, inbox: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a blocking call in the outbox's own threads. Raises OutboxUnavailable when the folder does not answer."""
+        try:
+            return await self._threads[inbox].run_within(ANSWER_S, function, *args, **kwargs)
+        except TimeoutError as error:
+            raise OutboxUnavailable(f"the outbox {self._outboxes[inbox].path} does not answer") from error
+
     async def prepare(self) -> None:
         """Create them, and sweep them of what a crash has left. One that cannot be made ready now is waited for."""
-        for inbox, outbox in self._outboxes.items():
-            try:
-                await asyncio.to_thread(outbox.prepare)
-                await asyncio.to_thread(outbox.try_out)
-            except OutboxUnavailable as error:
-                await self._pauses.begin(_cause(inbox), str(error))
+        await asyncio.gather(*(self._prepare(inbox, outbox) for inbox, outbox in self._outboxes.items()))
+
+    async def _prepare(self, inbox: str, outbox: Outbox) -> None:
+        try:
+            await self.call(inbox, outbox.prepare)
+            await self.call(inbox, outbox.try_out)
+        except OutboxUnavailable as error:
+            await self._pauses.begin(_cause(inbox), str(error))
 
     def paused(self, inbox: str) -> bool:
         return _cause(inbox) in self._pauses
@@ -50,7 +67,7 @@ class Outboxes(Service):
     async def _trouble(self, inbox: str) -> str:
         """Empty if there is none."""
         try:
-            await asyncio.to_thread(self._outboxes[inbox].try_out)
+            await self.call(inbox, self._outboxes[inbox].try_out)
         except OutboxUnavailable as error:
             return str(error)
         return ""

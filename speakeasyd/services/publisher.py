@@ -40,8 +40,8 @@ class Publisher:
         own = await self._ledger.own_files(job.id)
         artifacts = await self._reserved(job, outbox, transcript, files, own)
         new = {artifact.path: files[artifact.format] for artifact in artifacts}
-        await asyncio.to_thread(outbox.write, new, replacing=_hashes_by_path(outbox, own))
-        removed = await asyncio.to_thread(_remove_others, outbox, own, new.keys())
+        await self._outboxes.call(job.inbox, outbox.write, new, replacing=_hashes_by_path(outbox, own))
+        removed = await self._outboxes.call(job.inbox, _remove_others, outbox, own, new.keys())
         await self._ledger.complete(job.id, job.token, artifacts, removed=removed)
         await self._sources.put_away(job.inbox, _ended(job, warnings=transcript.warning_kinds))
 
@@ -58,10 +58,10 @@ class Publisher:
         own: Sequence[OwnFile],
     ) -> list[Artifact]:
         """The artifacts under the best name that is free or own, taken in the ledger."""
-        await asyncio.to_thread(outbox.require)
+        await self._outboxes.call(job.inbox, outbox.require)
         async for name in self._names(job, outbox, transcript, list(files)):
             artifacts = [_artifact(outbox, f"{name}.{ending}", ending, files[ending]) for ending in files]
-            if await asyncio.to_thread(_are_free_or_own, outbox, artifacts, own):
+            if await self._outboxes.call(job.inbox, _are_free_or_own, outbox, artifacts, own):
                 taken = await self._ledger.intend(job.id, job.token, artifacts)
                 if not taken:
                     return artifacts

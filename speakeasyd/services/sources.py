@@ -13,6 +13,11 @@ from speakeasyd.inbox.scanner import InboxMissing, scan
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.outbox.sources import Kept, Shelf, discard, restore_aside
 from speakeasyd.services.service import Service
+from speakeasyd.thread_group import ThreadGroup
+
+SCAN_S = 600.0  # seconds for the folders of one inbox to answer a whole scan
+MOVE_S = 3600.0  # seconds for one file to be moved, which copies it where the archive is on another disk
+MOVERS = 2  # files of one inbox moved at a time
 
 NOTE = """\
 This file could not be transcribed.
@@ -45,26 +50,34 @@ class Sources(Service):
             for inbox in settings.inboxes
             if inbox.archive and inbox.sources == "archive"
         }
-        self._restored = False
+        self._restored: set[str] = set()
+        self._threads = {inbox.name: ThreadGroup(f"sources of {inbox.name}", size=MOVERS) for inbox in settings.inboxes}
         self._failed = {inbox.name: Shelf(inbox.failed) for inbox in settings.inboxes if inbox.failed}
 
     async def run_once(self) -> float:
-        for inbox in self._inboxes.values():
-            if inbox.sources != "keep" or inbox.failed:
-                if not self._restored:
-                    await asyncio.to_thread(restore_aside, inbox.path)
-                sightings = await asyncio.to_thread(self._scan, inbox)
-                for ended in await self._ledger.ended(inbox.name, sightings):
-                    await self.put_away(inbox.name, ended, again=True)
-        self._restored = True
+        concerned = [one for one in self._inboxes.values() if one.sources != "keep" or one.failed]
+        await asyncio.gather(*(self._run_inbox(inbox) for inbox in concerned))
         return self._period_s
+
+    async def _run_inbox(self, inbox: InboxSettings) -> None:
+        """One that does not answer keeps no other waiting for longer than the deadline."""
+        threads = self._threads[inbox.name]
+        try:
+            if inbox.name not in self._restored:
+                await threads.run_within(SCAN_S, restore_aside, inbox.path)
+                self._restored.add(inbox.name)
+            sightings = await threads.run_within(SCAN_S, self._scan, inbox)
+        except TimeoutError:
+            return  # the lookout tells
+        for ended in await self._ledger.ended(inbox.name, sightings):
+            await self.put_away(inbox.name, ended, again=True)
 
     async def put_away(self, name: str, ended: Ended, *, again: bool = False) -> None:
         """As the inbox's settings say. It is kept if they say so, if another version has taken its place, or if there
         is more in it than in its transcript. `again`: it has been told before that it is kept.
         """
         try:
-            done = await asyncio.to_thread(self._put_away, self._inboxes[name], ended)
+            done = await self._threads[name].run_within(MOVE_S, self._put_away, self._inboxes[name], ended)
         except (SpeakeasyError, OSError) as error:
             self._tell("source.stuck", ended, error=str(error))
         else:

@@ -75,7 +75,7 @@ async def test_a_cancelled_call_that_has_not_begun_does_not_begin() -> None:
     assert not begun.is_set()
 
 
-async def test_a_closed_group_refuses_calls_and_its_threads_end() -> None:
+async def test_the_threads_of_a_closed_group_end_and_a_later_call_has_a_new_one() -> None:
     group = ThreadGroup("closing")
     await group.run(lambda: None)
     [thread] = [thread for thread in threading.enumerate() if thread.name == "closing"]
@@ -83,8 +83,20 @@ async def test_a_closed_group_refuses_calls_and_its_threads_end() -> None:
     group.close()
     await asyncio.to_thread(thread.join, TEST_LIMIT_S)
     assert not thread.is_alive()
-    with pytest.raises(RuntimeError):
-        await group.run(lambda: None)
+    assert await asyncio.wait_for(group.run(lambda: "later"), TEST_LIMIT_S) == "later"
+
+
+async def test_a_call_behind_a_close_is_run_all_the_same() -> None:
+    group = ThreadGroup("test")
+    release = threading.Event()
+    first = asyncio.create_task(group.run(release.wait))
+    await asyncio.sleep(0)
+    group.close()
+    second = asyncio.create_task(group.run(lambda: "ran"))
+    await asyncio.sleep(0)
+    release.set()
+    assert await asyncio.wait_for(second, TEST_LIMIT_S) == "ran"
+    await first
 
 
 PROGRAM = """

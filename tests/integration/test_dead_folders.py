@@ -1,0 +1,103 @@
+"""Folders on a server that does not answer hold up neither the others nor the stop."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.clock import SystemClock
+from speakeasyd.config import InboxSettings
+from speakeasyd.errors import OutboxUnavailable
+from speakeasyd.events import Hub
+from speakeasyd.inbox.watcher import Watcher
+from speakeasyd.mounts import Anchor
+from speakeasyd.outbox.publish import Outbox
+from speakeasyd.services import lookout, outboxes
+from speakeasyd.services.outboxes import Outboxes
+from speakeasyd.services.pauses import Pauses
+from tests.conftest import eventually
+from tests.integration.test_intake import QUICK, Place
+from tests.ledgers import opened
+
+ANSWER_S = 0.5  # seconds until a folder counts as one that does not answer
+HUNG_CALLS = 40  # more than the shared executor has threads
+TEST_LIMIT_S = 60.0
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """What the calls of a dead folder wait for; set at the end, so that their threads go."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+@pytest.fixture
+def dead(tmp_path: Path, release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder; whoever looks at it waits for ever, as on a hard mount whose server is gone."""
+    folder = tmp_path / "dead"
+    folder.mkdir()
+    original = Anchor.holds, Watcher.disarm, Outbox.try_out
+
+    def holds(anchor: Anchor) -> bool:
+        return release.wait() if anchor._folder == folder else original[0](anchor)
+
+    def disarm(watcher: Watcher) -> None:
+        if watcher._root == folder:
+            release.wait()
+        original[1](watcher)
+
+    def try_out(outbox: Outbox) -> None:
+        if outbox.path == folder:
+            release.wait()
+        original[2](outbox)
+
+    monkeypatch.setattr(Anchor, "holds", holds)
+    monkeypatch.setattr(Watcher, "disarm", disarm)
+    monkeypatch.setattr(Outbox, "try_out", try_out)
+    for module in (lookout, outboxes):
+        monkeypatch.setattr(module, "ANSWER_S", ANSWER_S)
+    monkeypatch.setattr(lookout, "STOP_S", ANSWER_S)
+    return folder
+
+
+async def test_a_dead_inbox_is_paused_and_the_others_go_on(tmp_path: Path, dead: Path) -> None:
+    inboxes = (
+        InboxSettings(name="dead", path=dead, outbox=tmp_path / "out" / "dead"),
+        InboxSettings(name="well", path=tmp_path / "inbox", outbox=tmp_path / "out" / "well"),
+    )
+    (tmp_path / "inbox").mkdir()
+    async with opened(tmp_path / "ledger.db") as ledger:
+        place = Place(root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes, watch=QUICK)
+        await place.intake.start()
+        place.put("talk.wav")
+
+        async def has_job() -> bool:
+            return bool(await place.jobs())
+
+        async with asyncio.timeout(TEST_LIMIT_S):
+            while not await has_job():
+                await asyncio.sleep(0.02)
+        await eventually(lambda: any("does not answer" in why for why in place.pauses.reasons.values()), "the pause")
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: "local work"), TEST_LIMIT_S) == "local work"
+        await asyncio.wait_for(place.intake.stop(), TEST_LIMIT_S)
+
+
+async def test_calls_to_a_dead_outbox_end_and_take_no_shared_thread(tmp_path: Path, dead: Path) -> None:
+    inboxes = [
+        InboxSettings(name="dead", path=tmp_path / "in" / "a", outbox=dead),
+        InboxSettings(name="well", path=tmp_path / "in" / "b", outbox=tmp_path / "out"),
+    ]
+    async with opened(tmp_path / "ledger.db") as ledger:
+        pauses = Pauses(ledger=ledger, hub=Hub(), clock=SystemClock())
+        both = Outboxes(inboxes=inboxes, pauses=pauses)
+        async with asyncio.timeout(TEST_LIMIT_S):
+            await both.prepare()
+            assert (both.paused("dead"), both.paused("well")) == (True, False)
+            hung = [both.call("dead", both["dead"].try_out) for _ in range(HUNG_CALLS)]
+            ended = asyncio.gather(*hung, return_exceptions=True)
+            assert await asyncio.to_thread(lambda: "local work") == "local work"
+            assert await both.well("well")
+            assert all(isinstance(error, OutboxUnavailable) for error in await ended)
