@@ -28,6 +28,7 @@ LOCAL_CALLS = {
     ("daemon.py", "to_thread"),
     ("ledger/clients.py", "self._threads.shutdown"),
     ("ledger/ledger.py", "self._readers.shutdown"),
+    ("services/janitor.py", "back_up_on_schedule"),
     ("services/publisher.py", "_rendered"),
     ("server/jobs.py", "_file"),
     ("server/jobs.py", "contents"),
