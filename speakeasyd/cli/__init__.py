@@ -50,20 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _print_whatever_names_there_are()
     try:
-        return int(get_command(_app(arguments)).main(arguments, "speakeasyd", standalone_mode=False) or 0)
+        status = int(get_command(_app(arguments)).main(arguments, "speakeasyd", standalone_mode=False) or 0)
     except SpeakeasyError as error:
         _say(f"speakeasyd: {error}", error.hint)
         return error.exit_status
     except typer.TyperException as error:  # a wrong option or argument, which typer words well
         return _usage(error)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
-        return INTERRUPTED
+        status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one boundary
         _say(
             f"speakeasyd: a defect: {type(error).__name__}: {error}", f"Please report it, with {_diagnosis(arguments)}"
         )
         return DEFECT
+    if status == INTERRUPTED:  # typer turns most of Ctrl-C into this exit status
+        _say("interrupted")
+    return status
 
 
 def _app(arguments: Sequence[str]) -> typer.Typer:
