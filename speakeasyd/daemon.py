@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from speakeasyd import __version__, logs
@@ -23,6 +24,7 @@ from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate
 from speakeasyd.ledger.reading import Row
 from speakeasyd.loop import MainLoop
+from speakeasyd.mounts import Anchor
 from speakeasyd.recorder.recorder import Recorder, to_hub
 from speakeasyd.services.dispatcher import Dispatcher
 from speakeasyd.services.failures import Failures
@@ -109,6 +111,7 @@ class Daemon:
         self._leave = asyncio.Event()
         self._reload = asyncio.Event()
         self._stack = AsyncExitStack()
+        self._anchors: dict[Path, Anchor] = {}
         self.hub = Hub()
 
     async def run(self) -> int:
@@ -303,7 +306,8 @@ class Daemon:
             failures=self._failures,
             pool=self._pool,
             recorder=recorder,
-            admit=lambda *file: self._intake.admit(*file),  # noqa: PLW0108 - a reload replaces it
+            admit=lambda *files: self._intake.admit(*files),  # noqa: PLW0108 - a reload replaces it
+            is_present=lambda inbox: self._intake.is_present(inbox),  # noqa: PLW0108
         )
         self._stack.push_async_callback(server.stop)
         await server.start()
@@ -319,6 +323,7 @@ class Daemon:
             pauses=self._pauses,
             main_loop=self._main_loop,
             clock=self._clock,
+            anchors=self._anchors,
         )
         polite = Polite(
             settings=self._settings.polite if self._patient else PoliteSettings(),

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
-from typing import Self
+from typing import BinaryIO, Self
 
 POSIX = sys.platform != "win32"
 
@@ -57,14 +57,8 @@ class FolderHandle:
 
         Raises LinkRefused, NotADirectoryError for a part that is something else, or another OSError.
         """
-        folder = cls._open_root(root)
-        for part in split_path(relative, empty_allowed=True):
-            try:
-                below = folder.enter(part, create=create)
-            finally:
-                folder.close()
-            folder = below
-        return folder
+        with cls._open_root(root) as top:
+            return top.open_below(relative, create=create)
 
     @classmethod
     def _open_root(cls, root: Path) -> Self:
@@ -100,6 +94,18 @@ class FolderHandle:
         return (state.st_dev, state.st_ino) == self.identity()
 
     # --- folders
+
+    def open_below(self, relative: str | bytes, *, create: bool = False) -> Self:
+        """As `open`, starting from this folder, wherever its path may lead by now."""
+        descriptor = os.dup(self._descriptor) if self._descriptor is not None else None
+        folder = type(self)(self.path, descriptor, is_root=self._is_root)
+        for part in split_path(relative, empty_allowed=True):
+            try:
+                below = folder.enter(part, create=create)
+            finally:
+                folder.close()
+            folder = below
+        return folder
 
     def enter(self, name: str, *, create: bool = False) -> Self:
         """A folder in this one. Raises LinkRefused, NotADirectoryError, or another OSError."""
@@ -174,13 +180,31 @@ class FolderHandle:
             raise LinkRefused(path)
         return file
 
-    def create_file(self, name: str) -> FileIO:
+    def create_file(self, name: str) -> BinaryIO:
         """For writing and reading. Raises FileExistsError where the name is taken, by a link as well."""
         self._check(name)
-        return FileIO(os.open(self._place(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "r+")
+        return os.fdopen(os.open(self._place(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "w+b")
 
     @contextmanager
-    def draft(self) -> Iterator[tuple[str, FileIO]]:
+    def temporary_folder(self, prefix: str) -> Iterator["FolderHandle"]:
+        """A folder of this one for files that are moved away; what is left in it is removed at the end."""
+        name = f"{prefix}{secrets.token_hex(8)}"
+        if not self.make_folder(name):
+            raise FileExistsError(errno.EEXIST, "the name is taken", str(self.path / name))
+        try:
+            with self.enter(name) as folder:
+                try:
+                    yield folder
+                finally:
+                    with suppress(OSError):
+                        for left in folder.names():
+                            folder.remove_file(left)
+        finally:
+            with suppress(OSError):
+                self.remove_folder(name)
+
+    @contextmanager
+    def draft(self) -> Iterator[tuple[str, BinaryIO]]:
         """A temporary file, its name and itself; removed at the end if it has not been moved."""
         name = f".{secrets.token_hex(8)}.speakeasyd-tmp"
         file = self.create_file(name)
@@ -256,12 +280,11 @@ class FolderHandle:
             _require_folder(self.path.lstat(), self.path)
 
 
-@contextmanager
-def open_below(root: Path, path: str | bytes) -> Iterator[FileIO]:
+def open_below(root: Path, path: str | bytes) -> FileIO:
     """A regular file below `root`, for reading, no part of whose path is a link. Raises LinkRefused or OSError."""
     *above, name = split_path(path)
-    with FolderHandle.open(root, "/".join(above)) as folder, folder.open_file(name) as file:
-        yield file
+    with FolderHandle.open(root, "/".join(above)) as folder:
+        return folder.open_file(name)
 
 
 def stat_below(root: Path, path: str | bytes) -> os.stat_result:

@@ -60,10 +60,10 @@ def candidates(template: str, values: Mapping[str, str], *, folder: str = "") ->
         yield "/".join([*parents, name])
 
 
-def component(text: str, *, room: int = 0) -> str:
-    """A text as the name of one file or folder on any system, at most 200 bytes, `room` bytes of them left free."""
+def component(text: str, *, room: int = 0, longest: int = LONGEST) -> str:
+    """A text as the name of one file or folder on any system: `longest` bytes at most, `room` of them left free."""
     flat = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", _SURROGATE.sub(_escaped, text))).replace("/", "_")
-    name = _cut(flat.strip(" "), LONGEST - room - 1).rstrip(" .") or "_"
+    name = _cut(flat.strip(" "), longest - room - 1).rstrip(" .") or "_"
     device = _DEVICES.match(name)
     return f"{name[: device.end(1)]}_{name[device.end(1) :]}" if device else name
 

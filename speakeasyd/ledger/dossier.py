@@ -1,5 +1,8 @@
 """Everything about one job."""
 
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,11 @@ _SOURCE = """
     SELECT inbox, path_raw, same.size, same.mtime_ns FROM jobs JOIN jobs AS same USING (inbox, path_raw, sha256)
     WHERE jobs.id = :job
 """
+_SAME_BYTES = """
+    SELECT path_raw, sha256, options FROM jobs
+    WHERE inbox = :inbox AND status NOT IN ('failed', 'cancelled') AND sha256 IN
+"""
+HASHES = 500  # in one query
 _DETAILS = {
     "attempts_made": """
         SELECT started_at, ended_at, outcome, model, device, error_code, error FROM attempts
@@ -45,6 +53,25 @@ def source(state: Path, job: int) -> Source | None:
     rows: list[dict[str, Any]] = ask(state, _SOURCE, {"job": job})
     versions = frozenset((row["size"], row["mtime_ns"]) for row in rows)
     return Source(rows[0]["inbox"], rows[0]["path_raw"], versions) if rows else None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFile:
+    """A file that has a job, or had one that was not in vain."""
+
+    path: str  # relative to the inbox, as the system has it
+    sha256: str
+    options: dict[str, Any]
+
+
+def files_with_bytes(state: Path, inbox: str, hashes: Sequence[str]) -> list[KnownFile]:
+    """Those of an inbox with one of these SHA-256. Raises LedgerError where there is no ledger."""
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(hashes), HASHES):
+        part = {f"h{number}": sha256 for number, sha256 in enumerate(hashes[start : start + HASHES])}
+        names = ", ".join(f":{name}" for name in part)
+        rows += ask(state, f"{_SAME_BYTES} ({names})", part | {"inbox": inbox})
+    return [KnownFile(os.fsdecode(row["path_raw"]), row["sha256"], json.loads(row["options"])) for row in rows]
 
 
 def details(state: Path, job: int) -> dict[str, list[Row]]:

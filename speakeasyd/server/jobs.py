@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from io import FileIO
 from itertools import takewhile
 from mimetypes import guess_type
 from pathlib import Path
@@ -11,22 +12,22 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
-from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
 
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.advice import what_to_do
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
-from speakeasyd.durable import is_plain
 from speakeasyd.errors import FileFault
-from speakeasyd.ledger.dossier import details, job_row, source
+from speakeasyd.ledger.dossier import Source, details, job_row, source
 from speakeasyd.ledger.reading import Row
 from speakeasyd.outbox.contents import contents
-from speakeasyd.outbox.root import Root
 from speakeasyd.outbox.sources import Shelf
+from speakeasyd.safe_open import open_below
 from speakeasyd.server.answers import Job, JobDetails, Jobs
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import Refused
+from speakeasyd.server.sound import OpenFileResponse
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -110,40 +111,45 @@ async def transcript(
 _PARTS: dict[int | str, dict[str, Any]] = {206: {"description": "A range."}, 416: {"description": "No such range."}}
 
 
-@router.get("/{job_id}/audio", response_class=FileResponse, responses=_PARTS)
-async def audio(parts: Lent, job_id: _Id) -> FileResponse:
-    """The source, in ranges if asked for. 404: it is not in its inbox any more."""
+@router.get("/{job_id}/audio", response_class=OpenFileResponse, responses=_PARTS)
+async def audio(parts: Lent, job_id: _Id) -> OpenFileResponse:
+    """The source, in a range if asked for. 404: it is not in its inbox any more."""
     await find(parts, job_id)
-    file = await asyncio.to_thread(_file, parts, job_id)
-    if file is None:
+    wanted = await parts.ledger.clients.run(source, parts.state, job_id)
+    opened = await run_in_threadpool(_open_source, parts, wanted) if wanted else None
+    if opened is None:
         raise Refused(404, "the audio is not in the inbox any more")
-    guessed = guess_type(file.name)[0] or ""
+    name, file = opened
+    guessed = guess_type(name)[0] or ""
     sound = guessed.startswith(("audio/", "video/"))  # nothing that a browser would show as a page of this server
-    return FileResponse(file, media_type=guessed if sound else "application/octet-stream")
+    return OpenFileResponse(file, media_type=guessed if sound else "application/octet-stream")
 
 
-def _file(parts: Parts, job_id: int) -> Path | None:
-    """The version that the job is about: in its inbox, or where it was put away."""
-    wanted = source(parts.state, job_id)
-    inbox = next((one for one in parts.settings.inboxes if wanted and one.name == wanted.inbox), None)
-    if wanted and inbox:
-        with suppress(FileFault):  # a folder has become a link to elsewhere
-            return next((place for place in _places(inbox, wanted.path) if _is_one_of(wanted.versions, place)), None)
+def _open_source(parts: Parts, wanted: Source) -> tuple[str, FileIO] | None:
+    """The version that the job is about: in its inbox, or where it was put away. Its name, and itself, open.
+
+    What is judged is the open file: another that takes its name meanwhile, or a link, is never served.
+    """
+    inbox = next((one for one in parts.settings.inboxes if one.name == wanted.inbox), None)
+    for root, path in _places(inbox, wanted.path) if inbox else ():
+        with suppress(OSError, ValueError):
+            file = open_below(root, path)
+            state = os.fstat(file.fileno())
+            if (state.st_size, state.st_mtime_ns) in wanted.versions:  # a rename keeps both, and so does a copy
+                return path, file
+            file.close()
     return None
 
 
-def _places(inbox: InboxSettings, path: bytes) -> Iterator[Path]:
-    yield Root(inbox.path).resolve(os.fsdecode(path))
+def _places(inbox: InboxSettings, path: bytes) -> Iterator[tuple[Path, str]]:
+    """Folders, and paths below them."""
+    relative = os.fsdecode(path)
+    yield inbox.path, relative
+    above, slash, _ = relative.rpartition("/")
     for folder in filter(None, (inbox.archive, inbox.failed)):
-        yield from takewhile(os.path.lexists, Shelf(folder).names(path))
-
-
-def _is_one_of(versions: frozenset[tuple[int, int]], place: Path) -> bool:
-    """A rename keeps size and time, and so does a copy."""
-    if not is_plain(place):
-        return False
-    found = place.lstat()
-    return (found.st_size, found.st_mtime_ns) in versions
+        with suppress(FileFault):  # a folder has become a link to elsewhere
+            for place in takewhile(os.path.lexists, Shelf(folder).names(path)):
+                yield folder, f"{above}{slash}{place.name}"
 
 
 async def find(parts: Parts, job_id: int) -> Row:

@@ -1,19 +1,18 @@
 """A multipart form, its files streamed to the disk: none is ever whole in memory."""
 
 import hashlib
+import secrets
 from collections import defaultdict
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from speakeasyd.durable import draft, settle
+from speakeasyd.durable import settle
+from speakeasyd.safe_open import FolderHandle
 from speakeasyd.server.problems import Refused
 
 if TYPE_CHECKING:
@@ -21,36 +20,29 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20  # bytes handed to the disk at a time
 FIELDS_LIMIT = 1 << 16  # bytes of all fields that are no files
-FILES_LIMIT = 10_000
+FILES_LIMIT = 5_000
+PARTS_LIMIT = 6_000  # files and fields
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A file of a form, durable under a temporary name."""
+    """A file of a form, durable under a temporary name in the form's folder."""
 
     field: str
     name: str  # as the client calls it, perhaps with folders: not to be trusted
-    path: Path
+    temporary: str  # name in the form's folder
     bytes: int
     sha256: str
 
 
 class Form:
-    """What a form says. Its files lie in `folder` until the end of the `with` block: move those to be kept."""
+    """What a form says. Its files lie in `folder`, which its owner empties: move those to be kept."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._stack = ExitStack()
+    def __init__(self, folder: FolderHandle) -> None:
+        self.folder = folder
+        self._parts = 0
         self._text: defaultdict[str, list[str]] = defaultdict(list)
         self.files: list[Received] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
 
     def text(self, name: str, default: str = "") -> str:
         """The last value of a field."""
@@ -79,15 +71,24 @@ class Form:
             raise Refused(400, f"the form is broken: {error}") from error
         except ClientDisconnect as error:
             raise Refused(400, "the form breaks off") from error
+        finally:
+            reader.close()
         if not reader.ended:
             raise Refused(400, "the form breaks off")
 
     # --- for the reader, in a thread
 
-    def open(self) -> tuple[Path, BinaryIO]:
+    def count_part(self) -> None:
+        self._parts += 1
+        if self._parts > PARTS_LIMIT:
+            raise Refused(413, f"more than {PARTS_LIMIT} parts")
+
+    def open_file(self) -> tuple[str, BinaryIO]:
+        """A temporary name, and the file there."""
         if len(self.files) >= FILES_LIMIT:
             raise Refused(413, f"more than {FILES_LIMIT} files")
-        return self._stack.enter_context(draft(self._folder))
+        name = secrets.token_hex(8)
+        return name, self.folder.create_file(name)
 
     def add(self, name: str, value: bytes) -> None:
         self._text[name].append(value.decode("utf-8", "replace"))
@@ -102,7 +103,7 @@ class _Reader:
         self._disposition: dict[bytes, bytes] = {}
         self._said = bytearray()  # of a field that is no file
         self._fields = 0  # bytes
-        self._file: tuple[Path, BinaryIO] | None = None
+        self._file: tuple[str, BinaryIO] | None = None
         self._sha256 = hashlib.sha256()
         self._bytes = 0
         self.ended = False
@@ -130,9 +131,15 @@ class _Reader:
             self._disposition = parse_options_header(self._value)[1]
         self._header = self._value = b""
 
+    def close(self) -> None:
+        """The file of a form that breaks off."""
+        if self._file:
+            self._file[1].close()
+
     def _begin(self) -> None:
+        self._form.count_part()
         if self._disposition.get(b"filename"):  # a browser sends an empty one where no file was chosen
-            self._file = self._form.open()
+            self._file = self._form.open_file()
             self._sha256, self._bytes = hashlib.sha256(), 0
         else:
             self._count(1 + len(self._disposition.get(b"name", b"")))
@@ -155,11 +162,11 @@ class _Reader:
     def _end(self) -> None:
         name = self._disposition.get(b"name", b"").decode("utf-8", "replace")
         if self._file:
-            path, file = self._file
+            temporary, file = self._file
             settle(file)
             file.close()
             told = self._disposition[b"filename"].decode("utf-8", "replace")
-            self._form.files.append(Received(name, told, path, self._bytes, self._sha256.hexdigest()))
+            self._form.files.append(Received(name, told, temporary, self._bytes, self._sha256.hexdigest()))
         else:
             self._form.add(name, bytes(self._said))
         self._file, self._said, self._disposition = None, bytearray(), {}

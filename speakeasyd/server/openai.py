@@ -24,13 +24,14 @@ from speakeasyd.server.live import Client
 from speakeasyd.server.multipart import Form
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import Refused
-from speakeasyd.server.uploads import allowed, place, received, take
+from speakeasyd.server.uploads import Reception, allowed, place, received, take
 from speakeasyd.services.pauses import LEAVING
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 
 FOLDER = "api"  # of the inbox, and so the batch
 FIRST = 100  # the highest priority: somebody waits
+STEM = 50  # characters of a file's own name that are kept
 USUAL = "whisper-1"  # the name that stands for whatever is configured
 
 _ENDED = frozenset({"job.completed", "job.failed", "job.cancelled", "job.skipped"})
@@ -66,12 +67,13 @@ async def transcriptions(request: Request, parts: Lent, task: Literal["transcrip
     """Transcribe one file, or translate it to English, and wait for the text."""
     _require_work(parts)
     with ExitStack() as stack:
-        async with received(request, parts.settings.upload_inbox) as form:
+        async with received(request, parts, parts.settings.upload_inbox) as reception:
+            form = reception.form
             wanted = form.text("response_format", "json")
             if wanted not in _FORMATS:
                 raise Refused(422, f"response_format is one of {', '.join(_FORMATS)}")
             client = stack.enter_context(parts.live.client())
-            taken = await _take(parts, form, task)
+            taken = await _take(parts, reception, task)
         job = await _unless_gone(request, _ended(parts, taken.job_id, client))
     if job["status"] != Status.COMPLETED:
         raise Refused(422, str(job["error"] or f"the job is {job['status']}"))
@@ -79,20 +81,21 @@ async def transcriptions(request: Request, parts: Lent, task: Literal["transcrip
     return _answer(told, wanted, words="word" in form.texts("timestamp_granularities[]"), task=task)
 
 
-async def _take(parts: Parts, form: Form, task: str) -> Received:
+async def _take(parts: Parts, reception: Reception, task: str) -> Received:
+    form = reception.form
     file = next((file for file in form.files if file.field == "file"), None)
     if file is None:
         raise Refused(422, "there is no `file` in the form")
     inbox = parts.settings.upload_inbox
     changes = allowed(parts, inbox, _changes(parts, form, task))
     # Under a name that was there before, the same bytes would be a duplicate: each request has a name of its own.
-    path = place(parts, inbox, replace(file, name=_named(file.name)), folder=FOLDER)
-    return await take(parts, inbox, file, wanted=path, changes=changes, awaited=True)
+    wanted = place(parts, inbox, replace(file, name=_named(file.name)), folder=FOLDER)
+    return (await take(parts, inbox, reception, wanted=[wanted], changes=changes, awaited=True))[0]
 
 
 def _named(name: str) -> str:
     plain = PurePosixPath(name.replace("\\", "/"))
-    return f"{plain.stem} {secrets.token_hex(4)}{plain.suffix}"
+    return f"{plain.stem[:STEM]} {secrets.token_hex(4)}{plain.suffix}"
 
 
 def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:

@@ -1,7 +1,8 @@
 """What the daemon lends to the server."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +19,9 @@ from speakeasyd.services.failures import Failures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.workers.pool import Pool
 
-Admit = Callable[[str, bytes, str, Changes, bool], Awaitable[Added]]
-"""Inbox, path, sha256, options, and whether somebody waits for the text."""
+Admit = Callable[[str, Sequence[tuple[bytes, str]], Changes, bool], Awaitable[list[Added]]]
+"""Inbox, path and SHA-256 of each file, options, and whether somebody waits for the text. All or none."""
+UPLOADS_AT_ONCE = 32  # forms that are received: each has files open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Parts:
     pool: Pool
     recorder: Recorder
     admit: Admit
+    is_present: Callable[[str], bool]  # whether an inbox is there and mounted; blocks
+    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
 
     @property
     def settings(self) -> Settings:

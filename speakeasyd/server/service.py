@@ -43,6 +43,7 @@ class Server(Service):
         pool: Pool,
         recorder: Recorder,
         admit: Admit,
+        is_present: Callable[[str], bool],
     ) -> None:
         super().__init__()
         self._settings = current().server
@@ -55,6 +56,7 @@ class Server(Service):
             pool=pool,
             recorder=recorder,
             admit=admit,
+            is_present=is_present,
         )
         self._complained = False
         self.address: str | None = None  # once it listens

@@ -1,26 +1,27 @@
 """Files that come over HTTP: into the inbox, by its rules, and into the ledger before the answer."""
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
-from itertools import chain, count, takewhile
-from pathlib import Path, PurePosixPath
+import stat
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+from pathlib import PurePosixPath
 from shutil import rmtree
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool as in_thread
 
 from speakeasyd.config import InboxSettings
-from speakeasyd.domain.job import Added
 from speakeasyd.domain.naming import component
+from speakeasyd.domain.options import Options
 from speakeasyd.domain.presets import Changes, Presets
-from speakeasyd.durable import make_folders, settle_folder
 from speakeasyd.errors import FileFault
 from speakeasyd.inbox.rules import Rules
-from speakeasyd.safe_open import is_link
+from speakeasyd.ledger.dossier import files_with_bytes
+from speakeasyd.safe_open import FolderHandle, LinkRefused
 from speakeasyd.server.answers import Received as Taken
 from speakeasyd.server.answers import Upload
 from speakeasyd.server.multipart import Form, Received
@@ -31,7 +32,9 @@ router = APIRouter(tags=["jobs"])
 
 STAGING = ".speakeasyd-upload-"  # a folder of the inbox, not looked at: from there a rename is enough
 PATH_LIMIT = 1000  # bytes below the inbox
-NUMBER_ROOM = 8  # bytes kept free in a name for ` (123)`
+NAME_LIMIT = 255  # bytes of a name, as filesystems have it
+LONGER_THAN_ANY = 1 << 16  # bytes: a name that is too long is refused, not cut
+NUMBER_ROOM = 8  # bytes kept free in a folder's name for ` (123)`
 
 _CHANGES: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 _BODY: dict[str, Any] = {
@@ -55,42 +58,103 @@ _BODY: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Where a received file belongs in the inbox."""
+
+    file: Received
+    folder: str  # '/' between parts; "" is the inbox itself
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"{self.folder}/{self.name}" if self.folder else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """Where a received file is."""
+
+    file: Received
+    path: str  # relative to the inbox
+    moved: bool  # False: the same bytes lay there already, from the same upload sent before
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """A form whose files lie in a folder of its inbox, and the inbox itself, open as long as that."""
+
+    form: Form
+    root: FolderHandle
+
+
 @router.post("/batches", status_code=201, openapi_extra=_BODY)
 async def upload(request: Request, parts: Lent, inbox: Annotated[str | None, Query(max_length=200)] = None) -> Upload:
-    """Upload any number of files. When it is answered, each is durable in the inbox and has its job."""
+    """Upload any number of files. When it is answered, each is durable in the inbox and has its job.
+
+    Any other answer: none of them has. The same upload sent again (bytes, name, batch, options) has the same jobs, as
+    long as its files lie in the inbox: after a lost answer it can be sent again.
+    """
     target = _inbox(parts, inbox)
-    async with received(request, target) as form:
+    async with received(request, parts, target) as reception:
+        form = reception.form
         if not form.files:
             raise Refused(422, "there is no file in the form")
         changes = allowed(parts, target, _said(form))
         said = form.text("batch").strip(" .")
         batch = component(said) if said else ""
-        places = [place(parts, target, file, folder=batch) for file in form.files]
-        taken = [
-            await take(parts, target, file, wanted=wanted, changes=changes)
-            for file, wanted in zip(form.files, places, strict=True)
-        ]
+        wanted = [place(parts, target, file, folder=batch) for file in form.files]
+        taken = await take(parts, target, reception, wanted=wanted, changes=changes)
         return Upload(batch=_batch(taken[0].path) or target.name, inbox=target.name, files=taken)
 
 
 @asynccontextmanager
-async def received(request: Request, inbox: InboxSettings) -> AsyncIterator[Form]:
-    """The form of a request, its files in a folder of the inbox that is gone afterwards."""
-    try:
-        staging = await asyncio.to_thread(TemporaryDirectory, dir=inbox.path, prefix=STAGING)
-        with staging as folder, Form(Path(folder)) as form:
+async def received(request: Request, parts: Parts, inbox: InboxSettings) -> AsyncIterator[Reception]:
+    """The form of a request, its files in a folder of the inbox that is gone afterwards.
+
+    Raises Refused: 503 while the inbox or the ledger is away.
+    """
+    if parts.uploads.locked():
+        raise Refused(503, "too many uploads at once", hint="Try again in a moment.")
+    if reason := parts.pauses.reasons.get("ledger"):
+        raise Refused(503, reason, hint="Nothing was taken. Send it again later.")
+    async with parts.uploads, AsyncExitStack() as stack:
+        try:
+            root = await in_thread(_open_inbox, parts, inbox)
+            stack.push_async_callback(in_thread, root.close)
+            staging = root.temporary_folder(STAGING)
+            form = Form(await in_thread(staging.__enter__))
+            stack.push_async_callback(in_thread, staging.__exit__, None, None, None)
             await form.receive(request)
-            yield form
-    except OSError as error:
-        raise Refused(503, f"the inbox cannot be written: {error.strerror or error}") from error
+            yield Reception(form, root)
+        except OSError as error:
+            raise Refused(503, f"the inbox cannot be written: {error.strerror or error}") from error
 
 
-def place(parts: Parts, inbox: InboxSettings, file: Received, *, folder: str) -> str:
+def _open_inbox(parts: Parts, inbox: InboxSettings) -> FolderHandle:
+    """Raises Refused where it is away: what is written below a mount point would be lost."""
+    root = FolderHandle.open(inbox.path)
+    try:
+        _require_inbox(parts, inbox, root)
+    except BaseException:
+        root.close()
+        raise
+    return root
+
+
+def _require_inbox(parts: Parts, inbox: InboxSettings, root: FolderHandle) -> None:
+    if not parts.is_present(inbox.name) or not root.is_at_its_path():
+        raise Refused(503, f"the inbox {inbox.name!r} is gone, or no longer mounted", hint="Send it again later.")
+
+
+def place(parts: Parts, inbox: InboxSettings, file: Received, *, folder: str) -> Wanted:
     """Where a received file belongs, relative to the inbox. Raises Refused for a name that the inbox does not take."""
-    wanted = _wanted(folder, file.name)
-    if len(os.fsencode(wanted)) > PATH_LIMIT:
+    wanted = _wanted(file, folder)
+    if len(os.fsencode(wanted.path)) > PATH_LIMIT:
         raise Refused(422, f"{file.name[:200]!r} is not taken: it has more than {PATH_LIMIT} bytes")
-    if reason := Rules.for_inbox(parts.settings, inbox).why_ignored(os.fsencode(wanted)):
+    if len(os.fsencode(wanted.name)) > NAME_LIMIT:
+        raise Refused(422, f"{file.name[:200]!r} is not taken: a name has {NAME_LIMIT} bytes at most")
+    if reason := Rules.for_inbox(parts.settings, inbox).why_ignored(os.fsencode(wanted.path)):
         raise Refused(422, f"{file.name[:200]!r} is not taken: {reason}")
     return wanted
 
@@ -102,18 +166,48 @@ def sweep(inboxes: Iterable[InboxSettings]) -> None:
 
 
 async def take(
-    parts: Parts, inbox: InboxSettings, file: Received, *, wanted: str, changes: Changes, awaited: bool = False
-) -> Taken:
-    """Move a received file to its place, or beside it where that is taken, and give it a job."""
-    path = await asyncio.to_thread(_put, file.path, inbox.path, wanted)
-    added: Added = await parts.admit(inbox.name, os.fsencode(path), file.sha256, changes, awaited)
-    return Taken(path=path, bytes=file.bytes, job_id=added.job_id, status=added.status)
+    parts: Parts,
+    inbox: InboxSettings,
+    reception: Reception,
+    *,
+    wanted: Sequence[Wanted],
+    changes: Changes,
+    awaited: bool = False,
+) -> list[Taken]:
+    """Move received files to their places, or beside them where those are taken, and give each a job: all or none."""
+    known = await _known_paths(parts, inbox, wanted, changes)
+    placed = await in_thread(_place_all, reception, wanted, known)
+    try:
+        await in_thread(_require_inbox, parts, inbox, reception.root)
+        files = [(os.fsencode(one.path), one.file.sha256) for one in placed]
+        added = await parts.admit(inbox.name, files, changes, awaited)
+    except Exception:  # not a cancellation: the ledger may have taken them by then
+        await in_thread(_take_back, reception.root, placed)
+        raise
+    return [
+        Taken(path=one.path, bytes=one.file.bytes, job_id=job.job_id, status=job.status)
+        for one, job in zip(placed, added, strict=True)
+    ]
+
+
+async def _known_paths(
+    parts: Parts, inbox: InboxSettings, wanted: Sequence[Wanted], changes: Changes
+) -> frozenset[tuple[str, str]]:
+    """Path and SHA-256 of files whose job has the very options that are asked for: an upload that is sent again."""
+    presets = _presets(parts, inbox)
+    options = {batch: presets.choose(batch, changes).options for batch in {_batch(one.path) for one in wanted}}
+    rows = await parts.ledger.clients.run(
+        files_with_bytes, parts.state, inbox.name, sorted({one.file.sha256 for one in wanted})
+    )
+    return frozenset(
+        (row.path, row.sha256) for row in rows if Options.model_validate(row.options) == options.get(_batch(row.path))
+    )
 
 
 def allowed(parts: Parts, inbox: InboxSettings, changes: Changes) -> Changes:
     """Options that a client may ask for: no model but those of the configuration, since a model may be a path."""
     settings = parts.settings
-    presets = Presets(defaults=settings.options, presets=settings.presets, inbox_preset=inbox.preset)
+    presets = _presets(parts, inbox)
     try:
         model = presets.choose("", changes).options.model
     except FileFault as fault:
@@ -122,6 +216,11 @@ def allowed(parts: Parts, inbox: InboxSettings, changes: Changes) -> Changes:
     if model not in known:
         raise Refused(422, "this model is not one of the configuration's", hint="Make a preset for it.")
     return changes
+
+
+def _presets(parts: Parts, inbox: InboxSettings) -> Presets:
+    settings = parts.settings
+    return Presets(defaults=settings.options, presets=settings.presets, inbox_preset=inbox.preset)
 
 
 def _batch(path: str) -> str:
@@ -145,41 +244,101 @@ def _inbox(parts: Parts, name: str | None) -> InboxSettings:
     return found
 
 
-def _wanted(folder: str, name: str) -> str:
-    """A path below the inbox from what a client says: no part of it leads anywhere else."""
-    parts = [part for part in name.replace("\\", "/").split("/") if part.strip(" .")]
-    return "/".join(component(part, room=NUMBER_ROOM) for part in chain([folder] if folder else [], parts or ["_"]))
+def _wanted(file: Received, folder: str) -> Wanted:
+    """A place below the inbox from what a client says: no part of it leads anywhere else."""
+    said = [part for part in file.name.replace("\\", "/").split("/") if part.strip(" .")]
+    *above, name = said or ["_"]
+    folders = [component(part, room=NUMBER_ROOM) for part in chain([folder] if folder else [], above)]
+    return Wanted(file, "/".join(folders), component(name, longest=LONGER_THAN_ANY))
 
 
-def _put(received: Path, root: Path, wanted: str) -> str:
-    """Under the first name that is free, durably. Returns it, relative to the inbox."""
-    plain = PurePosixPath(wanted)
-    folder = root / plain.parent
-    above = [root / parent for parent in reversed(plain.parents)][1:]
-    if any(is_link(one.lstat()) for one in takewhile(os.path.lexists, above)):
-        raise Refused(422, f"{plain.parent.as_posix()!r} is a link, which may lead out of the inbox")
+def _place_all(reception: Reception, wanted: Sequence[Wanted], known: frozenset[tuple[str, str]]) -> list[Placed]:
+    """Move the files of a form, durably; none stays if one cannot be moved."""
+    placed: list[Placed] = []
     try:
-        make_folders(folder)
+        for folder, group in groupby(wanted, key=lambda one: one.folder):
+            with _open_folder(reception.root, folder) as handle:
+                placer = _Placer(reception.form.folder, handle, known, {one.path for one in placed})
+                placed.extend(map(placer.place, group))
+                handle.sync()
+    except BaseException:
+        _take_back(reception.root, placed)
+        raise
+    return placed
+
+
+def _open_folder(root: FolderHandle, folder: str) -> FolderHandle:
+    try:
+        return root.open_below(folder, create=True)
+    except LinkRefused as error:
+        raise Refused(422, f"{folder!r} has a link in it, which may lead out of the inbox") from error
     except NotADirectoryError as error:
-        raise Refused(422, f"{plain.parent.as_posix()!r} is no folder") from error
-    for number in count(1):
-        name = f"{plain.stem} ({number}){plain.suffix}" if number > 1 else plain.name
-        if _moved(received, folder / name):
-            settle_folder(folder)
-            return (plain.parent / name).as_posix()
-    raise AssertionError("there is always a free number")
+        raise Refused(422, f"{folder!r} is no folder") from error
 
 
-def _moved(received: Path, target: Path) -> bool:
-    """Whether the name was free. Never over another file: a link refuses where a rename would not."""
-    try:
-        os.link(received, target)
-    except FileExistsError:
-        return False
-    except OSError:  # a filesystem without hard links
-        if os.path.lexists(target):
+class _Placer:
+    """Puts files into one folder, each under the first name that is free. Reads the folder's names once."""
+
+    def __init__(
+        self, staging: FolderHandle, folder: FolderHandle, known: frozenset[tuple[str, str]], used: set[str]
+    ) -> None:
+        self._staging = staging
+        self._folder = folder
+        self._known = known
+        self._used = used
+        self._names: frozenset[str] | None = None
+        self._numbers: dict[str, int] = {}  # the next to try
+
+    def place(self, wanted: Wanted) -> Placed:
+        while True:
+            number = self._numbers.get(wanted.name, 1)
+            self._numbers[wanted.name] = number + 1
+            name = numbered(wanted.name, number)
+            path = replace(wanted, name=name).path
+            if path in self._used:
+                continue
+            if self._is_same(wanted.file, name, path):
+                moved = False
+            elif number > 1 and name in self._taken():
+                continue
+            elif self._staging.move_to(wanted.file.temporary, self._folder, name):
+                moved = True
+            else:
+                continue
+            self._used.add(path)
+            return Placed(wanted.file, path, moved=moved)
+
+    def _taken(self) -> frozenset[str]:
+        if self._names is None:
+            self._names = frozenset(self._folder.names())
+        return self._names
+
+    def _is_same(self, file: Received, name: str, path: str) -> bool:
+        """Whether the name is that of the same bytes, as the ledger knows them."""
+        if (path, file.sha256) not in self._known:
             return False
-        received.rename(target)
-    else:
-        received.unlink()
-    return True
+        try:
+            state = self._folder.stat(name)
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(state.st_mode) and state.st_size == file.bytes
+
+
+def numbered(name: str, number: int) -> str:
+    """`name (2).wav`; the name is shortened where it would be too long for that."""
+    if number == 1:
+        return name
+    plain = PurePosixPath(name)
+    ending = f" ({number}){plain.suffix}"
+    room = NAME_LIMIT - len(os.fsencode(ending))
+    return os.fsencode(plain.stem)[:room].decode("utf-8", "ignore") + ending
+
+
+def _take_back(root: FolderHandle, placed: Iterable[Placed]) -> None:
+    """Remove files of an upload that is refused: its client will send it again."""
+    for one in placed:
+        folder, _, name = one.path.rpartition("/")
+        if one.moved:
+            with suppress(OSError), root.open_below(folder) as handle:
+                handle.remove_file(name)
+                handle.sync()

@@ -102,20 +102,30 @@ class Admission(Service):
         self._looking.close()
         self._reading.close()
 
-    async def admit(self, path: bytes, sha256: str, changes: Changes, *, awaited: bool = False) -> Added:
-        """Give a file that is known to be complete its job at once. Raises FileFault: `bad_sidecar`, or it is gone.
+    async def admit(
+        self, files: Sequence[tuple[bytes, str]], changes: Changes, *, awaited: bool = False
+    ) -> list[Added]:
+        """Give files that are known to be complete their jobs at once, in one transaction: all or none.
+
+        `files`: path and SHA-256 of each. Raises FileFault: `bad_sidecar`, or one is gone; LedgerError.
 
         `awaited`: somebody waits for this text, who would not be served by that of an earlier file.
         """
         try:
-            seen = await self._looking.run_within(ANSWER_S, identity.look, self._inbox.path, path)
+            found = await self._looking.run_within(ANSWER_S, self._look_at, [path for path, _ in files])
         except TimeoutError as error:
             raise FileFault(ErrorCode.SOURCE_UNREADABLE, "the inbox does not answer") from error
+        jobs = [
+            self._job(path, self._require_seen(seen), sha256, changes=changes)
+            for (path, sha256), seen in zip(files, found, strict=True)
+        ]
+        duplicates = "reuse" if awaited and self._duplicates == "skip" else self._duplicates
+        return await self._ledger.add(jobs, duplicates=duplicates)
+
+    def _require_seen(self, seen: Seen | Trouble) -> Seen:
         if isinstance(seen, Trouble):
             raise FileFault(ErrorCode.SOURCE_MISSING, f"the file cannot be taken: {seen.value}")
-        job = self._job(path, seen, sha256, changes=changes)
-        duplicates = "reuse" if awaited and self._duplicates == "skip" else self._duplicates
-        return (await self._ledger.add([job], duplicates=duplicates))[0]
+        return seen
 
     def _raise_lane_error(self) -> None:
         error, self._lane_error = self._lane_error, None

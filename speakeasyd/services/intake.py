@@ -2,7 +2,7 @@
 those of the other inboxes: a share that hangs holds up nothing but itself."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from speakeasyd.clock import Clock
@@ -12,6 +12,7 @@ from speakeasyd.domain.job import Added
 from speakeasyd.domain.presets import Changes
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
+from speakeasyd.mounts import Anchor
 from speakeasyd.services.admission import Admission
 from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.failures import Failures
@@ -23,10 +24,28 @@ class Intake:
     """All inboxes. For other settings stop it and start a new one: what was under way is found again."""
 
     def __init__(
-        self, *, settings: Settings, ledger: Ledger, pauses: Pauses, main_loop: MainLoop, clock: Clock
+        self,
+        *,
+        settings: Settings,
+        ledger: Ledger,
+        pauses: Pauses,
+        main_loop: MainLoop,
+        clock: Clock,
+        anchors: dict[Path, Anchor] | None = None,
     ) -> None:
+        """`anchors`: what earlier ones remember of the folders' mounts."""
+        known = {} if anchors is None else anchors
+
         def door(inbox: InboxSettings) -> "_Door":
-            return _Door(inbox=inbox, settings=settings, ledger=ledger, pauses=pauses, main_loop=main_loop, clock=clock)
+            return _Door(
+                inbox=inbox,
+                anchor=known.setdefault(inbox.path, Anchor(inbox.path)),
+                settings=settings,
+                ledger=ledger,
+                pauses=pauses,
+                main_loop=main_loop,
+                clock=clock,
+            )
 
         self._doors = {inbox.name: door(inbox) for inbox in settings.inboxes}
 
@@ -51,9 +70,18 @@ class Intake:
         """One round for every inbox, in place of the loops that `start` starts."""
         await asyncio.gather(*(door.run_once() for door in self._doors.values()))
 
-    async def admit(self, inbox: str, path: bytes, sha256: str, changes: Changes, awaited: bool) -> Added:
-        """Give a file that is known to be complete its job at once; `changes` as in a sidecar. Raises FileFault."""
-        return await self._doors[inbox].admission.admit(path, sha256, changes, awaited=awaited)
+    async def admit(
+        self, inbox: str, files: Sequence[tuple[bytes, str]], changes: Changes, awaited: bool
+    ) -> list[Added]:
+        """Give files that are known to be complete their jobs at once, all or none; `changes` as in a sidecar.
+
+        `files`: path and SHA-256 of each. Raises FileFault or LedgerError.
+        """
+        return await self._doors[inbox].admission.admit(files, changes, awaited=awaited)
+
+    def is_present(self, inbox: str) -> bool:
+        """Whether the inbox is there, and mounted if it was. Blocks."""
+        return self._doors[inbox].anchor.holds()
 
     def left(self) -> list[Left]:
         """What lies in the inboxes and is not in the ledger, and why not."""
@@ -87,6 +115,7 @@ class _Door:
         self,
         *,
         inbox: InboxSettings,
+        anchor: Anchor,
         settings: Settings,
         ledger: Ledger,
         pauses: Pauses,
@@ -94,11 +123,13 @@ class _Door:
         clock: Clock,
     ) -> None:
         self._root = inbox.path
+        self.anchor = anchor
         self._clock = clock
         self._arrivals = Arrivals(settle_s=settings.watch.settle_s, empty_s=settings.watch.empty_s)
         self.admission = Admission(inbox=inbox, settings=settings, arrivals=self._arrivals, ledger=ledger, clock=clock)
         self.lookout = Lookout(
             inbox=inbox,
+            anchor=anchor,
             settings=settings,
             arrivals=self._arrivals,
             admission=self.admission,

@@ -54,6 +54,7 @@ class Lookout(Service):
         self,
         *,
         inbox: InboxSettings,
+        anchor: Anchor,
         settings: Settings,
         arrivals: Arrivals,
         admission: Service,
@@ -71,8 +72,8 @@ class Lookout(Service):
         self._ledger = ledger
         self._pauses = pauses
         self._clock = clock
-        self._anchor = Anchor(inbox.path)
         self._threads = ThreadGroup(f"inbox {inbox.name}")
+        self._anchor = anchor
         self._watcher = Watcher(root=inbox.path, rules=self._rules, main_loop=main_loop, on_news=self._hear)
         self._complaint: str | None = None  # why not all events come; None when they should
         self._arm_again_at = 0.0  # monotonic seconds; matters only while there is a complaint

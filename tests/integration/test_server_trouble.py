@@ -1,6 +1,9 @@
 """A served daemon whose folders change under it: it tells the truth, and gives nobody another's recording."""
 
+import os
 import shutil
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,3 +39,54 @@ def test_an_inbox_that_is_gone_is_no_secret(served: Served) -> None:
     assert served.upload(("a.wav", b"RIFF")).status_code == 503
     assert served.post("/recorder/start").status_code == 503
     assert served.post("/recorder/start", json={"device": 10**20}).status_code == 422
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+def test_audio_is_never_that_of_a_file_elsewhere(served: Served, tmp_path: Path) -> None:
+    """Equal in size and time: only the path tells it from the job's own."""
+    secret = tmp_path / "secret.wav"
+    secret.write_bytes(b"RIFF secret")
+    served.post("/pause")
+    job = served.upload(("folder/own.wav", b"RIFF own...")).json()["files"][0]["job_id"]
+    own = served.inbox / "folder" / "own.wav"
+    times = own.stat()
+    os.utime(secret, ns=(times.st_atime_ns, times.st_mtime_ns))
+    kept, stopped = own.with_name("kept.tmp"), threading.Event()
+
+    def swap() -> None:
+        while not stopped.is_set():
+            own.rename(kept)
+            own.symlink_to(secret)
+            own.unlink()
+            kept.rename(own)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        answers = [served.client.get(f"/api/v1/jobs/{job}/audio") for _ in range(60)]
+    finally:
+        stopped.set()
+        swapping.join()
+    assert {answer.status_code for answer in answers} <= {200, 404}
+    assert {answer.content for answer in answers if answer.status_code == 200} <= {b"RIFF own..."}
+
+
+def test_ranges_of_the_audio(served: Served) -> None:
+    served.post("/pause")
+    content = bytes(range(200))
+    job = served.upload(("ranges.wav", content)).json()["files"][0]["job_id"]
+
+    def ask(wanted: str) -> tuple[int, bytes]:
+        answer = served.client.get(f"/api/v1/jobs/{job}/audio", headers={"range": wanted})
+        return answer.status_code, answer.content
+
+    assert ask("bytes=0-0") == (206, content[:1])
+    assert ask("bytes=10-19") == (206, content[10:20])
+    assert ask("bytes=190-") == (206, content[190:])
+    assert ask("bytes=-5") == (206, content[-5:])
+    assert ask("bytes=0-999") == (206, content)
+    assert ask("bytes=200-") == (416, b"")
+    assert ask("bytes=-0") == (416, b"")
+    assert ask("bytes=5-2") == (200, content)
+    assert ask("lines=1-2") == (200, content)
+    assert ask("bytes=" + "0-1," * 99 + "3-4") == (200, content)

@@ -1,8 +1,11 @@
 """Files that come over HTTP, well meant and ill."""
 
+import ctypes
 import os
+import re
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -237,3 +240,75 @@ def test_an_inbox_that_cannot_be_written(served: Served) -> None:
         assert served.upload(("a.wav", content())).status_code == 503
     finally:
         served.inbox.chmod(0o700)
+
+
+@pytest.mark.parametrize("size", [191, 192, 250, 254, 255])
+def test_a_name_as_long_as_a_filesystem_takes(served: Served, size: int) -> None:
+    name = "é" * ((size - 4) // 2) + "x" * ((size - 4) % 2) + ".wav"
+    assert len(name.encode()) == size
+    paths = [served.upload((name, content())).json()["files"][0]["path"] for _ in range(2)]
+    assert paths[0] == name
+    assert re.search(r" \(\d+\)\.wav$", paths[1])
+    assert len(paths[1].encode()) <= 255
+    assert all((served.inbox / path).is_file() for path in paths)
+
+
+def test_a_name_that_is_too_long_is_refused_for_that(served: Served) -> None:
+    answered = served.upload(("x" * 252 + ".wav", content()))
+    assert answered.status_code == 422
+    assert "255 bytes" in answered.text
+
+
+def test_an_upload_sent_again_is_the_same(served: Served) -> None:
+    files = [("again.wav", content()), ("again.wav", content()), ("b/again.wav", content())]
+    first = served.upload(*files, batch="twice").json()
+    assert served.upload(*files, batch="twice").json() == first
+    assert len({file["job_id"] for file in first["files"]}) == 3
+    other = served.upload(files[0], batch="twice", options='{"language": "fr"}').json()["files"][0]
+    assert other["path"] == "twice/again (3).wav"
+
+
+def test_many_equal_names_are_no_burden(served: Served) -> None:
+    many = 600
+    answered = served.upload(*(("equal.wav", content()) for _ in range(many)), batch="equal")
+    paths = [file["path"] for file in answered.json()["files"]]
+    assert paths[:2] == ["equal/equal.wav", "equal/equal (2).wav"]
+    assert len(set(paths)) == many
+    (row,) = served.rows("SELECT count(*) AS n FROM events WHERE kind = 'job.added'")
+    assert row["n"] >= many
+
+
+def test_too_many_parts(served: Served) -> None:
+    part = raw_form('Content-Disposition: form-data; name=""', body=b"")
+    answered = served.post("/batches", content=part * 7000 + b"--edge--", headers=RAW)
+    assert answered.status_code == 413
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it takes Linux's exchange of two names")
+def test_a_folder_that_is_swapped_for_a_link_while_files_come(served: Served, tmp_path: Path) -> None:
+    folder, link, stopped = served.inbox / "swapped", served.inbox / "link.tmp", threading.Event()
+    folder.mkdir()
+    link.symlink_to(tmp_path)
+    libc = ctypes.CDLL(None)
+
+    def exchange() -> None:
+        here = -100  # AT_FDCWD
+        assert libc.renameat2(here, os.fsencode(folder), here, os.fsencode(link), 2) == 0
+
+    def swap() -> None:
+        while not stopped.is_set():
+            exchange()
+            exchange()
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        answers = [served.upload((f"swapped/{n}.wav", content())).status_code for n in range(60)]
+    finally:
+        stopped.set()
+        swapping.join()
+        link.unlink()
+    assert set(answers) <= {201, 422, 503}
+    assert not list(tmp_path.iterdir())
+    taken = {row["path"] for row in served.rows("SELECT path FROM job_status WHERE batch = 'swapped'")}
+    assert len(taken) == answers.count(201)

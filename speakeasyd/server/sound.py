@@ -1,0 +1,69 @@
+"""An open file as an answer, whole or in a range: no path is looked up again once it has been checked."""
+
+import re
+from email.utils import formatdate
+from io import FileIO
+from os import fstat
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+BLOCK = 1 << 16  # bytes
+
+_RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})")
+
+
+class OpenFileResponse(Response):
+    """Closes the file. One range is answered with 206; several, or none that can be read, with the whole file."""
+
+    def __init__(self, file: FileIO, *, media_type: str) -> None:
+        super().__init__(media_type=media_type)
+        self._file = file
+        state = fstat(file.fileno())
+        self._size = state.st_size
+        self.headers["accept-ranges"] = "bytes"
+        self.headers["last-modified"] = formatdate(state.st_mtime, usegmt=True)
+        self.headers["etag"] = f'"{state.st_mtime_ns:x}-{state.st_size:x}"'
+
+    async def __call__(self, scope: Scope, _receive: Receive, send: Send) -> None:
+        try:
+            start, end = self._choose_range(Headers(scope=scope))
+            self.headers["content-length"] = str(max(0, end - start))
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if scope["method"] != "HEAD":
+                await self._send_bytes(start, end, send)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            await run_in_threadpool(self._file.close)
+
+    async def _send_bytes(self, start: int, end: int, send: Send) -> None:
+        """Raises OSError for a file that has become shorter: then the connection must end."""
+        await run_in_threadpool(self._file.seek, start)
+        while start < end:
+            block = await run_in_threadpool(self._file.read, min(BLOCK, end - start))
+            if not block:
+                raise OSError("the file has become shorter while it was sent")
+            start += len(block)
+            await send({"type": "http.response.body", "body": block, "more_body": True})
+
+    def _choose_range(self, headers: Headers) -> tuple[int, int]:
+        """The first byte and the one after the last. Sets the status."""
+        wanted = _RANGE.fullmatch(headers.get("range", "").strip())
+        if_range = headers.get("if-range")
+        unchanged = if_range is None or if_range in {self.headers["etag"], self.headers["last-modified"]}
+        if not wanted or not any(wanted.groups()) or not unchanged:
+            return 0, self._size
+        first, last = wanted.groups()
+        start = int(first) if first else max(0, self._size - int(last))
+        end = min(self._size, int(last) + 1) if first and last else self._size
+        if first and last and int(last) < start:
+            return 0, self._size  # no range at all
+        if start >= self._size or start == end:
+            self.status_code = 416
+            self.headers["content-range"] = f"bytes */{self._size}"
+            return 0, 0
+        self.status_code = 206
+        self.headers["content-range"] = f"bytes {start}-{end - 1}/{self._size}"
+        return start, end
