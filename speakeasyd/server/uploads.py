@@ -1,9 +1,11 @@
 """Files that come over HTTP: into the inbox, by its rules, and into the ledger before the answer."""
 
+import logging
 import os
 import stat
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from pathlib import PurePosixPath
@@ -18,7 +20,7 @@ from speakeasyd.config import InboxSettings
 from speakeasyd.domain.naming import component
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.presets import Changes, Presets
-from speakeasyd.errors import FileFault
+from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.ledger.dossier import files_with_bytes
 from speakeasyd.safe_open import FolderHandle, LinkRefused
@@ -29,9 +31,12 @@ from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import Refused
 
 router = APIRouter(tags=["jobs"])
+log = logging.getLogger(__name__)
 
 STAGING = ".speakeasyd-upload-"  # a folder of the inbox, not looked at: from there a rename is enough
 PATH_LIMIT = 1000  # bytes below the inbox
+TAKE_BACK_TRIES = 50
+TAKE_BACK_S = 0.02  # seconds between them
 NAME_LIMIT = 255  # bytes of a name, as filesystems have it
 LONGER_THAN_ANY = 1 << 16  # bytes: a name that is too long is refused, not cut
 NUMBER_ROOM = 8  # bytes kept free in a folder's name for ` (123)`
@@ -181,8 +186,10 @@ async def take(
         await in_thread(_require_inbox, parts, inbox, reception.root)
         files = [(os.fsencode(one.path), one.file.sha256) for one in placed]
         added = await parts.admit(inbox.name, files, changes, awaited)
-    except Exception:  # not a cancellation: the ledger may have taken them by then
+    except Exception as error:  # not a cancellation: the ledger may have taken them by then
         await in_thread(_take_back, reception.root, placed)
+        if isinstance(error, FileFault) and error.code is ErrorCode.SOURCE_MISSING:
+            raise Refused(503, "a file went away while it was taken", hint="Send it again.") from error
         raise
     return [
         Taken(path=one.path, bytes=one.file.bytes, job_id=job.job_id, status=job.status)
@@ -337,8 +344,20 @@ def numbered(name: str, number: int) -> str:
 def _take_back(root: FolderHandle, placed: Iterable[Placed]) -> None:
     """Remove files of an upload that is refused: its client will send it again."""
     for one in placed:
-        folder, _, name = one.path.rpartition("/")
-        if one.moved:
-            with suppress(OSError), root.open_below(folder) as handle:
-                handle.remove_file(name)
-                handle.sync()
+        if one.moved and not any(_removed(root, one.path) for _ in range(TAKE_BACK_TRIES)):
+            log.warning("%r stays in the inbox, although its upload was refused", one.path)
+
+
+def _removed(root: FolderHandle, path: str) -> bool:
+    """Whether the file is gone. Not while a folder above it is a link, which may be for a moment."""
+    folder, _, name = path.rpartition("/")
+    try:
+        with root.open_below(folder) as handle:
+            handle.remove_file(name)
+            handle.sync()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        time.sleep(TAKE_BACK_S)
+        return False
+    return True
