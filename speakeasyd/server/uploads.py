@@ -41,6 +41,8 @@ NAME_LIMIT = 255  # bytes of a name, as filesystems have it
 LONGER_THAN_ANY = 1 << 16  # bytes: a name that is too long is refused, not cut
 NUMBER_ROOM = 8  # bytes kept free in a folder's name for ` (123)`
 
+_AWAY = frozenset({ErrorCode.SOURCE_MISSING, ErrorCode.SOURCE_UNREADABLE})
+
 _CHANGES: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -188,8 +190,8 @@ async def take(
         added = await parts.admit(inbox.name, files, changes, awaited)
     except Exception as error:  # not a cancellation: the ledger may have taken them by then
         await in_thread(_take_back, reception.root, placed)
-        if isinstance(error, FileFault) and error.code is ErrorCode.SOURCE_MISSING:
-            raise Refused(503, "a file went away while it was taken", hint="Send it again.") from error
+        if isinstance(error, FileFault) and error.code in _AWAY:
+            raise Refused(503, f"the inbox lost a file: {error}", hint="Send it again later.") from error
         raise
     return [
         Taken(path=one.path, bytes=one.file.bytes, job_id=job.job_id, status=job.status)

@@ -30,14 +30,11 @@ LOCAL_CALLS = {
     ("ledger/ledger.py", "self._readers.shutdown"),
     ("services/janitor.py", "back_up_on_schedule"),
     ("services/publisher.py", "_rendered"),
-    ("server/jobs.py", "_file"),
     ("server/jobs.py", "contents"),
     ("server/recording.py", "parts.recorder.devices"),
     ("server/recording.py", "parts.recorder.start"),
     ("server/recording.py", "parts.recorder.stop"),
     ("server/service.py", "sweep"),
-    ("server/uploads.py", "TemporaryDirectory"),
-    ("server/uploads.py", "_put"),
 }
 """What may use the event loop's shared executor: local, bounded work, by module and function.
 
