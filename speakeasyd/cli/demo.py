@@ -42,6 +42,7 @@ def command(
     model: given.Model = "bundled",
     device: given.Device = "auto",
     language: given.Language = None,
+    languages: given.Languages = None,
     task: given.Task = None,
     formats: given.Formats = None,
 ) -> int:
@@ -58,6 +59,7 @@ def command(
         device=device,
         settle=SETTLE_S,
         language=language,
+        languages=languages,
         task=task,
         formats=formats,
     )

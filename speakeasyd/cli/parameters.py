@@ -26,6 +26,9 @@ Model = Annotated[
 Device = Annotated[str | None, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="What to compute on.")]
 Settle = Annotated[float | None, typer.Option(metavar="SECONDS", help="How long a file must be still.")]
 Language = Annotated[str | None, typer.Option(metavar="auto|CODE", help="What is spoken, such as `en`.")]
+Languages = Annotated[
+    str | None, typer.Option(metavar="CODE,CODE,...", help="The languages to choose from, such as `en,de`.")
+]
 Task = Annotated[str | None, typer.Option(metavar="transcribe|translate", help="`translate` gives English text.")]
 Formats = Annotated[str | None, typer.Option(metavar="txt,srt,...", help="What to write.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
@@ -46,14 +49,22 @@ class Flags:
     device: Device = None
     settle: Settle = None
     language: Language = None
+    languages: Languages = None
     task: Task = None
     formats: Formats = None
 
     def values(self) -> dict[str, Any]:
         """As the configuration file would say it, the inboxes aside."""
-        formats = self.formats.replace(",", " ").split() if self.formats else None
+        formats = _split(self.formats)
+        languages = _split(self.languages)
         tables: dict[str, dict[str, object]] = {
-            "options": {"model": _model(self.model), "language": self.language, "task": self.task, "formats": formats},
+            "options": {
+                "model": _model(self.model),
+                "language": self.language,
+                "languages": languages,
+                "task": self.task,
+                "formats": formats,
+            },
             "watch": {"settle_s": self.settle},
             "workers": {"device": self.device},
         }
@@ -87,6 +98,10 @@ def _only_inbox(configured: Settings, flags: Flags) -> dict[str, object]:
     first = configured.inboxes[0].model_dump(exclude_none=True)
     places = {"path": flags.inbox, "outbox": flags.outbox}
     return first | {key: folder for key, folder in places.items() if folder}
+
+
+def _split(words: str | None) -> list[str] | None:
+    return words.replace(",", " ").split() if words else None
 
 
 def _model(name: str | None) -> str | None:

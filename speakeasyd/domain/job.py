@@ -128,6 +128,7 @@ class Job:
     language: str | None  # known from an earlier attempt
     done: frozenset[int] = frozenset()  # indexes of the chunks that are committed
     said: Mapping[int, str] = field(default_factory=dict)  # their texts, which later chunks lean on; none for a gap
+    languages: Mapping[int, str] = field(default_factory=dict)  # at the end of these chunks; none for a gap
     transcribed: bool = False  # every chunk is committed; only the artifacts are missing
     suspects: tuple[Suspect, ...] = ()  # chunks to be tried alone first
     crashes: int = 0  # workers that died on this job outside of any chunk

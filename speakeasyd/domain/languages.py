@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-_SWITCH_COST = 2.0  # nats of evidence that a change of language needs
+_SWITCH_COST = 1.5  # nats of evidence that a change of language needs
 _FULL_WEIGHT_S = 5.0  # seconds of speech from which a stretch has its full weight
 _LEAST_PROBABILITY = 1e-3  # one stretch alone never excludes a language
 
@@ -52,7 +52,7 @@ def _score(stretches: Sequence[Stretch]) -> list[dict[str, float]]:
     scores: list[dict[str, float]] = []
     following: dict[str, float] = {}
     for stretch in reversed(stretches):
-        weight = min(1.0, stretch.speech_s / _FULL_WEIGHT_S)
+        weight = _weigh(stretch)
         after_switch = max(following.values(), default=0.0) - _SWITCH_COST
         following = {
             code: weight * math.log(max(probability, _LEAST_PROBABILITY)) + max(following.get(code, 0.0), after_switch)
@@ -60,6 +60,12 @@ def _score(stretches: Sequence[Stretch]) -> list[dict[str, float]]:
         }
         scores.append(following)
     return scores[::-1]
+
+
+def _weigh(stretch: Stretch) -> float:
+    """Short stretches count for little, and so do those in which no language stands out."""
+    clearness = max(stretch.probabilities.values(), default=0.0)
+    return clearness * min(1.0, stretch.speech_s / _FULL_WEIGHT_S)
 
 
 def _best(scores: Mapping[str, float]) -> str:

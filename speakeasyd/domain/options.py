@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from speakeasyd.domain.naming import check_template
 from speakeasyd.errors import ConfigError
 
+Code = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 Format = Literal["txt", "srt", "vtt", "json", "tsv", "lrc", "md", "docx"]
 
 
@@ -18,7 +19,9 @@ class Options(BaseModel):
     model: str = Field("auto", min_length=1)
     """`auto`, `bundled`, a model directory, a size such as `small`, or a Hugging Face id."""
     language: Annotated[str, Field(pattern=r"^(auto|[a-z]{2,3})$")] = "auto"
-    """`auto` detects it from the first chunks of the file; else a code such as `en`."""
+    """`auto` detects it all along the file, which may change between languages; else a code such as `en`."""
+    languages: tuple[Code, ...] = ()
+    """With `language = "auto"`, the codes to choose from, such as `["en", "de"]`; none: all that the model knows."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """`translate` gives English text whatever is spoken."""
     accuracy: Literal["fast", "balanced", "exact"] = "balanced"

@@ -39,7 +39,12 @@ class Task:
     signature: Signature | None = None  # of the version that the task is about; None: whichever is there
     sha256: str = ""  # hex, of its bytes: they may be the same although the signature is not
     said: Mapping[int, str] = field(default_factory=dict)
-    """Text of the committed chunks, by index: later chunks lean on it. One in `skip` but not here was given up."""
+    """Text of the committed chunks, by index: later chunks lean on it. One in `skip` but not here was given up.
+
+    Of a chunk in several languages, the text in `languages`.
+    """
+    languages: Mapping[int, str] = field(default_factory=dict)
+    """Language at the end of the committed chunks, by index."""
 
 
 @dataclass(frozen=True, slots=True)

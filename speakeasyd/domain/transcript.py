@@ -69,6 +69,7 @@ class Segment:
     no_speech_prob: float | None  # 0 to 1
     channel: int | None = None  # 0 is left; None when the channels were mixed
     words: tuple[Word, ...] = ()
+    language: str | None = None  # code of what is spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,13 @@ class Chunk:
     channel: int | None = None
     redone: int = 0  # how often the text was doubted and decoded again
     gap: bool = False  # given up: a marked hole in the transcript
+    language: str | None = None  # code of what is spoken at its end; None for a gap
+
+    @property
+    def text_in_language(self) -> str:
+        """What later chunks lean on: its text without other languages that it begins with."""
+        return "".join(part.text for part in self.segments if part.language == self.language)
+
     compute_s: float = 0.0  # seconds of work that it took
 
 

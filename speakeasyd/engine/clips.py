@@ -32,6 +32,7 @@ class Clip:
     samples: Samples = field(repr=False)
     voiced: tuple[tuple[float, float], ...] = ()  # runs of speech, in seconds of the clip
     leans_on: tuple[int, ...] = ()  # earlier chunks whose text helps to understand this one
+    follows: int | None = None  # the chunk before on the same channel
     wanted: bool = True  # else it only helps to detect the language
 
     @property
@@ -151,6 +152,7 @@ class _Track:
                 for start, end in span.voiced
             ),
             leans_on=tuple(range(passage * self._channels + self._channel, index, self._channels)),
+            follows=index - self._channels if index >= self._channels else None,
             wanted=index not in self._task.skip and (self._task.only is None or index in self._task.only),
         )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from ctranslate2 import StorageView
+from ctranslate2 import DataType, Device, StorageView
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
@@ -68,6 +68,16 @@ class Plan:
     way: Way
     ladder: tuple[Way, ...]  # to climb as long as the text is doubtful
     words: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A part of a clip in one language."""
+
+    start: float  # seconds in the clip
+    end: float  # seconds in the clip
+    plan: Plan
+    said: str  # before the clip, in this language
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,10 +182,14 @@ class Decoder:
         window[:, : spectrum.shape[1]] = spectrum
         return window
 
-    def languages(self, encoded: StorageView) -> dict[str, float]:
-        """Probability of each language over one encoded clip."""
+    def languages(self, states: Samples) -> dict[str, float]:
+        """Probability of each language in encoder states of shape (1, frames / 2, width)."""
+        if not states.shape[1]:  # CTranslate2 would end the process
+            return {}
+        encoded = StorageView.from_array(np.ascontiguousarray(states))
         with during("generate"):
-            return {token[2:-2]: probability for token, probability in self._model.detect_language(encoded)[0]}
+            found = self._model.detect_language(encoded)[0]
+        return {token[2:-2]: probability for token, probability in found}
 
     def attempt(
         self,
@@ -227,8 +241,17 @@ class Decoder:
 
     def finish(self, clip: Clip, plan: Plan, said: str, first: Hypothesis) -> Chunk:
         """From the first hypothesis to the text of the whole clip: doubts settled, nothing left over."""
-        told = self._tell(clip, plan, said, first)
-        return Chunk(clip.index, clip.start, clip.end, tuple(told.segments), clip.channel, told.redone)
+        return _chunk(clip, self._tell(clip, plan, said, first), plan.language)
+
+    def decode_turns(self, clip: Clip, turns: Sequence[Turn]) -> Chunk:
+        """The text of a clip in which the language changes, each turn in its own language."""
+        told = _Told()
+        for turn in turns:
+            plan = turn.plan
+            before = [part.text for part in told.segments if part.language == plan.language]
+            said = turn.said + "".join(before)
+            told.append(self._begin(clip.part(turn.start, turn.end), plan, said))
+        return _chunk(clip, told, turns[-1].plan.language)
 
     def _tell(self, clip: Clip, plan: Plan, said: str, first: Hypothesis) -> _Told:
         """The text of a clip or of a part of one. What it leaves over behind its last timestamp is told in turn."""
@@ -291,15 +314,21 @@ class Decoder:
     ) -> list[Segment]:
         words = self._words(stretches, hypothesis, plan, clip.samples) if plan.words else [()] * len(stretches)
         found = (
-            self._segment(stretch, spoken, hypothesis.evidence, clip.start, clip.channel)
+            self._segment(stretch, spoken, hypothesis.evidence, clip, plan.language)
             for stretch, spoken in zip(stretches, words, strict=True)
         )
         return [segment for segment in found if segment.text.strip()]
 
     def _segment(
-        self, stretch: Stretch, words: Sequence[Word], evidence: Evidence, at: float, channel: int | None
+        self,
+        stretch: Stretch,
+        words: Sequence[Word],
+        evidence: Evidence,
+        clip: Clip,
+        language: str,
     ) -> Segment:
         text = self._tokenizer.decode(list(stretch.tokens))
+        at = clip.start
         return Segment(
             start=round(at + (words[0].start if words else stretch.start), 3),
             end=round(at + (words[-1].end if words else stretch.end), 3),
@@ -307,7 +336,8 @@ class Decoder:
             avg_logprob=finite(evidence.avg_logprob),
             compression_ratio=finite(compression_ratio(text)),
             no_speech_prob=finite(evidence.no_speech_prob),
-            channel=channel,
+            channel=clip.channel,
+            language=language,
             words=tuple(Word(round(at + w.start, 3), round(at + w.end, 3), w.text, w.probability) for w in words),
         )
 
@@ -324,6 +354,19 @@ class Decoder:
                 start=plan.start,
                 frames=min(clip.size // _HOP, FULL_WINDOW),
             )
+
+
+def _chunk(clip: Clip, told: _Told, language: str) -> Chunk:
+    segments = tuple(told.segments)
+    return Chunk(clip.index, clip.start, clip.end, segments, clip.channel, told.redone, language=language)
+
+
+def states_of(encoded: StorageView) -> Samples:
+    """The encoder's output in the memory of the machine, shape (clips, frames / 2, width)."""
+    if encoded.device != "cpu":
+        encoded = encoded.to(DataType.float32).to_device(Device.cpu)
+    states: Samples = np.asarray(encoded)
+    return states
 
 
 def _joined(encoded: Sequence[StorageView]) -> StorageView:

@@ -1,18 +1,27 @@
-"""Which language a file is in: several chunks heard, weighed by their length."""
+"""Which languages are spoken in a file: one to begin with, and the turns of each chunk."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 from ctranslate2 import StorageView
 
+from speakeasyd.domain.languages import Stretch, find_languages, needs_previous, restrict
+from speakeasyd.engine.audio import Samples
 from speakeasyd.engine.clips import Clip
-from speakeasyd.engine.decoding import Decoder, Way
+from speakeasyd.engine.decoding import Decoder, Way, states_of
 
 PROBE_CLIPS = 3
 PROBE_SECONDS = 60.0  # of speech; enough even when it is fewer clips
 _SURE = 0.9
 _LONG_ENOUGH_S = 5.0  # a shorter clip alone convinces nobody
+_STRETCH_S = 4.0  # seconds of speech after which any pause ends a stretch
+_LONG_PAUSE_S = 0.5  # where speakers take turns
+_ENOUGH_S = 1.5  # seconds of speech after which a long pause ends a stretch
+_STATES_PER_S = 50  # encoder states
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +33,33 @@ class Heard:
     encoded: dict[int, StorageView]
 
 
-def detect_language(decoder: Decoder, clips: Sequence[Clip], way: Way) -> Heard:
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of speech in a clip, and what tells its language."""
+
+    start: float  # seconds in the clip
+    end: float  # seconds in the clip
+    evidence: Stretch
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageTurn:
+    """A part of a clip in one language."""
+
+    start: float  # seconds in the clip
+    end: float  # seconds in the clip
+    language: str
+
+
+def detect_language(decoder: Decoder, clips: Sequence[Clip], way: Way, allowed: Collection[str] = ()) -> Heard:
     """The language of the first clips of a file; the rest is not heard when some have settled it."""
     encoded: dict[int, StorageView] = {}
     votes: Counter[str] = Counter()
     heard = 0.0
     for clip in clips:
         encoded[clip.index] = decoder.encode([clip.samples], decoder.window(clip.samples.size, way))
-        for language, probability in decoder.languages(encoded[clip.index]).items():
+        probabilities = decoder.languages(states_of(encoded[clip.index]))
+        for language, probability in restrict(probabilities, allowed).items():
             votes[language] += probability * clip.seconds  # type: ignore[assignment]  # Counter takes floats as well
         heard += clip.seconds
         language, votes_for = votes.most_common(1)[0]
@@ -39,3 +67,77 @@ def detect_language(decoder: Decoder, clips: Sequence[Clip], way: Way) -> Heard:
             break
     language, votes_for = votes.most_common(1)[0]
     return Heard(language, votes_for / heard, encoded)
+
+
+def hear_pieces(decoder: Decoder, clip: Clip, states: Samples, allowed: Collection[str]) -> list[Piece]:
+    """The languages along a clip, from the states of its encoder, shape (1, frames / 2, width)."""
+    pieces: list[Piece] = []
+    silence = states[:, int(clip.seconds * _STATES_PER_S) :]  # without it, much is misheard
+    for start, end, speech_s in divide_clip(clip):
+        part = states[:, int(start * _STATES_PER_S) : int(end * _STATES_PER_S) + 1]
+        probabilities = restrict(decoder.languages(np.concatenate([part, silence], axis=1)), allowed)
+        pieces.append(Piece(start, end, Stretch(speech_s, probabilities)))
+    return pieces
+
+
+def is_independent(pieces: Sequence[Piece]) -> bool:
+    """Whether the turns are the same whatever is spoken before the clip."""
+    return not needs_previous([piece.evidence for piece in pieces])
+
+
+def find_turns(
+    decoder: Decoder,
+    clip: Clip,
+    pieces: Sequence[Piece],
+    *,
+    previous: str,
+    way: Way,
+    allowed: Collection[str],
+) -> list[LanguageTurn]:
+    """The turns of a clip. Where the language changes inside, each part is heard again by itself."""
+    turns = join_turns(clip, pieces, previous)
+    if len(turns) == 1:
+        return turns
+    parts: list[Piece] = []
+    for turn in turns:
+        part = clip.part(turn.start, turn.end)
+        encoded = decoder.encode([part.samples], decoder.window(part.samples.size, way))
+        probabilities = restrict(decoder.languages(states_of(encoded)), allowed)
+        parts.append(Piece(turn.start, turn.end, Stretch(part.speech_s, probabilities)))
+    return join_turns(clip, parts, previous)
+
+
+def join_turns(clip: Clip, pieces: Sequence[Piece], previous: str) -> list[LanguageTurn]:
+    """Turns that cover the clip; the language changes in the middle of a pause."""
+    languages = find_languages([piece.evidence for piece in pieces], previous)
+    turns = [LanguageTurn(0.0, clip.seconds, languages[0])]
+    for (before, after), language in zip(pairwise(pieces), languages[1:], strict=True):
+        last = turns[-1]
+        if language != last.language:
+            at = (before.end + after.start) / 2
+            turns[-1] = LanguageTurn(last.start, at, last.language)
+            turns.append(LanguageTurn(at, clip.seconds, language))
+    return turns
+
+
+def divide_clip(clip: Clip) -> Iterator[tuple[float, float, float]]:
+    """Start, end and seconds of speech of the stretches to judge one by one."""
+    runs = [part for run in clip.voiced or ((0.0, clip.seconds),) for part in _divide_run(*run)]
+    nexts = [*(start for start, _ in runs[1:]), math.inf]
+    begun: float | None = None
+    speech_s = 0.0
+    for (start, end), following in zip(runs, nexts, strict=True):
+        begun = start if begun is None else begun
+        speech_s += end - start
+        enough = _ENOUGH_S if following - end >= _LONG_PAUSE_S else _STRETCH_S
+        if speech_s >= enough or following == math.inf:
+            yield begun, end, speech_s
+            begun, speech_s = None, 0.0
+
+
+def _divide_run(start: float, end: float) -> Iterator[tuple[float, float]]:
+    """Speech without a pause, or without voice detection, in equal parts."""
+    parts = max(1, int((end - start) / (2 * _STRETCH_S)))
+    seconds = (end - start) / parts
+    for number in range(parts):
+        yield start + number * seconds, start + (number + 1) * seconds

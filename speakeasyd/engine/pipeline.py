@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from ctranslate2 import StorageView
 
 from speakeasyd.domain.job import JobId
+from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
     ChunkDone,
     ChunkStarted,
@@ -20,10 +21,29 @@ from speakeasyd.domain.protocol import (
     TaskDone,
     TaskFailed,
 )
+from speakeasyd.domain.transcript import Chunk
+from speakeasyd.engine.audio import Samples
 from speakeasyd.engine.clips import Clip, Finished, Pause, read_clips
-from speakeasyd.engine.decoding import FULL_WINDOW, Decoder, Plan, Way, first_way
+from speakeasyd.engine.decoding import (
+    FULL_WINDOW,
+    Decoder,
+    Hypothesis,
+    Plan,
+    Turn,
+    Way,
+    first_way,
+    states_of,
+)
 from speakeasyd.engine.faults import EngineFault
-from speakeasyd.engine.language import PROBE_CLIPS, PROBE_SECONDS, detect_language
+from speakeasyd.engine.language import (
+    PROBE_CLIPS,
+    PROBE_SECONDS,
+    Piece,
+    detect_language,
+    find_turns,
+    hear_pieces,
+    is_independent,
+)
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
@@ -40,6 +60,10 @@ class _Job:
     clips: Generator[Clip | Finished | Pause]
     plan: Plan | None  # None: the language is not known yet
     said: dict[int, str]  # text of the chunks that are done or given up
+    languages: dict[int, str] = field(default_factory=dict)  # at the end of the chunks, as far as known
+    detects: bool = False  # whether each chunk is asked for its language
+    unclear: dict[int, list[Piece]] = field(default_factory=dict)
+    """Chunks whose language depends on the chunk before, put back until that one is known."""
     encoded: dict[int, StorageView] = field(default_factory=dict)  # by chunk, from finding the language
     waiting: list[Clip] = field(default_factory=list)
     in_flight: set[int] = field(default_factory=set)
@@ -63,7 +87,34 @@ class _Job:
     @property
     def next_clip(self) -> Clip | None:
         """The first clip whose predecessors in its passage have their text."""
-        return next((clip for clip in self.waiting if all(index in self.said for index in clip.leans_on)), None)
+        return next(filter(self.can_decode, self.waiting), None)
+
+    def can_decode(self, clip: Clip) -> bool:
+        if not all(index in self.said for index in clip.leans_on):
+            return False
+        return clip.index not in self.unclear or self.language_before(clip) is not None
+
+    def language_before(self, clip: Clip) -> str | None:
+        """The language of the chunk before, or of the file's beginning; None while it is not known.
+
+        Chunks that were given up or are not asked for are passed over.
+        """
+        if self.plan is None:
+            return None
+        if clip.follows is None:
+            return self.plan.language
+        step = clip.index - clip.follows
+        undecided = self.in_flight.union(waiting.index for waiting in self.waiting)
+        for index in range(clip.follows, -1, -step):
+            if index in self.languages:
+                return self.languages[index]
+            if index in undecided:
+                return None
+        return self.plan.language
+
+    def said_before(self, clip: Clip, language: str) -> str:
+        """The text of the passage before the clip, as far as it is in this language."""
+        return "".join(self.said[index] for index in clip.leans_on if self.languages.get(index, language) == language)
 
     @property
     def can_probe(self) -> bool:
@@ -84,7 +135,13 @@ class _Job:
     def rest(self) -> Task:
         """The task as it would be given now: what is done is left out, what was found out is kept."""
         language = self.plan.language if self.plan else self.task.language
-        return replace(self.task, language=language, skip=self.task.skip.union(self.said), said=dict(self.said))
+        return replace(
+            self.task,
+            language=language,
+            skip=self.task.skip.union(self.said),
+            said=dict(self.said),
+            languages={index: code for index, code in self.languages.items() if index in self.said},
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +202,14 @@ class Pipeline:
             self._send(LanguageFound(task.job_id, task.token, plan.language, 1.0))
         with self._changed:
             clips = read_clips(task, self._detector, self._send)
-            self._jobs[task.job_id] = _Job(task, clips, plan, said=dict(task.said))
+            self._jobs[task.job_id] = _Job(
+                task,
+                clips,
+                plan,
+                said=dict(task.said),
+                languages=dict(task.languages),
+                detects=self._decoder.multilingual and _fixed_language(task.options) is None,
+            )
             self._changed.notify_all()
 
     def drop(self, job_id: JobId) -> None:
@@ -175,17 +239,25 @@ class Pipeline:
 
     def _first_plan(self, task: Task) -> Plan | None:
         """None if the language is to be detected. Raises `FileFault` if the model cannot do what the task asks."""
-        wanted = task.options.language if task.options.language != "auto" else task.language
+        options = task.options
+        wanted = _fixed_language(options) or task.language
+        choices = options.languages if options.language == "auto" else ()
         if not self._decoder.multilingual:
-            if (wanted or "en") != "en" or task.options.task == "translate":
+            knows_none = choices and "en" not in choices
+            if knows_none or options.language not in ("auto", "en") or options.task == "translate":
                 raise FileFault(
                     ErrorCode.MODEL_UNAVAILABLE,
                     "the model knows English only and does not translate",
                     hint="choose a multilingual model, such as small or large-v3-turbo",
                 )
             wanted = "en"
-        if wanted and wanted not in self._decoder.languages_known:
-            raise FileFault(ErrorCode.MODEL_UNAVAILABLE, f"the model does not know the language {wanted!r}")
+        unknown = [
+            code
+            for code in (*choices, wanted)
+            if code and self._decoder.multilingual and code not in self._decoder.languages_known
+        ]
+        if unknown:
+            raise FileFault(ErrorCode.MODEL_UNAVAILABLE, f"the model does not know the language {unknown[0]!r}")
         return self._decoder.plan(task.options, wanted) if wanted else None
 
     # --- reading ------------------------------------------------------------------------------------------------------
@@ -271,8 +343,18 @@ class Pipeline:
     def _next_of(self, job: _Job) -> _Work | None:
         if not job.plan or not (clip := job.next_clip):
             return None
-        said = "".join(job.said[index] for index in clip.leans_on)
-        return _Work(job, job.plan, clip, said, self._decoder.prompt(job.plan, said))
+        expected = job.languages.get(clip.index) or job.language_before(clip) or job.plan.language
+        return self._work(job, clip, expected)
+
+    def _work(self, job: _Job, clip: Clip, language: str) -> _Work:
+        plan = self._plan(job, language)
+        said = job.said_before(clip, language)
+        return _Work(job, plan, clip, said, self._decoder.prompt(plan, said))
+
+    def _plan(self, job: _Job, language: str) -> Plan:
+        if job.plan and job.plan.language == language:
+            return job.plan
+        return self._decoder.plan(job.task.options, language)
 
     def _fits(self, work: _Work, batch: list[_Work]) -> bool:
         """Whether one call can decode it with the others: same way, same length of prompt, same window, and room."""
@@ -284,7 +366,9 @@ class Pipeline:
         return way, len(work.prompt), self._decoder.window(work.clip.samples.size, way)
 
     def _find_language(self, job: _Job) -> None:
-        heard = detect_language(self._decoder, job.waiting[:PROBE_CLIPS], first_way(job.task.options))
+        options = job.task.options
+        probed = job.waiting[:PROBE_CLIPS]
+        heard = detect_language(self._decoder, probed, first_way(options), options.languages)
         self._send(LanguageFound(job.task.job_id, job.task.token, heard.language, heard.probability))
         with self._changed:
             job.plan = self._decoder.plan(job.task.options, heard.language)
@@ -299,23 +383,107 @@ class Pipeline:
             task, clip = work.job.task, work.clip
             self._send(ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end))
         began = time.perf_counter()
-        first = self._decoder.attempt(
-            [work.clip for work in batch],
-            [work.prompt for work in batch],
-            batch[0].plan.way,
-            batch[0].job.encoded.pop(batch[0].clip.index, None) if len(batch) == 1 else None,
-        )
+        if any(work.job.detects for work in batch):
+            self._transcribe_detecting(batch, began)
+            return
+        stored = batch[0].job.encoded.pop(batch[0].clip.index, None) if len(batch) == 1 else None
+        first = self._attempt(batch, stored)
         share = (time.perf_counter() - began) / len(batch)
         for work, hypothesis in zip(batch, first, strict=True):
-            began = time.perf_counter()
-            chunk = self._decoder.finish(work.clip, work.plan, work.said, hypothesis)
-            took = share + time.perf_counter() - began
-            self._send(ChunkDone(work.job.task.job_id, work.job.task.token, replace(chunk, compute_s=round(took, 4))))
-            with self._changed:
-                work.job.in_flight.discard(work.clip.index)
-                work.job.said[work.clip.index] = "".join(segment.text for segment in chunk.segments)
-                self._changed.notify_all()  # clips of its passage may lean on it now
-            self._settle(work.job)
+            self._finish(work, hypothesis, share)
+
+    def _attempt(self, batch: list[_Work], encoded: StorageView | None) -> list[Hypothesis]:
+        clips = [work.clip for work in batch]
+        prompts = [work.prompt for work in batch]
+        return self._decoder.attempt(clips, prompts, batch[0].plan.way, encoded)
+
+    def _finish(self, work: _Work, hypothesis: Hypothesis, share: float) -> None:
+        began = time.perf_counter()
+        chunk = self._decoder.finish(work.clip, work.plan, work.said, hypothesis)
+        self._deliver(work.job, chunk, share + time.perf_counter() - began)
+
+    def _deliver(self, job: _Job, chunk: Chunk, took: float) -> None:
+        self._send(ChunkDone(job.task.job_id, job.task.token, replace(chunk, compute_s=round(took, 4))))
+        with self._changed:
+            job.in_flight.discard(chunk.index)
+            job.said[chunk.index] = chunk.text_in_language
+            self._changed.notify_all()  # clips of its passage may lean on it now
+        self._settle(job)
+
+    # --- chunks whose language is detected ----------------------------------------------------------------------------
+
+    def _transcribe_detecting(self, batch: list[_Work], began: float) -> None:
+        """As expected, in one call, if all clips are in the languages that were expected."""
+        encoded = self._encode(batch)
+        states = states_of(encoded)
+        turns = [self._find_turns(work, states[number : number + 1]) for number, work in enumerate(batch)]
+        as_expected = all(
+            found is not None and [turn.plan.language for turn in found] == [work.plan.language]
+            for work, found in zip(batch, turns, strict=True)
+        )
+        hypotheses = self._attempt(batch, encoded) if as_expected else None
+        share = (time.perf_counter() - began) / len(batch)
+        for number, (work, found) in enumerate(zip(batch, turns, strict=True)):
+            if hypotheses:
+                self._finish(work, hypotheses[number], share)
+            elif found is None:
+                self._put_back(work, encoded if len(batch) == 1 else None)
+            else:
+                self._decode_turns(work, found, encoded if len(batch) == 1 else None, share)
+
+    def _encode(self, batch: list[_Work]) -> StorageView:
+        if len(batch) == 1 and (stored := batch[0].job.encoded.pop(batch[0].clip.index, None)):
+            return stored
+        frames = self._kind(batch[0])[2]
+        return self._decoder.encode([work.clip.samples for work in batch], frames)
+
+    def _find_turns(self, work: _Work, states: Samples) -> list[Turn] | None:
+        """None if they depend on the chunk before, and that one is not known yet."""
+        job, clip, options = work.job, work.clip, work.job.task.options
+        if not job.detects:
+            return [Turn(0.0, clip.seconds, work.plan, work.said)]
+        pieces = job.unclear.get(clip.index)
+        pieces = pieces or hear_pieces(self._decoder, clip, states, options.languages)
+        with self._changed:
+            previous = job.language_before(clip)
+            if previous is None and not is_independent(pieces):
+                job.unclear[clip.index] = pieces
+                return None
+        found = find_turns(
+            self._decoder,
+            clip,
+            pieces,
+            previous=previous or work.plan.language,
+            way=work.plan.way,
+            allowed=options.languages,
+        )
+        with self._changed:
+            job.unclear.pop(clip.index, None)
+            job.languages[clip.index] = found[-1].language
+            self._changed.notify_all()  # the next chunk may depend on it
+            works = [self._work(job, clip, turn.language) for turn in found]
+        return [Turn(turn.start, turn.end, one.plan, one.said) for turn, one in zip(found, works, strict=True)]
+
+    def _put_back(self, work: _Work, encoded: StorageView | None) -> None:
+        """Until the language of the chunk before is known."""
+        job, clip = work.job, work.clip
+        with self._changed:
+            job.in_flight.discard(clip.index)
+            job.served -= clip.seconds
+            if encoded is not None and encoded.device == "cpu":
+                job.encoded[clip.index] = encoded
+            job.waiting = sorted([*job.waiting, clip], key=lambda one: one.index)
+            self._changed.notify_all()
+
+    def _decode_turns(self, work: _Work, turns: list[Turn], encoded: StorageView | None, share: float) -> None:
+        began = time.perf_counter()
+        if len(turns) > 1:
+            chunk = self._decoder.decode_turns(work.clip, turns)
+            self._deliver(work.job, chunk, share + time.perf_counter() - began)
+            return
+        work = self._work(work.job, work.clip, turns[0].plan.language)
+        [hypothesis] = self._attempt([work], encoded)
+        self._finish(work, hypothesis, share + time.perf_counter() - began)
 
     # --- endings ------------------------------------------------------------------------------------------------------
 
@@ -353,6 +521,13 @@ class Pipeline:
             self._stopping = True
             self._changed.notify_all()
         self._on_fault(fault, self.in_flight())
+
+
+def _fixed_language(options: Options) -> str | None:
+    """The one language that the options allow, if it is one."""
+    if options.language != "auto":
+        return options.language
+    return options.languages[0] if len(options.languages) == 1 else None
 
 
 def _leave_out_unwanted(job: _Job) -> None:

@@ -53,10 +53,15 @@ _SAID = """(
         SELECT json_group_object(number, text) FROM retry_chunks WHERE job_id = jobs.id AND NOT gap
     ) ELSE (
         SELECT json_group_object(number, (SELECT coalesce(group_concat(text, ''), '') FROM (
-            SELECT text FROM segments WHERE segments.job_id = jobs.id AND chunk = chunks.number ORDER BY position
+            SELECT text FROM segments WHERE segments.job_id = jobs.id AND chunk = chunks.number
+            AND coalesce(segments.language = chunks.language, TRUE) ORDER BY position
         ))) FROM chunks WHERE job_id = jobs.id AND NOT gap
     ) END
 ) AS said"""
+_LANGUAGES = f"""(
+    SELECT json_group_object(number, coalesce(language, jobs.language)) FROM {WORK_CHUNKS}
+    WHERE NOT gap AND coalesce(language, jobs.language) IS NOT NULL
+) AS languages"""  # noqa: S608 - constants
 _SUSPECTS = f"""(
     SELECT json_group_array(json_array(chunk, start_seconds, end_seconds, strikes)) FROM strikes
     WHERE job_id = jobs.id AND chunk NOT IN (SELECT number FROM {WORK_CHUNKS})
@@ -99,7 +104,9 @@ def claim(tx: Transaction, limit: int, *, model: str | None, inboxes: Sequence[s
     Of jobs with the same work one is taken, and the others wait for its chunks. A job whose work has been done before
     is lent those chunks, and comes as `transcribed`.
     """
-    waiting = queue(f"*, {_DONE}, {_SAID}, {_SUSPECTS}, {LENDER}", tx.now, limit, model=model, inboxes=inboxes)
+    waiting = queue(
+        f"*, {_DONE}, {_SAID}, {_LANGUAGES}, {_SUSPECTS}, {LENDER}", tx.now, limit, model=model, inboxes=inboxes
+    )
     rows = _without_twins(tx.connection.execute(waiting))
     if borrowers := [row for row in rows if row.lender]:
         for row in borrowers:
@@ -217,6 +224,7 @@ def _claimed(tx: Transaction, row: Row[Any], token: str) -> Job:
         language=row.language,
         done=frozenset(json.loads(row.done)),
         said={int(chunk): text for chunk, text in json.loads(row.said).items()},
+        languages={int(chunk): code for chunk, code in json.loads(row.languages).items()},
         transcribed=bool(row.transcribed),
         suspects=tuple(Suspect(*suspect) for suspect in json.loads(row.suspects)),
         crashes=row.crashes,

@@ -85,8 +85,19 @@ def transcribed(
         audio_seconds=audio_seconds,
         warning=join_texts(warnings),
         warning_kinds=as_json(kinds) if kinds else None,
+        **_main_language(tx.connection, job_id),
     )
     tx.tell("job.transcribed", job_id, audio_seconds=audio_seconds, warning=join_texts(warnings), warning_kinds=kinds)
+
+
+def _main_language(connection: Connection, job_id: JobId) -> dict[str, str | None]:
+    """What to change where most of the speech is not in the language that was found at first."""
+    found: str | None = connection.scalar(select(jobs.c.language).where(jobs.c.id == job_id))
+    seconds: defaultdict[str | None, float] = defaultdict(float)
+    for row in retries.read_work_segments(connection, job_id):
+        seconds[row["language"] or found] += row["end_seconds"] - row["start_seconds"]
+    main = max(seconds, key=lambda code: (seconds[code], code or ""), default=found)
+    return {} if main == found else {"language": main, "language_probability": None}
 
 
 def gaps(connection: Connection, job_id: JobId, table: Table = chunks) -> tuple[tuple[float, float], ...]:
@@ -146,6 +157,7 @@ def _chunk_row(tx: Transaction, job_id: JobId, chunk: Chunk) -> dict[str, object
         "gap": chunk.gap,
         "compute_seconds": chunk.compute_s,
         "committed_at": tx.now,
+        "language": chunk.language,
     }
 
 
@@ -163,6 +175,7 @@ def _segment_rows(job_id: JobId, chunk: Chunk) -> list[dict[str, object]]:
             "compression_ratio": segment.compression_ratio,
             "no_speech_prob": segment.no_speech_prob,
             "words": as_json([asdict(w) for w in segment.words]) if segment.words else None,
+            "language": segment.language,
         }
         for position, segment in enumerate(chunk.segments)
     ]

@@ -222,4 +222,5 @@ def _segment(row: Mapping[str, Any]) -> Segment:
         no_speech_prob=row["no_speech_prob"],
         channel=row["channel"],
         words=tuple(Word(**word) for word in json.loads(row["words"] or "[]")),
+        language=row["language"],
     )

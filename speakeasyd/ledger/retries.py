@@ -16,9 +16,10 @@ from speakeasyd.ledger.words import as_json
 from speakeasyd.ledger.writer import Transaction
 
 WORK_CHUNKS = """(
-    SELECT job_id, number, gap FROM retry_chunks WHERE job_id = jobs.id
+    SELECT job_id, number, gap, content ->> '$.chunk.language' AS language
+    FROM retry_chunks WHERE job_id = jobs.id
     UNION ALL
-    SELECT job_id, number, gap FROM chunks
+    SELECT job_id, number, gap, language FROM chunks
     WHERE job_id = jobs.id AND NOT EXISTS (SELECT 1 FROM retries WHERE job_id = jobs.id)
 )"""
 """In SQL over `jobs`: the chunks of the attempt that is under way."""
@@ -59,7 +60,8 @@ def keep_chunk(tx: Transaction, chunk: Mapping[str, object], texts: Rows) -> Non
     """Keep a chunk of a retry, as rows of `chunks` and `segments`."""
     names = ("job_id", "number", "start_seconds", "end_seconds", "gap")
     row = {name: chunk[name] for name in names}
-    text = "".join(str(one["text"]) for one in texts)
+    said = [one for one in texts if one["language"] == chunk["language"]]
+    text = "".join(str(one["text"]) for one in said)
     content = as_json({"chunk": chunk, "segments": texts})
     tx.connection.execute(insert(retry_chunks).values(**row, text=text, content=content))
 
@@ -69,6 +71,14 @@ def read_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str
     contents = select(retry_chunks.c.content).where(retry_chunks.c.job_id == job_id)
     rows = [row for content in connection.scalars(contents) for row in json.loads(content)["segments"]]
     return sorted(rows, key=lambda row: (row["start_seconds"], row["chunk"], row["position"]))
+
+
+def read_work_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
+    """The segments of the attempt that is under way, as rows of `segments`."""
+    if find_retried(connection, [job_id]):
+        return read_segments(connection, job_id)
+    found = connection.execute(select(segments).where(segments.c.job_id == job_id))
+    return [dict(row) for row in found.mappings()]
 
 
 def replace_finished(tx: Transaction, job_id: JobId) -> None:

@@ -166,6 +166,7 @@ chunks = Table(
     Column("gap", Boolean, nullable=False, server_default=text("0")),
     Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
     Column("committed_at", PlainText, nullable=False),
+    Column("language", PlainText),  # at its end; null for a gap
 )
 
 segments = Table(
@@ -183,6 +184,7 @@ segments = Table(
     Column("compression_ratio", REAL),
     Column("no_speech_prob", REAL),
     Column("words", PlainText),  # JSON: [{"start", "end", "text", "probability"}, ...]
+    Column("language", PlainText),  # null: that of the job
     ForeignKeyConstraint(["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"),
     UniqueConstraint("job_id", "chunk", "position"),
 )

@@ -55,6 +55,16 @@ VIEWS: Mapping[str, str] = {
         FROM jobs LEFT JOIN retries ON retries.job_id = jobs.id
         WHERE status = 'completed' OR retries.job_id IS NOT NULL
     """,
+    "segments_text": """
+        SELECT jobs.id AS job_id, path, start_seconds AS start, end_seconds AS "end",
+               coalesce(
+                   segments.language,
+                   iif(retries.job_id IS NULL, jobs.language, result ->> '$.language')
+               ) AS language, text
+        FROM segments JOIN jobs ON jobs.id = segments.job_id
+        LEFT JOIN retries ON retries.job_id = jobs.id
+        WHERE status = 'completed' OR retries.job_id IS NOT NULL
+    """,
 }
 
 

@@ -195,6 +195,7 @@ class Dispatcher(Service):
             language=job.language,
             skip=job.done,
             said=job.said,
+            languages=job.languages,
             only=only,
             max_seconds=self._settings.workers.max_hours * 3600,
         )

@@ -36,6 +36,13 @@ OLD_JOB = """
                       created_at, available_at, finished_at, warning)
     VALUES ('talks', 'inbox', ?1, ?1, 1, 1, 1, 'x', '{}', 'auto', 'completed', '2026', '2026', '2026', ?2)
 """
+OLD_SEGMENT = """
+    UPDATE jobs SET language = 'nl' WHERE id = 1;
+    INSERT INTO chunks (job_id, number, start_seconds, end_seconds, committed_at) VALUES (1, 0, 0, 2, '2026');
+    INSERT INTO segments (job_id, chunk, position, start_seconds, end_seconds, text, avg_logprob, compression_ratio,
+                          no_speech_prob)
+    VALUES (1, 0, 0, 0, 2, ' Dag.', -0.1, 1.0, 0.0);
+"""
 OLD_WARNINGS = {
     None: None,
     "cut or damaged: 1.0 s of 9.0 s could be decoded": "cut",
@@ -133,12 +140,15 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
         connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
         for number, warning in enumerate(OLD_WARNINGS):
             connection.execute(OLD_JOB, [f"{number}.wav", warning])
+        connection.executescript(OLD_SEGMENT)
     migrate(path)
     assert "deliveries" in schema(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT batch FROM batch_progress").fetchall() == [("talks",)]
         kinds = connection.execute("SELECT warning, warning_kinds FROM job_status").fetchall()
+        texts = connection.execute("SELECT path, language, text FROM segments_text").fetchall()
     assert {warning: found and json.loads(found)[0] for warning, found in kinds} == OLD_WARNINGS
+    assert texts == [("0.wav", "nl", " Dag.")]
 
 
 def test_the_last_three_copies_are_kept(path: Path, tomorrow: Path) -> None:

@@ -25,6 +25,7 @@ FIRST_COLUMNS = {
     " error created_at started_at finished_at available_at preset warning",
     "batch_progress": "batch total pending processing completed failed cancelled skipped audio_seconds progress",
     "transcript_text": "job_id path language text",
+    "segments_text": "job_id path start end language text",
 }
 NOW = SystemClock().utc()
 
@@ -44,7 +45,7 @@ async def a_day(path: Path) -> None:
         )
         words = (Word(0.0, 0.5, " The", 0.9), Word(0.5, 1.0, " fox", 0.8))
         await ledger.note(one.id, one.token, language="en", language_probability=0.6)
-        said = Segment(0.0, 1.0, " The quick brown fox", -0.2, 1.0, 0.0, words=words)
+        said = Segment(0.0, 1.0, " The quick brown fox", -0.2, 1.0, 0.0, words=words, language="nl")
         await ledger.record([(one.id, one.token, Chunk(9, 0.0, 10.0, (said,), compute_s=1.0))])
         await finish(ledger, one, " jumps.", " Mumble mumble.")
         doubtful = Segment(20.0, 21.0, " Mumble mumble mumble.", -1.5, 2.9, 0.4)

@@ -128,6 +128,7 @@ def test_json_has_everything() -> None:
         "compression_ratio": 1.1,
         "no_speech_prob": 0.012,
         "channel": None,
+        "language": None,
         "words": [
             {"start": 0.0, "end": 1.0, "text": " Buy", "probability": 0.5},
             {"start": 1.0, "end": 2.5, "text": " milk,", "probability": 0.75},

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.domain.job import TERMINAL, TRANSITIONS, Job, Status, Suspect
-from speakeasyd.domain.transcript import MediaWarning, WarningKind
+from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
 from speakeasyd.errors import ErrorCode, NotYours
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.testing import ManualClock
@@ -124,6 +124,46 @@ async def test_chunks_stay_when_a_job_is_given_back(ledger: Ledger) -> None:
     [again] = await ledger.claim(1)
     assert (again.done, again.language, again.attempts) == ({0, 2}, "de", 2)
     assert (await status(ledger, job.id))["progress"] == 0.75
+
+
+def in_languages(index: int, **texts: str) -> Chunk:
+    """A chunk with a segment of a second in each of these languages."""
+    chunk = a_chunk(index, *texts.values())
+    segments = zip(chunk.segments, texts, strict=True)
+    spoken = tuple(replace(segment, language=code) for segment, code in segments)
+    return replace(chunk, segments=spoken, language=spoken[-1].language)
+
+
+async def test_what_later_chunks_lean_on_is_in_one_language(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await ledger.note(job.id, job.token, language="de")
+    done = [in_languages(0, de=" eins"), in_languages(1, de=" zwei", en=" two"), a_chunk(2, gap=True)]
+    await ledger.record([(job.id, job.token, chunk) for chunk in [*done, a_chunk(3, " vier")]])
+    await ledger.release(job.id, job.token, available_at=None)
+    [again] = await ledger.claim(1)
+    assert again.languages == {0: "de", 1: "en", 3: "de"}  # 3: kept by an earlier version
+    assert again.said == {0: " eins", 1: " two", 3: " vier"}
+
+
+async def test_the_language_of_a_job_is_that_of_most_of_its_speech(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await ledger.note(job.id, job.token, language="de", language_probability=0.9)
+    done = [in_languages(0, de=" eins"), in_languages(1, fr=" deux", en=" two"), in_languages(2, en=" three")]
+    await ledger.record([(job.id, job.token, chunk) for chunk in done])
+    await ledger.transcribed(job.id, job.token, audio_seconds=60.0)
+    row = await status(ledger, job.id)
+    assert (row["language"], row["language_probability"]) == ("en", None)
+    languages = [segment.language for segment in (await ledger.transcript(job.id)).segments]
+    assert languages == ["de", "fr", "en", "en"]
+
+
+async def test_a_job_in_one_language_keeps_what_was_found(ledger: Ledger) -> None:
+    [job] = await claimed(ledger, a_file("a"))
+    await ledger.note(job.id, job.token, language="de", language_probability=0.9)
+    await ledger.record([(job.id, job.token, in_languages(0, de=" eins")), (job.id, job.token, a_chunk(1, " zwei"))])
+    await ledger.transcribed(job.id, job.token, audio_seconds=60.0)
+    row = await status(ledger, job.id)
+    assert (row["language"], row["language_probability"]) == ("de", 0.9)
 
 
 async def test_a_chunk_is_kept_once(ledger: Ledger) -> None:
