@@ -41,14 +41,17 @@ Preset = Annotated[dict[str, object], AfterValidator(_options)]
 
 
 _MEDIA = """
-    3ga 3gp aac ac3 aif aifc aiff alac amr ape asf au avi awb caf dsf dts eac3 flac flv gsm m2ts m4a m4b m4v mka mkv mov
-    mp1 mp2 mp3 mp4 mpc mpeg mpg mts mxf oga ogg ogv opus qcp ra rm snd spx tak ts tta vob voc w64 wav weba webm wma wmv
-    wv
+    3g2 3ga 3gp 3gp2 3gpp 3gpp2 aac ac3 adts aif aifc aiff alac amr ape asf au avi awb bwf caf divx ds2 dsf dss dts eac3
+    f4a f4b f4v flac flv gsm m1a m2a m2t m2ts m4a m4b m4p m4r m4v mka mkv mov mp1 mp2 mp3 mp4 mpa mpc mpe mpeg mpg mpga
+    mts mxf oga ogg ogv ogx oma opus qcp qt qta ra rf64 rm rmvb shn sln snd sph spx tak tod tp trp ts tta vob voc vro
+    w64 wav wave weba webm wma wmv wtv wv
 """
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _NOISE = (
     *(".*", "*~", "~*", "*.part", "*.filepart", "*.partial", "*.crdownload", "*.download", "*.tmp", "*.temp"),
-    *("@eaDir", "Thumbs.db", "desktop.ini", "lost+found", "System Volume Information", "$RECYCLE.BIN"),
+    *("@eaDir", "Thumbs.db", "desktop.ini", "lost+found", "System Volume Information", "$RECYCLE.BIN", "RECYCLER"),
+    *("#recycle", "@Recycle", "#snapshot", "@Recently-Snapshot", "@tmp", "@SynoResource"),
+    *("Temporary Items", "Network Trash Folder"),
 )
 
 

@@ -3,6 +3,7 @@
 A sidecar may name another preset with the key `preset`.
 """
 
+import codecs
 import tomllib
 import unicodedata
 from collections.abc import Mapping
@@ -58,8 +59,11 @@ class Presets:
 
 def parse_sidecar(data: bytes) -> Changes:
     """Raises FileFault: `bad_sidecar`."""
+    has_mark = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if has_mark or data.count(0) > max(1, len(data) // 3):  # every other byte of English in UTF-16 is 0
+        raise bad_sidecar("it is UTF-16; save it as UTF-8")
     try:
-        return tomllib.loads(data.decode())
+        return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise bad_sidecar("it is not text in UTF-8") from error
     except tomllib.TOMLDecodeError as error:

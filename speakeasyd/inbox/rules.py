@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from fnmatch import translate
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Self
 
 from speakeasyd.config import InboxSettings, Settings, WatchSettings
@@ -75,7 +75,8 @@ class Rules:
 
 def _extension(name: str) -> str:
     """In small letters, without the dot."""
-    return PurePath(name).suffix.lower().lstrip(".")
+    stem, _, extension = name.rpartition(".")
+    return extension.lower() if stem else ""
 
 
 def _below(root: Path, folders: Iterable[tuple[Path | None, str]]) -> Iterable[tuple[bytes, str]]:

@@ -48,6 +48,19 @@ def test_unknown_extensions_are_tried_by_setting_but_never_sidecars_or_ignored_n
     assert found(tmp_path, Rules(WatchSettings(unknown="try"))) == {b"a.xyz", b"noextension"}
 
 
+def test_endings_that_phones_recorders_and_old_programs_write_are_taken(tmp_path: Path) -> None:
+    endings = ["3gpp", "3g2", "m4r", "wave", "mpga", "mpa", "dss", "ds2", "qta", "qt", "bwf", "rf64", "f4v"]
+    endings += ["m4p", "amr", "awb", "caf", "ogx", "wtv", "rmvb", "sph", "MP3", "Wav"]
+    put(tmp_path, *(f"a.{ending}" for ending in endings))
+    assert found(tmp_path) == {f"a.{ending}".encode() for ending in endings}
+
+
+def test_recycle_bins_and_snapshots_of_file_servers_are_left_alone(tmp_path: Path) -> None:
+    folders = ["#recycle", "@Recycle", "#snapshot", "@Recently-Snapshot", "@eaDir", ".Trash-1000", "$RECYCLE.BIN"]
+    put(tmp_path, "a.wav", *(f"{folder}/a.wav" for folder in folders))
+    assert found(tmp_path) == {b"a.wav"}
+
+
 def test_a_sighting_tells_what_stat_says(tmp_path: Path) -> None:
     put(tmp_path, "a.wav")
     [sighting] = scan(tmp_path, Rules(WatchSettings()), on_error=no_errors)

@@ -101,3 +101,13 @@ def test_what_is_not_toml_is_refused(data: bytes, word: str) -> None:
 def test_no_sidecar_does_more_than_be_refused(data: bytes) -> None:
     with suppress(FileFault):
         presets().choose("", parse_sidecar(data))
+
+
+def test_a_sidecar_saved_by_notepad_is_read() -> None:
+    assert parse_sidecar('language = "de"\r\n'.encode("utf-8-sig")) == {"language": "de"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_sidecar_in_utf_16_says_so(encoding: str) -> None:
+    with pytest.raises(FileFault, match="it is UTF-16; save it as UTF-8"):
+        parse_sidecar('language = "de"\n'.encode(encoding))
