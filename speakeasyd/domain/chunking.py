@@ -61,6 +61,26 @@ class Chunker:
         self._forget()
         return spans
 
+    def feed_silence(self, windows: int) -> list[Span]:
+        """Windows in which nothing was recorded: they are never speech, even if everything is kept.
+
+        Costs nothing once no speech is open, however many they are.
+        """
+        self._end_run()
+        spans: list[Span] = []
+        while windows and self._first_speech() is not None:
+            windows -= 1
+            self._probabilities.append(0.0)
+            self._now += 1
+            spans.extend(self._certain())
+        if windows:
+            self._now += windows
+            kept = min(windows, self._cut.pad + self._cut.smooth)
+            self._probabilities = [0.0] * kept
+            self._base = self._now - kept
+        self._forget()
+        return spans
+
     def finish(self) -> list[Span]:
         """The rest, after the last window."""
         self._end_run()

@@ -1,158 +1,261 @@
-"""Any media file to blocks of 16 kHz float32, streaming: memory does not grow with the length of the file."""
+"""Any media file to blocks of 16 kHz float32 on the file's own clock.
 
-from collections.abc import Iterator
-from typing import Any
+Streaming: memory does not grow with the length of the file. What is done to a file on its way is
+in docs/architecture.md, "From a file to blocks".
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import av
 import numpy as np
-from av.audio.resampler import AudioResampler
-from numpy.typing import NDArray
 
 from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine import damage
+from speakeasyd.engine.assembly import BLOCK, SAMPLE_RATE, Assembly, Hole
+from speakeasyd.engine.layout import Part, open_part, survey
+from speakeasyd.engine.samples import Cleaner, Mixer, Samples
 from speakeasyd.engine.source import Source
+from speakeasyd.engine.timeline import Timeline
+from speakeasyd.engine.track import Track
 from speakeasyd.errors import ErrorCode, FileFault
 
-Samples = NDArray[np.float32]
+__all__ = ["BLOCK", "SAMPLE_RATE", "Audio", "Hole", "Samples", "choose_first_track"]
 
-SAMPLE_RATE = 16_000
-BLOCK = 16_384  # samples: 1.024 s, 32 windows of the voice activity detector
-_RATES = range(2_000, 768_001)  # Hz: outside lie forged headers, one frame of which could fill the memory
-_MAX_CHANNELS = 64
 _READ_BUFFER = 1 << 17  # bytes
-_ANTIPHASE = 0.1  # a sum with less energy than this share of the difference is cancelling itself out
 _PYAV = int(av.__version__.partition(".")[0])
 # PyAV 19 has no such argument: it accepts any bytes in tags.
 _IGNORE_BAD_TAGS: dict[str, Any] = {"metadata_errors": "ignore"} if _PYAV < 19 else {}
-_FULL_SCALE = {"s16": 32_768.0, "s32": 2_147_483_648.0, "flt": 1.0, "dbl": 1.0}
+_BROADCAST = frozenset({"mpegts", "mpeg"})  # formats whose clock may start anew in the middle
+_CLOCK_FROM_ZERO = frozenset({"mov", "matroska"})  # their clock begins at 0, whatever comes first
+_LATEST_BEGINNING_S = 3600.0  # a later first sample is a broadcast's clock, not a late beginning
+
+ChooseTracks = Callable[[Any], Sequence[Any]]
+"""From a container to the audio streams that are heard, together."""
+
+
+def choose_first_track(container: Any) -> list[Any]:
+    """The default audio track, else the first one."""
+    streams = container.streams.audio
+    is_default = av.stream.Disposition.default
+    return [next((s for s in streams if s.disposition & is_default), streams[0])]
 
 
 class Audio:
     """The decoded audio of one source. `channels` is 1 unless they are kept apart."""
 
-    def __init__(self, source: Source, *, split: bool = False, max_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        *,
+        split: bool = False,
+        max_seconds: float = 0.0,
+        choose_tracks: ChooseTracks = choose_first_track,
+    ) -> None:
         self._source = source
         self._max_seconds = max_seconds or float("inf")
-        self._container = _open(source)
+        self._choose_tracks = choose_tracks
+        self._layout = survey(source.file, source.size)
+        self._container = self._open(self._layout.parts[0])
         try:
-            self._stream = _first_audio(self._container)
-            self.container_seconds = _seconds(self._container, self._stream)
+            streams = self._choose(self._container)
+            self._format = self._container.format.name
+            whole = len(self._layout.parts) == 1 and not self._layout.parts[0].stale
+            self.container_seconds = _seconds(self._container, streams) if whole else None
             self._declared = damage.declared_seconds(
-                self._container.format.name, self.container_seconds, encoder_delay=bool(self._stream.start_time)
+                self._format, self.container_seconds, counted=self._layout.counts_frames
             )
             self._check_length(self._declared or 0.0)
         except BaseException:
             self.close()
             raise
-        source_channels = self._stream.codec_context.channels
-        self.channels = source_channels if split and source_channels > 1 else 1
-        self._samples = 0
-        self.damaged_frames = 0
+        self._track_channels = [stream.codec_context.channels for stream in streams]
+        channels = sum(self._track_channels)
+        self._cleaner = Cleaner(channels)
+        self._mixer = Mixer()
+        self.channels = channels if split and channels > 1 else 1
+        self.decoded_seconds = 0.0  # on the timeline, holes included
+        self._heard = 0  # samples that were decoded
+        self._written = 0  # samples on the timeline at the end of the last part
+        self._jumps = 0
+        self._lost_seconds = 0.0
+        self._unreadable_parts = 0
 
     def close(self) -> None:
         self._container.close()
 
-    @property
-    def decoded_seconds(self) -> float:
-        return self._samples / SAMPLE_RATE
-
     def blocks(self) -> Iterator[Samples]:
-        """Blocks of shape (channels, BLOCK), the last one shorter: the same for the same bytes, always.
+        """As `read`, with zeros in place of holes."""
+        for item in self.read():
+            if isinstance(item, Hole):
+                yield from (np.zeros((self.channels, BLOCK), np.float32) for _ in range(item.blocks))
+            else:
+                yield item
 
-        Raises `FileFault` when nothing could be decoded or the audio is longer than allowed.
+    def read(self) -> Iterator[Samples | Hole]:
+        """Blocks of shape (channels, BLOCK), the last one shorter, and the holes between them.
+
+        The same bytes always give the same blocks. Raises `FileFault` when nothing could be decoded
+        or the audio is longer than allowed.
         """
-        for block in _regroup(self._pieces()):
-            self._samples += block.shape[1]
-            self._check_length(self.decoded_seconds)
-            yield block if self.channels > 1 else _mono(block)
-        if self._samples == 0:
-            raise FileFault(ErrorCode.NO_SAMPLES, "not one sample could be decoded: header only, protected or damaged")
+        assembly = Assembly(self._track_channels)
+        for part in self._layout.parts:
+            yield from map(self._finish, self._read_part(part, assembly))
+        yield from map(self._finish, assembly.take_rest())
+        if self._heard == 0:
+            raise FileFault(
+                ErrorCode.NO_SAMPLES,
+                "not one sample could be decoded: header only, protected or damaged",
+            )
 
-    def warning(self) -> MediaWarning | None:
-        """After the last block: what a reader must know about missing audio."""
-        if damage.cut_short(self._declared, self.decoded_seconds):
-            text = f"cut or damaged: {self.decoded_seconds:.1f} s of {self._declared:.1f} s could be decoded"
+    def warnings(self) -> tuple[MediaWarning, ...]:
+        """After the last block: what a reader must know about the audio."""
+        found = self._missing(), self._repaired_header(), self._odd_samples(), self._odd_times(), self._silence()
+        return tuple(warning for warning in found if warning)
+
+    # --- what is missing or odd -----------------------------------------------------------------
+
+    def _missing(self) -> MediaWarning | None:
+        decoded, declared = self.decoded_seconds, self._declared
+        if declared and damage.missing_seconds(self._format, declared, decoded):
+            text = f"cut or damaged: {decoded:.1f} s of {declared:.1f} s could be decoded"
             return MediaWarning(WarningKind.CUT, text)
-        if self.damaged_frames:
-            text = f"damaged: {self.damaged_frames} frames could not be decoded and were left out"
+        missing = damage.seconds_of_bytes(self._layout.missing, self._source.size, decoded)
+        if missing:
+            text = f"cut: the file ends early, after {decoded:.1f} s; about {missing:.1f} s are missing"
+            return MediaWarning(WarningKind.CUT, text)
+        if damage.is_noticeable(self._lost_seconds):
+            text = f"damaged: {self._lost_seconds:.1f} s could not be decoded and were left out"
             return MediaWarning(WarningKind.DAMAGED, text)
-        if damage.lacks_its_end(self._source.file, self._source.size):
-            text = f"cut: the file ends early, after {self.decoded_seconds:.1f} s"
-            return MediaWarning(WarningKind.CUT, text)
+        if self._unreadable_parts:
+            text = f"damaged: {self._unreadable_parts} of the joined files could not be decoded"
+            return MediaWarning(WarningKind.DAMAGED, text)
         return None
+
+    def _repaired_header(self) -> MediaWarning | None:
+        if not any(part.stale for part in self._layout.parts):
+            return None
+        text = f"the header says that the file is shorter; all {self.decoded_seconds:.1f} s were read"
+        return MediaWarning(WarningKind.REPAIRED, text)
+
+    def _odd_samples(self) -> MediaWarning | None:
+        count = self._cleaner.silenced
+        if not count:
+            return None
+        text = f"{count} samples ({count / SAMPLE_RATE:.2f} s) are not finite or far too large, and became silence"
+        return MediaWarning(WarningKind.REPAIRED, text)
+
+    def _odd_times(self) -> MediaWarning | None:
+        if not self._jumps:
+            return None
+        text = f"the timestamps of the file jump (times: {self._jumps}); the sound was joined there"
+        return MediaWarning(WarningKind.TIMELINE, text)
+
+    def _silence(self) -> MediaWarning | None:
+        silent = self._cleaner.silent_channels
+        if all(silent):
+            return MediaWarning(WarningKind.SILENT, "silent: nothing can be heard in the recording")
+        if self.channels > 1 and any(silent):
+            numbers = ", ".join(str(number) for number, empty in enumerate(silent, 1) if empty)
+            return MediaWarning(WarningKind.SILENT, f"silent: nothing can be heard on channel {numbers}")
+        return None
+
+    # --- decoding -------------------------------------------------------------------------------
 
     def _check_length(self, seconds: float) -> None:
         if seconds > self._max_seconds:
             raise FileFault(ErrorCode.TOO_LONG, f"longer than the allowed {self._max_seconds / 3600:g} hours")
 
-    def _pieces(self) -> Iterator[Samples]:
-        """Decoded audio at 16 kHz, shape (source channels, at most 2 unless split; any length)."""
-        layout = None if self.channels > 1 or self._stream.codec_context.channels <= 2 else "stereo"
-        converter = _Converter(layout)
-        for frame in self._frames():
-            yield from converter.convert(frame)
-        yield from converter.flush()
+    def _open(self, part: Part) -> Any:
+        return _open(open_part(self._source.file, part, self._source.size))
 
-    def _frames(self) -> Iterator[Any]:
-        packets = self._container.demux(self._stream)
+    def _choose(self, container: Any) -> Sequence[Any]:
+        if not container.streams.audio:
+            raise FileFault(ErrorCode.NO_AUDIO, "no audio track")
+        streams = self._choose_tracks(container)
+        if any(stream.codec_context is None for stream in streams):
+            raise FileFault(ErrorCode.DECODE_FAILED, "the audio is in a format that cannot be decoded")
+        return streams
+
+    def _finish(self, block: Samples | Hole) -> Samples | Hole:
+        length = block.blocks * BLOCK if isinstance(block, Hole) else block.shape[1]
+        self.decoded_seconds += length / SAMPLE_RATE
+        self._check_length(self.decoded_seconds)
+        if isinstance(block, Hole):
+            return block
+        self._heard += length
+        cleaned = self._cleaner.clean(block)
+        return cleaned if self.channels > 1 else self._mixer.mix(cleaned)
+
+    def _read_part(self, part: Part, assembly: Assembly) -> Iterator[Samples | Hole]:
+        """The blocks that are complete by the end of the part."""
+        try:
+            if part != self._layout.parts[0]:
+                self._container.close()
+                self._container = self._open(part)
+            streams = self._choose(self._container)[: len(self._track_channels)]
+        except FileFault as fault:
+            if fault.code == ErrorCode.SOURCE_UNREADABLE:
+                raise
+            self._unreadable_parts += 1
+            return
+        tracks = [Track(self._timeline(), self._written) for _ in streams]
+        for number, frame in self._frames(streams):
+            for piece in tracks[number].add(frame):
+                assembly.push(number, piece)
+            if assembly.may_be_ready:
+                yield from assembly.take_ready()
+        for number, track in enumerate(tracks):
+            for piece in track.finish():
+                assembly.push(number, piece)
+        assembly.align()
+        yield from assembly.take_ready()
+        self._written = max(track.written for track in tracks)
+        self._jumps += sum(track.timeline.jumps for track in tracks)
+
+    def _timeline(self) -> Timeline:
+        names = set(self._container.format.name.split(","))
+        return Timeline(
+            _start_of_file(self._container, from_zero=bool(names & _CLOCK_FROM_ZERO)),
+            base=self._written / SAMPLE_RATE,
+            broadcast=bool(names & _BROADCAST),
+        )
+
+    def _frames(self, streams: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Each frame with the number of its track. What cannot be decoded is counted and left out."""
+        numbers = {stream.index: number for number, stream in enumerate(streams)}
+        packets = self._container.demux(*streams)
+        lost: Any = None  # the packet at fault
         while True:
             try:
+                lost = None
                 packet = next(packets, None)
                 if packet is None:
                     return
+                lost = packet
                 frames = packet.decode()
             except av.FFmpegError:
-                self.damaged_frames += 1
+                self._lost_seconds += _packet_seconds(lost)
                 continue
             except OSError as error:
                 raise FileFault(ErrorCode.SOURCE_UNREADABLE, f"reading failed: {error.strerror}") from error
+            number = numbers[packet.stream.index]
             for frame in frames:
-                if frame.sample_rate not in _RATES or frame.layout.nb_channels > _MAX_CHANNELS:
-                    raise FileFault(
-                        ErrorCode.DECODE_FAILED,
-                        f"{frame.sample_rate} Hz with {frame.layout.nb_channels} channels is no recording",
-                    )
-                yield frame
+                yield number, frame
 
 
-class _Converter:
-    """Frames to float32 at 16 kHz; without a resampler where only the sample format differs."""
-
-    def __init__(self, layout: str | None) -> None:
-        self._layout = layout
-        self._setup: tuple[str, str, int] | None = None
-        self._resampler: AudioResampler | None = None
-
-    def convert(self, frame: Any) -> Iterator[Samples]:
-        scale = _FULL_SCALE.get(frame.format.packed.name)
-        if frame.sample_rate == SAMPLE_RATE and self._layout is None and scale:
-            yield _planar(frame, scale)
-            return
-        setup = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if setup != self._setup:  # a stream may change in the middle
-            yield from self.flush()
-            self._setup = setup
-            self._resampler = AudioResampler(format="fltp", layout=self._layout or frame.layout, rate=SAMPLE_RATE)
-        frame.pts = None  # gaps in the timestamps must not make the resampler invent silence
-        yield from self._resampled(frame)
-
-    def flush(self) -> Iterator[Samples]:
-        if self._resampler is not None:
-            yield from self._resampled(None)
-            self._resampler = None
-
-    def _resampled(self, frame: Any) -> Iterator[Samples]:
-        assert self._resampler is not None  # noqa: S101 - narrows the type
-        for piece in self._resampler.resample(frame):
-            yield np.asarray(piece.to_ndarray(), np.float32)
+def _packet_seconds(packet: Any) -> float:
+    if packet is None or not packet.duration or packet.time_base is None:
+        return 0.0
+    return float(packet.duration * packet.time_base)
 
 
-def _open(source: Source) -> Any:
+def _open(file: BinaryIO) -> Any:
     try:
-        # The open file, never its name: ffmpeg reads names such as "concat:" as commands. No protocol is allowed, so
-        # that a playlist cannot name other files or hosts.
+        # The open file, never its name: ffmpeg reads names such as "concat:" as commands. No
+        # protocol is allowed, so that a playlist cannot name other files or hosts.
         container = av.open(
-            source.file,
+            file,
             **_IGNORE_BAD_TAGS,
             buffer_size=_READ_BUFFER,
             options={"protocol_whitelist": "none"},
@@ -167,60 +270,25 @@ def _open(source: Source) -> Any:
     return container
 
 
-def _first_audio(container: Any) -> Any:
-    streams = container.streams.audio
-    if not streams:
-        raise FileFault(ErrorCode.NO_AUDIO, "no audio track")
-    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
-    if stream.codec_context is None:
-        raise FileFault(ErrorCode.DECODE_FAILED, "the audio is in a format that cannot be decoded")
-    return stream
+def _start_of_file(container: Any, *, from_zero: bool) -> float | None:
+    """What a player shows as 0, on the file's clock; None: wherever the first frame is."""
+    starts = [
+        float(stream.start_time * stream.time_base)
+        for stream in container.streams
+        if stream.type in {"audio", "video"}
+        and stream.start_time is not None
+        and not stream.disposition & av.stream.Disposition.attached_pic
+    ]
+    first = min(starts, default=None)
+    if first is not None and from_zero and first <= _LATEST_BEGINNING_S:
+        return min(0.0, first)
+    return first
 
 
-def _seconds(container: Any, stream: Any) -> float | None:
-    if stream.duration is not None:
-        return float(stream.duration * stream.time_base)
+def _seconds(container: Any, streams: Sequence[Any]) -> float | None:
+    durations = [stream.duration * stream.time_base for stream in streams if stream.duration]
+    if durations:
+        return float(max(durations))
     if container.duration is not None and len(container.streams) == len(container.streams.audio):
         return float(container.duration / av.time_base)
     return None
-
-
-def _planar(frame: Any, scale: float) -> Samples:
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    floats: Samples = np.asarray(samples, dtype=np.float32)
-    return floats if scale == 1.0 else floats / np.float32(scale)
-
-
-def _regroup(pieces: Iterator[Samples]) -> Iterator[Samples]:
-    """Pieces of any length to blocks of BLOCK samples; only the last is shorter."""
-    waiting: list[Samples] = []
-    length = 0
-    for piece in pieces:
-        if waiting and piece.shape[0] != waiting[0].shape[0]:
-            piece = _like(piece, waiting[0].shape[0])  # noqa: PLW2901 - the layout changed in the middle
-        waiting.append(piece)
-        length += piece.shape[1]
-        if length >= BLOCK:
-            joined = np.concatenate(waiting, axis=1)
-            whole = length - length % BLOCK
-            for start in range(0, whole, BLOCK):
-                yield joined[:, start : start + BLOCK]
-            waiting, length = [joined[:, whole:]], length - whole
-    if length:
-        yield np.concatenate(waiting, axis=1)
-
-
-def _like(piece: Samples, channels: int) -> Samples:
-    mono = piece.mean(axis=0, keepdims=True, dtype=np.float32)
-    return np.repeat(mono, channels, axis=0)
-
-
-def _mono(block: Samples) -> Samples:
-    """Shape (1, n). Stereo is averaged, unless its channels are each other's opposite and would cancel out."""
-    if block.shape[0] == 1:
-        return block
-    half = block * np.float32(0.5)
-    middle, side = half[:1] + half[1:2], half[:1] - half[1:2]
-    return side if np.vdot(middle, middle) < _ANTIPHASE * np.vdot(side, side) else middle

@@ -11,7 +11,7 @@ import numpy as np
 from speakeasyd.domain.chunking import Chunker, Cutting, Span
 from speakeasyd.domain.protocol import Opened, Progress, Report, Task
 from speakeasyd.domain.transcript import MediaWarning
-from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Hole, Samples
 from speakeasyd.engine.faults import during
 from speakeasyd.engine.source import Source
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
@@ -19,6 +19,7 @@ from speakeasyd.errors import ErrorCode, FileFault
 
 _PAUSE_BLOCKS = 16  # blocks without a clip after which others may have a turn
 _PASSAGE = 4  # chunks: each leans on the text before it in its passage; passages are independent of each other
+_BRIDGED_BLOCKS = 7  # of a hole, about 7 s: after these no chunk is open
 _PROGRESS_S = 1.0  # seconds between signs of life
 
 
@@ -90,8 +91,12 @@ def read_clips(
         tracks = [_Track(task, detector, channel, audio.channels) for channel in range(audio.channels)]
         told = time.monotonic()
         for number, block in enumerate(_decoded(audio)):
-            for track, samples in zip(tracks, block, strict=True):
-                yield from track.feed(samples)
+            if isinstance(block, Hole):
+                for track in tracks:
+                    yield from track.skip(block)
+            else:
+                for track, samples in zip(tracks, block, strict=True):
+                    yield from track.feed(samples)
             if time.monotonic() - told > _PROGRESS_S:
                 told = time.monotonic()
                 send(Progress(task.job_id, task.token, audio.decoded_seconds))
@@ -99,15 +104,14 @@ def read_clips(
                 yield Pause()
         for track in tracks:
             yield from track.finish()
-        warning = audio.warning()
         source.require_unchanged()
-        yield Finished(audio.decoded_seconds, (warning,) if warning else ())
+        yield Finished(audio.decoded_seconds, audio.warnings())
 
 
-def _decoded(audio: Audio) -> Iterator[Samples]:
+def _decoded(audio: Audio) -> Iterator[Samples | Hole]:
     """The blocks; a decoder that trips over a file is that file's fault, unless memory ran out."""
     try:
-        yield from audio.blocks()
+        yield from audio.read()
     except (FileFault, MemoryError):
         raise
     except Exception as error:
@@ -131,12 +135,30 @@ class _Track:
         with during("vad"):
             probabilities = self._activity.feed(block)
         yield from map(self._clip, self._chunker.feed(probabilities.tolist()))
-        useless = max(0, self._chunker.needed_from * WINDOW // BLOCK - self._first_block)
-        del self._blocks[:useless]
-        self._first_block += useless
+        self._forget_blocks()
+
+    def skip(self, hole: Hole) -> Iterator[Clip]:
+        """A hole ends the chunk before it once it is longer than what chunks bridge."""
+        silence = np.zeros(BLOCK, np.float32)
+        fed = min(hole.blocks, _BRIDGED_BLOCKS)
+        for _ in range(fed):
+            self._blocks.append(silence)
+            yield from map(self._clip, self._chunker.feed_silence(BLOCK // WINDOW))
+            self._forget_blocks()
+        rest = hole.blocks - fed
+        if rest:
+            self._chunker.feed_silence(rest * (BLOCK // WINDOW))
+            self._first_block += len(self._blocks) + rest - 1
+            self._blocks = [silence]
+        self._activity.skip(hole.blocks)
 
     def finish(self) -> Iterator[Clip]:
         yield from map(self._clip, self._chunker.finish())
+
+    def _forget_blocks(self) -> None:
+        useless = max(0, self._chunker.needed_from * WINDOW // BLOCK - self._first_block)
+        del self._blocks[:useless]
+        self._first_block += useless
 
     def _clip(self, span: Span) -> Clip:
         index = self._found * self._channels + self._channel

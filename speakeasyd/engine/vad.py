@@ -70,6 +70,11 @@ class VoiceActivity:
         probabilities, self._h, self._c = self._detector.run(np.hstack([before, windows]), self._h, self._c)
         return probabilities
 
+    def skip(self, blocks: int) -> None:
+        """Blocks without sound."""
+        self._reset()
+        self._peak *= _PEAK_DECAY**blocks
+
     def _gain(self, block: Samples) -> np.float32:
         """Quiet recordings are brought up; whatever was loud a moment ago is not."""
         self._peak = max(float(np.abs(block).max()), self._peak * _PEAK_DECAY)

@@ -25,7 +25,7 @@ def decode(path: Path, *, split: bool = False, max_seconds: float = 0.0) -> tupl
     with Source(str(path)) as source:
         audio = Audio(source, split=split, max_seconds=max_seconds)
         blocks = list(audio.blocks())
-        warning = audio.warning()
+        warning = next(iter(audio.warnings()), None)
         audio.close()
     assert all(block.shape == (audio.channels, BLOCK) for block in blocks[:-1])
     assert all(block.dtype == np.float32 for block in blocks)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -81,3 +82,25 @@ def test_long_speech_is_cut_where_least_is_spoken() -> None:
 def test_a_span_keeps_some_silence_around_its_speech() -> None:
     (span,) = cut([0.0] * 10 + [0.9] * 5 + [0.0] * 20)
     assert (span.start, span.end, span.voiced) == (8, 17, ((10, 15),))
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_silence_that_was_never_recorded_is_in_no_chunk(everything: bool) -> None:
+    """However long: twenty hours cost nothing, and what follows is where it belongs."""
+    hole = 2_250_000  # windows: 20 h
+    chunker = Chunker(Cutting(everything=everything))
+    spans = chunker.feed([0.9] * 100)
+    spans += chunker.feed_silence(hole)
+    assert len(spans) == 1
+    assert spans[0].end <= 110
+    assert chunker.needed_from == 100 + hole - 10
+    spans += chunker.feed([0.9] * 100)
+    spans += chunker.finish()
+    assert spans[-1].end == hole + 200
+    assert spans[-1].voiced == ((hole + 100, hole + 200),)
+
+
+def test_a_short_hole_is_bridged() -> None:
+    chunker = Chunker(Cutting())
+    spans = [*chunker.feed([0.9] * 100), *chunker.feed_silence(32), *chunker.feed([0.9] * 100), *chunker.finish()]
+    assert [span.voiced for span in spans] == [((0, 100), (132, 232))]

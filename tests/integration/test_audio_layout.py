@@ -1,0 +1,292 @@
+"""Files whose headers are wrong, files of several files, and files that end early."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from speakeasyd.domain.transcript import WarningKind
+from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.source import Source
+
+SECOND = 2 * SAMPLE_RATE  # bytes of 16-bit mono
+
+
+def decode(path: Path, *, split: bool = False) -> tuple[Samples, set[WarningKind]]:
+    with Source(str(path)) as source:
+        audio = Audio(source, split=split)
+        samples = np.concatenate(list(audio.blocks()), axis=1)
+        kinds = {warning.kind for warning in audio.warnings()}
+        audio.close()
+    return samples, kinds
+
+
+def voice(seconds: float, seed: int = 1) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(scale=0.1, size=int(seconds * SAMPLE_RATE))
+    return (noise * 32767).astype("<i2")
+
+
+def seconds(samples: Samples) -> float:
+    return samples.shape[1] / SAMPLE_RATE
+
+
+def wave(sound: np.ndarray, *, declared: int | None = None, tail: bytes = b"", channels: int = 1) -> bytes:
+    body = sound.astype("<i2").tobytes()
+    size = len(body) if declared is None else declared
+    form = struct.pack("<HHIIHH", 1, channels, SAMPLE_RATE, 2 * channels * SAMPLE_RATE, 2 * channels, 16)
+    content = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", size) + body + tail
+    return b"RIFF" + struct.pack("<I", min(0xFFFF_FFFF, 36 + size + len(tail))) + content
+
+
+def rf64(sound: np.ndarray, *, declared: int) -> bytes:
+    plain = wave(sound, declared=0xFFFF_FFFF)
+    sizes = struct.pack("<QQQI", declared + 72, declared, declared // 2, 0)
+    return b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", 28) + sizes + plain[12:]
+
+
+def wave64(sound: np.ndarray, *, declared: int) -> bytes:
+    suffix = bytes.fromhex("f3acd3118cd100c04f8edb8a")
+    form = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
+    body = sound.astype("<i2").tobytes()
+    chunks = b"wave" + suffix + b"fmt " + suffix + struct.pack("<Q", 24 + len(form)) + form
+    chunks += b"data" + suffix + struct.pack("<Q", 24 + declared) + body
+    return b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000") + struct.pack("<Q", 24 + len(chunks)) + chunks
+
+
+def aiff(sound: np.ndarray, *, declared: int) -> bytes:
+    body = sound.astype(">i2").tobytes()
+    rate = struct.pack(">HQ", 16383 + 13, SAMPLE_RATE << (63 - 13))
+    common = b"COMM" + struct.pack(">IhIh", 18, 1, declared // 2, 16) + rate
+    return (
+        b"FORM" + struct.pack(">I", 46 + declared) + b"AIFF" + common
+        + b"SSND" + struct.pack(">III", declared + 8, 0, 0) + body
+    )  # fmt: skip
+
+
+Writer = Callable[..., bytes]
+WRITERS = pytest.mark.parametrize("write", [wave, rf64, wave64, aiff])
+
+
+@WRITERS
+def test_all_is_read_where_the_header_says_less(tmp_path: Path, write: Writer) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(write(voice(11.0), declared=SECOND))
+    samples, kinds = decode(path)
+    assert seconds(samples) == 11.0
+    assert np.abs(samples[0] - voice(11.0) / 32768).max() < 1e-3
+    assert kinds == {WarningKind.REPAIRED}
+
+
+@WRITERS
+def test_a_size_that_was_never_filled_in(tmp_path: Path, write: Writer) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(write(voice(3.0), declared=0))
+    assert seconds(decode(path)[0]) == 3.0
+
+
+@WRITERS
+def test_a_right_header_is_believed(tmp_path: Path, write: Writer) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(write(voice(3.0), declared=3 * SECOND))
+    assert (seconds(decode(path)[0]), decode(path)[1]) == (3.0, set())
+
+
+@WRITERS
+def test_what_the_header_promises_and_is_not_there_is_cut(tmp_path: Path, write: Writer) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(write(voice(3.0), declared=4 * SECOND))
+    assert decode(path)[1] == {WarningKind.CUT}
+
+
+@WRITERS
+def test_a_few_bytes_short_is_not_cut(tmp_path: Path, write: Writer) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(write(voice(3.0), declared=3 * SECOND + 44))
+    assert decode(path)[1] == set()
+
+
+def test_chunks_behind_the_sound_are_not_sound(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    note = b"a note " * 10_000
+    path.write_bytes(wave(voice(2.0), tail=b"LIST" + struct.pack("<I", len(note)) + note))
+    assert (seconds(decode(path)[0]), decode(path)[1]) == (2.0, set())
+
+
+@pytest.mark.parametrize("copies", [2, 3])
+def test_wave_files_one_after_the_other(tmp_path: Path, copies: int) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wave(voice(2.0)) * copies)
+    samples, kinds = decode(path)
+    assert (seconds(samples), kinds) == (2.0 * copies, set())
+
+
+def test_more_than_4_gb_whose_size_wrapped(tmp_path: Path) -> None:
+    """A sparse file: the sound is at its end, 4 GB behind the beginning."""
+    path = tmp_path / "a.wav"
+    size = (1 << 32) + 60 * 48_000 * 8
+    form = struct.pack("<HHIIHH", 1, 4, 48_000, 48_000 * 8, 8, 16)
+    head = b"RIFF" + struct.pack("<I", (size + 36) % (1 << 32)) + b"WAVEfmt " + struct.pack("<I", 16) + form
+    with path.open("wb") as file:
+        file.write(head + b"data" + struct.pack("<I", size % (1 << 32)))
+        begin = file.tell()
+        file.seek(begin + size - 4)
+        file.write(b"\xff\x7f\xff\x7f")
+    if path.stat().st_blocks * 512 > 1 << 28:
+        pytest.skip("the file system has no sparse files")
+    with Source(str(path)) as source:
+        audio = Audio(source)
+        assert audio._layout.parts[0].end == begin + size
+        assert not audio._layout.parts[0].stale
+        assert audio._layout.parts[0].patches == ((begin - 4, b"\xff\xff\xff\xff"),)
+        audio.close()
+
+
+def encode(path: Path, codec: str, sound: np.ndarray, *, rate: int, layout: str = "mono", form: str = "ogg") -> Path:
+    planar = "fltp" if codec != "flac" else "s16"
+    with av.open(str(path), "w", format=form) as container:
+        stream = container.add_stream(codec, rate=rate, layout=layout)
+        channels = 2 if layout == "stereo" else 1
+        for start in range(0, sound.size, 960):
+            piece = np.repeat(sound[np.newaxis, start : start + 960], channels, axis=0)
+            data = piece.astype(np.float32) / 32768 if planar == "fltp" else piece.T.reshape(1, -1).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data), format=planar, layout=layout)
+            frame.sample_rate, frame.pts = rate, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_all_links_of_a_chained_ogg_are_read(tmp_path: Path) -> None:
+    """Each with its own codec, rate and channels."""
+    links = [
+        encode(tmp_path / "1.ogg", "libopus", voice(3.0), rate=48_000),
+        encode(tmp_path / "2.ogg", "flac", voice(3.0, 2), rate=44_100, layout="stereo"),
+        encode(tmp_path / "3.ogg", "flac", voice(3.0, 3), rate=16_000),
+        encode(tmp_path / "4.ogg", "libopus", voice(3.0, 4), rate=48_000),
+    ]
+    lengths = [decode(link)[0].shape[1] for link in links]
+    path = tmp_path / "chained.ogg"
+    path.write_bytes(b"".join(link.read_bytes() for link in links))
+    samples, kinds = decode(path)
+    assert samples.shape[1] == pytest.approx(sum(lengths), abs=100)
+    assert kinds == set()
+    last = samples[0, -lengths[3] :]
+    assert float(np.sqrt(np.mean(last**2))) > 0.03
+
+
+def test_an_ogg_without_a_last_page_is_whole_and_one_within_a_page_is_cut(tmp_path: Path) -> None:
+    whole = encode(tmp_path / "a.ogg", "libopus", voice(10.0), rate=48_000).read_bytes()
+    last = whole.rfind(b"OggS")
+    path = tmp_path / "b.ogg"
+    path.write_bytes(whole[:last])
+    assert decode(path)[1] == set()
+    path.write_bytes(whole[: last - 3000])
+    assert decode(path)[1] == {WarningKind.CUT}
+
+
+@pytest.mark.parametrize(("name", "codec", "form"), [("a.m4a", "aac", "mp4"), ("a.mka", "libopus", "matroska")])
+def test_containers_that_are_cut(tmp_path: Path, name: str, codec: str, form: str) -> None:
+    options = {"movflags": "faststart"} if form == "mp4" else {}
+    path = tmp_path / name
+    with av.open(str(path), "w", format=form, options=options) as container:
+        stream = container.add_stream(codec, rate=48_000, layout="mono")
+        sound = voice(30.0)
+        for start in range(0, sound.size, 1024):
+            data = sound[np.newaxis, start : start + 1024].astype(np.float32) / 32768
+            frame = av.AudioFrame.from_ndarray(data, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48_000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert decode(path)[1] == set()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) * 2 // 3])
+    assert decode(path)[1] == {WarningKind.CUT}
+
+
+@pytest.mark.parametrize("channels", [3, 6, 7, 8, 9, 16, 32, 64])
+def test_a_voice_on_any_of_many_channels(tmp_path: Path, channels: int) -> None:
+    sound = np.zeros((SAMPLE_RATE * 2, channels), "<i2")
+    sound[:, channels // 2] = voice(2.0)
+    path = tmp_path / "a.wav"
+    path.write_bytes(wave(sound, channels=channels))
+    mixed, kinds = decode(path)
+    assert np.abs(mixed[0] - voice(2.0) / 32768).max() < 1e-3
+    assert kinds == set()
+    apart, kinds = decode(path, split=True)
+    assert apart.shape[0] == channels
+    assert np.abs(apart[channels // 2] - voice(2.0) / 32768).max() < 1e-3
+    assert kinds == {WarningKind.SILENT}
+
+
+@pytest.mark.parametrize("channels", [9, 64])
+def test_many_channels_at_another_rate(tmp_path: Path, channels: int) -> None:
+    sound = np.zeros((SAMPLE_RATE, channels), "<i2")
+    sound[:, -1] = voice(1.0)
+    raw = bytearray(wave(sound, channels=channels))
+    raw[24:28] = struct.pack("<I", 48_000)
+    path = tmp_path / "a.wav"
+    path.write_bytes(raw)
+    mixed, _ = decode(path)
+    assert seconds(mixed) == pytest.approx(1 / 3, abs=0.01)
+    assert float(np.sqrt(np.mean(mixed**2))) > 0.03
+
+
+@pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf, 1e30])
+def test_one_sample_that_is_no_number(tmp_path: Path, fault: float) -> None:
+    sound = (voice(3.0) / 32768).astype("<f4")
+    sound[20_000] = fault
+    raw = bytearray(wave(np.zeros(0, "<i2"), declared=sound.nbytes))
+    raw[20:36] = struct.pack("<HHIIHH", 3, 1, SAMPLE_RATE, 4 * SAMPLE_RATE, 4, 32)
+    path = tmp_path / "a.wav"
+    path.write_bytes(bytes(raw) + sound.tobytes())
+    samples, kinds = decode(path)
+    assert np.isfinite(samples).all()
+    assert np.abs(samples[0] - np.where(np.arange(48_000) == 20_000, 0, sound)).max() < 1e-6
+    assert kinds == {WarningKind.REPAIRED}
+
+
+@pytest.mark.parametrize("value", [np.nan, 0.0, 0.25])
+def test_nothing_to_hear_is_said(tmp_path: Path, value: float) -> None:
+    sound = np.full(48_000, value, "<f4")
+    raw = bytearray(wave(np.zeros(0, "<i2"), declared=sound.nbytes))
+    raw[20:36] = struct.pack("<HHIIHH", 3, 1, SAMPLE_RATE, 4 * SAMPLE_RATE, 4, 32)
+    path = tmp_path / "a.wav"
+    path.write_bytes(bytes(raw) + sound.tobytes())
+    samples, kinds = decode(path)
+    assert not samples.any()
+    assert WarningKind.SILENT in kinds
+
+
+def test_odd_files_that_people_have(speech: Path) -> None:
+    expected = {
+        "01_one_nan_sample.wav": (5.0, {WarningKind.REPAIRED}),
+        "01_one_inf_sample.wav": (5.0, {WarningKind.REPAIRED}),
+        "03_3ch_speech_on_3.wav": (5.0, set()),
+        "03_6ch_speech_on_4.wav": (5.0, set()),
+        "03_8ch_speech_on_4.wav": (5.0, set()),
+        "03_9ch_fails.wav": (3.0, set()),
+        "03_32ch_fails.wav": (3.0, set()),
+        "05_offset5.mkv": (16.0, set()),
+        "05_offset5.mp4": (16.0, set()),
+        "06_hole20.mp4": (31.0, set()),
+        "06_hole20.webm": (31.0, set()),
+        "07_chained.opus": (16.855, set()),
+        "07_chained_vorbis.ogg": (16.855, set()),
+        "08_stale_header_1s_of_11s.wav": (11.0, {WarningKind.REPAIRED}),
+        "09_concat_mp3_false_cut.mp3": (16.956, set()),
+        "09_riff_44_bytes_short.wav": (11.0, set()),
+        "09_telegram_no_eos.ogg": (11.0, set()),
+        "17_dc_0.1_speech_0.05.wav": (11.0, set()),
+        "17_float_times_32768.wav": (5.0, set()),
+    }
+    odd = speech / "odd"
+    if not odd.is_dir():
+        pytest.skip("the odd recordings are not here")
+    for name, (length, kinds) in expected.items():
+        samples, found = decode(odd / name)
+        assert seconds(samples) == pytest.approx(length, abs=0.05), name
+        assert found == kinds, name
+        assert float(np.sqrt(np.mean(samples**2))) > 0.005, name
