@@ -257,7 +257,7 @@ class Daemon:
             clock=self._clock,
             let_go=self._dispatcher.let_go,
         )
-        heartbeat = Heartbeat(ledger=self._ledger, pool=self._pool)
+        heartbeat = Heartbeat(ledger=self._ledger, pauses=self._pauses, pool=self._pool)
         for service in (self._sources, outboxes, heartbeat, self._dispatcher, watchdog):
             self._stack.push_async_callback(service.stop)
             await service.start(self._failures)

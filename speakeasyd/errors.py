@@ -78,6 +78,10 @@ class LedgerUnwritable(LedgerError):
     """The disk refused a write: full, read-only, or failing. Trying again later may help."""
 
 
+class LedgerHeld(LedgerUnwritable):
+    """Another program holds the ledger for long. Work goes on once it lets go."""
+
+
 class QueryError(SpeakeasyError):
     """A query of a person's own is wrong, or wants more than to read."""
 

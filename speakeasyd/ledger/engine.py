@@ -12,7 +12,8 @@ from typing import Any, Literal
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from speakeasyd.errors import LedgerError, LedgerUnwritable
+from speakeasyd.errors import LedgerError, LedgerHeld, LedgerUnwritable
+from speakeasyd.ledger.locks import describe_hold
 from speakeasyd.ledger.pairing import refuse_foreign_log
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
@@ -34,6 +35,7 @@ _FOR_A_WHILE = frozenset(
         sqlite3.SQLITE_PERM,
     }
 )
+_HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
@@ -88,16 +90,18 @@ def check(path: Path) -> None:
         if not path.exists():
             hint = "Is it the right state folder? The daemon makes it."
             raise LedgerError(f"there is no ledger at {path}", hint=hint) from error
-        problem = explained(error)
+        problem = explained(error, path)
         if problem is error:
             problem = LedgerError(f"{path} is no ledger of this version: {error}", hint="The daemon upgrades it.")
         raise problem from error
 
 
-def explained(error: Exception) -> Exception:
-    """A failure of SQLite in the ledger's own words; any other error as it is."""
+def explained(error: Exception, path: Path | None = None) -> Exception:
+    """A failure of SQLite in the ledger's own words; any other error as it is. `path`: whose holder is looked for."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the upper bits only tell sub-kinds
+    if code in _HELD and path:
+        return LedgerHeld(describe_hold(path), hint="Work goes on by itself then.")
     if code in _FOR_A_WHILE:
         return LedgerUnwritable(
             f"the ledger cannot be used just now: {cause}",

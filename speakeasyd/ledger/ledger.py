@@ -287,6 +287,10 @@ class Ledger:
         """Say something about the daemon itself, as JSON, in the table `state`."""
         await self._writer.run(upkeep.set_state, key, value)
 
+    async def try_write(self) -> None:
+        """Take the write lock for a moment. Raises LedgerUnwritable while another program holds it."""
+        await self._writer.run(lambda _transaction: None)
+
     async def ask(self, wish: str) -> None:
         """Leave a wish for the daemon, such as "reload": it hears it as an event within a second."""
         await self._writer.run(upkeep.ask, wish)

@@ -41,7 +41,7 @@ def migrate(path: Path, *, scripts: Path | None = None) -> None:
     try:
         _migrate(path, scripts or find_scripts())
     except (sqlite3.Error, DBAPIError) as error:
-        problem = explained(error)
+        problem = explained(error, path)
         if problem is error:
             problem = LedgerError(f"the ledger {path} cannot be made ready: {error}")
         raise problem from error

@@ -9,10 +9,12 @@ from typing import Any
 from speakeasyd.clock import iso
 from speakeasyd.ledger.asking import LEDGER, ask
 from speakeasyd.ledger.lock import Holder, holder
+from speakeasyd.ledger.locks import find_long_hold
 from speakeasyd.ledger.reading import Row
 
 WINDOW_S = 120.0  # seconds over which the speed is taken
 LEAST_S = 5.0  # seconds; less gives no honest speed
+LEDGER_PAUSE = "ledger"  # the cause of the pause
 RECENT = timedelta(hours=24)
 
 _COUNTS = """
@@ -94,7 +96,7 @@ def take(state: Path) -> Snapshot:
         in_work=ask(state, _IN_WORK),
         ended=ask(state, _ENDED, recently),
         workers=said.get("workers", []) if up else [],
-        pauses=said.get("pauses", {}) if up else {},
+        pauses=_pauses(state, said, up) if up else {},
         failures=said.get("failures", {}) if up else {},
         inboxes=_inboxes(said),
         waiting=ask(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),
@@ -102,6 +104,13 @@ def take(state: Path) -> Snapshot:
         speed=speed,
         left_s=_left(state, speed),
     )
+
+
+def _pauses(state: Path, said: dict[str, Any], up: Holder) -> dict[str, str]:
+    """As the daemon has noted them. While another program holds the ledger it can note nothing."""
+    pauses: dict[str, str] = said.get("pauses", {})
+    hold = find_long_hold(state / LEDGER, daemon=up.pid)
+    return pauses | ({LEDGER_PAUSE: hold} if hold else {})
 
 
 def _inboxes(said: dict[str, Any]) -> list[Row]:

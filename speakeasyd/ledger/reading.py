@@ -9,7 +9,8 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
-from speakeasyd.errors import LedgerError, QueryError, QueryTimeout
+from speakeasyd.errors import LedgerError, LedgerHeld, QueryError, QueryTimeout
+from speakeasyd.ledger.locks import describe_hold
 from speakeasyd.ledger.pairing import refuse_foreign_log
 
 BUSY_S = 5.0  # seconds to wait where a read must wait at all
@@ -146,6 +147,8 @@ def read(path: Path, sql: str, parameters: Parameters = (), *, limit_s: float | 
                 raise interrupt from error
             if str(error) == "interrupted":  # by what Ctrl-C raised inside the progress handler, which SQLite swallows
                 raise KeyboardInterrupt from error
+            if _is_held(error):
+                raise LedgerHeld(describe_hold(path)) from error
             raise _explained(error) from error
 
 
@@ -171,6 +174,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT 1 FROM sqlite_master")
     except sqlite3.Error as error:
+        if _is_held(error):
+            raise LedgerHeld(describe_hold(path)) from error
         hint = "" if path.exists() else "It is made when the daemon first starts. Is the state folder the right one?"
         raise LedgerError(f"cannot read the ledger {path}: {error}", hint=hint) from error
     connection.set_authorizer(_allow)
@@ -188,6 +193,10 @@ def _allow(action: int, argument: str | None, _value: str | None, _database: str
         case _:
             allowed = action in _READS
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+def _is_held(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _explained(error: Exception) -> QueryError:

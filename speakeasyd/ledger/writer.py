@@ -108,7 +108,7 @@ class Writer:
         except DBAPIError as error:
             writer._pool.dispose()
             writer._thread.shutdown()
-            raise engine.explained(error) from error
+            raise engine.explained(error, path) from error
         writer._task = asyncio.create_task(writer._serve(), name="ledger writer")
         return writer
 
@@ -157,7 +157,7 @@ class Writer:
         try:
             published = await self._in_thread(self._transact, orders)
         except Exception as error:  # noqa: BLE001 - whatever it is, the callers hear it, and the writer goes on
-            explained = engine.explained(error)
+            explained = engine.explained(error, self._path)
             if len(orders) > 1 and not isinstance(explained, LedgerError):
                 await self._carry_out_singly(orders)
                 return

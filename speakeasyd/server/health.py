@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from speakeasyd.domain.health import ACCEPTING
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.asking import ask
+from speakeasyd.ledger.overview import LEDGER_PAUSE
 from speakeasyd.server.answers import Health
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.status import overview
@@ -39,7 +40,8 @@ async def healthz(parts: Lent, response: Response) -> Health:
         return _failing(response, {"loop": "ok", "ledger": str(error) or "it does not answer"})
     watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
     watchers |= {cause: reason for cause, reason in parts.pauses.reasons.items() if cause in watchers}  # it is away
-    checks = {"loop": "ok", "ledger": "ok"} | watchers | dict(parts.failures.texts)
+    ledger = parts.pauses.reasons.get(LEDGER_PAUSE, "ok")  # it can be read, or we were not here
+    checks = {"loop": "ok", "ledger": ledger} | watchers | dict(parts.failures.texts)
     return _failing(response, checks) if parts.failures.texts else Health(status="ok", checks=checks)
 
 
@@ -49,6 +51,7 @@ async def readyz(parts: Lent, response: Response) -> Health:
     workers = {worker.name: worker.state for worker in parts.pool.status()}
     checks = workers | {f"pause: {cause}": reason for cause, reason in parts.pauses.reasons.items()}
     ready = any(state in ACCEPTING for state in workers.values()) and not parts.pauses.leaving
+    ready = ready and LEDGER_PAUSE not in parts.pauses
     return Health(status="ok", checks=checks) if ready else _failing(response, checks)
 
 

@@ -25,7 +25,7 @@ from speakeasyd.domain.settling import (
     Stillness,
     Trouble,
 )
-from speakeasyd.errors import ErrorCode, FileFault, LedgerError, LedgerUnwritable
+from speakeasyd.errors import ErrorCode, FileFault, LedgerError, LedgerHeld, LedgerUnwritable
 from speakeasyd.inbox import identity
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.arrivals import Arrivals
@@ -84,7 +84,8 @@ class Admission(Service):
             self._raise_lane_error()
             await self._tell_waiting()
         except LedgerUnwritable as error:
-            log.warning("inbox %s: arrivals wait for the ledger: %s", self._inbox.name, error)
+            if not isinstance(error, LedgerHeld) and not self.refusal:  # the heartbeat tells of the former
+                log.warning("inbox %s: arrivals wait for the ledger: %s", self._inbox.name, error)
             self.refusal = str(error)
             return RETRY_S
         except TimeoutError:

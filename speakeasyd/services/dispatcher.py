@@ -24,6 +24,7 @@ from speakeasyd.errors import (
     OutboxUnavailable,
 )
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.overview import LEDGER_PAUSE
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
@@ -113,9 +114,9 @@ class Dispatcher(Service):
                 self._look_at = self._clock.monotonic() + LOOK_S
                 await self._claim()
         except LedgerUnwritable as error:
-            await self._pauses.begin("ledger", str(error))
+            await self._pauses.begin(LEDGER_PAUSE, str(error))
             return RETRY_S
-        await self._pauses.end("ledger")
+        await self._pauses.end(LEDGER_PAUSE)
         return TICK_S
 
     async def stop(self) -> None:
@@ -378,7 +379,7 @@ class Dispatcher(Service):
         try:
             return await self._published(job, last=last)
         except LedgerError as error:
-            await self._pauses.begin("ledger", str(error))
+            await self._pauses.begin(LEDGER_PAUSE, str(error))
             return False
 
     async def _stops_within(self, seconds: float) -> bool:

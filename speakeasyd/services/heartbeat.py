@@ -2,8 +2,11 @@
 
 from dataclasses import asdict
 
+from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.host.notify import watchdog
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.overview import LEDGER_PAUSE
+from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.workers.pool import Pool
 
@@ -12,18 +15,25 @@ RSS_STEP = 32 << 20  # bytes: smaller changes are not worth a write
 
 
 class Heartbeat(Service):
-    """A beat comes only when the loop turns and, where there is news, the ledger takes a write."""
+    """A beat comes only when the loop turns and the ledger answers. While it takes no write, the queue is paused."""
 
-    def __init__(self, *, ledger: Ledger, pool: Pool) -> None:
+    def __init__(self, *, ledger: Ledger, pauses: Pauses, pool: Pool) -> None:
         super().__init__()
         self._ledger = ledger
+        self._pauses = pauses
         self._pool = pool
         self._said: object = None
 
     async def run_once(self) -> float:
         workers = [asdict(status) | {"rss": status.rss // RSS_STEP * RSS_STEP} for status in self._pool.status()]
-        if workers != self._said:
-            await self._ledger.set_state("workers", workers)
-            self._said = workers
+        try:
+            await self._ledger.try_write()
+            if workers != self._said:
+                await self._ledger.set_state("workers", workers)
+                self._said = workers
+        except LedgerUnwritable as error:
+            await self._pauses.begin(LEDGER_PAUSE, str(error))
+        else:
+            await self._pauses.end(LEDGER_PAUSE)
         watchdog()
         return BEAT_S

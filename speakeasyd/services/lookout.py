@@ -13,7 +13,7 @@ from typing import ParamSpec, TypeVar
 from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Sighting
-from speakeasyd.errors import LedgerUnwritable
+from speakeasyd.errors import LedgerHeld, LedgerUnwritable
 from speakeasyd.inbox.paths import locate
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.inbox.scanner import InboxMissing, scan
@@ -104,7 +104,8 @@ class Lookout(Service):
             await self._away(missing)
             return CHECK_S
         except LedgerUnwritable as error:
-            log.warning("inbox %s: the scan waits for the ledger: %s", self._inbox.name, error)
+            if not isinstance(error, LedgerHeld) and not self.refusal:  # the heartbeat tells of the former
+                log.warning("inbox %s: the scan waits for the ledger: %s", self._inbox.name, error)
             self._scan_at = AT_ONCE
             self.refusal = str(error)
             return RETRY_S

@@ -4,9 +4,10 @@ import logging
 from collections.abc import Mapping
 
 from speakeasyd.clock import Clock, iso
-from speakeasyd.errors import LedgerError
+from speakeasyd.errors import LedgerError, LedgerUnwritable
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.overview import LEDGER_PAUSE
 
 PERSON = "person"
 LEAVING = (PERSON, "hours", "memory", "vram")
@@ -45,13 +46,26 @@ class Pauses:
 
     async def begin(self, cause: str, reason: str) -> None:
         """Say it once: the same cause with the same reason again changes nothing."""
+        if cause == LEDGER_PAUSE and cause in self._reasons:
+            return  # each try words it in its own way
         if self._reasons.get(cause) != reason:
             self._reasons[cause] = reason
             await self._tell("queue.paused", cause, reason)
 
     async def end(self, cause: str) -> None:
-        if reason := self._reasons.pop(cause, None):
+        reason = self._reasons.get(cause)
+        if reason is None or (cause == LEDGER_PAUSE and not await self._can_write()):
+            return
+        if self._reasons.pop(cause, None):
             await self._tell("queue.resumed", cause, reason)
+
+    async def _can_write(self) -> bool:
+        """By a real write: a disk that is full still gives the lock."""
+        try:
+            await self._ledger.set_state("ledger_written_at", iso(self._clock.utc()))
+        except LedgerUnwritable:
+            return False
+        return True
 
     async def _tell(self, kind: str, cause: str, reason: str) -> None:
         self._hub.publish(Event(kind=kind, at=iso(self._clock.utc()), data={"cause": cause, "reason": reason}))

@@ -4,10 +4,12 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.services.failures import Failures
 
 log = logging.getLogger(__name__)
 
+LEDGER_RETRY_S = 2.0  # seconds before a service tries again for which the ledger took no write
 BREATHER_S = 5.0  # seconds before a service that failed by a defect tries again
 
 
@@ -54,6 +56,9 @@ class Service:
             self._wake.clear()
             try:
                 delay = await self.run_once()
+            except LedgerUnwritable as error:  # the heartbeat notices too, and tells of it once
+                log.debug("%s waits for the ledger: %s", type(self).__name__, error)
+                delay = LEDGER_RETRY_S
             except Exception as error:
                 log.exception("%s failed; it goes on in %.0f s", type(self).__name__, BREATHER_S)
                 delay = BREATHER_S

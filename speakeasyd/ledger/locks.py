@@ -1,0 +1,101 @@
+"""Who holds the ledger's write lock, where the system tells: Linux lists all locks of files in /proc/locks.
+
+The ledger's files are not opened for it: to close one of them would end SQLite's own locks in this process.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from speakeasyd.ledger.backup import log_files
+
+WRITE_LOCK = 120  # the byte of the log's index that SQLite locks for a transaction that writes
+LOCKS = Path("/proc/locks")
+AGAIN_S = 0.3  # seconds between two looks; who holds the lock at both does not just write something
+COMMAND_CHARACTERS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    pid: int
+    command: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.command})" if self.command else f"process {self.pid}"
+
+
+def describe_hold(ledger: Path) -> str:
+    """What people are told while another program holds the ledger."""
+    others = [program for program in find_holders(ledger) if program.pid != os.getpid()]
+    who = f": {', '.join(map(str, others))}" if others else ""
+    return f"the ledger is locked by another program{who}; it has to end its transaction, or be closed"
+
+
+def find_long_hold(ledger: Path, *, daemon: int) -> str:
+    """As `describe_hold`, while neither the daemon nor anybody who just writes something holds it; else empty."""
+    first = _foreign_pids(ledger, daemon)
+    if not first:
+        return ""
+    time.sleep(AGAIN_S)
+    return describe_hold(ledger) if first & _foreign_pids(ledger, daemon) else ""
+
+
+def find_holders(ledger: Path) -> list[Program]:
+    return [Program(pid, _command(pid)) for pid in sorted(_pids(ledger))]
+
+
+def _foreign_pids(ledger: Path, daemon: int) -> set[int]:
+    return _pids(ledger) - {daemon, os.getpid()}
+
+
+def _pids(ledger: Path) -> set[int]:
+    index = log_files(ledger)[1]
+    files = set()
+    for path in (ledger, index):
+        with suppress(OSError):
+            files.add(path.stat().st_ino)
+    index_inode = index.stat().st_ino if index.exists() else None
+    return {
+        pid
+        for pid, inode, start, end in _write_locks()
+        if inode in files and (inode != index_inode or start <= WRITE_LOCK <= end) and _has_open(pid, ledger, index)
+    }
+
+
+def _write_locks() -> Iterator[tuple[int, int, int, float]]:
+    """Process, inode, first and last byte. A line: `1: POSIX  ADVISORY  WRITE 1234 08:01:5678 120 120`."""
+    try:
+        lines = LOCKS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields = line.split()
+        if len(fields) == 8 and fields[3] == "WRITE":  # one that only waits for a lock has an arrow more
+            with suppress(ValueError):
+                inode = int(fields[5].rpartition(":")[2])
+                end = float("inf") if fields[7] == "EOF" else int(fields[7])
+                yield int(fields[4]), inode, int(fields[6]), end
+
+
+def _has_open(pid: int, *files: Path) -> bool:
+    """Inodes are unique in one filesystem only. Of a process that may not be looked into, it is assumed."""
+    try:
+        handles = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return pid > 0
+    wanted = {str(file.absolute().resolve()) for file in files}
+    for handle in handles:
+        with suppress(OSError):
+            if str(handle.readlink()) in wanted:
+                return True
+    return False
+
+
+def _command(pid: int) -> str:
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return " ".join(words.split())[:COMMAND_CHARACTERS]
+    return ""
