@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import signal
 import sys
 import threading
@@ -44,7 +45,7 @@ from speakeasyd.domain.protocol import (
     Unloaded,
     WorkerSpec,
 )
-from speakeasyd.domain.transcript import Chunk, Segment, Word
+from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
 
 SCRIPTED = "speakeasyd.testing:serve_script"
@@ -185,6 +186,28 @@ def played(state_dir: Path, offset: int = 0) -> tuple[list[tuple[str, int]], int
 # --- the engine -------------------------------------------------------------------------------------------------------
 
 
+_MAGIC = b"[script "
+_HEADER = re.compile(rb"\[script (\d{9})\]")
+HEADER_BYTES = 18
+
+
+def with_header(data: bytes) -> bytes:
+    """What the scripted engine takes for a container that says how long it is: cut while it has fewer bytes."""
+    return b"%s%09d]%s" % (_MAGIC, HEADER_BYTES + len(data), data)
+
+
+def is_container(data: bytes) -> bool:
+    return _MAGIC.startswith(data[: len(_MAGIC)])
+
+
+def missing_bytes(data: bytes) -> int | None:
+    """How many bytes a container lacks of what its header says; None: its header is not all there."""
+    if not is_container(data):
+        return 0
+    header = _HEADER.match(data)
+    return max(0, int(header[1]) - len(data)) if header else None
+
+
 def scripted_chunks(data: bytes) -> list[Chunk]:
     """The chunks that the scripted engine makes of a file with these bytes, whatever happens on the way."""
     pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
@@ -242,6 +265,7 @@ class _Play:
     task: Task
     waiting: deque[Chunk] = field(default_factory=deque)
     seconds: float = 0.0
+    warnings: tuple[MediaWarning, ...] = ()
     silent: bool = False  # nothing more is said about it
 
 
@@ -293,6 +317,13 @@ class ScriptedHost:
         except OSError as error:
             self._send(TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_MISSING, str(error)))
             return
+        missing = missing_bytes(data)
+        if is_container(data) and hashlib.sha256(data).hexdigest() != task.sha256:
+            self._send(TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_REPLACED, "the file has changed"))
+            return
+        if missing is None:
+            self._send(TaskFailed(task.job_id, task.token, ErrorCode.NOT_MEDIA, "half a header"))
+            return
         chunks = scripted_chunks(data)
         self._send(Opened(task.job_id, task.token, len(chunks) * CHUNK_S))
         misdeed = self._stage.due("open", task.path)
@@ -303,7 +334,8 @@ class ScriptedHost:
             self._commit(misdeed)
         self._send(LanguageFound(task.job_id, task.token, task.language or "en", 1.0))
         wanted = (c for c in chunks if c.index not in task.skip and (task.only is None or c.index in task.only))
-        self._plays[task.job_id] = _Play(task, deque(wanted), len(chunks) * CHUNK_S)
+        warnings = (MediaWarning(WarningKind.CUT, f"cut: {missing} bytes are missing"),) if missing else ()
+        self._plays[task.job_id] = _Play(task, deque(wanted), len(chunks) * CHUNK_S, warnings)
 
     def _load(self, model: str) -> None:
         self._send(Loading(model))
@@ -336,7 +368,7 @@ class ScriptedHost:
         for play in [play for play in self._plays.values() if not play.waiting]:
             del self._plays[play.task.job_id]
             if not play.silent:
-                self._send(TaskDone(play.task.job_id, play.task.token, play.seconds))
+                self._send(TaskDone(play.task.job_id, play.task.token, play.seconds, play.warnings))
 
     def _next_batch(self) -> Iterator[tuple[_Play, Chunk]]:
         """A chunk of each of the first tasks."""

@@ -116,6 +116,10 @@ class WatchSettings(Table):
     """Scan every `poll_s` seconds: where the filesystem is known to need it, `always`, or `never`."""
     empty_s: float = Field(30.0, ge=0)
     """Seconds after which a file that stays at zero bytes is given up."""
+    incomplete_s: float = Field(60.0, ge=0)
+    """Seconds that a file which ends early waits for its rest before it is done or fails; `once` does not wait."""
+    incomplete_max_s: float = Field(600.0, ge=0)
+    """Seconds of the longest such wait: it doubles each time that the file has gone on."""
     extensions: tuple[str, ...] = tuple(_MEDIA.split())
     """Endings of the names that are taken, without the dot."""
     unknown: Literal["ignore", "try"] = "ignore"

@@ -82,6 +82,18 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a file that ends early may still go on before its end is final."""
+
+    first_s: float
+    most_s: float
+
+    def seconds(self, earlier: int) -> float:
+        """`earlier`: versions of the file that ended early and then went on."""
+        return min(self.first_s * 2.0 ** min(earlier, 30), self.most_s)
+
+
+@dataclass(frozen=True, slots=True)
 class NewJob:
     """A settled, identified file, on its way into the ledger."""
 
@@ -93,6 +105,7 @@ class NewJob:
     preset: str | None
     batch: str
     failure: tuple[str, str] | None = None  # (error code, text) of a file that is refused at the door
+    patience: "Patience | None" = None  # with a file that ends early; None: it is known to be complete
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +147,8 @@ class Job:
     crashes: int = 0  # workers that died on this job outside of any chunk
     attempts: int = 1
     batch: str = ""
+    warnings: frozenset[WarningKind] = frozenset()  # once it is transcribed
+    final_at: str | None = None  # UTC, ISO 8601: before that, the file may go on if it ends early; None: it is complete
 
     def source(self, root: Path) -> Path:
         """The file below its inbox's root."""

@@ -79,6 +79,19 @@ def find_holder(root: Path, path: bytes) -> HeldOpen | None:
     return openness.find_holder(locate(root, path))
 
 
+def may_go_on(root: Path, path: bytes, expected: Signature, sha256: str) -> bool:
+    """Whether the file is another version than `expected`, or open for writing. One that is gone is neither."""
+    seen = look(root, path)
+    if isinstance(seen, Trouble):
+        return False
+    if seen.file != expected:
+        same_size = seen.file.size == expected.size
+        found = digest(root, path, seen.file, stopped=lambda: False) if same_size else Trouble.CHANGED
+        if found != sha256:
+            return True
+    return find_holder(root, path) is not None
+
+
 def read_sidecar(root: Path, path: bytes, expected: Signature) -> bytes | Trouble:
     """The bytes of the sidecar of the file at `path`. Raises FileFault (`bad_sidecar`): too large, or unreadable."""
     if expected.size > SIDECAR_BYTES:

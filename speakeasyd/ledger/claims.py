@@ -25,7 +25,7 @@ from speakeasyd.ledger.lending import LENDER, lend
 from speakeasyd.ledger.retries import WORK_CHUNKS
 from speakeasyd.ledger.tables import attempts, jobs
 from speakeasyd.ledger.transitions import change, close_attempts, leave, prove
-from speakeasyd.ledger.words import plain
+from speakeasyd.ledger.words import parse_kinds, plain
 from speakeasyd.ledger.writer import Transaction
 
 # Pinned to its index: left to itself, SQLite sorts the million that wait to find the one that is next.
@@ -230,4 +230,6 @@ def _claimed(tx: Transaction, row: Row[Any], token: str) -> Job:
         crashes=row.crashes,
         attempts=attempt,
         batch=row.batch,
+        warnings=parse_kinds(row.warning_kinds),
+        final_at=row.final_at,
     )

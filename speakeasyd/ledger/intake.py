@@ -3,13 +3,16 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from itertools import count
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Connection, Row, delete, insert, null, select, text, union_all
+from sqlalchemy import CompoundSelect, Connection, Row, delete, func, insert, null, select, text, union_all
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from speakeasyd.clock import iso
 from speakeasyd.domain.job import TERMINAL, Added, JobId, NewJob, Sighting, Signature, Status, Waiting
+from speakeasyd.domain.transcript import WarningKind
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.identity import Decision, Duplicates, Known, decide, find_settled
 from speakeasyd.ledger.tables import arrivals, batches, jobs, tombstones
@@ -19,6 +22,8 @@ from speakeasyd.ledger.writer import Transaction
 _NOT_REPLACED = jobs.c.error_code.is_distinct_from(ErrorCode.SOURCE_REPLACED)  # one that comes back counts as new
 _WHAT = ("inbox", "path_raw", "size", "mtime_ns", "inode", "sha256", "status")
 _JOB = select(jobs.c.id, *(jobs.c[name] for name in _WHAT)).where(_NOT_REPLACED)
+_ENDED_EARLY = (jobs.c.error_code == ErrorCode.SOURCE_REPLACED) | jobs.c.warning_kinds.contains(f'"{WarningKind.CUT}"')
+_BROKEN_OFF = select(jobs.c.path_raw, func.count().label("versions")).where(_ENDED_EARLY).group_by(jobs.c.path_raw)
 _PRUNED = select(null().label("id"), *(tombstones.c[name] for name in _WHAT))
 
 
@@ -52,7 +57,8 @@ def add(tx: Transaction, new_jobs: Sequence[NewJob], *, duplicates: Duplicates) 
         job_id = decision.same_as or JobId(next(ids))
         added.append(Added(job_id, decision.status))
         if not decision.same_as:
-            rows.append(_row(tx, job_id, new, decision, lends=duplicates != "transcribe"))
+            final_at = _final_at(tx.now, new, earlier=memory.broken_off(new) + len(decision.replaces))
+            rows.append(_row(tx, job_id, new, decision, final_at, lends=duplicates != "transcribe"))
             replaced += decision.replaces
             memory.remember(new, job_id, decision)
             _tell(tx, job_id, new, decision)
@@ -89,10 +95,13 @@ class _Memory:
         self._across_paths = across_paths
         self._by_path: defaultdict[tuple[str, bytes], list[Known]] = defaultdict(list)
         self._by_bytes: defaultdict[str, list[Known]] = defaultdict(list)
+        self._broken_off: dict[tuple[str, bytes], int] = {}
         for inbox in {new.inbox for new in new_jobs}:
             for part in slices([new.path for new in new_jobs if new.inbox == inbox]):
                 for row in connection.execute(_at(inbox, part)):
                     self._by_path[row.inbox, row.path_raw].append(_known(row))
+                for row in connection.execute(_BROKEN_OFF.where(jobs.c.inbox == inbox, jobs.c.path_raw.in_(part))):
+                    self._broken_off[inbox, row.path_raw] = row.versions
         for hashes in slices([new.sha256 for new in new_jobs] if across_paths else []):
             for row in connection.execute(_JOB.where(jobs.c.sha256.in_(hashes))):
                 self._by_bytes[row.sha256].append(_known(row))
@@ -102,6 +111,10 @@ class _Memory:
 
     def same_bytes(self, new: NewJob) -> Sequence[Known]:
         return self._by_bytes[new.sha256]
+
+    def broken_off(self, new: NewJob) -> int:
+        """How many versions of the file ended early, or were replaced before they were finished."""
+        return self._broken_off.get((new.inbox, new.path), 0)
 
     def remember(self, new: NewJob, job_id: JobId, decision: Decision) -> None:
         known = Known(job_id, new.signature, new.sha256, decision.status)
@@ -133,7 +146,9 @@ def _insert(tx: Transaction, rows: Sequence[dict[str, object]]) -> None:
     tx.connection.execute(insert(jobs), rows)
 
 
-def _row(tx: Transaction, job_id: JobId, new: NewJob, decision: Decision, *, lends: bool) -> dict[str, object]:
+def _row(
+    tx: Transaction, job_id: JobId, new: NewJob, decision: Decision, final_at: str | None, *, lends: bool
+) -> dict[str, object]:
     code, error = new.failure or (None, None)
     return {
         "id": job_id,
@@ -157,7 +172,15 @@ def _row(tx: Transaction, job_id: JobId, new: NewJob, decision: Decision, *, len
         "available_at": tx.now,
         "finished_at": tx.now if decision.status in TERMINAL else None,
         "duplicate_of": decision.duplicate_of,
+        "final_at": final_at,
     }
+
+
+def _final_at(now: str, new: NewJob, *, earlier: int) -> str | None:
+    """When the file's end is final although it comes early; None: at once. `earlier`: versions that broke off."""
+    if new.patience is None:
+        return None
+    return iso(datetime.fromisoformat(now) + timedelta(seconds=new.patience.seconds(earlier)))
 
 
 def _work_key(new: NewJob) -> str:

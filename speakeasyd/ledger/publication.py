@@ -8,12 +8,13 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, s
 
 from speakeasyd.domain.job import Ended, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.naming import collision_key
-from speakeasyd.domain.transcript import Artifact, OwnFile, Segment, Transcript, WarningKind, Word
+from speakeasyd.domain.transcript import Artifact, OwnFile, Segment, Transcript, Word
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.delivery import gaps
 from speakeasyd.ledger.tables import artifacts, chunks, jobs, segments
 from speakeasyd.ledger.transitions import leave, prove, slices
+from speakeasyd.ledger.words import parse_kinds
 from speakeasyd.ledger.writer import Transaction
 
 IN_TIME = (segments.c.start_seconds, segments.c.chunk, segments.c.position)
@@ -60,7 +61,7 @@ def _transcript(
         segments=tuple(_segment(row) for row in texts),
         gaps=given_up,
         warning=job["warning"],
-        warning_kinds=_kinds(job["warning_kinds"]),
+        warning_kinds=parse_kinds(job["warning_kinds"]),
         created_at=job["created_at"],
     )
 
@@ -114,7 +115,7 @@ def ended(connection: Connection, inbox: str, sightings: Sequence[Sighting]) -> 
             signature = Signature(row.size, row.mtime_ns, row.inode)
             if (row.path_raw, signature) in wanted:
                 failure = (row.error_code, row.error) if row.status == Status.FAILED else None
-                warnings = _kinds(row.warning_kinds) | _kinds(row.first_warning_kinds)
+                warnings = parse_kinds(row.warning_kinds) | parse_kinds(row.first_warning_kinds)
                 found[row.path_raw] = Ended(row.id, row.path_raw, signature, row.sha256, failure, warnings)
     return list(found.values())
 
@@ -206,10 +207,6 @@ def _put(
             replaces_sha256=json.dumps(others) if others else None,
         )
     )
-
-
-def _kinds(text: str | None) -> frozenset[WarningKind]:
-    return frozenset(map(WarningKind, json.loads(text or "[]")))
 
 
 def _segment(row: Mapping[str, Any]) -> Segment:

@@ -5,6 +5,8 @@ import json
 from sqlalchemy import Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
+from speakeasyd.domain.transcript import WarningKind
+
 
 def plain(text: str) -> str:
     """Without surrogates, by which Python carries undecodable bytes: they are written out, as in `\\udcff`.
@@ -18,6 +20,11 @@ def as_json(value: object) -> str:
     """JSON without surrogates: they become question marks, since an escape would only hide them until it is read."""
     # NaN is no JSON: SQLite would refuse the whole transaction for it.
     return json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode()
+
+
+def parse_kinds(column: str | None) -> frozenset[WarningKind]:
+    """What stands in the column `warning_kinds`."""
+    return frozenset(map(WarningKind, json.loads(column or "[]")))
 
 
 class PlainText(TypeDecorator[str]):

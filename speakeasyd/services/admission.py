@@ -8,12 +8,13 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.config import InboxSettings, Settings
-from speakeasyd.domain.job import Added, NewJob, Waiting
+from speakeasyd.domain.job import Added, NewJob, Patience, Waiting
 from speakeasyd.domain.presets import Changes, Presets, parse_sidecar
 from speakeasyd.domain.settling import (
     NO_PERMISSION,
@@ -55,6 +56,7 @@ class Admission(Service):
         super().__init__()
         self._inbox = inbox
         self._duplicates = settings.watch.duplicates
+        self._patience = Patience(settings.watch.incomplete_s, settings.watch.incomplete_max_s)
         self._presets = Presets(defaults=settings.options, presets=settings.presets, inbox_preset=inbox.preset)
         self._arrivals = arrivals
         self._ledger = ledger
@@ -117,7 +119,7 @@ class Admission(Service):
         except TimeoutError as error:
             raise FileFault(ErrorCode.SOURCE_UNREADABLE, "the inbox does not answer") from error
         jobs = [
-            self._job(path, self._require_seen(seen), sha256, changes=changes)
+            replace(self._job(path, self._require_seen(seen), sha256, changes=changes), patience=None)
             for (path, sha256), seen in zip(files, found, strict=True)
         ]
         duplicates = "reuse" if awaited and self._duplicates == "skip" else self._duplicates
@@ -277,6 +279,7 @@ class Admission(Service):
             preset=choice.preset,
             batch=folder.decode("utf-8", "backslashreplace") or self._inbox.name,
             failure=failure,
+            patience=self._patience,
         )
 
     # --- add

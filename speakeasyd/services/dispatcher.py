@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from speakeasyd.clock import Clock, iso
 from speakeasyd.config import Settings
@@ -23,6 +23,7 @@ from speakeasyd.errors import (
     NotYours,
     OutboxUnavailable,
 )
+from speakeasyd.inbox import identity
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.overview import LEDGER_PAUSE
 from speakeasyd.services.incidents import Incidents
@@ -30,6 +31,7 @@ from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.service import Service
+from speakeasyd.thread_group import ThreadGroup
 from speakeasyd.workers.pool import DeviceChange, LostTask, Pool, WorkerLost
 
 log = logging.getLogger(__name__)
@@ -41,9 +43,14 @@ RETRY_S = 5.0  # seconds between tries while a disk is full or a folder is away
 PLACE_TRIES = 5  # tries to write into a folder that refuses, in an outbox that does not
 MISSING_S = 10.0  # seconds after which a source that is gone is looked for once more
 MISSED_S = 60.0  # seconds in which a source has to be gone twice for its job to fail
+ANSWER_S = 60.0  # seconds in which a source has to be looked at
+GOES_ON_S = 10.0  # seconds until a file that has gone on is looked at again: the intake replaces its job before that
 HOLD_S = 300.0  # seconds before a model that would not load is tried again
 
 News = tuple[str, Report] | WorkerLost | DeviceChange  # a worker's name and what it said, its end, its device's state
+
+_WITHOUT_ITS_END = frozenset({ErrorCode.NOT_MEDIA, ErrorCode.NO_AUDIO, ErrorCode.NO_SAMPLES, ErrorCode.DECODE_FAILED})
+"""What a file may be refused for because its rest has not come: an index at its end, blocks that are still zeros."""
 
 
 class Dispatcher(Service):
@@ -74,6 +81,7 @@ class Dispatcher(Service):
         self._clock = clock
         self._patient = patient
         self._roots = {inbox.name: inbox.path for inbox in settings.inboxes}
+        self._threads = ThreadGroup("incomplete sources")
         self._claims: dict[JobId, Job] = {}
         self._news: list[News] = []
         self._models: dict[str, Loaded] = {}  # by worker
@@ -162,7 +170,7 @@ class Dispatcher(Service):
 
     async def _begin(self, job: Job) -> None:
         if job.transcribed:
-            self._publish(job)
+            await self._end_transcribed(job, job.warnings)
         elif job.suspects:
             await self._try_suspect(job)
         else:
@@ -315,7 +323,7 @@ class Dispatcher(Service):
                     if loaded and loaded.warning:
                         warnings = (MediaWarning(WarningKind.OTHER, loaded.warning), *warnings)
                     await self._ledger.transcribed(job.id, job.token, audio_seconds=seconds, warnings=warnings)
-                    self._publish(job)
+                    await self._end_transcribed(job, frozenset(warning.kind for warning in warnings))
                 case TaskFailed(code=code, text=text):
                     await self._refused(job, ErrorCode(code), text)
 
@@ -325,8 +333,36 @@ class Dispatcher(Service):
         if code is ErrorCode.SOURCE_MISSING and now - self._missed.get(job.id, -math.inf) > MISSED_S:
             self._missed[job.id] = now
             await self._release(job, after_s=MISSING_S)
+        elif code in _WITHOUT_ITS_END and (wait_s := await self._seconds_until_final(job)):
+            await self._release(job, error=(code, f"{text}; it may still be incomplete"), after_s=wait_s)
         else:
             await self._fail(job, code, text)
+
+    # --- files that end early
+
+    async def _end_transcribed(self, job: Job, warnings: frozenset[WarningKind]) -> None:
+        """Publish the transcript, or wait for the rest of a file that ends early: others have their turn meanwhile."""
+        wait_s = await self._seconds_until_final(job) if WarningKind.CUT in warnings else 0.0
+        if wait_s:
+            await self._release(job, after_s=wait_s)
+        else:
+            self._publish(job)
+
+    async def _seconds_until_final(self, job: Job) -> float:
+        """How long to wait before the end of a file that ends early is final; 0: it is now."""
+        if job.final_at is None or not self._patient:
+            return 0.0
+        left_s = (datetime.fromisoformat(job.final_at) - self._clock.utc()).total_seconds()
+        if left_s > 0:
+            return left_s
+        root = self._roots[job.inbox]
+        try:
+            goes_on = await self._threads.run_within(
+                ANSWER_S, identity.may_go_on, root, job.path, job.signature, job.sha256
+            )
+        except TimeoutError:  # its folder does not answer
+            goes_on = True
+        return GOES_ON_S if goes_on else 0.0
 
     async def _worker_lost(self, lost: WorkerLost) -> None:
         await self._incidents.lost(lost)

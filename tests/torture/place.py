@@ -29,7 +29,7 @@ REAL, SCRIPTED = "speakeasyd", "tests.torture.scripted"
 QUICK: Mapping[str, Mapping[str, object]] = {
     "server": {"enabled": False},
     "options": {"model": "bundled"},
-    "watch": {"settle_s": 0.1, "poll_s": 0.5, "rescan_s": 5},
+    "watch": {"settle_s": 0.1, "poll_s": 0.5, "rescan_s": 5, "incomplete_s": 1},
     "workers": {"device": "cpu", "batch_size": 1, "replicas": 1},
     "recovery": {"stall_s": 5, "stop_grace_s": 5, "retry_s": 0.5},
 }
