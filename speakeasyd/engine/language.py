@@ -20,7 +20,7 @@ _SURE = 0.9
 _LONG_ENOUGH_S = 5.0  # a shorter clip alone convinces nobody
 _STRETCH_S = 4.0  # seconds of speech after which any pause ends a stretch
 _LONG_PAUSE_S = 0.5  # where speakers take turns
-_ENOUGH_S = 1.5  # seconds of speech after which a long pause ends a stretch
+_ENOUGH_S = 0.8  # seconds of speech after which a long pause ends a stretch
 _STATES_PER_S = 50  # encoder states
 
 

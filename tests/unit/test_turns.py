@@ -31,7 +31,7 @@ def spoken(start: float, end: float, language: str) -> Piece:
         (((1.0, 3.0),), [(1.0, 3.0)]),
         (((1.0, 3.0), (3.2, 6.0), (6.1, 8.0)), [(1.0, 6.0), (6.1, 8.0)]),  # short pauses
         (((1.0, 3.0), (4.0, 6.0)), [(1.0, 3.0), (4.0, 6.0)]),  # a long pause
-        (((1.0, 2.0), (4.0, 6.0)), [(1.0, 6.0)]),  # too little speech before it
+        (((1.0, 1.5), (4.0, 6.0)), [(1.0, 6.0)]),  # too little speech before it
         (((0.0, 18.0),), [(0.0, 9.0), (9.0, 18.0)]),  # no pause at all
     ],
 )
