@@ -90,11 +90,16 @@ def find_turns(
     clip: Clip,
     pieces: Sequence[Piece],
     *,
-    previous: str,
+    previous: str | None,
     way: Way,
     allowed: Collection[str],
 ) -> list[LanguageTurn]:
-    """The turns of a clip. Where the language changes inside, each part is heard again by itself."""
+    """The turns of a clip. Where the language changes inside, each part is heard again by itself.
+
+    `previous` is used only where the pieces need it: whether it is known depends on the order of the work.
+    """
+    if is_independent(pieces):
+        previous = None
     turns = join_turns(clip, pieces, previous)
     if len(turns) == 1:
         return turns
@@ -107,7 +112,7 @@ def find_turns(
     return join_turns(clip, parts, previous)
 
 
-def join_turns(clip: Clip, pieces: Sequence[Piece], previous: str) -> list[LanguageTurn]:
+def join_turns(clip: Clip, pieces: Sequence[Piece], previous: str | None) -> list[LanguageTurn]:
     """Turns that cover the clip; the language changes in the middle of a pause."""
     languages = find_languages([piece.evidence for piece in pieces], previous)
     turns = [LanguageTurn(0.0, clip.seconds, languages[0])]

@@ -453,7 +453,7 @@ class Pipeline:
             self._decoder,
             clip,
             pieces,
-            previous=previous or work.plan.language,
+            previous=previous,
             way=work.plan.way,
             allowed=options.languages,
         )
