@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from speakeasyd.clock import Clock, iso
-from speakeasyd.errors import LedgerError
+from speakeasyd.errors import LedgerError, LedgerUnwritable
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger import engine
 from speakeasyd.ledger.backup import log_files
@@ -77,6 +77,7 @@ class Writer:
     ) -> None:
         self._path = path
         self._wal = log_files(path)[0]
+        self._files: dict[Path, tuple[int, int]] = {}  # device and inode of what has been opened
         self._pool = pool
         self._thread = thread
         self._clock = clock
@@ -136,7 +137,7 @@ class Writer:
 
     async def foreign_changed(self) -> bool:
         """Whether another program has written since last asked. If so, its events are published here too."""
-        version = await self._in_thread(self._pragma, "data_version")
+        version = await self._in_thread(self._data_version)
         changed = self._version not in {None, version}
         if changed:
             await self.run(lambda _transaction: None)
@@ -184,6 +185,7 @@ class Writer:
             self._journal = Journal(self._connection)
             if self._boot_id:  # a change, so that no copy of earlier is taken for the database as it is from now on
                 self._connection.exec_driver_sql(f"PRAGMA user_version = {secrets.randbelow(2**31)}")
+        self._files = {file: identity for file in (self._path, self._wal) if (identity := _identify(file))}
         if self._boot_id:
             self._checkpoint()
 
@@ -195,9 +197,11 @@ class Writer:
 
     def _transact(self, orders: Sequence[_Order]) -> list[Event]:
         """All of these in one transaction. Returns the events to be published."""
+        self._require_files()
         with self._connection.begin():
             published = self._journal.write(self._connection, self._perform(orders))
         self._journal.committed(published)
+        self._require_files()  # what was committed to a file that is gone by then is lost
         self._shorten_log()
         return published
 
@@ -238,7 +242,33 @@ class Writer:
             log.warning("the ledger's log could not be shortened: %s", error)
         self._pragma(f"busy_timeout = {engine.BUSY_MS}")
 
+    def _require_files(self) -> None:
+        """Raises LedgerUnwritable once a file of the ledger is no longer at its path.
+
+        SQLite goes on writing to a file that was deleted or moved, and nobody would ever find what it wrote.
+        """
+        for file, opened in self._files.items():
+            if (found := _identify(file)) != opened:
+                what = "another file has taken the place of" if found else "somebody has deleted or moved"
+                raise LedgerUnwritable(
+                    f"{what} {file.name} while the daemon runs: {file}",
+                    hint="Put the same file back, or start the daemon again.",
+                )
+
+    def _data_version(self) -> int:
+        self._require_files()
+        return self._pragma("data_version")
+
     def _pragma(self, pragma: str) -> int:
         """The first value of a PRAGMA, asked outside of any transaction."""
         driver = cast(sqlite3.Connection, self._connection.connection.driver_connection)
         return int(driver.execute(f"PRAGMA {pragma}").fetchone()[0])
+
+
+def _identify(file: Path) -> tuple[int, int] | None:
+    """Device and inode; None where there is nothing."""
+    try:
+        state = file.stat()
+    except OSError:
+        return None
+    return state.st_dev, state.st_ino

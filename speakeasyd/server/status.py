@@ -60,13 +60,16 @@ class Why(BaseModel):
 
 @router.post("/pause")
 async def pause(parts: Lent, why: Annotated[Why | None, Body()] = None) -> Paused:
-    """Let go of all work, chunks in flight aside, until `resume`; also across restarts."""
-    await parts.pauses.begin(PERSON, (why or Why()).reason)
+    """Let go of all work, chunks in flight aside, until `resume`; also across restarts.
+
+    503: the ledger cannot keep it, and nothing has changed.
+    """
+    await parts.pauses.begin_durably(PERSON, (why or Why()).reason)
     return Paused(pauses=dict(parts.pauses.reasons))
 
 
 @router.post("/resume")
 async def resume(parts: Lent) -> Paused:
     """Go on. Pauses of another cause stay."""
-    await parts.pauses.end(PERSON)
+    await parts.pauses.end_durably(PERSON)
     return Paused(pauses=dict(parts.pauses.reasons))

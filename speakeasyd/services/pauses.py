@@ -1,5 +1,6 @@
 """Why work stands still, for as long as it does: a full disk, an unmounted folder, a device that waits for a person."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 
@@ -24,6 +25,7 @@ class Pauses:
         self._hub = hub
         self._clock = clock
         self._reasons: dict[str, str] = {}
+        self._changing = asyncio.Lock()  # so that the ledger is told of the changes in their order
 
     def __contains__(self, cause: str) -> bool:
         return cause in self._reasons
@@ -67,9 +69,29 @@ class Pauses:
             return False
         return True
 
-    async def _tell(self, kind: str, cause: str, reason: str) -> None:
+    async def begin_durably(self, cause: str, reason: str) -> None:
+        """Raises LedgerError where the ledger cannot keep it: then nothing has changed."""
+        async with self._changing:
+            await self._ledger.set_state("pauses", self._reasons | {cause: reason})
+            self._reasons[cause] = reason
+            self._publish("queue.paused", cause, reason)
+
+    async def end_durably(self, cause: str) -> None:
+        """Raises LedgerError where the ledger cannot keep it: then nothing has changed."""
+        async with self._changing:
+            if reason := self._reasons.get(cause):
+                left = {other: why for other, why in self._reasons.items() if other != cause}
+                await self._ledger.set_state("pauses", left)
+                self._reasons.pop(cause, None)
+                self._publish("queue.resumed", cause, reason)
+
+    def _publish(self, kind: str, cause: str, reason: str) -> None:
         self._hub.publish(Event(kind=kind, at=iso(self._clock.utc()), data={"cause": cause, "reason": reason}))
+
+    async def _tell(self, kind: str, cause: str, reason: str) -> None:
+        self._publish(kind, cause, reason)
         try:
-            await self._ledger.set_state("pauses", self._reasons)
+            async with self._changing:
+                await self._ledger.set_state("pauses", self._reasons)
         except LedgerError:  # when the ledger is the reason, the hub's subscribers (the log) still hear of it
             log.debug("the ledger cannot note the pause %r", cause)

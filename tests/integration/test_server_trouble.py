@@ -90,3 +90,30 @@ def test_ranges_of_the_audio(served: Served) -> None:
     assert ask("bytes=5-2") == (200, content)
     assert ask("lines=1-2") == (200, content)
     assert ask("bytes=" + "0-1," * 99 + "3-4") == (200, content)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be moved there")
+@pytest.mark.parametrize("lost", ["ledger.db", "ledger.db-wal"])
+def test_a_ledger_that_goes_away_takes_nothing(served: Served, tmp_path: Path, lost: str) -> None:
+    before = served.rows("SELECT count(*) AS n FROM jobs")
+    ledger, elsewhere = served.state / lost, tmp_path / "elsewhere"
+    ledger.rename(elsewhere)
+    assert served.post("/pause").status_code == 503
+    assert served.upload(("new.wav", b"RIFF new")).status_code == 503
+    assert not list(served.inbox.rglob("*.wav"))
+    until(lambda: "paused (ledger)" in served.log, "the pause")
+    assert served.upload(("new.wav", b"RIFF new")).status_code == 503
+    elsewhere.rename(ledger)
+    until(lambda: "goes on (ledger)" in served.log, "the work to go on")
+    assert not {"person", "ledger"} & set(served.get("/status")["pauses"])
+    assert served.rows("SELECT count(*) AS n FROM jobs") == before
+    assert served.upload(("new.wav", b"RIFF new")).status_code == 201
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open file cannot be deleted there")
+def test_a_ledger_that_is_deleted_holds_no_stop(served: Served) -> None:
+    for file in served.state.glob("ledger.db*"):
+        file.unlink()
+    until(lambda: "paused (ledger)" in served.log, "the pause")
+    assert served.upload(("new.wav", b"RIFF new")).status_code == 503
+    assert served.client.get("/healthz").status_code == 503
