@@ -53,8 +53,13 @@ _WAITING = """
     SELECT jobs.inbox AS inbox, available_at > :now AS later, count(*) AS n FROM jobs
     WHERE status IN ('pending', 'processing') GROUP BY 1, 2
 """
-_ENDED = "SELECT status, count(*) AS n FROM jobs WHERE finished_at >= :began GROUP BY status"
-_FAILED = "SELECT inbox, path, error FROM jobs WHERE status = 'failed' AND finished_at >= :began"
+_JUST_ENDED = """finished_at IS NOT NULL AND id IN (
+    SELECT job_id FROM events WHERE seq > :began AND kind IN (
+        'job.completed', 'job.failed', 'job.cancelled', 'job.skipped', 'job.retry_failed', 'job.retry_cancelled'
+    )
+)"""
+_ENDED = f"SELECT status, count(*) AS n FROM jobs WHERE {_JUST_ENDED} GROUP BY status"  # noqa: S608 - constants
+_FAILED = f"SELECT inbox, path, error FROM jobs WHERE status = 'failed' AND {_JUST_ENDED}"  # noqa: S608 - constants
 _LEFT = "SELECT inbox, path, error FROM jobs WHERE status IN ('pending', 'processing')"
 
 
@@ -124,7 +129,6 @@ class Daemon:
 
     async def drain(self) -> Drained:
         """Until every file that can be read has a job and every job has ended, told to leave, or nothing can go on."""
-        began = iso(self._clock.utc())
         async with self._stack:
             await self._start()
             await self._wait_until_drained()
@@ -138,7 +142,7 @@ class Daemon:
                 troubles = {cause: why for cause, why in troubles.items() if cause.startswith("inbox ")}
                 await self._sources.run_once()
             left, untaken = self._intake.left(), self._intake.untaken
-        return self._account(began, troubles, left, untaken)
+        return self._account(self._began, troubles, left, untaken)
 
     async def _wait_until_drained(self) -> None:
         """Until all is done, told to leave, or nothing was able to go on for long."""
@@ -188,7 +192,7 @@ class Daemon:
         return next((self._pauses.reasons[cause] for cause in causes if cause in self._pauses), "")
 
     def _account(
-        self, began: str, troubles: Mapping[str, str], unread: Sequence[Left], untaken: Sequence[str]
+        self, began: int, troubles: Mapping[str, str], unread: Sequence[Left], untaken: Sequence[str]
     ) -> Drained:
         """After the services have stopped: what the ledger says now, and why the rest is left."""
         state = self._settings.state
@@ -271,7 +275,9 @@ class Daemon:
         path = self._settings.state / LEDGER
         ledger = await Ledger.open(path, clock=self._clock, hub=self.hub, boot_id=uuid.uuid4().hex)
         self._stack.push_async_callback(ledger.close)
+        self._began = await ledger.newest_event()
         await ledger.recover()
+        await ledger.shorten_waits(self._settings.recovery, delivery_wait_s=self._settings.notify.retry_max_s)
         started = {"pid": os.getpid(), "version": __version__, "started_at": iso(self._clock.utc())}
         await ledger.set_state("daemon", started)
         return ledger

@@ -68,6 +68,10 @@ class ManualClock:
     def monotonic(self) -> float:
         return self._elapsed
 
+    def set_wall(self, seconds: float) -> None:
+        """The wall clock is set forward, or back by a negative number; no time passes."""
+        self._now += timedelta(seconds=seconds)
+
     def advance(self, seconds: float) -> None:
         self._now += timedelta(seconds=seconds)
         self._elapsed += seconds

@@ -8,7 +8,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -128,8 +128,3 @@ def position(seconds: float) -> str:
 def local(moment: object) -> str:
     """A time of the ledger, in the time zone of who reads it."""
     return f"{datetime.fromisoformat(str(moment)).astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
-
-
-def age(moment: object) -> float:
-    """Seconds since a time of the ledger."""
-    return (datetime.now(UTC) - datetime.fromisoformat(str(moment))).total_seconds()

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import age, console, duration, escape_strings, local, print_json
+from speakeasyd.cli.output import console, duration, escape_strings, local, print_json
 from speakeasyd.cli.tables import STATUS_STYLES
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.overview import Snapshot, take
@@ -85,7 +85,7 @@ def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
 def _head(snapshot: Snapshot) -> Text:
     head = Text("speakeasyd ", style="bold")
     if up := snapshot.daemon:
-        head.append(f"up for {duration(age(up.since))}", style="green")
+        head.append(f"up for {duration(up.up_s)}", style="green")
         head.append(f"  process {up.pid}", style="dim")
     else:
         head.append("down", style="bold red")

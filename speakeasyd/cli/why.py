@@ -146,7 +146,7 @@ def _next_of(job: Row, *, up: bool) -> str:
     match job["status"]:
         case Status.PENDING | Status.PROCESSING if not up:
             words = "The daemon is down; it goes on where it was when it runs again: speakeasyd run"
-        case Status.PENDING if str(job["available_at"]) > iso(datetime.now(UTC)):
+        case Status.PENDING if str(job["available_at"]) > max(iso(datetime.now(UTC)), str(job["created_at"])):
             words = f"It is tried again at {local(job['available_at'])}."
         case Status.PENDING:
             words = "It waits for its turn."

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
+HOLD_S = 300.0  # seconds that jobs wait for a model that would not load
 _MAX_DOUBLINGS = 30  # far above any limit; keeps the power finite
 
 
@@ -23,6 +24,11 @@ def backoff(attempts: int, waits: Waits, *, dice: Callable[[], float] = random.r
     Jitter over the whole range keeps jobs that failed together from coming back together.
     """
     return dice() * ceiling(attempts, base=waits.retry_s, limit=waits.retry_max_s)
+
+
+def longest_wait(crashes: int, waits: Waits) -> float:
+    """Seconds that a job which has crashed so often may have to wait, whatever for."""
+    return ceiling(crashes, base=waits.retry_s, limit=waits.retry_max_s) if crashes else HOLD_S
 
 
 def ceiling(attempts: int, *, base: float, limit: float) -> float:

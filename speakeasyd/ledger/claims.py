@@ -23,7 +23,7 @@ from speakeasyd.domain.options import Options
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.lending import LENDER, lend
 from speakeasyd.ledger.retries import WORK_CHUNKS
-from speakeasyd.ledger.tables import attempts, jobs
+from speakeasyd.ledger.tables import NO_WAIT, attempts, jobs
 from speakeasyd.ledger.transitions import change, close_attempts, leave, prove
 from speakeasyd.ledger.words import parse_kinds, plain
 from speakeasyd.ledger.writer import Transaction
@@ -145,7 +145,7 @@ def release(
         token,
         Status.PENDING,
         outcome="crashed" if crash else "released",
-        available_at=available_at or tx.now,
+        available_at=available_at or NO_WAIT,
         error_code=error_code,
         error=error,
         crashes=jobs.c.crashes + int(crash),

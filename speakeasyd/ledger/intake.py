@@ -15,7 +15,7 @@ from speakeasyd.domain.job import TERMINAL, Added, JobId, NewJob, Sighting, Sign
 from speakeasyd.domain.transcript import WarningKind
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.identity import Decision, Duplicates, Known, decide, find_settled
-from speakeasyd.ledger.tables import arrivals, batches, jobs, tombstones
+from speakeasyd.ledger.tables import NO_WAIT, arrivals, batches, jobs, tombstones
 from speakeasyd.ledger.transitions import cancel, slices
 from speakeasyd.ledger.writer import Transaction
 
@@ -169,7 +169,7 @@ def _row(
         "error_code": code,
         "error": error,
         "created_at": tx.now,
-        "available_at": tx.now,
+        "available_at": NO_WAIT,
         "finished_at": tx.now if decision.status in TERMINAL else None,
         "duplicate_of": decision.duplicate_of,
         "final_at": final_at,

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from speakeasyd.clock import Clock, iso
 from speakeasyd.domain.job import Added, Ended, Job, JobId, NewJob, Sighting, Token, Waiting
 from speakeasyd.domain.notices import Delivery
+from speakeasyd.domain.retry import Waits
 from speakeasyd.domain.transcript import Artifact, Chunk, MediaWarning, OwnFile, Transcript
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger import (
@@ -241,6 +242,14 @@ class Ledger:
     async def recover(self) -> Recovered:
         """Give every job that an earlier daemon had claimed back to pending, its chunks kept."""
         return await self._writer.run(upkeep.recover)
+
+    async def shorten_waits(self, job_waits: Waits, *, delivery_wait_s: float) -> None:
+        """Leave no wait that is longer than it can have been meant: the clock may have been set meanwhile."""
+        await self._writer.run(upkeep.shorten_waits, job_waits, delivery_wait_s)
+
+    async def shift_waits(self, seconds: float) -> None:
+        """The wall clock was set by so many seconds: what waits for a time still waits as long as it had to."""
+        await self._writer.run(upkeep.shift_waits, seconds)
 
     async def underway(self) -> list[Underway]:
         """Every job that is claimed, with the progress it has made."""

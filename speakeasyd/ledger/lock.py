@@ -5,11 +5,12 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 from speakeasyd.clock import iso
 from speakeasyd.errors import StartError
@@ -47,6 +48,7 @@ class Holder:
     pid: int
     host: str
     since: str  # UTC, ISO 8601
+    up_s: float  # seconds, by the clock that nobody sets
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
@@ -94,6 +96,7 @@ class LedgerLock:
         signature = {
             "pid": os.getpid(),
             "started_at": iso(datetime.now(UTC)),
+            "started_monotonic": time.monotonic(),  # of the machine: its holder lives, so it has not started again
             "host": platform.node(),
             "command": sys.argv,
         }
@@ -135,11 +138,19 @@ def _take_in_time(file: BinaryIO) -> None:
     _take(file)
 
 
+def _seconds_up(signature: Mapping[str, Any]) -> float:
+    began = signature.get("started_monotonic")
+    if began is None:  # a daemon of an earlier version
+        return max(0.0, time.time() - datetime.fromisoformat(signature["started_at"]).timestamp())
+    return max(0.0, time.monotonic() - float(began))
+
+
 def _signature(file: BinaryIO) -> Holder | None:
     """As far as can be told: the holder may be signing just now."""
     try:
         file.seek(0)
         signature = json.loads(file.read(FAR))
-        return Holder(pid=signature["pid"], host=signature["host"], since=signature["started_at"])
-    except (OSError, ValueError, KeyError):
+        since = signature["started_at"]
+        return Holder(pid=signature["pid"], host=signature["host"], since=since, up_s=_seconds_up(signature))
+    except (OSError, ValueError, KeyError, TypeError):
         return None

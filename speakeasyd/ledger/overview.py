@@ -44,7 +44,7 @@ _ADVANCE = """
                CASE WHEN transcribed THEN audio_seconds ELSE max(end_seconds) END AS until
         FROM events JOIN jobs ON jobs.id = events.job_id
         JOIN chunks ON chunks.job_id = events.job_id AND number = json_extract(data, '$.chunk')
-        WHERE at > :since AND kind = 'chunk.done' GROUP BY events.job_id
+        WHERE at > :since AND at <= :until AND kind = 'chunk.done' GROUP BY events.job_id
     )
 """
 """How far files have come, silence included, and since when."""
@@ -86,7 +86,7 @@ def take(state: Path) -> Snapshot:
     up = holder(state)
     now = datetime.now(UTC)
     recently = {"since": iso(now - RECENT)}
-    speed = _speed(state, now, up.since if up else "")
+    speed = _speed(state, now, up.up_s if up else WINDOW_S)
     return Snapshot(
         daemon=up,
         version=said.get("daemon", {}).get("version", ""),
@@ -117,9 +117,10 @@ def _inboxes(said: dict[str, Any]) -> list[Row]:
     return [{"name": key.removeprefix("inbox ")} | about for key, about in said.items() if key.startswith("inbox ")]
 
 
-def _speed(state: Path, now: datetime, started: str) -> float | None:
-    """Over the last minutes, but not from before the daemon started."""
-    advance = ask(state, _ADVANCE, {"since": max(iso(now - timedelta(seconds=WINDOW_S)), started)})[0]
+def _speed(state: Path, now: datetime, up_s: float) -> float | None:
+    """Over the last minutes, but not from before the daemon started, nor by events from before the clock was set."""
+    since = now - timedelta(seconds=min(WINDOW_S, up_s))
+    advance = ask(state, _ADVANCE, {"since": iso(since), "until": iso(now)})[0]
     if not advance["seconds"]:
         return None
     took = (now - datetime.fromisoformat(str(advance["began"]))).total_seconds()

@@ -7,7 +7,7 @@ from sqlalchemy import delete, exists, select, update
 from speakeasyd.domain.job import TERMINAL, JobId, Status
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger import retries, transitions
-from speakeasyd.ledger.tables import chunks, jobs, strikes
+from speakeasyd.ledger.tables import NO_WAIT, chunks, jobs, strikes
 from speakeasyd.ledger.writer import Transaction
 
 _newer = jobs.alias("newer")
@@ -50,11 +50,12 @@ _AFRESH = _AGAIN | {
 
 
 def retry(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
-    """Try these jobs again. Returns those that will be: ended, and about the file as it is now.
+    """Try these jobs again. Returns those that will be: ended, and about the file as it is now; or waiting to be.
 
     Of a job that did not come through, the chunks that did are kept. One that was completed begins from nothing; its
     finished text stays until the new one is whole. One with stretches that were given up begins from nothing, too.
     """
+    waiting = _stop_waiting(tx, job_ids)
     ended = select(jobs.c.id, _UNDERWAY).where(jobs.c.id.in_(job_ids), jobs.c.status.in_(TERMINAL), ~_SUPERSEDED)
     kept = {JobId(job_id): bool(underway) for job_id, underway in tx.connection.execute(ended)}
     afresh = [job_id for job_id, underway in kept.items() if not underway]
@@ -62,11 +63,22 @@ def retry(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
     unfinished = set(afresh) - retries.find_retried(tx.connection, afresh)
     tx.connection.execute(delete(chunks).where(chunks.c.job_id.in_(unfinished)))
     tx.connection.execute(delete(strikes).where(strikes.c.job_id.in_(kept)))
-    tx.connection.execute(update(jobs).where(jobs.c.id.in_(kept)).values(_AGAIN | {"available_at": tx.now}))
+    tx.connection.execute(update(jobs).where(jobs.c.id.in_(kept)).values(_AGAIN | {"available_at": NO_WAIT}))
     tx.connection.execute(update(jobs).where(jobs.c.id.in_(afresh)).values(_AFRESH))
     for job_id in kept:
         tx.tell("job.retried", job_id)
-    return list(kept)
+    return [*waiting, *kept]
+
+
+def _stop_waiting(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
+    """Those of these jobs that wait for a time: a person wants them now."""
+    pending = jobs.c.id.in_(job_ids) & (jobs.c.status == Status.PENDING) & (jobs.c.available_at != NO_WAIT)
+    found = [JobId(job_id) for job_id in tx.connection.scalars(select(jobs.c.id).where(pending))]
+    if found:
+        tx.connection.execute(update(jobs).where(jobs.c.id.in_(found)).values(available_at=NO_WAIT))
+    for job_id in found:
+        tx.tell("job.retried", job_id)
+    return found
 
 
 def cancel(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:

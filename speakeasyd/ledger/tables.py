@@ -22,6 +22,9 @@ from sqlalchemy import (
 
 from speakeasyd.ledger.words import PlainText
 
+NO_WAIT = ""
+"""As `available_at`: no need to wait. It is before every time, so a clock that is set back holds up nothing."""
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -8,8 +8,11 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from speakeasyd.clock import add_seconds
 from speakeasyd.domain.job import JobId, Status, Token
+from speakeasyd.domain.retry import Waits, longest_wait
 from speakeasyd.ledger.tables import (
+    NO_WAIT,
     batches,
     chunks,
     deliveries,
@@ -41,13 +44,38 @@ def recover(tx: Transaction) -> Recovered:
     found = [JobId(job_id) for job_id in tx.connection.scalars(orphans)]
     if not found:
         return Recovered(jobs=(), chunks=0)
-    back = {"status": Status.PENDING, "claim_token": None, "boot_id": None, "available_at": tx.now}
+    back = {"status": Status.PENDING, "claim_token": None, "boot_id": None, "available_at": NO_WAIT}
     tx.connection.execute(update(jobs).where(jobs.c.id.in_(found)).values(back))
     close_attempts(tx, found, outcome="interrupted")
     for job_id in found:
         tx.tell("job.recovered", job_id)
     kept = tx.connection.scalar(select(func.count()).select_from(chunks).where(chunks.c.job_id.in_(found)))
     return Recovered(jobs=tuple(found), chunks=kept or 0)
+
+
+def shorten_waits(tx: Transaction, job_waits: Waits, delivery_wait_s: float) -> None:
+    """Leave no wait that is longer than it can have been meant: the clock may have been set while no daemon ran."""
+    never = (jobs.c.status == Status.PENDING) & (jobs.c.available_at == jobs.c.created_at)
+    tx.connection.execute(update(jobs).where(never).values(available_at=NO_WAIT))  # as earlier versions had it
+    late = (jobs.c.status == Status.PENDING) & (jobs.c.available_at > tx.now)
+    for crashes in tx.connection.scalars(select(jobs.c.crashes).where(late).distinct()).all():
+        until = add_seconds(tx.now, longest_wait(crashes, job_waits))
+        longer = late & (jobs.c.crashes == crashes) & (jobs.c.available_at > until)
+        tx.connection.execute(update(jobs).where(longer).values(available_at=until))
+    for tried, wait_s in ((deliveries.c.attempts == 0, 0.0), (deliveries.c.attempts > 0, delivery_wait_s)):
+        until = add_seconds(tx.now, wait_s)
+        longer = text("status = 'pending'") & tried & (deliveries.c.available_at > until)
+        tx.connection.execute(update(deliveries).where(longer).values(available_at=until))
+
+
+def shift_waits(tx: Transaction, seconds: float) -> None:
+    """The clock was set by so many seconds: what waits for a time still waits as long as it had to."""
+    for table, waits in (
+        (jobs, (jobs.c.status == Status.PENDING) & (jobs.c.available_at != NO_WAIT)),
+        (deliveries, text("status = 'pending'")),
+    ):
+        later = func.strftime("%Y-%m-%dT%H:%M:%fZ", table.c.available_at, f"{seconds:+.3f} seconds")
+        tx.connection.execute(update(table).where(waits).values(available_at=later))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 VIEWS: Mapping[str, str] = {
     "job_status": """
         SELECT id AS job_id, batch, inbox, path, status, progress, attempts, audio_seconds, language, model, device,
-               error_code, error, created_at, started_at, finished_at, available_at, preset, warning,
+               error_code, error, created_at, started_at, finished_at,
+               iif(available_at = '', created_at, available_at) AS available_at, preset, warning,
                crashes, compute_seconds, language_probability, size AS bytes, sha256, priority, requested_model,
                duplicate_of, warning_kinds, superseded_by, retry_error,
                status = 'completed' OR EXISTS (SELECT 1 FROM retries WHERE job_id = jobs.id) AS has_transcript

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
-from speakeasyd.clock import Clock, iso
+from speakeasyd.clock import Clock, JumpDetector, iso
 from speakeasyd.config import Settings
 from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.job import Job, JobId, Token
 from speakeasyd.domain.protocol import ChunkDone, LanguageFound, Loaded, Opened, Report, Task, TaskDone, TaskFailed
 from speakeasyd.domain.recovery import Verdict, verdict
-from speakeasyd.domain.retry import backoff
+from speakeasyd.domain.retry import HOLD_S, backoff
 from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
 from speakeasyd.errors import (
     ErrorCode,
@@ -45,7 +45,6 @@ MISSING_S = 10.0  # seconds after which a source that is gone is looked for once
 MISSED_S = 60.0  # seconds in which a source has to be gone twice for its job to fail
 ANSWER_S = 60.0  # seconds in which a source has to be looked at
 GOES_ON_S = 10.0  # seconds until a file that has gone on is looked at again: the intake replaces its job before that
-HOLD_S = 300.0  # seconds before a model that would not load is tried again
 
 News = tuple[str, Report] | WorkerLost | DeviceChange  # a worker's name and what it said, its end, its device's state
 
@@ -79,6 +78,7 @@ class Dispatcher(Service):
         self._incidents = incidents
         self._settings = settings
         self._clock = clock
+        self._jumps = JumpDetector(clock)
         self._patient = patient
         self._roots = {inbox.name: inbox.path for inbox in settings.inboxes}
         self._threads = ThreadGroup("incomplete sources")
@@ -118,6 +118,7 @@ class Dispatcher(Service):
             if await self._ledger.foreign_changed():
                 self._look_at = 0.0
                 await self._let_go_of_taken()
+            await self._follow_clock()
             if self._clock.monotonic() >= self._look_at:
                 self._look_at = self._clock.monotonic() + LOOK_S
                 await self._claim()
@@ -139,6 +140,14 @@ class Dispatcher(Service):
             task.cancel()
         for job in list(self._claims.values()):
             await self._release(job)
+
+    async def _follow_clock(self) -> None:
+        """When the wall clock is set, waits move along: each lasts as long as it was meant to."""
+        if jump := self._jumps.measure():
+            log.warning("the clock was set by %+.0f s; what waits goes by the new time", jump)
+            await self._ledger.shift_waits(jump)
+            self._jumps.accept(jump)
+            self._look_at = 0.0
 
     # --- to the pool
 
@@ -451,12 +460,13 @@ class Dispatcher(Service):
     ) -> None:
         """Back to pending, its chunks kept. Only a crash counts: the file had no part in anything else."""
         delay = backoff(job.crashes + 1, self._settings.recovery) if crash else after_s
+        until = iso(self._clock.utc() + timedelta(seconds=delay)) if delay else None
         code, text = error or (None, None)
         async with self._ours(job):
             await self._ledger.release(
                 job.id,
                 job.token,
-                available_at=iso(self._clock.utc() + timedelta(seconds=delay)),
+                available_at=until,
                 error_code=code,
                 error=text,
                 crash=crash,

@@ -82,6 +82,8 @@ class Notifier(Service):
     async def _announce(self, seq: int) -> None:
         """Batches that have become complete. More files may follow at once: those are waited for."""
         until = iso(self._clock.utc() - timedelta(seconds=QUIET_S))
+        if self._until > iso(self._clock.utc()):
+            self._until = until  # the clock was set back
         if until <= self._until:
             return
         if done := await self._ledger.done_batches(since=self._until, until=until):
