@@ -277,7 +277,11 @@ class Daemon:
         self._stack.push_async_callback(ledger.close)
         self._began = await ledger.newest_event()
         await ledger.recover()
-        await ledger.shorten_waits(self._settings.recovery, delivery_wait_s=self._settings.notify.retry_max_s)
+        await ledger.shorten_waits(
+            self._settings.recovery,
+            delivery_wait_s=self._settings.notify.retry_max_s,
+            final_wait_s=self._settings.watch.incomplete_max_s,
+        )
         started = {"pid": os.getpid(), "version": __version__, "started_at": iso(self._clock.utc())}
         await ledger.set_state("daemon", started)
         return ledger

@@ -243,9 +243,11 @@ class Ledger:
         """Give every job that an earlier daemon had claimed back to pending, its chunks kept."""
         return await self._writer.run(upkeep.recover)
 
-    async def shorten_waits(self, job_waits: Waits, *, delivery_wait_s: float) -> None:
+    async def shorten_waits(self, job_waits: Waits, *, delivery_wait_s: float, final_wait_s: float) -> None:
         """Leave no wait that is longer than it can have been meant: the clock may have been set meanwhile."""
-        await self._writer.run(upkeep.shorten_waits, job_waits, delivery_wait_s)
+        await self._writer.run(
+            upkeep.shorten_waits, job_waits, delivery_wait_s=delivery_wait_s, final_wait_s=final_wait_s
+        )
 
     async def shift_waits(self, seconds: float) -> None:
         """The wall clock was set by so many seconds: what waits for a time still waits as long as it had to."""

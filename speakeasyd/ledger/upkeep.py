@@ -53,7 +53,7 @@ def recover(tx: Transaction) -> Recovered:
     return Recovered(jobs=tuple(found), chunks=kept or 0)
 
 
-def shorten_waits(tx: Transaction, job_waits: Waits, delivery_wait_s: float) -> None:
+def shorten_waits(tx: Transaction, job_waits: Waits, *, delivery_wait_s: float, final_wait_s: float) -> None:
     """Leave no wait that is longer than it can have been meant: the clock may have been set while no daemon ran."""
     never = (jobs.c.status == Status.PENDING) & (jobs.c.available_at == jobs.c.created_at)
     tx.connection.execute(update(jobs).where(never).values(available_at=NO_WAIT))  # as earlier versions had it
@@ -62,6 +62,9 @@ def shorten_waits(tx: Transaction, job_waits: Waits, delivery_wait_s: float) -> 
         until = add_seconds(tx.now, longest_wait(crashes, job_waits))
         longer = late & (jobs.c.crashes == crashes) & (jobs.c.available_at > until)
         tx.connection.execute(update(jobs).where(longer).values(available_at=until))
+    until = add_seconds(tx.now, final_wait_s)
+    unfinal = jobs.c.status.in_([Status.PENDING, Status.PROCESSING]) & (jobs.c.final_at > until)
+    tx.connection.execute(update(jobs).where(unfinal).values(final_at=until))
     for tried, wait_s in ((deliveries.c.attempts == 0, 0.0), (deliveries.c.attempts > 0, delivery_wait_s)):
         until = add_seconds(tx.now, wait_s)
         longer = text("status = 'pending'") & tried & (deliveries.c.available_at > until)
@@ -70,12 +73,14 @@ def shorten_waits(tx: Transaction, job_waits: Waits, delivery_wait_s: float) -> 
 
 def shift_waits(tx: Transaction, seconds: float) -> None:
     """The clock was set by so many seconds: what waits for a time still waits as long as it had to."""
-    for table, waits in (
-        (jobs, (jobs.c.status == Status.PENDING) & (jobs.c.available_at != NO_WAIT)),
-        (deliveries, text("status = 'pending'")),
+    unfinished = jobs.c.status.in_([Status.PENDING, Status.PROCESSING])
+    for column, waits in (
+        (jobs.c.available_at, (jobs.c.status == Status.PENDING) & (jobs.c.available_at != NO_WAIT)),
+        (jobs.c.final_at, unfinished & jobs.c.final_at.is_not(None)),
+        (deliveries.c.available_at, text("status = 'pending'")),
     ):
-        later = func.strftime("%Y-%m-%dT%H:%M:%fZ", table.c.available_at, f"{seconds:+.3f} seconds")
-        tx.connection.execute(update(table).where(waits).values(available_at=later))
+        shifted = func.strftime("%Y-%m-%dT%H:%M:%fZ", column, f"{seconds:+.3f} seconds")
+        tx.connection.execute(update(column.table).where(waits).values({column.name: shifted}))
 
 
 @dataclass(frozen=True, slots=True)

@@ -362,8 +362,8 @@ class Dispatcher(Service):
         if job.final_at is None or not self._patient:
             return 0.0
         left_s = (datetime.fromisoformat(job.final_at) - self._clock.utc()).total_seconds()
-        if left_s > 0:
-            return left_s
+        if left_s > 0:  # no more than was ever meant: the clock may have been set meanwhile
+            return min(left_s, self._settings.watch.incomplete_max_s)
         root = self._roots[job.inbox]
         try:
             goes_on = await self._threads.run_within(

@@ -41,8 +41,8 @@ class Janitor(Service):
             return
         now = self._clock.utc()
         last = await self._ledger.state("backed_up")
-        if last and datetime.fromisoformat(last) > now - timedelta(hours=hours):
-            return
+        if last and abs(now - datetime.fromisoformat(last)) < timedelta(hours=hours):
+            return  # a copy that seems to come from far ahead is from before the clock was set back
         if last:  # else the ledger is new
             try:
                 copy = await asyncio.to_thread(back_up_on_schedule, self._path, keep=self._settings.backup_keep)

@@ -76,7 +76,7 @@ async def test_after_a_restart_no_wait_is_longer_than_its_backoff(
     await ledger.postpone("tiny", available_at=later(clock, HOLD_S), code="model_unavailable", error="no model")
     clock.set_wall(jump)
     await ledger.recover()
-    await ledger.shorten_waits(WAITS, delivery_wait_s=3600)
+    await ledger.shorten_waits(WAITS, delivery_wait_s=3600, final_wait_s=3600)
     clock.advance(WAITS.retry_s)
     assert crashed.id in [job.id for job in await ledger.claim(1)]
     clock.advance(HOLD_S)
@@ -92,7 +92,7 @@ async def test_jobs_of_an_earlier_version_that_never_waited_go_at_once(tmp_path:
     clock.set_wall(-2 * DAY)
     async with opened(path, clock=clock) as ledger:
         await ledger.recover()
-        await ledger.shorten_waits(WAITS, delivery_wait_s=3600)
+        await ledger.shorten_waits(WAITS, delivery_wait_s=3600, final_wait_s=3600)
         assert len(await ledger.claim(1)) == 1
 
 
