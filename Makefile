@@ -4,13 +4,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint torture bench clean
+.PHONY: demo test unit lint torture bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/speakeasyd demo
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -q
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/unit
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
