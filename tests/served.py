@@ -14,10 +14,9 @@ from typing import Any
 import httpx
 
 from speakeasyd.ledger.asking import ask
-from tests.conftest import REPOSITORY
+from tests.conftest import PATIENCE_S, REPOSITORY
 
 MEMO = REPOSITORY / "speakeasyd" / "data" / "samples" / "voice_memo.flac"
-PATIENCE_S = 60.0
 
 
 class Served:

@@ -34,18 +34,20 @@ def findings(requested: str, seconds: float, spec: WorkerSpec) -> dict[str, obje
 
 
 def _speed(model: Model, options: Options, seconds: float) -> float:
-    """Over so many seconds, and until what was begun in them is done. Raises EngineFault."""
+    """Over so many seconds, and until what was begun in them is done; at least one chunk. Raises EngineFault."""
     done: list[float] = []  # seconds of audio
     faults: list[EngineFault] = []
-    over = threading.Event()
+    over, first = threading.Event(), threading.Event()
 
     def hear(report: Report) -> None:
         if isinstance(report, ChunkDone):
             done.append(report.chunk.end - report.chunk.start)
+            first.set()
 
     def fail(fault: EngineFault, _: object) -> None:
         faults.append(fault)
         over.set()
+        first.set()
 
     pipeline = Pipeline(
         decoder=model.decoder,
@@ -61,6 +63,7 @@ def _speed(model: Model, options: Options, seconds: float) -> float:
         for number, sample in enumerate(sorted(folder.glob("*.flac")) * _TURNS):
             pipeline.submit(Task(JobId(number), Token("trial"), str(sample), options, None))
         over.wait(seconds)
+        first.wait()  # a slow or busy machine may not have come so far
         pipeline.stop()
     if faults:
         raise faults[0]

@@ -14,11 +14,11 @@ from rich.progress import Progress
 from speakeasyd.cli.demo import _Show
 from speakeasyd.events import Event
 from speakeasyd.logs import Narrator
+from tests.conftest import PATIENCE_S
 
 pytestmark = pytest.mark.real
 
 REPOSITORY = Path(__file__).parents[2]
-PATIENCE_S = 100.0
 
 
 def speakeasyd(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:

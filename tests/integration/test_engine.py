@@ -45,11 +45,11 @@ from speakeasyd.engine.model import Model, load
 from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.source import Source
 from speakeasyd.errors import ErrorCode
+from tests.conftest import PATIENCE_S
 
 pytestmark = pytest.mark.real
 
 SAMPLES = Path(str(files("speakeasyd") / "data" / "samples"))
-PATIENCE_S = 60.0
 SPOKEN = ("meeting", "voice_memo", "answering_machine", "voice_memo", "meeting", "voice_memo")
 
 

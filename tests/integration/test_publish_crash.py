@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.domain.options import Options
+from tests.conftest import PATIENCE_S
 from tests.integration.publishing import FORMATS, OUTAGE, Place, publish_all, publish_when_told, workshop
 
 WRITES = "write"  # of the outbox's files; SQLite uses another call
@@ -70,7 +71,7 @@ def publish_under(place: Place, inject: str) -> int | None:
         assert strace.stderr
         assert "attached" in strace.stderr.readline()
         ours.send("go")
-        child.join(timeout=60)
+        child.join(timeout=PATIENCE_S)
     theirs.close()
     ours.close()
     return child.exitcode

@@ -3,6 +3,8 @@
 import threading
 import wave
 from collections.abc import Iterator
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from speakeasyd.engine.audio import Audio
 from speakeasyd.engine.source import Source
+from tests.conftest import PATIENCE_S
 from tests.served import MEMO, Served, serving, until
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -84,7 +87,7 @@ def test_nobody_waits_for_a_text_while_nothing_is_done(served: Served, client: o
     asking.start()
     until(lambda: served.get("/status")["counts"]["processing"], "the job to be begun")
     served.post("/pause", json={"reason": "quiet please"})
-    asking.join(30)
+    asking.join(PATIENCE_S)
     with pytest.raises(openai.APIStatusError, match="quiet please"):
         transcribe(client)
     served.post("/resume")
@@ -96,8 +99,11 @@ def test_nobody_waits_for_a_text_while_nothing_is_done(served: Served, client: o
 def test_who_leaves_is_not_waited_for(served: Served, long: Path) -> None:
     waits = "speakeasyd_websocket_clients 1.0"
     form = {"data": {"model": "whisper-1", "prompt": "A memo."}, "files": {"file": ("left.wav", long.read_bytes())}}
-    with pytest.raises(httpx.ReadTimeout):
-        httpx.post(f"{served.address}/v1/audio/transcriptions", timeout=1.0, **form)
+    request = httpx.Request("POST", f"{served.address}/v1/audio/transcriptions", **form)
+    with closing(HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_S)) as client:
+        client.request("POST", request.url.path, request.read(), dict(request.headers))
+        until(lambda: served.get("/jobs", q="left")["jobs"], "the job")
+        until(lambda: waits in served.client.get("/metrics").text, "the wait to begin")
     until(lambda: waits not in served.client.get("/metrics").text, "the wait to end")
     [job] = served.get("/jobs", q="left")["jobs"]
     assert job["finished_at"] is None, "nobody waits although it goes on"

@@ -19,7 +19,7 @@ from speakeasyd.services.dispatcher import Dispatcher
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.testing import ODD_REPORTS, PIECE, SCRIPTED, Misdeed, Script
 from speakeasyd.workers.pool import Pool
-from tests.conftest import eventually
+from tests.conftest import PATIENCE_S, eventually
 from tests.ledgers import create
 
 REFUSED = frozenset(
@@ -38,7 +38,6 @@ REFUSED = frozenset(
     }
 )
 ENDED = ("completed", "failed")
-PATIENCE_S = 90.0
 
 
 class Place:

@@ -3,13 +3,16 @@
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from speakeasyd.cli.tune import Trial, best
-from speakeasyd.domain.protocol import WorkerSpec
-from speakeasyd.engine.trial import findings
+from speakeasyd.domain.protocol import ChunkDone, Report, WorkerSpec
+from speakeasyd.engine import trial as trial_module
+from speakeasyd.engine.pipeline import Pipeline
 
 
 def trial(replicas: int, speed: float) -> Trial:
@@ -24,14 +27,32 @@ def test_another_way_has_to_be_worth_the_change() -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_a_trial_of_a_few_chunks_promises_no_more_than_a_longer_one(tmp_path: Path) -> None:
+def test_a_trial_of_a_few_chunks_counts_all_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replicas that began together end together: the time between their first chunks says nothing."""
     spec = WorkerSpec("cpu", "int8", 2, 1, str(tmp_path), offline=True)
+    done_when_read: list[int] = []  # chunks, at each look at the clock
+    chunks: list[ChunkDone] = []
 
-    def speed(seconds: float) -> float:
-        return float(str(findings("bundled", seconds, spec)["speed"]))
+    class CountingPipeline(Pipeline):
+        def __init__(self, *, send: Callable[[Report], None], **others: Any) -> None:
+            def count(report: Report) -> None:
+                if isinstance(report, ChunkDone):
+                    chunks.append(report)
+                send(report)
 
-    assert 0 < speed(0.3) < 2 * speed(3)
+            super().__init__(send=count, **others)
+
+    class Clock:
+        def monotonic(self) -> float:
+            done_when_read.append(len(chunks))
+            return 10.0 * len(done_when_read)
+
+    monkeypatch.setattr(trial_module, "Pipeline", CountingPipeline)
+    monkeypatch.setattr(trial_module, "time", Clock())
+    speed = trial_module.findings("bundled", 0.01, spec)["speed"]
+    assert done_when_read == [0, len(chunks)], "from before the first chunk to after the last"
+    assert chunks
+    assert speed == pytest.approx(sum(done.chunk.end - done.chunk.start for done in chunks) / 10.0)
 
 
 @pytest.mark.real

@@ -12,10 +12,10 @@ from speakeasyd.errors import LedgerBusy, LedgerError, QueryError, QueryTimeout
 from speakeasyd.ledger.clients import ClientReaders
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.search import phrase
+from tests.conftest import PATIENCE_S
 from tests.ledgers import opened
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS n FROM n"
-PATIENCE_S = 30.0  # seconds: far less than an endless query takes
 
 
 @pytest.fixture

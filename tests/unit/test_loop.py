@@ -16,7 +16,7 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from speakeasyd.loop import MainLoop
-from tests.conftest import eventually
+from tests.conftest import PATIENCE_S, eventually
 
 
 def in_thread(call: Callable[[], object]) -> None:
@@ -31,7 +31,7 @@ def in_thread(call: Callable[[], object]) -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join(5)
+    thread.join(PATIENCE_S)
     outcome.result(0)
 
 
@@ -90,7 +90,7 @@ async def test_an_observer_thread(tmp_path: Path) -> None:
         await eventually(lambda: str(tmp_path / "new.wav") in noted.calls, "the event")
     finally:
         observer.stop()
-        observer.join(5)
+        observer.join(PATIENCE_S)
 
 
 async def test_an_audio_callback_gets_no_exception_and_does_not_wait() -> None:
@@ -103,8 +103,8 @@ async def test_an_audio_callback_gets_no_exception_and_does_not_wait() -> None:
 
     thread = threading.Thread(target=callback)
     thread.start()
-    assert blocked.wait(5)  # the loop has not run since: the callback did not wait for it
-    thread.join(5)
+    assert blocked.wait(PATIENCE_S)  # the loop has not run since: the callback did not wait for it
+    thread.join(PATIENCE_S)
     await asyncio.sleep(0)
 
 
@@ -184,7 +184,7 @@ def test_a_loop_that_ends_under_fire(debug: bool, caplog: pytest.LogCaptureFixtu
         main, threads = asyncio.run(under_fire(calls, begun, over := threading.Event()), debug=debug)
         over.set()
         for thread in threads:
-            thread.join(5)
+            thread.join(PATIENCE_S)
             assert not thread.is_alive()
         assert len(begun) + main.dropped == len(calls)
         gc.collect()

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from speakeasyd.services.service import Service
+from tests.conftest import PATIENCE_S
 
 MOST_TURNS = 6  # of the loop, from a wake to the next `run_once`
 
@@ -29,7 +30,7 @@ class Counting(Service):
 
 async def stops(service: Service) -> None:
     """Without a second cancellation, which a time limit around `stop` would be."""
-    done, _ = await asyncio.wait({asyncio.create_task(service.stop())}, timeout=5)
+    done, _ = await asyncio.wait({asyncio.create_task(service.stop())}, timeout=PATIENCE_S)
     assert done, "it does not stop"
 
 
