@@ -33,11 +33,15 @@ def test_what_engines_send_is_taken(report: object) -> None:
     assert find_complaint(report) is None
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 10**400, None, "1", True, [1.0]])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, 10**400, "1", True, [1.0]])
 def test_a_number_must_be_finite(value: object) -> None:
     odd = replace(CHUNK, segments=(replace(SEGMENT, avg_logprob=value),))
     assert find_complaint(ChunkDone(JOB, TOKEN, odd))
     assert find_complaint(LanguageFound(JOB, TOKEN, "en", value))  # type: ignore[arg-type]
+
+
+def test_a_probability_must_be_there() -> None:
+    assert find_complaint(LanguageFound(JOB, TOKEN, "en", None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("report", [None, {}, "Hello", Chunk(0, 0.0, 1.0), object.__new__(ChunkDone)])
