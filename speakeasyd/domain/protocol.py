@@ -152,7 +152,7 @@ class TaskDone:
 
     job_id: JobId
     token: Token
-    audio_seconds: float  # decoded
+    audio_seconds: float  # on the file's clock, holes included
     warnings: tuple[MediaWarning, ...] = ()
 
 
