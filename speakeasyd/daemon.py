@@ -91,7 +91,7 @@ def drain(settings: Settings, *, on_event: Callable[[Event], None] | None = None
 def _ledger_locked(settings: Settings) -> Iterator[None]:
     """The ledger is ours alone, and has the schema of this version."""
     raise_file_limit()
-    settings.state.mkdir(parents=True, exist_ok=True)
+    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(settings.state):
         migrate(settings.state / LEDGER)
         yield

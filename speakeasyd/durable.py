@@ -15,6 +15,29 @@ from typing import BinaryIO
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.speakeasyd-tmp")
 
 
+def private_mode(folder: Path) -> int:
+    """For a new file that holds transcripts or secrets: the owner, and the group as far as it may use the folder."""
+    return 0o600 | (folder.stat().st_mode & 0o060)
+
+
+def create_private(path: Path) -> None:
+    """An empty file that others cannot read, whatever the umask. Nothing if there is one."""
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    except FileExistsError:
+        return
+    os.close(handle)
+    path.chmod(private_mode(path.parent))
+
+
+def write_private(path: Path, text: str) -> None:
+    """A new file is for its owner alone; one that is there keeps its mode."""
+    with os.fdopen(
+        os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8", newline="\n"
+    ) as file:
+        file.write(text)
+
+
 @contextmanager
 def draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """A temporary file to write and then rename within its folder; removed at the end if it has not been."""

@@ -1,43 +1,101 @@
 #!/usr/bin/env bash
-# Install speakeasyd as a systemd service, or bring an installed one up to date. Safe to run again.
+# Install speakeasyd as a systemd service, or bring an installed one up to date. Safe to run again, also after a failure.
 #
-#   sudo contrib/systemd/install.sh [--extras bundled,gpu] [--dry-run]
+#   sudo contrib/systemd/install.sh [OPTION...]
+#     --python FILE    the Python to use, 3.11 or newer; else python3
+#     --extras LIST    else bundled,server: the small model, and the page
+#     --inbox DIR      let the service read and write this folder too; may be given more than once
+#     --outbox DIR     the same for a folder of transcripts
+#     --dry-run        only show what would be done
 #   sudo contrib/systemd/install.sh --uninstall      keeps /srv/speakeasyd, /var/lib/speakeasyd and /etc/speakeasyd
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source_tree=$(cd "$here/../.." && pwd)
-extras=bundled
+program=/opt/speakeasyd
+venv=$program/venv
+config=/etc/speakeasyd/speakeasyd.toml
+drop_in=/etc/systemd/system/speakeasyd.service.d/folders.conf
+extras=bundled,server
+python=python3
+inboxes=()
+outboxes=()
 dry=
 action=install
 
-while [ $# -gt 0 ]; do
-    case $1 in
-        --extras) extras=$2; shift ;;
-        --dry-run) dry=yes ;;
-        --uninstall) action=uninstall ;;
-        *) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
-    esac
-    shift
-done
+usage() {
+    sed -n '2,11s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    exit 2
+}
+
+fail() {
+    printf 'install.sh: %s\n' "$@" >&2
+    exit 1
+}
 
 run() {
     printf '+ %s\n' "$*"
     [ -n "$dry" ] || "$@"
 }
 
+while [ $# -gt 0 ]; do
+    case $1 in
+        --python | --extras | --inbox | --outbox) [ $# -ge 2 ] || usage ;;
+    esac
+    case $1 in
+        --python) python=$2; shift ;;
+        --extras) extras=$2; shift ;;
+        --inbox) inboxes+=("$2"); shift ;;
+        --outbox) outboxes+=("$2"); shift ;;
+        --dry-run) dry=yes ;;
+        --uninstall) action=uninstall ;;
+        *) usage ;;
+    esac
+    shift
+done
+
+for folder in "${inboxes[@]}" "${outboxes[@]}"; do
+    case $folder in
+        *[[:space:]\"\\%]*) fail "the name of a folder may have no spaces, quotes, backslashes or %: $folder" ;;
+        /*) ;;
+        *) fail "name the folder from the root: $folder" ;;
+    esac
+done
+
 if [ -z "$dry" ] && [ "$(id -u)" != 0 ]; then
-    echo "install.sh must run as root: sudo $0" >&2
-    exit 1
+    fail "it must run as root: sudo $0"
 fi
 
 if [ "$action" = uninstall ]; then
     run systemctl disable --now speakeasyd.service || true
-    run rm -rf /etc/systemd/system/speakeasyd.service /opt/speakeasyd
+    run rm -rf /etc/systemd/system/speakeasyd.service "$drop_in" "$program"
     run systemctl daemon-reload
     echo "speakeasyd is gone; its folders /srv/speakeasyd, /var/lib/speakeasyd and /etc/speakeasyd are kept."
     exit 0
 fi
+
+# What is missing is said before anything is made.
+command -v "$python" >/dev/null || fail "there is no $python; install Python 3.11 or newer, or name one: --python FILE"
+version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || fail "$python does not run"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+    fail "$python is Python $version; 3.11 or newer is needed: --python FILE"
+"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    fail "$python has no venv module; on Debian and Ubuntu: apt install python$version-venv" "then run this again"
+
+# A virtual environment that is half made, or of another Python, is made anew.
+if [ -e "$venv" ] && ! { "$venv/bin/python" -m pip --version >/dev/null 2>&1 &&
+    [ "$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$version" ]; }; then
+    run rm -rf "$venv"
+fi
+run install -d -m 0755 "$program"
+if [ ! -e "$venv" ]; then
+    run "$python" -m venv "$venv" || {
+        rm -rf "$venv"
+        fail "the virtual environment $venv could not be made; nothing of it was left"
+    }
+fi
+run "$venv/bin/python" -m pip install --quiet --upgrade "$source_tree[$extras]" ||
+    fail "the program could not be installed; when the cause is gone, run this again"
 
 getent group speakeasyd >/dev/null || run groupadd --system speakeasyd
 getent passwd speakeasyd >/dev/null ||
@@ -46,22 +104,52 @@ for group in video render; do # whoever may use a GPU on this system
     if getent group "$group" >/dev/null; then run usermod --append --groups "$group" speakeasyd; fi
 done
 
-run install -d -m 0755 /opt/speakeasyd /etc/speakeasyd /srv/speakeasyd
+run install -d -m 0755 /srv/speakeasyd
 run install -d -m 2775 -o speakeasyd -g speakeasyd /srv/speakeasyd/inbox /srv/speakeasyd/outbox
-[ -x /opt/speakeasyd/venv/bin/python ] || run python3 -m venv /opt/speakeasyd/venv
-run /opt/speakeasyd/venv/bin/python -m pip install --quiet --upgrade "$source_tree[$extras]"
-run install -m 0644 "$source_tree/README.md" /opt/speakeasyd/README.md
-[ -e /etc/speakeasyd/speakeasyd.toml ] ||
-    run install -m 0644 "$here/speakeasyd.toml" /etc/speakeasyd/speakeasyd.toml
+for folder in "${inboxes[@]}" "${outboxes[@]}"; do
+    [ -d "$folder" ] || run install -d -m 2775 -o speakeasyd -g speakeasyd "$folder"
+done
+
+# The configuration may hold secrets, the state folder holds every transcript: both for the service and its group.
+run install -d -m 0750 -o root -g speakeasyd /etc/speakeasyd
+if [ ! -e "$config" ]; then
+    run install -m 0640 -o root -g speakeasyd "$here/speakeasyd.toml" "$config"
+    if [ ${#inboxes[@]} -gt 0 ]; then run sed -i "s|^path = .*|path = \"${inboxes[0]}\"|" "$config"; fi
+    if [ ${#outboxes[@]} -gt 0 ]; then run sed -i "s|^outbox = .*|outbox = \"${outboxes[0]}\"|" "$config"; fi
+fi
+run chown -R root:speakeasyd /etc/speakeasyd
+run chmod -R o-rwx /etc/speakeasyd
+run install -d -m 0750 -o speakeasyd -g speakeasyd /var/lib/speakeasyd
+run chmod -R o-rwx /var/lib/speakeasyd
+
+run install -m 0644 "$source_tree/README.md" "$program/README.md"
 run install -m 0644 "$here/speakeasyd.service" /etc/systemd/system/speakeasyd.service
+if [ ${#inboxes[@]} -gt 0 ] || [ ${#outboxes[@]} -gt 0 ]; then
+    run install -d -m 0755 "$(dirname "$drop_in")"
+    [ -n "$dry" ] || [ -e "$drop_in" ] || printf '[Service]\n' >"$drop_in"
+    for folder in "${inboxes[@]}" "${outboxes[@]}"; do
+        if ! grep -qxF "ReadWritePaths=$folder" "$drop_in" 2>/dev/null; then
+            printf '+ ReadWritePaths=%s >> %s\n' "$folder" "$drop_in"
+            [ -n "$dry" ] || printf 'ReadWritePaths=%s\n' "$folder" >>"$drop_in"
+        fi
+    done
+fi
 run systemctl daemon-reload
 run systemctl enable speakeasyd.service
 run systemctl restart speakeasyd.service
 
+for folder in "${inboxes[@]}" "${outboxes[@]}"; do
+    if [ -z "$dry" ] && ! runuser -u speakeasyd -- test -w "$folder" -a -x "$folder"; then
+        echo "The user speakeasyd may not write $folder: chgrp speakeasyd $folder && chmod g+rwxs $folder"
+    fi
+    grep -qsF "\"$folder\"" "$config" || echo "Name $folder in $config, then: systemctl restart speakeasyd"
+done
+
 cat <<'DONE'
 
-speakeasyd runs. Drop audio into /srv/speakeasyd/inbox; people who may do so belong to the group speakeasyd:
+speakeasyd runs. Drop audio into its inbox, /srv/speakeasyd/inbox if no other was named. People who may do so belong to the group speakeasyd:
     sudo usermod --append --groups speakeasyd NAME
 How is it?    systemctl status speakeasyd     journalctl -u speakeasyd -f
               /opt/speakeasyd/venv/bin/speakeasyd status --state /var/lib/speakeasyd
+The page      http://127.0.0.1:8642/, on this machine
 DONE

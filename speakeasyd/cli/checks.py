@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sqlite3
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -113,6 +114,22 @@ def _writable(what: str, folder: Path) -> Finding:
     return Finding(what, Level.OK, room)
 
 
+def privacy(settings: Settings) -> Iterator[Finding]:
+    """Who else on this machine may read transcripts."""
+    if sys.platform == "win32":
+        return
+    if settings.state.exists() and (finding := find_readers("privacy", settings.state, "every transcript")):
+        yield finding
+
+
+def find_readers(what: str, path: Path, content: str) -> Finding | None:
+    """A warning where every user of this machine may read a file, or look into a folder."""
+    if not stat.S_IMODE(path.stat().st_mode) & stat.S_IRWXO:
+        return None
+    text = f"{path} is open to every user of this machine, and holds {content}"
+    return Finding(what, Level.WARN, text, f"chmod -R o-rwx {path}")
+
+
 def _permission(folder: Path) -> str:
     if sys.platform == "darwin":
         return "Allow it in System Settings, Privacy & Security, Files and Folders."
@@ -128,4 +145,4 @@ def watching(_settings: Settings) -> Iterator[Finding]:
         yield Finding("inotify", Level.OK, f"up to {watches} folders can be watched", mend)
 
 
-CHECKS: tuple[Check, ...] = (program, sqlite, daemon, ledger, folders, watching, devices)
+CHECKS: tuple[Check, ...] = (program, sqlite, daemon, ledger, folders, privacy, watching, devices)

@@ -12,6 +12,7 @@ from speakeasyd.cli.output import console, print_json, print_text
 from speakeasyd.config import Loaded
 from speakeasyd.config.loading import FILE_VARIABLE, candidates
 from speakeasyd.config.reference import assignments, toml_file
+from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
 
 command = typer.Typer(no_args_is_help=True)
@@ -64,7 +65,7 @@ def init(
     if target.exists() and not force:
         raise SpeakeasyError(f"there is a file {target} already", hint="--force overwrites it.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(toml_file(), encoding="utf-8", newline="\n")
+    write_private(target, toml_file())  # tokens and passwords go there
     print_text(f"written: {target}")
     return 0
 

@@ -1,12 +1,14 @@
 """`speakeasyd doctor`"""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from pydantic import SecretStr
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.checks import CHECKS
+from speakeasyd.cli.checks import CHECKS, find_readers
 from speakeasyd.cli.finding import Finding, Level
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.config import Loaded
@@ -41,8 +43,24 @@ def command(
 
 def _examine(loaded: Loaded) -> Iterator[Finding]:
     yield Finding("configuration", Level.OK, str(loaded.file or "no file, the defaults"))
+    if loaded.file and _has_secrets(loaded.settings.model_dump()):
+        warning = None if sys.platform == "win32" else find_readers("configuration", loaded.file, "secrets")
+        if warning:
+            yield warning
     for check in CHECKS:
         yield from check(loaded.settings)
+
+
+def _has_secrets(value: object) -> bool:
+    match value:
+        case SecretStr():
+            return True
+        case dict():
+            return any(map(_has_secrets, value.values()))
+        case list() | tuple():
+            return any(map(_has_secrets, value))
+        case _:
+            return False
 
 
 def _print(finding: Finding) -> None:

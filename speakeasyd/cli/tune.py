@@ -17,6 +17,7 @@ from speakeasyd.config.edits import with_keys
 from speakeasyd.config.loading import candidates
 from speakeasyd.config.reference import toml, toml_file
 from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
 
 WORTH = 1.03  # times as fast that another way has to be, to be chosen over one that was tried before it
@@ -108,5 +109,5 @@ def _line(trial: Trial) -> str:
 def _write(file: Path, trial: Trial) -> None:
     text = file.read_text("utf-8") if file.is_file() else toml_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(with_keys(text, "workers", trial.values), encoding="utf-8", newline="\n")
+    write_private(file, with_keys(text, "workers", trial.values))
     console().print(f"written: {file}", markup=False, soft_wrap=True)

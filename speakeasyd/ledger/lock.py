@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 from speakeasyd.clock import iso
+from speakeasyd.durable import create_private
 from speakeasyd.errors import StartError
 
 FILE_NAME = "daemon.lock"
@@ -88,6 +89,7 @@ class LedgerLock:
     def _open(self) -> BinaryIO:
         """The file is never deleted: two that delete and create it could each hold a lock on a file of their own."""
         try:
+            create_private(self._path)
             return os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o644), "r+b")
         except OSError as error:
             raise StartError(f"cannot use the state folder {self._path.parent}: {error}") from error

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 
+from speakeasyd.durable import create_private
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.backup import back_up
@@ -68,6 +69,7 @@ def _migrate(path: Path, scripts: Path) -> None:
         )
     if revision and revision != newest:
         back_up(path, label=revision)
+    create_private(path)  # SQLite gives its other files the same mode
     engine = _engine(path)
     try:
         with engine.begin() as connection:

@@ -6,14 +6,14 @@ written for. The database changes only when the daemon moves the log into it (a 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from speakeasyd.durable import create_private
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.backup import PRIVATE, log_files
+from speakeasyd.ledger.backup import log_files
 
 
 def refuse_foreign_log(ledger: Path) -> None:
@@ -89,6 +89,5 @@ def _read(ledger: Path) -> dict[str, Any] | None:
 
 def _write(ledger: Path, pair: dict[str, int]) -> None:
     mark = _mark(ledger)
-    handle = os.open(mark, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, PRIVATE)
-    with os.fdopen(handle, "w", encoding="ascii") as file:
-        json.dump(pair, file)
+    create_private(mark)
+    mark.write_text(json.dumps(pair), encoding="ascii")

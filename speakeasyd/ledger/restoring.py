@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from speakeasyd.durable import settle_folder
+from speakeasyd.durable import private_mode, settle_folder
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.backup import copy_ledger, log_files, open_copy, open_live
 from speakeasyd.ledger.lock import LedgerLock
@@ -43,6 +43,7 @@ def restore(copy: Path, ledger: Path) -> Path | None:
         try:
             _copy_checked(copy, fresh, without_log=ledger.exists() and copy.samefile(ledger))
             replaced = _keep(ledger)
+            fresh.chmod(private_mode(ledger.parent))
             fresh.replace(ledger)  # killed here, the next start notices that the log beside it is another's
             for file in log_files(ledger):
                 file.unlink(missing_ok=True)

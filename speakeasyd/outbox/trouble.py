@@ -1,6 +1,7 @@
 """What a refusal of the filesystem means: wait until the folder is well again, or give up this one file."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,16 @@ _HINTS = {
 }
 
 
+def _sandbox(root: Path) -> str:
+    """systemd gives a service a view of the files in which all but its own folders are read-only."""
+    if "INVOCATION_ID" not in os.environ:
+        return ""
+    return (
+        f". Unless its disk is read-only: the unit's ReadWritePaths do not name it. Run `systemctl edit speakeasyd`, "
+        f"write [Service] and ReadWritePaths={root}, and restart the service"
+    )
+
+
 def is_outage(error: OSError) -> bool:
     """Whether the same may work later, without a change of the file's name."""
     return error.errno in _OUTAGES or getattr(error, "winerror", None) in _WINDOWS_OUTAGES
@@ -40,7 +51,7 @@ def explained(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"{error.strerror or error}"
+        reason = f"{error.strerror or error}{_sandbox(root) if error.errno == errno.EROFS else ''}"
         if is_outage(error):
             hint = _HINTS.get(error.errno or 0, "The queue goes on by itself once the folder is well again.")
             raise OutboxUnavailable(f"{root} cannot be written: {reason}", hint=hint) from error
