@@ -9,12 +9,12 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.torture import absences, badinput, disks, kills, misdeeds, real
+from tests.torture import absences, badinput, disks, kills, misdeeds, real, writers
 from tests.torture.scenario import Run, Scenario
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for part in (kills, real, misdeeds, disks, absences, badinput)
+    for part in (kills, real, misdeeds, disks, absences, badinput, writers)
     for scenario in part.SCENARIOS
 }
 
