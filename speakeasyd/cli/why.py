@@ -1,5 +1,6 @@
 """`speakeasyd why`"""
 
+import json
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from speakeasyd.clock import iso
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.advice import what_to_do
 from speakeasyd.domain.job import Status
+from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL, WarningKind
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.ledger.asking import LEDGER, ask
 from speakeasyd.ledger.lock import holder
@@ -94,8 +96,24 @@ def investigate(settings: Settings, file: Path) -> Known:
         known.facts.append(f"seen since {local(arrival['since'])}, {arrival['size']} bytes: {arrival['reason']}")
     if not ignored and file.exists() and not known.is_known:
         known.facts.append("it is in the inbox and has no job yet")
+    if file.exists() and known.jobs and (kept := _why_kept(inbox, known.jobs[-1])):
+        known.facts.append(kept)
     known.next = _next(settings, known, ignored=bool(ignored), there=file.exists())
     return known
+
+
+def _why_kept(inbox: InboxSettings, job: Row) -> str:
+    """Why the source of a completed job is still there although it was to be put away; empty if it was not."""
+    if job["status"] != Status.COMPLETED or inbox.sources == "keep":
+        return ""
+    holds = PARTIAL if inbox.sources == "delete" else INCOMPLETE
+    if kinds := sorted(_kinds(job) & holds):
+        return f"it is kept although sources = {inbox.sources!r}: its transcript has not all of it ({', '.join(kinds)})"
+    return ""
+
+
+def _kinds(job: Row) -> frozenset[WarningKind]:
+    return frozenset(map(WarningKind, json.loads(str(job["warning_kinds"] or "[]"))))
 
 
 def _inboxes(settings: Settings) -> Iterator[InboxSettings]:
@@ -142,11 +160,21 @@ def _next(settings: Settings, known: Known, *, ignored: bool, there: bool) -> st
     return f"It is taken once it has been still for {settings.watch.settle_s:g} s, at the next scan at the latest."
 
 
+def _waits(job: Row) -> bool:
+    """Whether its time is still to come, by a clock that may have been set back since it was added."""
+    return str(job["available_at"]) > max(iso(datetime.now(UTC)), str(job["created_at"]))
+
+
 def _next_of(job: Row, *, up: bool) -> str:
     match job["status"]:
         case Status.PENDING | Status.PROCESSING if not up:
             words = "The daemon is down; it goes on where it was when it runs again: speakeasyd run"
-        case Status.PENDING if str(job["available_at"]) > max(iso(datetime.now(UTC)), str(job["created_at"])):
+        case Status.PENDING if _waits(job) and WarningKind.CUT in _kinds(job):
+            words = (
+                "It ends early, and its rest may still come: what there is of it "
+                f"is published at {local(job['available_at'])} unless it goes on."
+            )
+        case Status.PENDING if _waits(job):
             words = f"It is tried again at {local(job['available_at'])}."
         case Status.PENDING:
             words = "It waits for its turn."
@@ -182,4 +210,6 @@ def _about(job: Row) -> str:
     words = [f"- job {job['job_id']}: {job['status']}", f"since {local(job['finished_at'] or job['created_at'])}"]
     words.append(f"{job['attempts']} attempts" if job["attempts"] != 1 else "1 attempt")
     words += [f"{name}: {job[name]}" for name in ("preset", "error_code", "error", "warning") if job[name]]
+    if job["superseded_by"]:
+        words.append(f"superseded by job {job['superseded_by']}, of a newer version of the file")
     return ", ".join(words)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from speakeasyd import daemon
+from speakeasyd.cli.why import _about, investigate
 from speakeasyd.config import InboxSettings, ServerSettings, Settings, WatchSettings, WorkerSettings
 from speakeasyd.daemon import Daemon
 from speakeasyd.domain.job import Patience
@@ -95,6 +96,7 @@ async def test_a_cut_file_waits_for_its_rest_while_others_go_on(tmp_path: Path) 
     here.file.write_bytes(HALF)
     async with here.running():
         await eventually(lambda: here.jobs("status, transcribed") == [("pending", 1)], "the half to wait")
+        assert investigate(here.settings, here.file).jobs[0]["warning_kinds"] == '["cut"]'
         here.file.with_name("other.wav").write_bytes(bytes(PIECE))
         await eventually(lambda: ("completed",) in here.jobs(), "the other file")
         assert list(here.outbox) == ["other.txt"]
@@ -129,11 +131,14 @@ async def test_what_stays_cut_is_published_and_superseded_should_it_go_on(tmp_pa
     async with here.running():
         await eventually(lambda: here.jobs("status, warning_kinds") == [("completed", '["cut"]')], "the half")
         assert words(here.outbox["talk.txt"]) == words(text_of(HALF))
+        facts = investigate(here.settings, here.file).facts
+        assert any("it is kept although" in fact for fact in facts) == (sources != "keep")
         with here.file.open("ab") as writer:
             writer.write(WHOLE[100:])
         await eventually(lambda: len(here.jobs()) == 2 and here.jobs()[1] == ("completed",), "the whole")
     assert {name: words(text) for name, text in here.outbox.items()} == {"talk.txt": words(text_of(WHOLE))}
     assert here.jobs("superseded_by") == [(2,), (None,)]
+    assert "superseded by job 2" in _about(investigate(here.settings, here.file).jobs[0])
 
 
 async def test_what_is_no_media_after_all_fails(tmp_path: Path) -> None:
