@@ -110,7 +110,8 @@ def toml(value: object) -> str:
         case Path() | SecretStr():
             return toml(str(value))  # a secret is shown as stars
         case BaseModel():
-            return toml({key: item for key, item in value if item is not None})
+            shown = value.model_dump(mode="json")  # with stars for secrets
+            return toml({key: item for key, item in shown.items() if item is not None})
         case list() | tuple():
             return f"[{', '.join(map(toml, value))}]"
         case dict():

@@ -4,9 +4,19 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path, user_documents_path
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_serializer,
+    model_validator,
+)
 
 from speakeasyd.domain import hours
 from speakeasyd.domain.notices import Kind, check_command
@@ -196,6 +206,14 @@ class WebhookSettings(Table):
     """What messages are signed with, so that the receiver knows whom they are from."""
     events: tuple[Kind, ...] = ("job.failed", "batch.completed", "device.open")
     """What it is told of; `job.completed` besides."""
+
+    @field_serializer("url", when_used="json")
+    def _mask_url(self, url: str) -> str:
+        """The login, the path and the query of an address may be secrets."""
+        address = urlsplit(url)
+        plain = address.netloc.rpartition("@")[2]
+        is_whole = address.netloc == plain and address.path in {"", "/"} and not address.query
+        return url if is_whole else f"{address.scheme}://{plain}/**********"
 
 
 class NotifySettings(Table):

@@ -8,6 +8,7 @@ from datetime import datetime
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from speakeasyd import __version__
@@ -36,6 +37,9 @@ def post(url: str, *, secret: str | None, message_id: str, body: str, now: datet
     }
     if secret:
         headers["webhook-signature"] = signature(secret, message_id, headers["webhook-timestamp"], payload)
+    url, login = _split_login(url)
+    if login:
+        headers["authorization"] = f"Basic {login}"
     request = Request(url, payload, headers, method="POST")  # noqa: S310 - the settings take http and https only
     try:
         with build_opener(_StayHere).open(request, timeout=TIMEOUT_S):
@@ -45,6 +49,17 @@ def post(url: str, *, secret: str | None, message_id: str, body: str, now: datet
         return Failed(f"it answered {error.code} {error.reason}", final=error.code == GONE)
     except (OSError, HTTPException, ValueError) as error:
         return Failed(f"it cannot be reached: {error}")
+
+
+def _split_login(url: str) -> tuple[str, str | None]:
+    """The address without `user:password@`, and these two as HTTP's basic authentication sends them."""
+    parts = urlsplit(url)
+    login, at, place = parts.netloc.rpartition("@")
+    if not at:
+        return url, None
+    user, _, password = login.partition(":")
+    plain = f"{unquote(user)}:{unquote(password)}".encode()
+    return parts._replace(netloc=place).geturl(), base64.b64encode(plain).decode()
 
 
 def signature(secret: str, message_id: str, timestamp: str, payload: bytes) -> str:

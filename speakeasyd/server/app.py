@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Body, FastAPI, Response
+from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp
 
 from speakeasyd import __version__
 from speakeasyd.server import events, health, jobs, openai, problems, recording, search, status, uploads
-from speakeasyd.server.guard import COOKIE, Guard, same, session
+from speakeasyd.server.guard import COOKIE, Guard, peer, same, session
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import RESPONSES, Refused
 
@@ -43,7 +43,7 @@ def application(parts: Parts) -> ASGIApp:
     app.include_router(health.router)
     app.get("/", include_in_schema=False)(_page)
     app.mount("/static", StaticFiles(directory=PAGE))
-    return Guard(app, parts.settings.server)
+    return Guard(app, parts.settings.server, parts.wrong_tokens)
 
 
 async def _page() -> FileResponse:
@@ -55,12 +55,13 @@ class Secret(BaseModel):
 
 
 @router.post("/session", status_code=204, tags=["session"])
-async def open_session(parts: Lent, secret: Annotated[Secret, Body()], response: Response) -> None:
+async def open_session(request: Request, parts: Lent, secret: Annotated[Secret, Body()], response: Response) -> None:
     """Exchange the token for a cookie: a page can send no other header with an audio element or a WebSocket."""
     token = parts.settings.server.token
     if token is None:
         return
     if not same(secret.token.encode(), token.get_secret_value()):
+        await parts.wrong_tokens.note(peer(request))
         raise Refused(401, "this is not the token")
     response.set_cookie(
         COOKIE, session(token.get_secret_value()), max_age=WEEK_S, httponly=True, samesite="strict", path="/"

@@ -14,12 +14,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speakeasyd.config import ServerSettings
 from speakeasyd.server.problems import answer
+from speakeasyd.server.wrong_tokens import WrongTokens
 
 COOKIE = "speakeasyd"
 BODY_LIMIT = 1 << 20  # bytes of a request that is no upload
 UPLOADS = ("/api/v1/batches", "/v1/audio/transcriptions", "/v1/audio/translations")
 OPEN = ("/", "/healthz", "/readyz", "/api/v1/session")
 """Without a token: the page, which then asks for it, and probes, which tell nothing but whether it works."""
+TRUSTED = "speakeasyd.trusted"  # in the scope: whether the client knows the token, if there is one
+IS_HEAD = "speakeasyd.is_head"  # in the scope: the request is HEAD, and handled as GET
 TOKEN_NEEDED = 4401  # the code that a WebSocket is closed with
 
 _POLICY = {
@@ -36,8 +39,9 @@ _POLICY = {
 class Guard:
     """Refuses other hosts' names (DNS rebinding), other sites' pages, requests without the token, and large bodies."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, wrong_tokens: WrongTokens) -> None:
         self._app = app
+        self._wrong_tokens = wrong_tokens
         self._names = _own_names(settings)
         self._upload_limit = settings.upload_mb * 1_000_000
         self._token = settings.token.get_secret_value() if settings.token else None
@@ -49,9 +53,17 @@ class Guard:
         asked, send = HTTPConnection(scope), _guarded(scope, send)
         if problem := self._foreign(asked):
             await _refuse(scope, receive, send, 403, problem)
-        elif not self._may(asked):
+            return
+        knows_token = self._knows_token(asked)
+        if not knows_token and _bearer(asked) is not None:
+            await self._wrong_tokens.note(peer(asked))
+            await _refuse(scope, receive, send, 401, "this is not the token")
+        elif not (knows_token or self._is_open(scope["path"])):
             await _refuse(scope, receive, send, 401, "a token is needed")
         else:
+            scope[TRUSTED] = knows_token
+            if scope.get("method") == "HEAD":  # every answer to GET has one to HEAD; the server leaves out its body
+                scope = {**scope, "method": "GET", IS_HEAD: True}
             limit = self._upload_limit if scope["path"] in UPLOADS else BODY_LIMIT
             limited = _limited(receive, limit)
             if scope.get("method") in {"GET", "HEAD"}:
@@ -76,14 +88,27 @@ class Guard:
             return name in self._names
         return True
 
-    def _may(self, asked: HTTPConnection) -> bool:
-        path = asked.scope["path"]
-        if self._token is None or path in OPEN or path.startswith("/static/"):
+    def _is_open(self, path: str) -> bool:
+        return path in OPEN or path.startswith("/static/")
+
+    def _knows_token(self, asked: HTTPConnection) -> bool:
+        """Also where there is none."""
+        if self._token is None:
             return True
-        scheme, _, said = asked.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return same(said.strip().encode("latin-1"), self._token)  # as it came
+        if (said := _bearer(asked)) is not None:
+            return same(said, self._token)
         return same(asked.cookies.get(COOKIE, "").encode("latin-1"), session(self._token))
+
+
+def peer(asked: HTTPConnection) -> str:
+    """The address of the client."""
+    return asked.client.host if asked.client else "an unknown address"
+
+
+def _bearer(asked: HTTPConnection) -> bytes | None:
+    """The token in the header, as it came; None if there is none."""
+    scheme, _, said = asked.headers.get("authorization", "").partition(" ")
+    return said.strip().encode("latin-1") if scheme.lower() == "bearer" else None
 
 
 def session(token: str) -> str:

@@ -4,16 +4,17 @@ import asyncio
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from speakeasyd.domain.health import ACCEPTING
+from speakeasyd.domain.health import ACCEPTING, State
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.overview import LEDGER_PAUSE
 from speakeasyd.server.answers import Health
+from speakeasyd.server.guard import TRUSTED
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.status import overview
 
@@ -24,11 +25,13 @@ PATIENCE_S = 5.0  # seconds for the ledger to answer a probe
 _INBOXES = "SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'"
 _FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
 _AUDIO = "SELECT coalesce(sum(audio_seconds), 0) AS seconds FROM batch_progress"
+_PUBLIC = frozenset({"ok", *State})
+"""What a probe without the token is told word for word."""
 _FAILING: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "It does not."}}
 
 
 @router.get("/healthz", responses=_FAILING)
-async def healthz(parts: Lent, response: Response) -> Health:
+async def healthz(request: Request, parts: Lent, response: Response) -> Health:
     """Whether the daemon works: the loop turns, the ledger can be read, no part of it fails, no job stands still.
 
     How each inbox is watched is told beside it.
@@ -37,27 +40,33 @@ async def healthz(parts: Lent, response: Response) -> Health:
         async with asyncio.timeout(PATIENCE_S):
             rows = await parts.ledger.probes.rows(_INBOXES)
     except (LedgerError, TimeoutError) as error:
-        return _failing(response, {"loop": "ok", "ledger": str(error) or "it does not answer"})
+        return _answer(request, response, {"loop": "ok", "ledger": str(error) or "it does not answer"}, well=False)
     watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
     watchers |= {cause: reason for cause, reason in parts.pauses.reasons.items() if cause in watchers}  # it is away
     ledger = parts.pauses.reasons.get(LEDGER_PAUSE, "ok")  # it can be read, or we were not here
     checks = {"loop": "ok", "ledger": ledger} | watchers | dict(parts.failures.texts)
-    return _failing(response, checks) if parts.failures.texts else Health(status="ok", checks=checks)
+    return _answer(request, response, checks, well=not parts.failures.texts)
 
 
 @router.get("/readyz", responses=_FAILING)
-async def readyz(parts: Lent, response: Response) -> Health:
+async def readyz(request: Request, parts: Lent, response: Response) -> Health:
     """Whether a worker can transcribe now."""
     workers = {worker.name: worker.state for worker in parts.pool.status()}
     checks = workers | {f"pause: {cause}": reason for cause, reason in parts.pauses.reasons.items()}
     ready = any(state in ACCEPTING for state in workers.values()) and not parts.pauses.leaving
     ready = ready and LEDGER_PAUSE not in parts.pauses
-    return Health(status="ok", checks=checks) if ready else _failing(response, checks)
+    return _answer(request, response, checks, well=ready)
 
 
-def _failing(response: Response, checks: dict[str, str]) -> Health:
-    response.status_code = 503
-    return Health(status="failing", checks=checks)
+def _answer(request: Request, response: Response, checks: Mapping[str, str], *, well: bool) -> Health:
+    """Reasons name folders and may be a person's words: they are for those who know the token."""
+    response.status_code = 200 if well else 503
+    told = checks if request.scope[TRUSTED] else {name: _kind(value) for name, value in checks.items()}
+    return Health(status="ok" if well else "failing", checks=dict(told))
+
+
+def _kind(value: str) -> str:
+    return value if value in _PUBLIC else "not ok"
 
 
 @router.get("/metrics", response_class=Response)

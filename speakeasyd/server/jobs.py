@@ -111,7 +111,7 @@ async def transcript(
 _PARTS: dict[int | str, dict[str, Any]] = {206: {"description": "A range."}, 416: {"description": "No such range."}}
 
 
-@router.get("/{job_id}/audio", response_class=OpenFileResponse, responses=_PARTS)
+@router.get("/{job_id}/audio", response_class=Response, responses=_PARTS)
 async def audio(parts: Lent, job_id: _Id) -> OpenFileResponse:
     """The source, in a range if asked for. 404: it is not in its inbox any more."""
     await find(parts, job_id)

@@ -15,6 +15,7 @@ from speakeasyd.domain.presets import Changes
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.recorder.recorder import Recorder
 from speakeasyd.server.live import Live
+from speakeasyd.server.wrong_tokens import WrongTokens
 from speakeasyd.services.failures import Failures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.workers.pool import Pool
@@ -35,6 +36,7 @@ class Parts:
     recorder: Recorder
     admit: Admit
     is_present: Callable[[str], bool]  # whether an inbox is there and mounted; blocks
+    wrong_tokens: WrongTokens = field(default_factory=WrongTokens)
     uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
 
     @property

@@ -10,6 +10,8 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from speakeasyd.server.guard import IS_HEAD
+
 BLOCK = 1 << 16  # bytes
 
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})")
@@ -32,7 +34,7 @@ class OpenFileResponse(Response):
             start, end = self._choose_range(Headers(scope=scope))
             self.headers["content-length"] = str(max(0, end - start))
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if scope["method"] != "HEAD":
+            if not scope.get(IS_HEAD):
                 await self._send_bytes(start, end, send)
             await send({"type": "http.response.body", "body": b""})
         finally:

@@ -463,3 +463,24 @@ def test_ctrl_c_in_a_query_says_that_it_was_interrupted(ledger: Desk) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert "interrupted" in ledger.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--json"]])
+def test_config_show_tells_no_secret(desk: Desk, tmp_path: Path, arguments: list[str]) -> None:
+    file = tmp_path / "speakeasyd.toml"
+    file.write_text(
+        """
+        [server]
+        token = "hidden-token-1234567"
+        [notify]
+        apprise = ["ntfy://hidden-topic"]
+        webhooks = [
+            { url = "https://me:hidden-pass@one.example/", secret = "hidden-secret" },
+            { url = "https://two.example/hidden-path" },
+            { url = "https://three.example/?key=hidden-key" },
+        ]
+        """
+    )
+    assert desk.says("config", "show", "--config", str(file), *arguments) == 0
+    assert "hidden" not in desk.out
+    assert all(host in desk.out for host in ("one.example", "two.example", "three.example"))

@@ -520,3 +520,13 @@ async def test_stopping_in_the_middle_leaves_no_command_behind(tmp_path: Path) -
         await asyncio.wait_for(it.notifier.stop(), PATIENCE_S)
         assert [row["status"] for row in await it.deliveries()] == ["pending"], "the next start runs it again"
     await eventually(lambda: not any(_runs(int(pid)) for pid in pids.read_text().split()), "both to be gone")
+
+
+async def test_a_login_in_the_address_is_sent_as_basic_authentication(tmp_path: Path, receiver: Receiver) -> None:
+    receiver.url = receiver.url.replace("http://", "http://me:p%40ss%3Aword@")
+    async with desk(tmp_path, **web(receiver)) as it:
+        await one_done_one_failed(it.ledger)
+        await it.turn()
+    headers, _ = receiver.got[0]
+    assert headers["authorization"] == f"Basic {base64.b64encode(b'me:p@ss:word').decode()}"
+    assert "@" not in headers["host"]

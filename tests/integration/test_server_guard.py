@@ -13,7 +13,8 @@ from websockets.sync.client import connect
 
 from speakeasyd.config import ServerSettings
 from speakeasyd.server.guard import Guard
-from tests.served import Served, serving
+from speakeasyd.server.wrong_tokens import ADDRESSES, LONGEST_DELAY_S, WrongTokens
+from tests.served import Served, serving, until
 
 pytestmark = pytest.mark.real
 ENTRY = "a secret of tests, long enough"
@@ -36,7 +37,7 @@ def test_other_names_for_this_machine_are_refused(served: Served, host: str) -> 
 
 
 def test_the_machine_may_be_called_by_its_own_names() -> None:
-    guard = Guard(lambda *_: None, ServerSettings(hosts=("Transcripts.example",)))  # type: ignore[arg-type, return-value]
+    guard = Guard(lambda *_: None, ServerSettings(hosts=("Transcripts.example",)), WrongTokens())  # type: ignore[arg-type, return-value]
     own = ["localhost", "127.0.0.1", "::1", "192.168.1.7", socket.gethostname().lower(), "transcripts.example"]
     assert [name for name in own if not guard._is_own(name)] == []
     assert not guard._is_own("example")
@@ -111,3 +112,48 @@ def test_a_browser_keeps_it_where_no_script_reads_it(closed: Served) -> None:
 def test_nobody_listens_to_the_world_without_a_token(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="token"):
         ServerSettings(host="0.0.0.0")  # noqa: S104
+
+
+def test_wrong_tokens_are_logged_with_their_sender_and_keep_nobody_out(closed: Served) -> None:
+    assert closed.client.get("/healthz", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert closed.post("/session", json={"token": "wrong"}).status_code == 401
+    until(lambda: "a wrong token came from 127.0.0.1" in closed.log, "the log line")
+    assert closed.client.get("/api/v1/status", headers={"Authorization": f"Bearer {ENTRY}"}).status_code == 200
+
+
+def test_each_wrong_token_from_one_network_waits_longer() -> None:
+    wrong = WrongTokens()
+    delays = [wrong._delay("192.0.2.1", float(now)) for now in range(10)]
+    assert delays == sorted(delays)
+    assert delays[-1] == LONGEST_DELAY_S
+    assert wrong._delay("192.0.2.2", 10.0) == delays[0]
+    assert wrong._delay("192.0.2.1", 100_000.0) == delays[0]
+    for number in range(2 * ADDRESSES):
+        wrong._delay(f"address {number}", 0.0)
+    assert len(wrong._by_address) == ADDRESSES
+
+
+def test_a_probe_without_the_token_hears_no_folders_and_no_words(closed: Served) -> None:
+    knows = {"Authorization": f"Bearer {ENTRY}"}
+    closed.post("/pause", json={"reason": "private words"}, headers=knows)
+    try:
+        assert "private words" in closed.client.get("/readyz", headers=knows).text
+        told = closed.client.get("/readyz")
+        assert told.status_code == 503
+        assert told.json()["checks"]["pause: person"] == "not ok"
+    finally:
+        closed.post("/resume", headers=knows)
+    folder = closed.inbox.rename(closed.root / "elsewhere")
+    try:
+        until(lambda: str(closed.inbox) in closed.client.get("/healthz", headers=knows).text, "the pause")
+        assert str(closed.root) not in closed.client.get("/healthz").text
+    finally:
+        folder.rename(closed.inbox)
+
+
+@pytest.mark.parametrize("path", ["/", "/static/app.js", "/healthz", "/api/v1/status", "/metrics", "/v1/models"])
+def test_head_is_get_without_a_body(served: Served, path: str) -> None:
+    asked, head = served.client.get(path), served.client.head(path)
+    assert (head.status_code, head.content) == (asked.status_code, b"")
+    assert head.headers["content-type"] == asked.headers["content-type"]
+    assert served.client.head("/api/v1/pause").status_code == 405

@@ -1,0 +1,57 @@
+"""Wrong tokens are logged, and answered more slowly the more of them come from one address.
+
+Only wrong answers wait: whoever has the token is never kept out, not even behind the same address.
+"""
+
+import asyncio
+import ipaddress
+import logging
+import time
+from dataclasses import dataclass
+
+FIRST_DELAY_S = 0.25  # seconds; doubles with each wrong token
+LONGEST_DELAY_S = 4.0
+FORGET_S = 600.0  # seconds without a wrong token after which an address begins anew
+ADDRESSES = 1000  # that are remembered
+NETWORK_BITS = 64  # of an IPv6 address: who has one has all the others of its network
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Failures:
+    count: int = 0
+    last: float = 0.0  # monotonic seconds
+
+
+class WrongTokens:
+    def __init__(self) -> None:
+        self._by_address: dict[str, _Failures] = {}
+
+    async def note(self, peer: str) -> None:
+        """Log one, and wait before it is answered."""
+        address = _network(peer)
+        log.warning("a wrong token came from %s", peer[:64])
+        await asyncio.sleep(self._delay(address, time.monotonic()))
+
+    def _delay(self, address: str, now: float) -> float:
+        failures = self._by_address.pop(address, _Failures())  # and to the end: the oldest are forgotten first
+        if now - failures.last > FORGET_S:
+            failures.count = 0
+        failures.count += 1
+        failures.last = now
+        self._by_address[address] = failures
+        if len(self._by_address) > ADDRESSES:
+            del self._by_address[next(iter(self._by_address))]
+        doublings = min(failures.count - 1, 10)
+        return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0**doublings)
+
+
+def _network(peer: str) -> str:
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return peer
+    if address.version == 4:
+        return peer
+    return str(ipaddress.ip_network((address, NETWORK_BITS), strict=False))
