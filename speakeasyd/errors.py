@@ -74,6 +74,10 @@ class LedgerError(SpeakeasyError):
     exit_status = 2
 
 
+class LedgerDenied(LedgerError):
+    """This user may not read the ledger, or not change it."""
+
+
 class LedgerUnwritable(LedgerError):
     """The disk refused a write: full, read-only, or failing. Trying again later may help."""
 

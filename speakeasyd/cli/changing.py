@@ -8,6 +8,7 @@ from pathlib import Path
 from speakeasyd.clock import SystemClock
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.events import Hub
+from speakeasyd.ledger.access import require_readable, require_writable
 from speakeasyd.ledger.asking import LEDGER
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import holder
@@ -15,7 +16,8 @@ from speakeasyd.ledger.lock import holder
 
 @asynccontextmanager
 async def changing(state: Path) -> AsyncIterator[Ledger]:
-    """Raises LedgerError where there is no ledger."""
+    """Raises LedgerError where there is no ledger, LedgerDenied where this user may not change it."""
+    require_writable(state / LEDGER)
     ledger = await Ledger.open(state / LEDGER, clock=SystemClock(), hub=Hub())
     try:
         yield ledger
@@ -25,6 +27,7 @@ async def changing(state: Path) -> AsyncIterator[Ledger]:
 
 def wish(state: Path, what: str) -> None:
     """Leave a wish for the running daemon, which hears it within a second. Raises SpeakeasyError when there is none."""
+    require_readable(state / LEDGER)
     if holder(state) is None:
         raise SpeakeasyError("no daemon is running", hint="`speakeasyd run` starts one.")
     asyncio.run(_leave(state, what))

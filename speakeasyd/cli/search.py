@@ -1,19 +1,17 @@
 """`speakeasyd search`"""
 
-import asyncio
 import re
 from dataclasses import asdict
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.changing import changing
 from speakeasyd.cli.output import position, print_json, print_rows
+from speakeasyd.ledger.asking import LEDGER
 from speakeasyd.ledger.reading import Row
-from speakeasyd.ledger.search import TIME, Filters, Hit
+from speakeasyd.ledger.search import TIME, Filters, Hit, search_file
 
 
 class Channel(StrEnum):
@@ -51,9 +49,11 @@ def command(
     settings = given.settings(config, given.Flags(state=state))
     side = None if channel is None else list(Channel).index(channel)
     filters = Filters(since=since, until=until, batch=batch, preset=preset, channel=side)
-    hits = asyncio.run(_search(settings.state, " ".join(words), limit, filters))
+    hits = search_file(settings.state / LEDGER, " ".join(words), limit, filters)
     if as_json:
         print_json([asdict(hit) for hit in hits])
+    elif not hits:
+        typer.echo("found nowhere", err=True)
     else:
         print_rows([_row(hit) for hit in hits], by_line=by_line, header=False)
     return 0 if hits else 1
@@ -61,8 +61,3 @@ def command(
 
 def _row(hit: Hit) -> Row:
     return {"job": f"job {hit.job_id}", "path": hit.path, "at": position(hit.start), "text": hit.snippet.strip()}
-
-
-async def _search(state: Path, words: str, limit: int, filters: Filters) -> list[Hit]:
-    async with changing(state) as ledger:
-        return await ledger.search(words, limit=limit, filters=filters)

@@ -3,9 +3,10 @@
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.advice import what_to_do
 from speakeasyd.domain.job import Status
 from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL, WarningKind
+from speakeasyd.host.users import may_read
 from speakeasyd.inbox.rules import Rules
 from speakeasyd.ledger.asking import LEDGER, ask
 from speakeasyd.ledger.lock import holder
@@ -35,10 +37,23 @@ _WATCHED = """
     SELECT substr(key, length('inbox ') + 1) AS name, json_extract(value, '$.path') AS path FROM state
     WHERE key LIKE 'inbox %'
 """
+_UNREADABLE = """
+    SELECT place.value AS place FROM state, json_each(state.value, '$.unreadable') AS place
+    WHERE state.key = :key
+"""
 _SOURCE = """
     SELECT job_status.inbox, jobs.path_raw FROM artifacts JOIN jobs ON jobs.id = artifacts.job_id
     JOIN job_status USING (job_id) WHERE outbox || '/' || artifacts.path = :file
 """
+
+
+class Presence(Enum):
+    """Whether a file is there, as far as the user who asks can tell."""
+
+    THERE = "there"
+    ABSENT = "absent"
+    HIDDEN = "hidden"
+    """In a folder that this user may not look into."""
 
 
 @dataclass(slots=True)
@@ -89,17 +104,52 @@ def investigate(settings: Settings, file: Path) -> Known:
     path = os.fsencode(file.relative_to(inbox.path).as_posix())
     known.inbox = inbox.name
     known.jobs = _ask(settings, _JOBS, inbox.name, path)
+    presence = _presence(file)
     ignored = _why_ignored(settings, inbox, file, path)
     if ignored:
         known.facts.append(f"it is ignored: {ignored}")
     for arrival in _ask(settings, _ARRIVAL, inbox.name, path):
         known.facts.append(f"seen since {local(arrival['since'])}, {arrival['size']} bytes: {arrival['reason']}")
-    if not ignored and file.exists() and not known.is_known:
+    denied = "" if ignored or known.jobs else _why_denied(settings, inbox, file, path)
+    if denied:
+        known.facts.append(denied)
+    if presence is Presence.HIDDEN:
+        known.facts.append("you may not look at it yourself")
+    elif not ignored and presence is Presence.THERE and not known.is_known:
         known.facts.append("it is in the inbox and has no job yet")
-    if file.exists() and known.jobs and (kept := _why_kept(inbox, known.jobs[-1])):
+    if presence is Presence.THERE and known.jobs and (kept := _why_kept(inbox, known.jobs[-1])):
         known.facts.append(kept)
-    known.next = _next(settings, known, ignored=bool(ignored), there=file.exists())
+    if known.jobs:
+        known.next = _next_of(known.jobs[-1], up=bool(holder(settings.state)))
+    else:
+        known.next = _next(settings, ignored=bool(ignored), denied=bool(denied), presence=presence)
     return known
+
+
+def _presence(file: Path) -> Presence:
+    try:
+        file.lstat()
+    except PermissionError:
+        return Presence.HIDDEN
+    except OSError:
+        return Presence.ABSENT
+    return Presence.THERE
+
+
+def _why_denied(settings: Settings, inbox: InboxSettings, file: Path, path: bytes) -> str:
+    """What keeps the daemon from reading it, as far as it said so or the permissions tell; empty for nothing."""
+    above = {parent.as_posix() for parent in file.relative_to(inbox.path).parents}
+    for row in _ask_rows(settings, _UNREADABLE, {"key": f"inbox {inbox.name}"}):
+        place = str(row["place"])
+        if place in above or place == path.decode("utf-8", "backslashreplace"):
+            return f"the daemon may not look into {inbox.path / place}"
+    up = holder(settings.state)
+    if up is None:
+        return ""
+    parts = [file, *file.parents]
+    outside_in = reversed(parts[: parts.index(inbox.path)])
+    denied = next((part for part in outside_in if may_read(up.pid, part) is False), None)
+    return f"the daemon's user may not read {denied}" if denied else ""
 
 
 def _why_kept(inbox: InboxSettings, job: Row) -> str:
@@ -140,24 +190,26 @@ def _investigate_outside(settings: Settings, file: Path, known: Known) -> None:
 
 def _why_ignored(settings: Settings, inbox: InboxSettings, file: Path, path: bytes) -> str | None:
     parents = [file, *file.parents]
-    links = [place for place in parents[: parents.index(inbox.path)] if place.is_symlink()]
+    links = [place for place in parents[: parents.index(inbox.path)] if os.path.islink(place)]  # noqa: PTH114 - never raises
     if links:
         return f"{links[-1]} is a symbolic link, and links are not followed"
-    if file.exists() and not stat.S_ISREG(file.lstat().st_mode):
+    if _presence(file) is Presence.THERE and not stat.S_ISREG(file.lstat().st_mode):
         return "it is not a regular file"
     return Rules.for_inbox(settings, inbox).why_ignored(path)
 
 
-def _next(settings: Settings, known: Known, *, ignored: bool, there: bool) -> str:
-    if known.jobs:
-        return _next_of(known.jobs[-1], up=bool(holder(settings.state)))
+def _next(settings: Settings, *, ignored: bool, denied: bool, presence: Presence) -> str:
     if ignored:
         return "Nothing, unless the name or the configuration changes."
-    if not there:
+    if presence is Presence.ABSENT:
         return "There is no such file; nothing was ever seen of it."
+    if denied:
+        return "Let the daemon's user read it: it is taken a few seconds after that, without being touched."
     if not holder(settings.state):
         return "The daemon is down. Start it: speakeasyd run"
-    return f"It is taken once it has been still for {settings.watch.settle_s:g} s, at the next scan at the latest."
+    condition = "If it is there and the daemon may read it, it" if presence is Presence.HIDDEN else "It"
+    settle_s = settings.watch.settle_s
+    return f"{condition} is taken once it has been still for {settle_s:g} s, at the next scan at the latest."
 
 
 def _waits(job: Row) -> bool:
@@ -192,11 +244,16 @@ def _next_of(job: Row, *, up: bool) -> str:
 
 
 def _ask(settings: Settings, sql: str, inbox: str, path: object) -> list[Row]:
-    return ask(settings.state, sql, {"inbox": inbox, "path": path}) if _has_ledger(settings) else []
+    return _ask_rows(settings, sql, {"inbox": inbox, "path": path})
+
+
+def _ask_rows(settings: Settings, sql: str, parameters: Mapping[str, object]) -> list[Row]:
+    return ask(settings.state, sql, parameters) if _has_ledger(settings) else []
 
 
 def _has_ledger(settings: Settings) -> bool:
-    return (settings.state / LEDGER).exists()
+    """Raises LedgerDenied where this user may not even see that."""
+    return _presence(settings.state / LEDGER) is not Presence.ABSENT
 
 
 def _print(known: Known) -> None:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Self
 
 from speakeasyd.clock import iso
 from speakeasyd.durable import create_private
-from speakeasyd.errors import StartError
+from speakeasyd.errors import LedgerDenied, StartError
 
 FILE_NAME = "daemon.lock"
 TRIES = 4
@@ -28,6 +28,8 @@ if sys.platform == "win32":
         file.seek(FAR)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
+    _share = _take
+
     def _let_go(file: BinaryIO) -> None:
         file.seek(FAR)
         msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
@@ -37,6 +39,10 @@ else:
 
     def _take(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _share(file: BinaryIO) -> None:
+        """Refused while somebody has taken it. Those who only look do not keep each other from it."""
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _let_go(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -111,17 +117,25 @@ class LedgerLock:
 def holder(state: Path) -> Holder | None:
     """Who works on this state folder now, for those who only want to know.
 
-    The lock is tried only where there is a signature: one without a lock is what a killed daemon leaves.
+    The lock is tried only where there is a signature: one without a lock is what a killed daemon leaves. Reading is
+    enough for that. Raises LedgerDenied where this user may not even read it: then nobody knows.
     """
     try:
-        file = (state / FILE_NAME).open("r+b")
+        file = (state / FILE_NAME).open("rb")
+    except FileNotFoundError:
+        return None
+    except PermissionError as error:
+        raise LedgerDenied(
+            f"this user may not read {state / FILE_NAME}, which tells whether a daemon runs",
+            hint="Ask as the user of the daemon, or as one of its group.",
+        ) from error
     except OSError:
         return None
     with file:
         signed = _signature(file)
         if signed:
             try:
-                _take(file)
+                _share(file)
             except OSError:
                 return signed
             _let_go(file)

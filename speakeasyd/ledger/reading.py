@@ -4,16 +4,15 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
 from speakeasyd.errors import LedgerError, LedgerHeld, QueryError, QueryTimeout
+from speakeasyd.ledger.access import is_held, open_for_reading
 from speakeasyd.ledger.locks import describe_hold
-from speakeasyd.ledger.pairing import refuse_foreign_log
 
-BUSY_S = 5.0  # seconds to wait where a read must wait at all
 STEP = 20_000  # instructions of SQLite's machine between two looks at the clock
 
 _READS = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE})
@@ -137,7 +136,8 @@ def read(path: Path, sql: str, parameters: Parameters = (), *, limit_s: float | 
     there is no ledger at `path`.
     """
     budget = QueryBudget(limit_s) if limit_s is not None else QueryBudget.current()
-    with closing(_connect(path)) as connection, budget.applied_to(connection), _alarm(limit_s, budget):
+    with open_for_reading(path) as connection, budget.applied_to(connection), _alarm(limit_s, budget):
+        connection.set_authorizer(_allow)
         try:
             cursor = connection.execute(sql, parameters)
             names = [column[0] for column in cursor.description or ()]
@@ -147,7 +147,7 @@ def read(path: Path, sql: str, parameters: Parameters = (), *, limit_s: float | 
                 raise interrupt from error
             if str(error) == "interrupted":  # by what Ctrl-C raised inside the progress handler, which SQLite swallows
                 raise KeyboardInterrupt from error
-            if _is_held(error):
+            if is_held(error):
                 raise LedgerHeld(describe_hold(path)) from error
             raise _explained(error) from error
 
@@ -167,21 +167,6 @@ def _alarm(limit_s: float | None, budget: QueryBudget) -> Iterator[None]:
         timer.cancel()
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    refuse_foreign_log(path)
-    try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=BUSY_S)
-        connection.execute("PRAGMA query_only = ON")
-        connection.execute("SELECT 1 FROM sqlite_master")
-    except sqlite3.Error as error:
-        if _is_held(error):
-            raise LedgerHeld(describe_hold(path)) from error
-        hint = "" if path.exists() else "It is made when the daemon first starts. Is the state folder the right one?"
-        raise LedgerError(f"cannot read the ledger {path}: {error}", hint=hint) from error
-    connection.set_authorizer(_allow)
-    return connection
-
-
 def _allow(action: int, argument: str | None, _value: str | None, _database: str | None, _source: str | None) -> int:
     match action:
         case sqlite3.SQLITE_PRAGMA:
@@ -193,10 +178,6 @@ def _allow(action: int, argument: str | None, _value: str | None, _database: str
         case _:
             allowed = action in _READS
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
-
-
-def _is_held(error: Exception) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _explained(error: Exception) -> QueryError:

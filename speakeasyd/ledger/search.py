@@ -4,10 +4,13 @@ import re
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, StaticPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
 
-from speakeasyd.errors import QueryError
+from speakeasyd.errors import LedgerError, QueryError
+from speakeasyd.ledger.access import open_for_reading
 
 RANKED = 5_000  # matches that are put in order of how well they fit; of more, the newest come first
 PASSED = 1_000  # segments of no interest that are read past as quickly as another look into the index is taken
@@ -92,6 +95,17 @@ class _Stretch:
     last: int
     low: int
     high: int
+
+
+def search_file(path: Path, words: str, limit: int, filters: Filters = EVERYTHING) -> list[Hit]:
+    """As `search`, beside a running daemon or without one; needs no right to write. Raises LedgerError."""
+    with open_for_reading(path) as file:
+        engine = create_engine("sqlite://", creator=lambda: file, poolclass=StaticPool)
+        try:
+            with engine.connect() as connection:
+                return search(connection, words, limit, filters)
+        except DBAPIError as error:
+            raise LedgerError(f"the ledger {path} cannot be searched: {error.orig}") from error
 
 
 def search(connection: Connection, words: str, limit: int, filters: Filters = EVERYTHING) -> list[Hit]:

@@ -1,0 +1,199 @@
+"""Commands for whom the ledger is not writable, or not readable: they read what can be read, and say what is denied."""
+
+import asyncio
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from speakeasyd.clock import SystemClock
+from speakeasyd.ledger.lock import LedgerLock, holder
+from tests.ledgers import a_chunk, a_file, finish, opened
+from tests.permissions import Deny, deny, restricted
+
+__all__ = ["deny"]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+
+QUESTIONS = (
+    ["status"],
+    ["jobs"],
+    ["show", "1"],
+    ["sql", "SELECT count(*) AS n FROM job_status"],
+    ["search", "morning"],
+    ["why", "inbox/talk.mp3", "--inbox", "inbox", "--outbox", "outbox"],
+)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state folder whose ledger was closed in good order: no `-wal`, no `-shm`."""
+    folder = tmp_path / "state"
+    folder.mkdir()
+    (tmp_path / "inbox").mkdir()
+
+    async def fill() -> None:
+        async with opened(folder / "ledger.db", clock=SystemClock()) as ledger:
+            await ledger.add([a_file("talk.mp3")])
+            [job] = await ledger.claim(1)
+            await ledger.record([(job.id, job.token, a_chunk(0, " Good morning."))])
+            await finish(ledger, job)
+
+    asyncio.run(fill())
+    return folder
+
+
+def ask(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [*restricted(), sys.executable, "-m", "speakeasyd", *words, "--state", str(state)]
+    return subprocess.run(command, cwd=state.parent, capture_output=True, text=True, timeout=90, check=False)
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda words: words[0])
+def test_questions_need_no_right_to_write(state: Path, deny: Deny, question: list[str]) -> None:
+    for file in state.iterdir():
+        deny(file, 0o444)
+    deny(state, 0o555)
+    done = ask(state, *question)
+    assert done.returncode == (1 if question[0] == "status" else 0), done.stderr
+    assert "unable to open" not in done.stdout + done.stderr
+
+
+@pytest.fixture
+def in_use(state: Path) -> Iterator[sqlite3.Connection]:
+    """The ledger is open elsewhere, with a change that is in its log alone."""
+    connection = sqlite3.connect(state / "ledger.db", isolation_level=None)
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("UPDATE jobs SET path = 'renamed.mp3'")
+    yield connection
+    connection.close()
+
+
+def test_what_is_in_the_log_alone_is_read_without_the_right_to_write(
+    state: Path, in_use: sqlite3.Connection, deny: Deny
+) -> None:
+    for file in state.iterdir():
+        deny(file, 0o444)
+    deny(state, 0o555)
+    assert "renamed.mp3" in ask(state, "sql", "SELECT path FROM job_status").stdout
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_log_whose_index_cannot_be_used_is_never_left_out(
+    state: Path, in_use: sqlite3.Connection, deny: Deny, tmp_path: Path, is_there: bool
+) -> None:
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    for name in ("ledger.db", "ledger.db-wal", *(["ledger.db-shm"] if is_there else [])):
+        shutil.copyfile(state / name, killed / name)
+        deny(killed / name, 0 if name.endswith("-shm") else 0o444)
+    deny(killed, 0o555)
+    assert "renamed.mp3" in ask(killed, "sql", "SELECT path FROM job_status").stdout
+
+
+def test_a_log_that_may_not_be_read_is_told(state: Path, in_use: sqlite3.Connection, deny: Deny) -> None:
+    deny(state / "ledger.db-wal")
+    deny(state / "ledger.db-shm")
+    done = ask(state, "sql", "SELECT path FROM job_status")
+    assert done.returncode == 2
+    assert "this user may not read" in done.stderr
+    assert "ledger.db-wal" in done.stderr
+
+
+@pytest.mark.parametrize("change", [["pause"], ["resume"], ["retry", "1"], ["cancel", "1"], ["config", "reload"]])
+def test_changes_without_the_right_to_write_are_not_allowed(state: Path, deny: Deny, change: list[str]) -> None:
+    with LedgerLock(state):
+        for file in state.iterdir():
+            deny(file, 0o444)
+        deny(state, 0o555)
+        done = ask(state, *change)
+    assert done.returncode == 2
+    assert "this user may not change" in done.stderr
+    assert "disk" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["status"], ["pause"], ["jobs"], ["retry", "1"], ["search", "morning"]])
+def test_a_state_folder_that_may_not_be_looked_into(state: Path, deny: Deny, command: list[str]) -> None:
+    deny(state)
+    done = ask(state, *command)
+    assert done.returncode == 2
+    assert f"this user may not look into {state}" in done.stderr
+    assert "down" not in done.stdout
+
+
+def test_a_daemon_is_seen_by_those_who_may_only_read(state: Path, deny: Deny) -> None:
+    with LedgerLock(state):
+        deny(state / "daemon.lock", 0o444)
+        deny(state, 0o555)
+        done = ask(state, "status")
+        assert done.returncode == 0
+        assert f"process {os.getpid()}" in done.stdout
+        assert holder(state)
+
+
+def test_looking_at_the_lock_keeps_nobody_from_looking(state: Path) -> None:
+    with LedgerLock(state):
+        signed = (state / "daemon.lock").read_bytes()
+    (state / "daemon.lock").write_bytes(signed or b'{"pid": 1, "host": "h", "started_at": "2026-01-01T00:00:00Z"}')
+    assert holder(state) is None
+
+
+def test_no_ledger_and_no_state_folder_are_two_things(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert "there is no ledger" in ask(tmp_path / "empty", "jobs").stderr
+    assert "there is no state folder" in ask(tmp_path / "nowhere", "jobs").stderr
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root may mount")
+def test_a_read_only_mount(state: Path, tmp_path: Path) -> None:
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    made = subprocess.run(["mount", "--bind", str(state), str(mounted)], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("this system lets root mount nothing")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(mounted)], check=True)
+        for question in QUESTIONS:
+            done = ask(mounted, *question)
+            assert done.returncode == (1 if question[0] == "status" else 0), done.stderr
+        done = ask(mounted, "retry", "1")
+        assert "is on a read-only filesystem" in done.stderr
+    finally:
+        subprocess.run(["umount", str(mounted)], check=True)
+
+
+def test_why_of_a_file_that_the_asker_may_not_look_at(state: Path, deny: Deny) -> None:
+    inbox = state.parent / "inbox"
+    places = ["--inbox", str(inbox), "--outbox", str(state.parent / "outbox")]
+    (inbox / "closed").mkdir()
+    (inbox / "closed" / "a.mp3").write_bytes(b"x")
+    (inbox / "secret.mp3").write_bytes(b"x")
+    deny(inbox / "secret.mp3")
+    deny(inbox / "closed")
+    done = ask(state, "why", str(inbox / "closed" / "a.mp3"), *places)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "you may not look at it yourself" in done.stdout
+    done = ask(state, "why", str(inbox / "secret.mp3"), *places)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "it is in the inbox and has no job yet" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root may run a process as another user")
+def test_what_another_user_may_read(tmp_path: Path) -> None:
+    from speakeasyd.host.users import may_read
+
+    nobody = 65534
+    with subprocess.Popen(["sleep", "60"], user=nobody, group=nobody, extra_groups=[]) as process:
+        file = tmp_path / "a.mp3"
+        file.write_bytes(b"x")
+        for mode, allowed in ((0o600, False), (0o640, False), (0o644, True)):
+            file.chmod(mode)
+            assert may_read(process.pid, file) is allowed
+        os.chown(file, nobody, 0)
+        file.chmod(0o400)
+        assert may_read(process.pid, file) is True
+        process.kill()
