@@ -9,6 +9,7 @@ hidden file, and the next start gives it its name back.
 import errno
 import filecmp
 import hashlib
+import logging
 import os
 import re
 import secrets
@@ -25,6 +26,8 @@ from speakeasyd.openness import find_holder
 from speakeasyd.outbox.root import Root
 from speakeasyd.outbox.trouble import explained
 from speakeasyd.safe_open import FolderHandle, open_below
+
+log = logging.getLogger(__name__)
 
 NOTE = ".why.txt"  # ends the name of the note beside a failed source
 _ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.speakeasyd-aside", re.DOTALL)
@@ -51,14 +54,20 @@ def discard(root: Path, ended: Ended) -> Kept | None:
     return None
 
 
-def restore_aside(root: Path) -> None:
-    """Give files that a crash left under their hidden names their own names back."""
+def restore_aside(root: Path) -> bool:
+    """Give files that a crash left under their hidden names their own names back. False: the inbox is not there."""
+    if not root.is_dir():
+        return False
     for place, _, names in os.walk(root):  # does not follow links
         for name in names:
             if found := _ASIDE.fullmatch(name):
                 folder = PurePath(place).relative_to(root).as_posix()
-                with FolderHandle.open(root, "" if folder == "." else folder) as handle:
-                    _put_back(handle, name, found[1])
+                try:
+                    with FolderHandle.open(root, "" if folder == "." else folder) as handle:
+                        _put_back(handle, name, found[1])
+                except OSError as error:
+                    log.warning("%s cannot get its name back: %s", Path(place, name), error)
+    return True
 
 
 class Shelf(Root):

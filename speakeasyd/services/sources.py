@@ -55,17 +55,17 @@ class Sources(Service):
         self._failed = {inbox.name: Shelf(inbox.failed) for inbox in settings.inboxes if inbox.failed}
 
     async def run_once(self) -> float:
-        concerned = [one for one in self._inboxes.values() if one.sources != "keep" or one.failed]
-        await asyncio.gather(*(self._run_inbox(inbox) for inbox in concerned))
+        await asyncio.gather(*(self._run_inbox(inbox) for inbox in self._inboxes.values()))
         return self._period_s
 
     async def _run_inbox(self, inbox: InboxSettings) -> None:
         """One that does not answer keeps no other waiting for longer than the deadline."""
         threads = self._threads[inbox.name]
         try:
-            if inbox.name not in self._restored:
-                await threads.run_within(SCAN_S, restore_aside, inbox.path)
+            if inbox.name not in self._restored and await threads.run_within(SCAN_S, restore_aside, inbox.path):
                 self._restored.add(inbox.name)
+            if inbox.sources == "keep" and not inbox.failed:
+                return
             sightings = await threads.run_within(SCAN_S, self._scan, inbox)
         except TimeoutError:
             return  # the lookout tells
