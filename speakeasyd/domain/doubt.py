@@ -19,6 +19,7 @@ _ENOUGH_SPEECH_S = 5.0  # seconds of speech that are needed to call a text spars
 _FASTEST = 22.0  # letters a second of speech; of ordinary readers, one in a hundred says 19
 _SLACK_S = 0.5  # seconds by which detected speech may be shorter than what was spoken
 _OVERRUN_S = 0.5  # seconds behind the end of the speech at which no text can begin
+_WORDS_BEFORE = 30  # of the text before that are looked at
 _CONFIRMING_SHARE = 0.65  # of the repeated words; a text that has them once has about half
 _UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _LETTERS_PER_WORD = 2  # in scripts that write words without spaces
@@ -46,6 +47,7 @@ class Evidence:
     cut_off: bool = False  # the decoder ran into its limit of tokens
     passages: tuple[Passage, ...] = ()
     speech_end: float | None = None  # seconds in the clip; None: unknown
+    said: str = ""  # the text before it, which the decoder may repeat
 
     @property
     def compression_ratio(self) -> float:
@@ -93,7 +95,7 @@ def find_doubts(evidence: Evidence) -> frozenset[Doubt]:
         Doubt.REPETITIVE: evidence.compression_ratio > _REPETITIVE,
         Doubt.UNSURE: unsure,
         Doubt.SPARSE: sparse_text,
-        Doubt.REPEATED: bool(find_repeated_phrase(evidence.text)),
+        Doubt.REPEATED: bool(_repeated_phrase(evidence)),
         Doubt.HURRIED: _hurried(evidence),
         Doubt.OVERRUN: _overruns(evidence),
     }
@@ -131,18 +133,20 @@ def _unconfirmed_doubts(evidence: Evidence, others: Sequence[Evidence]) -> froze
 
 
 def _confirms_repetition(evidence: Evidence, other: Evidence) -> bool:
-    """Whether another text of the same clip has the repeated words as often, or as many words.
+    """Whether another text of the same clip has the repeated words about as often.
 
-    They need not be the same words: decoded in another way, they often differ a little.
+    Decoded in another way, they often differ a little: if the whole repetition is in the text, as
+    many words are enough.
     """
     if not _IMPOSSIBLE.isdisjoint(find_doubts(evidence) | find_doubts(other)):
         return False
-    phrase = find_repeated_phrase(evidence.text)
+    phrase = _repeated_phrase(evidence)
     words, others = Counter(_words(evidence.text)), Counter(_words(other.text))
     expected = sum(words[word] for word in set(phrase))
     found = sum(min(words[word], others[word]) for word in set(phrase))
     missing = words.total() - others.total()
-    return found >= _CONFIRMING_SHARE * expected or missing < len(phrase) / 2
+    as_many_words = missing < len(find_repeated_phrase(evidence.text)) / 2
+    return as_many_words or found >= _CONFIRMING_SHARE * expected
 
 
 def sparse(evidence: Evidence) -> bool:
@@ -155,20 +159,33 @@ def silent(evidence: Evidence) -> bool:
     return evidence.no_speech_prob > _SILENCE and evidence.avg_logprob < _GUESS
 
 
-def find_repeated_phrase(text: str) -> tuple[str, ...]:
+def _repeated_phrase(evidence: Evidence) -> tuple[str, ...]:
+    return find_repeated_phrase(evidence.text, said=evidence.said)
+
+
+def find_repeated_phrase(text: str, said: str = "") -> tuple[str, ...]:
     """The words of the first phrase that stands more than once in a row, as no speaker means it; else empty.
 
     Single words and pairs are often repeated on purpose ("no, no, no"): they must stand in a row more often.
+    The phrase may begin in what was said before the text.
     """
-    words = list(_words(text))
+    before = list(_words(said))[-_WORDS_BEFORE:]
+    words = [*before, *_words(text)]
     for length in range(1, len(words) // 2 + 1):
         run = 0  # words that equal the one `length` before, in a row
         for index in range(length, len(words)):
             run = run + 1 if words[index] == words[index - length] else 0
+            if run < length or index < len(before):
+                continue
             phrase = words[index - length + 1 : index + 1]
-            if run and run >= length * (_least_count(phrase) - 1):
+            if run >= length * (_least_count(phrase) - 1) and not _is_periodic(phrase):
                 return tuple(phrase)
     return ()
+
+
+def _is_periodic(phrase: Sequence[str]) -> bool:
+    """Whether the phrase is itself a shorter one several times."""
+    return any(phrase[period:] == phrase[:-period] for period in range(1, len(phrase) // 2 + 1))
 
 
 def _least_count(phrase: Sequence[str]) -> int:

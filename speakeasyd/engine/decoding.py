@@ -292,9 +292,10 @@ class Decoder:
         frames = self.window(clip.samples.size, plan.way)
         prompt = self.prompt(plan, said)
         tried = [first]
+        evidence = [replace(first.evidence, said=said)]
         calls = [(frames, prompt, plan.way.search)]
         for way in plan.ladder:
-            if settled([hypothesis.evidence for hypothesis in tried]):
+            if settled(evidence):
                 break
             frames = self.window(clip.samples.size, way)
             prompt = self.prompt(plan, said) if way.prompted else plan.start
@@ -302,8 +303,8 @@ class Decoder:
             if call not in calls:  # the same call gives the same text
                 calls.append(call)
                 tried.extend(self.attempt([clip], [prompt], way))
-        best = choose([hypothesis.evidence for hypothesis in tried])
-        return tried[best], len(tried) - 1
+                evidence.append(replace(tried[-1].evidence, said=said))
+        return tried[choose(evidence)], len(tried) - 1
 
     def _segments(
         self,

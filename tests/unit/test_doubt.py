@@ -80,7 +80,7 @@ def test_one_looping_passage_is_found_in_a_long_text() -> None:
         "an exact imitation, which are an exact imitation, which are an exact imitation.",
         "The box? Could you open the box? Could you open the box?",
         "and cried, and cried, and cried, and cried",
-        "no " * 8,
+        "no " * 9,
         "Es ist ein Jammer, es ist ein Jammer.",
         "это очень хорошо, это очень хорошо",
         "どうもありがとうございます。どうもありがとうございます。",
@@ -95,7 +95,7 @@ def test_a_phrase_said_again_at_once_is_found(text: str) -> None:
     [
         "No, no, no, I said no.",
         "very good, very good, very good",
-        "ha ha ha ha ha",
+        "ha ha ha ha ha ha ha",
         "It was the best of times, it was the worst of times.",
         "one two three four five six seven eight nine ten",
         "nine, nine, four, four, four, one, one",
@@ -107,6 +107,18 @@ def test_a_phrase_said_again_at_once_is_found(text: str) -> None:
 )
 def test_what_people_do_say_is_no_repeated_phrase(text: str) -> None:
     assert find_repeated_phrase(text) == ()
+
+
+def test_a_phrase_repeated_from_the_text_before_is_found() -> None:
+    said = "Nobody had opened the box. Could you please let me out of the box?"
+    text = "Could you please let me out of the box?"
+    assert find_repeated_phrase(text, said=said)
+    assert not find_repeated_phrase("Who is there?", said=said + text)
+    first = say(text, said=said)
+    assert find_doubts(first) == {Doubt.REPEATED}
+    other = say("I said who is there.", speech_s=first.speech_s, said=said, avg_logprob=-0.5)
+    assert choose([first, other]) == 1
+    assert choose([first, replace(first, avg_logprob=-0.4)]) == 0
 
 
 def test_a_repetition_that_another_way_confirms_is_kept() -> None:
