@@ -306,7 +306,12 @@ class Daemon:
         except ImportError as error:
             log.info("no page and no API (%s): pip install 'speakeasyd[server]'", error)
             return
-        recorder = Recorder(folder=self._settings.upload_inbox.path, tell=to_hub(self._main_loop, self.hub))
+        recorder = Recorder(
+            folder=self._settings.upload_inbox.path,
+            tell=to_hub(self._main_loop, self.hub),
+            is_present=lambda: self._intake.is_present(self._settings.upload_inbox.name),
+            spare=self._settings.state / "recordings",
+        )
         self._stack.push_async_callback(asyncio.to_thread, recorder.stop)
         server = serving.Server(
             current=lambda: self._settings,

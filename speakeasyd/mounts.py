@@ -1,10 +1,14 @@
 """What kind of filesystem a folder is on, what those kinds cannot do, and whether it is mounted still."""
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePath
 
 import psutil
+
+FSTAB = Path("/etc/fstab")
 
 Mount = tuple[PurePath, str]  # where, and the type of filesystem
 
@@ -37,10 +41,31 @@ class Anchor:
         if not self._folder.is_dir():
             return False
         mount = mount_point(self._folder)
+        if self._mount is None and _awaits_mount(self._folder, mount):
+            return False
         if self._mount and len(mount.parts) < len(self._mount.parts):
             return False
         self._mount = mount
         return True
+
+
+def _awaits_mount(folder: Path, mount: Path) -> bool:
+    """Whether the system's table names this very folder as a mount point, and nothing is mounted on it.
+
+    After a start nothing else tells it from an empty folder.
+    """
+    return folder != mount and folder in _configured_mounts()
+
+
+def _configured_mounts() -> Iterator[Path]:
+    """The mount points of /etc/fstab, mounted or not."""
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = FSTAB.read_text("utf-8", "replace").splitlines()
+    for line in lines:
+        words = line.split()
+        if len(words) > 1 and not words[0].startswith("#") and words[1].startswith("/"):
+            yield Path(re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), words[1]))
 
 
 def mount_point(folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Records from a microphone into an inbox: start, stop, and what is going on."""
 
 import array
+import errno
 import logging
 import threading
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from speakeasyd.recorder.take import Take, rescue
 RING_S = 20.0  # seconds of audio that wait in memory while the disk does not answer
 LOOK_S = 0.05  # seconds between two looks into the ring
 LEVEL_S = 0.1  # seconds between two words about the level
+PRESENT_S = 2.0  # seconds between two looks at whether the folder is still there
+GONE = "the inbox is gone, or no longer mounted"
 SILENT_S = 5.0  # seconds without a block after which the device counts as gone
 
 NO_LIMITS = Limits()
@@ -60,9 +63,16 @@ class Recorder:
         tell: Tell = lambda _event: None,
         source: Callable[[str | int | None], Source] = Microphone,
         clock: Clock | None = None,
+        is_present: Callable[[], bool] = lambda: True,
+        spare: Path | None = None,
     ) -> None:
-        """`folder`: the inbox, or a folder in it."""
+        """`folder`: the inbox, or a folder in it. `is_present`: whether that is there, and mounted; may block.
+
+        `spare`: a folder for recordings that the inbox takes no more.
+        """
         self._folder = folder
+        self._is_present = is_present
+        self._spare = spare
         self._tell = tell
         self._source = source
         self._clock = clock or SystemClock()
@@ -87,9 +97,18 @@ class Recorder:
         with self._lock:
             if self.active:
                 raise RecorderBusy("a recording is under way", hint="Stop it first.")
+            if not self._is_present():
+                raise FileNotFoundError(errno.ENOENT, GONE, str(self._folder))
             for rescued in rescue(self._folder):
                 log.warning("a recording that was cut off is in the inbox now: %s", rescued)
-            session = _Session(self._source(device), limits, tell=self._tell, clock=self._clock)
+            session = _Session(
+                self._source(device),
+                limits,
+                tell=self._tell,
+                clock=self._clock,
+                is_present=self._is_present,
+                spare=self._spare,
+            )
             session.begin(self._folder)
             self._session = session
             return session.state
@@ -112,12 +131,23 @@ class Recorder:
 class _Session(threading.Thread):
     """One recording. The audio thread only puts blocks into the ring; this one does all the rest."""
 
-    def __init__(self, source: Source, limits: Limits, *, tell: Tell, clock: Clock) -> None:
+    def __init__(
+        self,
+        source: Source,
+        limits: Limits,
+        *,
+        tell: Tell,
+        clock: Clock,
+        is_present: Callable[[], bool],
+        spare: Path | None,
+    ) -> None:
         super().__init__(name="recorder", daemon=True)
         self._source = source
         self._limits = limits
         self._tell_all = tell
         self._clock = clock
+        self._is_present = is_present
+        self._spare = spare
         self._frame = source.channels * SAMPLE_BYTES  # bytes
         self._ring = Ring(int(RING_S * source.rate) * self._frame)
         self._lost = 0  # blocks that found no room, or came after a gap; only the audio thread counts
@@ -135,6 +165,7 @@ class _Session(threading.Thread):
             self._source.start(self._hear)
         except BaseException:
             self._take.discard()
+            self._take.close()
             raise
         self._change("started", phase=Phase.RECORDING, began_at=iso(began))
         self.start()
@@ -161,7 +192,7 @@ class _Session(threading.Thread):
 
     def _listen(self) -> tuple[str, bool]:
         """Write until it is over. Returns why, "" if it was asked for, and whether that is a failure."""
-        told = last_block = self._clock.monotonic()
+        told = last_block = looked = self._clock.monotonic()
         while not self.leave.wait(LOOK_S):
             now = self._clock.monotonic()
             alive = self._source.alive  # asked first: what came before its end is written
@@ -170,6 +201,10 @@ class _Session(threading.Thread):
             elif not alive or now - last_block > SILENT_S:
                 return f"{self._source.name} gives no more audio; was it unplugged?", True
             self._count_lost()
+            if now - looked >= PRESENT_S:
+                looked = now
+                if not (self._is_present() and self._take.is_reachable):
+                    return GONE, True
             if now - told >= LEVEL_S:
                 told = now
                 self._tell_level()
@@ -207,7 +242,10 @@ class _Session(threading.Thread):
         try:
             file = self._published()
         except OSError as error:
-            file, reason, broken = None, f"{reason} {error}".strip(), True
+            file = self._saved()
+            reason, broken = f"{reason}; {error}".strip("; "), True
+        finally:
+            self._take.close()
         self._change(
             "failed" if broken else "stopped",
             phase=Phase.FAILED if broken else Phase.IDLE,
@@ -222,6 +260,16 @@ class _Session(threading.Thread):
             return str(self._take.publish())
         self._take.discard()
         return None
+
+    def _saved(self) -> str | None:
+        """Where it is kept instead; None: nowhere, and the log has said why."""
+        if self._spare is None:
+            return None
+        try:
+            return str(self._take.save_to(self._spare))
+        except (OSError, ValueError):
+            log.exception("the recording cannot be kept in %s either", self._spare)
+            return None
 
     def _change(self, what: str, **changes: object) -> None:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # by the names of its fields

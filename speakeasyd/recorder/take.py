@@ -1,5 +1,7 @@
 """One recording as a file: under a temporary name while it grows, then durable under its own."""
 
+import os
+import shutil
 import time
 from contextlib import suppress
 from datetime import datetime
@@ -7,8 +9,9 @@ from pathlib import Path
 from typing import Self
 
 from speakeasyd.domain.recording import SAMPLE_BYTES, stem
-from speakeasyd.durable import settle, settle_folder
+from speakeasyd.durable import draft, make_folders, settle, settle_folder
 from speakeasyd.recorder.libraries import soundfile
+from speakeasyd.safe_open import POSIX, FolderHandle
 
 ENDING = ".flac"
 GROWING = ".recording"  # with a dot in front and this at the end, no inbox takes it for an arrival
@@ -17,26 +20,51 @@ ABANDONED_S = 60.0  # seconds without growth after which a growing file belongs 
 
 
 class Take:
-    """16-bit FLAC. Raises OSError when the disk refuses, RecorderUnavailable without libsndfile."""
+    """16-bit FLAC. Raises OSError when the disk refuses, RecorderUnavailable without libsndfile.
 
-    def __init__(self, *, folder: Path, name: str, rate: int, channels: int) -> None:
+    Its folder stays open until the end: what was recorded is published there even if the folder has meanwhile been
+    unmounted or moved.
+    """
+
+    def __init__(self, *, folder: FolderHandle, name: str, rate: int, channels: int) -> None:
         library = soundfile()
-        self._final = folder / f"{name}{ENDING}"
-        self._growing = folder / f".{name}{ENDING}{GROWING}"
+        self._folder = folder
+        self._name = name
+        self._growing = f".{name}{ENDING}{GROWING}"
         self._bytes_per_s = rate * channels * SAMPLE_BYTES
         self._unsettled = 0
-        self._growing.touch(exist_ok=False)  # nobody else is recording under this name
-        self._flac = library.SoundFile(str(self._growing), "w", rate, channels, "PCM_16", format="FLAC")
+        self._file = folder.create_file(self._growing)  # nobody else is recording under this name
+        place = self._file.fileno() if POSIX else str(folder.path / self._growing)
+        try:
+            self._flac = library.SoundFile(place, "w", rate, channels, "PCM_16", format="FLAC", closefd=False)
+        except BaseException:
+            self._file.close()
+            folder.remove_file(self._growing)
+            raise
 
     @classmethod
     def begin(cls, folder: Path, *, began: datetime, rate: int, channels: int) -> Self:
         """Under the first name that is free."""
+        handle = FolderHandle.open(folder)
+        try:
+            return cls._begin_in(handle, stem(began), rate=rate, channels=channels)
+        except BaseException:
+            handle.close()
+            raise
+
+    @classmethod
+    def _begin_in(cls, folder: FolderHandle, wanted: str, *, rate: int, channels: int) -> Self:
         for number in range(1, 100):
-            name = stem(began) + (f" ({number})" if number > 1 else "")
-            if not (folder / f"{name}{ENDING}").exists():
+            name = f"{wanted} ({number})" if number > 1 else wanted
+            if not folder.has(f"{name}{ENDING}"):
                 with suppress(FileExistsError):
                     return cls(folder=folder, name=name, rate=rate, channels=channels)
-        raise FileExistsError(f"every name like {stem(began)} is taken in {folder}")
+        raise FileExistsError(f"every name like {wanted} is taken in {folder.path}")
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether the path of its folder still leads to it."""
+        return self._folder.is_at_its_path()
 
     def write(self, block: bytes) -> None:
         """Whole frames of interleaved 16-bit samples."""
@@ -54,20 +82,46 @@ class Take:
         self._close()
         with suppress(OSError):
             self._settle()
-        return _rename(self._growing, self._final)
+        if not POSIX:
+            self._file.close()  # an open file cannot be moved there
+        for number in range(1, 100):
+            name = f"{self._name} ({number}){ENDING}" if number > 1 else f"{self._name}{ENDING}"
+            if self._folder.move_to(self._growing, self._folder, name):
+                self._folder.sync()
+                return self._folder.path / name
+        raise FileExistsError(f"every name like {self._name} is taken in {self._folder.path}")
+
+    def save_to(self, folder: Path) -> Path:
+        """Copy what was recorded to another folder: its own takes it no more, or it was deleted there."""
+        make_folders(folder)
+        target = folder / f"{self._name}{ENDING}"
+        with draft(folder) as (path, file):
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, file, 1 << 20)
+            settle(file)
+            file.close()
+            path.rename(target)
+        settle_folder(folder)
+        return target
 
     def discard(self) -> None:
         """Nothing was recorded: leave no file."""
         self._close()
-        self._growing.unlink(missing_ok=True)
+        self._file.close()
+        with suppress(FileNotFoundError):
+            self._folder.remove_file(self._growing)
+
+    def close(self) -> None:
+        """Let go of the file and its folder. Idempotent."""
+        self._file.close()
+        self._folder.close()
 
     def _close(self) -> None:
         with suppress(RuntimeError):
             self._flac.close()
 
     def _settle(self) -> None:
-        with self._growing.open("rb+") as file:
-            settle(file)
+        os.fsync(self._file.fileno())
 
 
 def rescue(folder: Path) -> list[Path]:

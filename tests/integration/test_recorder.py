@@ -238,6 +238,54 @@ def test_a_killed_recording_is_rescued_by_the_next(studio: Studio) -> None:
     with soundfile.SoundFile(str(rescued)) as flac:
         assert flac.samplerate == RATE
         assert len(flac.read(RATE, dtype="int16")) == RATE
+    take._close()
+    take.close()
+
+
+def test_an_inbox_that_is_away_takes_no_recording(tmp_path: Path) -> None:
+    recorder = Recorder(folder=tmp_path, source=lambda _device: Played(), is_present=lambda: False)
+    with pytest.raises(FileNotFoundError, match="no longer mounted"):
+        recorder.start()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="an open folder cannot be moved there")
+@pytest.mark.parametrize("happens", ["unmounted", "moved", "deleted"])
+def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(tmp_path: Path, happens: str) -> None:
+    folder, spare, elsewhere = tmp_path / "inbox", tmp_path / "spare", tmp_path / "elsewhere"
+    folder.mkdir()
+    source, present, events = Played(), [True], list[Event]()
+    recorder = Recorder(
+        folder=folder,
+        tell=events.append,
+        source=lambda _device: source,
+        is_present=lambda: present[0],
+        spare=spare,
+    )
+    recorder.start()
+    source.play(tone(2.0))
+    until(lambda: recorder.state.seconds, "the audio to be written")
+    match happens:
+        case "unmounted":
+            present[0] = False
+        case "moved":
+            folder.rename(elsewhere)
+            folder.mkdir()
+        case "deleted":
+            shutil.rmtree(folder)
+
+    def goes_on() -> bool:
+        source.play(tone(0.05))
+        return recorder.active
+
+    until(lambda: not goes_on(), "the end of the recording")
+    assert recorder.state.phase is Phase.FAILED
+    assert "no longer mounted" in recorder.state.reason
+    where = {"unmounted": folder, "moved": elsewhere, "deleted": spare}[happens]
+    [file] = where.iterdir()
+    assert recorder.state.file
+    assert Path(recorder.state.file).name == file.name
+    assert len(soundfile.read(str(file), dtype="int16")[0]) >= 2 * RATE
 
 
 async def test_the_loop_hears_of_it_through_the_one_hand_over(tmp_path: Path) -> None:

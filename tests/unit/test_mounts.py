@@ -5,6 +5,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 
+from speakeasyd import mounts
 from speakeasyd.mounts import Anchor, deepest, filesystem
 
 MOUNTS = [
@@ -57,3 +58,18 @@ def test_an_empty_folder_that_a_mount_left_behind_is_away(tmp_path: Path, monkey
     assert not anchor.holds()
     mounted.add(inbox)
     assert anchor.holds()
+
+
+def test_a_mount_point_of_the_systems_table_must_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = tmp_path / "fstab"
+    monkeypatch.setattr(mounts, "FSTAB", table)
+    inbox = tmp_path / "my disk"
+    inbox.mkdir()
+    assert Anchor(inbox).holds(), "there is no such table"
+    table.write_text(
+        f"# a disk\nUUID=1 / ext4 defaults 0 1\nUUID=2 none swap sw 0 0\n/dev/sdb1 {tmp_path}/other ext4\n"
+    )
+    assert Anchor(inbox).holds()
+    escaped = str(inbox).replace(" ", "\\040")
+    table.write_text(f"/dev/sdb1 {escaped} ext4 noauto 0 0\n")
+    assert not Anchor(inbox).holds()
