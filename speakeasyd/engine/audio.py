@@ -4,6 +4,7 @@ Streaming: memory does not grow with the length of the file. What is done to a f
 in docs/architecture.md, "From a file to blocks".
 """
 
+import errno
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO
 
@@ -26,6 +27,7 @@ _READ_BUFFER = 1 << 17  # bytes
 _PYAV = int(av.__version__.partition(".")[0])
 # PyAV 19 has no such argument: it accepts any bytes in tags.
 _IGNORE_BAD_TAGS: dict[str, Any] = {"metadata_errors": "ignore"} if _PYAV < 19 else {}
+_MOST_FAILURES = 20  # of reading in a row, before the rest of the file is given up
 _BROADCAST = frozenset({"mpegts", "mpeg"})  # formats whose clock may start anew in the middle
 _CLOCK_FROM_ZERO = frozenset({"mov", "matroska"})  # their clock begins at 0, whatever comes first
 _LATEST_BEGINNING_S = 3600.0  # a later first sample is a broadcast's clock, not a late beginning
@@ -79,6 +81,7 @@ class Audio:
         self._written = 0  # samples on the timeline at the end of the last part
         self._jumps = 0
         self._lost_seconds = 0.0
+        self._broken_reads = 0
         self._unreadable_parts = 0
 
     def close(self) -> None:
@@ -117,20 +120,26 @@ class Audio:
 
     def _missing(self) -> MediaWarning | None:
         decoded, declared = self.decoded_seconds, self._declared
+        by_bytes = damage.seconds_of_bytes(self._layout.missing, self._source.size, decoded)
         if declared and damage.missing_seconds(self._format, declared, decoded):
-            text = f"cut or damaged: {decoded:.1f} s of {declared:.1f} s could be decoded"
+            text = f"{decoded:.1f} s of {declared:.1f} s could be decoded"
+            if self._layout.ends_well:  # nothing more is to come: it is missing in the middle
+                return MediaWarning(WarningKind.DAMAGED, f"damaged: {text}")
+            return MediaWarning(WarningKind.CUT, f"cut or damaged: {text}")
+        if by_bytes:
+            text = f"cut: the file ends early, after {decoded:.1f} s; about {by_bytes:.1f} s are missing"
             return MediaWarning(WarningKind.CUT, text)
-        missing = damage.seconds_of_bytes(self._layout.missing, self._source.size, decoded)
-        if missing:
-            text = f"cut: the file ends early, after {decoded:.1f} s; about {missing:.1f} s are missing"
-            return MediaWarning(WarningKind.CUT, text)
+        text = self._damage()
+        return MediaWarning(WarningKind.DAMAGED, f"damaged: {text}") if text else None
+
+    def _damage(self) -> str:
         if damage.is_noticeable(self._lost_seconds):
-            text = f"damaged: {self._lost_seconds:.1f} s could not be decoded and were left out"
-            return MediaWarning(WarningKind.DAMAGED, text)
+            return f"{self._lost_seconds:.1f} s could not be decoded and were left out"
+        if self._broken_reads:
+            return "the container is broken in places, and sound may be missing there"
         if self._unreadable_parts:
-            text = f"damaged: {self._unreadable_parts} of the joined files could not be decoded"
-            return MediaWarning(WarningKind.DAMAGED, text)
-        return None
+            return f"{self._unreadable_parts} of the joined files could not be decoded"
+        return ""
 
     def _repaired_header(self) -> MediaWarning | None:
         if not any(part.stale for part in self._layout.parts):
@@ -224,28 +233,45 @@ class Audio:
     def _frames(self, streams: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """Each frame with the number of its track. What cannot be decoded is counted and left out."""
         numbers = {stream.index: number for number, stream in enumerate(streams)}
-        packets = self._container.demux(*streams)
-        lost: Any = None  # the packet at fault
-        while True:
+        for packet in self._packets(streams):
             try:
-                lost = None
-                packet = next(packets, None)
-                if packet is None:
-                    return
-                lost = packet
                 frames = packet.decode()
             except av.FFmpegError:
-                self._lost_seconds += _packet_seconds(lost)
+                self._lost_seconds += _packet_seconds(packet)
                 continue
-            except OSError as error:
-                raise FileFault(ErrorCode.SOURCE_UNREADABLE, f"reading failed: {error.strerror}") from error
             number = numbers[packet.stream.index]
             for frame in frames:
                 yield number, frame
 
+    def _packets(self, streams: Sequence[Any]) -> Iterator[Any]:
+        """A container that is damaged is read on behind the damage, as long as that leads anywhere."""
+        failures = 0
+        packets = self._container.demux(*streams)
+        while True:
+            try:
+                packet = next(packets, None)
+            except (av.FFmpegError, OSError) as error:
+                if isinstance(error, OSError) and not _is_bad_seek(error):
+                    raise FileFault(ErrorCode.SOURCE_UNREADABLE, f"reading failed: {error.strerror}") from error
+                failures += 1
+                self._broken_reads += 1
+                if failures > _MOST_FAILURES:
+                    return
+                packets = self._container.demux(*streams)
+                continue
+            if packet is None:
+                return
+            failures = 0
+            yield packet
+
+
+def _is_bad_seek(error: OSError) -> bool:
+    """A damaged header led FFmpeg to a place that no file has: the file is at fault, not the disk."""
+    return error.errno == errno.EINVAL
+
 
 def _packet_seconds(packet: Any) -> float:
-    if packet is None or not packet.duration or packet.time_base is None:
+    if not packet.duration or packet.time_base is None:
         return 0.0
     return float(packet.duration * packet.time_base)
 
@@ -263,6 +289,8 @@ def _open(file: BinaryIO) -> Any:
     except av.FFmpegError as error:
         raise FileFault(ErrorCode.NOT_MEDIA, "no audio or video that can be opened") from error
     except OSError as error:
+        if _is_bad_seek(error):
+            raise FileFault(ErrorCode.NOT_MEDIA, "no audio or video that can be opened") from error
         raise FileFault(ErrorCode.SOURCE_UNREADABLE, f"reading failed: {error.strerror}") from error
     if container.format.name.endswith("_pipe"):
         container.close()

@@ -42,6 +42,7 @@ class Part:
 class Layout:
     parts: tuple[Part, ...]
     missing: int = 0  # bytes that the structure promises behind the end of the file
+    ends_well: bool = False  # the structure reaches exactly or nearly to the end of the file
     counts_frames: bool = False  # an MP3 that says how many frames it has, and is as long as it says
 
 
@@ -111,12 +112,18 @@ def survey(file: BinaryIO, size: int) -> Layout:
         promised = last.body + last.length if last.length < _UNKNOWN_RIFF_SIZE else 0
     elif head[:4] == _EBML_MAGIC:
         promised = _end_of_matroska(_read(file, 0, _PROBE_BYTES))
+    elif head[:4] == b".snd":
+        length = int.from_bytes(head[8:12], "big")
+        promised = int.from_bytes(head[4:8], "big") + length if length != _UNKNOWN_32 else 0
+    elif head[:4] == b"caff":
+        promised = _end_of_caf(file, size)
     elif head == _ASF_MAGIC:
         promised = _end_of_asf(_read(file, 0, _PROBE_BYTES))
     else:
         promised, counts_frames = _read_xing(file)
         counts_frames = counts_frames and (not promised or promised >= _SAME_LENGTH * size)
-    return Layout((Part(0, size),), max(0, promised - size), counts_frames)
+    ends_well = 0 < promised <= size
+    return Layout((Part(0, size),), max(0, promised - size), ends_well, counts_frames)
 
 
 # --- chunks: WAV, Wave64, AIFF ------------------------------------------------------------------
@@ -280,7 +287,7 @@ def _survey_ogg(file: BinaryIO, size: int) -> Layout:
         if first and content:
             starts.append(at)
         content = not first
-        missing = max(0, at + length - size)
+        missing = length if at + length > size else 0  # nothing of such a page can be decoded
         at += length
     ends = [*starts[1:], size]
     return Layout(tuple(Part(start, end) for start, end in zip(starts, ends, strict=True)), missing)
@@ -316,7 +323,8 @@ def _survey_mp4(file: BinaryIO, size: int) -> Layout:
         missing = max(0, at + length - size)
         at += length
     ends = [*starts[1:], size]
-    return Layout(tuple(Part(start, end) for start, end in zip(starts, ends, strict=True)), missing)
+    parts = tuple(Part(start, end) for start, end in zip(starts, ends, strict=True))
+    return Layout(parts, missing, ends_well=at == size)
 
 
 def _end_of_matroska(head: bytes) -> int:
@@ -327,6 +335,16 @@ def _end_of_matroska(head: bytes) -> int:
     width = 9 - head[at + 4].bit_length()
     value = int.from_bytes(head[at + 4 : at + 4 + width], "big") & ((1 << 7 * width) - 1)
     return 0 if value == (1 << 7 * width) - 1 else at + 4 + width + value
+
+
+def _end_of_caf(file: BinaryIO, size: int) -> int:
+    at = 8
+    while at + 12 <= size:
+        length = int.from_bytes(_read(file, at, 12)[4:], "big", signed=True)
+        if length < 0:  # to the end of the file
+            return 0
+        at += 12 + length
+    return at if at > size else 0
 
 
 def _end_of_asf(head: bytes) -> int:

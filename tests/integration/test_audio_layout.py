@@ -11,6 +11,7 @@ import pytest
 from speakeasyd.domain.transcript import WarningKind
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
 from speakeasyd.engine.source import Source
+from speakeasyd.errors import ErrorCode, FileFault
 
 SECOND = 2 * SAMPLE_RATE  # bytes of 16-bit mono
 
@@ -260,6 +261,11 @@ def test_nothing_to_hear_is_said(tmp_path: Path, value: float) -> None:
     assert WarningKind.SILENT in kinds
 
 
+def test_what_is_missing_in_the_middle_is_damage_not_a_cut(speech: Path) -> None:
+    assert decode(speech / "broken" / "corrupt_middle.mp3")[1] == {WarningKind.DAMAGED}
+    assert decode(speech / "broken" / "truncated.mp3")[1] == {WarningKind.CUT}
+
+
 def test_odd_files_that_people_have(speech: Path) -> None:
     expected = {
         "01_one_nan_sample.wav": (5.0, {WarningKind.REPAIRED}),
@@ -290,3 +296,29 @@ def test_odd_files_that_people_have(speech: Path) -> None:
         assert seconds(samples) == pytest.approx(length, abs=0.05), name
         assert found == kinds, name
         assert float(np.sqrt(np.mean(samples**2))) > 0.005, name
+
+
+def test_a_bad_seek_is_the_files_fault(tmp_path: Path) -> None:
+    """A length that leads before the beginning of the file."""
+    head = b"caff" + struct.pack(">HH", 1, 0)
+    description = struct.pack(">dIIIIII", 16_000.0, int.from_bytes(b"lpcm", "big"), 2, 2, 1, 1, 16)
+    chunks = b"desc" + struct.pack(">q", 32) + description + b"free" + struct.pack(">q", -4_000)
+    path = tmp_path / "a.caf"
+    path.write_bytes(head + chunks + bytes(4_000))
+    with pytest.raises(FileFault) as caught:
+        decode(path)
+    assert caught.value.code is not ErrorCode.SOURCE_UNREADABLE
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.au", "pcm_s16be"), ("a.caf", "pcm_s16be"), ("a.w64", "pcm_s16le")])
+def test_sizes_of_other_headers(tmp_path: Path, name: str, codec: str) -> None:
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
+        frame = av.AudioFrame.from_ndarray(voice(3.0)[np.newaxis].astype(np.int16), format="s16", layout="mono")
+        frame.sample_rate, frame.pts = SAMPLE_RATE, 0
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert (seconds(decode(path)[0]), decode(path)[1]) == (3.0, set())
+    path.write_bytes(path.read_bytes()[:-SECOND])
+    assert decode(path)[1] == {WarningKind.CUT}
