@@ -94,7 +94,7 @@ class StandIn:
         report = next(self._plays[job_id])
         if isinstance(report, TaskDone | TaskFailed):
             del self._plays[job_id]
-        self._hand.note(report)
+        self._hand.note(report, 0.0)
         self._hear(("cpu", report))
         return True
 
