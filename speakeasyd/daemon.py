@@ -14,6 +14,7 @@ from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, iso
 from speakeasyd.config import PoliteSettings, Settings, applied, reloadable
 from speakeasyd.domain.drained import Drained, Left
+from speakeasyd.domain.pausing import PERSON
 from speakeasyd.errors import ConfigError, LedgerError, QueryError
 from speakeasyd.events import Event, Hub
 from speakeasyd.host import notify, signals
@@ -34,7 +35,7 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.janitor import Janitor
 from speakeasyd.services.notifier import Notifier
 from speakeasyd.services.outboxes import Outboxes
-from speakeasyd.services.pauses import PERSON, Pauses
+from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.polite import Polite
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.sources import Sources
@@ -235,7 +236,7 @@ class Daemon:
             await self._pauses.restore()
         self._pool = self._new_pool()
         self._stack.enter_context(
-            signals.install(on_stop=self._leave.set, on_force=self._pool.kill, on_reload=self._reload.set)
+            signals.install(on_stop=self._begin_leaving, on_force=self._pool.kill, on_reload=self._reload.set)
         )
         self._sources = Sources(ledger=self._ledger, settings=self._settings, hub=self.hub, clock=self._clock)
         outboxes = Outboxes(inboxes=self._settings.inboxes, pauses=self._pauses)
@@ -353,6 +354,13 @@ class Daemon:
             await service.start(self._failures)
 
     # --- while it runs
+
+    def _begin_leaving(self) -> None:
+        self._leave.set()
+        grace_s = self._settings.recovery.stop_grace_s
+        log.info(
+            "stopping: chunks in flight are finished, for %g s at most; ask again (Ctrl-C) to stop at once", grace_s
+        )
 
     async def _hear(self) -> None:
         """Pass every event on; a person's wish comes as one, too."""

@@ -57,9 +57,9 @@ class SpeakeasyError(Exception):
 
 
 class ConfigError(SpeakeasyError):
-    """The configuration has a wrong key or value."""
+    """The configuration has a wrong key or value. Trying again without a change is of no use to a supervisor."""
 
-    exit_status = 2
+    exit_status = 78  # EX_CONFIG of sysexits.h
 
 
 class StartError(SpeakeasyError):

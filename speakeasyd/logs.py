@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -36,7 +37,8 @@ def set_up(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     stream = stream or sys.stderr
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
     handler = CountingHandler(stream)
-    handler.setFormatter(HumanFormatter() if human else JsonFormatter())
+    formatter = HumanFormatter() if human else JsonFormatter()
+    handler.setFormatter(JournalFormatter(formatter) if _is_journal(stream) else formatter)
     handler.addFilter(_name_job)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -79,6 +81,32 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return escape_json(json.dumps(line, ensure_ascii=False, default=str))
+
+
+class JournalFormatter(logging.Formatter):
+    """Puts the priority before each line, as systemd's journal reads it: see sd-daemon(3)."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        super().__init__()
+        self._formatter = formatter
+
+    def format(self, record: logging.LogRecord) -> str:
+        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
+        return "\n".join(f"<{priority}>{line}" for line in self._formatter.format(record).splitlines())
+
+
+_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+"""The numbers of syslog."""
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether the stream goes to systemd's journal, which names its device and inode."""
+    named = os.environ.get("JOURNAL_STREAM", "")
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return named == f"{found.st_dev}:{found.st_ino}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ def check(
     file: Annotated[Path | None, typer.Argument(metavar="FILE", help="In place of the one in use.")] = None,
     config: given.Config = None,
 ) -> int:
-    """Say what is wrong with the configuration. Exit status: 0 all is well, 2 something is wrong."""
+    """Say what is wrong with the configuration. Exit status: 0 all is well, 78 something is wrong."""
     loaded = given.loaded(file or config)
     print_text(f"{_named(loaded)}: all is well")
     return 0

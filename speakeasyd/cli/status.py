@@ -22,6 +22,7 @@ from speakeasyd.ledger.overview import Snapshot, take
 from speakeasyd.ledger.reading import Row
 
 EVERY_S = 1.0  # seconds between two looks
+_BY_ITSELF = "It goes on by itself once that is over."
 _BAR = 28  # characters
 
 
@@ -66,7 +67,8 @@ def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
     yield _head(snapshot)
     yield _counts(snapshot)
     for cause, reason in snapshot.pauses.items():
-        yield Text(f"paused ({cause}): {reason}. It goes on by itself once that is over.", style="bold yellow")
+        until = "It lasts until `speakeasyd resume`." if cause in snapshot.held_by_person else _BY_ITSELF
+        yield Text(f"paused ({cause}): {reason}. {until}", style="bold yellow")
     for name, error in snapshot.failures.items():
         yield Text(f"failing ({name}): {error}", style="bold red")
     if snapshot.batches:

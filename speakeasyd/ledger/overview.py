@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from speakeasyd.clock import iso
+from speakeasyd.domain.pausing import ends_by_itself
 from speakeasyd.ledger.asking import LEDGER, ask
 from speakeasyd.ledger.lock import Holder, holder
 from speakeasyd.ledger.locks import find_long_hold
@@ -72,6 +73,7 @@ class Snapshot:
     ended: list[Row]  # the latest
     workers: list[Row]
     pauses: dict[str, str]  # cause and reason
+    held_by_person: list[str]  # those of the causes that do not end by themselves
     failures: dict[str, str]  # what does not work just now, and why
     inboxes: list[Row]
     waiting: list[Row]  # arrivals that do not settle
@@ -87,6 +89,7 @@ def take(state: Path) -> Snapshot:
     now = datetime.now(UTC)
     recently = {"since": iso(now - RECENT)}
     speed = _speed(state, now, up.up_s if up else WINDOW_S)
+    pauses = _pauses(state, said, up) if up else {}
     return Snapshot(
         daemon=up,
         version=said.get("daemon", {}).get("version", ""),
@@ -96,7 +99,8 @@ def take(state: Path) -> Snapshot:
         in_work=ask(state, _IN_WORK),
         ended=ask(state, _ENDED, recently),
         workers=said.get("workers", []) if up else [],
-        pauses=_pauses(state, said, up) if up else {},
+        pauses=pauses,
+        held_by_person=[cause for cause in pauses if not ends_by_itself(cause)],
         failures=said.get("failures", {}) if up else {},
         inboxes=_inboxes(said),
         waiting=ask(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),

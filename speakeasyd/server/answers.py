@@ -184,6 +184,8 @@ class Overview(Answer):
     left_s: float | None
     """Seconds until the queue is empty."""
     pauses: dict[str, str]
+    held_by_person: list[str]
+    """Causes of pauses that do not end by themselves: they last until `resume`."""
     failures: dict[str, str]
     """What does not work just now, and why."""
     workers: list[dict[str, object]]

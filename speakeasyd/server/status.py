@@ -8,10 +8,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, Field
 
+from speakeasyd.domain.pausing import PERSON
 from speakeasyd.ledger.overview import take
 from speakeasyd.server.answers import Batches, Hours, Overview, Paused
 from speakeasyd.server.parts import Lent, Parts
-from speakeasyd.services.pauses import PERSON
 
 router = APIRouter(tags=["status"])
 

@@ -5,12 +5,12 @@ import logging
 from collections.abc import Mapping
 
 from speakeasyd.clock import Clock, iso
+from speakeasyd.domain.pausing import PERSON
 from speakeasyd.errors import LedgerError, LedgerUnwritable
 from speakeasyd.events import Event, Hub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.overview import LEDGER_PAUSE
 
-PERSON = "person"
 LEAVING = (PERSON, "hours", "memory", "vram")
 """The causes for which work under way is given back as well, to go on later where it was."""
 

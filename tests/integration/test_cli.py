@@ -132,7 +132,7 @@ def test_an_expected_error_is_a_sentence_and_a_hint(desk: Desk) -> None:
 def test_a_wrong_configuration_stops_every_command(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "wrong.toml"
     file.write_text("[watch]\nsetle_s = 1")
-    assert desk.says("status", "--config", str(file)) == 2
+    assert desk.says("status", "--config", str(file)) == 78
     assert f"{file}: there is no key watch.setle_s; did you mean settle_s?" in desk.err
 
 
@@ -365,13 +365,13 @@ def test_config_init_check_show_path(desk: Desk, tmp_path: Path) -> None:
     assert desk.says("config", "init", "--stdout") == 0
     assert desk.out == (REPOSITORY / "config" / "speakeasyd.toml").read_text(encoding="utf-8")
     file.write_text("[log]\nlevel = 'loud'")
-    assert desk.says("config", "check", str(file)) == 2
+    assert desk.says("config", "check", str(file)) == 78
 
 
 def test_flags_choose_one_inbox_of_several(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "two.toml"
     file.write_text("[[inboxes]]\nname='a'\npath='a'\noutbox='x'\n[[inboxes]]\nname='b'\npath='b'\noutbox='y'\n")
-    assert desk.says("once", "--config", str(file), "--outbox", str(desk.outbox)) == 2
+    assert desk.says("once", "--config", str(file), "--outbox", str(desk.outbox)) == 78
     assert "there are several inboxes" in desk.err
     places = ["--inbox", str(tmp_path / "nowhere"), "--state", str(desk.state)]
     assert desk.says("once", "--config", str(file), *places) == 2
@@ -484,3 +484,20 @@ def test_config_show_tells_no_secret(desk: Desk, tmp_path: Path, arguments: list
     assert desk.says("config", "show", "--config", str(file), *arguments) == 0
     assert "hidden" not in desk.out
     assert all(host in desk.out for host in ("one.example", "two.example", "three.example"))
+
+
+@pytest.mark.parametrize(
+    ("cause", "says", "never"),
+    [("person", "until `speakeasyd resume`", "by itself"), ("outbox in", "It goes on by itself", "resume")],
+)
+def test_status_says_which_pauses_end_by_themselves(ledger: Desk, cause: str, says: str, never: str) -> None:
+    async def note() -> None:
+        async with opened(ledger.state / "ledger.db", clock=SystemClock()) as open_ledger:
+            await open_ledger.set_state("pauses", {cause: "for a reason"})
+
+    asyncio.run(note())
+    with LedgerLock(ledger.state):
+        assert ledger.asks("status") == 0
+        assert says in ledger.out
+        assert never not in ledger.out
+        assert ledger.gets("status")["held_by_person"] == (["person"] if cause == "person" else [])

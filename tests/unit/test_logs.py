@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,3 +202,14 @@ def test_the_lines_that_are_remembered_are_bounded() -> None:
         logger.info("line %d", number)
     assert len(handler._seen) <= 1000
     assert stream.getvalue().count("\n") == 5000
+
+
+def test_lines_for_the_journal_have_a_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "journal").open("w+") as stream:
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        logs.set_up(LogSettings(format="human"), stream=stream)
+        logging.getLogger("speakeasyd").warning("look")
+        logging.getLogger("speakeasyd").info("fine")
+        stream.seek(0)
+        assert [line[:3] for line in stream] == ["<4>", "<6>"]

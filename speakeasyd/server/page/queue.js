@@ -122,7 +122,7 @@ export function open(main, { asked, status }) {
     latest = now;
     redraw(
       summary,
-      { counts: now.counts, pauses: now.pauses, speed: now.speed, left_s: now.left_s, progress: overall(now.batches) },
+      { counts: now.counts, pauses: now.pauses, held_by_person: now.held_by_person, speed: now.speed, left_s: now.left_s, progress: overall(now.batches) },
       summed,
     );
     const hidden = now.in_work.filter((job) => !rows.has(job.job_id));
@@ -155,7 +155,7 @@ function overall(batches) {
   return total ? left.reduce((sum, batch) => sum + batch.progress * batch.total, 0) / total : null;
 }
 
-function* summed({ counts, speed, left_s: seconds, pauses, progress }) {
+function* summed({ counts, speed, left_s: seconds, pauses, held_by_person: held = [], progress }) {
   const left = counts.pending + counts.processing;
   yield h(
     "p",
@@ -177,7 +177,7 @@ function* summed({ counts, speed, left_s: seconds, pauses, progress }) {
     yield h(
       "p",
       { class: "pause" },
-      `Paused: ${reason}${cause === "person" ? "" : ". It goes on by itself once that is over"}`,
+      `Paused: ${reason}${held.includes(cause) ? "" : ". It goes on by itself once that is over"}`,
     );
   }
 }
