@@ -33,7 +33,7 @@ def refused(file: Path, text: str, environ: Mapping[str, str] | None = None) -> 
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load(file, environ=environ or {})
-    assert caught.value.exit_status == 2
+    assert caught.value.exit_status == 78
     return str(caught.value)
 
 
