@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -117,3 +118,35 @@ def test_a_ledger_that_is_deleted_holds_no_stop(served: Served) -> None:
     until(lambda: "paused (ledger)" in served.log, "the pause")
     assert served.upload(("new.wav", b"RIFF new")).status_code == 503
     assert served.client.get("/healthz").status_code == 503
+
+
+def may_mount(folder: Path) -> bool:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return False
+    tried = subprocess.run(("mount", "-t", "tmpfs", "tmpfs", str(folder)), check=False, capture_output=True)
+    return tried.returncode == 0
+
+
+def test_nothing_goes_below_a_mount_point_that_is_not_mounted(served: Served) -> None:
+    if not may_mount(served.inbox):
+        pytest.skip("it takes the right to mount")
+    mounted = True
+    try:
+        first = until(lambda: (answer := served.upload(("a.wav", b"RIFF a"))).is_success and answer, "an upload")
+        assert (served.inbox / first.json()["files"][0]["path"]).is_file()
+        # The daemon has seen the new filesystem: it was asked whether the inbox is there.
+        subprocess.run(("umount", "-l", str(served.inbox)), check=True)
+        mounted = False
+        assert served.upload(("b.wav", b"RIFF b")).status_code == 503
+        form = {"files": {"file": ("c.wav", b"RIFF c")}, "data": {"model": "whisper-1"}}
+        assert served.client.post("/v1/audio/transcriptions", **form).status_code == 503
+        assert served.post("/recorder/start").status_code == 503
+        assert not list(served.inbox.iterdir())
+        until(lambda: "inbox inbox" in served.get("/status")["pauses"], "the pause")
+        assert may_mount(served.inbox)
+        mounted = True
+        until(lambda: "inbox inbox" not in served.get("/status")["pauses"], "the end of the pause")
+        assert served.upload(("b.wav", b"RIFF b")).status_code == 201
+    finally:
+        if mounted:
+            subprocess.run(("umount", "-l", str(served.inbox)), check=True)
