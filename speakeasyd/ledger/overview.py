@@ -1,6 +1,7 @@
 """What people see of the daemon at one moment, as the ledger and the daemon's lock tell it."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,6 +50,11 @@ _ADVANCE = """
     )
 """
 """How far files have come, silence included, and since when."""
+_WORKED = """
+    SELECT max(started_at, :began) AS since, min(coalesce(finished_at, :now), :now) AS until FROM jobs
+    WHERE started_at < :now AND (finished_at > :began OR status = 'processing')
+"""
+"""When jobs were in work since then."""
 _LEFT = """
     SELECT coalesce(sum(coalesce(container_seconds, size * :seconds_per_byte) * (1 - progress)), 0) AS seconds
     FROM jobs WHERE status IN ('pending', 'processing')
@@ -127,8 +133,22 @@ def _speed(state: Path, now: datetime, up_s: float) -> float | None:
     advance = ask(state, _ADVANCE, {"since": iso(since), "until": iso(now)})[0]
     if not advance["seconds"]:
         return None
-    took = (now - datetime.fromisoformat(str(advance["began"]))).total_seconds()
-    return float(str(advance["seconds"])) / max(took, LEAST_S)
+    spans = [
+        (str(row["since"]), str(row["until"]))
+        for row in ask(state, _WORKED, {"began": advance["began"], "now": iso(now)})
+    ]
+    return float(str(advance["seconds"])) / max(_covered_s(spans), LEAST_S)
+
+
+def _covered_s(spans: Iterable[tuple[str, str]]) -> float:
+    """Seconds that lie in at least one of these spans of time: without those in which nothing was to be done."""
+    total, reached = 0.0, ""
+    for since, until in sorted(spans):
+        if until > reached:
+            start = datetime.fromisoformat(max(since, reached))
+            total += (datetime.fromisoformat(until) - start).total_seconds()
+            reached = until
+    return total
 
 
 def _left(state: Path, speed: float | None) -> float | None:
