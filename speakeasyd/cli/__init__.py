@@ -73,12 +73,12 @@ def _app(arguments: Sequence[str]) -> typer.Typer:
     app = typer.Typer(
         help="Drop audio into a folder, get transcripts out of another.",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    words = arguments or _words_to_complete()
+    wanted = next((word for word in words if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         command: Any = import_module(f"{__name__}.{name}").command if name == wanted else _not_imported
         if isinstance(command, typer.Typer):
@@ -86,6 +86,12 @@ def _app(arguments: Sequence[str]) -> typer.Typer:
         else:
             app.command(name, short_help=summary)(command)
     return app
+
+
+def _words_to_complete() -> Sequence[str]:
+    """What was typed so far, when a shell asks for completions."""
+    line = os.environ.get("_TYPER_COMPLETE_ARGS") or os.environ.get("COMP_WORDS", "")
+    return line.split()[1:]
 
 
 def _not_imported() -> int:

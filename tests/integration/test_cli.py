@@ -501,3 +501,15 @@ def test_status_says_which_pauses_end_by_themselves(ledger: Desk, cause: str, sa
         assert says in ledger.out
         assert never not in ledger.out
         assert ledger.gets("status")["held_by_person"] == (["person"] if cause == "person" else [])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="bash")
+@pytest.mark.parametrize(
+    ("words", "offered"), [("speakeasyd st", {"status"}), ("speakeasyd search --li", {"--limit", "--line"})]
+)
+def test_bash_is_told_how_words_may_go_on(words: str, offered: set[str]) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_SPEAKEASYD_COMPLETE": "complete_bash"}
+    program = "import sys; sys.argv = ['speakeasyd']; from speakeasyd.cli import main; main()"
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, timeout=60, check=True)
+    assert set(done.stdout.split()) == offered
