@@ -44,7 +44,7 @@ def find_current(same_path: Sequence[Known]) -> Known | None:
 
 
 def find_settled(same_path: Sequence[Known]) -> list[Known]:
-    """The versions that need no new job when they are seen: the current one, and attempts that came after it.
+    """The versions that need no new job when they are seen: the current one, and attempts after it; newest first.
 
     An earlier one that comes back is a new version.
     """
@@ -52,7 +52,8 @@ def find_settled(same_path: Sequence[Known]) -> list[Known]:
     if current is None:
         return []
     newest = current.job_id or 0
-    return [known for known in same_path if known.sha256 == current.sha256 or (known.job_id or 0) > newest]
+    settled = [known for known in same_path if known.sha256 == current.sha256 or (known.job_id or 0) > newest]
+    return sorted(settled, key=lambda known: known.job_id or 0, reverse=True)
 
 
 def decide(new: NewJob, *, same_path: Sequence[Known], same_bytes: Iterable[Known]) -> Decision:

@@ -141,3 +141,28 @@ async def test_waiting_arrivals_replace_those_of_the_same_inbox(ledger: Ledger) 
     await ledger.waiting("other", [growing])
     await ledger.waiting("inbox", [])
     assert [row["inbox"] for row in await ledger.rows("SELECT inbox FROM arrivals")] == ["other"]
+
+
+async def test_an_earlier_version_that_is_moved_back_is_new_once(ledger: Ledger) -> None:
+    """It has its old size, times and inode: only the order of the versions tells."""
+    one, two = a_file("a.wav", "one"), a_file("a.wav", "two")
+    sighting = Sighting(one.path, one.signature)
+    for file in (one, two):
+        [job] = await claimed(ledger, file)
+        await finish(ledger, job, " text")
+    assert await ledger.unknown("inbox", [sighting]) == [sighting]
+    [added] = await ledger.add([one])
+    assert (added.job_id, added.status) == (3, Status.PENDING)
+    assert await ledger.unknown("inbox", [sighting]) == []
+    assert await ledger.add([one]) == [added]
+
+
+async def test_a_failed_newer_version_leaves_the_earlier_one_current(ledger: Ledger) -> None:
+    one, two = a_file("a.wav", "one"), a_file("a.wav", "two")
+    [job] = await claimed(ledger, one)
+    await finish(ledger, job, " text")
+    [bad] = await claimed(ledger, two)
+    await ledger.fail(bad.id, bad.token, code="not_media", error="no audio")
+    sightings = [Sighting(file.path, file.signature) for file in (one, two)]
+    assert await ledger.unknown("inbox", sightings) == []
+    assert [added.job_id for added in await ledger.add([one])] == [job.id]
