@@ -111,9 +111,14 @@ def _can_be_read(frame: Any) -> bool:
     return not frame.format.is_planar or frame.layout.nb_channels <= _PLANES_THAT_CAN_BE_READ
 
 
+def _is_planar(frame: Any) -> bool:
+    return bool(frame.format.is_planar or frame.layout.nb_channels == 1)
+
+
 def _to_samples(frame: Any, scale: float) -> Samples:
-    if frame.layout.nb_channels == 1 and frame.format.bytes == 4 and scale == 1.0:
-        return np.frombuffer(frame.planes[0], np.float32, frame.samples)[np.newaxis]
+    if scale == 1.0 and frame.format.name in {"fltp", "flt"} and _is_planar(frame):
+        count = frame.samples  # read here, since `to_ndarray` takes twice as long for short frames
+        return np.array([np.frombuffer(plane, np.float32, count) for plane in frame.planes])
     samples = frame.to_ndarray()
     if not frame.format.is_planar:
         samples = samples.reshape(-1, frame.layout.nb_channels).T
