@@ -65,6 +65,13 @@ _NOISE = (
 )
 
 
+def _check_origin(text: str) -> str:
+    scheme, separator, host = text.lower().rstrip("/").partition("://")
+    if not scheme or not separator or not host or "/" in host or "*" in host:
+        raise ValueError(f"an origin is a scheme and a name, such as 'app://obsidian.md', not {text!r}")
+    return f"{scheme}://{host}"
+
+
 class Table(BaseModel):
     """Each key has its default and, below it, one line of why: also the words of `speakeasyd.toml` and of the docs."""
 
@@ -270,6 +277,8 @@ class ServerSettings(Table):
     """What clients must know, at least 16 characters: `Authorization: Bearer ...`; the page asks for it."""
     hosts: tuple[str, ...] = ()
     """Further names by which clients may call this machine, such as those of a reverse proxy."""
+    origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
+    """Pages and desktop programs of other origins that may use the API: `["app://obsidian.md"]`."""
     inbox: str | None = Field(None, examples=["inbox"])
     """The name of the inbox that uploads and recordings from the page go to; the first, if not set."""
     upload_mb: int = Field(4096, ge=1)

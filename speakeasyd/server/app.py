@@ -1,5 +1,6 @@
 """The application: its routes, its page, and the guard around both."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -7,6 +8,7 @@ from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from speakeasyd import __version__
@@ -17,6 +19,7 @@ from speakeasyd.server.problems import RESPONSES, Refused
 
 PAGE = Path(__file__).parent / "page"
 WEEK_S = 7 * 24 * 3600
+PREFLIGHT_S = 600  # seconds for which a browser remembers what it was told before a request
 
 router = APIRouter()
 
@@ -43,7 +46,20 @@ def application(parts: Parts) -> ASGIApp:
     app.include_router(health.router)
     app.get("/", include_in_schema=False)(_page)
     app.mount("/static", StaticFiles(directory=PAGE))
-    return Guard(app, parts.settings.server, parts.wrong_tokens)
+    guarded = Guard(app, parts.settings.server, parts.wrong_tokens)
+    origins = parts.settings.server.origins
+    return _allow_origins(guarded, origins) if origins else guarded
+
+
+def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
+    """Answers what browsers ask before a request from another origin; the guard judges the request itself."""
+    return CORSMiddleware(
+        app,
+        allow_origins=origins,
+        allow_methods=["GET", "POST", "HEAD"],
+        allow_headers=["*"],
+        max_age=PREFLIGHT_S,
+    )
 
 
 async def _page() -> FileResponse:

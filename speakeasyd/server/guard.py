@@ -43,6 +43,7 @@ class Guard:
         self._app = app
         self._wrong_tokens = wrong_tokens
         self._names = _own_names(settings)
+        self._origins = frozenset(settings.origins)
         self._upload_limit = settings.upload_mb * 1_000_000
         self._token = settings.token.get_secret_value() if settings.token else None
 
@@ -76,7 +77,9 @@ class Guard:
         if not self._is_own(_name(host)):
             return f"this server is not called {_name(host)[:80]!r}; server.hosts names what it is called"
         origin = asked.headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        if origin is None or origin.lower() in self._origins:
+            return None
+        if origin.partition("://")[2].lower() != host.lower():
             return "the request comes from the page of another site"
         return None
 

@@ -38,8 +38,10 @@ class Received:
 class Form:
     """What a form says. Its files lie in `folder`, which its owner empties: move those to be kept."""
 
-    def __init__(self, folder: FolderHandle) -> None:
+    def __init__(self, folder: FolderHandle, *, file_field: str = "") -> None:
+        """`file_field`: a part of that name is a file, even where the client gives it no file name."""
         self.folder = folder
+        self.file_field = file_field.encode()
         self._parts = 0
         self._text: defaultdict[str, list[str]] = defaultdict(list)
         self.files: list[Received] = []
@@ -138,7 +140,8 @@ class _Reader:
 
     def _begin(self) -> None:
         self._form.count_part()
-        if self._disposition.get(b"filename"):  # a browser sends an empty one where no file was chosen
+        is_named = bool(self._disposition.get(b"filename"))  # a browser sends an empty one where no file was chosen
+        if is_named or (self._form.file_field and self._disposition.get(b"name") == self._form.file_field):
             self._file = self._form.open_file()
             self._sha256, self._bytes = hashlib.sha256(), 0
         else:
@@ -165,7 +168,7 @@ class _Reader:
             temporary, file = self._file
             settle(file)
             file.close()
-            told = self._disposition[b"filename"].decode("utf-8", "replace")
+            told = self._disposition.get(b"filename", b"").decode("utf-8", "replace")
             self._form.files.append(Received(name, told, temporary, self._bytes, self._sha256.hexdigest()))
         else:
             self._form.add(name, bytes(self._said))

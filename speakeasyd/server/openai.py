@@ -1,27 +1,33 @@
 """The audio part of OpenAI's API, through the same inbox and ledger, ahead of the queue.
 
-Fields and answers: https://platform.openai.com/docs/api-reference/audio. `temperature` and `stream` have no effect.
+Fields, answers and streamed events: https://platform.openai.com/docs/api-reference/audio. `temperature` has no effect.
 """
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Mapping
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.concurrency import run_in_threadpool as in_thread
 
 from speakeasyd.domain.formats import render
 from speakeasyd.domain.job import JobId, Status
+from speakeasyd.domain.language_codes import NAMES, find_code
+from speakeasyd.domain.media_types import HEAD_BYTES, guess_extension
 from speakeasyd.domain.transcript import Segment, Transcript
+from speakeasyd.errors import SpeakeasyError
+from speakeasyd.inbox.rules import Rules
 from speakeasyd.ledger.reading import Row
 from speakeasyd.server.answers import Received
 from speakeasyd.server.jobs import find
-from speakeasyd.server.live import Client
+from speakeasyd.server.live import Client, encoded
 from speakeasyd.server.multipart import Form
+from speakeasyd.server.multipart import Received as ReceivedFile
 from speakeasyd.server.parts import Lent, Parts
 from speakeasyd.server.problems import Refused
 from speakeasyd.server.uploads import Reception, allowed, place, received, take
@@ -32,9 +38,10 @@ router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 FOLDER = "api"  # of the inbox, and so the batch
 FIRST = 100  # the highest priority: somebody waits
 STEM = 50  # characters of a file's own name that are kept
+PROMPT = 2000  # characters of a prompt that count: the last ones
+FOLLOW_S = 15.0  # seconds without news after which a stream says that it is still there
 USUAL = "whisper-1"  # the name that stands for whatever is configured
 
-_ENDED = frozenset({"job.completed", "job.failed", "job.cancelled", "job.skipped"})
 _FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -49,6 +56,10 @@ _BODY: dict[str, Any] = {
                         "model": {"type": "string", "description": f"`{USUAL}`, or the name of a preset."},
                         "language": {"type": "string"},
                         "prompt": {"type": "string"},
+                        "stream": {
+                            "type": "boolean",
+                            "description": "Send the text as server-sent events while it is transcribed.",
+                        },
                         "response_format": {"type": "string", "enum": list(_FORMATS), "default": "json"},
                         "timestamp_granularities[]": {
                             "type": "array",
@@ -67,18 +78,30 @@ async def transcriptions(request: Request, parts: Lent, task: Literal["transcrip
     """Transcribe one file, or translate it to English, and wait for the text."""
     _require_work(parts)
     with ExitStack() as stack:
-        async with received(request, parts, parts.settings.upload_inbox) as reception:
+        async with received(request, parts, parts.settings.upload_inbox, file_field="file") as reception:
             form = reception.form
-            wanted = form.text("response_format", "json")
-            if wanted not in _FORMATS:
-                raise Refused(422, f"response_format is one of {', '.join(_FORMATS)}")
+            wanted, streams = _read_format(form)
             client = stack.enter_context(parts.live.client())
             taken = await _take(parts, reception, task)
+        if streams:
+            events = _stream_events(parts, taken.job_id, client, stack.pop_all())
+            return StreamingResponse(events, media_type="text/event-stream")
         job = await _unless_gone(request, _ended(parts, taken.job_id, client))
     if job["status"] != Status.COMPLETED:
         raise Refused(422, str(job["error"] or f"the job is {job['status']}"))
     told = await parts.ledger.clients.transcript(JobId(taken.job_id))
     return _answer(told, wanted, words="word" in form.texts("timestamp_granularities[]"), task=task)
+
+
+def _read_format(form: Form) -> tuple[str, bool]:
+    """The format of the answer, and whether it is streamed."""
+    wanted = form.text("response_format", "json")
+    if wanted not in _FORMATS:
+        raise Refused(422, f"response_format is one of {', '.join(_FORMATS)}")
+    streams = form.text("stream").lower() in {"true", "1"}
+    if streams and wanted not in {"json", "text"}:
+        raise Refused(422, "stream gives plain text: response_format is then json or text")
+    return wanted, streams
 
 
 async def _take(parts: Parts, reception: Reception, task: str) -> Received:
@@ -89,8 +112,22 @@ async def _take(parts: Parts, reception: Reception, task: str) -> Received:
     inbox = parts.settings.upload_inbox
     changes = allowed(parts, inbox, _changes(parts, form, task))
     # Under a name that was there before, the same bytes would be a duplicate: each request has a name of its own.
-    wanted = place(parts, inbox, replace(file, name=_named(file.name)), folder=FOLDER)
+    name = await in_thread(_complete_name, parts, reception, file)
+    wanted = place(parts, inbox, replace(file, name=_named(name)), folder=FOLDER)
     return (await take(parts, inbox, reception, wanted=[wanted], changes=changes, awaited=True))[0]
+
+
+def _complete_name(parts: Parts, reception: Reception, file: ReceivedFile) -> str:
+    """The file's name, with an extension by its first bytes where the name has none that the inbox takes."""
+    rules = Rules.for_inbox(parts.settings, parts.settings.upload_inbox)
+    name = PurePosixPath(file.name.replace("\\", "/")).name or "audio"
+    if not rules.has_other_extension(name):
+        return name
+    with reception.form.folder.open_file(file.temporary) as content:
+        extension = guess_extension(content.read(HEAD_BYTES))
+    if extension is None:
+        raise Refused(400, "the file is in no format of audio or video that is known here")
+    return f"{name}.{extension}"
 
 
 def _named(name: str) -> str:
@@ -101,8 +138,8 @@ def _named(name: str) -> str:
 def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:
     """The options of a form."""
     asked: dict[str, object] = {
-        "language": form.text("language").lower(),
-        "initial_prompt": form.text("prompt"),
+        "language": _read_language(form.text("language")),
+        "initial_prompt": form.text("prompt")[-PROMPT:],
         "word_timestamps": "word" in form.texts("timestamp_granularities[]"),
         "task": "translate" if task == "translations" else "",
     }
@@ -111,6 +148,16 @@ def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:
     if model == USUAL:
         return changes
     return changes | {"preset" if model in parts.settings.presets else "model": model}
+
+
+def _read_language(text: str) -> str | None:
+    """A code of ISO 639-1, also from a name (`English`) or a tag (`en-US`). Raises Refused for no language."""
+    if not text.strip() or text.strip().lower() == "auto":
+        return None
+    code = find_code(text)
+    if code is None:
+        raise Refused(400, f"{text[:80]!r} is no language of Whisper", hint="Give a code of ISO 639-1, such as en.")
+    return code
 
 
 def _require_work(parts: Parts, hint: str = "") -> None:
@@ -136,15 +183,54 @@ async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Row]) -> Ro
 
 async def _ended(parts: Parts, job_id: int, client: Client) -> Row:
     """Its row, once it has ended. `client` has listened since before it began."""
+    async for row in _follow(parts, job_id, client):
+        if row["finished_at"] is not None:
+            return row
+    raise AssertionError("a job that does not end is followed for ever")
+
+
+async def _follow(parts: Parts, job_id: int, client: Client) -> AsyncIterator[Row]:
+    """Its row now, after each of its events, and after a while without any. The last one is of its end."""
     row = await find(parts, job_id)
+    yield row
     while row["finished_at"] is None:
         _require_work(parts, hint=f"Job {job_id} goes on after that.")
-        news = await client.next()
-        if news is None:
-            raise Refused(503, "the daemon is too busy to wait for the text", hint=f"It will be that of job {job_id}.")
-        if any(event.job_id == job_id and event.kind in _ENDED for event in news.events):
-            row = await find(parts, job_id)
-    return row
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FOLLOW_S):
+                await _hear_of(job_id, client)
+        row = await find(parts, job_id)
+        yield row
+
+
+async def _hear_of(job_id: int, client: Client) -> None:
+    """Wait for the next event of the job, or of a pause."""
+    while (news := await client.next()) is not None:
+        if any(event.job_id == job_id or event.kind == "queue.paused" for event in news.events):
+            return
+    raise Refused(503, "the daemon is too busy to wait for the text", hint=f"It will be that of job {job_id}.")
+
+
+async def _stream_events(parts: Parts, job_id: int, client: Client, stack: ExitStack) -> AsyncIterator[str]:
+    """Server-sent events: the text as its chunks come, at the end all of it, or an error."""
+    sent = ""
+    with stack:
+        try:
+            async for row in _follow(parts, job_id, client):
+                text = (await parts.ledger.clients.transcript(JobId(job_id))).text
+                if text.startswith(sent) and text != sent:
+                    yield _format_event({"type": "transcript.text.delta", "delta": text[len(sent) :]})
+                    sent = text
+                elif row["finished_at"] is None:
+                    yield ": still at work\n\n"
+            if row["status"] != Status.COMPLETED:
+                raise Refused(422, str(row["error"] or f"the job is {row['status']}"))
+            yield _format_event({"type": "transcript.text.done", "text": text})
+        except SpeakeasyError as error:
+            yield _format_event({"error": {"message": str(error), "hint": error.hint, "type": "server_error"}})
+
+
+def _format_event(data: Mapping[str, object]) -> str:
+    return f"data: {encoded(data)}\n\n"
 
 
 def _answer(told: Transcript, wanted: str, *, words: bool, task: str) -> Response:
@@ -167,7 +253,7 @@ def _verbose(told: Transcript, *, words: bool, task: str) -> Mapping[str, object
     ]
     return {
         "task": "translate" if task == "translations" else "transcribe",
-        "language": told.language,
+        "language": NAMES.get(told.language or "", told.language),
         "duration": told.audio_seconds,
         "text": told.text,
         "segments": [_segment(number, segment) for number, segment in enumerate(told.segments)],

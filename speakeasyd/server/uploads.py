@@ -116,8 +116,10 @@ async def upload(request: Request, parts: Lent, inbox: Annotated[str | None, Que
 
 
 @asynccontextmanager
-async def received(request: Request, parts: Parts, inbox: InboxSettings) -> AsyncIterator[Reception]:
-    """The form of a request, its files in a folder of the inbox that is gone afterwards.
+async def received(
+    request: Request, parts: Parts, inbox: InboxSettings, *, file_field: str = ""
+) -> AsyncIterator[Reception]:
+    """The form of a request, its files in a folder of the inbox that is gone afterwards. `file_field`: see `Form`.
 
     Raises Refused: 503 while the inbox or the ledger is away.
     """
@@ -130,7 +132,7 @@ async def received(request: Request, parts: Parts, inbox: InboxSettings) -> Asyn
             root = await in_thread(_open_inbox, parts, inbox)
             stack.push_async_callback(in_thread, root.close)
             staging = root.temporary_folder(STAGING)
-            form = Form(await in_thread(staging.__enter__))
+            form = Form(await in_thread(staging.__enter__), file_field=file_field)
             stack.push_async_callback(in_thread, staging.__exit__, None, None, None)
             await form.receive(request)
             yield Reception(form, root)

@@ -51,6 +51,42 @@ def test_pages_of_other_sites_are_refused(served: Served, origin: str) -> None:
         connect(events(served), origin=websockets.Origin(origin))
 
 
+OBSIDIAN = "app://obsidian.md"
+
+
+@pytest.fixture(scope="module")
+def friendly(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A daemon with a token, whose settings allow one desktop program."""
+    settings = {"SERVER__ORIGINS": f'["{OBSIDIAN}"]', "SERVER__TOKEN": ENTRY}
+    with serving(tmp_path_factory.mktemp("friendly"), **settings) as served:
+        yield served
+
+
+def test_a_desktop_program_may_ask_if_the_settings_say_so(friendly: Served) -> None:
+    asked = {"Origin": OBSIDIAN, "Access-Control-Request-Method": "POST"}
+    asked |= {"Access-Control-Request-Headers": "authorization,content-type"}
+    preflight = friendly.client.options("/v1/audio/transcriptions", headers=asked)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == OBSIDIAN
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    entry = {"Origin": OBSIDIAN, "Authorization": f"Bearer {ENTRY}"}
+    answered = friendly.client.get("/v1/models", headers=entry)
+    assert answered.status_code == 200
+    assert answered.headers["access-control-allow-origin"] == OBSIDIAN
+
+
+def test_an_allowed_origin_still_needs_the_token(friendly: Served) -> None:
+    assert friendly.client.get("/v1/models", headers={"Origin": OBSIDIAN}).status_code == 401
+
+
+@pytest.mark.parametrize("origin", ["app://obsidian.md.evil.example", "http://obsidian.md", "null"])
+def test_other_origins_are_refused_all_the_same(friendly: Served, origin: str) -> None:
+    headers = {"Origin": origin, "Authorization": f"Bearer {ENTRY}"}
+    answered = friendly.client.get("/v1/models", headers=headers)
+    assert answered.status_code == 403
+    assert "access-control-allow-origin" not in answered.headers
+
+
 def test_its_own_page_is_not(served: Served) -> None:
     assert served.post("/resume", headers={"Origin": served.address}).status_code == 200
     with connect(events(served), origin=websockets.Origin(served.address)) as told:

@@ -72,6 +72,7 @@ def test_words_have_their_times(tmp_path: Path) -> None:
         told = transcribe(client, response_format="verbose_json", timestamp_granularities=["word"])
     assert not plain.words
     assert "dentist" in [word.word for word in told.words]
+    assert told.language == "english"
     assert told.segments[0].start >= 0
 
 
@@ -94,6 +95,62 @@ def test_nobody_waits_for_a_text_while_nothing_is_done(served: Served, client: o
     assert refused[0].status_code == 503
     assert "goes on" in str(refused[0].body)
     assert served.ended(served.get("/jobs", limit=1)["jobs"][0]["job_id"])["status"] == "completed"
+
+
+def test_a_stream_brings_the_text_as_it_is_transcribed(client: openai.OpenAI, long: Path) -> None:
+    events = list(client.audio.transcriptions.create(file=long, model="whisper-1", stream=True))
+    assert {event.type for event in events[:-1]} == {"transcript.text.delta"}
+    assert len(events) > 10, "the chunks came one after the other"
+    assert events[-1].type == "transcript.text.done"
+    assert "".join(event.delta for event in events[:-1]) == events[-1].text
+    assert events[-1].text.count("dentist") > 10
+
+
+def test_a_stream_that_cannot_end_well_says_so(served: Served, client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIError, match="no audio or video"):
+        list(client.audio.transcriptions.create(file=("a.mp3", b"no audio" * 100), model="whisper-1", stream=True))
+
+
+def test_only_plain_text_is_streamed(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.UnprocessableEntityError, match="response_format"):
+        transcribe(client, stream=True, response_format="srt")
+
+
+@pytest.mark.parametrize("name", ["blob", "audio", "recording.blob", "über.data"])
+def test_a_name_that_does_not_say_what_it_is_is_judged_by_content(client: openai.OpenAI, name: str) -> None:
+    assert "dentist" in client.audio.transcriptions.create(file=(name, MEMO.read_bytes()), model="whisper-1").text
+
+
+def test_a_file_without_a_name_is_taken(served: Served) -> None:
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
+        b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + MEMO.read_bytes() + b"\r\n--x--\r\n"
+    )
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answered = served.client.post("/v1/audio/transcriptions", content=body, headers=headers)
+    assert "dentist" in answered.json()["text"]
+
+
+def test_what_is_no_audio_is_refused_at_once(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="no format of audio"):
+        client.audio.transcriptions.create(file=("blob", b"a letter to somebody"), model="whisper-1")
+
+
+@pytest.mark.parametrize("language", ["English", "en-US", "EN", "en", "eng"])
+def test_a_language_is_understood_as_clients_write_it(client: openai.OpenAI, language: str) -> None:
+    assert "dentist" in transcribe(client, language=language).text
+
+
+def test_what_is_no_language_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="no language"):
+        transcribe(client, language="Klingon")
+
+
+def test_of_a_long_prompt_the_end_counts(served: Served, client: openai.OpenAI) -> None:
+    assert "dentist" in transcribe(client, prompt="one two three " * 1000 + "The very end.").text
+    [row] = served.rows("SELECT options ->> 'initial_prompt' AS prompt FROM jobs ORDER BY id DESC LIMIT 1")
+    assert len(row["prompt"]) == 2000
+    assert row["prompt"].endswith("The very end.")
 
 
 def test_who_leaves_is_not_waited_for(served: Served, long: Path) -> None:
