@@ -113,6 +113,10 @@ class ClientReaders:
         """What is transcribed of a job so far. Raises LedgerError for an unknown job."""
         return await self.ask(publication.transcript, job_id)
 
+    async def leading_text(self, job_id: JobId) -> str:
+        """What is transcribed of a job from its beginning on, without a chunk missing."""
+        return await self.ask(publication.read_leading_text, job_id)
+
     async def newest_event(self) -> int:
         return await self.ask(notices.newest)
 

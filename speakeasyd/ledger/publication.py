@@ -29,6 +29,18 @@ def transcript(connection: Connection, job_id: JobId) -> Transcript:
     return _transcript(job, _finished_segments(connection, job_id), gaps(connection, job_id))
 
 
+def read_leading_text(connection: Connection, job_id: JobId) -> str:
+    """The text from the beginning up to the first chunk that is not there yet: later text is only added to it."""
+    indexes = select(chunks.c.number).where(chunks.c.job_id == job_id).order_by(chunks.c.number)
+    leading = 0
+    for index in connection.execute(indexes).scalars():
+        if index != leading:
+            break
+        leading += 1
+    texts = select(segments.c.text).where(segments.c.job_id == job_id, segments.c.chunk < leading)
+    return "".join(connection.execute(texts.order_by(segments.c.chunk, segments.c.position)).scalars()).strip()
+
+
 def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
     """What the attempt that is under way has transcribed. Raises LedgerError for an unknown job."""
     work = retries.get_work_table(connection, job_id)

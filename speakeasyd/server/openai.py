@@ -216,7 +216,7 @@ async def _stream_events(parts: Parts, job_id: int, client: Client, stack: ExitS
     with stack:
         try:
             async for row in _follow(parts, job_id, client):
-                text = (await parts.ledger.clients.transcript(JobId(job_id))).text
+                text = await _read_text(parts, JobId(job_id), ended=row["finished_at"] is not None)
                 if text.startswith(sent) and text != sent:
                     yield _format_event({"type": "transcript.text.delta", "delta": text[len(sent) :]})
                     sent = text
@@ -227,6 +227,13 @@ async def _stream_events(parts: Parts, job_id: int, client: Client, stack: ExitS
             yield _format_event({"type": "transcript.text.done", "text": text})
         except SpeakeasyError as error:
             yield _format_event({"error": {"message": str(error), "hint": error.hint, "type": "server_error"}})
+
+
+async def _read_text(parts: Parts, job_id: JobId, *, ended: bool) -> str:
+    """All of the text once the job has ended, until then that of its first chunks."""
+    if ended:
+        return (await parts.ledger.clients.transcript(job_id)).text
+    return await parts.ledger.clients.leading_text(job_id)
 
 
 def _format_event(data: Mapping[str, object]) -> str:
