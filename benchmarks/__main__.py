@@ -18,22 +18,32 @@ from benchmarks.report import lines, picture, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sets", default="short,long", help=f"of {', '.join(SETS)}")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peers", default="", help="only those whose name contains one of these, by comma")
+    parser.add_argument(
+        "--peers", default="", help="only those whose name contains one of these, by comma"
+    )
     parser.add_argument("--limit", type=int, default=0, help="recordings of a set, at most")
-    parser.add_argument("--longest", type=float, default=float("inf"), help="seconds of a recording, at most")
+    parser.add_argument(
+        "--longest", type=float, default=float("inf"), help="seconds of a recording, at most"
+    )
     parser.add_argument("--pictures", type=Path, help="folder for the pictures")
     asked = parser.parse_args()
     contenders = _present(asked.peers.split(","))
     for name in asked.sets.split(","):
         chosen = recordings(name, longest_s=asked.longest, limit=asked.limit)
-        print(f"\n{name}: {len(chosen)} recordings, {sum(one.seconds for one in chosen):.0f} s, {asked.rounds} rounds")
+        print(
+            f"\n{name}: {len(chosen)} recordings, {sum(one.seconds for one in chosen):.0f} s, {asked.rounds} rounds"
+        )
         found = lines(*compare(contenders, chosen, asked.rounds))
         print(table(found), flush=True)
         if asked.pictures:
-            (asked.pictures / f"speed-{name}.svg").write_text(picture(f"{name}: seconds", found), "utf-8")
+            (asked.pictures / f"speed-{name}.svg").write_text(
+                picture(f"{name}: seconds", found), "utf-8"
+            )
 
 
 def _present(peers: Sequence[str]) -> list[Contender]:

@@ -29,7 +29,17 @@ class Contender:
 
 def _ours(inbox: Path, out: Path) -> list[str]:
     places = ["--inbox", str(inbox), "--outbox", str(out / "outbox"), "--state", str(out / "state")]
-    return [sys.executable, "-m", "speakeasyd", "once", *places, "--model", "bundled", "--settle", "0"]
+    return [
+        sys.executable,
+        "-m",
+        "speakeasyd",
+        "once",
+        *places,
+        "--model",
+        "bundled",
+        "--settle",
+        "0",
+    ]
 
 
 def _ledger(out: Path) -> Texts:
@@ -40,15 +50,44 @@ def _ledger(out: Path) -> Texts:
 def _usual(way: str) -> Contender:
     def command(inbox: Path, out: Path) -> list[str]:
         files = sorted(map(str, inbox.iterdir()))
-        return [sys.executable, "-m", "benchmarks.usual", way, str(MODEL), str(out / "texts.json"), *files]
+        return [
+            sys.executable,
+            "-m",
+            "benchmarks.usual",
+            way,
+            str(MODEL),
+            str(out / "texts.json"),
+            *files,
+        ]
 
-    return Contender(f"faster-whisper {way}", command, lambda out: json.loads((out / "texts.json").read_text("utf-8")))
+    return Contender(
+        f"faster-whisper {way}",
+        command,
+        lambda out: json.loads((out / "texts.json").read_text("utf-8")),
+    )
 
 
 def _whisper_ctranslate2(inbox: Path, out: Path) -> list[str]:
     files = sorted(map(str, inbox.iterdir()))
-    how = ["--model_directory", str(MODEL), "--compute_type", "int8", "--language", "en", "--output_format", "json"]
-    return [sys.executable, "-m", "whisper_ctranslate2.whisper_ctranslate2", *how, "--output_dir", str(out), *files]
+    how = [
+        "--model_directory",
+        str(MODEL),
+        "--compute_type",
+        "int8",
+        "--language",
+        "en",
+        "--output_format",
+        "json",
+    ]
+    return [
+        sys.executable,
+        "-m",
+        "whisper_ctranslate2.whisper_ctranslate2",
+        *how,
+        "--output_dir",
+        str(out),
+        *files,
+    ]
 
 
 def _written(out: Path) -> Texts:

@@ -38,5 +38,13 @@ def recordings(name: str, *, longest_s: float, limit: int) -> list[Recording]:
 def wrong_words(recordings: Sequence[Recording], texts: Mapping[str, str]) -> float:
     """Percent of the words that are wrong; `texts` by file name."""
     normal = EnglishTextNormalizer()
-    pairs = [(normal(one.said), normal(texts.get(one.path.name, "")) or "-") for one in recordings if one.said]
-    return 100 * jiwer.wer([said for said, _ in pairs], [heard for _, heard in pairs]) if pairs else float("nan")
+    pairs = [
+        (normal(one.said), normal(texts.get(one.path.name, "")) or "-")
+        for one in recordings
+        if one.said
+    ]
+    return (
+        100 * jiwer.wer([said for said, _ in pairs], [heard for _, heard in pairs])
+        if pairs
+        else float("nan")
+    )

@@ -27,7 +27,9 @@ class Measured:
 def measured(command: Sequence[str]) -> Measured:
     """Run it to its end. Raises CalledProcessError."""
     began = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
     tree = _Tree(process.pid)
     _, errors = process.communicate()
     seconds = time.monotonic() - began

@@ -19,15 +19,15 @@ import numpy as np
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from benchmarks.corpus import Recording, recordings
-from speakeasyd.domain.doubt import find_repeated_phrase
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.domain.text_quality import find_repeated_phrase
 from speakeasyd.engine import decoding
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.decoding import Decoder
-from speakeasyd.engine.model import load
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.model import load_model
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 
 PIECES = ((0.0, 1.0), (0.0, 0.45), (0.3, 0.8), (0.55, 1.0), (0.13, 0.97))  # of a recording
@@ -40,10 +40,14 @@ def main() -> None:
     parser.add_argument("--windows", default="2/10,1/5,0.5/3", help="margin/floor in seconds")
     parser.add_argument("--limit", type=int, default=0, help="recordings, at most")
     asked = parser.parse_args()
-    decoder = load("bundled", WorkerSpec("cpu", "int8", 1, 1, str(Path.cwd()), offline=True)).decoder
+    decoder = load_model(
+        "bundled", WorkerSpec("cpu", "int8", 1, 1, str(Path.cwd()), offline=True)
+    ).decoder
     chosen = recordings("short", longest_s=LONGEST_S, limit=asked.limit)
     clips = [(one, clip) for one in chosen if one.said for clip in cut(one)]
-    print("window half | pieces  decoded again  repetitions: first, kept  words wrong: first, kept  s")
+    print(
+        "window half | pieces  decoded again  repetitions: first, kept  words wrong: first, kept  s"
+    )
     for window in asked.windows.split(","):
         margin, floor = map(float, window.split("/"))
         decoding._MARGIN, decoding._FLOOR = int(margin * FRAMES_PER_S), int(floor * FRAMES_PER_S)
@@ -54,12 +58,12 @@ def main() -> None:
 
 def measure(decoder: Decoder, clips: Sequence[tuple[Recording, Clip]]) -> list[Counter[str]]:
     """What became of the pieces, for each half of the readers."""
-    plan = decoder.plan(Options(), "en")
+    plan = decoder.create_plan(Options(), "en")
     halves: list[Counter[str]] = [Counter(), Counter()]
     for recording, clip in clips:
         began = process_time()
-        [first] = decoder.attempt([clip], [plan.start], plan.way)
-        chunk = decoder.finish(clip, plan, "", first)
+        [first] = decoder.decode_batch([clip], [plan.start], plan.way)
+        chunk = decoder.finish_clip(clip, plan, "", first)
         text = "".join(segment.text for segment in chunk.segments)
         found = halves[half_of(recording)]
         found["pieces"] += 1
@@ -78,7 +82,7 @@ def half_of(recording: Recording) -> int:
 
 
 def cut(recording: Recording) -> Iterator[Clip]:
-    with Source(str(recording.path)) as source:
+    with MediaFile(str(recording.path)) as source:
         samples = np.concatenate([block[0] for block in Audio(source).blocks()])
     for start, end in PIECES:
         piece = samples[int(start * samples.size) : int(end * samples.size)]
@@ -89,7 +93,7 @@ def cut(recording: Recording) -> Iterator[Clip]:
 
 def find_speech(samples: Samples) -> tuple[tuple[float, float], ...]:
     """From the first window with speech to the last, in seconds."""
-    probabilities = VoiceActivity(VoiceDetector()).feed(samples)
+    probabilities = VoiceActivity(VoiceDetector()).process_block(samples)
     spoken = np.flatnonzero(probabilities > 0.5)
     if not spoken.size:
         return ()

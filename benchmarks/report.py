@@ -36,7 +36,10 @@ def lines(rounds: Rounds, wrong: Mapping[str, float]) -> list[Line]:
 
 
 def table(lines: Sequence[Line]) -> str:
-    head = ("| | seconds | times as long as speakeasyd | words wrong | peak memory | cores busy |", "|---" * 6 + "|")
+    head = (
+        "| | seconds | times as long as speakeasyd | words wrong | peak memory | cores busy |",
+        "|---" * 6 + "|",
+    )
     rows = (
         f"| {x.name} | {x.seconds:.1f} | {x.ratio:.2f} | {x.wrong:.2f} % | {x.peak_mb:.0f} MB | {x.cores_busy:.0f} % |"
         for x in lines

@@ -33,9 +33,9 @@ import websockets
 from benchmarks.corpus import SAMPLES
 from benchmarks.measure import measured
 from speakeasyd.clock import SystemClock
-from speakeasyd.events import Hub
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.migrate import migrate
+from speakeasyd.ledger.migrate import migrate_ledger
 from tests.ledgers import fill
 
 FILES, JOBS, CLAIMS = 100_000, 1_000_000, 200
@@ -51,15 +51,36 @@ class Daemon:
 
     def __init__(self, root: Path, *options: str, port: int = 0) -> None:
         """`port`: of its server; 0: without one."""
-        self.server = {"SPEAKEASYD_SERVER__ENABLED": str(bool(port)).lower(), "SPEAKEASYD_SERVER__PORT": str(port)}
+        self.server = {
+            "SPEAKEASYD_SERVER__ENABLED": str(bool(port)).lower(),
+            "SPEAKEASYD_SERVER__PORT": str(port),
+        }
         self.inbox, self.outbox, self.state = root / "inbox", root / "outbox", root / "state"
         self.inbox.mkdir(parents=True)
-        places = ["--inbox", str(self.inbox), "--outbox", str(self.outbox), "--state", str(self.state)]
-        self.command = [sys.executable, "-m", "speakeasyd", "run", *places, "--model", "bundled", *options]
+        places = [
+            "--inbox",
+            str(self.inbox),
+            "--outbox",
+            str(self.outbox),
+            "--state",
+            str(self.state),
+        ]
+        self.command = [
+            sys.executable,
+            "-m",
+            "speakeasyd",
+            "run",
+            *places,
+            "--model",
+            "bundled",
+            *options,
+        ]
 
     @contextmanager
     def running(self) -> Iterator[psutil.Process]:
-        process = subprocess.Popen(self.command, stderr=subprocess.DEVNULL, env=os.environ | self.server)
+        process = subprocess.Popen(
+            self.command, stderr=subprocess.DEVNULL, env=os.environ | self.server
+        )
         try:
             yield psutil.Process(process.pid)
         finally:
@@ -68,7 +89,9 @@ class Daemon:
 
     def count(self, question: str) -> int:
         try:
-            with closing(sqlite3.connect(f"file:{self.state / 'ledger.db'}?mode=ro", uri=True)) as connection:
+            with closing(
+                sqlite3.connect(f"file:{self.state / 'ledger.db'}?mode=ro", uri=True)
+            ) as connection:
                 return int(connection.execute(question).fetchone()[0])
         except sqlite3.OperationalError:  # it is being made
             return 0
@@ -86,12 +109,14 @@ def arrivals(root: Path) -> None:
     with daemon.running() as process:
         daemon.wait_for("SELECT count(*) FROM jobs", FILES)
         took, memory = time.monotonic() - began, process.memory_info().rss
-    print(f"arrivals: {FILES} files in the ledger after {took:.1f} s, main process {memory / 1e6:.0f} MB")
+    print(
+        f"arrivals: {FILES} files in the ledger after {took:.1f} s, main process {memory / 1e6:.0f} MB"
+    )
 
 
 def jobs(root: Path) -> None:
     path = root / "ledger.db"
-    migrate(path)
+    migrate_ledger(path)
     with closing(sqlite3.connect(path)) as connection:
         fill(connection, JOBS)
         connection.execute("ANALYZE")
@@ -99,11 +124,11 @@ def jobs(root: Path) -> None:
 
 
 async def _ask(path: Path) -> None:
-    ledger = await Ledger.open(path, clock=SystemClock(), hub=Hub(), boot_id="benchmark")
+    ledger = await Ledger.open(path, clock=SystemClock(), hub=EventHub(), boot_id="benchmark")
     try:
-        await _time("claim", lambda: ledger.claim(1, model="auto"))
-        await _time("a page of job_status", lambda: ledger.rows(PAGE))
-        await _time("batch_progress", lambda: ledger.rows("SELECT * FROM batch_progress"))
+        await _time("claim", lambda: ledger.claim_jobs(1, model="auto"))
+        await _time("a page of job_status", lambda: ledger.query_rows(PAGE))
+        await _time("batch_progress", lambda: ledger.query_rows("SELECT * FROM batch_progress"))
     finally:
         await ledger.close()
 
@@ -114,7 +139,9 @@ async def _time(what: str, ask: Callable[[], Awaitable[object]]) -> None:
         began = time.perf_counter()
         await ask()
         times.append(1000 * (time.perf_counter() - began))
-    print(f"jobs: {what} in {statistics.median(times):.1f} ms, p99 {statistics.quantiles(times, n=100)[98]:.1f} ms")
+    print(
+        f"jobs: {what} in {statistics.median(times):.1f} ms, p99 {statistics.quantiles(times, n=100)[98]:.1f} ms"
+    )
 
 
 def idle(root: Path) -> None:
@@ -145,7 +172,9 @@ def latency(root: Path) -> None:
             daemon.wait_for(done, number + 1)
             times.append(time.monotonic() - began - settle)
     spent = daemon.count("SELECT 1000 * avg(compute_seconds) FROM job_status WHERE job_id > 1")
-    print(f"latency: {statistics.median(times[1:]):.2f} s after settling; the engine alone takes {spent / 1000:.2f} s")
+    print(
+        f"latency: {statistics.median(times[1:]):.2f} s after settling; the engine alone takes {spent / 1000:.2f} s"
+    )
 
 
 def start(root: Path) -> None:
@@ -160,10 +189,14 @@ def start(root: Path) -> None:
 def hours(root: Path) -> None:
     """The samples, over and over: speech all the time."""
     with ExitStack() as stack:
-        sounds = [stack.enter_context(av.open(str(path))) for path in sorted(SAMPLES.glob("*.flac"))]
+        sounds = [
+            stack.enter_context(av.open(str(path))) for path in sorted(SAMPLES.glob("*.flac"))
+        ]
         resampler = av.AudioResampler("s16", "mono", 16000)
         frames = (frame for sound in sounds for frame in sound.decode(audio=0))
-        turn = b"".join(out.to_ndarray().tobytes() for frame in frames for out in resampler.resample(frame))
+        turn = b"".join(
+            out.to_ndarray().tobytes() for frame in frames for out in resampler.resample(frame)
+        )
     for length in HOURS:
         daemon = Daemon(root / str(length))
         with wave.open(str(daemon.inbox / "talk.wav"), "wb") as file:
@@ -172,7 +205,10 @@ def hours(root: Path) -> None:
                 file.writeframesraw(turn)
         took = measured([word if word != "run" else "once" for word in daemon.command])
         busy = f"cores {took.cores_busy:.0f} % busy"
-        print(f"hours: {length} h in {took.seconds:.0f} s, {took.peak_mb:.0f} MB at most, {busy}", flush=True)
+        print(
+            f"hours: {length} h in {took.seconds:.0f} s, {took.peak_mb:.0f} MB at most, {busy}",
+            flush=True,
+        )
 
 
 def clients(root: Path) -> None:
@@ -196,13 +232,17 @@ async def _batch(daemon: Daemon, listeners: int) -> tuple[float, list[float]]:
     """Seconds for a batch, and milliseconds from each event to a client."""
     late: list[float] = []
     with daemon.running():
-        await asyncio.to_thread(daemon.wait_for, "SELECT count(*) FROM state WHERE key = 'workers'", 1)
+        await asyncio.to_thread(
+            daemon.wait_for, "SELECT count(*) FROM state WHERE key = 'workers'", 1
+        )
         tasks = [asyncio.create_task(_listen(late if n == 0 else None)) for n in range(listeners)]
         await asyncio.sleep(10)  # all are connected, and the model is loaded
         began = time.monotonic()
         for number in range(BATCH):
             (daemon.inbox / f"{number}.flac").write_bytes(SAMPLE.read_bytes() + number.to_bytes(2))
-        await asyncio.to_thread(daemon.wait_for, "SELECT count(*) FROM jobs WHERE status = 'completed'", BATCH)
+        await asyncio.to_thread(
+            daemon.wait_for, "SELECT count(*) FROM jobs WHERE status = 'completed'", BATCH
+        )
         took = time.monotonic() - began
         for task in tasks:
             task.cancel()
@@ -212,18 +252,25 @@ async def _batch(daemon: Daemon, listeners: int) -> tuple[float, list[float]]:
 
 async def _listen(late: list[float] | None) -> None:
     address = f"ws://127.0.0.1:{PORT}/api/v1/events"
-    async for socket in websockets.connect(address, max_size=None, compression=None):  # until the server is up
+    async for socket in websockets.connect(
+        address, max_size=None, compression=None
+    ):  # until the server is up
         async for text in socket:
             if late is not None and (told := json.loads(text))["type"] == "events":
                 now = time.time()
-                late += [1000 * (now - datetime.fromisoformat(event["at"]).timestamp()) for event in told["events"]]
+                late += [
+                    1000 * (now - datetime.fromisoformat(event["at"]).timestamp())
+                    for event in told["events"]
+                ]
 
 
 ALL: tuple[Callable[[Path], None], ...] = (arrivals, jobs, idle, latency, start, clients, hours)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--only", choices=[one.__name__ for one in ALL])
     only = parser.parse_args().only
     for one in ALL:

@@ -18,7 +18,7 @@ from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import ChunkDone, Report, Task, TaskDone, TaskFailed, WorkerSpec
 from speakeasyd.engine import decoding
-from speakeasyd.engine.model import Model, load
+from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
 
 ROUNDS, LONGEST_S, FRAMES_PER_S = 3, 1000.0, 100
@@ -51,13 +51,15 @@ CHOICES = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sets", default="short,long")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--limit", type=int, default=0, help="recordings of a set, at most")
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
-    model = load("bundled", WorkerSpec("cpu", "int8", 2, 1, str(Path.cwd()), offline=True))
+    model = load_model("bundled", WorkerSpec("cpu", "int8", 2, 1, str(Path.cwd()), offline=True))
     for name in asked.sets.split(","):
         chosen = recordings(name, longest_s=LONGEST_S, limit=asked.limit)
         found = sweep(model, chosen, asked.rounds)
@@ -65,10 +67,14 @@ def main() -> None:
         for choice, (work, wrong) in found.items():
             print(f"| {choice.name} | {100 * work:.0f} % | {wrong:.2f} % |", flush=True)
         if asked.picture:
-            asked.picture.with_stem(f"{asked.picture.stem}-{name}").write_text(_picture(found), "utf-8")
+            asked.picture.with_stem(f"{asked.picture.stem}-{name}").write_text(
+                _picture(found), "utf-8"
+            )
 
 
-def sweep(model: Model, chosen: Sequence[Recording], rounds: int) -> dict[Choice, tuple[float, float]]:
+def sweep(
+    model: Model, chosen: Sequence[Recording], rounds: int
+) -> dict[Choice, tuple[float, float]]:
     spent: dict[Choice, list[float]] = {choice: [] for choice in CHOICES}
     wrong: dict[Choice, float] = {}
     transcribe(model, chosen[:2], CHOICES[0])  # warm
@@ -78,11 +84,16 @@ def sweep(model: Model, chosen: Sequence[Recording], rounds: int) -> dict[Choice
             spent[choice].append(took)
             wrong[choice] = wrong_words(chosen, texts)
     base = spent[CHOICES[0]]
-    work = {choice: median(a / b for a, b in zip(took, base, strict=True)) for choice, took in spent.items()}
+    work = {
+        choice: median(a / b for a, b in zip(took, base, strict=True))
+        for choice, took in spent.items()
+    }
     return {choice: (work[choice], wrong[choice]) for choice in CHOICES}
 
 
-def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> tuple[float, dict[str, str]]:
+def transcribe(
+    model: Model, chosen: Sequence[Recording], choice: Choice
+) -> tuple[float, dict[str, str]]:
     """Seconds of processor time, and the texts by file name."""
     vars(decoding).update(_FLOOR=choice.floor * FRAMES_PER_S, _MARGIN=choice.margin * FRAMES_PER_S)
     done: dict[int, dict[int, str]] = {number: {} for number in range(len(chosen))}
@@ -90,7 +101,9 @@ def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> tup
 
     def hear(report: Report) -> None:
         if isinstance(report, ChunkDone):
-            done[report.job_id][report.chunk.index] = "".join(segment.text for segment in report.chunk.segments)
+            done[report.job_id][report.chunk.index] = "".join(
+                segment.text for segment in report.chunk.segments
+            )
         elif isinstance(report, TaskDone | TaskFailed):
             left.discard(report.job_id)
             if not left:
@@ -112,7 +125,9 @@ def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> tup
     over.wait()
     took = process_time() - began
     pipeline.stop()
-    texts = {number: "".join(text for _, text in sorted(parts.items())) for number, parts in done.items()}
+    texts = {
+        number: "".join(text for _, text in sorted(parts.items())) for number, parts in done.items()
+    }
     return took, {one.path.name: texts[number] for number, one in enumerate(chosen)}
 
 

@@ -4,7 +4,9 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-JUMP_S = 2.0  # seconds between two looks that tell a clock that was set from one that is adjusted slowly
+JUMP_S = (
+    2.0  # seconds between two looks that tell a clock that was set from one that is adjusted slowly
+)
 
 
 class Clock(Protocol):
@@ -51,11 +53,11 @@ class JumpDetector:
         return self._clock.utc().timestamp() - self._clock.monotonic()
 
 
-def iso(moment: datetime) -> str:
+def format_utc(moment: datetime) -> str:
     """UTC ISO 8601 with milliseconds and Z: sorts as text, and SQLite's date functions read it."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def add_seconds(moment: str, seconds: float) -> str:
     """A time of the ledger, so much later."""
-    return iso(datetime.fromisoformat(moment) + timedelta(seconds=seconds))
+    return format_utc(datetime.fromisoformat(moment) + timedelta(seconds=seconds))

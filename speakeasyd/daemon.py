@@ -11,24 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from speakeasyd import __version__, logs
-from speakeasyd.clock import Clock, SystemClock, iso
-from speakeasyd.config import PoliteSettings, Settings, applied, reloadable
+from speakeasyd.clock import Clock, SystemClock, format_utc
+from speakeasyd.config import PoliteSettings, Settings, apply_live_changes, compare_settings
 from speakeasyd.domain.drained import Drained, Left
 from speakeasyd.domain.pausing import PERSON
 from speakeasyd.errors import ConfigError, LedgerError, QueryError
-from speakeasyd.events import Event, Hub
-from speakeasyd.host import notify, signals
-from speakeasyd.host.limits import raise_file_limit
-from speakeasyd.ledger.asking import LEDGER, ask
+from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
-from speakeasyd.ledger.migrate import migrate
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.queries import LEDGER, query_ledger
+from speakeasyd.ledger.readonly import Row
 from speakeasyd.loop import MainLoop
-from speakeasyd.mounts import Anchor
-from speakeasyd.recorder.recorder import Recorder, to_hub
+from speakeasyd.mounts import MountAnchor
+from speakeasyd.recorder.recorder import Recorder, publish_to_hub
 from speakeasyd.services.dispatcher import Dispatcher
-from speakeasyd.services.failures import Failures
+from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.heartbeat import Heartbeat
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.intake import Intake
@@ -36,17 +34,19 @@ from speakeasyd.services.janitor import Janitor
 from speakeasyd.services.notifier import Notifier
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
-from speakeasyd.services.polite import Polite
 from speakeasyd.services.publisher import Publisher
-from speakeasyd.services.sources import Sources
-from speakeasyd.services.watchdog import Watchdog
+from speakeasyd.services.resource_guard import ResourceGuard
+from speakeasyd.services.source_disposal import SourceDisposal
+from speakeasyd.services.watchdog import StallWatchdog
+from speakeasyd.system import notify, signals
+from speakeasyd.system.limits import raise_file_limit
 from speakeasyd.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
 LOOK_S = 0.2  # seconds between looks at whether everything is done
 
-STALLED_S = 12.0  # seconds without a way forward, two looks at an outbox, after which `drain` gives up
+STALLED_S = 12.0  # seconds without a way forward, two looks at an outbox, after which `run_until_drained` gives up
 DEVICE_STALLED_S = 120.0  # seconds, the same for a device that is probed: it often comes back
 
 _UNFINISHED = "SELECT coalesce(sum(pending + processing), 0) AS n FROM batch_progress"
@@ -64,7 +64,7 @@ _FAILED = f"SELECT inbox, path, error FROM jobs WHERE status = 'failed' AND {_JU
 _LEFT = "SELECT inbox, path, error FROM jobs WHERE status IN ('pending', 'processing')"
 
 
-def main(
+def run_daemon(
     settings: Settings,
     *,
     once: bool = False,
@@ -79,13 +79,17 @@ def main(
     if once:
         return drain(settings, on_event=on_event).exit_status
     with _ledger_locked(settings):
-        return asyncio.run(Daemon(settings=settings, on_event=on_event, read_again=read_again).run())
+        return asyncio.run(
+            Daemon(settings=settings, on_event=on_event, read_again=read_again).run()
+        )
 
 
 def drain(settings: Settings, *, on_event: Callable[[Event], None] | None = None) -> Drained:
-    """Run until nothing more can be done, or until stopped. Raises as `main` does."""
+    """Run until nothing more can be done, or until stopped. Raises as `run_daemon` does."""
     with _ledger_locked(settings):
-        return asyncio.run(Daemon(settings=settings, patient=False, on_event=on_event).drain())
+        return asyncio.run(
+            Daemon(settings=settings, patient=False, on_event=on_event).run_until_drained()
+        )
 
 
 @contextmanager
@@ -94,7 +98,7 @@ def _ledger_locked(settings: Settings) -> Iterator[None]:
     raise_file_limit()
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(settings.state):
-        migrate(settings.state / LEDGER)
+        migrate_ledger(settings.state / LEDGER)
         yield
 
 
@@ -117,38 +121,44 @@ class Daemon:
         self._leave = asyncio.Event()
         self._reload = asyncio.Event()
         self._stack = AsyncExitStack()
-        self._anchors: dict[Path, Anchor] = {}
-        self.hub = Hub()
+        self._anchors: dict[Path, MountAnchor] = {}
+        self.hub = EventHub()
 
     async def run(self) -> int:
         """Until told to leave."""
         async with self._stack:
-            await self._start()
+            await self._start_services()
             await self._leave.wait()
-            notify.stopping()
+            notify.notify_stopping()
         return 0
 
-    async def drain(self) -> Drained:
+    async def run_until_drained(self) -> Drained:
         """Until every file that can be read has a job and every job has ended, told to leave, or nothing can go on."""
         async with self._stack:
-            await self._start()
+            await self._start_services()
             await self._wait_until_drained()
-            hopeless = self._pool.hopeless
-            troubles = {**self._pauses.reasons, **self._failing()}
+            hopeless = self._pool.fatal_diagnosis
+            troubles = {**self._pauses.reasons, **self._list_failing()}
             if hopeless:
                 troubles["device"] = f"{hopeless.what}. {hopeless.hint}"
             if self._intake.refusal:
                 troubles["ledger"] = self._intake.refusal
             if await self._is_drained():  # an outbox that nothing waits for is no trouble
-                troubles = {cause: why for cause, why in troubles.items() if cause.startswith("inbox ")}
+                troubles = {
+                    cause: why for cause, why in troubles.items() if cause.startswith("inbox ")
+                }
                 await self._sources.run_once()
             left, untaken = self._intake.left(), self._intake.untaken
-        return self._account(self._began, troubles, left, untaken)
+        return self._build_account(self._began, troubles, left, untaken)
 
     async def _wait_until_drained(self) -> None:
         """Until all is done, told to leave, or nothing was able to go on for long."""
         stalled_since: float | None = None
-        while not self._leave.is_set() and not self._pool.hopeless and not await self._is_drained():
+        while (
+            not self._leave.is_set()
+            and not self._pool.fatal_diagnosis
+            and not await self._is_drained()
+        ):
             now = self._clock.monotonic()
             stalled_since = (stalled_since or now) if await self._is_stalled() else None
             patience_s = DEVICE_STALLED_S if "device" in self._pauses else STALLED_S
@@ -160,13 +170,13 @@ class Daemon:
         if not (self._intake.idle and self._dispatcher.idle):
             return False
         try:
-            return bool((await self._ledger.rows(_UNFINISHED))[0]["n"] == 0)
+            return bool((await self._ledger.query_rows(_UNFINISHED))[0]["n"] == 0)
         except LedgerError:
             return False
 
     async def _is_stalled(self) -> bool:
         """Whether all that is left waits for something that none of our services can bring about."""
-        if self._intake.refusal or "ledger" in self._pauses or self._failing():
+        if self._intake.refusal or "ledger" in self._pauses or self._list_failing():
             return True
         if not self._intake.idle:
             return False
@@ -175,12 +185,16 @@ class Daemon:
         if self._dispatcher.computing:
             return False
         try:
-            waiting = await self._ledger.rows(_WAITING, {"now": iso(self._clock.utc())})
+            waiting = await self._ledger.query_rows(
+                _WAITING, {"now": format_utc(self._clock.utc())}
+            )
         except LedgerError:
             return True
-        return all(self._pauses.leaving or self._why_held(str(row["inbox"])) for row in waiting)
+        return all(
+            self._pauses.yields_machine or self._why_held(str(row["inbox"])) for row in waiting
+        )
 
-    def _failing(self) -> dict[str, str]:
+    def _list_failing(self) -> dict[str, str]:
         """The services without which no file gets further, and what keeps them from it."""
         needed = {*self._intake.names, self._dispatcher.name}
         return {name: text for name, text in self._failures.texts.items() if name in needed}
@@ -192,8 +206,12 @@ class Daemon:
         causes = (f"inbox {inbox}", f"outbox {inbox}")
         return next((self._pauses.reasons[cause] for cause in causes if cause in self._pauses), "")
 
-    def _account(
-        self, began: int, troubles: Mapping[str, str], unread: Sequence[Left], untaken: Sequence[str]
+    def _build_account(
+        self,
+        began: int,
+        troubles: Mapping[str, str],
+        unread: Sequence[Left],
+        untaken: Sequence[str],
     ) -> Drained:
         """After the services have stopped: what the ledger says now, and why the rest is left."""
         state = self._settings.state
@@ -202,15 +220,25 @@ class Daemon:
         otherwise = "it was stopped before its turn" if self._leave.is_set() else "it was not done"
 
         def place(row: Row) -> str:
-            return str(roots[str(row["inbox"])] / str(row["path"])) if row["inbox"] in roots else str(row["path"])
+            return (
+                str(roots[str(row["inbox"])] / str(row["path"]))
+                if row["inbox"] in roots
+                else str(row["path"])
+            )
 
         def reason(row: Row) -> str:
             return self._why_held(str(row["inbox"])) or general or str(row["error"] or otherwise)
 
         try:
-            ended = {str(row["status"]): int(str(row["n"])) for row in ask(state, _ENDED, {"began": began})}
-            failed = [Left(place(row), str(row["error"])) for row in ask(state, _FAILED, {"began": began})]
-            left = [Left(place(row), reason(row)) for row in ask(state, _LEFT)]
+            ended = {
+                str(row["status"]): int(str(row["n"]))
+                for row in query_ledger(state, _ENDED, {"began": began})
+            }
+            failed = [
+                Left(place(row), str(row["error"]))
+                for row in query_ledger(state, _FAILED, {"began": began})
+            ]
+            left = [Left(place(row), reason(row)) for row in query_ledger(state, _LEFT)]
         except (LedgerError, QueryError) as error:
             ended, failed, left = {}, [], []
             troubles = {**troubles, "ledger": str(error)}
@@ -224,21 +252,25 @@ class Daemon:
 
     # --- start; what is started last is stopped first: no new files, then the work, at last the ledger
 
-    async def _start(self) -> None:
-        await self._in_background(self._hear())
+    async def _start_services(self) -> None:
+        await self._start_background_task(self._handle_events())
         self._ledger = await self._open_ledger()
         self._main_loop = MainLoop(asyncio.get_running_loop())
         self._stack.push_async_callback(self._main_loop.close)
         self._pauses = Pauses(ledger=self._ledger, hub=self.hub, clock=self._clock)
-        self._failures = Failures(ledger=self._ledger, hub=self.hub, clock=self._clock)
+        self._failures = ServiceFailures(ledger=self._ledger, hub=self.hub, clock=self._clock)
         await self._failures.save()  # what an earlier daemon said no longer holds
         if self._patient:
-            await self._pauses.restore()
+            await self._pauses.restore_manual_pause()
         self._pool = self._new_pool()
         self._stack.enter_context(
-            signals.install(on_stop=self._begin_leaving, on_force=self._pool.kill, on_reload=self._reload.set)
+            signals.install_handlers(
+                on_stop=self._begin_leaving, on_force=self._pool.kill, on_reload=self._reload.set
+            )
         )
-        self._sources = Sources(ledger=self._ledger, settings=self._settings, hub=self.hub, clock=self._clock)
+        self._sources = SourceDisposal(
+            ledger=self._ledger, settings=self._settings, hub=self.hub, clock=self._clock
+        )
         outboxes = Outboxes(inboxes=self._settings.inboxes, pauses=self._pauses)
         self._dispatcher = Dispatcher(
             ledger=self._ledger,
@@ -251,9 +283,9 @@ class Daemon:
             clock=self._clock,
             patient=self._patient,
         )
-        await outboxes.prepare()
+        await outboxes.prepare_folders()
         await self._pool.start()
-        watchdog = Watchdog(
+        watchdog = StallWatchdog(
             ledger=self._ledger,
             pool=self._pool,
             pauses=self._pauses,
@@ -269,22 +301,26 @@ class Daemon:
         await self._start_reloadable()
         if self._patient and self._settings.server.enabled:
             await self._start_server()
-        await self._in_background(self._reload_when_asked())
-        notify.ready()
+        await self._start_background_task(self._run_reloads())
+        notify.notify_ready()
 
     async def _open_ledger(self) -> Ledger:
         path = self._settings.state / LEDGER
         ledger = await Ledger.open(path, clock=self._clock, hub=self.hub, boot_id=uuid.uuid4().hex)
         self._stack.push_async_callback(ledger.close)
-        self._began = await ledger.newest_event()
-        await ledger.recover()
+        self._began = await ledger.find_newest_event()
+        await ledger.release_stale_claims()
         await ledger.shorten_waits(
             self._settings.recovery,
             delivery_wait_s=self._settings.notify.retry_max_s,
             final_wait_s=self._settings.watch.incomplete_max_s,
         )
-        started = {"pid": os.getpid(), "version": __version__, "started_at": iso(self._clock.utc())}
-        await ledger.set_state("daemon", started)
+        started = {
+            "pid": os.getpid(),
+            "version": __version__,
+            "started_at": format_utc(self._clock.utc()),
+        }
+        await ledger.store_state("daemon", started)
         return ledger
 
     def _new_pool(self) -> Pool:
@@ -294,9 +330,9 @@ class Daemon:
             state_dir=self._settings.state,
             main_loop=self._main_loop,
             clock=self._clock,
-            on_report=lambda worker, report: self._dispatcher.hear((worker, report)),
-            on_lost=lambda lost: self._dispatcher.hear(lost),  # noqa: PLW0108 - it is made after the pool
-            on_device=lambda change: self._dispatcher.hear(change),  # noqa: PLW0108
+            on_report=lambda worker, report: self._dispatcher.enqueue_event((worker, report)),
+            on_lost=lambda lost: self._dispatcher.enqueue_event(lost),  # noqa: PLW0108 - it is made after the pool
+            on_device=lambda change: self._dispatcher.enqueue_event(change),  # noqa: PLW0108
             on_room=lambda: self._dispatcher.wake(),  # noqa: PLW0108
         )
 
@@ -309,7 +345,7 @@ class Daemon:
             return
         recorder = Recorder(
             folder=self._settings.upload_inbox.path,
-            tell=to_hub(self._main_loop, self.hub),
+            tell=publish_to_hub(self._main_loop, self.hub),
             is_present=lambda: self._intake.is_present(self._settings.upload_inbox.name),
             spare=self._settings.state / "recordings",
         )
@@ -322,7 +358,7 @@ class Daemon:
             failures=self._failures,
             pool=self._pool,
             recorder=recorder,
-            admit=lambda *files: self._intake.admit(*files),  # noqa: PLW0108 - a reload replaces it
+            admit=lambda *files: self._intake.admit_file(*files),  # noqa: PLW0108 - a reload replaces it
             is_present=lambda inbox: self._intake.is_present(inbox),  # noqa: PLW0108
         )
         self._stack.push_async_callback(server.stop)
@@ -331,7 +367,10 @@ class Daemon:
     async def _start_reloadable(self) -> None:
         """The parts whose settings may change while the daemon runs: they are replaced."""
         janitor = Janitor(
-            path=self._settings.state / LEDGER, ledger=self._ledger, settings=self._settings.ledger, clock=self._clock
+            path=self._settings.state / LEDGER,
+            ledger=self._ledger,
+            settings=self._settings.ledger,
+            clock=self._clock,
         )
         self._intake = Intake(
             settings=self._settings,
@@ -341,13 +380,15 @@ class Daemon:
             clock=self._clock,
             anchors=self._anchors,
         )
-        polite = Polite(
+        polite = ResourceGuard(
             settings=self._settings.polite if self._patient else PoliteSettings(),
             pauses=self._pauses,
             pool=self._pool,
             clock=self._clock,
         )
-        notifier = Notifier(settings=self._settings, ledger=self._ledger, hub=self.hub, clock=self._clock)
+        notifier = Notifier(
+            settings=self._settings, ledger=self._ledger, hub=self.hub, clock=self._clock
+        )
         self._reloadable = (janitor, polite, notifier, self._intake)
         for service in self._reloadable:
             self._stack.push_async_callback(service.stop)
@@ -359,10 +400,11 @@ class Daemon:
         self._leave.set()
         grace_s = self._settings.recovery.stop_grace_s
         log.info(
-            "stopping: chunks in flight are finished, for %g s at most; ask again (Ctrl-C) to stop at once", grace_s
+            "stopping: chunks in flight are finished, for %g s at most; ask again (Ctrl-C) to stop at once",
+            grace_s,
         )
 
-    async def _hear(self) -> None:
+    async def _handle_events(self) -> None:
         """Pass every event on; a person's wish comes as one, too."""
         with self.hub.subscribe(backlog=None) as events:
             async for event in events:
@@ -373,36 +415,36 @@ class Daemon:
                     case "daemon.reload_asked":
                         self._reload.set()
                     case "daemon.pause_asked":
-                        await self._pauses.begin(PERSON, "paused by a person")
+                        await self._pauses.begin_pause(PERSON, "paused by a person")
                     case "daemon.resume_asked":
-                        await self._pauses.end(PERSON)
+                        await self._pauses.end_pause(PERSON)
 
-    async def _reload_when_asked(self) -> None:
+    async def _run_reloads(self) -> None:
         while True:
             await self._reload.wait()
             self._reload.clear()
-            notify.reloading()
+            notify.notify_reloading()
             try:
-                await self._take_on(self._read_again())
+                await self._apply_settings(self._read_again())
             except ConfigError as error:
-                self._tell("config.refused", error=str(error), hint=error.hint)
-            notify.ready()
+                self._publish_event("config.refused", error=str(error), hint=error.hint)
+            notify.notify_ready()
 
-    async def _take_on(self, wanted: Settings) -> None:
+    async def _apply_settings(self, wanted: Settings) -> None:
         """Change what can change now; a wrong configuration changes nothing."""
-        changes = reloadable(self._settings, wanted)
-        self._settings = applied(self._settings, wanted)
+        changes = compare_settings(self._settings, wanted)
+        self._settings = apply_live_changes(self._settings, wanted)
         if changes.now:
             logs.set_level(self._settings.log)
             for service in reversed(self._reloadable):
                 await service.stop()
             await self._start_reloadable()
-        self._tell("config.reloaded", now=changes.now, restart=changes.restart)
+        self._publish_event("config.reloaded", now=changes.now, restart=changes.restart)
 
-    def _tell(self, kind: str, **data: object) -> None:
-        self.hub.publish(Event(kind=kind, at=iso(self._clock.utc()), data=data))
+    def _publish_event(self, kind: str, **data: object) -> None:
+        self.hub.publish(Event(kind=kind, at=format_utc(self._clock.utc()), data=data))
 
-    async def _in_background(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    async def _start_background_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)
         self._stack.push_async_callback(asyncio.wait, {task})
         self._stack.callback(task.cancel)

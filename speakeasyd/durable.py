@@ -33,13 +33,16 @@ def create_private(path: Path) -> None:
 def write_private(path: Path, text: str) -> None:
     """A new file is for its owner alone; one that is there keeps its mode."""
     with os.fdopen(
-        os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w", encoding="utf-8", newline="\n"
+        os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600),
+        "w",
+        encoding="utf-8",
+        newline="\n",
     ) as file:
         file.write(text)
 
 
 @contextmanager
-def draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+def create_draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
     """A temporary file to write and then rename within its folder; removed at the end if it has not been."""
     path = folder / f".{secrets.token_hex(8)}.speakeasyd-tmp"
     try:
@@ -50,13 +53,13 @@ def draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
             path.unlink(missing_ok=True)
 
 
-def settle(file: BinaryIO) -> None:
+def sync_file(file: BinaryIO) -> None:
     """Have what was written on the disk."""
     file.flush()
     os.fsync(file.fileno())
 
 
-def settle_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Have the names in a folder on the disk. Windows keeps them in its journal and cannot be asked."""
     if sys.platform == "win32":
         return
@@ -64,7 +67,10 @@ def settle_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network filesystems know no such thing
+        if error.errno not in {
+            errno.EINVAL,
+            errno.ENOTSUP,
+        }:  # some network filesystems know no such thing
             raise
     finally:
         os.close(handle)
@@ -77,37 +83,39 @@ def make_folders(folder: Path) -> None:
         try:
             path.mkdir(exist_ok=True)
         except FileExistsError as error:  # and is no folder: waiting would not help
-            raise NotADirectoryError(errno.ENOTDIR, "something else has the name of a folder", str(path)) from error
-        settle_folder(path.parent)
+            raise NotADirectoryError(
+                errno.ENOTDIR, "something else has the name of a folder", str(path)
+            ) from error
+        sync_folder(path.parent)
 
 
-def copy(source: Path, target: Path) -> None:
+def copy_durably(source: Path, target: Path) -> None:
     """Copy a file with its times to a name that is free on another filesystem."""
-    with draft(target.parent) as (path, file):
+    with create_draft(target.parent) as (path, file):
         with source.open("rb") as original:
             shutil.copyfileobj(original, file, 1024 * 1024)
-        settle(file)
+        sync_file(file)
         file.close()
         with suppress(OSError):  # not every filesystem keeps them
             shutil.copystat(source, path)
         path.rename(target)
-    settle_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def sweep(root: Path) -> None:
+def remove_drafts(root: Path) -> None:
     """Remove temporary files that a crash has left anywhere below a folder."""
-    for path in _files(root):
+    for path in _list_files(root):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
 
 
-def _files(root: Path) -> Iterable[Path]:
+def _list_files(root: Path) -> Iterable[Path]:
     for folder, _, names in os.walk(root):  # does not follow links
         for name in names:
             yield Path(folder, name)
 
 
-def is_plain(path: Path) -> bool:
+def is_regular_file(path: Path) -> bool:
     """Whether a regular file is there, not a link to one."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
@@ -115,7 +123,7 @@ def is_plain(path: Path) -> bool:
         return False
 
 
-def long_path(path: str, *, platform: str = sys.platform) -> str:
+def to_long_path(path: str, *, platform: str = sys.platform) -> str:
     """An absolute path in the form that Windows does not limit to 260 characters; elsewhere the path itself."""
     if platform != "win32" or path.startswith("\\\\?\\"):
         return path

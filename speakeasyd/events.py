@@ -27,7 +27,7 @@ class Subscription:
         self._queue: asyncio.Queue[Event | None] = asyncio.Queue()
         self.lagged = False
 
-    def offer(self, event: Event) -> None:
+    def offer_event(self, event: Event) -> None:
         if self.lagged:
             return
         if self._backlog is not None and self._queue.qsize() >= self._backlog:
@@ -36,7 +36,7 @@ class Subscription:
         else:
             self._queue.put_nowait(event)
 
-    def waiting(self) -> list[Event]:
+    def take_waiting(self) -> list[Event]:
         """Those that are there already, taken without waiting."""
         return [event for _ in range(self._queue.qsize()) if (event := self._queue.get_nowait())]
 
@@ -50,7 +50,7 @@ class Subscription:
         return event
 
 
-class Hub:
+class EventHub:
     """Fans events out to subscribers. Lives on the main loop: call it there only."""
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class Hub:
     def publish(self, *events: Event) -> None:
         for subscription in self._subscriptions:
             for event in events:
-                subscription.offer(event)
+                subscription.offer_event(event)
 
     @contextmanager
     def subscribe(self, *, backlog: int | None = BACKLOG) -> Iterator[Subscription]:

@@ -67,7 +67,13 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         times = f"{seen.count} times" if seen.count > 1 else "once"
         first = seen.record
         record = logging.LogRecord(
-            first.name, first.levelno, first.pathname, first.lineno, f"{times} more: %s", (first.getMessage(),), None
+            first.name,
+            first.levelno,
+            first.pathname,
+            first.lineno,
+            f"{times} more: %s",
+            (first.getMessage(),),
+            None,
         )
         record.job = getattr(first, "job", None)
         super().emit(record)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
 
-from speakeasyd.clock import iso
+from speakeasyd.clock import format_utc
 from speakeasyd.config import LogSettings
 from speakeasyd.domain.escaping import escape_json, escape_line, escape_text
 from speakeasyd.events import Event
@@ -23,7 +23,7 @@ _job: ContextVar[int | None] = ContextVar("job", default=None)
 
 
 @contextmanager
-def about(job_id: int) -> Iterator[None]:
+def log_job(job_id: int) -> Iterator[None]:
     """Whatever is logged inside, by whatever module, is about this job."""
     token = _job.set(job_id)
     try:
@@ -32,14 +32,14 @@ def about(job_id: int) -> Iterator[None]:
         _job.reset(token)
 
 
-def set_up(settings: LogSettings, *, stream: TextIO | None = None) -> None:
+def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) -> None:
     """Send the log to stderr, in place of where it went before."""
     stream = stream or sys.stderr
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
     handler = CountingHandler(stream)
     formatter = HumanFormatter() if human else JsonFormatter()
     handler.setFormatter(JournalFormatter(formatter) if _is_journal(stream) else formatter)
-    handler.addFilter(_name_job)
+    handler.addFilter(_add_job_to_record)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)  # what libraries say
@@ -50,7 +50,7 @@ def set_level(settings: LogSettings) -> None:
     log.setLevel(settings.level.upper())
 
 
-def _name_job(record: logging.LogRecord) -> bool:
+def _add_job_to_record(record: logging.LogRecord) -> bool:
     record.job = getattr(record, "job", None) or _job.get()
     return True
 
@@ -62,7 +62,11 @@ class HumanFormatter(logging.Formatter):
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         job = getattr(record, "job", None)
         line = f"{when} {record.levelname.lower():<8} {f'job {job}  ' if job else ''}{escape_line(record.getMessage())}"
-        return f"{line}\n{escape_text(self.formatException(record.exc_info))}" if record.exc_info else line
+        return (
+            f"{line}\n{escape_text(self.formatException(record.exc_info))}"
+            if record.exc_info
+            else line
+        )
 
 
 class JsonFormatter(logging.Formatter):
@@ -70,7 +74,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
-            "at": iso(datetime.fromtimestamp(record.created, UTC)),
+            "at": format_utc(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
             "logger": record.name,
             "job": getattr(record, "job", None),
@@ -92,10 +96,18 @@ class JournalFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
-        return "\n".join(f"<{priority}>{line}" for line in self._formatter.format(record).splitlines())
+        return "\n".join(
+            f"<{priority}>{line}" for line in self._formatter.format(record).splitlines()
+        )
 
 
-_PRIORITIES = ((logging.CRITICAL, 2), (logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
+_PRIORITIES = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+    (0, 7),
+)
 """The numbers of syslog."""
 
 
@@ -129,26 +141,38 @@ WORDS: Mapping[str, Wording] = {
     "job.cancelled": Wording(_PLAIN, "cancelled: {path}: {error}"),
     "job.released": Wording(_PLAIN, "goes back to the queue: {path}: {error}"),
     "job.retried": Wording(_PLAIN, "begins again, as a person asked: {path}"),
-    "job.retry_failed": Wording(_LOUD, "the retry failed ({error_code}), the transcript stays: {path}: {error}"),
+    "job.retry_failed": Wording(
+        _LOUD, "the retry failed ({error_code}), the transcript stays: {path}: {error}"
+    ),
     "job.retry_cancelled": Wording(_PLAIN, "the retry was cancelled, the transcript stays: {path}"),
     "job.recovered": Wording(_PLAIN, "goes on after a restart: {path}"),
     "chunk.done": Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),
     "chunk.struck": Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
     "incident.opened": Wording(_LOUD, "{device} failed: {error}; {action}"),
     "incident.resolved": Wording(_PLAIN, "incident {incident_id} is over after {cost_seconds} s"),
-    "model.held": Wording(_LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"),
+    "model.held": Wording(
+        _LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"
+    ),
     "source.put_away": Wording(_PLAIN, "{path}: {done}"),
     "source.kept": Wording(_PLAIN, "{path} stays where it is: {reason}"),
     "source.stuck": Wording(_LOUD, "cannot be put away: {path}: {error}"),
     "daemon.reload_asked": Wording(_PLAIN, "a person asked to read the configuration again"),
-    "config.reloaded": Wording(_PLAIN, "the configuration was read again; now: {now}; after a restart: {restart}"),
+    "config.reloaded": Wording(
+        _PLAIN, "the configuration was read again; now: {now}; after a restart: {restart}"
+    ),
     "config.refused": Wording(_LOUD, "the configuration stays as it was: {error} {hint}"),
     "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
-    "batch.completed": Wording(_PLAIN, "batch {batch} is done: {completed} of {total} completed, {failed} failed"),
-    "notice.postponed": Wording(_LOUD, "{target} was not told of {about}: {error}; again at {again_at}"),
+    "batch.completed": Wording(
+        _PLAIN, "batch {batch} is done: {completed} of {total} completed, {failed} failed"
+    ),
+    "notice.postponed": Wording(
+        _LOUD, "{target} was not told of {about}: {error}; again at {again_at}"
+    ),
     "notice.failed": Wording(_LOUD, "{target} is not told of {about}: {error}"),
     "recorder.started": Wording(_PLAIN, "records from {device}"),
-    "recorder.overflow": Wording(_LOUD, "audio was lost {overflows} times: the machine is too slow for {device}"),
+    "recorder.overflow": Wording(
+        _LOUD, "audio was lost {overflows} times: the machine is too slow for {device}"
+    ),
     "recorder.stopped": Wording(_PLAIN, "recorded {seconds} s: {file} {reason}"),
     "recorder.failed": Wording(_LOUD, "the recording broke off after {seconds} s: {reason} {file}"),
     "failure.begun": Wording(_LOUD, "{name} fails: {error}"),
@@ -167,7 +191,7 @@ _ENDS = frozenset(
 )
 
 
-class Narrator:
+class EventLogger:
     """Turns events into log lines. Call it with each event of the hub.
 
     Remembers the paths of the jobs that are under way: most events name the job only.
@@ -179,15 +203,17 @@ class Narrator:
     def __call__(self, event: Event) -> None:
         wording = WORDS.get(event.kind) or Wording(_QUIET, f"{event.kind}: {{rest}}")
         if log.isEnabledFor(wording.level):
-            text = wording.text.format_map(_Fields({"path": self._path(event), **event.data})).removesuffix(": ")
+            text = wording.text.format_map(
+                _Fields({"path": self._format_path(event), **event.data})
+            ).removesuffix(": ")
             about_it = {"job": event.job_id, "event": event.kind, "data": dict(event.data)}
             log.log(wording.level, "%s", text, extra=about_it)
-        self._keep(event)
+        self._remember_path(event)
 
-    def _path(self, event: Event) -> str:
+    def _format_path(self, event: Event) -> str:
         return self._paths.get(event.job_id, "") if event.job_id else ""
 
-    def _keep(self, event: Event) -> None:
+    def _remember_path(self, event: Event) -> None:
         if event.job_id is None:
             return
         if event.kind in _ENDS:
@@ -201,20 +227,24 @@ class _Fields(dict[str, object]):
 
     def __missing__(self, name: str) -> str:
         if name == "rest":
-            return ", ".join(f"{key} {_words(value)}" for key, value in self.items() if value not in (None, ""))
+            return ", ".join(
+                f"{key} {_format_value(value)}"
+                for key, value in self.items()
+                if value not in (None, "")
+            )
         return ""
 
     def __getitem__(self, name: str) -> object:
-        return _words(super().__getitem__(name))
+        return _format_value(super().__getitem__(name))
 
 
-def _words(value: object) -> str:
+def _format_value(value: object) -> str:
     match value:
         case None:
             return ""
         case float():
             return f"{value:.1f}"
         case list() | tuple():
-            return ", ".join(map(_words, value))
+            return ", ".join(map(_format_value, value))
         case _:
             return str(value)

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 class MainLoop:
     """The loop that the daemon runs on, captured once at start.
 
-    `hand_over` is the only function through which a thread (observer, pipe reader, audio callback) reaches the loop.
+    `schedule_from_thread` is the only function through which a thread (observer, pipe reader,
+    audio callback) reaches the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -24,7 +25,9 @@ class MainLoop:
         self._under_way: set[Future[object]] = set()
         self.dropped = 0  # hand-overs that found no running loop
 
-    def hand_over(self, function: Callable[..., Coroutine[Any, Any, object]], *args: object) -> None:
+    def schedule_from_thread(
+        self, function: Callable[..., Coroutine[Any, Any, object]], *args: object
+    ) -> None:
         """Run `function(*args)` on the loop, without waiting for it. Never raises into the calling thread.
 
         Calls from one thread begin in their order. With no running loop the call is counted and logged. What the
@@ -32,13 +35,13 @@ class MainLoop:
         """
         name = getattr(function, "__qualname__", repr(function))
         with self._lock:
-            future = self._schedule(function, args)
+            future = self._submit_coroutine(function, args)
             if future is None:
                 self.dropped += 1
                 log.warning("no running loop for %s; dropped %d so far", name, self.dropped)
                 return
             self._under_way.add(future)
-        future.add_done_callback(partial(self._done, name))
+        future.add_done_callback(partial(self._on_done, name))
 
     async def close(self) -> None:
         """Call it on the loop, last: what was handed over has run when it returns, and what comes later is dropped.
@@ -51,7 +54,7 @@ class MainLoop:
         if under_way:
             await asyncio.wait([asyncio.wrap_future(future) for future in under_way])
 
-    def _schedule(
+    def _submit_coroutine(
         self, function: Callable[..., Coroutine[Any, Any, object]], args: tuple[object, ...]
     ) -> Future[object] | None:
         if self._closed or not self._loop.is_running():
@@ -63,7 +66,7 @@ class MainLoop:
             coroutine.close()
             return None
 
-    def _done(self, name: str, future: Future[object]) -> None:
+    def _on_done(self, name: str, future: Future[object]) -> None:
         with self._lock:
             self._under_way.discard(future)
         try:

@@ -29,18 +29,18 @@ SILENT = NETWORK | frozenset(_OTHERS.split())
 """They tell no events of what other machines do: only scanning finds it. fakeowner: Docker Desktop."""
 
 
-class Anchor:
+class MountAnchor:
     """A folder whose filesystem may be unmounted, which leaves an empty folder, or none."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._mount: Path | None = None  # of the filesystem that it was on when it was last there
 
-    def holds(self) -> bool:
+    def is_present(self) -> bool:
         """Whether it is there; also when something was mounted on it that was not before. Blocks."""
         if not self._folder.is_dir():
             return False
-        mount = mount_point(self._folder)
+        mount = find_mount_point(self._folder)
         if self._mount is None and _awaits_mount(self._folder, mount):
             return False
         if self._mount and len(mount.parts) < len(self._mount.parts):
@@ -68,18 +68,26 @@ def _configured_mounts() -> Iterator[Path]:
             yield Path(re.sub(r"\\([0-7]{3})", lambda escaped: chr(int(escaped[1], 8)), words[1]))
 
 
-def mount_point(folder: Path) -> Path:
+def find_mount_point(folder: Path) -> Path:
     """Where the filesystem that `folder` is on is mounted. Blocks."""
-    return next(parent for parent in (folder, *folder.parents) if os.path.ismount(parent) or parent == parent.parent)
+    return next(
+        parent
+        for parent in (folder, *folder.parents)
+        if os.path.ismount(parent) or parent == parent.parent
+    )
 
 
-def filesystem(folder: Path, mounts: Iterable[Mount] | None = None) -> str:
+def find_filesystem_type(folder: Path, mounts: Iterable[Mount] | None = None) -> str:
     """The type of the filesystem that `folder` is on, in lower case; empty where it is not known. Blocks."""
     place = folder.resolve()
-    return SHARE if place.drive.startswith("\\\\") else deepest(place, mounts or _mounts())
+    return (
+        SHARE
+        if place.drive.startswith("\\\\")
+        else find_deepest_mount(place, mounts or _list_mounts())
+    )
 
 
-def deepest(folder: PurePath, mounts: Iterable[Mount]) -> str:
+def find_deepest_mount(folder: PurePath, mounts: Iterable[Mount]) -> str:
     """The type of the deepest mount above `folder`; of two at one place, of the later."""
     depth, found = -1, ""
     for place, kind in mounts:
@@ -88,7 +96,10 @@ def deepest(folder: PurePath, mounts: Iterable[Mount]) -> str:
     return found
 
 
-def _mounts() -> Iterable[Mount]:
+def _list_mounts() -> Iterable[Mount]:
     """Windows gives a network drive the type of the server's disk, and says `remote` among the options."""
     for part in psutil.disk_partitions(all=True):
-        yield PurePath(part.mountpoint), "smbfs" if "remote" in part.opts.split(",") else part.fstype
+        yield (
+            PurePath(part.mountpoint),
+            "smbfs" if "remote" in part.opts.split(",") else part.fstype,
+        )

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from speakeasyd.domain.settling import HeldOpen, Openness
+from speakeasyd.domain.debounce import OpenFile, Openness
 
-SNAPSHOT_S = 1.0  # seconds for which one look through /proc serves; it takes some tens of milliseconds
+SNAPSHOT_S = (
+    1.0  # seconds for which one look through /proc serves; it takes some tens of milliseconds
+)
 
 if sys.platform == "linux":
     import fcntl
@@ -81,9 +83,13 @@ elif sys.platform == "win32":
     def judge_openness(path: Path | bytes) -> Openness:
         """Whether the file is open for writing."""
         name = os.fsdecode(path)
-        handle = _kernel32.CreateFileW(name, _GENERIC_READ, _SHARE_READ_AND_DELETE, None, _OPEN_EXISTING, 0, None)
+        handle = _kernel32.CreateFileW(
+            name, _GENERIC_READ, _SHARE_READ_AND_DELETE, None, _OPEN_EXISTING, 0, None
+        )
         if handle == _INVALID_HANDLE:
-            return Openness.OPEN if ctypes.get_last_error() == _SHARING_VIOLATION else Openness.UNKNOWN
+            return (
+                Openness.OPEN if ctypes.get_last_error() == _SHARING_VIOLATION else Openness.UNKNOWN
+            )
         _kernel32.CloseHandle(handle)
         return Openness.CLOSED
 
@@ -102,9 +108,9 @@ else:
         return ""
 
 
-def find_holder(path: Path | bytes) -> HeldOpen | None:
+def find_holder(path: Path | bytes) -> OpenFile | None:
     """Who has the file open for writing; None if nobody has, or it cannot be known."""
-    return HeldOpen(name_writer(path)) if judge_openness(path) is Openness.OPEN else None
+    return OpenFile(name_writer(path)) if judge_openness(path) is Openness.OPEN else None
 
 
 FileId = tuple[int, int]  # device and inode
@@ -137,7 +143,9 @@ def _find_writers() -> Iterator[tuple[FileId, str]]:
             for descriptor in (process / "fd").iterdir():
                 with suppress(OSError, ValueError):  # it was closed meanwhile
                     found = descriptor.stat()
-                    if stat.S_ISREG(found.st_mode) and _is_for_writing(process / "fdinfo" / descriptor.name):
+                    if stat.S_ISREG(found.st_mode) and _is_for_writing(
+                        process / "fdinfo" / descriptor.name
+                    ):
                         yield _identify(found), _name_process(process)
 
 

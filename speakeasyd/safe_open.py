@@ -30,7 +30,9 @@ else:
     _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 _UNSAFE_PARTS = frozenset({"", ".", ".."})
-_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+_NO_HARD_LINKS = frozenset(
+    {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+)
 
 
 class LinkRefused(OSError):
@@ -40,7 +42,9 @@ class LinkRefused(OSError):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(errno.ELOOP, "a link, which may lead elsewhere, is not followed", str(path))
+        super().__init__(
+            errno.ELOOP, "a link, which may lead elsewhere, is not followed", str(path)
+        )
 
 
 class FolderHandle:
@@ -121,7 +125,9 @@ class FolderHandle:
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}:
                 _require_folder(self.stat(name), path)
-                raise LinkRefused(path) from error  # it is a folder now, and was a link a moment ago
+                raise LinkRefused(
+                    path
+                ) from error  # it is a folder now, and was a link a moment ago
             raise
         return type(self)(path, descriptor)
 
@@ -183,7 +189,9 @@ class FolderHandle:
     def create_file(self, name: str) -> BinaryIO:
         """For writing and reading. Raises FileExistsError where the name is taken, by a link as well."""
         self._check(name)
-        return os.fdopen(os.open(self._place(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "w+b")
+        return os.fdopen(
+            os.open(self._place(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "w+b"
+        )
 
     @contextmanager
     def temporary_folder(self, prefix: str) -> Iterator["FolderHandle"]:
@@ -262,7 +270,10 @@ class FolderHandle:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.ENOTSUP}:  # some network filesystems know no such thing
+            if error.errno not in {
+                errno.EINVAL,
+                errno.ENOTSUP,
+            }:  # some network filesystems know no such thing
                 raise
 
     # --- inside

@@ -53,7 +53,9 @@ PIECE = 64  # bytes of a file that make one chunk
 CHUNK_S = 10.0  # seconds of audio that a chunk stands for
 _EXIT_FAULT = 70
 _SCRIPT = "script.json"
-_PLAYED = "script-played"  # a line of JSON for every chunk that was begun: its file's path, its index
+_PLAYED = (
+    "script-played"  # a line of JSON for every chunk that was begun: its file's path, its index
+)
 
 
 class ManualClock:
@@ -102,7 +104,7 @@ Phase = Literal["load", "canary", "encode", "generate", "align", "vad", "decode"
 
 
 @dataclass(frozen=True, slots=True)
-class Misdeed:
+class InjectedFault:
     """What goes wrong, and when: in loading, in opening a file, or at a chunk before its text is sent."""
 
     do: Deed
@@ -118,50 +120,67 @@ class Misdeed:
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    misdeeds: tuple[Misdeed, ...] = ()
+class FaultScript:
+    misdeeds: tuple[InjectedFault, ...] = ()
     chunk_s: float = 0.0  # seconds of pretended work for each batch of chunks
     load_s: float = 0.0
 
-    def write(self, state_dir: Path) -> None:
+    def write_to(self, state_dir: Path) -> None:
         (state_dir / _SCRIPT).write_text(json.dumps(asdict(self)), "utf-8")
 
     @classmethod
-    def read(cls, state_dir: Path) -> "Script":
+    def read_from(cls, state_dir: Path) -> "FaultScript":
         try:
             found = json.loads((state_dir / _SCRIPT).read_text("utf-8"))
         except FileNotFoundError:
             return cls()
-        return cls(tuple(Misdeed(**misdeed) for misdeed in found["misdeeds"]), found["chunk_s"], found["load_s"])
+        return cls(
+            tuple(InjectedFault(**misdeed) for misdeed in found["misdeeds"]),
+            found["chunk_s"],
+            found["load_s"],
+        )
 
 
-class _Stage:
+class _FaultPlayer:
     """Does the script's misdeeds. What was done is kept in files, so that the next worker knows."""
 
-    def __init__(self, script: Script, spec: WorkerSpec) -> None:
+    def __init__(self, script: FaultScript, spec: WorkerSpec) -> None:
         self._script = script
         self._device = spec.device
         self._done = Path(spec.state_dir) / "script-done"
         self._done.mkdir(exist_ok=True)
-        self._played = os.open(Path(spec.state_dir) / _PLAYED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        self._played = os.open(
+            Path(spec.state_dir) / _PLAYED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640
+        )
 
-    def begun(self, path: str, chunk: int) -> None:
+    def record_chunk_start(self, path: str, chunk: int) -> None:
         with suppress(OSError):  # a full disk is the daemon's affair
             os.write(self._played, json.dumps([path, chunk]).encode() + b"\n")
 
-    def due(self, at: str, path: str = "", chunk: int | None = None) -> Misdeed | None:
+    def find_due_fault(
+        self, at: str, path: str = "", chunk: int | None = None
+    ) -> InjectedFault | None:
         for number, misdeed in enumerate(self._script.misdeeds):
-            fits = misdeed.at == at and misdeed.file in path and self._device.startswith(misdeed.device)
-            ripe = misdeed.after is None or self._has_been(misdeed.after)
-            if fits and ripe and misdeed.chunk in (None, chunk) and self._take(number, misdeed.times):
+            fits = (
+                misdeed.at == at
+                and misdeed.file in path
+                and self._device.startswith(misdeed.device)
+            )
+            ripe = misdeed.after is None or self._was_reached(misdeed.after)
+            if (
+                fits
+                and ripe
+                and misdeed.chunk in (None, chunk)
+                and self._count_use(number, misdeed.times)
+            ):
                 return misdeed
         return None
 
-    def _has_been(self, deed: str) -> bool:
+    def _was_reached(self, deed: str) -> bool:
         numbers = (n for n, misdeed in enumerate(self._script.misdeeds) if misdeed.do == deed)
         return any((self._done / f"{number}-0").exists() for number in numbers)
 
-    def _take(self, number: int, times: int) -> bool:
+    def _count_use(self, number: int, times: int) -> bool:
         """Whether it is still to be done; counts it."""
         if times == 0:
             return True
@@ -174,7 +193,7 @@ class _Stage:
         return False
 
 
-def played(state_dir: Path, offset: int = 0) -> tuple[list[tuple[str, int]], int]:
+def read_started_chunks(state_dir: Path, offset: int = 0) -> tuple[list[tuple[str, int]], int]:
     """Every chunk that a worker began, as path and index, from an offset on; and the offset to go on from."""
     try:
         with (state_dir / _PLAYED).open("rb") as file:
@@ -212,17 +231,19 @@ def missing_bytes(data: bytes) -> int | None:
     return max(0, int(header[1]) - len(data)) if header else None
 
 
-def scripted_chunks(data: bytes) -> list[Chunk]:
+def build_scripted_chunks(data: bytes) -> list[Chunk]:
     """The chunks that the scripted engine makes of a file with these bytes, whatever happens on the way."""
     pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
-    return [_chunk(index, piece) for index, piece in enumerate(pieces)]
+    return [_build_chunk(index, piece) for index, piece in enumerate(pieces)]
 
 
-def _chunk(index: int, piece: bytes) -> Chunk:
+def _build_chunk(index: int, piece: bytes) -> Chunk:
     start = index * CHUNK_S
     digest = hashlib.sha256(piece).hexdigest()
     text = "".join(f" {digest[at : at + 4]}" for at in range(0, 16, 4))
-    segment = Segment(start, start + CHUNK_S, text, avg_logprob=-0.1, compression_ratio=1.0, no_speech_prob=0.0)
+    segment = Segment(
+        start, start + CHUNK_S, text, avg_logprob=-0.1, compression_ratio=1.0, no_speech_prob=0.0
+    )
     return Chunk(index, start, start + CHUNK_S, (segment,))
 
 
@@ -247,7 +268,9 @@ ODD_REPORTS: Mapping[str, Callable[[ChunkDone], Any]] = {
     "nan in a word": lambda done: _with_segment(done, words=(Word(math.nan, 1.0, " a", 0.5),)),
     "unknown code": lambda done: TaskFailed(done.job_id, done.token, "no such code", "it failed"),
     "nan at the end": lambda done: TaskDone(done.job_id, done.token, math.nan),
-    "surrogate": lambda done: _with_segment(done, text=" a\udcff b", words=(Word(0.0, 1.0, "\ud800", 0.5),)),
+    "surrogate": lambda done: _with_segment(
+        done, text=" a\udcff b", words=(Word(0.0, 1.0, "\ud800", 0.5),)
+    ),
     "nul": lambda done: _with_segment(done, text=" a\0 b"),
     "long": lambda done: _with_segment(done, text=" long" * 200_000),
     "before the file": lambda done: _with_segment(done, start=-5.0, end=-1.0),
@@ -258,12 +281,12 @@ ODD_REPORTS: Mapping[str, Callable[[ChunkDone], Any]] = {
 
 
 def serve_script(conn: Connection, spec: WorkerSpec) -> int:
-    """As `speakeasyd.engine.host.serve`."""
+    """As `speakeasyd.engine.worker_host.serve`."""
     return ScriptedHost(conn=conn, spec=spec).run()
 
 
 @dataclass(eq=False, slots=True)
-class _Play:
+class _ScriptedTask:
     """A task on the stage."""
 
     task: Task
@@ -278,15 +301,15 @@ class ScriptedHost:
 
     def __init__(self, *, conn: Connection, spec: WorkerSpec) -> None:
         self._conn, self._spec = conn, spec
-        self._script = Script.read(Path(spec.state_dir))
-        self._stage = _Stage(self._script, spec)
+        self._script = FaultScript.read_from(Path(spec.state_dir))
+        self._stage = _FaultPlayer(self._script, spec)
         self._changed = threading.Condition()
         self._inbound: deque[Request] = deque()
-        self._plays: dict[JobId, _Play] = {}
+        self._plays: dict[JobId, _ScriptedTask] = {}
         self._model: str | None = None
 
     def run(self) -> int:
-        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._read_requests, daemon=True).start()
         self._send(Hello(os.getpid()))
         while True:
             with self._changed:
@@ -298,13 +321,13 @@ class ScriptedHost:
                 if isinstance(request, Drain):
                     self._send(Drained())
                     return 0
-                self._take(request)
-            self._play()
+                self._accept_request(request)
+            self._play_batch()
 
-    def _take(self, request: Request) -> None:
+    def _accept_request(self, request: Request) -> None:
         match request:
             case Task() as task:
-                self._open(task)
+                self._open_task(task)
             case Drop(job_id):
                 self._plays.pop(job_id, None)
             case Unload() if not self._plays:
@@ -313,9 +336,9 @@ class ScriptedHost:
             case _:
                 pass
 
-    def _open(self, task: Task) -> None:
+    def _open_task(self, task: Task) -> None:
         if self._model != task.options.model:
-            self._load(task.options.model)
+            self._load_model(task.options.model)
         try:
             data = Path(task.path).read_bytes()
         except OSError as error:
@@ -323,42 +346,58 @@ class ScriptedHost:
             return
         missing = missing_bytes(data)
         if is_container(data) and hashlib.sha256(data).hexdigest() != task.sha256:
-            self._send(TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_REPLACED, "the file has changed"))
+            self._send(
+                TaskFailed(
+                    task.job_id, task.token, ErrorCode.SOURCE_REPLACED, "the file has changed"
+                )
+            )
             return
         if missing is None:
             self._send(TaskFailed(task.job_id, task.token, ErrorCode.NOT_MEDIA, "half a header"))
             return
-        chunks = scripted_chunks(data)
+        chunks = build_scripted_chunks(data)
         self._send(Opened(task.job_id, task.token, len(chunks) * CHUNK_S))
-        misdeed = self._stage.due("open", task.path)
+        misdeed = self._stage.find_due_fault("open", task.path)
         if misdeed and misdeed.do == "refuse":
             self._send(TaskFailed(task.job_id, task.token, ErrorCode.NOT_MEDIA, misdeed.text))
             return
         if misdeed:
-            self._commit(misdeed)
+            self._inject_fault(misdeed)
         self._send(LanguageFound(task.job_id, task.token, task.language or "en", 1.0))
-        wanted = (c for c in chunks if c.index not in task.skip and (task.only is None or c.index in task.only))
-        warnings = (MediaWarning(WarningKind.CUT, f"cut: {missing} bytes are missing"),) if missing else ()
-        self._plays[task.job_id] = _Play(task, deque(wanted), len(chunks) * CHUNK_S, warnings)
+        wanted = (
+            c
+            for c in chunks
+            if c.index not in task.skip and (task.only is None or c.index in task.only)
+        )
+        warnings = (
+            (MediaWarning(WarningKind.CUT, f"cut: {missing} bytes are missing"),) if missing else ()
+        )
+        self._plays[task.job_id] = _ScriptedTask(
+            task, deque(wanted), len(chunks) * CHUNK_S, warnings
+        )
 
-    def _load(self, model: str) -> None:
+    def _load_model(self, model: str) -> None:
         self._send(Loading(model))
         time.sleep(self._script.load_s)
-        if misdeed := self._stage.due("load"):
-            self._commit(misdeed)
+        if misdeed := self._stage.find_due_fault("load"):
+            self._inject_fault(misdeed)
         self._model = model
-        self._send(Loaded(model, f"scripted {model}", self._spec.device, "int8", self._script.load_s))
+        self._send(
+            Loaded(model, f"scripted {model}", self._spec.device, "int8", self._script.load_s)
+        )
 
-    def _play(self) -> None:
+    def _play_batch(self) -> None:
         batch = list(self._next_batch())
         for play, chunk in batch:
-            self._stage.begun(play.task.path, chunk.index)
-            self._send(ChunkStarted(play.task.job_id, play.task.token, chunk.index, chunk.start, chunk.end))
+            self._stage.record_chunk_start(play.task.path, chunk.index)
+            self._send(
+                ChunkStarted(play.task.job_id, play.task.token, chunk.index, chunk.start, chunk.end)
+            )
         if batch:
             time.sleep(self._script.chunk_s)
         for play, chunk in batch:
             done = ChunkDone(play.task.job_id, play.task.token, chunk)
-            misdeed = self._stage.due("chunk", play.task.path, chunk.index)
+            misdeed = self._stage.find_due_fault("chunk", play.task.path, chunk.index)
             if misdeed and misdeed.do == "no_word":
                 play.silent = True
                 continue
@@ -367,21 +406,24 @@ class ScriptedHost:
                 continue
             if misdeed:
                 in_flight = tuple((play.task.job_id, chunk.index) for play, chunk in batch)
-                self._commit(misdeed, in_flight, done)
+                self._inject_fault(misdeed, in_flight, done)
             self._send(done)
         for play in [play for play in self._plays.values() if not play.waiting]:
             del self._plays[play.task.job_id]
             if not play.silent:
                 self._send(TaskDone(play.task.job_id, play.task.token, play.seconds, play.warnings))
 
-    def _next_batch(self) -> Iterator[tuple[_Play, Chunk]]:
+    def _next_batch(self) -> Iterator[tuple[_ScriptedTask, Chunk]]:
         """A chunk of each of the first tasks."""
         for play in list(self._plays.values())[: max(1, self._spec.batch_size)]:
             if play.waiting:
                 yield play, play.waiting.popleft()
 
-    def _commit(
-        self, misdeed: Misdeed, in_flight: Sequence[tuple[JobId, int]] = (), done: ChunkDone | None = None
+    def _inject_fault(
+        self,
+        misdeed: InjectedFault,
+        in_flight: Sequence[tuple[JobId, int]] = (),
+        done: ChunkDone | None = None,
     ) -> None:
         """Returns only if the process survives it."""
         if end := _ENDS.get(misdeed.do):
@@ -392,22 +434,22 @@ class ScriptedHost:
                 self._send(Fault(misdeed.phase, misdeed.text, tuple(in_flight), soft))
                 if not soft:
                     os._exit(_EXIT_FAULT)
-                self._load(self._model or "auto")
+                self._load_model(self._model or "auto")
             case "eat_memory":
-                self._eat_memory(tuple(in_flight))
+                self._exhaust_memory(tuple(in_flight))
             case "half_message":
                 os.write(self._conn.fileno(), b"\0\0\1\0half of it")  # its length says 256 bytes
                 os._exit(0)
             case "garbage":
                 self._conn.send_bytes(b"no pickle")
-                _hang()
+                _hang_forever()
             case "deliver_and_abort" if done:
                 self._send(done)
                 os.abort()
             case _:
                 raise ValueError(f"{misdeed.do!r} is not possible at {misdeed.at!r}")
 
-    def _eat_memory(self, in_flight: tuple[tuple[JobId, int], ...]) -> None:
+    def _exhaust_memory(self, in_flight: tuple[tuple[JobId, int], ...]) -> None:
         _limit_memory(200_000_000)
         eaten: list[bytes] = []
         try:
@@ -424,7 +466,7 @@ class ScriptedHost:
         except OSError:
             os._exit(71)
 
-    def _listen(self) -> None:
+    def _read_requests(self) -> None:
         try:
             while True:
                 request = self._conn.recv()
@@ -435,29 +477,29 @@ class ScriptedHost:
             os._exit(71)
 
 
-def _hang() -> None:
+def _hang_forever() -> None:
     threading.Event().wait()
 
 
-def _stop_itself() -> None:
+def _stop_process() -> None:
     if sys.platform != "win32":
         os.kill(os.getpid(), signal.SIGSTOP)
-    _hang()
+    _hang_forever()
 
 
-def _last_words(text: str) -> None:
+def _print_last_words(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
     os.abort()
 
 
-_ENDS: Mapping[Deed, Callable[[Misdeed], object]] = {
+_ENDS: Mapping[Deed, Callable[[InjectedFault], object]] = {
     "abort": lambda _: os.abort(),
-    "last_words": lambda misdeed: _last_words(misdeed.text),
+    "last_words": lambda misdeed: _print_last_words(misdeed.text),
     "segfault": lambda _: ctypes.string_at(0),
     "exit": lambda misdeed: os._exit(misdeed.status),
-    "hang": lambda _: _hang(),
-    "stop": lambda _: _stop_itself(),
+    "hang": lambda _: _hang_forever(),
+    "stop": lambda _: _stop_process(),
 }
 """Ways to end, or to go still, that need nothing of the engine."""
 

@@ -48,15 +48,17 @@ class ThreadGroup:
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run a blocking call, however long it takes. Cancelling the caller abandons the call."""
         call = _Call(partial(contextvars.copy_context().run, partial(function, *args, **kwargs)))
-        self._submit(call)
+        self._submit_call(call)
         try:
             result: T = await asyncio.wrap_future(call.future)
         except BaseException:
-            self._abandon(call)
+            self._abandon_call(call)
             raise
         return result
 
-    async def run_within(self, seconds: float, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def run_within(
+        self, seconds: float, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """The same with a deadline over the whole call, the wait for a free thread included. Raises TimeoutError."""
         async with asyncio.timeout(seconds):
             return await self.run(function, *args, **kwargs)
@@ -68,7 +70,7 @@ class ThreadGroup:
         for _ in range(threads):
             self._queue.put(None)
 
-    def _submit(self, call: _Call) -> None:
+    def _submit_call(self, call: _Call) -> None:
         with self._lock:
             self._idle -= 1
             self._start_thread_if_needed()
@@ -81,7 +83,7 @@ class ThreadGroup:
             self._idle += 1
             threading.Thread(target=self._serve_calls, name=self._name, daemon=True).start()
 
-    def _abandon(self, call: _Call) -> None:
+    def _abandon_call(self, call: _Call) -> None:
         """A call that runs keeps its thread; another thread may start in its place."""
         with self._lock:
             is_running = call.started and not call.future.done()

@@ -8,8 +8,18 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SPEECH = REPOSITORY.parent / "shared" / "data"  # real recordings with references; not everybody has them
-HOMES = ("HOME", "USERPROFILE", "APPDATA", "LOCALAPPDATA", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME")
+SPEECH = (
+    REPOSITORY.parent / "shared" / "data"
+)  # real recordings with references; not everybody has them
+HOMES = (
+    "HOME",
+    "USERPROFILE",
+    "APPDATA",
+    "LOCALAPPDATA",
+    "XDG_DATA_HOME",
+    "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME",
+)
 PATIENCE_S = 300.0  # seconds: only a failure waits for so long, however busy the machine is
 
 
@@ -32,7 +42,9 @@ def speech() -> Path:
     return SPEECH
 
 
-async def eventually(condition: Callable[[], object], what: str, *, patience_s: float = PATIENCE_S) -> None:
+async def eventually(
+    condition: Callable[[], object], what: str, *, patience_s: float = PATIENCE_S
+) -> None:
     """Wait until `condition()` is true; fails with `what` was waited for."""
     deadline = time.monotonic() + patience_s
     while not condition():

@@ -14,9 +14,9 @@ from speakeasyd.clock import Clock
 from speakeasyd.domain.job import Job, NewJob, Signature
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Artifact, Chunk, Segment
-from speakeasyd.events import Hub
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.migrate import migrate
+from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.testing import ManualClock
 
 _MANY = """
@@ -34,7 +34,7 @@ _MANY = """
 def _empty() -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.db"
-        migrate(path)
+        migrate_ledger(path)
         return path.read_bytes()
 
 
@@ -53,12 +53,14 @@ def fill(connection: sqlite3.Connection, jobs: int) -> None:
 
 @asynccontextmanager
 async def opened(
-    path: Path, *, clock: Clock | None = None, hub: Hub | None = None, boot_id: str = "boot"
+    path: Path, *, clock: Clock | None = None, hub: EventHub | None = None, boot_id: str = "boot"
 ) -> AsyncIterator[Ledger]:
     """A ledger, new or old, as the daemon has it; with `boot_id=""`, as a command beside the daemon has it."""
     if not path.exists():
         create(path)
-    ledger = await Ledger.open(path, clock=clock or ManualClock(), hub=hub or Hub(), boot_id=boot_id)
+    ledger = await Ledger.open(
+        path, clock=clock or ManualClock(), hub=hub or EventHub(), boot_id=boot_id
+    )
     try:
         yield ledger
     finally:
@@ -90,11 +92,19 @@ def a_chunk(index: int, *texts: str, channel: int | None = None, **more: Any) ->
     start = index * 10.0
     segments = tuple(
         Segment(
-            start + i, start + i + 1, text, avg_logprob=-0.3, compression_ratio=1.1, no_speech_prob=0.0, channel=channel
+            start + i,
+            start + i + 1,
+            text,
+            avg_logprob=-0.3,
+            compression_ratio=1.1,
+            no_speech_prob=0.0,
+            channel=channel,
         )
         for i, text in enumerate(texts)
     )
-    return Chunk(index=index, start=start, end=start + 10, segments=segments, channel=channel, **more)
+    return Chunk(
+        index=index, start=start, end=start + 10, segments=segments, channel=channel, **more
+    )
 
 
 def an_artifact(path: str, outbox: str = "/outbox") -> Artifact:
@@ -103,19 +113,23 @@ def an_artifact(path: str, outbox: str = "/outbox") -> Artifact:
 
 async def claimed(ledger: Ledger, *files: NewJob) -> list[Job]:
     """These files, each a job that has been claimed."""
-    await ledger.add(files)
-    return await ledger.claim(len(files))
+    await ledger.add_jobs(files)
+    return await ledger.claim_jobs(len(files))
 
 
 async def finish(ledger: Ledger, job: Job, *texts: str, language: str = "en") -> None:
     """A claimed job to its good end, one chunk a text."""
-    await ledger.note(job.id, job.token, language=language, model="tiny.en", device="cpu", container_seconds=60.0)
-    await ledger.record([(job.id, job.token, a_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)])
-    await ledger.transcribed(job.id, job.token, audio_seconds=60.0)
-    await ledger.complete(job.id, job.token, [an_artifact(f"{job.id}.txt")])
+    await ledger.update_claimed_job(
+        job.id, job.token, language=language, model="tiny.en", device="cpu", container_seconds=60.0
+    )
+    await ledger.store_chunks(
+        [(job.id, job.token, a_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)]
+    )
+    await ledger.mark_transcribed(job.id, job.token, audio_seconds=60.0)
+    await ledger.complete_job(job.id, job.token, [an_artifact(f"{job.id}.txt")])
 
 
 async def status(ledger: Ledger, job_id: int) -> dict[str, Any]:
     """The row of `job_status`."""
-    [row] = await ledger.rows("SELECT * FROM job_status WHERE job_id = ?", [job_id])
+    [row] = await ledger.query_rows("SELECT * FROM job_status WHERE job_id = ?", [job_id])
     return row

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from speakeasyd.ledger.asking import ask
+from speakeasyd.ledger.queries import query_ledger
 from tests.conftest import PATIENCE_S, REPOSITORY
 
 MEMO = REPOSITORY / "speakeasyd" / "data" / "samples" / "voice_memo.flac"
@@ -27,7 +27,12 @@ class Served:
         self._files = files
         self.root, self.inbox, self.state = root, root / "inbox", root / "state"
         self.inbox.mkdir()
-        usual = {"SERVER__ENABLED": "true", "SERVER__PORT": "0", "OPTIONS__MODEL": "bundled", "WATCH__SETTLE_S": "0.2"}
+        usual = {
+            "SERVER__ENABLED": "true",
+            "SERVER__PORT": "0",
+            "OPTIONS__MODEL": "bundled",
+            "WATCH__SETTLE_S": "0.2",
+        }
         self._told = usual | told
         self._log = root / "log"
 
@@ -43,10 +48,14 @@ class Served:
             "run",
             *(str(part) for one in places.items() for part in one),
         ]
-        settings = {"HOME": str(self.root)} | {f"SPEAKEASYD_{name}": value for name, value in self._told.items()}
+        settings = {"HOME": str(self.root)} | {
+            f"SPEAKEASYD_{name}": value for name, value in self._told.items()
+        }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(command, env=os.environ | settings, stderr=log)
-        listens = until(lambda: re.search(r"the page: http://\S+:(\d+)/", self.log[before:]), "the server")
+        listens = until(
+            lambda: re.search(r"the page: http://\S+:(\d+)/", self.log[before:]), "the server"
+        )
         self.port = int(listens[1])
         self._told["SERVER__PORT"] = listens[1]
         self.address = f"http://127.0.0.1:{self.port}"
@@ -65,10 +74,15 @@ class Served:
     def drafts(self) -> Sequence[Path]:
         """Temporary files of uploads. Not by `rglob`, which fails where a folder goes while it looks."""
         walk = os.walk(self.root)
-        return [Path(top, name) for top, folders, files in walk for name in folders + files if ".speakeasyd-" in name]
+        return [
+            Path(top, name)
+            for top, folders, files in walk
+            for name in folders + files
+            if ".speakeasyd-" in name
+        ]
 
     def rows(self, sql: str) -> list[Any]:
-        return ask(self.state, sql)
+        return query_ledger(self.state, sql)
 
     def get(self, path: str, **query: Any) -> Any:
         """The JSON of `GET /api/v1` + path."""
@@ -79,14 +93,21 @@ class Served:
     def post(self, path: str, **more: Any) -> httpx.Response:
         return self.client.post(f"/api/v1{path}", **more)
 
-    def upload(self, *files: tuple[str, bytes], inbox: str | None = None, **fields: str) -> httpx.Response:
+    def upload(
+        self, *files: tuple[str, bytes], inbox: str | None = None, **fields: str
+    ) -> httpx.Response:
         """`files`: names and contents."""
         query = {"inbox": inbox} if inbox else {}
-        return self.post("/batches", params=query, data=fields, files=[("files", file) for file in files])
+        return self.post(
+            "/batches", params=query, data=fields, files=[("files", file) for file in files]
+        )
 
     def ended(self, job: int) -> Any:
         """Its details, once it has ended."""
-        return until(lambda: (row := self.get(f"/jobs/{job}"))["finished_at"] and row, f"the end of job {job}")
+        return until(
+            lambda: (row := self.get(f"/jobs/{job}"))["finished_at"] and row,
+            f"the end of job {job}",
+        )
 
 
 @contextmanager

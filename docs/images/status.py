@@ -10,7 +10,11 @@ from rich.console import Console
 from speakeasyd.cli.status import render
 from speakeasyd.ledger.overview import take
 
-console = Console(record=True, width=96, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+console = Console(
+    record=True, width=96, file=io.StringIO(), force_terminal=True, color_system="truecolor"
+)
 console.print(render(take(Path(sys.argv[1]))))
 svg = console.export_svg(title="speakeasyd status --watch")
-sys.stdout.write(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL))  # no fonts from elsewhere
+sys.stdout.write(
+    re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+)  # no fonts from elsewhere

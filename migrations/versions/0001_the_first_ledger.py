@@ -312,5 +312,13 @@ END
 def upgrade() -> None:
     for table in TABLES.split(";"):
         op.execute(table)
-    for statement in (TRANSITIONS, COUNT_IN, COUNT_OVER, COUNT_OUT, SEARCH, INDEX_TEXT, FORGET_TEXT):
+    for statement in (
+        TRANSITIONS,
+        COUNT_IN,
+        COUNT_OVER,
+        COUNT_OUT,
+        SEARCH,
+        INDEX_TEXT,
+        FORGET_TEXT,
+    ):
         op.execute(statement)

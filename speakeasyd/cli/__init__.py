@@ -50,25 +50,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     _print_whatever_names_there_are()
     try:
-        status = int(get_command(_app(arguments)).main(arguments, "speakeasyd", standalone_mode=False) or 0)
+        status = int(
+            get_command(_build_app(arguments)).main(arguments, "speakeasyd", standalone_mode=False)
+            or 0
+        )
     except SpeakeasyError as error:
-        _say(f"speakeasyd: {error}", error.hint)
+        _print_error(f"speakeasyd: {error}", error.hint)
         return error.exit_status
     except typer.TyperException as error:  # a wrong option or argument, which typer words well
-        return _usage(error)
+        return _handle_usage_error(error)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one boundary
-        _say(
-            f"speakeasyd: a defect: {type(error).__name__}: {error}", f"Please report it, with {_diagnosis(arguments)}"
+        _print_error(
+            f"speakeasyd: a defect: {type(error).__name__}: {error}",
+            f"Please report it, with {_write_diagnosis(arguments)}",
         )
         return DEFECT
     if status == INTERRUPTED:  # typer turns most of Ctrl-C into this exit status
-        _say("interrupted")
+        _print_error("interrupted")
     return status
 
 
-def _app(arguments: Sequence[str]) -> typer.Typer:
+def _build_app(arguments: Sequence[str]) -> typer.Typer:
     """All commands by name, but only the one that is asked for is imported: starting up has to be quick."""
     app = typer.Typer(
         help="Drop audio into a folder, get transcripts out of another.",
@@ -80,7 +84,9 @@ def _app(arguments: Sequence[str]) -> typer.Typer:
     words = arguments or _words_to_complete()
     wanted = next((word for word in words if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        command: Any = import_module(f"{__name__}.{name}").command if name == wanted else _not_imported
+        command: Any = (
+            import_module(f"{__name__}.{name}").command if name == wanted else _not_imported
+        )
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, help=summary)
         else:
@@ -106,7 +112,10 @@ def _show_version(wanted: bool) -> None:
 
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and leave.")
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and leave."
+        ),
     ] = False,
 ) -> None: ...
 
@@ -118,22 +127,22 @@ def _print_whatever_names_there_are() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _say(what: str, hint: str = "") -> None:
+def _print_error(what: str, hint: str = "") -> None:
     typer.echo(escape_text(f"{what}\n{hint}".rstrip()), err=True)
 
 
-def _usage(error: typer.TyperException) -> int:
+def _handle_usage_error(error: typer.TyperException) -> int:
     """Only what comes from the parser knows how to show itself."""
     show = getattr(error, "show", None)
     if show:
         error.message = escape_text(error.message)
         show()
     else:
-        _say(error.format_message())
+        _print_error(error.format_message())
     return error.exit_code
 
 
-def _diagnosis(arguments: Sequence[str]) -> str:
+def _write_diagnosis(arguments: Sequence[str]) -> str:
     """A file with what a developer needs to know. Returns where it is."""
     now = datetime.now().astimezone()
     file = Path(tempfile.gettempdir()) / f"speakeasyd-defect-{now:%Y%m%d-%H%M%S}-{os.getpid()}.log"

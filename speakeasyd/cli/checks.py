@@ -13,112 +13,150 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from speakeasyd import __version__
-from speakeasyd.cli.engine_checks import devices
+from speakeasyd.cli.engine_checks import check_devices
 from speakeasyd.cli.finding import Check, Finding, Level
-from speakeasyd.clock import iso
+from speakeasyd.clock import format_utc
 from speakeasyd.config import Settings
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.asking import LEDGER, ask
-from speakeasyd.ledger.lock import holder
-from speakeasyd.ledger.migrate import refuse_network
-from speakeasyd.mounts import SILENT, filesystem
+from speakeasyd.ledger.lock import find_holder
+from speakeasyd.ledger.migrate import require_local_filesystem
+from speakeasyd.ledger.queries import LEDGER, query_ledger
+from speakeasyd.mounts import SILENT, find_filesystem_type
 
 LOW, EMPTY = 2 << 30, 200 << 20  # bytes of free disk
-FEW_WATCHES = 65536  # folders that a default kernel of some years ago watches; large archives have more
-_WAL_FLAW = ((3, 7, 0), (3, 51, 2))  # SQLite's versions that can damage a ledger if two connections checkpoint
+FEW_WATCHES = (
+    65536  # folders that a default kernel of some years ago watches; large archives have more
+)
+_WAL_FLAW = (
+    (3, 7, 0),
+    (3, 51, 2),
+)  # SQLite's versions that can damage a ledger if two connections checkpoint
 _PACKAGES = ("faster-whisper", "ctranslate2", "av", "sqlalchemy", "watchdog", "torch")
 
 
-def program(_settings: Settings) -> Iterator[Finding]:
-    yield Finding("speakeasyd", Level.OK, f"{__version__}, Python {platform.python_version()}, {platform.platform()}")
-    yield Finding("libraries", Level.OK, ", ".join(filter(None, map(_installed, _PACKAGES))))
+def check_program(_settings: Settings) -> Iterator[Finding]:
+    yield Finding(
+        "speakeasyd",
+        Level.OK,
+        f"{__version__}, Python {platform.python_version()}, {platform.platform()}",
+    )
+    yield Finding("libraries", Level.OK, ", ".join(filter(None, map(_find_version, _PACKAGES))))
 
 
-def _installed(package: str) -> str:
+def _find_version(package: str) -> str:
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:
         return ""
 
 
-def sqlite(_settings: Settings) -> Iterator[Finding]:
+def check_sqlite(_settings: Settings) -> Iterator[Finding]:
     flawed = _WAL_FLAW[0] <= sqlite3.sqlite_version_info <= _WAL_FLAW[1]
     note = (
-        ": before 3.51.3 it has a flaw in WAL mode that speakeasyd avoids; other programs should only read the ledger"
+        ": before 3.51.3 it has a flaw in WAL mode that speakeasyd avoids; "
+        "other programs should only read the ledger"
     )
     yield Finding("SQLite", Level.OK, sqlite3.sqlite_version + (note if flawed else ""))
 
 
-def daemon(settings: Settings) -> Iterator[Finding]:
-    up = holder(settings.state)
+def check_daemon(settings: Settings) -> Iterator[Finding]:
+    up = find_holder(settings.state)
     yield Finding("daemon", Level.OK, f"up: {up}") if up else Finding("daemon", Level.OK, "down")
 
 
-def ledger(settings: Settings) -> Iterator[Finding]:
+def check_ledger(settings: Settings) -> Iterator[Finding]:
     file = settings.state / LEDGER
     try:
-        refuse_network(file)
+        require_local_filesystem(file)
         if file.exists():
-            jobs = ask(settings.state, "SELECT count(*) AS n, max(created_at) AS last FROM job_status")[0]
-            yield Finding("ledger", Level.OK, f"{file}, {jobs['n']} jobs, {file.stat().st_size / 2**20:.1f} MB")
-            yield _clock(jobs["last"])
+            jobs = query_ledger(
+                settings.state, "SELECT count(*) AS n, max(created_at) AS last FROM job_status"
+            )[0]
+            yield Finding(
+                "ledger",
+                Level.OK,
+                f"{file}, {jobs['n']} jobs, {file.stat().st_size / 2**20:.1f} MB",
+            )
+            yield _check_clock(jobs["last"])
         else:
             yield Finding("ledger", Level.OK, f"{file}, not there before the first start")
     except LedgerError as error:
         yield Finding("ledger", Level.FAIL, str(error), error.hint)
 
 
-def _clock(last: object) -> Finding:
+def _check_clock(last: object) -> Finding:
     """Times in the ledger must not run ahead of the clock."""
     now = datetime.now(UTC)
-    if last is not None and str(last) > iso(now):
-        return Finding("clock", Level.WARN, f"it shows {iso(now)}, but the ledger has {last}", "Set the clock.")
-    return Finding("clock", Level.OK, iso(now))
+    if last is not None and str(last) > format_utc(now):
+        return Finding(
+            "clock",
+            Level.WARN,
+            f"it shows {format_utc(now)}, but the ledger has {last}",
+            "Set the clock.",
+        )
+    return Finding("clock", Level.OK, format_utc(now))
 
 
-def folders(settings: Settings) -> Iterator[Finding]:
-    yield _writable("state folder", settings.state)
+def check_folders(settings: Settings) -> Iterator[Finding]:
+    yield _check_writable("state folder", settings.state)
     for inbox in settings.inboxes:
-        to_be_made = inbox.usual and not inbox.path.exists()
-        yield (_writable if to_be_made else _readable)(f"inbox {inbox.name}", inbox.path)
+        to_be_made = inbox.is_default and not inbox.path.exists()
+        yield (_check_writable if to_be_made else _check_readable)(
+            f"inbox {inbox.name}", inbox.path
+        )
         for key, folder in inbox.targets.items():
-            yield _writable(f"{key} of {inbox.name}", folder)
+            yield _check_writable(f"{key} of {inbox.name}", folder)
 
 
-def _readable(what: str, folder: Path) -> Finding:
+def _check_readable(what: str, folder: Path) -> Finding:
     try:
         with os.scandir(folder):
             pass
     except FileNotFoundError:
         return Finding(what, Level.WARN, f"{folder} is not there", "Create it, or mount it.")
     except OSError as error:
-        return Finding(what, Level.FAIL, f"{folder} cannot be read: {error.strerror}", _permission(folder))
-    kind = filesystem(folder)
+        return Finding(
+            what,
+            Level.FAIL,
+            f"{folder} cannot be read: {error.strerror}",
+            _describe_permission(folder),
+        )
+    kind = find_filesystem_type(folder)
     note = f", on {kind}: no events, so it is scanned every few seconds" if kind in SILENT else ""
     return Finding(what, Level.OK, f"{folder}{note}")
 
 
-def _writable(what: str, folder: Path) -> Finding:
+def _check_writable(what: str, folder: Path) -> Finding:
     there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        return Finding(what, Level.FAIL, f"{folder} cannot be written: {error.strerror}", _permission(folder))
+        return Finding(
+            what,
+            Level.FAIL,
+            f"{folder} cannot be written: {error.strerror}",
+            _describe_permission(folder),
+        )
     free = shutil.disk_usage(there).free
     room = f"{folder}{'' if there == folder else ' (to be made)'}, {free / 2**30:.1f} GB free"
     if free < LOW:
         return Finding(
-            what, Level.FAIL if free < EMPTY else Level.WARN, room, "Make room: a full disk pauses the queue."
+            what,
+            Level.FAIL if free < EMPTY else Level.WARN,
+            room,
+            "Make room: a full disk pauses the queue.",
         )
     return Finding(what, Level.OK, room)
 
 
-def privacy(settings: Settings) -> Iterator[Finding]:
+def check_privacy(settings: Settings) -> Iterator[Finding]:
     """Who else on this machine may read transcripts."""
     if sys.platform == "win32":
         return
-    if settings.state.exists() and (finding := find_readers("privacy", settings.state, "every transcript")):
+    if settings.state.exists() and (
+        finding := find_readers("privacy", settings.state, "every transcript")
+    ):
         yield finding
 
 
@@ -130,19 +168,32 @@ def find_readers(what: str, path: Path, content: str) -> Finding | None:
     return Finding(what, Level.WARN, text, f"chmod -R o-rwx {path}")
 
 
-def _permission(folder: Path) -> str:
+def _describe_permission(folder: Path) -> str:
     if sys.platform == "darwin":
         return "Allow it in System Settings, Privacy & Security, Files and Folders."
     return f"Give the user that runs the daemon access to {folder}."
 
 
-def watching(_settings: Settings) -> Iterator[Finding]:
+def check_watching(_settings: Settings) -> Iterator[Finding]:
     limit = Path("/proc/sys/fs/inotify/max_user_watches")
     if sys.platform == "linux" and limit.exists():
         watches = int(limit.read_text())
         few = watches < FEW_WATCHES
-        mend = "For inboxes with very many sub-folders: sysctl fs.inotify.max_user_watches=524288" if few else ""
+        mend = (
+            "For inboxes with very many sub-folders: sysctl fs.inotify.max_user_watches=524288"
+            if few
+            else ""
+        )
         yield Finding("inotify", Level.OK, f"up to {watches} folders can be watched", mend)
 
 
-CHECKS: tuple[Check, ...] = (program, sqlite, daemon, ledger, folders, privacy, watching, devices)
+CHECKS: tuple[Check, ...] = (
+    check_program,
+    check_sqlite,
+    check_daemon,
+    check_ledger,
+    check_folders,
+    check_privacy,
+    check_watching,
+    check_devices,
+)

@@ -7,11 +7,11 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.changing import wish
+from speakeasyd.cli.ledger_changes import send_request
 from speakeasyd.cli.output import console, print_json, print_text
-from speakeasyd.config import Loaded
-from speakeasyd.config.loading import FILE_VARIABLE, candidates
-from speakeasyd.config.reference import assignments, toml_file
+from speakeasyd.config import LoadedSettings
+from speakeasyd.config.loading import FILE_VARIABLE, list_candidates
+from speakeasyd.config.reference import list_assignments, render_toml_file
 from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
 
@@ -21,30 +21,34 @@ command = typer.Typer(no_args_is_help=True)
 @command.command()
 def show(config: given.Config = None, as_json: given.Json = False) -> int:
     """Every key with its value, and who set it where it is not the default."""
-    loaded = given.loaded(config)
+    loaded = given.load_with_flags(config)
     if as_json:
         print_json(loaded.settings.model_dump(mode="json"))
         return 0
     out = console()
     table = None
-    for assignment in assignments(loaded.settings):
+    for assignment in list_assignments(loaded.settings):
         if assignment.table != table:
             table = assignment.table
             out.print(f"\n{table}", style="bold", markup=False)
-        origin = loaded.origin(assignment.dotted)
+        origin = loaded.find_origin(assignment.dotted)
         out.print(
-            f"{assignment.key} = {assignment.value}{f'  # {origin}' if origin else ''}", markup=False, soft_wrap=True
+            f"{assignment.key} = {assignment.value}{f'  # {origin}' if origin else ''}",
+            markup=False,
+            soft_wrap=True,
         )
     return 0
 
 
 @command.command()
 def check(
-    file: Annotated[Path | None, typer.Argument(metavar="FILE", help="In place of the one in use.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="In place of the one in use.")
+    ] = None,
     config: given.Config = None,
 ) -> int:
     """Say what is wrong with the configuration. Exit status: 0 all is well, 78 something is wrong."""
-    loaded = given.loaded(file or config)
+    loaded = given.load_with_flags(file or config)
     print_text(f"{_named(loaded)}: all is well")
     return 0
 
@@ -55,17 +59,19 @@ def init(
         Path | None, typer.Argument(metavar="FILE", help="Where; else in the user's configuration.")
     ] = None,
     stdout: Annotated[bool, typer.Option("--stdout", help="Print it instead.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file that is there.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the file that is there.")
+    ] = False,
 ) -> int:
     """Write a configuration file with every key explained and nothing changed."""
     if stdout:
-        sys.stdout.write(toml_file())
+        sys.stdout.write(render_toml_file())
         return 0
-    target = file or candidates()[0]
+    target = file or list_candidates()[0]
     if target.exists() and not force:
         raise SpeakeasyError(f"there is a file {target} already", hint="--force overwrites it.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_private(target, toml_file())  # tokens and passwords go there
+    write_private(target, render_toml_file())  # tokens and passwords go there
     print_text(f"written: {target}")
     return 0
 
@@ -74,20 +80,24 @@ def init(
 def path(config: given.Config = None) -> int:
     """Where the configuration is looked for, and which file is in use."""
     out = console()
-    out.print(f"in use: {_named(given.loaded(config))}", markup=False, soft_wrap=True)
+    out.print(f"in use: {_named(given.load_with_flags(config))}", markup=False, soft_wrap=True)
     out.print(f"looked for: --config, then {FILE_VARIABLE}, then", markup=False)
-    for candidate in candidates():
-        out.print(f"  {candidate}{'' if candidate.is_file() else '  (not there)'}", markup=False, soft_wrap=True)
+    for candidate in list_candidates():
+        out.print(
+            f"  {candidate}{'' if candidate.is_file() else '  (not there)'}",
+            markup=False,
+            soft_wrap=True,
+        )
     return 0
 
 
 @command.command()
 def reload(config: given.Config = None, state: given.State = None) -> int:
     """Ask the running daemon to read its configuration again."""
-    wish(given.settings(config, given.Flags(state=state)).state, "reload")
+    send_request(given.load_settings(config, given.Flags(state=state)).state, "reload")
     print_text("asked; the daemon's log says what changes now and what needs a restart")
     return 0
 
 
-def _named(loaded: Loaded) -> str:
+def _named(loaded: LoadedSettings) -> str:
     return str(loaded.file) if loaded.file else "no file, the defaults"

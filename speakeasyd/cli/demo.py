@@ -14,12 +14,12 @@ from rich.text import Text
 
 from speakeasyd import daemon, logs
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import console, duration
+from speakeasyd.cli.output import console, format_duration
 from speakeasyd.config import Settings
 from speakeasyd.errors import StartError
 from speakeasyd.events import Event
-from speakeasyd.ledger.asking import ask
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.queries import query_ledger
+from speakeasyd.ledger.readonly import Row
 
 SETTLE_S = 0.5  # seconds: nobody else writes here
 QUERIES = (
@@ -34,7 +34,9 @@ _ENDED = """
 
 
 def command(
-    files: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="Audio or video of yours.")] = None,
+    files: Annotated[
+        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Audio or video of yours.")
+    ] = None,
     *,
     inbox: given.Inbox = None,
     outbox: given.Outbox = None,
@@ -63,26 +65,28 @@ def command(
         task=task,
         formats=formats,
     )
-    settings = given.only_flags(flags)
-    _drop(files or _samples(), settings.inboxes[0].path)
+    settings = given.settings_from_flags(flags)
+    _drop_files(files or _find_samples(), settings.inboxes[0].path)
     out = console()
-    out.print("A real daemon, on a scratch inbox and outbox:", settings.inboxes[0].path, soft_wrap=True)
+    out.print(
+        "A real daemon, on a scratch inbox and outbox:", settings.inboxes[0].path, soft_wrap=True
+    )
     log = scratch / "speakeasyd.log"
     try:
-        status = _run(settings, log, out)
+        status = _run_daemon(settings, log, out)
     except StartError:
         out.print("Log", log, style="bold", soft_wrap=True)
         raise
-    _tell(settings, log, out)
+    _print_results(settings, log, out)
     return status
 
 
-def _samples() -> list[Path]:
+def _find_samples() -> list[Path]:
     folder = resources.files("speakeasyd") / "data" / "samples"
     return sorted(Path(str(sample)) for sample in folder.iterdir() if sample.name.endswith(".flac"))
 
 
-def _drop(files: Sequence[Path], inbox: Path) -> None:
+def _drop_files(files: Sequence[Path], inbox: Path) -> None:
     """As a careful program does it: under another name first, so that nobody sees half a file."""
     inbox.mkdir(parents=True, exist_ok=True)
     for file in files:
@@ -93,17 +97,24 @@ def _drop(files: Sequence[Path], inbox: Path) -> None:
         part.replace(inbox / file.name)
 
 
-def _run(settings: Settings, log: Path, out: Console) -> int:
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[note]}"), TimeElapsedColumn())
+def _run_daemon(settings: Settings, log: Path, out: Console) -> int:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+    )
     with log.open("w", encoding="utf-8") as stream, Progress(*columns, console=out) as progress:
-        logs.set_up(settings.log, stream=stream)
-        return daemon.main(settings, once=True, on_event=_Show(progress, logs.Narrator()))
+        logs.configure_logging(settings.log, stream=stream)
+        return daemon.run_daemon(
+            settings, once=True, on_event=_ProgressDisplay(progress, logs.EventLogger())
+        )
 
 
-class _Show:
+class _ProgressDisplay:
     """A bar for each job, and every event passed on to the log."""
 
-    def __init__(self, progress: Progress, narrate: logs.Narrator) -> None:
+    def __init__(self, progress: Progress, narrate: logs.EventLogger) -> None:
         self._progress = progress
         self._narrate = narrate
         self._bars: dict[int, TaskID] = {}
@@ -119,24 +130,30 @@ class _Show:
         if job not in self._bars:
             name = Text(str(event.data.get("path", f"job {job}"))).markup
             self._bars[job] = self._progress.add_task(name, total=1.0, note="waits")
-        self._update(self._bars[job], event)
+        self._update_bar(self._bars[job], event)
 
-    def _update(self, bar: TaskID, event: Event) -> None:
+    def _update_bar(self, bar: TaskID, event: Event) -> None:
         match event.kind:
             case "job.claimed":
                 self._progress.update(bar, note="listens")
             case "chunk.done":
-                self._progress.update(bar, completed=float(str(event.data["progress"])), note="transcribes")
+                self._progress.update(
+                    bar, completed=float(str(event.data["progress"])), note="transcribes"
+                )
             case "job.completed" | "job.failed" | "job.cancelled" | "job.skipped":
                 self._progress.update(bar, completed=1.0, note=event.kind.removeprefix("job."))
                 self._progress.stop_task(bar)
 
 
-def _tell(settings: Settings, log: Path, out: Console) -> None:
+def _print_results(settings: Settings, log: Path, out: Console) -> None:
     outbox = settings.inboxes[0].outbox
-    for job in ask(settings.state, _ENDED):
-        out.print(Text(f"\n{job['path']}  ", "bold cyan") + Text(_measure(job), "dim"))
-        out.print(Text(str(job["text"] if job["text"] is not None else f"{job['status']}: {job['error']}")))
+    for job in query_ledger(settings.state, _ENDED):
+        out.print(Text(f"\n{job['path']}  ", "bold cyan") + Text(_format_speed(job), "dim"))
+        out.print(
+            Text(
+                str(job["text"] if job["text"] is not None else f"{job['status']}: {job['error']}")
+            )
+        )
         if job["warning"]:
             out.print(Text(str(job["warning"]), "yellow"))
     out.print("\nTranscripts", outbox, style="bold", soft_wrap=True)
@@ -145,10 +162,14 @@ def _tell(settings: Settings, log: Path, out: Console) -> None:
     out.print("Log", log, style="bold", soft_wrap=True)
     out.print("\nThe ledger answers SQL; try", style="bold")
     for query in QUERIES:
-        out.print(f'  speakeasyd sql "{query}" --state "{settings.state}"', markup=False, soft_wrap=True)
+        out.print(
+            f'  speakeasyd sql "{query}" --state "{settings.state}"', markup=False, soft_wrap=True
+        )
     out.print("\nThen the real thing: speakeasyd run --inbox DIR --outbox DIR", style="bold")
 
 
-def _measure(job: Row) -> str:
+def _format_speed(job: Row) -> str:
     seconds, took = float(str(job["audio_seconds"] or 0)), float(str(job["compute_seconds"] or 0))
-    return f"{duration(seconds)} of audio in {took:.1f} s, by {job['model']}" if seconds else ""
+    return (
+        f"{format_duration(seconds)} of audio in {took:.1f} s, by {job['model']}" if seconds else ""
+    )

@@ -11,7 +11,7 @@ from speakeasyd.cli import parameters as given
 from speakeasyd.cli.checks import CHECKS, find_readers
 from speakeasyd.cli.finding import Finding, Level
 from speakeasyd.cli.output import console, print_json
-from speakeasyd.config import Loaded
+from speakeasyd.config import LoadedSettings
 
 _STYLES = {Level.OK: "green", Level.WARN: "bold yellow", Level.FAIL: "bold red"}
 
@@ -32,19 +32,23 @@ def command(
     """
     flags = given.Flags(inbox=inbox, outbox=outbox, state=state, model=model, device=device)
     findings = []
-    for finding in _examine(given.loaded(config, flags)):
+    for finding in _run_checks(given.load_with_flags(config, flags)):
         findings.append(finding)
         if not as_json:
-            _print(finding)
+            _print_finding(finding)
     if as_json:
         print_json([asdict(finding) for finding in findings])
     return int(any(finding.level is Level.FAIL for finding in findings))
 
 
-def _examine(loaded: Loaded) -> Iterator[Finding]:
+def _run_checks(loaded: LoadedSettings) -> Iterator[Finding]:
     yield Finding("configuration", Level.OK, str(loaded.file or "no file, the defaults"))
     if loaded.file and _has_secrets(loaded.settings.model_dump()):
-        warning = None if sys.platform == "win32" else find_readers("configuration", loaded.file, "secrets")
+        warning = (
+            None
+            if sys.platform == "win32"
+            else find_readers("configuration", loaded.file, "secrets")
+        )
         if warning:
             yield warning
     for check in CHECKS:
@@ -63,8 +67,12 @@ def _has_secrets(value: object) -> bool:
             return False
 
 
-def _print(finding: Finding) -> None:
-    line = Text(f"{finding.level:<5}", _STYLES[finding.level]) + Text(f"{finding.what}: ", "bold") + Text(finding.text)
+def _print_finding(finding: Finding) -> None:
+    line = (
+        Text(f"{finding.level:<5}", _STYLES[finding.level])
+        + Text(f"{finding.what}: ", "bold")
+        + Text(finding.text)
+    )
     console().print(line, soft_wrap=True)
     if finding.mend:
         console().print(Text(f"     {finding.mend}", "none"), soft_wrap=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 from speakeasyd.cli.finding import Finding, Level
 from speakeasyd.config import Settings
-from speakeasyd.domain.fault import FaultKind, classify
+from speakeasyd.domain.fault import FaultKind, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
-from speakeasyd.ledger.lock import holder
-from speakeasyd.workers.child import prepare
+from speakeasyd.ledger.lock import find_holder
+from speakeasyd.workers.child import set_compute_environment
 
 PROBE_S = 90.0  # seconds; a first touch of a GPU's driver can take long
 SELFTEST_S = 300.0  # seconds; a large model on a slow disk takes long to load
@@ -23,32 +23,45 @@ HUB = ("huggingface.co", 443)
 HUB_S = 3.0  # seconds
 
 
-def devices(settings: Settings) -> Iterator[Finding]:
-    found = probe("speakeasyd.engine.probe")
+def check_devices(settings: Settings) -> Iterator[Finding]:
+    found = run_probe("speakeasyd.engine.gpu_probe")
     gpus, error = found.get("gpus", []), found.get("error", "")
     wanted = settings.workers.device
     if error:
-        diagnosis = classify(phase="load", error=error)
+        diagnosis = classify_fault(phase="load", error=error)
         about = "engine" if diagnosis.kind is FaultKind.DEFECT else "GPU"
         level = Level.WARN if about == "GPU" and wanted == "cpu" else Level.FAIL
         yield Finding(about, level, f"{diagnosis.what}: {error}", diagnosis.hint)
     elif gpus:
-        sizes = ", ".join(f"cuda:{number} with {gpu['memory'] / 2**30:.0f} GB" for number, gpu in enumerate(gpus))
+        sizes = ", ".join(
+            f"cuda:{number} with {gpu['memory'] / 2**30:.0f} GB" for number, gpu in enumerate(gpus)
+        )
         yield Finding("GPU", Level.OK, f"{sizes}; cuBLAS is there")
     elif wanted.startswith("cuda"):
-        yield Finding("GPU", Level.FAIL, "none is found", 'Install the driver, or set workers.device = "cpu".')
+        yield Finding(
+            "GPU", Level.FAIL, "none is found", 'Install the driver, or set workers.device = "cpu".'
+        )
     else:
         yield Finding("GPU", Level.OK, "none; the CPU does the work")
-    yield from _model(settings, "cuda:0" if gpus and wanted != "cpu" else "cpu")
+    yield from _check_model_files(settings, "cuda:0" if gpus and wanted != "cpu" else "cpu")
 
 
-def _model(settings: Settings, device: str) -> Iterator[Finding]:
-    found = probe("speakeasyd.engine.checkup", settings.options.model, device, str(settings.state))
+def _check_model_files(settings: Settings, device: str) -> Iterator[Finding]:
+    found = run_probe(
+        "speakeasyd.engine.doctor_probe", settings.options.model, device, str(settings.state)
+    )
     if "ffmpeg" in found:
-        yield Finding("FFmpeg", Level.OK, ", ".join(f"{name} {number}" for name, number in found["ffmpeg"].items()))
+        yield Finding(
+            "FFmpeg",
+            Level.OK,
+            ", ".join(f"{name} {number}" for name, number in found["ffmpeg"].items()),
+        )
     else:
         yield Finding(
-            "engine", Level.FAIL, found["error"], "Install speakeasyd again: pip install --force-reinstall speakeasyd"
+            "engine",
+            Level.FAIL,
+            found["error"],
+            "Install speakeasyd again: pip install --force-reinstall speakeasyd",
         )
         return
     yield from _check_model(settings, found)
@@ -60,12 +73,14 @@ def _check_model(settings: Settings, found: Mapping[str, Any]) -> Iterator[Findi
     what = f"model {settings.options.model}"
     if "model" in found and not found["warning"]:
         yield Finding(what, Level.OK, f"{found['model']}, in {found['folder']}")
-    elif settings.workers.offline or not _hub_answers():
+    elif settings.workers.offline or not _is_hub_reachable():
         level = Level.WARN if "model" in found else Level.FAIL
         mend = "Fetch it where there is a network and name its folder in options.model."
         yield Finding(what, level, f"{found.get('warning') or found.get('error')}", mend)
     else:
-        yield Finding(what, Level.OK, "not here yet; it is fetched from the hub when it is first needed")
+        yield Finding(
+            what, Level.OK, "not here yet; it is fetched from the hub when it is first needed"
+        )
 
 
 def _run_selftest(settings: Settings, device: str) -> Finding:
@@ -74,7 +89,7 @@ def _run_selftest(settings: Settings, device: str) -> Finding:
     While the daemon runs, its GPU is left to it: a second model might not fit.
     """
     workers = settings.workers
-    if device != "cpu" and holder(settings.state):
+    if device != "cpu" and find_holder(settings.state):
         device = "cpu"
     compute_type = workers.compute_type if device != "cpu" or workers.device == "cpu" else "auto"
     spec = WorkerSpec(
@@ -86,16 +101,18 @@ def _run_selftest(settings: Settings, device: str) -> Finding:
         offline=True,
     )
     arguments = (settings.options.model, json.dumps(asdict(spec)))
-    found = probe("speakeasyd.engine.selftest", *arguments, deadline_s=SELFTEST_S)
+    found = run_probe("speakeasyd.engine.selftest", *arguments, deadline_s=SELFTEST_S)
     if error := found.get("error"):
-        diagnosis = classify(phase=found.get("phase"), error=error, device=device)
+        diagnosis = classify_fault(phase=found.get("phase"), error=error, device=device)
         return Finding("engine", Level.FAIL, f"{diagnosis.what}: {error}", diagnosis.hint)
     decoded = f"decoded {found['decoded']:g} s of a sample"
-    canary = f"{found['model']} on {found['device']} ({found['compute_type']}) heard the canary's words"
+    canary = (
+        f"{found['model']} on {found['device']} ({found['compute_type']}) heard the canary's words"
+    )
     return Finding("engine", Level.OK, f"{decoded}; {canary}")
 
 
-def _hub_answers() -> bool:
+def _is_hub_reachable() -> bool:
     try:
         socket.create_connection(HUB, timeout=HUB_S).close()
     except OSError:
@@ -103,11 +120,11 @@ def _hub_answers() -> bool:
     return True
 
 
-def probe(module: str, *arguments: str, deadline_s: float = PROBE_S) -> dict[str, Any]:
+def run_probe(module: str, *arguments: str, deadline_s: float = PROBE_S) -> dict[str, Any]:
     """What a module of the engine finds. `error` where it finds its end instead."""
     command = [sys.executable, "-m", module, *arguments]
     environ = dict(os.environ)
-    prepare(environ)  # as a worker is
+    set_compute_environment(environ)  # as a worker is
     try:
         done = subprocess.run(  # noqa: S603 - ours
             command, env=environ, capture_output=True, text=True, timeout=deadline_s, check=False
@@ -117,5 +134,9 @@ def probe(module: str, *arguments: str, deadline_s: float = PROBE_S) -> dict[str
     try:
         found: dict[str, Any] = json.loads(done.stdout)
     except ValueError:
-        return {"error": (done.stderr.strip().splitlines() or [f"it died with exit status {done.returncode}"])[-1]}
+        return {
+            "error": (
+                done.stderr.strip().splitlines() or [f"it died with exit status {done.returncode}"]
+            )[-1]
+        }
     return found

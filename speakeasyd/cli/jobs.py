@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import console, duration, print_json, print_rows
+from speakeasyd.cli.output import console, format_duration, print_json, print_rows
 from speakeasyd.domain.job import Status
-from speakeasyd.ledger.asking import ask
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.queries import query_ledger
+from speakeasyd.ledger.readonly import Row
 
 _JOBS = """
     SELECT * FROM job_status
@@ -21,7 +21,8 @@ def command(
     *,
     status: Annotated[Status | None, typer.Option(help="Only those that are so.")] = None,
     batch: Annotated[
-        str | None, typer.Option(help="Only those of this batch: a sub-folder, or the inbox's name.")
+        str | None,
+        typer.Option(help="Only those of this batch: a sub-folder, or the inbox's name."),
     ] = None,
     limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 50,
     config: given.Config = None,
@@ -30,25 +31,25 @@ def command(
     as_json: given.Json = False,
 ) -> int:
     """List jobs, the latest first."""
-    settings = given.settings(config, given.Flags(state=state))
-    rows = ask(settings.state, _JOBS, {"status": status, "batch": batch, "limit": limit})
+    settings = given.load_settings(config, given.Flags(state=state))
+    rows = query_ledger(settings.state, _JOBS, {"status": status, "batch": batch, "limit": limit})
     if as_json:
         print_json(rows)
     elif rows:
-        print_rows([_short(row) for row in rows], by_line=by_line)
+        print_rows([_shorten_row(row) for row in rows], by_line=by_line)
     else:
         console().print("no such jobs")
     return 0
 
 
-def _short(row: Row) -> Row:
+def _shorten_row(row: Row) -> Row:
     seconds = row["audio_seconds"]
     return {
         "job": row["job_id"],
         "status": row["status"],
         "progress": row["progress"],
         "path": row["path"],
-        "audio": duration(float(str(seconds))) if seconds is not None else None,
+        "audio": format_duration(float(str(seconds))) if seconds is not None else None,
         "language": row["language"],
         "error": row["error_code"],
     }

@@ -10,15 +10,19 @@ import typer
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import print_text
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.asking import LEDGER
+from speakeasyd.ledger.queries import LEDGER
 
 command = typer.Typer(no_args_is_help=True)
 
 
 @command.command()
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the copy.", resolve_path=True)],
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the file that is there.")] = False,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to write the copy.", resolve_path=True)
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Overwrite the file that is there.")
+    ] = False,
     config: given.Config = None,
     state: given.State = None,
 ) -> int:
@@ -28,7 +32,9 @@ def backup(
 
     ledger = _ledger(config, state)
     if not ledger.is_file():
-        raise LedgerError(f"there is no ledger at {ledger}", hint="It is made when the daemon first starts.")
+        raise LedgerError(
+            f"there is no ledger at {ledger}", hint="It is made when the daemon first starts."
+        )
     if file.exists() and file.samefile(ledger):
         raise LedgerError(f"{file} is the ledger itself", hint="Choose another file.")
     refuse_foreign_log(ledger)
@@ -36,19 +42,23 @@ def backup(
         with closing(open_live(ledger)) as source:
             copy_ledger(source, file, overwrite=force)
     except sqlite3.Error as error:
-        raise LedgerError(f"the ledger cannot be copied: {error}", hint="See: speakeasyd ledger check") from error
+        raise LedgerError(
+            f"the ledger cannot be copied: {error}", hint="See: speakeasyd ledger check"
+        ) from error
     print_text(f"written: {file}")
     return 0
 
 
 @command.command()
 def restore(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A copy of a ledger.", resolve_path=True)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A copy of a ledger.", resolve_path=True)
+    ],
     config: given.Config = None,
     state: given.State = None,
 ) -> int:
     """Put a copy in place of the ledger, while no daemon runs. The replaced one is kept beside it."""
-    from speakeasyd.ledger.restoring import restore as put_back  # noqa: PLC0415
+    from speakeasyd.ledger.restoring import restore_ledger as put_back  # noqa: PLC0415
 
     ledger = _ledger(config, state)
     kept = put_back(file, ledger)
@@ -59,10 +69,10 @@ def restore(
 @command.command()
 def check(config: given.Config = None, state: given.State = None) -> int:
     """Look whether the ledger is sound. Exit status: 0 it is, 1 it is damaged, 2 it cannot be read as a ledger."""
-    from speakeasyd.ledger.restoring import RESTORE, examine  # noqa: PLC0415
+    from speakeasyd.ledger.restoring import RESTORE, examine_ledger  # noqa: PLC0415
 
     ledger = _ledger(config, state)
-    revision, problems = examine(ledger)
+    revision, problems = examine_ledger(ledger)
     if problems:
         print_text("\n".join([f"{ledger} is damaged:", *problems, RESTORE]))
         return 1
@@ -71,4 +81,4 @@ def check(config: given.Config = None, state: given.State = None) -> int:
 
 
 def _ledger(config: Path | None, state: Path | None) -> Path:
-    return given.settings(config, given.Flags(state=state)).state / LEDGER
+    return given.load_settings(config, given.Flags(state=state)).state / LEDGER

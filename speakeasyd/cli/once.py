@@ -7,8 +7,8 @@ from rich.text import Text
 
 from speakeasyd import daemon, logs
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.inbox_folders import prepare_inboxes
 from speakeasyd.cli.output import console
-from speakeasyd.cli.places import prepare
 from speakeasyd.domain.drained import Drained, Left
 
 NAMED_MOST = 20  # files that are named of each kind
@@ -20,10 +20,10 @@ def command(config: Path | None, flags: given.Flags) -> int:
 
     Exit status: 0 all is done, 1 some files failed or are left, 2 it could not start.
     """
-    settings = given.settings(config, flags)
-    prepare(settings, strict=True)
-    logs.set_up(settings.log)
-    drained = daemon.drain(settings, on_event=logs.Narrator())
+    settings = given.load_settings(config, flags)
+    prepare_inboxes(settings, strict=True)
+    logs.configure_logging(settings.log)
+    drained = daemon.drain(settings, on_event=logs.EventLogger())
     out = console()
     for line in tally(drained):
         out.print(Text(line), soft_wrap=True)

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from speakeasyd.cli.tables import format_cell, plan_layout, record_lines, style_of, table_lines
 from speakeasyd.domain.escaping import escape_json, escape_line, escape_text
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.readonly import Row
 
 UNLIMITED = 100_000  # columns: off a terminal no line is wrapped or cut
 
@@ -28,7 +28,9 @@ class SafeConsole(Console):
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(escape_text(text), **options)
 
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+    def render_text(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else escape_text(text), style, control)
 
@@ -48,7 +50,7 @@ def print_text(text: str) -> None:
 
 
 def print_json(value: object) -> None:
-    document = json.dumps(value, indent=2, ensure_ascii=False, default=_as_text)
+    document = json.dumps(value, indent=2, ensure_ascii=False, default=_format_cell)
     sys.stdout.write(f"{escape_json(document)}\n")
 
 
@@ -60,7 +62,10 @@ def print_csv(rows: Sequence[Row]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(map(escape, rows[0]))
     for row in rows:
-        writer.writerow(escape(_as_text(value)) if isinstance(value, bytes | str) else value for value in row.values())
+        writer.writerow(
+            escape(_format_cell(value)) if isinstance(value, bytes | str) else value
+            for value in row.values()
+        )
 
 
 def print_rows(rows: Sequence[Row], *, by_line: bool = False, header: bool = True) -> None:
@@ -73,7 +78,9 @@ def print_rows(rows: Sequence[Row], *, by_line: bool = False, header: bool = Tru
     _print_lines(table_lines(rows, layout, header=header))
     if layout.left_out:
         sys.stdout.flush()
-        sys.stderr.write(f"({layout.left_out} columns do not fit; --line shows all, one on each line)\n")
+        sys.stderr.write(
+            f"({layout.left_out} columns do not fit; --line shows all, one on each line)\n"
+        )
 
 
 def _print_lines(lines: Iterator[Text]) -> None:
@@ -86,7 +93,7 @@ def _print_lines(lines: Iterator[Text]) -> None:
             out.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
-def cell(name: str, value: object) -> Text:
+def build_cell(name: str, value: object) -> Text:
     return Text(format_cell(name, value), style_of(name, value))
 
 
@@ -103,11 +110,11 @@ def escape_strings(value: Any) -> Any:
             return value
 
 
-def _as_text(value: object) -> str:
+def _format_cell(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """`45 s`, `12 min`, `3 h 20 min`, `4 d 2 h`."""
     minutes = round(seconds / 60)
     if seconds < 90:
@@ -118,13 +125,13 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def position(seconds: float) -> str:
+def format_position(seconds: float) -> str:
     """A place in a file: `1:02:03`, `2:03`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def local(moment: object) -> str:
+def format_local_time(moment: object) -> str:
     """A time of the ledger, in the time zone of who reads it."""
     return f"{datetime.fromisoformat(str(moment)).astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""

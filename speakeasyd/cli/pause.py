@@ -1,10 +1,10 @@
 """`speakeasyd pause`"""
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.changing import wish
+from speakeasyd.cli.ledger_changes import send_request
 
 
 def command(config: given.Config = None, state: given.State = None) -> int:
     """Let the running daemon finish the chunks in flight and rest until `speakeasyd resume`, also across restarts."""
-    wish(given.settings(config, given.Flags(state=state)).state, "pause")
+    send_request(given.load_settings(config, given.Flags(state=state)).state, "pause")
     return 0

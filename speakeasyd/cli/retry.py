@@ -7,14 +7,18 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.changing import changing
+from speakeasyd.cli.ledger_changes import open_for_changes
 from speakeasyd.cli.output import console, print_json
-from speakeasyd.ledger.lock import holder
+from speakeasyd.ledger.lock import find_holder
 
 
 def command(
-    jobs: Annotated[list[int] | None, typer.Argument(metavar="JOB...", help="Numbers of jobs.")] = None,
-    where: Annotated[str | None, typer.Option(metavar="SQL", help="A condition over job_status.")] = None,
+    jobs: Annotated[
+        list[int] | None, typer.Argument(metavar="JOB...", help="Numbers of jobs.")
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="A condition over job_status.")
+    ] = None,
     config: given.Config = None,
     state: given.State = None,
     as_json: given.Json = False,
@@ -27,21 +31,25 @@ def command(
     """
     if not jobs and not where:
         raise typer.BadParameter("name jobs, or give --where")
-    settings = given.settings(config, given.Flags(state=state))
-    retried = asyncio.run(_retry(settings.state, jobs or [], where))
+    settings = given.load_settings(config, given.Flags(state=state))
+    retried = asyncio.run(_retry_jobs(settings.state, jobs or [], where))
     refused = sorted(set(jobs or ()) - set(retried))
     if as_json:
         print_json({"retried": retried, "refused": refused})
     else:
         out = console()
-        out.print(f"{len(retried)} to begin again{': ' if retried else ''}{given.words(retried)}")
+        out.print(
+            f"{len(retried)} to begin again{': ' if retried else ''}{given.format_list(retried)}"
+        )
         if refused:
-            out.print(f"not {given.words(refused)}: unknown, not ended, or about a version of the file that is gone")
-        if retried and not holder(settings.state):
+            out.print(
+                f"not {given.format_list(refused)}: unknown, not ended, or about a version of the file that is gone"
+            )
+        if retried and not find_holder(settings.state):
             out.print("The daemon is down; they begin when it runs.")
     return 1 if refused else 0
 
 
-async def _retry(state: Path, jobs: list[int], where: str | None) -> list[int]:
-    async with changing(state) as ledger:
-        return [int(job_id) for job_id in await ledger.retry(ids=jobs, where=where)]
+async def _retry_jobs(state: Path, jobs: list[int], where: str | None) -> list[int]:
+    async with open_for_changes(state) as ledger:
+        return [int(job_id) for job_id in await ledger.retry_jobs(ids=jobs, where=where)]

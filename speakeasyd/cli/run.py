@@ -5,7 +5,7 @@ from pathlib import Path
 
 from speakeasyd import __version__, daemon, logs
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.places import prepare
+from speakeasyd.cli.inbox_folders import prepare_inboxes
 
 log = logging.getLogger(__name__)
 
@@ -17,18 +17,20 @@ def command(config: Path | None, flags: given.Flags) -> int:
     Ctrl-C or a termination signal finishes the chunks in flight and leaves; a second one leaves at once. Nothing is
     lost either way.
     """
-    loaded = given.loaded(config, flags)
+    loaded = given.load_with_flags(config, flags)
     settings = loaded.settings
-    prepare(settings, strict=flags.inbox is not None)
-    logs.set_up(settings.log)
+    prepare_inboxes(settings, strict=flags.inbox is not None)
+    logs.configure_logging(settings.log)
     log.info(
         "speakeasyd %s starts; configuration: %s; inboxes: %s; model: %s; device: %s",
         __version__,
         loaded.file or "no file, the defaults",
-        given.words([inbox.path for inbox in settings.inboxes]),
+        given.format_list([inbox.path for inbox in settings.inboxes]),
         settings.options.model,
         settings.workers.device,
     )
-    status = daemon.main(settings, on_event=logs.Narrator(), read_again=lambda: given.settings(config, flags))
+    status = daemon.run_daemon(
+        settings, on_event=logs.EventLogger(), read_again=lambda: given.load_settings(config, flags)
+    )
     log.info("speakeasyd %s has stopped", __version__)
     return status

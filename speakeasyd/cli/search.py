@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import position, print_json, print_rows
-from speakeasyd.ledger.asking import LEDGER
-from speakeasyd.ledger.reading import Row
-from speakeasyd.ledger.search import TIME, Filters, Hit, search_file
+from speakeasyd.cli.output import format_position, print_json, print_rows
+from speakeasyd.ledger.queries import LEDGER
+from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.search import TIME, SearchFilters, SearchHit, search_file
 
 
 class Channel(StrEnum):
@@ -19,26 +19,35 @@ class Channel(StrEnum):
     RIGHT = "right"
 
 
-def _time(what: str) -> Any:
+def _parse_time(what: str) -> Any:
     def check(said: str | None) -> str | None:
         if said and not re.match(TIME, said):
             raise typer.BadParameter("say a date, such as 2026-05-03 or 2026-05")
         return said
 
-    return typer.Option(metavar="DATE", callback=check, help=f"Only files received {what}, UTC: 2026-05-03, 2026-05.")
+    return typer.Option(
+        metavar="DATE",
+        callback=check,
+        help=f"Only files received {what}, UTC: 2026-05-03, 2026-05.",
+    )
 
 
 def command(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="WORDS", help="All of them, in any order; also `trans*`, `-not`, `'\"in a row\"'`."),
+        typer.Argument(
+            metavar="WORDS",
+            help="All of them, in any order; also `trans*`, `-not`, `'\"in a row\"'`.",
+        ),
     ],
     *,
-    since: Annotated[str | None, _time("from then on")] = None,
-    until: Annotated[str | None, _time("until then")] = None,
+    since: Annotated[str | None, _parse_time("from then on")] = None,
+    until: Annotated[str | None, _parse_time("until then")] = None,
     batch: Annotated[str | None, typer.Option(help="Only in this batch.")] = None,
     preset: Annotated[str | None, typer.Option(help="Only of this preset.")] = None,
-    channel: Annotated[Channel | None, typer.Option(help="Only who speaks there, where channels are split.")] = None,
+    channel: Annotated[
+        Channel | None, typer.Option(help="Only who speaks there, where channels are split.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="How many places at most.", min=1)] = 20,
     config: given.Config = None,
     state: given.State = None,
@@ -46,18 +55,23 @@ def command(
     as_json: given.Json = False,
 ) -> int:
     """Find where words were said, the best first. Exit status 1: nowhere."""
-    settings = given.settings(config, given.Flags(state=state))
+    settings = given.load_settings(config, given.Flags(state=state))
     side = None if channel is None else list(Channel).index(channel)
-    filters = Filters(since=since, until=until, batch=batch, preset=preset, channel=side)
+    filters = SearchFilters(since=since, until=until, batch=batch, preset=preset, channel=side)
     hits = search_file(settings.state / LEDGER, " ".join(words), limit, filters)
     if as_json:
         print_json([asdict(hit) for hit in hits])
     elif not hits:
         typer.echo("found nowhere", err=True)
     else:
-        print_rows([_row(hit) for hit in hits], by_line=by_line, header=False)
+        print_rows([_build_row(hit) for hit in hits], by_line=by_line, header=False)
     return 0 if hits else 1
 
 
-def _row(hit: Hit) -> Row:
-    return {"job": f"job {hit.job_id}", "path": hit.path, "at": position(hit.start), "text": hit.snippet.strip()}
+def _build_row(hit: SearchHit) -> Row:
+    return {
+        "job": f"job {hit.job_id}",
+        "path": hit.path,
+        "at": format_position(hit.start),
+        "text": hit.snippet.strip(),
+    }

@@ -7,13 +7,13 @@ import typer
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import cell, console, local, print_json, print_text
-from speakeasyd.domain.advice import what_to_do
+from speakeasyd.cli.output import build_cell, console, format_local_time, print_json, print_text
+from speakeasyd.domain.error_hints import find_hint
 from speakeasyd.domain.escaping import escape_line
 from speakeasyd.errors import SpeakeasyError
-from speakeasyd.ledger.asking import ask
-from speakeasyd.ledger.dossier import details, job_row
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.job_details import find_job_row, load_details
+from speakeasyd.ledger.queries import query_ledger
+from speakeasyd.ledger.readonly import Row
 
 _TEXT = "SELECT text FROM segments WHERE job_id = :job ORDER BY start_seconds, chunk, position"
 _TIMES = frozenset({"created_at", "started_at", "finished_at", "available_at"})
@@ -27,47 +27,55 @@ def command(
     as_json: given.Json = False,
 ) -> int:
     """Everything about one job: its state, attempts, artifacts and incidents."""
-    folder = given.settings(config, given.Flags(state=state)).state
-    found = job_row(folder, job)
+    folder = given.load_settings(config, given.Flags(state=state)).state
+    found = find_job_row(folder, job)
     if found is None:
         raise SpeakeasyError(f"there is no job {job}", hint="`speakeasyd jobs` lists them.")
     if as_json:
-        print_json(found | details(folder, job) | {"text": said(folder, job)})
+        print_json(found | load_details(folder, job) | {"text": load_text(folder, job)})
     elif text:
-        print_text(said(folder, job))
+        print_text(load_text(folder, job))
     else:
-        _print(found, details(folder, job))
+        _print_job(found, load_details(folder, job))
     return 0
 
 
-def said(state: Path, job: int) -> str:
+def load_text(state: Path, job: int) -> str:
     """What was said, as far as it is transcribed."""
-    return "".join(str(row["text"]) for row in ask(state, _TEXT, {"job": job})).strip()
+    return "".join(str(row["text"]) for row in query_ledger(state, _TEXT, {"job": job})).strip()
 
 
-def _print(job: Row, more: dict[str, list[Row]]) -> None:
+def _print_job(job: Row, more: dict[str, list[Row]]) -> None:
     out = console()
     for name, value in job.items():
         if value not in (None, ""):
             out.print(
-                Text(f"{name:<21}", "dim") + cell(name, local(value) if name in _TIMES else value), soft_wrap=True
+                Text(f"{name:<21}", "dim")
+                + build_cell(name, format_local_time(value) if name in _TIMES else value),
+                soft_wrap=True,
             )
-    lines = {"attempts": map(_attempt, more["attempts_made"]), "artifacts": map(_artifact, more["artifacts"])}
-    for title, said in (lines | {"incidents": map(_incident, more["incidents"])}).items():
+    lines = {
+        "attempts": map(_format_attempt, more["attempts_made"]),
+        "artifacts": map(_format_artifact, more["artifacts"]),
+    }
+    for title, said in (lines | {"incidents": map(_format_incident, more["incidents"])}).items():
         for number, line in enumerate(said):
-            out.print(Text(f"{'' if number else title:<21}", "dim") + Text(escape_line(line), "none"), soft_wrap=True)
-    if advice := what_to_do(job["error_code"]):
+            out.print(
+                Text(f"{'' if number else title:<21}", "dim") + Text(escape_line(line), "none"),
+                soft_wrap=True,
+            )
+    if advice := find_hint(job["error_code"]):
         out.print(f"\n{advice}", markup=False)
 
 
-def _attempt(row: Row) -> str:
+def _format_attempt(row: Row) -> str:
     why = f": {row['error_code']}, {row['error']}" if row["error_code"] else ""
-    return f"{local(row['started_at'])}  {row['outcome'] or 'in work'}{why}"
+    return f"{format_local_time(row['started_at'])}  {row['outcome'] or 'in work'}{why}"
 
 
-def _artifact(row: Row) -> str:
+def _format_artifact(row: Row) -> str:
     return f"{row['outbox']}/{row['path']}  {row['bytes']} bytes{'' if row['written_at'] else ', not written yet'}"
 
 
-def _incident(row: Row) -> str:
-    return f"{local(row['at'])}  {row['device']}: {row['error']}; {row['action']}"
+def _format_incident(row: Row) -> str:
+    return f"{format_local_time(row['at'])}  {row['device']}: {row['error']}; {row['action']}"

@@ -6,8 +6,8 @@ import typer
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console, print_csv, print_json, print_rows
-from speakeasyd.ledger.asking import LEDGER
-from speakeasyd.ledger.reading import read
+from speakeasyd.ledger.queries import LEDGER
+from speakeasyd.ledger.readonly import query_readonly
 
 
 def command(
@@ -17,7 +17,9 @@ def command(
     state: given.State = None,
     by_line: given.ByLine = False,
     as_json: given.Json = False,
-    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="End a query that takes longer; 0 never.")] = 60.0,
+    timeout: Annotated[
+        float, typer.Option(metavar="SECONDS", help="End a query that takes longer; 0 never.")
+    ] = 60.0,
     as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
 ) -> int:
     """Ask the ledger in SQL, read-only: job_status, batch_progress, failures, incidents, throughput_hourly,
@@ -25,8 +27,8 @@ def command(
 
     For example: speakeasyd sql "SELECT path, error_code FROM failures"
     """
-    ledger = given.settings(config, given.Flags(state=state)).state / LEDGER
-    rows = read(ledger, query, limit_s=timeout or None)
+    ledger = given.load_settings(config, given.Flags(state=state)).state / LEDGER
+    rows = query_readonly(ledger, query, limit_s=timeout or None)
     if as_json:
         print_json(rows)
     elif as_csv:

@@ -15,11 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import console, duration, escape_strings, local, print_json
+from speakeasyd.cli.output import (
+    console,
+    escape_strings,
+    format_duration,
+    format_local_time,
+    print_json,
+)
 from speakeasyd.cli.tables import STATUS_STYLES
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.overview import Snapshot, take
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.overview import Snapshot, take_snapshot
+from speakeasyd.ledger.readonly import Row
 
 EVERY_S = 1.0  # seconds between two looks
 _BY_ITSELF = "It goes on by itself once that is over."
@@ -27,7 +33,9 @@ _BAR = 28  # characters
 
 
 def command(
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Keep it on the screen until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep it on the screen until Ctrl-C.")
+    ] = False,
     config: given.Config = None,
     state: given.State = None,
     as_json: given.Json = False,
@@ -36,58 +44,68 @@ def command(
 
     Exit status: 0 if the daemon is up, 1 if it is down.
     """
-    folder = given.settings(config, given.Flags(state=state)).state
+    folder = given.load_settings(config, given.Flags(state=state)).state
     if watch:
-        _watch(folder)
+        _watch_status(folder)
         return 0
-    snapshot = take(folder)
+    snapshot = take_snapshot(folder)
     if as_json:
         print_json(asdict(snapshot))
     else:
-        console().print(render(snapshot))
+        console().print(render_status(snapshot))
     return 0 if snapshot.daemon else 1
 
 
-def _watch(state: Path) -> None:
+def _watch_status(state: Path) -> None:
     with suppress(KeyboardInterrupt), Live(console=console(), auto_refresh=False) as live:
         while True:
             try:
-                live.update(render(take(state)), refresh=True)
+                live.update(render_status(take_snapshot(state)), refresh=True)
             except LedgerError as error:  # the daemon may not have started yet
                 live.update(Text(f"{error}\n{error.hint}"), refresh=True)
             time.sleep(EVERY_S)
 
 
-def render(snapshot: Snapshot) -> RenderableType:
-    shown = {field.name: escape_strings(getattr(snapshot, field.name)) for field in fields(snapshot)}
-    return Group(*_parts(replace(snapshot, **shown)))
+def render_status(snapshot: Snapshot) -> RenderableType:
+    shown = {
+        field.name: escape_strings(getattr(snapshot, field.name)) for field in fields(snapshot)
+    }
+    return Group(*_build_parts(replace(snapshot, **shown)))
 
 
-def _parts(snapshot: Snapshot) -> Iterator[RenderableType]:
-    yield _head(snapshot)
-    yield _counts(snapshot)
+def _build_parts(snapshot: Snapshot) -> Iterator[RenderableType]:
+    yield _build_head(snapshot)
+    yield _build_counts(snapshot)
     for cause, reason in snapshot.pauses.items():
-        until = "It lasts until `speakeasyd resume`." if cause in snapshot.held_by_person else _BY_ITSELF
+        until = (
+            "It lasts until `speakeasyd resume`."
+            if cause in snapshot.held_by_person
+            else _BY_ITSELF
+        )
         yield Text(f"paused ({cause}): {reason}. {until}", style="bold yellow")
     for name, error in snapshot.failures.items():
         yield Text(f"failing ({name}): {error}", style="bold red")
     if snapshot.batches:
-        yield _titled("batches", _batches(snapshot.batches))
+        yield _add_title("batches", _build_batches(snapshot.batches))
     if snapshot.in_work:
-        yield _titled("in work", _in_work(snapshot.in_work))
+        yield _add_title("in work", _build_active_jobs(snapshot.in_work))
     if snapshot.ended:
-        yield _titled("latest", _ended(snapshot.ended))
+        yield _add_title("latest", _build_ended_jobs(snapshot.ended))
     if snapshot.workers:
-        yield _titled("workers", _workers(snapshot.workers))
-    trouble = [*_inboxes(snapshot.inboxes), *_waiting(snapshot.waiting), *map(_incident, snapshot.incidents)]
+        yield _add_title("workers", _build_workers(snapshot.workers))
+    trouble = [
+        *_build_inboxes(snapshot.inboxes),
+        *_build_waiting(snapshot.waiting),
+        *map(_build_incident, snapshot.incidents),
+    ]
     if trouble:
-        yield _titled("to know", Group(*trouble))
+        yield _add_title("to know", Group(*trouble))
 
 
-def _head(snapshot: Snapshot) -> Text:
+def _build_head(snapshot: Snapshot) -> Text:
     head = Text("speakeasyd ", style="bold")
     if up := snapshot.daemon:
-        head.append(f"up for {duration(up.up_s)}", style="green")
+        head.append(f"up for {format_duration(up.up_s)}", style="green")
         head.append(f"  process {up.pid}", style="dim")
     else:
         head.append("down", style="bold red")
@@ -95,7 +113,7 @@ def _head(snapshot: Snapshot) -> Text:
     return head
 
 
-def _counts(snapshot: Snapshot) -> Text:
+def _build_counts(snapshot: Snapshot) -> Text:
     line = Text()
     for name, count in snapshot.counts.items():
         if count or name in {"pending", "completed"}:
@@ -103,15 +121,15 @@ def _counts(snapshot: Snapshot) -> Text:
     if snapshot.speed and snapshot.daemon:
         line.append(f" {snapshot.speed:.1f} times as fast as speech", style="bold")
         if snapshot.left_s and snapshot.left_s > 0:
-            line.append(f", about {duration(snapshot.left_s)} left")
+            line.append(f", about {format_duration(snapshot.left_s)} left")
     return line
 
 
-def _titled(title: str, content: RenderableType) -> Group:
+def _add_title(title: str, content: RenderableType) -> Group:
     return Group(Text(f"\n{title}", style="bold"), content)
 
 
-def _grid(*justified: str) -> Table:
+def _create_grid(*justified: str) -> Table:
     """The first column is the one that gets shorter where there is not enough room."""
     grid = Table.grid(padding=(0, 2))
     for number, side in enumerate(justified):
@@ -119,34 +137,48 @@ def _grid(*justified: str) -> Table:
     return grid
 
 
-def _batches(batches: list[Row]) -> Table:
-    grid = _grid("left", "left", "right", "right", "left")
+def _build_batches(batches: list[Row]) -> Table:
+    grid = _create_grid("left", "left", "right", "right", "left")
     for batch in batches:
-        ended = sum(int(str(batch[name])) for name in ("completed", "failed", "cancelled", "skipped"))
+        ended = sum(
+            int(str(batch[name])) for name in ("completed", "failed", "cancelled", "skipped")
+        )
         failed = Text(f"{batch['failed']} failed", style="red") if batch["failed"] else Text("")
-        grid.add_row(_name(batch["batch"]), *_bar(batch["progress"]), f"{ended} of {batch['total']}", failed)
+        grid.add_row(
+            _build_name(batch["batch"]),
+            *_build_bar(batch["progress"]),
+            f"{ended} of {batch['total']}",
+            failed,
+        )
     return grid
 
 
-def _in_work(jobs: list[Row]) -> Table:
-    grid = _grid("left", "left", "right", "right", "left")
+def _build_active_jobs(jobs: list[Row]) -> Table:
+    grid = _create_grid("left", "left", "right", "right", "left")
     for job in jobs:
-        grid.add_row(_name(job["path"]), *_bar(job["progress"]), f"job {job['job_id']}", str(job["language"] or ""))
+        grid.add_row(
+            _build_name(job["path"]),
+            *_build_bar(job["progress"]),
+            f"job {job['job_id']}",
+            str(job["language"] or ""),
+        )
     return grid
 
 
-def _bar(progress: object) -> tuple[ProgressBar, str]:
+def _build_bar(progress: object) -> tuple[ProgressBar, str]:
     share = float(str(progress))
-    return ProgressBar(total=1.0, completed=share, width=_BAR, complete_style="cyan"), f"{share:.0%}"
+    return ProgressBar(
+        total=1.0, completed=share, width=_BAR, complete_style="cyan"
+    ), f"{share:.0%}"
 
 
-def _ended(jobs: list[Row]) -> Table:
-    grid = _grid("left", "left", "right", "left")
+def _build_ended_jobs(jobs: list[Row]) -> Table:
+    grid = _create_grid("left", "left", "right", "left")
     for job in jobs:
         status = str(job["status"])
-        audio = duration(float(str(job["audio_seconds"]))) if job["audio_seconds"] else ""
+        audio = format_duration(float(str(job["audio_seconds"]))) if job["audio_seconds"] else ""
         grid.add_row(
-            _name(job["path"]),
+            _build_name(job["path"]),
             Text(status, STATUS_STYLES[status]),
             f"job {job['job_id']}",
             str(job["error_code"] or audio),
@@ -154,53 +186,66 @@ def _ended(jobs: list[Row]) -> Table:
     return grid
 
 
-def _workers(workers: list[Row]) -> Table:
-    grid = _grid("left", "left", "left", "right", "left")
+def _build_workers(workers: list[Row]) -> Table:
+    grid = _create_grid("left", "left", "left", "right", "left")
     for worker in workers:
         memory = f"{int(str(worker['rss'])) / 2**20:.0f} MB" if worker["rss"] else ""
         warning = Text(str(worker["warning"] or ""), "yellow")
         grid.add_row(
-            str(worker["name"]), str(worker["state"]), str(worker["model"] or "no model loaded"), memory, warning
+            str(worker["name"]),
+            str(worker["state"]),
+            str(worker["model"] or "no model loaded"),
+            memory,
+            warning,
         )
     return grid
 
 
-def _inboxes(inboxes: list[Row]) -> Iterator[Text]:
+def _build_inboxes(inboxes: list[Row]) -> Iterator[Text]:
     for inbox in inboxes:
         if inbox.get("note"):
-            yield Text(f"inbox {inbox['name']}: {inbox['note']}; scanned every {inbox['scan_every_s']:g} s", "yellow")
+            yield Text(
+                f"inbox {inbox['name']}: {inbox['note']}; scanned every {inbox['scan_every_s']:g} s",
+                "yellow",
+            )
         if inbox.get("unreadable"):
-            yield Text(f"inbox {inbox['name']}: cannot look into {_listed(inbox['unreadable'])}", "yellow")
+            yield Text(
+                f"inbox {inbox['name']}: cannot look into {_join_names(inbox['unreadable'])}",
+                "yellow",
+            )
         if inbox.get("untaken"):
-            yield Text(f"inbox {inbox['name']}: {_untaken(inbox)}", "yellow")
+            yield Text(f"inbox {inbox['name']}: {_build_untaken(inbox)}", "yellow")
 
 
-def _untaken(inbox: Row) -> str:
+def _build_untaken(inbox: Row) -> str:
     count = int(str(inbox["untaken"]))
     what = "file is" if count == 1 else "files are"
-    examples = _listed(inbox["untaken_examples"], count)
+    examples = _join_names(inbox["untaken_examples"], count)
     return f"{count} {what} not taken ({examples}); speakeasyd why FILE says why"
 
 
-def _listed(names: object, count: int = 0) -> str:
+def _join_names(names: object, count: int = 0) -> str:
     """With commas; `count`: how many there are, if not all are named."""
     named = list(map(str, names)) if isinstance(names, list) else []
     return ", ".join([*named, "..."] if count > len(named) else named)
 
 
-def _waiting(waiting: list[Row]) -> Iterator[Text]:
+def _build_waiting(waiting: list[Row]) -> Iterator[Text]:
     for arrival in waiting:
-        yield Text(f"{arrival['path']} waits since {local(arrival['since'])}: {arrival['reason']}", "yellow")
+        yield Text(
+            f"{arrival['path']} waits since {format_local_time(arrival['since'])}: {arrival['reason']}",
+            "yellow",
+        )
 
 
-def _incident(incident: Row) -> Text:
+def _build_incident(incident: Row) -> Text:
     cost = incident["cost_seconds"]
     over = f"over after {cost:.1f} s" if cost is not None else "not over yet"
     return Text(
-        f"{local(incident['at'])}  {incident['device']}: {incident['error']}; {incident['action']}; {over}",
+        f"{format_local_time(incident['at'])}  {incident['device']}: {incident['error']}; {incident['action']}; {over}",
         "dim" if cost is not None else "yellow",
     )
 
 
-def _name(text: object) -> Text:
+def _build_name(text: object) -> Text:
     return Text(str(text), "cyan", no_wrap=True, overflow="ellipsis")

@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from speakeasyd.domain.escaping import escape_line
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.readonly import Row
 
 GAP = "  "  # between two cells
 LEAST = 10  # columns of the terminal that a cut cell keeps at least
@@ -63,24 +63,24 @@ def style_of(name: str, value: object) -> str:
 
 def plan_layout(rows: Sequence[Row], width: int | None, *, header: bool = True) -> Layout:
     """How wide each column is within `width`; None: as wide as its longest cell."""
-    columns = [_measure(name, rows, header=header) for name in rows[0]] if rows else []
+    columns = [_measure_columns(name, rows, header=header) for name in rows[0]] if rows else []
     if width is None:
         return Layout(columns, [column.width for column in columns], 0)
     room, kept = width, list(columns)
-    while len(kept) > 1 and _total([column.least for column in kept]) > room:
+    while len(kept) > 1 and _total_width([column.least for column in kept]) > room:
         kept.pop()
         room = width - len(GAP + ELLIPSIS)
     if len(kept) == 1:
         kept = [replace(kept[0], least=1)]
-    return Layout(kept, _shrink(kept, room), len(columns) - len(kept))
+    return Layout(kept, _shrink_columns(kept, room), len(columns) - len(kept))
 
 
 def table_lines(rows: Sequence[Row], layout: Layout, *, header: bool = True) -> Iterator[Text]:
     if header:
         names: Row = {column.name: column.name for column in layout.columns}
-        yield _line(names, layout, header=True)
+        yield _format_row(names, layout, header=True)
     for row in rows:
-        yield _line(row, layout)
+        yield _format_row(row, layout)
 
 
 def record_lines(rows: Sequence[Row]) -> Iterator[Text]:
@@ -96,7 +96,7 @@ def record_lines(rows: Sequence[Row]) -> Iterator[Text]:
             yield Text.assemble(padding, (shown, HEADER_STYLE), " = ", cell)
 
 
-def _measure(name: str, rows: Sequence[Row], *, header: bool) -> Column:
+def _measure_columns(name: str, rows: Sequence[Row], *, header: bool) -> Column:
     values = [row[name] for row in rows]
     numeric = all(isinstance(value, int | float | None) for value in values)
     content = max((cell_len(format_cell(name, value)) for value in values), default=0)
@@ -105,10 +105,10 @@ def _measure(name: str, rows: Sequence[Row], *, header: bool) -> Column:
     return Column(name, numeric, width, least)
 
 
-def _shrink(columns: Sequence[Column], room: int) -> list[int]:
+def _shrink_columns(columns: Sequence[Column], room: int) -> list[int]:
     """Take from the widest column that can still give, until all fit."""
     widths = [column.width for column in columns]
-    while (excess := _total(widths) - room) > 0:
+    while (excess := _total_width(widths) - room) > 0:
         givers = [number for number, column in enumerate(columns) if widths[number] > column.least]
         if not givers:
             break
@@ -119,17 +119,17 @@ def _shrink(columns: Sequence[Column], room: int) -> list[int]:
     return widths
 
 
-def _total(widths: Sequence[int]) -> int:
+def _total_width(widths: Sequence[int]) -> int:
     return sum(widths) + len(GAP) * max(0, len(widths) - 1)
 
 
-def _line(row: Row, layout: Layout, *, header: bool = False) -> Text:
+def _format_row(row: Row, layout: Layout, *, header: bool = False) -> Text:
     line = Text()
     for column, width in zip(layout.columns, layout.widths, strict=True):
         value = row[column.name]
         cell = escape_line(column.name) if header else format_cell(column.name, value)
         style = HEADER_STYLE if header else style_of(column.name, value)
-        cut = _cut(cell, width)
+        cut = _truncate_cell(cell, width)
         padding = " " * (width - cell_len(cut))
         line.append(GAP if line else "")
         line.append(f"{padding}{cut}" if column.numeric else f"{cut}{padding}", style)
@@ -139,5 +139,5 @@ def _line(row: Row, layout: Layout, *, header: bool = False) -> Text:
     return line
 
 
-def _cut(cell: str, width: int) -> str:
+def _truncate_cell(cell: str, width: int) -> str:
     return cell if cell_len(cell) <= width else set_cell_size(cell, width - 1).rstrip() + ELLIPSIS

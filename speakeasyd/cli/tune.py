@@ -10,18 +10,26 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.engine_checks import probe
+from speakeasyd.cli.engine_checks import run_probe
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.config import Settings
-from speakeasyd.config.edits import with_keys
-from speakeasyd.config.loading import candidates
-from speakeasyd.config.reference import toml, toml_file
+from speakeasyd.config.edits import set_keys
+from speakeasyd.config.loading import list_candidates
+from speakeasyd.config.reference import format_toml, render_toml_file
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
 
-WORTH = 1.03  # times as fast that another way has to be, to be chosen over one that was tried before it
-_GPU = [("float16", 1, 16), ("float16", 1, 32), ("float16", 1, 8), ("int8_float16", 1, 16), ("int8_float16", 1, 32)]
+WORTH = (
+    1.03  # times as fast that another way has to be, to be chosen over one that was tried before it
+)
+_GPU = [
+    ("float16", 1, 16),
+    ("float16", 1, 32),
+    ("float16", 1, 8),
+    ("int8_float16", 1, 16),
+    ("int8_float16", 1, 32),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +39,14 @@ class Trial:
     memory: int  # bytes
 
     @property
-    def values(self) -> dict[str, object]:
+    def to_settings(self) -> dict[str, object]:
         """As keys of `[workers]`."""
         spec = self.spec
-        return {"compute_type": spec.compute_type, "replicas": spec.replicas, "batch_size": spec.batch_size}
+        return {
+            "compute_type": spec.compute_type,
+            "replicas": spec.replicas,
+            "batch_size": spec.batch_size,
+        }
 
 
 def command(
@@ -43,56 +55,71 @@ def command(
     state: given.State = None,
     model: given.Model = None,
     device: given.Device = None,
-    seconds: Annotated[float, typer.Option(min=1, max=60, help="How long each way is tried.")] = 8.0,
-    write: Annotated[bool, typer.Option("--write", help="Put the best into the configuration file.")] = False,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=60, help="How long each way is tried.")
+    ] = 8.0,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the best into the configuration file.")
+    ] = False,
     as_json: given.Json = False,
 ) -> int:
     """Try how this machine transcribes fastest: models side by side, chunks in one call, precision.
 
     Stop the daemon first; it takes a minute or two. Nothing is changed without --write.
     """
-    loaded = given.loaded(config, given.Flags(state=state, model=model, device=device))
+    loaded = given.load_with_flags(config, given.Flags(state=state, model=model, device=device))
     trials: list[Trial] = []
-    for trial in tried(loaded.settings, seconds):
+    for trial in run_trials(loaded.settings, seconds):
         trials.append(trial)
         if not as_json:
-            console().print(_line(trial), markup=False, soft_wrap=True)
-    winner = best(trials)
+            console().print(_format_trial(trial), markup=False, soft_wrap=True)
+    winner = choose_best(trials)
     if as_json:
-        print_json({"best": winner.values, "trials": [asdict(trial) for trial in trials]})
+        print_json({"best": winner.to_settings, "trials": [asdict(trial) for trial in trials]})
     else:
-        console().print(f"best: {_line(winner)}", style="bold", markup=False, soft_wrap=True)
+        console().print(
+            f"best: {_format_trial(winner)}", style="bold", markup=False, soft_wrap=True
+        )
     if write:
-        _write(config or loaded.file or candidates()[0], winner)
+        _write_settings(config or loaded.file or list_candidates()[0], winner)
     return 0
 
 
-def tried(settings: Settings, seconds: float) -> Iterator[Trial]:
+def run_trials(settings: Settings, seconds: float) -> Iterator[Trial]:
     """One after the other, what is taken without tuning first. Raises SpeakeasyError if that does not work."""
-    gpus = probe("speakeasyd.engine.probe").get("gpus")
+    gpus = run_probe("speakeasyd.engine.gpu_probe").get("gpus")
     wanted = settings.workers.device
     device = wanted if ":" in wanted else "cuda:0" if gpus and wanted != "cpu" else "cpu"
-    for number, spec in enumerate(_specs(device, settings)):
-        found = probe("speakeasyd.engine.trial", settings.options.model, str(seconds), json.dumps(asdict(spec)))
+    for number, spec in enumerate(_propose_specs(device, settings)):
+        found = run_probe(
+            "speakeasyd.engine.tune_trial",
+            settings.options.model,
+            str(seconds),
+            json.dumps(asdict(spec)),
+        )
         if "error" not in found:
             yield Trial(spec, found["speed"], found["memory"])
         elif number == 0:
-            raise SpeakeasyError(f"the model cannot be tried: {found['error']}", hint="See: speakeasyd doctor")
+            raise SpeakeasyError(
+                f"the model cannot be tried: {found['error']}", hint="See: speakeasyd doctor"
+            )
 
 
-def _specs(device: str, settings: Settings) -> Iterator[WorkerSpec]:
+def _propose_specs(device: str, settings: Settings) -> Iterator[WorkerSpec]:
     state, offline = str(settings.state), settings.workers.offline
-    for compute_type, replicas, batch_size in _GPU if device.startswith("cuda") else _cpu(os.cpu_count() or 1):
+    for compute_type, replicas, batch_size in (
+        _GPU if device.startswith("cuda") else _propose_cpu_settings(os.cpu_count() or 1)
+    ):
         yield WorkerSpec(device, compute_type, replicas, batch_size, state, offline)
 
 
-def _cpu(cores: int) -> list[tuple[str, int, int]]:
+def _propose_cpu_settings(cores: int) -> list[tuple[str, int, int]]:
     """Models side by side: as many as cores, or as physical ones; more than one core for a model never paid."""
     counts = dict.fromkeys((cores, max(1, cores // 2), max(1, cores - 1)))
     return [*(("int8", count, 1) for count in counts), ("float32", cores, 1)]
 
 
-def best(trials: Sequence[Trial]) -> Trial:
+def choose_best(trials: Sequence[Trial]) -> Trial:
     """The fastest; the earlier of two that are nearly as fast."""
     winner = trials[0]
     for trial in trials[1:]:
@@ -101,13 +128,15 @@ def best(trials: Sequence[Trial]) -> Trial:
     return winner
 
 
-def _line(trial: Trial) -> str:
-    settings = ", ".join(f"{key} = {toml(value)}" for key, value in trial.values.items())
+def _format_trial(trial: Trial) -> str:
+    settings = ", ".join(
+        f"{key} = {format_toml(value)}" for key, value in trial.to_settings.items()
+    )
     return f"{trial.speed:6.1f} times as fast as speech, {trial.memory / 1e6:5.0f} MB: {settings}"
 
 
-def _write(file: Path, trial: Trial) -> None:
-    text = file.read_text("utf-8") if file.is_file() else toml_file()
+def _write_settings(file: Path, trial: Trial) -> None:
+    text = file.read_text("utf-8") if file.is_file() else render_toml_file()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_private(file, with_keys(text, "workers", trial.values))
+    write_private(file, set_keys(text, "workers", trial.to_settings))
     console().print(f"written: {file}", markup=False, soft_wrap=True)

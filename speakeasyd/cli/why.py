@@ -14,17 +14,17 @@ import typer
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.output import console, escape_strings, local, print_json
-from speakeasyd.clock import iso
+from speakeasyd.cli.output import console, escape_strings, format_local_time, print_json
+from speakeasyd.clock import format_utc
 from speakeasyd.config import InboxSettings, Settings
-from speakeasyd.domain.advice import what_to_do
+from speakeasyd.domain.error_hints import find_hint
 from speakeasyd.domain.job import Status
 from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL, WarningKind
-from speakeasyd.host.users import may_read
-from speakeasyd.inbox.rules import Rules
-from speakeasyd.ledger.asking import LEDGER, ask
-from speakeasyd.ledger.lock import holder
-from speakeasyd.ledger.reading import Row
+from speakeasyd.inbox.rules import InboxRules
+from speakeasyd.ledger.lock import find_holder
+from speakeasyd.ledger.queries import LEDGER, query_ledger
+from speakeasyd.ledger.readonly import Row
+from speakeasyd.system.users import may_read
 
 _JOBS = """
     SELECT job_status.*, outcome AS last_outcome FROM job_status
@@ -57,7 +57,7 @@ class Presence(Enum):
 
 
 @dataclass(slots=True)
-class Known:
+class FileReport:
     """What is known about a file, from the outside in."""
 
     file: str
@@ -73,7 +73,10 @@ class Known:
 
 def command(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", readable=False, help="A file in an inbox, or a transcript of one.")
+        Path,
+        typer.Argument(
+            metavar="FILE", readable=False, help="A file in an inbox, or a transcript of one."
+        ),
     ],
     *,
     config: given.Config = None,
@@ -86,30 +89,34 @@ def command(
 
     Exit status: 0 if anything is known about it, else 1.
     """
-    settings = given.settings(config, given.Flags(state=state, inbox=inbox, outbox=outbox))
-    known = investigate(settings, Path(os.path.abspath(file)))  # noqa: PTH100 - a link is asked about, not its target
+    settings = given.load_settings(config, given.Flags(state=state, inbox=inbox, outbox=outbox))
+    known = investigate_file(settings, Path(os.path.abspath(file)))  # noqa: PTH100 - a link is asked about, not its target
     if as_json:
         print_json(asdict(known))
     else:
-        _print(known)
+        _print_report(known)
     return 0 if known.is_known else 1
 
 
-def investigate(settings: Settings, file: Path) -> Known:
-    known = Known(str(file))
-    inbox = next((inbox for inbox in _inboxes(settings) if file.is_relative_to(inbox.path)), None)
+def investigate_file(settings: Settings, file: Path) -> FileReport:
+    known = FileReport(str(file))
+    inbox = next(
+        (inbox for inbox in _list_inboxes(settings) if file.is_relative_to(inbox.path)), None
+    )
     if inbox is None:
         _investigate_outside(settings, file, known)
         return known
     path = os.fsencode(file.relative_to(inbox.path).as_posix())
     known.inbox = inbox.name
-    known.jobs = _ask(settings, _JOBS, inbox.name, path)
-    presence = _presence(file)
+    known.jobs = _query_ledger(settings, _JOBS, inbox.name, path)
+    presence = _describe_presence(file)
     ignored = _why_ignored(settings, inbox, file, path)
     if ignored:
         known.facts.append(f"it is ignored: {ignored}")
-    for arrival in _ask(settings, _ARRIVAL, inbox.name, path):
-        known.facts.append(f"seen since {local(arrival['since'])}, {arrival['size']} bytes: {arrival['reason']}")
+    for arrival in _query_ledger(settings, _ARRIVAL, inbox.name, path):
+        known.facts.append(
+            f"seen since {format_local_time(arrival['since'])}, {arrival['size']} bytes: {arrival['reason']}"
+        )
     denied = "" if ignored or known.jobs else _why_denied(settings, inbox, file, path)
     if denied:
         known.facts.append(denied)
@@ -120,13 +127,15 @@ def investigate(settings: Settings, file: Path) -> Known:
     if presence is Presence.THERE and known.jobs and (kept := _why_kept(inbox, known.jobs[-1])):
         known.facts.append(kept)
     if known.jobs:
-        known.next = _next_of(known.jobs[-1], up=bool(holder(settings.state)))
+        known.next = _predict_for_job(known.jobs[-1], up=bool(find_holder(settings.state)))
     else:
-        known.next = _next(settings, ignored=bool(ignored), denied=bool(denied), presence=presence)
+        known.next = _predict_next(
+            settings, ignored=bool(ignored), denied=bool(denied), presence=presence
+        )
     return known
 
 
-def _presence(file: Path) -> Presence:
+def _describe_presence(file: Path) -> Presence:
     try:
         file.lstat()
     except PermissionError:
@@ -143,7 +152,7 @@ def _why_denied(settings: Settings, inbox: InboxSettings, file: Path, path: byte
         place = str(row["place"])
         if place in above or place == path.decode("utf-8", "backslashreplace"):
             return f"the daemon may not look into {inbox.path / place}"
-    up = holder(settings.state)
+    up = find_holder(settings.state)
     if up is None:
         return ""
     parts = [file, *file.parents]
@@ -157,34 +166,38 @@ def _why_kept(inbox: InboxSettings, job: Row) -> str:
     if job["status"] != Status.COMPLETED or inbox.sources == "keep":
         return ""
     holds = PARTIAL if inbox.sources == "delete" else INCOMPLETE
-    if kinds := sorted(_kinds(job) & holds):
+    if kinds := sorted(_describe_kinds(job) & holds):
         return f"it is kept although sources = {inbox.sources!r}: its transcript has not all of it ({', '.join(kinds)})"
     return ""
 
 
-def _kinds(job: Row) -> frozenset[WarningKind]:
+def _describe_kinds(job: Row) -> frozenset[WarningKind]:
     return frozenset(map(WarningKind, json.loads(str(job["warning_kinds"] or "[]"))))
 
 
-def _inboxes(settings: Settings) -> Iterator[InboxSettings]:
+def _list_inboxes(settings: Settings) -> Iterator[InboxSettings]:
     """Those that the daemon of this ledger watched last, which flags may have named, and those of the configuration."""
     configured = {inbox.name: inbox for inbox in settings.inboxes}
-    for row in ask(settings.state, _WATCHED) if _has_ledger(settings) else []:
+    for row in query_ledger(settings.state, _WATCHED) if _has_ledger(settings) else []:
         like = configured.get(str(row["name"]), settings.inboxes[0])
         yield like.model_copy(update={"name": row["name"], "path": Path(str(row["path"]))})
     yield from settings.inboxes
 
 
-def _investigate_outside(settings: Settings, file: Path, known: Known) -> None:
+def _investigate_outside(settings: Settings, file: Path, known: FileReport) -> None:
     """Not in an inbox; it may be a transcript of a file that is."""
-    rows = ask(settings.state, _SOURCE, {"file": file.as_posix()}) if _has_ledger(settings) else []
+    rows = (
+        query_ledger(settings.state, _SOURCE, {"file": file.as_posix()})
+        if _has_ledger(settings)
+        else []
+    )
     if rows:
         name, path = str(rows[0]["inbox"]), rows[0]["path_raw"]
-        known.inbox, known.jobs = name, _ask(settings, _JOBS, name, path)
+        known.inbox, known.jobs = name, _query_ledger(settings, _JOBS, name, path)
         known.facts.append(f"it is a transcript of {known.jobs[-1]['path']}")
-        known.next = _next_of(known.jobs[-1], up=bool(holder(settings.state)))
+        known.next = _predict_for_job(known.jobs[-1], up=bool(find_holder(settings.state)))
     else:
-        places = ", ".join(dict.fromkeys(str(inbox.path) for inbox in _inboxes(settings)))
+        places = ", ".join(dict.fromkeys(str(inbox.path) for inbox in _list_inboxes(settings)))
         known.next = f"It is in no inbox. Copy it into one: {places}"
 
 
@@ -193,41 +206,43 @@ def _why_ignored(settings: Settings, inbox: InboxSettings, file: Path, path: byt
     links = [place for place in parents[: parents.index(inbox.path)] if os.path.islink(place)]  # noqa: PTH114 - never raises
     if links:
         return f"{links[-1]} is a symbolic link, and links are not followed"
-    if _presence(file) is Presence.THERE and not stat.S_ISREG(file.lstat().st_mode):
+    if _describe_presence(file) is Presence.THERE and not stat.S_ISREG(file.lstat().st_mode):
         return "it is not a regular file"
-    return Rules.for_inbox(settings, inbox).why_ignored(path)
+    return InboxRules.for_inbox(settings, inbox).why_ignored(path)
 
 
-def _next(settings: Settings, *, ignored: bool, denied: bool, presence: Presence) -> str:
+def _predict_next(settings: Settings, *, ignored: bool, denied: bool, presence: Presence) -> str:
     if ignored:
         return "Nothing, unless the name or the configuration changes."
     if presence is Presence.ABSENT:
         return "There is no such file; nothing was ever seen of it."
     if denied:
         return "Let the daemon's user read it: it is taken a few seconds after that, without being touched."
-    if not holder(settings.state):
+    if not find_holder(settings.state):
         return "The daemon is down. Start it: speakeasyd run"
-    condition = "If it is there and the daemon may read it, it" if presence is Presence.HIDDEN else "It"
+    condition = (
+        "If it is there and the daemon may read it, it" if presence is Presence.HIDDEN else "It"
+    )
     settle_s = settings.watch.settle_s
     return f"{condition} is taken once it has been still for {settle_s:g} s, at the next scan at the latest."
 
 
-def _waits(job: Row) -> bool:
+def _describe_wait(job: Row) -> bool:
     """Whether its time is still to come, by a clock that may have been set back since it was added."""
-    return str(job["available_at"]) > max(iso(datetime.now(UTC)), str(job["created_at"]))
+    return str(job["available_at"]) > max(format_utc(datetime.now(UTC)), str(job["created_at"]))
 
 
-def _next_of(job: Row, *, up: bool) -> str:
+def _predict_for_job(job: Row, *, up: bool) -> str:
     match job["status"]:
         case Status.PENDING | Status.PROCESSING if not up:
             words = "The daemon is down; it goes on where it was when it runs again: speakeasyd run"
-        case Status.PENDING if _waits(job) and WarningKind.CUT in _kinds(job):
+        case Status.PENDING if _describe_wait(job) and WarningKind.CUT in _describe_kinds(job):
             words = (
                 "It ends early, and its rest may still come: what there is of it "
-                f"is published at {local(job['available_at'])} unless it goes on."
+                f"is published at {format_local_time(job['available_at'])} unless it goes on."
             )
-        case Status.PENDING if _waits(job):
-            words = f"It is tried again at {local(job['available_at'])}."
+        case Status.PENDING if _describe_wait(job):
+            words = f"It is tried again at {format_local_time(job['available_at'])}."
         case Status.PENDING:
             words = "It waits for its turn."
         case Status.PROCESSING:
@@ -236,37 +251,47 @@ def _next_of(job: Row, *, up: bool) -> str:
             words = f"Nothing: it is done. speakeasyd show {job['job_id']} --text"
         case Status.SKIPPED:
             words = (
-                f"Nothing: job {job['duplicate_of']} has the same bytes. Do it anyway: speakeasyd retry {job['job_id']}"
+                f"Nothing: job {job['duplicate_of']} has the same bytes. "
+                f"Do it anyway: speakeasyd retry {job['job_id']}"
             )
         case _:
-            words = what_to_do(job["error_code"]) or f"speakeasyd retry {job['job_id']}"
+            words = find_hint(job["error_code"]) or f"speakeasyd retry {job['job_id']}"
     return words
 
 
-def _ask(settings: Settings, sql: str, inbox: str, path: object) -> list[Row]:
+def _query_ledger(settings: Settings, sql: str, inbox: str, path: object) -> list[Row]:
     return _ask_rows(settings, sql, {"inbox": inbox, "path": path})
 
 
 def _ask_rows(settings: Settings, sql: str, parameters: Mapping[str, object]) -> list[Row]:
-    return ask(settings.state, sql, parameters) if _has_ledger(settings) else []
+    return query_ledger(settings.state, sql, parameters) if _has_ledger(settings) else []
 
 
 def _has_ledger(settings: Settings) -> bool:
     """Raises LedgerDenied where this user may not even see that."""
-    return _presence(settings.state / LEDGER) is not Presence.ABSENT
+    return _describe_presence(settings.state / LEDGER) is not Presence.ABSENT
 
 
-def _print(known: Known) -> None:
+def _print_report(known: FileReport) -> None:
     lines = [f"inbox {known.inbox}"] if known.inbox else []
-    lines += [f"- {fact}" for fact in known.facts] + [_about(job) for job in known.jobs] + [known.next]
+    lines += (
+        [f"- {fact}" for fact in known.facts]
+        + [_describe_job(job) for job in known.jobs]
+        + [known.next]
+    )
     file, *shown = escape_strings([known.file, *lines])
     console().print(Text(file, "bold"), *shown, sep="\n", markup=False, soft_wrap=True)
 
 
-def _about(job: Row) -> str:
-    words = [f"- job {job['job_id']}: {job['status']}", f"since {local(job['finished_at'] or job['created_at'])}"]
+def _describe_job(job: Row) -> str:
+    words = [
+        f"- job {job['job_id']}: {job['status']}",
+        f"since {format_local_time(job['finished_at'] or job['created_at'])}",
+    ]
     words.append(f"{job['attempts']} attempts" if job["attempts"] != 1 else "1 attempt")
-    words += [f"{name}: {job[name]}" for name in ("preset", "error_code", "error", "warning") if job[name]]
+    words += [
+        f"{name}: {job[name]}" for name in ("preset", "error_code", "error", "warning") if job[name]
+    ]
     if job["superseded_by"]:
         words.append(f"superseded by job {job['superseded_by']}, of a newer version of the file")
     return ", ".join(words)

@@ -1,7 +1,7 @@
 """Settings: one TOML file, environment variables, flags; checked once, then read-only."""
 
-from speakeasyd.config.changes import Changes, applied, reloadable
-from speakeasyd.config.loading import Loaded, load
+from speakeasyd.config.changes import SettingsChanges, apply_live_changes, compare_settings
+from speakeasyd.config.loading import LoadedSettings, load_configuration
 from speakeasyd.config.settings import (
     InboxSettings,
     LedgerSettings,
@@ -11,28 +11,28 @@ from speakeasyd.config.settings import (
     RecoverySettings,
     ServerSettings,
     Settings,
-    Table,
+    SettingsTable,
     WatchSettings,
     WebhookSettings,
     WorkerSettings,
 )
 
 __all__ = [
-    "Changes",
     "InboxSettings",
     "LedgerSettings",
-    "Loaded",
+    "LoadedSettings",
     "LogSettings",
     "NotifySettings",
     "PoliteSettings",
     "RecoverySettings",
     "ServerSettings",
     "Settings",
-    "Table",
+    "SettingsChanges",
+    "SettingsTable",
     "WatchSettings",
     "WebhookSettings",
     "WorkerSettings",
-    "applied",
-    "load",
-    "reloadable",
+    "apply_live_changes",
+    "compare_settings",
+    "load_configuration",
 ]

@@ -11,22 +11,24 @@ LIVE = ("options", "presets", "watch", "ledger", "notify", "polite", "log.level"
 
 
 @dataclass(frozen=True, slots=True)
-class Changes:
+class SettingsChanges:
     """Dotted keys."""
 
     now: tuple[str, ...]
     restart: tuple[str, ...]
 
 
-def reloadable(old: Settings, new: Settings) -> Changes:
+def compare_settings(old: Settings, new: Settings) -> SettingsChanges:
     """Which of the changed keys take effect now, and which need a restart."""
-    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
-    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    before, after = dict(_flatten_keys(old.model_dump())), dict(_flatten_keys(new.model_dump()))
+    changed = sorted(
+        key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
+    )
     now = tuple(key for key in changed if _is_live(key))
-    return Changes(now=now, restart=tuple(key for key in changed if key not in now))
+    return SettingsChanges(now=now, restart=tuple(key for key in changed if key not in now))
 
 
-def applied(old: Settings, new: Settings) -> Settings:
+def apply_live_changes(old: Settings, new: Settings) -> Settings:
     """`old` with all of `new` that takes effect now."""
     log = old.log.model_copy(update={"level": new.log.level})
     live = {name: getattr(new, name) for name in LIVE if "." not in name}
@@ -37,11 +39,13 @@ def _is_live(key: str) -> bool:
     return any(key == live or key.startswith(live + ".") for live in LIVE)
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
+def _flatten_keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from _flatten_keys(value, f"{prefix}{key}.")
         elif isinstance(value, tuple) and value and isinstance(value[0], Mapping):
-            yield from _leaves({str(number): item for number, item in enumerate(value)}, f"{prefix}{key}.")
+            yield from _flatten_keys(
+                {str(number): item for number, item in enumerate(value)}, f"{prefix}{key}."
+            )
         else:
             yield prefix + key, value

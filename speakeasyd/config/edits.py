@@ -3,10 +3,10 @@
 import re
 from collections.abc import Mapping
 
-from speakeasyd.config.reference import toml
+from speakeasyd.config.reference import format_toml
 
 
-def with_keys(text: str, table: str, values: Mapping[str, object]) -> str:
+def set_keys(text: str, table: str, values: Mapping[str, object]) -> str:
     """The file's text with these keys of `[table]` set, each where it stands, commented out or not."""
     lines = text.splitlines()
     if f"[{table}]" not in lines:
@@ -16,7 +16,7 @@ def with_keys(text: str, table: str, values: Mapping[str, object]) -> str:
         end = next((n for n in range(start, len(lines)) if lines[n].startswith("[")), len(lines))
         place = re.compile(rf"(# )?{re.escape(key)}\s*=")
         at = next((n for n in range(start, end) if place.match(lines[n])), None)
-        line = f"{key} = {toml(value)}"
+        line = f"{key} = {format_toml(value)}"
         if at is None:
             lines.insert(start, line)
         else:

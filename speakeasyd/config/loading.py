@@ -11,7 +11,7 @@ from typing import Any
 from platformdirs import site_config_path, user_config_path
 from pydantic import ValidationError
 
-from speakeasyd.config.complaints import complain, nearest
+from speakeasyd.config.error_messages import build_error, find_nearest_origin
 from speakeasyd.config.settings import Settings
 from speakeasyd.errors import ConfigError
 
@@ -24,104 +24,135 @@ Values = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedSettings:
     settings: Settings
     file: Path | None  # that was read
     origins: Mapping[str, str] = field(default_factory=dict)  # who set a dotted key, for people
 
-    def origin(self, dotted: str) -> str | None:
+    def find_origin(self, dotted: str) -> str | None:
         """Who set the key, or all that it is a part of; None: it has its default."""
-        return nearest(self.origins, tuple(dotted.split(".")))
+        return find_nearest_origin(self.origins, tuple(dotted.split(".")))
 
 
-def load(file: Path | None = None, *, flags: Values | None = None, environ: Mapping[str, str] = os.environ) -> Loaded:
+def load_configuration(
+    file: Path | None = None,
+    *,
+    flags: Values | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> LoadedSettings:
     """Later ones win: defaults, the file, the environment, the flags. Raises ConfigError, naming all that is wrong.
 
-    `file`: this one and no other, else the first of `candidates` that is there. Relative paths count from its folder.
+    `file`: this one and no other, else the first of `list_candidates` that is there.
+    Relative paths count from its folder.
     """
-    return combine(find(file, environ), flags=flags or {}, environ=environ)
+    return combine_sources(find_file(file, environ), flags=flags or {}, environ=environ)
 
 
-def combine(found: Path | None, *, flags: Values, environ: Mapping[str, str]) -> Loaded:
-    """As `load`, with this file or none."""
+def combine_sources(
+    found: Path | None, *, flags: Values, environ: Mapping[str, str]
+) -> LoadedSettings:
+    """As `load_configuration`, with this file or none."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for origin, layer in [(str(found), _read(found)), *_environment(environ), ("the command line", flags)]:
-        _lay_over(values, layer)
-        origins |= {key: origin for key, _ in _leaves(layer)}
+    for origin, layer in [
+        (str(found), _read_file(found)),
+        *_read_environment(environ),
+        ("the command line", flags),
+    ]:
+        _merge_values(values, layer)
+        origins |= {key: origin for key, _ in _flatten_values(layer)}
     try:
         base = found.parent.absolute() if found else Path.cwd()
         settings = Settings.model_validate(values, context={"base": base})
     except ValidationError as error:
-        raise complain(error, origins, default=str(found or "the settings")) from error
-    return Loaded(settings, found, origins)
+        raise build_error(error, origins, default=str(found or "the settings")) from error
+    return LoadedSettings(settings, found, origins)
 
 
-def find(file: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+def find_file(file: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
     """The file that counts; None: there is none, which is fine unless one was named."""
-    named = file or (Path(environ[FILE_VARIABLE]).expanduser() if environ.get(FILE_VARIABLE) else None)
+    named = file or (
+        Path(environ[FILE_VARIABLE]).expanduser() if environ.get(FILE_VARIABLE) else None
+    )
     if named and not named.is_file():
         who = "" if file else f" that {FILE_VARIABLE} names"
         raise ConfigError(
-            f"there is no file {named}{who}", hint="`speakeasyd config init` writes one with all keys explained."
+            f"there is no file {named}{who}",
+            hint="`speakeasyd config init` writes one with all keys explained.",
         )
-    return named or next((candidate for candidate in candidates() if candidate.is_file()), None)
+    return named or next(
+        (candidate for candidate in list_candidates() if candidate.is_file()), None
+    )
 
 
-def candidates() -> tuple[Path, Path]:
+def list_candidates() -> tuple[Path, Path]:
     """Where the file is looked for when none is named: the user's, then the machine's. Never the current folder."""
-    site = Path("/etc/speakeasyd") if sys.platform == "linux" else site_config_path("speakeasyd", appauthor=False)
+    site = (
+        Path("/etc/speakeasyd")
+        if sys.platform == "linux"
+        else site_config_path("speakeasyd", appauthor=False)
+    )
     return user_config_path("speakeasyd", appauthor=False) / FILE_NAME, site / FILE_NAME
 
 
-def _read(file: Path | None) -> Values:
+def _read_file(file: Path | None) -> Values:
     if file is None:
         return {}
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # Notepad begins a file with a mark
+        return tomllib.loads(
+            file.read_text(encoding="utf-8-sig")
+        )  # Notepad begins a file with a mark
     except tomllib.TOMLDecodeError as error:
-        hint = "Write Windows paths in single quotes: 'C:\\Audio'." if "\\" in str(error) or "hex" in str(error) else ""
+        hint = (
+            "Write Windows paths in single quotes: 'C:\\Audio'."
+            if "\\" in str(error) or "hex" in str(error)
+            else ""
+        )
         raise ConfigError(f"{file} is not TOML: {error}", hint=hint) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not text in UTF-8: {error.reason} at byte {error.start}") from error
+        raise ConfigError(
+            f"{file} is not text in UTF-8: {error.reason} at byte {error.start}"
+        ) from error
     except OSError as error:
         raise ConfigError(f"cannot read {file}: {error.strerror}") from error
 
 
-def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Values]]:
+def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Values]]:
     """One layer for each variable: `SPEAKEASYD_WATCH__SETTLE_S=5` is `settle_s = 5` in `[watch]`."""
     for name in sorted(environ):
         if name.upper().startswith(PREFIX) and name.upper() != FILE_VARIABLE:
             *tables, key = name[len(PREFIX) :].lower().split("__")
-            layer: dict[str, Any] = {key: _parse(name, environ[name])}
+            layer: dict[str, Any] = {key: _parse_value(name, environ[name])}
             for table in reversed(tables):
                 layer = {table: layer}
             yield f"the environment variable {name}", layer
 
 
-def _parse(name: str, text: str) -> object:
+def _parse_value(name: str, text: str) -> object:
     """Lists and tables are written as in TOML; everything else is text, which the settings turn into what they need."""
     if not text.startswith(("[", "{")):
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"the environment variable {name} is not a list or table in TOML: {error}") from error
+        raise ConfigError(
+            f"the environment variable {name} is not a list or table in TOML: {error}"
+        ) from error
 
 
-def _lay_over(below: dict[str, Any], above: Values) -> None:
+def _merge_values(below: dict[str, Any], above: Values) -> None:
     """Tables are merged, everything else is replaced."""
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(below.get(key), dict):
-            _lay_over(below[key], value)
+            _merge_values(below[key], value)
         else:
             below[key] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _leaves(values: Values, prefix: str = "") -> Iterator[tuple[str, object]]:
+def _flatten_values(values: Values, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Dotted keys down to what is no table; an array of tables counts as one key."""
     for key, value in values.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from _flatten_values(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value

@@ -1,4 +1,4 @@
-"""The reference of all keys, made from the tables themselves: `speakeasyd.toml`, and the same for the docs."""
+"""The reference of all keys, made from the tables themselves: `speakeasyd.format_toml`, and the same for the docs."""
 
 import json
 import textwrap
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, SecretStr
 
-from speakeasyd.config.complaints import keys, table_at
+from speakeasyd.config.error_messages import find_table, list_keys
 from speakeasyd.config.settings import Settings
 
 _HEAD = """\
@@ -30,7 +30,7 @@ _WIDTH = 118
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class SettingKey:
     table: str  # "" at the top
     name: str
     why: str
@@ -38,23 +38,29 @@ class Key:
     is_example: bool = False
 
 
-def reference() -> Iterator[Key]:
+def list_reference() -> Iterator[SettingKey]:
     """All keys, in the order of the file."""
-    for table, model, name in keys():
+    for table, model, name in list_keys():
         field = model.model_fields[name]
         example = field.examples[0] if field.examples else None
-        default = example or _plain(field.get_default(call_default_factory=True))
-        yield Key(table, name, field.description or "", toml(default), is_example=field.default is None)
+        default = example or _to_plain(field.get_default(call_default_factory=True))
+        yield SettingKey(
+            table,
+            name,
+            field.description or "",
+            format_toml(default),
+            is_example=field.default is None,
+        )
 
 
-def toml_file() -> str:
+def render_toml_file() -> str:
     """`config/speakeasyd.toml`, word for word."""
     parts = [_HEAD]
-    for table, members in groupby(reference(), lambda key: key.table):
+    for table, members in groupby(list_reference(), lambda key: key.table):
         if table:
-            parts.append(f"\n{_comment(_about(table))}\n{_header(table)}\n")
+            parts.append(f"\n{_format_comment(_describe_table(table))}\n{_format_header(table)}\n")
         parts += [
-            f"\n{_comment(key.why + (' Not set by default.' if key.is_example else ''))}\n{_line(key)}\n"
+            f"\n{_format_comment(key.why + (' Not set by default.' if key.is_example else ''))}\n{_format_key(key)}\n"
             for key in members
         ]
         if table == "options":
@@ -62,13 +68,20 @@ def toml_file() -> str:
     return "".join(parts)
 
 
-def markdown() -> str:
+def render_markdown() -> str:
     """A table for each table of the file."""
     parts = []
-    for table, members in groupby(reference(), lambda key: key.table):
-        parts.append(f"### `{_header(table)}`\n\n{_about(table)}\n" if table else "### At the top\n")
+    for table, members in groupby(list_reference(), lambda key: key.table):
+        parts.append(
+            f"### `{_format_header(table)}`\n\n{_describe_table(table)}\n"
+            if table
+            else "### At the top\n"
+        )
         parts.append("| key | default | what it is |\n|---|---|---|")
-        parts += [f"| `{key.name}` | {_cell(key)} | {key.why.replace('|', chr(92) + '|')} |" for key in members]
+        parts += [
+            f"| `{key.name}` | {_format_table_row(key)} | {key.why.replace('|', chr(92) + '|')} |"
+            for key in members
+        ]
         parts.append("")
     return "\n".join(parts)
 
@@ -81,70 +94,72 @@ class Assignment:
     value: str  # as TOML
 
 
-def assignments(settings: Settings) -> Iterator[Assignment]:
+def list_assignments(settings: Settings) -> Iterator[Assignment]:
     """The settings as the file would say them. Keys that are not set are left out."""
     for table, value in settings:
         if isinstance(value, BaseModel):
-            yield from _assigned(f"[{table}]", table, dict(value))
+            yield from _list_table(f"[{table}]", table, dict(value))
         elif table == "inboxes":
             for number, inbox in enumerate(settings.inboxes):
-                yield from _assigned("[[inboxes]]", f"inboxes.{number}", dict(inbox))
+                yield from _list_table("[[inboxes]]", f"inboxes.{number}", dict(inbox))
         elif table == "presets":
             for name, changes in settings.presets.items():
-                yield from _assigned(f"[presets.{name}]", f"presets.{name}", changes)
+                yield from _list_table(f"[presets.{name}]", f"presets.{name}", changes)
         else:
-            yield Assignment("", table, table, toml(value))
+            yield Assignment("", table, table, format_toml(value))
 
 
-def _assigned(header: str, prefix: str, values: Mapping[str, object]) -> Iterator[Assignment]:
+def _list_table(header: str, prefix: str, values: Mapping[str, object]) -> Iterator[Assignment]:
     for key, value in values.items():
         if value is not None:
-            yield Assignment(header, f"{prefix}.{key}", key, toml(_plain(value)))
+            yield Assignment(header, f"{prefix}.{key}", key, format_toml(_to_plain(value)))
 
 
-def toml(value: object) -> str:
+def format_toml(value: object) -> str:
     """A value as TOML writes it. None, which TOML does not know, is empty."""
     match value:
         case None:
             return ""
         case Path() | SecretStr():
-            return toml(str(value))  # a secret is shown as stars
+            return format_toml(str(value))  # a secret is shown as stars
         case BaseModel():
             shown = value.model_dump(mode="json")  # with stars for secrets
-            return toml({key: item for key, item in shown.items() if item is not None})
+            return format_toml({key: item for key, item in shown.items() if item is not None})
         case list() | tuple():
-            return f"[{', '.join(map(toml, value))}]"
+            return f"[{', '.join(map(format_toml, value))}]"
         case dict():
-            return f"{{ {', '.join(f'{json.dumps(key)} = {toml(item)}' for key, item in value.items())} }}"
+            return f"{{ {', '.join(f'{json.dumps(key)} = {format_toml(item)}' for key, item in value.items())} }}"
         case _:
             return json.dumps(value, ensure_ascii=False)
 
 
-def _plain(value: object) -> object:
+def _to_plain(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _about(table: str) -> str:
+def _describe_table(table: str) -> str:
     """What the table is for: in the words of the key that holds it, else in its own."""
-    return Settings.model_fields[table].description or table_at((table, 0, "")).__doc__ or ""
+    return Settings.model_fields[table].description or find_table((table, 0, "")).__doc__ or ""
 
 
-def _header(table: str) -> str:
+def _format_header(table: str) -> str:
     return f"[[{table}]]" if table == "inboxes" else f"[{table}]"
 
 
-def _line(key: Key) -> str:
+def _format_key(key: SettingKey) -> str:
     """Long lists are broken after commas only: an item may have spaces."""
     text = f"{key.name} = {key.default}".replace(" ", "\0").replace(",\0", ", ")
-    lines = textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="#     ", break_long_words=False)
+    lines = textwrap.wrap(
+        text, _WIDTH, initial_indent="# ", subsequent_indent="#     ", break_long_words=False
+    )
     return "\n".join(lines).replace("\0", " ")
 
 
-def _comment(text: str) -> str:
+def _format_comment(text: str) -> str:
     return "\n".join(textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# "))
 
 
-def _cell(key: Key) -> str:
+def _format_table_row(key: SettingKey) -> str:
     if key.is_example:
         return f"not set; such as `{key.default}`"
     return f"`{key.default}`" if len(key.default) < 60 else "see `config/speakeasyd.toml`"

@@ -18,14 +18,14 @@ from pydantic import (
     model_validator,
 )
 
-from speakeasyd.domain import hours
-from speakeasyd.domain.notices import Kind, check_command
+from speakeasyd.domain import work_hours
+from speakeasyd.domain.notifications import Kind, check_command
 from speakeasyd.domain.options import Options
 
 _VARIABLE = re.compile(r"\$(?:{(\w+)}|([A-Za-z_]\w*))")
 
 
-def _place(path: Path, info: ValidationInfo) -> Path:
+def _resolve_path(path: Path, info: ValidationInfo) -> Path:
     """Absolute, with `~` and environment variables filled in. The validation's context says what it is relative to."""
     for braced, plain in _VARIABLE.findall(str(path)):
         if (braced or plain) not in os.environ:
@@ -34,20 +34,20 @@ def _place(path: Path, info: ValidationInfo) -> Path:
     return Path(os.path.normpath(base / Path(os.path.expandvars(path)).expanduser()))
 
 
-def _options(changes: dict[str, object]) -> dict[str, object]:
+def _check_options(changes: dict[str, object]) -> dict[str, object]:
     """Those options that differ, checked by themselves: all others have defaults."""
     return Options.model_validate(changes).model_dump(exclude_unset=True)
 
 
-def _span(text: str) -> str:
-    hours.parse(text)
+def _check_span(text: str) -> str:
+    work_hours.parse_window(text)
     return text
 
 
-Folder = Annotated[Path, AfterValidator(_place)]
+Folder = Annotated[Path, AfterValidator(_resolve_path)]
 PresetName = Annotated[str, Field(pattern=r"^[^\\/:*?\"<>|.][^\\/:*?\"<>|]*$")]
 """Also the name of a folder in the inbox."""
-Preset = Annotated[dict[str, object], AfterValidator(_options)]
+Preset = Annotated[dict[str, object], AfterValidator(_check_options)]
 
 
 _MEDIA = """
@@ -58,8 +58,27 @@ _MEDIA = """
 """
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _NOISE = (
-    *(".*", "*~", "~*", "*.part", "*.filepart", "*.partial", "*.crdownload", "*.download", "*.tmp", "*.temp"),
-    *("@eaDir", "Thumbs.db", "desktop.ini", "lost+found", "System Volume Information", "$RECYCLE.BIN", "RECYCLER"),
+    *(
+        ".*",
+        "*~",
+        "~*",
+        "*.part",
+        "*.filepart",
+        "*.partial",
+        "*.crdownload",
+        "*.download",
+        "*.tmp",
+        "*.temp",
+    ),
+    *(
+        "@eaDir",
+        "Thumbs.db",
+        "desktop.ini",
+        "lost+found",
+        "System Volume Information",
+        "$RECYCLE.BIN",
+        "RECYCLER",
+    ),
     *("#recycle", "@Recycle", "#snapshot", "@Recently-Snapshot", "@tmp", "@SynoResource"),
     *("Temporary Items", "Network Trash Folder"),
 )
@@ -68,17 +87,21 @@ _NOISE = (
 def _check_origin(text: str) -> str:
     scheme, separator, host = text.lower().rstrip("/").partition("://")
     if not scheme or not separator or not host or "/" in host or "*" in host:
-        raise ValueError(f"an origin is a scheme and a name, such as 'app://obsidian.md', not {text!r}")
+        raise ValueError(
+            f"an origin is a scheme and a name, such as 'app://obsidian.md', not {text!r}"
+        )
     return f"{scheme}://{host}"
 
 
-class Table(BaseModel):
+class SettingsTable(BaseModel):
     """Each key has its default and, below it, one line of why: also the words of `speakeasyd.toml` and of the docs."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
+    )
 
 
-class InboxSettings(Table):
+class InboxSettings(SettingsTable):
     """A watched folder and where its transcripts go. Repeat the table for more of them."""
 
     name: str = Field("inbox", pattern=r"^[\w-]+$")
@@ -103,13 +126,13 @@ class InboxSettings(Table):
     """The folder that sources of failed jobs are moved to, with a note of why; they stay where they are if not set."""
 
     @model_validator(mode="after")
-    def _knows_where_to_put_things(self) -> Self:
+    def _require_targets(self) -> Self:
         if self.sources == "archive" and self.archive is None:
             raise ValueError('sources = "archive" needs the key archive: a folder to move them to')
         return self
 
     @property
-    def usual(self) -> bool:
+    def is_default(self) -> bool:
         """Whether its folder is the default. Only then is it made: a chosen one may be a disk yet to be mounted."""
         return self.path == InboxSettings().path
 
@@ -120,7 +143,7 @@ class InboxSettings(Table):
         return {key: folder for key, folder in folders.items() if folder}
 
 
-class WatchSettings(Table):
+class WatchSettings(SettingsTable):
     """When a file counts as complete, and which files count at all."""
 
     settle_s: float = Field(2.0, ge=0, le=3600)
@@ -147,7 +170,7 @@ class WatchSettings(Table):
     """The same bytes under another path: `reuse` the transcript, `skip` the file, or `transcribe` it again."""
 
 
-class WorkerSettings(Table):
+class WorkerSettings(SettingsTable):
     """What the transcription runs on."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
@@ -166,7 +189,7 @@ class WorkerSettings(Table):
     """Longer audio is refused."""
 
 
-class RecoverySettings(Table):
+class RecoverySettings(SettingsTable):
     """How patient to be when something fails."""
 
     max_attempts: int = Field(5, ge=1)
@@ -191,7 +214,7 @@ class RecoverySettings(Table):
     """Seconds to finish the chunks in flight when asked to stop."""
 
 
-class LedgerSettings(Table):
+class LedgerSettings(SettingsTable):
     """How long the ledger remembers, and copies of it."""
 
     keep_days: int = Field(0, ge=0)
@@ -204,7 +227,7 @@ class LedgerSettings(Table):
     """Copies that are kept; none is made that would leave too little room on the disk."""
 
 
-class WebhookSettings(Table):
+class WebhookSettings(SettingsTable):
     """A program that is told over HTTP."""
 
     url: Annotated[str, Field(pattern=r"^https?://\S+$")]
@@ -223,7 +246,7 @@ class WebhookSettings(Table):
         return url if is_whole else f"{address.scheme}://{plain}/**********"
 
 
-class NotifySettings(Table):
+class NotifySettings(SettingsTable):
     """Who is told of what happens. docs/notifications.md has examples."""
 
     webhooks: tuple[WebhookSettings, ...] = ()
@@ -246,17 +269,17 @@ class NotifySettings(Table):
     """Environment variables that the command gets besides `PATH`, `HOME`, the language and the like: `["API_KEY"]`."""
 
     @model_validator(mode="after")
-    def _addresses_differ(self) -> Self:
+    def _require_distinct_addresses(self) -> Self:
         urls = [webhook.url for webhook in self.webhooks]
         if doubled := {url for url in urls if urls.count(url) > 1}:
             raise ValueError(f"two webhooks have the url {min(doubled)!r}; give one all the events")
         return self
 
 
-class PoliteSettings(Table):
+class PoliteSettings(SettingsTable):
     """When to leave the machine to others. Work stops within a few seconds, and goes on by itself where it was."""
 
-    hours: tuple[Annotated[str, AfterValidator(_span)], ...] = ()
+    hours: tuple[Annotated[str, AfterValidator(_check_span)], ...] = ()
     """When to work, local time: `["22:00-07:00", "sat,sun 00:00-24:00"]`; empty is always."""
     memory_mb: int = Field(0, ge=0)
     """Pause while less memory than this is available, in MB, and free the models; 0 never."""
@@ -264,7 +287,7 @@ class PoliteSettings(Table):
     """Pause while other programs leave a GPU less memory than this, in MB, and free the models; 0 never."""
 
 
-class ServerSettings(Table):
+class ServerSettings(SettingsTable):
     """The page, the API and the metrics; it takes `pip install 'speakeasyd[server]'`. docs/server.md has examples."""
 
     enabled: bool = True
@@ -273,7 +296,9 @@ class ServerSettings(Table):
     """The address to listen at. Any but this machine's own demands a `token`."""
     port: int = Field(8642, ge=0, le=65535)
     """The port to listen at; 0 takes any that is free."""
-    token: Annotated[SecretStr, Field(min_length=16)] | None = Field(None, examples=["a long random text"])
+    token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None, examples=["a long random text"]
+    )
     """What clients must know, at least 16 characters: `Authorization: Bearer ...`; the page asks for it."""
     hosts: tuple[str, ...] = ()
     """Further names by which clients may call this machine, such as those of a reverse proxy."""
@@ -285,13 +310,15 @@ class ServerSettings(Table):
     """Larger uploads are refused, in MB for one request."""
 
     @model_validator(mode="after")
-    def _is_guarded(self) -> Self:
+    def _require_token_for_network(self) -> Self:
         if self.enabled and self.token is None and self.host not in LOOPBACK:
-            raise ValueError(f"host = {self.host!r} can be reached from elsewhere, and needs the key token: a secret")
+            raise ValueError(
+                f"host = {self.host!r} can be reached from elsewhere, and needs the key token: a secret"
+            )
         return self
 
 
-class LogSettings(Table):
+class LogSettings(SettingsTable):
     """What the daemon says on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -300,11 +327,12 @@ class LogSettings(Table):
     """`auto`: human on a terminal, JSON lines elsewhere."""
 
 
-class Settings(Table):
+class Settings(SettingsTable):
     """Everything that can be set. `load` makes one; the rest of the program only reads it."""
 
     state: Folder = Field(
-        default_factory=lambda: user_data_path("speakeasyd", appauthor=False), examples=["~/.local/share/speakeasyd"]
+        default_factory=lambda: user_data_path("speakeasyd", appauthor=False),
+        examples=["~/.local/share/speakeasyd"],
     )
     """Folder of the ledger, its lock and downloaded models. Not on a network filesystem."""
     inboxes: tuple[InboxSettings, ...] = Field(default_factory=lambda: (InboxSettings(),))
@@ -327,7 +355,7 @@ class Settings(Table):
         return next(inbox for inbox in self.inboxes if self.server.inbox in {None, inbox.name})
 
     @model_validator(mode="after")
-    def _names_fit(self) -> Self:
+    def _require_distinct_names(self) -> Self:
         names = [inbox.name for inbox in self.inboxes]
         if not names:
             raise ValueError("inboxes is empty; there must be one, [[inboxes]]")
@@ -336,25 +364,31 @@ class Settings(Table):
         for inbox in self.inboxes:
             if inbox.preset is not None and inbox.preset not in self.presets:
                 known = ", ".join(sorted(self.presets)) or "none"
-                raise ValueError(f"inbox {inbox.name!r} takes the preset {inbox.preset!r}; there is {known}")
+                raise ValueError(
+                    f"inbox {inbox.name!r} takes the preset {inbox.preset!r}; there is {known}"
+                )
         return self
 
     @model_validator(mode="after")
-    def _uploads_have_an_inbox(self) -> Self:
+    def _require_upload_inbox(self) -> Self:
         names = [inbox.name for inbox in self.inboxes]
         if self.server.inbox is not None and self.server.inbox not in names:
             raise ValueError(f"server.inbox is {self.server.inbox!r}; there is {', '.join(names)}")
         return self
 
     @model_validator(mode="after")
-    def _folders_lie_apart(self) -> Self:
+    def _require_separate_folders(self) -> Self:
         """An outbox may lie below an inbox, which leaves it out; it may not be one: transcripts are not arrivals."""
         for inbox in self.inboxes:
             root = inbox.path.resolve()
             for other in self.inboxes:
                 if other is not inbox and other.path.resolve().is_relative_to(root):
-                    raise ValueError(f"inbox {other.name!r} ({other.path}) lies in inbox {inbox.name!r} ({inbox.path})")
+                    raise ValueError(
+                        f"inbox {other.name!r} ({other.path}) lies in inbox {inbox.name!r} ({inbox.path})"
+                    )
                 for key, folder in other.targets.items():
                     if folder.resolve() == root:
-                        raise ValueError(f"{key} of inbox {other.name!r} is inbox {inbox.name!r}: {folder}")
+                        raise ValueError(
+                            f"{key} of inbox {other.name!r} is inbox {inbox.name!r}: {folder}"
+                        )
         return self

@@ -11,7 +11,7 @@ WINDOW_S = 0.032  # seconds
 
 
 @dataclass(frozen=True, slots=True)
-class Cutting:
+class ChunkingRules:
     """How to cut; lengths in windows."""
 
     onset: float = 0.5  # speech begins at this probability
@@ -25,7 +25,7 @@ class Cutting:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class ChunkSpan:
     """Windows [start, end) of the file; `voiced` are the runs of speech in it."""
 
     start: int
@@ -36,7 +36,7 @@ class Span:
 class Chunker:
     """Feed it probabilities, get spans: ordered, disjoint, no longer than `longest`, with all the speech in them."""
 
-    def __init__(self, cutting: Cutting) -> None:
+    def __init__(self, cutting: ChunkingRules) -> None:
         self._cut = cutting
         self._probabilities: list[float] = []  # from window `_base` on
         self._base = 0
@@ -48,92 +48,113 @@ class Chunker:
     @property
     def needed_from(self) -> int:
         """The first window that a later span may contain: what lies before can be forgotten."""
-        return self._opening() if self._first_speech() is not None else max(self._floor, self._now - self._cut.pad)
+        return (
+            self._find_chunk_start()
+            if self._find_first_speech() is not None
+            else max(self._floor, self._now - self._cut.pad)
+        )
 
-    def feed(self, probabilities: Sequence[float]) -> list[Span]:
+    def add_probabilities(self, probabilities: Sequence[float]) -> list[ChunkSpan]:
         """Spans that have become certain."""
-        spans: list[Span] = []
+        spans: list[ChunkSpan] = []
         for probability in probabilities:
             self._probabilities.append(probability)
             self._now += 1
-            self._hear(probability)
-            spans.extend(self._certain())
-        self._forget()
+            self._add_window(probability)
+            spans.extend(self._take_certain_chunks())
+        self._drop_old_windows()
         return spans
 
-    def feed_silence(self, windows: int) -> list[Span]:
+    def feed_silence(self, windows: int) -> list[ChunkSpan]:
         """Windows in which nothing was recorded: they are never speech, even if everything is kept.
 
         Costs nothing once no speech is open, however many they are.
         """
-        self._end_run()
-        spans: list[Span] = []
-        while windows and self._first_speech() is not None:
+        self._close_run()
+        spans: list[ChunkSpan] = []
+        while windows and self._find_first_speech() is not None:
             windows -= 1
             self._probabilities.append(0.0)
             self._now += 1
-            spans.extend(self._certain())
+            spans.extend(self._take_certain_chunks())
         if windows:
             self._now += windows
             kept = min(windows, self._cut.pad + self._cut.smooth)
             self._probabilities = [0.0] * kept
             self._base = self._now - kept
-        self._forget()
+        self._drop_old_windows()
         return spans
 
-    def finish(self) -> list[Span]:
+    def finish(self) -> list[ChunkSpan]:
         """The rest, after the last window."""
-        self._end_run()
+        self._close_run()
         if not self._runs:
             return []
-        return [self._close(min(self._runs[-1][1] + self._cut.pad, self._now, self._opening() + self._cut.longest))]
+        return [
+            self._close_chunk(
+                min(
+                    self._runs[-1][1] + self._cut.pad,
+                    self._now,
+                    self._find_chunk_start() + self._cut.longest,
+                )
+            )
+        ]
 
-    def _hear(self, probability: float) -> None:
+    def _add_window(self, probability: float) -> None:
         window = self._now - 1
         if self._cut.everything:
             self._run = window if self._run is None else self._run
         elif self._run is None and probability >= self._cut.onset:
             self._run = window
         elif self._run is not None and probability < self._cut.offset:
-            self._end_run(window)
+            self._close_run(window)
 
-    def _end_run(self, end: int | None = None) -> None:
+    def _close_run(self, end: int | None = None) -> None:
         if self._run is not None:
             self._runs.append((self._run, self._now if end is None else end))
             self._run = None
 
-    def _first_speech(self) -> int | None:
+    def _find_first_speech(self) -> int | None:
         return self._runs[0][0] if self._runs else self._run
 
-    def _opening(self) -> int:
-        first = self._first_speech()
+    def _find_chunk_start(self) -> int:
+        first = self._find_first_speech()
         return max(self._floor, (self._now if first is None else first) - self._cut.pad)
 
-    def _certain(self) -> list[Span]:
-        if self._first_speech() is None:
+    def _take_certain_chunks(self) -> list[ChunkSpan]:
+        if self._find_first_speech() is None:
             return []
         if self._run is None and self._now - self._runs[-1][1] >= self._cut.bridge:
-            return [self._close(min(self._runs[-1][1] + self._cut.pad, self._opening() + self._cut.longest))]
-        if self._now - self._opening() >= self._cut.longest:
-            return [self._split(self._best_cut())]
+            return [
+                self._close_chunk(
+                    min(
+                        self._runs[-1][1] + self._cut.pad,
+                        self._find_chunk_start() + self._cut.longest,
+                    )
+                )
+            ]
+        if self._now - self._find_chunk_start() >= self._cut.longest:
+            return [self._split_chunk(self._find_best_cut())]
         return []
 
-    def _close(self, end: int) -> Span:
-        span = Span(self._opening(), end, tuple(self._runs))
+    def _close_chunk(self, end: int) -> ChunkSpan:
+        span = ChunkSpan(self._find_chunk_start(), end, tuple(self._runs))
         self._runs = []
         self._floor = end
         return span
 
-    def _best_cut(self) -> int:
+    def _find_best_cut(self) -> int:
         """The least spoken window of those where a cut is allowed; of equals the last, for longer chunks."""
-        start, smooth = self._opening(), self._cut.smooth
+        start, smooth = self._find_chunk_start(), self._cut.smooth
         low = start + self._cut.shortest_cut
         high = start + self._cut.longest - smooth
         values = self._probabilities[low - smooth - self._base : high + smooth + 1 - self._base]
         sums = [sum(values[i : i + 2 * smooth + 1]) for i in range(high - low)]
-        return low + min(range(len(sums)), key=lambda i: (round(sums[i], 3), values[i + smooth], -i))
+        return low + min(
+            range(len(sums)), key=lambda i: (round(sums[i], 3), values[i + smooth], -i)
+        )
 
-    def _split(self, cut: int) -> Span:
+    def _split_chunk(self, cut: int) -> ChunkSpan:
         """Close the chunk at `cut` and leave what lies behind to the next one."""
         before = [(start, min(end, cut)) for start, end in self._runs if start < cut]
         after = [(max(start, cut), end) for start, end in self._runs if end > cut]
@@ -141,11 +162,11 @@ class Chunker:
             before.append((self._run, cut))
             self._run = cut
         self._runs = before
-        span = self._close(min(before[-1][1] + self._cut.pad, cut))
+        span = self._close_chunk(min(before[-1][1] + self._cut.pad, cut))
         self._runs = after
         return span
 
-    def _forget(self) -> None:
+    def _drop_old_windows(self) -> None:
         keep = max(0, self.needed_from - self._cut.smooth - self._base)
         del self._probabilities[:keep]
         self._base += keep

@@ -18,7 +18,9 @@ class Drained:
     failed: tuple[Left, ...]  # those of them that failed
     left: tuple[Left, ...]  # what waits for the next run
     untaken: tuple[str, ...]  # files that the configuration leaves out, by name
-    troubles: tuple[str, ...] = ()  # what kept it from more, whether or not it is known to concern a file
+    troubles: tuple[
+        str, ...
+    ] = ()  # what kept it from more, whether or not it is known to concern a file
 
     @property
     def exit_status(self) -> int:

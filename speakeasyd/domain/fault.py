@@ -99,15 +99,17 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sign:
+class _FaultPattern:
     """A fault's mark in the text. `phases`: where it means that; everywhere if empty."""
 
     pattern: str
     diagnosis: Diagnosis
     phases: frozenset[str] = frozenset()
 
-    def fits(self, phase: str | None, text: str) -> bool:
-        return (not self.phases or phase in self.phases) and re.search(self.pattern, text, re.IGNORECASE) is not None
+    def matches_error(self, phase: str | None, text: str) -> bool:
+        return (not self.phases or phase in self.phases) and re.search(
+            self.pattern, text, re.IGNORECASE
+        ) is not None
 
 
 _SICK = Diagnosis(
@@ -197,7 +199,10 @@ _GONE = Diagnosis(
     "after a sleep of the machine it may need a restart or `sudo rmmod nvidia_uvm; sudo modprobe nvidia_uvm`",
 )
 _BAD_FILE = Diagnosis(
-    FaultKind.FILE, Remedy.FRESH_PROCESS, ErrorCode.DECODE_FAILED, "the file holds no audio that can be read"
+    FaultKind.FILE,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.DECODE_FAILED,
+    "the file holds no audio that can be read",
 )
 _CRASHED = Diagnosis(
     FaultKind.CONTEXT_LOST,
@@ -222,7 +227,10 @@ _STARVED = Diagnosis(
     _HOST_FULL.hint,
 )
 _ENDED = Diagnosis(
-    FaultKind.KILLED, Remedy.FRESH_PROCESS, ErrorCode.WORKER_CRASHED, "the worker was killed by a person or a program"
+    FaultKind.KILLED,
+    Remedy.FRESH_PROCESS,
+    ErrorCode.WORKER_CRASHED,
+    "the worker was killed by a person or a program",
 )
 _UNKNOWN = Diagnosis(
     FaultKind.UNKNOWN,
@@ -236,30 +244,31 @@ _AFTER_LOADING = frozenset({"canary", "encode", "generate", "align", "vad", "dec
 """A damaged model can raise such errors while it is loaded; elsewhere they are defects of ours."""
 
 _SIGNS = (
-    _Sign(r"no kernel image|NoKernelImage|invalid device function", _OLD_CARD),
-    _Sign(r"driver version is insufficient|driver is a stub|libcuda\S* .*cannot open", _OLD_DRIVER),
-    _Sign(r"Library \S+ is not found or cannot be loaded", _NO_LIBRARY),
-    _Sign(r"do not support efficient \S+ computation|CUBLAS_STATUS_(NOT_SUPPORTED|ARCH_MISMATCH)", _WRONG_TYPE),
-    _Sign(r"uncorrectable (ECC|NVLink) error", _WORN),
-    _Sign(r"CUDA failed with error out of memory|CUDA out of memory|CUDA error: out of memory|"
+    _FaultPattern(r"no kernel image|NoKernelImage|invalid device function", _OLD_CARD),
+    _FaultPattern(r"driver version is insufficient|driver is a stub|libcuda\S* .*cannot open", _OLD_DRIVER),
+    _FaultPattern(r"Library \S+ is not found or cannot be loaded", _NO_LIBRARY),
+    _FaultPattern(r"do not support efficient \S+ computation|CUBLAS_STATUS_(NOT_SUPPORTED|ARCH_MISMATCH)", _WRONG_TYPE),
+    _FaultPattern(r"uncorrectable (ECC|NVLink) error", _WORN),
+    _FaultPattern(r"CUDA failed with error out of memory|CUDA out of memory|CUDA error: out of memory|"
           r"CUBLAS_STATUS_ALLOC_FAILED|\bOutOfMemoryError\b", _FULL),
-    _Sign(r"mkl_malloc: failed|std::bad_alloc|\bMemoryError\b|Cannot allocate memory|"
+    _FaultPattern(r"mkl_malloc: failed|std::bad_alloc|\bMemoryError\b|Cannot allocate memory|"
           r"Unable to allocate \S+ \w+ for an array", _HOST_FULL),
-    _Sign(r"CUDA (failed with error|error:) (unknown error|no CUDA-capable device|initialization error|"
+    _FaultPattern(r"CUDA (failed with error|error:) (unknown error|no CUDA-capable device|initialization error|"
           r"(all )?CUDA-capable device(s|\(s\)) (is/)?are busy|invalid device ordinal|system not yet initialized)|"
           r"GPU is lost|fallen off the bus", _GONE),
-    _Sign(r"illegal (memory access|address|instruction)|launch fail|launch timed out|misaligned address|"
+    _FaultPattern(r"illegal (memory access|address|instruction)|launch fail|launch timed out|misaligned address|"
           r"hardware stack|invalid program counter|device-side assert|AcceleratorError|CUDA failed with error|"
           r"CUDA error|cuBLAS failed|CUBLAS_STATUS|CUDNN_STATUS|parallel_for failed", _SICK),
-    _Sign(r"InvalidDataError|tuple index out of range", _BAD_FILE, frozenset({"decode"})),
-    _Sign(r"^ModelUnavailable|Unable to open file '|has an invalid payload size|File \S+ is incomplete|"
+    _FaultPattern(r"InvalidDataError|tuple index out of range", _BAD_FILE, frozenset({"decode"})),
+    _FaultPattern(r"^ModelUnavailable|Unable to open file '|has an invalid payload size|File \S+ is incomplete|"
           r"Unsupported model binary version|RepositoryNotFound|LocalEntryNotFound", _NO_MODEL),
-    _Sign(r"^(ImportError|ModuleNotFoundError|PackageNotFoundError)|cannot open shared object file|DLL load failed|"
+    _FaultPattern(r"^(ImportError|ModuleNotFoundError|PackageNotFoundError)|"
+          r"cannot open shared object file|DLL load failed|"
           r"symbol lookup error|undefined symbol|version `\S+' not found|"
           r"binary incompatibility|compiled (against|using) (ABI|API|NumPy)", _BROKEN_INSTALL),
-    _Sign(r"^(TypeError|AttributeError|NameError|UnboundLocalError|NotImplementedError|SyntaxError|IndentationError|"
+    _FaultPattern(r"^(TypeError|AttributeError|NameError|UnboundLocalError|NotImplementedError|SyntaxError|IndentationError|"
           r"RecursionError|PicklingError|UnpicklingError)\b", _DEFECT),
-    _Sign(r"^(KeyError|IndexError|LookupError|AssertionError|ZeroDivisionError)\b", _DEFECT, _AFTER_LOADING),
+    _FaultPattern(r"^(KeyError|IndexError|LookupError|AssertionError|ZeroDivisionError)\b", _DEFECT, _AFTER_LOADING),
 )  # fmt: skip
 """The first that fits counts: the particular before the general."""
 
@@ -300,7 +309,7 @@ _STATUSES: Mapping[int, Diagnosis] = {
 }
 
 
-def classify(
+def classify_fault(
     *,
     phase: str | None = None,
     error: str = "",
@@ -329,7 +338,7 @@ def classify(
 
 
 def _diagnose_text(phase: str | None, text: str) -> Diagnosis | None:
-    return next((sign.diagnosis for sign in _SIGNS if sign.fits(phase, text)), None)
+    return next((sign.diagnosis for sign in _SIGNS if sign.matches_error(phase, text)), None)
 
 
 def _diagnose_exit(status: int | None, *, short_of_memory: bool) -> Diagnosis:

@@ -31,8 +31,12 @@ class Status(StrEnum):
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
-    Status.PENDING: frozenset({Status.PROCESSING, Status.CANCELLED, Status.FAILED, Status.COMPLETED}),
-    Status.PROCESSING: frozenset({Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
+    Status.PENDING: frozenset(
+        {Status.PROCESSING, Status.CANCELLED, Status.FAILED, Status.COMPLETED}
+    ),
+    Status.PROCESSING: frozenset(
+        {Status.PENDING, Status.COMPLETED, Status.FAILED, Status.CANCELLED}
+    ),
     Status.COMPLETED: frozenset({Status.PENDING}),
     Status.FAILED: frozenset({Status.PENDING}),
     Status.CANCELLED: frozenset({Status.PENDING}),
@@ -72,7 +76,7 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingFile:
     """An arrival that has not settled for long, and why: for the people who ask."""
 
     path: bytes
@@ -82,7 +86,7 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class IncompleteWait:
     """How long a file that ends early may still go on before its end is final."""
 
     first_s: float
@@ -104,12 +108,16 @@ class NewJob:
     options: Options
     preset: str | None
     batch: str
-    failure: tuple[str, str] | None = None  # (error code, text) of a file that is refused at the door
-    patience: "Patience | None" = None  # with a file that ends early; None: it is known to be complete
+    failure: tuple[str, str] | None = (
+        None  # (error code, text) of a file that is refused at the door
+    )
+    patience: "IncompleteWait | None" = (
+        None  # with a file that ends early; None: it is known to be complete
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class AddedJob:
     """What became of a `NewJob`."""
 
     job_id: JobId
@@ -117,7 +125,7 @@ class Added:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class SuspectChunk:
     """A chunk that was on the device when a worker died, not committed since."""
 
     index: int
@@ -140,28 +148,36 @@ class Job:
     preset: str | None
     language: str | None  # known from an earlier attempt
     done: frozenset[int] = frozenset()  # indexes of the chunks that are committed
-    said: Mapping[int, str] = field(default_factory=dict)  # their texts, which later chunks lean on; none for a gap
-    languages: Mapping[int, str] = field(default_factory=dict)  # at the end of these chunks; none for a gap
+    said: Mapping[int, str] = field(
+        default_factory=dict
+    )  # their texts, which later chunks lean on; none for a gap
+    languages: Mapping[int, str] = field(
+        default_factory=dict
+    )  # at the end of these chunks; none for a gap
     transcribed: bool = False  # every chunk is committed; only the artifacts are missing
-    suspects: tuple[Suspect, ...] = ()  # chunks to be tried alone first
+    suspects: tuple[SuspectChunk, ...] = ()  # chunks to be tried alone first
     crashes: int = 0  # workers that died on this job outside of any chunk
     attempts: int = 1
     batch: str = ""
     warnings: frozenset[WarningKind] = frozenset()  # once it is transcribed
-    final_at: str | None = None  # UTC, ISO 8601: before that, the file may go on if it ends early; None: it is complete
+    final_at: str | None = (
+        None  # UTC, ISO 8601: before that, the file may go on if it ends early; None: it is complete
+    )
 
-    def source(self, root: Path) -> Path:
+    def locate_source(self, root: Path) -> Path:
         """The file below its inbox's root."""
         return root / os.fsdecode(self.path)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedJob:
     """What is to be known of an ended job when its source is put away."""
 
     job_id: JobId
     path: bytes
     signature: Signature
     sha256: str  # hex, of the bytes that the job was about
-    failure: tuple[str, str] | None = None  # (error code, text); None: its transcript is in the outbox
+    failure: tuple[str, str] | None = (
+        None  # (error code, text); None: its transcript is in the outbox
+    )
     warnings: frozenset[WarningKind] = frozenset()

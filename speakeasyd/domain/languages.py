@@ -14,60 +14,63 @@ _LEAST_PROBABILITY = 1e-3  # one stretch alone never excludes a language
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class LanguageEvidence:
     """A piece of speech and the probability of each language in it."""
 
     speech_s: float  # seconds of speech
     probabilities: Mapping[str, float]
 
 
-def restrict(probabilities: Mapping[str, float], allowed: Collection[str]) -> dict[str, float]:
+def restrict_languages(
+    probabilities: Mapping[str, float], allowed: Collection[str]
+) -> dict[str, float]:
     """The probabilities of the allowed languages only, summing up to 1; all, if none is named."""
     kept = {code: p for code, p in probabilities.items() if not allowed or code in allowed}
     total = sum(kept.values())
     return {code: p / total if total else 1 / len(kept) for code, p in kept.items()}
 
 
-def needs_previous(stretches: Sequence[Stretch]) -> bool:
+def needs_previous(stretches: Sequence[LanguageEvidence]) -> bool:
     """Whether the languages of these stretches depend on the language spoken before them."""
-    scores = _score(stretches)[0]
-    first = _best(scores)
+    scores = _score_sequence(stretches)[0]
+    first = _find_best(scores)
     others = (score for code, score in scores.items() if code != first)
     return max(others, default=-math.inf) >= scores[first] - _SWITCH_COST
 
 
-def find_languages(stretches: Sequence[Stretch], previous: str | None) -> list[str]:
+def find_languages(stretches: Sequence[LanguageEvidence], previous: str | None) -> list[str]:
     """The language of each stretch: the most probable sequence, changes paid for."""
     found: list[str] = []
-    for scores in _score(stretches):
-        best = _best(scores)
+    for scores in _score_sequence(stretches):
+        best = _find_best(scores)
         stays = previous in scores and scores[previous] >= scores[best] - _SWITCH_COST
         previous = previous if previous is not None and stays else best
         found.append(previous)
     return found
 
 
-def _score(stretches: Sequence[Stretch]) -> list[dict[str, float]]:
+def _score_sequence(stretches: Sequence[LanguageEvidence]) -> list[dict[str, float]]:
     """For each stretch and language, what the best sequence from there to the end is worth."""
     scores: list[dict[str, float]] = []
     following: dict[str, float] = {}
     for stretch in reversed(stretches):
-        weight = _weigh(stretch)
+        weight = _weigh_evidence(stretch)
         after_switch = max(following.values(), default=0.0) - _SWITCH_COST
         following = {
-            code: weight * math.log(max(probability, _LEAST_PROBABILITY)) + max(following.get(code, 0.0), after_switch)
+            code: weight * math.log(max(probability, _LEAST_PROBABILITY))
+            + max(following.get(code, 0.0), after_switch)
             for code, probability in stretch.probabilities.items()
         }
         scores.append(following)
     return scores[::-1]
 
 
-def _weigh(stretch: Stretch) -> float:
+def _weigh_evidence(stretch: LanguageEvidence) -> float:
     """Short stretches count for little, and so do those in which no language stands out."""
     clearness = max(stretch.probabilities.values(), default=0.0)
     return clearness * min(1.0, stretch.speech_s / _FULL_WEIGHT_S)
 
 
-def _best(scores: Mapping[str, float]) -> str:
+def _find_best(scores: Mapping[str, float]) -> str:
     """Of equals the first of the alphabet."""
     return min(scores, key=lambda code: (-scores[code], code))

@@ -25,55 +25,69 @@ TRIES = 99  # of `name (2)`, `name (3)` ...
 
 _FORBIDDEN = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029]')
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_DEVICES = re.compile(r"(CON|PRN|AUX|NUL|CLOCK\$|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])\s*(\.|$)", re.IGNORECASE)
+_DEVICES = re.compile(
+    r"(CON|PRN|AUX|NUL|CLOCK\$|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])\s*(\.|$)", re.IGNORECASE
+)
 
 
 def check_template(template: str) -> None:
     """Raises ConfigError for a template with anything in braces that is not simply one of the fields."""
-    hint = "Allowed are " + ", ".join(f"{{{field}}}" for field in FIELDS) + ", text, and / for folders."
+    hint = (
+        "Allowed are "
+        + ", ".join(f"{{{field}}}" for field in FIELDS)
+        + ", text, and / for folders."
+    )
     try:
         parsed = list(Formatter().parse(template))
     except ValueError as error:
-        raise ConfigError(f"the naming template {template!r} is wrong: {error}", hint=hint) from None
+        raise ConfigError(
+            f"the naming template {template!r} is wrong: {error}", hint=hint
+        ) from None
     for _, field, spec, conversion in parsed:
         if field is not None and (field not in FIELDS or spec or conversion):
-            raise ConfigError(f"the naming template {template!r} has the unknown field {{{field}}}", hint=hint)
+            raise ConfigError(
+                f"the naming template {template!r} has the unknown field {{{field}}}", hint=hint
+            )
     if any(part.strip(" .") == "" for part in template.split("/")):
-        raise ConfigError(f"the naming template {template!r} has an empty name, `.` or `..` in it", hint=hint)
+        raise ConfigError(
+            f"the naming template {template!r} has an empty name, `.` or `..` in it", hint=hint
+        )
 
 
-def candidates(template: str, values: Mapping[str, str], *, folder: str = "") -> Iterator[str]:
+def propose_names(template: str, values: Mapping[str, str], *, folder: str = "") -> Iterator[str]:
     """Paths relative to the outbox, '/' between parts, without the format's ending: the best first, at most about 100.
 
     `values` has a text for each of the fields. `folder` is the source's own below its inbox; it is mirrored.
     Each part of each path is a name that every filesystem takes.
     """
-    parents = [component(part) for part in folder.split("/") if part]
-    *folders, last = (_fill(part, values) for part in template.split("/"))
-    parents += map(component, folders)
+    parents = [make_component(part) for part in folder.split("/") if part]
+    *folders, last = (_fill_template(part, values) for part in template.split("/"))
+    parents += map(make_component, folders)
     *_, pattern = template.split("/")
-    with_ending = _fill(pattern.replace("{stem}", "{name}"), values)
-    names = [component(last, room=ENDING), component(with_ending, room=ENDING)]
-    names += [_numbered(last, str(number)) for number in range(2, TRIES + 1)]
-    names.append(_numbered(last, f"job {values['job_id']}"))
+    with_ending = _fill_template(pattern.replace("{stem}", "{name}"), values)
+    names = [make_component(last, room=ENDING), make_component(with_ending, room=ENDING)]
+    names += [_add_number(last, str(number)) for number in range(2, TRIES + 1)]
+    names.append(_add_number(last, f"job {values['job_id']}"))
     for name in dict.fromkeys(names):
         yield "/".join([*parents, name])
 
 
-def component(text: str, *, room: int = 0, longest: int = LONGEST) -> str:
+def make_component(text: str, *, room: int = 0, longest: int = LONGEST) -> str:
     """A text as the name of one file or folder on any system: `longest` bytes at most, `room` of them left free."""
-    flat = _FORBIDDEN.sub("_", unicodedata.normalize("NFC", _SURROGATE.sub(_escaped, text))).replace("/", "_")
-    name = _cut(flat.strip(" "), longest - room - 1).rstrip(" .") or "_"
+    flat = _FORBIDDEN.sub(
+        "_", unicodedata.normalize("NFC", _SURROGATE.sub(_escape_surrogate, text))
+    ).replace("/", "_")
+    name = _truncate_bytes(flat.strip(" "), longest - room - 1).rstrip(" .") or "_"
     device = _DEVICES.match(name)
     return f"{name[: device.end(1)]}_{name[device.end(1) :]}" if device else name
 
 
-def collision_key(path: str) -> str:
+def build_collision_key(path: str) -> str:
     """Equal for paths that some filesystem takes for one: letter case and Unicode form aside."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
-def _fill(pattern: str, values: Mapping[str, str]) -> str:
+def _fill_template(pattern: str, values: Mapping[str, str]) -> str:
     """The pattern with its fields' values in place; a slash in a value makes no folder."""
     filled = (
         literal + (values[field].replace("/", "_") if field else "")
@@ -82,16 +96,16 @@ def _fill(pattern: str, values: Mapping[str, str]) -> str:
     return "".join(filled)
 
 
-def _numbered(name: str, number: str) -> str:
+def _add_number(name: str, number: str) -> str:
     suffix = f" ({number})"
-    return component(name, room=ENDING + len(suffix)) + suffix
+    return make_component(name, room=ENDING + len(suffix)) + suffix
 
 
-def _escaped(surrogate: re.Match[str]) -> str:
+def _escape_surrogate(surrogate: re.Match[str]) -> str:
     """A byte that is no text, as `%E9`; half a character, as a question mark in a diamond."""
     code = ord(surrogate.group())
     return f"%{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else "\ufffd"
 
 
-def _cut(text: str, limit: int) -> str:
+def _truncate_bytes(text: str, limit: int) -> str:
     return text.encode()[:limit].decode(errors="ignore")

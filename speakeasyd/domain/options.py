@@ -14,7 +14,9 @@ Format = Literal["txt", "srt", "vtt", "json", "tsv", "lrc", "md", "docx"]
 class Options(BaseModel):
     """Snapshotted into the job when it is created: a later change of the configuration leaves old jobs as they were."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
+    )
 
     model: str = Field("auto", min_length=1)
     """`auto`, `bundled`, a model directory, a size such as `small`, or a Hugging Face id."""

@@ -22,7 +22,7 @@ Changes = Mapping[str, object]  # options that differ, by name
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChosenOptions:
     """The options of one file, and the preset that people will see beside it."""
 
     options: Options
@@ -32,47 +32,57 @@ class Choice:
 class Presets:
     """The options of one inbox. The presets are part of the settings, and were checked with them."""
 
-    def __init__(self, *, defaults: Options, presets: Mapping[str, Changes], inbox_preset: str | None = None) -> None:
-        base = _changed(defaults, presets[inbox_preset]) if inbox_preset else defaults
-        self._without_folder = Choice(base, inbox_preset)
-        self._by_folder = {_plain(name): Choice(_changed(base, changes), name) for name, changes in presets.items()}
+    def __init__(
+        self, *, defaults: Options, presets: Mapping[str, Changes], inbox_preset: str | None = None
+    ) -> None:
+        base = _apply_changes(defaults, presets[inbox_preset]) if inbox_preset else defaults
+        self._without_folder = ChosenOptions(base, inbox_preset)
+        self._by_folder = {
+            _normalize_name(name): ChosenOptions(_apply_changes(base, changes), name)
+            for name, changes in presets.items()
+        }
 
-    def choose(self, folder: str, sidecar: Changes | None = None) -> Choice:
-        """`folder`: the first part of the file's path below the inbox, "" for none. Raises FileFault: `bad_sidecar`."""
-        choice = self._by_folder.get(_plain(folder), self._without_folder)
+    def choose_options(self, folder: str, sidecar: Changes | None = None) -> ChosenOptions:
+        """`folder`: the first part of the file's path below the inbox, "" for none.
+
+        Raises FileFault: `bad_sidecar`.
+        """
+        choice = self._by_folder.get(_normalize_name(folder), self._without_folder)
         changes = dict(sidecar or {})
         if name := changes.pop("preset", None):
-            choice = self._named(str(name))
+            choice = self._find_preset(str(name))
         if not changes:
             return choice
         try:
-            return Choice(_changed(choice.options, changes), choice.preset)
+            return ChosenOptions(_apply_changes(choice.options, changes), choice.preset)
         except ValidationError as error:
-            raise bad_sidecar(_explain(error)) from error
+            raise sidecar_error(_explain_error(error)) from error
 
-    def _named(self, name: str) -> Choice:
-        if choice := self._by_folder.get(_plain(name)):
+    def _find_preset(self, name: str) -> ChosenOptions:
+        if choice := self._by_folder.get(_normalize_name(name)):
             return choice
         known = ", ".join(sorted(self._by_folder)) or "none"
-        raise bad_sidecar(f"there is no preset {name[:80]!r}; there is {known}")
+        raise sidecar_error(f"there is no preset {name[:80]!r}; there is {known}")
 
 
 def parse_sidecar(data: bytes) -> Changes:
     """Raises FileFault: `bad_sidecar`."""
     has_mark = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    if has_mark or data.count(0) > max(1, len(data) // 3):  # every other byte of English in UTF-16 is 0
-        raise bad_sidecar("it is UTF-16; save it as UTF-8")
+    if has_mark or data.count(0) > max(
+        1, len(data) // 3
+    ):  # every other byte of English in UTF-16 is 0
+        raise sidecar_error("it is UTF-16; save it as UTF-8")
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise bad_sidecar("it is not text in UTF-8") from error
+        raise sidecar_error("it is not text in UTF-8") from error
     except tomllib.TOMLDecodeError as error:
-        raise bad_sidecar(f"it is not TOML: {error}") from error
+        raise sidecar_error(f"it is not TOML: {error}") from error
     except RecursionError as error:
-        raise bad_sidecar("it is nested too deep") from error
+        raise sidecar_error("it is nested too deep") from error
 
 
-def bad_sidecar(what: str) -> FileFault:
+def sidecar_error(what: str) -> FileFault:
     return FileFault(
         ErrorCode.BAD_SIDECAR,
         f"the sidecar beside the file cannot be used: {what}",
@@ -80,7 +90,7 @@ def bad_sidecar(what: str) -> FileFault:
     )
 
 
-def _explain(error: ValidationError) -> str:
+def _explain_error(error: ValidationError) -> str:
     """The first thing that is wrong: which key, and what is allowed."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
@@ -91,10 +101,10 @@ def _explain(error: ValidationError) -> str:
     return f"unknown key {key[:80]!r}; {guess}Allowed: preset, {', '.join(Options.model_fields)}"
 
 
-def _changed(base: Options, changes: Changes) -> Options:
+def _apply_changes(base: Options, changes: Changes) -> Options:
     return Options.model_validate({**base.model_dump(), **changes})
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     """Names look the same to people in every Unicode form; macOS and others write them differently."""
     return unicodedata.normalize("NFC", name)

@@ -11,7 +11,7 @@ FLOOR_DB = -96.0  # what a 16-bit sample of zero is shown as
 SOUND_DB = -45.0  # peaks below are silence: a quiet room on an ordinary microphone
 
 
-class Phase(StrEnum):
+class RecordingPhase(StrEnum):
     """What a recorder is doing."""
 
     IDLE = "idle"
@@ -24,27 +24,29 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class RecordingLimits:
     """When a recording ends by itself, in seconds; None: never."""
 
     max_s: float | None = None
-    until_silence_s: float | None = None  # without a sound, counted from the last one: nobody is cut off before a word
+    until_silence_s: float | None = (
+        None  # without a sound, counted from the last one: nobody is cut off before a word
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class RecordingProgress:
     """What a recording has heard so far."""
 
     seconds: float = 0.0
     last_sound: float | None = None  # seconds from the beginning; None: silence so far
 
-    def more(self, seconds: float, peak_db: float) -> "Heard":
+    def add_block(self, seconds: float, peak_db: float) -> "RecordingProgress":
         """With a further block."""
         total = self.seconds + seconds
-        return Heard(total, total if peak_db >= SOUND_DB else self.last_sound)
+        return RecordingProgress(total, total if peak_db >= SOUND_DB else self.last_sound)
 
 
-def why_over(limits: Limits, heard: Heard) -> str | None:
+def find_stop_reason(limits: RecordingLimits, heard: RecordingProgress) -> str | None:
     """Why the recording ends by itself now, in words; None: it goes on."""
     if limits.max_s is not None and heard.seconds >= limits.max_s:
         return f"it is {limits.max_s:g} s long"
@@ -54,12 +56,12 @@ def why_over(limits: Limits, heard: Heard) -> str | None:
     return None
 
 
-def decibels(peak: int) -> float:
+def to_decibels(peak: int) -> float:
     """The peak of 16-bit samples, 0 to 32768, in dB relative to full scale."""
     return max(FLOOR_DB, 20 * math.log10(peak / FULL_SCALE)) if peak else FLOOR_DB
 
 
-def stem(began: datetime) -> str:
+def build_stem(began: datetime) -> str:
     """The name of a recording without its ending: local time, in letters that every filesystem takes."""
     return f"recording {began.astimezone():%Y-%m-%d %H.%M.%S}"
 
@@ -68,7 +70,7 @@ def stem(began: datetime) -> str:
 class RecorderState:
     """A recorder at one moment, and so what its events say."""
 
-    phase: Phase = Phase.IDLE
+    phase: RecordingPhase = RecordingPhase.IDLE
     device: str = ""
     rate: int = 0  # frames in a second
     began_at: str | None = None  # UTC, ISO 8601

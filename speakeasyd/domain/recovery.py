@@ -22,130 +22,178 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Literal, Protocol
 
-from speakeasyd.domain.fault import Diagnosis, FaultKind, Remedy
-from speakeasyd.domain.health import (
+from speakeasyd.domain.device_health import (
     OPEN,
-    Blow,
-    Busy,
-    Died,
+    ChunkSucceeded,
+    DeviceHealth,
+    DeviceState,
     DrainWorker,
-    Event,
-    Faulted,
-    Health,
-    Idle,
+    FaultReported,
     KillWorker,
-    Loaded,
-    Policy,
-    Probe,
+    ModelVerified,
     ProbeFailed,
     ProbePassed,
+    ProcessExited,
+    ProgressStopped,
+    RecordedFault,
+    RecoveryEvent,
+    RecoveryPolicy,
     RecycleDue,
-    Silent,
-    Started,
+    ScheduleProbe,
     StartWorker,
-    State,
-    Step,
-    Stopping,
-    Worked,
+    StopRequested,
+    TaskAssigned,
+    TasksFinished,
+    Transition,
+    WorkerStarted,
 )
+from speakeasyd.domain.fault import Diagnosis, FaultKind, Remedy
 from speakeasyd.domain.job import JobId
-from speakeasyd.domain.retry import ceiling
+from speakeasyd.domain.retry import compute_backoff_ceiling
 
 _CONDEMNING = frozenset({Remedy.PERSON, Remedy.PROBE, Remedy.CPU_FOR_GOOD})
 """With these the device is at fault at once, whatever it was working on."""
 
 
-_MOVES: Mapping[tuple[State, type[Event]], State] = {
-    (State.STARTING, Started): State.READY,
-    (State.READY, Busy): State.BUSY,
-    (State.BUSY, Idle): State.READY,
-    (State.SOFT_RESTARTING, Loaded): State.BUSY,
+_MOVES: Mapping[tuple[DeviceState, type[RecoveryEvent]], DeviceState] = {
+    (DeviceState.STARTING, WorkerStarted): DeviceState.READY,
+    (DeviceState.READY, TaskAssigned): DeviceState.BUSY,
+    (DeviceState.BUSY, TasksFinished): DeviceState.READY,
+    (DeviceState.SOFT_RESTARTING, ModelVerified): DeviceState.BUSY,
 }
 """The moves that ask for nothing to be done."""
 
 
-def step(health: Health, event: Event, *, now: float, dice: float, policy: Policy) -> Step:
+def advance_recovery(
+    health: DeviceHealth, event: RecoveryEvent, *, now: float, dice: float, policy: RecoveryPolicy
+) -> Transition:
     """The next state of a device and what is to be done. `now` in seconds, monotonic; `dice` from 0 up to 1."""
     state = health.state
-    done: Step = health, ()  # what an event changes nothing about
-    if state is not State.STOPPED:
+    done: Transition = health, ()  # what an event changes nothing about
+    if state is not DeviceState.STOPPED:
         match event:
-            case Stopping():
-                done = replace(health, state=State.STOPPED), (DrainWorker(),)
-            case Worked():
-                done = _worked(health), ()
-            case RecycleDue() if state is State.READY:
-                done = replace(health, state=State.RECYCLING), (DrainWorker(),)
-            case Faulted() | Silent() if state is not State.POISONED and state not in OPEN:
-                done = _faulted(health, event, policy)
-            case Died() if state not in OPEN:
-                done = _died(health, event, now=now, dice=dice, policy=policy)
+            case StopRequested():
+                done = replace(health, state=DeviceState.STOPPED), (DrainWorker(),)
+            case ChunkSucceeded():
+                done = _on_chunk_succeeded(health), ()
+            case RecycleDue() if state is DeviceState.READY:
+                done = replace(health, state=DeviceState.RECYCLING), (DrainWorker(),)
+            case FaultReported() | ProgressStopped() if (
+                state is not DeviceState.POISONED and state not in OPEN
+            ):
+                done = _on_fault(health, event, policy)
+            case ProcessExited() if state not in OPEN:
+                done = _on_exit(health, event, now=now, dice=dice, policy=policy)
             case ProbePassed() if state in OPEN:
-                done = replace(health, state=State.HALF_OPEN, on_trial=True), (StartWorker(0.0),)
+                done = (
+                    replace(health, state=DeviceState.HALF_OPEN, on_trial=True),
+                    (StartWorker(0.0),),
+                )
             case ProbeFailed(diagnosis) if state in OPEN:
                 failed = replace(
-                    health, failures=health.failures + 1, unexplained=health.unexplained + 1, cause=diagnosis
+                    health,
+                    failures=health.failures + 1,
+                    unexplained=health.unexplained + 1,
+                    cause=diagnosis,
                 )
-                done = _open(failed, policy)
+                done = _open_circuit(failed, policy)
             case _:
                 done = replace(health, state=_MOVES.get((state, type(event)), state)), ()
     return done
 
 
-def _worked(health: Health) -> Health:
+def _on_chunk_succeeded(health: DeviceHealth) -> DeviceHealth:
     """A chunk came back: the device is well. After a trial, the circuit is closed."""
-    if health.state is State.HALF_OPEN:
-        return Health(state=State.BUSY)
-    return replace(health, failures=0, unexplained=0, soft=0, cause=None) if health.state is State.BUSY else health
+    if health.state is DeviceState.HALF_OPEN:
+        return DeviceHealth(state=DeviceState.BUSY)
+    return (
+        replace(health, failures=0, unexplained=0, soft=0, cause=None)
+        if health.state is DeviceState.BUSY
+        else health
+    )
 
 
-def _faulted(health: Health, event: Faulted | Silent, policy: Policy) -> Step:
+def _on_fault(
+    health: DeviceHealth, event: FaultReported | ProgressStopped, policy: RecoveryPolicy
+) -> Transition:
     """A sound context may mend itself, so many times; everything else has to go."""
-    at_work = health.state in {State.READY, State.BUSY, State.SOFT_RESTARTING}
-    if isinstance(event, Faulted) and event.soft and at_work and health.soft < policy.soft_limit:
-        return replace(health, state=State.SOFT_RESTARTING, soft=health.soft + 1, cause=event.diagnosis), ()
-    patience = 0.0 if isinstance(event, Silent) else policy.leave_s
-    return replace(health, state=State.POISONED, cause=event.diagnosis), (KillWorker(patience),)
+    at_work = health.state in {DeviceState.READY, DeviceState.BUSY, DeviceState.SOFT_RESTARTING}
+    if (
+        isinstance(event, FaultReported)
+        and event.soft
+        and at_work
+        and health.soft < policy.soft_limit
+    ):
+        return replace(
+            health, state=DeviceState.SOFT_RESTARTING, soft=health.soft + 1, cause=event.diagnosis
+        ), ()
+    patience = 0.0 if isinstance(event, ProgressStopped) else policy.leave_s
+    return replace(health, state=DeviceState.POISONED, cause=event.diagnosis), (
+        KillWorker(patience),
+    )
 
 
-def _died(health: Health, event: Died, *, now: float, dice: float, policy: Policy) -> Step:
-    if health.state is State.RECYCLING:
-        return replace(health, state=State.STARTING), (StartWorker(0.0),)
+def _on_exit(
+    health: DeviceHealth, event: ProcessExited, *, now: float, dice: float, policy: RecoveryPolicy
+) -> Transition:
+    if health.state is DeviceState.RECYCLING:
+        return replace(health, state=DeviceState.STARTING), (StartWorker(0.0),)
     unexplained = 0 if event.suspects else health.unexplained + 1
-    after = replace(health, failures=health.failures + 1, unexplained=unexplained, soft=0, cause=event.diagnosis)
-    wait = dice * ceiling(after.failures, base=policy.restart_s, limit=policy.restart_max_s)
+    after = replace(
+        health, failures=health.failures + 1, unexplained=unexplained, soft=0, cause=event.diagnosis
+    )
+    wait = dice * compute_backoff_ceiling(
+        after.failures, base=policy.restart_s, limit=policy.restart_max_s
+    )
     again = StartWorker(max(policy.restart_min_s, wait))
-    if _acquits(event.diagnosis):
-        return replace(after, state=State.HALF_OPEN if health.on_trial else State.STARTING), (again,)
+    if _is_device_innocent(event.diagnosis):
+        return replace(
+            after, state=DeviceState.HALF_OPEN if health.on_trial else DeviceState.STARTING
+        ), (again,)
     if health.on_trial or event.diagnosis.remedy in _CONDEMNING:
-        return _open(after, policy)
+        return _open_circuit(after, policy)
     recent = tuple(blow for blow in health.blows if now - blow.at < policy.window_s)
-    after = replace(after, blows=(*recent, Blow(now, event.suspects)))
-    if independent(after.blows) >= policy.faults_to_open:
-        return _open(after, policy)
-    return replace(after, state=State.STARTING), (again,)
+    after = replace(after, blows=(*recent, RecordedFault(now, event.suspects)))
+    if count_uncorrelated_faults(after.blows) >= policy.faults_to_open:
+        return _open_circuit(after, policy)
+    return replace(after, state=DeviceState.STARTING), (again,)
 
 
-def _acquits(diagnosis: Diagnosis) -> bool:
+def _is_device_innocent(diagnosis: Diagnosis) -> bool:
     """Whether the device had no part in it."""
-    return diagnosis.kind in {FaultKind.KILLED, FaultKind.FILE} or diagnosis.remedy is Remedy.OTHER_MODEL
+    return (
+        diagnosis.kind in {FaultKind.KILLED, FaultKind.FILE}
+        or diagnosis.remedy is Remedy.OTHER_MODEL
+    )
 
 
-def _open(health: Health, policy: Policy) -> Step:
+def _open_circuit(health: DeviceHealth, policy: RecoveryPolicy) -> Transition:
     """Leave the device alone until a probe passes; nothing that a probe cannot judge is probed."""
-    opened = replace(health, state=State.CPU_ONLY if policy.cpu_stand_in else State.DEVICE_OPEN, on_trial=False)
+    opened = replace(
+        health,
+        state=DeviceState.CPU_ONLY if policy.cpu_stand_in else DeviceState.DEVICE_OPEN,
+        on_trial=False,
+    )
     match health.cause.remedy if health.cause else Remedy.PROBE:
         case Remedy.CPU_FOR_GOOD:
             return opened, ()
-        case Remedy.REINSTALL if health.unexplained:  # else the files alone may be what the defect needs
+        case Remedy.REINSTALL if (
+            health.unexplained
+        ):  # else the files alone may be what the defect needs
             return opened, ()
         case Remedy.PERSON:
-            return opened, (Probe(policy.person_probe_s),)
+            return opened, (ScheduleProbe(policy.person_probe_s),)
         case _:
-            return opened, (Probe(ceiling(health.failures, base=policy.probe_s, limit=policy.probe_max_s)),)
+            return opened, (
+                ScheduleProbe(
+                    compute_backoff_ceiling(
+                        health.failures, base=policy.probe_s, limit=policy.probe_max_s
+                    )
+                ),
+            )
 
 
-def needs_person(health: Health, policy: Policy) -> bool:
+def needs_person(health: DeviceHealth, policy: RecoveryPolicy) -> bool:
     """Whether waiting will not help: somebody has to mend something, or fresh workers and probes failed too."""
     if health.state not in OPEN or not health.cause:
         return False
@@ -158,7 +206,7 @@ def needs_person(health: Health, policy: Policy) -> bool:
             return health.unexplained > policy.faults_to_open
 
 
-def independent(blows: tuple[Blow, ...]) -> int:
+def count_uncorrelated_faults(blows: tuple[RecordedFault, ...]) -> int:
     """How many of these faults no common file explains. A poison file is in all of its own, so they count as one."""
     suspected: set[JobId] = set()
     count = 0
@@ -172,7 +220,7 @@ def independent(blows: tuple[Blow, ...]) -> int:
 # --- a chunk that workers died on -------------------------------------------------------------------------------------
 
 
-class Verdict(StrEnum):
+class PoisonDecision(StrEnum):
     TRY_ALONE = "try_alone"
     """One strike proves nothing: errors of a GPU surface late. Again, with nothing beside it."""
     TRY_ON_CPU = "try_on_cpu"
@@ -183,7 +231,7 @@ class Verdict(StrEnum):
     """Nothing can transcribe it: the job ends here."""
 
 
-class Mercy(Protocol):
+class PoisonPolicy(Protocol):
     """The part of the settings that says what becomes of poison."""
 
     @property
@@ -193,10 +241,10 @@ class Mercy(Protocol):
     def on_poison(self) -> Literal["fail", "gap"]: ...
 
 
-def verdict(*, strikes: int, device: str, settings: Mercy) -> Verdict:
+def decide_poison(*, strikes: int, device: str, settings: PoisonPolicy) -> PoisonDecision:
     """What to do with a chunk after so many strikes, when `device` is what the pool works on."""
     if strikes < 2:
-        return Verdict.TRY_ALONE
+        return PoisonDecision.TRY_ALONE
     if strikes == 2 and settings.cpu_fallback and device != "cpu":
-        return Verdict.TRY_ON_CPU
-    return Verdict.MARK_GAP if settings.on_poison == "gap" else Verdict.FAIL
+        return PoisonDecision.TRY_ON_CPU
+    return PoisonDecision.MARK_GAP if settings.on_poison == "gap" else PoisonDecision.FAIL

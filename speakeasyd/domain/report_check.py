@@ -21,7 +21,7 @@ _REPORTS: tuple[type, ...] = get_args(Report)
 def find_complaint(report: object) -> str | None:
     """What is wrong with a report; None if nothing is."""
     if not isinstance(report, _REPORTS):
-        return f"{_show(report)} is no report"
+        return f"{_format_value(report)} is no report"
     return _check_fields(report, type(report).__name__)
 
 
@@ -49,7 +49,11 @@ def _check_value(value: object, hint: Any, place: str) -> str | None:
         complaints = [_check_value(value, choice, place) for choice in get_args(hint)]
         return None if None in complaints else complaints[0]
     if origin is Literal:
-        return None if value in get_args(hint) else _complain(place, value, "one of the allowed words")
+        return (
+            None
+            if value in get_args(hint)
+            else _explain_mismatch(place, value, "one of the allowed words")
+        )
     if origin is tuple:
         return _check_tuple(value, get_args(hint), place)
     return _check_plain(value, hint, place)
@@ -57,10 +61,10 @@ def _check_value(value: object, hint: Any, place: str) -> str | None:
 
 def _check_tuple(value: object, items: tuple[Any, ...], place: str) -> str | None:
     if not isinstance(value, tuple):
-        return _complain(place, value, "a tuple")
+        return _explain_mismatch(place, value, "a tuple")
     any_length = items[-1] is Ellipsis
     if not any_length and len(value) != len(items):
-        return _complain(place, value, f"{len(items)} values")
+        return _explain_mismatch(place, value, f"{len(items)} values")
     hints = [items[0]] * len(value) if any_length else list(items)
     for number, (item, hint) in enumerate(zip(value, hints, strict=True)):
         complaint = _check_value(item, hint, f"{place}[{number}]")
@@ -71,13 +75,15 @@ def _check_tuple(value: object, items: tuple[Any, ...], place: str) -> str | Non
 
 def _check_plain(value: object, hint: Any, place: str) -> str | None:
     if hint is None or hint is type(None):
-        return None if value is None else _complain(place, value, "nothing")
+        return None if value is None else _explain_mismatch(place, value, "nothing")
     if hint is float:
-        return None if _is_finite(value) else _complain(place, value, "a finite number")
+        return None if _is_finite(value) else _explain_mismatch(place, value, "a finite number")
     if hint is int:
-        return None if _is_integer(value) else _complain(place, value, "an integer of 64 bits")
+        return (
+            None if _is_integer(value) else _explain_mismatch(place, value, "an integer of 64 bits")
+        )
     if not isinstance(value, hint):
-        return _complain(place, value, f"of type {hint.__name__}")
+        return _explain_mismatch(place, value, f"of type {hint.__name__}")
     return _check_fields(value, place) if is_dataclass(value) else None
 
 
@@ -91,11 +97,11 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < INTEGER_LIMIT
 
 
-def _complain(place: str, value: object, wanted: str) -> str:
-    return f"{place} is {_show(value)}, not {wanted}"
+def _explain_mismatch(place: str, value: object, wanted: str) -> str:
+    return f"{place} is {_format_value(value)}, not {wanted}"
 
 
-def _show(value: object) -> str:
+def _format_value(value: object) -> str:
     try:
         text = repr(value)
     except Exception:  # noqa: BLE001 - the object is not ours; integers of many digits refuse, too

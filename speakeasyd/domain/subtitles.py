@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from heapq import merge
 from itertools import groupby, zip_longest
 
-from speakeasyd.domain.prose import STOPS, ends_with, missing, speaker
+from speakeasyd.domain.readable_text import STOPS, ends_with, format_gap, format_speaker
 from speakeasyd.domain.transcript import Segment, Transcript, Word
-from speakeasyd.domain.typesetting import Piece, lines, pieces, width
+from speakeasyd.domain.typesetting import Piece, break_lines, measure_width, split_into_pieces
 
 SHORTEST_S = 1.0  # seconds that a cue stays, if the next one lets it
 LONGEST_S = 7.0  # seconds after which a cue goes, however long its sound
@@ -30,56 +30,71 @@ class Cue:
 
     @property
     def columns(self) -> int:
-        return sum(map(width, self.lines))
+        return sum(map(measure_width, self.lines))
 
 
-def srt(transcript: Transcript) -> str:
+def render_srt(transcript: Transcript) -> str:
     blocks = []
-    for number, cue in enumerate(cues(transcript), 1):
-        text = "\n".join(_labelled(cue)).replace("-->", "->")  # what parsers take for a line of times
-        blocks.append(f"{number}\n{_time(cue.start, ',')} --> {_time(cue.end, ',')}\n{text}\n")
+    for number, cue in enumerate(build_cues(transcript), 1):
+        text = "\n".join(_label_lines(cue)).replace(
+            "-->", "->"
+        )  # what parsers take for a line of times
+        blocks.append(
+            f"{number}\n{_format_time(cue.start, ',')} --> {_format_time(cue.end, ',')}\n{text}\n"
+        )
     return "\n".join(blocks)
 
 
-def vtt(transcript: Transcript) -> str:
+def render_vtt(transcript: Transcript) -> str:
     blocks = ["WEBVTT\n"]
-    for cue in cues(transcript):
+    for cue in build_cues(transcript):
         text = "\n".join(cue.lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         voice = f"<v {cue.speaker}>" if cue.speaker else ""
-        blocks.append(f"{_time(cue.start, '.')} --> {_time(cue.end, '.')}\n{voice}{text}\n")
+        blocks.append(
+            f"{_format_time(cue.start, '.')} --> {_format_time(cue.end, '.')}\n{voice}{text}\n"
+        )
     return "\n".join(blocks)
 
 
-def cues(transcript: Transcript) -> list[Cue]:
+def build_cues(transcript: Transcript) -> list[Cue]:
     """In order, never two at once; each channel's words in their order."""
-    by_channel = sorted(transcript.segments, key=_channel)
-    tracks = [list(_drafts(track)) for _, track in groupby(by_channel, key=_channel)]
+    by_channel = sorted(transcript.segments, key=_channel_of)
+    tracks = [list(_draft_cues(track)) for _, track in groupby(by_channel, key=_channel_of)]
     gaps = [
-        Segment(start, min(end, start + LONGEST_S), missing(start, end), 0.0, 0.0, 0.0)
+        Segment(start, min(end, start + LONGEST_S), format_gap(start, end), 0.0, 0.0, 0.0)
         for start, end in transcript.gaps
     ]
-    return list(_timed(list(merge(*tracks, _drafts(gaps), key=lambda cue: cue.start)), transcript.audio_seconds))
+    return list(
+        _extend_cues(
+            list(merge(*tracks, _draft_cues(gaps), key=lambda cue: cue.start)),
+            transcript.audio_seconds,
+        )
+    )
 
 
-def _channel(segment: Segment) -> int:
+def _channel_of(segment: Segment) -> int:
     return -1 if segment.channel is None else segment.channel
 
 
-def _labelled(cue: Cue) -> Sequence[str]:
+def _label_lines(cue: Cue) -> Sequence[str]:
     return (f"{cue.speaker}: {cue.lines[0]}", *cue.lines[1:]) if cue.speaker else cue.lines
 
 
-def _drafts(segments: Iterable[Segment]) -> Iterator[Cue]:
+def _draft_cues(segments: Iterable[Segment]) -> Iterator[Cue]:
     """Cues as the sound goes, whether or not there is time to read them."""
     for segment in segments:
-        label = "" if segment.channel is None else speaker(segment.channel)
-        indent = width(label) + 2 if label else 0  # as it stands before the first line of an srt
-        for stretch in _at_pauses(pieces(_words(segment))):
-            for part in _parted(stretch, indent):
-                yield Cue(part[0].start, part[-1].end, tuple(lines(part, indent) or ()), label)
+        label = "" if segment.channel is None else format_speaker(segment.channel)
+        indent = (
+            measure_width(label) + 2 if label else 0
+        )  # as it stands before the first line of an srt
+        for stretch in _split_at_pauses(split_into_pieces(_words_of(segment))):
+            for part in _split_to_fit(stretch, indent):
+                yield Cue(
+                    part[0].start, part[-1].end, tuple(break_lines(part, indent) or ()), label
+                )
 
 
-def _words(segment: Segment) -> Sequence[Word]:
+def _words_of(segment: Segment) -> Sequence[Word]:
     """Its words if they say what it says; else all of it as one long word, over which times are interpolated."""
     spelt = "".join(word.text for word in segment.words)
     if "".join(spelt.split()) == "".join(segment.text.split()):
@@ -87,7 +102,7 @@ def _words(segment: Segment) -> Sequence[Word]:
     return [Word(segment.start, segment.end, segment.text, 1.0)]
 
 
-def _at_pauses(all_pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
+def _split_at_pauses(all_pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
     begin = 0
     for here in range(1, len(all_pieces)):
         if all_pieces[here].start - all_pieces[here - 1].end >= PAUSE_S:
@@ -97,29 +112,35 @@ def _at_pauses(all_pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
         yield all_pieces[begin:]
 
 
-def _parted(part: Sequence[Piece], indent: int) -> Iterator[Sequence[Piece]]:
+def _split_to_fit(part: Sequence[Piece], indent: int) -> Iterator[Sequence[Piece]]:
     """Parts that fit two lines; halves of what is too long in time, unless it is short to read."""
-    laid_out = lines(part, indent)
-    if len(part) == 1 or (laid_out and (len(laid_out) == 1 or part[-1].end - part[0].start <= LONGEST_S)):
+    laid_out = break_lines(part, indent)
+    if len(part) == 1 or (
+        laid_out and (len(laid_out) == 1 or part[-1].end - part[0].start <= LONGEST_S)
+    ):
         yield part
     else:
-        cut = _best_cut(part)
-        yield from _parted(part[:cut], indent)
-        yield from _parted(part[cut:], indent)
+        cut = _find_best_cut(part)
+        yield from _split_to_fit(part[:cut], indent)
+        yield from _split_to_fit(part[cut:], indent)
 
 
-def _best_cut(part: Sequence[Piece]) -> int:
+def _find_best_cut(part: Sequence[Piece]) -> int:
     """The index before which to part: near the middle, better after a sentence, a clause or a pause."""
     columns = [0]
     for piece in part:
         columns.append(columns[-1] + piece.columns)
     places = [columns[cut] / columns[-1] for cut in range(len(part))]
     low, high = _MIDDLE
-    allowed = [cut for cut in range(1, len(part)) if low <= places[cut] <= high] or range(1, len(part))
-    return min(allowed, key=lambda cut: abs(places[cut] - 0.5) + _roughness(part[cut - 1], part[cut]))
+    allowed = [cut for cut in range(1, len(part)) if low <= places[cut] <= high] or range(
+        1, len(part)
+    )
+    return min(
+        allowed, key=lambda cut: abs(places[cut] - 0.5) + _score_cut(part[cut - 1], part[cut])
+    )
 
 
-def _roughness(before: Piece, after: Piece) -> float:
+def _score_cut(before: Piece, after: Piece) -> float:
     """How much a reader minds a cut here, from 0 to 1."""
     if ends_with(before.text, STOPS):
         return 0.0
@@ -130,7 +151,7 @@ def _roughness(before: Piece, after: Piece) -> float:
     return 0.4 if after.spaced else 0.5
 
 
-def _timed(drafts: Sequence[Cue], audio_seconds: float) -> Iterator[Cue]:
+def _extend_cues(drafts: Sequence[Cue], audio_seconds: float) -> Iterator[Cue]:
     """Let each cue stay as long as it is read, into the silence after it, but not into the next one.
 
     In a crowd a cue is cut short, and the next may begin a little late.
@@ -147,7 +168,7 @@ def _timed(drafts: Sequence[Cue], audio_seconds: float) -> Iterator[Cue]:
         yield Cue(start, free, draft.lines, draft.speaker)
 
 
-def _time(seconds: float, point: str) -> str:
+def _format_time(seconds: float, point: str) -> str:
     whole, milliseconds = divmod(round(seconds * 1000), 1000)
     minutes, second = divmod(whole, 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{second:02}{point}{milliseconds:03}"

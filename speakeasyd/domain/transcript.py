@@ -76,7 +76,9 @@ class Segment:
 class Chunk:
     """A stretch of speech of at most 30 s with its text: the unit of compute and of durable progress."""
 
-    index: int  # order of discovery in the file; the same in every run over the same bytes and options
+    index: (
+        int  # order of discovery in the file; the same in every run over the same bytes and options
+    )
     start: float  # seconds in the file
     end: float  # seconds in the file
     segments: tuple[Segment, ...] = ()
@@ -131,4 +133,6 @@ class OwnFile:
 
     outbox: str  # the folder, absolute
     path: str  # relative to the outbox, '/' between parts
-    hashes: frozenset[str]  # SHA-256 in hex, any of which it may have unless a person has changed it
+    hashes: frozenset[
+        str
+    ]  # SHA-256 in hex, any of which it may have unless a person has changed it

@@ -7,17 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from speakeasyd.domain.prose import printable
+from speakeasyd.domain.readable_text import strip_controls
 from speakeasyd.domain.transcript import Word
 
 COLUMNS = 42  # of a line; a full-width character takes two, so that it is 21 of them
 LONGEST_PIECE = 30  # columns; a longer word is broken, so that it fits beside a speaker's label
 
-_NEVER_FIRST = frozenset({"Pe", "Pf", "Po", "Lm"})  # Unicode categories: closing, other punctuation, repetition
+_NEVER_FIRST = frozenset(
+    {"Pe", "Pf", "Po", "Lm"}
+)  # Unicode categories: closing, other punctuation, repetition
 _NEVER_LAST = frozenset({"Ps", "Pi"})  # opening
 _SMALL_KANA = "ァィゥェォッャュョヮぁぃぅぇぉっゃゅょゎ"
 _JOINER = "\u200d"
-_BY_WORDS = re.compile("[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]")  # Hangul: wide, but written with spaces
+_BY_WORDS = re.compile(
+    "[\u1100-\u11ff\u3130-\u318f\uac00-\ud7a3]"
+)  # Hangul: wide, but written with spaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +35,24 @@ class Piece:
 
     @property
     def columns(self) -> int:
-        return width(self.text) + self.spaced
+        return measure_width(self.text) + self.spaced
 
 
-def width(text: str) -> int:
+def measure_width(text: str) -> int:
     """Columns that a text takes on a screen of fixed pitch."""
-    return len(text) if text.isascii() else sum(map(_columns, text))
+    return len(text) if text.isascii() else sum(map(_measure_char, text))
 
 
 @lru_cache(maxsize=8192)
-def _columns(char: str) -> int:
+def _measure_char(char: str) -> int:
     if unicodedata.category(char) in {"Mn", "Me", "Cf"}:
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def pieces(words: Sequence[Word]) -> list[Piece]:
+def split_into_pieces(words: Sequence[Word]) -> list[Piece]:
     """Timed pieces of what these words say together. Inside a word, time goes evenly over its characters."""
-    texts = [printable(word.text) for word in words]
+    texts = [strip_controls(word.text) for word in words]
     offsets = [0]
     for text in texts:
         offsets.append(offsets[-1] + len(text))
@@ -62,18 +66,25 @@ def pieces(words: Sequence[Word]) -> list[Piece]:
 
     found: list[Piece] = []
     for run in re.finditer(r"\S+", "".join(texts)):
-        for begin, end in _unbreakable(run.group()):
+        for begin, end in _find_unbreakable_runs(run.group()):
             first, last = run.start() + begin, run.start() + end
             spaced = begin == 0 and bool(found)
-            found.append(Piece(run.group()[begin:end], moment(first, ends=False), moment(last, ends=True), spaced))
+            found.append(
+                Piece(
+                    run.group()[begin:end],
+                    moment(first, ends=False),
+                    moment(last, ends=True),
+                    spaced,
+                )
+            )
     return found
 
 
-def lines(part: Sequence[Piece], indent: int = 0) -> list[str] | None:
+def break_lines(part: Sequence[Piece], indent: int = 0) -> list[str] | None:
     """The text in one line or, as evenly as it goes, in two, after `indent` columns; None if it does not fit."""
-    left, whole = indent, indent + _extent(part)
+    left, whole = indent, indent + _measure_pieces(part)
     if whole <= COLUMNS:
-        return [join(part)]
+        return [join_pieces(part)]
     best: tuple[float, int] | None = None
     for cut in range(1, len(part)):
         left += part[cut - 1].columns - (part[cut - 1].spaced if cut == 1 else 0)
@@ -83,33 +94,35 @@ def lines(part: Sequence[Piece], indent: int = 0) -> list[str] | None:
             unevenness = abs(left - right) + (2 if left > right else 0)
             unevenness -= 8 if unicodedata.category(part[cut - 1].text[-1]).startswith("P") else 0
             best = min(best or (unevenness, cut), (unevenness, cut))
-    return [join(part[: best[1]]), join(part[best[1] :])] if best else None
+    return [join_pieces(part[: best[1]]), join_pieces(part[best[1] :])] if best else None
 
 
-def join(part: Sequence[Piece]) -> str:
-    return "".join(" " * (piece.spaced and index > 0) + piece.text for index, piece in enumerate(part))
+def join_pieces(part: Sequence[Piece]) -> str:
+    return "".join(
+        " " * (piece.spaced and index > 0) + piece.text for index, piece in enumerate(part)
+    )
 
 
-def _extent(part: Sequence[Piece]) -> int:
+def _measure_pieces(part: Sequence[Piece]) -> int:
     return sum(piece.columns for piece in part) - part[0].spaced
 
 
-def _unbreakable(run: str) -> Iterator[tuple[int, int]]:
+def _find_unbreakable_runs(run: str) -> Iterator[tuple[int, int]]:
     """Start and end of the pieces of a text without spaces."""
-    begin, columns = 0, _columns(run[0])
+    begin, columns = 0, _measure_char(run[0])
     for here in range(1, len(run)):
-        more = _columns(run[here])
+        more = _measure_char(run[here])
         too_long = columns + more > LONGEST_PIECE and more > 0
-        if too_long or _may_break(run[here - 1], run[here]):
+        if too_long or _is_break_allowed(run[here - 1], run[here]):
             yield begin, here
             begin, columns = here, 0
         columns += more
     yield begin, len(run)
 
 
-def _may_break(before: str, after: str) -> bool:
-    if _JOINER in (before, after) or _columns(after) == 0 or after in _SMALL_KANA:
+def _is_break_allowed(before: str, after: str) -> bool:
+    if _JOINER in (before, after) or _measure_char(after) == 0 or after in _SMALL_KANA:
         return False
     if unicodedata.category(after) in _NEVER_FIRST or unicodedata.category(before) in _NEVER_LAST:
         return False
-    return any(_columns(char) == 2 and not _BY_WORDS.match(char) for char in (before, after))
+    return any(_measure_char(char) == 2 and not _BY_WORDS.match(char) for char in (before, after))

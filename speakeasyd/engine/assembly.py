@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from speakeasyd.engine.samples import Mixer, Samples
+from speakeasyd.engine.samples import ChannelMixer, Samples
 
 SAMPLE_RATE = 16_000  # Hz
 BLOCK = 16_384  # samples: 1.024 s, 32 windows of the voice activity detector
@@ -31,7 +31,7 @@ class Assembly:
     """Tracks side by side: their channels are stacked in the order of the tracks."""
 
     def __init__(self, channels: Sequence[int]) -> None:
-        self._lanes = [_Lane(count) for count in channels]
+        self._lanes = [_TrackQueue(count) for count in channels]
         self.may_be_ready = False  # cheap to ask for each frame
 
     def push(self, track: int, piece: Samples | Silence) -> None:
@@ -76,7 +76,7 @@ class Assembly:
         return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
 
-class _Lane:
+class _TrackQueue:
     """What waits of one track."""
 
     def __init__(self, channels: int) -> None:
@@ -142,4 +142,4 @@ def _with_channels(piece: Samples, channels: int) -> Samples:
     """The layout of a track may change in the middle: all its sound goes into each channel then."""
     if piece.shape[0] == channels:
         return piece
-    return np.repeat(Mixer().mix(piece), channels, axis=0)
+    return np.repeat(ChannelMixer().mix_channels(piece), channels, axis=0)

@@ -15,8 +15,8 @@ from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine import damage
 from speakeasyd.engine.assembly import BLOCK, SAMPLE_RATE, Assembly, Hole
 from speakeasyd.engine.layout import Part, open_part, survey
-from speakeasyd.engine.samples import Cleaner, Mixer, Samples
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.samples import ChannelMixer, SampleCleaner, Samples
 from speakeasyd.engine.timeline import Timeline
 from speakeasyd.engine.track import Track
 from speakeasyd.errors import ErrorCode, FileFault
@@ -48,7 +48,7 @@ class Audio:
 
     def __init__(
         self,
-        source: Source,
+        source: MediaFile,
         *,
         split: bool = False,
         max_seconds: float = 0.0,
@@ -60,7 +60,7 @@ class Audio:
         self._layout = survey(source.file, source.size)
         self._container = self._open(self._layout.parts[0])
         try:
-            streams = self._choose(self._container)
+            streams = self._select_tracks(self._container)
             self._format = self._container.format.name
             whole = len(self._layout.parts) == 1 and not self._layout.parts[0].stale
             self.container_seconds = _seconds(self._container, streams) if whole else None
@@ -73,8 +73,8 @@ class Audio:
             raise
         self._track_channels = [stream.codec_context.channels for stream in streams]
         channels = sum(self._track_channels)
-        self._cleaner = Cleaner(channels)
-        self._mixer = Mixer()
+        self._cleaner = SampleCleaner(channels)
+        self._mixer = ChannelMixer()
         self.channels = channels if split and channels > 1 else 1
         self.decoded_seconds = 0.0  # on the timeline, holes included
         self._heard = 0  # samples that were decoded
@@ -91,7 +91,9 @@ class Audio:
         """As `read`, with zeros in place of holes."""
         for item in self.read():
             if isinstance(item, Hole):
-                yield from (np.zeros((self.channels, BLOCK), np.float32) for _ in range(item.blocks))
+                yield from (
+                    np.zeros((self.channels, BLOCK), np.float32) for _ in range(item.blocks)
+                )
             else:
                 yield item
 
@@ -113,7 +115,13 @@ class Audio:
 
     def warnings(self) -> tuple[MediaWarning, ...]:
         """After the last block: what a reader must know about the audio."""
-        found = self._missing(), self._repaired_header(), self._odd_samples(), self._odd_times(), self._silence()
+        found = (
+            self._missing(),
+            self._repaired_header(),
+            self._odd_samples(),
+            self._odd_times(),
+            self._silence(),
+        )
         return tuple(warning for warning in found if warning)
 
     # --- what is missing or odd -----------------------------------------------------------------
@@ -144,7 +152,9 @@ class Audio:
     def _repaired_header(self) -> MediaWarning | None:
         if not any(part.stale for part in self._layout.parts):
             return None
-        text = f"the header says that the file is shorter; all {self.decoded_seconds:.1f} s were read"
+        text = (
+            f"the header says that the file is shorter; all {self.decoded_seconds:.1f} s were read"
+        )
         return MediaWarning(WarningKind.REPAIRED, text)
 
     def _odd_samples(self) -> MediaWarning | None:
@@ -166,24 +176,30 @@ class Audio:
             return MediaWarning(WarningKind.SILENT, "silent: nothing can be heard in the recording")
         if self.channels > 1 and any(silent):
             numbers = ", ".join(str(number) for number, empty in enumerate(silent, 1) if empty)
-            return MediaWarning(WarningKind.SILENT, f"silent: nothing can be heard on channel {numbers}")
+            return MediaWarning(
+                WarningKind.SILENT, f"silent: nothing can be heard on channel {numbers}"
+            )
         return None
 
     # --- decoding -------------------------------------------------------------------------------
 
     def _check_length(self, seconds: float) -> None:
         if seconds > self._max_seconds:
-            raise FileFault(ErrorCode.TOO_LONG, f"longer than the allowed {self._max_seconds / 3600:g} hours")
+            raise FileFault(
+                ErrorCode.TOO_LONG, f"longer than the allowed {self._max_seconds / 3600:g} hours"
+            )
 
     def _open(self, part: Part) -> Any:
-        return _open(open_part(self._source.file, part, self._source.size))
+        return _open_container(open_part(self._source.file, part, self._source.size))
 
-    def _choose(self, container: Any) -> Sequence[Any]:
+    def _select_tracks(self, container: Any) -> Sequence[Any]:
         if not container.streams.audio:
             raise FileFault(ErrorCode.NO_AUDIO, "no audio track")
         streams = self._choose_tracks(container)
         if any(stream.codec_context is None for stream in streams):
-            raise FileFault(ErrorCode.DECODE_FAILED, "the audio is in a format that cannot be decoded")
+            raise FileFault(
+                ErrorCode.DECODE_FAILED, "the audio is in a format that cannot be decoded"
+            )
         return streams
 
     def _finish(self, block: Samples | Hole) -> Samples | Hole:
@@ -193,8 +209,8 @@ class Audio:
         if isinstance(block, Hole):
             return block
         self._heard += length
-        cleaned = self._cleaner.clean(block)
-        return cleaned if self.channels > 1 else self._mixer.mix(cleaned)
+        cleaned = self._cleaner.clean_samples(block)
+        return cleaned if self.channels > 1 else self._mixer.mix_channels(cleaned)
 
     def _read_part(self, part: Part, assembly: Assembly) -> Iterator[Samples | Hole]:
         """The blocks that are complete by the end of the part."""
@@ -202,7 +218,7 @@ class Audio:
             if part != self._layout.parts[0]:
                 self._container.close()
                 self._container = self._open(part)
-            streams = self._choose(self._container)[: len(self._track_channels)]
+            streams = self._select_tracks(self._container)[: len(self._track_channels)]
         except FileFault as fault:
             if fault.code == ErrorCode.SOURCE_UNREADABLE:
                 raise
@@ -252,7 +268,9 @@ class Audio:
                 packet = next(packets, None)
             except (av.FFmpegError, OSError) as error:
                 if isinstance(error, OSError) and not _is_bad_seek(error):
-                    raise FileFault(ErrorCode.SOURCE_UNREADABLE, f"reading failed: {error.strerror}") from error
+                    raise FileFault(
+                        ErrorCode.SOURCE_UNREADABLE, f"reading failed: {error.strerror}"
+                    ) from error
                 failures += 1
                 self._broken_reads += 1
                 if failures > _MOST_FAILURES:
@@ -276,7 +294,7 @@ def _packet_seconds(packet: Any) -> float:
     return float(packet.duration * packet.time_base)
 
 
-def _open(file: BinaryIO) -> Any:
+def _open_container(file: BinaryIO) -> Any:
     try:
         # The open file, never its name: ffmpeg reads names such as "concat:" as commands. No
         # protocol is allowed, so that a playlist cannot name other files or hosts.

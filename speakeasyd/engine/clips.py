@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from speakeasyd.domain.chunking import Chunker, Cutting, Span
+from speakeasyd.domain.chunking import Chunker, ChunkingRules, ChunkSpan
 from speakeasyd.domain.protocol import Opened, Progress, Report, Task
 from speakeasyd.domain.transcript import MediaWarning
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Hole, Samples
-from speakeasyd.engine.faults import during
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.faults import label_phase
+from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
@@ -50,7 +50,7 @@ class Clip:
         pauses = ((before[1], after[0]) for before, after in pairwise(self.voiced))
         return max(pauses, key=lambda pause: pause[1] - pause[0], default=None)
 
-    def part(self, start: float, end: float | None = None) -> "Clip":
+    def cut_part(self, start: float, end: float | None = None) -> "Clip":
         """From one second of the clip to another, or to its end."""
         end = self.seconds if end is None else end
         inside = ((max(a, start) - start, min(b, end) - start) for a, b in self.voiced)
@@ -67,48 +67,51 @@ class Clip:
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class EndOfFile:
     """The file was read to its end."""
 
     audio_seconds: float
     warnings: tuple[MediaWarning, ...] = ()
 
 
-class Pause:
+class YieldTurn:
     """Nothing yet: let others have a turn."""
 
 
 def read_clips(
     task: Task, detector: VoiceDetector, send: Callable[[Report], None]
-) -> Generator[Clip | Finished | Pause]:
-    """Clips in order, pauses between them, `Finished` at the end. Raises `FileFault` if the file is at fault."""
+) -> Generator[Clip | EndOfFile | YieldTurn]:
+    """Clips in order, pauses between them, `EndOfFile` at the end. Raises `FileFault` if the file is at fault."""
     split = task.options.channels == "split"
     with (
-        Source(task.path, task.signature, task.sha256) as source,
+        MediaFile(task.path, task.signature, task.sha256) as source,
         closing(Audio(source, split=split, max_seconds=task.max_seconds)) as audio,
     ):
         send(Opened(task.job_id, task.token, audio.container_seconds))
-        tracks = [_Track(task, detector, channel, audio.channels) for channel in range(audio.channels)]
+        tracks = [
+            _ChannelReader(task, detector, channel, audio.channels)
+            for channel in range(audio.channels)
+        ]
         told = time.monotonic()
-        for number, block in enumerate(_decoded(audio)):
+        for number, block in enumerate(_read_blocks(audio)):
             if isinstance(block, Hole):
                 for track in tracks:
                     yield from track.skip(block)
             else:
                 for track, samples in zip(tracks, block, strict=True):
-                    yield from track.feed(samples)
+                    yield from track.add_block(samples)
             if time.monotonic() - told > _PROGRESS_S:
                 told = time.monotonic()
                 send(Progress(task.job_id, task.token, audio.decoded_seconds))
             if number % _PAUSE_BLOCKS == 0:
-                yield Pause()
+                yield YieldTurn()
         for track in tracks:
-            yield from track.finish()
+            yield from track.take_rest()
         source.require_unchanged()
-        yield Finished(audio.decoded_seconds, audio.warnings())
+        yield EndOfFile(audio.decoded_seconds, audio.warnings())
 
 
-def _decoded(audio: Audio) -> Iterator[Samples | Hole]:
+def _read_blocks(audio: Audio) -> Iterator[Samples | Hole]:
     """The blocks; a decoder that trips over a file is that file's fault, unless memory ran out."""
     try:
         yield from audio.read()
@@ -118,23 +121,23 @@ def _decoded(audio: Audio) -> Iterator[Samples | Hole]:
         raise FileFault(ErrorCode.DECODE_FAILED, f"the decoder gave up: {error}") from error
 
 
-class _Track:
+class _ChannelReader:
     """One channel: its voice activity, its chunks, and the samples that chunks may still need."""
 
     def __init__(self, task: Task, detector: VoiceDetector, channel: int, channels: int) -> None:
         self._task = task
         self._activity = VoiceActivity(detector)
-        self._chunker = Chunker(Cutting(everything=not task.options.vad))
+        self._chunker = Chunker(ChunkingRules(everything=not task.options.vad))
         self._channel, self._channels = channel, channels
         self._blocks: list[Samples] = []
         self._first_block = 0
         self._found = 0
 
-    def feed(self, block: Samples) -> Iterator[Clip]:
+    def add_block(self, block: Samples) -> Iterator[Clip]:
         self._blocks.append(block)
-        with during("vad"):
-            probabilities = self._activity.feed(block)
-        yield from map(self._clip, self._chunker.feed(probabilities.tolist()))
+        with label_phase("vad"):
+            probabilities = self._activity.process_block(block)
+        yield from map(self._build_clip, self._chunker.add_probabilities(probabilities.tolist()))
         self._forget_blocks()
 
     def skip(self, hole: Hole) -> Iterator[Clip]:
@@ -143,7 +146,7 @@ class _Track:
         fed = min(hole.blocks, _BRIDGED_BLOCKS)
         for _ in range(fed):
             self._blocks.append(silence)
-            yield from map(self._clip, self._chunker.feed_silence(BLOCK // WINDOW))
+            yield from map(self._build_clip, self._chunker.feed_silence(BLOCK // WINDOW))
             self._forget_blocks()
         rest = hole.blocks - fed
         if rest:
@@ -152,15 +155,15 @@ class _Track:
             self._blocks = [silence]
         self._activity.skip(hole.blocks)
 
-    def finish(self) -> Iterator[Clip]:
-        yield from map(self._clip, self._chunker.finish())
+    def take_rest(self) -> Iterator[Clip]:
+        yield from map(self._build_clip, self._chunker.finish())
 
     def _forget_blocks(self) -> None:
         useless = max(0, self._chunker.needed_from * WINDOW // BLOCK - self._first_block)
         del self._blocks[:useless]
         self._first_block += useless
 
-    def _clip(self, span: Span) -> Clip:
+    def _build_clip(self, span: ChunkSpan) -> Clip:
         index = self._found * self._channels + self._channel
         passage = self._found - self._found % _PASSAGE
         self._found += 1
@@ -168,17 +171,21 @@ class _Track:
             index=index,
             start=span.start * WINDOW / SAMPLE_RATE,
             channel=self._channel if self._channels > 1 else None,
-            samples=self._samples(span.start * WINDOW, span.end * WINDOW),
+            samples=self._cut_samples(span.start * WINDOW, span.end * WINDOW),
             voiced=tuple(
-                ((start - span.start) * WINDOW / SAMPLE_RATE, (end - span.start) * WINDOW / SAMPLE_RATE)
+                (
+                    (start - span.start) * WINDOW / SAMPLE_RATE,
+                    (end - span.start) * WINDOW / SAMPLE_RATE,
+                )
                 for start, end in span.voiced
             ),
             leans_on=tuple(range(passage * self._channels + self._channel, index, self._channels)),
             follows=index - self._channels if index >= self._channels else None,
-            wanted=index not in self._task.skip and (self._task.only is None or index in self._task.only),
+            wanted=index not in self._task.skip
+            and (self._task.only is None or index in self._task.only),
         )
 
-    def _samples(self, start: int, end: int) -> Samples:
+    def _cut_samples(self, start: int, end: int) -> Samples:
         base = self._first_block * BLOCK
         low, high = (start - base) // BLOCK, -(-(end - base) // BLOCK)
         joined = np.concatenate(self._blocks[low:high])

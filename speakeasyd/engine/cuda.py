@@ -6,7 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _LIBRARIES = (
-    ("cublasLt64_12.dll", "cublas64_12.dll") if sys.platform == "win32" else ("libcublasLt.so.12", "libcublas.so.12")
+    ("cublasLt64_12.dll", "cublas64_12.dll")
+    if sys.platform == "win32"
+    else ("libcublasLt.so.12", "libcublas.so.12")
 )
 _FOLDER = "bin" if sys.platform == "win32" else "lib"
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -25,7 +27,7 @@ def preload_cublas() -> None:
                 ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
 
 
-def total_memory(index: int) -> int:
+def read_total_memory(index: int) -> int:
     """Bytes of memory of a GPU; 0 if the driver does not say."""
     try:
         driver = ctypes.CDLL(_DRIVER)
@@ -40,7 +42,7 @@ def total_memory(index: int) -> int:
     return 0 if failed else size.value
 
 
-def release_cache() -> None:
+def release_torch_cache() -> None:
     """Give back the memory that torch keeps for later, where torch is in this process: it fills the same GPU."""
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()

@@ -11,7 +11,9 @@ _SLACK_SHARE = 0.001
 _NOTICEABLE_S = 0.1  # seconds: less damage than this is a broken frame at the end
 
 
-def declared_seconds(container_format: str, duration: float | None, *, counted: bool) -> float | None:
+def declared_seconds(
+    container_format: str, duration: float | None, *, counted: bool
+) -> float | None:
     """The length that the header declares, None if what FFmpeg reports is only a guess.
 
     `counted`: an MP3 says how many frames it has, and is as long in bytes as it says.

@@ -18,7 +18,7 @@ class EngineFault(Exception):
 
 
 @contextmanager
-def during(phase: Phase) -> Iterator[None]:
+def label_phase(phase: Phase) -> Iterator[None]:
     """Name the phase of whatever fails inside."""
     try:
         yield

@@ -9,10 +9,15 @@ from itertools import pairwise
 import numpy as np
 from ctranslate2 import StorageView
 
-from speakeasyd.domain.languages import Stretch, find_languages, needs_previous, restrict
+from speakeasyd.domain.languages import (
+    LanguageEvidence,
+    find_languages,
+    needs_previous,
+    restrict_languages,
+)
 from speakeasyd.engine.audio import Samples
 from speakeasyd.engine.clips import Clip
-from speakeasyd.engine.decoding import Decoder, Way, states_of
+from speakeasyd.engine.decoding import Decoder, DecodingMethod, states_of
 
 PROBE_CLIPS = 3
 PROBE_SECONDS = 60.0  # of speech; enough even when it is fewer clips
@@ -25,7 +30,7 @@ _STATES_PER_S = 50  # encoder states
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class DetectedLanguage:
     """The language, and the encoder's outputs of the clips that told it, by index: their text needs them too."""
 
     language: str
@@ -39,7 +44,7 @@ class Piece:
 
     start: float  # seconds in the clip
     end: float  # seconds in the clip
-    evidence: Stretch
+    evidence: LanguageEvidence
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,32 +56,40 @@ class LanguageTurn:
     language: str
 
 
-def detect_language(decoder: Decoder, clips: Sequence[Clip], way: Way, allowed: Collection[str] = ()) -> Heard:
+def detect_language(
+    decoder: Decoder, clips: Sequence[Clip], way: DecodingMethod, allowed: Collection[str] = ()
+) -> DetectedLanguage:
     """The language of the first clips of a file; the rest is not heard when some have settled it."""
     encoded: dict[int, StorageView] = {}
     votes: Counter[str] = Counter()
     heard = 0.0
     for clip in clips:
-        encoded[clip.index] = decoder.encode([clip.samples], decoder.window(clip.samples.size, way))
+        encoded[clip.index] = decoder.encode_clips(
+            [clip.samples], decoder.fit_window(clip.samples.size, way)
+        )
         probabilities = decoder.languages(states_of(encoded[clip.index]))
-        for language, probability in restrict(probabilities, allowed).items():
+        for language, probability in restrict_languages(probabilities, allowed).items():
             votes[language] += probability * clip.seconds  # type: ignore[assignment]  # Counter takes floats as well
         heard += clip.seconds
         language, votes_for = votes.most_common(1)[0]
         if heard >= _LONG_ENOUGH_S and votes_for / heard >= _SURE:
             break
     language, votes_for = votes.most_common(1)[0]
-    return Heard(language, votes_for / heard, encoded)
+    return DetectedLanguage(language, votes_for / heard, encoded)
 
 
-def hear_pieces(decoder: Decoder, clip: Clip, states: Samples, allowed: Collection[str]) -> list[Piece]:
+def hear_pieces(
+    decoder: Decoder, clip: Clip, states: Samples, allowed: Collection[str]
+) -> list[Piece]:
     """The languages along a clip, from the states of its encoder, shape (1, frames / 2, width)."""
     pieces: list[Piece] = []
     silence = states[:, int(clip.seconds * _STATES_PER_S) :]  # without it, much is misheard
     for start, end, speech_s in divide_clip(clip):
         part = states[:, int(start * _STATES_PER_S) : int(end * _STATES_PER_S) + 1]
-        probabilities = restrict(decoder.languages(np.concatenate([part, silence], axis=1)), allowed)
-        pieces.append(Piece(start, end, Stretch(speech_s, probabilities)))
+        probabilities = restrict_languages(
+            decoder.languages(np.concatenate([part, silence], axis=1)), allowed
+        )
+        pieces.append(Piece(start, end, LanguageEvidence(speech_s, probabilities)))
     return pieces
 
 
@@ -91,7 +104,7 @@ def find_turns(
     pieces: Sequence[Piece],
     *,
     previous: str | None,
-    way: Way,
+    way: DecodingMethod,
     allowed: Collection[str],
 ) -> list[LanguageTurn]:
     """The turns of a clip. Where the language changes inside, each part is heard again by itself.
@@ -105,10 +118,10 @@ def find_turns(
         return turns
     parts: list[Piece] = []
     for turn in turns:
-        part = clip.part(turn.start, turn.end)
-        encoded = decoder.encode([part.samples], decoder.window(part.samples.size, way))
-        probabilities = restrict(decoder.languages(states_of(encoded)), allowed)
-        parts.append(Piece(turn.start, turn.end, Stretch(part.speech_s, probabilities)))
+        part = clip.cut_part(turn.start, turn.end)
+        encoded = decoder.encode_clips([part.samples], decoder.fit_window(part.samples.size, way))
+        probabilities = restrict_languages(decoder.languages(states_of(encoded)), allowed)
+        parts.append(Piece(turn.start, turn.end, LanguageEvidence(part.speech_s, probabilities)))
     return join_turns(clip, parts, previous)
 
 

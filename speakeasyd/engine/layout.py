@@ -43,7 +43,9 @@ class Layout:
     parts: tuple[Part, ...]
     missing: int = 0  # bytes that the structure promises behind the end of the file
     ends_well: bool = False  # the structure reaches exactly or nearly to the end of the file
-    counts_frames: bool = False  # an MP3 that says how many frames it has, and is as long as it says
+    counts_frames: bool = (
+        False  # an MP3 that says how many frames it has, and is as long as it says
+    )
 
 
 class PartFile(io.RawIOBase):
@@ -108,7 +110,7 @@ def survey(file: BinaryIO, size: int) -> Layout:
         return _survey_mp4(file, size)
     promised, counts_frames = 0, False
     if head[:4] == b"RIFF":  # AVI and others; OpenDML appends more of these
-        *_, last = _Chunks().walk(file, 0, size)
+        *_, last = _RiffReader().walk(file, 0, size)
         promised = last.body + last.length if last.length < _UNKNOWN_RIFF_SIZE else 0
     elif head[:4] == _EBML_MAGIC:
         promised = _end_of_matroska(_read(file, 0, _PROBE_BYTES))
@@ -130,7 +132,7 @@ def survey(file: BinaryIO, size: int) -> Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunk:
+class _RiffChunk:
     name: bytes
     at: int  # of its header
     body: int  # where its content begins
@@ -138,30 +140,30 @@ class _Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class _Chunks:
+class _RiffReader:
     """A family of containers: how chunks are named and measured."""
 
     big_endian: bool = False
     wide: bool = False  # Wave64: names of 16 bytes, lengths of 8 that include the header
 
-    def read(self, file: BinaryIO, at: int) -> _Chunk | None:
+    def read(self, file: BinaryIO, at: int) -> _RiffChunk | None:
         header = _read(file, at, 24 if self.wide else 8)
         if len(header) < (24 if self.wide else 8):
             return None
         if self.wide:
             known = header[4:16] in {_W64_SUFFIX, bytes.fromhex("2e91cf11a5d628db04c10000")}
             length = int.from_bytes(header[16:24], "little") - 24
-            return _Chunk(header[:4], at, at + 24, length) if known and length >= 0 else None
+            return _RiffChunk(header[:4], at, at + 24, length) if known and length >= 0 else None
         name, order = header[:4], "big" if self.big_endian else "little"
         length = int.from_bytes(header[4:8], order)  # type: ignore[arg-type] # one of the two
         printable = all(0x20 <= byte < 0x7F for byte in name)
-        return _Chunk(name, at, at + 8, length) if printable else None
+        return _RiffChunk(name, at, at + 8, length) if printable else None
 
-    def after(self, chunk: _Chunk, length: int | None = None) -> int:
+    def after(self, chunk: _RiffChunk, length: int | None = None) -> int:
         end = chunk.body + (chunk.length if length is None else length)
         return -(-end // 8) * 8 if self.wide else end + end % 2
 
-    def walk(self, file: BinaryIO, at: int, size: int) -> Iterator[_Chunk]:
+    def walk(self, file: BinaryIO, at: int, size: int) -> Iterator[_RiffChunk]:
         while at < size and (chunk := self.read(file, at)):
             yield chunk
             at = self.after(chunk)
@@ -183,11 +185,11 @@ class _Survey:
 
     file: BinaryIO
     size: int
-    chunks: _Chunks
+    chunks: _RiffReader
     heads: frozenset[bytes]
     survey_next: Callable[[BinaryIO, int, int], Layout]
 
-    def judge_data(self, chunk: _Chunk, length: int) -> _Data:
+    def judge_data(self, chunk: _RiffChunk, length: int) -> _Data:
         left = self.size - chunk.body
         if length == 0 or length >= 1 << 62:  # never filled in
             ends_here = length == 0 and self._find_rest(chunk.body) is not None
@@ -226,7 +228,7 @@ class _Survey:
 
 
 def _survey_wave(file: BinaryIO, size: int, start: int = 0) -> Layout:
-    chunks = _Chunks()
+    chunks = _RiffReader()
     wide_size_at, wide_size = None, None
     for chunk in chunks.walk(file, start + 12, size):
         if chunk.name == b"ds64":
@@ -246,7 +248,7 @@ def _survey_wave(file: BinaryIO, size: int, start: int = 0) -> Layout:
 
 
 def _survey_wave64(file: BinaryIO, size: int, start: int = 0) -> Layout:
-    chunks = _Chunks(wide=True)
+    chunks = _RiffReader(wide=True)
     for chunk in chunks.walk(file, start + 40, size):
         if chunk.name == b"data":
             survey = _Survey(file, size, chunks, frozenset({b"riff"}), _survey_wave64)
@@ -256,7 +258,7 @@ def _survey_wave64(file: BinaryIO, size: int, start: int = 0) -> Layout:
 
 
 def _survey_aiff(file: BinaryIO, size: int, start: int = 0) -> Layout:
-    chunks = _Chunks(big_endian=True)
+    chunks = _RiffReader(big_endian=True)
     for chunk in chunks.walk(file, start + 12, size):
         if chunk.name == b"SSND":
             survey = _Survey(file, size, chunks, frozenset({b"FORM"}), _survey_aiff)

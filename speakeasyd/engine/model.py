@@ -13,15 +13,27 @@ from faster_whisper import WhisperModel
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
 from speakeasyd.domain.stepdown import GPU_BATCH
-from speakeasyd.engine import cuda, heap
+from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.audio import Audio, Samples
-from speakeasyd.engine.catalogue import Choice, ModelUnavailable, choose
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.decoding import Decoder
-from speakeasyd.engine.faults import during
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.faults import label_phase
+from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.model_files import ModelChoice, ModelUnavailable, choose_model
 
-_CANARY_WORDS = ("the", "service", "listens", "to", "the", "folder", "and", "writes", "down", "every", "word")
+_CANARY_WORDS = (
+    "the",
+    "service",
+    "listens",
+    "to",
+    "the",
+    "folder",
+    "and",
+    "writes",
+    "down",
+    "every",
+    "word",
+)
 _KNOWN_MODEL_SHARE = 1.0  # of the canary's words that must be heard
 _ANY_MODEL_SHARE = 0.5
 _GPU_REPLICAS = 1
@@ -42,23 +54,28 @@ class Model:
     loaded: Loaded
 
 
-def load(requested: str, spec: WorkerSpec) -> Model:
+def load_model(requested: str, spec: WorkerSpec) -> Model:
     """Raises `EngineFault` of phase load or canary."""
     began = time.perf_counter()
     device = spec.device.partition(":")[0]
     on_gpu = device == "cuda"
     replicas = spec.replicas or (_GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
     compute_type = _COMPUTE_TYPE[device] if spec.compute_type == "auto" else spec.compute_type
-    heap.let_go()
-    with during("load"):
+    heap_retention.return_freed_pages()
+    with label_phase("load"):
         if on_gpu:
             cuda.preload_cublas()
-        choice = choose(requested, device=spec.device, models_dir=Path(spec.state_dir) / "models", offline=spec.offline)
-        whisper = _whisper(choice, spec.device, compute_type, replicas)
-    heap.hold()
+        choice = choose_model(
+            requested,
+            device=spec.device,
+            models_dir=Path(spec.state_dir) / "models",
+            offline=spec.offline,
+        )
+        whisper = _create_whisper(choice, spec.device, compute_type, replicas)
+    heap_retention.retain_freed_pages()
     decoder = Decoder(whisper)
-    with during("canary"):
-        _prove(decoder, choice, on_gpu=on_gpu)
+    with label_phase("canary"):
+        _run_canary(decoder, choice, on_gpu=on_gpu)
     loaded = Loaded(
         requested=requested,
         model=choice.name,
@@ -70,7 +87,9 @@ def load(requested: str, spec: WorkerSpec) -> Model:
     return Model(decoder, replicas, spec.batch_size or (GPU_BATCH if on_gpu else 1), loaded)
 
 
-def _whisper(choice: Choice, device: str, compute_type: str, replicas: int = 1) -> WhisperModel:
+def _create_whisper(
+    choice: ModelChoice, device: str, compute_type: str, replicas: int = 1
+) -> WhisperModel:
     kind, _, index = device.partition(":")
     return WhisperModel(
         str(choice.folder),
@@ -82,33 +101,40 @@ def _whisper(choice: Choice, device: str, compute_type: str, replicas: int = 1) 
     )
 
 
-def _prove(decoder: Decoder, choice: Choice, *, on_gpu: bool) -> None:
+def _run_canary(decoder: Decoder, choice: ModelChoice, *, on_gpu: bool) -> None:
     """Let the model hear a clip whose words are known. Where a GPU gets them wrong, the CPU tells who is at fault.
 
     Raises `CanaryFailed` if it is the GPU, `ModelUnavailable` if it is the model.
     """
-    heard = _hear(decoder)
-    if _understood(heard, choice):
+    heard = _transcribe_canary(decoder)
+    if _is_canary_correct(heard, choice):
         return
     came_out = f"the canary's words came out as {heard[:200]!r}"
-    if on_gpu and _understood(_hear(Decoder(_whisper(choice, "cpu", _COMPUTE_TYPE["cpu"]))), choice):
+    if on_gpu and _is_canary_correct(
+        _transcribe_canary(Decoder(_create_whisper(choice, "cpu", _COMPUTE_TYPE["cpu"]))), choice
+    ):
         raise CanaryFailed(came_out)
     raise ModelUnavailable(f"{choice.folder} is damaged, or no speech model: {came_out}")
 
 
-def _hear(decoder: Decoder) -> str:
-    clip = Clip(index=0, start=0.0, channel=None, samples=_canary())
-    plan = decoder.plan(Options(fallback=False), "en")
-    chunk = decoder.finish(clip, plan, "", decoder.attempt([clip], [plan.start], plan.way)[0])
+def _transcribe_canary(decoder: Decoder) -> str:
+    clip = Clip(index=0, start=0.0, channel=None, samples=_load_canary())
+    plan = decoder.create_plan(Options(fallback=False), "en")
+    chunk = decoder.finish_clip(
+        clip, plan, "", decoder.decode_batch([clip], [plan.start], plan.way)[0]
+    )
     return "".join(segment.text for segment in chunk.segments)
 
 
-def _understood(heard: str, choice: Choice) -> bool:
+def _is_canary_correct(heard: str, choice: ModelChoice) -> bool:
     words = set(re.findall(r"[a-z]+", heard.lower()))
     share = _KNOWN_MODEL_SHARE if choice.bundled else _ANY_MODEL_SHARE
     return sum(word in words for word in _CANARY_WORDS) >= share * len(_CANARY_WORDS)
 
 
-def _canary() -> Samples:
-    with as_file(files("speakeasyd") / "data" / "canary.flac") as path, Source(str(path)) as source:
+def _load_canary() -> Samples:
+    with (
+        as_file(files("speakeasyd") / "data" / "canary.flac") as path,
+        MediaFile(str(path)) as source,
+    ):
         return np.concatenate([block[0] for block in Audio(source).blocks()])

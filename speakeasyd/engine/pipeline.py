@@ -23,15 +23,15 @@ from speakeasyd.domain.protocol import (
 )
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.engine.audio import Samples
-from speakeasyd.engine.clips import Clip, Finished, Pause, read_clips
+from speakeasyd.engine.clips import Clip, EndOfFile, YieldTurn, read_clips
 from speakeasyd.engine.decoding import (
     FULL_WINDOW,
+    ChunkDecoding,
     Decoder,
+    DecodingMethod,
+    DecodingPlan,
     Hypothesis,
-    Plan,
-    Turn,
-    Way,
-    first_way,
+    choose_first_method,
     states_of,
 )
 from speakeasyd.engine.faults import EngineFault
@@ -47,38 +47,44 @@ from speakeasyd.engine.language import (
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
-_AHEAD_S = 240.0  # seconds of speech decoded ahead for each place in a batch: two passages of long chunks
+_AHEAD_S = (
+    240.0  # seconds of speech decoded ahead for each place in a batch: two passages of long chunks
+)
 
 InFlight = tuple[tuple[JobId, int], ...]
 
 
 @dataclass(eq=False, slots=True)
-class _Job:
+class _PipelineJob:
     """A task on its way. Changed under the pipeline's lock only; `clips` belongs to the reader whose turn it is."""
 
     task: Task
-    clips: Generator[Clip | Finished | Pause]
-    plan: Plan | None  # None: the language is not known yet
+    clips: Generator[Clip | EndOfFile | YieldTurn]
+    plan: DecodingPlan | None  # None: the language is not known yet
     said: dict[int, str]  # text of the chunks that are done or given up
-    languages: dict[int, str] = field(default_factory=dict)  # at the end of the chunks, as far as known
+    languages: dict[int, str] = field(
+        default_factory=dict
+    )  # at the end of the chunks, as far as known
     detects: bool = False  # whether each chunk is asked for its language
     unclear: dict[int, list[Piece]] = field(default_factory=dict)
     """Chunks whose language depends on the chunk before, put back until that one is known."""
-    encoded: dict[int, StorageView] = field(default_factory=dict)  # by chunk, from finding the language
+    encoded: dict[int, StorageView] = field(
+        default_factory=dict
+    )  # by chunk, from finding the language
     waiting: list[Clip] = field(default_factory=list)
     in_flight: set[int] = field(default_factory=set)
     being_read: bool = False
     probing: bool = False
-    finished: Finished | None = None
+    finished: EndOfFile | None = None
     served: float = 0.0  # seconds of speech computed or being computed
 
     @property
-    def ahead(self) -> float:
+    def seconds_ahead(self) -> float:
         return sum(clip.seconds for clip in self.waiting)
 
     @property
     def reading_turn(self) -> tuple[float, float, float]:
-        return -self.task.options.priority, self.ahead, self.served
+        return -self.task.options.priority, self.seconds_ahead, self.served
 
     @property
     def computing_turn(self) -> tuple[float, float]:
@@ -114,25 +120,36 @@ class _Job:
 
     def said_before(self, clip: Clip, language: str) -> str:
         """The text of the passage before the clip, as far as it is in this language."""
-        return "".join(self.said[index] for index in clip.leans_on if self.languages.get(index, language) == language)
+        return "".join(
+            self.said[index]
+            for index in clip.leans_on
+            if self.languages.get(index, language) == language
+        )
 
     @property
     def can_probe(self) -> bool:
         """Whether enough clips are there to tell the language."""
-        enough = self.finished or len(self.waiting) >= PROBE_CLIPS or self.ahead >= PROBE_SECONDS
+        enough = (
+            self.finished or len(self.waiting) >= PROBE_CLIPS or self.seconds_ahead >= PROBE_SECONDS
+        )
         return bool(not self.plan and self.waiting and enough and not self.probing)
 
     @property
     def starved(self) -> bool:
         """Whether reading must go on for anything to go on."""
-        return not self.in_flight and not self.probing and not self.can_probe and not (self.plan and self.next_clip)
+        return (
+            not self.in_flight
+            and not self.probing
+            and not self.can_probe
+            and not (self.plan and self.next_clip)
+        )
 
     @property
     def done(self) -> bool:
         return bool(self.finished and not self.waiting and not self.in_flight and not self.probing)
 
     @property
-    def rest(self) -> Task:
+    def remaining_task(self) -> Task:
         """The task as it would be given now: what is done is left out, what was found out is kept."""
         language = self.plan.language if self.plan else self.task.language
         return replace(
@@ -145,9 +162,9 @@ class _Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Work:
-    job: _Job
-    plan: Plan
+class _ChunkWork:
+    job: _PipelineJob
+    plan: DecodingPlan
     clip: Clip
     said: str  # before it in its passage
     prompt: tuple[int, ...]
@@ -172,13 +189,20 @@ class Pipeline:
         self._ahead_limit = _AHEAD_S * replicas * batch_size
         self._send, self._on_fault, self._on_idle = send, on_fault, on_idle
         self._detector = VoiceDetector()
-        self._jobs: dict[JobId, _Job] = {}
+        self._jobs: dict[JobId, _PipelineJob] = {}
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
-            *(threading.Thread(target=self._guard, args=(self._read,), name=f"reader-{n}") for n in range(readers)),
             *(
-                threading.Thread(target=self._guard, args=(self._compute,), name=f"replica-{n}")
+                threading.Thread(
+                    target=self._run_guarded, args=(self._run_reader,), name=f"reader-{n}"
+                )
+                for n in range(readers)
+            ),
+            *(
+                threading.Thread(
+                    target=self._run_guarded, args=(self._run_replica,), name=f"replica-{n}"
+                )
                 for n in range(replicas)
             ),
         ]
@@ -194,7 +218,7 @@ class Pipeline:
 
     def submit(self, task: Task) -> None:
         try:
-            plan = self._first_plan(task)
+            plan = self._plan_fixed_language(task)
         except FileFault as fault:
             self._send(TaskFailed(task.job_id, task.token, fault.code, str(fault)))
             return
@@ -202,7 +226,7 @@ class Pipeline:
             self._send(LanguageFound(task.job_id, task.token, plan.language, 1.0))
         with self._changed:
             clips = read_clips(task, self._detector, self._send)
-            self._jobs[task.job_id] = _Job(
+            self._jobs[task.job_id] = _PipelineJob(
                 task,
                 clips,
                 plan,
@@ -216,7 +240,7 @@ class Pipeline:
         with self._changed:
             job = self._jobs.pop(job_id, None)
         if job:
-            self._left(job)
+            self._remaining_of(job)
 
     def stop(self) -> None:
         """Finish the chunks in flight, report them, start no more."""
@@ -226,18 +250,22 @@ class Pipeline:
         for thread in self._threads:
             thread.join()
 
-    def leave_off(self) -> list[Task]:
+    def stop_and_return_tasks(self) -> list[Task]:
         """As `stop`, and let go of all files. Returns what is left of each task."""
         self.stop()
         for job in self._jobs.values():
             job.clips.close()
-        return [job.rest for job in self._jobs.values()]
+        return [job.remaining_task for job in self._jobs.values()]
 
     def in_flight(self) -> InFlight:
         with self._changed:
-            return tuple((job_id, index) for job_id, job in self._jobs.items() for index in sorted(job.in_flight))
+            return tuple(
+                (job_id, index)
+                for job_id, job in self._jobs.items()
+                for index in sorted(job.in_flight)
+            )
 
-    def _first_plan(self, task: Task) -> Plan | None:
+    def _plan_fixed_language(self, task: Task) -> DecodingPlan | None:
         """None if the language is to be detected. Raises `FileFault` if the model cannot do what the task asks."""
         options = task.options
         wanted = _fixed_language(options) or task.language
@@ -257,40 +285,42 @@ class Pipeline:
             if code and self._decoder.multilingual and code not in self._decoder.languages_known
         ]
         if unknown:
-            raise FileFault(ErrorCode.MODEL_UNAVAILABLE, f"the model does not know the language {unknown[0]!r}")
-        return self._decoder.plan(task.options, wanted) if wanted else None
+            raise FileFault(
+                ErrorCode.MODEL_UNAVAILABLE, f"the model does not know the language {unknown[0]!r}"
+            )
+        return self._decoder.create_plan(task.options, wanted) if wanted else None
 
     # --- reading ------------------------------------------------------------------------------------------------------
 
-    def _read(self) -> None:
-        while job := self._next_to_read():
+    def _run_reader(self) -> None:
+        while job := self._wait_for_readable_job():
             try:
                 item = next(job.clips)
             except FileFault as fault:
-                self._failed(job, fault)
+                self._on_file_fault(job, fault)
             else:
-                self._took(job, item)
+                self._on_read(job, item)
 
-    def _next_to_read(self) -> _Job | None:
+    def _wait_for_readable_job(self) -> _PipelineJob | None:
         with self._changed:
             while not self._stopping:
-                if job := self._unread():
+                if job := self._find_readable_job():
                     job.being_read = True
                     return job
                 self._changed.wait()
             return None
 
-    def _unread(self) -> _Job | None:
+    def _find_readable_job(self) -> _PipelineJob | None:
         jobs = [job for job in self._jobs.values() if not job.finished and not job.being_read]
-        if not jobs or sum(job.ahead for job in self._jobs.values()) >= self._ahead_limit:
+        if not jobs or sum(job.seconds_ahead for job in self._jobs.values()) >= self._ahead_limit:
             jobs = [job for job in jobs if job.starved]
         return min(jobs, key=lambda job: job.reading_turn, default=None)
 
-    def _took(self, job: _Job, item: Clip | Finished | Pause) -> None:
+    def _on_read(self, job: _PipelineJob, item: Clip | EndOfFile | YieldTurn) -> None:
         with self._changed:
             job.being_read = False
             match item:
-                case Finished():
+                case EndOfFile():
                     job.finished = item
                 case Clip():
                     job.waiting.append(item)
@@ -298,87 +328,93 @@ class Pipeline:
                         _leave_out_unwanted(job)
             self._changed.notify_all()
             gone = job is not self._jobs.get(job.task.job_id)
-        self._left(job) if gone else self._settle(job)
+        self._remaining_of(job) if gone else self._finish_job(job)
 
-    def _failed(self, job: _Job, fault: FileFault) -> None:
+    def _on_file_fault(self, job: _PipelineJob, fault: FileFault) -> None:
         with self._changed:
             job.being_read = False
-            ours = self._forget(job)
+            ours = self._forget_job(job)
         if ours:
             self._send(TaskFailed(job.task.job_id, job.task.token, fault.code, str(fault)))
-        self._left(job)
+        self._remaining_of(job)
 
     # --- computing ----------------------------------------------------------------------------------------------------
 
-    def _compute(self) -> None:
-        while work := self._next_work():
-            if isinstance(work, _Job):
+    def _run_replica(self) -> None:
+        while work := self._wait_for_work():
+            if isinstance(work, _PipelineJob):
                 self._find_language(work)
             else:
-                self._transcribe(work)
+                self._transcribe_batch(work)
 
-    def _next_work(self) -> _Job | list[_Work] | None:
+    def _wait_for_work(self) -> _PipelineJob | list[_ChunkWork] | None:
         """A job whose language is to be found, or a batch of clips that can be decoded in one call."""
         with self._changed:
             while not self._stopping:
-                if work := self._take():
+                if work := self._take_work():
                     self._changed.notify_all()
                     return work
                 self._changed.wait()
             return None
 
-    def _take(self) -> _Job | list[_Work] | None:
-        batch: list[_Work] = []
+    def _take_work(self) -> _PipelineJob | list[_ChunkWork] | None:
+        batch: list[_ChunkWork] = []
         for job in sorted(self._jobs.values(), key=lambda job: job.computing_turn):
             if job.can_probe and not batch:
                 job.probing = True
                 return job
-            while (work := self._next_of(job)) and self._fits(work, batch):
+            while (work := self._take_next_clip(job)) and self._fits_batch(work, batch):
                 job.waiting.remove(work.clip)
                 job.in_flight.add(work.clip.index)
                 job.served += work.clip.seconds
                 batch.append(work)
         return batch or None
 
-    def _next_of(self, job: _Job) -> _Work | None:
+    def _take_next_clip(self, job: _PipelineJob) -> _ChunkWork | None:
         if not job.plan or not (clip := job.next_clip):
             return None
         expected = job.languages.get(clip.index) or job.language_before(clip) or job.plan.language
         return self._work(job, clip, expected)
 
-    def _work(self, job: _Job, clip: Clip, language: str) -> _Work:
+    def _work(self, job: _PipelineJob, clip: Clip, language: str) -> _ChunkWork:
         plan = self._plan(job, language)
         said = job.said_before(clip, language)
-        return _Work(job, plan, clip, said, self._decoder.prompt(plan, said))
+        return _ChunkWork(job, plan, clip, said, self._decoder.build_prompt(plan, said))
 
-    def _plan(self, job: _Job, language: str) -> Plan:
+    def _plan(self, job: _PipelineJob, language: str) -> DecodingPlan:
         if job.plan and job.plan.language == language:
             return job.plan
-        return self._decoder.plan(job.task.options, language)
+        return self._decoder.create_plan(job.task.options, language)
 
-    def _fits(self, work: _Work, batch: list[_Work]) -> bool:
+    def _fits_batch(self, work: _ChunkWork, batch: list[_ChunkWork]) -> bool:
         """Whether one call can decode it with the others: same way, same length of prompt, same window, and room."""
-        kind = self._kind(work)
-        return not batch or (kind == self._kind(batch[0]) and kind[2] * (len(batch) + 1) <= self._frames)
+        kind = self._batch_key(work)
+        return not batch or (
+            kind == self._batch_key(batch[0]) and kind[2] * (len(batch) + 1) <= self._frames
+        )
 
-    def _kind(self, work: _Work) -> tuple[Way, int, int]:
+    def _batch_key(self, work: _ChunkWork) -> tuple[DecodingMethod, int, int]:
         way = work.plan.way
-        return way, len(work.prompt), self._decoder.window(work.clip.samples.size, way)
+        return way, len(work.prompt), self._decoder.fit_window(work.clip.samples.size, way)
 
-    def _find_language(self, job: _Job) -> None:
+    def _find_language(self, job: _PipelineJob) -> None:
         options = job.task.options
         probed = job.waiting[:PROBE_CLIPS]
-        heard = detect_language(self._decoder, probed, first_way(options), options.languages)
-        self._send(LanguageFound(job.task.job_id, job.task.token, heard.language, heard.probability))
+        heard = detect_language(
+            self._decoder, probed, choose_first_method(options), options.languages
+        )
+        self._send(
+            LanguageFound(job.task.job_id, job.task.token, heard.language, heard.probability)
+        )
         with self._changed:
-            job.plan = self._decoder.plan(job.task.options, heard.language)
+            job.plan = self._decoder.create_plan(job.task.options, heard.language)
             job.encoded = heard.encoded
             _leave_out_unwanted(job)
             job.probing = False
             self._changed.notify_all()
-        self._settle(job)
+        self._finish_job(job)
 
-    def _transcribe(self, batch: list[_Work]) -> None:
+    def _transcribe_batch(self, batch: list[_ChunkWork]) -> None:
         for work in batch:
             task, clip = work.job.task, work.clip
             self._send(ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end))
@@ -392,31 +428,35 @@ class Pipeline:
         for work, hypothesis in zip(batch, first, strict=True):
             self._finish(work, hypothesis, share)
 
-    def _attempt(self, batch: list[_Work], encoded: StorageView | None) -> list[Hypothesis]:
+    def _attempt(self, batch: list[_ChunkWork], encoded: StorageView | None) -> list[Hypothesis]:
         clips = [work.clip for work in batch]
         prompts = [work.prompt for work in batch]
-        return self._decoder.attempt(clips, prompts, batch[0].plan.way, encoded)
+        return self._decoder.decode_batch(clips, prompts, batch[0].plan.way, encoded)
 
-    def _finish(self, work: _Work, hypothesis: Hypothesis, share: float) -> None:
+    def _finish(self, work: _ChunkWork, hypothesis: Hypothesis, share: float) -> None:
         began = time.perf_counter()
-        chunk = self._decoder.finish(work.clip, work.plan, work.said, hypothesis)
+        chunk = self._decoder.finish_clip(work.clip, work.plan, work.said, hypothesis)
         self._deliver(work.job, chunk, share + time.perf_counter() - began)
 
-    def _deliver(self, job: _Job, chunk: Chunk, took: float) -> None:
-        self._send(ChunkDone(job.task.job_id, job.task.token, replace(chunk, compute_s=round(took, 4))))
+    def _deliver(self, job: _PipelineJob, chunk: Chunk, took: float) -> None:
+        self._send(
+            ChunkDone(job.task.job_id, job.task.token, replace(chunk, compute_s=round(took, 4)))
+        )
         with self._changed:
             job.in_flight.discard(chunk.index)
             job.said[chunk.index] = chunk.text_in_language
             self._changed.notify_all()  # clips of its passage may lean on it now
-        self._settle(job)
+        self._finish_job(job)
 
     # --- chunks whose language is detected ----------------------------------------------------------------------------
 
-    def _transcribe_detecting(self, batch: list[_Work], began: float) -> None:
+    def _transcribe_detecting(self, batch: list[_ChunkWork], began: float) -> None:
         """As expected, in one call, if all clips are in the languages that were expected."""
         encoded = self._encode(batch)
         states = states_of(encoded)
-        turns = [self._find_turns(work, states[number : number + 1]) for number, work in enumerate(batch)]
+        turns = [
+            self._find_turns(work, states[number : number + 1]) for number, work in enumerate(batch)
+        ]
         as_expected = all(
             found is not None and [turn.plan.language for turn in found] == [work.plan.language]
             for work, found in zip(batch, turns, strict=True)
@@ -431,17 +471,17 @@ class Pipeline:
             else:
                 self._decode_turns(work, found, encoded if len(batch) == 1 else None, share)
 
-    def _encode(self, batch: list[_Work]) -> StorageView:
+    def _encode(self, batch: list[_ChunkWork]) -> StorageView:
         if len(batch) == 1 and (stored := batch[0].job.encoded.pop(batch[0].clip.index, None)):
             return stored
-        frames = self._kind(batch[0])[2]
-        return self._decoder.encode([work.clip.samples for work in batch], frames)
+        frames = self._batch_key(batch[0])[2]
+        return self._decoder.encode_clips([work.clip.samples for work in batch], frames)
 
-    def _find_turns(self, work: _Work, states: Samples) -> list[Turn] | None:
+    def _find_turns(self, work: _ChunkWork, states: Samples) -> list[ChunkDecoding] | None:
         """None if they depend on the chunk before, and that one is not known yet."""
         job, clip, options = work.job, work.clip, work.job.task.options
         if not job.detects:
-            return [Turn(0.0, clip.seconds, work.plan, work.said)]
+            return [ChunkDecoding(0.0, clip.seconds, work.plan, work.said)]
         pieces = job.unclear.get(clip.index)
         pieces = pieces or hear_pieces(self._decoder, clip, states, options.languages)
         with self._changed:
@@ -462,9 +502,12 @@ class Pipeline:
             job.languages[clip.index] = found[-1].language
             self._changed.notify_all()  # the next chunk may depend on it
             works = [self._work(job, clip, turn.language) for turn in found]
-        return [Turn(turn.start, turn.end, one.plan, one.said) for turn, one in zip(found, works, strict=True)]
+        return [
+            ChunkDecoding(turn.start, turn.end, one.plan, one.said)
+            for turn, one in zip(found, works, strict=True)
+        ]
 
-    def _put_back(self, work: _Work, encoded: StorageView | None) -> None:
+    def _put_back(self, work: _ChunkWork, encoded: StorageView | None) -> None:
         """Until the language of the chunk before is known."""
         job, clip = work.job, work.clip
         with self._changed:
@@ -475,7 +518,13 @@ class Pipeline:
             job.waiting = sorted([*job.waiting, clip], key=lambda one: one.index)
             self._changed.notify_all()
 
-    def _decode_turns(self, work: _Work, turns: list[Turn], encoded: StorageView | None, share: float) -> None:
+    def _decode_turns(
+        self,
+        work: _ChunkWork,
+        turns: list[ChunkDecoding],
+        encoded: StorageView | None,
+        share: float,
+    ) -> None:
         began = time.perf_counter()
         if len(turns) > 1:
             chunk = self._decoder.decode_turns(work.clip, turns)
@@ -487,36 +536,43 @@ class Pipeline:
 
     # --- endings ------------------------------------------------------------------------------------------------------
 
-    def _settle(self, job: _Job) -> None:
+    def _finish_job(self, job: _PipelineJob) -> None:
         """Report the job's end, once, when nothing of it is left to do."""
         with self._changed:
-            over = job.done and self._forget(job)
+            over = job.done and self._forget_job(job)
         if over and job.finished:
-            self._send(TaskDone(job.task.job_id, job.task.token, job.finished.audio_seconds, job.finished.warnings))
-            self._left(job)
+            self._send(
+                TaskDone(
+                    job.task.job_id,
+                    job.task.token,
+                    job.finished.audio_seconds,
+                    job.finished.warnings,
+                )
+            )
+            self._remaining_of(job)
 
-    def _forget(self, job: _Job) -> bool:
+    def _forget_job(self, job: _PipelineJob) -> bool:
         if self._jobs.get(job.task.job_id) is not job:
             return False
         del self._jobs[job.task.job_id]
         return True
 
-    def _left(self, job: _Job) -> None:
+    def _remaining_of(self, job: _PipelineJob) -> None:
         if not job.being_read:
             job.clips.close()  # and with it the file
         if self.idle:
             self._on_idle()
 
-    def _guard(self, loop: Callable[[], None]) -> None:
+    def _run_guarded(self, loop: Callable[[], None]) -> None:
         """A thread's whole life: whatever is no file's fault concerns the worker, not only the thread."""
         try:
             loop()
         except EngineFault as fault:
-            self._halt(fault)
+            self._halt_on_fault(fault)
         except Exception as error:  # noqa: BLE001 - a defect of ours
-            self._halt(EngineFault("host", error))
+            self._halt_on_fault(EngineFault("host", error))
 
-    def _halt(self, fault: EngineFault) -> None:
+    def _halt_on_fault(self, fault: EngineFault) -> None:
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -530,7 +586,7 @@ def _fixed_language(options: Options) -> str | None:
     return options.languages[0] if len(options.languages) == 1 else None
 
 
-def _leave_out_unwanted(job: _Job) -> None:
+def _leave_out_unwanted(job: _PipelineJob) -> None:
     """Chunks that are committed keep their text; those given up or not asked for have none."""
     for clip in job.waiting:
         if not clip.wanted:

@@ -19,7 +19,7 @@ _INACTIVE = 0.003  # of the loudest channel's level (-50 dB): such a channel is 
 _OPPOSITE = -0.82  # correlation: two channels below it would cancel each other
 
 
-class Cleaner:
+class SampleCleaner:
     """Makes any decoded block safe to listen to, channel by channel.
 
     Samples that are no numbers or far outside the range become silence, floats that are scaled to
@@ -38,18 +38,18 @@ class Cleaner:
         """For each channel, whether nothing audible was in it so far."""
         return [bool(peak < _AUDIBLE) for peak in self._peak]
 
-    def clean(self, block: Samples) -> Samples:
+    def clean_samples(self, block: Samples) -> Samples:
         highest, lowest = block.max(axis=1), block.min(axis=1)
         within = bool((highest <= _LIMIT).all() and (lowest >= -_LIMIT).all())  # False if NaN
         if within and self._level == 1.0:
             limited = block
         else:
-            limited = self._limit(block)
+            limited = self._limit_level(block)
             highest, lowest = limited.max(axis=1), limited.min(axis=1)
         np.maximum(self._peak, (highest - lowest) / 2.0, out=self._peak)
         return self._remove_offset(limited, constant=highest == lowest)
 
-    def _limit(self, block: Samples) -> Samples:
+    def _limit_level(self, block: Samples) -> Samples:
         magnitudes = np.abs(block)
         sane = magnitudes < _ABSURD  # neither NaN nor infinite
         typical = np.quantile(np.where(sane, magnitudes, 0.0), 0.99, axis=1, method="lower").max()
@@ -64,7 +64,7 @@ class Cleaner:
     def _remove_offset(self, block: Samples, constant: NDArray[np.bool_]) -> Samples:
         length = block.shape[1]
         means = block.sum(axis=1, dtype=np.float32) / length
-        powers = _energies(block) / np.float32(length)
+        powers = _measure_energies(block) / np.float32(length)
         outweighs = 2.0 * np.square(means) > powers  # the square of the deviation is the difference
         begins = ~self._has_offset & ~constant & outweighs
         before = np.where(begins, means, self._offsets)
@@ -80,7 +80,7 @@ class Cleaner:
         return centered
 
 
-class Mixer:
+class ChannelMixer:
     """Any number of channels to one.
 
     Channels that are active are averaged; one that is dead does not weaken the others. A channel
@@ -90,11 +90,11 @@ class Mixer:
     def __init__(self) -> None:
         self._levels: NDArray[np.float32] | None = None
 
-    def mix(self, block: Samples) -> Samples:
+    def mix_channels(self, block: Samples) -> Samples:
         """Shape (1, samples)."""
         if block.shape[0] == 1:
             return block
-        levels = np.sqrt(_energies(block))
+        levels = np.sqrt(_measure_energies(block))
         if self._levels is not None and self._levels.size == levels.size:
             levels = np.maximum(levels, self._levels * _RELEASE)
         self._levels = levels
@@ -108,5 +108,5 @@ class Mixer:
         return mixed
 
 
-def _energies(block: Samples) -> Samples:
+def _measure_energies(block: Samples) -> Samples:
     return np.array([np.vdot(channel, channel) for channel in block], np.float32)

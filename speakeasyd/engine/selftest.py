@@ -10,16 +10,16 @@ from importlib.resources import as_file, files
 
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.engine.audio import Audio
-from speakeasyd.engine.faults import EngineFault, during
-from speakeasyd.engine.model import load
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.faults import EngineFault, label_phase
+from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.model import load_model
 
 
-def findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
+def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
     try:
-        with during("decode"):
+        with label_phase("decode"):
             decoded = _decode_sample()
-        loaded = load(requested, spec).loaded
+        loaded = load_model(requested, spec).loaded
     except EngineFault as fault:
         return {"phase": fault.phase, "error": str(fault)}
     return {
@@ -31,7 +31,10 @@ def findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
 
 
 def _decode_sample() -> float:
-    with as_file(files("speakeasyd") / "data" / "samples" / "voice_memo.flac") as path, Source(str(path)) as source:
+    with (
+        as_file(files("speakeasyd") / "data" / "samples" / "voice_memo.flac") as path,
+        MediaFile(str(path)) as source,
+    ):
         audio = Audio(source)
         for _ in audio.blocks():
             pass
@@ -40,4 +43,6 @@ def _decode_sample() -> float:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(findings(sys.argv[1], WorkerSpec(**json.loads(sys.argv[2])))))
+    sys.stdout.write(
+        json.dumps(collect_findings(sys.argv[1], WorkerSpec(**json.loads(sys.argv[2]))))
+    )

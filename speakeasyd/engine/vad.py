@@ -31,7 +31,9 @@ class VoiceDetector:
             str(_ASSET), providers=["CPUExecutionProvider"], sess_options=options
         )
 
-    def run(self, windows: Samples, h: Samples, c: Samples) -> tuple[Samples, Samples, Samples]:
+    def run_model(
+        self, windows: Samples, h: Samples, c: Samples
+    ) -> tuple[Samples, Samples, Samples]:
         """Windows with their context, shape (n, 64 + 512), to n probabilities and the new state."""
         inputs: dict[str, Any] = {"input": windows, "h": h, "c": c}
         probabilities, h, c = self._session.run(None, inputs)
@@ -54,7 +56,7 @@ class VoiceActivity:
         self._c = np.zeros((1, 1, _STATE), np.float32)
         self._context = np.zeros(_CONTEXT, np.float32)
 
-    def feed(self, block: Samples) -> NDArray[np.float32]:
+    def process_block(self, block: Samples) -> NDArray[np.float32]:
         """One block of shape (n,) to its ceil(n / 512) probabilities."""
         count = -(-block.size // WINDOW)
         if not block.any():  # digital silence costs nothing
@@ -63,11 +65,13 @@ class VoiceActivity:
             return np.zeros(count, np.float32)
         padded = np.zeros(count * WINDOW, np.float32)
         padded[: block.size] = block
-        padded *= self._gain(padded)
+        padded *= self._compute_gain(padded)
         windows = padded.reshape(count, WINDOW)
         before = np.vstack([self._context, windows[:-1, -_CONTEXT:]])
         self._context = windows[-1, -_CONTEXT:].copy()
-        probabilities, self._h, self._c = self._detector.run(np.hstack([before, windows]), self._h, self._c)
+        probabilities, self._h, self._c = self._detector.run_model(
+            np.hstack([before, windows]), self._h, self._c
+        )
         return probabilities
 
     def skip(self, blocks: int) -> None:
@@ -75,7 +79,7 @@ class VoiceActivity:
         self._reset()
         self._peak *= _PEAK_DECAY**blocks
 
-    def _gain(self, block: Samples) -> np.float32:
+    def _compute_gain(self, block: Samples) -> np.float32:
         """Quiet recordings are brought up; whatever was loud a moment ago is not."""
         self._peak = max(float(np.abs(block).max()), self._peak * _PEAK_DECAY)
         return np.float32(min(_MAX_GAIN, max(1.0, _LOUD_ENOUGH / self._peak)))

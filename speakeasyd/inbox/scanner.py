@@ -7,21 +7,23 @@ from pathlib import Path
 
 from speakeasyd.domain.job import Sighting, Signature
 from speakeasyd.errors import SpeakeasyError
-from speakeasyd.inbox.paths import leaves, locate
-from speakeasyd.inbox.rules import Rules
+from speakeasyd.inbox.paths import join_path, leads_outside
+from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.safe_open import is_link
 
 OnUntaken = Callable[[bytes], None]  # a path relative to the inbox
-OnError = Callable[[bytes, OSError], None]  # a path relative to the inbox, and what was wrong with it
+OnError = Callable[
+    [bytes, OSError], None
+]  # a path relative to the inbox, and what was wrong with it
 
 
 class InboxMissing(SpeakeasyError):
     """The inbox itself is not there or cannot be read: unmounted, deleted, renamed. Its files are not gone for that."""
 
 
-def scan(
+def scan_inbox(
     root: Path,
-    rules: Rules,
+    rules: InboxRules,
     *,
     folder: bytes = b"",
     on_error: OnError,
@@ -33,22 +35,30 @@ def scan(
     be read is told to `on_error`, one that vanishes meanwhile is left out. A file that is left out for its extension
     alone, and what is not a regular file, is told to `on_untaken`. Raises InboxMissing.
     """
-    if folder and not _enters(root, folder, rules):
+    if folder and not _is_scanned_folder(root, folder, rules):
         return
     folders = [folder]
     while folders:
         place = folders.pop()
         try:
-            with os.scandir(os.fsdecode(locate(root, place))) as entries:
+            with os.scandir(os.fsdecode(join_path(root, place))) as entries:
                 for entry in entries:
-                    path = b"%s/%s" % (place, os.fsencode(entry.name)) if place else os.fsencode(entry.name)
+                    path = (
+                        b"%s/%s" % (place, os.fsencode(entry.name))
+                        if place
+                        else os.fsencode(entry.name)
+                    )
                     try:
                         if entry.is_dir(follow_symlinks=False):
-                            if not rules.why_folder_ignored(path) and not is_link(os.lstat(entry.path)):
+                            if not rules.why_folder_ignored(path) and not is_link(
+                                os.lstat(entry.path)
+                            ):
                                 folders.append(path)
                         elif not _is_left_out(entry, rules):
-                            yield Sighting(path, Signature.of(_stat(entry)))
-                        elif rules.has_other_extension(entry.name) or not rules.why_name_ignored(entry.name):
+                            yield Sighting(path, Signature.of(_stat_entry(entry)))
+                        elif rules.has_other_extension(entry.name) or not rules.why_name_ignored(
+                            entry.name
+                        ):
                             on_untaken(path)
                     except FileNotFoundError:
                         continue
@@ -61,18 +71,20 @@ def scan(
                 on_error(place, error)
 
 
-def _is_left_out(entry: "os.DirEntry[str]", rules: Rules) -> bool:
+def _is_left_out(entry: "os.DirEntry[str]", rules: InboxRules) -> bool:
     return bool(rules.why_name_ignored(entry.name)) or not entry.is_file(follow_symlinks=False)
 
 
-def _enters(root: Path, folder: bytes, rules: Rules) -> bool:
+def _is_scanned_folder(root: Path, folder: bytes, rules: InboxRules) -> bool:
     """Whether a scan from the top would come to this folder."""
     try:
-        return not rules.why_folder_ignored(folder) and not leaves(root, folder)
-    except OSError:  # it is gone; should the inbox be gone as well, the next scan of it all will say so
+        return not rules.why_folder_ignored(folder) and not leads_outside(root, folder)
+    except (
+        OSError
+    ):  # it is gone; should the inbox be gone as well, the next scan of it all will say so
         return False
 
 
-def _stat(entry: "os.DirEntry[str]") -> os.stat_result:
+def _stat_entry(entry: "os.DirEntry[str]") -> os.stat_result:
     """On Windows a directory entry has no inode, and an old size for a file that is being written."""
     return os.lstat(entry.path) if sys.platform == "win32" else entry.stat(follow_symlinks=False)

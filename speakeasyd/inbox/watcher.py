@@ -22,7 +22,7 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from speakeasyd.inbox.rules import Rules
+from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.inbox.scanner import InboxMissing
 from speakeasyd.loop import MainLoop
 
@@ -45,11 +45,15 @@ if sys.platform != "linux":  # elsewhere no event tells that a file was closed
 
 
 @dataclass(slots=True)
-class News:
+class WatchChanges:
     """What events have told since it was last asked. Paths are relative to the inbox, '/' between parts."""
 
-    files: dict[bytes, bool] = field(default_factory=dict)  # true: closed by its writer, or moved in
-    folders: set[bytes] = field(default_factory=set)  # appeared, perhaps with files in them that no event tells of
+    files: dict[bytes, bool] = field(
+        default_factory=dict
+    )  # true: closed by its writer, or moved in
+    folders: set[bytes] = field(
+        default_factory=set
+    )  # appeared, perhaps with files in them that no event tells of
     untaken: bool = False  # a file came that is left out for its extension alone
     lost: bool = False  # the system could not keep up: there were more events than are told here
 
@@ -58,13 +62,20 @@ class News:
 
 
 class Watcher:
-    """Watches one inbox. `on_news` runs on the main loop, once for any number of events; it asks `take` for them.
+    """Watches one inbox. `on_news` runs on the main loop, once for any number of events.
 
-    `arm`, `disarm` and `healthy` block on the filesystem: call them in a thread.
+    It then asks `take_changes` for them.
+
+    `start_watching`, `stop_watching` and `is_healthy` block on the filesystem: call them in a thread.
     """
 
     def __init__(
-        self, *, root: Path, rules: Rules, main_loop: MainLoop, on_news: Callable[[], Coroutine[None, None, object]]
+        self,
+        *,
+        root: Path,
+        rules: InboxRules,
+        main_loop: MainLoop,
+        on_news: Callable[[], Coroutine[None, None, object]],
     ) -> None:
         self._root = root
         self._top = os.path.realpath(root)  # macOS gives paths of events without the links in them
@@ -73,64 +84,68 @@ class Watcher:
         self._on_news = on_news
         self._arming = threading.Lock()
         self._lock = threading.Lock()  # on the news
-        self._news = News()
+        self._news = WatchChanges()
         self._observer: BaseObserver | None = None
         self._identity: tuple[int, int] | None = None
-        self._overflows = _Overflows(self._note_lost)
+        self._overflows = _OverflowLogHandler(self._record_overflow)
 
-    def arm(self) -> str | None:
+    def start_watching(self) -> str | None:
         """Watch from now on, with a new observer. Returns what people should know when not all events will come.
 
         Raises InboxMissing. The old observer goes once the new one is there, so nothing is missed in between.
         """
         with self._arming:
-            return self._arm()
+            return self._start_observer()
 
-    def disarm(self) -> None:
+    def stop_watching(self) -> None:
         """Idempotent."""
         with self._arming:
-            self._disarm()
+            self._stop_observer()
 
-    def healthy(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether the observer lives and still watches the folder that has the inbox's name."""
         return (
             self._identity is not None
-            and self._identity == self._present_identity()
-            and (self._observer is None or _alive(self._observer))
+            and self._identity == self._read_folder_identity()
+            and (self._observer is None or _is_alive(self._observer))
         )
 
-    def take(self) -> News:
+    def take_changes(self) -> WatchChanges:
         """What came since the last time."""
         with self._lock:
-            news, self._news = self._news, News()
+            news, self._news = self._news, WatchChanges()
         return news
 
-    def _arm(self) -> str | None:
+    def _start_observer(self) -> str | None:
         self._top = os.path.realpath(self._root)
-        identity = self._present_identity()
+        identity = self._read_folder_identity()
         if identity is None:
-            self._disarm()
+            self._stop_observer()
             raise InboxMissing(f"the inbox {self._root} is not there")
         observer: BaseObserver | None = None
         try:
-            observer = _observe(self._top, _Handler(self._note), recursive=True)
-            _stop(_observe(self._top, FileSystemEventHandler(), recursive=False))  # is there a watch left?
+            observer = _start_native_observer(
+                self._top, _Handler(self._record_event), recursive=True
+            )
+            _stop_native_observer(
+                _start_native_observer(self._top, FileSystemEventHandler(), recursive=False)
+            )  # is there a watch left?
             complaint = None
         except OSError as error:
-            complaint = _explain(error)
+            complaint = _explain_error(error)
         old, self._observer = self._observer, observer
         self._identity = identity
-        _stop(old)
+        _stop_native_observer(old)
         self._overflows.attach()
         return complaint
 
-    def _disarm(self) -> None:
+    def _stop_observer(self) -> None:
         old, self._observer = self._observer, None
         self._identity = None
         self._overflows.detach()
-        _stop(old)
+        _stop_native_observer(old)
 
-    def _present_identity(self) -> tuple[int, int] | None:
+    def _read_folder_identity(self) -> tuple[int, int] | None:
         try:
             root = self._root.stat()
         except OSError:
@@ -139,31 +154,33 @@ class Watcher:
 
     # --- in watchdog's threads
 
-    def _note(self, event: FileSystemEvent) -> None:
+    def _record_event(self, event: FileSystemEvent) -> None:
         moved = isinstance(event, FileMovedEvent | DirMovedEvent)
-        path = self._relative(os.fsencode(event.dest_path if moved else event.src_path))
+        path = self._make_relative(os.fsencode(event.dest_path if moved else event.src_path))
         if not path:  # moved out; or the inbox itself
             return
         if isinstance(event, DirCreatedEvent | DirMovedEvent):
             if not self._rules.why_folder_ignored(path):
-                self._tell(lambda news: news.folders.add(path))
+                self._update_changes(lambda news: news.folders.add(path))
         elif not self._rules.why_ignored(path):
             finished = moved or isinstance(event, FileClosedEvent)
-            self._tell(lambda news: news.files.update({path: finished or news.files.get(path, False)}))
+            self._update_changes(
+                lambda news: news.files.update({path: finished or news.files.get(path, False)})
+            )
         elif self._rules.has_other_extension(os.path.basename(os.fsdecode(path))):  # noqa: PTH119 - it is no path of ours
-            self._tell(lambda news: setattr(news, "untaken", True))
+            self._update_changes(lambda news: setattr(news, "untaken", True))
 
-    def _note_lost(self) -> None:
-        self._tell(lambda news: setattr(news, "lost", True))
+    def _record_overflow(self) -> None:
+        self._update_changes(lambda news: setattr(news, "lost", True))
 
-    def _tell(self, change: Callable[[News], object]) -> None:
+    def _update_changes(self, change: Callable[[WatchChanges], object]) -> None:
         with self._lock:
             first = not self._news
             change(self._news)
         if first:
-            self._main_loop.hand_over(self._on_news)
+            self._main_loop.schedule_from_thread(self._on_news)
 
-    def _relative(self, path: bytes) -> bytes | None:
+    def _make_relative(self, path: bytes) -> bytes | None:
         top = os.fsencode(self._top) + os.fsencode(os.sep)
         if not path.startswith(top):
             return None
@@ -180,10 +197,12 @@ class _Handler(FileSystemEventHandler):
         try:
             self._note(event)
         except Exception:
-            log.exception("an event of the inbox could not be noted; the next scan will find what it was about")
+            log.exception(
+                "an event of the inbox could not be noted; the next scan will find what it was about"
+            )
 
 
-class _Overflows(logging.Handler):
+class _OverflowLogHandler(logging.Handler):
     """watchdog says in its log, and nowhere else, that events were lost."""
 
     def __init__(self, on_overflow: Callable[[], None]) -> None:
@@ -204,32 +223,40 @@ class _Overflows(logging.Handler):
             self.handleError(record)
 
 
-def _observe(top: str, handler: FileSystemEventHandler, *, recursive: bool) -> BaseObserver:
+def _start_native_observer(
+    top: str, handler: FileSystemEventHandler, *, recursive: bool
+) -> BaseObserver:
     """Raises OSError when the system gives no events for this folder."""
     if sys.platform == "linux":
-        observer: BaseObserver = InotifyObserver(generate_full_events=True)  # it tells what was moved in from elsewhere
+        observer: BaseObserver = InotifyObserver(
+            generate_full_events=True
+        )  # it tells what was moved in from elsewhere
     else:
         observer = Observer()
     observer.start()
     try:
         observer.schedule(handler, top, recursive=recursive, event_filter=_EVENTS)
     except BaseException:
-        _stop(observer)
+        _stop_native_observer(observer)
         raise
     return observer
 
 
-def _stop(observer: BaseObserver | None) -> None:
+def _stop_native_observer(observer: BaseObserver | None) -> None:
     if observer and observer.is_alive():
         observer.stop()
         observer.join(JOIN_S)
 
 
-def _alive(observer: BaseObserver) -> bool:
-    return observer.is_alive() and bool(observer.emitters) and all(emitter.is_alive() for emitter in observer.emitters)
+def _is_alive(observer: BaseObserver) -> bool:
+    return (
+        observer.is_alive()
+        and bool(observer.emitters)
+        and all(emitter.is_alive() for emitter in observer.emitters)
+    )
 
 
-def _explain(error: OSError) -> str:
+def _explain_error(error: OSError) -> str:
     match error.errno:
         case errno.ENOSPC:
             return "the system has no watches left: raise fs.inotify.max_user_watches"

@@ -27,7 +27,10 @@ def require_readable(path: Path) -> None:
         raise _denied("look into", path.parent) from error
     except OSError as error:
         if not path.parent.is_dir():
-            what, hint = f"there is no state folder {path.parent}", "The daemon makes it. Is it the right one?"
+            what, hint = (
+                f"there is no state folder {path.parent}",
+                "The daemon makes it. Is it the right one?",
+            )
         else:
             what, hint = (
                 f"there is no ledger {path}",
@@ -42,7 +45,9 @@ def require_writable(path: Path) -> None:
     """Raises as `require_readable`, and where this user may not change the ledger, or nobody can."""
     require_readable(path)
     if _is_on_read_only_filesystem(path):
-        raise LedgerError(f"{path} is on a read-only filesystem", hint="Only questions can be asked there.")
+        raise LedgerError(
+            f"{path} is on a read-only filesystem", hint="Only questions can be asked there."
+        )
     sidecars = (Path(f"{path}-wal"), Path(f"{path}-shm"))
     for place in (path.parent, path, *(file for file in sidecars if file.exists())):
         if not os.access(place, os.W_OK):
@@ -72,7 +77,10 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield connection
         return
     if _bytes_in_log(path):
-        with tempfile.TemporaryDirectory(prefix="speakeasyd-") as folder, closing(_open_copy(path, folder)) as copy:
+        with (
+            tempfile.TemporaryDirectory(prefix="speakeasyd-") as folder,
+            closing(_open_copy(path, folder)) as copy,
+        ):
             yield copy
         return
     before = _signature(path)
@@ -83,7 +91,9 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _connect(path: Path, how: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_S, check_same_thread=False)
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_S, check_same_thread=False
+    )
     try:
         connection.execute("PRAGMA query_only = ON")
         connection.execute("SELECT 1 FROM sqlite_master")
@@ -152,7 +162,11 @@ def _unreadable(path: Path, error: sqlite3.Error) -> LedgerError:
 
 def _denied(do: str, place: Path) -> LedgerDenied:
     owner = _owner(place)
-    hint = f"Do it as {owner}: sudo -u {owner} speakeasyd ..." if owner else "Do it as the user of the daemon."
+    hint = (
+        f"Do it as {owner}: sudo -u {owner} speakeasyd ..."
+        if owner
+        else "Do it as the user of the daemon."
+    )
     return LedgerDenied(f"this user may not {do} {place}", hint=hint)
 
 

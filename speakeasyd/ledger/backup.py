@@ -7,7 +7,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from speakeasyd.durable import settle_folder
+from speakeasyd.durable import sync_folder
 from speakeasyd.errors import LedgerError
 
 KEEP = 3  # copies made before a change of the schema
@@ -28,7 +28,7 @@ def back_up(path: Path, *, label: str, keep: int = KEEP) -> Path:
     copy = folder / f"{path.stem}-{moment}-{label}{path.suffix}"
     with closing(open_live(path)) as source:
         copy_ledger(source, copy)
-    for old in _copies(path, scheduled=label == SCHEDULED)[:-keep]:
+    for old in _list_copies(path, scheduled=label == SCHEDULED)[:-keep]:
         old.unlink()
     return copy
 
@@ -38,7 +38,9 @@ def back_up_on_schedule(path: Path, *, keep: int) -> Path:
     size = path.stat().st_size
     free = shutil.disk_usage(path.parent).free
     if free < size + max(size, RESERVE_BYTES):
-        raise NoRoom(f"no backup of the ledger: {free >> 20} MiB are free, and it takes {size >> 20} MiB")
+        raise NoRoom(
+            f"no backup of the ledger: {free >> 20} MiB are free, and it takes {size >> 20} MiB"
+        )
     return back_up(path, label=SCHEDULED, keep=keep)
 
 
@@ -54,11 +56,13 @@ def copy_ledger(source: sqlite3.Connection, target: Path, *, overwrite: bool = F
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
         with closing(sqlite3.connect(unfinished, isolation_level=None)) as copy:
             source.backup(copy)  # in one step: one consistent state, the log taken in
-            copy.execute("PRAGMA journal_mode = DELETE")  # one file, which can be read on a read-only disk too
+            copy.execute(
+                "PRAGMA journal_mode = DELETE"
+            )  # one file, which can be read on a read-only disk too
         with unfinished.open("r+b") as file:
             os.fsync(file.fileno())
         unfinished.replace(target)
-        settle_folder(target.parent)
+        sync_folder(target.parent)
     except OSError as error:
         raise LedgerError(f"the ledger cannot be copied to {target}: {error}") from error
     finally:
@@ -79,9 +83,13 @@ def open_live(path: Path) -> sqlite3.Connection:
 def open_copy(path: Path, *, without_log: bool = False) -> sqlite3.Connection:
     """To read one that nobody has open, without making files beside it: it may lie on a read-only disk."""
     alone = without_log or not log_files(path)[0].exists()
-    return sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True) if alone else open_live(path)
+    return (
+        sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
+        if alone
+        else open_live(path)
+    )
 
 
-def _copies(path: Path, *, scheduled: bool) -> list[Path]:
+def _list_copies(path: Path, *, scheduled: bool) -> list[Path]:
     found = sorted((path.parent / "backups").glob(f"{path.stem}-*{path.suffix}"))
     return [copy for copy in found if copy.stem.endswith(f"-{SCHEDULED}") == scheduled]

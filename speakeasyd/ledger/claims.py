@@ -18,14 +18,14 @@ from sqlalchemy import (
     update,
 )
 
-from speakeasyd.domain.job import Job, JobId, Signature, Status, Suspect, Token
+from speakeasyd.domain.job import Job, JobId, Signature, Status, SuspectChunk, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.ledger import retries
-from speakeasyd.ledger.lending import LENDER, lend
 from speakeasyd.ledger.retries import WORK_CHUNKS
 from speakeasyd.ledger.tables import NO_WAIT, attempts, jobs
-from speakeasyd.ledger.transitions import change, close_attempts, leave, prove
-from speakeasyd.ledger.words import parse_kinds, plain
+from speakeasyd.ledger.text_columns import parse_kinds, replace_surrogates
+from speakeasyd.ledger.transcript_reuse import LENDER, copy_transcript
+from speakeasyd.ledger.transitions import close_attempts, end_claim, require_claim, update_owned_job
 from speakeasyd.ledger.writer import Transaction
 
 # Pinned to its index: left to itself, SQLite sorts the million that wait to find the one that is next.
@@ -80,54 +80,73 @@ _START = (
 )
 
 
-def next_model(connection: Connection, now: str, inboxes: Sequence[str] | None) -> str | None:
-    """`options.model` of the job that `claim` would take first."""
-    return connection.execute(queue("requested_model", now, 1, model=None, inboxes=inboxes)).scalar()
+def find_next_model(connection: Connection, now: str, inboxes: Sequence[str] | None) -> str | None:
+    """`options.model` of the job that `claim_jobs` would take first."""
+    return connection.execute(
+        select_claimable("requested_model", now, 1, model=None, inboxes=inboxes)
+    ).scalar()
 
 
-def next_available(connection: Connection, now: str) -> str | None:
+def find_next_retry_time(connection: Connection, now: str) -> str | None:
     """When the next of the jobs that have to wait may be taken."""
     return connection.execute(_LATER, {"now": now}).scalar()
 
 
-def lost(connection: Connection, claimed: Sequence[tuple[JobId, Token]]) -> frozenset[JobId]:
+def find_lost_claims(
+    connection: Connection, claimed: Sequence[tuple[JobId, Token]]
+) -> frozenset[JobId]:
     """Which of these claims no longer hold."""
     ids = [job_id for job_id, _ in claimed]
-    held = select(jobs.c.id, jobs.c.claim_token).where(jobs.c.id.in_(ids), jobs.c.status == Status.PROCESSING)
+    held = select(jobs.c.id, jobs.c.claim_token).where(
+        jobs.c.id.in_(ids), jobs.c.status == Status.PROCESSING
+    )
     ours = {(row.id, row.claim_token) for row in connection.execute(held)}
     return frozenset(job_id for job_id, token in claimed if (job_id, token) not in ours)
 
 
-def claim(tx: Transaction, limit: int, *, model: str | None, inboxes: Sequence[str] | None) -> list[Job]:
+def claim_jobs(
+    tx: Transaction, limit: int, *, model: str | None, inboxes: Sequence[str] | None
+) -> list[Job]:
     """Take up to `limit` jobs; at least one if there is any that may be taken.
 
     Of jobs with the same work one is taken, and the others wait for its chunks. A job whose work has been done before
     is lent those chunks, and comes as `transcribed`.
     """
-    waiting = queue(
-        f"*, {_DONE}, {_SAID}, {_LANGUAGES}, {_SUSPECTS}, {LENDER}", tx.now, limit, model=model, inboxes=inboxes
+    waiting = select_claimable(
+        f"*, {_DONE}, {_SAID}, {_LANGUAGES}, {_SUSPECTS}, {LENDER}",
+        tx.now,
+        limit,
+        model=model,
+        inboxes=inboxes,
     )
-    rows = _without_twins(tx.connection.execute(waiting))
+    rows = _drop_duplicate_work(tx.connection.execute(waiting))
     if borrowers := [row for row in rows if row.lender]:
         for row in borrowers:
-            lend(tx, lender=row.lender, to=row.id)
-        rows = _without_twins(tx.connection.execute(waiting))
-    claims = [{"job_id": row.id, "token": secrets.token_hex(8), "boot": tx.boot_id, "now": tx.now} for row in rows]
+            copy_transcript(tx, lender=row.lender, to=row.id)
+        rows = _drop_duplicate_work(tx.connection.execute(waiting))
+    claims = [
+        {"job_id": row.id, "token": secrets.token_hex(8), "boot": tx.boot_id, "now": tx.now}
+        for row in rows
+    ]
     if claims:
         tx.connection.execute(_START, claims)
-        tx.connection.execute(insert(attempts), [_attempt(claim) for claim in claims])
-    return [_claimed(tx, row, claim["token"]) for row, claim in zip(rows, claims, strict=True)]
+        tx.connection.execute(insert(attempts), [_build_attempt_row(claim) for claim in claims])
+    return [
+        _build_claimed_job(tx, row, claim["token"]) for row, claim in zip(rows, claims, strict=True)
+    ]
 
 
-def note(tx: Transaction, job_id: JobId, token: Token, found: dict[str, object]) -> None:
+def update_claimed_job(
+    tx: Transaction, job_id: JobId, token: Token, found: dict[str, object]
+) -> None:
     """Keep what a worker has found out so far; what is None stays as it was."""
     known = {name: value for name, value in found.items() if value is not None}
     if known:
-        change(tx, job_id, token, **known)
-        tx.mention("job.noted", job_id, **known)
+        update_owned_job(tx, job_id, token, **known)
+        tx.publish_event("job.noted", job_id, **known)
 
 
-def release(
+def release_claim(
     tx: Transaction,
     job_id: JobId,
     token: Token,
@@ -139,7 +158,7 @@ def release(
     counts: bool,
 ) -> None:
     """Back to pending, chunks kept. `crash`: a worker died on it; `counts=False`: the attempt is given back."""
-    leave(
+    end_claim(
         tx,
         job_id,
         token,
@@ -151,32 +170,57 @@ def release(
         crashes=jobs.c.crashes + int(crash),
         attempts=jobs.c.attempts - int(not counts),
     )
-    tx.tell("job.released", job_id, error_code=error_code, error=error, available_at=available_at, crash=crash)
+    tx.record_event(
+        "job.released",
+        job_id,
+        error_code=error_code,
+        error=error,
+        available_at=available_at,
+        crash=crash,
+    )
 
 
-def fail(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
+def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
     """Given up. Returns whether the job has failed: one that was being retried has its finished transcript still."""
-    prove(tx, job_id, token)
+    require_claim(tx, job_id, token)
     if retries.find_retried(tx.connection, [job_id]):
         close_attempts(tx, [job_id], outcome="failed", code=code, error=error)
         retries.restore_finished(tx, [job_id], error=f"{code}: {error}")
-        tx.tell("job.retry_failed", job_id, error_code=code, error=error)
+        tx.record_event("job.retry_failed", job_id, error_code=code, error=error)
         return False
-    leave(tx, job_id, token, Status.FAILED, outcome="failed", error_code=code, error=error)
-    tx.tell("job.failed", job_id, error_code=code, error=error)
+    end_claim(tx, job_id, token, Status.FAILED, outcome="failed", error_code=code, error=error)
+    tx.record_event("job.failed", job_id, error_code=code, error=error)
     return True
 
 
-def postpone(tx: Transaction, model: str, *, available_at: str, code: str, error: str, limit: int) -> int:
+def postpone_jobs(
+    tx: Transaction, model: str, *, available_at: str, code: str, error: str, limit: int
+) -> int:
     """Let up to `limit` of the jobs that ask for `model` wait until then. Returns how many: 0 when all do."""
-    parameters = {"model": model, "until": available_at, "code": code, "error": plain(error), "limit": limit}
+    parameters = {
+        "model": model,
+        "until": available_at,
+        "code": code,
+        "error": replace_surrogates(error),
+        "limit": limit,
+    }
     count: int = tx.connection.execute(_POSTPONE, parameters).rowcount
     if count:
-        tx.tell("model.held", None, model=model, jobs=count, available_at=available_at, error_code=code, error=error)
+        tx.record_event(
+            "model.held",
+            None,
+            model=model,
+            jobs=count,
+            available_at=available_at,
+            error_code=code,
+            error=error,
+        )
     return count
 
 
-def queue(columns: str, now: str, limit: int, *, model: str | None, inboxes: Sequence[str] | None) -> TextClause:
+def select_claimable(
+    columns: str, now: str, limit: int, *, model: str | None, inboxes: Sequence[str] | None
+) -> TextClause:
     """Those that may be taken now, in the order of their turn. Only words of this module become SQL."""
     conditions = []
     parameters: list[BindParameter[Any]] = [bindparam("now", now), bindparam("limit", limit)]
@@ -191,7 +235,7 @@ def queue(columns: str, now: str, limit: int, *, model: str | None, inboxes: Seq
     return text(sql).bindparams(*parameters)
 
 
-def _without_twins(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
+def _drop_duplicate_work(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
     """The first of those with the same work, in the order given."""
     first: dict[object, Row[Any]] = {}
     for row in rows:
@@ -199,7 +243,7 @@ def _without_twins(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
     return list(first.values())
 
 
-def _attempt(claim: dict[str, Any]) -> dict[str, object]:
+def _build_attempt_row(claim: dict[str, Any]) -> dict[str, object]:
     return {
         "job_id": claim["job_id"],
         "claim_token": claim["token"],
@@ -208,10 +252,10 @@ def _attempt(claim: dict[str, Any]) -> dict[str, object]:
     }
 
 
-def _claimed(tx: Transaction, row: Row[Any], token: str) -> Job:
+def _build_claimed_job(tx: Transaction, row: Row[Any], token: str) -> Job:
     """The job of a row that was read before it was claimed."""
     attempt = row.attempts + 1
-    tx.tell("job.claimed", row.id, inbox=row.inbox, path=row.path, attempt=attempt)
+    tx.record_event("job.claimed", row.id, inbox=row.inbox, path=row.path, attempt=attempt)
     return Job(
         id=row.id,
         token=Token(token),
@@ -226,7 +270,7 @@ def _claimed(tx: Transaction, row: Row[Any], token: str) -> Job:
         said={int(chunk): text for chunk, text in json.loads(row.said).items()},
         languages={int(chunk): code for chunk, code in json.loads(row.languages).items()},
         transcribed=bool(row.transcribed),
-        suspects=tuple(Suspect(*suspect) for suspect in json.loads(row.suspects)),
+        suspects=tuple(SuspectChunk(*suspect) for suspect in json.loads(row.suspects)),
         crashes=row.crashes,
         attempts=attempt,
         batch=row.batch,

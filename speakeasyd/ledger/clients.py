@@ -19,9 +19,16 @@ from speakeasyd.domain.job import JobId
 from speakeasyd.domain.transcript import Transcript
 from speakeasyd.errors import LedgerBusy, LedgerError
 from speakeasyd.events import Event
-from speakeasyd.ledger import engine, journal, notices, publication, search
-from speakeasyd.ledger.reading import Parameters, QueryBudget, Row, explain_interrupt, limited, read
-from speakeasyd.ledger.search import EVERYTHING, Filters, Hit
+from speakeasyd.ledger import connections, deliveries, event_log, publication, search
+from speakeasyd.ledger.readonly import (
+    Parameters,
+    QueryBudget,
+    Row,
+    explain_interrupt,
+    limited,
+    query_readonly,
+)
+from speakeasyd.ledger.search import EVERYTHING, SearchFilters, SearchHit
 
 INTERRUPT_S = 0.1  # seconds between two tries to end a question whose time is over
 WAITING = 64  # questions that may wait for a thread
@@ -41,7 +48,7 @@ class ClientReaders:
         self._limit_s = limit_s
         self._most = threads + WAITING
         self._threads = ThreadPoolExecutor(threads, "ledger client")
-        self._connections = engine.reader(path, size=threads)
+        self._connections = connections.create_read_engine(path, size=threads)
         self._under_way: set[QueryBudget] = set()
         self._closed = False
 
@@ -84,7 +91,13 @@ class ClientReaders:
                 budget.interrupt()
             asyncio.get_running_loop().call_later(INTERRUPT_S, self._end_overdue, budget)
 
-    async def ask(self, question: Callable[Concatenate[Connection, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    async def read(
+        self,
+        question: Callable[Concatenate[Connection, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Ask on a connection of the ledger's."""
         return await self.run(self._answer, lambda seen: question(seen, *args, **kwargs))
 
@@ -97,29 +110,31 @@ class ClientReaders:
                 with budget.applied_to(driver):
                     return question(connection)
         except Exception as error:
-            raise explain_interrupt(error, budget) or engine.explained(error) from error
+            raise explain_interrupt(error, budget) or connections.translate_error(error) from error
 
     # --- questions
 
-    async def rows(self, sql: str, params: Parameters = ()) -> list[Row]:
+    async def query_rows(self, sql: str, params: Parameters = ()) -> list[Row]:
         """The rows of a query. Raises QueryError when it is wrong or wants more than to read."""
-        return await self.run(read, self._path, sql, params)
+        return await self.run(query_readonly, self._path, sql, params)
 
-    async def search(self, words: str, *, limit: int = 20, filters: Filters = EVERYTHING) -> list[Hit]:
-        """Where these words are said, best first: see `ledger.search`."""
-        return await self.ask(search.search, words, limit, filters)
+    async def search_text(
+        self, words: str, *, limit: int = 20, filters: SearchFilters = EVERYTHING
+    ) -> list[SearchHit]:
+        """Where these words are said, best first: see `ledger.search_text`."""
+        return await self.read(search.search_text, words, limit, filters)
 
-    async def transcript(self, job_id: JobId) -> Transcript:
+    async def load_transcript(self, job_id: JobId) -> Transcript:
         """What is transcribed of a job so far. Raises LedgerError for an unknown job."""
-        return await self.ask(publication.transcript, job_id)
+        return await self.read(publication.load_transcript, job_id)
 
     async def leading_text(self, job_id: JobId) -> str:
         """What is transcribed of a job from its beginning on, without a chunk missing."""
-        return await self.ask(publication.read_leading_text, job_id)
+        return await self.read(publication.read_leading_text, job_id)
 
     async def newest_event(self) -> int:
-        return await self.ask(notices.newest)
+        return await self.read(deliveries.find_newest_seq)
 
     async def events_after(self, seq: int, *, limit: int) -> list[Event] | None:
         """The events since that number; None where they cannot be told: forgotten, more than `limit`, never been."""
-        return await self.ask(journal.after, seq, limit=limit)
+        return await self.read(event_log.load_events_after, seq, limit=limit)

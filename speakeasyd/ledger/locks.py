@@ -19,7 +19,7 @@ COMMAND_CHARACTERS = 80
 
 
 @dataclass(frozen=True, slots=True)
-class Program:
+class LockingProgram:
     pid: int
     command: str
 
@@ -31,7 +31,9 @@ def describe_hold(ledger: Path) -> str:
     """What people are told while another program holds the ledger."""
     others = [program for program in find_holders(ledger) if program.pid != os.getpid()]
     who = f": {', '.join(map(str, others))}" if others else ""
-    return f"the ledger is locked by another program{who}; it has to end its transaction, or be closed"
+    return (
+        f"the ledger is locked by another program{who}; it has to end its transaction, or be closed"
+    )
 
 
 def find_long_hold(ledger: Path, *, daemon: int) -> str:
@@ -43,15 +45,15 @@ def find_long_hold(ledger: Path, *, daemon: int) -> str:
     return describe_hold(ledger) if first & _foreign_pids(ledger, daemon) else ""
 
 
-def find_holders(ledger: Path) -> list[Program]:
-    return [Program(pid, _command(pid)) for pid in sorted(_pids(ledger))]
+def find_holders(ledger: Path) -> list[LockingProgram]:
+    return [LockingProgram(pid, _read_command(pid)) for pid in sorted(_list_pids(ledger))]
 
 
 def _foreign_pids(ledger: Path, daemon: int) -> set[int]:
-    return _pids(ledger) - {daemon, os.getpid()}
+    return _list_pids(ledger) - {daemon, os.getpid()}
 
 
-def _pids(ledger: Path) -> set[int]:
+def _list_pids(ledger: Path) -> set[int]:
     index = log_files(ledger)[1]
     files = set()
     for path in (ledger, index):
@@ -61,7 +63,9 @@ def _pids(ledger: Path) -> set[int]:
     return {
         pid
         for pid, inode, start, end in _write_locks()
-        if inode in files and (inode != index_inode or start <= WRITE_LOCK <= end) and _has_open(pid, ledger, index)
+        if inode in files
+        and (inode != index_inode or start <= WRITE_LOCK <= end)
+        and _has_open(pid, ledger, index)
     }
 
 
@@ -73,7 +77,9 @@ def _write_locks() -> Iterator[tuple[int, int, int, float]]:
         return
     for line in lines:
         fields = line.split()
-        if len(fields) == 8 and fields[3] == "WRITE":  # one that only waits for a lock has an arrow more
+        if (
+            len(fields) == 8 and fields[3] == "WRITE"
+        ):  # one that only waits for a lock has an arrow more
             with suppress(ValueError):
                 inode = int(fields[5].rpartition(":")[2])
                 end = float("inf") if fields[7] == "EOF" else int(fields[7])
@@ -94,8 +100,10 @@ def _has_open(pid: int, *files: Path) -> bool:
     return False
 
 
-def _command(pid: int) -> str:
+def _read_command(pid: int) -> str:
     with suppress(OSError):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        words = (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
         return " ".join(words.split())[:COMMAND_CHARACTERS]
     return ""

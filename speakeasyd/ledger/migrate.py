@@ -14,16 +14,16 @@ from speakeasyd.durable import create_private
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.backup import back_up
-from speakeasyd.ledger.engine import explained
+from speakeasyd.ledger.connections import translate_error
 from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
-from speakeasyd.mounts import NETWORK, Mount, filesystem
+from speakeasyd.mounts import NETWORK, Mount, find_filesystem_type
 
 BUSY_MS = 60_000  # milliseconds to wait for another program that migrates or writes
 
 
-def refuse_network(ledger: Path, mounts: Iterable[Mount] | None = None) -> None:
+def require_local_filesystem(ledger: Path, mounts: Iterable[Mount] | None = None) -> None:
     """Raises LedgerError when `ledger` would lie on a network filesystem, or in a folder shared with a host machine."""
-    kind = filesystem(ledger.parent, mounts)
+    kind = find_filesystem_type(ledger.parent, mounts)
     if kind in NETWORK:
         raise LedgerError(
             f"the ledger {ledger} would lie on a network filesystem ({kind}), where SQLite loses data",
@@ -31,18 +31,18 @@ def refuse_network(ledger: Path, mounts: Iterable[Mount] | None = None) -> None:
         )
 
 
-def migrate(path: Path, *, scripts: Path | None = None) -> None:
+def migrate_ledger(path: Path, *, scripts: Path | None = None) -> None:
     """Create the ledger, or upgrade it after a backup. All in one transaction: killed half-way, nothing has happened.
 
     Raises LedgerError on a network filesystem, for a ledger of a newer version, and when it is damaged or not writable.
     """
-    refuse_network(path)
+    require_local_filesystem(path)
     refuse_foreign_log(path)
     forget_pair(path)
     try:
-        _migrate(path, scripts or find_scripts())
+        _migrate_locked(path, scripts or find_scripts())
     except (sqlite3.Error, DBAPIError) as error:
-        problem = explained(error, path)
+        problem = translate_error(error, path)
         if problem is error:
             problem = LedgerError(f"the ledger {path} cannot be made ready: {error}")
         raise problem from error
@@ -56,12 +56,15 @@ def find_scripts() -> Path:
 
 def known_revisions(scripts: Path | None = None) -> set[str]:
     """The versions of the schema that this version of the program knows."""
-    return {script.name.partition("_")[0] for script in ((scripts or find_scripts()) / "versions").glob("[0-9]*.py")}
+    return {
+        script.name.partition("_")[0]
+        for script in ((scripts or find_scripts()) / "versions").glob("[0-9]*.py")
+    }
 
 
-def _migrate(path: Path, scripts: Path) -> None:
+def _migrate_locked(path: Path, scripts: Path) -> None:
     known = known_revisions(scripts)
-    revision, newest = _revision(path), max(known)
+    revision, newest = _read_revision(path), max(known)
     if revision and revision not in known:
         raise LedgerError(
             f"the ledger {path} was made by a newer version of speakeasyd (schema {revision})",
@@ -70,18 +73,18 @@ def _migrate(path: Path, scripts: Path) -> None:
     if revision and revision != newest:
         back_up(path, label=revision)
     create_private(path)  # SQLite gives its other files the same mode
-    engine = _engine(path)
+    engine = _create_engine(path)
     try:
         with engine.begin() as connection:
             if revision != newest:
-                _upgrade(connection, scripts)
-            _renew_views(connection)
+                _run_alembic(connection, scripts)
+            _recreate_views(connection)
             _check_references(connection)
     finally:
         engine.dispose()
 
 
-def _upgrade(connection: Connection, scripts: Path) -> None:
+def _run_alembic(connection: Connection, scripts: Path) -> None:
     """Alembic is imported here alone: it is large, and most starts do not need it."""
     config = import_module("alembic.config").Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
@@ -89,26 +92,32 @@ def _upgrade(connection: Connection, scripts: Path) -> None:
     import_module("alembic.command").upgrade(config, "head")
 
 
-def _revision(path: Path) -> str | None:
+def _read_revision(path: Path) -> str | None:
     """The schema that the ledger has; None for a ledger that is yet to be made."""
     if not path.exists():
         return None
     with closing(sqlite3.connect(path)) as connection:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+        if not connection.execute(
+            "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
+        ).fetchone():
             return None
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(row[0]) if row else None
 
 
-def _engine(path: Path) -> Engine:
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"isolation_level": None})
+def _create_engine(path: Path) -> Engine:
+    engine = create_engine(
+        URL.create("sqlite", database=str(path)), connect_args={"isolation_level": None}
+    )
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: sqlite3.Connection, _record: object) -> None:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA foreign_keys = OFF")  # else dropping a table to rebuild it deletes what refers to it
+        connection.execute(
+            "PRAGMA foreign_keys = OFF"
+        )  # else dropping a table to rebuild it deletes what refers to it
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -117,13 +126,17 @@ def _engine(path: Path) -> Engine:
     return engine
 
 
-def _renew_views(connection: Connection) -> None:
-    existing: Any = connection.execute(text("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
-    for statement in views.statements(dict(existing.all())):
+def _recreate_views(connection: Connection) -> None:
+    existing: Any = connection.execute(
+        text("SELECT name, sql FROM sqlite_master WHERE type = 'view'")
+    )
+    for statement in views.build_view_statements(dict(existing.all())):
         connection.exec_driver_sql(statement)
 
 
 def _check_references(connection: Connection) -> None:
     broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
     if broken:
-        raise LedgerError(f"the migration would leave {len(broken)} broken references; nothing was changed")
+        raise LedgerError(
+            f"the migration would leave {len(broken)} broken references; nothing was changed"
+        )

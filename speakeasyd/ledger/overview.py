@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from speakeasyd.clock import iso
+from speakeasyd.clock import format_utc
 from speakeasyd.domain.pausing import ends_by_itself
-from speakeasyd.ledger.asking import LEDGER, ask
-from speakeasyd.ledger.lock import Holder, holder
+from speakeasyd.ledger.lock import LockHolder, find_holder
 from speakeasyd.ledger.locks import find_long_hold
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.queries import LEDGER, query_ledger
+from speakeasyd.ledger.readonly import Row
 
 WINDOW_S = 120.0  # seconds over which the speed is taken
 LEAST_S = 5.0  # seconds; less gives no honest speed
@@ -70,7 +70,7 @@ _DENSITY = """
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    daemon: Holder | None
+    daemon: LockHolder | None
     version: str
     state: str
     counts: dict[str, int]
@@ -88,54 +88,63 @@ class Snapshot:
     left_s: float | None  # seconds until the queue is empty
 
 
-def take(state: Path) -> Snapshot:
+def take_snapshot(state: Path) -> Snapshot:
     """Raises LedgerError where there is no ledger."""
-    said = {str(row["key"]): json.loads(str(row["value"])) for row in ask(state, "SELECT key, value FROM state")}
-    up = holder(state)
+    said = {
+        str(row["key"]): json.loads(str(row["value"]))
+        for row in query_ledger(state, "SELECT key, value FROM state")
+    }
+    up = find_holder(state)
     now = datetime.now(UTC)
-    recently = {"since": iso(now - RECENT)}
-    speed = _speed(state, now, up.up_s if up else WINDOW_S)
-    pauses = _pauses(state, said, up) if up else {}
+    recently = {"since": format_utc(now - RECENT)}
+    speed = _measure_speed(state, now, up.up_s if up else WINDOW_S)
+    pauses = _build_pauses(state, said, up) if up else {}
     return Snapshot(
         daemon=up,
         version=said.get("daemon", {}).get("version", ""),
         state=str(state / LEDGER),
-        counts={name: int(str(count)) for name, count in ask(state, _COUNTS)[0].items()},
-        batches=ask(state, _BATCHES),
-        in_work=ask(state, _IN_WORK),
-        ended=ask(state, _ENDED, recently),
+        counts={name: int(str(count)) for name, count in query_ledger(state, _COUNTS)[0].items()},
+        batches=query_ledger(state, _BATCHES),
+        in_work=query_ledger(state, _IN_WORK),
+        ended=query_ledger(state, _ENDED, recently),
         workers=said.get("workers", []) if up else [],
         pauses=pauses,
         held_by_person=[cause for cause in pauses if not ends_by_itself(cause)],
         failures=said.get("failures", {}) if up else {},
-        inboxes=_inboxes(said),
-        waiting=ask(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),
-        incidents=ask(state, _INCIDENTS, recently),
+        inboxes=_build_inbox_rows(said),
+        waiting=query_ledger(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),
+        incidents=query_ledger(state, _INCIDENTS, recently),
         speed=speed,
-        left_s=_left(state, speed),
+        left_s=_estimate_seconds_left(state, speed),
     )
 
 
-def _pauses(state: Path, said: dict[str, Any], up: Holder) -> dict[str, str]:
+def _build_pauses(state: Path, said: dict[str, Any], up: LockHolder) -> dict[str, str]:
     """As the daemon has noted them. While another program holds the ledger it can note nothing."""
     pauses: dict[str, str] = said.get("pauses", {})
     hold = find_long_hold(state / LEDGER, daemon=up.pid)
     return pauses | ({LEDGER_PAUSE: hold} if hold else {})
 
 
-def _inboxes(said: dict[str, Any]) -> list[Row]:
-    return [{"name": key.removeprefix("inbox ")} | about for key, about in said.items() if key.startswith("inbox ")]
+def _build_inbox_rows(said: dict[str, Any]) -> list[Row]:
+    return [
+        {"name": key.removeprefix("inbox ")} | about
+        for key, about in said.items()
+        if key.startswith("inbox ")
+    ]
 
 
-def _speed(state: Path, now: datetime, up_s: float) -> float | None:
+def _measure_speed(state: Path, now: datetime, up_s: float) -> float | None:
     """Over the last minutes, but not from before the daemon started, nor by events from before the clock was set."""
     since = now - timedelta(seconds=min(WINDOW_S, up_s))
-    advance = ask(state, _ADVANCE, {"since": iso(since), "until": iso(now)})[0]
+    advance = query_ledger(state, _ADVANCE, {"since": format_utc(since), "until": format_utc(now)})[
+        0
+    ]
     if not advance["seconds"]:
         return None
     spans = [
         (str(row["since"]), str(row["until"]))
-        for row in ask(state, _WORKED, {"began": advance["began"], "now": iso(now)})
+        for row in query_ledger(state, _WORKED, {"began": advance["began"], "now": format_utc(now)})
     ]
     return float(str(advance["seconds"])) / max(_covered_s(spans), LEAST_S)
 
@@ -151,9 +160,11 @@ def _covered_s(spans: Iterable[tuple[str, str]]) -> float:
     return total
 
 
-def _left(state: Path, speed: float | None) -> float | None:
+def _estimate_seconds_left(state: Path, speed: float | None) -> float | None:
     """Nobody can tell while nothing has been measured."""
-    density = ask(state, _DENSITY)[0]["seconds_per_byte"]
+    density = query_ledger(state, _DENSITY)[0]["seconds_per_byte"]
     if not speed or density is None:
         return None
-    return float(str(ask(state, _LEFT, {"seconds_per_byte": density})[0]["seconds"])) / speed
+    return (
+        float(str(query_ledger(state, _LEFT, {"seconds_per_byte": density})[0]["seconds"])) / speed
+    )

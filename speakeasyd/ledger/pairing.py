@@ -18,10 +18,10 @@ from speakeasyd.ledger.backup import log_files
 
 def refuse_foreign_log(ledger: Path) -> None:
     """Raises LedgerError if `ledger` was replaced while changes of the one before were still in its log."""
-    before = _read(ledger)
+    before = _read_pair(ledger)
     if before is None or not _is_foreign(ledger, before):
         return
-    if _read(ledger) != before:  # the daemon has just moved the log into the database
+    if _read_pair(ledger) != before:  # the daemon has just moved the log into the database
         return
     log = log_files(ledger)[0]
     raise LedgerError(
@@ -40,7 +40,7 @@ def note_pair(ledger: Path) -> None:
         main, log = ledger.stat(), log_files(ledger)[0].stat()
     except FileNotFoundError:
         return
-    _write(ledger, {"main": main.st_ino, "mtime_ns": main.st_mtime_ns, "log": log.st_ino})
+    _write_pair(ledger, {"main": main.st_ino, "mtime_ns": main.st_mtime_ns, "log": log.st_ino})
 
 
 @contextmanager
@@ -54,16 +54,18 @@ def changing_database(ledger: Path) -> Iterator[None]:
 
 
 def forget_pair(ledger: Path) -> None:
-    _mark(ledger).unlink(missing_ok=True)
+    _describe_file(ledger).unlink(missing_ok=True)
 
 
 def _is_foreign(ledger: Path, pair: dict[str, Any]) -> bool:
     try:
         main, log = ledger.stat(), log_files(ledger)[0].stat()
-        marked_at = _mark(ledger).stat().st_mtime
+        marked_at = _describe_file(ledger).stat().st_mtime
     except FileNotFoundError:
         return False
-    if log.st_size == 0 or log.st_ino != pair["log"]:  # nothing in it, or the whole folder was copied
+    if (
+        log.st_size == 0 or log.st_ino != pair["log"]
+    ):  # nothing in it, or the whole folder was copied
         return False
     if main.st_ino != pair["main"] or main.st_mtime_ns > pair["mtime_ns"]:
         return True
@@ -71,23 +73,25 @@ def _is_foreign(ledger: Path, pair: dict[str, Any]) -> bool:
         return False
     import psutil  # noqa: PLC0415 - seldom needed, and each command comes here
 
-    power_went = psutil.boot_time() > marked_at  # SQLite syncs the content, not the time, which may be older then
+    power_went = (
+        psutil.boot_time() > marked_at
+    )  # SQLite syncs the content, not the time, which may be older then
     return not power_went
 
 
-def _mark(ledger: Path) -> Path:
+def _describe_file(ledger: Path) -> Path:
     return ledger.with_name(f"{ledger.name}-pair")
 
 
-def _read(ledger: Path) -> dict[str, Any] | None:
+def _read_pair(ledger: Path) -> dict[str, Any] | None:
     try:
-        pair = json.loads(_mark(ledger).read_bytes())
+        pair = json.loads(_describe_file(ledger).read_bytes())
     except (OSError, ValueError):
         return None
     return pair if isinstance(pair, dict) and pair.keys() >= {"main", "mtime_ns", "log"} else None
 
 
-def _write(ledger: Path, pair: dict[str, int]) -> None:
-    mark = _mark(ledger)
+def _write_pair(ledger: Path, pair: dict[str, int]) -> None:
+    mark = _describe_file(ledger)
     create_private(mark)
     mark.write_text(json.dumps(pair), encoding="ascii")

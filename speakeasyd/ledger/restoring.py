@@ -8,11 +8,11 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from speakeasyd.durable import private_mode, settle_folder
+from speakeasyd.durable import private_mode, sync_folder
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.backup import copy_ledger, log_files, open_copy, open_live
 from speakeasyd.ledger.lock import LedgerLock
-from speakeasyd.ledger.migrate import known_revisions, refuse_network
+from speakeasyd.ledger.migrate import known_revisions, require_local_filesystem
 from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
 
 RESTORE = "Put back a copy that is sound, while no daemon runs: speakeasyd ledger restore FILE"
@@ -28,7 +28,7 @@ class DamagedLedger(LedgerError):
         super().__init__(f"{path} is damaged: {problem}", hint=RESTORE)
 
 
-def restore(copy: Path, ledger: Path) -> Path | None:
+def restore_ledger(copy: Path, ledger: Path) -> Path | None:
     """Put `copy` in place of the ledger. Returns where the replaced one is; None if there was none.
 
     `copy` may be the ledger's own file: then what is in the log beside it is left out.
@@ -36,18 +36,20 @@ def restore(copy: Path, ledger: Path) -> Path | None:
     """
     if not copy.is_file():
         raise LedgerError(f"there is no file {copy}")
-    refuse_network(ledger)
+    require_local_filesystem(ledger)
     ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(ledger.parent):
         fresh = ledger.with_name(f"{ledger.name}.restoring")
         try:
             _copy_checked(copy, fresh, without_log=ledger.exists() and copy.samefile(ledger))
-            replaced = _keep(ledger)
+            replaced = _keep_replaced(ledger)
             fresh.chmod(private_mode(ledger.parent))
-            fresh.replace(ledger)  # killed here, the next start notices that the log beside it is another's
+            fresh.replace(
+                ledger
+            )  # killed here, the next start notices that the log beside it is another's
             for file in log_files(ledger):
                 file.unlink(missing_ok=True)
-            settle_folder(ledger.parent)
+            sync_folder(ledger.parent)
             forget_pair(ledger)
         except OSError as error:
             raise LedgerError(f"the ledger cannot be restored: {error}") from error
@@ -56,28 +58,30 @@ def restore(copy: Path, ledger: Path) -> Path | None:
     return replaced
 
 
-def examine(ledger: Path) -> tuple[str, list[str]]:
+def examine_ledger(ledger: Path) -> tuple[str, list[str]]:
     """The version of a ledger's schema, and what is wrong with it. A daemon may have it open.
 
     Raises LedgerError if it cannot be read as a ledger.
     """
     if not ledger.is_file():
-        raise LedgerError(f"there is no ledger at {ledger}", hint="It is made when the daemon first starts.")
+        raise LedgerError(
+            f"there is no ledger at {ledger}", hint="It is made when the daemon first starts."
+        )
     refuse_foreign_log(ledger)
     with closing(open_live(ledger)) as connection:
-        return _revision(connection, ledger), list(_problems(connection))
+        return _read_revision(connection, ledger), list(_list_problems(connection))
 
 
 def _copy_checked(copy: Path, fresh: Path, *, without_log: bool) -> None:
     with closing(open_copy(copy, without_log=without_log)) as connection:
-        _revision(connection, copy)
-        problems = list(_problems(connection))
+        _read_revision(connection, copy)
+        problems = list(_list_problems(connection))
         if problems:
             raise DamagedLedger(copy, problems[0])
         copy_ledger(connection, fresh, overwrite=True)
 
 
-def _revision(connection: sqlite3.Connection, path: Path) -> str:
+def _read_revision(connection: sqlite3.Connection, path: Path) -> str:
     try:
         found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("SELECT 1 FROM jobs LIMIT 1")
@@ -100,18 +104,20 @@ def _no_ledger(path: Path, why: str) -> LedgerError:
     return LedgerError(f"{path} is no ledger that can be read: {why}")
 
 
-def _problems(connection: sqlite3.Connection) -> Iterator[str]:
+def _list_problems(connection: sqlite3.Connection) -> Iterator[str]:
     try:
         for (found,) in connection.execute(f"PRAGMA integrity_check({SHOWN})"):
             if found != "ok":
                 yield str(found)
-        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(SHOWN):
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(
+            SHOWN
+        ):
             yield f"{table}, row {row}: it refers to a row of {parent} that is gone"
     except sqlite3.DatabaseError as error:
         yield str(error)
 
 
-def _keep(ledger: Path) -> Path | None:
+def _keep_replaced(ledger: Path) -> Path | None:
     """Give the ledger and its log second names, so that SQLite can open them together later."""
     if not ledger.exists():
         return None
@@ -119,12 +125,12 @@ def _keep(ledger: Path) -> Path | None:
     kept = ledger.with_name(f"{ledger.stem}-replaced-{moment}{ledger.suffix}")
     for file, name in zip((ledger, *log_files(ledger)), (kept, *log_files(kept)), strict=True):
         if file.exists():
-            _link(file, name)
-    settle_folder(ledger.parent)
+            _link_file(file, name)
+    sync_folder(ledger.parent)
     return kept
 
 
-def _link(file: Path, name: Path) -> None:
+def _link_file(file: Path, name: Path) -> None:
     try:
         os.link(file, name)
     except OSError:  # a filesystem without links

@@ -11,8 +11,16 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, exists, insert, select, update
 
 from speakeasyd.domain.job import JobId, Status
-from speakeasyd.ledger.tables import artifacts, chunks, jobs, retries, retry_chunks, segments, strikes
-from speakeasyd.ledger.words import as_json
+from speakeasyd.ledger.tables import (
+    artifacts,
+    chunks,
+    jobs,
+    retries,
+    retry_chunks,
+    segments,
+    strikes,
+)
+from speakeasyd.ledger.text_columns import encode_json
 from speakeasyd.ledger.writer import Transaction
 
 WORK_CHUNKS = """(
@@ -24,17 +32,24 @@ WORK_CHUNKS = """(
 )"""
 """In SQL over `jobs`: the chunks of the attempt that is under way."""
 
-_UNWRITTEN = exists().where(artifacts.c.job_id == retries.c.job_id, artifacts.c.written_at.is_(None))
+_UNWRITTEN = exists().where(
+    artifacts.c.job_id == retries.c.job_id, artifacts.c.written_at.is_(None)
+)
 
 Rows = Sequence[Mapping[str, object]]
 
 
-def begin(tx: Transaction, job_ids: Sequence[JobId], columns: Iterable[str]) -> None:
+def begin_retry(tx: Transaction, job_ids: Sequence[JobId], columns: Iterable[str]) -> None:
     """Remember the results of those of these jobs that are completed: these columns will be reset."""
     names = list(columns)
     completed = jobs.c.id.in_(job_ids) & (jobs.c.status == Status.COMPLETED)
-    found = tx.connection.execute(select(jobs.c.id, *(jobs.c[name] for name in names)).where(completed)).all()
-    rows = [{"job_id": row.id, "result": as_json({name: row._mapping[name] for name in names})} for row in found]
+    found = tx.connection.execute(
+        select(jobs.c.id, *(jobs.c[name] for name in names)).where(completed)
+    ).all()
+    rows = [
+        {"job_id": row.id, "result": encode_json({name: row._mapping[name] for name in names})}
+        for row in found
+    ]
     if rows:
         tx.connection.execute(insert(retries), rows)
 
@@ -62,14 +77,16 @@ def keep_chunk(tx: Transaction, chunk: Mapping[str, object], texts: Rows) -> Non
     row = {name: chunk[name] for name in names}
     said = [one for one in texts if one["language"] == chunk["language"]]
     text = "".join(str(one["text"]) for one in said)
-    content = as_json({"chunk": chunk, "segments": texts})
+    content = encode_json({"chunk": chunk, "segments": texts})
     tx.connection.execute(insert(retry_chunks).values(**row, text=text, content=content))
 
 
 def read_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
     """The segments of the retry, as rows of `segments`, in their order in time."""
     contents = select(retry_chunks.c.content).where(retry_chunks.c.job_id == job_id)
-    rows = [row for content in connection.scalars(contents) for row in json.loads(content)["segments"]]
+    rows = [
+        row for content in connection.scalars(contents) for row in json.loads(content)["segments"]
+    ]
     return sorted(rows, key=lambda row: (row["start_seconds"], row["chunk"], row["position"]))
 
 
@@ -86,7 +103,10 @@ def replace_finished(tx: Transaction, job_id: JobId) -> None:
     if not find_retried(tx.connection, [job_id]):
         return
     contents = select(retry_chunks.c.content).where(retry_chunks.c.job_id == job_id)
-    found = [json.loads(content) for content in tx.connection.scalars(contents.order_by(retry_chunks.c.number))]
+    found = [
+        json.loads(content)
+        for content in tx.connection.scalars(contents.order_by(retry_chunks.c.number))
+    ]
     tx.connection.execute(delete(chunks).where(chunks.c.job_id == job_id))
     if found:
         tx.connection.execute(insert(chunks), [one["chunk"] for one in found])
@@ -96,13 +116,17 @@ def replace_finished(tx: Transaction, job_id: JobId) -> None:
     tx.connection.execute(update(jobs).where(jobs.c.id == job_id).values(retry_error=None))
 
 
-def restore_finished(tx: Transaction, job_ids: Sequence[JobId], *, error: str | None) -> list[JobId]:
+def restore_finished(
+    tx: Transaction, job_ids: Sequence[JobId], *, error: str | None
+) -> list[JobId]:
     """The retry ended without a whole text: those of these jobs that were retried are as they were before.
 
     `error`: why it failed; None: a person cancelled it. If artifacts of the retry may have been written already, the
     job waits to have those of its finished transcript written again.
     """
-    found = select(retries.c.job_id, retries.c.result, _UNWRITTEN).where(retries.c.job_id.in_(job_ids))
+    found = select(retries.c.job_id, retries.c.result, _UNWRITTEN).where(
+        retries.c.job_id.in_(job_ids)
+    )
     rows = tx.connection.execute(found).all()
     for job_id, result, overwritten in rows:
         values: dict[str, object] = {**json.loads(result), "claim_token": None, "boot_id": None}

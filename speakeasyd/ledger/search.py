@@ -18,7 +18,9 @@ STRETCH = 20_000  # segments to look through at first; twice as many each furthe
 
 TERMS = 32  # words and phrases of one search
 PREFIXES = 8  # of them, those with a `*`
-PREFIX_LETTERS = 2  # before the `*`, of an alphabet that has few: one letter stands for a good part of all words
+PREFIX_LETTERS = (
+    2  # before the `*`, of an alphabet that has few: one letter stands for a good part of all words
+)
 
 TIME = r"^\d{4}(-\d\d(-\d\d([T ][\d:.]*Z?)?)?)?$"
 """How a filter may say a time."""
@@ -57,7 +59,7 @@ _NEXT_JOB = text("SELECT created_at FROM jobs WHERE id >= :id ORDER BY id LIMIT 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filters:
+class SearchFilters:
     """What a hit must be besides; None: whatever it is. Times are when the file was received, UTC.
 
     A time may be the beginning of one: with `2026-05` the whole month is meant.
@@ -71,11 +73,11 @@ class Filters:
     channel: int | None = None  # 0 is left
 
 
-EVERYTHING = Filters()
+EVERYTHING = SearchFilters()
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class SearchHit:
     """A segment in which the words are said."""
 
     job_id: int
@@ -88,7 +90,7 @@ class Hit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stretch:
+class _SegmentRange:
     """Jobs and segments, from this number to that."""
 
     first: int
@@ -97,60 +99,75 @@ class _Stretch:
     high: int
 
 
-def search_file(path: Path, words: str, limit: int, filters: Filters = EVERYTHING) -> list[Hit]:
-    """As `search`, beside a running daemon or without one; needs no right to write. Raises LedgerError."""
+def search_file(
+    path: Path, words: str, limit: int, filters: SearchFilters = EVERYTHING
+) -> list[SearchHit]:
+    """As `search_text`, beside a running daemon or without one; needs no right to write. Raises LedgerError."""
     with open_for_reading(path) as file:
         engine = create_engine("sqlite://", creator=lambda: file, poolclass=StaticPool)
         try:
             with engine.connect() as connection:
-                return search(connection, words, limit, filters)
+                return search_text(connection, words, limit, filters)
         except DBAPIError as error:
             raise LedgerError(f"the ledger {path} cannot be searched: {error.orig}") from error
 
 
-def search(connection: Connection, words: str, limit: int, filters: Filters = EVERYTHING) -> list[Hit]:
+def search_text(
+    connection: Connection, words: str, limit: int, filters: SearchFilters = EVERYTHING
+) -> list[SearchHit]:
     """Segments with all of these words, in any order, the best first; of common words, the newest first.
 
     `"in quotes"` words follow one another, `trans*` stands for all that begin so, `-not` must not be there. Nothing is
     missed, whatever the filters leave out.
     """
-    query = phrase(words)
+    query = build_match_expression(words)
     if not query:
         return []
-    asked = asdict(filters) | _received(connection, filters) | {"words": query, "low": 0, "high": 2**63 - 1}
+    asked = (
+        asdict(filters)
+        | _find_received_range(connection, filters)
+        | {"words": query, "low": 0, "high": 2**63 - 1}
+    )
     if connection.scalar(_COMMON, asked | {"ranked": RANKED}) is None:
-        return [Hit(*row) for row in connection.execute(_BEST, asked | {"limit": limit})]
+        return [SearchHit(*row) for row in connection.execute(_BEST, asked | {"limit": limit})]
     if filters == EVERYTHING:
-        return [Hit(*row) for row in connection.execute(_NEWEST, asked | {"limit": limit})]
-    hits: list[Hit] = []
-    for stretch in _stretches(connection, asked):
+        return [SearchHit(*row) for row in connection.execute(_NEWEST, asked | {"limit": limit})]
+    hits: list[SearchHit] = []
+    for stretch in _find_segment_ranges(connection, asked):
         found = connection.execute(_NEWEST, asked | asdict(stretch) | {"limit": limit - len(hits)})
-        hits += [Hit(*row) for row in found]
+        hits += [SearchHit(*row) for row in found]
         if len(hits) == limit:
             break
     return hits
 
 
-def _stretches(connection: Connection, asked: Mapping[str, object]) -> Iterator[_Stretch]:
+def _find_segment_ranges(
+    connection: Connection, asked: Mapping[str, object]
+) -> Iterator[_SegmentRange]:
     """Where the segments of the jobs that pass the filters lie, the newest jobs first.
 
     Each job's lie close together, mostly, and those of the next job follow: neighbours are one stretch.
     """
     most = STRETCH
-    one: _Stretch | None = None
+    one: _SegmentRange | None = None
     for job, low, high in connection.execute(_PLACES, asked):
-        if one and low - one.high <= PASSED and one.low - high <= PASSED and one.high - one.low < most:
-            one = _Stretch(job, one.last, min(low, one.low), max(high, one.high))
+        if (
+            one
+            and low - one.high <= PASSED
+            and one.low - high <= PASSED
+            and one.high - one.low < most
+        ):
+            one = _SegmentRange(job, one.last, min(low, one.low), max(high, one.high))
             continue
         if one:
             yield one
             most *= 2
-        one = _Stretch(job, job, low, high)
+        one = _SegmentRange(job, job, low, high)
     if one:
         yield one
 
 
-def _received(connection: Connection, filters: Filters) -> dict[str, int]:
+def _find_received_range(connection: Connection, filters: SearchFilters) -> dict[str, int]:
     """The jobs of that time, first to last: their numbers grow with time, so that halving finds them."""
     newest = connection.scalar(text("SELECT max(id) FROM jobs")) or 0
 
@@ -165,12 +182,12 @@ def _received(connection: Connection, filters: Filters) -> dict[str, int]:
     return {"first": first, "last": last}
 
 
-def phrase(words: str) -> str:
+def build_match_expression(words: str) -> str:
     """In the query language of FTS5, whatever a person types; empty where there is nothing to look for.
 
     Raises QueryError for a search that would take very long.
     """
-    terms = list(_terms(words))
+    terms = list(_parse_terms(words))
     _require_cheap(terms)
     wanted: list[str] = []
     unwanted: list[str] = []
@@ -186,13 +203,20 @@ def _require_cheap(terms: Sequence[tuple[bool, str]]) -> None:
     if len(terms) > TERMS:
         raise QueryError(f"a search has {TERMS} words at most; these are {len(terms)}")
     if len(prefixes) > PREFIXES:
-        raise QueryError(f"a search has {PREFIXES} words with a * at most; these are {len(prefixes)}")
-    short = next((one for one in prefixes if one.isascii() and len(one.split('"')[1]) < PREFIX_LETTERS), None)
+        raise QueryError(
+            f"a search has {PREFIXES} words with a * at most; these are {len(prefixes)}"
+        )
+    short = next(
+        (one for one in prefixes if one.isascii() and len(one.split('"')[1]) < PREFIX_LETTERS), None
+    )
     if short:
-        raise QueryError(f"{short.replace(' ', '')} stands for too many words", hint="Two letters before the * do.")
+        raise QueryError(
+            f"{short.replace(' ', '')} stands for too many words",
+            hint="Two letters before the * do.",
+        )
 
 
-def _terms(words: str) -> Iterator[tuple[bool, str]]:
+def _parse_terms(words: str) -> Iterator[tuple[bool, str]]:
     """Whether it must not be there, and the term: quoted, so that nothing in it is taken for an operator."""
     for minus, quoted, bare, star in _TERM.findall(words.replace("\0", " ")):
         told = quoted or bare.rstrip("*")

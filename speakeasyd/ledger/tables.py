@@ -20,7 +20,7 @@ from sqlalchemy import (
     text,
 )
 
-from speakeasyd.ledger.words import PlainText
+from speakeasyd.ledger.text_columns import SanitizedText
 
 NO_WAIT = ""
 """As `available_at`: no need to wait. It is before every time, so a clock that is set back holds up nothing."""
@@ -36,17 +36,22 @@ metadata = MetaData(
 )
 
 
-def _count(name: str) -> Column[int]:
+def _counter_column(name: str) -> Column[int]:
     return Column(name, Integer, nullable=False, server_default=text("0"))
 
 
 batches = Table(
     "batches",
     metadata,
-    Column("name", PlainText, primary_key=True),
-    Column("created_at", PlainText, nullable=False),
-    *map(_count, ("total", "pending", "processing", "completed", "failed", "cancelled", "skipped")),
-    _count("audio_ms"),  # an integer, so that adding and taking away a million times leaves no error
+    Column("name", SanitizedText, primary_key=True),
+    Column("created_at", SanitizedText, nullable=False),
+    *map(
+        _counter_column,
+        ("total", "pending", "processing", "completed", "failed", "cancelled", "skipped"),
+    ),
+    _counter_column(
+        "audio_ms"
+    ),  # an integer, so that adding and taking away a million times leaves no error
 )
 """The counts are kept by triggers on `jobs`: a million jobs are summed up at once, whoever changes them."""
 
@@ -54,57 +59,73 @@ jobs = Table(
     "jobs",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("batch", PlainText, ForeignKey("batches.name"), nullable=False),
-    Column("inbox", PlainText, nullable=False),
-    Column("path_raw", BLOB, nullable=False),  # relative to the inbox, as os.fsencode gives it: names need not be text
-    Column("path", PlainText, nullable=False),  # the same for people
+    Column("batch", SanitizedText, ForeignKey("batches.name"), nullable=False),
+    Column("inbox", SanitizedText, nullable=False),
+    Column(
+        "path_raw", BLOB, nullable=False
+    ),  # relative to the inbox, as os.fsencode gives it: names need not be text
+    Column("path", SanitizedText, nullable=False),  # the same for people
     Column("size", Integer, nullable=False),
     Column("mtime_ns", Integer, nullable=False),
     Column("inode", Integer, nullable=False),
-    Column("sha256", PlainText, nullable=False),
-    Column("work_key", PlainText),  # equal: the same transcript, so that one may lend it to the other; null: never lend
-    Column("options", PlainText, nullable=False),  # JSON
-    Column("requested_model", PlainText, nullable=False),
-    Column("preset", PlainText),
+    Column("sha256", SanitizedText, nullable=False),
+    Column(
+        "work_key", SanitizedText
+    ),  # equal: the same transcript, so that one may lend it to the other; null: never lend
+    Column("options", SanitizedText, nullable=False),  # JSON
+    Column("requested_model", SanitizedText, nullable=False),
+    Column("preset", SanitizedText),
     Column("priority", Integer, nullable=False, server_default=text("0")),
-    Column("status", PlainText, nullable=False),
+    Column("status", SanitizedText, nullable=False),
     Column("progress", REAL, nullable=False, server_default=text("0")),
-    _count("attempts"),
-    _count("crashes"),
+    _counter_column("attempts"),
+    _counter_column("crashes"),
     Column("transcribed", Boolean, nullable=False, server_default=text("0")),
     Column("container_seconds", REAL),
     Column("audio_seconds", REAL),
     Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
-    Column("language", PlainText),
+    Column("language", SanitizedText),
     Column("language_probability", REAL),
-    Column("model", PlainText),
-    Column("device", PlainText),
-    Column("error_code", PlainText),
-    Column("error", PlainText),
-    Column("warning", PlainText),
-    Column("created_at", PlainText, nullable=False),
-    Column("available_at", PlainText, nullable=False),
-    Column("started_at", PlainText),
-    Column("finished_at", PlainText),
-    Column("claim_token", PlainText),
-    Column("boot_id", PlainText),
+    Column("model", SanitizedText),
+    Column("device", SanitizedText),
+    Column("error_code", SanitizedText),
+    Column("error", SanitizedText),
+    Column("warning", SanitizedText),
+    Column("created_at", SanitizedText, nullable=False),
+    Column("available_at", SanitizedText, nullable=False),
+    Column("started_at", SanitizedText),
+    Column("finished_at", SanitizedText),
+    Column("claim_token", SanitizedText),
+    Column("boot_id", SanitizedText),
     Column("duplicate_of", Integer, ForeignKey("jobs.id", ondelete="SET NULL")),
-    Column("warning_kinds", PlainText),  # JSON: ["cut", ...], see WarningKind; null: no warning
-    Column("final_at", PlainText),  # when it may end as incomplete; null: at once
-    Column("superseded_by", Integer),  # the job of a newer version of the file, once it has completed
-    Column("retry_error", PlainText),  # why the last retry of this completed job failed
+    Column("warning_kinds", SanitizedText),  # JSON: ["cut", ...], see WarningKind; null: no warning
+    Column("final_at", SanitizedText),  # when it may end as incomplete; null: at once
+    Column(
+        "superseded_by", Integer
+    ),  # the job of a newer version of the file, once it has completed
+    Column("retry_error", SanitizedText),  # why the last retry of this completed job failed
     CheckConstraint(
-        "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')", name="status_is_legal"
+        "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')",
+        name="status_is_legal",
     ),
     CheckConstraint(
         "(finished_at IS NOT NULL) = (status IN ('completed', 'failed', 'cancelled', 'skipped'))",
         name="finished_exactly_when_ended",
     ),
-    CheckConstraint("(claim_token IS NOT NULL) = (status = 'processing')", name="claimed_exactly_when_processing"),
+    CheckConstraint(
+        "(claim_token IS NOT NULL) = (status = 'processing')",
+        name="claimed_exactly_when_processing",
+    ),
     CheckConstraint("progress BETWEEN 0 AND 1", name="progress_is_a_fraction"),
     Index("ix_jobs_identity", "inbox", "path_raw", "size", "mtime_ns", "inode"),
     Index("ix_jobs_sha256", "sha256"),
-    Index("ix_jobs_next", text("priority DESC"), "id", "available_at", sqlite_where=text("status = 'pending'")),
+    Index(
+        "ix_jobs_next",
+        text("priority DESC"),
+        "id",
+        "available_at",
+        sqlite_where=text("status = 'pending'"),
+    ),
     Index(
         "ix_jobs_claim",
         "requested_model",
@@ -118,7 +139,12 @@ jobs = Table(
     Index("ix_jobs_status", "status"),
     Index("ix_jobs_status_finished", "status", "finished_at"),
     Index("ix_jobs_batch", "batch"),
-    Index("ix_jobs_underway", "batch", "progress", sqlite_where=text("finished_at IS NULL AND progress > 0")),
+    Index(
+        "ix_jobs_underway",
+        "batch",
+        "progress",
+        sqlite_where=text("finished_at IS NULL AND progress > 0"),
+    ),
     Index("ix_jobs_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
     Index("ix_jobs_duplicate_of", "duplicate_of", sqlite_where=text("duplicate_of IS NOT NULL")),
     sqlite_autoincrement=True,  # the number of a job is never given again
@@ -127,13 +153,13 @@ jobs = Table(
 tombstones = Table(
     "tombstones",
     metadata,
-    Column("inbox", PlainText, primary_key=True),
+    Column("inbox", SanitizedText, primary_key=True),
     Column("path_raw", BLOB, primary_key=True),
     Column("size", Integer, nullable=False),
     Column("mtime_ns", Integer, nullable=False),
     Column("inode", Integer, nullable=False),
-    Column("sha256", PlainText, nullable=False),
-    Column("status", PlainText, nullable=False),
+    Column("sha256", SanitizedText, nullable=False),
+    Column("status", SanitizedText, nullable=False),
 )
 """What must be remembered of jobs that were pruned: a file still in its inbox is not transcribed again."""
 
@@ -141,19 +167,22 @@ attempts = Table(
     "attempts",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("claim_token", PlainText, nullable=False, unique=True),
-    Column("boot_id", PlainText, nullable=False),
-    Column("started_at", PlainText, nullable=False),
-    Column("ended_at", PlainText),
-    Column("outcome", PlainText),  # null while it runs
-    Column("model", PlainText),
-    Column("device", PlainText),
-    Column("error_code", PlainText),
-    Column("error", PlainText),
+    Column(
+        "job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, index=True
+    ),
+    Column("claim_token", SanitizedText, nullable=False, unique=True),
+    Column("boot_id", SanitizedText, nullable=False),
+    Column("started_at", SanitizedText, nullable=False),
+    Column("ended_at", SanitizedText),
+    Column("outcome", SanitizedText),  # null while it runs
+    Column("model", SanitizedText),
+    Column("device", SanitizedText),
+    Column("error_code", SanitizedText),
+    Column("error", SanitizedText),
     CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_exactly_with_outcome"),
     CheckConstraint(
-        "outcome IN ('completed', 'failed', 'cancelled', 'released', 'crashed', 'interrupted')", name="outcome_is_legal"
+        "outcome IN ('completed', 'failed', 'cancelled', 'released', 'crashed', 'interrupted')",
+        name="outcome_is_legal",
     ),
 )
 
@@ -165,11 +194,11 @@ chunks = Table(
     Column("start_seconds", REAL, nullable=False),
     Column("end_seconds", REAL, nullable=False),
     Column("channel", Integer),
-    _count("redone"),
+    _counter_column("redone"),
     Column("gap", Boolean, nullable=False, server_default=text("0")),
     Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
-    Column("committed_at", PlainText, nullable=False),
-    Column("language", PlainText),  # at its end; null for a gap
+    Column("committed_at", SanitizedText, nullable=False),
+    Column("language", SanitizedText),  # at its end; null for a gap
 )
 
 segments = Table(
@@ -181,14 +210,16 @@ segments = Table(
     Column("position", Integer, nullable=False),  # within the chunk
     Column("start_seconds", REAL, nullable=False),
     Column("end_seconds", REAL, nullable=False),
-    Column("text", PlainText, nullable=False),
+    Column("text", SanitizedText, nullable=False),
     Column("channel", Integer),
     Column("avg_logprob", REAL),  # null: the model gave no finite number
     Column("compression_ratio", REAL),
     Column("no_speech_prob", REAL),
-    Column("words", PlainText),  # JSON: [{"start", "end", "text", "probability"}, ...]
-    Column("language", PlainText),  # null: that of the job
-    ForeignKeyConstraint(["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"),
+    Column("words", SanitizedText),  # JSON: [{"start", "end", "text", "probability"}, ...]
+    Column("language", SanitizedText),  # null: that of the job
+    ForeignKeyConstraint(
+        ["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"
+    ),
     UniqueConstraint("job_id", "chunk", "position"),
 )
 """Triggers keep the full-text index `segments_fts` in step."""
@@ -197,7 +228,7 @@ retries = Table(
     "retries",
     metadata,
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("result", PlainText, nullable=False),  # JSON: columns of the job as they were
+    Column("result", SanitizedText, nullable=False),  # JSON: columns of the job as they were
 )
 """Completed jobs that are transcribed again, until the new text is whole."""
 
@@ -209,8 +240,8 @@ retry_chunks = Table(
     Column("start_seconds", REAL, nullable=False),
     Column("end_seconds", REAL, nullable=False),
     Column("gap", Boolean, nullable=False, server_default=text("0")),
-    Column("text", PlainText, nullable=False),
-    Column("content", PlainText, nullable=False),  # JSON: its rows of `chunks` and `segments`
+    Column("text", SanitizedText, nullable=False),
+    Column("content", SanitizedText, nullable=False),  # JSON: its rows of `chunks` and `segments`
 )
 """What such a retry has delivered so far."""
 
@@ -229,15 +260,21 @@ artifacts = Table(
     "artifacts",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True),  # null: pruned, the file stays
-    Column("format", PlainText, nullable=False),
-    Column("outbox", PlainText, nullable=False),
-    Column("path", PlainText, nullable=False),
-    Column("path_key", PlainText, nullable=False),  # equal where any filesystem may take two paths for one
-    Column("sha256", PlainText, nullable=False),
+    Column(
+        "job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True
+    ),  # null: pruned, the file stays
+    Column("format", SanitizedText, nullable=False),
+    Column("outbox", SanitizedText, nullable=False),
+    Column("path", SanitizedText, nullable=False),
+    Column(
+        "path_key", SanitizedText, nullable=False
+    ),  # equal where any filesystem may take two paths for one
+    Column("sha256", SanitizedText, nullable=False),
     Column("bytes", Integer, nullable=False),
-    Column("written_at", PlainText),  # null: intended, perhaps not written
-    Column("replaces_sha256", PlainText),  # of our own earlier file that may still be there under this name
+    Column("written_at", SanitizedText),  # null: intended, perhaps not written
+    Column(
+        "replaces_sha256", SanitizedText
+    ),  # of our own earlier file that may still be there under this name
     UniqueConstraint("outbox", "path_key"),
 )
 
@@ -245,16 +282,16 @@ incident_records = Table(
     "incident_records",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("at", PlainText, nullable=False, index=True),
-    Column("kind", PlainText, nullable=False),
-    Column("phase", PlainText, nullable=False),
-    Column("device", PlainText),
-    Column("worker", PlainText),
+    Column("at", SanitizedText, nullable=False, index=True),
+    Column("kind", SanitizedText, nullable=False),
+    Column("phase", SanitizedText, nullable=False),
+    Column("device", SanitizedText),
+    Column("worker", SanitizedText),
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True),
     Column("chunk", Integer),
-    Column("error", PlainText, nullable=False),
-    Column("action", PlainText, nullable=False),
-    Column("resolved_at", PlainText),
+    Column("error", SanitizedText, nullable=False),
+    Column("action", SanitizedText, nullable=False),
+    Column("resolved_at", SanitizedText),
     Column("cost_seconds", REAL),
 )
 
@@ -262,26 +299,26 @@ events = Table(
     "events",
     metadata,
     Column("seq", Integer, primary_key=True),
-    Column("at", PlainText, nullable=False, index=True),
-    Column("kind", PlainText, nullable=False),
+    Column("at", SanitizedText, nullable=False, index=True),
+    Column("kind", SanitizedText, nullable=False),
     Column("job_id", Integer, index=True),
-    Column("data", PlainText, nullable=False),  # JSON
+    Column("data", SanitizedText, nullable=False),  # JSON
 )
 
 deliveries = Table(
     "deliveries",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("target", PlainText, nullable=False),
+    Column("target", SanitizedText, nullable=False),
     Column("seq", Integer, nullable=False),  # of the event
-    Column("kind", PlainText, nullable=False),
-    Column("payload", PlainText, nullable=False),  # JSON, the same in every attempt
-    Column("status", PlainText, nullable=False, server_default=text("'pending'")),
-    _count("attempts"),
-    Column("created_at", PlainText, nullable=False, index=True),
-    Column("available_at", PlainText, nullable=False),
-    Column("ended_at", PlainText),
-    Column("error", PlainText),  # of the last attempt
+    Column("kind", SanitizedText, nullable=False),
+    Column("payload", SanitizedText, nullable=False),  # JSON, the same in every attempt
+    Column("status", SanitizedText, nullable=False, server_default=text("'pending'")),
+    _counter_column("attempts"),
+    Column("created_at", SanitizedText, nullable=False, index=True),
+    Column("available_at", SanitizedText, nullable=False),
+    Column("ended_at", SanitizedText),
+    Column("error", SanitizedText),  # of the last attempt
     CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status_is_legal"),
     CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_exactly_when_over"),
     UniqueConstraint("target", "seq"),
@@ -292,18 +329,18 @@ deliveries = Table(
 arrivals = Table(
     "arrivals",
     metadata,
-    Column("inbox", PlainText, primary_key=True),
+    Column("inbox", SanitizedText, primary_key=True),
     Column("path_raw", BLOB, primary_key=True),
-    Column("path", PlainText, nullable=False),
+    Column("path", SanitizedText, nullable=False),
     Column("size", Integer, nullable=False),
-    Column("since", PlainText, nullable=False),
-    Column("reason", PlainText, nullable=False),
+    Column("since", SanitizedText, nullable=False),
+    Column("reason", SanitizedText, nullable=False),
 )
 
 state = Table(
     "state",
     metadata,
-    Column("key", PlainText, primary_key=True),
-    Column("value", PlainText, nullable=False),  # JSON
-    Column("updated_at", PlainText, nullable=False),
+    Column("key", SanitizedText, primary_key=True),
+    Column("value", SanitizedText, nullable=False),  # JSON
+    Column("updated_at", SanitizedText, nullable=False),
 )

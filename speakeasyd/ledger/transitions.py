@@ -16,32 +16,52 @@ SLICE = 500  # values in one IN (...)
 T = TypeVar("T")
 
 
-def slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequence[T]]:
+def split_into_slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def change(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
+def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
     """Change a claimed job. Raises NotYours when the claim is no longer the one of `token`."""
-    if not tx.connection.execute(update(jobs).where(_owned(job_id, token)).values(**values)).rowcount:
-        raise _not_yours(job_id)
+    if not tx.connection.execute(
+        update(jobs).where(_matches_claim(job_id, token)).values(**values)
+    ).rowcount:
+        raise _claim_lost_error(job_id)
 
 
-def prove(tx: Transaction, job_id: JobId, token: Token) -> None:
+def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
     """Raises NotYours when the claim no longer holds; within this transaction it cannot be lost any more."""
-    if not tx.connection.scalar(select(jobs.c.id).where(_owned(job_id, token))):
-        raise _not_yours(job_id)
+    if not tx.connection.scalar(select(jobs.c.id).where(_matches_claim(job_id, token))):
+        raise _claim_lost_error(job_id)
 
 
-def leave(tx: Transaction, job_id: JobId, token: Token, status: Status, *, outcome: str, **values: object) -> None:
+def end_claim(
+    tx: Transaction, job_id: JobId, token: Token, status: Status, *, outcome: str, **values: object
+) -> None:
     """End a claim: the job takes on `status`, the attempt is closed with `outcome` and the job's error, if any."""
     ended = None if status is Status.PENDING else tx.now
-    change(tx, job_id, token, status=status, finished_at=ended, claim_token=None, boot_id=None, **values)
-    close_attempts(tx, [job_id], outcome=outcome, code=values.get("error_code"), error=values.get("error"))
+    update_owned_job(
+        tx,
+        job_id,
+        token,
+        status=status,
+        finished_at=ended,
+        claim_token=None,
+        boot_id=None,
+        **values,
+    )
+    close_attempts(
+        tx, [job_id], outcome=outcome, code=values.get("error_code"), error=values.get("error")
+    )
 
 
 def close_attempts(
-    tx: Transaction, job_ids: Sequence[int], *, outcome: str, code: object = None, error: object = None
+    tx: Transaction,
+    job_ids: Sequence[int],
+    *,
+    outcome: str,
+    code: object = None,
+    error: object = None,
 ) -> None:
     """Close the open attempts of these jobs, and note what model and device they ran on."""
     tx.connection.execute(
@@ -52,17 +72,19 @@ def close_attempts(
             outcome=outcome,
             error_code=code,
             error=error,
-            model=_of_job(jobs.c.model),
-            device=_of_job(jobs.c.device),
+            model=_select_job_column(jobs.c.model),
+            device=_select_job_column(jobs.c.device),
         )
     )
 
 
-def _of_job(column: Column[Any]) -> ScalarSelect[Any]:
+def _select_job_column(column: Column[Any]) -> ScalarSelect[Any]:
     return select(column).where(jobs.c.id == attempts.c.job_id).scalar_subquery()
 
 
-def cancel(tx: Transaction, job_ids: Sequence[int], *, code: ErrorCode, error: str) -> list[JobId]:
+def cancel_jobs(
+    tx: Transaction, job_ids: Sequence[int], *, code: ErrorCode, error: str
+) -> list[JobId]:
     """Cancel those of these jobs that have not ended. Whoever works on one finds its claim gone.
 
     A completed job that was being retried is completed as before.
@@ -76,19 +98,28 @@ def cancel(tx: Transaction, job_ids: Sequence[int], *, code: ErrorCode, error: s
     close_attempts(tx, cancelled, outcome="cancelled", code=code, error=error)
     restored = retries.restore_finished(tx, cancelled, error=None)
     others = [job_id for job_id in cancelled if job_id not in restored]
-    ended = {"status": Status.CANCELLED, "finished_at": tx.now, "claim_token": None, "boot_id": None}
+    ended = {
+        "status": Status.CANCELLED,
+        "finished_at": tx.now,
+        "claim_token": None,
+        "boot_id": None,
+    }
     tx.connection.execute(
-        update(jobs).where(jobs.c.id.in_(others)).values(ended | {"error_code": code, "error": error})
+        update(jobs)
+        .where(jobs.c.id.in_(others))
+        .values(ended | {"error_code": code, "error": error})
     )
     for job_id in cancelled:
         kind = "job.retry_cancelled" if job_id in restored else "job.cancelled"
-        tx.tell(kind, job_id, error_code=code, error=error)
+        tx.record_event(kind, job_id, error_code=code, error=error)
     return cancelled
 
 
-def _owned(job_id: JobId, token: Token) -> ColumnElement[bool]:
-    return (jobs.c.id == job_id) & (jobs.c.claim_token == token) & (jobs.c.status == Status.PROCESSING)
+def _matches_claim(job_id: JobId, token: Token) -> ColumnElement[bool]:
+    return (
+        (jobs.c.id == job_id) & (jobs.c.claim_token == token) & (jobs.c.status == Status.PROCESSING)
+    )
 
 
-def _not_yours(job_id: JobId) -> NotYours:
+def _claim_lost_error(job_id: JobId) -> NotYours:
     return NotYours(f"job {job_id} is no longer owned by this claim")

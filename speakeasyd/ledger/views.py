@@ -69,9 +69,11 @@ VIEWS: Mapping[str, str] = {
 }
 
 
-def statements(existing: Mapping[str, str]) -> list[str]:
+def build_view_statements(existing: Mapping[str, str]) -> list[str]:
     """The SQL that brings the views, of which `existing` maps names to their SQL, up to date. None: nothing to do."""
-    wanted = {name: f"CREATE VIEW {name} AS {' '.join(query.split())}" for name, query in VIEWS.items()}
+    wanted = {
+        name: f"CREATE VIEW {name} AS {' '.join(query.split())}" for name, query in VIEWS.items()
+    }
     outdated = [name for name in existing if existing[name] != wanted.get(name)]
     missing = [sql for name, sql in wanted.items() if existing.get(name) != sql]
     return [*(f"DROP VIEW {name}" for name in outdated), *missing]

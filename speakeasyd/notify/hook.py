@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from subprocess import PIPE, TimeoutExpired
 from typing import IO
 
-from speakeasyd.domain.notices import Delivered, Failed, Outcome
+from speakeasyd.domain.notifications import DeliveryFailed, DeliverySucceeded, Outcome
 from speakeasyd.process_group import ProcessGroup
 
 TAIL_BYTES = 2000  # of the command's error output, kept for the message
@@ -18,7 +18,19 @@ TAIL_GRACE_S = 2.0  # seconds for the rest of the error output once the group ha
 
 PASSED_ON = frozenset(
     {
-        *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP"),
+        *(
+            "PATH",
+            "HOME",
+            "USER",
+            "LOGNAME",
+            "SHELL",
+            "LANG",
+            "LANGUAGE",
+            "TZ",
+            "TMPDIR",
+            "TEMP",
+            "TMP",
+        ),
         *("XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY"),
         *("SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "USERPROFILE", "USERNAME"),
         *("APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "PROGRAMFILES", "HOMEDRIVE", "HOMEPATH"),
@@ -40,7 +52,9 @@ def select_environment(environ: Mapping[str, str], *, more: Iterable[str] = ()) 
 class HookRun:
     """One run of the command. `wait` blocks; `kill` may be called by any thread, before, during and after it."""
 
-    def __init__(self, command: Sequence[str], *, environment: Mapping[str, str], timeout_s: float) -> None:
+    def __init__(
+        self, command: Sequence[str], *, environment: Mapping[str, str], timeout_s: float
+    ) -> None:
         self._command = list(command)
         self._environment = dict(environment)
         self._timeout_s = timeout_s
@@ -53,21 +67,23 @@ class HookRun:
         try:
             group = self._start()
         except (OSError, ValueError) as error:
-            return Failed(f"{self._command[0]} cannot be run: {error}", final=True)
+            return DeliveryFailed(f"{self._command[0]} cannot be run: {error}", final=True)
         if group is None:
-            return Failed("it was not started: the daemon stops")
+            return DeliveryFailed("it was not started: the daemon stops")
         tail = _TailReader(group.process.stderr)
         try:
             status = group.process.wait(self._timeout_s)
         except TimeoutExpired:
-            return Failed(f"it was killed after {self._timeout_s:g} s", final=True)
+            return DeliveryFailed(f"it was killed after {self._timeout_s:g} s", final=True)
         finally:
             group.kill()  # also what the command left in the background
             group.process.wait()
-            last_words = tail.take()
+            last_words = tail.take_tail()
         if status == 0:
-            return Delivered()
-        return Failed(f"it ended with exit status {status}: {last_words}".rstrip(": "), final=True)
+            return DeliverySucceeded()
+        return DeliveryFailed(
+            f"it ended with exit status {status}: {last_words}".rstrip(": "), final=True
+        )
 
     def kill(self) -> None:
         """End the command with all that it started; one that has not begun does not begin."""
@@ -79,7 +95,9 @@ class HookRun:
     def _start(self) -> ProcessGroup | None:
         with self._lock:
             if not self._is_killed:
-                self._group = ProcessGroup(self._command, environment=self._environment, stderr=PIPE)
+                self._group = ProcessGroup(
+                    self._command, environment=self._environment, stderr=PIPE
+                )
             return self._group
 
 
@@ -93,7 +111,7 @@ class _TailReader:
         self._thread = threading.Thread(target=self._read, name="hook output", daemon=True)
         self._thread.start()
 
-    def take(self) -> str:
+    def take_tail(self) -> str:
         """What was said last. Does not wait for a process that left the group and holds the pipe."""
         self._thread.join(TAIL_GRACE_S)
         text = self._tail.decode(errors="replace").strip()

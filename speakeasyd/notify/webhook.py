@@ -12,21 +12,23 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from speakeasyd import __version__
-from speakeasyd.domain.notices import Delivered, Failed, Outcome
+from speakeasyd.domain.notifications import DeliveryFailed, DeliverySucceeded, Outcome
 
 TIMEOUT_S = 10.0  # seconds for a receiver to answer
 GONE = 410  # the receiver wants no more
 _ENCODED = "whsec_"  # a secret that begins so is in Base64
 
 
-class _StayHere(HTTPRedirectHandler):
+class _RefuseRedirects(HTTPRedirectHandler):
     """What is signed for one receiver is not sent to another."""
 
     def redirect_request(self, *_args: Any, **_more: Any) -> None:
         return None
 
 
-def post(url: str, *, secret: str | None, message_id: str, body: str, now: datetime) -> Outcome:
+def post_message(
+    url: str, *, secret: str | None, message_id: str, body: str, now: datetime
+) -> Outcome:
     """Blocks for `TIMEOUT_S` at most. Any 2xx counts as taken."""
     payload = body.encode()
     headers = {
@@ -36,19 +38,21 @@ def post(url: str, *, secret: str | None, message_id: str, body: str, now: datet
         "webhook-timestamp": f"{now.timestamp():.0f}",
     }
     if secret:
-        headers["webhook-signature"] = signature(secret, message_id, headers["webhook-timestamp"], payload)
+        headers["webhook-signature"] = sign_message(
+            secret, message_id, headers["webhook-timestamp"], payload
+        )
     url, login = _split_login(url)
     if login:
         headers["authorization"] = f"Basic {login}"
     request = Request(url, payload, headers, method="POST")  # noqa: S310 - the settings take http and https only
     try:
-        with build_opener(_StayHere).open(request, timeout=TIMEOUT_S):
-            return Delivered()
+        with build_opener(_RefuseRedirects).open(request, timeout=TIMEOUT_S):
+            return DeliverySucceeded()
     except HTTPError as error:
         error.close()
-        return Failed(f"it answered {error.code} {error.reason}", final=error.code == GONE)
+        return DeliveryFailed(f"it answered {error.code} {error.reason}", final=error.code == GONE)
     except (OSError, HTTPException, ValueError) as error:
-        return Failed(f"it cannot be reached: {error}")
+        return DeliveryFailed(f"it cannot be reached: {error}")
 
 
 def _split_login(url: str) -> tuple[str, str | None]:
@@ -62,13 +66,15 @@ def _split_login(url: str) -> tuple[str, str | None]:
     return parts._replace(netloc=place).geturl(), base64.b64encode(plain).decode()
 
 
-def signature(secret: str, message_id: str, timestamp: str, payload: bytes) -> str:
+def sign_message(secret: str, message_id: str, timestamp: str, payload: bytes) -> str:
     """HMAC-SHA256 over id, time and payload: a message can be neither changed nor, later, sent again."""
-    signed = hmac.new(_key(secret), f"{message_id}.{timestamp}.".encode() + payload, hashlib.sha256)
+    signed = hmac.new(
+        _decode_secret(secret), f"{message_id}.{timestamp}.".encode() + payload, hashlib.sha256
+    )
     return f"v1,{base64.b64encode(signed.digest()).decode()}"
 
 
-def _key(secret: str) -> bytes:
+def _decode_secret(secret: str) -> bytes:
     if secret.startswith(_ENCODED):
         try:
             return base64.b64decode(secret.removeprefix(_ENCODED), validate=True)

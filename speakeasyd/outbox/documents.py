@@ -8,42 +8,44 @@ import docx
 from docx.document import Document
 from docx.shared import RGBColor
 
-from speakeasyd.domain.formats import NO_SPEECH, head
-from speakeasyd.domain.prose import Paragraph, clock, one_line, paragraphs
+from speakeasyd.domain.formats import NO_SPEECH, build_head
+from speakeasyd.domain.readable_text import Paragraph, build_paragraphs, format_clock, join_lines
 from speakeasyd.domain.transcript import Transcript
 
 _FAINT = RGBColor(0x80, 0x80, 0x80)
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first date that a zip archive can hold
 
 
-def docx_bytes(transcript: Transcript) -> bytes:
+def render_docx(transcript: Transcript) -> bytes:
     """The whole file."""
     document = docx.Document()
-    _describe(document, transcript)
-    document.add_heading(one_line(transcript.source), level=1)
-    _head(document, head(transcript))
-    said = list(paragraphs(transcript))
+    _set_properties(document, transcript)
+    document.add_heading(join_lines(transcript.source), level=1)
+    _add_head(document, build_head(transcript))
+    said = list(build_paragraphs(transcript))
     for paragraph in said:
-        _say(document, paragraph)
+        _add_paragraph(document, paragraph)
     if not said:
         document.add_paragraph().add_run(NO_SPEECH).italic = True
     packed = io.BytesIO()
     document.save(packed)
-    return _dateless(packed)
+    return _normalize_dates(packed)
 
 
-def _describe(document: Document, transcript: Transcript) -> None:
+def _set_properties(document: Document, transcript: Transcript) -> None:
     """Properties that depend on nothing but the transcript."""
     properties = document.core_properties
     properties.author = properties.last_modified_by = "speakeasyd"
-    properties.title = one_line(transcript.source)[:255]
+    properties.title = join_lines(transcript.source)[:255]
     properties.comments = ""
     properties.language = transcript.language or ""
     if transcript.created_at:
-        properties.created = properties.modified = datetime.fromisoformat(transcript.created_at).replace(tzinfo=None)
+        properties.created = properties.modified = datetime.fromisoformat(
+            transcript.created_at
+        ).replace(tzinfo=None)
 
 
-def _head(document: Document, rows: dict[str, str]) -> None:
+def _add_head(document: Document, rows: dict[str, str]) -> None:
     table = document.add_table(rows=0, cols=2)
     for label, value in rows.items():
         cells = table.add_row().cells
@@ -51,13 +53,13 @@ def _head(document: Document, rows: dict[str, str]) -> None:
     document.add_paragraph()
 
 
-def _say(document: Document, paragraph: Paragraph) -> None:
+def _add_paragraph(document: Document, paragraph: Paragraph) -> None:
     line = document.add_paragraph()
-    line.add_run(f"{clock(paragraph.start)}  ").font.color.rgb = _FAINT
+    line.add_run(f"{format_clock(paragraph.start)}  ").font.color.rgb = _FAINT
     line.add_run(paragraph.spoken).italic = paragraph.gap
 
 
-def _dateless(packed: io.BytesIO) -> bytes:
+def _normalize_dates(packed: io.BytesIO) -> bytes:
     """The same archive with every member dated alike."""
     out = io.BytesIO()
     with zipfile.ZipFile(packed) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:

@@ -6,24 +6,24 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 
-from speakeasyd.durable import draft, is_plain, make_folders, settle, settle_folder
-from speakeasyd.outbox.root import Root
-from speakeasyd.outbox.trouble import explained
+from speakeasyd.durable import create_draft, is_regular_file, make_folders, sync_file, sync_folder
+from speakeasyd.outbox.managed_folder import ManagedFolder
+from speakeasyd.outbox.os_errors import translate_os_errors
 
 TRIAL = 64 * 1024  # bytes: more than a disk that is full has left
 
 
-class Outbox(Root):
+class Outbox(ManagedFolder):
     """Paths are relative to the outbox, '/' between parts.
 
     Every verb raises OutboxUnavailable while the outbox is full or away, and FileFault for a name it will not take.
     """
 
-    def digest(self, path: str) -> str | None:
+    def hash_existing(self, path: str) -> str | None:
         """The SHA-256 of the file there; None if the name is free, "" if it is taken by what cannot be read."""
-        with explained(self.path):
-            target = self.resolve(path)
-            if not is_plain(target):
+        with translate_os_errors(self.path):
+            target = self.resolve_path(path)
+            if not is_regular_file(target):
                 return "" if os.path.lexists(target) else None
             try:
                 with target.open("rb") as file:
@@ -31,50 +31,58 @@ class Outbox(Root):
             except PermissionError:
                 return ""
 
-    def write(self, files: Mapping[str, bytes], *, replacing: Mapping[str, frozenset[str]] = {}) -> None:
+    def write_files(
+        self, files: Mapping[str, bytes], *, replacing: Mapping[str, frozenset[str]] = {}
+    ) -> None:
         """Write files of one folder, to appear in this order. A name that has the same bytes already is left alone.
 
         `replacing`: hashes, by path, of files that may be replaced; any other file in the way is somebody else's.
         """
-        self.require()
-        new = {path: data for path, data in files.items() if not self._has(path, data, replacing)}
-        folder = self.resolve(next(iter(files))).parent
-        with explained(self.path), ExitStack() as stack:
+        self.require_folder()
+        new = {
+            path: data
+            for path, data in files.items()
+            if not self._has_content(path, data, replacing)
+        }
+        folder = self.resolve_path(next(iter(files))).parent
+        with translate_os_errors(self.path), ExitStack() as stack:
             make_folders(folder)
             drafts = []
             for path, data in new.items():
-                name, file = stack.enter_context(draft(folder))
+                name, file = stack.enter_context(create_draft(folder))
                 file.write(data)
-                settle(file)
+                sync_file(file)
                 file.close()
                 drafts.append((name, path))
             for name, path in drafts:
-                self._has(path, new[path], replacing)  # a person may have come in between
-                name.replace(self.resolve(path))
-            settle_folder(folder)
+                self._has_content(path, new[path], replacing)  # a person may have come in between
+                name.replace(self.resolve_path(path))
+            sync_folder(folder)
 
-    def _has(self, path: str, data: bytes, replacing: Mapping[str, frozenset[str]]) -> bool:
-        with explained(self.path):
-            there = self.digest(path)
+    def _has_content(self, path: str, data: bytes, replacing: Mapping[str, frozenset[str]]) -> bool:
+        with translate_os_errors(self.path):
+            there = self.hash_existing(path)
             wanted = hashlib.sha256(data).hexdigest()
             if there not in {None, wanted, *replacing.get(path, frozenset())}:
-                raise FileExistsError(errno.EEXIST, f"{path} was put there by somebody else just now")
+                raise FileExistsError(
+                    errno.EEXIST, f"{path} was put there by somebody else just now"
+                )
             return there == wanted
 
-    def try_out(self) -> None:
+    def probe_writable(self) -> None:
         """Write a file of no use, and remove it again. Raises OutboxUnavailable."""
-        self.require()
-        with explained(self.path), draft(self.path) as (_, file):
+        self.require_folder()
+        with translate_os_errors(self.path), create_draft(self.path) as (_, file):
             file.write(bytes(TRIAL))
-            settle(file)
+            sync_file(file)
 
-    def remove(self, path: str, *, hashes: Collection[str]) -> bool:
+    def remove_file(self, path: str, *, hashes: Collection[str]) -> bool:
         """Remove a file of ours, unless somebody has changed it since. Returns whether nothing is there any more."""
-        self.require()
-        there = self.digest(path)
+        self.require_folder()
+        there = self.hash_existing(path)
         if there in hashes:
-            with explained(self.path):
-                target = self.resolve(path)
+            with translate_os_errors(self.path):
+                target = self.resolve_path(path)
                 target.unlink(missing_ok=True)
-                settle_folder(target.parent)
+                sync_folder(target.parent)
         return there is None or there in hashes

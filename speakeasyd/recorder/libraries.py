@@ -15,23 +15,28 @@ class RecorderBusy(SpeakeasyError):
     """A recording is under way already."""
 
 
-def sounddevice() -> Any:
+def load_sounddevice() -> Any:
     """Raises RecorderUnavailable."""
     try:
         import sounddevice as library  # noqa: PLC0415 - an extra, and slow to load
     except ImportError as error:
-        raise RecorderUnavailable("the library sounddevice is not installed", hint=_INSTALL) from error
+        raise RecorderUnavailable(
+            "the library sounddevice is not installed", hint=_INSTALL
+        ) from error
     except OSError as error:  # on Linux its wheels do not bring PortAudio
         raise RecorderUnavailable(
-            f"the library PortAudio cannot be loaded: {error}", hint="On Debian and Ubuntu: apt install libportaudio2"
+            f"the library PortAudio cannot be loaded: {error}",
+            hint="On Debian and Ubuntu: apt install libportaudio2",
         ) from error
     return library
 
 
-def soundfile() -> Any:
+def load_soundfile() -> Any:
     """Raises RecorderUnavailable."""
     try:
         import soundfile as library  # noqa: PLC0415 - an extra
     except (ImportError, OSError) as error:
-        raise RecorderUnavailable(f"the library soundfile cannot be loaded: {error}", hint=_INSTALL) from error
+        raise RecorderUnavailable(
+            f"the library soundfile cannot be loaded: {error}", hint=_INSTALL
+        ) from error
     return library

@@ -8,9 +8,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from speakeasyd.recorder.libraries import RecorderUnavailable, sounddevice
+from speakeasyd.recorder.libraries import RecorderUnavailable, load_sounddevice
 
-LEAVE_S = 3.0  # seconds for a device to let go; the driver of one that was pulled out may never answer
+LEAVE_S = (
+    3.0  # seconds for a device to let go; the driver of one that was pulled out may never answer
+)
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +20,7 @@ OnBlock = Callable[[memoryview, bool], None]
 """Gets a block of interleaved 16-bit samples as bytes, and whether some were lost before; in the audio thread."""
 
 
-class Source(Protocol):
+class AudioInput(Protocol):
     """Where audio comes from."""
 
     name: str
@@ -53,18 +55,18 @@ _streams: set[int] = set()
 """Those that are open, or did not let go. PortAudio is one for the whole process, and so is this."""
 
 
-def _look_again(library: Any) -> None:
+def _refresh_devices(library: Any) -> None:
     """Have PortAudio list the devices anew, which it does once, when it begins; and ends what is open when it ends."""
     if not _streams:
         library._terminate()
         library._initialize()
 
 
-def devices() -> list[InputDevice]:
+def list_devices() -> list[InputDevice]:
     """All that can be recorded from. Raises RecorderUnavailable."""
-    library = sounddevice()
+    library = load_sounddevice()
     try:
-        _look_again(library)
+        _refresh_devices(library)
         default = library.default.device[0]
         systems = [system["name"] for system in library.query_hostapis()]
         return [
@@ -90,12 +92,16 @@ class Microphone:
 
     def __init__(self, device: str | int | None = None) -> None:
         """`device`: an index, or a part of a name; None: the default. Raises RecorderUnavailable."""
-        library = sounddevice()
+        library = load_sounddevice()
         try:
-            _look_again(library)
+            _refresh_devices(library)
             about = library.query_devices(device, "input")
         except (ValueError, library.PortAudioError) as error:
-            what = "there is no microphone" if device is None else f"there is no input device {device!r}: {error}"
+            what = (
+                "there is no microphone"
+                if device is None
+                else f"there is no input device {device!r}: {error}"
+            )
             raise RecorderUnavailable(what, hint="`speakeasyd devices` lists them.") from error
         self.name: str = about["name"]
         self.rate = int(about["default_samplerate"])
@@ -103,14 +109,19 @@ class Microphone:
         self._stream: Any = None
 
     def start(self, on_block: OnBlock) -> None:
-        library = sounddevice()
+        library = load_sounddevice()
 
         def callback(data: Any, _frames: int, _time: Any, status: Any) -> None:
             on_block(memoryview(data), status.input_overflow)
 
         try:
             self._stream = library.RawInputStream(
-                device=self._index, channels=1, samplerate=self.rate, dtype="int16", latency="high", callback=callback
+                device=self._index,
+                channels=1,
+                samplerate=self.rate,
+                dtype="int16",
+                latency="high",
+                callback=callback,
             )
             _streams.add(id(self._stream))
             self._stream.start()
@@ -129,15 +140,19 @@ class Microphone:
         stream, self._stream = self._stream, None
         if stream is None:
             return
-        leaving = threading.Thread(target=_close, args=[stream], name="close microphone", daemon=True)
+        leaving = threading.Thread(
+            target=_close_stream, args=[stream], name="close microphone", daemon=True
+        )
         leaving.start()
         leaving.join(LEAVE_S)
         if leaving.is_alive():
             log.warning("%s does not let go; left alone", self.name)
-            atexit.unregister(getattr(sounddevice(), "_exit_handler", _close))  # else this process could not end
+            atexit.unregister(
+                getattr(load_sounddevice(), "_exit_handler", _close_stream)
+            )  # else this process could not end
 
 
-def _close(stream: Any) -> None:
+def _close_stream(stream: Any) -> None:
     with suppress(Exception):  # it may be gone already: nothing to be done about it
         stream.stop()
     with suppress(Exception):

@@ -8,23 +8,23 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from speakeasyd.clock import Clock, SystemClock, iso
+from speakeasyd.clock import Clock, SystemClock, format_utc
 from speakeasyd.domain.recording import (
     FLOOR_DB,
     SAMPLE_BYTES,
-    Heard,
-    Limits,
-    Phase,
     RecorderState,
-    decibels,
-    why_over,
+    RecordingLimits,
+    RecordingPhase,
+    RecordingProgress,
+    find_stop_reason,
+    to_decibels,
 )
-from speakeasyd.events import Event, Hub
+from speakeasyd.events import Event, EventHub
 from speakeasyd.loop import MainLoop
 from speakeasyd.recorder.libraries import RecorderBusy
-from speakeasyd.recorder.microphone import InputDevice, Microphone, Source, devices
-from speakeasyd.recorder.ring import Ring
-from speakeasyd.recorder.take import Take, rescue
+from speakeasyd.recorder.microphone import AudioInput, InputDevice, Microphone, list_devices
+from speakeasyd.recorder.recording_file import RecordingFile, publish_unfinished
+from speakeasyd.recorder.ring_buffer import RingBuffer
 
 RING_S = 20.0  # seconds of audio that wait in memory while the disk does not answer
 LOOK_S = 0.05  # seconds between two looks into the ring
@@ -33,7 +33,7 @@ PRESENT_S = 2.0  # seconds between two looks at whether the folder is still ther
 GONE = "the inbox is gone, or no longer mounted"
 SILENT_S = 5.0  # seconds without a block after which the device counts as gone
 
-NO_LIMITS = Limits()
+NO_LIMITS = RecordingLimits()
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ Tell = Callable[[Event], None]
 """Hears each change of state, in the thread that writes the recording: it must be quick, and must not raise."""
 
 
-def to_hub(main_loop: MainLoop, hub: Hub) -> Tell:
+def publish_to_hub(main_loop: MainLoop, hub: EventHub) -> Tell:
     """For a recorder beside an event loop."""
 
     async def publish(event: Event) -> None:
         hub.publish(event)
 
-    return lambda event: main_loop.hand_over(publish, event)
+    return lambda event: main_loop.schedule_from_thread(publish, event)
 
 
 class Recorder:
@@ -61,7 +61,7 @@ class Recorder:
         *,
         folder: Path,
         tell: Tell = lambda _event: None,
-        source: Callable[[str | int | None], Source] = Microphone,
+        source: Callable[[str | int | None], AudioInput] = Microphone,
         clock: Clock | None = None,
         is_present: Callable[[], bool] = lambda: True,
         spare: Path | None = None,
@@ -77,7 +77,7 @@ class Recorder:
         self._source = source
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
-        self._session: _Session | None = None
+        self._session: _RecordingSession | None = None
 
     @property
     def state(self) -> RecorderState:
@@ -87,21 +87,23 @@ class Recorder:
     def active(self) -> bool:
         return self._session is not None and not self._session.over.is_set()
 
-    def devices(self) -> list[InputDevice]:
+    def list_devices(self) -> list[InputDevice]:
         """What can be recorded from. Raises RecorderUnavailable."""
         with self._lock:
-            return devices()
+            return list_devices()
 
-    def start(self, *, device: str | int | None = None, limits: Limits = NO_LIMITS) -> RecorderState:
+    def start(
+        self, *, device: str | int | None = None, limits: RecordingLimits = NO_LIMITS
+    ) -> RecorderState:
         """Raises RecorderBusy, RecorderUnavailable, or OSError when the folder cannot be written."""
         with self._lock:
             if self.active:
                 raise RecorderBusy("a recording is under way", hint="Stop it first.")
             if not self._is_present():
                 raise FileNotFoundError(errno.ENOENT, GONE, str(self._folder))
-            for rescued in rescue(self._folder):
+            for rescued in publish_unfinished(self._folder):
                 log.warning("a recording that was cut off is in the inbox now: %s", rescued)
-            session = _Session(
+            session = _RecordingSession(
                 self._source(device),
                 limits,
                 tell=self._tell,
@@ -109,7 +111,7 @@ class Recorder:
                 is_present=self._is_present,
                 spare=self._spare,
             )
-            session.begin(self._folder)
+            session.open_file(self._folder)
             self._session = session
             return session.state
 
@@ -121,20 +123,20 @@ class Recorder:
                 self._session.over.wait()
             return self.state
 
-    def wait(self, timeout_s: float) -> bool:
+    def wait_until_ended(self, timeout_s: float) -> bool:
         """Whether the recording has ended, at the latest after that time."""
         if self._session:
             self._session.over.wait(timeout_s)
         return not self.active
 
 
-class _Session(threading.Thread):
+class _RecordingSession(threading.Thread):
     """One recording. The audio thread only puts blocks into the ring; this one does all the rest."""
 
     def __init__(
         self,
-        source: Source,
-        limits: Limits,
+        source: AudioInput,
+        limits: RecordingLimits,
         *,
         tell: Tell,
         clock: Clock,
@@ -149,28 +151,34 @@ class _Session(threading.Thread):
         self._is_present = is_present
         self._spare = spare
         self._frame = source.channels * SAMPLE_BYTES  # bytes
-        self._ring = Ring(int(RING_S * source.rate) * self._frame)
-        self._lost = 0  # blocks that found no room, or came after a gap; only the audio thread counts
-        self._heard = Heard()
+        self._ring = RingBuffer(int(RING_S * source.rate) * self._frame)
+        self._lost = (
+            0  # blocks that found no room, or came after a gap; only the audio thread counts
+        )
+        self._heard = RecordingProgress()
         self._peak_db = FLOOR_DB  # the loudest since the level was told last
         self.leave = threading.Event()
-        self.over = threading.Event()  # to wait for, since Ctrl-C in a `join` would make the thread look ended
+        self.over = (
+            threading.Event()
+        )  # to wait for, since Ctrl-C in a `join` would make the thread look ended
         self.state = RecorderState(device=source.name, rate=source.rate)
 
-    def begin(self, folder: Path) -> None:
+    def open_file(self, folder: Path) -> None:
         """Raises RecorderUnavailable or OSError: then nothing is left behind."""
         began = self._clock.utc()
-        self._take = Take.begin(folder, began=began, rate=self._source.rate, channels=self._source.channels)
+        self._take = RecordingFile.create_file(
+            folder, began=began, rate=self._source.rate, channels=self._source.channels
+        )
         try:
-            self._source.start(self._hear)
+            self._source.start(self._on_block)
         except BaseException:
-            self._take.discard()
+            self._take.delete_file()
             self._take.close()
             raise
-        self._change("started", phase=Phase.RECORDING, began_at=iso(began))
+        self._update_state("started", phase=RecordingPhase.RECORDING, began_at=format_utc(began))
         self.start()
 
-    def _hear(self, block: memoryview, gap: bool) -> None:
+    def _on_block(self, block: memoryview, gap: bool) -> None:
         """In the audio thread: no lock, no log, no memory for samples."""
         if gap:
             self._lost += 1
@@ -179,89 +187,93 @@ class _Session(threading.Thread):
 
     def run(self) -> None:
         try:
-            reason, broken = self._listen()
+            reason, broken = self._record_until_over()
         except OSError as error:
             reason, broken = str(error), True
         except Exception:
             log.exception("the recording ends by a defect")
             reason, broken = "a defect; the log has the details", True
         try:
-            self._end(reason, broken=broken)
+            self._finish_recording(reason, broken=broken)
         finally:
             self.over.set()
 
-    def _listen(self) -> tuple[str, bool]:
+    def _record_until_over(self) -> tuple[str, bool]:
         """Write until it is over. Returns why, "" if it was asked for, and whether that is a failure."""
         told = last_block = looked = self._clock.monotonic()
         while not self.leave.wait(LOOK_S):
             now = self._clock.monotonic()
             alive = self._source.alive  # asked first: what came before its end is written
-            if self._drain():
+            if self._write_pending():
                 last_block = now
             elif not alive or now - last_block > SILENT_S:
                 return f"{self._source.name} gives no more audio; was it unplugged?", True
-            self._count_lost()
+            self._count_lost_blocks()
             if now - looked >= PRESENT_S:
                 looked = now
                 if not (self._is_present() and self._take.is_reachable):
                     return GONE, True
             if now - told >= LEVEL_S:
                 told = now
-                self._tell_level()
-            if over := why_over(self._limits, self._heard):
+                self._publish_level()
+            if over := find_stop_reason(self._limits, self._heard):
                 return over, False
         return "", False
 
-    def _drain(self) -> bool:
+    def _write_pending(self) -> bool:
         """Write what is in the ring. Whether there was anything."""
         block = self._ring.take()
         if block:
-            self._take.write(block)
-            loudest = decibels(_peak(block))
-            self._heard = self._heard.more(len(block) / self._frame / self._source.rate, loudest)
+            self._take.write_block(block)
+            loudest = to_decibels(_compute_peak(block))
+            self._heard = self._heard.add_block(
+                len(block) / self._frame / self._source.rate, loudest
+            )
             self._peak_db = max(self._peak_db, loudest)
         return bool(block)
 
-    def _count_lost(self) -> None:
+    def _count_lost_blocks(self) -> None:
         if self._lost != self.state.overflows:
-            self._change("overflow", overflows=self._lost)
+            self._update_state("overflow", overflows=self._lost)
 
-    def _tell_level(self) -> None:
-        self._change("level", seconds=round(self._heard.seconds, 3), peak_db=round(self._peak_db, 1))
+    def _publish_level(self) -> None:
+        self._update_state(
+            "level", seconds=round(self._heard.seconds, 3), peak_db=round(self._peak_db, 1)
+        )
         self._peak_db = FLOOR_DB
 
-    def _end(self, reason: str, *, broken: bool) -> None:
+    def _finish_recording(self, reason: str, *, broken: bool) -> None:
         """Keep what was recorded, whatever happened."""
-        self.state = replace(self.state, phase=Phase.STOPPING)
+        self.state = replace(self.state, phase=RecordingPhase.STOPPING)
         self._source.stop()
         try:
-            self._drain()
-            self._count_lost()
+            self._write_pending()
+            self._count_lost_blocks()
         except OSError as error:
             reason, broken = reason or str(error), True
         try:
-            file = self._published()
+            file = self._publish_file()
         except OSError as error:
-            file = self._saved()
+            file = self._save_elsewhere()
             reason, broken = f"{reason}; {error}".strip("; "), True
         finally:
             self._take.close()
-        self._change(
+        self._update_state(
             "failed" if broken else "stopped",
-            phase=Phase.FAILED if broken else Phase.IDLE,
+            phase=RecordingPhase.FAILED if broken else RecordingPhase.IDLE,
             seconds=round(self._heard.seconds, 3),
             peak_db=FLOOR_DB,
             file=file,
             reason=reason,
         )
 
-    def _published(self) -> str | None:
+    def _publish_file(self) -> str | None:
         if self._heard.seconds:
-            return str(self._take.publish())
-        self._take.discard()
+            return str(self._take.publish_file())
+        self._take.delete_file()
         return None
 
-    def _saved(self) -> str | None:
+    def _save_elsewhere(self) -> str | None:
         """Where it is kept instead; None: nowhere, and the log has said why."""
         if self._spare is None:
             return None
@@ -271,12 +283,16 @@ class _Session(threading.Thread):
             log.exception("the recording cannot be kept in %s either", self._spare)
             return None
 
-    def _change(self, what: str, **changes: object) -> None:
+    def _update_state(self, what: str, **changes: object) -> None:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # by the names of its fields
-        self._tell_all(Event(kind=f"recorder.{what}", at=iso(self._clock.utc()), data=asdict(self.state)))
+        self._tell_all(
+            Event(
+                kind=f"recorder.{what}", at=format_utc(self._clock.utc()), data=asdict(self.state)
+            )
+        )
 
 
-def _peak(block: bytes) -> int:
+def _compute_peak(block: bytes) -> int:
     """Of 16-bit samples: 0 to 32768."""
     samples = array.array("h", block)
     lowest, highest = min(samples), max(samples)

@@ -12,10 +12,26 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from speakeasyd import __version__
-from speakeasyd.server import events, health, jobs, openai, problems, recording, search, status, uploads
-from speakeasyd.server.guard import COOKIE, Guard, peer, same, session
-from speakeasyd.server.parts import Lent, Parts
-from speakeasyd.server.problems import RESPONSES, Refused
+from speakeasyd.server import (
+    error_answers,
+    events,
+    health,
+    jobs,
+    openai,
+    recording,
+    search,
+    status,
+    uploads,
+)
+from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.server.error_answers import RESPONSES, RequestRefused
+from speakeasyd.server.guard import (
+    COOKIE,
+    RequestGuard,
+    compare_constant_time,
+    derive_session,
+    peer,
+)
 
 PAGE = Path(__file__).parent / "page"
 WEEK_S = 7 * 24 * 3600
@@ -24,7 +40,7 @@ PREFLIGHT_S = 600  # seconds for which a browser remembers what it was told befo
 router = APIRouter()
 
 
-def application(parts: Parts) -> ASGIApp:
+def create_application(parts: ServerContext) -> ASGIApp:
     """Ready to serve: nothing of it answers before the guard, not even its errors."""
     app = FastAPI(
         title="speakeasyd",
@@ -36,7 +52,7 @@ def application(parts: Parts) -> ASGIApp:
         responses=RESPONSES,
     )
     app.state.parts = parts
-    problems.install(app)
+    error_answers.install_handlers(app)
     api = APIRouter(prefix="/api/v1")
     for module in (status, uploads, jobs, search, recording, events):
         api.include_router(module.router)
@@ -44,9 +60,9 @@ def application(parts: Parts) -> ASGIApp:
     app.include_router(api)
     app.include_router(openai.router)
     app.include_router(health.router)
-    app.get("/", include_in_schema=False)(_page)
+    app.get("/", include_in_schema=False)(_serve_page)
     app.mount("/static", StaticFiles(directory=PAGE))
-    guarded = Guard(app, parts.settings.server, parts.wrong_tokens)
+    guarded = RequestGuard(app, parts.settings.server, parts.wrong_tokens)
     origins = parts.settings.server.origins
     return _allow_origins(guarded, origins) if origins else guarded
 
@@ -62,7 +78,7 @@ def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     )
 
 
-async def _page() -> FileResponse:
+async def _serve_page() -> FileResponse:
     return FileResponse(PAGE / "index.html")
 
 
@@ -71,14 +87,21 @@ class Secret(BaseModel):
 
 
 @router.post("/session", status_code=204, tags=["session"])
-async def open_session(request: Request, parts: Lent, secret: Annotated[Secret, Body()], response: Response) -> None:
+async def open_session(
+    request: Request, parts: Lent, secret: Annotated[Secret, Body()], response: Response
+) -> None:
     """Exchange the token for a cookie: a page can send no other header with an audio element or a WebSocket."""
     token = parts.settings.server.token
     if token is None:
         return
-    if not same(secret.token.encode(), token.get_secret_value()):
-        await parts.wrong_tokens.note(peer(request))
-        raise Refused(401, "this is not the token")
+    if not compare_constant_time(secret.token.encode(), token.get_secret_value()):
+        await parts.wrong_tokens.record_failure(peer(request))
+        raise RequestRefused(401, "this is not the token")
     response.set_cookie(
-        COOKIE, session(token.get_secret_value()), max_age=WEEK_S, httponly=True, samesite="strict", path="/"
+        COOKIE,
+        derive_session(token.get_secret_value()),
+        max_age=WEEK_S,
+        httponly=True,
+        samesite="strict",
+        path="/",
     )

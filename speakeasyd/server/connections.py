@@ -19,7 +19,9 @@ ACCEPTED_AT_ONCE = 16  # connections accepted before the first of them is judged
 WAITING = 256  # connections that wait in the kernel to be accepted
 
 TICK_S = 1.0  # seconds between two looks at the connections
-HEADER_S = 10.0  # seconds for a whole header, since the connection began or the last answer was complete
+HEADER_S = (
+    10.0  # seconds for a whole header, since the connection began or the last answer was complete
+)
 BODY_S = 20.0  # seconds for a body, and one more for each `BODY_RATE` bytes of it that have come
 BODY_RATE = 2_000  # bytes a second
 LEFTOVER_S = 10.0  # seconds for the rest of a body that was answered before it was complete
@@ -93,9 +95,16 @@ class LimitedConnection(H11Protocol):
 
     def _make_room(self) -> None:
         """Close a connection that has asked nothing, perhaps this one; if there is none, refuse this one."""
-        others = (one for one in self.connections if isinstance(one, LimitedConnection) and one is not self)
+        others = (
+            one
+            for one in self.connections
+            if isinstance(one, LimitedConnection) and one is not self
+        )
         idle = [one for one in others if one.is_idle and not one.transport.is_closing()]
-        log.warning("all %d connections are in use; a connection that has asked nothing is closed", self.limit)
+        log.warning(
+            "all %d connections are in use; a connection that has asked nothing is closed",
+            self.limit,
+        )
         if not idle:
             self._end(_TOO_MANY)
             return

@@ -7,24 +7,28 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from speakeasyd.server.live import Client, Message, encoded, message
-from speakeasyd.server.parts import Lent, Parts
-from speakeasyd.server.status import overview
+from speakeasyd.server.broadcast import EventMessage, LiveClient, build_message, encode_json
+from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.server.status import build_overview
 
 router = APIRouter()
 
-MISSED_MOST = 5000  # events that a client that was away is told one by one; after more it begins anew
+MISSED_MOST = (
+    5000  # events that a client that was away is told one by one; after more it begins anew
+)
 SEND_S = 10.0  # seconds for a client to take a message
 TOO_SLOW = 1013  # "try again later": with `after`, it misses nothing
 
 
 @router.websocket("/events")
-async def events(socket: WebSocket, parts: Lent, after: Annotated[int | None, Query(ge=0, lt=2**63)] = None) -> None:
+async def stream_events(
+    socket: WebSocket, parts: Lent, after: Annotated[int | None, Query(ge=0, lt=2**63)] = None
+) -> None:
     """A snapshot, or with `after` the events since that number; then each event, in groups."""
     await socket.accept()
-    with parts.live.client() as client, suppress(WebSocketDisconnect):
-        telling = asyncio.create_task(_tell(socket, parts, client, after))
-        listening = asyncio.create_task(_until_it_leaves(socket))
+    with parts.live.register_client() as client, suppress(WebSocketDisconnect):
+        telling = asyncio.create_task(_send_events(socket, parts, client, after))
+        listening = asyncio.create_task(_wait_for_disconnect(socket))
         done, rest = await asyncio.wait({telling, listening}, return_when=asyncio.FIRST_COMPLETED)
         for task in rest:
             task.cancel()
@@ -33,39 +37,43 @@ async def events(socket: WebSocket, parts: Lent, after: Annotated[int | None, Qu
             await task
 
 
-async def _until_it_leaves(socket: WebSocket) -> None:
+async def _wait_for_disconnect(socket: WebSocket) -> None:
     while (await socket.receive())["type"] != "websocket.disconnect":
         pass
 
 
-async def _tell(socket: WebSocket, parts: Parts, client: Client, after: int | None) -> None:
+async def _send_events(
+    socket: WebSocket, parts: ServerContext, client: LiveClient, after: int | None
+) -> None:
     try:
-        seq = await _begin(socket, parts, after)
-        while (news := await client.next()) is not None:
-            if new := news.after(seq):
-                await _send(socket, new.text)
+        seq = await _send_snapshot(socket, parts, after)
+        while (news := await client.next_message()) is not None:
+            if new := news.without_seen(seq):
+                await _send_text(socket, new.text)
     except TimeoutError:
         pass
     await socket.close(TOO_SLOW, "too slow")
 
 
-async def _begin(socket: WebSocket, parts: Parts, after: int | None) -> int:
+async def _send_snapshot(socket: WebSocket, parts: ServerContext, after: int | None) -> int:
     """Bring the client up to date. Returns the number of the last event that it has."""
-    missed = await _missed(parts, after) if after is not None else None
+    missed = await _load_missed(parts, after) if after is not None else None
     if missed is None:
-        snapshot = await overview(parts)
-        await _send(socket, encoded({"type": "snapshot", "seq": snapshot["seq"], "status": snapshot}))
+        snapshot = await build_overview(parts)
+        await _send_text(
+            socket, encode_json({"type": "snapshot", "seq": snapshot["seq"], "status": snapshot})
+        )
         return int(snapshot["seq"])
-    await _send(socket, missed.text)
+    await _send_text(socket, missed.text)
     return max(after or 0, missed.last)
 
 
-async def _missed(parts: Parts, after: int) -> Message | None:
+async def _load_missed(parts: ServerContext, after: int) -> EventMessage | None:
     """None where not all of it is known any more, or it is too much."""
     missed = await parts.ledger.clients.events_after(after, limit=MISSED_MOST)
-    return None if missed is None else message(missed)
+    return None if missed is None else build_message(missed)
 
 
-async def _send(socket: WebSocket, text: str) -> None:
+async def _send_text(socket: WebSocket, text: str) -> None:
     async with asyncio.timeout(SEND_S):
         await socket.send_text(text)

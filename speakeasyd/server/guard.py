@@ -13,7 +13,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speakeasyd.config import ServerSettings
-from speakeasyd.server.problems import answer
+from speakeasyd.server.error_answers import build_error
 from speakeasyd.server.wrong_tokens import WrongTokens
 
 COOKIE = "speakeasyd"
@@ -36,13 +36,13 @@ _POLICY = {
 }
 
 
-class Guard:
+class RequestGuard:
     """Refuses other hosts' names (DNS rebinding), other sites' pages, requests without the token, and large bodies."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, wrong_tokens: WrongTokens) -> None:
         self._app = app
         self._wrong_tokens = wrong_tokens
-        self._names = _own_names(settings)
+        self._names = _collect_own_names(settings)
         self._origins = frozenset(settings.origins)
         self._upload_limit = settings.upload_mb * 1_000_000
         self._token = settings.token.get_secret_value() if settings.token else None
@@ -51,31 +51,33 @@ class Guard:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        asked, send = HTTPConnection(scope), _guarded(scope, send)
-        if problem := self._foreign(asked):
-            await _refuse(scope, receive, send, 403, problem)
+        asked, send = HTTPConnection(scope), _add_security_headers(scope, send)
+        if problem := self._find_foreign_origin(asked):
+            await _send_refusal(scope, receive, send, 403, problem)
             return
         knows_token = self._knows_token(asked)
         if not knows_token and _bearer(asked) is not None:
-            await self._wrong_tokens.note(peer(asked))
-            await _refuse(scope, receive, send, 401, "this is not the token")
+            await self._wrong_tokens.record_failure(peer(asked))
+            await _send_refusal(scope, receive, send, 401, "this is not the token")
         elif not (knows_token or self._is_open(scope["path"])):
-            await _refuse(scope, receive, send, 401, "a token is needed")
+            await _send_refusal(scope, receive, send, 401, "a token is needed")
         else:
             scope[TRUSTED] = knows_token
-            if scope.get("method") == "HEAD":  # every answer to GET has one to HEAD; the server leaves out its body
+            if (
+                scope.get("method") == "HEAD"
+            ):  # every answer to GET has one to HEAD; the server leaves out its body
                 scope = {**scope, "method": "GET", IS_HEAD: True}
             limit = self._upload_limit if scope["path"] in UPLOADS else BODY_LIMIT
-            limited = _limited(receive, limit)
+            limited = _limit_body(receive, limit)
             if scope.get("method") in {"GET", "HEAD"}:
                 await _until_gone(self._app, scope, limited, send)
             else:
                 await self._app(scope, limited, send)
 
-    def _foreign(self, asked: HTTPConnection) -> str | None:
+    def _find_foreign_origin(self, asked: HTTPConnection) -> str | None:
         host = asked.headers.get("host", "")
-        if not self._is_own(_name(host)):
-            return f"this server is not called {_name(host)[:80]!r}; server.hosts names what it is called"
+        if not self._is_own_host(_strip_port(host)):
+            return f"this server is not called {_strip_port(host)[:80]!r}; server.hosts names what it is called"
         origin = asked.headers.get("origin")
         if origin is None or origin.lower() in self._origins:
             return None
@@ -83,7 +85,7 @@ class Guard:
             return "the request comes from the page of another site"
         return None
 
-    def _is_own(self, name: str) -> bool:
+    def _is_own_host(self, name: str) -> bool:
         """An address is: only a name can be made to point here by somebody else."""
         try:
             ipaddress.ip_address(name)
@@ -99,8 +101,10 @@ class Guard:
         if self._token is None:
             return True
         if (said := _bearer(asked)) is not None:
-            return same(said, self._token)
-        return same(asked.cookies.get(COOKIE, "").encode("latin-1"), session(self._token))
+            return compare_constant_time(said, self._token)
+        return compare_constant_time(
+            asked.cookies.get(COOKIE, "").encode("latin-1"), derive_session(self._token)
+        )
 
 
 def peer(asked: HTTPConnection) -> str:
@@ -114,23 +118,23 @@ def _bearer(asked: HTTPConnection) -> bytes | None:
     return said.strip().encode("latin-1") if scheme.lower() == "bearer" else None
 
 
-def session(token: str) -> str:
+def derive_session(token: str) -> str:
     """What the page's cookie holds: proof of the token, not the token."""
     return hmac.new(token.encode(), b"speakeasyd session", hashlib.sha256).hexdigest()
 
 
-def same(said: bytes, secret: str) -> bool:
+def compare_constant_time(said: bytes, secret: str) -> bool:
     """In a time that tells nothing."""
     return hmac.compare_digest(said, secret.encode())
 
 
-def _own_names(settings: ServerSettings) -> frozenset[str]:
+def _collect_own_names(settings: ServerSettings) -> frozenset[str]:
     machine = socket.gethostname().lower()
     names = ["localhost", machine, machine.partition(".")[0], settings.host, *settings.hosts]
     return frozenset(name.lower().rstrip(".") for name in names)
 
 
-def _name(host: str) -> str:
+def _strip_port(host: str) -> str:
     """A Host header without its port."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
@@ -138,7 +142,7 @@ def _name(host: str) -> str:
         return ""
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
+def _limit_body(receive: Receive, limit: int) -> Receive:
     """Raises 413, into whoever reads the body, once it is larger."""
     read = 0
 
@@ -197,21 +201,23 @@ def _beginning_with(first: Message, receive: Receive) -> Receive:
     return receive_next
 
 
-def _guarded(scope: Scope, send: Send) -> Send:
+def _add_security_headers(scope: Scope, send: Send) -> Send:
     async def send_guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.update(_POLICY)
-            kept = scope["path"].startswith("/static/")  # by the browser, who asks whether it is still the same
+            kept = scope["path"].startswith(
+                "/static/"
+            )  # by the browser, who asks whether it is still the same
             headers.setdefault("Cache-Control", "no-cache" if kept else "no-store")
         await send(message)
 
     return send_guarded
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, status: int, what: str) -> None:
+async def _send_refusal(scope: Scope, receive: Receive, send: Send, status: int, what: str) -> None:
     if scope["type"] == "http":
-        await answer(status, what)(scope, receive, send)
+        await build_error(status, what)(scope, receive, send)
         return
     await receive()
     if status == 401:  # a browser's script can see the code only of a connection that was open

@@ -9,14 +9,14 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from speakeasyd.domain.health import ACCEPTING, State
+from speakeasyd.domain.device_health import ACCEPTING, DeviceState
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.asking import ask
 from speakeasyd.ledger.overview import LEDGER_PAUSE
-from speakeasyd.server.answers import Health
+from speakeasyd.ledger.queries import query_ledger
+from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.guard import TRUSTED
-from speakeasyd.server.parts import Lent, Parts
-from speakeasyd.server.status import overview
+from speakeasyd.server.schemas import HealthAnswer
+from speakeasyd.server.status import build_overview
 
 router = APIRouter(tags=["health"])
 
@@ -25,63 +25,80 @@ PATIENCE_S = 5.0  # seconds for the ledger to answer a probe
 _INBOXES = "SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'"
 _FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
 _AUDIO = "SELECT coalesce(sum(audio_seconds), 0) AS seconds FROM batch_progress"
-_PUBLIC = frozenset({"ok", *State})
+_PUBLIC = frozenset({"ok", *DeviceState})
 """What a probe without the token is told word for word."""
-_FAILING: dict[int | str, dict[str, Any]] = {503: {"model": Health, "description": "It does not."}}
+_FAILING: dict[int | str, dict[str, Any]] = {
+    503: {"model": HealthAnswer, "description": "It does not."}
+}
 
 
 @router.get("/healthz", responses=_FAILING)
-async def healthz(request: Request, parts: Lent, response: Response) -> Health:
+async def get_liveness(request: Request, parts: Lent, response: Response) -> HealthAnswer:
     """Whether the daemon works: the loop turns, the ledger can be read, no part of it fails, no job stands still.
 
     How each inbox is watched is told beside it.
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
-            rows = await parts.ledger.probes.rows(_INBOXES)
+            rows = await parts.ledger.probes.query_rows(_INBOXES)
     except (LedgerError, TimeoutError) as error:
-        return _answer(request, response, {"loop": "ok", "ledger": str(error) or "it does not answer"}, well=False)
+        return _build_health(
+            request,
+            response,
+            {"loop": "ok", "ledger": str(error) or "it does not answer"},
+            well=False,
+        )
     watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
-    watchers |= {cause: reason for cause, reason in parts.pauses.reasons.items() if cause in watchers}  # it is away
+    watchers |= {
+        cause: reason for cause, reason in parts.pauses.reasons.items() if cause in watchers
+    }  # it is away
     ledger = parts.pauses.reasons.get(LEDGER_PAUSE, "ok")  # it can be read, or we were not here
     checks = {"loop": "ok", "ledger": ledger} | watchers | dict(parts.failures.texts)
-    return _answer(request, response, checks, well=not parts.failures.texts)
+    return _build_health(request, response, checks, well=not parts.failures.texts)
 
 
 @router.get("/readyz", responses=_FAILING)
-async def readyz(request: Request, parts: Lent, response: Response) -> Health:
+async def get_readiness(request: Request, parts: Lent, response: Response) -> HealthAnswer:
     """Whether a worker can transcribe now."""
     workers = {worker.name: worker.state for worker in parts.pool.status()}
     checks = workers | {f"pause: {cause}": reason for cause, reason in parts.pauses.reasons.items()}
-    ready = any(state in ACCEPTING for state in workers.values()) and not parts.pauses.leaving
+    ready = (
+        any(state in ACCEPTING for state in workers.values()) and not parts.pauses.yields_machine
+    )
     ready = ready and LEDGER_PAUSE not in parts.pauses
-    return _answer(request, response, checks, well=ready)
+    return _build_health(request, response, checks, well=ready)
 
 
-def _answer(request: Request, response: Response, checks: Mapping[str, str], *, well: bool) -> Health:
+def _build_health(
+    request: Request, response: Response, checks: Mapping[str, str], *, well: bool
+) -> HealthAnswer:
     """Reasons name folders and may be a person's words: they are for those who know the token."""
     response.status_code = 200 if well else 503
-    told = checks if request.scope[TRUSTED] else {name: _kind(value) for name, value in checks.items()}
-    return Health(status="ok" if well else "failing", checks=dict(told))
+    told = (
+        checks
+        if request.scope[TRUSTED]
+        else {name: _find_kind(value) for name, value in checks.items()}
+    )
+    return HealthAnswer(status="ok" if well else "failing", checks=dict(told))
 
 
-def _kind(value: str) -> str:
+def _find_kind(value: str) -> str:
     return value if value in _PUBLIC else "not ok"
 
 
 @router.get("/metrics", response_class=Response)
-async def metrics(parts: Lent) -> Response:
+async def get_metrics(parts: Lent) -> Response:
     """In the text format of Prometheus."""
-    seen = await overview(parts)
-    totals = await parts.ledger.clients.run(_totals, parts)
+    seen = await build_overview(parts)
+    totals = await parts.ledger.clients.run(_load_totals, parts)
     registry = CollectorRegistry()
     registry.register(_Scrape(seen, totals, parts.live.clients))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _totals(parts: Parts) -> Mapping[str, Any]:
-    faults = {str(row["kind"]): row["n"] for row in ask(parts.state, _FAULTS)}
-    return {"audio": ask(parts.state, _AUDIO)[0]["seconds"], "faults": faults}
+def _load_totals(parts: ServerContext) -> Mapping[str, Any]:
+    faults = {str(row["kind"]): row["n"] for row in query_ledger(parts.state, _FAULTS)}
+    return {"audio": query_ledger(parts.state, _AUDIO)[0]["seconds"], "faults": faults}
 
 
 class _Scrape(Collector):
@@ -92,26 +109,51 @@ class _Scrape(Collector):
 
     def collect(self) -> Iterator[Metric]:
         seen = self._seen
-        yield _labelled(GaugeMetricFamily("speakeasyd_jobs", "Jobs by status.", labels=["status"]), seen["counts"])
-        yield CounterMetricFamily("speakeasyd_audio_seconds", "Audio transcribed.", self._totals["audio"])
-        yield GaugeMetricFamily("speakeasyd_speed", "Audio seconds in a second, lately.", seen["speed"] or 0.0)
-        yield GaugeMetricFamily("speakeasyd_left_seconds", "Until the queue is empty.", seen["left_s"] or 0.0)
+        yield _add_labelled(
+            GaugeMetricFamily("speakeasyd_jobs", "Jobs by status.", labels=["status"]),
+            seen["counts"],
+        )
+        yield CounterMetricFamily(
+            "speakeasyd_audio_seconds", "Audio transcribed.", self._totals["audio"]
+        )
+        yield GaugeMetricFamily(
+            "speakeasyd_speed", "Audio seconds in a second, lately.", seen["speed"] or 0.0
+        )
+        yield GaugeMetricFamily(
+            "speakeasyd_left_seconds", "Until the queue is empty.", seen["left_s"] or 0.0
+        )
         paused = dict.fromkeys(seen["pauses"], 1)
-        yield _labelled(GaugeMetricFamily("speakeasyd_paused", "Why work stands still.", labels=["cause"]), paused)
+        yield _add_labelled(
+            GaugeMetricFamily("speakeasyd_paused", "Why work stands still.", labels=["cause"]),
+            paused,
+        )
         failing = dict.fromkeys(seen["failures"], 1)
-        yield _labelled(GaugeMetricFamily("speakeasyd_failing", "What fails just now.", labels=["name"]), failing)
-        workers = GaugeMetricFamily("speakeasyd_workers", "Workers.", labels=["name", "device", "state"])
-        memory = GaugeMetricFamily("speakeasyd_worker_resident_bytes", "Memory of workers.", labels=["name"])
+        yield _add_labelled(
+            GaugeMetricFamily("speakeasyd_failing", "What fails just now.", labels=["name"]),
+            failing,
+        )
+        workers = GaugeMetricFamily(
+            "speakeasyd_workers", "Workers.", labels=["name", "device", "state"]
+        )
+        memory = GaugeMetricFamily(
+            "speakeasyd_worker_resident_bytes", "Memory of workers.", labels=["name"]
+        )
         for worker in seen["workers"]:
             workers.add_metric([worker["name"], worker["device"], worker["state"]], 1)
             memory.add_metric([worker["name"]], worker["rss"])
         yield from (workers, memory)
-        incidents = CounterMetricFamily("speakeasyd_incidents", "Incidents by kind.", labels=["kind"])
-        yield _labelled(incidents, self._totals["faults"])
-        yield GaugeMetricFamily("speakeasyd_websocket_clients", "Subscribers to the events.", self._clients)
+        incidents = CounterMetricFamily(
+            "speakeasyd_incidents", "Incidents by kind.", labels=["kind"]
+        )
+        yield _add_labelled(incidents, self._totals["faults"])
+        yield GaugeMetricFamily(
+            "speakeasyd_websocket_clients", "Subscribers to the events.", self._clients
+        )
 
 
-def _labelled(family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]) -> Metric:
+def _add_labelled(
+    family: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float]
+) -> Metric:
     for label, value in values.items():
         family.add_metric([label], value)
     return family

@@ -15,18 +15,18 @@ from fastapi import APIRouter, Query, Response
 from starlette.concurrency import run_in_threadpool
 
 from speakeasyd.config import InboxSettings
-from speakeasyd.domain.advice import what_to_do
+from speakeasyd.domain.error_hints import find_hint
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
 from speakeasyd.errors import FileFault
-from speakeasyd.ledger.dossier import Source, details, job_row, source
-from speakeasyd.ledger.reading import Row
-from speakeasyd.outbox.contents import contents
-from speakeasyd.outbox.sources import Shelf
+from speakeasyd.ledger.job_details import SourceFile, find_job_row, find_source, load_details
+from speakeasyd.ledger.readonly import Row
+from speakeasyd.outbox.rendering import render_file
+from speakeasyd.outbox.source_folder import SourceFolder
 from speakeasyd.safe_open import open_below
-from speakeasyd.server.answers import Job, JobDetails, Jobs
-from speakeasyd.server.parts import Lent, Parts
-from speakeasyd.server.problems import Refused
+from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.server.error_answers import RequestRefused
+from speakeasyd.server.schemas import JobAnswer, JobDetails, Jobs
 from speakeasyd.server.sound import OpenFileResponse
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -53,7 +53,7 @@ _Number = Annotated[int, Query(ge=0, lt=2**63)]
 
 
 @router.get("", response_model=Jobs)
-async def jobs(
+async def list_jobs(
     parts: Lent,
     *,
     status: Status | None = None,
@@ -65,11 +65,18 @@ async def jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Mapping[str, Any]:
     """The newest first. `q`: a part of the path. `before`: the `next` of the page before."""
-    asked = {"status": status, "batch": batch, "inbox": inbox, "preset": preset, "q": q, "before": before}
+    asked = {
+        "status": status,
+        "batch": batch,
+        "inbox": inbox,
+        "preset": preset,
+        "q": q,
+        "before": before,
+    }
     given = {name: value for name, value in asked.items() if value is not None}
     where = " AND ".join(_FILTERS[name] for name in given) or "TRUE"
     query = f"SELECT * FROM job_status WHERE {where} ORDER BY job_id DESC LIMIT :limit"  # noqa: S608 - our own words
-    rows = await parts.ledger.clients.rows(query, given | {"limit": limit + 1})
+    rows = await parts.ledger.clients.query_rows(query, given | {"limit": limit + 1})
     page = rows[:limit]
     return {"jobs": page, "next": page[-1]["job_id"] if len(rows) > limit else None}
 
@@ -78,15 +85,15 @@ _Id = Annotated[int, "the number of a job"]
 
 
 @router.get("/{job_id}", response_model=JobDetails)
-async def job(parts: Lent, job_id: _Id) -> Row:
+async def get_job(parts: Lent, job_id: _Id) -> Row:
     """Everything about one job: its state, attempts, artifacts, incidents."""
-    row = await find(parts, job_id)
-    more = await parts.ledger.clients.run(details, parts.state, job_id)
-    return row | more | {"advice": what_to_do(row["error_code"])}
+    row = await find_job(parts, job_id)
+    more = await parts.ledger.clients.run(load_details, parts.state, job_id)
+    return row | more | {"advice": find_hint(row["error_code"])}
 
 
 @router.get("/{job_id}/transcript", response_class=Response)
-async def transcript(
+async def get_transcript(
     parts: Lent,
     job_id: _Id,
     format: Annotated[Format | None, Query(description="As a file to keep.")] = None,  # noqa: A002
@@ -95,79 +102,99 @@ async def transcript(
 
     404 for a download of which there is no text.
     """
-    row = await find(parts, job_id)
-    told = await parts.ledger.clients.transcript(JobId(job_id))
+    row = await find_job(parts, job_id)
+    told = await parts.ledger.clients.load_transcript(JobId(job_id))
     if format and not row["has_transcript"] and not told.segments:
-        raise Refused(404, f"there is no transcript: the job is {row['status']}", hint=str(row["error"] or ""))
+        raise RequestRefused(
+            404, f"there is no transcript: the job is {row['status']}", hint=str(row["error"] or "")
+        )
     wanted: str = format or "json"
-    body = await asyncio.to_thread(contents, told, wanted)
+    body = await asyncio.to_thread(render_file, told, wanted)
     answer = Response(body, media_type=_TYPES.get(wanted, "text/plain"))
     if format:
         name = f"{Path(str(row['path'])).stem}.{format}"
-        answer.headers["Content-Disposition"] = f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+        answer.headers["Content-Disposition"] = (
+            f"attachment; filename*=UTF-8''{quote(name, safe='')}"
+        )
     return answer
 
 
-_PARTS: dict[int | str, dict[str, Any]] = {206: {"description": "A range."}, 416: {"description": "No such range."}}
+_PARTS: dict[int | str, dict[str, Any]] = {
+    206: {"description": "A range."},
+    416: {"description": "No such range."},
+}
 
 
 @router.get("/{job_id}/audio", response_class=Response, responses=_PARTS)
-async def audio(parts: Lent, job_id: _Id) -> OpenFileResponse:
+async def get_audio(parts: Lent, job_id: _Id) -> OpenFileResponse:
     """The source, in a range if asked for. 404: it is not in its inbox any more."""
-    await find(parts, job_id)
-    wanted = await parts.ledger.clients.run(source, parts.state, job_id)
+    await find_job(parts, job_id)
+    wanted = await parts.ledger.clients.run(find_source, parts.state, job_id)
     opened = await run_in_threadpool(_open_source, parts, wanted) if wanted else None
     if opened is None:
-        raise Refused(404, "the audio is not in the inbox any more")
+        raise RequestRefused(404, "the audio is not in the inbox any more")
     name, file = opened
     guessed = guess_type(name)[0] or ""
-    sound = guessed.startswith(("audio/", "video/"))  # nothing that a browser would show as a page of this server
+    sound = guessed.startswith(
+        ("audio/", "video/")
+    )  # nothing that a browser would show as a page of this server
     return OpenFileResponse(file, media_type=guessed if sound else "application/octet-stream")
 
 
-def _open_source(parts: Parts, wanted: Source) -> tuple[str, FileIO] | None:
+def _open_source(parts: ServerContext, wanted: SourceFile) -> tuple[str, FileIO] | None:
     """The version that the job is about: in its inbox, or where it was put away. Its name, and itself, open.
 
     What is judged is the open file: another that takes its name meanwhile, or a link, is never served.
     """
     inbox = next((one for one in parts.settings.inboxes if one.name == wanted.inbox), None)
-    for root, path in _places(inbox, wanted.path) if inbox else ():
+    for root, path in _list_places(inbox, wanted.path) if inbox else ():
         with suppress(OSError, ValueError):
             file = open_below(root, path)
             state = os.fstat(file.fileno())
-            if (state.st_size, state.st_mtime_ns) in wanted.versions:  # a rename keeps both, and so does a copy
+            if (
+                state.st_size,
+                state.st_mtime_ns,
+            ) in wanted.versions:  # a rename keeps both, and so does a copy
                 return path, file
             file.close()
     return None
 
 
-def _places(inbox: InboxSettings, path: bytes) -> Iterator[tuple[Path, str]]:
+def _list_places(inbox: InboxSettings, path: bytes) -> Iterator[tuple[Path, str]]:
     """Folders, and paths below them."""
     relative = os.fsdecode(path)
     yield inbox.path, relative
     above, slash, _ = relative.rpartition("/")
     for folder in filter(None, (inbox.archive, inbox.failed)):
         with suppress(FileFault):  # a folder has become a link to elsewhere
-            for place in takewhile(os.path.lexists, Shelf(folder).names(path)):
+            for place in takewhile(os.path.lexists, SourceFolder(folder).propose_names(path)):
                 yield folder, f"{above}{slash}{place.name}"
 
 
-async def find(parts: Parts, job_id: int) -> Row:
+async def find_job(parts: ServerContext, job_id: int) -> Row:
     """Its row of `job_status`. Raises Refused for an unknown job."""
-    row = await parts.ledger.clients.run(job_row, parts.state, job_id) if 0 <= job_id < 2**63 else None
+    row = (
+        await parts.ledger.clients.run(find_job_row, parts.state, job_id)
+        if 0 <= job_id < 2**63
+        else None
+    )
     if row is None:
-        raise Refused(404, f"there is no job {job_id}")
+        raise RequestRefused(404, f"there is no job {job_id}")
     return row
 
 
-@router.post("/{job_id}/{wish}", response_model=Job)
-async def change(parts: Lent, job_id: _Id, wish: Literal["retry", "cancel"]) -> Row:
+@router.post("/{job_id}/{wish}", response_model=JobAnswer)
+async def change_job(parts: Lent, job_id: _Id, wish: Literal["retry", "cancel"]) -> Row:
     """`retry` an ended job, or `cancel` one that has not ended."""
-    row = await find(parts, job_id)
-    changed = await (parts.ledger.retry(ids=[job_id]) if wish == "retry" else parts.ledger.cancel([job_id]))
+    row = await find_job(parts, job_id)
+    changed = await (
+        parts.ledger.retry_jobs(ids=[job_id])
+        if wish == "retry"
+        else parts.ledger.cancel_jobs([job_id])
+    )
     if not changed:
-        raise Refused(409, f"the job is {row['status']}", hint=_WHY_NOT[wish])
-    return await find(parts, job_id)
+        raise RequestRefused(409, f"the job is {row['status']}", hint=_WHY_NOT[wish])
+    return await find_job(parts, job_id)
 
 
 _WHY_NOT = {

@@ -11,9 +11,9 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
-from speakeasyd.durable import settle
+from speakeasyd.durable import sync_file
 from speakeasyd.safe_open import FolderHandle
-from speakeasyd.server.problems import Refused
+from speakeasyd.server.error_answers import RequestRefused
 
 if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
@@ -25,7 +25,7 @@ PARTS_LIMIT = 6_000  # files and fields
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class ReceivedFile:
     """A file of a form, durable under a temporary name in the form's folder."""
 
     field: str
@@ -35,7 +35,7 @@ class Received:
     sha256: str
 
 
-class Form:
+class UploadForm:
     """What a form says. Its files lie in `folder`, which its owner empties: move those to be kept."""
 
     def __init__(self, folder: FolderHandle, *, file_field: str = "") -> None:
@@ -44,21 +44,21 @@ class Form:
         self.file_field = file_field.encode()
         self._parts = 0
         self._text: defaultdict[str, list[str]] = defaultdict(list)
-        self.files: list[Received] = []
+        self.files: list[ReceivedFile] = []
 
-    def text(self, name: str, default: str = "") -> str:
+    def get_text(self, name: str, default: str = "") -> str:
         """The last value of a field."""
         return (self._text.get(name) or [default])[-1]
 
-    def texts(self, name: str) -> list[str]:
+    def get_texts(self, name: str) -> list[str]:
         return self._text.get(name, [])
 
-    async def receive(self, request: Request) -> None:
+    async def receive_form(self, request: Request) -> None:
         """Raises Refused for what is no form, or too large a one; OSError when the disk refuses."""
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
-            raise Refused(415, "the body must be multipart/form-data")
-        reader = _Reader(self)
+            raise RequestRefused(415, "the body must be multipart/form-data")
+        reader = _FormReader(self)
         block = bytearray()
         try:
             parser = MultipartParser(options[b"boundary"], reader.callbacks)
@@ -70,36 +70,36 @@ class Form:
             await run_in_threadpool(parser.write, bytes(block))
             parser.finalize()
         except FormParserError as error:
-            raise Refused(400, f"the form is broken: {error}") from error
+            raise RequestRefused(400, f"the form is broken: {error}") from error
         except ClientDisconnect as error:
-            raise Refused(400, "the form breaks off") from error
+            raise RequestRefused(400, "the form breaks off") from error
         finally:
             reader.close()
         if not reader.ended:
-            raise Refused(400, "the form breaks off")
+            raise RequestRefused(400, "the form breaks off")
 
     # --- for the reader, in a thread
 
     def count_part(self) -> None:
         self._parts += 1
         if self._parts > PARTS_LIMIT:
-            raise Refused(413, f"more than {PARTS_LIMIT} parts")
+            raise RequestRefused(413, f"more than {PARTS_LIMIT} parts")
 
     def open_file(self) -> tuple[str, BinaryIO]:
         """A temporary name, and the file there."""
         if len(self.files) >= FILES_LIMIT:
-            raise Refused(413, f"more than {FILES_LIMIT} files")
+            raise RequestRefused(413, f"more than {FILES_LIMIT} files")
         name = secrets.token_hex(8)
         return name, self.folder.create_file(name)
 
-    def add(self, name: str, value: bytes) -> None:
+    def add_field(self, name: str, value: bytes) -> None:
         self._text[name].append(value.decode("utf-8", "replace"))
 
 
-class _Reader:
+class _FormReader:
     """What the parser calls for each piece of the form."""
 
-    def __init__(self, form: Form) -> None:
+    def __init__(self, form: UploadForm) -> None:
         self._form = form
         self._header, self._value = b"", b""
         self._disposition: dict[bytes, bytes] = {}
@@ -116,9 +116,9 @@ class _Reader:
             "on_header_field": self._on_header_field,
             "on_header_value": self._on_header_value,
             "on_header_end": self._on_header_end,
-            "on_headers_finished": self._begin,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
+            "on_headers_finished": self._begin_part,
+            "on_part_data": self._on_part_data,
+            "on_part_end": self._end_part,
             "on_end": self._on_end,
         }
 
@@ -138,40 +138,46 @@ class _Reader:
         if self._file:
             self._file[1].close()
 
-    def _begin(self) -> None:
+    def _begin_part(self) -> None:
         self._form.count_part()
-        is_named = bool(self._disposition.get(b"filename"))  # a browser sends an empty one where no file was chosen
-        if is_named or (self._form.file_field and self._disposition.get(b"name") == self._form.file_field):
+        is_named = bool(
+            self._disposition.get(b"filename")
+        )  # a browser sends an empty one where no file was chosen
+        if is_named or (
+            self._form.file_field and self._disposition.get(b"name") == self._form.file_field
+        ):
             self._file = self._form.open_file()
             self._sha256, self._bytes = hashlib.sha256(), 0
         else:
-            self._count(1 + len(self._disposition.get(b"name", b"")))
+            self._count_bytes(1 + len(self._disposition.get(b"name", b"")))
 
-    def _data(self, data: bytes, start: int, end: int) -> None:
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
         piece = data[start:end]
         if self._file:
             self._file[1].write(piece)
             self._sha256.update(piece)
             self._bytes += len(piece)
             return
-        self._count(len(piece))
+        self._count_bytes(len(piece))
         self._said += piece
 
-    def _count(self, more: int) -> None:
+    def _count_bytes(self, more: int) -> None:
         self._fields += more
         if self._fields > FIELDS_LIMIT:
-            raise Refused(413, f"more than {FIELDS_LIMIT} bytes of fields")
+            raise RequestRefused(413, f"more than {FIELDS_LIMIT} bytes of fields")
 
-    def _end(self) -> None:
+    def _end_part(self) -> None:
         name = self._disposition.get(b"name", b"").decode("utf-8", "replace")
         if self._file:
             temporary, file = self._file
-            settle(file)
+            sync_file(file)
             file.close()
             told = self._disposition.get(b"filename", b"").decode("utf-8", "replace")
-            self._form.files.append(Received(name, told, temporary, self._bytes, self._sha256.hexdigest()))
+            self._form.files.append(
+                ReceivedFile(name, told, temporary, self._bytes, self._sha256.hexdigest())
+            )
         else:
-            self._form.add(name, bytes(self._said))
+            self._form.add_field(name, bytes(self._said))
         self._file, self._said, self._disposition = None, bytearray(), {}
 
     def _on_end(self) -> None:

@@ -15,22 +15,27 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool as in_thread
 
-from speakeasyd.domain.formats import render
+from speakeasyd.domain.formats import render_text
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.language_codes import NAMES, find_code
 from speakeasyd.domain.media_types import HEAD_BYTES, guess_extension
 from speakeasyd.domain.transcript import Segment, Transcript
 from speakeasyd.errors import SpeakeasyError
-from speakeasyd.inbox.rules import Rules
-from speakeasyd.ledger.reading import Row
-from speakeasyd.server.answers import Received
-from speakeasyd.server.jobs import find
-from speakeasyd.server.live import Client, encoded
-from speakeasyd.server.multipart import Form
-from speakeasyd.server.multipart import Received as ReceivedFile
-from speakeasyd.server.parts import Lent, Parts
-from speakeasyd.server.problems import Refused
-from speakeasyd.server.uploads import Reception, allowed, place, received, take
+from speakeasyd.inbox.rules import InboxRules
+from speakeasyd.ledger.readonly import Row
+from speakeasyd.server.broadcast import LiveClient, encode_json
+from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.server.error_answers import RequestRefused
+from speakeasyd.server.jobs import find_job
+from speakeasyd.server.multipart import ReceivedFile, UploadForm
+from speakeasyd.server.schemas import UploadedFile
+from speakeasyd.server.uploads import (
+    Reception,
+    check_options,
+    choose_place,
+    receive_files,
+    take_upload,
+)
 from speakeasyd.services.pauses import LEAVING
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
@@ -53,14 +58,21 @@ _BODY: dict[str, Any] = {
                     "required": ["file", "model"],
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
-                        "model": {"type": "string", "description": f"`{USUAL}`, or the name of a preset."},
+                        "model": {
+                            "type": "string",
+                            "description": f"`{USUAL}`, or the name of a preset.",
+                        },
                         "language": {"type": "string"},
                         "prompt": {"type": "string"},
                         "stream": {
                             "type": "boolean",
                             "description": "Send the text as server-sent events while it is transcribed.",
                         },
-                        "response_format": {"type": "string", "enum": list(_FORMATS), "default": "json"},
+                        "response_format": {
+                            "type": "string",
+                            "enum": list(_FORMATS),
+                            "default": "json",
+                        },
                         "timestamp_granularities[]": {
                             "type": "array",
                             "items": {"type": "string", "enum": ["word", "segment"]},
@@ -74,77 +86,87 @@ _BODY: dict[str, Any] = {
 
 
 @router.post("/audio/{task}", response_class=Response, openapi_extra=_BODY)
-async def transcriptions(request: Request, parts: Lent, task: Literal["transcriptions", "translations"]) -> Response:
+async def create_transcription(
+    request: Request, parts: Lent, task: Literal["transcriptions", "translations"]
+) -> Response:
     """Transcribe one file, or translate it to English, and wait for the text."""
-    _require_work(parts)
+    _require_running_queue(parts)
     with ExitStack() as stack:
-        async with received(request, parts, parts.settings.upload_inbox, file_field="file") as reception:
+        async with receive_files(
+            request, parts, parts.settings.upload_inbox, file_field="file"
+        ) as reception:
             form = reception.form
             wanted, streams = _read_format(form)
-            client = stack.enter_context(parts.live.client())
-            taken = await _take(parts, reception, task)
+            client = stack.enter_context(parts.live.register_client())
+            taken = await _receive_upload(parts, reception, task)
         if streams:
             events = _stream_events(parts, taken.job_id, client, stack.pop_all())
             return StreamingResponse(events, media_type="text/event-stream")
-        job = await _unless_gone(request, _ended(parts, taken.job_id, client))
+        job = await _cancel_on_disconnect(request, _wait_for_end(parts, taken.job_id, client))
     if job["status"] != Status.COMPLETED:
-        raise Refused(422, str(job["error"] or f"the job is {job['status']}"))
-    told = await parts.ledger.clients.transcript(JobId(taken.job_id))
-    return _answer(told, wanted, words="word" in form.texts("timestamp_granularities[]"), task=task)
+        raise RequestRefused(422, str(job["error"] or f"the job is {job['status']}"))
+    told = await parts.ledger.clients.load_transcript(JobId(taken.job_id))
+    return _build_answer(
+        told, wanted, words="word" in form.get_texts("timestamp_granularities[]"), task=task
+    )
 
 
-def _read_format(form: Form) -> tuple[str, bool]:
+def _read_format(form: UploadForm) -> tuple[str, bool]:
     """The format of the answer, and whether it is streamed."""
-    wanted = form.text("response_format", "json")
+    wanted = form.get_text("response_format", "json")
     if wanted not in _FORMATS:
-        raise Refused(422, f"response_format is one of {', '.join(_FORMATS)}")
-    streams = form.text("stream").lower() in {"true", "1"}
+        raise RequestRefused(422, f"response_format is one of {', '.join(_FORMATS)}")
+    streams = form.get_text("stream").lower() in {"true", "1"}
     if streams and wanted not in {"json", "text"}:
-        raise Refused(422, "stream gives plain text: response_format is then json or text")
+        raise RequestRefused(422, "stream gives plain text: response_format is then json or text")
     return wanted, streams
 
 
-async def _take(parts: Parts, reception: Reception, task: str) -> Received:
+async def _receive_upload(parts: ServerContext, reception: Reception, task: str) -> UploadedFile:
     form = reception.form
     file = next((file for file in form.files if file.field == "file"), None)
     if file is None:
-        raise Refused(422, "there is no `file` in the form")
+        raise RequestRefused(422, "there is no `file` in the form")
     inbox = parts.settings.upload_inbox
-    changes = allowed(parts, inbox, _changes(parts, form, task))
+    changes = check_options(parts, inbox, _read_options(parts, form, task))
     # Under a name that was there before, the same bytes would be a duplicate: each request has a name of its own.
     name = await in_thread(_complete_name, parts, reception, file)
-    wanted = place(parts, inbox, replace(file, name=_named(name)), folder=FOLDER)
-    return (await take(parts, inbox, reception, wanted=[wanted], changes=changes, awaited=True))[0]
+    wanted = choose_place(parts, inbox, replace(file, name=_name_upload(name)), folder=FOLDER)
+    return (
+        await take_upload(parts, inbox, reception, wanted=[wanted], changes=changes, awaited=True)
+    )[0]
 
 
-def _complete_name(parts: Parts, reception: Reception, file: ReceivedFile) -> str:
+def _complete_name(parts: ServerContext, reception: Reception, file: ReceivedFile) -> str:
     """The file's name, with an extension by its first bytes where the name has none that the inbox takes."""
-    rules = Rules.for_inbox(parts.settings, parts.settings.upload_inbox)
+    rules = InboxRules.for_inbox(parts.settings, parts.settings.upload_inbox)
     name = PurePosixPath(file.name.replace("\\", "/")).name or "audio"
     if not rules.has_other_extension(name):
         return name
     with reception.form.folder.open_file(file.temporary) as content:
         extension = guess_extension(content.read(HEAD_BYTES))
     if extension is None:
-        raise Refused(400, "the file is in no format of audio or video that is known here")
+        raise RequestRefused(400, "the file is in no format of audio or video that is known here")
     return f"{name}.{extension}"
 
 
-def _named(name: str) -> str:
+def _name_upload(name: str) -> str:
     plain = PurePosixPath(name.replace("\\", "/"))
     return f"{plain.stem[:STEM]} {secrets.token_hex(4)}{plain.suffix}"
 
 
-def _changes(parts: Parts, form: Form, task: str) -> Mapping[str, object]:
+def _read_options(parts: ServerContext, form: UploadForm, task: str) -> Mapping[str, object]:
     """The options of a form."""
     asked: dict[str, object] = {
-        "language": _read_language(form.text("language")),
-        "initial_prompt": form.text("prompt")[-PROMPT:],
-        "word_timestamps": "word" in form.texts("timestamp_granularities[]"),
+        "language": _read_language(form.get_text("language")),
+        "initial_prompt": form.get_text("prompt")[-PROMPT:],
+        "word_timestamps": "word" in form.get_texts("timestamp_granularities[]"),
         "task": "translate" if task == "translations" else "",
     }
-    changes: dict[str, object] = {"priority": FIRST} | {key: value for key, value in asked.items() if value}
-    model = form.text("model", USUAL)
+    changes: dict[str, object] = {"priority": FIRST} | {
+        key: value for key, value in asked.items() if value
+    }
+    model = form.get_text("model", USUAL)
     if model == USUAL:
         return changes
     return changes | {"preset" if model in parts.settings.presets else "model": model}
@@ -156,103 +178,115 @@ def _read_language(text: str) -> str | None:
         return None
     code = find_code(text)
     if code is None:
-        raise Refused(400, f"{text[:80]!r} is no language of Whisper", hint="Give a code of ISO 639-1, such as en.")
+        raise RequestRefused(
+            400,
+            f"{text[:80]!r} is no language of Whisper",
+            hint="Give a code of ISO 639-1, such as en.",
+        )
     return code
 
 
-def _require_work(parts: Parts, hint: str = "") -> None:
+def _require_running_queue(parts: ServerContext, hint: str = "") -> None:
     """Raises Refused while nothing would come of waiting."""
     inbox = parts.settings.upload_inbox.name
     causes = (*LEAVING, "device", "ledger", f"inbox {inbox}", f"outbox {inbox}")
     if reasons := [parts.pauses.reasons[cause] for cause in causes if cause in parts.pauses]:
-        raise Refused(503, "; ".join(reasons), hint=hint)
+        raise RequestRefused(503, "; ".join(reasons), hint=hint)
 
 
-async def _unless_gone(request: Request, answer: Coroutine[Any, Any, Row]) -> Row:
+async def _cancel_on_disconnect(request: Request, answer: Coroutine[Any, Any, Row]) -> Row:
     """Raises Refused as soon as nobody waits for the answer: the whole request has been read, so its end comes next."""
     waiting, gone = asyncio.ensure_future(answer), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            raise Refused(400, "the client has gone")
+            raise RequestRefused(400, "the client has gone")
         return waiting.result()
     finally:
         waiting.cancel()
         gone.cancel()
 
 
-async def _ended(parts: Parts, job_id: int, client: Client) -> Row:
+async def _wait_for_end(parts: ServerContext, job_id: int, client: LiveClient) -> Row:
     """Its row, once it has ended. `client` has listened since before it began."""
-    async for row in _follow(parts, job_id, client):
+    async for row in _follow_job(parts, job_id, client):
         if row["finished_at"] is not None:
             return row
     raise AssertionError("a job that does not end is followed for ever")
 
 
-async def _follow(parts: Parts, job_id: int, client: Client) -> AsyncIterator[Row]:
+async def _follow_job(parts: ServerContext, job_id: int, client: LiveClient) -> AsyncIterator[Row]:
     """Its row now, after each of its events, and after a while without any. The last one is of its end."""
-    row = await find(parts, job_id)
+    row = await find_job(parts, job_id)
     yield row
     while row["finished_at"] is None:
-        _require_work(parts, hint=f"Job {job_id} goes on after that.")
+        _require_running_queue(parts, hint=f"Job {job_id} goes on after that.")
         with suppress(TimeoutError):
             async with asyncio.timeout(FOLLOW_S):
-                await _hear_of(job_id, client)
-        row = await find(parts, job_id)
+                await _wait_for_event(job_id, client)
+        row = await find_job(parts, job_id)
         yield row
 
 
-async def _hear_of(job_id: int, client: Client) -> None:
+async def _wait_for_event(job_id: int, client: LiveClient) -> None:
     """Wait for the next event of the job, or of a pause."""
-    while (news := await client.next()) is not None:
+    while (news := await client.next_message()) is not None:
         if any(event.job_id == job_id or event.kind == "queue.paused" for event in news.events):
             return
-    raise Refused(503, "the daemon is too busy to wait for the text", hint=f"It will be that of job {job_id}.")
+    raise RequestRefused(
+        503, "the daemon is too busy to wait for the text", hint=f"It will be that of job {job_id}."
+    )
 
 
-async def _stream_events(parts: Parts, job_id: int, client: Client, stack: ExitStack) -> AsyncIterator[str]:
+async def _stream_events(
+    parts: ServerContext, job_id: int, client: LiveClient, stack: ExitStack
+) -> AsyncIterator[str]:
     """Server-sent events: the text as its chunks come, at the end all of it, or an error."""
     sent = ""
     with stack:
         try:
-            async for row in _follow(parts, job_id, client):
+            async for row in _follow_job(parts, job_id, client):
                 text = await _read_text(parts, JobId(job_id), ended=row["finished_at"] is not None)
                 if text.startswith(sent) and text != sent:
-                    yield _format_event({"type": "transcript.text.delta", "delta": text[len(sent) :]})
+                    yield _format_event(
+                        {"type": "transcript.text.delta", "delta": text[len(sent) :]}
+                    )
                     sent = text
                 elif row["finished_at"] is None:
                     yield ": still at work\n\n"
             if row["status"] != Status.COMPLETED:
-                raise Refused(422, str(row["error"] or f"the job is {row['status']}"))
+                raise RequestRefused(422, str(row["error"] or f"the job is {row['status']}"))
             yield _format_event({"type": "transcript.text.done", "text": text})
         except SpeakeasyError as error:
-            yield _format_event({"error": {"message": str(error), "hint": error.hint, "type": "server_error"}})
+            yield _format_event(
+                {"error": {"message": str(error), "hint": error.hint, "type": "server_error"}}
+            )
 
 
-async def _read_text(parts: Parts, job_id: JobId, *, ended: bool) -> str:
+async def _read_text(parts: ServerContext, job_id: JobId, *, ended: bool) -> str:
     """All of the text once the job has ended, until then that of its first chunks."""
     if ended:
-        return (await parts.ledger.clients.transcript(job_id)).text
+        return (await parts.ledger.clients.load_transcript(job_id)).text
     return await parts.ledger.clients.leading_text(job_id)
 
 
 def _format_event(data: Mapping[str, object]) -> str:
-    return f"data: {encoded(data)}\n\n"
+    return f"data: {encode_json(data)}\n\n"
 
 
-def _answer(told: Transcript, wanted: str, *, words: bool, task: str) -> Response:
+def _build_answer(told: Transcript, wanted: str, *, words: bool, task: str) -> Response:
     match wanted:
         case "json":
             return JSONResponse({"text": told.text})
         case "verbose_json":
-            return JSONResponse(_verbose(told, words=words, task=task))
+            return JSONResponse(_build_verbose(told, words=words, task=task))
         case "text":
             return PlainTextResponse(told.text + "\n")
         case _:
-            return PlainTextResponse(render(told, wanted))
+            return PlainTextResponse(render_text(told, wanted))
 
 
-def _verbose(told: Transcript, *, words: bool, task: str) -> Mapping[str, object]:
+def _build_verbose(told: Transcript, *, words: bool, task: str) -> Mapping[str, object]:
     spoken = [
         {"word": word.text.strip(), "start": word.start, "end": word.end}
         for segment in told.segments
@@ -263,11 +297,13 @@ def _verbose(told: Transcript, *, words: bool, task: str) -> Mapping[str, object
         "language": NAMES.get(told.language or "", told.language),
         "duration": told.audio_seconds,
         "text": told.text,
-        "segments": [_segment(number, segment) for number, segment in enumerate(told.segments)],
+        "segments": [
+            _build_segment(number, segment) for number, segment in enumerate(told.segments)
+        ],
     } | ({"words": spoken} if words else {})
 
 
-def _segment(number: int, segment: Segment) -> Mapping[str, object]:
+def _build_segment(number: int, segment: Segment) -> Mapping[str, object]:
     return {
         "id": number,
         "seek": 0,
@@ -283,17 +319,22 @@ def _segment(number: int, segment: Segment) -> Mapping[str, object]:
 
 
 @router.get("/models")
-async def models(parts: Lent) -> Mapping[str, object]:
-    """What may be asked for as `model`: the configured one, and the presets."""
-    return {"object": "list", "data": [_model(name) for name in (USUAL, *sorted(parts.settings.presets))]}
+async def list_models(parts: Lent) -> Mapping[str, object]:
+    """What may be asked for as `get_model`: the configured one, and the presets."""
+    return {
+        "object": "list",
+        "data": [_build_model(name) for name in (USUAL, *sorted(parts.settings.presets))],
+    }
 
 
 @router.get("/models/{name}")
-async def model(parts: Lent, name: str) -> Mapping[str, object]:
+async def get_model(parts: Lent, name: str) -> Mapping[str, object]:
     if name != USUAL and name not in parts.settings.presets:
-        raise Refused(404, f"there is no model {name[:80]!r}", hint="GET /v1/models lists them.")
-    return _model(name)
+        raise RequestRefused(
+            404, f"there is no model {name[:80]!r}", hint="GET /v1/models lists them."
+        )
+    return _build_model(name)
 
 
-def _model(name: str) -> Mapping[str, object]:
+def _build_model(name: str) -> Mapping[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": "speakeasyd"}

@@ -8,43 +8,51 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
 
-from speakeasyd.domain.recording import Limits, RecorderState
-from speakeasyd.server.parts import Lent
-from speakeasyd.server.problems import Refused
+from speakeasyd.domain.recording import RecorderState, RecordingLimits
+from speakeasyd.server.context import Lent
+from speakeasyd.server.error_answers import RequestRefused
 
 router = APIRouter(prefix="/recorder", tags=["recorder"])
 
 
-class Wish(BaseModel):
+class RecordingRequest(BaseModel):
     device: str | Annotated[int, Field(ge=0, lt=2**31)] | None = None
     max_s: float | None = Field(None, gt=0)
     until_silence_s: float | None = Field(None, gt=0)
 
 
 @router.get("")
-async def state(parts: Lent) -> RecorderState:
+async def get_recorder_state(parts: Lent) -> RecorderState:
     """What the recorder does."""
     return parts.recorder.state
 
 
 @router.get("/devices")
-async def devices(parts: Lent) -> Mapping[str, list[Mapping[str, Any]]]:
+async def list_devices(parts: Lent) -> Mapping[str, list[Mapping[str, Any]]]:
     """What can be recorded from."""
-    return {"devices": [asdict(device) for device in await asyncio.to_thread(parts.recorder.devices)]}
+    return {
+        "devices": [
+            asdict(device) for device in await asyncio.to_thread(parts.recorder.list_devices)
+        ]
+    }
 
 
 @router.post("/start")
-async def start(parts: Lent, wish: Annotated[Wish | None, Body()] = None) -> RecorderState:
+async def start_recording(
+    parts: Lent, wish: Annotated[RecordingRequest | None, Body()] = None
+) -> RecorderState:
     """Begin a recording, which lands in the inbox when it ends."""
-    wanted = wish or Wish()
-    limits = Limits(max_s=wanted.max_s, until_silence_s=wanted.until_silence_s)
+    wanted = wish or RecordingRequest()
+    limits = RecordingLimits(max_s=wanted.max_s, until_silence_s=wanted.until_silence_s)
     try:
         return await asyncio.to_thread(parts.recorder.start, device=wanted.device, limits=limits)
     except OSError as error:
-        raise Refused(503, f"the inbox cannot be written: {error.strerror or error}") from error
+        raise RequestRefused(
+            503, f"the inbox cannot be written: {error.strerror or error}"
+        ) from error
 
 
 @router.post("/stop")
-async def stop(parts: Lent) -> RecorderState:
+async def stop_recording(parts: Lent) -> RecorderState:
     """End the recording; its file is in the inbox when this is answered."""
     return await asyncio.to_thread(parts.recorder.stop)

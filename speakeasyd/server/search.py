@@ -6,20 +6,24 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from speakeasyd.ledger.search import TIME, Filters
-from speakeasyd.server.answers import Hits
-from speakeasyd.server.parts import Lent
+from speakeasyd.ledger.search import TIME, SearchFilters
+from speakeasyd.server.context import Lent
+from speakeasyd.server.schemas import SearchHitsAnswer
 
 _Name = Annotated[str | None, Query(max_length=1000)]
 _Time = Annotated[
-    str | None, Query(pattern=TIME, description="When the file was received, UTC, or the beginning of it: `2026-05`.")
+    str | None,
+    Query(
+        pattern=TIME,
+        description="When the file was received, UTC, or the beginning of it: `2026-05`.",
+    ),
 ]
 
 router = APIRouter(tags=["search"])
 
 
-@router.get("/search", response_model=Hits)
-async def search(
+@router.get("/search", response_model=SearchHitsAnswer)
+async def search_transcripts(
     parts: Lent,
     q: Annotated[str, Query(min_length=1, max_length=1000)],
     *,
@@ -32,5 +36,11 @@ async def search(
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> Mapping[str, Any]:
     """All of the words, in any order; `"a phrase"`, `trans*` for a beginning, `-not`. `channel` 0 is left."""
-    filters = Filters(since=since, until=until, batch=batch, inbox=inbox, preset=preset, channel=channel)
-    return {"hits": [asdict(hit) for hit in await parts.ledger.search(q, limit=limit, filters=filters)]}
+    filters = SearchFilters(
+        since=since, until=until, batch=batch, inbox=inbox, preset=preset, channel=channel
+    )
+    return {
+        "hits": [
+            asdict(hit) for hit in await parts.ledger.search_text(q, limit=limit, filters=filters)
+        ]
+    }

@@ -9,18 +9,23 @@ from contextlib import contextmanager, suppress
 import uvicorn
 
 from speakeasyd.config import Settings
-from speakeasyd.events import Hub
-from speakeasyd.host.limits import file_limit
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.recorder.recorder import Recorder
-from speakeasyd.server.app import application
-from speakeasyd.server.connections import ACCEPTED_AT_ONCE, WAITING, LimitedConnection, connection_limit
-from speakeasyd.server.live import Live
-from speakeasyd.server.parts import Admit, Parts
-from speakeasyd.server.uploads import sweep
-from speakeasyd.services.failures import Failures
+from speakeasyd.server.app import create_application
+from speakeasyd.server.broadcast import LiveBroadcast
+from speakeasyd.server.connections import (
+    ACCEPTED_AT_ONCE,
+    WAITING,
+    LimitedConnection,
+    connection_limit,
+)
+from speakeasyd.server.context import Admit, ServerContext
+from speakeasyd.server.uploads import remove_stale_uploads
+from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
+from speakeasyd.system.limits import file_limit
 from speakeasyd.workers.pool import Pool
 
 RETRY_S = 15.0  # seconds between tries to have the port
@@ -37,9 +42,9 @@ class Server(Service):
         *,
         current: Callable[[], Settings],
         ledger: Ledger,
-        hub: Hub,
+        hub: EventHub,
         pauses: Pauses,
-        failures: Failures,
+        failures: ServiceFailures,
         pool: Pool,
         recorder: Recorder,
         admit: Admit,
@@ -47,10 +52,10 @@ class Server(Service):
     ) -> None:
         super().__init__()
         self._settings = current().server
-        self._parts = Parts(
+        self._parts = ServerContext(
             current=current,
             ledger=ledger,
-            live=Live(hub),
+            live=LiveBroadcast(hub),
             pauses=pauses,
             failures=failures,
             pool=pool,
@@ -64,30 +69,36 @@ class Server(Service):
     async def run_once(self) -> float:
         """Serve until stopped. Returns early when the port cannot be had."""
         try:
-            listener = self._listener()
+            listener = self._open_listener()
         except OSError as error:
             if not self._complained:
                 place = f"{self._settings.host}:{self._settings.port}"
-                log.warning("the page and the API cannot listen at %s: %s; trying again", place, error.strerror)
+                log.warning(
+                    "the page and the API cannot listen at %s: %s; trying again",
+                    place,
+                    error.strerror,
+                )
                 self._complained = True
             return RETRY_S
-        self.address = _address(listener)
+        self.address = _format_address(listener)
         log.info("the page: %s/", self.address)
         live = asyncio.create_task(self._parts.live.run(), name="live")
-        sweeping = asyncio.create_task(asyncio.to_thread(sweep, self._parts.settings.inboxes), name="sweep")
+        sweeping = asyncio.create_task(
+            asyncio.to_thread(remove_stale_uploads, self._parts.settings.inboxes), name="sweep"
+        )
         try:
             await asyncio.wait({sweeping}, timeout=SWEEP_S)
-            await self._serve(listener)
+            await self._serve_listener(listener)
         finally:
             live.cancel()
             sweeping.cancel()
             listener.close()
         return RETRY_S
 
-    async def _serve(self, listener: socket.socket) -> None:
+    async def _serve_listener(self, listener: socket.socket) -> None:
         limit = connection_limit(file_limit())
         config = uvicorn.Config(
-            application(self._parts),
+            create_application(self._parts),
             http=type("Connection", (LimitedConnection,), {"limit": limit}),
             h11_max_incomplete_event_size=HEADER_BYTES,
             backlog=ACCEPTED_AT_ONCE,
@@ -110,7 +121,7 @@ class Server(Service):
                 await serving
             raise
 
-    def _listener(self) -> socket.socket:
+    def _open_listener(self) -> socket.socket:
         """Raises OSError."""
         host = self._settings.host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -123,13 +134,15 @@ class _Uvicorn(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listener in sockets or ():
-            listener.listen(WAITING)  # uvicorn's `backlog` is both this and how many are accepted at once
+            listener.listen(
+                WAITING
+            )  # uvicorn's `backlog` is both this and how many are accepted at once
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def _address(listener: socket.socket) -> str:
+def _format_address(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"

@@ -33,7 +33,13 @@ class OpenFileResponse(Response):
         try:
             start, end = self._choose_range(Headers(scope=scope))
             self.headers["content-length"] = str(max(0, end - start))
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
             if not scope.get(IS_HEAD):
                 await self._send_bytes(start, end, send)
             await send({"type": "http.response.body", "body": b""})
@@ -54,7 +60,10 @@ class OpenFileResponse(Response):
         """The first byte and the one after the last. Sets the status."""
         wanted = _RANGE.fullmatch(headers.get("range", "").strip())
         if_range = headers.get("if-range")
-        unchanged = if_range is None or if_range in {self.headers["etag"], self.headers["last-modified"]}
+        unchanged = if_range is None or if_range in {
+            self.headers["etag"],
+            self.headers["last-modified"],
+        }
         if not wanted or not any(wanted.groups()) or not unchanged:
             return 0, self._size
         first, last = wanted.groups()

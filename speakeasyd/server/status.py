@@ -9,9 +9,9 @@ from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, Field
 
 from speakeasyd.domain.pausing import PERSON
-from speakeasyd.ledger.overview import take
-from speakeasyd.server.answers import Batches, Hours, Overview, Paused
-from speakeasyd.server.parts import Lent, Parts
+from speakeasyd.ledger.overview import take_snapshot
+from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.server.schemas import Batches, Hours, Overview, Paused
 
 router = APIRouter(tags=["status"])
 
@@ -21,10 +21,10 @@ _HOURS = """
 """
 
 
-async def overview(parts: Parts) -> Mapping[str, Any]:
+async def build_overview(parts: ServerContext) -> Mapping[str, Any]:
     """As `GET /status` answers."""
     seq = await parts.ledger.clients.newest_event()
-    snapshot = await parts.ledger.clients.run(take, parts.state)
+    snapshot = await parts.ledger.clients.run(take_snapshot, parts.state)
     settings = parts.settings
     return asdict(snapshot) | {
         "seq": seq,
@@ -35,41 +35,45 @@ async def overview(parts: Parts) -> Mapping[str, Any]:
 
 
 @router.get("/status", response_model=Overview)
-async def status(parts: Lent) -> Mapping[str, Any]:
+async def get_status(parts: Lent) -> Mapping[str, Any]:
     """The daemon at one moment: queue, speed, time left, workers, pauses, incidents."""
-    return await overview(parts)
+    return await build_overview(parts)
 
 
 @router.get("/batches", response_model=Batches)
-async def batches(
-    parts: Lent, q: Annotated[str, Query(max_length=500)] = "", limit: Annotated[int, Query(ge=1, le=200)] = 50
+async def list_batches(
+    parts: Lent,
+    q: Annotated[str, Query(max_length=500)] = "",
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Mapping[str, Any]:
     """Batches, the newest first; `q`: only those with this in their name."""
-    return {"batches": await parts.ledger.clients.rows(_BATCHES, {"q": q, "limit": limit})}
+    return {"batches": await parts.ledger.clients.query_rows(_BATCHES, {"q": q, "limit": limit})}
 
 
 @router.get("/throughput", response_model=Hours)
-async def throughput(parts: Lent, hours: Annotated[int, Query(ge=1, le=24 * 366)] = 48) -> Mapping[str, Any]:
+async def list_throughput(
+    parts: Lent, hours: Annotated[int, Query(ge=1, le=24 * 366)] = 48
+) -> Mapping[str, Any]:
     """The last hours in which something ended, the oldest first."""
-    return {"hours": await parts.ledger.clients.rows(_HOURS, {"hours": hours})}
+    return {"hours": await parts.ledger.clients.query_rows(_HOURS, {"hours": hours})}
 
 
-class Why(BaseModel):
+class PauseRequest(BaseModel):
     reason: str = Field("paused by a person", min_length=1, max_length=500)
 
 
 @router.post("/pause")
-async def pause(parts: Lent, why: Annotated[Why | None, Body()] = None) -> Paused:
-    """Let go of all work, chunks in flight aside, until `resume`; also across restarts.
+async def pause_queue(parts: Lent, why: Annotated[PauseRequest | None, Body()] = None) -> Paused:
+    """Let go of all work, chunks in flight aside, until `resume_queue`; also across restarts.
 
     503: the ledger cannot keep it, and nothing has changed.
     """
-    await parts.pauses.begin_durably(PERSON, (why or Why()).reason)
+    await parts.pauses.begin_durably(PERSON, (why or PauseRequest()).reason)
     return Paused(pauses=dict(parts.pauses.reasons))
 
 
 @router.post("/resume")
-async def resume(parts: Lent) -> Paused:
+async def resume_queue(parts: Lent) -> Paused:
     """Go on. Pauses of another cause stay."""
     await parts.pauses.end_durably(PERSON)
     return Paused(pauses=dict(parts.pauses.reasons))

@@ -17,23 +17,25 @@ from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool as in_thread
 
 from speakeasyd.config import InboxSettings
-from speakeasyd.domain.naming import component
+from speakeasyd.domain.naming import make_component
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.presets import Changes, Presets
 from speakeasyd.errors import ErrorCode, FileFault
-from speakeasyd.inbox.rules import Rules
-from speakeasyd.ledger.dossier import files_with_bytes
+from speakeasyd.inbox.rules import InboxRules
+from speakeasyd.ledger.job_details import files_with_bytes
 from speakeasyd.safe_open import FolderHandle, LinkRefused
-from speakeasyd.server.answers import Received as Taken
-from speakeasyd.server.answers import Upload
-from speakeasyd.server.multipart import Form, Received
-from speakeasyd.server.parts import Lent, Parts
-from speakeasyd.server.problems import Refused
+from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.server.error_answers import RequestRefused
+from speakeasyd.server.multipart import ReceivedFile, UploadForm
+from speakeasyd.server.schemas import Upload
+from speakeasyd.server.schemas import UploadedFile as Taken
 
 router = APIRouter(tags=["jobs"])
 log = logging.getLogger(__name__)
 
-STAGING = ".speakeasyd-upload-"  # a folder of the inbox, not looked at: from there a rename is enough
+STAGING = (
+    ".speakeasyd-upload-"  # a folder of the inbox, not looked at: from there a rename is enough
+)
 PATH_LIMIT = 1000  # bytes below the inbox
 TAKE_BACK_TRIES = 50
 TAKE_BACK_S = 0.02  # seconds between them
@@ -54,9 +56,15 @@ _BODY: dict[str, Any] = {
                     "required": ["files"],
                     "properties": {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        "batch": {"type": "string", "description": "A name for what belongs together: a folder."},
+                        "batch": {
+                            "type": "string",
+                            "description": "A name for what belongs together: a folder.",
+                        },
                         "preset": {"type": "string"},
-                        "options": {"type": "string", "description": "JSON: options as in a sidecar."},
+                        "options": {
+                            "type": "string",
+                            "description": "JSON: options as in a sidecar.",
+                        },
                     },
                 }
             }
@@ -69,7 +77,7 @@ _BODY: dict[str, Any] = {
 class Wanted:
     """Where a received file belongs in the inbox."""
 
-    file: Received
+    file: ReceivedFile
     folder: str  # '/' between parts; "" is the inbox itself
     name: str
 
@@ -82,7 +90,7 @@ class Wanted:
 class Placed:
     """Where a received file is."""
 
-    file: Received
+    file: ReceivedFile
     path: str  # relative to the inbox
     moved: bool  # False: the same bytes lay there already, from the same upload sent before
 
@@ -91,56 +99,62 @@ class Placed:
 class Reception:
     """A form whose files lie in a folder of its inbox, and the inbox itself, open as long as that."""
 
-    form: Form
+    form: UploadForm
     root: FolderHandle
 
 
 @router.post("/batches", status_code=201, openapi_extra=_BODY)
-async def upload(request: Request, parts: Lent, inbox: Annotated[str | None, Query(max_length=200)] = None) -> Upload:
+async def upload_files(
+    request: Request, parts: Lent, inbox: Annotated[str | None, Query(max_length=200)] = None
+) -> Upload:
     """Upload any number of files. When it is answered, each is durable in the inbox and has its job.
 
     Any other answer: none of them has. The same upload sent again (bytes, name, batch, options) has the same jobs, as
     long as its files lie in the inbox: after a lost answer it can be sent again.
     """
-    target = _inbox(parts, inbox)
-    async with received(request, parts, target) as reception:
+    target = _find_inbox(parts, inbox)
+    async with receive_files(request, parts, target) as reception:
         form = reception.form
         if not form.files:
-            raise Refused(422, "there is no file in the form")
-        changes = allowed(parts, target, _said(form))
-        said = form.text("batch").strip(" .")
-        batch = component(said) if said else ""
-        wanted = [place(parts, target, file, folder=batch) for file in form.files]
-        taken = await take(parts, target, reception, wanted=wanted, changes=changes)
-        return Upload(batch=_batch(taken[0].path) or target.name, inbox=target.name, files=taken)
+            raise RequestRefused(422, "there is no file in the form")
+        changes = check_options(parts, target, _read_fields(form))
+        said = form.get_text("batch").strip(" .")
+        batch = make_component(said) if said else ""
+        wanted = [choose_place(parts, target, file, folder=batch) for file in form.files]
+        taken = await take_upload(parts, target, reception, wanted=wanted, changes=changes)
+        return Upload(
+            batch=_name_batch(taken[0].path) or target.name, inbox=target.name, files=taken
+        )
 
 
 @asynccontextmanager
-async def received(
-    request: Request, parts: Parts, inbox: InboxSettings, *, file_field: str = ""
+async def receive_files(
+    request: Request, parts: ServerContext, inbox: InboxSettings, *, file_field: str = ""
 ) -> AsyncIterator[Reception]:
     """The form of a request, its files in a folder of the inbox that is gone afterwards. `file_field`: see `Form`.
 
     Raises Refused: 503 while the inbox or the ledger is away.
     """
     if parts.uploads.locked():
-        raise Refused(503, "too many uploads at once", hint="Try again in a moment.")
+        raise RequestRefused(503, "too many uploads at once", hint="Try again in a moment.")
     if reason := parts.pauses.reasons.get("ledger"):
-        raise Refused(503, reason, hint="Nothing was taken. Send it again later.")
+        raise RequestRefused(503, reason, hint="Nothing was taken. Send it again later.")
     async with parts.uploads, AsyncExitStack() as stack:
         try:
             root = await in_thread(_open_inbox, parts, inbox)
             stack.push_async_callback(in_thread, root.close)
             staging = root.temporary_folder(STAGING)
-            form = Form(await in_thread(staging.__enter__), file_field=file_field)
+            form = UploadForm(await in_thread(staging.__enter__), file_field=file_field)
             stack.push_async_callback(in_thread, staging.__exit__, None, None, None)
-            await form.receive(request)
+            await form.receive_form(request)
             yield Reception(form, root)
         except OSError as error:
-            raise Refused(503, f"the inbox cannot be written: {error.strerror or error}") from error
+            raise RequestRefused(
+                503, f"the inbox cannot be written: {error.strerror or error}"
+            ) from error
 
 
-def _open_inbox(parts: Parts, inbox: InboxSettings) -> FolderHandle:
+def _open_inbox(parts: ServerContext, inbox: InboxSettings) -> FolderHandle:
     """Raises Refused where it is away: what is written below a mount point would be lost."""
     root = FolderHandle.open(inbox.path)
     try:
@@ -151,31 +165,41 @@ def _open_inbox(parts: Parts, inbox: InboxSettings) -> FolderHandle:
     return root
 
 
-def _require_inbox(parts: Parts, inbox: InboxSettings, root: FolderHandle) -> None:
+def _require_inbox(parts: ServerContext, inbox: InboxSettings, root: FolderHandle) -> None:
     if not parts.is_present(inbox.name) or not root.is_at_its_path():
-        raise Refused(503, f"the inbox {inbox.name!r} is gone, or no longer mounted", hint="Send it again later.")
+        raise RequestRefused(
+            503,
+            f"the inbox {inbox.name!r} is gone, or no longer mounted",
+            hint="Send it again later.",
+        )
 
 
-def place(parts: Parts, inbox: InboxSettings, file: Received, *, folder: str) -> Wanted:
+def choose_place(
+    parts: ServerContext, inbox: InboxSettings, file: ReceivedFile, *, folder: str
+) -> Wanted:
     """Where a received file belongs, relative to the inbox. Raises Refused for a name that the inbox does not take."""
-    wanted = _wanted(file, folder)
+    wanted = _sanitize_path(file, folder)
     if len(os.fsencode(wanted.path)) > PATH_LIMIT:
-        raise Refused(422, f"{file.name[:200]!r} is not taken: it has more than {PATH_LIMIT} bytes")
+        raise RequestRefused(
+            422, f"{file.name[:200]!r} is not taken: it has more than {PATH_LIMIT} bytes"
+        )
     if len(os.fsencode(wanted.name)) > NAME_LIMIT:
-        raise Refused(422, f"{file.name[:200]!r} is not taken: a name has {NAME_LIMIT} bytes at most")
-    if reason := Rules.for_inbox(parts.settings, inbox).why_ignored(os.fsencode(wanted.path)):
-        raise Refused(422, f"{file.name[:200]!r} is not taken: {reason}")
+        raise RequestRefused(
+            422, f"{file.name[:200]!r} is not taken: a name has {NAME_LIMIT} bytes at most"
+        )
+    if reason := InboxRules.for_inbox(parts.settings, inbox).why_ignored(os.fsencode(wanted.path)):
+        raise RequestRefused(422, f"{file.name[:200]!r} is not taken: {reason}")
     return wanted
 
 
-def sweep(inboxes: Iterable[InboxSettings]) -> None:
+def remove_stale_uploads(inboxes: Iterable[InboxSettings]) -> None:
     """Remove uploads that a crash has cut short."""
     for left in chain.from_iterable(inbox.path.glob(f"{STAGING}*") for inbox in inboxes):
         rmtree(left, ignore_errors=True)
 
 
-async def take(
-    parts: Parts,
+async def take_upload(
+    parts: ServerContext,
     inbox: InboxSettings,
     reception: Reception,
     *,
@@ -193,7 +217,9 @@ async def take(
     except Exception as error:  # not a cancellation: the ledger may have taken them by then
         await in_thread(_take_back, reception.root, placed)
         if isinstance(error, FileFault) and error.code in _AWAY:
-            raise Refused(503, f"the inbox lost a file: {error}", hint="Send it again later.") from error
+            raise RequestRefused(
+                503, f"the inbox lost a file: {error}", hint="Send it again later."
+            ) from error
         raise
     return [
         Taken(path=one.path, bytes=one.file.bytes, job_id=job.job_id, status=job.status)
@@ -202,68 +228,86 @@ async def take(
 
 
 async def _known_paths(
-    parts: Parts, inbox: InboxSettings, wanted: Sequence[Wanted], changes: Changes
+    parts: ServerContext, inbox: InboxSettings, wanted: Sequence[Wanted], changes: Changes
 ) -> frozenset[tuple[str, str]]:
     """Path and SHA-256 of files whose job has the very options that are asked for: an upload that is sent again."""
-    presets = _presets(parts, inbox)
-    options = {batch: presets.choose(batch, changes).options for batch in {_batch(one.path) for one in wanted}}
+    presets = _build_presets(parts, inbox)
+    options = {
+        batch: presets.choose_options(batch, changes).options
+        for batch in {_name_batch(one.path) for one in wanted}
+    }
     rows = await parts.ledger.clients.run(
         files_with_bytes, parts.state, inbox.name, sorted({one.file.sha256 for one in wanted})
     )
     return frozenset(
-        (row.path, row.sha256) for row in rows if Options.model_validate(row.options) == options.get(_batch(row.path))
+        (row.path, row.sha256)
+        for row in rows
+        if Options.model_validate(row.options) == options.get(_name_batch(row.path))
     )
 
 
-def allowed(parts: Parts, inbox: InboxSettings, changes: Changes) -> Changes:
+def check_options(parts: ServerContext, inbox: InboxSettings, changes: Changes) -> Changes:
     """Options that a client may ask for: no model but those of the configuration, since a model may be a path."""
     settings = parts.settings
-    presets = _presets(parts, inbox)
+    presets = _build_presets(parts, inbox)
     try:
-        model = presets.choose("", changes).options.model
+        model = presets.choose_options("", changes).options.model
     except FileFault as fault:
-        raise Refused(422, f"these options cannot be used: {str(fault).partition(': ')[2]}") from fault
-    known = {"auto", "bundled", settings.options.model, *(one.get("model") for one in settings.presets.values())}
+        raise RequestRefused(
+            422, f"these options cannot be used: {str(fault).partition(': ')[2]}"
+        ) from fault
+    known = {
+        "auto",
+        "bundled",
+        settings.options.model,
+        *(one.get("model") for one in settings.presets.values()),
+    }
     if model not in known:
-        raise Refused(422, "this model is not one of the configuration's", hint="Make a preset for it.")
+        raise RequestRefused(
+            422, "this model is not one of the configuration's", hint="Make a preset for it."
+        )
     return changes
 
 
-def _presets(parts: Parts, inbox: InboxSettings) -> Presets:
+def _build_presets(parts: ServerContext, inbox: InboxSettings) -> Presets:
     settings = parts.settings
     return Presets(defaults=settings.options, presets=settings.presets, inbox_preset=inbox.preset)
 
 
-def _batch(path: str) -> str:
+def _name_batch(path: str) -> str:
     return path.partition("/")[0] if "/" in path else ""
 
 
-def _said(form: Form) -> dict[str, object]:
+def _read_fields(form: UploadForm) -> dict[str, object]:
     try:
-        changes = _CHANGES.validate_json(form.text("options", "{}"))
+        changes = _CHANGES.validate_json(form.get_text("options", "{}"))
     except ValidationError as error:
-        raise Refused(422, "options is not a JSON object") from error
-    return changes | ({"preset": form.text("preset")} if form.text("preset") else {})
+        raise RequestRefused(422, "options is not a JSON object") from error
+    return changes | ({"preset": form.get_text("preset")} if form.get_text("preset") else {})
 
 
-def _inbox(parts: Parts, name: str | None) -> InboxSettings:
+def _find_inbox(parts: ServerContext, name: str | None) -> InboxSettings:
     if name is None:
         return parts.settings.upload_inbox
     found = next((inbox for inbox in parts.settings.inboxes if inbox.name == name), None)
     if found is None:
-        raise Refused(422, f"there is no inbox {name[:80]!r}")
+        raise RequestRefused(422, f"there is no inbox {name[:80]!r}")
     return found
 
 
-def _wanted(file: Received, folder: str) -> Wanted:
+def _sanitize_path(file: ReceivedFile, folder: str) -> Wanted:
     """A place below the inbox from what a client says: no part of it leads anywhere else."""
     said = [part for part in file.name.replace("\\", "/").split("/") if part.strip(" .")]
     *above, name = said or ["_"]
-    folders = [component(part, room=NUMBER_ROOM) for part in chain([folder] if folder else [], above)]
-    return Wanted(file, "/".join(folders), component(name, longest=LONGER_THAN_ANY))
+    folders = [
+        make_component(part, room=NUMBER_ROOM) for part in chain([folder] if folder else [], above)
+    ]
+    return Wanted(file, "/".join(folders), make_component(name, longest=LONGER_THAN_ANY))
 
 
-def _place_all(reception: Reception, wanted: Sequence[Wanted], known: frozenset[tuple[str, str]]) -> list[Placed]:
+def _place_all(
+    reception: Reception, wanted: Sequence[Wanted], known: frozenset[tuple[str, str]]
+) -> list[Placed]:
     """Move the files of a form, durably; none stays if one cannot be moved."""
     placed: list[Placed] = []
     try:
@@ -282,16 +326,22 @@ def _open_folder(root: FolderHandle, folder: str) -> FolderHandle:
     try:
         return root.open_below(folder, create=True)
     except LinkRefused as error:
-        raise Refused(422, f"{folder!r} has a link in it, which may lead out of the inbox") from error
+        raise RequestRefused(
+            422, f"{folder!r} has a link in it, which may lead out of the inbox"
+        ) from error
     except NotADirectoryError as error:
-        raise Refused(422, f"{folder!r} is no folder") from error
+        raise RequestRefused(422, f"{folder!r} is no folder") from error
 
 
 class _Placer:
     """Puts files into one folder, each under the first name that is free. Reads the folder's names once."""
 
     def __init__(
-        self, staging: FolderHandle, folder: FolderHandle, known: frozenset[tuple[str, str]], used: set[str]
+        self,
+        staging: FolderHandle,
+        folder: FolderHandle,
+        known: frozenset[tuple[str, str]],
+        used: set[str],
     ) -> None:
         self._staging = staging
         self._folder = folder
@@ -310,7 +360,7 @@ class _Placer:
                 continue
             if self._is_same(wanted.file, name, path):
                 moved = False
-            elif number > 1 and name in self._taken():
+            elif number > 1 and name in self._list_names():
                 continue
             elif self._staging.move_to(wanted.file.temporary, self._folder, name):
                 moved = True
@@ -319,12 +369,12 @@ class _Placer:
             self._used.add(path)
             return Placed(wanted.file, path, moved=moved)
 
-    def _taken(self) -> frozenset[str]:
+    def _list_names(self) -> frozenset[str]:
         if self._names is None:
             self._names = frozenset(self._folder.names())
         return self._names
 
-    def _is_same(self, file: Received, name: str, path: str) -> bool:
+    def _is_same(self, file: ReceivedFile, name: str, path: str) -> bool:
         """Whether the name is that of the same bytes, as the ledger knows them."""
         if (path, file.sha256) not in self._known:
             return False

@@ -28,14 +28,16 @@ class WrongTokens:
     def __init__(self) -> None:
         self._by_address: dict[str, _Failures] = {}
 
-    async def note(self, peer: str) -> None:
+    async def record_failure(self, peer: str) -> None:
         """Log one, and wait before it is answered."""
-        address = _network(peer)
+        address = _network_of(peer)
         log.warning("a wrong token came from %s", peer[:64])
-        await asyncio.sleep(self._delay(address, time.monotonic()))
+        await asyncio.sleep(self._compute_delay(address, time.monotonic()))
 
-    def _delay(self, address: str, now: float) -> float:
-        failures = self._by_address.pop(address, _Failures())  # and to the end: the oldest are forgotten first
+    def _compute_delay(self, address: str, now: float) -> float:
+        failures = self._by_address.pop(
+            address, _Failures()
+        )  # and to the end: the oldest are forgotten first
         if now - failures.last > FORGET_S:
             failures.count = 0
         failures.count += 1
@@ -47,7 +49,7 @@ class WrongTokens:
         return min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0**doublings)
 
 
-def _network(peer: str) -> str:
+def _network_of(peer: str) -> str:
     try:
         address = ipaddress.ip_address(peer)
     except ValueError:

@@ -6,15 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from speakeasyd.domain import settling
-from speakeasyd.domain.settling import Decision, Forget, GiveUp, HeldOpen, Seen, Settled, Stillness, Trouble, Wait
+from speakeasyd.domain import debounce
+from speakeasyd.domain.debounce import (
+    AccessProblem,
+    DebounceState,
+    Decision,
+    Forget,
+    GiveUp,
+    Observation,
+    OpenFile,
+    Settled,
+    WaitUntil,
+)
 
 NOT_DUE = float("inf")
 
 
 @dataclass(slots=True)
 class Arrival:
-    stillness: Stillness
+    stillness: DebounceState
     due: float  # monotonic seconds of the next look; NOT_DUE while one is under way, and when it is taken
     announced: bool  # an event told of it, or none could be expected to
     hint: bool = False  # closed or moved in since the last look
@@ -30,13 +40,15 @@ class Arrivals:
         self._empty_s = empty_s
         self._by_path: dict[bytes, Arrival] = {}
         self.missed = False  # a file settled that events should have told of and did not
-        self._queue: list[tuple[float, bytes]] = []  # a heap; an entry that is not its arrival's `due` is void
+        self._queue: list[
+            tuple[float, bytes]
+        ] = []  # a heap; an entry that is not its arrival's `due` is void
 
-    def notice(self, path: bytes, now: float, *, announced: bool, hint: bool = False) -> None:
+    def notice_file(self, path: bytes, now: float, *, announced: bool, hint: bool = False) -> None:
         """A scan or an event found it: look at it at once, unless a scan tells what is known."""
         arrival = self._by_path.get(path)
         if arrival is None:
-            self._by_path[path] = Arrival(settling.begin(now), now, announced, hint)
+            self._by_path[path] = Arrival(debounce.begin_debounce(now), now, announced, hint)
             heapq.heappush(self._queue, (now, path))
         elif announced:
             arrival.announced = True
@@ -44,11 +56,13 @@ class Arrivals:
                 arrival.stirred = True
             elif hint:
                 arrival.hint = True
-                self._look_at(path, arrival, now)
+                self._schedule_look(path, arrival, now)
 
     @contextmanager
-    def looking(self, now: float, limit: int) -> Iterator[list[bytes]]:
-        """Up to `limit` files that are to be looked at now. What is found is told to `found` inside the `with`.
+    def take_due(self, now: float, limit: int) -> Iterator[list[bytes]]:
+        """Up to `limit` files that are to be looked at now.
+
+        What is found is told to `record_observation` inside the `with`.
 
         A file of which nothing was told is put back, however the block ends: no exception makes one forgotten.
         """
@@ -59,7 +73,7 @@ class Arrivals:
             for path in paths:
                 self._put_back(path, now)
 
-    def restore(self, path: bytes, now: float) -> None:
+    def restore_file(self, path: bytes, now: float) -> None:
         """A file that was taken could not be handed on: it is looked at again."""
         if arrival := self._by_path.get(path):
             arrival.taken = False
@@ -68,7 +82,7 @@ class Arrivals:
     def _put_back(self, path: bytes, now: float) -> None:
         arrival = self._by_path.get(path)
         if arrival and arrival.due == NOT_DUE and not arrival.taken:
-            self._look_at(path, arrival, now + settling.LOOK_AGAIN_S)
+            self._schedule_look(path, arrival, now + debounce.LOOK_AGAIN_S)
 
     def _take_due(self, now: float, limit: int) -> list[bytes]:
         paths: list[bytes] = []
@@ -80,19 +94,28 @@ class Arrivals:
                 paths.append(path)
         return paths
 
-    def found(self, path: bytes, found: Seen | Trouble | HeldOpen, now: float) -> Decision:
+    def record_observation(
+        self, path: bytes, found: Observation | AccessProblem | OpenFile, now: float
+    ) -> Decision:
         """What a look found, or why a taken file could not be identified. It is taken if it settled or is given up."""
         arrival = self._by_path.get(path)
         if arrival is None:
             return Forget()
-        arrival.stillness, decision = settling.look(
-            arrival.stillness, found, now=now, hint=arrival.hint, settle_s=self._settle_s, empty_s=self._empty_s
+        arrival.stillness, decision = debounce.update_debounce(
+            arrival.stillness,
+            found,
+            now=now,
+            hint=arrival.hint,
+            settle_s=self._settle_s,
+            empty_s=self._empty_s,
         )
         stirred = arrival.stirred  # its writer may have closed it since the system was asked
         arrival.hint = arrival.taken = arrival.stirred = False
         match decision:
-            case Wait(until=until):
-                self._look_at(path, arrival, min(until, now + settling.LOOK_AGAIN_S) if stirred else until)
+            case WaitUntil(until=until):
+                self._schedule_look(
+                    path, arrival, min(until, now + debounce.LOOK_AGAIN_S) if stirred else until
+                )
             case Forget():
                 del self._by_path[path]
             case Settled() | GiveUp():
@@ -100,39 +123,39 @@ class Arrivals:
                 self.missed |= not arrival.announced
         return decision
 
-    def admitted(self, path: bytes, now: float) -> None:
+    def mark_admitted(self, path: bytes, now: float) -> None:
         """It is in the ledger. What stirred it meanwhile makes it a new arrival."""
         arrival = self._by_path.pop(path, None)
         if arrival and arrival.stirred:
-            self.notice(path, now, announced=True)
+            self.notice_file(path, now, announced=True)
 
     @property
     def next_due(self) -> float | None:
         """When to look next; None while nothing waits."""
         return self._queue[0][0] if self._queue else None
 
-    def waiting(self, now: float) -> Iterator[tuple[bytes, Stillness]]:
+    def list_waiting(self, now: float) -> Iterator[tuple[bytes, DebounceState]]:
         """Those that have not settled for long, or could not be read when they had."""
         for path, arrival in self._by_path.items():
             still = arrival.stillness
             if (not arrival.taken or still.trouble) and still.waits_long(now, self._settle_s):
                 yield path, still
 
-    def idle(self, now: float) -> bool:
+    def is_idle(self, now: float) -> bool:
         """Whether nothing waits but what is stuck."""
         if any(arrival.taken for arrival in self._by_path.values()):
             return False
-        return self.stuck(now) == len(self._by_path)
+        return self.count_stuck(now) == len(self._by_path)
 
     def unread(self) -> Iterator[tuple[bytes, str]]:
         """All that are not in the ledger, and why not, for people."""
         for path, arrival in self._by_path.items():
             yield path, arrival.stillness.reason
 
-    def stuck(self, now: float) -> int:
+    def count_stuck(self, now: float) -> int:
         """How many have not let themselves be read for long."""
-        return sum(still.trouble is not None for _, still in self.waiting(now))
+        return sum(still.trouble is not None for _, still in self.list_waiting(now))
 
-    def _look_at(self, path: bytes, arrival: Arrival, when: float) -> None:
+    def _schedule_look(self, path: bytes, arrival: Arrival, when: float) -> None:
         arrival.due = when
         heapq.heappush(self._queue, (when, path))

@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Mapping
 
-from speakeasyd.clock import Clock, iso
-from speakeasyd.events import Event, Hub
+from speakeasyd.clock import Clock, format_utc
+from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 
 STATE_KEY = "failures"  # in the ledger's table `state`
@@ -12,10 +12,10 @@ STATE_KEY = "failures"  # in the ledger's table `state`
 log = logging.getLogger(__name__)
 
 
-class Failures:
+class ServiceFailures:
     """Lives on the loop. An entry stays until the same name works again."""
 
-    def __init__(self, *, ledger: Ledger, hub: Hub, clock: Clock) -> None:
+    def __init__(self, *, ledger: Ledger, hub: EventHub, clock: Clock) -> None:
         self._ledger = ledger
         self._hub = hub
         self._clock = clock
@@ -27,17 +27,17 @@ class Failures:
         """What went wrong, by name."""
         return self._texts
 
-    async def begin(self, name: str, text: str) -> None:
+    async def begin_failure(self, name: str, text: str) -> None:
         """Something fails. The first word of it is told as an event."""
         if name not in self._texts:
-            self._publish("failure.begun", name, text)
+            self._publish_change("failure.begun", name, text)
         self._texts[name] = text
         await self.save()
 
-    async def end(self, name: str) -> None:
+    async def end_failure(self, name: str) -> None:
         """It works again, or always did."""
         if text := self._texts.pop(name, None):
-            self._publish("failure.ended", name, text)
+            self._publish_change("failure.ended", name, text)
         await self.save()
 
     async def save(self) -> None:
@@ -46,12 +46,12 @@ class Failures:
             return
         texts = dict(self._texts)
         try:
-            await self._ledger.set_state(STATE_KEY, texts)
+            await self._ledger.store_state(STATE_KEY, texts)
         except Exception as error:  # noqa: BLE001 - whoever reports a failure must not fail by the report
             log.debug("the ledger cannot note what fails: %s", error)
         else:
             self._saved = texts
 
-    def _publish(self, kind: str, name: str, text: str) -> None:
+    def _publish_change(self, kind: str, name: str, text: str) -> None:
         data = {"name": name, "error": text}
-        self._hub.publish(Event(kind=kind, at=iso(self._clock.utc()), data=data))
+        self._hub.publish(Event(kind=kind, at=format_utc(self._clock.utc()), data=data))

@@ -3,11 +3,11 @@
 from dataclasses import asdict
 
 from speakeasyd.errors import LedgerUnwritable
-from speakeasyd.host.notify import watchdog
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.overview import LEDGER_PAUSE
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
+from speakeasyd.system.notify import notify_watchdog
 from speakeasyd.workers.pool import Pool
 
 BEAT_S = 2.0  # seconds
@@ -25,15 +25,18 @@ class Heartbeat(Service):
         self._said: object = None
 
     async def run_once(self) -> float:
-        workers = [asdict(status) | {"rss": status.rss // RSS_STEP * RSS_STEP} for status in self._pool.status()]
+        workers = [
+            asdict(status) | {"rss": status.rss // RSS_STEP * RSS_STEP}
+            for status in self._pool.status()
+        ]
         try:
             await self._ledger.try_write()
             if workers != self._said:
-                await self._ledger.set_state("workers", workers)
+                await self._ledger.store_state("workers", workers)
                 self._said = workers
         except LedgerUnwritable as error:
-            await self._pauses.begin(LEDGER_PAUSE, str(error))
+            await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
         else:
-            await self._pauses.end(LEDGER_PAUSE)
-        watchdog()
+            await self._pauses.end_pause(LEDGER_PAUSE)
+        notify_watchdog()
         return BEAT_S

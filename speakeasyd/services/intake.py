@@ -8,15 +8,15 @@ from pathlib import Path
 from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.drained import Left
-from speakeasyd.domain.job import Added
+from speakeasyd.domain.job import AddedJob
 from speakeasyd.domain.presets import Changes
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
-from speakeasyd.mounts import Anchor
+from speakeasyd.mounts import MountAnchor
 from speakeasyd.services.admission import Admission
 from speakeasyd.services.arrivals import Arrivals
-from speakeasyd.services.failures import Failures
-from speakeasyd.services.lookout import Lookout
+from speakeasyd.services.failures import ServiceFailures
+from speakeasyd.services.inbox_monitor import InboxMonitor
 from speakeasyd.services.pauses import Pauses
 
 
@@ -31,15 +31,15 @@ class Intake:
         pauses: Pauses,
         main_loop: MainLoop,
         clock: Clock,
-        anchors: dict[Path, Anchor] | None = None,
+        anchors: dict[Path, MountAnchor] | None = None,
     ) -> None:
         """`anchors`: what earlier ones remember of the folders' mounts."""
         known = {} if anchors is None else anchors
 
-        def door(inbox: InboxSettings) -> "_Door":
-            return _Door(
+        def door(inbox: InboxSettings) -> "InboxPipeline":
+            return InboxPipeline(
                 inbox=inbox,
-                anchor=known.setdefault(inbox.path, Anchor(inbox.path)),
+                anchor=known.setdefault(inbox.path, MountAnchor(inbox.path)),
                 settings=settings,
                 ledger=ledger,
                 pauses=pauses,
@@ -49,7 +49,7 @@ class Intake:
 
         self._doors = {inbox.name: door(inbox) for inbox in settings.inboxes}
 
-    async def start(self, failures: Failures | None = None) -> None:
+    async def start(self, failures: ServiceFailures | None = None) -> None:
         """Watch, scan and admit until stopped. Returns at once: an inbox may take its time."""
         for door in self._doors.values():
             await door.lookout.start(failures)
@@ -61,27 +61,27 @@ class Intake:
             await door.lookout.stop()
             await door.admission.stop()
 
-    async def reconcile(self) -> None:
+    async def rescan_all(self) -> None:
         """Compare the inboxes with the ledger. Raises InboxMissing. Tests call it; the services do so by themselves."""
         for door in self._doors.values():
-            await door.lookout.scan()
+            await door.lookout.scan_folder()
 
     async def run_once(self) -> None:
         """One round for every inbox, in place of the loops that `start` starts."""
         await asyncio.gather(*(door.run_once() for door in self._doors.values()))
 
-    async def admit(
+    async def admit_file(
         self, inbox: str, files: Sequence[tuple[bytes, str]], changes: Changes, awaited: bool
-    ) -> list[Added]:
+    ) -> list[AddedJob]:
         """Give files that are known to be complete their jobs at once, all or none; `changes` as in a sidecar.
 
         `files`: path and SHA-256 of each. Raises FileFault or LedgerError.
         """
-        return await self._doors[inbox].admission.admit(files, changes, awaited=awaited)
+        return await self._doors[inbox].admission.admit_file(files, changes, awaited=awaited)
 
     def is_present(self, inbox: str) -> bool:
         """Whether the inbox is there, and mounted if it was. Blocks."""
-        return self._doors[inbox].anchor.holds()
+        return self._doors[inbox].anchor.is_present()
 
     def left(self) -> list[Left]:
         """What lies in the inboxes and is not in the ledger, and why not."""
@@ -100,7 +100,11 @@ class Intake:
     @property
     def names(self) -> set[str]:
         """Under which its services tell of their failures."""
-        return {service.name for door in self._doors.values() for service in (door.lookout, door.admission)}
+        return {
+            service.name
+            for door in self._doors.values()
+            for service in (door.lookout, door.admission)
+        }
 
     @property
     def idle(self) -> bool:
@@ -108,14 +112,14 @@ class Intake:
         return all(door.idle for door in self._doors.values())
 
 
-class _Door:
+class InboxPipeline:
     """What belongs to one inbox."""
 
     def __init__(
         self,
         *,
         inbox: InboxSettings,
-        anchor: Anchor,
+        anchor: MountAnchor,
         settings: Settings,
         ledger: Ledger,
         pauses: Pauses,
@@ -126,8 +130,10 @@ class _Door:
         self.anchor = anchor
         self._clock = clock
         self._arrivals = Arrivals(settle_s=settings.watch.settle_s, empty_s=settings.watch.empty_s)
-        self.admission = Admission(inbox=inbox, settings=settings, arrivals=self._arrivals, ledger=ledger, clock=clock)
-        self.lookout = Lookout(
+        self.admission = Admission(
+            inbox=inbox, settings=settings, arrivals=self._arrivals, ledger=ledger, clock=clock
+        )
+        self.lookout = InboxMonitor(
             inbox=inbox,
             anchor=anchor,
             settings=settings,
@@ -145,7 +151,7 @@ class _Door:
 
     @property
     def idle(self) -> bool:
-        return self.lookout.idle and self._arrivals.idle(self._clock.monotonic())
+        return self.lookout.idle and self._arrivals.is_idle(self._clock.monotonic())
 
     @property
     def refusal(self) -> str:

@@ -6,7 +6,7 @@ import sqlite3
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from speakeasyd.clock import Clock, iso
+from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import LedgerSettings
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.backup import back_up_on_schedule
@@ -19,7 +19,9 @@ ROUND_S = 3600.0  # seconds between rounds
 
 
 class Janitor(Service):
-    def __init__(self, *, path: Path, ledger: Ledger, settings: LedgerSettings, clock: Clock) -> None:
+    def __init__(
+        self, *, path: Path, ledger: Ledger, settings: LedgerSettings, clock: Clock
+    ) -> None:
         super().__init__()
         self._path = path
         self._ledger = ledger
@@ -28,9 +30,9 @@ class Janitor(Service):
 
     async def run_once(self) -> float:
         keep = self._settings
-        await self._ledger.prune(
-            jobs_before=self._ago(keep.keep_days) if keep.keep_days else None,
-            events_before=self._ago(keep.keep_event_days),
+        await self._ledger.prune_history(
+            jobs_before=self._days_ago(keep.keep_days) if keep.keep_days else None,
+            events_before=self._days_ago(keep.keep_event_days),
         )
         await self._back_up_when_due()
         return ROUND_S
@@ -40,17 +42,19 @@ class Janitor(Service):
         if not hours:
             return
         now = self._clock.utc()
-        last = await self._ledger.state("backed_up")
+        last = await self._ledger.load_state("backed_up")
         if last and abs(now - datetime.fromisoformat(last)) < timedelta(hours=hours):
             return  # a copy that seems to come from far ahead is from before the clock was set back
         if last:  # else the ledger is new
             try:
-                copy = await asyncio.to_thread(back_up_on_schedule, self._path, keep=self._settings.backup_keep)
+                copy = await asyncio.to_thread(
+                    back_up_on_schedule, self._path, keep=self._settings.backup_keep
+                )
             except (LedgerError, sqlite3.Error, OSError) as error:
                 log.warning("the ledger was not backed up: %s", error)
                 return
             log.info("the ledger was backed up: %s", copy)
-        await self._ledger.set_state("backed_up", iso(now))
+        await self._ledger.store_state("backed_up", format_utc(now))
 
-    def _ago(self, days: int) -> str:
-        return iso(self._clock.utc() - timedelta(days=days))
+    def _days_ago(self, days: int) -> str:
+        return format_utc(self._clock.utc() - timedelta(days=days))

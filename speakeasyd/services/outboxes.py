@@ -25,53 +25,61 @@ class Outboxes(Service):
     def __init__(self, *, inboxes: Sequence[InboxSettings], pauses: Pauses) -> None:
         super().__init__()
         self._outboxes = {inbox.name: Outbox(inbox.outbox) for inbox in inboxes}
-        self._threads = {inbox.name: ThreadGroup(f"outbox {inbox.name}", size=WRITERS) for inbox in inboxes}
+        self._threads = {
+            inbox.name: ThreadGroup(f"outbox {inbox.name}", size=WRITERS) for inbox in inboxes
+        }
         self._pauses = pauses
 
     def __getitem__(self, inbox: str) -> Outbox:
         return self._outboxes[inbox]
 
-    async def call(self, inbox: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def call_outbox(
+        self, inbox: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
         """Run a blocking call in the outbox's own threads. Raises OutboxUnavailable when the folder does not answer."""
         try:
             return await self._threads[inbox].run_within(ANSWER_S, function, *args, **kwargs)
         except TimeoutError as error:
-            raise OutboxUnavailable(f"the outbox {self._outboxes[inbox].path} does not answer") from error
+            raise OutboxUnavailable(
+                f"the outbox {self._outboxes[inbox].path} does not answer"
+            ) from error
 
-    async def prepare(self) -> None:
+    async def prepare_folders(self) -> None:
         """Create them, and sweep them of what a crash has left. One that cannot be made ready now is waited for."""
-        await asyncio.gather(*(self._prepare(inbox, outbox) for inbox, outbox in self._outboxes.items()))
+        await asyncio.gather(
+            *(self._prepare(inbox, outbox) for inbox, outbox in self._outboxes.items())
+        )
 
     async def _prepare(self, inbox: str, outbox: Outbox) -> None:
         try:
-            await self.call(inbox, outbox.prepare)
-            await self.call(inbox, outbox.try_out)
+            await self.call_outbox(inbox, outbox.prepare_folder)
+            await self.call_outbox(inbox, outbox.probe_writable)
         except OutboxUnavailable as error:
-            await self._pauses.begin(_cause(inbox), str(error))
+            await self._pauses.begin_pause(_pause_cause(inbox), str(error))
 
-    def paused(self, inbox: str) -> bool:
-        return _cause(inbox) in self._pauses
+    def is_paused(self, inbox: str) -> bool:
+        return _pause_cause(inbox) in self._pauses
 
     async def run_once(self) -> float:
         for inbox in self._outboxes:
-            if self.paused(inbox) and not await self._trouble(inbox):
-                await self._pauses.end(_cause(inbox))
+            if self.is_paused(inbox) and not await self._find_problem(inbox):
+                await self._pauses.end_pause(_pause_cause(inbox))
         return LOOK_S
 
-    async def well(self, inbox: str) -> bool:
+    async def check_writable(self, inbox: str) -> bool:
         """Whether files can be written there now. If not, the queue is paused until they can."""
-        if trouble := await self._trouble(inbox):
-            await self._pauses.begin(_cause(inbox), trouble)
+        if trouble := await self._find_problem(inbox):
+            await self._pauses.begin_pause(_pause_cause(inbox), trouble)
         return not trouble
 
-    async def _trouble(self, inbox: str) -> str:
+    async def _find_problem(self, inbox: str) -> str:
         """Empty if there is none."""
         try:
-            await self.call(inbox, self._outboxes[inbox].try_out)
+            await self.call_outbox(inbox, self._outboxes[inbox].probe_writable)
         except OutboxUnavailable as error:
             return str(error)
         return ""
 
 
-def _cause(inbox: str) -> str:
+def _pause_cause(inbox: str) -> str:
     return f"outbox {inbox}"

@@ -8,48 +8,54 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import PurePosixPath
 
-from speakeasyd.domain.job import Ended, Job
-from speakeasyd.domain.naming import candidates
+from speakeasyd.domain.job import EndedJob, Job
+from speakeasyd.domain.naming import propose_names
 from speakeasyd.domain.transcript import Artifact, OwnFile, Transcript, WarningKind
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.outbox.contents import contents
 from speakeasyd.outbox.publish import Outbox
+from speakeasyd.outbox.rendering import render_file
 from speakeasyd.services.outboxes import Outboxes
-from speakeasyd.services.sources import Sources
+from speakeasyd.services.source_disposal import SourceDisposal
 
 FEW = 2  # names that are asked for first: nearly always one of them is free
 
 
 class Publisher:
-    """Every step can be taken again: what was cut short is finished by calling `publish` once more."""
+    """Every step can be taken again: what was cut short is finished by calling `publish_job` once more."""
 
-    def __init__(self, *, ledger: Ledger, outboxes: Outboxes, sources: Sources) -> None:
+    def __init__(self, *, ledger: Ledger, outboxes: Outboxes, sources: SourceDisposal) -> None:
         self._ledger = ledger
         self._outboxes = outboxes
         self._sources = sources
 
-    async def publish(self, job: Job) -> None:
+    async def publish_job(self, job: Job) -> None:
         """Write the artifacts of a transcribed job, complete it, put its source away.
 
         Raises OutboxUnavailable (try again later), FileFault (no name that can be written), NotYours, LedgerUnwritable.
         """
         outbox = self._outboxes[job.inbox]
         transcript = await self._ledger.transcript_to_publish(job.id)
-        files = await asyncio.to_thread(_rendered, transcript, job.options.formats)
+        files = await asyncio.to_thread(_render_formats, transcript, job.options.formats)
         own = await self._ledger.own_files(job.id)
-        artifacts = await self._reserved(job, outbox, transcript, files, own)
+        artifacts = await self._reserve_artifacts(job, outbox, transcript, files, own)
         new = {artifact.path: files[artifact.format] for artifact in artifacts}
-        await self._outboxes.call(job.inbox, outbox.write, new, replacing=_hashes_by_path(outbox, own))
-        removed = await self._outboxes.call(job.inbox, _remove_others, outbox, own, new.keys())
-        await self._ledger.complete(job.id, job.token, artifacts, removed=removed)
-        await self._sources.put_away(job.inbox, _ended(job, warnings=transcript.warning_kinds))
+        await self._outboxes.call_outbox(
+            job.inbox, outbox.write_files, new, replacing=_hashes_by_path(outbox, own)
+        )
+        removed = await self._outboxes.call_outbox(
+            job.inbox, _remove_others, outbox, own, new.keys()
+        )
+        await self._ledger.complete_job(job.id, job.token, artifacts, removed=removed)
+        await self._sources.dispose_source(
+            job.inbox, _build_ended_job(job, warnings=transcript.warning_kinds)
+        )
 
-    async def refuse(self, job: Job, code: ErrorCode, error: str) -> None:
+    async def publish_failure(self, job: Job, code: ErrorCode, error: str) -> None:
         """The job has failed: put its source away, with a note of why."""
-        await self._sources.put_away(job.inbox, _ended(job, failure=(code, error)))
+        await self._sources.dispose_source(job.inbox, _build_ended_job(job, failure=(code, error)))
 
-    async def _reserved(
+    async def _reserve_artifacts(
         self,
         job: Job,
         outbox: Outbox,
@@ -58,11 +64,16 @@ class Publisher:
         own: Sequence[OwnFile],
     ) -> list[Artifact]:
         """The artifacts under the best name that is free or own, taken in the ledger."""
-        await self._outboxes.call(job.inbox, outbox.require)
-        async for name in self._names(job, outbox, transcript, list(files)):
-            artifacts = [_artifact(outbox, f"{name}.{ending}", ending, files[ending]) for ending in files]
-            if await self._outboxes.call(job.inbox, _are_free_or_own, outbox, artifacts, own):
-                taken = await self._ledger.intend(job.id, job.token, artifacts)
+        await self._outboxes.call_outbox(job.inbox, outbox.require_folder)
+        async for name in self._propose_names(job, outbox, transcript, list(files)):
+            artifacts = [
+                _build_artifact(outbox, f"{name}.{ending}", ending, files[ending])
+                for ending in files
+            ]
+            if await self._outboxes.call_outbox(
+                job.inbox, _are_free_or_own, outbox, artifacts, own
+            ):
+                taken = await self._ledger.reserve_artifacts(job.id, job.token, artifacts)
                 if not taken:
                     return artifacts
         raise FileFault(
@@ -71,36 +82,48 @@ class Publisher:
             hint="Put {job_id} or {stem} into the naming template.",
         )
 
-    async def _names(
+    async def _propose_names(
         self, job: Job, outbox: Outbox, transcript: Transcript, endings: Sequence[str]
     ) -> AsyncIterator[str]:
         """Names that no other job has, the best first."""
         folder, _, source = os.fsdecode(job.path).rpartition("/")
-        names = list(candidates(job.options.name, _fields(job, source, transcript), folder=folder))
+        names = list(
+            propose_names(
+                job.options.name, _build_name_fields(job, source, transcript), folder=folder
+            )
+        )
         for few in (names[:FEW], names[FEW:]):
             paths = {name: [f"{name}.{ending}" for ending in endings] for name in few}
-            taken = await self._ledger.names_taken(str(outbox.path), list(chain(*paths.values())), job_id=job.id)
+            taken = await self._ledger.find_taken_names(
+                str(outbox.path), list(chain(*paths.values())), job_id=job.id
+            )
             for name in few:
                 if taken.isdisjoint(paths[name]):
                     yield name
 
 
-def _ended(
-    job: Job, *, failure: tuple[str, str] | None = None, warnings: frozenset[WarningKind] = frozenset()
-) -> Ended:
-    return Ended(job.id, job.path, job.signature, job.sha256, failure, warnings)
+def _build_ended_job(
+    job: Job,
+    *,
+    failure: tuple[str, str] | None = None,
+    warnings: frozenset[WarningKind] = frozenset(),
+) -> EndedJob:
+    return EndedJob(job.id, job.path, job.signature, job.sha256, failure, warnings)
 
 
-def _rendered(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:
+def _render_formats(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:
     """The files by format; json is last, so that whoever waits for it finds the others there."""
     return {
-        ending: contents(transcript, ending) for ending in sorted(set(formats), key=lambda one: (one == "json", one))
+        ending: render_file(transcript, ending)
+        for ending in sorted(set(formats), key=lambda one: (one == "json", one))
     }
 
 
-def _artifact(outbox: Outbox, path: str, ending: str, data: bytes) -> Artifact:
+def _build_artifact(outbox: Outbox, path: str, ending: str, data: bytes) -> Artifact:
     digest = hashlib.sha256(data).hexdigest()
-    return Artifact(format=ending, outbox=str(outbox.path), path=path, sha256=digest, bytes=len(data))
+    return Artifact(
+        format=ending, outbox=str(outbox.path), path=path, sha256=digest, bytes=len(data)
+    )
 
 
 def _hashes_by_path(outbox: Outbox, own: Sequence[OwnFile]) -> dict[str, frozenset[str]]:
@@ -110,7 +133,10 @@ def _hashes_by_path(outbox: Outbox, own: Sequence[OwnFile]) -> dict[str, frozens
 def _are_free_or_own(outbox: Outbox, artifacts: Sequence[Artifact], own: Sequence[OwnFile]) -> bool:
     """Whether every name is free, or has our own bytes: a file that a person has edited is theirs."""
     ours = _hashes_by_path(outbox, own)
-    return all(outbox.digest(new.path) in {None, new.sha256, *ours.get(new.path, frozenset())} for new in artifacts)
+    return all(
+        outbox.hash_existing(new.path) in {None, new.sha256, *ours.get(new.path, frozenset())}
+        for new in artifacts
+    )
 
 
 def _remove_others(outbox: Outbox, own: Sequence[OwnFile], kept: Collection[str]) -> list[OwnFile]:
@@ -119,10 +145,10 @@ def _remove_others(outbox: Outbox, own: Sequence[OwnFile], kept: Collection[str]
     Only once the new files are durable, so that there is a transcript at any time.
     """
     others = [one for one in own if one.outbox == str(outbox.path) and one.path not in kept]
-    return [one for one in others if outbox.remove(one.path, hashes=one.hashes)]
+    return [one for one in others if outbox.remove_file(one.path, hashes=one.hashes)]
 
 
-def _fields(job: Job, name: str, transcript: Transcript) -> dict[str, str]:
+def _build_name_fields(job: Job, name: str, transcript: Transcript) -> dict[str, str]:
     suffix = PurePosixPath(name).suffix
     return {
         "stem": name.removesuffix(suffix),
@@ -130,14 +156,14 @@ def _fields(job: Job, name: str, transcript: Transcript) -> dict[str, str]:
         "ext": suffix.removeprefix("."),
         "preset": job.preset or "default",
         "language": transcript.language or "unknown",
-        "date": _day(job.signature.mtime_ns),
+        "date": _format_day(job.signature.mtime_ns),
         "job_id": str(job.id),
         "batch": job.batch,
         "model": transcript.model,
     }
 
 
-def _day(mtime_ns: int) -> str:
+def _format_day(mtime_ns: int) -> str:
     """Local day of a file's time: it is the same whenever the job is published, and recorders set it."""
     try:
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=mtime_ns // 1000)

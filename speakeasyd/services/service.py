@@ -5,7 +5,7 @@ import logging
 from contextlib import suppress
 
 from speakeasyd.errors import LedgerUnwritable
-from speakeasyd.services.failures import Failures
+from speakeasyd.services.failures import ServiceFailures
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ class Service:
     """
 
     def __init__(self) -> None:
-        self._failures: Failures | None = None
+        self._failures: ServiceFailures | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._leaving = False
@@ -37,10 +37,10 @@ class Service:
         """For people: what fails when this service does."""
         return type(self).__name__.lower()
 
-    async def start(self, failures: Failures | None = None) -> None:
+    async def start(self, failures: ServiceFailures | None = None) -> None:
         """`failures`: where an unexpected exception is told until a round succeeds again."""
         self._failures = failures
-        self._task = asyncio.create_task(self._run(), name=type(self).__name__)
+        self._task = asyncio.create_task(self._run_until_stopped(), name=type(self).__name__)
 
     async def stop(self) -> None:
         """Idempotent. A `run_once` in progress is cancelled at its next await, or is the last if it misses that."""
@@ -51,7 +51,7 @@ class Service:
                 await self._task
             self._task = None
 
-    async def _run(self) -> None:
+    async def _run_until_stopped(self) -> None:
         while not self._leaving:
             self._wake.clear()
             try:
@@ -63,10 +63,14 @@ class Service:
                 log.exception("%s failed; it goes on in %.0f s", type(self).__name__, BREATHER_S)
                 delay = BREATHER_S
                 if self._failures:
-                    await self._failures.begin(self.name, f"{type(error).__name__}: {error}")
+                    await self._failures.begin_failure(
+                        self.name, f"{type(error).__name__}: {error}"
+                    )
             else:
                 if self._failures:
-                    await self._failures.end(self.name)
+                    await self._failures.end_failure(self.name)
             with suppress(TimeoutError):
-                async with asyncio.timeout(delay):  # `wait_for` may miss a cancellation before Python 3.12
+                async with asyncio.timeout(
+                    delay
+                ):  # `wait_for` may miss a cancellation before Python 3.12
                     await self._wake.wait()

@@ -13,24 +13,26 @@ from speakeasyd.config import RecoverySettings
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.errors import ErrorCode, NotYours
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.upkeep import Underway
-from speakeasyd.services.failures import Failures
+from speakeasyd.ledger.maintenance import Underway
+from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.workers.pool import Pool
 
 LOOK_S = 2.0  # seconds between looks
 ASLEEP_S = 30.0  # seconds without a look: the machine slept, and nobody could make progress
-PUBLISH_LEAST_S = 60.0  # seconds that a publication may always take: it tries again when a folder refuses
+PUBLISH_LEAST_S = (
+    60.0  # seconds that a publication may always take: it tries again when a folder refuses
+)
 
-LetGo = Callable[[JobId, Token], None]
+DropTask = Callable[[JobId, Token], None]
 Progress = tuple[int, float, bool]
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class _ObservedProgress:
     """The progress of a claim, and the monotonic second since which it is the same."""
 
     progress: Progress
@@ -38,23 +40,23 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Stall:
+class _StalledJob:
     incident: int
     began: float  # monotonic seconds
     chunks: int  # of the job that were kept by then
 
 
-class Watchdog(Service):
+class StallWatchdog(Service):
     def __init__(
         self,
         *,
         ledger: Ledger,
         pool: Pool,
         pauses: Pauses,
-        failures: Failures,
+        failures: ServiceFailures,
         settings: RecoverySettings,
         clock: Clock,
-        let_go: LetGo,
+        let_go: DropTask,
     ) -> None:
         """`let_go`: tells whoever works on a claim that it has ended."""
         super().__init__()
@@ -65,8 +67,8 @@ class Watchdog(Service):
         self._settings = settings
         self._clock = clock
         self._let_go = let_go
-        self._seen: dict[Token, _Seen] = {}
-        self._stalls: dict[JobId, _Stall] = {}  # those that are not over
+        self._seen: dict[Token, _ObservedProgress] = {}
+        self._stalls: dict[JobId, _StalledJob] = {}  # those that are not over
         self._looked_at = clock.monotonic()
 
     async def run_once(self) -> float:
@@ -82,13 +84,17 @@ class Watchdog(Service):
         await self._resolve(now)
         return LOOK_S
 
-    async def _look_at(self, job: Underway, seen: _Seen | None, now: float) -> _Seen:
+    async def _look_at(
+        self, job: Underway, seen: _ObservedProgress | None, now: float
+    ) -> _ObservedProgress:
         progress = (job.chunks, job.progress, job.transcribed)
         if seen is None or seen.progress != progress or self._is_excused(job):
-            return _Seen(progress, now)
+            return _ObservedProgress(progress, now)
         neglected = self._pool.neglects(job.id)
         if neglected is False:
-            return _Seen(progress, now)  # its worker is at work, or is watched by its supervisor
+            return _ObservedProgress(
+                progress, now
+            )  # its worker is at work, or is watched by its supervisor
         least = PUBLISH_LEAST_S if job.transcribed else 0.0
         if neglected or now - seen.since > max(self._settings.stall_s, least):
             await self._end_claim(job, now)
@@ -101,13 +107,15 @@ class Watchdog(Service):
     async def _end_claim(self, job: Underway, now: float) -> None:
         """Give the job back, or up, and say so. Only what a file may have caused counts against it."""
         where = "publication" if job.transcribed else "transcription"
-        text = f"the {where} of {job.path} made no progress for {self._settings.stall_s:g} s or longer"
+        text = (
+            f"the {where} of {job.path} made no progress for {self._settings.stall_s:g} s or longer"
+        )
         hopeless = not job.transcribed and job.crashes + 1 >= self._settings.max_attempts
         try:
             if hopeless:
-                await self._ledger.fail(job.id, job.token, code=ErrorCode.INTERNAL, error=text)
+                await self._ledger.fail_job(job.id, job.token, code=ErrorCode.INTERNAL, error=text)
             else:
-                await self._ledger.release(
+                await self._ledger.release_claim(
                     job.id,
                     job.token,
                     available_at=None,
@@ -119,23 +127,33 @@ class Watchdog(Service):
             return
         log.error("job %s: %s", job.id, text)
         self._let_go(job.id, job.token)
-        await self._shown.begin(_name(job.id), text)
+        await self._shown.begin_failure(_name(job.id), text)
         action = "the job has failed" if hopeless else "the job begins again where it was"
-        incident = await self._ledger.incident(
-            kind="stall", phase=where, device=None, worker=None, error=text, action=action, job_id=job.id
+        incident = await self._ledger.open_incident(
+            kind="stall",
+            phase=where,
+            device=None,
+            worker=None,
+            error=text,
+            action=action,
+            job_id=job.id,
         )
-        self._stalls[job.id] = _Stall(incident=incident, began=now, chunks=job.chunks)
+        self._stalls[job.id] = _StalledJob(incident=incident, began=now, chunks=job.chunks)
 
     async def _resolve(self, now: float) -> None:
         """A stall is over when its job has ended or has got further."""
         if not self._stalls:
             return
         chunks = await self._ledger.chunks_of_unfinished(list(self._stalls))
-        over = [job_id for job_id, stall in self._stalls.items() if chunks.get(job_id) != stall.chunks]
+        over = [
+            job_id for job_id, stall in self._stalls.items() if chunks.get(job_id) != stall.chunks
+        ]
         for job_id in over:
             stall = self._stalls[job_id]
-            await self._ledger.resolve(stall.incident, cost_seconds=round(now - stall.began, 3))
-            await self._shown.end(_name(job_id))
+            await self._ledger.close_incident(
+                stall.incident, cost_seconds=round(now - stall.began, 3)
+            )
+            await self._shown.end_failure(_name(job_id))
             del self._stalls[job_id]
 
 

@@ -15,33 +15,39 @@ from pathlib import Path
 
 from speakeasyd.domain.protocol import Fault, WorkerSpec
 
-ENGINE = "speakeasyd.engine.host:serve"
+ENGINE = "speakeasyd.engine.worker_host:serve_requests"
 EXIT_BROKEN = 70  # as the engine's own: a fault was reported
 _PR_SET_PDEATHSIG = 1
 
 Serve = Callable[[Connection, WorkerSpec], int]
 
 
-def main(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None:
+def run_child(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None:
     """Run `target` ("module:function") behind the pipe, then leave by `os._exit`: freeing a model can abort."""
-    _write_to(Path(log))
-    _leave_signals_to_the_parent()
-    prepare(os.environ)
-    show_only(spec.device, spec.state_dir, os.environ)
+    _redirect_output(Path(log))
+    _ignore_signals()
+    set_compute_environment(os.environ)
+    restrict_visible_devices(spec.device, spec.state_dir, os.environ)
     try:
         module, _, function = target.partition(":")
         serve: Serve = getattr(import_module(module), function)
-        status = serve(conn, replace(spec, device="cuda:0") if spec.device.startswith("cuda") else spec)
+        status = serve(
+            conn, replace(spec, device="cuda:0") if spec.device.startswith("cuda") else spec
+        )
     except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
         traceback.print_exc()
         status = EXIT_BROKEN
         with suppress(OSError):
-            conn.send(Fault("host", f"{type(error).__name__}: {error}", (), traceback=traceback.format_exc()))
+            conn.send(
+                Fault(
+                    "host", f"{type(error).__name__}: {error}", (), traceback=traceback.format_exc()
+                )
+            )
     sys.stderr.flush()
     os._exit(status)
 
 
-def _write_to(log: Path) -> None:
+def _redirect_output(log: Path) -> None:
     """Point stdout and stderr to a file, below Python too: the last words of native code are worth reading."""
     with suppress(OSError):
         log.replace(log.with_suffix(".previous.log"))
@@ -50,11 +56,13 @@ def _write_to(log: Path) -> None:
     os.dup2(descriptor, 2)
     os.close(descriptor)
     # Both may be None where there is no console: pythonw, a Windows service.
-    sys.stdout = sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False)
+    sys.stdout = sys.stderr = os.fdopen(
+        2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False
+    )
     faulthandler.enable(file=sys.stderr)
 
 
-def _leave_signals_to_the_parent() -> None:
+def _ignore_signals() -> None:
     """Ctrl-C reaches every process of a terminal, and SIGTERM is often sent to a whole group, as `timeout` does it.
 
     The parent drains its workers, and they die with it.
@@ -67,29 +75,33 @@ def _leave_signals_to_the_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def prepare(environ: MutableMapping[str, str]) -> None:
+def set_compute_environment(environ: MutableMapping[str, str]) -> None:
     """Say how to compute to libraries that are not loaded yet. What a person has said stays."""
     # Replicas keep the cores busy. NumPy's own threads would spin on them for 20 ms after each product of matrices.
     environ.setdefault("OMP_NUM_THREADS", "1")
-    if "avx512_vnni" in _cpu_flags():
+    if "avx512_vnni" in _read_cpu_flags():
         # CTranslate2 keeps to AVX2, since AVX-512 slowed older processors down. These it makes a tenth faster.
         environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 
 
-def _cpu_flags() -> Sequence[str]:
+def _read_cpu_flags() -> Sequence[str]:
     """What Linux says of the processor; elsewhere nothing."""
     with suppress(OSError), Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as lines:
         return next((line for line in lines if line.startswith("flags")), "").split()
     return ()
 
 
-def show_only(device: str, state_dir: str, environ: MutableMapping[str, str]) -> None:
+def restrict_visible_devices(
+    device: str, state_dir: str, environ: MutableMapping[str, str]
+) -> None:
     """Let CUDA see one device, which is then number 0, or none. Must run before anything loads CUDA."""
     kind, _, index = device.partition(":")
     if kind != "cuda":
         environ["CUDA_VISIBLE_DEVICES"] = "-1"
         return
-    given = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # from a person or a scheduler, by any of CUDA's names
+    given = environ.get("CUDA_VISIBLE_DEVICES", "").split(
+        ","
+    )  # from a person or a scheduler, by any of CUDA's names
     number = int(index or 0)
     if number >= len(given) or not given[number].strip():
         given = [str(n) for n in range(number + 1)]

@@ -12,18 +12,18 @@ from pathlib import Path
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings, WorkerSettings
+from speakeasyd.domain.device_health import OPEN, DeviceState, RecoveryPolicy
 from speakeasyd.domain.fault import Diagnosis
-from speakeasyd.domain.health import OPEN, Policy, State
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import Report, Task, WorkerSpec
 from speakeasyd.domain.stepdown import GPU_BATCH
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers import devices
+from speakeasyd.workers.assigned_tasks import LostTask
 from speakeasyd.workers.child import ENGINE
-from speakeasyd.workers.devices import Discovery
-from speakeasyd.workers.inhand import LostTask
-from speakeasyd.workers.news import DeviceChange, WorkerLost, WorkerStatus
-from speakeasyd.workers.supervisor import ProbeDevice, Supervisor, Surroundings
+from speakeasyd.workers.devices import DiscoveredWorkers
+from speakeasyd.workers.pool_events import DeviceChange, WorkerLost, WorkerStatus
+from speakeasyd.workers.supervisor import ProbeDevice, Supervisor, SupervisorContext
 
 __all__ = ["DeviceChange", "LostTask", "Pool", "WorkerLost", "WorkerStatus"]
 
@@ -37,7 +37,7 @@ _SHORT = 3  # short chunks that are computed in place of one of 30 s
 
 
 @dataclass(frozen=True, slots=True)
-class _Waiting:
+class _WaitingTask:
     task: Task
     alone: bool
 
@@ -45,7 +45,8 @@ class _Waiting:
 class Pool:
     """Takes tasks, gives reports. Lives on the loop; its callbacks are plain functions that must not block or raise.
 
-    Every task ends in exactly one way: `TaskDone` or `TaskFailed` among the reports, `WorkerLost`, `drop`, or `stop`.
+    Every task ends in exactly one way: `TaskDone` or `TaskFailed` among the reports,
+    `WorkerLost`, `drop_job`, or `stop`.
     """
 
     def __init__(
@@ -62,32 +63,32 @@ class Pool:
         on_room: Callable[[], None] = lambda: None,
         target: str = ENGINE,
         specs: tuple[WorkerSpec, ...] = (),
-        policy: Policy | None = None,
+        policy: RecoveryPolicy | None = None,
         probe: ProbeDevice | None = None,
     ) -> None:
         """`specs` says which workers to run; none: what `settings.device` means on this machine."""
         self._settings, self._state_dir = settings, state_dir
         self._specs = specs
         self._on_room = on_room
-        self._policy = policy or Policy(cpu_stand_in=recovery.cpu_stand_in)
-        self._around = Surroundings(
+        self._policy = policy or RecoveryPolicy(cpu_stand_in=recovery.cpu_stand_in)
+        self._around = SupervisorContext(
             target=target,
             settings=recovery,
             idle_unload_s=settings.idle_unload_s,
             policy=self._policy,
             main_loop=main_loop,
             clock=clock,
-            probe=probe or partial(devices.well, state_dir=str(state_dir)),
+            probe=probe or partial(devices.check_device, state_dir=str(state_dir)),
             on_report=on_report,
             on_lost=on_lost,
             on_change=on_device,
-            on_room=self._feed,
+            on_room=self._assign_waiting,
         )
         self._workers: list[Supervisor] = []
         self._spare: Supervisor | None = None  # on the CPU, for what a GPU will not have
         self._retiring: set[asyncio.Task[None]] = set()
-        self._waiting: deque[_Waiting] = deque()
-        self._waiting_for_cpu: deque[_Waiting] = deque()
+        self._waiting: deque[_WaitingTask] = deque()
+        self._waiting_for_cpu: deque[_WaitingTask] = deque()
         self._ticker: asyncio.Task[None] | None = None
         self._stopped = False
         self.warning: str | None = None  # the devices are not what the machine promises
@@ -95,17 +96,17 @@ class Pool:
     # --- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        found = Discovery(self._specs) if self._specs else await self._discover()
+        found = DiscoveredWorkers(self._specs) if self._specs else await self._discover_devices()
         self._specs, self.warning = found.specs, found.warning
         if self.warning:
             log.warning("%s", self.warning)
-        self._workers = [self._supervisor(_name(spec), spec) for spec in self._specs]
+        self._workers = [self._create_supervisor(_name_worker(spec), spec) for spec in self._specs]
         for worker in self._workers:
             worker.start()
-        self._ticker = asyncio.create_task(self._tick_for_ever(), name="pool ticks")
+        self._ticker = asyncio.create_task(self._run_ticks(), name="pool ticks")
 
-    async def _discover(self) -> Discovery:
-        return await devices.discover(self._settings, state_dir=self._state_dir)
+    async def _discover_devices(self) -> DiscoveredWorkers:
+        return await devices.discover_workers(self._settings, state_dir=self._state_dir)
 
     async def stop(self, grace_s: float) -> None:
         """Let the workers finish the chunks in flight within the grace, then end them. Idempotent."""
@@ -116,11 +117,13 @@ class Pool:
                 await self._ticker
         self._waiting.clear()
         self._waiting_for_cpu.clear()
-        await asyncio.gather(*self._retiring, *(worker.stop(grace_s) for worker in self._all()))
+        await asyncio.gather(
+            *self._retiring, *(worker.stop(grace_s) for worker in self._all_supervisors())
+        )
 
     def kill(self) -> None:
         """End every worker at once: a second signal came. `stop` then returns without delay."""
-        for worker in self._all():
+        for worker in self._all_supervisors():
             worker.kill()
 
     # --- work ---------------------------------------------------------------------------------------------------------
@@ -134,131 +137,144 @@ class Pool:
         """How many more tasks for this model to submit now: enough for a worker to decode ahead and to mix files."""
         if self._stopped or self._waiting:
             return 0
-        return sum(worker.room(model) for worker in self._crew())
+        return sum(worker.free_slots(model) for worker in self._active_supervisors())
 
-    def submit(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
+    def submit_task(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
         """`alone`: with nothing else on its worker. `on_cpu`: in a worker of its own, although there is a GPU."""
-        (self._waiting_for_cpu if on_cpu else self._waiting).append(_Waiting(task, alone))
-        self._feed()
+        (self._waiting_for_cpu if on_cpu else self._waiting).append(_WaitingTask(task, alone))
+        self._assign_waiting()
 
-    def drop(self, job_id: JobId) -> None:
+    def drop_job(self, job_id: JobId) -> None:
         """Forget a job, wherever it is."""
         for queue in (self._waiting, self._waiting_for_cpu):
             for waiting in [waiting for waiting in queue if waiting.task.job_id == job_id]:
                 queue.remove(waiting)
-        for worker in self._all():
-            worker.drop(job_id)
+        for worker in self._all_supervisors():
+            worker.drop_job(job_id)
 
     def neglects(self, job_id: JobId) -> bool | None:
         """Whether a task gets no attention though its worker is at work; None for a task that is not here."""
-        for worker in self._all():
+        for worker in self._all_supervisors():
             if worker.holds(job_id):
                 return worker.neglects(job_id)
         waiting = (*self._waiting, *self._waiting_for_cpu)
         return False if any(one.task.job_id == job_id for one in waiting) else None
 
-    def unload(self) -> None:
+    def unload_idle_models(self) -> None:
         """Free the models of workers without work."""
-        for worker in self._all():
-            worker.unload()
+        for worker in self._all_supervisors():
+            worker.unload_model()
 
     @property
-    def blocked(self) -> str | None:
+    def blocked_reason(self) -> str | None:
         """Why no task can be taken for a longer time, in words for users."""
-        crew = self._crew()
+        crew = self._active_supervisors()
         if not crew or any(worker.state not in OPEN for worker in crew):
             return None
         cause = crew[0].cause
         return f"{cause.what}; {cause.hint}" if cause else "the device is being probed"
 
     @property
-    def hopeless(self) -> Diagnosis | None:
+    def fatal_diagnosis(self) -> Diagnosis | None:
         """What somebody must mend before any task can be taken."""
-        crew = self._crew()
+        crew = self._active_supervisors()
         if not all(worker.needs_person for worker in crew):
             return None
         return next((worker.cause for worker in crew if worker.cause), None)
 
     def status(self) -> list[WorkerStatus]:
-        return [worker.status(self.warning) for worker in self._all()]
+        return [worker.status(self.warning) for worker in self._all_supervisors()]
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
-    def _all(self) -> Iterator[Supervisor]:
+    def _all_supervisors(self) -> Iterator[Supervisor]:
         yield from self._workers
         if self._spare:
             yield self._spare
 
-    def _crew(self) -> list[Supervisor]:
+    def _active_supervisors(self) -> list[Supervisor]:
         """The workers that ordinary tasks go to: the CPU's spare one too, while it stands in."""
-        if self._spare and any(worker.state is State.CPU_ONLY for worker in self._workers):
+        if self._spare and any(worker.state is DeviceState.CPU_ONLY for worker in self._workers):
             return [*self._workers, self._spare]
         return self._workers
 
-    def _feed(self) -> None:
+    def _assign_waiting(self) -> None:
         """Give waiting tasks to whoever has room, in order."""
-        while self._waiting and (worker := self._taker(self._waiting[0])):
+        while self._waiting and (worker := self._find_supervisor_for(self._waiting[0])):
             waiting = self._waiting.popleft()
-            worker.assign(waiting.task, alone=waiting.alone)
+            worker.assign_task(waiting.task, alone=waiting.alone)
         if self._waiting_for_cpu:
-            self._feed_spare()
+            self._assign_to_spare()
         if not self._waiting:
             self._on_room()
 
-    def _taker(self, waiting: _Waiting) -> Supervisor | None:
+    def _find_supervisor_for(self, waiting: _WaitingTask) -> Supervisor | None:
         model = waiting.task.options.model
-        roomy = max(self._crew(), key=lambda worker: worker.room(model), default=None)
+        roomy = max(
+            self._active_supervisors(), key=lambda worker: worker.free_slots(model), default=None
+        )
         if waiting.alone:
-            roomy = next((worker for worker in self._crew() if worker.empty and worker.room(model)), None)
-        return roomy if roomy and roomy.room(model) else None
+            roomy = next(
+                (
+                    worker
+                    for worker in self._active_supervisors()
+                    if worker.empty and worker.free_slots(model)
+                ),
+                None,
+            )
+        return roomy if roomy and roomy.free_slots(model) else None
 
-    def _feed_spare(self) -> None:
-        spare = self._need_spare()
-        if spare.empty and spare.room(self._waiting_for_cpu[0].task.options.model):
-            spare.assign(self._waiting_for_cpu.popleft().task, alone=True)
+    def _assign_to_spare(self) -> None:
+        spare = self._ensure_spare()
+        if spare.empty and spare.free_slots(self._waiting_for_cpu[0].task.options.model):
+            spare.assign_task(self._waiting_for_cpu.popleft().task, alone=True)
 
-    def _need_spare(self) -> Supervisor:
+    def _ensure_spare(self) -> Supervisor:
         if self._spare is None:
             compute_type = "auto"  # what suits a GPU may not suit the CPU
             spec = replace(self._specs[0], device="cpu", compute_type=compute_type, batch_size=0)
-            self._spare = self._supervisor(_SPARE, spec)
+            self._spare = self._create_supervisor(_SPARE, spec)
             self._spare.start()
         return self._spare
 
-    def _supervisor(self, name: str, spec: WorkerSpec) -> Supervisor:
+    def _create_supervisor(self, name: str, spec: WorkerSpec) -> Supervisor:
         on_cpu = spec.device == "cpu"
-        around = replace(self._around, policy=replace(self._policy, cpu_stand_in=False)) if on_cpu else self._around
-        return Supervisor(name=name, spec=spec, limit=2 * _places(spec) + 2, around=around)
+        around = (
+            replace(self._around, policy=replace(self._policy, cpu_stand_in=False))
+            if on_cpu
+            else self._around
+        )
+        return Supervisor(name=name, spec=spec, limit=2 * _estimate_slots(spec) + 2, around=around)
 
-    async def _tick_for_ever(self) -> None:
+    async def _run_ticks(self) -> None:
         while True:
             try:
-                self._tick()
+                self._tick_supervisors()
             except Exception:
                 log.exception("a look at the workers failed; the next is in %s s", TICK_S)
             await asyncio.sleep(TICK_S)
 
-    def _tick(self) -> None:
-        for worker in self._all():
-            worker.tick()
-        if any(worker.state is State.CPU_ONLY for worker in self._workers):
-            self._need_spare()
+    def _tick_supervisors(self) -> None:
+        for worker in self._all_supervisors():
+            worker.check_liveness()
+        if any(worker.state is DeviceState.CPU_ONLY for worker in self._workers):
+            self._ensure_spare()
         elif self._spare and not self._waiting_for_cpu and self._spare.idle_for() > SPARE_IDLE_S:
-            self._retire(self._spare)
+            self._retire_spare(self._spare)
             self._spare = None
 
-    def _retire(self, worker: Supervisor) -> None:
+    def _retire_spare(self, worker: Supervisor) -> None:
         task = asyncio.create_task(worker.stop(SPARE_IDLE_S), name=f"retire {worker.name}")
         self._retiring.add(task)
         task.add_done_callback(self._retiring.discard)
 
 
-def _places(spec: WorkerSpec) -> int:
+def _estimate_slots(spec: WorkerSpec) -> int:
     """Short chunks that the worker computes at one time, as far as can be told from here."""
     if spec.device == "cpu":
         return _SHORT * (spec.replicas or os.cpu_count() or 1) * max(1, spec.batch_size)
     return _SHORT * max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)
 
 
-def _name(spec: WorkerSpec) -> str:
+def _name_worker(spec: WorkerSpec) -> str:
     return spec.device.replace(":", "-")

@@ -22,7 +22,7 @@ _LAST_WORDS = 4096  # bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Exit:
+class ProcessExit:
     """How a process ended."""
 
     status: int | None  # as `Process.exitcode`: negative for a signal; None if it says nothing
@@ -31,7 +31,7 @@ class Exit:
 
 
 OnReports = Callable[[list[Report]], Coroutine[Any, Any, None]]
-OnExit = Callable[[Exit], Coroutine[Any, Any, None]]
+OnExit = Callable[[ProcessExit], Coroutine[Any, Any, None]]
 
 
 class WorkerProcess:
@@ -56,10 +56,13 @@ class WorkerProcess:
         context = multiprocessing.get_context("spawn")
         self._conn, self._childs_end = context.Pipe()
         self._process = context.Process(
-            target=child.main, args=(self._childs_end, spec, target, str(self._log)), name=name, daemon=True
+            target=child.run_child,
+            args=(self._childs_end, spec, target, str(self._log)),
+            name=name,
+            daemon=True,
         )
-        self._reader = threading.Thread(target=self._read, name=f"{name}-reader", daemon=True)
-        self._writer = threading.Thread(target=self._write, name=f"{name}-writer", daemon=True)
+        self._reader = threading.Thread(target=self._run_reader, name=f"{name}-reader", daemon=True)
+        self._writer = threading.Thread(target=self._run_writer, name=f"{name}-writer", daemon=True)
 
     @property
     def pid(self) -> int | None:
@@ -68,13 +71,13 @@ class WorkerProcess:
     def start(self) -> None:
         """Call it on the main thread: Linux ends a child that asked for it when the *thread* that began it ends."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with _no_main_module():
+        with _hide_main_module():
             self._process.start()
         self._childs_end.close()  # else the pipe would never end
         self._reader.start()
         self._writer.start()
 
-    def send(self, request: Request) -> None:
+    def send_request(self, request: Request) -> None:
         """Never blocks, never raises: what a dead worker was to do is in its supervisor's books."""
         self._outbound.put(request)
 
@@ -85,21 +88,24 @@ class WorkerProcess:
 
     # --- the reader's thread
 
-    def _read(self) -> None:
-        torn = _drain(self._conn, lambda reports: self._main_loop.hand_over(self._on_reports, reports))
+    def _run_reader(self) -> None:
+        torn = _deliver_reports(
+            self._conn,
+            lambda reports: self._main_loop.schedule_from_thread(self._on_reports, reports),
+        )
         if torn:
             self.kill()
-        status = self._bury()
+        status = self._wait_for_exit()
         self._outbound.put(None)
         self._writer.join(LEAVE_S)
         self._conn.close()
         if torn:  # the status is that of our own kill
-            gone = Exit(None, f"half a message came: {torn}", _tail(self._log))
+            gone = ProcessExit(None, f"half a message came: {torn}", _read_tail(self._log))
         else:
-            gone = Exit(status, "", _tail(self._log))
-        self._main_loop.hand_over(self._on_exit, gone)
+            gone = ProcessExit(status, "", _read_tail(self._log))
+        self._main_loop.schedule_from_thread(self._on_exit, gone)
 
-    def _bury(self) -> int:
+    def _wait_for_exit(self) -> int:
         """Wait for the end of the process, or bring it about. Returns its exit status."""
         self._process.join(LEAVE_S)
         while (status := self._process.exitcode) is None:
@@ -109,13 +115,13 @@ class WorkerProcess:
 
     # --- the writer's thread
 
-    def _write(self) -> None:
+    def _run_writer(self) -> None:
         with suppress(OSError):  # the reader sees the end, too
             while request := self._outbound.get():
                 self._conn.send(request)
 
 
-def _drain(conn: Connection, deliver: Callable[[list[Report]], None]) -> str | None:
+def _deliver_reports(conn: Connection, deliver: Callable[[list[Report]], None]) -> str | None:
     """Deliver reports, as many at once as are there, until the pipe ends. Returns what was wrong with the last."""
     while True:
         reports: list[Report] = []
@@ -134,7 +140,7 @@ def _drain(conn: Connection, deliver: Callable[[list[Report]], None]) -> str | N
                 deliver(reports)
 
 
-def _tail(log: Path) -> str:
+def _read_tail(log: Path) -> str:
     with suppress(OSError), log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - _LAST_WORDS))
         return file.read().decode(errors="replace").strip()
@@ -142,7 +148,7 @@ def _tail(log: Path) -> str:
 
 
 @contextmanager
-def _no_main_module() -> Iterator[None]:
+def _hide_main_module() -> Iterator[None]:
     """Spawn runs the parent's main module again in the child: here the command line, or an unguarded script of a user.
 
     The worker needs none of it, so there is none to be found while it starts.

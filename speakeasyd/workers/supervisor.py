@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import psutil
 
-from speakeasyd.clock import Clock, iso
+from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import RecoverySettings
-from speakeasyd.domain import health, recovery
-from speakeasyd.domain.fault import Diagnosis, FaultKind, classify
-from speakeasyd.domain.health import ACCEPTING, Health, Policy, State
+from speakeasyd.domain import device_health, recovery
+from speakeasyd.domain.device_health import ACCEPTING, DeviceHealth, DeviceState, RecoveryPolicy
+from speakeasyd.domain.fault import Diagnosis, FaultKind, classify_fault
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -34,10 +34,10 @@ from speakeasyd.domain.report_check import find_complaint
 from speakeasyd.domain.stepdown import step_down
 from speakeasyd.errors import ErrorCode
 from speakeasyd.loop import MainLoop
-from speakeasyd.workers.inhand import InHand, suspected
-from speakeasyd.workers.news import DeviceChange, WorkerLost, WorkerStatus
-from speakeasyd.workers.process import Exit, WorkerProcess
-from speakeasyd.workers.vitals import Life, Wear, memory_kills
+from speakeasyd.workers.assigned_tasks import AssignedTasks, collect_suspects
+from speakeasyd.workers.liveness import LivenessTracker, RecycleTracker, count_oom_kills
+from speakeasyd.workers.pool_events import DeviceChange, WorkerLost, WorkerStatus
+from speakeasyd.workers.process import ProcessExit, WorkerProcess
 
 log = logging.getLogger(__name__)
 
@@ -50,13 +50,13 @@ ProbeDevice = Callable[[str], Awaitable[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class SupervisorContext:
     """What every supervisor of a pool shares."""
 
     target: str  # "module:function" that the workers serve
     settings: RecoverySettings
     idle_unload_s: float
-    policy: Policy
+    policy: RecoveryPolicy
     main_loop: MainLoop
     clock: Clock
     probe: ProbeDevice
@@ -67,12 +67,12 @@ class Surroundings:
 
 
 @dataclass(slots=True)
-class _Run:
+class _WorkerRun:
     """One worker process, from start to burial."""
 
     process: WorkerProcess
-    life: Life
-    wear: Wear
+    life: LivenessTracker
+    wear: RecycleTracker
     started: float  # seconds, monotonic
     weighed: float  # seconds, monotonic: when its memory was looked at
     memory_kills: int  # by the system, when it started
@@ -84,15 +84,20 @@ class _Run:
 class Supervisor:
     """Lives on the loop. Feeds events to the recovery machine and carries out its actions."""
 
-    def __init__(self, *, name: str, spec: WorkerSpec, limit: int, around: Surroundings) -> None:
-        self.name, self.spec = name, spec  # the settings are stepped down when they prove too much for the device
+    def __init__(
+        self, *, name: str, spec: WorkerSpec, limit: int, around: SupervisorContext
+    ) -> None:
+        self.name, self.spec = (
+            name,
+            spec,
+        )  # the settings are stepped down when they prove too much for the device
         self._wanted = spec
         self._limit = limit  # tasks in hand at most
         self._around, self._clock = around, around.clock
-        self._health = Health()
+        self._health = DeviceHealth()
         self._since = self._clock.utc()
-        self._hand = InHand()
-        self._run: _Run | None = None
+        self._hand = AssignedTasks()
+        self._run: _WorkerRun | None = None
         self._buried = asyncio.Event()
         self._buried.set()
         self._timers: set[asyncio.TimerHandle] = set()
@@ -103,7 +108,7 @@ class Supervisor:
     # --- for the pool -------------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> State:
+    def state(self) -> DeviceState:
         return self._health.state
 
     @property
@@ -125,18 +130,23 @@ class Supervisor:
     def start(self) -> None:
         self._start_process()
 
-    def room(self, model: str) -> int:
+    def free_slots(self, model: str) -> int:
         """How many more tasks for this model are welcome now."""
-        if self.state not in ACCEPTING or not self._run or self._run.wear.due or self._hand.alone:
+        if (
+            self.state not in ACCEPTING
+            or not self._run
+            or self._run.wear.is_due
+            or self._hand.alone
+        ):
             return 0
         if self._hand and self._hand.model != model:
             return 0
-        return max(0, (1 if self.state is State.HALF_OPEN else self._limit) - len(self._hand))
+        return max(0, (1 if self.state is DeviceState.HALF_OPEN else self._limit) - len(self._hand))
 
-    def assign(self, task: Task, *, alone: bool) -> None:
-        self._hand.add(task, alone=alone)
-        self._send(task)
-        self._settle()
+    def assign_task(self, task: Task, *, alone: bool) -> None:
+        self._hand.add_task(task, alone=alone)
+        self._send_request(task)
+        self._on_tasks_changed()
 
     def holds(self, job_id: JobId) -> bool:
         return job_id in self._hand
@@ -148,19 +158,19 @@ class Supervisor:
         now = self._clock.monotonic()
         return self._run.life.task_overdue(self._hand.heard_at(job_id), len(self._hand), now)
 
-    def drop(self, job_id: JobId) -> None:
-        if self._hand.drop(job_id):
-            self._send(Drop(job_id))
-            self._settle()
+    def drop_job(self, job_id: JobId) -> None:
+        if self._hand.drop_job(job_id):
+            self._send_request(Drop(job_id))
+            self._on_tasks_changed()
 
-    def unload(self) -> None:
+    def unload_model(self) -> None:
         if self._run and self._run.model and self.empty:
             self._run.model = None
-            self._send(Unload())
+            self._send_request(Unload())
 
     async def stop(self, grace_s: float) -> None:
         """Let the worker finish its chunks, then end it. Idempotent. What is still in hand is not reported as lost."""
-        self._apply(health.Stopping())
+        self._apply_event(device_health.StopRequested())
         for timer in self._timers:
             timer.cancel()
         for task in self._tasks:
@@ -176,25 +186,27 @@ class Supervisor:
         if self._run:
             self._run.process.kill()
 
-    def tick(self) -> None:
+    def check_liveness(self) -> None:
         """Look after what no report tells: silence, wear, idleness."""
         run = self._run
         if not run:
             return
         now = self._clock.monotonic()
-        if self._owes_an_answer(run) and run.life.overdue(now):
+        if self._is_answer_due(run) and run.life.is_overdue(now):
             run.silent = True
-            self._went_down()
-            self._apply(health.Silent(classify(silent=True, device=self.spec.device)))
+            self._mark_down()
+            self._apply_event(
+                device_health.ProgressStopped(classify_fault(silent=True, device=self.spec.device))
+            )
         if now - run.weighed > WEIGH_S:
             run.weighed = now
-            run.wear.weigh(_resident(run.process))
-        if run.wear.due and self.empty:
-            self._apply(health.RecycleDue())
-        if self.state is State.READY and self.idle_for() > IDLE_S:
-            self._recovered()
+            run.wear.record_memory(_read_resident_bytes(run.process))
+        if run.wear.is_due and self.empty:
+            self._apply_event(device_health.RecycleDue())
+        if self.state is DeviceState.READY and self.idle_for() > IDLE_S:
+            self._mark_recovered()
         if 0 < self._around.idle_unload_s < self.idle_for():
-            self.unload()
+            self.unload_model()
 
     def status(self, warning: str | None = None) -> WorkerStatus:
         run, cause = self._run, self._health.cause
@@ -205,7 +217,7 @@ class Supervisor:
             model=run.model.model if run and run.model else None,
             pid=run.process.pid if run else None,
             tasks=len(self._hand),
-            since=iso(self._since),
+            since=format_utc(self._since),
             rss=run.wear.rss if run else 0,
             warning=cause.what if cause else warning,
         )
@@ -215,40 +227,42 @@ class Supervisor:
     def _start_process(self) -> None:
         now = self._clock.monotonic()
         settings = self._around.settings
-        run = _Run(
+        run = _WorkerRun(
             process=WorkerProcess(
                 name=self.name,
                 spec=self.spec,
                 target=self._around.target,
                 main_loop=self._around.main_loop,
-                on_reports=lambda reports: self._hear(run, reports),
-                on_exit=lambda exit_: self._bury(run, exit_),
+                on_reports=lambda reports: self._on_reports(run, reports),
+                on_exit=lambda exit_: self._on_process_exit(run, exit_),
             ),
-            life=Life(stall_s=settings.stall_s, device=self.spec.device, now=now),
-            wear=Wear(hours=settings.recycle_hours, growth_mb=settings.recycle_growth_mb),
+            life=LivenessTracker(stall_s=settings.stall_s, device=self.spec.device, now=now),
+            wear=RecycleTracker(hours=settings.recycle_hours, growth_mb=settings.recycle_growth_mb),
             started=now,
             weighed=float("-inf"),
-            memory_kills=memory_kills(),
+            memory_kills=count_oom_kills(),
         )
         try:
             run.process.start()
         except OSError as error:
-            self._lost(run, Exit(status=None, error=f"{type(error).__name__}: {error}"))
+            self._handle_exit(
+                run, ProcessExit(status=None, error=f"{type(error).__name__}: {error}")
+            )
             return
         self._run = run
         self._buried.clear()
 
-    async def _hear(self, run: _Run, reports: list[Report]) -> None:
+    async def _on_reports(self, run: _WorkerRun, reports: list[Report]) -> None:
         if run is self._run:
             now = self._clock.monotonic()
-            for report in map(self._checked, reports):
-                run.life.note(report, now)
-                run.wear.note(report)
-                self._hand.note(report, now)
-                self._around.on_report(self.name, self._digest(run, report))
-            self._settle()
+            for report in map(self._check_report, reports):
+                run.life.record_report(report, now)
+                run.wear.record_report(report)
+                self._hand.record_report(report, now)
+                self._around.on_report(self.name, self._learn_from_report(run, report))
+            self._on_tasks_changed()
 
-    def _checked(self, report: Report) -> Report:
+    def _check_report(self, report: Report) -> Report:
         """The report, or, when a value in it is not what its type promises, the failure of what it is about."""
         complaint = find_complaint(report)
         if complaint is None:
@@ -258,76 +272,82 @@ class Supervisor:
         job_id, token = getattr(report, "job_id", None), getattr(report, "token", None)
         if not isinstance(job_id, int) or job_id not in self._hand or not isinstance(token, str):
             return Fault("host", error, ())
-        self._send(Drop(JobId(job_id)))
+        self._send_request(Drop(JobId(job_id)))
         return TaskFailed(JobId(job_id), Token(token), ErrorCode.INTERNAL, error)
 
-    def _digest(self, run: _Run, report: Report) -> Report:
+    def _learn_from_report(self, run: _WorkerRun, report: Report) -> Report:
         """Learn from a report. Returns it with the device by its name here: in the worker, every GPU is number 0."""
         match report:
             case Hello():
-                self._apply(health.Started())
+                self._apply_event(device_health.WorkerStarted())
             case Loaded():
                 report = replace(report, device=self.spec.device)
                 run.model = report
-                if self.state is not State.POISONED:  # else it comes too late
+                if self.state is not DeviceState.POISONED:  # else it comes too late
                     run.fault = None
-                    self._apply(health.Loaded())
-                    self._recovered()
+                    self._apply_event(device_health.ModelVerified())
+                    self._mark_recovered()
             case Unloaded():
                 run.model = None
             case Fault(phase=phase, error=error, soft=soft):
                 run.fault = report
-                diagnosis = classify(phase=phase, error=error, device=self.spec.device)
+                diagnosis = classify_fault(phase=phase, error=error, device=self.spec.device)
                 self._step_down(diagnosis)
-                self._went_down()
-                self._apply(health.Faulted(diagnosis, soft))
+                self._mark_down()
+                self._apply_event(device_health.FaultReported(diagnosis, soft))
             case ChunkDone():
-                self._apply(health.Worked())
+                self._apply_event(device_health.ChunkSucceeded())
             case _:
                 pass
         return report
 
-    async def _bury(self, run: _Run, exit_: Exit) -> None:
+    async def _on_process_exit(self, run: _WorkerRun, exit_: ProcessExit) -> None:
         """The process has been reaped, or given up."""
         if run is not self._run:
             return
         self._run = None
         self._buried.set()
-        planned = self.state is State.STOPPED or (self.state is State.RECYCLING and self.empty)
+        planned = self.state is DeviceState.STOPPED or (
+            self.state is DeviceState.RECYCLING and self.empty
+        )
         if planned:
             self.spec = self._wanted  # what was too much then may not be now
-            self._apply(health.Died(classify(exit_status=exit_.status), frozenset()))
+            self._apply_event(
+                device_health.ProcessExited(classify_fault(exit_status=exit_.status), frozenset())
+            )
         else:
-            self._lost(run, exit_)
+            self._handle_exit(run, exit_)
 
-    async def _kill(self, run: _Run) -> None:
+    async def _kill_and_wait(self, run: _WorkerRun) -> None:
         """End a process. One that hangs in a driver cannot be killed: it is given up, so that its work goes on."""
         run.process.kill()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._buried.wait(), BURIAL_S)
             return
-        await self._bury(run, Exit(status=None, error="the process cannot be killed"))
+        await self._on_process_exit(
+            run, ProcessExit(status=None, error="the process cannot be killed")
+        )
 
-    def _lost(self, run: _Run, exit_: Exit) -> None:
+    def _handle_exit(self, run: _WorkerRun, exit_: ProcessExit) -> None:
         fault = run.fault
         error = fault.error if fault else exit_.error
         phase = fault.phase if fault else None
-        diagnosis = classify(
+        diagnosis = classify_fault(
             phase=phase,
             error=error,
             last_words=exit_.last_words,
             exit_status=exit_.status,
             silent=run.silent,
-            short_of_memory=memory_kills() > run.memory_kills,
+            short_of_memory=count_oom_kills() > run.memory_kills,
             device=self.spec.device,
         )
         if fault and fault.traceback and diagnosis.kind in {FaultKind.DEFECT, FaultKind.UNKNOWN}:
             log.error("%s: %s. %s\n%s", self.name, diagnosis.what, diagnosis.hint, fault.traceback)
-        self._went_down()
+        self._mark_down()
         if not fault:
             self._step_down(diagnosis)
-        tasks = self._hand.lose(fault, blame=diagnosis.blames_work)
-        self._apply(health.Died(diagnosis, suspected(tasks)))
+        tasks = self._hand.take_all(fault, blame=diagnosis.blames_work)
+        self._apply_event(device_health.ProcessExited(diagnosis, collect_suspects(tasks)))
         self._around.on_lost(
             WorkerLost(
                 worker=self.name,
@@ -342,22 +362,22 @@ class Supervisor:
                 then=self.state,
             )
         )
-        self._settle()
+        self._on_tasks_changed()
 
     def _step_down(self, diagnosis: Diagnosis) -> None:
         """As the worker does in a soft restart: the next worker begins with what this one ended with."""
         self.spec = step_down(self.spec, diagnosis.remedy) or self.spec
 
-    def _send(self, request: Request) -> None:
+    def _send_request(self, request: Request) -> None:
         if self._run:
-            self._run.life.expect(self._clock.monotonic())
-            self._run.process.send(request)
+            self._run.life.restart_deadline(self._clock.monotonic())
+            self._run.process.send_request(request)
 
     # --- recovery -----------------------------------------------------------------------------------------------------
 
-    def _apply(self, event: health.Event) -> None:
+    def _apply_event(self, event: device_health.RecoveryEvent) -> None:
         before = self._health
-        self._health, actions = recovery.step(
+        self._health, actions = recovery.advance_recovery(
             before,
             event,
             now=self._clock.monotonic(),
@@ -366,22 +386,22 @@ class Supervisor:
         )
         if self._health.state is not before.state:
             self._since = self._clock.utc()
-            self._tell()
+            self._publish_change()
         for action in actions:
-            self._carry_out(action)
+            self._execute_action(action)
 
-    def _carry_out(self, action: health.Action) -> None:
+    def _execute_action(self, action: device_health.RecoveryAction) -> None:
         match action:
-            case health.StartWorker(after_s):
-                self._later(after_s, self._start_process)
-            case health.KillWorker(after_s) if run := self._run:
-                self._later(after_s, lambda: self._in_background(self._kill(run)))
-            case health.DrainWorker():
-                self._send(Drain())
-            case health.Probe(after_s):
-                self._later(after_s, lambda: self._in_background(self._probe()))
+            case device_health.StartWorker(after_s):
+                self._schedule_call(after_s, self._start_process)
+            case device_health.KillWorker(after_s) if run := self._run:
+                self._schedule_call(after_s, lambda: self._in_background(self._kill_and_wait(run)))
+            case device_health.DrainWorker():
+                self._send_request(Drain())
+            case device_health.ScheduleProbe(after_s):
+                self._schedule_call(after_s, lambda: self._in_background(self._probe_device()))
 
-    def _later(self, seconds: float, function: Callable[[], object]) -> None:
+    def _schedule_call(self, seconds: float, function: Callable[[], object]) -> None:
         def run() -> None:
             self._timers.discard(timer)
             function()
@@ -394,51 +414,63 @@ class Supervisor:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _probe(self) -> None:
+    async def _probe_device(self) -> None:
         error = await self._around.probe(self.spec.device)
-        passed = health.ProbePassed() if not error else health.ProbeFailed(classify(phase="load", error=error))
-        self._apply(passed)
+        passed = (
+            device_health.ProbePassed()
+            if not error
+            else device_health.ProbeFailed(classify_fault(phase="load", error=error))
+        )
+        self._apply_event(passed)
 
-    def _owes_an_answer(self, run: _Run) -> bool:
-        if self.state in {State.STOPPED, State.POISONED}:
+    def _is_answer_due(self, run: _WorkerRun) -> bool:
+        if self.state in {DeviceState.STOPPED, DeviceState.POISONED}:
             return False
-        return run.life.starting or not self.empty or self.state in {State.SOFT_RESTARTING, State.RECYCLING}
+        return (
+            run.life.starting
+            or not self.empty
+            or self.state in {DeviceState.SOFT_RESTARTING, DeviceState.RECYCLING}
+        )
 
-    def _settle(self) -> None:
+    def _on_tasks_changed(self) -> None:
         """After any change of what is in hand."""
         if not self.empty:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = self._clock.monotonic()
-        self._apply(health.Idle() if self.empty else health.Busy())
+        self._apply_event(
+            device_health.TasksFinished() if self.empty else device_health.TaskAssigned()
+        )
         self._around.on_room()
 
     # --- news ---------------------------------------------------------------------------------------------------------
 
-    def _went_down(self) -> None:
+    def _mark_down(self) -> None:
         if self._down_since is None:
             self._down_since = self._clock.monotonic()
 
-    def _recovered(self) -> None:
+    def _mark_recovered(self) -> None:
         if self._down_since is not None:
             down_s = self._clock.monotonic() - self._down_since
             self._down_since = None
-            self._tell(down_s)
+            self._publish_change(down_s)
 
-    def _tell(self, down_s: float | None = None) -> None:
+    def _publish_change(self, down_s: float | None = None) -> None:
         self._around.on_change(
             DeviceChange(
                 worker=self.name,
                 device=self.spec.device,
                 state=self.state,
                 cause=self._health.cause,
-                fault=self._run.fault if self._run and self.state is State.SOFT_RESTARTING else None,
+                fault=self._run.fault
+                if self._run and self.state is DeviceState.SOFT_RESTARTING
+                else None,
                 down_s=down_s,
             )
         )
 
 
-def _resident(process: WorkerProcess) -> int:
+def _read_resident_bytes(process: WorkerProcess) -> int:
     """Bytes of memory in use."""
     try:
         return int(psutil.Process(process.pid).memory_info().rss)

@@ -12,7 +12,7 @@ import av
 
 from speakeasyd.domain.protocol import ChunkDone, ChunkStarted, Loaded, Loading, Report, WorkerSpec
 from speakeasyd.engine.faults import EngineFault
-from speakeasyd.engine.host import serve
+from speakeasyd.engine.worker_host import serve_requests
 
 FIT_TO_READ = 40_000_000  # bytes that are enough for the decoder, not for the model
 UNSUPPORTED = "cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"
@@ -21,7 +21,9 @@ UNSUPPORTED = "cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"
 class Watched:
     """The worker's end of the pipe; `deed` is done when the `nth` report of a kind has been sent."""
 
-    def __init__(self, conn: Connection, kind: type[Report], deed: Callable[[], object], *, nth: int = 1) -> None:
+    def __init__(
+        self, conn: Connection, kind: type[Report], deed: Callable[[], object], *, nth: int = 1
+    ) -> None:
         self._conn, self._kind, self._deed, self._left = conn, kind, deed, nth
 
     def send(self, report: Report) -> None:
@@ -58,15 +60,22 @@ def of_another_version(conn: Connection, spec: WorkerSpec) -> int:
     def open_without_options(_file: object) -> None: ...
 
     av.open = open_without_options
-    return serve(conn, spec)
+    return serve_requests(conn, spec)
 
 
-def _serve(conn: Connection, spec: WorkerSpec, kind: type[Report], deed: Callable[[], object], *, nth: int = 1) -> int:
+def _serve(
+    conn: Connection,
+    spec: WorkerSpec,
+    kind: type[Report],
+    deed: Callable[[], object],
+    *,
+    nth: int = 1,
+) -> int:
     try:
         (Path(spec.state_dir) / "hurt").touch(exist_ok=False)
     except FileExistsError:
-        return serve(conn, spec)
-    return serve(Watched(conn, kind, deed, nth=nth), spec)  # type: ignore[arg-type] # what the engine needs of one
+        return serve_requests(conn, spec)
+    return serve_requests(Watched(conn, kind, deed, nth=nth), spec)  # type: ignore[arg-type] # what the engine needs of one
 
 
 def _refuse() -> None:

@@ -17,13 +17,13 @@ from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment
 from speakeasyd.durable import TEMPORARY
 from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
-from speakeasyd.events import Hub
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.migrate import migrate
+from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
-from speakeasyd.services.sources import Sources
+from speakeasyd.services.source_disposal import SourceDisposal
 
 FORMATS = ("txt", "srt", "json")
 OUTAGE = 3  # exit status: the outbox could not be written
@@ -67,7 +67,9 @@ class Place:
     def drop(self, path: str, data: bytes | None = None) -> Path:
         source = self.inbox / path
         source.parent.mkdir(parents=True, exist_ok=True)
-        source.write_bytes(f"sound of {path}".encode("utf-8", "surrogateescape") if data is None else data)
+        source.write_bytes(
+            f"sound of {path}".encode("utf-8", "surrogateescape") if data is None else data
+        )
         return source
 
     def written(self, folder: str = "outbox") -> dict[str, str]:
@@ -88,9 +90,9 @@ class Workshop:
     place: Place
     ledger: Ledger
     publisher: Publisher
-    sources: Sources
+    sources: SourceDisposal
     outboxes: Outboxes
-    hub: Hub
+    hub: EventHub
 
     async def ready(
         self,
@@ -101,7 +103,7 @@ class Workshop:
     ) -> list[Job]:
         """Files that are in the inbox become jobs whose chunks are all committed, claimed by this boot."""
         wanted = [new_job(self.place, path, options or Options(formats=FORMATS)) for path in paths]
-        added = {one.job_id for one in await self.ledger.add(wanted)}
+        added = {one.job_id for one in await self.ledger.add_jobs(wanted)}
         jobs = [job for job in await self.claimed() if job.id in added]
         for job in jobs:
             await self.transcribed(job, text, *warnings)
@@ -109,18 +111,20 @@ class Workshop:
 
     async def claimed(self) -> list[Job]:
         jobs: list[Job] = []
-        while some := await self.ledger.claim(100):
+        while some := await self.ledger.claim_jobs(100):
             jobs += some
         return jobs
 
     async def transcribed(self, job: Job, text: str, *warnings: MediaWarning) -> None:
         segment = Segment(0.0, 2.0, text, -0.2, 1.1, 0.01)
-        await self.ledger.record([(job.id, job.token, Chunk(0, 0.0, 2.0, (segment,)))])
-        await self.ledger.note(job.id, job.token, language="en", model="tiny.en", device="cpu")
-        await self.ledger.transcribed(job.id, job.token, audio_seconds=2.0, warnings=warnings)
+        await self.ledger.store_chunks([(job.id, job.token, Chunk(0, 0.0, 2.0, (segment,)))])
+        await self.ledger.update_claimed_job(
+            job.id, job.token, language="en", model="tiny.en", device="cpu"
+        )
+        await self.ledger.mark_transcribed(job.id, job.token, audio_seconds=2.0, warnings=warnings)
 
     async def statuses(self) -> dict[str, str]:
-        rows = await self.ledger.rows("SELECT path, status FROM job_status ORDER BY job_id")
+        rows = await self.ledger.query_rows("SELECT path, status FROM job_status ORDER BY job_id")
         return {str(row["path"]): str(row["status"]) for row in rows}
 
 
@@ -141,13 +145,15 @@ def new_job(place: Place, path: str, options: Options) -> NewJob:
 async def workshop(place: Place, *, boot_id: str = "boot") -> AsyncIterator[Workshop]:
     path = place.root / "state" / "ledger.db"
     path.parent.mkdir(parents=True, exist_ok=True)
-    migrate(path)
-    hub, clock = Hub(), SystemClock()
+    migrate_ledger(path)
+    hub, clock = EventHub(), SystemClock()
     ledger = await Ledger.open(path, clock=clock, hub=hub, boot_id=boot_id)
     try:
-        sources = Sources(ledger=ledger, settings=place.settings, hub=hub, clock=clock)
-        outboxes = Outboxes(inboxes=place.settings.inboxes, pauses=Pauses(ledger=ledger, hub=hub, clock=clock))
-        await outboxes.prepare()
+        sources = SourceDisposal(ledger=ledger, settings=place.settings, hub=hub, clock=clock)
+        outboxes = Outboxes(
+            inboxes=place.settings.inboxes, pauses=Pauses(ledger=ledger, hub=hub, clock=clock)
+        )
+        await outboxes.prepare_folders()
         publisher = Publisher(ledger=ledger, outboxes=outboxes, sources=sources)
         yield Workshop(place, ledger, publisher, sources, outboxes, hub)
     finally:
@@ -157,16 +163,18 @@ async def workshop(place: Place, *, boot_id: str = "boot") -> AsyncIterator[Work
 async def publish_all(place: Place, boot_id: str) -> None:
     """What a daemon does after a restart, as far as publication goes."""
     async with workshop(place, boot_id=boot_id) as shop:
-        await shop.ledger.recover()
+        await shop.ledger.release_stale_claims()
         for job in await shop.claimed():
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
         await shop.sources.run_once()
 
 
 def publish_when_told(place: Place, boot_id: str, told: Connection) -> None:
     """The whole of a child process. Exits with 0, or OUTAGE."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANYBODY, 0, 0, 0)  # else some systems let only ancestors trace it
+        ctypes.CDLL(None).prctl(
+            PR_SET_PTRACER, ANYBODY, 0, 0, 0
+        )  # else some systems let only ancestors trace it
     told.recv()
     try:
         asyncio.run(publish_all(place, boot_id))

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.clock import SystemClock
-from speakeasyd.ledger.lock import LedgerLock, holder
+from speakeasyd.ledger.lock import LedgerLock, find_holder
 from tests.ledgers import a_chunk, a_file, finish, opened
 from tests.permissions import Deny, deny, restricted
 
@@ -39,9 +39,9 @@ def state(tmp_path: Path) -> Path:
 
     async def fill() -> None:
         async with opened(folder / "ledger.db", clock=SystemClock()) as ledger:
-            await ledger.add([a_file("talk.mp3")])
-            [job] = await ledger.claim(1)
-            await ledger.record([(job.id, job.token, a_chunk(0, " Good morning."))])
+            await ledger.add_jobs([a_file("talk.mp3")])
+            [job] = await ledger.claim_jobs(1)
+            await ledger.store_chunks([(job.id, job.token, a_chunk(0, " Good morning."))])
             await finish(ledger, job)
 
     asyncio.run(fill())
@@ -50,7 +50,9 @@ def state(tmp_path: Path) -> Path:
 
 def ask(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [*restricted(), sys.executable, "-m", "speakeasyd", *words, "--state", str(state)]
-    return subprocess.run(command, cwd=state.parent, capture_output=True, text=True, timeout=90, check=False)
+    return subprocess.run(
+        command, cwd=state.parent, capture_output=True, text=True, timeout=90, check=False
+    )
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=lambda words: words[0])
@@ -95,7 +97,9 @@ def test_a_log_whose_index_cannot_be_used_is_never_left_out(
     assert "renamed.mp3" in ask(killed, "sql", "SELECT path FROM job_status").stdout
 
 
-def test_a_log_that_may_not_be_read_is_told(state: Path, in_use: sqlite3.Connection, deny: Deny) -> None:
+def test_a_log_that_may_not_be_read_is_told(
+    state: Path, in_use: sqlite3.Connection, deny: Deny
+) -> None:
     deny(state / "ledger.db-wal")
     deny(state / "ledger.db-shm")
     done = ask(state, "sql", "SELECT path FROM job_status")
@@ -104,8 +108,12 @@ def test_a_log_that_may_not_be_read_is_told(state: Path, in_use: sqlite3.Connect
     assert "ledger.db-wal" in done.stderr
 
 
-@pytest.mark.parametrize("change", [["pause"], ["resume"], ["retry", "1"], ["cancel", "1"], ["config", "reload"]])
-def test_changes_without_the_right_to_write_are_not_allowed(state: Path, deny: Deny, change: list[str]) -> None:
+@pytest.mark.parametrize(
+    "change", [["pause"], ["resume"], ["retry", "1"], ["cancel", "1"], ["config", "reload"]]
+)
+def test_changes_without_the_right_to_write_are_not_allowed(
+    state: Path, deny: Deny, change: list[str]
+) -> None:
     with LedgerLock(state):
         for file in state.iterdir():
             deny(file, 0o444)
@@ -116,8 +124,12 @@ def test_changes_without_the_right_to_write_are_not_allowed(state: Path, deny: D
     assert "disk" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [["status"], ["pause"], ["jobs"], ["retry", "1"], ["search", "morning"]])
-def test_a_state_folder_that_may_not_be_looked_into(state: Path, deny: Deny, command: list[str]) -> None:
+@pytest.mark.parametrize(
+    "command", [["status"], ["pause"], ["jobs"], ["retry", "1"], ["search", "morning"]]
+)
+def test_a_state_folder_that_may_not_be_looked_into(
+    state: Path, deny: Deny, command: list[str]
+) -> None:
     deny(state)
     done = ask(state, *command)
     assert done.returncode == 2
@@ -132,14 +144,16 @@ def test_a_daemon_is_seen_by_those_who_may_only_read(state: Path, deny: Deny) ->
         done = ask(state, "status")
         assert done.returncode == 0
         assert f"process {os.getpid()}" in done.stdout
-        assert holder(state)
+        assert find_holder(state)
 
 
 def test_looking_at_the_lock_keeps_nobody_from_looking(state: Path) -> None:
     with LedgerLock(state):
         signed = (state / "daemon.lock").read_bytes()
-    (state / "daemon.lock").write_bytes(signed or b'{"pid": 1, "host": "h", "started_at": "2026-01-01T00:00:00Z"}')
-    assert holder(state) is None
+    (state / "daemon.lock").write_bytes(
+        signed or b'{"pid": 1, "host": "h", "started_at": "2026-01-01T00:00:00Z"}'
+    )
+    assert find_holder(state) is None
 
 
 def test_no_ledger_and_no_state_folder_are_two_things(tmp_path: Path) -> None:
@@ -152,7 +166,9 @@ def test_no_ledger_and_no_state_folder_are_two_things(tmp_path: Path) -> None:
 def test_a_read_only_mount(state: Path, tmp_path: Path) -> None:
     mounted = tmp_path / "mounted"
     mounted.mkdir()
-    made = subprocess.run(["mount", "--bind", str(state), str(mounted)], capture_output=True, check=False)
+    made = subprocess.run(
+        ["mount", "--bind", str(state), str(mounted)], capture_output=True, check=False
+    )
     if made.returncode:
         pytest.skip("this system lets root mount nothing")
     try:
@@ -182,9 +198,11 @@ def test_why_of_a_file_that_the_asker_may_not_look_at(state: Path, deny: Deny) -
     assert "it is in the inbox and has no job yet" in done.stdout
 
 
-@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root may run a process as another user")
+@pytest.mark.skipif(
+    os.name != "posix" or os.getuid() != 0, reason="only root may run a process as another user"
+)
 def test_what_another_user_may_read(tmp_path: Path) -> None:
-    from speakeasyd.host.users import may_read
+    from speakeasyd.system.users import may_read
 
     nobody = 65534
     with subprocess.Popen(["sleep", "60"], user=nobody, group=nobody, extra_groups=[]) as process:

@@ -13,7 +13,7 @@ from whisper_normalizer.english import EnglishTextNormalizer
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import ChunkDone, Report, Task, TaskDone, WorkerSpec
-from speakeasyd.engine.model import load
+from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(4000)]
@@ -27,13 +27,19 @@ Row = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def manifest(speech: Path) -> list[Row]:
-    rows = [json.loads(line) for line in (speech / "manifest.jsonl").read_text("utf-8").splitlines()]
-    return [row for row in rows if row["expect"] == "transcript" and row["language"] == "en" and row.get("reference")]
+    rows = [
+        json.loads(line) for line in (speech / "manifest.jsonl").read_text("utf-8").splitlines()
+    ]
+    return [
+        row
+        for row in rows
+        if row["expect"] == "transcript" and row["language"] == "en" and row.get("reference")
+    ]
 
 
 def transcribed(folder: Path, rows: Sequence[Row], state: Path) -> list[str]:
     """The texts of the files, by the pipeline as a worker runs it."""
-    model = load("bundled", WorkerSpec("cpu", "auto", 2, 0, str(state), offline=True))
+    model = load_model("bundled", WorkerSpec("cpu", "auto", 2, 0, str(state), offline=True))
     chunks: dict[JobId, dict[int, str]] = {JobId(job): {} for job in range(len(rows))}
     left, over = set(chunks), threading.Event()
 
@@ -56,13 +62,17 @@ def transcribed(folder: Path, rows: Sequence[Row], state: Path) -> list[str]:
         on_idle=lambda: None,
     )
     for job, row in enumerate(rows):
-        pipeline.submit(Task(JobId(job), Token("t"), str(folder / row["path"]), Options(model="bundled"), None))
+        pipeline.submit(
+            Task(JobId(job), Token("t"), str(folder / row["path"]), Options(model="bundled"), None)
+        )
     assert over.wait(3000)
     pipeline.stop()
     return ["".join(told[index] for index in sorted(told)) for told in chunks.values()]
 
 
-@pytest.mark.parametrize(("kinds", "theirs"), [({"clip", "format"}, THEIRS["clips"]), ({"long"}, THEIRS["long"])])
+@pytest.mark.parametrize(
+    ("kinds", "theirs"), [({"clip", "format"}, THEIRS["clips"]), ({"long"}, THEIRS["long"])]
+)
 def test_no_more_words_are_wrong_than_in_the_usual_way(
     speech: Path, manifest: list[Row], tmp_path: Path, kinds: set[str], theirs: float
 ) -> None:

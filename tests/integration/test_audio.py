@@ -14,15 +14,17 @@ import pytest
 from speakeasyd.domain.job import Signature
 from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Samples
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.vad import VoiceActivity, VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
 MEMO = Path(str(files("speakeasyd") / "data" / "samples" / "voice_memo.flac"))
 
 
-def decode(path: Path, *, split: bool = False, max_seconds: float = 0.0) -> tuple[Samples, MediaWarning | None]:
-    with Source(str(path)) as source:
+def decode(
+    path: Path, *, split: bool = False, max_seconds: float = 0.0
+) -> tuple[Samples, MediaWarning | None]:
+    with MediaFile(str(path)) as source:
         audio = Audio(source, split=split, max_seconds=max_seconds)
         blocks = list(audio.blocks())
         warning = next(iter(audio.warnings()), None)
@@ -66,7 +68,13 @@ def test_16_khz_mono_passes_through_unchanged(tmp_path: Path) -> None:
 
 def test_a_tag_that_is_not_utf8_does_not_matter(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", tone(1.0)[np.newaxis])
-    title = b"LIST" + (16).to_bytes(4, "little") + b"INFOINAM" + (4).to_bytes(4, "little") + b"\xff\xfe\xe9\xe4"
+    title = (
+        b"LIST"
+        + (16).to_bytes(4, "little")
+        + b"INFOINAM"
+        + (4).to_bytes(4, "little")
+        + b"\xff\xfe\xe9\xe4"
+    )
     content = path.read_bytes()
     chunks = content[12:36] + title + content[36:]
     path.write_bytes(b"RIFF" + (4 + len(chunks)).to_bytes(4, "little") + b"WAVE" + chunks)
@@ -135,7 +143,9 @@ def test_what_is_not_media_is_refused(tmp_path: Path, content: bytes, code: Erro
 
 def test_a_playlist_cannot_name_other_files(tmp_path: Path) -> None:
     path = tmp_path / "list.mp3"
-    path.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:20\n#EXTINF:14,\n{MEMO.as_uri()}\n#EXT-X-ENDLIST\n")
+    path.write_text(
+        f"#EXTM3U\n#EXT-X-TARGETDURATION:20\n#EXTINF:14,\n{MEMO.as_uri()}\n#EXT-X-ENDLIST\n"
+    )
     assert fault(path) in {ErrorCode.NOT_MEDIA, ErrorCode.NO_AUDIO, ErrorCode.NO_SAMPLES}
 
 
@@ -148,7 +158,9 @@ def test_longer_than_allowed_is_refused() -> None:
 
 
 def test_a_forged_rate_is_refused(tmp_path: Path) -> None:
-    assert fault(write_wav(tmp_path / "bomb.wav", tone(1.0)[np.newaxis], 7)) == ErrorCode.DECODE_FAILED
+    assert (
+        fault(write_wav(tmp_path / "bomb.wav", tone(1.0)[np.newaxis], 7)) == ErrorCode.DECODE_FAILED
+    )
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
@@ -157,7 +169,9 @@ def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="colons and pipes cannot be in names there")
 @pytest.mark.parametrize("name", ["-i.flac", "http:example.flac", "concat:a|b.flac", "pipe:0"])
-def test_names_are_never_commands(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_never_commands(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).write_bytes(MEMO.read_bytes())
     samples, _ = decode(Path(name))
@@ -176,7 +190,7 @@ def test_links_and_pipes_are_not_opened(tmp_path: Path) -> None:
 def test_new_bytes_under_the_name_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.write_bytes(MEMO.read_bytes())
-    with Source(str(path)) as source:
+    with MediaFile(str(path)) as source:
         source.require_unchanged()
         with path.open("ab") as file:
             file.write(b"more")
@@ -190,11 +204,11 @@ def test_only_the_version_that_was_taken_is_read(tmp_path: Path) -> None:
     path.write_bytes(MEMO.read_bytes())
     taken, sha256 = Signature.of(path.stat()), hashlib.sha256(MEMO.read_bytes()).hexdigest()
     os.utime(path, ns=(0, 0))
-    with Source(str(path), taken, sha256) as source:
+    with MediaFile(str(path), taken, sha256) as source:
         source.require_unchanged()  # touched, with the same bytes
     path.write_bytes(MEMO.read_bytes() + b"more")
     with pytest.raises(FileFault) as caught:
-        Source(str(path), taken, sha256)
+        MediaFile(str(path), taken, sha256)
     assert caught.value.code == ErrorCode.SOURCE_REPLACED
 
 
@@ -203,19 +217,23 @@ def test_speech_is_found_however_quiet() -> None:
     detector = VoiceDetector()
     for gain in (1.0, 0.003):
         activity = VoiceActivity(detector)
-        blocks = np.array_split(samples[0] * np.float32(gain), range(BLOCK, samples.shape[1], BLOCK))
-        probabilities = np.concatenate([activity.feed(block) for block in blocks])
+        blocks = np.array_split(
+            samples[0] * np.float32(gain), range(BLOCK, samples.shape[1], BLOCK)
+        )
+        probabilities = np.concatenate([activity.process_block(block) for block in blocks])
         assert (probabilities > 0.5).mean() > 0.5
 
 
 def test_digital_silence_is_silence() -> None:
     activity = VoiceActivity(VoiceDetector())
-    assert not activity.feed(np.zeros(BLOCK, np.float32)).any()
-    assert activity.feed(np.zeros(700, np.float32)).size == 2
+    assert not activity.process_block(np.zeros(BLOCK, np.float32)).any()
+    assert activity.process_block(np.zeros(700, np.float32)).size == 2
 
 
 def test_every_recording_decodes_as_expected(speech: Path) -> None:
-    for row in map(json.loads, (speech / "manifest.jsonl").read_text(encoding="utf-8").splitlines()):
+    for row in map(
+        json.loads, (speech / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    ):
         name, expect = row["path"], row["expect"]
         if row["kind"] not in {"format", "broken"} or "five_hours" in name:
             continue

@@ -10,14 +10,14 @@ import pytest
 
 from speakeasyd.domain.transcript import WarningKind
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.errors import ErrorCode, FileFault
 
 SECOND = 2 * SAMPLE_RATE  # bytes of 16-bit mono
 
 
 def decode(path: Path, *, split: bool = False) -> tuple[Samples, set[WarningKind]]:
-    with Source(str(path)) as source:
+    with MediaFile(str(path)) as source:
         audio = Audio(source, split=split)
         samples = np.concatenate(list(audio.blocks()), axis=1)
         kinds = {warning.kind for warning in audio.warnings()}
@@ -34,11 +34,23 @@ def seconds(samples: Samples) -> float:
     return samples.shape[1] / SAMPLE_RATE
 
 
-def wave(sound: np.ndarray, *, declared: int | None = None, tail: bytes = b"", channels: int = 1) -> bytes:
+def wave(
+    sound: np.ndarray, *, declared: int | None = None, tail: bytes = b"", channels: int = 1
+) -> bytes:
     body = sound.astype("<i2").tobytes()
     size = len(body) if declared is None else declared
-    form = struct.pack("<HHIIHH", 1, channels, SAMPLE_RATE, 2 * channels * SAMPLE_RATE, 2 * channels, 16)
-    content = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", size) + body + tail
+    form = struct.pack(
+        "<HHIIHH", 1, channels, SAMPLE_RATE, 2 * channels * SAMPLE_RATE, 2 * channels, 16
+    )
+    content = (
+        b"WAVEfmt "
+        + struct.pack("<I", len(form))
+        + form
+        + b"data"
+        + struct.pack("<I", size)
+        + body
+        + tail
+    )
     return b"RIFF" + struct.pack("<I", min(0xFFFF_FFFF, 36 + size + len(tail))) + content
 
 
@@ -54,7 +66,12 @@ def wave64(sound: np.ndarray, *, declared: int) -> bytes:
     body = sound.astype("<i2").tobytes()
     chunks = b"wave" + suffix + b"fmt " + suffix + struct.pack("<Q", 24 + len(form)) + form
     chunks += b"data" + suffix + struct.pack("<Q", 24 + declared) + body
-    return b"riff" + bytes.fromhex("2e91cf11a5d628db04c10000") + struct.pack("<Q", 24 + len(chunks)) + chunks
+    return (
+        b"riff"
+        + bytes.fromhex("2e91cf11a5d628db04c10000")
+        + struct.pack("<Q", 24 + len(chunks))
+        + chunks
+    )
 
 
 def aiff(sound: np.ndarray, *, declared: int) -> bytes:
@@ -129,7 +146,13 @@ def test_more_than_4_gb_whose_size_wrapped(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     size = (1 << 32) + 60 * 48_000 * 8
     form = struct.pack("<HHIIHH", 1, 4, 48_000, 48_000 * 8, 8, 16)
-    head = b"RIFF" + struct.pack("<I", (size + 36) % (1 << 32)) + b"WAVEfmt " + struct.pack("<I", 16) + form
+    head = (
+        b"RIFF"
+        + struct.pack("<I", (size + 36) % (1 << 32))
+        + b"WAVEfmt "
+        + struct.pack("<I", 16)
+        + form
+    )
     with path.open("wb") as file:
         file.write(head + b"data" + struct.pack("<I", size % (1 << 32)))
         begin = file.tell()
@@ -137,7 +160,7 @@ def test_more_than_4_gb_whose_size_wrapped(tmp_path: Path) -> None:
         file.write(b"\xff\x7f\xff\x7f")
     if path.stat().st_blocks * 512 > 1 << 28:
         pytest.skip("the file system has no sparse files")
-    with Source(str(path)) as source:
+    with MediaFile(str(path)) as source:
         audio = Audio(source)
         assert audio._layout.parts[0].end == begin + size
         assert not audio._layout.parts[0].stale
@@ -145,15 +168,23 @@ def test_more_than_4_gb_whose_size_wrapped(tmp_path: Path) -> None:
         audio.close()
 
 
-def encode(path: Path, codec: str, sound: np.ndarray, *, rate: int, layout: str = "mono", form: str = "ogg") -> Path:
+def encode(
+    path: Path, codec: str, sound: np.ndarray, *, rate: int, layout: str = "mono", form: str = "ogg"
+) -> Path:
     planar = "fltp" if codec != "flac" else "s16"
     with av.open(str(path), "w", format=form) as container:
         stream = container.add_stream(codec, rate=rate, layout=layout)
         channels = 2 if layout == "stereo" else 1
         for start in range(0, sound.size, 960):
             piece = np.repeat(sound[np.newaxis, start : start + 960], channels, axis=0)
-            data = piece.astype(np.float32) / 32768 if planar == "fltp" else piece.T.reshape(1, -1).astype(np.int16)
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(data), format=planar, layout=layout)
+            data = (
+                piece.astype(np.float32) / 32768
+                if planar == "fltp"
+                else piece.T.reshape(1, -1).astype(np.int16)
+            )
+            frame = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(data), format=planar, layout=layout
+            )
             frame.sample_rate, frame.pts = rate, start
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -188,7 +219,9 @@ def test_an_ogg_without_a_last_page_is_whole_and_one_within_a_page_is_cut(tmp_pa
     assert decode(path)[1] == {WarningKind.CUT}
 
 
-@pytest.mark.parametrize(("name", "codec", "form"), [("a.m4a", "aac", "mp4"), ("a.mka", "libopus", "matroska")])
+@pytest.mark.parametrize(
+    ("name", "codec", "form"), [("a.m4a", "aac", "mp4"), ("a.mka", "libopus", "matroska")]
+)
 def test_containers_that_are_cut(tmp_path: Path, name: str, codec: str, form: str) -> None:
     options = {"movflags": "faststart"} if form == "mp4" else {}
     path = tmp_path / name
@@ -310,12 +343,16 @@ def test_a_bad_seek_is_the_files_fault(tmp_path: Path) -> None:
     assert caught.value.code is not ErrorCode.SOURCE_UNREADABLE
 
 
-@pytest.mark.parametrize(("name", "codec"), [("a.au", "pcm_s16be"), ("a.caf", "pcm_s16be"), ("a.w64", "pcm_s16le")])
+@pytest.mark.parametrize(
+    ("name", "codec"), [("a.au", "pcm_s16be"), ("a.caf", "pcm_s16be"), ("a.w64", "pcm_s16le")]
+)
 def test_sizes_of_other_headers(tmp_path: Path, name: str, codec: str) -> None:
     path = tmp_path / name
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
-        frame = av.AudioFrame.from_ndarray(voice(3.0)[np.newaxis].astype(np.int16), format="s16", layout="mono")
+        frame = av.AudioFrame.from_ndarray(
+            voice(3.0)[np.newaxis].astype(np.int16), format="s16", layout="mono"
+        )
         frame.sample_rate, frame.pts = SAMPLE_RATE, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))

@@ -13,8 +13,8 @@ from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import Task
 from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Hole, Samples
-from speakeasyd.engine.clips import Finished, Pause, read_clips
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.clips import EndOfFile, YieldTurn, read_clips
+from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.vad import VoiceDetector
 
 RATE = 48_000  # Hz, of the files
@@ -65,7 +65,9 @@ def write(
                     samples[0, : sound[start : start + size].size] = sound[start : start + size]
                     if track.codec_context.format.name.startswith("s16"):
                         samples = (samples * 32767).astype(np.int16)
-                    frame = av.AudioFrame.from_ndarray(samples, format=track.codec_context.format.name, layout="mono")
+                    frame = av.AudioFrame.from_ndarray(
+                        samples, format=track.codec_context.format.name, layout="mono"
+                    )
                     frame.sample_rate, frame.pts = RATE, int(begin * RATE) + start
                     packets += [(frame.pts / RATE, packet) for packet in track.encode(frame)]
             packets += [(1e9, packet) for packet in track.encode(None)]
@@ -75,7 +77,7 @@ def write(
 
 
 def decode(path: Path, **options: Any) -> tuple[Samples, tuple[MediaWarning, ...]]:
-    with Source(str(path)) as source:
+    with MediaFile(str(path)) as source:
         audio = Audio(source, **options)
         samples = np.concatenate(list(audio.blocks()), axis=1)
         warnings = audio.warnings()
@@ -97,8 +99,15 @@ def onsets(channel: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize(("name", "codec", "video"), CONTAINERS)
-def test_sound_that_begins_late_and_has_a_hole(tmp_path: Path, name: str, codec: str, video: str) -> None:
-    path = write(tmp_path / name, codec, [[(2.0, beep(1.0)), (7.0, beep(1.0)), (8.5, beep(1.0))]], video=video)
+def test_sound_that_begins_late_and_has_a_hole(
+    tmp_path: Path, name: str, codec: str, video: str
+) -> None:
+    path = write(
+        tmp_path / name,
+        codec,
+        [[(2.0, beep(1.0)), (7.0, beep(1.0)), (8.5, beep(1.0))]],
+        video=video,
+    )
     samples, warnings = decode(path)
     assert onsets(samples[0]) == pytest.approx([2.0, 7.0, 8.5], abs=PRECISION_S)
     assert warnings == ()
@@ -113,7 +122,9 @@ def test_sound_alone_may_begin_late(tmp_path: Path, name: str) -> None:
 def test_small_holes_add_up(tmp_path: Path) -> None:
     """As a connection leaves them that loses a packet now and then."""
     parts = [(1.0 + number * 0.54, beep(0.52)) for number in range(60)]
-    samples, warnings = decode(write(tmp_path / "a.mkv", "libopus", [[(0.0, 0 * beep(1.0)), *parts]]))
+    samples, warnings = decode(
+        write(tmp_path / "a.mkv", "libopus", [[(0.0, 0 * beep(1.0)), *parts]])
+    )
     assert samples.shape[1] / SAMPLE_RATE == pytest.approx(1.0 + 59 * 0.54 + 0.52, abs=PRECISION_S)
     assert warnings == ()
 
@@ -121,7 +132,7 @@ def test_small_holes_add_up(tmp_path: Path) -> None:
 def test_a_hole_of_twenty_hours_costs_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mkv", "libopus", [[(0.0, beep(1.0)), (72_000.0, beep(1.0))]])
     began = time.process_time()
-    with Source(str(path)) as source:
+    with MediaFile(str(path)) as source:
         audio = Audio(source)
         items = list(audio.read())
         audio.close()
@@ -137,11 +148,13 @@ def test_chunks_behind_a_hole_have_the_times_of_the_file(tmp_path: Path) -> None
     for vad in (False, True):
         task = Task(1, "token", str(path), Options(vad=vad), "en")  # type: ignore[arg-type] # plain ids
         items = list(read_clips(task, VoiceDetector(), lambda _report: None))
-        clips = [item for item in items if not isinstance(item, Finished | Pause)]
+        clips = [item for item in items if not isinstance(item, EndOfFile | YieldTurn)]
         assert all(clip.seconds < 10.0 for clip in clips)
         if not vad:
             assert [clip.start for clip in clips] == pytest.approx([0.0, 3600.0 - 0.32], abs=1.1)
-            assert onsets(clips[1].samples)[0] + clips[1].start == pytest.approx(3600.0, abs=PRECISION_S)
+            assert onsets(clips[1].samples)[0] + clips[1].start == pytest.approx(
+                3600.0, abs=PRECISION_S
+            )
 
 
 def test_the_same_bytes_give_the_same_blocks(tmp_path: Path) -> None:
@@ -167,10 +180,19 @@ def test_tracks_together_share_one_clock(tmp_path: Path) -> None:
 
 
 def test_files_one_after_the_other_lose_nothing(tmp_path: Path) -> None:
-    one = write(tmp_path / "a.ts", "mp2", [[(0.0, beep(1.0)), (2.0, beep(1.0))]], video="mpeg2video", seconds=3.0)
+    one = write(
+        tmp_path / "a.ts",
+        "mp2",
+        [[(0.0, beep(1.0)), (2.0, beep(1.0))]],
+        video="mpeg2video",
+        seconds=3.0,
+    )
     path = tmp_path / "b.ts"
     path.write_bytes(one.read_bytes() * 2)
     samples, warnings = decode(path)
-    assert len(onsets(samples[0])) in {3, 4}  # the end of the first meets the beginning of the second
+    assert len(onsets(samples[0])) in {
+        3,
+        4,
+    }  # the end of the first meets the beginning of the second
     assert samples.shape[1] / SAMPLE_RATE == pytest.approx(6.0, abs=0.1)
     assert [warning.kind for warning in warnings] == [WarningKind.TIMELINE]

@@ -19,8 +19,8 @@ import pytest
 from speakeasyd import __version__, cli
 from speakeasyd.cli import status
 from speakeasyd.clock import SystemClock
-from speakeasyd.domain.advice import WHAT_TO_DO, what_to_do
-from speakeasyd.domain.job import Job, Waiting
+from speakeasyd.domain.error_hints import WHAT_TO_DO, find_hint
+from speakeasyd.domain.job import Job, WaitingFile
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
@@ -57,7 +57,9 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Desk:
+def desk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Desk:
     monkeypatch.setenv("COLUMNS", "120")
     return Desk(tmp_path, capsys)
 
@@ -73,10 +75,17 @@ async def _fill(path: Path) -> None:
     async with opened(path, clock=SystemClock()) as ledger:
         first, second, third = await _claim(ledger, "talk.mp3", "letter.mp3", "calls/long.wav")
         await finish(ledger, first, " Good morning, ladies", " and gentlemen.")
-        await ledger.fail(second.id, second.token, code=ErrorCode.NOT_MEDIA, error="it is text")
-        await ledger.note(third.id, third.token, language="en", model="tiny.en", device="cpu", container_seconds=100.0)
-        await ledger.record([(third.id, third.token, a_chunk(0, " Half of it."))])
-        await ledger.incident(
+        await ledger.fail_job(second.id, second.token, code=ErrorCode.NOT_MEDIA, error="it is text")
+        await ledger.update_claimed_job(
+            third.id,
+            third.token,
+            language="en",
+            model="tiny.en",
+            device="cpu",
+            container_seconds=100.0,
+        )
+        await ledger.store_chunks([(third.id, third.token, a_chunk(0, " Half of it."))])
+        await ledger.open_incident(
             kind="context_lost",
             phase="encode",
             device="cuda:0",
@@ -84,15 +93,20 @@ async def _fill(path: Path) -> None:
             error="illegal access",
             action="restart",
         )
-        await ledger.add([a_file("later.flac")])
-        await ledger.waiting(
-            "inbox", [Waiting(b"copying.mkv", 7, "2026-01-01T00:00:00.000Z", "it is still being written")]
+        await ledger.add_jobs([a_file("later.flac")])
+        await ledger.store_waiting_files(
+            "inbox",
+            [
+                WaitingFile(
+                    b"copying.mkv", 7, "2026-01-01T00:00:00.000Z", "it is still being written"
+                )
+            ],
         )
 
 
 async def _claim(ledger: Ledger, *names: str) -> list[Job]:
-    await ledger.add([a_file(name) for name in names])
-    return await ledger.claim(len(names))
+    await ledger.add_jobs([a_file(name) for name in names])
+    return await ledger.claim_jobs(len(names))
 
 
 # --- the boundary
@@ -136,7 +150,9 @@ def test_a_wrong_configuration_stops_every_command(desk: Desk, tmp_path: Path) -
     assert f"{file}: there is no key watch.setle_s; did you mean settle_s?" in desk.err
 
 
-def test_a_defect_leaves_a_file_and_costs_3(desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_defect_leaves_a_file_and_costs_3(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def broken(_state: Path) -> None:
         raise ZeroDivisionError("a defect made for this test")
 
@@ -165,8 +181,18 @@ def test_starting_is_quick_and_imports_no_models_library() -> None:
     )
     heavy = {"ctranslate2", "faster_whisper", "torch", "av", "onnxruntime"}
     slow = heavy | {"sqlalchemy", "alembic", "watchdog", "numpy"}
-    for arguments, unwanted in (("--version", slow | {"pydantic_core"}), ("status", slow), ("run", heavy)):
-        command = [sys.executable, "-c", probe, arguments, *(["--help"] if arguments != "--version" else [])]
+    for arguments, unwanted in (
+        ("--version", slow | {"pydantic_core"}),
+        ("status", slow),
+        ("run", heavy),
+    ):
+        command = [
+            sys.executable,
+            "-c",
+            probe,
+            arguments,
+            *(["--help"] if arguments != "--version" else []),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY)
         assert unwanted & set(re.findall(r"'(\w+)'", done.stderr)) == set(), arguments
 
@@ -192,7 +218,7 @@ def test_show(ledger: Desk) -> None:
     assert told["attempts_made"][0]["outcome"] == "completed"
     assert ledger.asks("show", "2") == 0
     assert "not_media, it is text" in ledger.out
-    assert " ".join(what_to_do("not_media").split()) in " ".join(ledger.out.split())
+    assert " ".join(find_hint("not_media").split()) in " ".join(ledger.out.split())
     assert ledger.asks("show", "99") == 1
     assert "no job 99" in ledger.err
 
@@ -240,7 +266,10 @@ def test_a_killed_daemon_is_down(ledger: Desk) -> None:
 
 def test_sql(ledger: Desk) -> None:
     query = "SELECT job_id, path FROM job_status WHERE job_id < 3 ORDER BY 1"
-    assert ledger.gets("sql", query) == [{"job_id": 1, "path": "talk.mp3"}, {"job_id": 2, "path": "letter.mp3"}]
+    assert ledger.gets("sql", query) == [
+        {"job_id": 1, "path": "talk.mp3"},
+        {"job_id": 2, "path": "letter.mp3"},
+    ]
     assert ledger.asks("sql", query, "--csv") == 0
     assert list(csv.reader(io.StringIO(ledger.out)))[1:] == [["1", "talk.mp3"], ["2", "letter.mp3"]]
     assert ledger.asks("sql", "SELECT 1 WHERE 0") == 0
@@ -271,7 +300,10 @@ def test_retry(ledger: Desk) -> None:
 
 
 def test_retry_by_condition(ledger: Desk) -> None:
-    assert ledger.gets("retry", "--where", "error_code = 'not_media'") == {"retried": [2], "refused": []}
+    assert ledger.gets("retry", "--where", "error_code = 'not_media'") == {
+        "retried": [2],
+        "refused": [],
+    }
     assert ledger.asks("retry", "--where", "no_such_column = 1") == 2
     assert "no_such_column" in ledger.err
 
@@ -370,7 +402,9 @@ def test_config_init_check_show_path(desk: Desk, tmp_path: Path) -> None:
 
 def test_flags_choose_one_inbox_of_several(desk: Desk, tmp_path: Path) -> None:
     file = tmp_path / "two.toml"
-    file.write_text("[[inboxes]]\nname='a'\npath='a'\noutbox='x'\n[[inboxes]]\nname='b'\npath='b'\noutbox='y'\n")
+    file.write_text(
+        "[[inboxes]]\nname='a'\npath='a'\noutbox='x'\n[[inboxes]]\nname='b'\npath='b'\noutbox='y'\n"
+    )
     assert desk.says("once", "--config", str(file), "--outbox", str(desk.outbox)) == 78
     assert "there are several inboxes" in desk.err
     places = ["--inbox", str(tmp_path / "nowhere"), "--state", str(desk.state)]
@@ -383,22 +417,38 @@ def test_flags_choose_one_inbox_of_several(desk: Desk, tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_doctor(desk: Desk) -> None:
-    places = ["--inbox", str(desk.inbox), "--outbox", str(desk.outbox), "--model", "bundled", "--device", "cpu"]
+    places = [
+        "--inbox",
+        str(desk.inbox),
+        "--outbox",
+        str(desk.outbox),
+        "--model",
+        "bundled",
+        "--device",
+        "cpu",
+    ]
     found = {finding["what"]: finding for finding in desk.gets("doctor", *places)}
     assert found["model bundled"]["level"] == "ok"
     assert "libavcodec" in found["FFmpeg"]["text"]
     assert found["engine"]["level"] == "ok"
-    assert re.search(r"decoded [1-9][\d.]* s .* on cpu \(int8\w*\) heard the canary", found["engine"]["text"])
+    assert re.search(
+        r"decoded [1-9][\d.]* s .* on cpu \(int8\w*\) heard the canary", found["engine"]["text"]
+    )
     assert {"speakeasyd", "SQLite", "daemon", "ledger", "state folder", "inbox inbox"} <= set(found)
 
 
 @pytest.mark.real
-def test_doctor_finds_an_engine_that_cannot_decode(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_finds_an_engine_that_cannot_decode(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A library of another version is told as such, with the advice that fits."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "sitecustomize.py").write_text("import av\nav.open = lambda file: None\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'other'}{os.pathsep}{REPOSITORY}")
-    assert desk.asks("doctor", "--inbox", str(desk.inbox), "--model", "bundled", "--device", "cpu") == 1
+    assert (
+        desk.asks("doctor", "--inbox", str(desk.inbox), "--model", "bundled", "--device", "cpu")
+        == 1
+    )
     told = " ".join(desk.out.split())
     assert "fail engine: a defect of speakeasyd, or of its installation: TypeError" in told
     assert "install speakeasyd again" in told
@@ -407,14 +457,24 @@ def test_doctor_finds_an_engine_that_cannot_decode(desk: Desk, tmp_path: Path, m
 @pytest.mark.real
 def test_doctor_has_nothing_to_say_against_the_default_inbox(desk: Desk) -> None:
     """It is made at the first start."""
-    found = {finding["what"]: finding for finding in desk.gets("doctor", "--model", "bundled", "--device", "cpu")}
+    found = {
+        finding["what"]: finding
+        for finding in desk.gets("doctor", "--model", "bundled", "--device", "cpu")
+    }
     assert found["inbox inbox"]["level"] == "ok"
     assert "to be made" in found["inbox inbox"]["text"]
 
 
 def test_doctor_says_how_to_mend(desk: Desk, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    places = ["--inbox", str(tmp_path / "away"), "--outbox", str(tmp_path / "file" / "outbox"), "--device", "cuda"]
+    places = [
+        "--inbox",
+        str(tmp_path / "away"),
+        "--outbox",
+        str(tmp_path / "file" / "outbox"),
+        "--device",
+        "cuda",
+    ]
     assert desk.asks("doctor", *places, "--model", "no such model") == 1
     told = " ".join(desk.out.split())
     assert "is not there Create it, or mount it." in told
@@ -427,7 +487,7 @@ def test_doctor_says_how_to_mend(desk: Desk, tmp_path: Path) -> None:
 
 def test_every_error_code_has_advice() -> None:
     assert set(WHAT_TO_DO) == set(ErrorCode)
-    assert what_to_do("of_a_newer_version") == what_to_do(None) == ""
+    assert find_hint("of_a_newer_version") == find_hint(None) == ""
 
 
 def test_every_error_code_is_in_the_docs() -> None:
@@ -488,12 +548,17 @@ def test_config_show_tells_no_secret(desk: Desk, tmp_path: Path, arguments: list
 
 @pytest.mark.parametrize(
     ("cause", "says", "never"),
-    [("person", "until `speakeasyd resume`", "by itself"), ("outbox in", "It goes on by itself", "resume")],
+    [
+        ("person", "until `speakeasyd resume`", "by itself"),
+        ("outbox in", "It goes on by itself", "resume"),
+    ],
 )
-def test_status_says_which_pauses_end_by_themselves(ledger: Desk, cause: str, says: str, never: str) -> None:
+def test_status_says_which_pauses_end_by_themselves(
+    ledger: Desk, cause: str, says: str, never: str
+) -> None:
     async def note() -> None:
         async with opened(ledger.state / "ledger.db", clock=SystemClock()) as open_ledger:
-            await open_ledger.set_state("pauses", {cause: "for a reason"})
+            await open_ledger.store_state("pauses", {cause: "for a reason"})
 
     asyncio.run(note())
     with LedgerLock(ledger.state):
@@ -505,11 +570,18 @@ def test_status_says_which_pauses_end_by_themselves(ledger: Desk, cause: str, sa
 
 @pytest.mark.skipif(sys.platform == "win32", reason="bash")
 @pytest.mark.parametrize(
-    ("words", "offered"), [("speakeasyd st", {"status"}), ("speakeasyd search --li", {"--limit", "--line"})]
+    ("words", "offered"),
+    [("speakeasyd st", {"status"}), ("speakeasyd search --li", {"--limit", "--line"})],
 )
 def test_bash_is_told_how_words_may_go_on(words: str, offered: set[str]) -> None:
-    asked = {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")), "_SPEAKEASYD_COMPLETE": "complete_bash"}
+    asked = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+        "_SPEAKEASYD_COMPLETE": "complete_bash",
+    }
     program = "import sys; sys.argv = ['speakeasyd']; from speakeasyd.cli import main; main()"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, env=os.environ | asked, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        command, env=os.environ | asked, capture_output=True, text=True, timeout=60, check=True
+    )
     assert set(done.stdout.split()) == offered

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from speakeasyd.cli.demo import _Show
+from speakeasyd.cli.demo import _ProgressDisplay
 from speakeasyd.events import Event
-from speakeasyd.logs import Narrator
+from speakeasyd.logs import EventLogger
 from tests.conftest import PATIENCE_S
 
 pytestmark = pytest.mark.real
@@ -44,12 +44,16 @@ def test_the_demo_takes_ones_own_file(sample: Path, tmp_path: Path) -> None:
     mine.write_bytes(sample.read_bytes())
     wrong = tmp_path / "speakeasyd.toml"
     wrong.write_text("nonsense")
-    done = speakeasyd("demo", "mine.flac", cwd=tmp_path, TMPDIR=str(tmp_path), SPEAKEASYD_CONFIG=str(wrong))
+    done = speakeasyd(
+        "demo", "mine.flac", cwd=tmp_path, TMPDIR=str(tmp_path), SPEAKEASYD_CONFIG=str(wrong)
+    )
     assert done.returncode == 0, done.stderr
     assert "call the dentist" in done.stdout.lower()
     assert "mine.txt" in done.stdout
     [state] = re.findall(r"sql \"SELECT path, text .*\" --state \"(.*)\"", done.stdout)
-    asked = speakeasyd("sql", "SELECT path FROM transcript_text", "--state", state, "--csv", cwd=tmp_path)
+    asked = speakeasyd(
+        "sql", "SELECT path FROM transcript_text", "--state", state, "--csv", cwd=tmp_path
+    )
     assert asked.stdout == "path\nmine.flac\n"
     assert (mine.exists(), sample.exists()) == (True, True)
 
@@ -62,8 +66,10 @@ def test_the_demo_says_which_file_is_not_there(tmp_path: Path) -> None:
 
 def test_the_demo_says_why_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(console=Console(width=200)) as progress:
-        paused = Event(kind="queue.paused", at="2026", data={"cause": "outbox o", "reason": "the disk is full"})
-        _Show(progress, Narrator())(paused)
+        paused = Event(
+            kind="queue.paused", at="2026", data={"cause": "outbox o", "reason": "the disk is full"}
+        )
+        _ProgressDisplay(progress, EventLogger())(paused)
     assert "The demo waits: the disk is full" in capsys.readouterr().out
 
 

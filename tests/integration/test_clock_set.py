@@ -11,7 +11,11 @@ import pytest
 
 from tests.served import MEMO, Served, until
 
-LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None) if sys.platform == "linux" else None
+LIBRARY = (
+    next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if sys.platform == "linux"
+    else None
+)
 
 pytestmark = [
     pytest.mark.real,
@@ -64,13 +68,19 @@ def drop(served: Served, name: str, tail: bytes = b"") -> None:
 
 
 def status_of(served: Served, name: str) -> str:
-    found = [row["status"] for row in served.rows("SELECT path, status FROM job_status") if row["path"] == name]
+    found = [
+        row["status"]
+        for row in served.rows("SELECT path, status FROM job_status")
+        if row["path"] == name
+    ]
     return str(found[0]) if found else ""
 
 
 def head_of_status(served: Served) -> str:
     command = [sys.executable, "-m", "speakeasyd", "status", "--state", str(served.state)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=os.environ)
+    found = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=True, env=os.environ
+    )
     return found.stdout.splitlines()[0]
 
 
@@ -87,7 +97,9 @@ def test_files_go_on_being_transcribed_whatever_the_clock_says(served: Served, w
         assert re.search(r"up for \d+ (s|min)", head_of_status(served))
 
 
-def test_after_a_restart_with_the_clock_set_back_what_waits_goes(served: Served, wall: Wall) -> None:
+def test_after_a_restart_with_the_clock_set_back_what_waits_goes(
+    served: Served, wall: Wall
+) -> None:
     served.post("/pause")
     drop(served, "waits.flac")
     until(lambda: status_of(served, "waits.flac") == "pending", "the job")

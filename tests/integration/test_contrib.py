@@ -26,11 +26,20 @@ def test_the_launch_agent_runs_the_daemon() -> None:
     assert agent["KeepAlive"] is True
 
 
-needs_bash = pytest.mark.skipif(sys.platform == "win32" or not shutil.which("bash"), reason="needs bash")
+needs_bash = pytest.mark.skipif(
+    sys.platform == "win32" or not shutil.which("bash"), reason="needs bash"
+)
 
 
 def rehearse(*options: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
-    command = ["bash", CONTRIB / "systemd" / "install.sh", "--dry-run", "--python", python, *options]
+    command = [
+        "bash",
+        CONTRIB / "systemd" / "install.sh",
+        "--dry-run",
+        "--python",
+        python,
+        *options,
+    ]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
@@ -49,8 +58,16 @@ def test_the_installer_lets_the_service_write_elsewhere() -> None:
     done = rehearse("--outbox", "/data/texts", "--inbox", "/data/sound")
     assert done.returncode == 0, done.stderr
     for folder in ("/data/texts", "/data/sound"):
-        assert f"ReadWritePaths={folder} >> /etc/systemd/system/speakeasyd.service.d/folders.conf" in done.stdout
-    for wrong in (["--outbox", "relative"], ["--outbox", "/with space"], ["--outbox"], ["--nonsense"]):
+        assert (
+            f"ReadWritePaths={folder} >> /etc/systemd/system/speakeasyd.service.d/folders.conf"
+            in done.stdout
+        )
+    for wrong in (
+        ["--outbox", "relative"],
+        ["--outbox", "/with space"],
+        ["--outbox"],
+        ["--nonsense"],
+    ):
         assert rehearse(*wrong).returncode != 0
 
 
@@ -62,7 +79,9 @@ def test_the_installer_lets_the_service_write_elsewhere() -> None:
         ('case $2 in *"(3, 11)"*) exit 1;; *) echo 3.9;; esac', "3.11 or newer is needed"),
     ],
 )
-def test_the_installer_says_what_is_missing_before_it_makes_anything(tmp_path: Path, body: str, said: str) -> None:
+def test_the_installer_says_what_is_missing_before_it_makes_anything(
+    tmp_path: Path, body: str, said: str
+) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{body}\n")
     python.chmod(0o755)
@@ -77,6 +96,10 @@ def test_the_unit_is_what_systemd_accepts(tmp_path: Path) -> None:
         pytest.skip("systemd-analyze is not installed")
     unit = tmp_path / "speakeasyd.service"
     text = (CONTRIB / "systemd" / "speakeasyd.service").read_text(encoding="utf-8")
-    unit.write_text(text.replace("/opt/speakeasyd/venv/bin/speakeasyd", sys.executable), encoding="utf-8")
-    done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
+    unit.write_text(
+        text.replace("/opt/speakeasyd/venv/bin/speakeasyd", sys.executable), encoding="utf-8"
+    )
+    done = subprocess.run(
+        ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
+    )
     assert "speakeasyd.service" not in done.stderr, done.stderr

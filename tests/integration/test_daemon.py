@@ -32,15 +32,26 @@ class Place:
         self.daemon: subprocess.Popen[bytes] | None = None
 
     def command(self, verb: str, *more: str) -> list[str]:
-        places = ["--inbox", str(self.inbox), "--outbox", str(self.outbox), "--state", str(self.state)]
+        places = [
+            "--inbox",
+            str(self.inbox),
+            "--outbox",
+            str(self.outbox),
+            "--state",
+            str(self.state),
+        ]
         return [sys.executable, "-m", "speakeasyd", verb, *places, *self.options, *more]
 
     def once(self) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command("once"), capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+        return subprocess.run(
+            self.command("once"), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
 
     def asks(self, verb: str, *words: str) -> str:
         command = [sys.executable, "-m", "speakeasyd", verb, *words, "--state", str(self.state)]
-        return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=PATIENCE_S, check=True
+        ).stdout
 
     def start(self) -> subprocess.Popen[bytes]:
         with (self.state.parent / "log").open("ab") as log:
@@ -65,12 +76,17 @@ class Place:
 
     def statuses(self) -> dict[str, str]:
         try:
-            return {row["path"]: row["status"] for row in self.rows("SELECT path, status FROM job_status")}
+            return {
+                row["path"]: row["status"]
+                for row in self.rows("SELECT path, status FROM job_status")
+            }
         except sqlite3.OperationalError:  # not there yet
             return {}
 
     def texts(self) -> dict[str, str]:
-        return {row["path"]: row["text"] for row in self.rows("SELECT path, text FROM transcript_text")}
+        return {
+            row["path"]: row["text"] for row in self.rows("SELECT path, text FROM transcript_text")
+        }
 
 
 def until(condition: Callable[[], object], what: str) -> None:
@@ -143,12 +159,16 @@ def test_what_is_no_audio_fails_and_the_neighbours_go_on(place: Place) -> None:
     assert place.statuses()[SAMPLES[0].name] == "completed"
 
 
-def test_new_bytes_under_an_old_name_are_a_job_of_their_own(place: Place, undisturbed: dict[str, str]) -> None:
+def test_new_bytes_under_an_old_name_are_a_job_of_their_own(
+    place: Place, undisturbed: dict[str, str]
+) -> None:
     place.drop(SAMPLES[0], "memo.flac")
     assert place.once().returncode == 0
     place.drop(SAMPLES[1], "memo.flac")
     assert place.once().returncode == 0
-    rows = place.rows("SELECT status, text FROM job_status JOIN transcript_text USING (job_id) ORDER BY job_id")
+    rows = place.rows(
+        "SELECT status, text FROM job_status JOIN transcript_text USING (job_id) ORDER BY job_id"
+    )
     assert [row["status"] for row in rows] == ["completed", "completed"]
     assert rows[1]["text"] == undisturbed[SAMPLES[1].name]
     texts = {path.read_text(encoding="utf-8") for path in place.outbox.glob("memo*.txt")}
@@ -156,7 +176,9 @@ def test_new_bytes_under_an_old_name_are_a_job_of_their_own(place: Place, undist
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_killed_worker_is_replaced_and_a_killed_daemon_goes_on(place: Place, undisturbed: dict[str, str]) -> None:
+def test_a_killed_worker_is_replaced_and_a_killed_daemon_goes_on(
+    place: Place, undisturbed: dict[str, str]
+) -> None:
     daemon = place.start()
     for sample in SAMPLES:
         place.drop(sample)
@@ -170,7 +192,9 @@ def test_a_killed_worker_is_replaced_and_a_killed_daemon_goes_on(place: Place, u
     assert place.texts() == undisturbed
     assert set(place.statuses().values()) == {"completed"}
     left = [path.name for path in place.outbox.rglob("*") if path.is_file()]
-    assert sorted(left) == sorted(f"{sample.stem}.{ending}" for sample in SAMPLES for ending in ("txt", "srt"))
+    assert sorted(left) == sorted(
+        f"{sample.stem}.{ending}" for sample in SAMPLES for ending in ("txt", "srt")
+    )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -199,10 +223,21 @@ def test_a_cancelled_job_stays_cancelled(place: Place) -> None:
         place.drop(SAMPLES[0], f"{copy}.flac")
     until(lambda: place.statuses().get("5.flac") == "pending", "a pending job")
     job_id = place.rows("SELECT job_id FROM job_status WHERE path = '5.flac'")[0]["job_id"]
-    command = [sys.executable, "-m", "speakeasyd", "cancel", str(job_id), "--state", str(place.state), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "speakeasyd",
+        "cancel",
+        str(job_id),
+        "--state",
+        str(place.state),
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert json.loads(done.stdout)["cancelled"] == [job_id]
-    until(lambda: set(place.statuses().values()) == {"completed", "cancelled"}, "the rest to be done")
+    until(
+        lambda: set(place.statuses().values()) == {"completed", "cancelled"}, "the rest to be done"
+    )
     assert place.statuses()["5.flac"] == "cancelled"
 
 
@@ -218,6 +253,8 @@ def test_a_changed_configuration_is_taken_on_while_it_runs(place: Place, tmp_pat
     subprocess.run(command, timeout=PATIENCE_S, check=True)
     until(lambda: place.rows("SELECT 1 FROM events WHERE kind = 'daemon.reload_asked'"), "the wish")
     log = place.state.parent / "log"
-    until(lambda: "the configuration was read again" in log.read_text(encoding="utf-8"), "the reload")
+    until(
+        lambda: "the configuration was read again" in log.read_text(encoding="utf-8"), "the reload"
+    )
     place.drop(SAMPLES[1])
     until((place.outbox / f"{SAMPLES[1].stem}.md").is_file, "the second transcript, as Markdown")

@@ -10,11 +10,11 @@ import pytest
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import InboxSettings
 from speakeasyd.errors import OutboxUnavailable
-from speakeasyd.events import Hub
+from speakeasyd.events import EventHub
 from speakeasyd.inbox.watcher import Watcher
-from speakeasyd.mounts import Anchor
+from speakeasyd.mounts import MountAnchor
 from speakeasyd.outbox.publish import Outbox
-from speakeasyd.services import lookout, outboxes
+from speakeasyd.services import inbox_monitor, outboxes
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from tests.conftest import eventually
@@ -39,9 +39,9 @@ def dead(tmp_path: Path, release: threading.Event, monkeypatch: pytest.MonkeyPat
     """A folder; whoever looks at it waits for ever, as on a hard mount whose server is gone."""
     folder = tmp_path / "dead"
     folder.mkdir()
-    original = Anchor.holds, Watcher.disarm, Outbox.try_out
+    original = MountAnchor.is_present, Watcher.stop_watching, Outbox.probe_writable
 
-    def holds(anchor: Anchor) -> bool:
+    def holds(anchor: MountAnchor) -> bool:
         return release.wait() if anchor._folder == folder else original[0](anchor)
 
     def disarm(watcher: Watcher) -> None:
@@ -54,12 +54,12 @@ def dead(tmp_path: Path, release: threading.Event, monkeypatch: pytest.MonkeyPat
             release.wait()
         original[2](outbox)
 
-    monkeypatch.setattr(Anchor, "holds", holds)
+    monkeypatch.setattr(MountAnchor, "holds", holds)
     monkeypatch.setattr(Watcher, "disarm", disarm)
     monkeypatch.setattr(Outbox, "try_out", try_out)
-    for module in (lookout, outboxes):
+    for module in (inbox_monitor, outboxes):
         monkeypatch.setattr(module, "ANSWER_S", ANSWER_S)
-    monkeypatch.setattr(lookout, "STOP_S", ANSWER_S)
+    monkeypatch.setattr(inbox_monitor, "STOP_S", ANSWER_S)
     return folder
 
 
@@ -70,7 +70,9 @@ async def test_a_dead_inbox_is_paused_and_the_others_go_on(tmp_path: Path, dead:
     )
     (tmp_path / "inbox").mkdir()
     async with opened(tmp_path / "ledger.db") as ledger:
-        place = Place(root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes, watch=QUICK)
+        place = Place(
+            root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes, watch=QUICK
+        )
         await place.intake.start()
         place.put("talk.wav")
 
@@ -80,24 +82,34 @@ async def test_a_dead_inbox_is_paused_and_the_others_go_on(tmp_path: Path, dead:
         async with asyncio.timeout(TEST_LIMIT_S):
             while not await has_job():
                 await asyncio.sleep(0.02)
-        await eventually(lambda: any("does not answer" in why for why in place.pauses.reasons.values()), "the pause")
-        assert await asyncio.wait_for(asyncio.to_thread(lambda: "local work"), TEST_LIMIT_S) == "local work"
+        await eventually(
+            lambda: any("does not answer" in why for why in place.pauses.reasons.values()),
+            "the pause",
+        )
+        assert (
+            await asyncio.wait_for(asyncio.to_thread(lambda: "local work"), TEST_LIMIT_S)
+            == "local work"
+        )
         await asyncio.wait_for(place.intake.stop(), TEST_LIMIT_S)
 
 
-async def test_calls_to_a_dead_outbox_end_and_take_no_shared_thread(tmp_path: Path, dead: Path) -> None:
+async def test_calls_to_a_dead_outbox_end_and_take_no_shared_thread(
+    tmp_path: Path, dead: Path
+) -> None:
     inboxes = [
         InboxSettings(name="dead", path=tmp_path / "in" / "a", outbox=dead),
         InboxSettings(name="well", path=tmp_path / "in" / "b", outbox=tmp_path / "out"),
     ]
     async with opened(tmp_path / "ledger.db") as ledger:
-        pauses = Pauses(ledger=ledger, hub=Hub(), clock=SystemClock())
+        pauses = Pauses(ledger=ledger, hub=EventHub(), clock=SystemClock())
         both = Outboxes(inboxes=inboxes, pauses=pauses)
         async with asyncio.timeout(TEST_LIMIT_S):
-            await both.prepare()
-            assert (both.paused("dead"), both.paused("well")) == (True, False)
-            hung = [both.call("dead", both["dead"].try_out) for _ in range(HUNG_CALLS)]
+            await both.prepare_folders()
+            assert (both.is_paused("dead"), both.is_paused("well")) == (True, False)
+            hung = [
+                both.call_outbox("dead", both["dead"].probe_writable) for _ in range(HUNG_CALLS)
+            ]
             ended = asyncio.gather(*hung, return_exceptions=True)
             assert await asyncio.to_thread(lambda: "local work") == "local work"
-            assert await both.well("well")
+            assert await both.check_writable("well")
             assert all(isinstance(error, OutboxUnavailable) for error in await ended)

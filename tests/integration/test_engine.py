@@ -40,10 +40,10 @@ from speakeasyd.domain.protocol import (
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
 from speakeasyd.engine.clips import Clip
-from speakeasyd.engine.host import EXIT_FAULT, EXIT_ORPHAN, serve
-from speakeasyd.engine.model import Model, load
+from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.worker_host import EXIT_FAULT, EXIT_ORPHAN, serve_requests
 from speakeasyd.errors import ErrorCode
 from tests.conftest import PATIENCE_S
 
@@ -54,24 +54,33 @@ SPOKEN = ("meeting", "voice_memo", "answering_machine", "voice_memo", "meeting",
 
 
 def spec(folder: Path) -> WorkerSpec:
-    return WorkerSpec(device="cpu", compute_type="auto", replicas=2, batch_size=0, state_dir=str(folder), offline=True)
+    return WorkerSpec(
+        device="cpu",
+        compute_type="auto",
+        replicas=2,
+        batch_size=0,
+        state_dir=str(folder),
+        offline=True,
+    )
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return load("bundled", spec(tmp_path_factory.mktemp("state")))
+    return load_model("bundled", spec(tmp_path_factory.mktemp("state")))
 
 
 @pytest.fixture(scope="module")
 def conversation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The samples one after the other, seven seconds of silence between them."""
     silence = np.zeros((1, 7 * SAMPLE_RATE), np.float32)
-    sound = np.concatenate([part for name in SPOKEN for part in (samples_of(name), silence)], axis=1)
+    sound = np.concatenate(
+        [part for name in SPOKEN for part in (samples_of(name), silence)], axis=1
+    )
     return write_wav(tmp_path_factory.mktemp("audio") / "conversation.wav", sound)
 
 
 def samples_of(name: str) -> Samples:
-    with Source(str(SAMPLES / f"{name}.flac")) as source:
+    with MediaFile(str(SAMPLES / f"{name}.flac")) as source:
         return np.concatenate(list(Audio(source).blocks()), axis=1)
 
 
@@ -121,12 +130,16 @@ class Run:
     def finish(self, *tasks: Task) -> None:
         for task in tasks:
             self.pipeline.submit(task)
-        self.wait_for(lambda reports: sum(isinstance(r, TaskDone | TaskFailed) for r in reports) >= len(tasks))
+        self.wait_for(
+            lambda reports: sum(isinstance(r, TaskDone | TaskFailed) for r in reports) >= len(tasks)
+        )
 
     def chunks(self, job_id: int = 1) -> list[Chunk]:
         """As they would be read from the ledger, without the time that they took."""
         found = [r.chunk for r in self.reports if isinstance(r, ChunkDone) and r.job_id == job_id]
-        return [replace(chunk, compute_s=0.0) for chunk in sorted(found, key=lambda chunk: chunk.index)]
+        return [
+            replace(chunk, compute_s=0.0) for chunk in sorted(found, key=lambda chunk: chunk.index)
+        ]
 
     def of(self, kind: type) -> list[Report]:
         return [report for report in self.reports if isinstance(report, kind)]
@@ -195,7 +208,9 @@ def test_a_restart_gives_the_same_text_as_none(
     model: Model, conversation: Path, undisturbed: list[Chunk], done: set[int]
 ) -> None:
     committed = [chunk for chunk in undisturbed if chunk.index in done]
-    again = transcribe(model, task(conversation, skip=frozenset(done), said=said(committed))).chunks()
+    again = transcribe(
+        model, task(conversation, skip=frozenset(done), said=said(committed))
+    ).chunks()
     assert again == [chunk for chunk in undisturbed if chunk.index not in done]
 
 
@@ -205,7 +220,9 @@ def test_the_text_does_not_depend_on_the_number_of_replicas(
     assert transcribe(model, task(conversation), replicas=1).chunks() == undisturbed
 
 
-def test_only_what_is_asked_for_is_done(model: Model, conversation: Path, undisturbed: list[Chunk]) -> None:
+def test_only_what_is_asked_for_is_done(
+    model: Model, conversation: Path, undisturbed: list[Chunk]
+) -> None:
     run = transcribe(model, task(conversation, only=frozenset({4})))
     assert run.chunks() == [undisturbed[4]]
     assert len(run.of(ChunkStarted)) == 1
@@ -244,7 +261,9 @@ def test_a_dropped_job_is_not_heard_of_again(model: Model, conversation: Path) -
     assert len(run.chunks(1)) < len(SPOKEN)
 
 
-def test_stopping_finishes_the_chunks_in_flight_and_starts_no_more(model: Model, conversation: Path) -> None:
+def test_stopping_finishes_the_chunks_in_flight_and_starts_no_more(
+    model: Model, conversation: Path
+) -> None:
     with Run(model) as run:
         run.pipeline.submit(task(conversation))
         run.wait_for(lambda reports: any(isinstance(r, ChunkStarted) for r in reports))
@@ -257,12 +276,20 @@ def test_stopping_finishes_the_chunks_in_flight_and_starts_no_more(model: Model,
 def test_channels_apart_are_labelled(model: Model, tmp_path: Path) -> None:
     left, right = samples_of("voice_memo"), samples_of("meeting")
     length = max(left.shape[1], right.shape[1])
-    both = np.concatenate([np.pad(side, ((0, 0), (0, length - side.shape[1]))) for side in (left, right)])
-    run = transcribe(model, task(write_wav(tmp_path / "call.wav", both), options={"channels": "split"}))
-    by_channel = {channel: text([c for c in run.chunks() if c.channel == channel]) for channel in (0, 1)}
+    both = np.concatenate(
+        [np.pad(side, ((0, 0), (0, length - side.shape[1]))) for side in (left, right)]
+    )
+    run = transcribe(
+        model, task(write_wav(tmp_path / "call.wav", both), options={"channels": "split"})
+    )
+    by_channel = {
+        channel: text([c for c in run.chunks() if c.channel == channel]) for channel in (0, 1)
+    }
     assert "dentist" in by_channel[0]
     assert "library" in by_channel[1]
-    assert all(segment.channel == chunk.channel for chunk in run.chunks() for segment in chunk.segments)
+    assert all(
+        segment.channel == chunk.channel for chunk in run.chunks() for segment in chunk.segments
+    )
 
 
 def test_words_have_times_and_make_up_the_text(model: Model) -> None:
@@ -278,7 +305,9 @@ def test_words_have_times_and_make_up_the_text(model: Model) -> None:
 
 @pytest.mark.parametrize("accuracy", ["fast", "exact"])
 def test_other_accuracies_work(model: Model, accuracy: str) -> None:
-    run = transcribe(model, task(SAMPLES / "voice_memo.flac", options={"accuracy": accuracy, "beam_size": 3}))
+    run = transcribe(
+        model, task(SAMPLES / "voice_memo.flac", options={"accuracy": accuracy, "beam_size": 3})
+    )
     assert "dentist" in text(run.chunks())
 
 
@@ -294,13 +323,16 @@ def test_without_voice_detection_everything_is_covered(model: Model, tmp_path: P
 
 def test_what_the_decoder_jumped_over_is_told_too(model: Model) -> None:
     """It stops at a pause now and then, sure of itself. Here its first try told nothing of what comes after one."""
-    memo, pause = samples_of("voice_memo")[0, : 7 * SAMPLE_RATE], np.zeros(3 * SAMPLE_RATE, np.float32)
+    memo, pause = (
+        samples_of("voice_memo")[0, : 7 * SAMPLE_RATE],
+        np.zeros(3 * SAMPLE_RATE, np.float32),
+    )
     sound = np.concatenate([memo, pause, samples_of("answering_machine")[0, : 12 * SAMPLE_RATE]])
     clip = Clip(0, 0.0, None, sound, voiced=((0.2, 6.8), (10.2, 21.8)))
-    plan = model.decoder.plan(Options(model="bundled"), "en")
-    [first] = model.decoder.attempt([clip.part(0.0, 8.0)], [plan.start], plan.way)
+    plan = model.decoder.create_plan(Options(model="bundled"), "en")
+    [first] = model.decoder.decode_batch([clip.cut_part(0.0, 8.0)], [plan.start], plan.way)
     jumped = replace(first, evidence=replace(first.evidence, speech_s=clip.speech_s))
-    told = text([model.decoder.finish(clip, plan, "", jumped)])
+    told = text([model.decoder.finish_clip(clip, plan, "", jumped)])
     assert "dentist on Monday" in told
     assert "office of the Harbor Museum" in told
 
@@ -335,7 +367,7 @@ def test_noise_and_silence_say_nothing(model: Model, tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_fetched_is_stood_in_for_loudly(tmp_path: Path) -> None:
-    stand_in = load("small", spec(tmp_path)).loaded
+    stand_in = load_model("small", spec(tmp_path)).loaded
     assert stand_in.requested == "small"
     assert "bundled" in stand_in.model
     assert stand_in.warning
@@ -346,7 +378,7 @@ def test_a_model_that_cannot_be_fetched_is_stood_in_for_loudly(tmp_path: Path) -
 
 
 def child(conn: Connection, settled: WorkerSpec) -> None:
-    os._exit(serve(conn, settled))
+    os._exit(serve_requests(conn, settled))
 
 
 @pytest.fixture
@@ -370,7 +402,9 @@ def receive(conn: Connection, last: type) -> list[Report]:
     return reports
 
 
-def test_a_worker_loads_works_unloads_and_drains(worker: tuple[Connection, multiprocessing.Process]) -> None:
+def test_a_worker_loads_works_unloads_and_drains(
+    worker: tuple[Connection, multiprocessing.Process],
+) -> None:
     conn, process = worker
     conn.send(task(SAMPLES / "voice_memo.flac", options={"model": "bundled"}))
     first = receive(conn, TaskDone)
@@ -383,7 +417,9 @@ def test_a_worker_loads_works_unloads_and_drains(worker: tuple[Connection, multi
     assert process.exitcode == 0
 
 
-def test_a_worker_whose_daemon_is_gone_leaves(worker: tuple[Connection, multiprocessing.Process]) -> None:
+def test_a_worker_whose_daemon_is_gone_leaves(
+    worker: tuple[Connection, multiprocessing.Process],
+) -> None:
     conn, process = worker
     receive(conn, Hello)
     conn.close()

@@ -13,8 +13,8 @@ import pytest
 
 from speakeasyd import daemon
 from speakeasyd.config import Settings
-from speakeasyd.domain.health import Policy
-from speakeasyd.engine.catalogue import BUNDLED, choose
+from speakeasyd.domain.device_health import RecoveryPolicy
+from speakeasyd.engine.model_files import BUNDLED, choose_model
 from speakeasyd.errors import StartError
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.pool import Pool
@@ -23,9 +23,13 @@ pytestmark = pytest.mark.real
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such thing")
 
 SAMPLES = Path(str(files("speakeasyd") / "data" / "samples"))
-SAID = {"meeting": "Today we talk about", "voice_memo": "the dentist on Monday", "answering_machine": "after the tone"}
+SAID = {
+    "meeting": "Today we talk about",
+    "voice_memo": "the dentist on Monday",
+    "answering_machine": "after the tone",
+}
 HURT = "tests.integration.hurt"
-POLICY = Policy(restart_s=0.2, restart_max_s=0.2, probe_s=0.1)
+POLICY = RecoveryPolicy(restart_s=0.2, restart_max_s=0.2, probe_s=0.1)
 
 
 class Place:
@@ -57,12 +61,17 @@ class Place:
                 "options": {"model": BUNDLED},
                 "presets": {model.name: {"model": str(model)} for model in models},
                 "watch": {"settle_s": 0.1},
-                "workers": {"device": "cpu", "compute_type": compute_type, "replicas": 2, "offline": True},
+                "workers": {
+                    "device": "cpu",
+                    "compute_type": compute_type,
+                    "replicas": 2,
+                    "offline": True,
+                },
             }
         )
         recovery = settings.recovery.model_copy(update={"stall_s": stall_s, "retry_s": 0.1})
         self._patch.setattr(daemon, "Pool", partial(Pool, target=target, policy=POLICY))
-        return daemon.main(settings.model_copy(update={"recovery": recovery}), once=True)
+        return daemon.run_daemon(settings.model_copy(update={"recovery": recovery}), once=True)
 
     def rows(self, sql: str) -> list[sqlite3.Row]:
         connection = sqlite3.connect(self._root / "state" / "ledger.db")
@@ -73,7 +82,10 @@ class Place:
             connection.close()
 
     def require_texts(self, *samples: str) -> None:
-        texts = {Path(row["path"]).stem: row["text"] for row in self.rows("SELECT path, text FROM transcript_text")}
+        texts = {
+            Path(row["path"]).stem: row["text"]
+            for row in self.rows("SELECT path, text FROM transcript_text")
+        }
         assert set(texts) == set(samples)
         assert all(SAID[sample] in text for sample, text in texts.items()), texts
         assert self.rows("SELECT count(*) FROM chunks WHERE gap")[0][0] == 0
@@ -81,7 +93,9 @@ class Place:
     def incidents(self) -> list[sqlite3.Row]:
         """All of them are over, and say what was done and what it cost."""
         incidents = self.rows("SELECT * FROM incidents ORDER BY incident_id")
-        assert all(row["action"] and row["resolved_at"] and row["cost_seconds"] > 0 for row in incidents)
+        assert all(
+            row["action"] and row["resolved_at"] and row["cost_seconds"] > 0 for row in incidents
+        )
         return incidents
 
 
@@ -100,10 +114,16 @@ def test_a_worker_without_memory_is_replaced_and_all_is_done(place: Place, when:
     assert place.drain(f"{HURT}:short_of_memory_to_{when}") == 0
     place.require_texts(*SAID)
     (incident,) = place.incidents()
-    assert (incident["job_id"] is None) == (when == "load")  # nobody is suspect of a load that fails
-    if incident["kind"] != "context_lost":  # a library that does not look at what it was given crashes, now and then
+    assert (incident["job_id"] is None) == (
+        when == "load"
+    )  # nobody is suspect of a load that fails
+    if (
+        incident["kind"] != "context_lost"
+    ):  # a library that does not look at what it was given crashes, now and then
         assert incident["kind"] == "host_memory"
-        assert (incident["phase"] == "load") == (when == "load")  # in work, whoever asks next is refused
+        assert (incident["phase"] == "load") == (
+            when == "load"
+        )  # in work, whoever asks next is refused
         assert "the machine's memory is full" in incident["error"]
 
 
@@ -132,7 +152,9 @@ def test_a_library_of_another_version_is_told_as_a_defect_and_ends_it(
     assert not any("GPU" in row["error"] for row in incidents)
     assert "Traceback (most recent call last)" in caplog.text
     assert "open_without_options" in caplog.text
-    assert {row["attempts"] for row in place.rows("SELECT attempts FROM job_status")} == {0}, "no file is blamed"
+    assert {row["attempts"] for row in place.rows("SELECT attempts FROM job_status")} == {0}, (
+        "no file is blamed"
+    )
 
 
 # --- soft restarts ----------------------------------------------------------------------------------------------------
@@ -198,8 +220,10 @@ DAMAGES = {
 
 @pytest.mark.slow
 def test_damaged_models_fail_their_own_files_alone(place: Place, tmp_path: Path) -> None:
-    whole = choose(BUNDLED, device="cpu", models_dir=tmp_path, offline=True).folder
-    models = [Path(shutil.copytree(whole, tmp_path / "models" / damage.__name__)) for damage in DAMAGES]
+    whole = choose_model(BUNDLED, device="cpu", models_dir=tmp_path, offline=True).folder
+    models = [
+        Path(shutil.copytree(whole, tmp_path / "models" / damage.__name__)) for damage in DAMAGES
+    ]
     for damage, model in zip(DAMAGES, models, strict=True):
         damage(model)
         place.drop("voice_memo", "meeting", folder=model.name)
@@ -212,4 +236,6 @@ def test_damaged_models_fail_their_own_files_alone(place: Place, tmp_path: Path)
         its_own = [row for row in failures if Path(row["path"]).parent.name == damage.__name__]
         assert [row["error_code"] for row in its_own] == ["model_unavailable"] * 2
         assert all(told in row["error"] for row in its_own), [row["error"] for row in its_own]
-    assert len(place.rows("SELECT * FROM incidents")) <= len(failures)  # and not a worker for every second
+    assert len(place.rows("SELECT * FROM incidents")) <= len(
+        failures
+    )  # and not a worker for every second

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from speakeasyd.errors import LedgerUnwritable
-from speakeasyd.events import Hub
-from speakeasyd.inbox import identity
+from speakeasyd.events import EventHub
+from speakeasyd.inbox import file_identity
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services import admission, service
-from speakeasyd.services.failures import Failures
+from speakeasyd.services.failures import ServiceFailures
 from tests.conftest import eventually
 from tests.integration.test_intake import QUICK, Place, place
 
@@ -26,11 +26,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service, "BREATHER_S", 0.1)
 
 
-def failures_of(here: Place) -> Failures:
-    return Failures(ledger=here.ledger, hub=Hub(), clock=here.clock)
+def failures_of(here: Place) -> ServiceFailures:
+    return ServiceFailures(ledger=here.ledger, hub=EventHub(), clock=here.clock)
 
 
-def raising_first(times: int, error: BaseException, function: Callable[..., Any]) -> Callable[..., Any]:
+def raising_first(
+    times: int, error: BaseException, function: Callable[..., Any]
+) -> Callable[..., Any]:
     """`function`, which raises so many times before it works."""
     left = [times]
 
@@ -72,13 +74,16 @@ async def test_a_file_that_comes_while_no_descriptor_is_left_is_taken(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("can't start new thread"), OSError(24, "Too many open files")]
+    "error",
+    [MemoryError(), RuntimeError("can't start new thread"), OSError(24, "Too many open files")],
 )
 @pytest.mark.parametrize("where", ["own_device", "look", "digest"])
 async def test_what_is_raised_while_a_file_is_looked_at_or_read_loses_nothing(
     tmp_path: Path, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, where, raising_first(3, error, getattr(identity, where)))
+    monkeypatch.setattr(
+        file_identity, where, raising_first(3, error, getattr(file_identity, where))
+    )
     async with place(tmp_path, watch=QUICK) as here:
         failures = failures_of(here)
         await here.intake.start(failures)
@@ -92,7 +97,9 @@ async def test_what_is_raised_while_a_file_is_looked_at_or_read_loses_nothing(
 async def test_what_the_ledger_raises_loses_nothing(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ledger, where, raising_first(4, RuntimeError("a defect"), getattr(Ledger, where)))
+    monkeypatch.setattr(
+        Ledger, where, raising_first(4, RuntimeError("a defect"), getattr(Ledger, where))
+    )
     async with place(tmp_path, watch=QUICK) as here:
         await here.intake.start(failures_of(here))
         for name in "abc":
@@ -100,8 +107,10 @@ async def test_what_the_ledger_raises_loses_nothing(
         await here.has(3)
 
 
-async def test_a_lane_that_fails_puts_its_files_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read_all = admission.Admission._read_all
+async def test_a_lane_that_fails_puts_its_files_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_all = admission.Admission._hash_batch
     monkeypatch.setattr(admission.Admission, "_read_all", raising_first(2, MemoryError(), read_all))
     async with place(tmp_path, watch=QUICK) as here:
         failures = failures_of(here)
@@ -109,25 +118,25 @@ async def test_a_lane_that_fails_puts_its_files_back(tmp_path: Path, monkeypatch
         here.put("a.wav")
         await here.has(1)
         await eventually(lambda: failures._saved == {}, "all to be well")
-        assert await here.ledger.state("failures") == {}
+        assert await here.ledger.load_state("failures") == {}
 
 
 async def test_events_that_could_not_be_taken_are_found_by_a_scan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from speakeasyd.services.lookout import Lookout
+    from speakeasyd.services.inbox_monitor import InboxMonitor
 
     async with place(tmp_path, watch=QUICK) as here:
         await here.intake.start(failures_of(here))
         await eventually(lambda: here.intake.idle, "the first scan")
-        take = Lookout._take_news
+        take = InboxMonitor._take_news
 
-        def lose(self: Lookout) -> None:
-            if self._watcher.take().files:
-                monkeypatch.setattr(Lookout, "_take_news", take)
+        def lose(self: InboxMonitor) -> None:
+            if self._watcher.take_changes().files:
+                monkeypatch.setattr(InboxMonitor, "_take_news", take)
                 raise MemoryError
 
-        monkeypatch.setattr(Lookout, "_take_news", lose)
+        monkeypatch.setattr(InboxMonitor, "_take_news", lose)
         here.put("a.wav")
         await here.has(1)
 
@@ -150,7 +159,7 @@ async def test_a_service_that_fails_is_told_of_until_it_works(tmp_path: Path) ->
         await failing.start(failures)
         await eventually(lambda: failures._saved, "the failure")
         assert failures.texts == {"failing": "ValueError: a defect"}
-        assert await here.ledger.state("failures") == {"failing": "ValueError: a defect"}
+        assert await here.ledger.load_state("failures") == {"failing": "ValueError: a defect"}
         failing.error = None
         failing.wake()
         await eventually(lambda: not failures.texts, "the end of it")
@@ -160,10 +169,12 @@ async def test_a_service_that_fails_is_told_of_until_it_works(tmp_path: Path) ->
 async def test_a_failure_that_the_ledger_cannot_note_is_noted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ledger, "set_state", raising_first(1, LedgerUnwritable("full"), Ledger.set_state))
+    monkeypatch.setattr(
+        Ledger, "set_state", raising_first(1, LedgerUnwritable("full"), Ledger.store_state)
+    )
     async with place(tmp_path) as here:
         failures = failures_of(here)
-        await failures.begin("a part", "it fails")
+        await failures.begin_failure("a part", "it fails")
         assert failures.texts == {"a part": "it fails"}
-        await failures.begin("a part", "it fails")
-        assert await here.ledger.state("failures") == {"a part": "it fails"}
+        await failures.begin_failure("a part", "it fails")
+        assert await here.ledger.load_state("failures") == {"a part": "it fails"}

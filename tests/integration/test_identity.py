@@ -11,36 +11,40 @@ from pathlib import Path
 
 import pytest
 
+from speakeasyd.domain.debounce import AccessProblem, Observation
 from speakeasyd.domain.job import Signature
-from speakeasyd.domain.settling import Seen, Trouble
 from speakeasyd.errors import ErrorCode, FileFault
-from speakeasyd.inbox import identity
+from speakeasyd.inbox import file_identity
 from tests.conftest import PATIENCE_S
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="files that only POSIX has")
-as_user = pytest.mark.skipif(sys.platform == "win32" or os.geteuid() == 0, reason="nothing is denied to root")
+as_user = pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() == 0, reason="nothing is denied to root"
+)
 
 
-def digest(root: Path, path: bytes, expected: Signature | None = None) -> str | Trouble:
+def digest(root: Path, path: bytes, expected: Signature | None = None) -> str | AccessProblem:
     if expected is None:
         expected = Signature.of((root / os.fsdecode(path)).lstat())
-    return identity.digest(root, path, expected, stopped=lambda: False)
+    return file_identity.hash_file(root, path, expected, stopped=lambda: False)
 
 
 def test_the_bytes_are_what_is_known_of_a_file(tmp_path: Path) -> None:
     data = os.urandom(3 * 1024 * 1024 + 5)
     (tmp_path / "a.wav").write_bytes(data)
     assert digest(tmp_path, b"a.wav") == hashlib.sha256(data).hexdigest()
-    assert identity.look(tmp_path, b"a.wav") == Seen(Signature.of((tmp_path / "a.wav").stat()))
+    assert file_identity.observe_file(tmp_path, b"a.wav") == Observation(
+        Signature.of((tmp_path / "a.wav").stat())
+    )
 
 
 def test_a_sidecar_belongs_to_the_look(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"1")
     (tmp_path / "a.wav.toml").write_bytes(b"beam_size = 2")
-    seen = identity.look(tmp_path, b"a.wav")
-    assert isinstance(seen, Seen)
+    seen = file_identity.observe_file(tmp_path, b"a.wav")
+    assert isinstance(seen, Observation)
     assert seen.sidecar == Signature.of((tmp_path / "a.wav.toml").stat())
-    assert identity.read_sidecar(tmp_path, b"a.wav", seen.sidecar) == b"beam_size = 2"
+    assert file_identity.read_sidecar(tmp_path, b"a.wav", seen.sidecar) == b"beam_size = 2"
 
 
 KERNEL_TICK_S = 0.05  # seconds: file times are that coarse
@@ -49,11 +53,11 @@ KERNEL_TICK_S = 0.05  # seconds: file times are that coarse
 @posix
 def test_no_date_that_can_be_set_makes_a_file_older(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
-    own = identity.own_device(tmp_path)
+    own = file_identity.find_local_device(tmp_path)
 
     def rested() -> float:
-        seen = identity.look(tmp_path, b"a.wav", own=own)
-        assert isinstance(seen, Seen)
+        seen = file_identity.observe_file(tmp_path, b"a.wav", own=own)
+        assert isinstance(seen, Observation)
         return seen.rested
 
     before = time.time() - KERNEL_TICK_S
@@ -67,7 +71,7 @@ def test_no_date_that_can_be_set_makes_a_file_older(tmp_path: Path) -> None:
     before = time.time() - KERNEL_TICK_S
     (tmp_path / "a.wav.toml").write_bytes(b"beam_size = 2")
     assert rested() <= time.time() - before
-    assert identity.look(tmp_path, b"a.wav", own=None).rested == 0.0  # type: ignore[union-attr]
+    assert file_identity.observe_file(tmp_path, b"a.wav", own=None).rested == 0.0  # type: ignore[union-attr]
 
 
 def test_a_file_that_is_not_as_it_was_has_changed(tmp_path: Path) -> None:
@@ -75,12 +79,12 @@ def test_a_file_that_is_not_as_it_was_has_changed(tmp_path: Path) -> None:
     file.write_bytes(b"1")
     before = Signature.of(file.stat())
     file.write_bytes(b"22")
-    assert digest(tmp_path, b"a.wav", before) is Trouble.CHANGED
+    assert digest(tmp_path, b"a.wav", before) is AccessProblem.CHANGED
 
 
 def test_a_file_that_changes_while_it_is_read_has_changed(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
-    file.write_bytes(bytes(4 * identity.BLOCK))
+    file.write_bytes(bytes(4 * file_identity.BLOCK))
 
     def write_meanwhile() -> bool:
         with file.open("ab") as other:
@@ -88,7 +92,10 @@ def test_a_file_that_changes_while_it_is_read_has_changed(tmp_path: Path) -> Non
         return False
 
     expected = Signature.of(file.stat())
-    assert identity.digest(tmp_path, b"a.wav", expected, stopped=write_meanwhile) is Trouble.CHANGED
+    assert (
+        file_identity.hash_file(tmp_path, b"a.wav", expected, stopped=write_meanwhile)
+        is AccessProblem.CHANGED
+    )
 
 
 def test_reading_ends_when_the_daemon_stops(tmp_path: Path) -> None:
@@ -98,7 +105,10 @@ def test_reading_ends_when_the_daemon_stops(tmp_path: Path) -> None:
     stop = threading.Event()
     stop.set()
     signature = Signature.of((tmp_path / "a.wav").stat())
-    assert identity.digest(tmp_path, b"a.wav", signature, stopped=stop.is_set) is Trouble.CHANGED
+    assert (
+        file_identity.hash_file(tmp_path, b"a.wav", signature, stopped=stop.is_set)
+        is AccessProblem.CHANGED
+    )
     assert time.monotonic() - started < PATIENCE_S
 
 
@@ -107,15 +117,15 @@ def test_what_is_not_there_is_gone(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     nothing = Signature(1, 1, 1)
     for path in (b"a.wav", b"file/a.wav", b"folder.wav"):
-        assert identity.look(tmp_path, path) is Trouble.GONE
-        assert digest(tmp_path, path, nothing) is Trouble.GONE
+        assert file_identity.observe_file(tmp_path, path) is AccessProblem.GONE
+        assert digest(tmp_path, path, nothing) is AccessProblem.GONE
 
 
 @posix
 def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
-    assert identity.look(tmp_path, b"pipe.wav") is Trouble.GONE
-    assert digest(tmp_path, b"pipe.wav") is Trouble.GONE
+    assert file_identity.observe_file(tmp_path, b"pipe.wav") is AccessProblem.GONE
+    assert digest(tmp_path, b"pipe.wav") is AccessProblem.GONE
 
 
 @posix
@@ -127,12 +137,14 @@ def test_no_link_leads_out(tmp_path: Path) -> None:
     (inbox / "link.wav").symlink_to(outside / "secret.wav")
     (inbox / "folder").symlink_to(outside)
     secret = Signature.of((outside / "secret.wav").stat())
-    assert identity.look(inbox, b"link.wav") is Trouble.GONE
-    assert digest(inbox, b"link.wav", secret) is Trouble.GONE
-    assert digest(inbox, b"folder/secret.wav", secret) is Trouble.GONE
+    assert file_identity.observe_file(inbox, b"link.wav") is AccessProblem.GONE
+    assert digest(inbox, b"link.wav", secret) is AccessProblem.GONE
+    assert digest(inbox, b"folder/secret.wav", secret) is AccessProblem.GONE
     (inbox / "a.wav").touch()
     (inbox / "a.wav.toml").symlink_to(outside / "secret.wav")
-    assert identity.look(inbox, b"a.wav") == Seen(Signature.of((inbox / "a.wav").stat()))
+    assert file_identity.observe_file(inbox, b"a.wav") == Observation(
+        Signature.of((inbox / "a.wav").stat())
+    )
 
 
 def test_an_inbox_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
@@ -149,7 +161,7 @@ def test_an_inbox_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
 def test_hostile_names_are_names(tmp_path: Path) -> None:
     for name in (b"a\nb.wav", b"-rf.wav", b"\xff\xfe.wav", b"n" * 251 + b".wav"):
         (tmp_path / os.fsdecode(name)).write_bytes(name)
-        assert isinstance(identity.look(tmp_path, name), Seen)
+        assert isinstance(file_identity.observe_file(tmp_path, name), Observation)
         assert digest(tmp_path, name) == hashlib.sha256(name).hexdigest()
 
 
@@ -157,21 +169,23 @@ def test_hostile_names_are_names(tmp_path: Path) -> None:
 def test_a_file_without_permission_is_denied(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"1")
     (tmp_path / "a.wav").chmod(0)
-    assert digest(tmp_path, b"a.wav") is Trouble.DENIED
+    assert digest(tmp_path, b"a.wav") is AccessProblem.DENIED
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root to step down from")
+@pytest.mark.skipif(
+    sys.platform != "linux" or os.geteuid() != 0, reason="needs root to step down from"
+)
 def test_a_file_without_permission_is_denied_to_a_user(tmp_path: Path) -> None:
     """Root is denied nothing, so another user looks."""
     code = """if True:
         import os, sys
         from pathlib import Path
         from speakeasyd.domain.job import Signature
-        from speakeasyd.inbox import identity
+        from speakeasyd.inbox import file_identity
         root = Path(sys.argv[1])
         signature = Signature.of((root / "a.wav").stat())
         os.setuid(65534)
-        print(identity.digest(root, b"a.wav", signature, stopped=lambda: False).name)
+        print(file_identity.digest(root, b"a.wav", signature, stopped=lambda: False).name)
     """
     inbox = tmp_path / "inbox"
     inbox.mkdir()
@@ -180,7 +194,9 @@ def test_a_file_without_permission_is_denied_to_a_user(tmp_path: Path) -> None:
     for folder in (inbox, *inbox.parents):
         if folder.stat().st_uid == os.geteuid() and folder.is_relative_to(tmp_path.parents[1]):
             folder.chmod(0o755)
-    answer = subprocess.run([sys.executable, "-c", code, inbox], capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code, inbox], capture_output=True, text=True, check=True
+    )
     assert answer.stdout.strip() == "DENIED"
 
 
@@ -191,18 +207,24 @@ def test_a_large_sidecar_is_refused_unread(tmp_path: Path, size: int) -> None:
         file.truncate(size)
     signature = Signature.of((tmp_path / "a.wav.toml").stat())
     with pytest.raises(FileFault, match=str(size)) as caught:
-        identity.read_sidecar(tmp_path, b"a.wav", signature)
+        file_identity.read_sidecar(tmp_path, b"a.wav", signature)
     assert caught.value.code is ErrorCode.BAD_SIDECAR
 
 
 def test_a_sidecar_that_is_not_as_it_was_makes_the_file_wait(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
-    assert identity.read_sidecar(tmp_path, b"a.wav", Signature(1, 1, 1)) is Trouble.CHANGED
+    assert (
+        file_identity.read_sidecar(tmp_path, b"a.wav", Signature(1, 1, 1)) is AccessProblem.CHANGED
+    )
     (tmp_path / "a.wav.toml").write_bytes(b"22")
-    assert identity.read_sidecar(tmp_path, b"a.wav", Signature(1, 1, 1)) is Trouble.CHANGED
+    assert (
+        file_identity.read_sidecar(tmp_path, b"a.wav", Signature(1, 1, 1)) is AccessProblem.CHANGED
+    )
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("unshare"), reason="counts open files in /proc")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("unshare"), reason="counts open files in /proc"
+)
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "a.wav").write_bytes(b"1")

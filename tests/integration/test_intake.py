@@ -15,10 +15,10 @@ import pytest
 
 from speakeasyd.clock import Clock, SystemClock
 from speakeasyd.config import InboxSettings, Settings, WatchSettings
+from speakeasyd.domain.debounce import OpenFile
 from speakeasyd.domain.job import NewJob
-from speakeasyd.domain.settling import HeldOpen
 from speakeasyd.errors import LedgerUnwritable
-from speakeasyd.events import Hub
+from speakeasyd.events import EventHub
 from speakeasyd.inbox.watcher import Watcher
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
@@ -44,7 +44,7 @@ class Place:
         self.clock = clock
         inboxes = settings.pop("inboxes", (InboxSettings(path=self.inbox, outbox=root / "outbox"),))
         self.settings = Settings(state=root, inboxes=inboxes, **settings)
-        self.pauses = Pauses(ledger=ledger, hub=Hub(), clock=clock)
+        self.pauses = Pauses(ledger=ledger, hub=EventHub(), clock=clock)
         self.intake = self.another()
 
     def another(self, *, ledger: Any = None) -> Intake:
@@ -63,7 +63,7 @@ class Place:
         return file
 
     async def jobs(self) -> list[dict[str, Any]]:
-        return await self.ledger.rows(
+        return await self.ledger.query_rows(
             "SELECT job_status.*, jobs.path_raw, jobs.size, jobs.duplicate_of, jobs.options FROM job_status "
             "JOIN jobs ON jobs.id = job_id ORDER BY job_id"
         )
@@ -97,12 +97,14 @@ class Place:
 
     async def deafen(self) -> None:
         """What is seen of systems that take a watch and then tell nothing: all looks well, and no event comes."""
-        await asyncio.to_thread(self.watcher.disarm)
-        self.watcher._identity = self.watcher._present_identity()
+        await asyncio.to_thread(self.watcher.stop_watching)
+        self.watcher._identity = self.watcher._read_folder_identity()
         self.watcher._overflows.attach()
 
     async def state(self, inbox: str = "inbox") -> Any:
-        rows = await self.ledger.rows("SELECT value FROM state WHERE key = ?", [f"inbox {inbox}"])
+        rows = await self.ledger.query_rows(
+            "SELECT value FROM state WHERE key = ?", [f"inbox {inbox}"]
+        )
         return rows[0]["value"] if rows else ""
 
 
@@ -155,7 +157,12 @@ async def test_a_file_becomes_a_pending_job_after_two_looks(tmp_path: Path) -> N
         assert await here.jobs() == []
         await here.turn(0.1)
         [job] = await here.jobs()
-        assert (job["path"], job["status"], job["size"], job["batch"]) == ("a.wav", "pending", 5, "inbox")
+        assert (job["path"], job["status"], job["size"], job["batch"]) == (
+            "a.wav",
+            "pending",
+            5,
+            "inbox",
+        )
         assert here.intake.idle
 
 
@@ -199,27 +206,29 @@ async def test_an_empty_file_is_waited_for_and_then_failed(tmp_path: Path) -> No
         for _ in range(14):
             await here.turn(2)
         assert await here.jobs() == []
-        [waiting] = await here.ledger.rows("SELECT path, size, reason FROM arrivals")
+        [waiting] = await here.ledger.query_rows("SELECT path, size, reason FROM arrivals")
         assert waiting == {"path": "a.wav", "size": 0, "reason": "it has zero bytes so far"}
         for _ in range(5):
             await here.turn(2)
         [job] = await here.jobs()
         assert (job["status"], job["error_code"]) == ("failed", "empty_file")
-        assert await here.ledger.rows("SELECT * FROM arrivals") == []
-        await here.intake.reconcile()
+        assert await here.ledger.query_rows("SELECT * FROM arrivals") == []
+        await here.intake.rescan_all()
         await here.turn(40)
         assert len(await here.jobs()) == 1
 
 
 @linux
-async def test_a_file_that_is_open_for_writing_is_not_complete_however_still(tmp_path: Path) -> None:
+async def test_a_file_that_is_open_for_writing_is_not_complete_however_still(
+    tmp_path: Path,
+) -> None:
     async with by_hand(tmp_path) as here:
         with here.put("a.wav", b"half").open("ab") as writer:
             await here.turn()
             for _ in range(30):
                 await here.turn(5)
             assert await here.jobs() == []
-            [waiting] = await here.ledger.rows("SELECT reason FROM arrivals")
+            [waiting] = await here.ledger.query_rows("SELECT reason FROM arrivals")
             assert waiting["reason"].startswith("still open for writing by ")
             assert waiting["reason"].endswith(f"(process {os.getpid()})")
             writer.write(b" and the rest")
@@ -255,7 +264,7 @@ async def test_an_empty_file_that_is_open_is_not_given_up(tmp_path: Path) -> Non
 
 def _held(here: Place) -> bool:
     arrivals = here.admission._arrivals._by_path.values()
-    return any(isinstance(arrival.stillness.trouble, HeldOpen) for arrival in arrivals)
+    return any(isinstance(arrival.stillness.trouble, OpenFile) for arrival in arrivals)
 
 
 async def test_a_file_that_goes_before_it_settles_is_forgotten(tmp_path: Path) -> None:
@@ -304,7 +313,7 @@ async def test_batch_preset_and_sidecar(tmp_path: Path) -> None:
             "calls/b.wav": ("calls", "calls"),
             "other/c.wav": ("other", None),
         }
-        [claimed] = [job for job in await here.ledger.claim(4) if job.path == b"calls/b.wav"]
+        [claimed] = [job for job in await here.ledger.claim_jobs(4) if job.path == b"calls/b.wav"]
         assert claimed.options.channels == "split"
         assert claimed.options.beam_size == 1
         assert claimed.options.formats == ("docx",)
@@ -334,7 +343,9 @@ async def test_a_bad_sidecar_fails_its_file_with_a_reason_and_no_other(
         assert jobs["b.wav"]["status"] == "pending"
 
 
-async def test_a_file_with_a_mended_sidecar_is_tried_again_once_it_is_touched(tmp_path: Path) -> None:
+async def test_a_file_with_a_mended_sidecar_is_tried_again_once_it_is_touched(
+    tmp_path: Path,
+) -> None:
     async with by_hand(tmp_path) as here:
         here.put("a.wav.toml", b"nonsense")
         file = here.put("a.wav")
@@ -342,7 +353,7 @@ async def test_a_file_with_a_mended_sidecar_is_tried_again_once_it_is_touched(tm
         await here.turn(2)
         here.put("a.wav.toml", b"beam_size = 1")
         os.utime(file, (5, 5))
-        await here.intake.reconcile()
+        await here.intake.rescan_all()
         await here.turn()
         await here.turn(2)
         assert await here.statuses() == [("a.wav", "failed"), ("a.wav", "pending")]
@@ -381,12 +392,12 @@ async def test_the_same_bytes_again_are_skipped_and_others_replace(tmp_path: Pat
         await here.turn()
         await here.turn(2)
         os.utime(file, (5, 5))
-        await here.intake.reconcile()
+        await here.intake.rescan_all()
         await here.turn()
         await here.turn(2)
         other = here.put("other.tmp", b"two")
         other.replace(file)
-        await here.intake.reconcile()
+        await here.intake.rescan_all()
         await here.turn()
         await here.turn(2)
         jobs = await here.jobs()
@@ -400,7 +411,14 @@ async def test_the_same_bytes_again_are_skipped_and_others_replace(tmp_path: Pat
 
 @posix
 async def test_hostile_names_become_jobs_like_any_other(tmp_path: Path) -> None:
-    names = [b"a\nb.wav", b"-rf.wav", b"\xff\xfe.wav", b"n" * 251 + b".wav", "\u00e9.wav".encode(), b"e\xcc\x81.wav"]
+    names = [
+        b"a\nb.wav",
+        b"-rf.wav",
+        b"\xff\xfe.wav",
+        b"n" * 251 + b".wav",
+        "\u00e9.wav".encode(),
+        b"e\xcc\x81.wav",
+    ]
     names += [b"\xff-folder/a.wav", b"a\nfolder/a.wav"]
     async with by_hand(tmp_path) as here:
         for name in names:
@@ -430,7 +448,9 @@ async def test_a_huge_file_holds_up_nobody(tmp_path: Path) -> None:
         with (here.inbox / "huge.wav").open("wb") as file:
             file.truncate(8 * 1024**4)  # sparse; to read it takes hours
         doors = here.intake._doors.values()
-        await eventually(lambda: any(door.admission._lanes for door in doors), "the huge file to be read")
+        await eventually(
+            lambda: any(door.admission._lanes for door in doors), "the huge file to be read"
+        )
         for number in range(40):
             here.put(f"{number}.wav")
         deadline = time.monotonic() + PATIENCE_S
@@ -513,7 +533,9 @@ async def test_a_missing_inbox_pauses_loses_nothing_and_comes_back(tmp_path: Pat
         await here.has(4)
 
 
-async def test_an_inbox_that_is_missing_at_the_start_is_no_reason_not_to_start(tmp_path: Path) -> None:
+async def test_an_inbox_that_is_missing_at_the_start_is_no_reason_not_to_start(
+    tmp_path: Path,
+) -> None:
     first = InboxSettings(path=tmp_path / "nowhere", outbox=tmp_path / "out")
     async with running(tmp_path, inboxes=(first,)) as here:
         await eventually(lambda: "inbox inbox" in here.pauses, "the pause")
@@ -542,7 +564,9 @@ async def test_lost_events_bring_a_scan(tmp_path: Path, caplog: pytest.LogCaptur
         here.put("a.wav")
         await here.turn(2)
         assert here.intake.idle
-        logging.getLogger("watchdog").warning("Inotify queue overflowed; filesystem events were lost")
+        logging.getLogger("watchdog").warning(
+            "Inotify queue overflowed; filesystem events were lost"
+        )
         await eventually(lambda: "dropped events" in caplog.text, "the news")
         await here.turn()
         await here.turn(2)
@@ -556,9 +580,11 @@ async def test_events_lost_while_a_scan_runs_bring_another_scan(tmp_path: Path) 
         async def unknown(self, *about: Any) -> object:
             self.scans += 1
             if self.scans == 1:
-                logging.getLogger("watchdog").warning("Inotify queue overflowed; filesystem events were lost")
+                logging.getLogger("watchdog").warning(
+                    "Inotify queue overflowed; filesystem events were lost"
+                )
                 await asyncio.sleep(0.05)
-            return await self._ledger.unknown(*about)
+            return await self._ledger.find_unknown_files(*about)
 
     async with by_hand(tmp_path) as here:
         here.put("a.wav")
@@ -601,10 +627,12 @@ class FullDisk(Through):
     async def add(self, jobs: list[NewJob], **more: Any) -> object:
         if self.full:
             raise LedgerUnwritable("the disk is full")
-        return await self._ledger.add(jobs, **more)
+        return await self._ledger.add_jobs(jobs, **more)
 
 
-async def test_files_wait_for_a_ledger_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_files_wait_for_a_ledger_that_cannot_be_written(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with by_hand(tmp_path) as here:
         disk = FullDisk(here.ledger)
         here.intake = here.another(ledger=disk)

@@ -11,8 +11,8 @@ import pytest
 from speakeasyd.domain.protocol import LanguageFound, TaskFailed, WorkerSpec
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
-from speakeasyd.engine.model import Model, load
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.model import Model, load_model
 from tests.integration.test_engine import task, text, transcribe, write_wav
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -36,11 +36,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     if not FOLDER:
         pytest.skip(f"no multilingual model: {MODEL_VARIABLE} does not name its folder")
     state = str(tmp_path_factory.mktemp("state"))
-    return load(FOLDER, WorkerSpec("cpu", "auto", 2, 0, state, offline=True))
+    return load_model(FOLDER, WorkerSpec("cpu", "auto", 2, 0, state, offline=True))
 
 
 def read(path: Path, start_s: float = 0.0, end_s: float | None = None) -> Samples:
-    with Source(str(path)) as source:
+    with MediaFile(str(path)) as source:
         samples = np.concatenate(list(Audio(source).blocks()), axis=1)
     return samples[:, int(start_s * SAMPLE_RATE) : end_s and int(end_s * SAMPLE_RATE)]
 
@@ -79,7 +79,9 @@ def test_each_part_is_in_its_language(undisturbed: list[Chunk]) -> None:
     assert languages(undisturbed) == ["de", "en", "fr", "es", "en"]
     for words in ("abenteuerliche", "the art of making books"):
         assert words in text(undisturbed)
-    assert [chunk.language for chunk in undisturbed] == [chunk.segments[-1].language for chunk in undisturbed]
+    assert [chunk.language for chunk in undisturbed] == [
+        chunk.segments[-1].language for chunk in undisturbed
+    ]
 
 
 @pytest.mark.parametrize("done", [{0}, {0, 1}, {1, 3}, {2}, {4}])
@@ -98,7 +100,9 @@ def test_a_restart_gives_the_same_text_and_languages(
     assert again == [chunk for chunk in undisturbed if chunk.index not in done]
 
 
-def test_a_replica_more_or_less_changes_nothing(model: Model, mixed: Path, undisturbed: list[Chunk]) -> None:
+def test_a_replica_more_or_less_changes_nothing(
+    model: Model, mixed: Path, undisturbed: list[Chunk]
+) -> None:
     assert transcribe(model, task(mixed), replicas=1).chunks() == undisturbed
 
 
@@ -116,8 +120,12 @@ def test_a_fixed_language_stays_fixed(model: Model, speech: Path) -> None:
 
 
 @pytest.mark.parametrize(("allowed", "expected"), [(["de", "it"], "it"), (["es"], "es")])
-def test_only_allowed_languages_are_found(model: Model, speech: Path, allowed: list[str], expected: str) -> None:
-    spoken = speech / "clips" / ("leopard_test_it.wav" if len(allowed) > 1 else "leopard_test_pt.wav")
+def test_only_allowed_languages_are_found(
+    model: Model, speech: Path, allowed: list[str], expected: str
+) -> None:
+    spoken = (
+        speech / "clips" / ("leopard_test_it.wav" if len(allowed) > 1 else "leopard_test_pt.wav")
+    )
     run = transcribe(model, task(spoken, options={"languages": allowed}))
     assert languages(run.chunks()) == [expected]
     [found] = run.of(LanguageFound)
@@ -126,12 +134,16 @@ def test_only_allowed_languages_are_found(model: Model, speech: Path, allowed: l
 
 
 def test_an_unknown_code_is_refused(model: Model, speech: Path) -> None:
-    run = transcribe(model, task(speech / "clips" / "jfk.flac", options={"languages": ["en", "xx"]}))
+    run = transcribe(
+        model, task(speech / "clips" / "jfk.flac", options={"languages": ["en", "xx"]})
+    )
     [failed] = run.of(TaskFailed)
     assert "'xx'" in str(failed)
 
 
-def test_short_speech_keeps_the_language_of_its_neighbours(model: Model, speech: Path, tmp_path: Path) -> None:
+def test_short_speech_keeps_the_language_of_its_neighbours(
+    model: Model, speech: Path, tmp_path: Path
+) -> None:
     """A short clip far from other speech is a chunk of its own: alone it says little."""
     clips = speech / "clips"
     gap = np.zeros((1, 7 * SAMPLE_RATE), np.float32)

@@ -13,13 +13,17 @@ MODELS = {"ctranslate2", "torch", "faster_whisper", "av", "onnxruntime", "tokeni
 
 def test_imports_go_downward_only() -> None:
     code = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout
 
 
 def test_the_parent_never_loads_the_models_libraries() -> None:
     code = "import sys, speakeasyd.daemon, speakeasyd.cli; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not MODELS & set(loaded)
 
 

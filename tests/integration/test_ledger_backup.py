@@ -18,9 +18,9 @@ from speakeasyd.config import LedgerSettings
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import backup
 from speakeasyd.ledger.lock import LedgerLock
-from speakeasyd.ledger.migrate import migrate
-from speakeasyd.ledger.reading import read
-from speakeasyd.ledger.restoring import restore
+from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.restoring import restore_ledger
 from speakeasyd.services.janitor import Janitor
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_file, create, opened
@@ -46,12 +46,14 @@ asyncio.run(work(path, sys.argv[2:]))
 
 
 def paths(ledger: Path) -> list[object]:
-    return [row["path"] for row in read(ledger, PATHS)]
+    return [row["path"] for row in query_readonly(ledger, PATHS)]
 
 
 def killed_daemon(ledger: Path, *names: str) -> None:
     """What a daemon leaves that added these files and was killed."""
-    child = subprocess.Popen([sys.executable, "-c", _DAEMON, ledger, *names], stdout=subprocess.PIPE, text=True)
+    child = subprocess.Popen(
+        [sys.executable, "-c", _DAEMON, ledger, *names], stdout=subprocess.PIPE, text=True
+    )
     assert child.stdout
     assert child.stdout.readline() == "ready\n"
     child.kill()
@@ -62,7 +64,7 @@ def killed_daemon(ledger: Path, *names: str) -> None:
 
 async def _add(ledger: Path, *names: str) -> None:
     async with opened(ledger) as open_ledger:
-        await open_ledger.add([a_file(name) for name in names])
+        await open_ledger.add_jobs([a_file(name) for name in names])
 
 
 @pytest.fixture
@@ -78,20 +80,24 @@ def says(ledger: Path, *arguments: str) -> int:
     return cli.main(["ledger", *arguments, "--state", str(ledger.parent)])
 
 
-async def test_a_backup_beside_a_daemon_has_what_is_only_in_the_log(ledger: Path, tmp_path: Path) -> None:
+async def test_a_backup_beside_a_daemon_has_what_is_only_in_the_log(
+    ledger: Path, tmp_path: Path
+) -> None:
     copy = tmp_path / "copy.db"
     async with opened(ledger) as daemon:
-        await daemon.add([a_file("new.wav")])
+        await daemon.add_jobs([a_file("new.wav")])
         assert await asyncio.to_thread(says, ledger, "backup", str(copy)) == 0
         assert await asyncio.to_thread(says, ledger, "check") == 0
-        await daemon.add([a_file("later.wav")])
+        await daemon.add_jobs([a_file("later.wav")])
     assert paths(copy) == ["old.wav", "new.wav"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.db", "state"]
     if os.name == "posix":
         assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
 
-def test_a_backup_overwrites_only_when_told(ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backup_overwrites_only_when_told(
+    ledger: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     copy = tmp_path / "copy.db"
     copy.write_text("precious")
     assert says(ledger, "backup", str(copy)) == 2
@@ -110,7 +116,7 @@ def test_restore_keeps_what_it_replaces(ledger: Path, tmp_path: Path) -> None:
     assert paths(ledger) == ["old.wav"]
     [kept] = ledger.parent.glob("ledger-replaced-*.db")
     assert paths(kept) == ["old.wav", "new.wav"]
-    migrate(ledger)
+    migrate_ledger(ledger)
 
 
 def test_restore_waits_for_no_daemon_and_refuses(
@@ -124,7 +130,7 @@ def test_restore_waits_for_no_daemon_and_refuses(
 
 
 def test_restore_where_there_was_no_ledger(ledger: Path, tmp_path: Path) -> None:
-    restore(ledger, tmp_path / "fresh" / "ledger.db")
+    restore_ledger(ledger, tmp_path / "fresh" / "ledger.db")
     assert paths(tmp_path / "fresh" / "ledger.db") == ["old.wav"]
 
 
@@ -161,12 +167,14 @@ def _damaged(path: Path) -> None:
         (lambda path: None, "there is no file"),
     ],
 )
-def test_restore_takes_sound_ledgers_only(ledger: Path, tmp_path: Path, make: object, said: str) -> None:
+def test_restore_takes_sound_ledgers_only(
+    ledger: Path, tmp_path: Path, make: object, said: str
+) -> None:
     copy = tmp_path / "copy.db"
     assert callable(make)
     make(copy)
     with pytest.raises(LedgerError, match=said):
-        restore(copy, ledger)
+        restore_ledger(copy, ledger)
     assert paths(ledger) == ["old.wav"]
     assert not list(ledger.parent.glob("*replaced*"))
 
@@ -212,24 +220,31 @@ def test_a_copy_beside_the_log_of_a_killed_daemon_is_noticed(
     assert callable(put_back)
     put_back(copy, ledger)
     before = ledger.read_bytes()
-    for command in (["jobs"], ["retry", "1"], ["ledger", "check"], ["ledger", "backup", str(tmp_path / "x")]):
+    for command in (
+        ["jobs"],
+        ["retry", "1"],
+        ["ledger", "check"],
+        ["ledger", "backup", str(tmp_path / "x")],
+    ):
         assert cli.main([*command, "--state", str(ledger.parent)]) == 2, command
         assert "was replaced" in (err := capsys.readouterr().err), command
         assert f"speakeasyd ledger restore {ledger}" in err
     with pytest.raises(LedgerError, match="was replaced"):
-        migrate(ledger)
+        migrate_ledger(ledger)
     assert ledger.read_bytes() == before
     assert says(ledger, "restore", str(ledger)) == 0
     assert paths(ledger) == ["old.wav"]
-    migrate(ledger)
+    migrate_ledger(ledger)
     assert says(ledger, "check") == 0
 
 
-def test_the_state_folder_of_a_killed_daemon_may_be_copied_as_a_whole(ledger: Path, tmp_path: Path) -> None:
+def test_the_state_folder_of_a_killed_daemon_may_be_copied_as_a_whole(
+    ledger: Path, tmp_path: Path
+) -> None:
     killed_daemon(ledger, "new.wav")
     shutil.copytree(ledger.parent, tmp_path / "elsewhere")
     for state in (tmp_path / "elsewhere", ledger.parent):
-        migrate(state / "ledger.db")
+        migrate_ledger(state / "ledger.db")
         assert paths(state / "ledger.db") == ["old.wav", "new.wav"]
 
 
@@ -241,11 +256,13 @@ def test_after_a_kill_all_goes_on(ledger: Path) -> None:
     assert paths(ledger)[-1] == "last.wav"
 
 
-async def test_moving_the_log_into_the_ledger_is_no_replacement(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("speakeasyd.ledger.engine.WAL_BYTES", 100_000)
+async def test_moving_the_log_into_the_ledger_is_no_replacement(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("speakeasyd.ledger.connections.WAL_BYTES", 100_000)
     async with opened(ledger) as daemon:
         for number in range(300):
-            await daemon.add([a_file(f"{number}.wav")])
+            await daemon.add_jobs([a_file(f"{number}.wav")])
         assert len(await asyncio.to_thread(paths, ledger)) == 301
         assert backup.log_files(ledger)[0].stat().st_size < 400_000
 
@@ -270,7 +287,9 @@ async def test_copies_by_the_clock(ledger: Path) -> None:
         assert paths(copy) == ["old.wav"]
 
 
-def test_a_scheduled_copy_never_fills_the_disk(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheduled_copy_never_fills_the_disk(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(backup, "RESERVE_BYTES", shutil.disk_usage(ledger.parent).total * 2)
     with pytest.raises(backup.NoRoom):
         backup.back_up_on_schedule(ledger, keep=3)

@@ -13,7 +13,7 @@ import pytest
 from speakeasyd.errors import LedgerHeld
 from speakeasyd.ledger import locks
 from speakeasyd.ledger.locks import find_holders
-from speakeasyd.ledger.reading import read
+from speakeasyd.ledger.readonly import query_readonly
 from tests.ledgers import a_file, opened
 from tests.served import Served, serving, until
 
@@ -26,14 +26,18 @@ print("held", flush=True)
 sys.stdin.read()
 """
 
-needs_linux = pytest.mark.skipif(not locks.LOCKS.exists(), reason="only Linux tells who holds a lock")
+needs_linux = pytest.mark.skipif(
+    not locks.LOCKS.exists(), reason="only Linux tells who holds a lock"
+)
 
 
 @contextmanager
 def held(ledger: Path, *, pragma: str = "SELECT 1") -> Iterator[int]:
     """By another program, whose number this is."""
     command = [sys.executable, "-c", _HOLD, str(ledger), pragma]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout
         assert child.stdout.readline() == "held\n"
         yield child.pid
@@ -71,12 +75,12 @@ def test_all_say_who_holds_it_and_the_log_says_it_once(tmp_path: Path) -> None:
 async def test_who_only_wants_to_read_is_told_as_well(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     async with opened(path) as ledger:
-        await ledger.add([a_file("a.wav")])
+        await ledger.add_jobs([a_file("a.wav")])
     with held(path, pragma="PRAGMA locking_mode = EXCLUSIVE") as pid:
         with pytest.raises(LedgerHeld, match="another program") as refused:
-            read(path, "SELECT 1 FROM jobs")
+            query_readonly(path, "SELECT 1 FROM jobs")
         if locks.LOCKS.exists():
             assert f"process {pid} (" in str(refused.value)
             assert [program.pid for program in find_holders(path)] == [pid]
-    assert read(path, "SELECT count(*) AS n FROM jobs") == [{"n": 1}]
+    assert query_readonly(path, "SELECT count(*) AS n FROM jobs") == [{"n": 1}]
     assert find_holders(path) == []

@@ -70,21 +70,25 @@ def path(tmp_path: Path) -> Path:
 async def test_people_and_daemon_write_side_by_side(path: Path) -> None:
     """Nobody is refused, and a job that a person has taken is taken."""
     async with opened(path, clock=SystemClock()) as ledger:
-        await ledger.add([a_file(f"{i}") for i in range(5)])
-        person = await asyncio.create_subprocess_exec(sys.executable, "-c", PERSON, str(path), cwd=REPOSITORY)
+        await ledger.add_jobs([a_file(f"{i}") for i in range(5)])
+        person = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PERSON, str(path), cwd=REPOSITORY
+        )
         leaving = asyncio.create_task(person.wait())
         failed = lost = 0
         while not leaving.done():
-            for job in await ledger.claim(5):
-                taken = await ledger.record([(job.id, job.token, a_chunk(0, " One."))])
+            for job in await ledger.claim_jobs(5):
+                taken = await ledger.store_chunks([(job.id, job.token, a_chunk(0, " One."))])
                 lost += len(taken)
                 with suppress(NotYours):
-                    await ledger.fail(job.id, job.token, code="internal", error="again")
+                    await ledger.fail_job(job.id, job.token, code="internal", error="again")
                     failed += 1
                     assert not taken
         assert await leaving == 0
         assert failed > 5
-        [open_attempts] = await ledger.rows("SELECT count(*) AS n FROM attempts WHERE outcome IS NULL")
+        [open_attempts] = await ledger.query_rows(
+            "SELECT count(*) AS n FROM attempts WHERE outcome IS NULL"
+        )
         assert open_attempts["n"] == 0
 
 
@@ -94,12 +98,14 @@ async def test_readers_and_writer_do_not_wait_for_each_other(path: Path) -> None
         with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             assert reader.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
-            await ledger.add([a_file("b")])  # while somebody reads
+            await ledger.add_jobs([a_file("b")])  # while somebody reads
             assert reader.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
         with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
-            assert await ledger.rows("SELECT count(*) AS n FROM job_status") == [{"n": 2}]  # while somebody writes
-            assert await ledger.next_model() == "auto"
+            assert await ledger.query_rows("SELECT count(*) AS n FROM job_status") == [
+                {"n": 2}
+            ]  # while somebody writes
+            assert await ledger.find_next_model() == "auto"
 
 
 def test_a_daemon_killed_at_any_moment_has_kept_what_it_promised(path: Path) -> None:
@@ -110,9 +116,18 @@ def test_a_daemon_killed_at_any_moment_has_kept_what_it_promised(path: Path) -> 
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
             connection.execute("INSERT INTO segments_fts(segments_fts) VALUES ('integrity-check')")
-            assert {(verb, job_id) for verb, job_id in promised if not kept(connection, verb, job_id)} == set()
-            counted = connection.execute("SELECT count(*), sum(status = 'completed') FROM jobs").fetchone()
-            assert connection.execute("SELECT sum(total), sum(completed) FROM batch_progress").fetchone() == counted
+            assert {
+                (verb, job_id) for verb, job_id in promised if not kept(connection, verb, job_id)
+            } == set()
+            counted = connection.execute(
+                "SELECT count(*), sum(status = 'completed') FROM jobs"
+            ).fetchone()
+            assert (
+                connection.execute(
+                    "SELECT sum(total), sum(completed) FROM batch_progress"
+                ).fetchone()
+                == counted
+            )
     assert {verb for verb, _ in promised} == set(KEPT)
 
 
@@ -135,4 +150,7 @@ def run_and_kill(path: Path, *, boot_id: str, after: int) -> set[tuple[str, int]
         said = [daemon.stdout.readline() for _ in range(after)]
         daemon.kill()
         said += daemon.stdout.readlines()
-    return {(verb, int(job_id)) for verb, job_id in (line.split() for line in said if line.endswith("\n"))}
+    return {
+        (verb, int(job_id))
+        for verb, job_id in (line.split() for line in said if line.endswith("\n"))
+    }

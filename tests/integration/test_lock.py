@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.errors import StartError
-from speakeasyd.ledger.lock import LedgerLock, holder
+from speakeasyd.ledger.lock import LedgerLock, find_holder
 
 HOLD = """
 import sys
@@ -24,7 +24,10 @@ with LedgerLock(Path(sys.argv[1])):
 def other(tmp_path: Path) -> "subprocess.Popen[str]":
     """Another process that holds the lock until its input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert process.stdout
     assert process.stdout.readline() == "held\n"
@@ -34,11 +37,13 @@ def other(tmp_path: Path) -> "subprocess.Popen[str]":
 def test_a_second_daemon_hears_who_is_there(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
     with other:
         with (
-            pytest.raises(StartError, match=rf"process {other.pid} on .*, since 20\d\d-") as refused,
+            pytest.raises(
+                StartError, match=rf"process {other.pid} on .*, since 20\d\d-"
+            ) as refused,
             LedgerLock(tmp_path),
         ):
             pass
-        there = holder(tmp_path)
+        there = find_holder(tmp_path)
         assert there
         assert there.pid == other.pid
         other.communicate("")
@@ -47,17 +52,19 @@ def test_a_second_daemon_hears_who_is_there(tmp_path: Path, other: "subprocess.P
         pass
 
 
-def test_a_lock_ends_with_its_process_however_that_ends(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
+def test_a_lock_ends_with_its_process_however_that_ends(
+    tmp_path: Path, other: "subprocess.Popen[str]"
+) -> None:
     with other:
         other.kill()
         other.wait()
     assert (tmp_path / "daemon.lock").read_bytes()  # its signature is still there
-    assert holder(tmp_path) is None
+    assert find_holder(tmp_path) is None
     with LedgerLock(tmp_path):
-        there = holder(tmp_path)
+        there = find_holder(tmp_path)
         assert there
         assert there.pid == os.getpid()
-    assert holder(tmp_path) is None
+    assert find_holder(tmp_path) is None
 
 
 def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
@@ -68,6 +75,9 @@ def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 
 def test_a_state_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="cannot use the state folder"), LedgerLock(tmp_path / "nowhere"):
+    with (
+        pytest.raises(StartError, match="cannot use the state folder"),
+        LedgerLock(tmp_path / "nowhere"),
+    ):
         pass
-    assert holder(tmp_path / "nowhere") is None
+    assert find_holder(tmp_path / "nowhere") is None

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
-from speakeasyd.ledger.migrate import find_scripts, migrate, refuse_network
+from speakeasyd.ledger.migrate import find_scripts, migrate_ledger, require_local_filesystem
 from speakeasyd.ledger.tables import metadata
 from tests.ledgers import a_file, opened
 
@@ -72,7 +72,7 @@ def head() -> str:
 async def path(tmp_path: Path) -> Path:
     """A ledger of today with one job."""
     async with opened(tmp_path / "ledger.db") as ledger:
-        await ledger.add([a_file("a.wav")])
+        await ledger.add_jobs([a_file("a.wav")])
     return tmp_path / "ledger.db"
 
 
@@ -84,12 +84,14 @@ def tomorrow(tmp_path: Path) -> Path:
 
 def with_next(scripts: Path, *, middle: str) -> Path:
     shutil.copytree(find_scripts(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "9999_next.py").write_text(NEXT.format(down=head(), middle=middle), encoding="utf-8")
+    (scripts / "versions" / "9999_next.py").write_text(
+        NEXT.format(down=head(), middle=middle), encoding="utf-8"
+    )
     return scripts
 
 
 def test_the_tables_in_code_are_those_of_the_migrations(tmp_path: Path) -> None:
-    migrate(tmp_path / "migrated.db")
+    migrate_ledger(tmp_path / "migrated.db")
     engine = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
     metadata.create_all(engine)
     engine.dispose()
@@ -109,7 +111,7 @@ def parts(sql: str) -> list[str]:
 
 def test_a_second_time_changes_nothing(path: Path) -> None:
     before = schema(path)
-    migrate(path)
+    migrate_ledger(path)
     assert schema(path) == before
     assert not (path.parent / "backups").exists()
 
@@ -121,7 +123,7 @@ def test_a_new_ledger_is_ready_for_many_readers(path: Path) -> None:
 
 
 def test_an_upgrade_keeps_a_copy_of_what_was(path: Path, tomorrow: Path) -> None:
-    migrate(path, scripts=tomorrow)
+    migrate_ledger(path, scripts=tomorrow)
     assert moods(path) == [("good",)]
     [copy] = (path.parent / "backups").iterdir()
     assert "mood" not in schema(copy)["jobs"]
@@ -132,16 +134,18 @@ def test_an_upgrade_keeps_a_copy_of_what_was(path: Path, tomorrow: Path) -> None
 
 def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
     first = tmp_path / "first"
-    shutil.copytree(find_scripts(), first, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]*"))
+    shutil.copytree(
+        find_scripts(), first, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]*")
+    )
     path = tmp_path / "ledger.db"
-    migrate(path, scripts=first)
+    migrate_ledger(path, scripts=first)
     with closing(sqlite3.connect(path)) as connection, connection:
         assert "deliveries" not in schema(path)
         connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
         for number, warning in enumerate(OLD_WARNINGS):
             connection.execute(OLD_JOB, [f"{number}.wav", warning])
         connection.executescript(OLD_SEGMENT)
-    migrate(path)
+    migrate_ledger(path)
     assert "deliveries" in schema(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT batch FROM batch_progress").fetchall() == [("talks",)]
@@ -154,17 +158,17 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
 def test_the_last_three_copies_are_kept(path: Path, tomorrow: Path) -> None:
     for _ in range(5):
         previous = path.read_bytes()
-        migrate(path, scripts=tomorrow)
+        migrate_ledger(path, scripts=tomorrow)
         assert moods(path) == [("good",)]
         path.write_bytes(previous)
     assert len(list((path.parent / "backups").iterdir())) == 3
 
 
 def test_a_newer_ledger_is_refused_and_left_alone(path: Path, tomorrow: Path) -> None:
-    migrate(path, scripts=tomorrow)
+    migrate_ledger(path, scripts=tomorrow)
     before = schema(path)
     with pytest.raises(LedgerError, match="newer version") as refused:
-        migrate(path)
+        migrate_ledger(path)
     assert refused.value.hint
     assert schema(path) == before
 
@@ -173,46 +177,54 @@ def test_an_upgrade_that_fails_changes_nothing(path: Path, tmp_path: Path) -> No
     scripts = with_next(tmp_path / "broken", middle='op.execute("INSERT INTO nowhere VALUES (1)")')
     before = schema(path)
     with pytest.raises(LedgerError, match="cannot be made ready"):
-        migrate(path, scripts=scripts)
+        migrate_ledger(path, scripts=scripts)
     assert schema(path) == before
 
 
 def test_an_upgrade_that_breaks_references_changes_nothing(path: Path, tmp_path: Path) -> None:
-    scripts = with_next(tmp_path / "broken", middle="op.execute(\"UPDATE jobs SET batch = 'nowhere'\")")
+    scripts = with_next(
+        tmp_path / "broken", middle="op.execute(\"UPDATE jobs SET batch = 'nowhere'\")"
+    )
     with pytest.raises(LedgerError, match="broken references"):
-        migrate(path, scripts=scripts)
+        migrate_ledger(path, scripts=scripts)
     assert "mood" not in schema(path)["jobs"]
 
 
-def test_killed_in_the_middle_the_next_start_mends(path: Path, tmp_path: Path, tomorrow: Path) -> None:
+def test_killed_in_the_middle_the_next_start_mends(
+    path: Path, tmp_path: Path, tomorrow: Path
+) -> None:
     scripts = with_next(tmp_path / "killed", middle="import os; os.kill(os.getpid(), 9)")
     code = (
-        "import sys; from pathlib import Path; from speakeasyd.ledger.migrate import migrate;"
+        "import sys; from pathlib import Path; from speakeasyd.ledger.migrate import migrate_ledger as migrate;"
         "migrate(Path(sys.argv[1]), scripts=Path(sys.argv[2]))"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(path), str(scripts)], check=False)
     assert killed.returncode not in {0, 1}
     assert "mood" not in schema(path)["jobs"]
-    migrate(path, scripts=tomorrow)
+    migrate_ledger(path, scripts=tomorrow)
     assert moods(path) == [("good",)]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-async def test_views_are_renewed_without_a_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_views_are_renewed_without_a_migration(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     today = schema(path)["job_status"]
     monkeypatch.setattr(views, "VIEWS", {"job_status": "SELECT id AS job_id, 1 AS more FROM jobs"})
-    migrate(path)
-    assert set(views.VIEWS) == {name for name, sql in schema(path).items() if sql.startswith("CREATE VIEW")}
+    migrate_ledger(path)
+    assert set(views.VIEWS) == {
+        name for name, sql in schema(path).items() if sql.startswith("CREATE VIEW")
+    }
     monkeypatch.undo()
-    migrate(path)
+    migrate_ledger(path)
     assert schema(path)["job_status"] == today
 
 
 def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_bytes(b"no database, " * 1000)
     with pytest.raises(LedgerError, match="damaged") as refused:
-        migrate(tmp_path / "ledger.db")
+        migrate_ledger(tmp_path / "ledger.db")
     assert "backups" in refused.value.hint
 
 
@@ -222,6 +234,9 @@ def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "NFS"])
 def test_a_network_filesystem_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(LedgerError, match="network filesystem") as refused:
-        refuse_network(tmp_path / "ledger.db", [(PurePath(tmp_path.anchor), "ext4"), (tmp_path.resolve(), kind)])
+        require_local_filesystem(
+            tmp_path / "ledger.db",
+            [(PurePath(tmp_path.anchor), "ext4"), (tmp_path.resolve(), kind)],
+        )
     assert "inboxes and outboxes may stay" in refused.value.hint
-    refuse_network(tmp_path / "ledger.db")  # as it really is
+    require_local_filesystem(tmp_path / "ledger.db")  # as it really is

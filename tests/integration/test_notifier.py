@@ -20,10 +20,10 @@ import psutil
 import pytest
 
 from speakeasyd.config import InboxSettings, Settings
-from speakeasyd.domain.health import State
-from speakeasyd.events import Hub
+from speakeasyd.domain.device_health import DeviceState
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.services import targets
+from speakeasyd.services import delivery_targets
 from speakeasyd.services.incidents import ACTIONS
 from speakeasyd.services.notifier import QUIET_S, Notifier
 from speakeasyd.testing import ManualClock
@@ -53,7 +53,9 @@ def receiver() -> Iterator[Receiver]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
-            receiver.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
+            receiver.got.append(
+                ({name.lower(): value for name, value in self.headers.items()}, body)
+            )
             status = receiver.answers.pop(0) if receiver.answers else 204
             self.send_response(status)
             if status == 302:
@@ -88,12 +90,16 @@ class Desk:
                 pass
 
     async def deliveries(self) -> list[dict[str, Any]]:
-        return await self.ledger.rows("SELECT kind, status, attempts, error, target FROM deliveries ORDER BY id")
+        return await self.ledger.query_rows(
+            "SELECT kind, status, attempts, error, target FROM deliveries ORDER BY id"
+        )
 
 
 @asynccontextmanager
-async def desk(folder: Path, clock: ManualClock | None = None, **notify: object) -> AsyncIterator[Desk]:
-    clock, hub = clock or ManualClock(), Hub()
+async def desk(
+    folder: Path, clock: ManualClock | None = None, **notify: object
+) -> AsyncIterator[Desk]:
+    clock, hub = clock or ManualClock(), EventHub()
     inbox = InboxSettings(path=folder / "inbox", outbox=folder / "outbox")
     settings = Settings.model_validate({"inboxes": [inbox], "state": folder, "notify": notify})
     async with opened(folder / "ledger.db", clock=clock, hub=hub) as ledger:
@@ -111,15 +117,15 @@ def web(receiver: Receiver, *kinds: str) -> dict[str, object]:
 async def one_done_one_failed(ledger: Ledger) -> None:
     good, bad = await claimed(ledger, a_file("good.wav"), a_file("bad.wav"))
     await finish(ledger, good, " Hello")
-    await ledger.fail(bad.id, bad.token, code="not_media", error="a letter")
+    await ledger.fail_job(bad.id, bad.token, code="not_media", error="a letter")
 
 
 async def test_each_piece_of_news_is_posted_once(tmp_path: Path, receiver: Receiver) -> None:
     async with desk(tmp_path, **web(receiver)) as it:
         await one_done_one_failed(it.ledger)
-        await it.ledger.incident(
+        await it.ledger.open_incident(
             kind="device_gone", phase="encode", device="cuda:0", worker="cuda-0", error="Xid 79",
-            action=ACTIONS[State.DEVICE_OPEN],
+            action=ACTIONS[DeviceState.DEVICE_OPEN],
         )  # fmt: skip
         await it.turn()
         assert receiver.types() == ["job.completed", "job.failed", "device.open"]
@@ -132,7 +138,12 @@ async def test_each_piece_of_news_is_posted_once(tmp_path: Path, receiver: Recei
     assert (done["path"], done["language"], done["batch"]) == ("good.wav", "en", "talks")
     assert (failed["error_code"], failed["error"]) == ("not_media", "a letter")
     assert (device["device"], device["error"]) == ("cuda:0", "Xid 79")
-    assert (batch["batch"], batch["total"], batch["completed"], batch["failed"]) == ("talks", 2, 1, 1)
+    assert (batch["batch"], batch["total"], batch["completed"], batch["failed"]) == (
+        "talks",
+        2,
+        1,
+        1,
+    )
 
 
 async def test_messages_are_signed_with_their_time(tmp_path: Path, receiver: Receiver) -> None:
@@ -148,7 +159,9 @@ async def test_messages_are_signed_with_their_time(tmp_path: Path, receiver: Rec
     assert headers["content-type"] == "application/json"
 
 
-async def test_a_failure_is_tried_again_later_with_the_same_message(tmp_path: Path, receiver: Receiver) -> None:
+async def test_a_failure_is_tried_again_later_with_the_same_message(
+    tmp_path: Path, receiver: Receiver
+) -> None:
     receiver.answers = [500, 302]
     async with desk(tmp_path, **web(receiver, "job.failed")) as it:
         await one_done_one_failed(it.ledger)
@@ -161,9 +174,15 @@ async def test_a_failure_is_tried_again_later_with_the_same_message(tmp_path: Pa
             it.clock.advance(100)
             await it.turn()
         [delivery] = await it.deliveries()
-        assert (delivery["status"], delivery["attempts"], delivery["error"]) == ("delivered", 3, None)
+        assert (delivery["status"], delivery["attempts"], delivery["error"]) == (
+            "delivered",
+            3,
+            None,
+        )
     assert len({(headers["webhook-id"], body) for headers, body in receiver.got}) == 1
-    assert len({headers["webhook-signature"] for headers, _ in receiver.got}) == 3, "each has its time"
+    assert len({headers["webhook-signature"] for headers, _ in receiver.got}) == 3, (
+        "each has its time"
+    )
 
 
 async def test_nobody_is_asked_for_ever(tmp_path: Path, receiver: Receiver) -> None:
@@ -175,7 +194,7 @@ async def test_nobody_is_asked_for_ever(tmp_path: Path, receiver: Receiver) -> N
         await it.turn()
         assert [row["status"] for row in await it.deliveries()] == ["failed"]
         assert len(receiver.got) == 2
-        told = await it.ledger.rows("SELECT data FROM events WHERE kind = 'notice.failed'")
+        told = await it.ledger.query_rows("SELECT data FROM events WHERE kind = 'notice.failed'")
         assert "503" in str(told)
 
 
@@ -187,7 +206,9 @@ async def test_one_that_wants_no_more_is_left_alone(tmp_path: Path, receiver: Re
         assert [row["status"] for row in await it.deliveries()] == ["failed"]
 
 
-async def test_a_receiver_that_is_down_is_waited_for_over_restarts(tmp_path: Path, receiver: Receiver) -> None:
+async def test_a_receiver_that_is_down_is_waited_for_over_restarts(
+    tmp_path: Path, receiver: Receiver
+) -> None:
     clock = ManualClock()
     nowhere = receiver.url
     async with desk(tmp_path, clock, **web(receiver, "job.failed")) as it:
@@ -201,11 +222,15 @@ async def test_a_receiver_that_is_down_is_waited_for_over_restarts(tmp_path: Pat
     assert len(receiver.got) == 2
 
 
-async def test_what_happened_while_nobody_was_there_to_tell_it_is_told(tmp_path: Path, receiver: Receiver) -> None:
+async def test_what_happened_while_nobody_was_there_to_tell_it_is_told(
+    tmp_path: Path, receiver: Receiver
+) -> None:
     clock = ManualClock()
     async with desk(tmp_path, clock, **web(receiver)):
         pass
-    async with opened(tmp_path / "ledger.db", clock=clock) as ledger:  # killed before the notifier had a turn
+    async with opened(
+        tmp_path / "ledger.db", clock=clock
+    ) as ledger:  # killed before the notifier had a turn
         await one_done_one_failed(ledger)
     assert receiver.got == []
     clock.advance(QUIET_S + 1)
@@ -220,7 +245,9 @@ async def test_a_new_target_is_not_told_old_news(tmp_path: Path, receiver: Recei
         await one_done_one_failed(it.ledger)
         clock.advance(QUIET_S + 1)
         await it.turn()
-        await it.ledger.enlist([], seq=await it.ledger.newest_event(), until="2026-01-01T00:00:06.000Z")
+        await it.ledger.enqueue_deliveries(
+            [], seq=await it.ledger.find_newest_event(), until="2026-01-01T00:00:06.000Z"
+        )
     async with desk(tmp_path, clock, **web(receiver)) as it:
         await it.turn()
     assert receiver.got == []
@@ -235,7 +262,9 @@ async def test_a_batch_is_done_when_nothing_more_comes_to_it(tmp_path: Path) -> 
             await it.turn()
 
         async def told() -> list[dict[str, Any]]:
-            return await it.ledger.rows("SELECT data ->> 'total' AS total FROM events WHERE kind = 'batch.completed'")
+            return await it.ledger.query_rows(
+                "SELECT data ->> 'total' AS total FROM events WHERE kind = 'batch.completed'"
+            )
 
         assert await told() == []
         it.clock.advance(QUIET_S)
@@ -244,7 +273,9 @@ async def test_a_batch_is_done_when_nothing_more_comes_to_it(tmp_path: Path) -> 
         assert [row["total"] for row in await told()] == [2]
 
 
-async def test_the_running_service_needs_no_turn_by_hand(tmp_path: Path, receiver: Receiver) -> None:
+async def test_the_running_service_needs_no_turn_by_hand(
+    tmp_path: Path, receiver: Receiver
+) -> None:
     async with desk(tmp_path, **web(receiver, "job.failed")) as it:
         await it.notifier.start()
         await one_done_one_failed(it.ledger)
@@ -263,7 +294,9 @@ async def test_apprise_reaches_a_service(tmp_path: Path, receiver: Receiver) -> 
     async with desk(tmp_path, apprise=[url]) as it:
         await one_done_one_failed(it.ledger)
         await it.turn()
-        assert [(row["kind"], row["status"]) for row in await it.deliveries()] == [("job.failed", "delivered")]
+        assert [(row["kind"], row["status"]) for row in await it.deliveries()] == [
+            ("job.failed", "delivered")
+        ]
         assert (await it.deliveries())[0]["target"].startswith("apprise json ")
     [(_, body)] = receiver.got
     assert "bad.wav" in json.loads(body)["title"]
@@ -276,7 +309,10 @@ async def test_an_address_that_apprise_does_not_know_is_said(tmp_path: Path) -> 
         await one_done_one_failed(it.ledger)
         await it.turn()
         [delivery] = await it.deliveries()
-        assert (delivery["status"], delivery["error"]) == ("pending", "apprise does not know such an address")
+        assert (delivery["status"], delivery["error"]) == (
+            "pending",
+            "apprise does not know such an address",
+        )
 
 
 # --- a command
@@ -296,7 +332,9 @@ async def test_a_command_gets_the_fields_and_no_shell_sees_them(tmp_path: Path) 
         [job] = await claimed(it.ledger, a_file(name))
         await finish(it.ledger, job, " Hello")
         await it.turn()
-        assert [(row["target"], row["status"]) for row in await it.deliveries()] == [("hook", "delivered")]
+        assert [(row["target"], row["status"]) for row in await it.deliveries()] == [
+            ("hook", "delivered")
+        ]
     [line] = kept.read_text().splitlines()
     arguments, environment = json.loads(line)
     assert arguments == ["1", "/outbox/1.txt", "", str(tmp_path / "inbox" / name)]
@@ -312,7 +350,9 @@ async def test_a_command_gets_the_fields_and_no_shell_sees_them(tmp_path: Path) 
         (["/nowhere/command"], "cannot be run"),
     ],
 )
-async def test_a_command_that_fails_is_not_run_again(tmp_path: Path, hook: list[str], said: str) -> None:
+async def test_a_command_that_fails_is_not_run_again(
+    tmp_path: Path, hook: list[str], said: str
+) -> None:
     async with desk(tmp_path, hook=hook) as it:
         await one_done_one_failed(it.ledger)
         await it.turn()
@@ -331,7 +371,9 @@ child.wait()
 
 async def test_a_command_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
     kept = tmp_path / "pids"
-    async with desk(tmp_path, hook=[sys.executable, "-c", SLEEPER, str(kept)], hook_timeout_s=10) as it:
+    async with desk(
+        tmp_path, hook=[sys.executable, "-c", SLEEPER, str(kept)], hook_timeout_s=10
+    ) as it:
         await one_done_one_failed(it.ledger)
         await it.turn()
         [delivery] = await it.deliveries()
@@ -362,8 +404,12 @@ async def test_a_command_that_was_cut_off_by_a_kill_is_run_again(tmp_path: Path)
     pids = tmp_path / "pids"
     async with desk(tmp_path, hook=["never-run"]) as it:
         await one_done_one_failed(it.ledger)
-    daemon = await asyncio.create_subprocess_exec(sys.executable, "-c", DAEMON, str(tmp_path), SLEEPER, str(pids))
-    await eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2, "the command to run")
+    daemon = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", DAEMON, str(tmp_path), SLEEPER, str(pids)
+    )
+    await eventually(
+        lambda: pids.exists() and len(pids.read_text().split()) == 2, "the command to run"
+    )
     daemon.kill()
     await daemon.wait()
     for pid in pids.read_text().split():
@@ -383,9 +429,13 @@ while True:
 """
 
 
-async def test_a_flood_of_error_output_holds_up_neither_the_loop_nor_the_stop(tmp_path: Path) -> None:
+async def test_a_flood_of_error_output_holds_up_neither_the_loop_nor_the_stop(
+    tmp_path: Path,
+) -> None:
     pid = tmp_path / "pid"
-    async with desk(tmp_path, hook=[sys.executable, "-c", FLOOD, str(pid)], hook_timeout_s=600) as it:
+    async with desk(
+        tmp_path, hook=[sys.executable, "-c", FLOOD, str(pid)], hook_timeout_s=600
+    ) as it:
         before = psutil.Process().memory_info().rss
         await it.notifier.start()
         await one_done_one_failed(it.ledger)
@@ -414,7 +464,9 @@ open(sys.argv[1], "w").write(str(child.pid))
 """
 
 
-async def test_a_command_that_leaves_a_child_behind_has_succeeded_and_the_child_ends(tmp_path: Path) -> None:
+async def test_a_command_that_leaves_a_child_behind_has_succeeded_and_the_child_ends(
+    tmp_path: Path,
+) -> None:
     pid = tmp_path / "pid"
     async with desk(tmp_path, hook=[sys.executable, "-c", BACKGROUND, str(pid)]) as it:
         await one_done_one_failed(it.ledger)
@@ -429,7 +481,9 @@ open(sys.argv[1], "w").write(json.dumps(dict(os.environ)))
 """
 
 
-async def test_a_command_gets_no_secrets_of_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_command_gets_no_secrets_of_the_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SPEAKEASYD_SERVER__TOKEN", "hush")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     monkeypatch.setenv("CRM_KEY", "for the command")
@@ -447,9 +501,8 @@ async def test_a_command_gets_no_secrets_of_the_daemon(tmp_path: Path, monkeypat
 @pytest.mark.skipif(sys.platform == "win32", reason="names are Unicode there")
 async def test_a_command_gets_the_exact_name_of_a_file_that_is_no_utf_8(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
-    program = (
-        "import os, sys; open(sys.argv[1], 'wb').write(os.fsencode(sys.argv[2]) + os.environb[b'TRANSCRIPT_PATH'])"
-    )
+    names = "os.fsencode(sys.argv[2]) + os.environb[b'TRANSCRIPT_PATH']"
+    program = f"import os, sys; open(sys.argv[1], 'wb').write({names})"
     async with desk(tmp_path, hook=[sys.executable, "-c", program, str(kept), "{source}"]) as it:
         [job] = await claimed(it.ledger, a_file(b"caf\xe9.wav"))
         await finish(it.ledger, job, " Hello")
@@ -499,12 +552,15 @@ async def test_receivers_that_drip_hold_up_no_other_work(tmp_path: Path, drippin
 async def test_a_receiver_that_drips_is_given_up_after_the_deadline_and_tried_later(
     tmp_path: Path, dripping: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(targets, "WEBHOOK_S", 0.5)
+    monkeypatch.setattr(delivery_targets, "WEBHOOK_S", 0.5)
     async with desk(tmp_path, webhooks=[{"url": dripping, "events": ["job.failed"]}]) as it:
         await one_done_one_failed(it.ledger)
         await it.turn()
         [delivery] = await it.deliveries()
-        assert (delivery["status"], delivery["error"]) == ("pending", "it did not answer within 0.5 s")
+        assert (delivery["status"], delivery["error"]) == (
+            "pending",
+            "it did not answer within 0.5 s",
+        )
 
 
 def _count_threads(name: str) -> int:
@@ -516,13 +572,21 @@ async def test_stopping_in_the_middle_leaves_no_command_behind(tmp_path: Path) -
     async with desk(tmp_path, hook=[sys.executable, "-c", SLEEPER, str(pids)]) as it:
         await it.notifier.start()
         await one_done_one_failed(it.ledger)
-        await eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2, "the command to run")
+        await eventually(
+            lambda: pids.exists() and len(pids.read_text().split()) == 2, "the command to run"
+        )
         await asyncio.wait_for(it.notifier.stop(), PATIENCE_S)
-        assert [row["status"] for row in await it.deliveries()] == ["pending"], "the next start runs it again"
-    await eventually(lambda: not any(_runs(int(pid)) for pid in pids.read_text().split()), "both to be gone")
+        assert [row["status"] for row in await it.deliveries()] == ["pending"], (
+            "the next start runs it again"
+        )
+    await eventually(
+        lambda: not any(_runs(int(pid)) for pid in pids.read_text().split()), "both to be gone"
+    )
 
 
-async def test_a_login_in_the_address_is_sent_as_basic_authentication(tmp_path: Path, receiver: Receiver) -> None:
+async def test_a_login_in_the_address_is_sent_as_basic_authentication(
+    tmp_path: Path, receiver: Receiver
+) -> None:
     receiver.url = receiver.url.replace("http://", "http://me:p%40ss%3Aword@")
     async with desk(tmp_path, **web(receiver)) as it:
         await one_done_one_failed(it.ledger)

@@ -159,8 +159,12 @@ def test_jobs_of_an_inbox_that_is_not_configured_any_more(place: Place, tmp_path
 
 
 @posix_only
-@pytest.mark.parametrize("hinder", [lambda _place, _deny: None, lambda place, deny: deny(place.outbox, 0o555)])
-def test_a_request_to_stop_is_heeded_at_once(place: Place, deny: Deny, hinder: Callable[[Place, Deny], None]) -> None:
+@pytest.mark.parametrize(
+    "hinder", [lambda _place, _deny: None, lambda place, deny: deny(place.outbox, 0o555)]
+)
+def test_a_request_to_stop_is_heeded_at_once(
+    place: Place, deny: Deny, hinder: Callable[[Place, Deny], None]
+) -> None:
     prefix = restricted()
     for copy in range(12):
         place.drop(SAMPLES[0], f"{copy}.flac")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.domain.settling import HeldOpen, Openness
+from speakeasyd.domain.debounce import OpenFile, Openness
 from speakeasyd.openness import find_holder, judge_openness, name_writer
 from tests.conftest import REPOSITORY
 
@@ -37,7 +37,7 @@ def test_a_file_is_open_while_anybody_may_write_to_it(file: Path) -> None:
     with file.open("ab"):
         assert judge_openness(file) is Openness.OPEN
         assert name_writer(file).endswith(f"(process {os.getpid()})")
-        assert isinstance(find_holder(file), HeldOpen)
+        assert isinstance(find_holder(file), OpenFile)
     assert judge_openness(file) is Openness.CLOSED
 
 
@@ -62,7 +62,9 @@ def test_what_is_no_file_or_gone_is_not_known(tmp_path: Path) -> None:
 
 
 def test_asking_disturbs_neither_the_writer_nor_the_one_who_asks(file: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", WRITE_OFTEN, file], stdout=subprocess.PIPE) as writer:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE_OFTEN, file], stdout=subprocess.PIPE
+    ) as writer:
         assert writer.stdout
         writer.stdout.readline()
         while writer.poll() is None:
@@ -70,7 +72,9 @@ def test_asking_disturbs_neither_the_writer_nor_the_one_who_asks(file: Path) -> 
     assert writer.returncode == 0
 
 
-@pytest.mark.skipif(sys.platform == "win32" or os.geteuid() != 0, reason="needs to act as another user")
+@pytest.mark.skipif(
+    sys.platform == "win32" or os.geteuid() != 0, reason="needs to act as another user"
+)
 def test_of_another_users_file_only_a_visible_writer_is_known(file: Path) -> None:
     for folder in file.parents:
         if folder.stat().st_mode & 0o777 == 0o700:

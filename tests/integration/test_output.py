@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.clock import SystemClock
-from speakeasyd.domain.job import Waiting
+from speakeasyd.domain.job import WaitingFile
 from speakeasyd.errors import ErrorCode
 from tests.ledgers import a_file, claimed, finish, opened
 
@@ -44,8 +44,12 @@ async def _fill(path: Path) -> None:
         first, second, third = await claimed(ledger, *map(a_file, names))
         await finish(ledger, first, " Good morning.")
         await finish(ledger, second, NASTY_TEXT)
-        await ledger.fail(third.id, third.token, code=ErrorCode.NOT_MEDIA, error=f"it is {NASTY}")
-        await ledger.waiting("inbox", [Waiting(b"\x1b[2J.mkv", 7, "2026-01-01T00:00:00.000Z", f"why {NASTY}")])
+        await ledger.fail_job(
+            third.id, third.token, code=ErrorCode.NOT_MEDIA, error=f"it is {NASTY}"
+        )
+        await ledger.store_waiting_files(
+            "inbox", [WaitingFile(b"\x1b[2J.mkv", 7, "2026-01-01T00:00:00.000Z", f"why {NASTY}")]
+        )
 
 
 def piped(state: Path, *arguments: str) -> str:
@@ -57,7 +61,9 @@ def on_terminal(state: Path, *arguments: str) -> str:
     """What reaches a terminal of `COLUMNS` columns, styles taken out."""
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
-    environ = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    environ = {
+        name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}
+    }
     child = subprocess.Popen(
         [sys.executable, "-m", "speakeasyd", *arguments, "--state", str(state)],
         stdin=terminal,
@@ -102,7 +108,9 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("arguments", COMMANDS, ids=lambda words: " ".join(words).encode("unicode_escape").decode())
+@pytest.mark.parametrize(
+    "arguments", COMMANDS, ids=lambda words: " ".join(words).encode("unicode_escape").decode()
+)
 def test_nothing_commands_the_terminal(state: Path, arguments: list[str]) -> None:
     shown = on_terminal(state, *arguments)
     assert shown.strip()
@@ -117,7 +125,9 @@ def test_a_name_with_line_breaks_stays_on_its_line(state: Path) -> None:
     assert why.startswith(r"/nowhere/a\x1b[2J\x07\x9b31m\u202e\u2066\r\nb.mp3")
 
 
-@pytest.mark.parametrize("query", ["SELECT * FROM job_status", "SELECT job_id, path, created_at FROM job_status"])
+@pytest.mark.parametrize(
+    "query", ["SELECT * FROM job_status", "SELECT job_id, path, created_at FROM job_status"]
+)
 def test_a_row_takes_one_line_of_the_terminal(state: Path, query: str) -> None:
     table = on_terminal(state, "sql", query).splitlines()
     assert len([line for line in table if not line.startswith("(")]) == 4
@@ -125,7 +135,9 @@ def test_a_row_takes_one_line_of_the_terminal(state: Path, query: str) -> None:
 
 
 def test_columns_that_do_not_fit_are_told_of(state: Path) -> None:
-    assert re.search(r"\(\d+ columns do not fit; --line", on_terminal(state, "sql", "SELECT * FROM job_status"))
+    assert re.search(
+        r"\(\d+ columns do not fit; --line", on_terminal(state, "sql", "SELECT * FROM job_status")
+    )
 
 
 def test_off_a_terminal_nothing_is_wrapped_or_cut(state: Path) -> None:

@@ -10,8 +10,12 @@ import pytest
 
 from tests.served import MEMO, PATIENCE_S, serving
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested where playwright is installed")
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="the page is tested where playwright is installed"
+)
+BROWSER = (
+    shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+)
 
 pytestmark = [
     pytest.mark.real,
@@ -68,7 +72,9 @@ def transcribed(page: Any, address: str) -> Any:
 def _heard_from(page: Any, at: float) -> None:
     """The sound is there, or a little later."""
     deadline = time.monotonic() + PATIENCE_S
-    while not at - 1 <= page.evaluate("document.querySelector('audio')?.currentTime ?? -1") <= at + 5:
+    while (
+        not at - 1 <= page.evaluate("document.querySelector('audio')?.currentTime ?? -1") <= at + 5
+    ):
         assert time.monotonic() < deadline, f"the sound did not go to {at}"
         page.wait_for_timeout(50)
 
@@ -110,7 +116,9 @@ def test_the_queue_is_filtered_by_its_address(transcribed: Any, address: str) ->
     transcribed.get_by_text("dentist").first.wait_for()
 
 
-def test_a_file_that_is_refused_keeps_no_other_away(browser: Any, address: str, tmp_path: Path) -> None:
+def test_a_file_that_is_refused_keeps_no_other_away(
+    browser: Any, address: str, tmp_path: Path
+) -> None:
     notes = tmp_path / "notes.pdf"
     notes.write_bytes(b"%PDF")
     tab = browser.new_page()
@@ -130,7 +138,10 @@ def test_the_arrow_keys_go_through_the_text(transcribed: Any) -> None:
     transcribed.keyboard.press("ArrowRight")
     transcribed.keyboard.press("ArrowRight")
     word = transcribed.locator(".transcript :focus")
-    assert word.inner_text() == transcribed.locator(".transcript p").nth(1).locator(".words > span").nth(1).inner_text()
+    assert (
+        word.inner_text()
+        == transcribed.locator(".transcript p").nth(1).locator(".words > span").nth(1).inner_text()
+    )
     at = float(word.get_attribute("data-at"))
     transcribed.keyboard.press("Enter")
     _heard_from(transcribed, at)
@@ -146,10 +157,21 @@ def test_back_is_where_one_was(transcribed: Any) -> None:
 def test_ten_hours_of_text_freeze_nothing(transcribed: Any) -> None:
     def line(number: int) -> dict[str, Any]:
         words = [
-            {"start": 3.6 * number + 0.36 * n, "end": 3.6 * number + 0.36 * n + 0.3, "text": " so", "probability": 0.9}
+            {
+                "start": 3.6 * number + 0.36 * n,
+                "end": 3.6 * number + 0.36 * n + 0.3,
+                "text": " so",
+                "probability": 0.9,
+            }
             for n in range(10)
         ]
-        return {"start": 3.6 * number, "end": 3.6 * (number + 1), "text": " so" * 10, "channel": None, "words": words}
+        return {
+            "start": 3.6 * number,
+            "end": 3.6 * (number + 1),
+            "text": " so" * 10,
+            "channel": None,
+            "words": words,
+        }
 
     told = {"language": "en", "segments": [line(number) for number in range(10_000)], "gaps": []}
     transcribed.route("**/transcript", lambda route: route.fulfill(json=told))
@@ -167,7 +189,9 @@ def test_ten_hours_of_text_freeze_nothing(transcribed: Any) -> None:
     transcribed.locator(".transcript p").nth(9_999).wait_for(state="attached")
     transcribed.locator(".transcript p").nth(2).locator(".lit").wait_for()
     longest, together = transcribed.evaluate("[longest, together]")  # milliseconds
-    assert longest < 1000 or longest < together / 2, "a slow machine has longer tasks, and more of them"
+    assert longest < 1000 or longest < together / 2, (
+        "a slow machine has longer tasks, and more of them"
+    )
 
 
 def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from speakeasyd import daemon
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import InboxSettings, PoliteSettings, Settings, WatchSettings, WorkerSettings
 from speakeasyd.daemon import Daemon
-from speakeasyd.events import Hub
-from speakeasyd.ledger.asking import ask
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.testing import PIECE, SCRIPTED, Script, scripted_chunks
+from speakeasyd.ledger.queries import query_ledger
+from speakeasyd.testing import PIECE, SCRIPTED, FaultScript, build_scripted_chunks
 from speakeasyd.workers.pool import Pool
 from tests.conftest import PATIENCE_S, eventually
 from tests.ledgers import create
@@ -22,16 +22,21 @@ from tests.ledgers import create
 CHUNKS = 40
 
 
-async def test_work_is_given_back_and_taken_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_is_given_back_and_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(daemon, "Pool", partial(Pool, target=SCRIPTED))
     inbox = InboxSettings(path=tmp_path / "inbox", outbox=tmp_path / "outbox")
     inbox.path.mkdir()
     create(tmp_path / "ledger.db")
-    Script(chunk_s=0.05).write(tmp_path)
+    FaultScript(chunk_s=0.05).write_to(tmp_path)
     data = bytes(range(256)) * (PIECE * CHUNKS // 256)
     (inbox.path / "talk.wav").write_bytes(data)
     always = Settings(
-        state=tmp_path, inboxes=(inbox,), watch=WatchSettings(settle_s=0.1), workers=WorkerSettings(device="cpu")
+        state=tmp_path,
+        inboxes=(inbox,),
+        watch=WatchSettings(settle_s=0.1),
+        workers=WorkerSettings(device="cpu"),
     )
     long_gone = SystemClock().utc().astimezone() - timedelta(hours=2)
     closed = PoliteSettings(hours=(f"{long_gone:%H:%M}-{long_gone + timedelta(hours=1):%H:%M}",))
@@ -40,13 +45,15 @@ async def test_work_is_given_back_and_taken_again(tmp_path: Path, monkeypatch: p
     running = asyncio.create_task(main.run())
 
     def job() -> tuple[object, ...]:
-        rows = ask(tmp_path, "SELECT status, (SELECT count(*) FROM chunks), attempts FROM jobs")
+        rows = query_ledger(
+            tmp_path, "SELECT status, (SELECT count(*) FROM chunks), attempts FROM jobs"
+        )
         return tuple(rows[0].values()) if rows else ("", 0, 0)
 
     async def reload(settings: Settings) -> None:
         wanted[0] = settings
-        beside = await Ledger.open(tmp_path / "ledger.db", clock=SystemClock(), hub=Hub())
-        await beside.ask("reload")
+        beside = await Ledger.open(tmp_path / "ledger.db", clock=SystemClock(), hub=EventHub())
+        await beside.send_request("reload")
         await beside.close()
 
     await eventually(lambda: job()[:2] >= ("processing", 3), "some chunks")
@@ -55,11 +62,15 @@ async def test_work_is_given_back_and_taken_again(tmp_path: Path, monkeypatch: p
     _, kept, attempts = job()
     assert 3 <= int(str(kept)) < CHUNKS
     assert attempts == 0
-    assert "outside of the hours" in str(ask(tmp_path, "SELECT value FROM state WHERE key = 'pauses'"))
+    assert "outside of the hours" in str(
+        query_ledger(tmp_path, "SELECT value FROM state WHERE key = 'pauses'")
+    )
     await reload(always)
     await eventually(lambda: job()[0] == "completed", "the transcript")
-    [text] = ask(tmp_path, "SELECT text FROM transcript_text")
-    said = "".join(segment.text for chunk in scripted_chunks(data) for segment in chunk.segments)
+    [text] = query_ledger(tmp_path, "SELECT text FROM transcript_text")
+    said = "".join(
+        segment.text for chunk in build_scripted_chunks(data) for segment in chunk.segments
+    )
     assert text["text"] == said.strip()
     main._leave.set()
     assert await asyncio.wait_for(running, PATIENCE_S) == 0

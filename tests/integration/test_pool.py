@@ -17,8 +17,8 @@ import pytest
 
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import RecoverySettings, WorkerSettings
+from speakeasyd.domain.device_health import DeviceState, RecoveryPolicy
 from speakeasyd.domain.fault import FaultKind
-from speakeasyd.domain.health import Policy, State
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
@@ -34,18 +34,29 @@ from speakeasyd.domain.protocol import (
     Unloaded,
     WorkerSpec,
 )
-from speakeasyd.domain.recovery import Verdict, verdict
+from speakeasyd.domain.recovery import PoisonDecision, decide_poison
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.loop import MainLoop
-from speakeasyd.testing import PIECE, SCRIPTED, Deed, Misdeed, Script, scripted_chunks
+from speakeasyd.testing import (
+    PIECE,
+    SCRIPTED,
+    Deed,
+    FaultScript,
+    InjectedFault,
+    build_scripted_chunks,
+)
 from speakeasyd.workers import supervisor
 from speakeasyd.workers.pool import DeviceChange, Pool, WorkerLost
 from speakeasyd.workers.process import WorkerProcess
 from tests.conftest import PATIENCE_S, eventually
 
 ILLEGAL = "RuntimeError: CUDA failed with error an illegal memory access was encountered"
-POLICY = Policy(restart_s=0.05, restart_min_s=0.01, probe_s=0.05, person_probe_s=0.1, leave_s=0.5)
-DEFAULTS = RecoverySettings().model_dump() | {"stall_s": 20.0}  # seconds; more than a busy machine makes a worker wait
+POLICY = RecoveryPolicy(
+    restart_s=0.05, restart_min_s=0.01, probe_s=0.05, person_probe_s=0.1, leave_s=0.5
+)
+DEFAULTS = RecoverySettings().model_dump() | {
+    "stall_s": 20.0
+}  # seconds; more than a busy machine makes a worker wait
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such thing")
 
 
@@ -90,19 +101,23 @@ class Dispatch:
             self.begin(job_id, self.work[job_id])
 
     def begin(self, job_id: JobId, work: Work) -> None:
-        struck = [index for index, strikes in work.strikes.items() if strikes and index not in work.done]
+        struck = [
+            index for index, strikes in work.strikes.items() if strikes and index not in work.done
+        ]
         if not struck:
-            self.pool.submit(self.task(job_id, work), alone=work.crashes > 0)
+            self.pool.submit_task(self.task(job_id, work), alone=work.crashes > 0)
             return
-        match verdict(strikes=work.strikes[struck[0]], device=self.pool.device, settings=self.settings):
-            case Verdict.TRY_ALONE:
-                self.pool.submit(self.task(job_id, work, struck[0]), alone=True)
-            case Verdict.TRY_ON_CPU:
-                self.pool.submit(self.task(job_id, work, struck[0]), alone=True, on_cpu=True)
-            case Verdict.MARK_GAP:
+        match decide_poison(
+            strikes=work.strikes[struck[0]], device=self.pool.device, settings=self.settings
+        ):
+            case PoisonDecision.TRY_ALONE:
+                self.pool.submit_task(self.task(job_id, work, struck[0]), alone=True)
+            case PoisonDecision.TRY_ON_CPU:
+                self.pool.submit_task(self.task(job_id, work, struck[0]), alone=True, on_cpu=True)
+            case PoisonDecision.MARK_GAP:
                 work.done[struck[0]] = Chunk(struck[0], 0.0, 0.0, gap=True)
                 self.pending.append(job_id)
-            case Verdict.FAIL:
+            case PoisonDecision.FAIL:
                 work.ended = "poison"
 
     def task(self, job_id: JobId, work: Work, only: int | None = None) -> Task:
@@ -124,7 +139,7 @@ class Dispatch:
                 self.work[job_id].done[chunk.index] = chunk
             case TaskDone(job_id, token) if self.tokens[job_id] == token:
                 work = self.work[job_id]
-                if len(work.done) == len(scripted_chunks(work.path.read_bytes())):
+                if len(work.done) == len(build_scripted_chunks(work.path.read_bytes())):
                     work.ended = "completed"
                 else:
                     self.pending.append(job_id)
@@ -145,7 +160,9 @@ class Dispatch:
             self.pending.append(task.job_id)
 
     async def finished(self) -> None:
-        await eventually(lambda: all(work.ended for work in self.work.values()), "the end of the work")
+        await eventually(
+            lambda: all(work.ended for work in self.work.values()), "the end of the work"
+        )
 
     def kinds(self) -> list[FaultKind]:
         return [lost.kind for lost in self.lost]
@@ -153,9 +170,11 @@ class Dispatch:
     def check_texts(self) -> None:
         for work in self.work.values():
             if work.ended == "completed":
-                expected = scripted_chunks(work.path.read_bytes())
+                expected = build_scripted_chunks(work.path.read_bytes())
                 got = [work.done[index] for index in sorted(work.done)]
-                assert got == [old if new.gap is False else new for old, new in zip(expected, got, strict=True)]
+                assert got == [
+                    old if new.gap is False else new for old, new in zip(expected, got, strict=True)
+                ]
 
 
 def started(reports: Iterable[Report]) -> set[tuple[int, int]]:
@@ -171,7 +190,9 @@ class SkippingClock(SystemClock):
         return super().monotonic() + self.skipped_s
 
 
-async def skip_silences(clock: SkippingClock, run: Dispatch, misdeeds: tuple[Misdeed, ...], folder: Path) -> None:
+async def skip_silences(
+    clock: SkippingClock, run: Dispatch, misdeeds: tuple[InjectedFault, ...], folder: Path
+) -> None:
     """While a worker hangs by the script, let time pass faster, so that a long patience costs no time.
 
     Slowly enough that the supervisor does not take it for a sleep of the machine.
@@ -193,18 +214,18 @@ def patient_burials(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def running(
     tmp_path: Path,
-    *misdeeds: Misdeed,
+    *misdeeds: InjectedFault,
     device: str = "cuda:0",
     chunk_s: float = 0.0,
     load_s: float = 0.0,
     batch: int = 3,
-    policy: Policy = POLICY,
+    policy: RecoveryPolicy = POLICY,
     probe: Callable[[str], str] = lambda _device: "",
     target: str = SCRIPTED,
     idle_unload_s: float = 0.0,
     **settings: object,
 ) -> AsyncIterator[Dispatch]:
-    Script(misdeeds, chunk_s=chunk_s, load_s=load_s).write(tmp_path)
+    FaultScript(misdeeds, chunk_s=chunk_s, load_s=load_s).write_to(tmp_path)
     clock = SkippingClock()
     recovery = RecoverySettings.model_construct(**DEFAULTS | settings)
     dispatch = Dispatch(recovery)
@@ -254,24 +275,34 @@ async def test_every_file_gets_its_text(tmp_path: Path) -> None:
 
 
 ONE_DEATH = [
-    (Misdeed("fault", text=ILLEGAL), FaultKind.CONTEXT_LOST),
-    (Misdeed("abort"), FaultKind.CONTEXT_LOST),
-    (Misdeed("last_words", text=f"terminate called\n what(): {ILLEGAL}\n"), FaultKind.CONTEXT_LOST),
-    (Misdeed("segfault"), FaultKind.CONTEXT_LOST),
-    (Misdeed("exit", status=0), FaultKind.UNKNOWN),
-    (Misdeed("hang"), FaultKind.HANG),
-    (Misdeed("stop"), FaultKind.HANG),
-    (Misdeed("garbage"), FaultKind.UNKNOWN),
-    (Misdeed("deliver_and_abort"), FaultKind.CONTEXT_LOST),
-    pytest.param(Misdeed("eat_memory"), FaultKind.HOST_MEMORY, marks=posix_only),
-    pytest.param(Misdeed("half_message"), FaultKind.UNKNOWN, marks=posix_only),
+    (InjectedFault("fault", text=ILLEGAL), FaultKind.CONTEXT_LOST),
+    (InjectedFault("abort"), FaultKind.CONTEXT_LOST),
+    (
+        InjectedFault("last_words", text=f"terminate called\n what(): {ILLEGAL}\n"),
+        FaultKind.CONTEXT_LOST,
+    ),
+    (InjectedFault("segfault"), FaultKind.CONTEXT_LOST),
+    (InjectedFault("exit", status=0), FaultKind.UNKNOWN),
+    (InjectedFault("hang"), FaultKind.HANG),
+    (InjectedFault("stop"), FaultKind.HANG),
+    (InjectedFault("garbage"), FaultKind.UNKNOWN),
+    (InjectedFault("deliver_and_abort"), FaultKind.CONTEXT_LOST),
+    pytest.param(InjectedFault("eat_memory"), FaultKind.HOST_MEMORY, marks=posix_only),
+    pytest.param(InjectedFault("half_message"), FaultKind.UNKNOWN, marks=posix_only),
 ]
 
 
-@pytest.mark.parametrize(("misdeed", "kind"), ONE_DEATH, ids=lambda value: getattr(value, "do", None))
-async def test_one_death_costs_nothing(tmp_path: Path, misdeed: Misdeed, kind: FaultKind) -> None:
+@pytest.mark.parametrize(
+    ("misdeed", "kind"), ONE_DEATH, ids=lambda value: getattr(value, "do", None)
+)
+async def test_one_death_costs_nothing(
+    tmp_path: Path, misdeed: InjectedFault, kind: FaultKind
+) -> None:
     """In the middle of the second file, with others in flight: everything is done, nobody is blamed."""
-    misdeed = Misdeed(**{slot: getattr(misdeed, slot) for slot in misdeed.__slots__} | {"file": "b.audio", "chunk": 1})
+    misdeed = InjectedFault(
+        **{slot: getattr(misdeed, slot) for slot in misdeed.__slots__}
+        | {"file": "b.audio", "chunk": 1}
+    )
     async with running(tmp_path, misdeed) as run:
         run.add(*files(tmp_path))
         await run.finished()
@@ -287,7 +318,9 @@ async def test_one_death_costs_nothing(tmp_path: Path, misdeed: Misdeed, kind: F
 
 
 async def test_poison_on_the_gpu_is_done_by_the_cpu(tmp_path: Path) -> None:
-    async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=1, device="cuda", times=0)) as run:
+    async with running(
+        tmp_path, InjectedFault("abort", file="b.audio", chunk=1, device="cuda", times=0)
+    ) as run:
         run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
@@ -299,20 +332,34 @@ async def test_poison_on_the_gpu_is_done_by_the_cpu(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("on_poison", "ended"), [("gap", "completed"), ("fail", "poison")])
-async def test_poison_everywhere_costs_three_workers(tmp_path: Path, on_poison: str, ended: str) -> None:
-    poison = Misdeed("abort", file="b.audio", chunk=1, times=0)
+async def test_poison_everywhere_costs_three_workers(
+    tmp_path: Path, on_poison: str, ended: str
+) -> None:
+    poison = InjectedFault("abort", file="b.audio", chunk=1, times=0)
     async with running(tmp_path, poison, on_poison=on_poison) as run:
         run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert [lost.device for lost in run.lost] == ["cuda:0", "cuda:0", "cpu"]
-    assert [work.ended for work in run.work.values()] == ["completed", ended, "completed", "completed"]
-    gaps = {(job, chunk.index) for job, work in run.work.items() for chunk in work.done.values() if chunk.gap}
+    assert [work.ended for work in run.work.values()] == [
+        "completed",
+        ended,
+        "completed",
+        "completed",
+    ]
+    gaps = {
+        (job, chunk.index)
+        for job, work in run.work.items()
+        for chunk in work.done.values()
+        if chunk.gap
+    }
     assert gaps == ({(2, 1)} if on_poison == "gap" else set())
 
 
 async def test_a_suspect_is_tried_with_nothing_beside_it(tmp_path: Path) -> None:
-    async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=1), chunk_s=0.01) as run:
+    async with running(
+        tmp_path, InjectedFault("abort", file="b.audio", chunk=1), chunk_s=0.01
+    ) as run:
         run.add(*files(tmp_path, 8))
         await run.finished()
     suspects = {(task.job_id, chunk.index) for task in run.lost[0].tasks for chunk in task.suspects}
@@ -331,7 +378,7 @@ async def test_a_suspect_is_tried_with_nothing_beside_it(tmp_path: Path) -> None
 
 
 async def test_a_file_that_kills_its_reader_is_found_among_those_open(tmp_path: Path) -> None:
-    killer = Misdeed("abort", at="open", file="c.audio", times=2)
+    killer = InjectedFault("abort", at="open", file="c.audio", times=2)
     async with running(tmp_path, killer) as run:
         run.add(*files(tmp_path))
         await run.finished()
@@ -342,28 +389,35 @@ async def test_a_file_that_kills_its_reader_is_found_among_those_open(tmp_path: 
 
 
 async def test_a_bad_file_costs_no_worker(tmp_path: Path) -> None:
-    bad = Misdeed("refuse", at="open", file="b.audio", text="a picture")
+    bad = InjectedFault("refuse", at="open", file="b.audio", text="a picture")
     async with running(tmp_path, bad) as run:
         run.add(*files(tmp_path))
         await run.finished()
-    assert [work.ended for work in run.work.values()] == ["completed", "not_media", "completed", "completed"]
+    assert [work.ended for work in run.work.values()] == [
+        "completed",
+        "not_media",
+        "completed",
+        "completed",
+    ]
     assert not run.lost
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 
-async def test_faults_on_different_files_condemn_the_device_until_a_probe_passes(tmp_path: Path) -> None:
-    sick = [Misdeed("fault", text=ILLEGAL, file=f"{name}.audio", chunk=0) for name in "abc"]
+async def test_faults_on_different_files_condemn_the_device_until_a_probe_passes(
+    tmp_path: Path,
+) -> None:
+    sick = [InjectedFault("fault", text=ILLEGAL, file=f"{name}.audio", chunk=0) for name in "abc"]
     answers = ["the driver sleeps", ""]
     async with running(tmp_path, *sick, batch=1, probe=lambda _device: answers.pop(0)) as run:
         run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     states = [change.state for change in run.changes]
-    opened = states.index(State.DEVICE_OPEN)
-    assert states.index(State.HALF_OPEN) > opened
-    assert states.index(State.BUSY, opened) > states.index(State.HALF_OPEN)
+    opened = states.index(DeviceState.DEVICE_OPEN)
+    assert states.index(DeviceState.HALF_OPEN) > opened
+    assert states.index(DeviceState.BUSY, opened) > states.index(DeviceState.HALF_OPEN)
     assert len(run.lost) == 3
     assert answers == []
 
@@ -371,12 +425,14 @@ async def test_faults_on_different_files_condemn_the_device_until_a_probe_passes
 async def test_a_missing_library_is_told_and_waited_for(tmp_path: Path) -> None:
     """Nobody is blamed, nothing spins, and mending it is noticed."""
     text = "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded"
-    missing = Misdeed("fault", at="load", phase="load", text=text)
+    missing = InjectedFault("fault", at="load", phase="load", text=text)
     mended = asyncio.Event()
-    async with running(tmp_path, missing, probe=lambda _device: "" if mended.is_set() else text) as run:
+    async with running(
+        tmp_path, missing, probe=lambda _device: "" if mended.is_set() else text
+    ) as run:
         run.add(*files(tmp_path))
-        await eventually(lambda: run.pool.blocked is not None, "the pause")
-        assert "speakeasyd[gpu]" in (run.pool.blocked or "")
+        await eventually(lambda: run.pool.blocked_reason is not None, "the pause")
+        assert "speakeasyd[gpu]" in (run.pool.blocked_reason or "")
         assert run.pool.capacity("auto") == 0
         mended.set()
         await run.finished()
@@ -386,27 +442,31 @@ async def test_a_missing_library_is_told_and_waited_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deed", ["abort", "segfault"])
-async def test_workers_that_die_before_any_work_need_a_person_in_the_end(tmp_path: Path, deed: Deed) -> None:
-    async with running(tmp_path, Misdeed(deed, at="load", times=0), device="cpu") as run:
+async def test_workers_that_die_before_any_work_need_a_person_in_the_end(
+    tmp_path: Path, deed: Deed
+) -> None:
+    async with running(tmp_path, InjectedFault(deed, at="load", times=0), device="cpu") as run:
         run.add(*files(tmp_path))
-        await eventually(lambda: run.pool.hopeless is not None, "the end of hope")
-        assert run.pool.hopeless
-        assert "GPU" not in run.pool.hopeless.what
+        await eventually(lambda: run.pool.fatal_diagnosis is not None, "the end of hope")
+        assert run.pool.fatal_diagnosis
+        assert "GPU" not in run.pool.fatal_diagnosis.what
     assert not any(work.strikes or work.crashes for work in run.work.values())
 
 
 async def test_a_defect_in_loading_is_not_tried_for_ever(tmp_path: Path) -> None:
     text = "TypeError: open() got an unexpected keyword argument"
-    async with running(tmp_path, Misdeed("fault", at="load", phase="canary", text=text, times=0)) as run:
+    async with running(
+        tmp_path, InjectedFault("fault", at="load", phase="canary", text=text, times=0)
+    ) as run:
         run.add(*files(tmp_path))
-        await eventually(lambda: run.pool.hopeless is not None, "the end of the tries")
-        assert "install speakeasyd again" in (run.pool.blocked or "")
+        await eventually(lambda: run.pool.fatal_diagnosis is not None, "the end of the tries")
+        assert "install speakeasyd again" in (run.pool.blocked_reason or "")
     assert run.kinds() == [FaultKind.DEFECT] * POLICY.faults_to_open
 
 
 async def test_a_defect_that_some_files_meet_stops_no_others(tmp_path: Path) -> None:
     text = "AttributeError: 'NoneType' object has no attribute 'layout'"
-    odd = [Misdeed("fault", file=f"{name}.audio", text=text, times=0) for name in "abc"]
+    odd = [InjectedFault("fault", file=f"{name}.audio", text=text, times=0) for name in "abc"]
     policy = replace(POLICY, restart_max_s=0.1, probe_max_s=0.1)
     async with running(tmp_path, *odd, device="cpu", policy=policy) as run:
         run.add(*files(tmp_path, count=6))
@@ -418,63 +478,87 @@ async def test_a_defect_that_some_files_meet_stops_no_others(tmp_path: Path) -> 
 
 async def test_a_bad_model_blames_neither_device_nor_work(tmp_path: Path) -> None:
     text = "ModelUnavailable: no model 'tiny.xx'"
-    async with running(tmp_path, Misdeed("fault", at="load", phase="load", text=text, times=2)) as run:
+    async with running(
+        tmp_path, InjectedFault("fault", at="load", phase="load", text=text, times=2)
+    ) as run:
         run.add(*files(tmp_path))
         await run.finished()
     assert run.kinds() == [FaultKind.CONFIGURATION] * 2
-    assert State.DEVICE_OPEN not in {change.state for change in run.changes}
+    assert DeviceState.DEVICE_OPEN not in {change.state for change in run.changes}
     assert not any(work.strikes or work.crashes for work in run.work.values())
 
 
 async def test_the_cpu_stands_in_if_it_may(tmp_path: Path) -> None:
     text = "RuntimeError: CUDA failed with error unknown error"
     policy = replace(POLICY, cpu_stand_in=True)
-    asleep = Misdeed("fault", at="load", phase="load", device="cuda", text=text, times=0)
+    asleep = InjectedFault("fault", at="load", phase="load", device="cuda", text=text, times=0)
     async with running(tmp_path, asleep, policy=policy, probe=lambda _device: text) as run:
         run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
-        assert next((status.device, status.state) for status in run.pool.status()) == ("cuda:0", State.CPU_ONLY)
+        assert next((status.device, status.state) for status in run.pool.status()) == (
+            "cuda:0",
+            DeviceState.CPU_ONLY,
+        )
     assert {report.device for report in run.reports if isinstance(report, Loaded)} == {"cpu"}
 
 
 async def test_an_engine_that_cannot_be_imported_is_a_matter_for_a_person(tmp_path: Path) -> None:
     async with running(tmp_path, target="speakeasyd.no_such_module:serve") as run:
-        await eventually(lambda: run.pool.blocked is not None, "the pause")
+        await eventually(lambda: run.pool.blocked_reason is not None, "the pause")
     assert "ModuleNotFoundError" in run.lost[0].error
     assert "no_such_module" in run.lost[0].last_words
 
 
 async def test_work_goes_to_the_device_that_is_well(tmp_path: Path) -> None:
     text = "RuntimeError: CUDA failed with error unknown error"
-    asleep = Misdeed("fault", at="load", phase="load", text=text)
+    asleep = InjectedFault("fault", at="load", phase="load", text=text)
     async with running(tmp_path, asleep, device="cuda:0 cuda:1", probe=lambda _device: text) as run:
         run.add(*files(tmp_path, 12))
         await run.finished()
         run.check_texts()
-        assert run.pool.blocked is None
+        assert run.pool.blocked_reason is None
         states = [status.state for status in run.pool.status()]
     assert len(run.lost) == 1
-    assert State.DEVICE_OPEN in states
-    assert len({State.READY, State.BUSY} & set(states)) == 1
+    assert DeviceState.DEVICE_OPEN in states
+    assert len({DeviceState.READY, DeviceState.BUSY} & set(states)) == 1
 
 
 async def test_a_bad_day(tmp_path: Path) -> None:
     """Everything at once: each file gets its text, and one chunk that nothing can do is marked."""
-    single: list[Deed] = ["abort", "segfault", "exit", "hang", "stop", "garbage", "deliver_and_abort", "soft_fault"]
-    misdeeds = [Misdeed(deed, file=f"{name}.audio", chunk=1) for deed, name in zip(single, "abcdefgh", strict=True)]
+    single: list[Deed] = [
+        "abort",
+        "segfault",
+        "exit",
+        "hang",
+        "stop",
+        "garbage",
+        "deliver_and_abort",
+        "soft_fault",
+    ]
+    misdeeds = [
+        InjectedFault(deed, file=f"{name}.audio", chunk=1)
+        for deed, name in zip(single, "abcdefgh", strict=True)
+    ]
     misdeeds += [
-        Misdeed("fault", text=ILLEGAL, file="i.audio", chunk=2),
-        Misdeed("abort", file="j.audio", chunk=0, times=0),
-        Misdeed("abort", at="open", file="k.audio"),
-        Misdeed("fault", at="load", phase="canary", text="CanaryFailed: la la la", after="segfault"),
+        InjectedFault("fault", text=ILLEGAL, file="i.audio", chunk=2),
+        InjectedFault("abort", file="j.audio", chunk=0, times=0),
+        InjectedFault("abort", at="open", file="k.audio"),
+        InjectedFault(
+            "fault", at="load", phase="canary", text="CanaryFailed: la la la", after="segfault"
+        ),
     ]
     async with running(tmp_path, *misdeeds) as run:
         run.add(*files(tmp_path, 12))
         await run.finished()
         run.check_texts()
     assert {work.ended for work in run.work.values()} == {"completed"}
-    gaps = {(job, chunk.index) for job, work in run.work.items() for chunk in work.done.values() if chunk.gap}
+    gaps = {
+        (job, chunk.index)
+        for job, work in run.work.items()
+        for chunk in work.done.values()
+        if chunk.gap
+    }
     assert gaps == {(10, 0)}
     assert len(run.lost) <= 24
 
@@ -485,18 +569,22 @@ FULL = "RuntimeError: CUDA failed with error out of memory"
 
 
 async def test_a_soft_restart_keeps_the_worker_and_its_tasks(tmp_path: Path) -> None:
-    async with running(tmp_path, Misdeed("soft_fault", text=FULL, file="b.audio", chunk=1)) as run:
+    async with running(
+        tmp_path, InjectedFault("soft_fault", text=FULL, file="b.audio", chunk=1)
+    ) as run:
         run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert not run.lost
-    assert State.SOFT_RESTARTING in {change.state for change in run.changes}
+    assert DeviceState.SOFT_RESTARTING in {change.state for change in run.changes}
     assert len([report for report in run.reports if isinstance(report, Hello)]) == 1
 
 
 async def test_a_soft_restart_that_fails_becomes_a_hard_one(tmp_path: Path) -> None:
-    soft = Misdeed("soft_fault", text=FULL, file="b.audio", chunk=1)
-    again = Misdeed("fault", at="load", phase="canary", text="CanaryFailed: 'la la la'", after="soft_fault")
+    soft = InjectedFault("soft_fault", text=FULL, file="b.audio", chunk=1)
+    again = InjectedFault(
+        "fault", at="load", phase="canary", text="CanaryFailed: 'la la la'", after="soft_fault"
+    )
     async with running(tmp_path, soft, again) as run:
         run.add(*files(tmp_path))
         await run.finished()
@@ -506,7 +594,9 @@ async def test_a_soft_restart_that_fails_becomes_a_hard_one(tmp_path: Path) -> N
 
 async def test_a_worker_that_mends_itself_for_ever_is_ended(tmp_path: Path) -> None:
     """Also when it has loaded at last just before its end: it is told by its fault, not by the kill."""
-    soft = Misdeed("soft_fault", at="load", phase="load", text=FULL, times=POLICY.soft_limit + 2)
+    soft = InjectedFault(
+        "soft_fault", at="load", phase="load", text=FULL, times=POLICY.soft_limit + 2
+    )
     async with running(tmp_path, soft, load_s=0.05, chunk_s=0.2) as run:
         run.add(*files(tmp_path))
         await run.finished()
@@ -515,19 +605,25 @@ async def test_a_worker_that_mends_itself_for_ever_is_ended(tmp_path: Path) -> N
     assert len([report for report in run.reports if isinstance(report, Hello)]) == 2
 
 
-async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came_down_to(tmp_path: Path) -> None:
-    soft = Misdeed("soft_fault", text=FULL, file="a.audio", chunk=0)
-    abort = Misdeed("abort", file="a.audio", chunk=2, after="soft_fault")
-    async with running(tmp_path, soft, abort, batch=4, load_s=2.0) as run:  # while it loads, all tasks come
+async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came_down_to(
+    tmp_path: Path,
+) -> None:
+    soft = InjectedFault("soft_fault", text=FULL, file="a.audio", chunk=0)
+    abort = InjectedFault("abort", file="a.audio", chunk=2, after="soft_fault")
+    async with running(
+        tmp_path, soft, abort, batch=4, load_s=2.0
+    ) as run:  # while it loads, all tasks come
         run.add(*files(tmp_path, 8))
         await run.finished()
         run.check_texts()
-    assert most_at_once(run.reports[: run.lost_at]) == 4  # the scripted engine itself knows no smaller way
+    assert (
+        most_at_once(run.reports[: run.lost_at]) == 4
+    )  # the scripted engine itself knows no smaller way
     assert most_at_once(run.reports[run.lost_at :]) == 2
 
 
 async def test_after_a_recycling_the_wanted_settings_are_tried_again(tmp_path: Path) -> None:
-    soft = Misdeed("soft_fault", text=FULL, file="a.audio", chunk=0)
+    soft = InjectedFault("soft_fault", text=FULL, file="a.audio", chunk=0)
     async with running(tmp_path, soft, batch=4, recycle_hours=100 / 3600) as run:
         run.add(*files(tmp_path, 52))
         await run.finished()
@@ -545,19 +641,21 @@ def most_at_once(reports: Iterable[Report]) -> int:
 
 
 async def test_a_worker_that_hangs_in_loading_is_replaced(tmp_path: Path) -> None:
-    async with running(tmp_path, Misdeed("hang", at="load")) as run:
+    async with running(tmp_path, InjectedFault("hang", at="load")) as run:
         run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert run.kinds() == [FaultKind.HANG]
 
 
-async def test_a_worker_that_cannot_be_killed_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_cannot_be_killed_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As one that hangs in a driver: its work must not wait for it."""
     monkeypatch.setattr(supervisor, "BURIAL_S", 0.3)
     with monkeypatch.context() as immortal:
         immortal.setattr(WorkerProcess, "kill", lambda _process: None)
-        async with running(tmp_path, Misdeed("stop", file="b.audio", chunk=1)) as run:
+        async with running(tmp_path, InjectedFault("stop", file="b.audio", chunk=1)) as run:
             run.add(*files(tmp_path))
             await eventually(lambda: run.pool.status()[0].tasks, "work")
             stuck = psutil.Process(run.pool.status()[0].pid)
@@ -582,7 +680,9 @@ async def test_a_worker_is_recycled_between_files(tmp_path: Path) -> None:
 async def test_an_idle_worker_frees_its_model_and_loads_it_again(tmp_path: Path) -> None:
     async with running(tmp_path, idle_unload_s=0.1) as run:
         run.add(*files(tmp_path, 1))
-        await eventually(lambda: any(isinstance(report, Unloaded) for report in run.reports), "the unloading")
+        await eventually(
+            lambda: any(isinstance(report, Unloaded) for report in run.reports), "the unloading"
+        )
         run.add(tmp_path / "a.audio")
         await run.finished()
     assert len([report for report in run.reports if isinstance(report, Loaded)]) == 2
@@ -591,7 +691,9 @@ async def test_an_idle_worker_frees_its_model_and_loads_it_again(tmp_path: Path)
 async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=0.05) as run:
         run.add(*files(tmp_path))
-        await eventually(lambda: any(isinstance(report, ChunkDone) for report in run.reports), "a chunk")
+        await eventually(
+            lambda: any(isinstance(report, ChunkDone) for report in run.reports), "a chunk"
+        )
         psutil.Process(run.pool.status()[0].pid).kill()
         await run.finished()
         run.check_texts()
@@ -599,10 +701,14 @@ async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
 
 
 async def test_a_dropped_job_is_forgotten(tmp_path: Path) -> None:
-    async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=2), chunk_s=0.05, batch=1) as run:
+    async with running(
+        tmp_path, InjectedFault("abort", file="b.audio", chunk=2), chunk_s=0.05, batch=1
+    ) as run:
         run.add(*files(tmp_path, 2, chunks=4))
-        await eventually(lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work")
-        run.pool.drop(JobId(1))
+        await eventually(
+            lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work"
+        )
+        run.pool.drop_job(JobId(1))
         run.work[JobId(1)].ended = "cancelled"
         await run.finished()
     assert not any(isinstance(report, TaskDone) and report.job_id == 1 for report in run.reports)
@@ -617,14 +723,16 @@ async def test_stopping_finishes_the_chunks_in_flight(tmp_path: Path) -> None:
         run.add(*files(tmp_path, chunks=50))
         await eventually(lambda: len(run.reports) > 20, "work")
         await run.pool.stop(PATIENCE_S)
-    assert started(run.reports) == {(r.job_id, r.chunk.index) for r in run.reports if isinstance(r, ChunkDone)}
+    assert started(run.reports) == {
+        (r.job_id, r.chunk.index) for r in run.reports if isinstance(r, ChunkDone)
+    }
     assert isinstance(run.reports[-1], Drained)
     assert not run.lost
 
 
 @pytest.mark.parametrize("deed", ["hang", "stop"])
 async def test_stopping_does_not_wait_for_the_dead(tmp_path: Path, deed: str) -> None:
-    async with running(tmp_path, Misdeed(deed, file="b.audio", chunk=1)) as run:
+    async with running(tmp_path, InjectedFault(deed, file="b.audio", chunk=1)) as run:
         run.add(*files(tmp_path))
         await eventually(lambda: (2, 1) in started(run.reports), "the chunk")
         await asyncio.wait_for(run.pool.stop(0.3), PATIENCE_S)  # the worker itself would never end
@@ -634,7 +742,9 @@ async def test_stopping_does_not_wait_for_the_dead(tmp_path: Path, deed: str) ->
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=3600.0) as run:
         run.add(*files(tmp_path))
-        await eventually(lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work")
+        await eventually(
+            lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work"
+        )
         stopping = asyncio.create_task(run.pool.stop(3600.0))
         await asyncio.sleep(0)
         run.pool.kill()
@@ -673,14 +783,16 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a stopped worker cannot notice; see the next test")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="elsewhere a stopped worker cannot notice; see the next test"
+)
 def test_a_killed_daemon_leaves_no_worker_even_a_stopped_one(tmp_path: Path) -> None:
-    Script((Misdeed("stop"),)).write(tmp_path)
+    FaultScript((InjectedFault("stop"),)).write_to(tmp_path)
     assert_no_orphan(tmp_path)
 
 
 def test_a_killed_daemon_leaves_no_worker(tmp_path: Path) -> None:
-    Script(chunk_s=0.2).write(tmp_path)
+    FaultScript(chunk_s=0.2).write_to(tmp_path)
     assert_no_orphan(tmp_path)
 
 
@@ -707,13 +819,19 @@ async def test_a_full_pipe_to_a_stopped_worker_holds_nobody_up(tmp_path: Path) -
         psutil.Process(run.pool.status()[0].pid).suspend()
         large = frozenset(range(200_000))  # far more than a pipe holds
         for number in range(5):
-            run.pool.submit(Task(JobId(number), Token(""), "", Options(), None, skip=large))
-        await run.pool.stop(0.1)  # it got here: a write that waited for the worker would never have returned
+            run.pool.submit_task(Task(JobId(number), Token(""), "", Options(), None, skip=large))
+        await run.pool.stop(
+            0.1
+        )  # it got here: a write that waited for the worker would never have returned
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows sends CTRL_C to a console, not to a process")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows sends CTRL_C to a console, not to a process"
+)
 @pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
-async def test_a_request_to_stop_is_left_to_the_parent(tmp_path: Path, request_to_stop: signal.Signals) -> None:
+async def test_a_request_to_stop_is_left_to_the_parent(
+    tmp_path: Path, request_to_stop: signal.Signals
+) -> None:
     async with running(tmp_path) as run:
         await eventually(lambda: run.pool.capacity("auto") > 0, "a worker")
         os.kill(run.pool.status()[0].pid or 0, request_to_stop)
@@ -722,11 +840,15 @@ async def test_a_request_to_stop_is_left_to_the_parent(tmp_path: Path, request_t
     assert not run.lost
 
 
-async def test_nothing_warns_in_debug_mode(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_nothing_warns_in_debug_mode(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     loop = asyncio.get_running_loop()
     loop.set_debug(True)
     loop.slow_callback_duration = PATIENCE_S  # how quick this machine is does not matter here
-    async with running(tmp_path, Misdeed("abort", file="b.audio", chunk=1)) as run:
+    async with running(tmp_path, InjectedFault("abort", file="b.audio", chunk=1)) as run:
         run.add(*files(tmp_path))
         await run.finished()
-    assert not [record.getMessage() for record in caplog.records if record.levelname in {"WARNING", "ERROR"}]
+    assert not [
+        record.getMessage() for record in caplog.records if record.levelname in {"WARNING", "ERROR"}
+    ]

@@ -12,8 +12,8 @@ from speakeasyd import cli
 from speakeasyd.errors import OutboxUnavailable
 from speakeasyd.ledger.backup import back_up
 from speakeasyd.ledger.lock import LedgerLock
-from speakeasyd.ledger.migrate import migrate
-from speakeasyd.outbox.trouble import explained
+from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.outbox.os_errors import translate_os_errors
 from tests.ledgers import a_file, opened
 
 if sys.platform == "win32":
@@ -31,20 +31,31 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.mark.parametrize(("folder", "files"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o640), (0o2770, 0o660)])
-async def test_the_ledger_and_all_beside_it_are_private(tmp_path: Path, folder: int, files: int) -> None:
+@pytest.mark.parametrize(
+    ("folder", "files"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o640), (0o2770, 0o660)]
+)
+async def test_the_ledger_and_all_beside_it_are_private(
+    tmp_path: Path, folder: int, files: int
+) -> None:
     state = tmp_path / "state"
     state.mkdir()
     state.chmod(folder)
     ledger = state / "ledger.db"
     with LedgerLock(state):
-        migrate(ledger)
+        migrate_ledger(ledger)
         async with opened(ledger) as daemon:
-            await daemon.add([a_file("a.wav")])
+            await daemon.add_jobs([a_file("a.wav")])
             copy = back_up(ledger, label="daily")
             beside = [path for path in state.iterdir() if path.is_file()]
-            assert {path.name for path in beside} >= {"ledger.db", "ledger.db-wal", "ledger.db-shm", "daemon.lock"}
-            assert {path.name: oct(mode(path)) for path in beside} == {path.name: oct(files) for path in beside}
+            assert {path.name for path in beside} >= {
+                "ledger.db",
+                "ledger.db-wal",
+                "ledger.db-shm",
+                "daemon.lock",
+            }
+            assert {path.name: oct(mode(path)) for path in beside} == {
+                path.name: oct(files) for path in beside
+            }
             assert mode(copy) == 0o600
             assert mode(copy.parent) & 0o777 == 0o700
 
@@ -58,7 +69,9 @@ def test_a_new_configuration_is_for_its_owner_alone(tmp_path: Path) -> None:
     assert mode(file) == 0o640, "as somebody chose"
 
 
-def test_doctor_warns_where_others_may_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_warns_where_others_may_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     state, config = tmp_path / "state", tmp_path / "speakeasyd.toml"
     state.mkdir(mode=0o700)
     config.write_text('[server]\ntoken = "a secret that is long enough"\n')
@@ -78,6 +91,6 @@ def test_a_read_only_folder_under_systemd_names_the_setting(
     monkeypatch.delenv("INVOCATION_ID", raising=False)
     if service:
         monkeypatch.setenv("INVOCATION_ID", "0" * 32)
-    with pytest.raises(OutboxUnavailable) as refused, explained(tmp_path):
+    with pytest.raises(OutboxUnavailable) as refused, translate_os_errors(tmp_path):
         raise OSError(30, "Read-only file system")
     assert (f"ReadWritePaths={tmp_path}" in str(refused.value)) is service

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.domain.job import Ended
+from speakeasyd.domain.job import EndedJob
 from speakeasyd.domain.options import Options
 from speakeasyd.errors import ErrorCode, FileFault, NotYours, OutboxUnavailable
 from speakeasyd.events import Event, Subscription
@@ -29,8 +29,10 @@ async def test_every_format_is_written_and_the_ledger_knows_its_hash(place: Plac
     formats = ("json", "txt", "srt", "vtt", "tsv", "lrc", "md", "docx")
     async with workshop(place) as shop:
         [job] = await shop.ready("talks/monday.mp3", options=Options(formats=formats))
-        await shop.publisher.publish(job)
-        rows = await shop.ledger.rows("SELECT format, path, sha256, bytes, written_at FROM artifacts ORDER BY id")
+        await shop.publisher.publish_job(job)
+        rows = await shop.ledger.query_rows(
+            "SELECT format, path, sha256, bytes, written_at FROM artifacts ORDER BY id"
+        )
         assert await shop.statuses() == {"talks/monday.mp3": "completed"}
     assert {row["path"] for row in rows} == {f"talks/monday.{ending}" for ending in formats}
     assert rows[-1]["format"] == "json", "whoever waits for the json finds the others there"
@@ -49,7 +51,7 @@ async def test_sources_of_one_stem_have_transcripts_of_their_own(place: Place) -
         place.drop(name)
     async with workshop(place) as shop:
         for job in await shop.ready(*names, options=Options(formats=("txt",))):
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
     assert sorted(place.written()) == ["A.ogg.txt", "a.flac.txt", "a.txt", "a.wav.txt"]
 
 
@@ -61,10 +63,10 @@ async def test_a_name_that_is_intended_but_not_yet_written_is_taken(place: Place
         outbox = place.outbox
         place.outbox.rmdir()
         with pytest.raises(OutboxUnavailable):
-            await shop.publisher.publish(first)
+            await shop.publisher.publish_job(first)
         outbox.mkdir()
-        await shop.publisher.publish(second)
-        await shop.publisher.publish(first)
+        await shop.publisher.publish_job(second)
+        await shop.publisher.publish_job(first)
     assert sorted(place.written()) == ["a.mp3.txt", "a.txt"]
 
 
@@ -75,47 +77,57 @@ async def test_what_lies_in_the_outbox_already_is_left_alone(place: Place) -> No
     (place.outbox / "memo.mp3.json").mkdir()
     async with workshop(place) as shop:
         [job] = await shop.ready("memo.mp3")
-        await shop.publisher.publish(job)
+        await shop.publisher.publish_job(job)
     assert place.written()["memo.srt"] == "a person's own"
     assert sorted(place.written()) == ["memo (2).json", "memo (2).srt", "memo (2).txt", "memo.srt"]
 
 
-async def test_a_retry_replaces_its_own_files_but_none_that_a_person_has_edited(place: Place) -> None:
+async def test_a_retry_replaces_its_own_files_but_none_that_a_person_has_edited(
+    place: Place,
+) -> None:
     place.drop("memo.mp3")
     place.drop("note.mp3")
     async with workshop(place) as shop:
-        for job in await shop.ready("memo.mp3", "note.mp3", options=Options(formats=("txt", "srt"))):
-            await shop.publisher.publish(job)
+        for job in await shop.ready(
+            "memo.mp3", "note.mp3", options=Options(formats=("txt", "srt"))
+        ):
+            await shop.publisher.publish_job(job)
         (place.outbox / "note.txt").write_text("It is done, and corrected.\n")
-        await shop.ledger.retry(where="1")
+        await shop.ledger.retry_jobs(where="1")
         for job in await shop.claimed():
             await shop.transcribed(job, " It is done better.")
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
     assert place.written()["memo.txt"] == "It is done better.\n"
     assert place.written()["note.txt"] == "It is done, and corrected.\n"
-    assert sorted(place.written()) == ["memo.srt", "memo.txt", "note.mp3.srt", "note.mp3.txt", "note.txt"]
+    assert sorted(place.written()) == [
+        "memo.srt",
+        "memo.txt",
+        "note.mp3.srt",
+        "note.mp3.txt",
+        "note.txt",
+    ]
 
 
 async def test_a_cancelled_job_is_not_completed(place: Place) -> None:
     place.drop("memo.mp3")
     async with workshop(place) as shop:
         [job] = await shop.ready("memo.mp3")
-        await shop.ledger.cancel([job.id])
+        await shop.ledger.cancel_jobs([job.id])
         with pytest.raises(NotYours):
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
     assert place.written() == {}
 
 
 async def test_the_queue_of_an_outbox_rests_until_it_takes_files_again(place: Place) -> None:
     async with workshop(place) as shop:
-        assert await shop.outboxes.well("in")
+        assert await shop.outboxes.check_writable("in")
         place.outbox.rmdir()
-        assert not await shop.outboxes.well("in")
+        assert not await shop.outboxes.check_writable("in")
         await shop.outboxes.run_once()
-        assert shop.outboxes.paused("in")
+        assert shop.outboxes.is_paused("in")
         place.outbox.mkdir()
         await shop.outboxes.run_once()
-        assert not shop.outboxes.paused("in")
+        assert not shop.outboxes.is_paused("in")
     assert place.written() == {}
 
 
@@ -125,10 +137,10 @@ async def test_an_outbox_that_vanished_is_not_made_anew(place: Place) -> None:
         [job] = await shop.ready("memo.mp3")
         place.outbox.rmdir()
         with pytest.raises(OutboxUnavailable, match="gone"):
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
         assert not place.outbox.exists()
         place.outbox.mkdir()
-        await shop.publisher.publish(job)
+        await shop.publisher.publish_job(job)
         assert await shop.statuses() == {"memo.mp3": "completed"}
 
 
@@ -139,12 +151,14 @@ async def test_a_folder_whose_name_is_taken_by_a_file_is_refused(place: Place) -
     async with workshop(place) as shop:
         [job] = await shop.ready("talks/monday.mp3")
         with pytest.raises(FileFault) as refusal:
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
     assert refusal.value.code is ErrorCode.OUTPUT_REFUSED
 
 
 @posix
-async def test_a_link_that_leads_out_of_the_outbox_is_refused_but_the_outbox_may_be_one(place: Place) -> None:
+async def test_a_link_that_leads_out_of_the_outbox_is_refused_but_the_outbox_may_be_one(
+    place: Place,
+) -> None:
     elsewhere = place.root / "elsewhere"
     elsewhere.mkdir()
     (place.root / "real").mkdir()
@@ -155,8 +169,8 @@ async def test_a_link_that_leads_out_of_the_outbox_is_refused_but_the_outbox_may
     async with workshop(place) as shop:
         out, fine = await shop.ready("talks/monday.mp3", "tuesday.mp3")
         with pytest.raises(FileFault, match="outside"):
-            await shop.publisher.publish(out)
-        await shop.publisher.publish(fine)
+            await shop.publisher.publish_job(out)
+        await shop.publisher.publish_job(fine)
     assert list(elsewhere.iterdir()) == []
     assert (place.root / "real" / "tuesday.txt").is_file()
 
@@ -181,7 +195,7 @@ async def test_hostile_names_are_published(place: Place, name: str) -> None:
     place.drop(name)
     async with workshop(place) as shop:
         [job] = await shop.ready(name)
-        await shop.publisher.publish(job)
+        await shop.publisher.publish_job(job)
         assert set((await shop.statuses()).values()) == {"completed"}
     assert len(place.written()) == len(FORMATS)
     assert all(len(os.fsencode(written)) <= 200 for written in place.written())
@@ -194,7 +208,7 @@ async def test_a_hundred_jobs_of_one_name_are_told_apart(place: Place) -> None:
     async with workshop(place) as shop:
         jobs = await shop.ready(*names, options=Options(formats=("txt",), name="same"))
         for job in jobs:
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
     assert len(place.written()) == len(names)
     assert "same (99).txt" in place.written()
     assert f"same (job {jobs[-1].id}).txt" in place.written()
@@ -206,7 +220,7 @@ async def test_temporaries_of_a_crash_are_swept_and_nothing_else(place: Place) -
     foreign = place.outbox / "talks" / ".mine.speakeasyd-tmp"
     left.touch()
     foreign.touch()
-    Outbox(place.outbox).prepare()
+    Outbox(place.outbox).prepare_folder()
     assert not left.exists()
     assert foreign.exists()
 
@@ -214,17 +228,19 @@ async def test_temporaries_of_a_crash_are_swept_and_nothing_else(place: Place) -
 # --- sources
 
 
-async def test_a_source_goes_to_the_archive_only_once_its_transcript_is_there(tmp_path: Path) -> None:
+async def test_a_source_goes_to_the_archive_only_once_its_transcript_is_there(
+    tmp_path: Path,
+) -> None:
     place = Place(tmp_path, sources="archive")
     place.drop("talks/monday.mp3", b"monday")
     async with workshop(place) as shop:
         [job] = await shop.ready("talks/monday.mp3")
         place.outbox.rmdir()
         with pytest.raises(OutboxUnavailable):
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
         assert place.written("inbox") == {"talks/monday.mp3": "monday"}
         place.outbox.mkdir()
-        await shop.publisher.publish(job)
+        await shop.publisher.publish_job(job)
     assert place.written("inbox") == {}
     assert place.written("archive") == {"talks/monday.mp3": "monday"}
 
@@ -235,8 +251,12 @@ async def test_nothing_in_the_archive_is_overwritten(tmp_path: Path) -> None:
         for version in (b"one", b"two two", b"three three"):
             place.drop("a.mp3", version)
             [job] = await shop.ready("a.mp3")
-            await shop.publisher.publish(job)
-    assert place.written("archive") == {"a.mp3": "one", "a (2).mp3": "two two", "a (3).mp3": "three three"}
+            await shop.publisher.publish_job(job)
+    assert place.written("archive") == {
+        "a.mp3": "one",
+        "a (2).mp3": "two two",
+        "a (3).mp3": "three three",
+    }
 
 
 async def test_a_source_is_deleted_unless_a_newer_version_has_come(tmp_path: Path) -> None:
@@ -247,7 +267,7 @@ async def test_a_source_is_deleted_unless_a_newer_version_has_come(tmp_path: Pat
         jobs = await shop.ready("old.mp3", "new.mp3")
         place.drop("new.mp3", b"a newer version")
         for job in jobs:
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
     assert place.written("inbox") == {"new.mp3": "a newer version"}
 
 
@@ -256,8 +276,8 @@ async def test_a_failed_source_moves_with_a_note_of_why(tmp_path: Path) -> None:
     place.drop("letter.mp3", b"Dear Sir")
     async with workshop(place) as shop:
         [job] = await shop.ready("letter.mp3")
-        await shop.ledger.fail(job.id, job.token, code=ErrorCode.NOT_MEDIA, error="a text file")
-        await shop.publisher.refuse(job, ErrorCode.NOT_MEDIA, "a text file")
+        await shop.ledger.fail_job(job.id, job.token, code=ErrorCode.NOT_MEDIA, error="a text file")
+        await shop.publisher.publish_failure(job, ErrorCode.NOT_MEDIA, "a text file")
     assert place.written("inbox") == {}
     found = place.written("failed")
     assert found["letter.mp3"] == "Dear Sir"
@@ -272,7 +292,7 @@ async def test_a_source_that_cannot_be_put_away_is_told_of_and_fails_no_job(tmp_
     async with workshop(place) as shop:
         [job] = await shop.ready("a.mp3")
         with shop.hub.subscribe() as events:
-            await shop.publisher.publish(job)
+            await shop.publisher.publish_job(job)
             told = [event.kind async for event in _until(events, "source.stuck")]
         assert "source.stuck" in told
         assert await shop.statuses() == {"a.mp3": "completed"}
@@ -289,15 +309,17 @@ async def _until(events: Subscription, kind: str) -> AsyncIterator[Event]:
             return
 
 
-async def test_a_round_finds_what_a_crash_left_and_nothing_that_is_still_needed(tmp_path: Path) -> None:
+async def test_a_round_finds_what_a_crash_left_and_nothing_that_is_still_needed(
+    tmp_path: Path,
+) -> None:
     place = Place(tmp_path, sources="archive")
     for name in ("done.mp3", "again.mp3", "waiting.mp3"):
         place.drop(name)
     async with workshop(place) as shop:
         done, again, _ = await shop.ready("done.mp3", "again.mp3", "waiting.mp3")
         for job in (done, again):  # completed, but the daemon died before it put the source away
-            await shop.ledger.complete(job.id, job.token, [])
-        await shop.ledger.retry(ids=[again.id])
+            await shop.ledger.complete_job(job.id, job.token, [])
+        await shop.ledger.retry_jobs(ids=[again.id])
         place.drop("unknown.mp3")
         await shop.sources.run_once()
     assert sorted(place.written("archive")) == ["done.mp3"]
@@ -311,7 +333,7 @@ async def test_a_copy_that_a_crash_left_in_the_archive_is_not_doubled(tmp_path: 
     (place.archive / "a.mp3").write_bytes(b"the same")  # as after a copy to another filesystem
     async with workshop(place) as shop:
         [job] = await shop.ready("a.mp3")
-        await shop.publisher.publish(job)
+        await shop.publisher.publish_job(job)
     assert place.written("archive") == {"a.mp3": "the same"}
     assert place.written("inbox") == {}
 
@@ -327,7 +349,9 @@ async def test_the_archive_may_be_on_another_filesystem(tmp_path: Path) -> None:
         os.utime(source, ns=(10**18, 10**18))
         async with workshop(place) as shop:
             [job] = await shop.ready("talks/a.mp3")
-            await shop.sources.put_away("in", Ended(job.id, job.path, job.signature, job.sha256))
+            await shop.sources.dispose_source(
+                "in", EndedJob(job.id, job.path, job.signature, job.sha256)
+            )
         moved = other / "talks" / "a.mp3"
         assert moved.read_bytes() == b"across"
         assert moved.stat().st_mtime_ns == 10**18

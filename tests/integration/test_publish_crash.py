@@ -17,27 +17,39 @@ import pytest
 
 from speakeasyd.domain.options import Options
 from tests.conftest import PATIENCE_S
-from tests.integration.publishing import FORMATS, OUTAGE, Place, publish_all, publish_when_told, workshop
+from tests.integration.publishing import (
+    FORMATS,
+    OUTAGE,
+    Place,
+    publish_all,
+    publish_when_told,
+    workshop,
+)
 
 WRITES = "write"  # of the outbox's files; SQLite uses another call
 SYNCS = "fsync,fdatasync"  # of the outbox and of the ledger's commits
 RENAMES = "rename,renameat,renameat2"
 OTHERS = "unlink,unlinkat,mkdir,mkdirat"
 MOST = 60  # calls of a kind; a publication needs far fewer
-PROCESSES = multiprocessing.get_context("forkserver")  # imports what is slow to import once, and forks from there
+PROCESSES = multiprocessing.get_context(
+    "forkserver"
+)  # imports what is slow to import once, and forks from there
 PROCESSES.set_forkserver_preload(["tests.integration.publishing"])
 
 
 def strace_works() -> bool:
     strace = shutil.which("strace")
     return (
-        strace is not None and subprocess.run([strace, "-qq", "-e", "trace=none", "true"], check=False).returncode == 0
+        strace is not None
+        and subprocess.run([strace, "-qq", "-e", "trace=none", "true"], check=False).returncode == 0
     )
 
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux" or not strace_works(), reason="needs strace, and leave to use it"),
+    pytest.mark.skipif(
+        sys.platform != "linux" or not strace_works(), reason="needs strace, and leave to use it"
+    ),
 ]
 
 
@@ -51,8 +63,10 @@ def stage(root: Path) -> Place:
     async def prepare() -> None:
         async with workshop(place, boot_id="before") as shop:
             place.drop("talks/monday.mp3", b"half of monday")
-            [half] = await shop.ready("talks/monday.mp3", text=" It is", options=Options(formats=EARLIER))
-            await shop.publisher.publish(half)
+            [half] = await shop.ready(
+                "talks/monday.mp3", text=" It is", options=Options(formats=EARLIER)
+            )
+            await shop.publisher.publish_job(half)
             place.drop("talks/monday.mp3", b"monday")
             await shop.ready("talks/monday.mp3")
 
@@ -66,7 +80,18 @@ def publish_under(place: Place, inject: str) -> int | None:
     child = PROCESSES.Process(target=publish_when_told, args=(place, "during", theirs))
     child.start()
     calls, _ = inject.split(":", 1)
-    command = ["strace", "-f", "-p", str(child.pid), "-o", os.devnull, "-e", f"trace={calls}", "-e", f"inject={inject}"]
+    command = [
+        "strace",
+        "-f",
+        "-p",
+        str(child.pid),
+        "-o",
+        os.devnull,
+        "-e",
+        f"trace={calls}",
+        "-e",
+        f"inject={inject}",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr
         assert "attached" in strace.stderr.readline()
@@ -82,7 +107,9 @@ def recorded(place: Place) -> dict[str, str]:
     connection = sqlite3.connect(place.root / "state" / "ledger.db")
     try:
         return dict(
-            connection.execute("SELECT path, sha256 || coalesce(replaces_sha256, '') FROM artifacts").fetchall()
+            connection.execute(
+                "SELECT path, sha256 || coalesce(replaces_sha256, '') FROM artifacts"
+            ).fetchall()
         )
     finally:
         connection.close()
@@ -94,7 +121,9 @@ def assert_nothing_is_half_written(place: Place) -> None:
     for path in place.outbox.rglob("*"):
         if path.is_file() and path not in place.temporaries():
             relative = path.relative_to(place.outbox).as_posix()
-            assert hashlib.sha256(path.read_bytes()).hexdigest() in known[relative], f"{relative} is not whole"
+            assert hashlib.sha256(path.read_bytes()).hexdigest() in known[relative], (
+                f"{relative} is not whole"
+            )
     sources = [*place.written("inbox").values(), *place.written("archive").values()]
     assert "monday" in sources, "the source is whole, here or there, or on its way"
 
@@ -107,10 +136,15 @@ def assert_taken_up(place: Place) -> None:
     assert place.temporaries() == []
     assert place.written("inbox") == {}
     assert place.written()["talks/monday.txt"] == "It is done.\n"
-    assert place.written("archive") == {"talks/monday.mp3": "half of monday", "talks/monday (2).mp3": "monday"}
+    assert place.written("archive") == {
+        "talks/monday.mp3": "half of monday",
+        "talks/monday (2).mp3": "monday",
+    }
 
 
-def rounds(root: Path, inject: Callable[[int], str], *, exactly: int | None = None) -> list[int | None]:
+def rounds(
+    root: Path, inject: Callable[[int], str], *, exactly: int | None = None
+) -> list[int | None]:
     """Inject at the first call, the second, and so on until the program runs through untouched, or `exactly` times."""
     ends: list[int | None] = []
     for number in count(1):
@@ -134,8 +168,14 @@ def test_killed_at_any_call_it_goes_on_where_it_was(tmp_path: Path, calls: str) 
 @pytest.mark.parametrize(
     ("calls", "error"), [(SYNCS, "EIO"), (WRITES, "ENOSPC"), (RENAMES, "ENOSPC"), (OTHERS, "EROFS")]
 )
-def test_a_disk_that_refuses_any_call_leaves_nothing_half_written(tmp_path: Path, calls: str, error: str) -> None:
+def test_a_disk_that_refuses_any_call_leaves_nothing_half_written(
+    tmp_path: Path, calls: str, error: str
+) -> None:
     # A refusal to remove a draft that has been renamed is passed over: the round after it may still meet one.
     tolerant = calls == OTHERS
-    ends = rounds(tmp_path, lambda number: f"{calls}:error={error}:when={number}", exactly=6 if tolerant else None)
+    ends = rounds(
+        tmp_path,
+        lambda number: f"{calls}:error={error}:when={number}",
+        exactly=6 if tolerant else None,
+    )
     assert OUTAGE in ends

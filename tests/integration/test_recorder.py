@@ -18,19 +18,21 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.config import WatchSettings
-from speakeasyd.domain.recording import Limits, Phase
-from speakeasyd.events import Event, Hub
-from speakeasyd.inbox.rules import Rules
-from speakeasyd.inbox.scanner import scan
+from speakeasyd.domain.recording import RecordingLimits, RecordingPhase
+from speakeasyd.events import Event, EventHub
+from speakeasyd.inbox.rules import InboxRules
+from speakeasyd.inbox.scanner import scan_inbox
 from speakeasyd.loop import MainLoop
 from speakeasyd.recorder import recorder as recording
 from speakeasyd.recorder.libraries import RecorderBusy, RecorderUnavailable
 from speakeasyd.recorder.microphone import OnBlock
-from speakeasyd.recorder.recorder import Recorder, to_hub
-from speakeasyd.recorder.take import ABANDONED_S, Take, rescue
+from speakeasyd.recorder.recorder import Recorder, publish_to_hub
+from speakeasyd.recorder.recording_file import ABANDONED_S, RecordingFile, publish_unfinished
 from tests.conftest import PATIENCE_S
 
-soundfile = pytest.importorskip("soundfile", reason="the extra `record` is not installed", exc_type=ImportError)
+soundfile = pytest.importorskip(
+    "soundfile", reason="the extra `record` is not installed", exc_type=ImportError
+)
 
 RATE = 8000
 
@@ -38,7 +40,8 @@ RATE = 8000
 def tone(seconds: float, *, amplitude: float = 0.5, rate: int = RATE) -> bytes:
     count = round(seconds * rate)
     return array.array(
-        "h", [round(32767 * amplitude * math.sin(2 * math.pi * 440 * n / rate)) for n in range(count)]
+        "h",
+        [round(32767 * amplitude * math.sin(2 * math.pi * 440 * n / rate)) for n in range(count)],
     ).tobytes()
 
 
@@ -71,10 +74,16 @@ class Studio:
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.recorder = Recorder(folder=self.folder, tell=self.events.append, source=lambda _device: self.source)
+        self.recorder = Recorder(
+            folder=self.folder, tell=self.events.append, source=lambda _device: self.source
+        )
 
     def kinds(self) -> list[str]:
-        return [event.kind.removeprefix("recorder.") for event in self.events if event.kind != "recorder.level"]
+        return [
+            event.kind.removeprefix("recorder.")
+            for event in self.events
+            if event.kind != "recorder.level"
+        ]
 
     def audio(self) -> bytes:
         [file] = self.folder.iterdir()
@@ -104,12 +113,12 @@ def until(condition: Callable[[], object], what: str) -> None:
 
 def test_what_was_played_is_in_the_file(studio: Studio) -> None:
     began = studio.recorder.start()
-    assert (began.phase, began.device, began.rate) == (Phase.RECORDING, "played", RATE)
+    assert (began.phase, began.device, began.rate) == (RecordingPhase.RECORDING, "played", RATE)
     for start in range(0, len(tone(2.0)), 320):
         studio.source.play(tone(2.0)[start : start + 320])
     state = studio.recorder.stop()
     assert studio.audio() == tone(2.0)
-    assert (state.phase, state.seconds, state.reason) == (Phase.IDLE, 2.0, "")
+    assert (state.phase, state.seconds, state.reason) == (RecordingPhase.IDLE, 2.0, "")
     assert state.file == str(next(studio.folder.iterdir()))
     assert studio.kinds() == ["started", "stopped"]
 
@@ -121,8 +130,11 @@ def test_a_growing_recording_is_no_arrival(studio: Studio) -> None:
     assert list(studio.folder.iterdir()) != []
 
     def arrivals() -> list[bytes]:
-        rules = Rules(WatchSettings())
-        return [sighting.path for sighting in scan(studio.folder, rules, on_error=lambda _path, _error: None)]
+        rules = InboxRules(WatchSettings())
+        return [
+            sighting.path
+            for sighting in scan_inbox(studio.folder, rules, on_error=lambda _path, _error: None)
+        ]
 
     assert arrivals() == []
     studio.recorder.stop()
@@ -139,17 +151,22 @@ def test_the_level_is_told(studio: Studio) -> None:
 
 
 def test_it_ends_by_itself(studio: Studio) -> None:
-    studio.recorder.start(limits=Limits(until_silence_s=1.0))
+    studio.recorder.start(limits=RecordingLimits(until_silence_s=1.0))
     studio.source.play(bytes(len(tone(3.0))))
     studio.source.play(tone(1.0))
     until(lambda: studio.recorder.state.seconds == 4.0, "both blocks")
     assert studio.recorder.active
     studio.source.play(bytes(len(tone(1.0))))
-    assert studio.recorder.wait(PATIENCE_S)
-    assert (studio.recorder.state.phase, studio.recorder.state.reason) == (Phase.IDLE, "1 s of silence")
+    assert studio.recorder.wait_until_ended(PATIENCE_S)
+    assert (studio.recorder.state.phase, studio.recorder.state.reason) == (
+        RecordingPhase.IDLE,
+        "1 s of silence",
+    )
 
 
-def test_lost_audio_is_counted_and_the_rest_kept(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_audio_is_counted_and_the_rest_kept(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(recording, "RING_S", 1.0)
     studio.recorder.start()
     studio.source.play(tone(1.5))  # more than the ring holds
@@ -164,9 +181,9 @@ def test_an_unplugged_device_ends_it_and_keeps_what_there_is(studio: Studio) -> 
     studio.recorder.start()
     studio.source.play(tone(1.0))
     studio.source.alive = False
-    assert studio.recorder.wait(PATIENCE_S)
+    assert studio.recorder.wait_until_ended(PATIENCE_S)
     state = studio.recorder.state
-    assert state.phase is Phase.FAILED
+    assert state.phase is RecordingPhase.FAILED
     assert "unplugged" in state.reason
     assert studio.audio() == tone(1.0)
     assert studio.kinds() == ["started", "failed"]
@@ -178,14 +195,16 @@ def test_a_device_that_falls_silent_without_a_word_counts_as_gone(
     monkeypatch.setattr(recording, "SILENT_S", 0.3)
     studio.recorder.start()
     studio.source.play(tone(1.0))
-    assert studio.recorder.wait(PATIENCE_S)
-    assert studio.recorder.state.phase is Phase.FAILED
+    assert studio.recorder.wait_until_ended(PATIENCE_S)
+    assert studio.recorder.state.phase is RecordingPhase.FAILED
     assert studio.audio() == tone(1.0)
 
 
 def test_a_stop_in_the_middle_of_a_callback_keeps_its_block(studio: Studio) -> None:
     studio.recorder.start()
-    studio.source.on_stop = lambda: studio.source.play(tone(0.25))  # still under way while the stream is being stopped
+    studio.source.on_stop = lambda: studio.source.play(
+        tone(0.25)
+    )  # still under way while the stream is being stopped
     studio.recorder.stop()
     assert studio.audio() == tone(0.25)
 
@@ -228,13 +247,13 @@ def test_a_folder_that_is_gone_is_said_before_anything_starts(tmp_path: Path) ->
 
 
 def test_a_killed_recording_is_rescued_by_the_next(studio: Studio) -> None:
-    take = Take.begin(studio.folder, began=datetime.now(UTC), rate=RATE, channels=1)
-    take.write(tone(3.0))
-    assert rescue(studio.folder) == [], "somebody may be at it"
+    take = RecordingFile.create_file(studio.folder, began=datetime.now(UTC), rate=RATE, channels=1)
+    take.write_block(tone(3.0))
+    assert publish_unfinished(studio.folder) == [], "somebody may be at it"
     [growing] = studio.folder.iterdir()
     old = time.time() - 2 * ABANDONED_S
     os.utime(growing, (old, old))
-    [rescued] = rescue(studio.folder)
+    [rescued] = publish_unfinished(studio.folder)
     with soundfile.SoundFile(str(rescued)) as flac:
         assert flac.samplerate == RATE
         assert len(flac.read(RATE, dtype="int16")) == RATE
@@ -251,7 +270,9 @@ def test_an_inbox_that_is_away_takes_no_recording(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open folder cannot be moved there")
 @pytest.mark.parametrize("happens", ["unmounted", "moved", "deleted"])
-def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(tmp_path: Path, happens: str) -> None:
+def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(
+    tmp_path: Path, happens: str
+) -> None:
     folder, spare, elsewhere = tmp_path / "inbox", tmp_path / "spare", tmp_path / "elsewhere"
     folder.mkdir()
     source, present, events = Played(), [True], list[Event]()
@@ -279,7 +300,7 @@ def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(tmp_path: Path,
         return recorder.active
 
     until(lambda: not goes_on(), "the end of the recording")
-    assert recorder.state.phase is Phase.FAILED
+    assert recorder.state.phase is RecordingPhase.FAILED
     assert "no longer mounted" in recorder.state.reason
     where = {"unmounted": folder, "moved": elsewhere, "deleted": spare}[happens]
     [file] = where.iterdir()
@@ -289,8 +310,10 @@ def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(tmp_path: Path,
 
 
 async def test_the_loop_hears_of_it_through_the_one_hand_over(tmp_path: Path) -> None:
-    hub, main_loop, source = Hub(), MainLoop(asyncio.get_running_loop()), Played()
-    recorder = Recorder(folder=tmp_path, tell=to_hub(main_loop, hub), source=lambda _device: source)
+    hub, main_loop, source = EventHub(), MainLoop(asyncio.get_running_loop()), Played()
+    recorder = Recorder(
+        folder=tmp_path, tell=publish_to_hub(main_loop, hub), source=lambda _device: source
+    )
     with hub.subscribe() as events:
         await asyncio.to_thread(recorder.start)
         source.play(tone(0.3))
@@ -315,14 +338,33 @@ class Room:
     inbox: Path
 
     def record(self, *options: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "speakeasyd", "record", "--inbox", str(self.inbox), "--device", "room"]
+        command = [
+            sys.executable,
+            "-m",
+            "speakeasyd",
+            "record",
+            "--inbox",
+            str(self.inbox),
+            "--device",
+            "room",
+        ]
         return subprocess.Popen(
-            [*command, *options], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, *options],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
 
     def play(self, seconds: float) -> None:
         play = ["pacat", "--raw", "--format=s16le", "--rate=16000", "--channels=1", "--device=room"]
-        subprocess.run(play, input=tone(seconds, rate=16000), env=self.environment, check=True, timeout=PATIENCE_S)
+        subprocess.run(
+            play,
+            input=tone(seconds, rate=16000),
+            env=self.environment,
+            check=True,
+            timeout=PATIENCE_S,
+        )
 
     def growing(self) -> bool:
         """Whether blocks come: the server takes a while to begin."""
@@ -332,10 +374,16 @@ class Room:
 @pytest.fixture
 def room(tmp_path: Path, scratch_home: Path) -> Iterator[Room]:
     if sys.platform != "linux" or not shutil.which("pulseaudio") or not shutil.which("pacat"):
-        pytest.skip("no virtual microphone: it needs PulseAudio (apt install pulseaudio libasound2-plugins)")
+        pytest.skip(
+            "no virtual microphone: it needs PulseAudio (apt install pulseaudio libasound2-plugins)"
+        )
     socket = tmp_path / "sound"
     (scratch_home / ".asoundrc").write_text('pcm.room { type pulse device "room.monitor" }\n')
-    environment = os.environ | {"PULSE_SERVER": f"unix:{socket}", "XDG_RUNTIME_DIR": str(tmp_path), "COLUMNS": "200"}
+    environment = os.environ | {
+        "PULSE_SERVER": f"unix:{socket}",
+        "XDG_RUNTIME_DIR": str(tmp_path),
+        "COLUMNS": "200",
+    }
 
     def asked(*command: str) -> str:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -354,9 +402,14 @@ def room(tmp_path: Path, scratch_home: Path) -> Iterator[Room]:
         "-L",
         sink,
     ]
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
-        until(lambda: "room.monitor" in asked("pactl", "list", "short", "sources") or server.poll(), "the sound server")
+        until(
+            lambda: "room.monitor" in asked("pactl", "list", "short", "sources") or server.poll(),
+            "the sound server",
+        )
         listed = asked(sys.executable, "-m", "speakeasyd", "devices", "--json")
         if '"room"' not in listed:
             pytest.skip(f"PortAudio does not see the virtual microphone: {listed}")
@@ -381,7 +434,9 @@ def test_a_real_microphone_is_recorded_until_it_falls_silent(room: Room) -> None
     loud_s = sum(loud) / rate
     assert 0 < loud_s < 1.1
     crossings = sum(1 for before, after in pairwise(samples) if before < 0 <= after)
-    assert 400 < crossings / loud_s < 740, "the tone that was played, or what a busy sound server let through of it"
+    assert 400 < crossings / loud_s < 740, (
+        "the tone that was played, or what a busy sound server let through of it"
+    )
 
 
 def test_a_microphone_that_vanishes_leaves_what_it_gave(room: Room) -> None:
@@ -397,7 +452,9 @@ def test_a_microphone_that_vanishes_leaves_what_it_gave(room: Room) -> None:
 
 
 @pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_request_to_stop_ends_a_recording_in_good_order(room: Room, request_to_stop: signal.Signals) -> None:
+def test_a_request_to_stop_ends_a_recording_in_good_order(
+    room: Room, request_to_stop: signal.Signals
+) -> None:
     recording = room.record()
     until(room.growing, "the recording")
     recording.send_signal(request_to_stop)
@@ -410,10 +467,13 @@ def test_a_request_to_stop_ends_a_recording_in_good_order(room: Room, request_to
 
 def test_a_microphone_that_comes_later_is_found(room: Room, scratch_home: Path) -> None:
     code = (
-        "import sys; from speakeasyd.recorder.microphone import devices; seen = lambda: [d.name for d in devices()];"
+        "import sys; from speakeasyd.recorder.microphone import list_devices;"
+        "seen = lambda: [d.name for d in list_devices()];"
         "before = seen(); open(sys.argv[1], 'a').write('pcm.hall { type pulse device \"room.monitor\" }\\n');"
         "print(*sorted(set(seen()) - set(before)))"
     )
     command = [sys.executable, "-c", code, str(scratch_home / ".asoundrc")]
-    found = subprocess.run(command, env=room.environment, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        command, env=room.environment, capture_output=True, text=True, check=True
+    )
     assert found.stdout.split() == ["hall"]

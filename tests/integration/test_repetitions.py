@@ -7,7 +7,7 @@ import pytest
 
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.engine.audio import SAMPLE_RATE
-from speakeasyd.engine.model import Model, load
+from speakeasyd.engine.model import Model, load_model
 from tests.integration.test_engine import samples_of, task, text, transcribe, write_wav
 
 pytestmark = pytest.mark.real
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
     state = str(tmp_path_factory.mktemp("state"))
-    return load("bundled", WorkerSpec("cpu", "auto", 1, 0, state, offline=True))
+    return load_model("bundled", WorkerSpec("cpu", "auto", 1, 0, state, offline=True))
 
 
 def test_a_sentence_is_not_repeated(model: Model, speech: Path) -> None:
@@ -26,7 +26,9 @@ def test_a_sentence_is_not_repeated(model: Model, speech: Path) -> None:
 
 
 @pytest.mark.parametrize("accuracy", ["balanced", "exact"])
-def test_a_sentence_said_twice_is_written_twice(model: Model, tmp_path: Path, accuracy: str) -> None:
+def test_a_sentence_said_twice_is_written_twice(
+    model: Model, tmp_path: Path, accuracy: str
+) -> None:
     sound = samples_of("voice_memo")
     pause = np.zeros((1, SAMPLE_RATE // 2), np.float32)
     path = write_wav(tmp_path / "twice.wav", np.concatenate([sound, pause, sound], axis=1))

@@ -30,7 +30,12 @@ def memo(served: Served) -> Any:
 
 
 def test_a_job_from_the_upload_to_the_words(served: Served, memo: Any) -> None:
-    assert (memo["status"], memo["batch"], memo["preset"], memo["priority"]) == ("completed", "letters", "quick", 3)
+    assert (memo["status"], memo["batch"], memo["preset"], memo["priority"]) == (
+        "completed",
+        "letters",
+        "quick",
+        3,
+    )
     assert [one["outcome"] for one in memo["attempts_made"]] == ["completed"]
     text = served.get(f"/jobs/{memo['job_id']}/transcript")
     assert "dentist" in text["text"]
@@ -49,7 +54,9 @@ def test_of_a_failed_job_no_empty_file_is_offered(served: Served) -> None:
     failed = served.ended(answered.json()["files"][0]["job_id"])
     assert (failed["status"], failed["has_transcript"]) == ("failed", False)
     for ending in ("txt", "docx"):
-        file = served.client.get(f"/api/v1/jobs/{failed['job_id']}/transcript", params={"format": ending})
+        file = served.client.get(
+            f"/api/v1/jobs/{failed['job_id']}/transcript", params={"format": ending}
+        )
         assert file.status_code == 404, file.text
     assert served.get(f"/jobs/{failed['job_id']}/transcript")["segments"] == []
 
@@ -81,7 +88,9 @@ def test_what_was_said_is_found(served: Served, memo: Any) -> None:
 
 
 def test_lists_are_paged_and_filtered(served: Served) -> None:
-    served.upload(*((f"{number}.wav", b"no media %d" % number) for number in range(5)), batch="pages")
+    served.upload(
+        *((f"{number}.wav", b"no media %d" % number) for number in range(5)), batch="pages"
+    )
     first = served.get("/jobs", batch="pages", limit=3)
     second = served.get("/jobs", batch="pages", limit=3, before=first["next"])
     ids = [job["job_id"] for job in first["jobs"] + second["jobs"]]
@@ -99,7 +108,9 @@ def test_jobs_are_steered(served: Served, memo: Any) -> None:
         answered = served.post(f"/jobs/{memo['job_id']}/{how}")
         return answered.status_code, answered.json().get("status")
 
-    assert served.post("/pause", json={"reason": "quiet please"}).json()["pauses"] == {"person": "quiet please"}
+    assert served.post("/pause", json={"reason": "quiet please"}).json()["pauses"] == {
+        "person": "quiet please"
+    }
     assert served.client.get("/readyz").status_code == 503
     assert steer("cancel")[0] == 409  # it has ended
     assert steer("retry") == (200, "pending")
@@ -116,20 +127,33 @@ def test_the_machine_is_told_of(served: Served, memo: Any) -> None:
     assert told["presets"] == ["quick"]
     assert sum(hour["completed"] for hour in served.get("/throughput")["hours"]) >= 1
     assert served.client.get("/healthz").json()["checks"]["ledger"] == "ok"
-    families = {one.name: one for one in text_string_to_metric_families(served.client.get("/metrics").text)}
-    done = [one.value for one in families["speakeasyd_jobs"].samples if one.labels == {"status": "completed"}]
+    families = {
+        one.name: one for one in text_string_to_metric_families(served.client.get("/metrics").text)
+    }
+    done = [
+        one.value
+        for one in families["speakeasyd_jobs"].samples
+        if one.labels == {"status": "completed"}
+    ]
     assert done == [float(served.get("/status")["counts"]["completed"])]
 
 
 def test_the_schema_tells_the_truth(served: Served, memo: Any) -> None:
     """Whatever is asked, no answer is an error of the server, and each is as the schema says."""
     schema = schemathesis.openapi.from_url(f"{served.address}/api/v1/openapi.json")
-    asked = schema.exclude(path_regex="/recorder|/v1/audio|/batches|/session")  # these have effects, or wait
+    asked = schema.exclude(
+        path_regex="/recorder|/v1/audio|/batches|/session"
+    )  # these have effects, or wait
     operations = [operation.ok() for operation in asked.get_all_operations()]
     assert len(operations) > 10
     for operation in operations:
 
-        @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=12,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(case=operation.as_strategy())
         def ask(case: Any) -> None:
             case.call_and_validate()

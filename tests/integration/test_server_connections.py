@@ -13,7 +13,10 @@ import pytest
 from speakeasyd.server.connections import BODY_S, HEADER_S, connection_limit
 from tests.served import MEMO, PATIENCE_S, Served, serving, until
 
-pytestmark = [pytest.mark.real, pytest.mark.skipif(sys.platform != "linux", reason="it takes prlimit")]
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.skipif(sys.platform != "linux", reason="it takes prlimit"),
+]
 
 FILES = 1024  # that the daemon may have open, hard limit included
 HALF_OPEN = 1100
@@ -21,7 +24,9 @@ HALF_OPEN = 1100
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("connections"), files=FILES, SERVER__TOKEN="x" * 20) as served:
+    with serving(
+        tmp_path_factory.mktemp("connections"), files=FILES, SERVER__TOKEN="x" * 20
+    ) as served:
         served.client.headers["authorization"] = "Bearer " + "x" * 20
         yield served
 
@@ -42,7 +47,10 @@ def test_half_open_connections_stop_neither_files_nor_clients(served: Served) ->
         for _ in range(HALF_OPEN):
             stack.enter_context(closing(connect(served, b"GET /healthz HTTP/1.1\r\nhost: loc")))
         (served.inbox / "dropped.flac").write_bytes(MEMO.read_bytes())
-        rows = until(lambda: served.rows("SELECT job_id FROM job_status WHERE path = 'dropped.flac'"), "the job")
+        rows = until(
+            lambda: served.rows("SELECT job_id FROM job_status WHERE path = 'dropped.flac'"),
+            "the job",
+        )
         assert served.client.get("/healthz").status_code == 200
         assert served.ended(rows[0]["job_id"])["status"] == "completed"
         assert len(served.log) - log_before < 10_000
@@ -54,7 +62,10 @@ def test_half_open_connections_stop_neither_files_nor_clients(served: Served) ->
     ("start", "limit_s"),
     [
         (b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-", HEADER_S),
-        (b"POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999\r\n\r\n", BODY_S),
+        (
+            b"POST /api/v1/session HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9999\r\n\r\n",
+            BODY_S,
+        ),
     ],
 )
 def test_a_client_that_drips_is_cut_off(served: Served, start: bytes, limit_s: float) -> None:
@@ -83,7 +94,9 @@ def test_a_client_that_drips_is_cut_off(served: Served, start: bytes, limit_s: f
 
 def test_the_rest_of_an_answered_body_is_not_read_for_ever(served: Served) -> None:
     with closing(
-        connect(served, b"POST /api/v1/pause HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n")
+        connect(
+            served, b"POST /api/v1/pause HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n\r\n"
+        )
     ) as one:
         assert one.recv(1000).startswith(b"HTTP/1.1 401")
         until(lambda: one.recv(1000) == b"", "the end of the connection")
@@ -99,7 +112,11 @@ def test_connections_that_wait_for_an_answer_keep_their_place(served: Served) ->
     with ExitStack() as stack:
         head = f"authorization: Bearer {'x' * 20}\r\n".encode()
         head += b"content-type: multipart/form-data; boundary=edge\r\n"
-        begun = b"POST /api/v1/batches HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n" + head + b"\r\n"
+        begun = (
+            b"POST /api/v1/batches HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99\r\n"
+            + head
+            + b"\r\n"
+        )
         working = stack.enter_context(closing(connect(served, begun)))
         for _ in range(300):
             stack.enter_context(closing(connect(served, b"G")))

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from speakeasyd.events import Event, Hub
-from speakeasyd.server import live
+from speakeasyd.events import Event, EventHub
+from speakeasyd.server import broadcast
 from tests.served import MEMO, PATIENCE_S, serving
 
 pytestmark = pytest.mark.real
@@ -23,7 +23,9 @@ def test_events_come_in_order_and_none_is_missed(tmp_path: Path) -> None:
             assert snapshot["type"] == "snapshot"
             job = served.upload(("memo.flac", MEMO.read_bytes())).json()["files"][0]["job_id"]
             seen: list[dict[str, Any]] = []
-            while not any((event["kind"], event["job_id"]) == ("job.completed", job) for event in seen):
+            while not any(
+                (event["kind"], event["job_id"]) == ("job.completed", job) for event in seen
+            ):
                 seen += json.loads(events.recv(timeout=PATIENCE_S))["events"]
         numbers = [event["seq"] for event in seen if event["seq"]]
         assert numbers == list(range(snapshot["seq"] + 1, snapshot["seq"] + 1 + len(numbers)))
@@ -39,19 +41,19 @@ def test_events_come_in_order_and_none_is_missed(tmp_path: Path) -> None:
 async def test_a_client_that_does_not_listen_is_dropped_and_nobody_waits_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(live, "BACKLOG", 3)
-    monkeypatch.setattr(live, "GATHER_S", 0.0)
-    hub = Hub()
-    told = live.Live(hub)
+    monkeypatch.setattr(broadcast, "BACKLOG", 3)
+    monkeypatch.setattr(broadcast, "GATHER_S", 0.0)
+    hub = EventHub()
+    told = broadcast.LiveBroadcast(hub)
     running = asyncio.create_task(told.run())
     await asyncio.sleep(0)
-    with told.client() as deaf, told.client() as attentive:
+    with told.register_client() as deaf, told.register_client() as attentive:
         for number in range(1, 6):
             hub.publish(Event("job.added", "2026", seq=number))
-            news = await attentive.next()
+            news = await attentive.next_message()
             assert news
             assert news.last == number
-        had = [await deaf.next() for _ in range(4)]
+        had = [await deaf.next_message() for _ in range(4)]
         assert [news.last if news else None for news in had] == [1, 2, 3, None]
         assert told.clients == 1
     running.cancel()

@@ -12,7 +12,7 @@ import websockets
 from websockets.sync.client import connect
 
 from speakeasyd.config import ServerSettings
-from speakeasyd.server.guard import Guard
+from speakeasyd.server.guard import RequestGuard
 from speakeasyd.server.wrong_tokens import ADDRESSES, LONGEST_DELAY_S, WrongTokens
 from tests.served import Served, serving, until
 
@@ -30,17 +30,28 @@ def events(served: Served) -> str:
     return f"ws://127.0.0.1:{served.port}/api/v1/events"
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "[::1", "a b"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:80", "localhost.evil.example", "", "[::1", "a b"]
+)
 def test_other_names_for_this_machine_are_refused(served: Served, host: str) -> None:
     """A name that someone else's DNS gives to this machine would make their page ours."""
     assert served.client.get("/api/v1/status", headers={"Host": host}).status_code in {400, 403}
 
 
 def test_the_machine_may_be_called_by_its_own_names() -> None:
-    guard = Guard(lambda *_: None, ServerSettings(hosts=("Transcripts.example",)), WrongTokens())  # type: ignore[arg-type, return-value]
-    own = ["localhost", "127.0.0.1", "::1", "192.168.1.7", socket.gethostname().lower(), "transcripts.example"]
-    assert [name for name in own if not guard._is_own(name)] == []
-    assert not guard._is_own("example")
+    guard = RequestGuard(
+        lambda *_: None, ServerSettings(hosts=("Transcripts.example",)), WrongTokens()
+    )  # type: ignore[arg-type, return-value]
+    own = [
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "192.168.1.7",
+        socket.gethostname().lower(),
+        "transcripts.example",
+    ]
+    assert [name for name in own if not guard._is_own_host(name)] == []
+    assert not guard._is_own_host("example")
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:1"])
@@ -93,7 +104,9 @@ def test_its_own_page_is_not(served: Served) -> None:
         assert told.recv()
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/api/v1/status", "/api/v1/jobs/99999", "/nowhere"])
+@pytest.mark.parametrize(
+    "path", ["/", "/static/app.js", "/api/v1/status", "/api/v1/jobs/99999", "/nowhere"]
+)
 def test_every_answer_says_what_a_browser_may_do_with_it(served: Served, path: str) -> None:
     headers = served.client.get(path).headers
     assert "default-src 'self'" in headers["content-security-policy"]
@@ -101,20 +114,27 @@ def test_every_answer_says_what_a_browser_may_do_with_it(served: Served, path: s
 
 
 def test_the_page_needs_nothing_that_the_policy_forbids(served: Served) -> None:
-    assert not re.search(r"<script(?![^>]* src=)|<style| style=|https?://", served.client.get("/").text)
+    assert not re.search(
+        r"<script(?![^>]* src=)|<style| style=|https?://", served.client.get("/").text
+    )
 
 
 def test_a_body_that_is_too_large_is_refused(served: Served) -> None:
-    assert served.post("/pause", content=b'{"reason": "' + b"x" * 2_000_000 + b'"}').status_code == 413
+    assert (
+        served.post("/pause", content=b'{"reason": "' + b"x" * 2_000_000 + b'"}').status_code == 413
+    )
 
 
 @pytest.fixture(scope="module")
 def closed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("closed"), SERVER__TOKEN=ENTRY, SERVER__HOST="0.0.0.0") as served:  # noqa: S104
+    settings = {"SERVER__TOKEN": ENTRY, "SERVER__HOST": "0.0.0.0"}  # noqa: S104
+    with serving(tmp_path_factory.mktemp("closed"), **settings) as served:
         yield served
 
 
-@pytest.mark.parametrize("path", ["/api/v1/status", "/metrics", "/v1/models", "/api/v1/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/status", "/metrics", "/v1/models", "/api/v1/openapi.json"]
+)
 def test_with_a_token_it_must_be_shown(closed: Served, path: str) -> None:
     assert closed.client.get(path).status_code == 401
     assert closed.client.get(path, headers={"Authorization": "Bearer guessed"}).status_code == 401
@@ -151,21 +171,28 @@ def test_nobody_listens_to_the_world_without_a_token(tmp_path: Path) -> None:
 
 
 def test_wrong_tokens_are_logged_with_their_sender_and_keep_nobody_out(closed: Served) -> None:
-    assert closed.client.get("/healthz", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    assert (
+        closed.client.get("/healthz", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    )
     assert closed.post("/session", json={"token": "wrong"}).status_code == 401
     until(lambda: "a wrong token came from 127.0.0.1" in closed.log, "the log line")
-    assert closed.client.get("/api/v1/status", headers={"Authorization": f"Bearer {ENTRY}"}).status_code == 200
+    assert (
+        closed.client.get(
+            "/api/v1/status", headers={"Authorization": f"Bearer {ENTRY}"}
+        ).status_code
+        == 200
+    )
 
 
 def test_each_wrong_token_from_one_network_waits_longer() -> None:
     wrong = WrongTokens()
-    delays = [wrong._delay("192.0.2.1", float(now)) for now in range(10)]
+    delays = [wrong._compute_delay("192.0.2.1", float(now)) for now in range(10)]
     assert delays == sorted(delays)
     assert delays[-1] == LONGEST_DELAY_S
-    assert wrong._delay("192.0.2.2", 10.0) == delays[0]
-    assert wrong._delay("192.0.2.1", 100_000.0) == delays[0]
+    assert wrong._compute_delay("192.0.2.2", 10.0) == delays[0]
+    assert wrong._compute_delay("192.0.2.1", 100_000.0) == delays[0]
     for number in range(2 * ADDRESSES):
-        wrong._delay(f"address {number}", 0.0)
+        wrong._compute_delay(f"address {number}", 0.0)
     assert len(wrong._by_address) == ADDRESSES
 
 
@@ -181,13 +208,18 @@ def test_a_probe_without_the_token_hears_no_folders_and_no_words(closed: Served)
         closed.post("/resume", headers=knows)
     folder = closed.inbox.rename(closed.root / "elsewhere")
     try:
-        until(lambda: str(closed.inbox) in closed.client.get("/healthz", headers=knows).text, "the pause")
+        until(
+            lambda: str(closed.inbox) in closed.client.get("/healthz", headers=knows).text,
+            "the pause",
+        )
         assert str(closed.root) not in closed.client.get("/healthz").text
     finally:
         folder.rename(closed.inbox)
 
 
-@pytest.mark.parametrize("path", ["/", "/static/app.js", "/healthz", "/api/v1/status", "/metrics", "/v1/models"])
+@pytest.mark.parametrize(
+    "path", ["/", "/static/app.js", "/healthz", "/api/v1/status", "/metrics", "/v1/models"]
+)
 def test_head_is_get_without_a_body(served: Served, path: str) -> None:
     asked, head = served.client.get(path), served.client.head(path)
     assert (head.status_code, head.content) == (asked.status_code, b"")

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from speakeasyd.engine.audio import Audio
-from speakeasyd.engine.source import Source
+from speakeasyd.engine.media_file import MediaFile
 from tests.conftest import PATIENCE_S
 from tests.served import MEMO, Served, serving, until
 
@@ -24,7 +24,9 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     strict = {"WATCH__DUPLICATES": "skip"}
-    with serving(tmp_path_factory.mktemp("openai"), PRESETS__QUICK__ACCURACY="fast", **strict) as served:
+    with serving(
+        tmp_path_factory.mktemp("openai"), PRESETS__QUICK__ACCURACY="fast", **strict
+    ) as served:
         yield served
 
 
@@ -37,7 +39,7 @@ def client(served: Served) -> Iterator[openai.OpenAI]:
 @pytest.fixture
 def long(tmp_path: Path) -> Path:
     """The memo over and over, for ten minutes."""
-    with Source(str(MEMO)) as source:
+    with MediaFile(str(MEMO)) as source:
         memo = np.concatenate([block[0] for block in Audio(source).blocks()])
     with wave.open(str(tmp_path / "long.wav"), "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", ""))
@@ -76,7 +78,9 @@ def test_words_have_their_times(tmp_path: Path) -> None:
     assert told.segments[0].start >= 0
 
 
-def test_nobody_waits_for_a_text_while_nothing_is_done(served: Served, client: openai.OpenAI, long: Path) -> None:
+def test_nobody_waits_for_a_text_while_nothing_is_done(
+    served: Served, client: openai.OpenAI, long: Path
+) -> None:
     refused: list[openai.APIStatusError] = []
 
     def ask() -> None:
@@ -98,7 +102,11 @@ def test_nobody_waits_for_a_text_while_nothing_is_done(served: Served, client: o
 
 
 def test_a_stream_brings_the_text_as_it_is_transcribed(client: openai.OpenAI, long: Path) -> None:
-    events = list(client.audio.transcriptions.create(file=long, model="whisper-1", prompt="Of its own.", stream=True))
+    events = list(
+        client.audio.transcriptions.create(
+            file=long, model="whisper-1", prompt="Of its own.", stream=True
+        )
+    )
     assert {event.type for event in events[:-1]} == {"transcript.text.delta"}
     assert len(events) > 2, "the chunks came one after the other"
     assert events[-1].type == "transcript.text.done"
@@ -108,7 +116,11 @@ def test_a_stream_brings_the_text_as_it_is_transcribed(client: openai.OpenAI, lo
 
 def test_a_stream_that_cannot_end_well_says_so(served: Served, client: openai.OpenAI) -> None:
     with pytest.raises(openai.APIError, match="no audio or video"):
-        list(client.audio.transcriptions.create(file=("a.mp3", b"no audio" * 100), model="whisper-1", stream=True))
+        list(
+            client.audio.transcriptions.create(
+                file=("a.mp3", b"no audio" * 100), model="whisper-1", stream=True
+            )
+        )
 
 
 def test_only_plain_text_is_streamed(client: openai.OpenAI) -> None:
@@ -117,14 +129,23 @@ def test_only_plain_text_is_streamed(client: openai.OpenAI) -> None:
 
 
 @pytest.mark.parametrize("name", ["blob", "audio", "recording.blob", "über.data"])
-def test_a_name_that_does_not_say_what_it_is_is_judged_by_content(client: openai.OpenAI, name: str) -> None:
-    assert "dentist" in client.audio.transcriptions.create(file=(name, MEMO.read_bytes()), model="whisper-1").text
+def test_a_name_that_does_not_say_what_it_is_is_judged_by_content(
+    client: openai.OpenAI, name: str
+) -> None:
+    assert (
+        "dentist"
+        in client.audio.transcriptions.create(
+            file=(name, MEMO.read_bytes()), model="whisper-1"
+        ).text
+    )
 
 
 def test_a_file_without_a_name_is_taken(served: Served) -> None:
     body = (
         b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
-        b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + MEMO.read_bytes() + b"\r\n--x--\r\n"
+        b'--x\r\nContent-Disposition: form-data; name="file"\r\n\r\n'
+        + MEMO.read_bytes()
+        + b"\r\n--x--\r\n"
     )
     headers = {"content-type": "multipart/form-data; boundary=x"}
     answered = served.client.post("/v1/audio/transcriptions", content=body, headers=headers)
@@ -133,7 +154,9 @@ def test_a_file_without_a_name_is_taken(served: Served) -> None:
 
 def test_what_is_no_audio_is_refused_at_once(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="no format of audio"):
-        client.audio.transcriptions.create(file=("blob", b"a letter to somebody"), model="whisper-1")
+        client.audio.transcriptions.create(
+            file=("blob", b"a letter to somebody"), model="whisper-1"
+        )
 
 
 @pytest.mark.parametrize("language", ["English", "en-US", "EN", "en", "eng"])
@@ -148,14 +171,19 @@ def test_what_is_no_language_is_refused(client: openai.OpenAI) -> None:
 
 def test_of_a_long_prompt_the_end_counts(served: Served, client: openai.OpenAI) -> None:
     assert "dentist" in transcribe(client, prompt="one two three " * 1000 + "The very end.").text
-    [row] = served.rows("SELECT options ->> 'initial_prompt' AS prompt FROM jobs ORDER BY id DESC LIMIT 1")
+    [row] = served.rows(
+        "SELECT options ->> 'initial_prompt' AS prompt FROM jobs ORDER BY id DESC LIMIT 1"
+    )
     assert len(row["prompt"]) == 2000
     assert row["prompt"].endswith("The very end.")
 
 
 def test_who_leaves_is_not_waited_for(served: Served, long: Path) -> None:
     waits = "speakeasyd_websocket_clients 1.0"
-    form = {"data": {"model": "whisper-1", "prompt": "A memo."}, "files": {"file": ("left.wav", long.read_bytes())}}
+    form = {
+        "data": {"model": "whisper-1", "prompt": "A memo."},
+        "files": {"file": ("left.wav", long.read_bytes())},
+    }
     request = httpx.Request("POST", f"{served.address}/v1/audio/transcriptions", **form)
     with closing(HTTPConnection("127.0.0.1", served.port, timeout=PATIENCE_S)) as client:
         client.request("POST", request.url.path, request.read(), dict(request.headers))
@@ -170,5 +198,8 @@ def test_who_leaves_is_not_waited_for(served: Served, long: Path) -> None:
 def test_what_cannot_be_done_is_refused_in_words(client: openai.OpenAI) -> None:
     with pytest.raises(openai.UnprocessableEntityError, match="not one of the configuration's"):
         transcribe(client, model="large-v9")
-    with pytest.deprecated_call(), pytest.raises(openai.UnprocessableEntityError, match="English only"):
+    with (
+        pytest.deprecated_call(),
+        pytest.raises(openai.UnprocessableEntityError, match="English only"),
+    ):
         client.audio.translations.create(file=MEMO, model="whisper-1")

@@ -36,7 +36,9 @@ def test_each_job_has_its_own_audio_wherever_that_was_put(served: Served) -> Non
 def test_an_inbox_that_is_gone_is_no_secret(served: Served) -> None:
     assert served.client.get("/healthz").json()["checks"]["inbox inbox"] == "ok"
     shutil.rmtree(served.inbox)
-    until(lambda: "gone" in served.client.get("/healthz").json()["checks"]["inbox inbox"], "the news")
+    until(
+        lambda: "gone" in served.client.get("/healthz").json()["checks"]["inbox inbox"], "the news"
+    )
     assert served.upload(("a.wav", b"RIFF")).status_code == 503
     assert served.post("/recorder/start").status_code == 503
     assert served.post("/recorder/start", json={"device": 10**20}).status_code == 422
@@ -123,7 +125,9 @@ def test_a_ledger_that_is_deleted_holds_no_stop(served: Served) -> None:
 def may_mount(folder: Path) -> bool:
     if sys.platform != "linux" or os.geteuid() != 0:
         return False
-    tried = subprocess.run(("mount", "-t", "tmpfs", "tmpfs", str(folder)), check=False, capture_output=True)
+    tried = subprocess.run(
+        ("mount", "-t", "tmpfs", "tmpfs", str(folder)), check=False, capture_output=True
+    )
     return tried.returncode == 0
 
 
@@ -132,7 +136,10 @@ def test_nothing_goes_below_a_mount_point_that_is_not_mounted(served: Served) ->
         pytest.skip("it takes the right to mount")
     mounted = True
     try:
-        first = until(lambda: (answer := served.upload(("a.wav", b"RIFF a"))).is_success and answer, "an upload")
+        first = until(
+            lambda: (answer := served.upload(("a.wav", b"RIFF a"))).is_success and answer,
+            "an upload",
+        )
         assert (served.inbox / first.json()["files"][0]["path"]).is_file()
         # The daemon has seen the new filesystem: it was asked whether the inbox is there.
         subprocess.run(("umount", "-l", str(served.inbox)), check=True)

@@ -22,7 +22,11 @@ numbers = count()
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A daemon that is paused: what lands and what is noted is all that counts here."""
-    settings = {"SERVER__UPLOAD_MB": "1", "PRESETS__LETTERS__LANGUAGE": "en", "PRESETS__CALLS__CHANNELS": "split"}
+    settings = {
+        "SERVER__UPLOAD_MB": "1",
+        "PRESETS__LETTERS__LANGUAGE": "en",
+        "PRESETS__CALLS__CHANNELS": "split",
+    }
     with serving(tmp_path_factory.mktemp("uploads"), **settings) as served:
         served.post("/pause")
         yield served
@@ -33,8 +37,18 @@ def nothing_else(served: Served) -> Iterator[None]:
     """Every file that a test leaves is below the inbox and has a job, and no draft stays."""
     yield
     until(lambda: not served.drafts, "drafts to go")
-    assert {path.name for path in served.root.iterdir()} <= {".cache", "inbox", "outbox", "state", "log"}
-    there = {path.relative_to(served.inbox).as_posix() for path in served.inbox.rglob("*") if path.is_file()}
+    assert {path.name for path in served.root.iterdir()} <= {
+        ".cache",
+        "inbox",
+        "outbox",
+        "state",
+        "log",
+    }
+    there = {
+        path.relative_to(served.inbox).as_posix()
+        for path in served.inbox.rglob("*")
+        if path.is_file()
+    }
     assert there == {row["path"] for row in served.rows("SELECT path FROM job_status")}
 
 
@@ -97,10 +111,18 @@ def test_names_stay_in_the_inbox(served: Served, name: str, path: str | None) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "path"), [("nul\0l.wav", "nul_l.wav"), ("caf\udce9.wav", "caf\ufffd.wav"), ('quo\\"te.wav', "quo_te.wav")]
+    ("name", "path"),
+    [
+        ("nul\0l.wav", "nul_l.wav"),
+        ("caf\udce9.wav", "caf\ufffd.wav"),
+        ('quo\\"te.wav', "quo_te.wav"),
+    ],
 )
 def test_bytes_that_are_no_name(served: Served, name: str, path: str) -> None:
-    form = raw_form(f'Content-Disposition: form-data; name="files"; filename="{name}"', body=content()) + b"--edge--"
+    form = (
+        raw_form(f'Content-Disposition: form-data; name="files"; filename="{name}"', body=content())
+        + b"--edge--"
+    )
     answered = served.post("/batches", content=form, headers=RAW)
     assert answered.status_code in {201, 400}, answered.text
     if answered.status_code == 201:
@@ -120,7 +142,9 @@ def test_one_bad_name_and_none_of_them_lands(served: Served) -> None:
 
 @pytest.mark.parametrize("batch", ["../..", "/", "a/b", "....", "CON", " "])
 def test_a_batch_is_one_folder(served: Served, batch: str) -> None:
-    path = Path(served.upload(("in a batch.wav", content()), batch=batch).json()["files"][0]["path"])
+    path = Path(
+        served.upload(("in a batch.wav", content()), batch=batch).json()["files"][0]["path"]
+    )
     assert len(path.parts) == (2 if batch.strip(" .") else 1)
     assert ".." not in path.parts
 
@@ -144,7 +168,9 @@ def test_a_file_is_no_folder(served: Served) -> None:
 
 
 def test_options_and_presets(served: Served) -> None:
-    answered = served.upload(("told.wav", content()), preset="letters", options='{"word_timestamps": true}')
+    answered = served.upload(
+        ("told.wav", content()), preset="letters", options='{"word_timestamps": true}'
+    )
     job = served.get(f"/jobs/{answered.json()['files'][0]['job_id']}")
     assert job["preset"] == "letters"
     (row,) = served.rows("SELECT max(id), options ->> 'word_timestamps' AS words FROM jobs")
@@ -175,7 +201,10 @@ def test_wrong_options_and_nothing_lands(served: Served, fields: dict[str, str])
 def test_no_file_no_inbox_no_form(served: Served) -> None:
     assert served.upload(("files", b""), inbox="unknown").status_code == 422
     assert served.post("/batches", files={"batch": (None, "b")}).status_code == 422
-    nothing_chosen = raw_form('Content-Disposition: form-data; name="files"; filename=""', body=b"") + b"--edge--"
+    nothing_chosen = (
+        raw_form('Content-Disposition: form-data; name="files"; filename=""', body=b"")
+        + b"--edge--"
+    )
     answered = served.post("/batches", content=nothing_chosen, headers=RAW)
     assert (answered.status_code, "there is no file" in answered.text) == (422, True)
     assert served.post("/batches", json={"files": []}).status_code == 415
@@ -205,7 +234,10 @@ def test_a_broken_form(served: Served, body: bytes) -> None:
 
 
 def test_fields_fill_no_memory(served: Served) -> None:
-    many = raw_form(f'Content-Disposition: form-data; name="{"n" * 2000}"', body=b"") * 100 + b"--edge--"
+    many = (
+        raw_form(f'Content-Disposition: form-data; name="{"n" * 2000}"', body=b"") * 100
+        + b"--edge--"
+    )
     assert served.post("/batches", content=many, headers=RAW).status_code == 413
     assert served.upload(("a.wav", content()), batch="b" * 100_000).status_code == 413
 
@@ -219,7 +251,9 @@ def test_too_large(served: Served) -> None:
 def test_a_client_that_leaves_in_the_middle(served: Served) -> None:
     with socket.create_connection(("127.0.0.1", served.port)) as client:
         head = "POST /api/v1/batches HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n"
-        client.sendall(f"{head}Content-Type: {RAW['content-type']}\r\n\r\n".encode() + WHOLE + bytes(100_000))
+        client.sendall(
+            f"{head}Content-Type: {RAW['content-type']}\r\n\r\n".encode() + WHOLE + bytes(100_000)
+        )
         until(lambda: served.drafts, "the draft")
     until(lambda: not served.drafts, "the draft to go")
 
@@ -233,7 +267,9 @@ def test_what_a_crash_left_goes_at_the_next_start(served: Served) -> None:
     until(lambda: not left.exists(), "the sweep")
 
 
-@pytest.mark.skipif(sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="modes")
+@pytest.mark.skipif(
+    sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="modes"
+)
 def test_an_inbox_that_cannot_be_written(served: Served) -> None:
     served.inbox.chmod(0o500)
     try:
@@ -285,7 +321,9 @@ def test_too_many_parts(served: Served) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it takes Linux's exchange of two names")
-def test_a_folder_that_is_swapped_for_a_link_while_files_come(served: Served, tmp_path: Path) -> None:
+def test_a_folder_that_is_swapped_for_a_link_while_files_come(
+    served: Served, tmp_path: Path
+) -> None:
     folder, link, stopped = served.inbox / "swapped", served.inbox / "link.tmp", threading.Event()
     folder.mkdir()
     link.symlink_to(tmp_path)
@@ -310,5 +348,7 @@ def test_a_folder_that_is_swapped_for_a_link_while_files_come(served: Served, tm
         link.unlink()
     assert set(answers) <= {201, 422, 503}
     assert not list(tmp_path.iterdir())
-    taken = {row["path"] for row in served.rows("SELECT path FROM job_status WHERE batch = 'swapped'")}
+    taken = {
+        row["path"] for row in served.rows("SELECT path FROM job_status WHERE batch = 'swapped'")
+    }
     assert len(taken) == answers.count(201)

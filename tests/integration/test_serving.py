@@ -14,8 +14,8 @@ import pytest
 from speakeasyd import daemon
 from speakeasyd.config import InboxSettings, ServerSettings, Settings, WatchSettings, WorkerSettings
 from speakeasyd.daemon import Daemon
-from speakeasyd.ledger.asking import ask
-from speakeasyd.testing import PIECE, SCRIPTED, Script
+from speakeasyd.ledger.queries import query_ledger
+from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
 from speakeasyd.workers.pool import Pool
 from tests.conftest import eventually
 from tests.ledgers import create
@@ -29,7 +29,7 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     inbox.path.mkdir()
     (inbox.path / "talk.wav").write_bytes(bytes(PIECE))
     create(tmp_path / "ledger.db")
-    Script().write(tmp_path)
+    FaultScript().write_to(tmp_path)
     return Settings(
         state=tmp_path,
         inboxes=(inbox,),
@@ -39,12 +39,16 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     )
 
 
-async def transcribes_and_says(settings: Settings, caplog: pytest.LogCaptureFixture, words: str) -> None:
+async def transcribes_and_says(
+    settings: Settings, caplog: pytest.LogCaptureFixture, words: str
+) -> None:
     done = "SELECT 1 FROM jobs WHERE status = 'completed'"
     with caplog.at_level(logging.INFO, "speakeasyd"):
         async with running(settings) as (_, task):
             await eventually(lambda: task.done() or words in caplog.text, words)
-            await eventually(lambda: task.done() or ask(settings.state, done), "the transcript")
+            await eventually(
+                lambda: task.done() or query_ledger(settings.state, done), "the transcript"
+            )
             assert not task.done()
 
 
@@ -77,14 +81,22 @@ async def test_a_port_that_is_taken_keeps_nobody_from_work(
 
 async def test_a_persons_pause_outlives_a_restart(settings: Settings) -> None:
     def status() -> list[object]:
-        return [row["status"] for row in ask(settings.state, "SELECT status FROM jobs WHERE path = 'later.wav'")]
+        return [
+            row["status"]
+            for row in query_ledger(
+                settings.state, "SELECT status FROM jobs WHERE path = 'later.wav'"
+            )
+        ]
 
     async with running(settings) as (first, _):
-        await eventually(lambda: ask(settings.state, "SELECT 1 FROM state WHERE key = 'workers'"), "the daemon")
-        await first._pauses.begin("person", "lunch")
+        await eventually(
+            lambda: query_ledger(settings.state, "SELECT 1 FROM state WHERE key = 'workers'"),
+            "the daemon",
+        )
+        await first._pauses.begin_pause("person", "lunch")
     (settings.inboxes[0].path / "later.wav").write_bytes(bytes(2 * PIECE))
     async with running(settings) as (second, _):
         await eventually(status, "the job")
         assert (second._pauses.reasons, status()) == ({"person": "lunch"}, ["pending"])
-        await second._ledger.ask("resume")
+        await second._ledger.send_request("resume")
         await eventually(lambda: status() == ["completed"], "the text")

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.clock import SystemClock, iso
-from speakeasyd.domain.job import Waiting
+from speakeasyd.clock import SystemClock, format_utc
+from speakeasyd.domain.job import WaitingFile
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
-from speakeasyd.ledger.reading import read
+from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.views import VIEWS
 from tests.conftest import REPOSITORY
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, touched
@@ -44,18 +44,22 @@ async def a_day(path: Path) -> None:
             ledger, *(a_file(f"talks/{name}.wav") for name in ("one", "call", "hard", "silent"))
         )
         words = (Word(0.0, 0.5, " The", 0.9), Word(0.5, 1.0, " fox", 0.8))
-        await ledger.note(one.id, one.token, language="en", language_probability=0.6)
+        await ledger.update_claimed_job(one.id, one.token, language="en", language_probability=0.6)
         said = Segment(0.0, 1.0, " The quick brown fox", -0.2, 1.0, 0.0, words=words, language="nl")
-        await ledger.record([(one.id, one.token, Chunk(9, 0.0, 10.0, (said,), compute_s=1.0))])
+        await ledger.store_chunks(
+            [(one.id, one.token, Chunk(9, 0.0, 10.0, (said,), compute_s=1.0))]
+        )
         await finish(ledger, one, " jumps.", " Mumble mumble.")
         doubtful = Segment(20.0, 21.0, " Mumble mumble mumble.", -1.5, 2.9, 0.4)
-        await ledger.record([(call.id, call.token, a_chunk(0, " Hi.", channel=0))])
-        await ledger.record([(call.id, call.token, Chunk(1, 20.0, 30.0, (replace(doubtful, channel=1),), 1))])
-        await ledger.record([(call.id, call.token, a_chunk(3, gap=True))])
+        await ledger.store_chunks([(call.id, call.token, a_chunk(0, " Hi.", channel=0))])
+        await ledger.store_chunks(
+            [(call.id, call.token, Chunk(1, 20.0, 30.0, (replace(doubtful, channel=1),), 1))]
+        )
+        await ledger.store_chunks([(call.id, call.token, a_chunk(3, gap=True))])
         cut = MediaWarning(WarningKind.CUT, "cut short")
-        await ledger.transcribed(call.id, call.token, audio_seconds=40.0, warnings=[cut])
-        await ledger.complete(call.id, call.token, [an_artifact("call.txt")])
-        incident = await ledger.incident(
+        await ledger.mark_transcribed(call.id, call.token, audio_seconds=40.0, warnings=[cut])
+        await ledger.complete_job(call.id, call.token, [an_artifact("call.txt")])
+        incident = await ledger.open_incident(
             kind="hang",
             phase="generate",
             device="cpu",
@@ -64,21 +68,30 @@ async def a_day(path: Path) -> None:
             action="restart",
             job_id=hard.id,
         )
-        await ledger.resolve(incident, cost_seconds=3.5)
-        await ledger.release(hard.id, hard.token, available_at=None, error_code="worker_crashed", crash=True)
-        [hard] = await ledger.claim(1)
-        await ledger.fail(hard.id, hard.token, code=ErrorCode.POISON, error="what is heard takes workers down")
-        await finish(ledger, silent)
-        await ledger.add([touched(a_file("talks/one.wav"))])
-        later, _running = await claimed(ledger, a_file("later.wav"), a_file("running.wav"))
-        await ledger.release(
-            later.id, later.token, available_at="2999-01-01T00:00:00.000Z", error_code="worker_crashed"
+        await ledger.close_incident(incident, cost_seconds=3.5)
+        await ledger.release_claim(
+            hard.id, hard.token, available_at=None, error_code="worker_crashed", crash=True
         )
-        await ledger.add([a_file("next.wav")])
+        [hard] = await ledger.claim_jobs(1)
+        await ledger.fail_job(
+            hard.id, hard.token, code=ErrorCode.POISON, error="what is heard takes workers down"
+        )
+        await finish(ledger, silent)
+        await ledger.add_jobs([touched(a_file("talks/one.wav"))])
+        later, _running = await claimed(ledger, a_file("later.wav"), a_file("running.wav"))
+        await ledger.release_claim(
+            later.id,
+            later.token,
+            available_at="2999-01-01T00:00:00.000Z",
+            error_code="worker_crashed",
+        )
+        await ledger.add_jobs([a_file("next.wav")])
         [clean] = await claimed(ledger, replace(a_file("clean.wav", priority=9), batch="clean"))
         await finish(ledger, clean, " All is well.")
-        await ledger.waiting("inbox", [Waiting(b"big.wav", 5, iso(NOW), "still growing")])
-        await ledger.set_state("pauses", {})
+        await ledger.store_waiting_files(
+            "inbox", [WaitingFile(b"big.wav", 5, format_utc(NOW), "still growing")]
+        )
+        await ledger.store_state("pauses", {})
 
 
 def test_the_cookbook_is_a_book() -> None:
@@ -88,7 +101,7 @@ def test_the_cookbook_is_a_book() -> None:
 
 @pytest.mark.parametrize("question", COOKBOOK)
 def test_every_question_has_an_answer(ledger: Path, question: str) -> None:
-    rows = read(ledger, COOKBOOK[question])
+    rows = query_readonly(ledger, COOKBOOK[question])
     assert rows, "the query is right, but finds nothing where something is to be found"
     assert any(value is not None for value in rows[0].values())
 

@@ -10,14 +10,20 @@ from typing import Any
 import pytest
 
 from speakeasyd import daemon
-from speakeasyd.config import InboxSettings, RecoverySettings, Settings, WatchSettings, WorkerSettings
+from speakeasyd.config import (
+    InboxSettings,
+    RecoverySettings,
+    Settings,
+    WatchSettings,
+    WorkerSettings,
+)
 from speakeasyd.daemon import Daemon
 from speakeasyd.domain.job import Job
-from speakeasyd.ledger.asking import ask
+from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.services import watchdog
 from speakeasyd.services.dispatcher import Dispatcher
 from speakeasyd.services.publisher import Publisher
-from speakeasyd.testing import ODD_REPORTS, PIECE, SCRIPTED, Misdeed, Script
+from speakeasyd.testing import ODD_REPORTS, PIECE, SCRIPTED, FaultScript, InjectedFault
 from speakeasyd.workers.pool import Pool
 from tests.conftest import PATIENCE_S, eventually
 from tests.ledgers import create
@@ -72,17 +78,17 @@ class Place:
             await task
 
     def jobs(self) -> Mapping[str, dict[str, Any]]:
-        rows = ask(self.root, "SELECT * FROM job_status")
+        rows = query_ledger(self.root, "SELECT * FROM job_status")
         return {str(row["path"]): row for row in rows}
 
     def have_ended(self, count: int) -> Callable[[], bool]:
         return lambda: [job["status"] in ENDED for job in self.jobs().values()] == [True] * count
 
     def incidents(self) -> list[dict[str, Any]]:
-        return ask(self.root, "SELECT * FROM incidents ORDER BY incident_id")
+        return query_ledger(self.root, "SELECT * FROM incidents ORDER BY incident_id")
 
     def failures(self) -> str:
-        rows = ask(self.root, "SELECT value FROM state WHERE key = 'failures'")
+        rows = query_ledger(self.root, "SELECT value FROM state WHERE key = 'failures'")
         return str(rows[0]["value"]) if rows else ""
 
 
@@ -94,14 +100,19 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
 
 @pytest.mark.timeout(180)
 async def test_an_odd_report_ends_its_own_job_only(place: Place) -> None:
-    Script(tuple(Misdeed("odd_report", file=f"{name}.wav", chunk=1, text=name) for name in ODD_REPORTS)).write(
-        place.root
-    )
+    FaultScript(
+        tuple(
+            InjectedFault("odd_report", file=f"{name}.wav", chunk=1, text=name)
+            for name in ODD_REPORTS
+        )
+    ).write_to(place.root)
     for name in ODD_REPORTS:
         place.put(f"{name}.wav", chunks=3)
     place.put("innocent.mp3", chunks=3)
     async with place.running():
-        await eventually(place.have_ended(len(ODD_REPORTS) + 1), "every job to end", patience_s=PATIENCE_S)
+        await eventually(
+            place.have_ended(len(ODD_REPORTS) + 1), "every job to end", patience_s=PATIENCE_S
+        )
     jobs = place.jobs()
     assert jobs.pop("innocent.mp3")["status"] == "completed"
     refused = {path.removesuffix(".wav") for path, job in jobs.items() if job["status"] == "failed"}
@@ -118,7 +129,7 @@ async def test_what_only_the_ledger_refuses_ends_its_own_job_only(
 ) -> None:
     monkeypatch.setattr("speakeasyd.workers.supervisor.find_complaint", lambda _report: None)
     odd = {"record": "nan", "note": "unknown code", "transcribed": "nan at the end"}[what]
-    Script((Misdeed("odd_report", file="bad", chunk=1, text=odd),)).write(place.root)
+    FaultScript((InjectedFault("odd_report", file="bad", chunk=1, text=odd),)).write_to(place.root)
     for name in ("bad.wav", "good.wav", "better.wav"):
         place.put(name)
     async with place.running():
@@ -133,9 +144,11 @@ async def test_what_only_the_ledger_refuses_ends_its_own_job_only(
 
 
 @pytest.mark.timeout(180)
-async def test_a_publication_that_never_ends_is_begun_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_publication_that_never_ends_is_begun_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(watchdog, "PUBLISH_LEAST_S", 0.0)
-    publish, hung = Publisher.publish, list[int]()
+    publish, hung = Publisher.publish_job, list[int]()
 
     async def hang_once(self: Publisher, job: Job) -> None:
         if not hung:
@@ -148,7 +161,8 @@ async def test_a_publication_that_never_ends_is_begun_again(place: Place, monkey
     async with place.running(stall_s=5):
         await eventually(place.have_ended(1), "the second try", patience_s=PATIENCE_S)
         await eventually(
-            lambda: [one["resolved_at"] is not None for one in place.incidents()] == [True], "the end of it"
+            lambda: [one["resolved_at"] is not None for one in place.incidents()] == [True],
+            "the end of it",
         )
         await eventually(lambda: place.failures() == "{}", "health to be well")
     assert place.jobs()["a.wav"]["status"] == "completed"
@@ -156,8 +170,10 @@ async def test_a_publication_that_never_ends_is_begun_again(place: Place, monkey
 
 
 @pytest.mark.timeout(180)
-async def test_a_dispatcher_that_fails_every_time_keeps_no_job(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    digest, broken = Dispatcher._digest, [True]
+async def test_a_dispatcher_that_fails_every_time_keeps_no_job(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest, broken = Dispatcher._process_events, [True]
 
     async def raise_while_broken(self: Dispatcher) -> None:
         if self._claims and broken[0]:
@@ -175,19 +191,26 @@ async def test_a_dispatcher_that_fails_every_time_keeps_no_job(place: Place, mon
         )
         broken[0] = False
         await eventually(place.have_ended(1), "the job", patience_s=PATIENCE_S)
-        await eventually(lambda: place.failures() == "{}", "health to be well", patience_s=PATIENCE_S)
+        await eventually(
+            lambda: place.failures() == "{}", "health to be well", patience_s=PATIENCE_S
+        )
     assert place.jobs()["a.wav"]["status"] == "completed"
 
 
 @pytest.mark.timeout(180)
 async def test_a_task_of_which_its_worker_says_nothing_more_is_begun_again(place: Place) -> None:
     """The worker goes on with others all the while: nothing is wrong with it."""
-    Script((Misdeed("no_word", file="forgotten", chunk=1),), chunk_s=0.2).write(place.root)
+    FaultScript((InjectedFault("no_word", file="forgotten", chunk=1),), chunk_s=0.2).write_to(
+        place.root
+    )
     place.put("forgotten.wav")
     place.put("long.wav", chunks=250)
     async with place.running(stall_s=5):
         await eventually(
-            lambda: "forgotten.wav" in place.jobs() and place.jobs()["forgotten.wav"]["status"] == "completed",
+            lambda: (
+                "forgotten.wav" in place.jobs()
+                and place.jobs()["forgotten.wav"]["status"] == "completed"
+            ),
             "the forgotten one",
             patience_s=PATIENCE_S,
         )

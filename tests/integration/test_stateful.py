@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from speakeasyd.config import InboxSettings, RecoverySettings, Settings, WatchSettings
-from speakeasyd.domain.fault import classify
-from speakeasyd.domain.health import State
+from speakeasyd.domain.device_health import DeviceState
+from speakeasyd.domain.fault import classify_fault
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -33,7 +33,7 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
 )
 from speakeasyd.errors import ErrorCode
-from speakeasyd.events import Hub
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
 from speakeasyd.services.dispatcher import Dispatcher, News
@@ -42,21 +42,25 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
-from speakeasyd.services.sources import Sources
-from speakeasyd.testing import CHUNK_S, PIECE, ManualClock, scripted_chunks
-from speakeasyd.workers.inhand import InHand
+from speakeasyd.services.source_disposal import SourceDisposal
+from speakeasyd.testing import CHUNK_S, PIECE, ManualClock, build_scripted_chunks
+from speakeasyd.workers.assigned_tasks import AssignedTasks
 from speakeasyd.workers.pool import WorkerLost
 from tests.ledgers import create
 
 NAMES = ("a.wav", "b.wav", "sub/a.wav", "c.flac")
-CONTENTS = tuple(bytes([letter]) * (PIECE * chunks) for letter, chunks in zip(b"xyz", (1, 2, 3), strict=True))
+CONTENTS = tuple(
+    bytes([letter]) * (PIECE * chunks) for letter, chunks in zip(b"xyz", (1, 2, 3), strict=True)
+)
 SETTLE_S = 2.0
 PEACE = 400  # rounds after which there must be nothing left to do
 FAULTS = (
-    classify(phase="generate", error="CUDA failed with error an illegal memory access was encountered"),
-    classify(exit_status=-9),
-    classify(phase="decode", error="MemoryError: "),
-    classify(silent=True),
+    classify_fault(
+        phase="generate", error="CUDA failed with error an illegal memory access was encountered"
+    ),
+    classify_fault(exit_status=-9),
+    classify_fault(phase="decode", error="MemoryError: "),
+    classify_fault(silent=True),
 )
 
 
@@ -68,7 +72,7 @@ class StandIn:
 
     def __init__(self, hear: Callable[[News], None]) -> None:
         self._hear = hear
-        self._hand = InHand()
+        self._hand = AssignedTasks()
         self._plays: dict[JobId, Iterator[Report]] = {}
         hear(("cpu", Loaded("auto", "scripted", "cpu", "int8", 0.0)))
 
@@ -76,11 +80,11 @@ class StandIn:
         return max(0, 3 - len(self._plays))
 
     def submit(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
-        self._hand.add(task, alone=alone or on_cpu)
+        self._hand.add_task(task, alone=alone or on_cpu)
         self._plays[task.job_id] = _play(task)
 
     def drop(self, job_id: JobId) -> None:
-        self._hand.drop(job_id)
+        self._hand.drop_job(job_id)
         self._plays.pop(job_id, None)
 
     async def stop(self, _grace_s: float) -> None:
@@ -94,15 +98,28 @@ class StandIn:
         report = next(self._plays[job_id])
         if isinstance(report, TaskDone | TaskFailed):
             del self._plays[job_id]
-        self._hand.note(report, 0.0)
+        self._hand.record_report(report, 0.0)
         self._hear(("cpu", report))
         return True
 
     def die(self, fault: int) -> None:
         diagnosis = FAULTS[fault % len(FAULTS)]
-        tasks = self._hand.lose(None, blame=diagnosis.blames_work)
+        tasks = self._hand.take_all(None, blame=diagnosis.blames_work)
         self._plays.clear()
-        self._hear(WorkerLost("cpu", "cpu", tasks, diagnosis, None, diagnosis.what, -6, "", 1.0, State.STARTING))
+        self._hear(
+            WorkerLost(
+                "cpu",
+                "cpu",
+                tasks,
+                diagnosis,
+                None,
+                diagnosis.what,
+                -6,
+                "",
+                1.0,
+                DeviceState.STARTING,
+            )
+        )
 
 
 def _play(task: Task) -> Iterator[Report]:
@@ -111,7 +128,7 @@ def _play(task: Task) -> Iterator[Report]:
     except OSError as error:
         yield TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_MISSING, str(error))
         return
-    chunks = scripted_chunks(data)
+    chunks = build_scripted_chunks(data)
     yield Opened(task.job_id, task.token, len(chunks) * CHUNK_S)
     yield LanguageFound(task.job_id, task.token, "en", 1.0)
     for chunk in chunks:
@@ -137,7 +154,9 @@ class Life(RuleBasedStateMachine):
             state=self.root,
             inboxes=(inbox,),
             watch=WatchSettings(settle_s=SETTLE_S, poll="always", poll_s=0.5),
-            recovery=RecoverySettings(max_attempts=1000, stop_grace_s=1.0),  # nobody here is really at fault
+            recovery=RecoverySettings(
+                max_attempts=1000, stop_grace_s=1.0
+            ),  # nobody here is really at fault
         )
         (self.root / "inbox").mkdir()
         create(self.root / "ledger.db")
@@ -151,12 +170,16 @@ class Life(RuleBasedStateMachine):
 
     async def _boot(self) -> None:
         self.boots += 1
-        hub = Hub()
-        self.ledger = await Ledger.open(self.root / "ledger.db", clock=self.clock, hub=hub, boot_id=str(self.boots))
-        await self.ledger.recover()
+        hub = EventHub()
+        self.ledger = await Ledger.open(
+            self.root / "ledger.db", clock=self.clock, hub=hub, boot_id=str(self.boots)
+        )
+        await self.ledger.release_stale_claims()
         pauses = Pauses(ledger=self.ledger, hub=hub, clock=self.clock)
         self.outboxes = Outboxes(inboxes=self.settings.inboxes, pauses=pauses)
-        sources = Sources(ledger=self.ledger, settings=self.settings, hub=hub, clock=self.clock)
+        sources = SourceDisposal(
+            ledger=self.ledger, settings=self.settings, hub=hub, clock=self.clock
+        )
         heard: list[News] = []
         self.pool = StandIn(heard.append)
         self.dispatcher = Dispatcher(
@@ -170,8 +193,8 @@ class Life(RuleBasedStateMachine):
             clock=self.clock,
         )
         for news in heard:
-            self.dispatcher.hear(news)
-        self.pool._hear = self.dispatcher.hear
+            self.dispatcher.enqueue_event(news)
+        self.pool._hear = self.dispatcher.enqueue_event
         self.intake = Intake(
             settings=self.settings,
             ledger=self.ledger,
@@ -179,7 +202,7 @@ class Life(RuleBasedStateMachine):
             main_loop=MainLoop(asyncio.get_running_loop()),
             clock=self.clock,
         )
-        await self.outboxes.prepare()
+        await self.outboxes.prepare_folders()
 
     # --- files, and what is told of them
 
@@ -204,7 +227,9 @@ class Life(RuleBasedStateMachine):
         """Late, doubled, of a file that is not there; or there is none, and a scan has to find the file."""
         for _ in range(times):
             now = self.clock.monotonic()
-            next(iter(self.intake._doors.values()))._arrivals.notice(name.encode(), now, announced=True, hint=hint)
+            next(iter(self.intake._doors.values()))._arrivals.notice_file(
+                name.encode(), now, announced=True, hint=hint
+            )
 
     # --- time and work
 
@@ -259,23 +284,32 @@ class Life(RuleBasedStateMachine):
 
     @rule(name=st.sampled_from(NAMES), retry=st.booleans())
     def person(self, name: str, retry: bool) -> None:
-        ids = [row["job_id"] for row in self._rows("SELECT job_id FROM job_status WHERE path = ?", name)]
+        ids = [
+            row["job_id"]
+            for row in self._rows("SELECT job_id FROM job_status WHERE path = ?", name)
+        ]
         if retry:
-            self.run(self.ledger.retry(ids=ids))
+            self.run(self.ledger.retry_jobs(ids=ids))
         elif name not in self.there:  # a wish that is granted would be no loss
-            self.run(self.ledger.cancel(ids))
+            self.run(self.ledger.cancel_jobs(ids))
 
     # --- what must hold
 
     @invariant()
     def one_live_job_for_a_path(self) -> None:
         if self.boots:
-            live = "SELECT path, count(*) AS n FROM job_status WHERE finished_at IS NULL GROUP BY path"
+            live = (
+                "SELECT path, count(*) AS n FROM job_status WHERE finished_at IS NULL GROUP BY path"
+            )
             assert all(row["n"] == 1 for row in self._rows(live))
 
     @invariant()
     def what_is_said_to_be_written_is_there(self) -> None:
-        outbox = next(folder for folder in (self.root / "outbox", self.root / "outbox away") if folder.is_dir())
+        outbox = next(
+            folder
+            for folder in (self.root / "outbox", self.root / "outbox away")
+            if folder.is_dir()
+        )
         for row in self._rows("SELECT path, sha256 FROM artifacts WHERE written_at IS NOT NULL"):
             assert hashlib.sha256((outbox / row["path"]).read_bytes()).hexdigest() == row["sha256"]
 
@@ -299,7 +333,10 @@ class Life(RuleBasedStateMachine):
                 pass
             if self._is_peace():
                 return
-        left = [tuple(row) for row in self._rows("SELECT path, status FROM jobs WHERE finished_at IS NULL")]
+        left = [
+            tuple(row)
+            for row in self._rows("SELECT path, status FROM jobs WHERE finished_at IS NULL")
+        ]
         raise AssertionError(f"no peace: {left}")
 
     async def _round(self) -> None:
@@ -318,15 +355,27 @@ class Life(RuleBasedStateMachine):
         latest = "SELECT job_id, status, sha256 FROM job_status WHERE path = ? AND status != 'skipped' ORDER BY job_id"
         for name, content in self.there.items():
             *_, job = self._rows(latest, name)
-            assert (job["status"], job["sha256"]) == ("completed", hashlib.sha256(content).hexdigest()), name
-            text = "".join(segment.text for chunk in scripted_chunks(content) for segment in chunk.segments)
+            assert (job["status"], job["sha256"]) == (
+                "completed",
+                hashlib.sha256(content).hexdigest(),
+            ), name
+            text = "".join(
+                segment.text
+                for chunk in build_scripted_chunks(content)
+                for segment in chunk.segments
+            )
             [said] = self._rows("SELECT text FROM transcript_text WHERE job_id = ?", job["job_id"])
             assert said["text"] == text.strip(), name
-        written = {path.relative_to(self.root / "outbox").as_posix() for path in (self.root / "outbox").rglob("*.*")}
+        written = {
+            path.relative_to(self.root / "outbox").as_posix()
+            for path in (self.root / "outbox").rglob("*.*")
+        }
         assert written == {row["path"] for row in self._rows("SELECT path FROM artifacts")}
 
     def _status(self, name: str) -> str | None:
-        rows = self._rows("SELECT status FROM job_status WHERE path = ? ORDER BY job_id DESC LIMIT 1", name)
+        rows = self._rows(
+            "SELECT status FROM job_status WHERE path = ? ORDER BY job_id DESC LIMIT 1", name
+        )
         return rows[0]["status"] if rows else None
 
     def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:

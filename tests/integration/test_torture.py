@@ -21,7 +21,9 @@ pytestmark = [
 def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     names = [scenario.name for scenario in chosen(quick=True) if scenario.possible()]
     runs = list(torture(names, scratch=tmp_path, seed=SEED, quick=True, lanes=LANES))
-    assert {run.name: [str(breach) for breach in run.breaches] for run in runs if run.breaches} == {}
+    assert {
+        run.name: [str(breach) for breach in run.breaches] for run in runs if run.breaches
+    } == {}
     assert all(run.rounds for run in runs)
     assert table(runs).count("\n") == 1 + len(names)
     assert HEADINGS[0] in table(runs)

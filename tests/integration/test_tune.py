@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from speakeasyd.cli.tune import Trial, best
+from speakeasyd.cli.tune import Trial, choose_best
 from speakeasyd.domain.protocol import ChunkDone, Report, WorkerSpec
 from speakeasyd.engine import trial as trial_module
 from speakeasyd.engine.pipeline import Pipeline
@@ -21,13 +21,15 @@ def trial(replicas: int, speed: float) -> Trial:
 
 def test_another_way_has_to_be_worth_the_change() -> None:
     usual, little, much = trial(2, 10.0), trial(1, 10.2), trial(3, 11.0)
-    assert best([usual, little]) is usual
-    assert best([usual, little, much]) is much
+    assert choose_best([usual, little]) is usual
+    assert choose_best([usual, little, much]) is much
 
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_a_trial_of_a_few_chunks_counts_all_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_of_a_few_chunks_counts_all_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Replicas that began together end together: the time between their first chunks says nothing."""
     spec = WorkerSpec("cpu", "int8", 2, 1, str(tmp_path), offline=True)
     done_when_read: list[int] = []  # chunks, at each look at the clock
@@ -49,7 +51,7 @@ def test_a_trial_of_a_few_chunks_counts_all_its_time(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(trial_module, "Pipeline", CountingPipeline)
     monkeypatch.setattr(trial_module, "time", Clock())
-    speed = trial_module.findings("bundled", 0.01, spec)["speed"]
+    speed = trial_module.collect_findings("bundled", 0.01, spec)["speed"]
     assert done_when_read == [0, len(chunks)], "from before the first chunk to after the last"
     assert chunks
     assert speed == pytest.approx(sum(done.chunk.end - done.chunk.start for done in chunks) / 10.0)
@@ -61,7 +63,9 @@ def test_the_best_settings_are_written_into_the_configuration(tmp_path: Path) ->
     file = tmp_path / "speakeasyd.toml"
     file.write_text(f"state = '{tmp_path}'\n[options]\nmodel = 'bundled'\n")
     command = [sys.executable, "-m", "speakeasyd", "tune", "--seconds", "1", "--device", "cpu"]
-    done = subprocess.run([*command, "--write", "--config", str(file)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, "--write", "--config", str(file)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     written = tomllib.loads(file.read_text())
     assert written["options"] == {"model": "bundled"}

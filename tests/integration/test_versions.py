@@ -15,12 +15,14 @@ TXT = Options(formats=("txt",))
 async def publish(shop: Workshop, data: bytes, text: str, *, options: Options = TXT) -> Job:
     shop.place.drop("talk.mp3", data)
     [job] = await shop.ready("talk.mp3", text=text, options=options)
-    await shop.publisher.publish(job)
+    await shop.publisher.publish_job(job)
     return job
 
 
 async def superseded(shop: Workshop) -> list[tuple[int, int | None]]:
-    rows = await shop.ledger.rows("SELECT job_id, superseded_by FROM job_status ORDER BY job_id")
+    rows = await shop.ledger.query_rows(
+        "SELECT job_id, superseded_by FROM job_status ORDER BY job_id"
+    )
     return [(row["job_id"], row["superseded_by"]) for row in rows]  # type: ignore[misc]
 
 
@@ -33,10 +35,12 @@ async def test_the_natural_name_belongs_to_the_newest_version(tmp_path: Path, so
         three = await publish(shop, b"another", " Something else.")
         assert place.written() == {"talk.txt": "Something else.\n"}
         assert await superseded(shop) == [(one.id, two.id), (two.id, three.id), (three.id, None)]
-        assert (await shop.ledger.transcript(one.id)).text == "The first half."
-        assert [hit.job_id for hit in await shop.ledger.search("half")] == []
-        assert [hit.job_id for hit in await shop.ledger.search("something")] == [three.id]
-        [artifact] = await shop.ledger.rows("SELECT job_id, path, sha256, replaces_sha256 FROM artifacts")
+        assert (await shop.ledger.load_transcript(one.id)).text == "The first half."
+        assert [hit.job_id for hit in await shop.ledger.search_text("half")] == []
+        assert [hit.job_id for hit in await shop.ledger.search_text("something")] == [three.id]
+        [artifact] = await shop.ledger.query_rows(
+            "SELECT job_id, path, sha256, replaces_sha256 FROM artifacts"
+        )
     written = (place.outbox / "talk.txt").read_bytes()
     assert artifact == {
         "job_id": three.id,
@@ -70,7 +74,7 @@ async def test_of_another_file_nothing_is_replaced(tmp_path: Path) -> None:
     place.drop("talk.wav")
     async with workshop(place) as shop:
         [other] = await shop.ready("talk.wav", text=" Another talk.", options=TXT)
-        await shop.publisher.publish(other)
+        await shop.publisher.publish_job(other)
         await publish(shop, b"one", " One.")
         await publish(shop, b"two", " Two.")
     assert place.written() == {"talk.txt": "Another talk.\n", "talk.mp3.txt": "Two.\n"}
@@ -82,5 +86,5 @@ async def test_an_earlier_version_that_comes_back_is_the_newest(tmp_path: Path) 
         await publish(shop, b"one", " One.")
         await publish(shop, b"two", " Two.")
         await publish(shop, b"one", " One.")
-        assert [hit.job_id for hit in await shop.ledger.search("one")] == [3]
+        assert [hit.job_id for hit in await shop.ledger.search_text("one")] == [3]
     assert place.written() == {"talk.txt": "One.\n"}

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.config import WatchSettings
-from speakeasyd.inbox.rules import Rules
+from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.inbox.scanner import InboxMissing
-from speakeasyd.inbox.watcher import News, Watcher
+from speakeasyd.inbox.watcher import WatchChanges, Watcher
 from speakeasyd.loop import MainLoop
 from tests.conftest import REPOSITORY, eventually
 
@@ -25,35 +25,39 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="as inotify has it")
 class Ear:
     """Gathers the news as the daemon does: one hand-over for any number of events."""
 
-    def __init__(self, root: Path, rules: Rules | None = None) -> None:
-        self.all = News()
+    def __init__(self, root: Path, rules: InboxRules | None = None) -> None:
+        self.all = WatchChanges()
         self.calls = 0
         self.watcher = Watcher(
             root=root,
-            rules=rules or Rules(WatchSettings()),
+            rules=rules or InboxRules(WatchSettings()),
             main_loop=MainLoop(asyncio.get_running_loop()),
             on_news=self._hear,
         )
 
     async def _hear(self) -> None:
         self.calls += 1
-        news = self.watcher.take()
-        self.all.files.update({path: done or self.all.files.get(path, False) for path, done in news.files.items()})
+        news = self.watcher.take_changes()
+        self.all.files.update(
+            {path: done or self.all.files.get(path, False) for path, done in news.files.items()}
+        )
         self.all.folders |= news.folders
         self.all.lost |= news.lost
 
     async def hears_of(self, *paths: bytes) -> None:
-        await eventually(lambda: self.all.files.keys() >= set(paths), f"events about {paths}, not {self.all}")
+        await eventually(
+            lambda: self.all.files.keys() >= set(paths), f"events about {paths}, not {self.all}"
+        )
 
 
 @asynccontextmanager
-async def listening(root: Path, rules: Rules | None = None) -> AsyncIterator[Ear]:
+async def listening(root: Path, rules: InboxRules | None = None) -> AsyncIterator[Ear]:
     ear = Ear(root, rules)
-    assert await asyncio.to_thread(ear.watcher.arm) is None
+    assert await asyncio.to_thread(ear.watcher.start_watching) is None
     try:
         yield ear
     finally:
-        await asyncio.to_thread(ear.watcher.disarm)
+        await asyncio.to_thread(ear.watcher.stop_watching)
 
 
 @pytest.fixture
@@ -75,7 +79,9 @@ async def test_a_written_file_is_told_and_what_the_rules_leave_out_is_not(inbox:
 
 
 @linux
-async def test_a_file_is_finished_when_it_is_closed_or_moved_in_and_not_before(inbox: Path, tmp_path: Path) -> None:
+async def test_a_file_is_finished_when_it_is_closed_or_moved_in_and_not_before(
+    inbox: Path, tmp_path: Path
+) -> None:
     async with listening(inbox) as ear:
         with (inbox / "open.wav").open("wb") as file:
             file.write(b"x")
@@ -110,7 +116,14 @@ async def test_a_file_that_moves_out_is_no_news(inbox: Path, tmp_path: Path) -> 
 
 @linux
 async def test_names_come_as_they_are(inbox: Path) -> None:
-    names = [b"a\nb.wav", b"-rf.wav", b"\xff\xfe.wav", b"n" * 251 + b".wav", "\u00e9.wav".encode(), b"e\xcc\x81.wav"]
+    names = [
+        b"a\nb.wav",
+        b"-rf.wav",
+        b"\xff\xfe.wav",
+        b"n" * 251 + b".wav",
+        "\u00e9.wav".encode(),
+        b"e\xcc\x81.wav",
+    ]
     async with listening(inbox) as ear:
         for name in names:
             (inbox / os.fsdecode(name)).write_bytes(b"x")
@@ -126,35 +139,41 @@ async def test_many_events_take_few_hand_overs(inbox: Path) -> None:
         assert ear.calls < 100
 
 
-async def test_a_root_that_is_deleted_and_made_again_is_noticed_and_watched_again(inbox: Path) -> None:
+async def test_a_root_that_is_deleted_and_made_again_is_noticed_and_watched_again(
+    inbox: Path,
+) -> None:
     async with listening(inbox) as ear:
-        assert ear.watcher.healthy()
+        assert ear.watcher.is_healthy()
         inbox.rmdir()
-        assert not ear.watcher.healthy()
+        assert not ear.watcher.is_healthy()
         with pytest.raises(InboxMissing):
-            await asyncio.to_thread(ear.watcher.arm)
+            await asyncio.to_thread(ear.watcher.start_watching)
         inbox.mkdir()
-        assert not ear.watcher.healthy()
-        assert await asyncio.to_thread(ear.watcher.arm) is None
-        assert ear.watcher.healthy()
+        assert not ear.watcher.is_healthy()
+        assert await asyncio.to_thread(ear.watcher.start_watching) is None
+        assert ear.watcher.is_healthy()
         (inbox / "a.wav").write_bytes(b"x")
         await ear.hears_of(b"a.wav")
 
 
 @linux
-async def test_a_root_that_was_renamed_is_not_the_inbox_any_more(inbox: Path, tmp_path: Path) -> None:
+async def test_a_root_that_was_renamed_is_not_the_inbox_any_more(
+    inbox: Path, tmp_path: Path
+) -> None:
     async with listening(inbox) as ear:
         inbox.rename(tmp_path / "other")
         inbox.mkdir()
-        assert not ear.watcher.healthy()
-        await asyncio.to_thread(ear.watcher.arm)
+        assert not ear.watcher.is_healthy()
+        await asyncio.to_thread(ear.watcher.start_watching)
         (tmp_path / "other" / "wrong.wav").write_bytes(b"x")
         (inbox / "right.wav").write_bytes(b"x")
         await ear.hears_of(b"right.wav")
         assert set(ear.all.files) == {b"right.wav"}
 
 
-async def test_an_inbox_that_is_a_link_is_watched_where_it_leads(inbox: Path, tmp_path: Path) -> None:
+async def test_an_inbox_that_is_a_link_is_watched_where_it_leads(
+    inbox: Path, tmp_path: Path
+) -> None:
     try:
         (tmp_path / "link").symlink_to(inbox, target_is_directory=True)
     except OSError:
@@ -166,20 +185,20 @@ async def test_an_inbox_that_is_a_link_is_watched_where_it_leads(inbox: Path, tm
         other.mkdir()
         (tmp_path / "link").unlink()
         (tmp_path / "link").symlink_to(other, target_is_directory=True)
-        assert not ear.watcher.healthy()
+        assert not ear.watcher.is_healthy()
 
 
 async def test_an_observer_that_has_ended_is_unhealthy(inbox: Path) -> None:
     ear = Ear(inbox)
-    assert not ear.watcher.healthy()
-    await asyncio.to_thread(ear.watcher.arm)
-    assert ear.watcher.healthy()
-    await asyncio.to_thread(ear.watcher.disarm)
-    await asyncio.to_thread(ear.watcher.disarm)
-    assert not ear.watcher.healthy()
+    assert not ear.watcher.is_healthy()
+    await asyncio.to_thread(ear.watcher.start_watching)
+    assert ear.watcher.is_healthy()
+    await asyncio.to_thread(ear.watcher.stop_watching)
+    await asyncio.to_thread(ear.watcher.stop_watching)
+    assert not ear.watcher.is_healthy()
 
 
-class BrokenRules(Rules):
+class BrokenRules(InboxRules):
     """Rules with a defect."""
 
     def why_ignored(self, path: bytes) -> str | None:
@@ -188,21 +207,25 @@ class BrokenRules(Rules):
         return super().why_ignored(path)
 
 
-async def test_a_defect_in_the_handler_does_not_end_the_observer(inbox: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_defect_in_the_handler_does_not_end_the_observer(
+    inbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with listening(inbox, BrokenRules(WatchSettings())) as ear:
         (inbox / "bad.wav").write_bytes(b"x")
         await eventually(lambda: "could not be noted" in caplog.text, "the complaint")
         (inbox / "good.wav").write_bytes(b"x")
         await ear.hears_of(b"good.wav")
-        assert ear.watcher.healthy()
+        assert ear.watcher.is_healthy()
 
 
 async def test_lost_events_are_heard_of_in_watchdogs_log(inbox: Path) -> None:
     async with listening(inbox) as ear:
-        logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed; events were lost")
+        logging.getLogger("watchdog.observers.inotify_c").warning(
+            "Inotify queue overflowed; events were lost"
+        )
         await eventually(lambda: ear.all.lost, "the loss")
     logging.getLogger("watchdog").warning("nobody listens any more")
-    assert not ear.watcher.take()
+    assert not ear.watcher.take_changes()
 
 
 def test_a_loop_that_is_closed_or_not_running_harms_no_thread(inbox: Path) -> None:
@@ -212,21 +235,30 @@ def test_a_loop_that_is_closed_or_not_running_harms_no_thread(inbox: Path) -> No
         raise AssertionError
 
     main_loop = MainLoop(loop)
-    watcher = Watcher(root=inbox, rules=Rules(WatchSettings()), main_loop=main_loop, on_news=nobody)
-    watcher.arm()
+    watcher = Watcher(
+        root=inbox, rules=InboxRules(WatchSettings()), main_loop=main_loop, on_news=nobody
+    )
+    watcher.start_watching()
     try:
         loop.close()
         (inbox / "a.wav").write_bytes(b"x")
         asyncio.run(eventually(lambda: main_loop.dropped, "the event"))
-        assert watcher.healthy()
-        assert set(watcher.take().files) == {b"a.wav"}, "kept for whoever asks"
+        assert watcher.is_healthy()
+        assert set(watcher.take_changes().files) == {b"a.wav"}, "kept for whoever asks"
     finally:
-        watcher.disarm()
+        watcher.stop_watching()
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("unshare"), reason="needs a user namespace of its own")
-@pytest.mark.parametrize(("limit", "word"), [("watches", "max_user_watches"), ("instances", "max_user_instances")])
-def test_a_system_without_watches_left_says_how_to_get_more(inbox: Path, limit: str, word: str) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux" or not shutil.which("unshare"),
+    reason="needs a user namespace of its own",
+)
+@pytest.mark.parametrize(
+    ("limit", "word"), [("watches", "max_user_watches"), ("instances", "max_user_instances")]
+)
+def test_a_system_without_watches_left_says_how_to_get_more(
+    inbox: Path, limit: str, word: str
+) -> None:
     for name in "abcd":
         (inbox / name).mkdir()
     code = """if True:
@@ -240,7 +272,16 @@ def test_a_system_without_watches_left_says_how_to_get_more(inbox: Path, limit: 
         print(watcher.arm(), "; healthy:", watcher.healthy())
         watcher.disarm()
     """
-    command = ["unshare", "--user", "--map-root-user", sys.executable, "-c", code, str(inbox), limit]
+    command = [
+        "unshare",
+        "--user",
+        "--map-root-user",
+        sys.executable,
+        "-c",
+        code,
+        str(inbox),
+        limit,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
     if "unshare" in done.stderr:
         pytest.skip("user namespaces are not allowed here")

@@ -32,7 +32,11 @@ def _pip(python: str, *arguments: str) -> None:
 
 def test_the_wheel_carries_what_is_not_code(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    assert {"speakeasyd/_config/speakeasyd.toml", "speakeasyd/_migrations/env.py", "speakeasyd/py.typed"} <= names
+    assert {
+        "speakeasyd/_config/speakeasyd.toml",
+        "speakeasyd/_migrations/env.py",
+        "speakeasyd/py.typed",
+    } <= names
     for folder in ("migrations", "speakeasyd/data"):
         source = REPOSITORY / folder
         files = (file for file in source.rglob("*") if file.is_file() and file.suffix != ".pyc")
@@ -50,7 +54,9 @@ def test_it_transcribes_from_a_clean_environment(wheel: Path, tmp_path: Path) ->
     (elsewhere / "inbox" / sample.name).write_bytes(sample.read_bytes())
 
     def run(*arguments: str) -> str:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("PYTHON")
+        }
         done = subprocess.run(
             [scripts / "speakeasyd", *arguments],
             cwd=elsewhere,

@@ -20,8 +20,15 @@ LANES = 3  # scenarios side by side: they wait more than they compute
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="NAME", default="", help=f"what begins so (a pattern): {' '.join(SCENARIOS)}")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        default="",
+        help=f"what begins so (a pattern): {' '.join(SCENARIOS)}",
+    )
     parser.add_argument("--quick", action="store_true", help="a round or two of a few")
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
     parser.add_argument("--lanes", type=int, default=LANES)
@@ -30,8 +37,12 @@ def main() -> int:
     scratch = Path(tempfile.mkdtemp(prefix="torture-"))
     runs = []
     names = possible(chosen(asked.only, quick=asked.quick))
-    for run in torture(names, scratch=scratch, seed=asked.seed, quick=asked.quick, lanes=asked.lanes):
-        print(f"{run.name}: {run.rounds} rounds, {run.seconds:.0f} s, {run.done_again} chunks done again")
+    for run in torture(
+        names, scratch=scratch, seed=asked.seed, quick=asked.quick, lanes=asked.lanes
+    ):
+        print(
+            f"{run.name}: {run.rounds} rounds, {run.seconds:.0f} s, {run.done_again} chunks done again"
+        )
         print("".join(f"  {breach}\n" for breach in run.breaches), end="", flush=True)
         runs.append(run)
     print(report.table(runs))
@@ -46,7 +57,12 @@ def main() -> int:
 
 
 def possible(scenarios: list[Scenario]) -> list[str]:
-    print("".join(f"{one.name}: not possible on this machine\n" for one in scenarios if not one.possible()), end="")
+    print(
+        "".join(
+            f"{one.name}: not possible on this machine\n" for one in scenarios if not one.possible()
+        ),
+        end="",
+    )
     return [one.name for one in scenarios if one.possible()]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from speakeasyd.testing import Script
+from speakeasyd.testing import FaultScript
 from tests.torture.kills import feed
 from tests.torture.place import Place
 from tests.torture.scenario import Run, Scenario
@@ -20,8 +20,11 @@ Away = Callable[[Path], Callable[[], object]]
 
 def absent(run: Run, *, folder: str, away: Away, cause: str, mounted: bool) -> None:
     """In mid-work, three times in one daemon's life."""
-    with folder_of_its_own(run.scratch / "here", mounted=mounted) as here, run.place(**{folder: here}) as place:
-        place.script(Script(chunk_s=0.05))
+    with (
+        folder_of_its_own(run.scratch / "here", mounted=mounted) as here,
+        run.place(**{folder: here}) as place,
+    ):
+        place.script(FaultScript(chunk_s=0.05))
         feed(place, run.dice)
         place.start()
         place.until(place.progress, "a chunk")
@@ -100,10 +103,14 @@ def mount(*arguments: str) -> None:
 def may_mount() -> bool:
     if sys.platform != "linux" or os.geteuid() != 0:
         return False
-    return subprocess.run(("unshare", "-m", "true"), check=False, capture_output=True).returncode == 0
+    return (
+        subprocess.run(("unshare", "-m", "true"), check=False, capture_output=True).returncode == 0
+    )
 
 
-def _row(name: str, fault: str, folder: str, away: Away, *, mounted: bool = True, cause: str = "") -> Scenario:
+def _row(
+    name: str, fault: str, folder: str, away: Away, *, mounted: bool = True, cause: str = ""
+) -> Scenario:
     return Scenario(
         name,
         fault,
@@ -117,7 +124,15 @@ SCENARIOS = (
     _row("away-inbox-mount", "the inbox is unmounted, and back", "inbox", unmounted),
     _row("away-outbox", "the outbox is renamed, and back", "outbox", renamed, mounted=False),
     _row("away-outbox-mount", "the outbox is unmounted, and back", "outbox", unmounted),
-    _row("read-only-outbox", "the outbox becomes read-only, and writable again", "outbox", read_only),
+    _row(
+        "read-only-outbox", "the outbox becomes read-only, and writable again", "outbox", read_only
+    ),
     _row("full-outbox", "the outbox is full, and has room again", "outbox", full),
-    _row("full-ledger", "the ledger's disk is full, and has room again", "state", full, cause="ledger"),
+    _row(
+        "full-ledger",
+        "the ledger's disk is full, and has room again",
+        "state",
+        full,
+        cause="ledger",
+    ),
 )

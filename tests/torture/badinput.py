@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from speakeasyd.ledger.intake import display
+from speakeasyd.ledger.new_jobs import display_path
 from tests.conftest import SPEECH
 from tests.integration.test_engine import SAMPLES
 from tests.torture.place import REAL, Place
@@ -82,7 +82,7 @@ def bad_input(run: Run) -> None:
 
 
 def bad(place: Place, path: Path, codes: set[str] | frozenset[str]) -> None:
-    place.codes[display(os.fsencode(path.relative_to(place.inbox)))] = frozenset(codes)
+    place.codes[display_path(os.fsencode(path.relative_to(place.inbox)))] = frozenset(codes)
 
 
 def a_bomb(place: Place, sample: Path) -> Path:
@@ -123,7 +123,9 @@ def drop_broken(place: Place) -> None:
         path = place.drop(file, f"broken/{file.name}")
         if "error" in expect:
             others = {None} if "_or_" in expect else set()
-            place.codes[path.relative_to(place.inbox).as_posix()] = UNREADABLE | {"too_long"} | others
+            place.codes[path.relative_to(place.inbox).as_posix()] = (
+                UNREADABLE | {"too_long"} | others
+            )
 
 
 def broken_files() -> Iterator[tuple[Path, str]]:
@@ -135,4 +137,11 @@ def broken_files() -> Iterator[tuple[Path, str]]:
                 yield SPEECH / row["path"], row["expect"]
 
 
-SCENARIOS = (Scenario("bad-input", "files, names and sidecars that are broken or hostile", bad_input, in_quick=True),)
+SCENARIOS = (
+    Scenario(
+        "bad-input",
+        "files, names and sidecars that are broken or hostile",
+        bad_input,
+        in_quick=True,
+    ),
+)

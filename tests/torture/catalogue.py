@@ -25,7 +25,9 @@ def chosen(pattern: str = "", *, quick: bool) -> list[Scenario]:
     return [scenario for scenario in fit if pattern or scenario.in_quick or not quick]
 
 
-def torture(names: Sequence[str], *, scratch: Path, seed: int, quick: bool, lanes: int) -> Iterator[Run]:
+def torture(
+    names: Sequence[str], *, scratch: Path, seed: int, quick: bool, lanes: int
+) -> Iterator[Run]:
     """Side by side, each lane a process of its own; what they found, in order."""
     with ProcessPoolExecutor(lanes, mp_context=get_context("spawn")) as pool:
         yield from pool.map(partial(carry_out, scratch=scratch, seed=seed, quick=quick), names)

@@ -83,11 +83,16 @@ class Driver:
 
     def launch(self, name: str) -> None:
         function = ctypes.c_void_p()
-        self._check("function", self._cuda.cuModuleGetFunction(ctypes.byref(function), self._module, name.encode()))
+        self._check(
+            "function",
+            self._cuda.cuModuleGetFunction(ctypes.byref(function), self._module, name.encode()),
+        )
         pointer = self.allocate(256)
         arguments = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(pointer), ctypes.c_void_p))
         takes = arguments if name in ("misaligned", "endless") else None
-        self._check("launch", self._cuda.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, takes, None))
+        self._check(
+            "launch", self._cuda.cuLaunchKernel(function, 1, 1, 1, 1, 1, 1, 0, None, takes, None)
+        )
 
 
 def say(**fact: object) -> None:
@@ -102,7 +107,9 @@ class Model:
         began = time.monotonic()
         self._storage = ctranslate2.StorageView
         self._model = ctranslate2.models.Whisper(folder, device="cuda", compute_type="float16")
-        self._features = np.random.default_rng(0).standard_normal((1, 80, 3000), dtype=np.float32) * 0.2
+        self._features = (
+            np.random.default_rng(0).standard_normal((1, 80, 3000), dtype=np.float32) * 0.2
+        )
         self.load_s = time.monotonic() - began
 
     def tokens(self) -> list[int]:
@@ -138,7 +145,9 @@ def child(case: str, folder: str) -> None:
     golden = attempt("golden", model.tokens) if model else None
     if case == "out_of_memory_at_generate":
         neighbour = hog()
-        model and attempt("generate beside the neighbour", lambda: [model.tokens() for _ in range(3)])
+        model and attempt(
+            "generate beside the neighbour", lambda: [model.tokens() for _ in range(3)]
+        )
     if case in KERNELS:
         loop(model, case)
     if neighbour:
@@ -154,7 +163,10 @@ def child(case: str, folder: str) -> None:
     time.sleep(1)  # as the recipe under test asks
     again = attempt("load again", lambda: Model(folder))
     tokens = attempt("generate again", again.tokens) if again else None
-    say(step="cured", same_tokens=golden is not None and tokens == golden if golden else bool(tokens))
+    say(
+        step="cured",
+        same_tokens=golden is not None and tokens == golden if golden else bool(tokens),
+    )
     os._exit(0)
 
 
@@ -183,7 +195,9 @@ def loop(model: Model, case: str) -> None:
 
 def hog() -> subprocess.Popen[bytes]:
     """A neighbour process that takes all but a few MB of the device's memory."""
-    process = subprocess.Popen([sys.executable, "-m", "tests.torture.cuda_faults", "--hog"], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.torture.cuda_faults", "--hog"], stdout=subprocess.PIPE
+    )
     assert process.stdout
     say(step="neighbour", says=process.stdout.readline().decode().strip())
     return process
@@ -204,7 +218,9 @@ def take_all() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?")
     parser.add_argument("--case")
     parser.add_argument("--hog", action="store_true")
@@ -224,7 +240,9 @@ def run_case(case: str, folder: str, torch: str, out: Path | None) -> None:
     environment = {**os.environ, "WITH_TORCH": torch}
     began = time.monotonic()
     try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
         output, last_words, status = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as late:
         output, last_words = str(late.stdout or b"", "utf8"), str(late.stderr or b"", "utf8")

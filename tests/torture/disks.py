@@ -9,8 +9,8 @@ from contextlib import closing
 from itertools import count
 from pathlib import Path
 
-from speakeasyd.ledger.migrate import find_scripts, migrate
-from speakeasyd.testing import Script
+from speakeasyd.ledger.migrate import find_scripts, migrate_ledger
+from speakeasyd.testing import FaultScript
 from tests.integration import test_publish_crash as publication
 from tests.integration.test_migrate import moods, with_next
 from tests.torture.place import Place
@@ -20,7 +20,7 @@ WRITES, SYNCS = "pwrite64", "fdatasync,fsync"  # as SQLite makes them
 MOST = 250  # writes to the ledger while two files are done: about so many
 STRACE = ("strace", "-D", "-f", "-qq", "-A")  # -D: the program stays our child
 MIGRATE = (
-    "import sys; from pathlib import Path; from speakeasyd.ledger.migrate import migrate;"
+    "import sys; from pathlib import Path; from speakeasyd.ledger.migrate import migrate_ledger as migrate;"
     "migrate(Path(sys.argv[1]), scripts=Path(sys.argv[2]))"
 )
 
@@ -38,7 +38,9 @@ def tampered(ledger: Path, inject: str, *, log: Path) -> Sequence[str]:
 def publish(run: Run, *, calls: str, what: str) -> None:
     """Publication alone, at its first such call, the second, and so on until it runs through untouched."""
     most = 2 if run.quick else None
-    ends = publication.rounds(run.scratch, lambda number: f"{calls}:{what}:when={number}", most=most)
+    ends = publication.rounds(
+        run.scratch, lambda number: f"{calls}:{what}:when={number}", most=most
+    )
     run.rounds = sum(end != 0 for end in ends)  # but for the last, which met no such call
 
 
@@ -63,13 +65,15 @@ def kill_at_writes(run: Run) -> None:
     with run.place() as place:
         prepare(place, run)
         for _ in range(1 if run.quick else 25):
-            run.rounds += killed(place, run, f"{WRITES}:signal=KILL:when={run.dice.randrange(1, MOST)}")
+            run.rounds += killed(
+                place, run, f"{WRITES}:signal=KILL:when={run.dice.randrange(1, MOST)}"
+            )
         settle(place)
 
 
 def prepare(place: Place, run: Run) -> None:
     """A ledger that is up to date, so that what follows meets the daemon's own writes."""
-    place.script(Script(chunk_s=0.01))
+    place.script(FaultScript(chunk_s=0.01))
     work(place, run)
     settle(place)
 
@@ -140,13 +144,13 @@ def upgrade(run: Run) -> None:
     for number in run.times(20, quick=2):
         ledger = run.scratch / str(number) / "ledger.db"
         ledger.parent.mkdir()
-        migrate(ledger, scripts=find_scripts())
+        migrate_ledger(ledger, scripts=find_scripts())
         calls = WRITES if number % 2 else SYNCS
         inject = f"{calls}:signal=KILL:when={number // 2 + 1}"
         under = tampered(ledger, inject, log=ledger.with_name("strace.log"))
         command = (*under, sys.executable, "-c", MIGRATE, str(ledger), str(scripts))
         subprocess.run(command, check=False, capture_output=True)
-        migrate(ledger, scripts=scripts)
+        migrate_ledger(ledger, scripts=scripts)
         moods(ledger)
         with closing(sqlite3.connect(ledger)) as connection:
             found = connection.execute("PRAGMA integrity_check").fetchall()
@@ -164,14 +168,42 @@ def possible() -> bool:
 
 KILL = "signal=KILL"
 SCENARIOS = (
-    _publication("outbox-kill-renames", "killed at each rename of a publication", publication.RENAMES, KILL),
-    _publication("outbox-kill-syncs", "killed at each fsync and commit of a publication", publication.SYNCS, KILL),
-    _publication("outbox-kill-writes", "killed at each write of a publication", publication.WRITES, KILL),
-    _publication("outbox-enospc-write", "disk full at each write of a publication", publication.WRITES, "error=ENOSPC"),
-    _publication("outbox-enospc-rename", "disk full at each rename", publication.RENAMES, "error=ENOSPC"),
-    _publication("outbox-eio", "I/O error at each fsync and commit of a publication", publication.SYNCS, "error=EIO"),
-    Scenario("ledger-kill-commits", "killed at each commit of the ledger, at work", kill_at_commits, possible),
-    Scenario("ledger-kill-writes", "killed at a write to the ledger, at work", kill_at_writes, possible),
+    _publication(
+        "outbox-kill-renames", "killed at each rename of a publication", publication.RENAMES, KILL
+    ),
+    _publication(
+        "outbox-kill-syncs",
+        "killed at each fsync and commit of a publication",
+        publication.SYNCS,
+        KILL,
+    ),
+    _publication(
+        "outbox-kill-writes", "killed at each write of a publication", publication.WRITES, KILL
+    ),
+    _publication(
+        "outbox-enospc-write",
+        "disk full at each write of a publication",
+        publication.WRITES,
+        "error=ENOSPC",
+    ),
+    _publication(
+        "outbox-enospc-rename", "disk full at each rename", publication.RENAMES, "error=ENOSPC"
+    ),
+    _publication(
+        "outbox-eio",
+        "I/O error at each fsync and commit of a publication",
+        publication.SYNCS,
+        "error=EIO",
+    ),
+    Scenario(
+        "ledger-kill-commits",
+        "killed at each commit of the ledger, at work",
+        kill_at_commits,
+        possible,
+    ),
+    Scenario(
+        "ledger-kill-writes", "killed at a write to the ledger, at work", kill_at_writes, possible
+    ),
     Scenario(
         "ledger-eio",
         "I/O error when the ledger commits",
@@ -185,5 +217,7 @@ SCENARIOS = (
         possible,
     ),
     Scenario("migration-first", "killed while the ledger is made", first_start, possible),
-    Scenario("migration-upgrade", "killed while the ledger is upgraded", upgrade, possible, in_quick=True),
+    Scenario(
+        "migration-upgrade", "killed while the ledger is upgraded", upgrade, possible, in_quick=True
+    ),
 )

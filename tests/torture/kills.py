@@ -5,13 +5,13 @@ import signal
 import time
 from collections.abc import Callable
 
-from speakeasyd.testing import Script
+from speakeasyd.testing import FaultScript
 from tests.torture.place import Place
 from tests.torture.scenario import Run, Scenario
 
 BACKLOG = 3  # files that are always there to be done
 CHUNKS = 12  # a file
-PACE = Script(chunk_s=0.05)
+PACE = FaultScript(chunk_s=0.05)
 JITTER_S = 0.3
 
 
@@ -34,7 +34,12 @@ def at_once(_place: Place) -> None:
     time.sleep(JITTER_S)
 
 
-MOMENTS: tuple[Callable[[Place], None], ...] = (at_once, a_job_is_under_way, a_chunk_is_safe, a_transcript_is_out)
+MOMENTS: tuple[Callable[[Place], None], ...] = (
+    at_once,
+    a_job_is_under_way,
+    a_chunk_is_safe,
+    a_transcript_is_out,
+)
 
 
 def feed(place: Place, dice: random.Random) -> None:
@@ -84,7 +89,7 @@ def kill_worker(run: Run) -> None:
 def ask_to_leave(run: Run, *, signals: tuple[signal.Signals, ...]) -> None:
     """In mid-work. What is in flight is finished, or given back: nothing that is safe is done again."""
     with run.place() as place:
-        place.script(Script(chunk_s=0.1))
+        place.script(FaultScript(chunk_s=0.1))
         for _ in run.times(10, quick=1):
             feed(place, run.dice)
             place.start()
@@ -109,7 +114,15 @@ def ask_to_leave(run: Run, *, signals: tuple[signal.Signals, ...]) -> None:
 SCENARIOS = (
     Scenario("kill-daemon", "`kill -9` of the daemon, scripted engine", kill_daemon, in_quick=True),
     Scenario("kill-worker", "`kill -9` of the worker, scripted engine", kill_worker, in_quick=True),
-    Scenario("term", "SIGTERM in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGTERM,))),
-    Scenario("term-twice", "SIGTERM twice in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGTERM,) * 2)),
-    Scenario("ctrl-c", "Ctrl-C in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGINT,))),
+    Scenario(
+        "term", "SIGTERM in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGTERM,))
+    ),
+    Scenario(
+        "term-twice",
+        "SIGTERM twice in mid-work",
+        lambda run: ask_to_leave(run, signals=(signal.SIGTERM,) * 2),
+    ),
+    Scenario(
+        "ctrl-c", "Ctrl-C in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGINT,))
+    ),
 )

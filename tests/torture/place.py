@@ -19,8 +19,8 @@ from typing import Any, Literal
 import psutil
 
 from speakeasyd.durable import TEMPORARY
-from speakeasyd.ledger.intake import display
-from speakeasyd.testing import PIECE, Script, played, scripted_chunks
+from speakeasyd.ledger.new_jobs import display_path
+from speakeasyd.testing import PIECE, FaultScript, build_scripted_chunks, read_started_chunks
 from tests.conftest import REPOSITORY
 
 PATIENCE_S = 120.0
@@ -65,7 +65,9 @@ class Place:
         **folders: Path,
     ) -> None:
         self.root = root
-        self.inbox, self.outbox, self.state = (folders.get(key, root / key) for key in ("inbox", "outbox", "state"))
+        self.inbox, self.outbox, self.state = (
+            folders.get(key, root / key) for key in ("inbox", "outbox", "state")
+        )
         self.inbox.mkdir(parents=True, exist_ok=True)
         self.state.mkdir(parents=True, exist_ok=True)
         self.texts: dict[str, str | None] = {}
@@ -76,15 +78,31 @@ class Place:
         self._replayed: list[str] = []
         self._committed: frozenset[tuple[str, int]] = frozenset()
         self._read = 0  # of what the script's engine noted, bytes
-        tables = {name: {**QUICK.get(name, {}), **settings.get(name, {})} for name in QUICK.keys() | settings.keys()}
-        inbox = {"name": "inbox", "path": self.inbox, "outbox": self.outbox, **tables.pop("inbox", {})}
+        tables = {
+            name: {**QUICK.get(name, {}), **settings.get(name, {})}
+            for name in QUICK.keys() | settings.keys()
+        }
+        inbox = {
+            "name": "inbox",
+            "path": self.inbox,
+            "outbox": self.outbox,
+            **tables.pop("inbox", {}),
+        }
         (root / "speakeasyd.toml").write_text(_toml(self.state, inbox, tables), "utf-8")
 
     # --- the daemon
 
     def start(self, *, under: Sequence[str] = ()) -> None:
         """`under`: a program that runs it, such as strace with its options."""
-        command = [*under, sys.executable, "-m", self._program, "run", "--config", str(self.root / "speakeasyd.toml")]
+        command = [
+            *under,
+            sys.executable,
+            "-m",
+            self._program,
+            "run",
+            "--config",
+            str(self.root / "speakeasyd.toml"),
+        ]
         with (self.root / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
         self.starts += 1
@@ -150,7 +168,9 @@ class Place:
     def drop_script(self, name: str, *, chunks: int, dice: random.Random) -> Path:
         """Bytes that the scripted engine takes for so many chunks."""
         data = dice.randbytes(chunks * PIECE)
-        text = "".join(segment.text for chunk in scripted_chunks(data) for segment in chunk.segments)
+        text = "".join(
+            segment.text for chunk in build_scripted_chunks(data) for segment in chunk.segments
+        )
         return self._drop(name, lambda part: part.write_bytes(data), text.strip())
 
     def adopt(self, source: Path, name: str) -> Path:
@@ -162,16 +182,18 @@ class Place:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{len(self.texts)}.part")
         write(part)
-        self.texts[display(os.fsencode(name))] = text
+        self.texts[display_path(os.fsencode(name))] = text
         return part.rename(target)
 
-    def script(self, script: Script) -> None:
-        script.write(self.state)
+    def script(self, script: FaultScript) -> None:
+        script.write_to(self.state)
 
     # --- what the ledger says
 
     def rows(self, sql: str) -> list[sqlite3.Row]:
-        with closing(sqlite3.connect(f"file:{self.state / 'ledger.db'}?mode=ro", uri=True, timeout=10)) as connection:
+        with closing(
+            sqlite3.connect(f"file:{self.state / 'ledger.db'}?mode=ro", uri=True, timeout=10)
+        ) as connection:
             connection.row_factory = sqlite3.Row
             return connection.execute(sql).fetchall()
 
@@ -182,7 +204,10 @@ class Place:
             return []
 
     def statuses(self) -> dict[str, str]:
-        return {row["path"]: row["status"] for row in self._rows_so_far("SELECT path, status FROM job_status")}
+        return {
+            row["path"]: row["status"]
+            for row in self._rows_so_far("SELECT path, status FROM job_status")
+        }
 
     def unfinished(self) -> int:
         ended = self._rows_so_far("SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL")
@@ -196,11 +221,15 @@ class Place:
 
     # --- waiting
 
-    def until(self, condition: Callable[[], Any], what: str, *, patience_s: float = PATIENCE_S) -> None:
+    def until(
+        self, condition: Callable[[], Any], what: str, *, patience_s: float = PATIENCE_S
+    ) -> None:
         deadline = time.monotonic() + patience_s
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"waited {patience_s:.0f} s in vain for {what}: {self.statuses()}")
+                raise TimeoutError(
+                    f"waited {patience_s:.0f} s in vain for {what}: {self.statuses()}"
+                )
             time.sleep(LOOK_S)
 
     def wait_for_end(self, *, patience_s: float = PATIENCE_S) -> None:
@@ -213,20 +242,24 @@ class Place:
         self._look_for_replays()
         rows = self._rows_so_far("SELECT path, number FROM chunks JOIN jobs ON jobs.id = job_id")
         self._committed = frozenset((str(self.inbox / row["path"]), row["number"]) for row in rows)
-        _, self._read = played(self.state, self._read)
+        _, self._read = read_started_chunks(self.state, self._read)
 
     def _look_for_replays(self) -> None:
-        begun, self._read = played(self.state, self._read)
-        self._replayed += [f"done again: chunk {chunk} of {path}" for path, chunk in self._committed & set(begun)]
+        begun, self._read = read_started_chunks(self.state, self._read)
+        self._replayed += [
+            f"done again: chunk {chunk} of {path}" for path, chunk in self._committed & set(begun)
+        ]
 
     def done_again(self) -> int:
         """Chunks of the scripted engine that were begun more than once."""
-        begun, _ = played(self.state)
+        begun, _ = read_started_chunks(self.state)
         return len(begun) - len(set(begun))
 
     def broken(self, *, ended: bool = True) -> Iterator[Breach]:
         """What does not hold. With `ended`, also what has to hold once the daemon has been left in peace."""
-        if not ended and not self._rows_so_far("SELECT 1 FROM sqlite_master WHERE name = 'job_status'"):
+        if not ended and not self._rows_so_far(
+            "SELECT 1 FROM sqlite_master WHERE name = 'job_status'"
+        ):
             return  # killed before there was a ledger
         found = [row[0] for row in self.rows("PRAGMA integrity_check")]
         if found != ["ok"]:
@@ -240,37 +273,60 @@ class Place:
             yield from self._broken_texts()
 
     def _broken_jobs(self, ended: bool) -> Iterator[Breach]:
-        rows = self.rows("SELECT path, status, error_code, count(*) AS n FROM job_status GROUP BY path")
-        yield from (Breach("doubled", f"{row['n']} jobs: {row['path']}") for row in rows if row["n"] != 1)
+        rows = self.rows(
+            "SELECT path, status, error_code, count(*) AS n FROM job_status GROUP BY path"
+        )
+        yield from (
+            Breach("doubled", f"{row['n']} jobs: {row['path']}") for row in rows if row["n"] != 1
+        )
         if not ended:
             return
-        yield from (Breach("lost", path) for path in self.texts.keys() - {row["path"] for row in rows})
-        yield from (Breach("other", f"no file: {row['path']}") for row in rows if row["path"] not in self.texts)
+        yield from (
+            Breach("lost", path) for path in self.texts.keys() - {row["path"] for row in rows}
+        )
+        yield from (
+            Breach("other", f"no file: {row['path']}")
+            for row in rows
+            if row["path"] not in self.texts
+        )
         for row in rows:
             wanted = self.codes.get(row["path"])
             if wanted is None and row["status"] != "completed":
                 yield Breach("lost", f"{row['path']} is {row['status']}: {row['error_code']}")
             elif wanted is not None and row["error_code"] not in wanted:
                 yield Breach(
-                    "other", f"{row['path']} is {row['status']}: {row['error_code']}, not one of {set(wanted)}"
+                    "other",
+                    f"{row['path']} is {row['status']}: {row['error_code']}, not one of {set(wanted)}",
                 )
 
     def _broken_artifacts(self, ended: bool) -> Iterator[Breach]:
         rows = self.rows("SELECT path, sha256, written_at FROM artifacts WHERE job_id IS NOT NULL")
         known = {row["path"]: row["sha256"] for row in rows}
-        files = {path.relative_to(self.outbox).as_posix(): path for path in self.outbox.rglob("*") if path.is_file()}
+        files = {
+            path.relative_to(self.outbox).as_posix(): path
+            for path in self.outbox.rglob("*")
+            if path.is_file()
+        }
         there = {name: path for name, path in files.items() if not TEMPORARY.fullmatch(path.name)}
         if ended:
-            yield from (Breach("other", f"temporary: {name}") for name in files.keys() - there.keys())
-        safe = {row["path"] for row in rows if row["written_at"]} | (known.keys() if ended else set())
+            yield from (
+                Breach("other", f"temporary: {name}") for name in files.keys() - there.keys()
+            )
+        safe = {row["path"] for row in rows if row["written_at"]} | (
+            known.keys() if ended else set()
+        )
         yield from (Breach("lost", f"no such artifact: {name}") for name in safe - there.keys())
-        yield from (Breach("doubled", f"nobody's file: {name}") for name in there.keys() - known.keys())
+        yield from (
+            Breach("doubled", f"nobody's file: {name}") for name in there.keys() - known.keys()
+        )
         for name in known.keys() & there.keys():
             if hashlib.sha256(there[name].read_bytes()).hexdigest() != known[name]:
                 yield Breach("wrong", f"other bytes than the ledger's: {name}")
 
     def _broken_texts(self) -> Iterator[Breach]:
-        texts = {row["path"]: row["text"] for row in self.rows("SELECT path, text FROM transcript_text")}
+        texts = {
+            row["path"]: row["text"] for row in self.rows("SELECT path, text FROM transcript_text")
+        }
         files = self.rows(
             "SELECT jobs.path AS source, artifacts.path FROM artifacts JOIN jobs ON jobs.id = job_id"
             " WHERE format = 'txt'"
@@ -279,7 +335,9 @@ class Place:
         for path, text in self.texts.items():
             if path not in self.codes and text is not None:
                 if texts.get(path) != text:
-                    yield Breach("wrong", f"{path}: {texts.get(path)!r:.80} in place of {text!r:.80}")
+                    yield Breach(
+                        "wrong", f"{path}: {texts.get(path)!r:.80} in place of {text!r:.80}"
+                    )
                 if written.get(path, "").split() != text.split():
                     yield Breach("wrong", f"the transcript of {path} does not say what was said")
 
@@ -301,11 +359,15 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
-def _toml(state: Path, inbox: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]) -> str:
+def _toml(
+    state: Path, inbox: Mapping[str, object], tables: Mapping[str, Mapping[str, object]]
+) -> str:
     """JSON's strings, numbers and lists are TOML's, too."""
 
     def lines(table: Mapping[str, object]) -> Iterator[str]:
-        yield from (f"{key} = {json.dumps(value, default=os.fspath)}" for key, value in table.items())
+        yield from (
+            f"{key} = {json.dumps(value, default=os.fspath)}" for key, value in table.items()
+        )
 
     parts = [*lines({"state": state}), "[[inboxes]]", *lines(inbox)]
     for name, table in tables.items():

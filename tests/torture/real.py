@@ -30,7 +30,9 @@ def undisturbed(run: Run, files: list[Path]) -> dict[Path, str]:
         place.start()
         place.wait_for_end()
         place.stop()
-        said = {row["path"]: row["text"] for row in place.rows("SELECT path, text FROM transcript_text")}
+        said = {
+            row["path"]: row["text"] for row in place.rows("SELECT path, text FROM transcript_text")
+        }
     return {file: said[file.name] for file in files}
 
 
@@ -40,7 +42,9 @@ def recordings(run: Run) -> list[Path]:
     folder.mkdir()
     orders = list(permutations(NAMES, 2))[: 1 if run.quick else 3]
     files = [
-        write_wav(folder / f"{number}.wav", np.concatenate([samples_of(name) for name in order], axis=1))
+        write_wav(
+            folder / f"{number}.wav", np.concatenate([samples_of(name) for name in order], axis=1)
+        )
         for number, order in enumerate(orders)
     ]
     return files + sorted((SPEECH / "clips").glob("ls_*.flac"))[: 0 if run.quick else 2]
@@ -76,6 +80,14 @@ def kill(run: Run, *, daemon: bool) -> None:
 
 
 SCENARIOS = (
-    Scenario("real-kill-daemon", "`kill -9` of the daemon, real model", lambda run: kill(run, daemon=True)),
-    Scenario("real-kill-worker", "`kill -9` of the worker, real model", lambda run: kill(run, daemon=False)),
+    Scenario(
+        "real-kill-daemon",
+        "`kill -9` of the daemon, real model",
+        lambda run: kill(run, daemon=True),
+    ),
+    Scenario(
+        "real-kill-worker",
+        "`kill -9` of the worker, real model",
+        lambda run: kill(run, daemon=False),
+    ),
 )

@@ -4,11 +4,11 @@ import sys
 from functools import partial
 
 from speakeasyd import cli, daemon
-from speakeasyd.domain.health import Policy
+from speakeasyd.domain.device_health import RecoveryPolicy
 from speakeasyd.testing import SCRIPTED
 from speakeasyd.workers.pool import Pool
 
-POLICY = Policy(probe_s=1.0, person_probe_s=1.0)  # seconds; all else is what people get
+POLICY = RecoveryPolicy(probe_s=1.0, person_probe_s=1.0)  # seconds; all else is what people get
 
 
 async def all_is_well(_device: str) -> str:

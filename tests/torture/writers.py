@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from speakeasyd.testing import missing_bytes, scripted_chunks, with_header
+from speakeasyd.testing import build_scripted_chunks, missing_bytes, with_header
 from tests.integration.test_engine import SAMPLES
 from tests.torture.place import REAL, SCRIPTED, Place
 from tests.torture.real import undisturbed
@@ -23,7 +23,13 @@ from tests.torture.scenario import Run, Scenario
 AT_ONCE = 20  # writers side by side
 PAUSE_S = 1.0  # seconds that a writer pauses, at most: several times what lets a file settle
 SETTINGS: Mapping[str, Mapping[str, object]] = {
-    "watch": {"settle_s": 0.1, "poll_s": 0.5, "rescan_s": 1, "incomplete_s": 0.4, "incomplete_max_s": 2},
+    "watch": {
+        "settle_s": 0.1,
+        "poll_s": 0.5,
+        "rescan_s": 1,
+        "incomplete_s": 0.4,
+        "incomplete_max_s": 2,
+    },
     "options": {"model": "bundled", "formats": ["txt"]},
 }
 MODES = ("keep", "archive", "delete")
@@ -125,7 +131,9 @@ class Writer:
 def scripted_content(dice: random.Random) -> Content:
     return Content(
         whole=with_header(dice.randbytes(dice.randrange(50, 600))),
-        text=lambda left: "".join(s.text for chunk in scripted_chunks(left) for s in chunk.segments),
+        text=lambda left: "".join(
+            s.text for chunk in build_scripted_chunks(left) for s in chunk.segments
+        ),
         is_cut=lambda left: missing_bytes(left) != 0,
     )
 
@@ -137,7 +145,9 @@ def write_in_every_way(run: Run, *, sources: str, rounds: int) -> None:
         place.start()
         wanted = rounds if not run.quick else 8
         while run.rounds < wanted:
-            contents = [scripted_content(run.dice) for _ in range(min(AT_ONCE, wanted - run.rounds))]
+            contents = [
+                scripted_content(run.dice) for _ in range(min(AT_ONCE, wanted - run.rounds))
+            ]
             batch = [_a_writer(place, run, content, WAYS) for content in contents]
             carry_out(place, run, batch, sources=sources, kill=run.dice.random() < 0.5)
         place.stop()
@@ -147,7 +157,9 @@ def write_in_every_way(run: Run, *, sources: str, rounds: int) -> None:
 
 def _a_writer(place: Place, run: Run, content: Content, ways: tuple[Way, ...]) -> Writer:
     run.rounds += 1
-    return Writer(place.inbox / f"{run.rounds}.flac", run.dice.choice(ways), content, run.dice.random())
+    return Writer(
+        place.inbox / f"{run.rounds}.flac", run.dice.choice(ways), content, run.dice.random()
+    )
 
 
 def carry_out(place: Place, run: Run, batch: list[Writer], *, sources: str, kill: bool) -> None:
@@ -160,10 +172,14 @@ def carry_out(place: Place, run: Run, batch: list[Writer], *, sources: str, kill
         place.start()
     for thread in threads:
         thread.join()
-    place.until(lambda: all(_has_ended(place, writer) for writer in batch), "the end of what was written")
+    place.until(
+        lambda: all(_has_ended(place, writer) for writer in batch), "the end of what was written"
+    )
     if sources != "keep":
         whole = [writer for writer in batch if not writer.content.is_cut(writer.left)]
-        place.until(lambda: not any(w.path.exists() for w in whole), "the whole sources to be put away")
+        place.until(
+            lambda: not any(w.path.exists() for w in whole), "the whole sources to be put away"
+        )
     for writer in batch:
         for what in find_losses(place, writer):
             run.complain(f"{writer.path.name}, {writer.way.__name__}, {sources}: {what}")
@@ -172,19 +188,32 @@ def carry_out(place: Place, run: Run, batch: list[Writer], *, sources: str, kill
 def _has_ended(place: Place, writer: Writer) -> bool:
     """Whether there is a job about what was left, and none of the file's jobs is under way."""
     jobs = _jobs(place, writer)
-    return all(job["finished_at"] for job in jobs) and writer.sha256 in {job["sha256"] for job in jobs}
+    return all(job["finished_at"] for job in jobs) and writer.sha256 in {
+        job["sha256"] for job in jobs
+    }
 
 
 def _jobs(place: Place, writer: Writer) -> list[dict[str, object]]:
-    rows = place._rows_so_far(f"SELECT * FROM job_status WHERE path = '{writer.path.name}' ORDER BY job_id")  # noqa: S608
+    name = writer.path.name
+    rows = place._rows_so_far(f"SELECT * FROM job_status WHERE path = '{name}' ORDER BY job_id")  # noqa: S608
     return [dict(row) for row in rows]
 
 
 def find_losses(place: Place, writer: Writer) -> Iterator[str]:
     left, is_cut = writer.left, writer.content.is_cut(writer.left)
-    sources = [path for path in place.root.parent.rglob("*") if path.is_file() and path.parent != place.state]
-    source_exists = any(path.stat().st_size == len(left) and path.read_bytes() == left for path in sources)
-    jobs = [job for job in _jobs(place, writer) if job["status"] == "completed" and not job["superseded_by"]]
+    sources = [
+        path
+        for path in place.root.parent.rglob("*")
+        if path.is_file() and path.parent != place.state
+    ]
+    source_exists = any(
+        path.stat().st_size == len(left) and path.read_bytes() == left for path in sources
+    )
+    jobs = [
+        job
+        for job in _jobs(place, writer)
+        if job["status"] == "completed" and not job["superseded_by"]
+    ]
     if is_cut and not (writer.path.exists() and writer.path.read_bytes() == left):
         yield "the source of a cut recording is not where it was"
     if not source_exists and (is_cut or writer.sha256 not in {job["sha256"] for job in jobs}):
@@ -201,7 +230,11 @@ def find_losses(place: Place, writer: Writer) -> Iterator[str]:
         yield f"in the outbox are {written}"
         return
     text = writer.content.text(left)
-    if jobs and text is not None and (place.outbox / written[0]).read_text("utf-8").split() != text.split():
+    if (
+        jobs
+        and text is not None
+        and (place.outbox / written[0]).read_text("utf-8").split() != text.split()
+    ):
         yield "the transcript under the natural name says something else"
 
 
@@ -210,7 +243,11 @@ def write_real(run: Run) -> None:
     sample = SAMPLES / "voice_memo.flac"
     text = undisturbed(run, [sample])[sample]
     whole = sample.read_bytes()
-    content = Content(whole=whole, text=lambda left: text if left == whole else None, is_cut=lambda left: left != whole)
+    content = Content(
+        whole=whole,
+        text=lambda left: text if left == whole else None,
+        is_cut=lambda left: left != whole,
+    )
     settings = {**SETTINGS, "inbox": {"sources": "delete"}}
     place = Place(run.scratch / "place", program=REAL, settings=settings)
     try:

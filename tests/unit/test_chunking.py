@@ -6,26 +6,34 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.domain.chunking import Chunker, Cutting, Span
+from speakeasyd.domain.chunking import Chunker, ChunkingRules, ChunkSpan
 
-SMALL = Cutting(pad=2, bridge=8, shortest_cut=20, longest=40, smooth=2)
+SMALL = ChunkingRules(pad=2, bridge=8, shortest_cut=20, longest=40, smooth=2)
 
 runs = st.lists(
-    st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.95]), st.integers(1, 30)), min_size=1, max_size=30
+    st.tuples(st.sampled_from([0.0, 0.2, 0.4, 0.6, 0.95]), st.integers(1, 30)),
+    min_size=1,
+    max_size=30,
 ).map(lambda parts: [probability for probability, length in parts for _ in range(length)])
-settings = st.sampled_from([SMALL, Cutting(pad=2, bridge=8, shortest_cut=20, longest=40, smooth=2, everything=True)])
+settings = st.sampled_from(
+    [SMALL, ChunkingRules(pad=2, bridge=8, shortest_cut=20, longest=40, smooth=2, everything=True)]
+)
 
 
-def cut(probabilities: list[float], cutting: Cutting = SMALL, step: int = 10_000) -> list[Span]:
+def cut(
+    probabilities: list[float], cutting: ChunkingRules = SMALL, step: int = 10_000
+) -> list[ChunkSpan]:
     chunker = Chunker(cutting)
-    spans: list[Span] = []
+    spans: list[ChunkSpan] = []
     for start in range(0, len(probabilities), step):
-        spans += chunker.feed(probabilities[start : start + step])
+        spans += chunker.add_probabilities(probabilities[start : start + step])
     return spans + chunker.finish()
 
 
 @given(runs, settings)
-def test_spans_are_ordered_disjoint_within_bounds_and_not_too_long(probabilities: list[float], how: Cutting) -> None:
+def test_spans_are_ordered_disjoint_within_bounds_and_not_too_long(
+    probabilities: list[float], how: ChunkingRules
+) -> None:
     spans = cut(probabilities, how)
     for span in spans:
         assert 0 <= span.start < span.end <= len(probabilities)
@@ -35,29 +43,37 @@ def test_spans_are_ordered_disjoint_within_bounds_and_not_too_long(probabilities
 
 
 @given(runs, settings)
-def test_speech_is_never_lost(probabilities: list[float], how: Cutting) -> None:
+def test_speech_is_never_lost(probabilities: list[float], how: ChunkingRules) -> None:
     covered = {window for span in cut(probabilities, how) for window in range(span.start, span.end)}
-    spoken = {n for n, probability in enumerate(probabilities) if how.everything or probability >= how.onset}
+    spoken = {
+        n
+        for n, probability in enumerate(probabilities)
+        if how.everything or probability >= how.onset
+    }
     assert spoken <= covered
 
 
 @given(runs, settings, st.integers(1, 50))
-def test_the_spans_do_not_depend_on_how_they_are_fed(probabilities: list[float], how: Cutting, step: int) -> None:
+def test_the_spans_do_not_depend_on_how_they_are_fed(
+    probabilities: list[float], how: ChunkingRules, step: int
+) -> None:
     assert cut(probabilities, how, step) == cut(probabilities, how)
 
 
 @given(runs, settings)
-def test_what_a_span_contains_was_still_needed_before_it_came(probabilities: list[float], how: Cutting) -> None:
+def test_what_a_span_contains_was_still_needed_before_it_came(
+    probabilities: list[float], how: ChunkingRules
+) -> None:
     chunker = Chunker(how)
     for probability in probabilities:
         needed = chunker.needed_from
-        assert all(span.start >= needed for span in chunker.feed([probability]))
+        assert all(span.start >= needed for span in chunker.add_probabilities([probability]))
     needed = chunker.needed_from
     assert all(span.start >= needed for span in chunker.finish())
 
 
 @given(runs, settings)
-def test_voiced_runs_lie_in_their_span(probabilities: list[float], how: Cutting) -> None:
+def test_voiced_runs_lie_in_their_span(probabilities: list[float], how: ChunkingRules) -> None:
     for span in cut(probabilities, how):
         assert span.voiced
         assert all(span.start <= start < end <= span.end for start, end in span.voiced)
@@ -88,19 +104,24 @@ def test_a_span_keeps_some_silence_around_its_speech() -> None:
 def test_silence_that_was_never_recorded_is_in_no_chunk(everything: bool) -> None:
     """However long: twenty hours cost nothing, and what follows is where it belongs."""
     hole = 2_250_000  # windows: 20 h
-    chunker = Chunker(Cutting(everything=everything))
-    spans = chunker.feed([0.9] * 100)
+    chunker = Chunker(ChunkingRules(everything=everything))
+    spans = chunker.add_probabilities([0.9] * 100)
     spans += chunker.feed_silence(hole)
     assert len(spans) == 1
     assert spans[0].end <= 110
     assert chunker.needed_from == 100 + hole - 10
-    spans += chunker.feed([0.9] * 100)
+    spans += chunker.add_probabilities([0.9] * 100)
     spans += chunker.finish()
     assert spans[-1].end == hole + 200
     assert spans[-1].voiced == ((hole + 100, hole + 200),)
 
 
 def test_a_short_hole_is_bridged() -> None:
-    chunker = Chunker(Cutting())
-    spans = [*chunker.feed([0.9] * 100), *chunker.feed_silence(32), *chunker.feed([0.9] * 100), *chunker.finish()]
+    chunker = Chunker(ChunkingRules())
+    spans = [
+        *chunker.add_probabilities([0.9] * 100),
+        *chunker.feed_silence(32),
+        *chunker.add_probabilities([0.9] * 100),
+        *chunker.finish(),
+    ]
     assert [span.voiced for span in spans] == [((0, 100), (132, 232))]

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.clock import JUMP_S, JumpDetector, iso
+from speakeasyd.clock import JUMP_S, JumpDetector, format_utc
 from speakeasyd.config import RecoverySettings
 from speakeasyd.domain.retry import HOLD_S
 from speakeasyd.events import Event
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.lock import LedgerLock, holder
+from speakeasyd.ledger.lock import LedgerLock, find_holder
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_file, claimed, finish, opened, status
 
@@ -34,24 +34,28 @@ async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
 
 
 def later(clock: ManualClock, seconds: float) -> str:
-    return iso(clock.utc() + timedelta(seconds=seconds))
+    return format_utc(clock.utc() + timedelta(seconds=seconds))
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-async def test_what_never_had_to_wait_goes_at_once(ledger: Ledger, clock: ManualClock, jump: float) -> None:
+async def test_what_never_had_to_wait_goes_at_once(
+    ledger: Ledger, clock: ManualClock, jump: float
+) -> None:
     running, done = await claimed(ledger, a_file("running"), a_file("done"))
     await finish(ledger, done, " text")
-    await ledger.add([a_file("new")])
+    await ledger.add_jobs([a_file("new")])
     clock.set_wall(jump)
-    await ledger.release(running.id, running.token, available_at=None)
-    assert await ledger.retry(ids=[done.id]) == [done.id]
-    assert len(await ledger.claim(10)) == 3
+    await ledger.release_claim(running.id, running.token, available_at=None)
+    assert await ledger.retry_jobs(ids=[done.id]) == [done.id]
+    assert len(await ledger.claim_jobs(10)) == 3
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-async def test_a_wait_lasts_as_long_as_it_was_meant_to(ledger: Ledger, clock: ManualClock, jump: float) -> None:
+async def test_a_wait_lasts_as_long_as_it_was_meant_to(
+    ledger: Ledger, clock: ManualClock, jump: float
+) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.release(job.id, job.token, available_at=later(clock, 60), crash=True)
+    await ledger.release_claim(job.id, job.token, available_at=later(clock, 60), crash=True)
     jumps = JumpDetector(clock)
     clock.set_wall(jump)
     clock.advance(20)
@@ -61,9 +65,9 @@ async def test_a_wait_lasts_as_long_as_it_was_meant_to(ledger: Ledger, clock: Ma
     jumps.accept(measured)
     assert jumps.measure() == 0.0
     clock.advance(30)
-    assert await ledger.claim(1) == []
+    assert await ledger.claim_jobs(1) == []
     clock.advance(11)
-    assert len(await ledger.claim(1)) == 1
+    assert len(await ledger.claim_jobs(1)) == 1
 
 
 @pytest.mark.parametrize("jump", JUMPS)
@@ -71,56 +75,69 @@ async def test_after_a_restart_no_wait_is_longer_than_its_backoff(
     ledger: Ledger, clock: ManualClock, jump: float
 ) -> None:
     crashed, held = await claimed(ledger, a_file("crashed"), a_file("held", model="tiny"))
-    await ledger.release(crashed.id, crashed.token, available_at=later(clock, 4), crash=True)
-    await ledger.release(held.id, held.token, available_at=None)
-    await ledger.postpone("tiny", available_at=later(clock, HOLD_S), code="model_unavailable", error="no model")
+    await ledger.release_claim(crashed.id, crashed.token, available_at=later(clock, 4), crash=True)
+    await ledger.release_claim(held.id, held.token, available_at=None)
+    await ledger.postpone_jobs(
+        "tiny", available_at=later(clock, HOLD_S), code="model_unavailable", error="no model"
+    )
     clock.set_wall(jump)
-    await ledger.recover()
+    await ledger.release_stale_claims()
     await ledger.shorten_waits(WAITS, delivery_wait_s=3600, final_wait_s=3600)
     clock.advance(WAITS.retry_s)
-    assert crashed.id in [job.id for job in await ledger.claim(1)]
+    assert crashed.id in [job.id for job in await ledger.claim_jobs(1)]
     clock.advance(HOLD_S)
-    jobs = await ledger.claim(10)
-    assert held.id in {job.id for job in jobs} or (await status(ledger, held.id))["status"] == "processing"
+    jobs = await ledger.claim_jobs(10)
+    assert (
+        held.id in {job.id for job in jobs}
+        or (await status(ledger, held.id))["status"] == "processing"
+    )
 
 
-async def test_jobs_of_an_earlier_version_that_never_waited_go_at_once(tmp_path: Path, clock: ManualClock) -> None:
+async def test_jobs_of_an_earlier_version_that_never_waited_go_at_once(
+    tmp_path: Path, clock: ManualClock
+) -> None:
     path = tmp_path / "ledger.db"
     async with opened(path, clock=clock) as ledger:
-        await ledger.add([a_file("a")])
-        await ledger._writer.run(lambda tx: tx.connection.exec_driver_sql("UPDATE jobs SET available_at = created_at"))
+        await ledger.add_jobs([a_file("a")])
+        await ledger._writer.run_operation(
+            lambda tx: tx.connection.exec_driver_sql("UPDATE jobs SET available_at = created_at")
+        )
     clock.set_wall(-2 * DAY)
     async with opened(path, clock=clock) as ledger:
-        await ledger.recover()
+        await ledger.release_stale_claims()
         await ledger.shorten_waits(WAITS, delivery_wait_s=3600, final_wait_s=3600)
-        assert len(await ledger.claim(1)) == 1
+        assert len(await ledger.claim_jobs(1)) == 1
 
 
-async def test_a_person_need_not_wait_for_the_time_of_a_retry(ledger: Ledger, clock: ManualClock) -> None:
+async def test_a_person_need_not_wait_for_the_time_of_a_retry(
+    ledger: Ledger, clock: ManualClock
+) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.release(job.id, job.token, available_at=later(clock, 900), crash=True)
-    assert await ledger.claim(1) == []
-    assert await ledger.retry(ids=[job.id]) == [job.id]
-    assert await ledger.retry(ids=[job.id]) == []
-    assert len(await ledger.claim(1)) == 1
+    await ledger.release_claim(job.id, job.token, available_at=later(clock, 900), crash=True)
+    assert await ledger.claim_jobs(1) == []
+    assert await ledger.retry_jobs(ids=[job.id]) == [job.id]
+    assert await ledger.retry_jobs(ids=[job.id]) == []
+    assert len(await ledger.claim_jobs(1)) == 1
 
 
 async def test_people_see_a_time_for_what_need_not_wait(ledger: Ledger) -> None:
-    [job] = await ledger.add([a_file("a")])
+    [job] = await ledger.add_jobs([a_file("a")])
     row = await status(ledger, job.job_id)
     assert row["available_at"] == row["created_at"]
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-async def test_a_message_waits_no_longer_than_it_was_meant_to(ledger: Ledger, clock: ManualClock, jump: float) -> None:
-    event = Event("job.failed", iso(clock.utc()), seq=1)
-    await ledger.enlist([("hook", event)], seq=1, until=iso(clock.utc()))
-    first = await ledger.next_delivery("hook")
+async def test_a_message_waits_no_longer_than_it_was_meant_to(
+    ledger: Ledger, clock: ManualClock, jump: float
+) -> None:
+    event = Event("job.failed", format_utc(clock.utc()), seq=1)
+    await ledger.enqueue_deliveries([("hook", event)], seq=1, until=format_utc(clock.utc()))
+    first = await ledger.find_next_delivery("hook")
     assert first
-    await ledger.undelivered(first, "hook", error="down", again_at=later(clock, 60))
+    await ledger.mark_delivery_failed(first, "hook", error="down", again_at=later(clock, 60))
     clock.set_wall(jump)
     await ledger.shift_waits(jump)
-    again = await ledger.next_delivery("hook")
+    again = await ledger.find_next_delivery("hook")
     assert again
     assert (again.available_at - clock.utc()).total_seconds() == pytest.approx(60)
 
@@ -152,6 +169,6 @@ def test_how_long_the_daemon_is_up_is_no_matter_of_the_wall_clock(
 ) -> None:
     with LedgerLock(tmp_path):
         monkeypatch.setattr("time.time", lambda: 0.0)
-        up = holder(tmp_path)
+        up = find_holder(tmp_path)
         assert up
         assert 0.0 <= up.up_s < 60.0

@@ -9,11 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.config import InboxSettings, Settings, applied, load, reloadable
+from speakeasyd.config import (
+    InboxSettings,
+    Settings,
+    apply_live_changes,
+    compare_settings,
+    load_configuration,
+)
 from speakeasyd.config.changes import LIVE
-from speakeasyd.config.complaints import keys
-from speakeasyd.config.loading import candidates
-from speakeasyd.config.reference import assignments, markdown, reference, toml, toml_file
+from speakeasyd.config.error_messages import list_keys
+from speakeasyd.config.loading import list_candidates
+from speakeasyd.config.reference import (
+    format_toml,
+    list_assignments,
+    list_reference,
+    render_markdown,
+    render_toml_file,
+)
 from speakeasyd.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -21,7 +33,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def _no_configuration_of_this_machine(monkeypatch: pytest.MonkeyPatch, scratch_home: Path) -> None:
-    monkeypatch.setattr("speakeasyd.config.loading.candidates", lambda: (scratch_home / "speakeasyd.toml",))
+    monkeypatch.setattr(
+        "speakeasyd.config.loading.list_candidates", lambda: (scratch_home / "speakeasyd.toml",)
+    )
 
 
 @pytest.fixture
@@ -32,7 +46,7 @@ def file(tmp_path: Path) -> Path:
 def refused(file: Path, text: str, environ: Mapping[str, str] | None = None) -> str:
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        load(file, environ=environ or {})
+        load_configuration(file, environ=environ or {})
     assert caught.value.exit_status == 78
     return str(caught.value)
 
@@ -43,46 +57,51 @@ def refused(file: Path, text: str, environ: Mapping[str, str] | None = None) -> 
 def test_later_layers_win(file: Path) -> None:
     file.write_text("[watch]\nsettle_s = 1\npoll_s = 1\nempty_s = 1\n")
     environ = {"SPEAKEASYD_WATCH__POLL_S": "2", "SPEAKEASYD_WATCH__EMPTY_S": "2"}
-    loaded = load(file, environ=environ, flags={"watch": {"empty_s": 3}})
+    loaded = load_configuration(file, environ=environ, flags={"watch": {"empty_s": 3}})
     watch = loaded.settings.watch
     assert (watch.settle_s, watch.poll_s, watch.empty_s, watch.rescan_s) == (1, 2, 3, 300)
-    assert loaded.origin("watch.settle_s") == str(file)
-    assert loaded.origin("watch.poll_s") == "the environment variable SPEAKEASYD_WATCH__POLL_S"
-    assert loaded.origin("watch.empty_s") == "the command line"
-    assert loaded.origin("watch.rescan_s") is None
+    assert loaded.find_origin("watch.settle_s") == str(file)
+    assert loaded.find_origin("watch.poll_s") == "the environment variable SPEAKEASYD_WATCH__POLL_S"
+    assert loaded.find_origin("watch.empty_s") == "the command line"
+    assert loaded.find_origin("watch.rescan_s") is None
 
 
 def test_lists_in_the_environment_are_written_as_toml(file: Path) -> None:
     file.write_text("")
-    environ = {"SPEAKEASYD_OPTIONS__FORMATS": '["vtt", "json"]', "SPEAKEASYD_WORKERS__OFFLINE": "true"}
-    settings = load(file, environ=environ).settings
+    environ = {
+        "SPEAKEASYD_OPTIONS__FORMATS": '["vtt", "json"]',
+        "SPEAKEASYD_WORKERS__OFFLINE": "true",
+    }
+    settings = load_configuration(file, environ=environ).settings
     assert settings.options.formats == ("vtt", "json")
     assert settings.workers.offline is True
 
 
 def test_a_preset_may_come_from_the_environment(file: Path) -> None:
     file.write_text("[presets.fr]\nlanguage = 'fr'\n")
-    settings = load(file, environ={"SPEAKEASYD_PRESETS__FR__BEAM_SIZE": "2"}).settings
+    settings = load_configuration(file, environ={"SPEAKEASYD_PRESETS__FR__BEAM_SIZE": "2"}).settings
     assert settings.presets == {"fr": {"language": "fr", "beam_size": 2}}
 
 
 def test_the_file_of_the_environment_and_none_at_all(file: Path) -> None:
     file.write_text("[log]\nlevel = 'debug'\n")
-    assert load(environ={"SPEAKEASYD_CONFIG": str(file)}).settings.log.level == "debug"
-    loaded = load(environ={})
+    assert (
+        load_configuration(environ={"SPEAKEASYD_CONFIG": str(file)}).settings.log.level == "debug"
+    )
+    loaded = load_configuration(environ={})
     assert loaded.file is None
     assert loaded.settings.log.level == "info"
 
 
 def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file .*nowhere\.toml"):
-        load(tmp_path / "nowhere.toml", environ={})
+        load_configuration(tmp_path / "nowhere.toml", environ={})
     with pytest.raises(ConfigError, match="SPEAKEASYD_CONFIG"):
-        load(environ={"SPEAKEASYD_CONFIG": str(tmp_path / "nowhere.toml")})
+        load_configuration(environ={"SPEAKEASYD_CONFIG": str(tmp_path / "nowhere.toml")})
 
 
 def test_the_users_file_comes_before_the_machines() -> None:
-    user, machine = candidates()
+    user, machine = list_candidates()
     assert user.name == machine.name == "speakeasyd.toml"
     assert "speakeasyd" in user.parent.name
     assert machine.is_absolute()
@@ -90,7 +109,7 @@ def test_the_users_file_comes_before_the_machines() -> None:
 
 def test_a_mark_at_the_beginning_is_skipped(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf[log]\nlevel = 'error'\n")
-    assert load(file, environ={}).settings.log.level == "error"
+    assert load_configuration(file, environ={}).settings.log.level == "error"
 
 
 # --- paths
@@ -101,7 +120,7 @@ def test_paths_count_from_the_file_and_are_filled_in(
 ) -> None:
     monkeypatch.setenv("SPOKEN", str(tmp_path / "spoken"))
     file.write_text('state = "state"\n[[inboxes]]\npath = "~/inbox"\noutbox = "$SPOKEN/out"\n')
-    settings = load(file, environ={}).settings
+    settings = load_configuration(file, environ={}).settings
     assert settings.state == tmp_path / "state"
     assert settings.inboxes[0].path == scratch_home / "inbox"
     assert settings.inboxes[0].outbox == tmp_path / "spoken" / "out"
@@ -132,25 +151,47 @@ WRONG = [
     ("[presets.'a/b']\ntask = 'translate'", ["'a/b'", "a folder's name"]),
     ("inboxes = []", ["inboxes is empty"]),
     ("[[inboxes]]\npath = 'a'\n[[inboxes]]\npath = 'b'", ["two inboxes are named 'inbox'"]),
-    ("[[inboxes]]\nname = 'a'\npath = 'x'\n[[inboxes]]\nname = 'b'\npath = 'x/y'", ["inbox 'b'", "lies in inbox 'a'"]),
+    (
+        "[[inboxes]]\nname = 'a'\npath = 'x'\n[[inboxes]]\nname = 'b'\npath = 'x/y'",
+        ["inbox 'b'", "lies in inbox 'a'"],
+    ),
     ("[[inboxes]]\npath = 'x'\noutbox = 'x'", ["outbox of inbox 'inbox' is inbox 'inbox'"]),
-    ("[[inboxes]]\npath = 'x'\narchive = './x/../x'", ["archive of inbox 'inbox' is inbox 'inbox'"]),
+    (
+        "[[inboxes]]\npath = 'x'\narchive = './x/../x'",
+        ["archive of inbox 'inbox' is inbox 'inbox'"],
+    ),
     ("[[inboxes]]\nsources = 'archive'", ["inboxes.0", "needs the key archive"]),
-    ("[[inboxes]]\npreset = 'fr'\n[presets.de]\nlanguage = 'de'", ["takes the preset 'fr'", "there is de"]),
+    (
+        "[[inboxes]]\npreset = 'fr'\n[presets.de]\nlanguage = 'de'",
+        ["takes the preset 'fr'", "there is de"],
+    ),
     ("[[inboxes]]\nname = 'a b'", ["inboxes.0.name is 'a b'", "Letters, digits"]),
     ("[polite]\nhours = ['22:00']", ["polite.hours.0", "'22:00' is no span of time"]),
     ("[notify]\nhook = ['mail', '{text}']", ["notify.hook", "unknown field {text}", "{txt}"]),
-    ("[notify]\nwebhooks = [{ url = 'ftp://x' }]", ["notify.webhooks.0.url is 'ftp://x'", "`https://`"]),
-    ("[notify]\nwebhooks = [{ url = 'http://x' }, { url = 'http://x' }]", ["two webhooks have the url 'http://x'"]),
-    ("[notify]\nwebhooks = [{ url = 'http://x', event = [] }]", ["notify.webhooks.0.event", "did you mean events?"]),
+    (
+        "[notify]\nwebhooks = [{ url = 'ftp://x' }]",
+        ["notify.webhooks.0.url is 'ftp://x'", "`https://`"],
+    ),
+    (
+        "[notify]\nwebhooks = [{ url = 'http://x' }, { url = 'http://x' }]",
+        ["two webhooks have the url 'http://x'"],
+    ),
+    (
+        "[notify]\nwebhooks = [{ url = 'http://x', event = [] }]",
+        ["notify.webhooks.0.event", "did you mean events?"],
+    ),
     ("state = 3", ["state is 3"]),
     ("[watch", ["is not TOML: "]),
     ('state = "C:\\Users\\me"', ["is not TOML"]),
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG, ids=[text.replace("\n", " ") for text, _ in WRONG])
-def test_what_is_wrong_is_said_with_file_key_and_what_is_allowed(file: Path, text: str, said: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"), WRONG, ids=[text.replace("\n", " ") for text, _ in WRONG]
+)
+def test_what_is_wrong_is_said_with_file_key_and_what_is_allowed(
+    file: Path, text: str, said: list[str]
+) -> None:
     message = refused(file, text)
     assert message.startswith(str(file))
     assert [part for part in said if part not in message] == []
@@ -163,29 +204,35 @@ def test_everything_that_is_wrong_is_said_at_once(file: Path) -> None:
 
 def test_a_variable_or_flag_is_named_as_the_one_to_blame(file: Path) -> None:
     said = refused(file, "[watch]\npoll_s = 1", environ={"SPEAKEASYD_WATCH__POLL_S": "soon"})
-    assert said.startswith("the environment variable SPEAKEASYD_WATCH__POLL_S: watch.poll_s is 'soon'")
-    assert "SPEAKEASYD_WACTH__POLL_S: there is no key wacth" in refused(file, "", {"SPEAKEASYD_WACTH__POLL_S": "1"})
-    assert "SPEAKEASYD_OPTIONS__FORMATS is not a list" in refused(file, "", {"SPEAKEASYD_OPTIONS__FORMATS": "[txt"})
+    assert said.startswith(
+        "the environment variable SPEAKEASYD_WATCH__POLL_S: watch.poll_s is 'soon'"
+    )
+    assert "SPEAKEASYD_WACTH__POLL_S: there is no key wacth" in refused(
+        file, "", {"SPEAKEASYD_WACTH__POLL_S": "1"}
+    )
+    assert "SPEAKEASYD_OPTIONS__FORMATS is not a list" in refused(
+        file, "", {"SPEAKEASYD_OPTIONS__FORMATS": "[txt"}
+    )
     with pytest.raises(ConfigError, match=r"the command line: options\.task is 'sing'"):
-        load(flags={"options": {"task": "sing"}}, environ={})
+        load_configuration(flags={"options": {"task": "sing"}}, environ={})
 
 
 def test_windows_paths_in_double_quotes_get_a_hint(file: Path) -> None:
     file.write_text('state = "C:\\Users\\me"')
     with pytest.raises(ConfigError) as caught:
-        load(file, environ={})
+        load_configuration(file, environ={})
     assert "single quotes" in caught.value.hint
 
 
 def test_binary_is_not_text(file: Path) -> None:
     file.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="not text in UTF-8"):
-        load(file, environ={})
+        load_configuration(file, environ={})
 
 
 def test_an_outbox_below_the_inbox_is_allowed(file: Path) -> None:
     file.write_text("[[inboxes]]\npath = 'x'\noutbox = 'x/transcripts'\n")
-    assert load(file, environ={}).settings.inboxes[0].outbox.parent.name == "x"
+    assert load_configuration(file, environ={}).settings.inboxes[0].outbox.parent.name == "x"
 
 
 @given(st.text())
@@ -193,7 +240,7 @@ def test_no_file_makes_it_stumble(tmp_path_factory: pytest.TempPathFactory, text
     file = tmp_path_factory.mktemp("fuzz") / "speakeasyd.toml"
     file.write_text(text, encoding="utf-8", errors="replace")
     with suppress(ConfigError):
-        load(file, environ={})
+        load_configuration(file, environ={})
 
 
 # --- the reference
@@ -201,68 +248,84 @@ def test_no_file_makes_it_stumble(tmp_path_factory: pytest.TempPathFactory, text
 
 def test_the_commented_file_is_the_one_that_the_tables_make() -> None:
     """To mend it: speakeasyd config init --force config/speakeasyd.toml"""
-    assert (REPOSITORY / "config" / "speakeasyd.toml").read_text(encoding="utf-8") == toml_file()
+    assert (REPOSITORY / "config" / "speakeasyd.toml").read_text(
+        encoding="utf-8"
+    ) == render_toml_file()
 
 
 def test_the_commented_file_changes_nothing() -> None:
-    assert load(REPOSITORY / "config" / "speakeasyd.toml", environ={}).settings == Settings()
+    assert (
+        load_configuration(REPOSITORY / "config" / "speakeasyd.toml", environ={}).settings
+        == Settings()
+    )
 
 
 def test_every_key_is_in_it_with_its_true_default(tmp_path: Path) -> None:
     """All `#` before keys taken away, the file still loads, and says what it said before."""
     uncommented = [
         line.removeprefix("# ")
-        for line in toml_file().splitlines()
+        for line in render_toml_file().splitlines()
         if not line.startswith("# ") or _is_key(line.removeprefix("# "))
     ]
     values = tomllib.loads("\n".join(uncommented))
-    for key in reference():
+    for key in list_reference():
         table = values.get(key.table, values) if key.table else values
         said = (table[0] if isinstance(table, list) else table)[key.name]
-        assert toml(said) == key.default
-    examples = {(key.table, key.name) for key in reference() if key.is_example}
+        assert format_toml(said) == key.default
+    examples = {(key.table, key.name) for key in list_reference() if key.is_example}
     places = {("inboxes", "preset"), ("inboxes", "archive"), ("inboxes", "failed")}
     assert examples == places | {("server", "token"), ("server", "inbox")}
 
 
 def _is_key(line: str) -> bool:
     """A key, a further line of a list, or the header of the example of a preset."""
-    return line.startswith(("    ", "[")) or line.partition(" = ")[0] in {name for _, _, name in keys()}
+    return line.startswith(("    ", "[")) or line.partition(" = ")[0] in {
+        name for _, _, name in list_keys()
+    }
 
 
 def test_every_key_has_one_line_of_why() -> None:
-    assert [key.name for key in reference() if not key.why.strip().endswith(".")] == []
+    assert [key.name for key in list_reference() if not key.why.strip().endswith(".")] == []
 
 
 def test_the_docs_have_every_key() -> None:
     """To mend it: put what `markdown()` gives between the marks."""
-    assert markdown() in (REPOSITORY / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert render_markdown() in (REPOSITORY / "docs" / "configuration.md").read_text(
+        encoding="utf-8"
+    )
 
 
-@pytest.mark.parametrize("file", sorted((REPOSITORY / "contrib").rglob("*.toml")), ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "file", sorted((REPOSITORY / "contrib").rglob("*.toml")), ids=lambda file: file.name
+)
 def test_the_files_that_we_hand_out_load(file: Path) -> None:
-    assert load(file, environ={}).file == file
+    assert load_configuration(file, environ={}).file == file
 
 
 def test_settings_can_be_written_as_the_file_says_them(file: Path, tmp_path: Path) -> None:
     file.write_text(
         "[[inboxes]]\npath='a'\noutbox='b'\n[presets.fr]\nlanguage='fr'\nhotwords='Zoë \"Q\"'\n[watch]\nsettle_s=0.5"
     )
-    settings = load(file, environ={}).settings
+    settings = load_configuration(file, environ={}).settings
     lines, table = [], ""
-    for assignment in assignments(settings):
+    for assignment in list_assignments(settings):
         if assignment.table != table:
             table = assignment.table
             lines.append(table)
         lines.append(f"{assignment.key} = {assignment.value}")
     again = tmp_path / "again.toml"
     again.write_text("\n".join(lines), encoding="utf-8")
-    assert load(again, environ={}).settings == settings
+    assert load_configuration(again, environ={}).settings == settings
 
 
 def test_secrets_are_shown_as_stars(file: Path) -> None:
-    file.write_text("[notify]\nwebhooks = [{ url = 'http://x', secret = 'hush' }]\napprise = ['ntfy://hush']")
-    said = " ".join(assignment.value for assignment in assignments(load(file, environ={}).settings))
+    file.write_text(
+        "[notify]\nwebhooks = [{ url = 'http://x', secret = 'hush' }]\napprise = ['ntfy://hush']"
+    )
+    said = " ".join(
+        assignment.value
+        for assignment in list_assignments(load_configuration(file, environ={}).settings)
+    )
     assert "http://x" in said
     assert "hush" not in said
 
@@ -284,25 +347,35 @@ def test_a_reload_tells_what_has_to_wait() -> None:
             "workers": {"device": "cpu"},
         }
     )
-    changes = reloadable(old, new)
+    changes = compare_settings(old, new)
     assert changes.now == (
         "log.level",
         "options.language",
         "presets.fr.language",
         "watch.settle_s",
     )
-    assert changes.restart == ("inboxes.0.path", "log.format", "recovery.max_attempts", "state", "workers.device")
-    assert reloadable(applied(old, new), new) == type(changes)(now=(), restart=changes.restart)
+    assert changes.restart == (
+        "inboxes.0.path",
+        "log.format",
+        "recovery.max_attempts",
+        "state",
+        "workers.device",
+    )
+    assert compare_settings(apply_live_changes(old, new), new) == type(changes)(
+        now=(), restart=changes.restart
+    )
 
 
 def test_nothing_changes_by_itself() -> None:
-    changes = reloadable(Settings(), Settings())
+    changes = compare_settings(Settings(), Settings())
     assert (changes.now, changes.restart) == ((), ())
 
 
 def test_what_is_live_exists() -> None:
-    known = {f"{table}.{name}" if table else name for table, _, name in keys()} | {"presets"}
-    assert [live for live in LIVE if not any(key == live or key.startswith(f"{live}.") for key in known)] == []
+    known = {f"{table}.{name}" if table else name for table, _, name in list_keys()} | {"presets"}
+    assert [
+        live for live in LIVE if not any(key == live or key.startswith(f"{live}.") for key in known)
+    ] == []
 
 
 def test_settings_cannot_be_changed() -> None:

@@ -14,7 +14,11 @@ from packaging.utils import canonicalize_name
 from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-EXTRA_FOLDERS = {"server": "speakeasyd/server", "record": "speakeasyd/recorder", "notify": "speakeasyd/notify"}
+EXTRA_FOLDERS = {
+    "server": "speakeasyd/server",
+    "record": "speakeasyd/recorder",
+    "notify": "speakeasyd/notify",
+}
 LOADED_BY_OTHERS = {"websockets"}  # uvicorn loads it by itself
 OURS = {"speakeasyd", "tests", "benchmarks"}
 DISTRIBUTIONS = packages_distributions()
@@ -36,7 +40,8 @@ def imported_modules(file: Path) -> Iterator[str]:
             case ast.ImportFrom(module=str(module), level=0):
                 yield module
             case ast.Call(
-                func=ast.Name(id="import_module") | ast.Attribute(attr="import_module" | "importorskip"),
+                func=ast.Name(id="import_module")
+                | ast.Attribute(attr="import_module" | "importorskip"),
                 args=[ast.Constant(value=str(module)), *_],
             ):
                 yield module
@@ -55,7 +60,9 @@ def sources(*folders: str) -> list[Path]:
 
 def allowed_in(file: Path) -> set[str]:
     path = file.relative_to(REPOSITORY).as_posix()
-    extras = [EXTRAS[extra] for extra, folder in EXTRA_FOLDERS.items() if path.startswith(f"{folder}/")]
+    extras = [
+        EXTRAS[extra] for extra, folder in EXTRA_FOLDERS.items() if path.startswith(f"{folder}/")
+    ]
     return CORE.union(*extras)
 
 
@@ -81,12 +88,19 @@ def test_tests_and_benchmarks_import_what_is_declared() -> None:
 @pytest.mark.parametrize("group", ["dependencies", *EXTRA_FOLDERS])
 def test_what_is_declared_is_imported(group: str) -> None:
     names = CORE if group == "dependencies" else EXTRAS[group]
-    used = {name for file in sources("speakeasyd", "migrations") for name in needed_distributions(file)}
+    used = {
+        name for file in sources("speakeasyd", "migrations") for name in needed_distributions(file)
+    }
     assert names - used <= LOADED_BY_OTHERS
 
 
 def test_no_dependency_may_grow_into_a_version_nobody_has_tried() -> None:
-    groups = [PROJECT["dependencies"], *(PROJECT["optional-dependencies"][extra] for extra in ("gpu", *EXTRA_FOLDERS))]
+    groups = [
+        PROJECT["dependencies"],
+        *(PROJECT["optional-dependencies"][extra] for extra in ("gpu", *EXTRA_FOLDERS)),
+    ]
     requirements = [Requirement(line) for group in groups for line in group]
-    operators = {item.name: {specifier.operator for specifier in item.specifier} for item in requirements}
+    operators = {
+        item.name: {specifier.operator for specifier in item.specifier} for item in requirements
+    }
     assert {name for name, found in operators.items() if not {">=", "<"} <= found} == set()

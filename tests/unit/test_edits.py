@@ -2,28 +2,34 @@
 
 import tomllib
 
-from speakeasyd.config.edits import with_keys
-from speakeasyd.config.reference import toml_file
+from speakeasyd.config.edits import set_keys
+from speakeasyd.config.reference import render_toml_file
 
 VALUES = {"replicas": 3, "compute_type": "int8"}
 
 
 def test_a_key_is_set_where_it_is_explained() -> None:
-    before, after = toml_file().splitlines(), with_keys(toml_file(), "workers", VALUES).splitlines()
+    before, after = (
+        render_toml_file().splitlines(),
+        set_keys(render_toml_file(), "workers", VALUES).splitlines(),
+    )
     changed = {old: new for old, new in zip(before, after, strict=True) if old != new}
-    assert changed == {"# replicas = 0": "replicas = 3", '# compute_type = "auto"': 'compute_type = "int8"'}
+    assert changed == {
+        "# replicas = 0": "replicas = 3",
+        '# compute_type = "auto"': 'compute_type = "int8"',
+    }
 
 
 def test_a_value_that_a_person_has_set_is_replaced_and_the_rest_stays() -> None:
     text = '# mine\n[workers]\nreplicas = 1  # for now\ndevice = "cpu"\n\n[recovery]\nreplicas = "not this one"\n'
-    after = with_keys(text, "workers", VALUES)
+    after = set_keys(text, "workers", VALUES)
     assert tomllib.loads(after)["workers"] == {"device": "cpu", **VALUES}
     assert after.startswith("# mine\n")
     assert after.endswith('[recovery]\nreplicas = "not this one"\n')
 
 
 def test_a_table_that_is_not_there_is_added() -> None:
-    assert tomllib.loads(with_keys("[log]\nlevel = 'debug'\n", "workers", VALUES)) == {
+    assert tomllib.loads(set_keys("[log]\nlevel = 'debug'\n", "workers", VALUES)) == {
         "log": {"level": "debug"},
         "workers": VALUES,
     }

@@ -4,46 +4,110 @@ import re
 
 import pytest
 
-from speakeasyd.domain.fault import NATURES, FaultKind, Remedy, classify
+from speakeasyd.domain.fault import NATURES, FaultKind, Remedy, classify_fault
 from speakeasyd.errors import ErrorCode
 
 GPU_WORDS = r"\bGPU|CUDA|cuBLAS|NVIDIA|driver|card\b|temperature|power supply"
 
 TEXTS = [
     # a lost context
-    ("generate", "RuntimeError: CUDA failed with error an illegal memory access was encountered", "context_lost"),
+    (
+        "generate",
+        "RuntimeError: CUDA failed with error an illegal memory access was encountered",
+        "context_lost",
+    ),
     ("generate", "RuntimeError: CUDA failed with error unspecified launch failure", "context_lost"),
     ("encode", "RuntimeError: CUDA failed with error misaligned address", "context_lost"),
-    ("encode", "RuntimeError: CUDA failed with error the launch timed out and was terminated", "context_lost"),
-    ("encode", "RuntimeError: CUDA failed with error an illegal instruction was encountered", "context_lost"),
+    (
+        "encode",
+        "RuntimeError: CUDA failed with error the launch timed out and was terminated",
+        "context_lost",
+    ),
+    (
+        "encode",
+        "RuntimeError: CUDA failed with error an illegal instruction was encountered",
+        "context_lost",
+    ),
     ("encode", "RuntimeError: CUDA failed with error invalid program counter", "context_lost"),
     ("encode", "RuntimeError: CUDA failed with error hardware stack error", "context_lost"),
-    ("generate", "torch.AcceleratorError: CUDA error: an illegal memory access was encountered", "context_lost"),
+    (
+        "generate",
+        "torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
+        "context_lost",
+    ),
     ("generate", "RuntimeError: CUDA error: device-side assert triggered", "context_lost"),
-    ("encode", "RuntimeError: CUDA failed with error uncorrectable ECC error encountered", "context_lost"),
-    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_NOT_INITIALIZED", "context_lost"),
-    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_INTERNAL_ERROR", "context_lost"),
-    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED", "context_lost"),
+    (
+        "encode",
+        "RuntimeError: CUDA failed with error uncorrectable ECC error encountered",
+        "context_lost",
+    ),
+    (
+        "encode",
+        "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_NOT_INITIALIZED",
+        "context_lost",
+    ),
+    (
+        "encode",
+        "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_INTERNAL_ERROR",
+        "context_lost",
+    ),
+    (
+        "encode",
+        "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED",
+        "context_lost",
+    ),
     ("canary", "CanaryFailed: the canary's words came out as 'la la la'", "context_lost"),
     # memory
     ("generate", "RuntimeError: CUDA failed with error out of memory", "out_of_memory"),
     ("load", "RuntimeError: CUDA failed with error out of memory", "out_of_memory"),
-    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED", "out_of_memory"),
-    ("generate", "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB", "out_of_memory"),
+    (
+        "encode",
+        "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_ALLOC_FAILED",
+        "out_of_memory",
+    ),
+    (
+        "generate",
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 MiB",
+        "out_of_memory",
+    ),
     ("load", "RuntimeError: mkl_malloc: failed to allocate memory", "host_memory"),
     ("decode", "MemoryError: ", "host_memory"),
     ("generate", "MemoryError: std::bad_alloc", "host_memory"),
-    ("vad", "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3.2 GiB for an array", "host_memory"),
+    (
+        "vad",
+        "numpy._core._exceptions._ArrayMemoryError: Unable to allocate 3.2 GiB for an array",
+        "host_memory",
+    ),
     ("decode", "OSError: [Errno 12] Cannot allocate memory", "host_memory"),
     # the device does not answer
     ("load", "RuntimeError: CUDA failed with error unknown error", "device_gone"),
-    ("load", "RuntimeError: CUDA failed with error no CUDA-capable device is detected", "device_gone"),
-    ("load", "RuntimeError: CUDA failed with error all CUDA-capable devices are busy or unavailable", "device_gone"),
-    ("load", "RuntimeError: CUDA failed with error CUDA-capable device(s) is/are busy or unavailable", "device_gone"),
+    (
+        "load",
+        "RuntimeError: CUDA failed with error no CUDA-capable device is detected",
+        "device_gone",
+    ),
+    (
+        "load",
+        "RuntimeError: CUDA failed with error all CUDA-capable devices are busy or unavailable",
+        "device_gone",
+    ),
+    (
+        "load",
+        "RuntimeError: CUDA failed with error CUDA-capable device(s) is/are busy or unavailable",
+        "device_gone",
+    ),
     ("load", "RuntimeError: CUDA failed with error initialization error", "device_gone"),
     # what a person has to mend
-    ("encode", "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded", "configuration"),
-    ("encode", "RuntimeError: Library cublas64_12.dll is not found or cannot be loaded", "configuration"),
+    (
+        "encode",
+        "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded",
+        "configuration",
+    ),
+    (
+        "encode",
+        "RuntimeError: Library cublas64_12.dll is not found or cannot be loaded",
+        "configuration",
+    ),
     (
         "load",
         "RuntimeError: CUDA failed with error CUDA driver version is insufficient for CUDA runtime version",
@@ -57,7 +121,11 @@ TEXTS = [
         ),
         "configuration",
     ),
-    ("encode", "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED", "configuration"),
+    (
+        "encode",
+        "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED",
+        "configuration",
+    ),
     (
         "load",
         (
@@ -66,7 +134,11 @@ TEXTS = [
         ),
         "configuration",
     ),
-    ("load", "RuntimeError: Unable to open file 'model.bin' in model '/models/small'", "configuration"),
+    (
+        "load",
+        "RuntimeError: Unable to open file 'model.bin' in model '/models/small'",
+        "configuration",
+    ),
     ("load", "RuntimeError: Model file has an invalid payload size", "configuration"),
     ("load", "ModelUnavailable: no model 'tiny.xx'", "configuration"),
     (
@@ -75,8 +147,16 @@ TEXTS = [
         "configuration",
     ),
     ("load", "RuntimeError: Cannot load the vocabulary from the model directory", "configuration"),
-    ("load", "UnicodeDecodeError: 'utf-8' codec can't decode byte 0x91 in position 34", "configuration"),
-    ("canary", "ModelUnavailable: /models/a is damaged: the canary's words came out as 'la la la'", "configuration"),
+    (
+        "load",
+        "UnicodeDecodeError: 'utf-8' codec can't decode byte 0x91 in position 34",
+        "configuration",
+    ),
+    (
+        "canary",
+        "ModelUnavailable: /models/a is damaged: the canary's words came out as 'la la la'",
+        "configuration",
+    ),
     # a defect of ours, or of the installation
     ("host", "ModuleNotFoundError: No module named 'ctranslate2'", "defect"),
     ("host", "ImportError: DLL load failed while importing _ext", "defect"),
@@ -84,7 +164,11 @@ TEXTS = [
     ("load", "TypeError: __init__() got an unexpected keyword argument 'hop_length'", "defect"),
     ("load", "AttributeError: module 'ctranslate2' has no attribute 'models'", "defect"),
     ("load", "ValueError: numpy.dtype size changed, may indicate binary incompatibility", "defect"),
-    ("load", "OSError: libgomp.so.1: cannot open shared object file: No such file or directory", "defect"),
+    (
+        "load",
+        "OSError: libgomp.so.1: cannot open shared object file: No such file or directory",
+        "defect",
+    ),
     ("decode", "AttributeError: 'NoneType' object has no attribute 'layout'", "defect"),
     ("align", "NameError: name 'np' is not defined", "defect"),
     ("vad", "KeyError: 'onnx::input'", "defect"),
@@ -102,14 +186,16 @@ TEXTS = [
 
 @pytest.mark.parametrize(("phase", "text", "kind"), TEXTS)
 def test_texts(phase: str, text: str, kind: str) -> None:
-    assert classify(phase=phase, error=text).kind == kind
+    assert classify_fault(phase=phase, error=text).kind == kind
 
 
-@pytest.mark.parametrize(("phase", "text", "kind"), [*TEXTS, ("encode", "OutOfMemoryError: no", "host_memory")])
+@pytest.mark.parametrize(
+    ("phase", "text", "kind"), [*TEXTS, ("encode", "OutOfMemoryError: no", "host_memory")]
+)
 def test_a_worker_on_the_cpu_is_not_told_about_a_gpu(phase: str, text: str, kind: str) -> None:
-    diagnosis = classify(phase=phase, error=text, device="cpu")
+    diagnosis = classify_fault(phase=phase, error=text, device="cpu")
     assert not re.search(GPU_WORDS, f"{diagnosis.what} {diagnosis.hint}", re.IGNORECASE)
-    on_gpu = classify(phase=phase, error=text)
+    on_gpu = classify_fault(phase=phase, error=text)
     if not re.search(GPU_WORDS, f"{on_gpu.what} {on_gpu.hint}", re.IGNORECASE):
         assert diagnosis == on_gpu
 
@@ -117,13 +203,15 @@ def test_a_worker_on_the_cpu_is_not_told_about_a_gpu(phase: str, text: str, kind
 @pytest.mark.parametrize("status", [*range(-31, 130), 0xC0000005, 0xC0000135, 0xC000012D])
 def test_no_exit_status_of_a_worker_on_the_cpu_speaks_of_a_gpu(status: int) -> None:
     for silent in (False, True):
-        diagnosis = classify(exit_status=status, silent=silent, device="cpu")
+        diagnosis = classify_fault(exit_status=status, silent=silent, device="cpu")
         assert not re.search(GPU_WORDS, f"{diagnosis.what} {diagnosis.hint}", re.IGNORECASE)
 
 
 @pytest.mark.parametrize("phase", ["load", "canary", "host", "generate"])
 def test_a_defect_says_how_to_mend_the_installation_and_what_to_report(phase: str) -> None:
-    diagnosis = classify(phase=phase, error="TypeError: f() takes 1 positional argument but 2 were given")
+    diagnosis = classify_fault(
+        phase=phase, error="TypeError: f() takes 1 positional argument but 2 were given"
+    )
     assert (diagnosis.remedy, diagnosis.code) == (Remedy.REINSTALL, ErrorCode.INTERNAL)
     assert "install speakeasyd again" in diagnosis.hint
     assert "log" in diagnosis.hint
@@ -138,15 +226,23 @@ def test_a_defect_says_how_to_mend_the_installation_and_what_to_report(phase: st
         ("do not support efficient int8 computation", Remedy.OTHER_TYPE, ErrorCode.DEVICE_FAILED),
         ("an illegal memory access was encountered", Remedy.FRESH_PROCESS, ErrorCode.DEVICE_FAILED),
         ("mkl_malloc: failed to allocate memory", Remedy.FRESH_PROCESS, ErrorCode.OUT_OF_MEMORY),
-        ("Library libcublas.so.12 is not found or cannot be loaded", Remedy.PERSON, ErrorCode.LIBRARY_MISSING),
-        ("CUDA driver version is insufficient for CUDA runtime", Remedy.PERSON, ErrorCode.LIBRARY_MISSING),
+        (
+            "Library libcublas.so.12 is not found or cannot be loaded",
+            Remedy.PERSON,
+            ErrorCode.LIBRARY_MISSING,
+        ),
+        (
+            "CUDA driver version is insufficient for CUDA runtime",
+            Remedy.PERSON,
+            ErrorCode.LIBRARY_MISSING,
+        ),
         ("cudaErrorNoKernelImageForDevice", Remedy.CPU_FOR_GOOD, ErrorCode.DEVICE_FAILED),
         ("CUDA failed with error unknown error", Remedy.PROBE, ErrorCode.DEVICE_FAILED),
         ("model.bin has an invalid payload size", Remedy.OTHER_MODEL, ErrorCode.MODEL_UNAVAILABLE),
     ],
 )
 def test_what_helps(text: str, remedy: Remedy, code: ErrorCode) -> None:
-    diagnosis = classify(phase="load", error=text)
+    diagnosis = classify_fault(phase="load", error=text)
     assert (diagnosis.remedy, diagnosis.code) == (remedy, code)
     assert diagnosis.hint
     if diagnosis.soft:  # a process that may mend itself must be sound
@@ -173,12 +269,12 @@ def test_what_helps(text: str, remedy: Remedy, code: ErrorCode) -> None:
     ],
 )
 def test_exit_statuses(status: int, kind: str) -> None:
-    assert classify(exit_status=status).kind == kind
+    assert classify_fault(exit_status=status).kind == kind
 
 
 def test_a_kill_is_the_systems_doing_only_where_it_counted_one() -> None:
-    assert classify(exit_status=-9, short_of_memory=True).kind is FaultKind.HOST_MEMORY
-    assert classify(exit_status=-11, short_of_memory=True).kind is FaultKind.CONTEXT_LOST
+    assert classify_fault(exit_status=-9, short_of_memory=True).kind is FaultKind.HOST_MEMORY
+    assert classify_fault(exit_status=-11, short_of_memory=True).kind is FaultKind.CONTEXT_LOST
 
 
 def test_what_counts_first() -> None:
@@ -187,10 +283,15 @@ def test_what_counts_first() -> None:
         "CUDA failed with error out of memory",
         "CUDA failed with error an illegal memory access was encountered",
     )
-    assert classify(exit_status=-6, last_words=abort + full).kind is FaultKind.OUT_OF_MEMORY
-    assert classify(exit_status=-6, error=lost, last_words=abort + full).kind is FaultKind.CONTEXT_LOST
-    assert classify(exit_status=-9, last_words=lost, silent=True).kind is FaultKind.HANG
-    assert classify(exit_status=70, error="RuntimeError: never seen").kind is FaultKind.UNKNOWN
+    assert classify_fault(exit_status=-6, last_words=abort + full).kind is FaultKind.OUT_OF_MEMORY
+    assert (
+        classify_fault(exit_status=-6, error=lost, last_words=abort + full).kind
+        is FaultKind.CONTEXT_LOST
+    )
+    assert classify_fault(exit_status=-9, last_words=lost, silent=True).kind is FaultKind.HANG
+    assert (
+        classify_fault(exit_status=70, error="RuntimeError: never seen").kind is FaultKind.UNKNOWN
+    )
 
 
 def test_unknown_is_taken_for_a_lost_context() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speakeasyd.domain.formats import TEXT_FORMATS, render
+from speakeasyd.domain.formats import TEXT_FORMATS, render_text
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Segment, Transcript, Word
-from speakeasyd.outbox.documents import docx_bytes
+from speakeasyd.outbox.documents import render_docx
 
 
 def segment(
@@ -28,7 +28,12 @@ MEMO = Transcript(
     model="tiny.en",
     audio_seconds=3725.04,
     segments=(
-        segment(0.0, 2.5, " Buy milk,", words=(Word(0.0, 1.0, " Buy", 0.5), Word(1.0, 2.5, " milk,", 0.75))),
+        segment(
+            0.0,
+            2.5,
+            " Buy milk,",
+            words=(Word(0.0, 1.0, " Buy", 0.5), Word(1.0, 2.5, " milk,", 0.75)),
+        ),
         segment(2.5, 4.0, " and *bread*."),
         segment(9.0, 10.25, "\tCall\nBob & <Ann>."),
     ),
@@ -57,39 +62,44 @@ def test_there_is_a_way_to_write_every_format_that_can_be_asked_for() -> None:
 
 
 def test_txt() -> None:
-    assert render(MEMO, "txt") == (
+    assert render_text(MEMO, "txt") == (
         "Buy milk, and *bread*.\n\nCall Bob & <Ann>.\n\n[gap 01:00-01:25: could not be transcribed]\n"
     )
-    assert render(CALL, "txt") == "Left: Hallo.\n\nRight: Wer da?\n\nLeft: Ich.\n"
-    assert render(EMPTY, "txt") == ""
+    assert render_text(CALL, "txt") == "Left: Hallo.\n\nRight: Wer da?\n\nLeft: Ich.\n"
+    assert render_text(EMPTY, "txt") == ""
 
 
 def test_a_speech_without_a_pause_is_parted_at_its_sentences() -> None:
-    lecture = [segment(start, start + 1, f" Sentence number {start} ends here.") for start in range(100)]
-    parts = render(Transcript(1, "a", "en", "m", 100.0, tuple(lecture)), "txt").split("\n\n")
+    lecture = [
+        segment(start, start + 1, f" Sentence number {start} ends here.") for start in range(100)
+    ]
+    parts = render_text(Transcript(1, "a", "en", "m", 100.0, tuple(lecture)), "txt").split("\n\n")
     assert len(parts) == 5
     assert all(part.strip().endswith("here.") for part in parts)
 
 
 def test_tsv() -> None:
-    assert render(MEMO, "tsv") == (
+    assert render_text(MEMO, "tsv") == (
         "start\tend\ttext\n0\t2500\tBuy milk,\n2500\t4000\tand *bread*.\n9000\t10250\tCall Bob & <Ann>.\n"
     )
-    assert render(CALL, "tsv").splitlines()[:2] == ["start\tend\ttext\tspeaker", "0\t1000\tHallo.\tLeft"]
-    assert render(EMPTY, "tsv") == "start\tend\ttext\n"
+    assert render_text(CALL, "tsv").splitlines()[:2] == [
+        "start\tend\ttext\tspeaker",
+        "0\t1000\tHallo.\tLeft",
+    ]
+    assert render_text(EMPTY, "tsv") == "start\tend\ttext\n"
 
 
 def test_lrc() -> None:
-    assert render(MEMO, "lrc") == (
+    assert render_text(MEMO, "lrc") == (
         "[ti:memo (1).mp3]\n[re:speakeasyd]\n[length:1:02:05]\n"
         "[00:00.00]Buy milk,\n[00:02.50]and *bread*.\n[00:09.00]Call Bob & <Ann>.\n"
         "[01:00.00] [gap 01:00-01:25: could not be transcribed]\n"
     )
-    assert "[00:01.00]Right: Wer da?\n" in render(CALL, "lrc")
+    assert "[00:01.00]Right: Wer da?\n" in render_text(CALL, "lrc")
 
 
 def test_md() -> None:
-    assert render(MEMO, "md") == (
+    assert render_text(MEMO, "md") == (
         "# memo \\[1\\].mp3\n\n"
         "| | |\n|---|---|\n| Language | en |\n| Model | tiny.en |\n| Length | 1:02:05 |\n"
         "| Received | 2026-01-31T10:00:00.000Z |\n| Warning | the file is cut |\n\n"
@@ -97,11 +107,11 @@ def test_md() -> None:
         "**[00:09]** Call Bob \\& \\<Ann\\>.\n\n"
         "**[01:00]** \\[gap 01:00-01:25: could not be transcribed\\]\n"
     )
-    assert render(EMPTY, "md").endswith("*No speech was found.*\n")
+    assert render_text(EMPTY, "md").endswith("*No speech was found.*\n")
 
 
 def test_json_has_everything() -> None:
-    document = json.loads(render(MEMO, "json"))
+    document = json.loads(render_text(MEMO, "json"))
     assert list(document) == [
         "schema",
         "job_id",
@@ -134,17 +144,19 @@ def test_json_has_everything() -> None:
             {"start": 1.0, "end": 2.5, "text": " milk,", "probability": 0.75},
         ],
     }
-    assert json.loads(render(EMPTY, "json"))["segments"] == []
+    assert json.loads(render_text(EMPTY, "json"))["segments"] == []
 
 
 def test_json_knows_no_infinity() -> None:
     odd = Segment(0.0, 1.0, " Hm.", float("-inf"), float("nan"), 0.0)
-    [written] = json.loads(render(Transcript(1, "a", "en", "m", 1.0, (odd,)), "json"))["segments"]
+    [written] = json.loads(render_text(Transcript(1, "a", "en", "m", 1.0, (odd,)), "json"))[
+        "segments"
+    ]
     assert (written["avg_logprob"], written["compression_ratio"]) == (None, None)
 
 
 def test_docx_says_the_same_in_the_same_bytes() -> None:
-    data = docx_bytes(MEMO)
+    data = render_docx(MEMO)
     document = docx.Document(io.BytesIO(data))
     said = [paragraph.text for paragraph in document.paragraphs if paragraph.text]
     assert said == [
@@ -160,7 +172,7 @@ def test_docx_says_the_same_in_the_same_bytes() -> None:
         "2026-01-31T10:00:00.000Z",
         "the file is cut",
     ]
-    assert docx_bytes(MEMO) == data
+    assert render_docx(MEMO) == data
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         assert {info.date_time[0] for info in archive.infolist()} == {1980}
 
@@ -168,29 +180,37 @@ def test_docx_says_the_same_in_the_same_bytes() -> None:
 @pytest.mark.parametrize("format", [*TEXT_FORMATS, "docx"])
 def test_an_empty_transcript_gives_a_valid_file(format: str) -> None:  # noqa: A002
     if format == "docx":
-        assert "No speech" in docx.Document(io.BytesIO(docx_bytes(EMPTY))).paragraphs[-1].text
+        assert "No speech" in docx.Document(io.BytesIO(render_docx(EMPTY))).paragraphs[-1].text
     else:
-        assert render(EMPTY, format).isprintable() or render(EMPTY, format).endswith("\n")
+        assert render_text(EMPTY, format).isprintable() or render_text(EMPTY, format).endswith("\n")
 
 
 ANY_TEXT = st.text(
-    st.one_of(st.characters(exclude_categories=()), st.sampled_from("\0\x1b\r\n\t\x85\u2028\ud800[]|-->"))
+    st.one_of(
+        st.characters(exclude_categories=()), st.sampled_from("\0\x1b\r\n\t\x85\u2028\ud800[]|-->")
+    )
 )
 
 
 @settings(deadline=None, max_examples=60)
 @given(texts=st.lists(ANY_TEXT, max_size=4), source=ANY_TEXT, channel=st.sampled_from([None, 0, 5]))
 def test_no_text_breaks_a_format(texts: list[str], source: str, channel: int | None) -> None:
-    said = tuple(segment(start, start + 1, text, channel=channel) for start, text in enumerate(texts))
+    said = tuple(
+        segment(start, start + 1, text, channel=channel) for start, text in enumerate(texts)
+    )
     transcript = Transcript(1, source, "en", "m", 10.0, said, warning=source)
     for format in TEXT_FORMATS:  # noqa: A001
-        text = render(transcript, format)
+        text = render_text(transcript, format)
         assert text.encode().decode() == text
-        controls = {char for char in text if char != "\n" and char < " " and not (char == "\t" and format == "tsv")}
+        controls = {
+            char
+            for char in text
+            if char != "\n" and char < " " and not (char == "\t" and format == "tsv")
+        }
         assert not controls
-    rows = render(transcript, "tsv").removesuffix("\n").split("\n")
+    rows = render_text(transcript, "tsv").removesuffix("\n").split("\n")
     assert {row.count("\t") for row in rows} == {2 if channel is None or not texts else 3}
     assert len(rows) == 1 + len(texts)
-    assert len(json.loads(render(transcript, "json"))["segments"]) == len(texts)
-    assert all(line.startswith("[") for line in render(transcript, "lrc").splitlines())
-    docx.Document(io.BytesIO(docx_bytes(transcript)))
+    assert len(json.loads(render_text(transcript, "json"))["segments"]) == len(texts)
+    assert all(line.startswith("[") for line in render_text(transcript, "lrc").splitlines())
+    docx.Document(io.BytesIO(render_docx(transcript)))

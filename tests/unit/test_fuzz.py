@@ -9,31 +9,44 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speakeasyd.config import InboxSettings, Settings
-from speakeasyd.config.loading import combine
-from speakeasyd.domain.formats import TEXT_FORMATS, render
-from speakeasyd.domain.naming import FIELDS, LONGEST, candidates, check_template
+from speakeasyd.config.loading import combine_sources
+from speakeasyd.domain.formats import TEXT_FORMATS, render_text
+from speakeasyd.domain.naming import FIELDS, LONGEST, check_template, propose_names
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.presets import Presets, parse_sidecar
 from speakeasyd.domain.transcript import Segment, Transcript
 from speakeasyd.errors import ConfigError, ErrorCode, FileFault
-from speakeasyd.outbox.documents import docx_bytes
+from speakeasyd.outbox.documents import render_docx
 from tests.unit.test_subtitles import parse_srt
 
-ANY = st.text(st.characters(exclude_categories=()), max_size=30)  # lone surrogates and control codes, too
+ANY = st.text(
+    st.characters(exclude_categories=()), max_size=30
+)  # lone surrogates and control codes, too
 PLAIN = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 SCALARS = st.one_of(
     st.booleans(),
     st.integers(-(2**70), 2**70),
     st.floats(),
     PLAIN,
-    st.sampled_from(["en", "auto", "txt", "{stem}", "../{stem}", "{stem}/{date}", "cpu", "~", "$HOME", "cuda:1"]),
+    st.sampled_from(
+        ["en", "auto", "txt", "{stem}", "../{stem}", "{stem}/{date}", "cpu", "~", "$HOME", "cuda:1"]
+    ),
 )
 VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3), max_leaves=6
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(PLAIN, inner, max_size=3),
+    max_leaves=6,
 )
-OPTIONS = st.dictionaries(st.sampled_from([*Options.model_fields, "nmae"]) | PLAIN, VALUES, max_size=5)
-TABLES = st.dictionaries(st.sampled_from(list(Settings.model_fields)) | PLAIN, VALUES | OPTIONS, max_size=4)
-INBOXES = st.lists(st.dictionaries(st.sampled_from(list(InboxSettings.model_fields)), SCALARS, max_size=4), max_size=2)
+OPTIONS = st.dictionaries(
+    st.sampled_from([*Options.model_fields, "nmae"]) | PLAIN, VALUES, max_size=5
+)
+TABLES = st.dictionaries(
+    st.sampled_from(list(Settings.model_fields)) | PLAIN, VALUES | OPTIONS, max_size=4
+)
+INBOXES = st.lists(
+    st.dictionaries(st.sampled_from(list(InboxSettings.model_fields)), SCALARS, max_size=4),
+    max_size=2,
+)
 
 
 def toml(table: dict[str, object]) -> str:
@@ -41,7 +54,11 @@ def toml(table: dict[str, object]) -> str:
 
     def written(value: object) -> str:
         if isinstance(value, dict):
-            return "{" + ", ".join(f"{json.dumps(key)} = {written(inner)}" for key, inner in value.items()) + "}"
+            return (
+                "{"
+                + ", ".join(f"{json.dumps(key)} = {written(inner)}" for key, inner in value.items())
+                + "}"
+            )
         if isinstance(value, list):
             return f"[{', '.join(map(written, value))}]"
         return json.dumps(value)
@@ -50,12 +67,14 @@ def toml(table: dict[str, object]) -> str:
 
 
 @given(OPTIONS, st.sampled_from(["", "meetings", "nowhere"]))
-def test_a_sidecar_gives_options_or_says_what_is_wrong_with_it(changes: dict[str, object], folder: str) -> None:
+def test_a_sidecar_gives_options_or_says_what_is_wrong_with_it(
+    changes: dict[str, object], folder: str
+) -> None:
     presets = Presets(defaults=Options(), presets={"meetings": {"language": "de"}})
     data = toml(changes).encode("utf-8", "replace")
     faults: list[FileFault] = []
     try:
-        check_template(presets.choose(folder, parse_sidecar(data)).options.name)
+        check_template(presets.choose_options(folder, parse_sidecar(data)).options.name)
     except FileFault as fault:
         faults.append(fault)
     assert all(fault.code is ErrorCode.BAD_SIDECAR and fault.hint for fault in faults)
@@ -63,10 +82,14 @@ def test_a_sidecar_gives_options_or_says_what_is_wrong_with_it(changes: dict[str
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    file=st.one_of(st.binary(max_size=200), TABLES.map(toml).map(lambda text: text.encode("utf-8", "replace"))),
+    file=st.one_of(
+        st.binary(max_size=200), TABLES.map(toml).map(lambda text: text.encode("utf-8", "replace"))
+    ),
     flags=TABLES | st.fixed_dictionaries({"inboxes": INBOXES}),
     environ=st.dictionaries(
-        st.sampled_from(["STATE", "WATCH__SETTLE_S", "INBOXES", "OPTIONS", "LOG__LEVEL__X", "", "__"]),
+        st.sampled_from(
+            ["STATE", "WATCH__SETTLE_S", "INBOXES", "OPTIONS", "LOG__LEVEL__X", "", "__"]
+        ),
         PLAIN | st.sampled_from(["[", "{", "[[]]", "{a = 1}", "[1]"]),
         max_size=2,
     ),
@@ -77,24 +100,37 @@ def test_a_configuration_is_taken_or_explained(
     path = tmp_path / "speakeasyd.toml"
     path.write_bytes(file)
     with suppress(ConfigError):
-        combine(path, flags=flags, environ={f"SPEAKEASYD_{name}": value for name, value in environ.items()})
+        combine_sources(
+            path,
+            flags=flags,
+            environ={f"SPEAKEASYD_{name}": value for name, value in environ.items()},
+        )
 
 
 @given(
     template=st.lists(
-        st.sampled_from([*(f"{{{field}}}" for field in FIELDS), "/", ".", "..", " ", "{", "}", "{}"]) | ANY
+        st.sampled_from(
+            [*(f"{{{field}}}" for field in FIELDS), "/", ".", "..", " ", "{", "}", "{}"]
+        )
+        | ANY
     )
     .map("".join)
     .filter(bool),
     value=ANY | st.sampled_from(["..", "/etc", "CON", "a/../b", "x" * 500]),
     folder=ANY,
 )
-def test_a_template_is_refused_or_names_files_below_the_outbox(template: str, value: str, folder: str) -> None:
+def test_a_template_is_refused_or_names_files_below_the_outbox(
+    template: str, value: str, folder: str
+) -> None:
     with suppress(ConfigError):
         check_template(template)
-        for path in candidates(template, dict.fromkeys(FIELDS, value) | {"job_id": "7"}, folder=folder):
+        for path in propose_names(
+            template, dict.fromkeys(FIELDS, value) | {"job_id": "7"}, folder=folder
+        ):
             parts = path.split("/")
-            assert all(part and part.strip(". ") and len(part.encode()) <= LONGEST for part in parts), path
+            assert all(
+                part and part.strip(". ") and len(part.encode()) <= LONGEST for part in parts
+            ), path
             assert not {"\\", "\0", ":"} & set(path)
 
 
@@ -103,20 +139,24 @@ TIMES = st.floats(-10, 1e6, allow_nan=False)
 
 @settings(deadline=None, max_examples=40)
 @given(
-    said=st.lists(st.builds(Segment, TIMES, TIMES, ANY, TIMES, TIMES, TIMES, st.sampled_from([None, 0, 1]))),
+    said=st.lists(
+        st.builds(Segment, TIMES, TIMES, ANY, TIMES, TIMES, TIMES, st.sampled_from([None, 0, 1]))
+    ),
     gaps=st.lists(st.tuples(TIMES, TIMES), max_size=2),
     source=ANY,
 )
-def test_any_transcript_can_be_written(said: list[Segment], gaps: list[tuple[float, float]], source: str) -> None:
+def test_any_transcript_can_be_written(
+    said: list[Segment], gaps: list[tuple[float, float]], source: str
+) -> None:
     """Even one that no engine makes: out of order, ending before it begins, before the beginning of the file."""
     transcript = Transcript(1, source, None, "tiny.en", 60.0, tuple(said), tuple(gaps))
-    written = {name: render(transcript, name) for name in TEXT_FORMATS}
+    written = {name: render_text(transcript, name) for name in TEXT_FORMATS}
     json.loads(written["json"])
     times = [(start, end) for start, end, _ in parse_srt(written["srt"])]
     assert all(start <= end for start, end in times)
     assert [start for start, _ in times] == sorted(start for start, _ in times)
     assert written["vtt"].startswith("WEBVTT\n")
-    assert docx_bytes(transcript)
+    assert render_docx(transcript)
 
 
 def test_what_is_written_for_the_fuzz_is_toml() -> None:

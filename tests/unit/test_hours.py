@@ -6,38 +6,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.domain.hours import DAYS, Span, holds, next_begin, parse
+from speakeasyd.domain.work_hours import (
+    DAYS,
+    WorkWindow,
+    find_next_begin,
+    is_work_time,
+    parse_window,
+)
 
 MONDAY = datetime(2026, 1, 5, tzinfo=UTC)
 WEEK = 7 * 24 * 60
 
 spans = st.builds(
-    Span,
+    WorkWindow,
     days=st.frozensets(st.integers(0, 6), min_size=1),
     begin=st.integers(0, 1439),
     length=st.integers(1, 1440),
 )
-moments = st.datetimes(timezones=st.just(UTC), min_value=datetime(2000, 1, 1), max_value=datetime(2100, 1, 1))  # noqa: DTZ001 - hypothesis adds the zone
+_FIRST, _LAST = datetime(2000, 1, 1), datetime(2100, 1, 1)  # noqa: DTZ001 - hypothesis adds the zone
+moments = st.datetimes(timezones=st.just(UTC), min_value=_FIRST, max_value=_LAST)
 
 
-def minutes(span: Span) -> set[int]:
+def minutes(span: WorkWindow) -> set[int]:
     """Those of the week, from Monday 00:00, that the span covers."""
-    return {(day * 1440 + span.begin + step) % WEEK for day in span.days for step in range(span.length)}
+    return {
+        (day * 1440 + span.begin + step) % WEEK for day in span.days for step in range(span.length)
+    }
 
 
 @given(st.lists(spans, min_size=1, max_size=3), moments)
-def test_they_hold_exactly_in_their_minutes(some: list[Span], moment: datetime) -> None:
+def test_they_hold_exactly_in_their_minutes(some: list[WorkWindow], moment: datetime) -> None:
     minute = moment.weekday() * 1440 + moment.hour * 60 + moment.minute
-    assert holds(some, moment) == (minute in set().union(*map(minutes, some)))
+    assert is_work_time(some, moment) == (minute in set().union(*map(minutes, some)))
 
 
 @given(st.lists(spans, min_size=1, max_size=3), moments)
-def test_the_next_beginning_is_the_first(some: list[Span], moment: datetime) -> None:
-    begin = next_begin(some, moment)
+def test_the_next_beginning_is_the_first(some: list[WorkWindow], moment: datetime) -> None:
+    begin = find_next_begin(some, moment)
     now = moment.replace(second=0, microsecond=0)
     assert now <= begin < now + timedelta(days=7, minutes=1)
-    assert holds(some, begin)
-    if not holds(some, moment):
+    assert is_work_time(some, begin)
+    if not is_work_time(some, moment):
         between = range(int((begin - now).total_seconds()) // 60)
         covered = set().union(*map(minutes, some))
         start = now.weekday() * 1440 + now.hour * 60 + now.minute
@@ -45,10 +54,15 @@ def test_the_next_beginning_is_the_first(some: list[Span], moment: datetime) -> 
 
 
 @given(spans)
-def test_what_is_written_is_what_is_read(span: Span) -> None:
+def test_what_is_written_is_what_is_read(span: WorkWindow) -> None:
     end = (span.begin + span.length) % 1440
     days = ",".join(DAYS[day] for day in sorted(span.days))
-    assert parse(f"{days} {span.begin // 60:02}:{span.begin % 60:02}-{end // 60:02}:{end % 60:02}") == span
+    assert (
+        parse_window(
+            f"{days} {span.begin // 60:02}:{span.begin % 60:02}-{end // 60:02}:{end % 60:02}"
+        )
+        == span
+    )
 
 
 @pytest.mark.parametrize(
@@ -62,7 +76,7 @@ def test_what_is_written_is_what_is_read(span: Span) -> None:
     ],
 )
 def test_how_they_are_written(text: str, days: set[int], begin: int, length: int) -> None:
-    assert parse(text) == Span(frozenset(days), begin, length)
+    assert parse_window(text) == WorkWindow(frozenset(days), begin, length)
 
 
 @pytest.mark.parametrize(
@@ -70,14 +84,14 @@ def test_how_they_are_written(text: str, days: set[int], begin: int, length: int
 )
 def test_what_is_no_span_is_said(text: str) -> None:
     with pytest.raises(ValueError, match=r"span of time|no time|no day|24:00"):
-        parse(text)
+        parse_window(text)
 
 
 def test_a_night_that_began_on_friday_lasts_into_saturday() -> None:
-    friday = [parse("fri 22:00-07:00")]
+    friday = [parse_window("fri 22:00-07:00")]
     at = [MONDAY + timedelta(days=4, hours=hour) for hour in (21, 22, 30, 31)]
-    assert [holds(friday, moment) for moment in at] == [False, True, True, False]
+    assert [is_work_time(friday, moment) for moment in at] == [False, True, True, False]
 
 
 def test_without_any_they_always_hold() -> None:
-    assert holds([], MONDAY)
+    assert is_work_time([], MONDAY)

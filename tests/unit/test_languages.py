@@ -4,15 +4,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.domain.languages import Stretch, find_languages, needs_previous, restrict
+from speakeasyd.domain.languages import (
+    LanguageEvidence,
+    find_languages,
+    needs_previous,
+    restrict_languages,
+)
 
 CODES = ("cy", "de", "en", "fr")
 
 
-def heard(speech_s: float, **probabilities: float) -> Stretch:
+def heard(speech_s: float, **probabilities: float) -> LanguageEvidence:
     left = 1.0 - sum(probabilities.values())
     others = [code for code in CODES if code not in probabilities]
-    return Stretch(speech_s, probabilities | {code: left / len(others) for code in others})
+    return LanguageEvidence(speech_s, probabilities | {code: left / len(others) for code in others})
 
 
 GERMAN = heard(8.0, de=0.97, en=0.01)
@@ -61,31 +66,38 @@ def test_a_language_before_that_is_not_allowed_has_no_weight() -> None:
 
 
 def test_only_the_allowed_languages_are_left() -> None:
-    found = restrict({"cy": 0.6, "de": 0.1, "en": 0.3}, ("de", "en"))
+    found = restrict_languages({"cy": 0.6, "de": 0.1, "en": 0.3}, ("de", "en"))
     assert found == pytest.approx({"de": 0.25, "en": 0.75})
-    assert restrict({"cy": 0.6, "de": 0.4}, ()) == pytest.approx({"cy": 0.6, "de": 0.4})
-    assert restrict({"cy": 1.0, "de": 0.0, "en": 0.0}, ("de", "en")) == {"de": 0.5, "en": 0.5}
+    assert restrict_languages({"cy": 0.6, "de": 0.4}, ()) == pytest.approx({"cy": 0.6, "de": 0.4})
+    assert restrict_languages({"cy": 1.0, "de": 0.0, "en": 0.0}, ("de", "en")) == {
+        "de": 0.5,
+        "en": 0.5,
+    }
 
 
 @st.composite
-def _stretches(draw: st.DrawFn) -> list[Stretch]:
+def _stretches(draw: st.DrawFn) -> list[LanguageEvidence]:
     weights = st.floats(0.001, 1.0)
     found = []
     for _ in range(draw(st.integers(1, 6))):
         raw = {code: draw(weights) for code in CODES}
-        found.append(Stretch(draw(st.floats(0.1, 12.0)), restrict(raw, ())))
+        found.append(LanguageEvidence(draw(st.floats(0.1, 12.0)), restrict_languages(raw, ())))
     return found
 
 
 @given(_stretches())
-def test_what_does_not_need_the_language_before_is_the_same_after_any(stretches: list[Stretch]) -> None:
+def test_what_does_not_need_the_language_before_is_the_same_after_any(
+    stretches: list[LanguageEvidence],
+) -> None:
     found = {tuple(find_languages(stretches, before)) for before in (None, *CODES)}
     if not needs_previous(stretches):
         assert len(found) == 1
 
 
 @given(_stretches(), st.sampled_from(CODES))
-def test_languages_are_found_for_every_stretch(stretches: list[Stretch], before: str) -> None:
+def test_languages_are_found_for_every_stretch(
+    stretches: list[LanguageEvidence], before: str
+) -> None:
     found = find_languages(stretches, before)
     assert len(found) == len(stretches)
     assert set(found) <= set(CODES)

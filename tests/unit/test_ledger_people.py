@@ -20,31 +20,41 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 async def test_a_retry_of_what_was_completed_begins_from_nothing(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     await finish(ledger, job, " wrong")
-    assert await ledger.retry(ids=[job.id]) == [job.id]
+    assert await ledger.retry_jobs(ids=[job.id]) == [job.id]
     row = await status(ledger, job.id)
-    assert (row["status"], row["progress"], row["attempts"], row["finished_at"]) == ("pending", 0.0, 0, None)
-    [again] = await ledger.claim(1)
+    assert (row["status"], row["progress"], row["attempts"], row["finished_at"]) == (
+        "pending",
+        0.0,
+        0,
+        None,
+    )
+    [again] = await ledger.claim_jobs(1)
     assert (again.done, again.transcribed, again.attempts) == (frozenset(), False, 1)
 
 
 async def test_a_retry_of_what_failed_keeps_the_work_that_is_done(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.record([(job.id, job.token, a_chunk(0, " right"))])
-    await ledger.strike(job.id, job.token, 1, 10.0, 20.0)
-    await ledger.fail(job.id, job.token, code=ErrorCode.POISON, error="poison")
-    assert await ledger.retry(ids=[job.id]) == [job.id]
+    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " right"))])
+    await ledger.add_strike(job.id, job.token, 1, 10.0, 20.0)
+    await ledger.fail_job(job.id, job.token, code=ErrorCode.POISON, error="poison")
+    assert await ledger.retry_jobs(ids=[job.id]) == [job.id]
     row = await status(ledger, job.id)
-    assert (row["status"], row["attempts"], row["error_code"], row["finished_at"]) == ("pending", 0, None, None)
-    [again] = await ledger.claim(1)
+    assert (row["status"], row["attempts"], row["error_code"], row["finished_at"]) == (
+        "pending",
+        0,
+        None,
+        None,
+    )
+    [again] = await ledger.claim_jobs(1)
     assert (again.done, again.suspects, again.attempts, again.said) == ({0}, (), 1, {0: " right"})
 
 
 async def test_a_retry_of_what_has_a_gap_begins_from_nothing(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.record([(job.id, job.token, replace(a_chunk(0), segments=(), gap=True))])
-    await ledger.fail(job.id, job.token, code=ErrorCode.OUTPUT_REFUSED, error="no place")
-    await ledger.retry(ids=[job.id])
-    [again] = await ledger.claim(1)
+    await ledger.store_chunks([(job.id, job.token, replace(a_chunk(0), segments=(), gap=True))])
+    await ledger.fail_job(job.id, job.token, code=ErrorCode.OUTPUT_REFUSED, error="no place")
+    await ledger.retry_jobs(ids=[job.id])
+    [again] = await ledger.claim_jobs(1)
     assert again.done == frozenset()
 
 
@@ -52,37 +62,42 @@ async def test_a_retry_is_done_again_and_not_lent(ledger: Ledger) -> None:
     [one] = await claimed(ledger, a_file("a", "same"))
     await finish(ledger, one, " Hello.")
     [twin] = await claimed(ledger, a_file("b", "same"))
-    await ledger.complete(twin.id, twin.token, [])
-    await ledger.retry(ids=[twin.id])
-    [again] = await ledger.claim(1)
+    await ledger.complete_job(twin.id, twin.token, [])
+    await ledger.retry_jobs(ids=[twin.id])
+    [again] = await ledger.claim_jobs(1)
     assert (again.id, again.transcribed) == (twin.id, False)
 
 
 async def test_only_what_has_ended_is_retried(ledger: Ledger) -> None:
-    running, waiting = (await claimed(ledger, a_file("a")))[0], (await ledger.add([a_file("b")]))[0]
-    assert await ledger.retry(ids=[running.id, waiting.job_id, 99]) == []
-    assert await ledger.lost([(running.id, running.token)]) == frozenset()
+    running, waiting = (
+        (await claimed(ledger, a_file("a")))[0],
+        (await ledger.add_jobs([a_file("b")]))[0],
+    )
+    assert await ledger.retry_jobs(ids=[running.id, waiting.job_id, 99]) == []
+    assert await ledger.find_lost_claims([(running.id, running.token)]) == frozenset()
 
 
 async def test_a_skipped_file_can_be_transcribed_after_all(ledger: Ledger) -> None:
-    await ledger.add([a_file("a")])
-    [again] = await ledger.add([touched(a_file("a"))])
-    assert await ledger.retry(ids=[again.job_id]) == [again.job_id]
+    await ledger.add_jobs([a_file("a")])
+    [again] = await ledger.add_jobs([touched(a_file("a"))])
+    assert await ledger.retry_jobs(ids=[again.job_id]) == [again.job_id]
     assert (await status(ledger, again.job_id))["duplicate_of"] is None
 
 
 async def test_a_version_whose_bytes_are_gone_is_not_retried(ledger: Ledger) -> None:
-    [old] = await ledger.add([a_file("a", "one")])
-    [new] = await ledger.add([a_file("a", "two")])
-    await ledger.cancel([new.job_id])
-    assert await ledger.retry(ids=[old.job_id, new.job_id]) == [new.job_id]
+    [old] = await ledger.add_jobs([a_file("a", "one")])
+    [new] = await ledger.add_jobs([a_file("a", "two")])
+    await ledger.cancel_jobs([new.job_id])
+    assert await ledger.retry_jobs(ids=[old.job_id, new.job_id]) == [new.job_id]
 
 
 async def test_a_condition_chooses_what_is_retried(ledger: Ledger) -> None:
     jobs = await claimed(ledger, a_file("a"), a_file("b"), a_file("c"))
-    for job, code in zip(jobs, (ErrorCode.POISON, ErrorCode.POISON, ErrorCode.NO_AUDIO), strict=True):
-        await ledger.fail(job.id, job.token, code=code, error="")
-    chosen = await ledger.retry(where="error_code = 'poison' AND path <> 'b' -- the first")
+    for job, code in zip(
+        jobs, (ErrorCode.POISON, ErrorCode.POISON, ErrorCode.NO_AUDIO), strict=True
+    ):
+        await ledger.fail_job(job.id, job.token, code=code, error="")
+    chosen = await ledger.retry_jobs(where="error_code = 'poison' AND path <> 'b' -- the first")
     assert chosen == [jobs[0].id]
 
 
@@ -97,19 +112,22 @@ async def test_a_condition_chooses_what_is_retried(ledger: Ledger) -> None:
     ],
 )
 async def test_a_condition_can_only_ask(ledger: Ledger, condition: str) -> None:
-    await ledger.add([a_file("a")])
+    await ledger.add_jobs([a_file("a")])
     with pytest.raises(QueryError):
-        await ledger.retry(where=condition)
-    assert len(await ledger.rows("SELECT 1 FROM jobs")) == 1
+        await ledger.retry_jobs(where=condition)
+    assert len(await ledger.query_rows("SELECT 1 FROM jobs")) == 1
 
 
 async def test_cancelling_takes_a_job_from_its_worker(ledger: Ledger) -> None:
     [running] = await claimed(ledger, a_file("a"))
-    [waiting] = await ledger.add([a_file("b")])
-    assert await ledger.cancel([running.id, waiting.job_id, 99]) == [running.id, waiting.job_id]
+    [waiting] = await ledger.add_jobs([a_file("b")])
+    assert await ledger.cancel_jobs([running.id, waiting.job_id, 99]) == [
+        running.id,
+        waiting.job_id,
+    ]
     with pytest.raises(NotYours):
-        await ledger.transcribed(running.id, running.token, audio_seconds=1.0)
+        await ledger.mark_transcribed(running.id, running.token, audio_seconds=1.0)
     row = await status(ledger, running.id)
     assert (row["status"], row["error_code"]) == ("cancelled", "cancelled")
-    assert await ledger.rows("SELECT outcome FROM attempts") == [{"outcome": "cancelled"}]
-    assert await ledger.cancel([running.id]) == []
+    assert await ledger.query_rows("SELECT outcome FROM attempts") == [{"outcome": "cancelled"}]
+    assert await ledger.cancel_jobs([running.id]) == []

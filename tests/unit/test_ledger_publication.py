@@ -18,17 +18,17 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def text_in_view(ledger: Ledger, job_id: int) -> object:
-    [row] = await ledger.rows("SELECT text FROM transcript_text WHERE job_id = ?", [job_id])
+    [row] = await ledger.query_rows("SELECT text FROM transcript_text WHERE job_id = ?", [job_id])
     return row["text"]
 
 
 async def test_segments_come_in_the_order_of_time(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("sub/a.wav"))
     chunks = [a_chunk(1, " three,", " four"), a_chunk(0, " One,", " two,")]
-    await ledger.record([(job.id, job.token, chunk) for chunk in chunks])
-    transcript = await ledger.transcript(job.id)
+    await ledger.store_chunks([(job.id, job.token, chunk) for chunk in chunks])
+    transcript = await ledger.load_transcript(job.id)
     assert (transcript.text, transcript.source) == ("One, two, three, four", "a.wav")
-    await ledger.complete(job.id, job.token, [])
+    await ledger.complete_job(job.id, job.token, [])
     assert await text_in_view(ledger, job.id) == "One, two, three, four"
 
 
@@ -36,13 +36,23 @@ async def test_channels_are_woven_by_time(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("call.wav"))
 
     def said(index: int, start: float, text: str, channel: int) -> Chunk:
-        return Chunk(index, start, start + 1, (Segment(start, start + 1, text, -0.1, 1.0, 0.0, channel),), channel)
+        return Chunk(
+            index,
+            start,
+            start + 1,
+            (Segment(start, start + 1, text, -0.1, 1.0, 0.0, channel),),
+            channel,
+        )
 
     talk = [said(0, 0.0, " Hi.", 0), said(1, 4.0, " Fine.", 0), said(2, 2.0, " How are you?", 1)]
-    await ledger.record([(job.id, job.token, chunk) for chunk in talk])
-    transcript = await ledger.transcript(job.id)
-    assert [(s.text, s.channel) for s in transcript.segments] == [(" Hi.", 0), (" How are you?", 1), (" Fine.", 0)]
-    await ledger.complete(job.id, job.token, [])
+    await ledger.store_chunks([(job.id, job.token, chunk) for chunk in talk])
+    transcript = await ledger.load_transcript(job.id)
+    assert [(s.text, s.channel) for s in transcript.segments] == [
+        (" Hi.", 0),
+        (" How are you?", 1),
+        (" Fine.", 0),
+    ]
+    await ledger.complete_job(job.id, job.token, [])
     assert await text_in_view(ledger, job.id) == transcript.text
 
 
@@ -50,39 +60,50 @@ async def test_a_segment_comes_back_as_it_was(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
     words = (Word(0.1, 0.30000000000000004, " Grüß", 0.5), Word(0.3, 0.9, " «Gott»", 1.0))
     segment = Segment(0.1, 0.9, " Grüß «Gott»", -0.25, 1.5, 1e-9, channel=1, words=words)
-    await ledger.record([(job.id, job.token, Chunk(0, 0.0, 1.0, (segment,)))])
-    assert (await ledger.transcript(job.id)).segments == (segment,)
+    await ledger.store_chunks([(job.id, job.token, Chunk(0, 0.0, 1.0, (segment,)))])
+    assert (await ledger.load_transcript(job.id)).segments == (segment,)
 
 
 async def test_silence_is_an_empty_text(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
     await finish(ledger, job)
-    assert (await ledger.transcript(job.id)).text == ""
+    assert (await ledger.load_transcript(job.id)).text == ""
     assert await text_in_view(ledger, job.id) == ""
 
 
 async def test_there_is_no_transcript_of_an_unknown_job(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="no job 7"):
-        await ledger.transcript(7)
+        await ledger.load_transcript(7)
 
 
 @pytest.mark.parametrize("twin", ["talk.txt", "TALK.txt", "cafe\u0301.txt"])
 async def test_a_name_belongs_to_one_job(ledger: Ledger, twin: str) -> None:
     one, two = await claimed(ledger, a_file("a"), a_file("b"))
-    assert await ledger.intend(one.id, one.token, [an_artifact("talk.txt"), an_artifact("caf\u00e9.txt")]) == set()
-    assert await ledger.names_taken("/outbox", [twin, "free.txt"], job_id=two.id) == {twin}
-    assert await ledger.names_taken("/outbox", [twin], job_id=one.id) == set()
-    assert await ledger.names_taken("/elsewhere", [twin], job_id=two.id) == set()
-    assert await ledger.intend(two.id, two.token, [an_artifact("free.txt"), an_artifact(twin)]) == {twin}
-    assert await ledger.names_taken("/outbox", ["free.txt"], job_id=one.id) == set()
+    assert (
+        await ledger.reserve_artifacts(
+            one.id, one.token, [an_artifact("talk.txt"), an_artifact("caf\u00e9.txt")]
+        )
+        == set()
+    )
+    assert await ledger.find_taken_names("/outbox", [twin, "free.txt"], job_id=two.id) == {twin}
+    assert await ledger.find_taken_names("/outbox", [twin], job_id=one.id) == set()
+    assert await ledger.find_taken_names("/elsewhere", [twin], job_id=two.id) == set()
+    assert await ledger.reserve_artifacts(
+        two.id, two.token, [an_artifact("free.txt"), an_artifact(twin)]
+    ) == {twin}
+    assert await ledger.find_taken_names("/outbox", ["free.txt"], job_id=one.id) == set()
 
 
 async def test_completion_says_what_was_written(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.intend(job.id, job.token, [an_artifact("old.txt")])
-    assert await ledger.rows("SELECT written_at FROM artifacts") == [{"written_at": None}]
-    await ledger.complete(job.id, job.token, [an_artifact("new.txt")])
-    [artifact] = await ledger.rows("SELECT path, written_at FROM artifacts")
+    await ledger.reserve_artifacts(job.id, job.token, [an_artifact("old.txt")])
+    assert await ledger.query_rows("SELECT written_at FROM artifacts") == [{"written_at": None}]
+    await ledger.complete_job(job.id, job.token, [an_artifact("new.txt")])
+    [artifact] = await ledger.query_rows("SELECT path, written_at FROM artifacts")
     assert artifact == {"path": "new.txt", "written_at": "2026-01-01T00:00:00.000Z"}
     row = await status(ledger, job.id)
-    assert (row["status"], row["progress"], row["finished_at"]) == ("completed", 1.0, "2026-01-01T00:00:00.000Z")
+    assert (row["status"], row["progress"], row["finished_at"]) == (
+        "completed",
+        1.0,
+        "2026-01-01T00:00:00.000Z",
+    )

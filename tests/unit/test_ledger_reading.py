@@ -11,7 +11,7 @@ import pytest
 
 from speakeasyd.errors import LedgerError, QueryError
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.reading import read
+from speakeasyd.ledger.readonly import query_readonly
 from tests.ledgers import a_chunk, a_file, claimed, opened
 
 
@@ -19,7 +19,7 @@ from tests.ledgers import a_chunk, a_file, claimed, opened
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     async with opened(tmp_path / "ledger.db") as ledger:
         [job] = await claimed(ledger, a_file("a.wav"))
-        await ledger.record([(job.id, job.token, a_chunk(0, " The fox."))])
+        await ledger.store_chunks([(job.id, job.token, a_chunk(0, " The fox."))])
         yield ledger
 
 
@@ -52,9 +52,11 @@ HOSTILE = [
 async def test_nothing_can_be_changed(ledger: Ledger, tmp_path: Path, statement: str) -> None:
     files = {file.name for file in tmp_path.iterdir()}
     with pytest.raises(QueryError):
-        await ledger.rows(statement)
+        await ledger.query_rows(statement)
     assert {file.name for file in tmp_path.iterdir()} == files
-    [left] = await ledger.rows("SELECT (SELECT count(*) FROM jobs) AS jobs, (SELECT count(*) FROM state) AS states")
+    [left] = await ledger.query_rows(
+        "SELECT (SELECT count(*) FROM jobs) AS jobs, (SELECT count(*) FROM state) AS states"
+    )
     assert left == {"jobs": 1, "states": 0}
 
 
@@ -72,12 +74,12 @@ async def test_nothing_can_be_changed(ledger: Ledger, tmp_path: Path, statement:
     ],
 )
 async def test_everything_can_be_read(ledger: Ledger, query: str) -> None:
-    assert await ledger.rows(query)
+    assert await ledger.query_rows(query)
 
 
 async def test_parameters_go_by_name_or_by_place(ledger: Ledger) -> None:
-    assert await ledger.rows("SELECT :a AS b", {"a": "it's"}) == [{"b": "it's"}]
-    assert await ledger.rows("SELECT ? AS b", [2]) == [{"b": 2}]
+    assert await ledger.query_rows("SELECT :a AS b", {"a": "it's"}) == [{"b": "it's"}]
+    assert await ledger.query_rows("SELECT ? AS b", [2]) == [{"b": 2}]
 
 
 def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
@@ -85,23 +87,29 @@ def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE jobs (id)")
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
     with pytest.raises(QueryError, match="longer than"):
-        read(tmp_path / "ledger.db", endless, limit_s=0.05)
+        query_readonly(tmp_path / "ledger.db", endless, limit_s=0.05)
 
 
 def test_reading_needs_no_daemon_and_makes_no_ledger(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="cannot read"):
-        read(tmp_path / "ledger.db", "SELECT 1")
+        query_readonly(tmp_path / "ledger.db", "SELECT 1")
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_reading_works_before_and_after_the_daemon(tmp_path: Path) -> None:
     async with opened(tmp_path / "ledger.db") as ledger:
-        await ledger.add([a_file("a.wav")])
-        assert read(tmp_path / "ledger.db", "SELECT path FROM job_status") == [{"path": "a.wav"}]
-    assert read(tmp_path / "ledger.db", "SELECT path FROM job_status") == [{"path": "a.wav"}]
+        await ledger.add_jobs([a_file("a.wav")])
+        assert query_readonly(tmp_path / "ledger.db", "SELECT path FROM job_status") == [
+            {"path": "a.wav"}
+        ]
+    assert query_readonly(tmp_path / "ledger.db", "SELECT path FROM job_status") == [
+        {"path": "a.wav"}
+    ]
 
 
 def test_reading_is_quick_to_import() -> None:
-    code = "import sys, speakeasyd.ledger.reading; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    code = "import sys, speakeasyd.ledger.readonly; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"sqlalchemy", "alembic", "asyncio"} & set(loaded)

@@ -62,7 +62,7 @@ def test_a_text_is_put_together_from_its_own_segments(crowded: sqlite3.Connectio
 def test_the_next_job_is_found_without_sorting(
     crowded: sqlite3.Connection, model: str | None, inboxes: list[str] | None
 ) -> None:
-    queue = claims.queue("*", "2027", 1, model=model, inboxes=inboxes)
+    queue = claims.select_claimable("*", "2027", 1, model=model, inboxes=inboxes)
     steps = plan(crowded, compiled(queue))
     assert steps[0].startswith(
         "SEARCH jobs USING INDEX ix_jobs_claim" if model else "SCAN jobs USING INDEX ix_jobs_next"
@@ -72,10 +72,14 @@ def test_the_next_job_is_found_without_sorting(
 
 def test_batches_are_summed_up_from_their_counts(crowded: sqlite3.Connection) -> None:
     steps = plan(crowded, "SELECT * FROM batch_progress")
-    assert not [step for step in steps if step.startswith(("SCAN jobs", "SEARCH jobs USING INDEX ix_jobs_batch"))], (
-        steps
-    )
-    rows = crowded.execute("SELECT total, completed, pending, audio_seconds, progress FROM batch_progress").fetchall()
+    assert not [
+        step
+        for step in steps
+        if step.startswith(("SCAN jobs", "SEARCH jobs USING INDEX ix_jobs_batch"))
+    ], steps
+    rows = crowded.execute(
+        "SELECT total, completed, pending, audio_seconds, progress FROM batch_progress"
+    ).fetchall()
     assert sum(row[0] for row in rows) == JOBS
     assert sum(row[3] for row in rows) == JOBS / 2 * 10.0
     assert sum(row[4] for row in rows) / len(rows) == pytest.approx(0.5)

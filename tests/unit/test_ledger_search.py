@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from speakeasyd.ledger import search
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.search import Filters, phrase
+from speakeasyd.ledger.search import SearchFilters, build_match_expression
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_chunk, a_file, claimed, opened
 
@@ -31,28 +31,41 @@ async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
 
 async def test_words_are_found_where_they_are_said(ledger: Ledger) -> None:
     one, two = await claimed(ledger, a_file("one.wav"), a_file("two.wav"))
-    await ledger.record([(one.id, one.token, a_chunk(0, " The quick brown fox", " jumps over the Café."))])
-    await ledger.record([(two.id, two.token, a_chunk(1, " A slow fox."))])
-    assert [(hit.path, hit.start) for hit in await ledger.search("quick fox")] == [("one.wav", 0.0)]
-    assert {hit.path for hit in await ledger.search("FOX")} == {"one.wav", "two.wav"}
-    [hit] = await ledger.search("cafe")
-    assert (hit.job_id, hit.start, hit.end, hit.snippet) == (one.id, 1.0, 2.0, " jumps over the [Café].")
-    assert len(await ledger.search("fo*", limit=1)) == 1
+    await ledger.store_chunks(
+        [(one.id, one.token, a_chunk(0, " The quick brown fox", " jumps over the Café."))]
+    )
+    await ledger.store_chunks([(two.id, two.token, a_chunk(1, " A slow fox."))])
+    assert [(hit.path, hit.start) for hit in await ledger.search_text("quick fox")] == [
+        ("one.wav", 0.0)
+    ]
+    assert {hit.path for hit in await ledger.search_text("FOX")} == {"one.wav", "two.wav"}
+    [hit] = await ledger.search_text("cafe")
+    assert (hit.job_id, hit.start, hit.end, hit.snippet) == (
+        one.id,
+        1.0,
+        2.0,
+        " jumps over the [Café].",
+    )
+    assert len(await ledger.search_text("fo*", limit=1)) == 1
 
 
-@pytest.mark.parametrize("words", ["", '"', "a AND", "text:fox", "(", "* ^", "NEAR(a b)", "it's", "-fox"])
+@pytest.mark.parametrize(
+    "words", ["", '"', "a AND", "text:fox", "(", "* ^", "NEAR(a b)", "it's", "-fox"]
+)
 async def test_no_word_is_taken_for_an_operator(ledger: Ledger, words: str) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
-    await ledger.record([(job.id, job.token, a_chunk(0, " fox"))])
-    assert await ledger.search(words) == []
+    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " fox"))])
+    assert await ledger.search_text(words) == []
 
 
 async def test_phrases_beginnings_and_what_must_not_be_there(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
-    await ledger.record([(job.id, job.token, a_chunk(0, " the quick brown fox", " the brown quick dog"))])
+    await ledger.store_chunks(
+        [(job.id, job.token, a_chunk(0, " the quick brown fox", " the brown quick dog"))]
+    )
 
     async def starts(words: str) -> set[float]:
-        return {hit.start for hit in await ledger.search(words)}
+        return {hit.start for hit in await ledger.search_text(words)}
 
     assert await starts("quick brown") == {0.0, 1.0}
     assert await starts('"quick brown"') == {0.0}
@@ -63,16 +76,20 @@ async def test_phrases_beginnings_and_what_must_not_be_there(ledger: Ledger) -> 
 
 
 async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
-    calls, talk = await claimed(ledger, replace(a_file("c.wav"), batch="calls", preset="split"), a_file("t.wav"))
-    await ledger.record([(calls.id, calls.token, a_chunk(0, " hello", channel=0))])
-    await ledger.record([(calls.id, calls.token, a_chunk(1, " hello", channel=1))])
-    await ledger.record([(talk.id, talk.token, a_chunk(0, " hello"))])
+    calls, talk = await claimed(
+        ledger, replace(a_file("c.wav"), batch="calls", preset="split"), a_file("t.wav")
+    )
+    await ledger.store_chunks([(calls.id, calls.token, a_chunk(0, " hello", channel=0))])
+    await ledger.store_chunks([(calls.id, calls.token, a_chunk(1, " hello", channel=1))])
+    await ledger.store_chunks([(talk.id, talk.token, a_chunk(0, " hello"))])
     clock.advance(timedelta(days=40).total_seconds())
     [late] = await claimed(ledger, a_file("late.wav", inbox="other"))
-    await ledger.record([(late.id, late.token, a_chunk(0, " hello"))])
+    await ledger.store_chunks([(late.id, late.token, a_chunk(0, " hello"))])
 
     async def paths(**filters: object) -> list[str]:
-        return sorted(hit.path for hit in await ledger.search("hello", filters=Filters(**filters)))  # type: ignore[arg-type]
+        return sorted(
+            hit.path for hit in await ledger.search_text("hello", filters=SearchFilters(**filters))
+        )  # type: ignore[arg-type]
 
     assert await paths() == ["c.wav", "c.wav", "late.wav", "t.wav"]
     assert await paths(batch="calls", channel=1) == ["c.wav"]
@@ -88,23 +105,38 @@ async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
 
 async def test_of_common_words_the_newest_come_first(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
-    await ledger.record([(job.id, job.token, a_chunk(0, " so so so", *[" so it was"] * 5))])
-    assert [hit.start for hit in await ledger.search("so", limit=2)] == [0.0, 1.0]  # the first has most of it
+    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " so so so", *[" so it was"] * 5))])
+    assert [hit.start for hit in await ledger.search_text("so", limit=2)] == [
+        0.0,
+        1.0,
+    ]  # the first has most of it
     with patch.object(search, "RANKED", 3):
-        assert [hit.start for hit in await ledger.search("so", limit=2)] == [5.0, 4.0]
+        assert [hit.start for hit in await ledger.search_text("so", limit=2)] == [5.0, 4.0]
 
 
 @pytest.mark.parametrize(("passed", "stretch"), [(0, 1), (3, 4), (1000, 1), (1000, 1000)])
-async def test_common_words_among_many_files_are_all_found(ledger: Ledger, passed: int, stretch: int) -> None:
+async def test_common_words_among_many_files_are_all_found(
+    ledger: Ledger, passed: int, stretch: int
+) -> None:
     """However far apart the files that pass lie, and though the chunks of some were made at the same time."""
-    files = [a_file(f"{number}.wav", channels="split" if number % 3 else "mix") for number in range(8)]
-    jobs = await claimed(ledger, *(replace(file, batch=f"batch {n % 2}") for n, file in enumerate(files)))
+    files = [
+        a_file(f"{number}.wav", channels="split" if number % 3 else "mix") for number in range(8)
+    ]
+    jobs = await claimed(
+        ledger, *(replace(file, batch=f"batch {n % 2}") for n, file in enumerate(files))
+    )
     for index in range(3):
         for number, job in enumerate(jobs):
             channel = index % 2 if number % 3 else None
-            await ledger.record([(job.id, job.token, a_chunk(index, " so", " so it was", " no", channel=channel))])
+            await ledger.store_chunks(
+                [(job.id, job.token, a_chunk(index, " so", " so it was", " no", channel=channel))]
+            )
     with patch.multiple(search, RANKED=3, PASSED=passed, STRETCH=stretch):
-        for filters in (Filters(batch="batch 1"), Filters(batch="batch 0", channel=1), Filters(channel=0)):
+        for filters in (
+            SearchFilters(batch="batch 1"),
+            SearchFilters(batch="batch 0", channel=1),
+            SearchFilters(channel=0),
+        ):
             expected = {
                 (job.id, index * 10.0 + word)
                 for number, job in enumerate(jobs)
@@ -113,15 +145,20 @@ async def test_common_words_among_many_files_are_all_found(ledger: Ledger, passe
                 if filters.batch in {None, f"batch {number % 2}"}
                 and (filters.channel is None or (number % 3 and filters.channel == index % 2))
             }
-            hits = await ledger.search("so", limit=100, filters=filters)
+            hits = await ledger.search_text("so", limit=100, filters=filters)
             assert len(hits) == len(expected)
             assert {(hit.job_id, hit.start) for hit in hits} == expected
 
 
-@given(words=st.text(st.characters(codec="utf-8"), max_size=30) | st.text('ab"*-^:(){} \0', max_size=12))
+@given(
+    words=st.text(st.characters(codec="utf-8"), max_size=30)
+    | st.text('ab"*-^:(){} \0', max_size=12)
+)
 def test_whatever_is_typed_is_a_query(words: str) -> None:
     connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE VIRTUAL TABLE t USING fts5(text, tokenize = 'unicode61 remove_diacritics 2')")
-    if query := phrase(words):
+    connection.execute(
+        "CREATE VIRTUAL TABLE t USING fts5(text, tokenize = 'unicode61 remove_diacritics 2')"
+    )
+    if query := build_match_expression(words):
         connection.execute("SELECT * FROM t WHERE t MATCH ?", [query]).fetchall()
     connection.close()

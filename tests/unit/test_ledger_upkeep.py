@@ -31,22 +31,31 @@ async def test_a_new_daemon_takes_back_what_the_last_one_had(tmp_path: Path) -> 
     path = tmp_path / "ledger.db"
     async with opened(path, boot_id="first") as ledger:
         half, whole, _ = await claimed(ledger, a_file("half"), a_file("whole"), a_file("untouched"))
-        await ledger.record([(half.id, half.token, a_chunk(0, " one"))])
-        await ledger.record([(whole.id, whole.token, a_chunk(0, " all"))])
-        await ledger.transcribed(whole.id, whole.token, audio_seconds=10.0)
-        assert await ledger.recover() == type(await ledger.recover())(jobs=(), chunks=0)  # its own it leaves alone
+        await ledger.store_chunks([(half.id, half.token, a_chunk(0, " one"))])
+        await ledger.store_chunks([(whole.id, whole.token, a_chunk(0, " all"))])
+        await ledger.mark_transcribed(whole.id, whole.token, audio_seconds=10.0)
+        assert await ledger.release_stale_claims() == type(await ledger.release_stale_claims())(
+            jobs=(), chunks=0
+        )  # its own it leaves alone
     async with opened(path, boot_id="second") as ledger:
-        recovered = await ledger.recover()
+        recovered = await ledger.release_stale_claims()
         assert (recovered.jobs, recovered.chunks) == ((1, 2, 3), 2)
-        again = {job.path: job for job in await ledger.claim(3)}
+        again = {job.path: job for job in await ledger.claim_jobs(3)}
         assert again[b"half"].done == {0}
         assert again[b"whole"].transcribed
-        assert {row["outcome"] for row in await ledger.rows("SELECT outcome FROM attempts")} == {"interrupted", None}
+        assert {
+            row["outcome"] for row in await ledger.query_rows("SELECT outcome FROM attempts")
+        } == {
+            "interrupted",
+            None,
+        }
 
 
-async def test_an_incident_is_told_from_beginning_to_end(ledger: Ledger, clock: ManualClock) -> None:
+async def test_an_incident_is_told_from_beginning_to_end(
+    ledger: Ledger, clock: ManualClock
+) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
-    incident = await ledger.incident(
+    incident = await ledger.open_incident(
         kind="context_lost",
         phase="generate",
         device="cuda:0",
@@ -57,18 +66,23 @@ async def test_an_incident_is_told_from_beginning_to_end(ledger: Ledger, clock: 
         chunk=3,
     )
     clock.advance(4)
-    await ledger.resolve(incident, cost_seconds=4.0)
-    [row] = await ledger.rows("SELECT * FROM incidents")
+    await ledger.close_incident(incident, cost_seconds=4.0)
+    [row] = await ledger.query_rows("SELECT * FROM incidents")
     assert row["incident_id"] == incident
-    assert (row["kind"], row["job_id"], row["path"], row["chunk"]) == ("context_lost", job.id, "a.wav", 3)
+    assert (row["kind"], row["job_id"], row["path"], row["chunk"]) == (
+        "context_lost",
+        job.id,
+        "a.wav",
+        3,
+    )
     assert (row["resolved_at"], row["cost_seconds"]) == ("2026-01-01T00:00:04.000Z", 4.0)
 
 
 async def test_the_state_is_what_was_said_last(ledger: Ledger, clock: ManualClock) -> None:
-    await ledger.set_state("pauses", {"outbox": "full"})
+    await ledger.store_state("pauses", {"outbox": "full"})
     clock.advance(1)
-    await ledger.set_state("pauses", {})
-    assert await ledger.rows("SELECT * FROM state") == [
+    await ledger.store_state("pauses", {})
+    assert await ledger.query_rows("SELECT * FROM state") == [
         {"key": "pauses", "value": "{}", "updated_at": "2026-01-01T00:00:01.000Z"}
     ]
 
@@ -76,51 +90,68 @@ async def test_the_state_is_what_was_said_last(ledger: Ledger, clock: ManualCloc
 async def test_old_jobs_go_with_all_that_was_theirs(ledger: Ledger, clock: ManualClock) -> None:
     old, running = await claimed(ledger, a_file("old"), a_file("running"))
     await finish(ledger, old, " Hello.")
-    [skipped] = await ledger.add([touched(a_file("old"))])
+    [skipped] = await ledger.add_jobs([touched(a_file("old"))])
     clock.advance(DAY_S)
     [young] = await claimed(ledger, a_file("young"))
     await finish(ledger, young, " Hello.")
-    assert await ledger.prune(jobs_before="2026-01-01T12:00:00.000Z", events_before="2026-01-01T12:00:00.000Z") == 2
-    assert {row["job_id"] for row in await ledger.rows("SELECT job_id FROM job_status")} == {running.id, young.id}
+    assert (
+        await ledger.prune_history(
+            jobs_before="2026-01-01T12:00:00.000Z", events_before="2026-01-01T12:00:00.000Z"
+        )
+        == 2
+    )
+    assert {row["job_id"] for row in await ledger.query_rows("SELECT job_id FROM job_status")} == {
+        running.id,
+        young.id,
+    }
     assert skipped.job_id not in {running.id, young.id}
-    assert [hit.job_id for hit in await ledger.search("hello")] == [young.id]
-    [batch] = await ledger.rows("SELECT total, completed, audio_seconds FROM batch_progress")
+    assert [hit.job_id for hit in await ledger.search_text("hello")] == [young.id]
+    [batch] = await ledger.query_rows("SELECT total, completed, audio_seconds FROM batch_progress")
     assert batch == {"total": 2, "completed": 1, "audio_seconds": 60.0}
-    assert {row["at"][:10] for row in await ledger.rows("SELECT at FROM events")} == {"2026-01-02"}  # type: ignore[index]
+    assert {row["at"][:10] for row in await ledger.query_rows("SELECT at FROM events")} == {
+        "2026-01-02"
+    }  # type: ignore[index]
 
 
-async def test_a_file_whose_job_was_pruned_is_not_transcribed_again(ledger: Ledger, clock: ManualClock) -> None:
+async def test_a_file_whose_job_was_pruned_is_not_transcribed_again(
+    ledger: Ledger, clock: ManualClock
+) -> None:
     file = a_file("a.wav")
     [job] = await claimed(ledger, file)
     await finish(ledger, job, " Hello.")
-    assert await ledger.prune(jobs_before="2027", events_before="2026") == 1
-    assert await ledger.unknown("inbox", [Sighting(file.path, file.signature)]) == []
-    assert [each.status for each in await ledger.add([touched(file)])] == ["skipped"]
-    assert [each.status for each in await ledger.add([a_file("a.wav", "other")])] == ["pending"]
-    assert await ledger.names_taken("/outbox", [an_artifact(f"{job.id}.txt").path], job_id=99)
+    assert await ledger.prune_history(jobs_before="2027", events_before="2026") == 1
+    assert await ledger.find_unknown_files("inbox", [Sighting(file.path, file.signature)]) == []
+    assert [each.status for each in await ledger.add_jobs([touched(file)])] == ["skipped"]
+    assert [each.status for each in await ledger.add_jobs([a_file("a.wav", "other")])] == [
+        "pending"
+    ]
+    assert await ledger.find_taken_names("/outbox", [an_artifact(f"{job.id}.txt").path], job_id=99)
 
 
 async def test_the_number_of_a_pruned_job_is_not_given_again(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     await finish(ledger, job)
-    await ledger.prune(jobs_before="2027", events_before="2026")
-    [added] = await ledger.add([a_file("b")])
+    await ledger.prune_history(jobs_before="2027", events_before="2026")
+    [added] = await ledger.add_jobs([a_file("b")])
     assert added.job_id > job.id
 
 
 async def test_many_jobs_are_pruned_in_short_steps(ledger: Ledger) -> None:
-    added = await ledger.add([a_file(str(i)) for i in range(1100)])
-    assert len(await ledger.cancel([each.job_id for each in added])) == 1100
-    assert await ledger.prune(jobs_before="2027", events_before="2027") == 1100
-    assert await ledger.rows("SELECT * FROM batch_progress") == []
+    added = await ledger.add_jobs([a_file(str(i)) for i in range(1100)])
+    assert len(await ledger.cancel_jobs([each.job_id for each in added])) == 1100
+    assert await ledger.prune_history(jobs_before="2027", events_before="2027") == 1100
+    assert await ledger.query_rows("SELECT * FROM batch_progress") == []
 
 
 Step = st.tuples(
-    st.sampled_from(["add", "claim", "finish", "fail", "release", "cancel", "retry", "prune"]), st.integers(0, 5)
+    st.sampled_from(["add", "claim", "finish", "fail", "release", "cancel", "retry", "prune"]),
+    st.integers(0, 5),
 )
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(steps=st.lists(Step, max_size=25))
 async def test_the_counts_of_a_batch_are_those_of_its_jobs(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
@@ -130,56 +161,60 @@ async def test_the_counts_of_a_batch_are_those_of_its_jobs(
         for verb, number in steps:
             match verb:
                 case "add":
-                    await ledger.add([a_file(f"{number}", f"content {number}")])
+                    await ledger.add_jobs([a_file(f"{number}", f"content {number}")])
                 case "claim":
-                    held += await ledger.claim(number)
+                    held += await ledger.claim_jobs(number)
                 case "finish" if held:
                     await finish(ledger, held.pop(), " Hello.")
                 case "fail" if held:
                     job = held.pop()
-                    await ledger.fail(job.id, job.token, code="internal", error="")
+                    await ledger.fail_job(job.id, job.token, code="internal", error="")
                 case "release" if held:
                     job = held.pop()
-                    await ledger.release(job.id, job.token, available_at=None)
+                    await ledger.release_claim(job.id, job.token, available_at=None)
                 case "cancel":
-                    await ledger.cancel([job.id for job in held[:1]])
+                    await ledger.cancel_jobs([job.id for job in held[:1]])
                     del held[:1]
                 case "retry":
-                    await ledger.retry(ids=[number])
+                    await ledger.retry_jobs(ids=[number])
                 case "prune" if number == 0:
-                    await ledger.prune(jobs_before="2027", events_before="2026")
+                    await ledger.prune_history(jobs_before="2027", events_before="2026")
         await compare_counts(ledger)
 
 
 async def test_who_was_told_is_forgotten_with_the_events(ledger: Ledger) -> None:
-    await ledger.enlist([("webhook", Event("job.failed", "2026", 1))], seq=1, until="2026")
-    await ledger.prune(jobs_before=None, events_before="2025")
-    assert await ledger.rows("SELECT target FROM deliveries") == [{"target": "webhook"}]
-    await ledger.prune(jobs_before=None, events_before="2027")
-    assert await ledger.rows("SELECT target FROM deliveries") == []
+    await ledger.enqueue_deliveries(
+        [("webhook", Event("job.failed", "2026", 1))], seq=1, until="2026"
+    )
+    await ledger.prune_history(jobs_before=None, events_before="2025")
+    assert await ledger.query_rows("SELECT target FROM deliveries") == [{"target": "webhook"}]
+    await ledger.prune_history(jobs_before=None, events_before="2027")
+    assert await ledger.query_rows("SELECT target FROM deliveries") == []
 
 
 async def compare_counts(ledger: Ledger) -> None:
-    [real] = await ledger.rows("""
+    [real] = await ledger.query_rows("""
         SELECT count(*) AS total, sum(status = 'pending') AS pending, sum(status = 'processing') AS processing,
                sum(status = 'completed') AS completed, sum(status = 'failed') AS failed,
                sum(status = 'cancelled') AS cancelled, sum(status = 'skipped') AS skipped,
                total(audio_seconds) AS audio_seconds
         FROM jobs
     """)
-    shown = await ledger.rows("SELECT * FROM batch_progress")
+    shown = await ledger.query_rows("SELECT * FROM batch_progress")
     expected = [real] if real["total"] else []
     assert [{name: row[name] for name in real} for row in shown] == expected
     for row in shown:
         assert 0 <= row["progress"] <= 1  # type: ignore[operator]
 
 
-async def test_the_progress_of_a_batch_counts_what_has_ended_and_what_is_under_way(ledger: Ledger) -> None:
+async def test_the_progress_of_a_batch_counts_what_has_ended_and_what_is_under_way(
+    ledger: Ledger,
+) -> None:
     one, two = await claimed(ledger, a_file("a"), a_file("b"))
-    await ledger.add([a_file("c"), a_file("d")])
-    await ledger.fail(one.id, one.token, code="internal", error="")
-    await ledger.note(two.id, two.token, container_seconds=20.0)
-    await ledger.record([(two.id, two.token, a_chunk(0))])
-    [batch] = await ledger.rows("SELECT progress FROM batch_progress")
+    await ledger.add_jobs([a_file("c"), a_file("d")])
+    await ledger.fail_job(one.id, one.token, code="internal", error="")
+    await ledger.update_claimed_job(two.id, two.token, container_seconds=20.0)
+    await ledger.store_chunks([(two.id, two.token, a_chunk(0))])
+    [batch] = await ledger.query_rows("SELECT progress FROM batch_progress")
     assert batch["progress"] == pytest.approx((1 + 0.5) / 4)
     assert (await status(ledger, two.id))["progress"] == 0.5

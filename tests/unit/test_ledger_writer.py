@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.errors import LedgerError, LedgerUnwritable, NotYours
-from speakeasyd.events import Event, Hub
+from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.writer import Transaction, Writer
 from speakeasyd.testing import ManualClock
@@ -26,12 +26,12 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def hub() -> Hub:
-    return Hub()
+def hub() -> EventHub:
+    return EventHub()
 
 
 @pytest.fixture
-async def writer(path: Path, hub: Hub) -> AsyncIterator[Writer]:
+async def writer(path: Path, hub: EventHub) -> AsyncIterator[Writer]:
     writer = await Writer.open(path, clock=ManualClock(), hub=hub, boot_id="boot")
     yield writer
     await writer.close()
@@ -39,7 +39,7 @@ async def writer(path: Path, hub: Hub) -> AsyncIterator[Writer]:
 
 def put(tx: Transaction, key: str) -> None:
     tx.connection.execute(text("INSERT INTO state VALUES (:key, '1', '2026')"), {"key": key})
-    tx.tell("test.put", key=key)
+    tx.record_event("test.put", key=key)
 
 
 def keys(path: Path) -> list[str]:
@@ -47,35 +47,42 @@ def keys(path: Path) -> list[str]:
         return [key for (key,) in connection.execute("SELECT key FROM state ORDER BY key")]
 
 
-async def heard(hub: Hub, ledger: Ledger) -> list[Event]:
+async def heard(hub: EventHub, ledger: Ledger) -> list[Event]:
     """What is published while the ledger answers once more."""
     with hub.subscribe() as subscription:
-        await ledger.foreign_changed()
-        await ledger.set_state("last", 1)
+        await ledger.detect_foreign_commit()
+        await ledger.store_state("last", 1)
         return [await anext(subscription) for _ in range(subscription._queue.qsize())]
 
 
-async def test_operations_that_wait_together_share_a_transaction(path: Path, writer: Writer) -> None:
+async def test_operations_that_wait_together_share_a_transaction(
+    path: Path, writer: Writer
+) -> None:
     def commits() -> int:
         return path.with_name("ledger.db-wal").stat().st_size
 
-    await writer.run(put, "first")
+    await writer.run_operation(put, "first")
     alone = commits()
-    await writer.run(put, "second")
+    await writer.run_operation(put, "second")
     one_more = commits() - alone
-    await asyncio.gather(*(writer.run(put, f"many {i}") for i in range(20)))
+    await asyncio.gather(*(writer.run_operation(put, f"many {i}") for i in range(20)))
     assert commits() - alone - one_more < 5 * one_more
     assert len(keys(path)) == 22
 
 
-async def test_one_that_fails_takes_back_only_its_own(path: Path, writer: Writer, hub: Hub) -> None:
+async def test_one_that_fails_takes_back_only_its_own(
+    path: Path, writer: Writer, hub: EventHub
+) -> None:
     def put_and_fail(tx: Transaction) -> None:
         put(tx, "never")
         raise NotYours("not this one")
 
     with hub.subscribe() as subscription:
         outcomes = await asyncio.gather(
-            writer.run(put, "a"), writer.run(put_and_fail), writer.run(put, "b"), return_exceptions=True
+            writer.run_operation(put, "a"),
+            writer.run_operation(put_and_fail),
+            writer.run_operation(put, "b"),
+            return_exceptions=True,
         )
         told = [(await anext(subscription)).data for _ in range(2)]
     assert [type(outcome) for outcome in outcomes] == [type(None), NotYours, type(None)]
@@ -89,28 +96,31 @@ async def test_a_cancelled_caller_interrupts_nothing(path: Path, writer: Writer)
         tx.connection.execute(text(count))
         put(tx, "slow")
 
-    callers = [asyncio.create_task(writer.run(slow)), asyncio.create_task(writer.run(put, "queued"))]
+    callers = [
+        asyncio.create_task(writer.run_operation(slow)),
+        asyncio.create_task(writer.run_operation(put, "queued")),
+    ]
     await asyncio.sleep(0)
     for caller in callers:
         caller.cancel()
         with suppress(asyncio.CancelledError):
             await caller
-    await writer.run(put, "after")
+    await writer.run_operation(put, "after")
     assert keys(path) == ["after", "queued", "slow"]
     with closing(sqlite3.connect(path, timeout=0)) as other:  # the write lock is free
         other.execute("INSERT INTO state VALUES ('other', '1', '2026')")
 
 
 async def test_closing_carries_out_what_waits(path: Path) -> None:
-    writer = await Writer.open(path, clock=ManualClock(), hub=Hub(), boot_id="boot")
-    waiting = [asyncio.create_task(writer.run(put, str(i))) for i in range(3)]
+    writer = await Writer.open(path, clock=ManualClock(), hub=EventHub(), boot_id="boot")
+    waiting = [asyncio.create_task(writer.run_operation(put, str(i))) for i in range(3)]
     await asyncio.sleep(0)
     await writer.close()
     await asyncio.gather(*waiting)
     assert keys(path) == ["0", "1", "2"]
     await writer.close()
     with pytest.raises(LedgerError, match="closed"):
-        await writer.run(put, "late")
+        await writer.run_operation(put, "late")
 
 
 async def test_a_full_disk_is_said_to_every_caller_and_survived(path: Path, writer: Writer) -> None:
@@ -122,25 +132,31 @@ async def test_a_full_disk_is_said_to_every_caller_and_survived(path: Path, writ
         tx.connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
     def big(tx: Transaction) -> None:
-        tx.connection.execute(text("INSERT INTO state VALUES ('big', :value, '2026')"), {"value": "x" * 1_000_000})
+        tx.connection.execute(
+            text("INSERT INTO state VALUES ('big', :value, '2026')"), {"value": "x" * 1_000_000}
+        )
 
-    await writer.run(no_more_room)
-    outcomes = await asyncio.gather(writer.run(put, "a"), writer.run(big), return_exceptions=True)
+    await writer.run_operation(no_more_room)
+    outcomes = await asyncio.gather(
+        writer.run_operation(put, "a"), writer.run_operation(big), return_exceptions=True
+    )
     assert [type(outcome) for outcome in outcomes] == [LedgerUnwritable, LedgerUnwritable]
     assert keys(path) == []
-    await writer.run(lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1000000"))
-    await writer.run(big)
+    await writer.run_operation(
+        lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+    )
+    await writer.run_operation(big)
     assert keys(path) == ["big"]
 
 
 async def test_another_program_s_lock_is_waited_for_then_said(path: Path, writer: Writer) -> None:
-    await writer._in_thread(writer._pragma, "busy_timeout = 50")
+    await writer._run_in_thread(writer._read_pragma, "busy_timeout = 50")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerUnwritable):
-            await writer.run(put, "a")
+            await writer.run_operation(put, "a")
         other.execute("ROLLBACK")
-    await writer.run(put, "b")
+    await writer.run_operation(put, "b")
     assert keys(path) == ["b"]
 
 
@@ -151,17 +167,17 @@ async def test_a_long_log_is_cut_even_if_a_reader_kept_it(path: Path, writer: Wr
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM state").fetchone()
         for i in range(30):
-            await writer.run(put, f"{i}" + "x" * 5000)
+            await writer.run_operation(put, f"{i}" + "x" * 5000)
         assert wal.stat().st_size > 100_000
         reader.execute("COMMIT")
     writer._wal_limit = 100_000
-    await writer.run(put, "last")
+    await writer.run_operation(put, "last")
     await eventually(lambda: wal.stat().st_size == 0, "the log to be cut")
 
 
 async def test_a_ledger_that_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
-        await Ledger.open(tmp_path / "ledger.db", clock=ManualClock(), hub=Hub())
+        await Ledger.open(tmp_path / "ledger.db", clock=ManualClock(), hub=EventHub())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,21 +185,23 @@ async def test_a_ledger_that_is_not_there_is_said_and_not_made(tmp_path: Path) -
 async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ledger.db").write_bytes(content)
     with pytest.raises(LedgerError):
-        await Ledger.open(tmp_path / "ledger.db", clock=ManualClock(), hub=Hub())
+        await Ledger.open(tmp_path / "ledger.db", clock=ManualClock(), hub=EventHub())
 
 
 # --- events
 
 
-async def test_events_are_published_once_durable_and_kept_in_order(path: Path, hub: Hub) -> None:
+async def test_events_are_published_once_durable_and_kept_in_order(
+    path: Path, hub: EventHub
+) -> None:
     async with opened(path, hub=hub) as ledger:
         with hub.subscribe() as subscription:
             [job] = await claimed(ledger, a_file("a"))
-            await ledger.note(job.id, job.token, language="en")
-            await ledger.record([(job.id, job.token, a_chunk(0, " one"))])
-            await ledger.fail(job.id, job.token, code="internal", error="broken")
+            await ledger.update_claimed_job(job.id, job.token, language="en")
+            await ledger.store_chunks([(job.id, job.token, a_chunk(0, " one"))])
+            await ledger.fail_job(job.id, job.token, code="internal", error="broken")
             told = [await anext(subscription) for _ in range(5)]
-        kept = await ledger.rows("SELECT seq, kind, job_id FROM events ORDER BY seq")
+        kept = await ledger.query_rows("SELECT seq, kind, job_id FROM events ORDER BY seq")
     assert [(event.kind, event.seq) for event in told] == [
         ("job.added", 1),
         ("job.claimed", 2),
@@ -196,26 +214,34 @@ async def test_events_are_published_once_durable_and_kept_in_order(path: Path, h
     ]
 
 
-async def test_what_another_program_did_is_published_here_too(path: Path, hub: Hub) -> None:
+async def test_what_another_program_did_is_published_here_too(path: Path, hub: EventHub) -> None:
     async with opened(path, hub=hub) as daemon, opened(path, boot_id="") as command:
-        assert not await daemon.foreign_changed()
+        assert not await daemon.detect_foreign_commit()
         [job] = await claimed(daemon, a_file("a"))
-        assert not await daemon.foreign_changed()
-        await command.cancel([job.id])
+        assert not await daemon.detect_foreign_commit()
+        await command.cancel_jobs([job.id])
         told = await heard(hub, daemon)
-        assert [(event.kind, event.job_id, event.seq) for event in told] == [("job.cancelled", job.id, 3)]
-        assert not await daemon.foreign_changed()
-        await command.retry(ids=[job.id])
-        assert await daemon.foreign_changed()
+        assert [(event.kind, event.job_id, event.seq) for event in told] == [
+            ("job.cancelled", job.id, 3)
+        ]
+        assert not await daemon.detect_foreign_commit()
+        await command.retry_jobs(ids=[job.id])
+        assert await daemon.detect_foreign_commit()
 
 
-async def test_numbers_of_events_are_never_given_twice(path: Path, hub: Hub) -> None:
+async def test_numbers_of_events_are_never_given_twice(path: Path, hub: EventHub) -> None:
     async with opened(path) as daemon, opened(path, boot_id="") as command:
         for ledger in (daemon, command, daemon, command):
-            await ledger.incident(kind="hang", phase="encode", device="cpu", worker="w", error="", action="")
-        await daemon.prune(jobs_before=None, events_before="2027")
-        await command.incident(kind="hang", phase="encode", device="cpu", worker="w", error="", action="")
-        assert [row["seq"] for row in await daemon.rows("SELECT seq FROM events ORDER BY seq")] == [4, 5]
+            await ledger.open_incident(
+                kind="hang", phase="encode", device="cpu", worker="w", error="", action=""
+            )
+        await daemon.prune_history(jobs_before=None, events_before="2027")
+        await command.open_incident(
+            kind="hang", phase="encode", device="cpu", worker="w", error="", action=""
+        )
+        assert [
+            row["seq"] for row in await daemon.query_rows("SELECT seq FROM events ORDER BY seq")
+        ] == [4, 5]
 
 
 async def test_chunks_of_many_jobs_are_one_commit(path: Path) -> None:
@@ -224,6 +250,6 @@ async def test_chunks_of_many_jobs_are_one_commit(path: Path) -> None:
         done = [(job.id, job.token, Chunk(index, 0.0, 1.0)) for job in jobs for index in range(5)]
         wal = path.with_name("ledger.db-wal")
         before = wal.stat().st_size
-        assert await ledger.record(done) == frozenset()
+        assert await ledger.store_chunks(done) == frozenset()
         assert (wal.stat().st_size - before) // 4096 < 20  # pages, not fifty transactions
-        assert await ledger.rows("SELECT count(*) AS n FROM chunks") == [{"n": 50}]
+        assert await ledger.query_rows("SELECT count(*) AS n FROM chunks") == [{"n": 50}]

@@ -34,14 +34,14 @@ def _as_it_was() -> Iterator[None]:
 
 
 def written(stream: io.StringIO, **settings: object) -> io.StringIO:
-    logs.set_up(LogSettings.model_validate(settings), stream=stream)
+    logs.configure_logging(LogSettings.model_validate(settings), stream=stream)
     return stream
 
 
 def narrated(*events: Event, level: str = "info") -> list[str]:
     """The lines that people see, without their times."""
     stream = written(Terminal(), level=level)
-    narrate = logs.Narrator()
+    narrate = logs.EventLogger()
     for event in events:
         narrate(event)
     return [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
@@ -58,7 +58,12 @@ def test_a_terminal_gets_lines_and_everything_else_json() -> None:
     written(pipe)
     logging.getLogger("speakeasyd.x").warning("hello", extra={"job": 7})
     line = json.loads(pipe.getvalue())
-    assert (line["level"], line["logger"], line["job"], line["message"]) == ("warning", "speakeasyd.x", 7, "hello")
+    assert (line["level"], line["logger"], line["job"], line["message"]) == (
+        "warning",
+        "speakeasyd.x",
+        7,
+        "hello",
+    )
     assert line["at"].endswith("Z")
 
 
@@ -73,7 +78,7 @@ def test_the_format_can_be_forced() -> None:
 
 def test_the_job_is_on_every_line_inside() -> None:
     stream = written(Terminal())
-    with logs.about(12):
+    with logs.log_job(12):
         logging.getLogger("speakeasyd.deep.down").info("hello")
     logging.getLogger("speakeasyd").info("hello")
     first, second = stream.getvalue().splitlines()
@@ -100,7 +105,7 @@ def test_the_level_can_change_while_it_runs() -> None:
 
 def test_an_exception_has_its_trace_in_both() -> None:
     for stream in (written(Terminal()), written(io.StringIO())):
-        logs.set_up(LogSettings(), stream=stream)
+        logs.configure_logging(LogSettings(), stream=stream)
         try:
             _ = 1 / 0
         except ZeroDivisionError:
@@ -137,11 +142,24 @@ def test_debug_tells_of_every_chunk_and_of_what_has_no_words_yet() -> None:
 @pytest.mark.parametrize(
     ("told", "said"),
     [
-        (event("job.failed", 2, error_code="not_media", error="it is text"), "failed (not_media): : it is text"),
-        (event("queue.paused", cause="outbox", reason="the disk is full"), "paused (outbox): the disk is full"),
+        (
+            event("job.failed", 2, error_code="not_media", error="it is text"),
+            "failed (not_media): : it is text",
+        ),
+        (
+            event("queue.paused", cause="outbox", reason="the disk is full"),
+            "paused (outbox): the disk is full",
+        ),
         (event("chunk.struck", 2, chunk=3, strikes=1), "a worker died on chunk 3, strike 1"),
         (
-            event("incident.opened", kind="hang", device="cuda:0", phase="encode", error="silence", action="restart"),
+            event(
+                "incident.opened",
+                kind="hang",
+                device="cuda:0",
+                phase="encode",
+                error="silence",
+                action="restart",
+            ),
             "cuda:0 failed: silence; restart",
         ),
     ],
@@ -159,7 +177,7 @@ def test_what_has_no_reason_is_told_without_one() -> None:
 
 def test_events_are_json_with_their_data() -> None:
     stream = written(io.StringIO())
-    logs.Narrator()(event("job.failed", 2, error_code="poison", error="x"))
+    logs.EventLogger()(event("job.failed", 2, error_code="poison", error="x"))
     line = json.loads(stream.getvalue())
     assert (line["event"], line["job"], line["data"]["error_code"]) == ("job.failed", 2, "poison")
 
@@ -168,7 +186,9 @@ def test_every_kind_of_event_has_words() -> None:
     """Whatever ledger and services tell: a kind without words is seen by nobody at `info`."""
     package = Path(logs.__file__).parent
     sources = [*(package / "ledger").glob("*.py"), *(package / "services").glob("*.py")]
-    told = re.compile(r'(?:\.tell|\.mention|\._tell|Event)\((?:kind=)?"(\w+\.\w+)"')
+    told = re.compile(
+        r'(?:\.record_event|\.publish_event|\._publish\w*|Event)\(\s*(?:kind=)?"(\w+\.\w+)"'
+    )
     kinds = {kind for source in sources for kind in told.findall(source.read_text("utf-8"))}
     assert len(kinds) > 15
     assert kinds - set(logs.WORDS) == set()
@@ -204,11 +224,13 @@ def test_the_lines_that_are_remembered_are_bounded() -> None:
     assert stream.getvalue().count("\n") == 5000
 
 
-def test_lines_for_the_journal_have_a_priority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lines_for_the_journal_have_a_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with (tmp_path / "journal").open("w+") as stream:
         found = os.fstat(stream.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        logs.set_up(LogSettings(format="human"), stream=stream)
+        logs.configure_logging(LogSettings(format="human"), stream=stream)
         logging.getLogger("speakeasyd").warning("look")
         logging.getLogger("speakeasyd").info("fine")
         stream.seek(0)

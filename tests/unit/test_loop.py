@@ -56,7 +56,7 @@ def nothing_is_left() -> object:
 
 async def test_calls_from_a_thread_run_on_the_loop_in_their_order() -> None:
     noted, main = Noted(), MainLoop(asyncio.get_running_loop())
-    in_thread(lambda: [main.hand_over(noted.note, number) for number in range(1000)])
+    in_thread(lambda: [main.schedule_from_thread(noted.note, number) for number in range(1000)])
     await eventually(lambda: len(noted.calls) == 1000, "all calls")
     assert noted.calls == list(range(1000))
     assert main.dropped == 0
@@ -65,7 +65,11 @@ async def test_calls_from_a_thread_run_on_the_loop_in_their_order() -> None:
 async def test_many_threads_at_once() -> None:
     noted, main = Noted(), MainLoop(asyncio.get_running_loop())
     threads = [
-        threading.Thread(target=lambda name=name: [main.hand_over(noted.note, (name, n)) for n in range(100)])
+        threading.Thread(
+            target=lambda name=name: [
+                main.schedule_from_thread(noted.note, (name, n)) for n in range(100)
+            ]
+        )
         for name in range(16)
     ]
     for thread in threads:
@@ -80,7 +84,7 @@ async def test_an_observer_thread(tmp_path: Path) -> None:
 
     class Handler(FileSystemEventHandler):
         def on_created(self, event: FileSystemEvent) -> None:
-            main.hand_over(noted.note, event.src_path)
+            main.schedule_from_thread(noted.note, event.src_path)
 
     observer = Observer()
     observer.schedule(Handler(), str(tmp_path))
@@ -98,7 +102,7 @@ async def test_an_audio_callback_gets_no_exception_and_does_not_wait() -> None:
     main, blocked = MainLoop(asyncio.get_running_loop()), threading.Event()
 
     def callback() -> None:
-        main.hand_over(Noted().fail, "a block of samples")
+        main.schedule_from_thread(Noted().fail, "a block of samples")
         blocked.set()
 
     thread = threading.Thread(target=callback)
@@ -110,7 +114,7 @@ async def test_an_audio_callback_gets_no_exception_and_does_not_wait() -> None:
 
 async def test_what_a_coroutine_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     main = MainLoop(asyncio.get_running_loop())
-    in_thread(lambda: main.hand_over(Noted().fail, "the third file"))
+    in_thread(lambda: main.schedule_from_thread(Noted().fail, "the third file"))
     await eventually(lambda: caplog.records, "a log record")
     assert "Noted.fail failed" in caplog.text
     assert "a defect with the third file" in caplog.text
@@ -124,12 +128,12 @@ async def test_a_cancelled_call_is_no_failure(caplog: pytest.LogCaptureFixture) 
         begun.set()
         await asyncio.Event().wait()
 
-    in_thread(lambda: main.hand_over(wait_for_ever))
+    in_thread(lambda: main.schedule_from_thread(wait_for_ever))
     await begun.wait()
     task = next(task for task in asyncio.all_tasks() if task is not asyncio.current_task())
     task.cancel()
     await asyncio.wait({task})
-    in_thread(lambda: main.hand_over(wait_for_ever))  # and before it has begun
+    in_thread(lambda: main.schedule_from_thread(wait_for_ever))  # and before it has begun
     await asyncio.sleep(0)
     waiting = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in waiting:
@@ -157,7 +161,9 @@ def test_a_loop_that_is_closed(caplog: pytest.LogCaptureFixture) -> None:
     assert_dropped(MainLoop(loop), caplog)
 
 
-def test_a_loop_that_is_closed_between_the_look_and_the_call(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_loop_that_is_closed_between_the_look_and_the_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Racing(asyncio.SelectorEventLoop):
         def is_running(self) -> bool:
             return self.is_closed()
@@ -169,7 +175,9 @@ def test_a_loop_that_is_closed_between_the_look_and_the_call(caplog: pytest.LogC
 
 def assert_dropped(main: MainLoop, caplog: pytest.LogCaptureFixture) -> None:
     noted = Noted()
-    in_thread(lambda: [main.hand_over(noted.note, 1), main.hand_over(noted.note, 2)])
+    in_thread(
+        lambda: [main.schedule_from_thread(noted.note, 1), main.schedule_from_thread(noted.note, 2)]
+    )
     assert main.dropped == 2
     assert noted.calls == []
     assert "no running loop for Noted.note; dropped 2 so far" in caplog.text
@@ -181,7 +189,9 @@ def test_a_loop_that_ends_under_fire(debug: bool, caplog: pytest.LogCaptureFixtu
     for _ in range(10):
         calls: list[int] = []
         begun: list[int] = []
-        main, threads = asyncio.run(under_fire(calls, begun, over := threading.Event()), debug=debug)
+        main, threads = asyncio.run(
+            under_fire(calls, begun, over := threading.Event()), debug=debug
+        )
         over.set()
         for thread in threads:
             thread.join(PATIENCE_S)
@@ -205,7 +215,7 @@ async def under_fire(
     def fire() -> None:
         for _ in range(2000):
             calls.append(1)
-            main.hand_over(note)
+            main.schedule_from_thread(note)
             if over.wait(0.001):
                 return
 

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import pytest
 
 from speakeasyd import mounts
-from speakeasyd.mounts import Anchor, deepest, filesystem
+from speakeasyd.mounts import MountAnchor, find_deepest_mount, find_filesystem_type
 
 MOUNTS = [
     (PurePosixPath("/"), "ext4"),
@@ -28,48 +28,55 @@ MOUNTS = [
     ],
 )
 def test_the_deepest_mount_counts(folder: str, kind: str) -> None:
-    assert deepest(PurePosixPath(folder), MOUNTS) == kind
+    assert find_deepest_mount(PurePosixPath(folder), MOUNTS) == kind
 
 
 def test_drives_are_mounts_too() -> None:
     drives = [(PureWindowsPath("C:\\"), "NTFS"), (PureWindowsPath("Z:\\"), "smbfs")]
-    assert deepest(PureWindowsPath("z:\\state"), drives) == "smbfs"
+    assert find_deepest_mount(PureWindowsPath("z:\\state"), drives) == "smbfs"
 
 
 def test_the_type_is_in_lower_case() -> None:
-    assert deepest(PurePosixPath("/mnt/nas/in"), [(PurePosixPath("/mnt/nas"), "CIFS")]) == "cifs"
+    assert (
+        find_deepest_mount(PurePosixPath("/mnt/nas/in"), [(PurePosixPath("/mnt/nas"), "CIFS")])
+        == "cifs"
+    )
 
 
 def test_the_disk_that_tests_run_on_is_asked_for_real(tmp_path: Path) -> None:
-    assert filesystem(tmp_path)
+    assert find_filesystem_type(tmp_path)
 
 
-def test_an_empty_folder_that_a_mount_left_behind_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder_that_a_mount_left_behind_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mounted = {tmp_path}
     monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) in mounted)
     inbox = tmp_path / "inbox"
-    anchor = Anchor(inbox)
-    assert not anchor.holds(), "there is no such folder"
+    anchor = MountAnchor(inbox)
+    assert not anchor.is_present(), "there is no such folder"
     inbox.mkdir()
-    assert anchor.holds()
+    assert anchor.is_present()
     mounted.add(inbox)
-    assert anchor.holds(), "what comes late is welcome"
+    assert anchor.is_present(), "what comes late is welcome"
     mounted.remove(inbox)
-    assert not anchor.holds()
+    assert not anchor.is_present()
     mounted.add(inbox)
-    assert anchor.holds()
+    assert anchor.is_present()
 
 
-def test_a_mount_point_of_the_systems_table_must_be_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mount_point_of_the_systems_table_must_be_mounted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     table = tmp_path / "fstab"
     monkeypatch.setattr(mounts, "FSTAB", table)
     inbox = tmp_path / "my disk"
     inbox.mkdir()
-    assert Anchor(inbox).holds(), "there is no such table"
+    assert MountAnchor(inbox).is_present(), "there is no such table"
     table.write_text(
         f"# a disk\nUUID=1 / ext4 defaults 0 1\nUUID=2 none swap sw 0 0\n/dev/sdb1 {tmp_path}/other ext4\n"
     )
-    assert Anchor(inbox).holds()
+    assert MountAnchor(inbox).is_present()
     escaped = str(inbox).replace(" ", "\\040")
     table.write_text(f"/dev/sdb1 {escaped} ext4 noauto 0 0\n")
-    assert not Anchor(inbox).holds()
+    assert not MountAnchor(inbox).is_present()

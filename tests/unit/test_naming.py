@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from speakeasyd.domain.naming import ENDING, FIELDS, LONGEST, candidates, check_template, collision_key, component
+from speakeasyd.domain.naming import (
+    ENDING,
+    FIELDS,
+    LONGEST,
+    build_collision_key,
+    check_template,
+    make_component,
+    propose_names,
+)
 from speakeasyd.errors import ConfigError
 
 VALUES = {
@@ -21,11 +29,17 @@ VALUES = {
     "batch": "b",
     "model": "Systran/faster-whisper-tiny.en",
 }
-RESERVED = {"CON", "PRN", "AUX", "NUL", *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10))}
+RESERVED = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{n}" for port in ("COM", "LPT") for n in range(10)),
+}
 
 
 def best(template: str, *, folder: str = "", **values: str) -> str:
-    return next(candidates(template, VALUES | values, folder=folder))
+    return next(propose_names(template, VALUES | values, folder=folder))
 
 
 @pytest.mark.parametrize(
@@ -76,14 +90,14 @@ def test_the_source_s_folders_are_mirrored() -> None:
 
 
 def test_collisions_go_to_the_whole_name_then_to_numbers_then_to_the_job() -> None:
-    names = list(candidates("{stem}", VALUES))
+    names = list(propose_names("{stem}", VALUES))
     assert names[:4] == ["monday", "monday.mp3", "monday (2)", "monday (3)"]
     assert names[-1] == "monday (job 7)"
-    assert len(set(map(collision_key, names))) == len(names)
+    assert len(set(map(build_collision_key, names))) == len(names)
 
 
 def test_a_template_without_the_stem_has_no_second_name() -> None:
-    assert list(candidates("{date}", VALUES))[:2] == ["2026-01-31", "2026-01-31 (2)"]
+    assert list(propose_names("{date}", VALUES))[:2] == ["2026-01-31", "2026-01-31 (2)"]
 
 
 @pytest.mark.parametrize(
@@ -107,12 +121,12 @@ def test_a_template_without_the_stem_has_no_second_name() -> None:
     ],
 )
 def test_a_text_becomes_a_safe_component(text: str, name: str) -> None:
-    assert component(text) == name
+    assert make_component(text) == name
 
 
 def test_names_are_cut_between_characters() -> None:
-    assert len(component("é" * 200).encode()) <= LONGEST
-    assert set(component("日" * 200)) == {"日"}
+    assert len(make_component("é" * 200).encode()) <= LONGEST
+    assert set(make_component("日" * 200)) == {"日"}
 
 
 HOSTILE = st.text(
@@ -127,25 +141,31 @@ HOSTILE = st.text(
 
 @given(HOSTILE)
 def test_every_text_becomes_a_valid_component(text: str) -> None:
-    assert_valid(component(text), room=0)
+    assert_valid(make_component(text), room=0)
 
 
 @settings(deadline=None)
 @given(
     template=st.lists(
-        st.one_of(st.sampled_from([f"{{{field}}}" for field in FIELDS]), HOSTILE), min_size=1, max_size=5
+        st.one_of(st.sampled_from([f"{{{field}}}" for field in FIELDS]), HOSTILE),
+        min_size=1,
+        max_size=5,
     ),
-    values=st.fixed_dictionaries(dict.fromkeys(FIELDS, HOSTILE) | {"job_id": st.integers(1).map(str)}),
+    values=st.fixed_dictionaries(
+        dict.fromkeys(FIELDS, HOSTILE) | {"job_id": st.integers(1).map(str)}
+    ),
     folder=HOSTILE,
 )
-def test_no_template_no_value_and_no_folder_escapes(template: list[str], values: dict[str, str], folder: str) -> None:
+def test_no_template_no_value_and_no_folder_escapes(
+    template: list[str], values: dict[str, str], folder: str
+) -> None:
     pattern = "".join(template)
     try:
         check_template(pattern)
     except ConfigError:
         pattern = "{stem}/{model}"
     seen = set()
-    for path in candidates(pattern, values, folder=folder):
+    for path in propose_names(pattern, values, folder=folder):
         *folders, name = path.split("/")
         for part in folders:
             assert_valid(part, room=0)
@@ -167,5 +187,5 @@ def assert_valid(part: str, *, room: int) -> None:
 
 @given(st.text(max_size=20))
 def test_names_that_differ_in_case_or_form_only_collide(text: str) -> None:
-    assert collision_key(text) == collision_key(unicodedata.normalize("NFD", text))
-    assert collision_key(text) == collision_key(collision_key(text))
+    assert build_collision_key(text) == build_collision_key(unicodedata.normalize("NFD", text))
+    assert build_collision_key(text) == build_collision_key(build_collision_key(text))

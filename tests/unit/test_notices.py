@@ -7,8 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speakeasyd.config import NotifySettings
-from speakeasyd.domain.notices import Delivery, check_command, fill, next_try, worded
-from speakeasyd.notify.webhook import signature
+from speakeasyd.domain.notifications import (
+    Delivery,
+    check_command,
+    compute_next_try,
+    fill_command,
+    word_message,
+)
+from speakeasyd.notify.webhook import sign_message
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -17,32 +23,48 @@ def test_the_signature_is_that_of_the_standard() -> None:
     """The example that the libraries of Standard Webhooks are tested with."""
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - a published example
     payload = b'{"test": 2432232314}'
-    signed = signature(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", payload)
+    signed = sign_message(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", payload)
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
 def test_any_word_is_a_secret() -> None:
-    assert signature("hush", "a", "1", b"x") != signature("whsec_?", "a", "1", b"x")
+    assert sign_message("hush", "a", "1", b"x") != sign_message("whsec_?", "a", "1", b"x")
 
 
 @pytest.mark.parametrize(
     ("kind", "data", "words"),
     [
-        ("job.completed", {"path": "a.wav", "job_id": 3, "artifacts": {"txt": "/o/a.txt"}}, ["a.wav", "/o/a.txt"]),
-        ("job.failed", {"path": "a.wav", "job_id": 3, "error_code": "poison", "error": "x"}, ["a.wav", "poison", "x"]),
-        ("batch.completed", {"batch": "talks", "total": 3, "completed": 2, "failed": 1}, ["talks", "2 comp", "1 fai"]),
-        ("device.open", {"device": "cuda:0", "error": "Xid 79", "action": "waits"}, ["cuda:0", "Xid 79", "waits"]),
+        (
+            "job.completed",
+            {"path": "a.wav", "job_id": 3, "artifacts": {"txt": "/o/a.txt"}},
+            ["a.wav", "/o/a.txt"],
+        ),
+        (
+            "job.failed",
+            {"path": "a.wav", "job_id": 3, "error_code": "poison", "error": "x"},
+            ["a.wav", "poison", "x"],
+        ),
+        (
+            "batch.completed",
+            {"batch": "talks", "total": 3, "completed": 2, "failed": 1},
+            ["talks", "2 comp", "1 fai"],
+        ),
+        (
+            "device.open",
+            {"device": "cuda:0", "error": "Xid 79", "action": "waits"},
+            ["cuda:0", "Xid 79", "waits"],
+        ),
         ("of a later version", {"a": 1}, ["a 1"]),
     ],
 )
 def test_the_words_say_what_happened(kind: str, data: dict[str, object], words: list[str]) -> None:
-    said = " ".join(worded(kind, data))
+    said = " ".join(word_message(kind, data))
     assert [word for word in words if word not in said] == []
 
 
 @given(st.dictionaries(st.sampled_from(["txt", "source"]), st.text(max_size=20)))
 def test_a_field_stays_one_argument_whatever_is_in_it(fields: dict[str, str]) -> None:
-    filled = fill(["mail", "--file={txt}", "{source}", "{}"], fields)
+    filled = fill_command(["mail", "--file={txt}", "{source}", "{}"], fields)
     assert filled == ["mail", f"--file={fields.get('txt', '')}", fields.get("source", ""), "{}"]
 
 
@@ -55,8 +77,10 @@ def test_an_unknown_field_is_refused() -> None:
 @given(st.integers(0, 100), st.floats(0, 100))
 def test_a_try_is_never_behind_the_time_to_give_up(attempts: int, hours_old: float) -> None:
     created = NOW - timedelta(hours=hours_old)
-    delivery = Delivery(id=1, kind="x", body="", attempts=attempts, created_at=created, available_at=created)
-    again = next_try(delivery, now=NOW, give_up=timedelta(hours=48), waits=NotifySettings())
+    delivery = Delivery(
+        id=1, kind="x", body="", attempts=attempts, created_at=created, available_at=created
+    )
+    again = compute_next_try(delivery, now=NOW, give_up=timedelta(hours=48), waits=NotifySettings())
     if again is None:
         assert hours_old > 46
     else:

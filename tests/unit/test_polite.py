@@ -13,46 +13,58 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speakeasyd.config import PoliteSettings
-from speakeasyd.domain.pressure import CALM_LOOKS, CALM_SHARE, Pressure, look
-from speakeasyd.events import Hub
-from speakeasyd.host.memory import available_mb, gpu_available_mb, least_mb
+from speakeasyd.domain.memory_pressure import (
+    CALM_LOOKS,
+    CALM_SHARE,
+    MemoryPressure,
+    update_pressure,
+)
+from speakeasyd.events import EventHub
 from speakeasyd.services.pauses import Pauses
-from speakeasyd.services.polite import Polite
+from speakeasyd.services.resource_guard import ResourceGuard
+from speakeasyd.system.memory import find_least_mb, read_available_mb, read_gpu_available_mb
 from speakeasyd.testing import ManualClock
-from speakeasyd.workers.news import WorkerStatus
 from speakeasyd.workers.pool import Pool
+from speakeasyd.workers.pool_events import WorkerStatus
 from tests.ledgers import opened
 
 # --- the rule
 
 
 def test_pressure_ends_only_after_some_calm() -> None:
-    state = look(Pressure(), there=99, limit=100)
+    state = update_pressure(MemoryPressure(), there=99, limit=100)
     assert state.high
-    assert look(state, there=110, limit=100).high, "not enough to come back"
+    assert update_pressure(state, there=110, limit=100).high, "not enough to come back"
     for _ in range(CALM_LOOKS - 1):
-        state = look(state, there=100 * CALM_SHARE, limit=100)
+        state = update_pressure(state, there=100 * CALM_SHARE, limit=100)
         assert state.high
-    assert look(state, there=100 * CALM_SHARE - 1, limit=100).calm == 0, "calm has to be in a row"
-    assert not look(state, there=100 * CALM_SHARE, limit=100).high
+    assert update_pressure(state, there=100 * CALM_SHARE - 1, limit=100).calm == 0, (
+        "calm has to be in a row"
+    )
+    assert not update_pressure(state, there=100 * CALM_SHARE, limit=100).high
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1000)), max_size=40), st.floats(1, 500))
-def test_pressure_is_high_exactly_from_a_shortage_to_the_calm(looks: list[float | None], limit: float) -> None:
-    state, known = Pressure(), []
+def test_pressure_is_high_exactly_from_a_shortage_to_the_calm(
+    looks: list[float | None], limit: float
+) -> None:
+    state, known = MemoryPressure(), []
     for there in looks:
-        state = look(state, there=there, limit=limit)
+        state = update_pressure(state, there=there, limit=limit)
         if there is not None:
             known.append(there)
         last = max((n for n, each in enumerate(known) if each < limit), default=None)
         since = known[last + 1 :] if last is not None else []
-        calm = [all(each >= limit * CALM_SHARE for each in since[n : n + CALM_LOOKS]) for n in range(len(since))]
+        calm = [
+            all(each >= limit * CALM_SHARE for each in since[n : n + CALM_LOOKS])
+            for n in range(len(since))
+        ]
         ended = any(calm[: max(0, len(since) - CALM_LOOKS + 1)])
         assert state.high == (last is not None and not ended)
 
 
 def test_no_limit_is_never_short() -> None:
-    assert look(Pressure(high=True), there=0, limit=0) == Pressure()
+    assert update_pressure(MemoryPressure(high=True), there=0, limit=0) == MemoryPressure()
 
 
 # --- what there is
@@ -61,26 +73,28 @@ def test_no_limit_is_never_short() -> None:
 def test_our_own_share_of_a_gpu_is_not_held_against_it() -> None:
     free = [["GPU-a", "1000"], ["GPU-b", "3000"]]
     held = [["GPU-a", "7", "5000"], ["GPU-a", "8", "2000"], ["GPU-b", "9", "100"]]
-    assert least_mb(free, held, ()) == 1000
-    assert least_mb(free, held, {7}) == 3000
-    assert least_mb(free, held, {7, 9}) == 3100
-    assert least_mb(free, held, {1}) is None, "ours are not seen: nobody can tell"
-    assert least_mb([["GPU-a", "[N/A]"]], [], ()) is None
-    assert least_mb([], [], ()) is None
+    assert find_least_mb(free, held, ()) == 1000
+    assert find_least_mb(free, held, {7}) == 3000
+    assert find_least_mb(free, held, {7, 9}) == 3100
+    assert find_least_mb(free, held, {1}) is None, "ours are not seen: nobody can tell"
+    assert find_least_mb([["GPU-a", "[N/A]"]], [], ()) is None
+    assert find_least_mb([], [], ()) is None
 
 
 async def test_the_tool_is_asked_for_real(tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("a shell script stands for nvidia-smi")
     tool = tmp_path / "nvidia-smi"
-    tool.write_text('#!/bin/sh\ncase "$1" in *gpu=*) echo "GPU-a, 1000";; *) echo "GPU-a, 7, 500";; esac\n')
+    tool.write_text(
+        '#!/bin/sh\ncase "$1" in *gpu=*) echo "GPU-a, 1000";; *) echo "GPU-a, 7, 500";; esac\n'
+    )
     tool.chmod(0o755)
-    assert await gpu_available_mb([7], tool=str(tool)) == 1500
-    assert await gpu_available_mb([], tool=str(tmp_path / "missing")) is None
+    assert await read_gpu_available_mb([7], tool=str(tool)) == 1500
+    assert await read_gpu_available_mb([], tool=str(tmp_path / "missing")) is None
 
 
 def test_the_memory_of_this_machine() -> None:
-    assert 1 < available_mb() < 1e9
+    assert 1 < read_available_mb() < 1e9
 
 
 # --- the service
@@ -90,7 +104,7 @@ def test_the_memory_of_this_machine() -> None:
 class FakePool:
     unloads: int = 0
 
-    def unload(self) -> None:
+    def unload_idle_models(self) -> None:
         self.unloads += 1
 
     def status(self) -> list[WorkerStatus]:
@@ -99,7 +113,7 @@ class FakePool:
 
 @dataclass
 class Machine:
-    polite: Polite
+    polite: ResourceGuard
     pauses: Pauses
     clock: ManualClock
     pool: FakePool
@@ -110,7 +124,7 @@ class Machine:
 @asynccontextmanager
 async def machine(folder: Path, **settings: object) -> AsyncIterator[Machine]:
     local = datetime(2026, 1, 5, 12).astimezone()
-    clock, hub, pool = ManualClock(local), Hub(), FakePool()
+    clock, hub, pool = ManualClock(local), EventHub(), FakePool()
     memory, vram = [5000.0], cast("list[float | None]", [None])
 
     async def vram_mb(ours: list[int]) -> float | None:
@@ -119,7 +133,7 @@ async def machine(folder: Path, **settings: object) -> AsyncIterator[Machine]:
 
     async with opened(folder / "ledger.db", clock=clock, hub=hub) as ledger:
         pauses = Pauses(ledger=ledger, hub=hub, clock=clock)
-        polite = Polite(
+        polite = ResourceGuard(
             settings=PoliteSettings.model_validate(settings),
             pauses=pauses,
             pool=cast(Pool, pool),
@@ -133,35 +147,35 @@ async def machine(folder: Path, **settings: object) -> AsyncIterator[Machine]:
 async def test_the_hours_of_work(tmp_path: Path) -> None:
     async with machine(tmp_path, hours=["13:00-14:00"]) as it:
         await it.polite.run_once()
-        assert it.pauses.leaving
+        assert it.pauses.yields_machine
         assert "hours" in it.pauses
         it.clock.advance(timedelta(hours=1).total_seconds())
         await it.polite.run_once()
-        assert not it.pauses.leaving
+        assert not it.pauses.yields_machine
         it.clock.advance(timedelta(hours=1).total_seconds())
         await it.polite.run_once()
-        assert it.pauses.leaving
+        assert it.pauses.yields_machine
 
 
 async def test_short_memory_frees_the_models_and_comes_back(tmp_path: Path) -> None:
     async with machine(tmp_path, memory_mb=1000) as it:
         await it.polite.run_once()
-        assert not it.pauses.leaving
+        assert not it.pauses.yields_machine
         it.memory[0] = 900
         await it.polite.run_once()
         assert "memory" in it.pauses
         assert it.pool.unloads == 1
         it.memory[0] = 4000
         for _ in range(CALM_LOOKS):
-            assert it.pauses.leaving
+            assert it.pauses.yields_machine
             await it.polite.run_once()
-        assert not it.pauses.leaving
+        assert not it.pauses.yields_machine
 
 
 async def test_a_gpu_that_others_need(tmp_path: Path) -> None:
     async with machine(tmp_path, vram_mb=1000) as it:
         await it.polite.run_once()
-        assert not it.pauses.leaving
+        assert not it.pauses.yields_machine
         it.vram[0] = 10
         await it.polite.run_once()
         assert "vram" in it.pauses
@@ -171,4 +185,4 @@ async def test_nothing_set_never_pauses(tmp_path: Path) -> None:
     async with machine(tmp_path) as it:
         it.memory[0] = 0
         await it.polite.run_once()
-        assert not it.pauses.leaving
+        assert not it.pauses.yields_machine

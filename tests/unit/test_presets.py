@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.presets import Choice, Presets, parse_sidecar
+from speakeasyd.domain.presets import ChosenOptions, Presets, parse_sidecar
 from speakeasyd.errors import ErrorCode, FileFault
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -24,12 +24,12 @@ def presets(inbox_preset: str | None = None) -> Presets:
 
 
 def test_without_preset_and_sidecar_the_defaults_hold() -> None:
-    assert presets().choose("") == Choice(DEFAULTS, None)
-    assert presets().choose("some folder") == Choice(DEFAULTS, None)
+    assert presets().choose_options("") == ChosenOptions(DEFAULTS, None)
+    assert presets().choose_options("some folder") == ChosenOptions(DEFAULTS, None)
 
 
 def test_each_level_overrides_the_one_below_and_keeps_the_rest() -> None:
-    choice = presets("meetings").choose("calls", {"beam_size": 2})
+    choice = presets("meetings").choose_options("calls", {"beam_size": 2})
     assert choice.preset == "calls"
     assert choice.options.priority == 3  # of the defaults
     assert choice.options.language == "de"  # of the inbox's preset
@@ -39,24 +39,28 @@ def test_each_level_overrides_the_one_below_and_keeps_the_rest() -> None:
 
 
 def test_a_sidecar_may_name_another_preset() -> None:
-    choice = presets().choose("calls", {"preset": "meetings", "beam_size": 2})
-    assert (choice.preset, choice.options.language, choice.options.beam_size) == ("meetings", "de", 2)
+    choice = presets().choose_options("calls", {"preset": "meetings", "beam_size": 2})
+    assert (choice.preset, choice.options.language, choice.options.beam_size) == (
+        "meetings",
+        "de",
+        2,
+    )
     assert choice.options.channels == "mix"  # the folder's preset does not hold any more
     with pytest.raises(FileFault, match=r"no preset 'sing'.*calls, meetings"):
-        presets().choose("", {"preset": "sing"})
+        presets().choose_options("", {"preset": "sing"})
 
 
 def test_the_preset_of_the_inbox_is_named_where_no_folder_names_another() -> None:
-    assert presets("meetings").choose("").preset == "meetings"
+    assert presets("meetings").choose_options("").preset == "meetings"
 
 
 def test_a_folder_is_known_in_either_unicode_form() -> None:
-    assert presets().choose(unicodedata.normalize("NFD", "Übung")).preset == "Übung"
+    assert presets().choose_options(unicodedata.normalize("NFD", "Übung")).preset == "Übung"
 
 
 def test_files_without_a_sidecar_share_one_object() -> None:
     chooser = presets()
-    assert chooser.choose("calls").options is chooser.choose("calls").options
+    assert chooser.choose_options("calls").options is chooser.choose_options("calls").options
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_a_wrong_sidecar_is_refused_with_the_key_and_what_is_allowed(
     sidecar: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(FileFault) as caught:
-        presets().choose("calls", sidecar)
+        presets().choose_options("calls", sidecar)
     assert caught.value.code is ErrorCode.BAD_SIDECAR
     assert caught.value.hint
     for word in words:
@@ -97,10 +101,14 @@ def test_what_is_not_toml_is_refused(data: bytes, word: str) -> None:
     assert caught.value.code is ErrorCode.BAD_SIDECAR
 
 
-@given(data=st.one_of(st.binary(max_size=300), st.text(alphabet="ab=[]{}\"'#.\n1", max_size=100).map(str.encode)))
+@given(
+    data=st.one_of(
+        st.binary(max_size=300), st.text(alphabet="ab=[]{}\"'#.\n1", max_size=100).map(str.encode)
+    )
+)
 def test_no_sidecar_does_more_than_be_refused(data: bytes) -> None:
     with suppress(FileFault):
-        presets().choose("", parse_sidecar(data))
+        presets().choose_options("", parse_sidecar(data))
 
 
 def test_a_sidecar_saved_by_notepad_is_read() -> None:

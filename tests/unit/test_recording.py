@@ -7,42 +7,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.domain.recording import FLOOR_DB, SOUND_DB, Heard, Limits, decibels, stem, why_over
-from speakeasyd.recorder.ring import Ring
+from speakeasyd.domain.recording import (
+    FLOOR_DB,
+    SOUND_DB,
+    RecordingLimits,
+    RecordingProgress,
+    build_stem,
+    find_stop_reason,
+    to_decibels,
+)
+from speakeasyd.recorder.ring_buffer import RingBuffer
 
 LOUD, QUIET = SOUND_DB + 10, SOUND_DB - 10
 
 
 def test_silence_counts_from_the_last_sound() -> None:
-    limits = Limits(until_silence_s=2)
-    heard = Heard().more(60, QUIET)
-    assert why_over(limits, heard) is None, "nobody is cut off before the first word"
-    heard = heard.more(1, LOUD).more(1.9, QUIET)
-    assert why_over(limits, heard) is None
-    assert why_over(limits, heard.more(1, LOUD)) is None
-    assert why_over(limits, heard.more(0.1, QUIET)) == "2 s of silence"
+    limits = RecordingLimits(until_silence_s=2)
+    heard = RecordingProgress().add_block(60, QUIET)
+    assert find_stop_reason(limits, heard) is None, "nobody is cut off before the first word"
+    heard = heard.add_block(1, LOUD).add_block(1.9, QUIET)
+    assert find_stop_reason(limits, heard) is None
+    assert find_stop_reason(limits, heard.add_block(1, LOUD)) is None
+    assert find_stop_reason(limits, heard.add_block(0.1, QUIET)) == "2 s of silence"
 
 
 def test_the_longest_recording() -> None:
-    assert why_over(Limits(max_s=3), Heard(2.9)) is None
-    assert why_over(Limits(max_s=3), Heard(3.0)) == "it is 3 s long"
-    assert why_over(Limits(), Heard(1e9, 0.0)) is None
+    assert find_stop_reason(RecordingLimits(max_s=3), RecordingProgress(2.9)) is None
+    assert find_stop_reason(RecordingLimits(max_s=3), RecordingProgress(3.0)) == "it is 3 s long"
+    assert find_stop_reason(RecordingLimits(), RecordingProgress(1e9, 0.0)) is None
 
 
 @pytest.mark.parametrize(("peak", "db"), [(0, FLOOR_DB), (1, -90.3), (16384, -6.0), (32768, 0.0)])
 def test_decibels(peak: int, db: float) -> None:
-    assert decibels(peak) == pytest.approx(db, abs=0.05)
+    assert to_decibels(peak) == pytest.approx(db, abs=0.05)
 
 
 @given(st.datetimes(timezones=st.just(UTC)).filter(lambda moment: 1990 < moment.year < 2100))
 def test_a_name_is_one_that_every_filesystem_takes(moment: datetime) -> None:
-    assert not set(stem(moment)) & set('\\/:*?"<>|')
+    assert not set(build_stem(moment)) & set('\\/:*?"<>|')
 
 
 @given(st.integers(1, 20), st.lists(st.one_of(st.none(), st.binary(max_size=25)), max_size=60))
 def test_a_ring_gives_back_what_it_took_in_order(size: int, steps: list[bytes | None]) -> None:
     """A step of None takes. A block that has no room is refused whole."""
-    ring, waiting, came, wanted = Ring(size), b"", b"", b""
+    ring, waiting, came, wanted = RingBuffer(size), b"", b"", b""
     for step in steps:
         if step is None:
             block = ring.take()
@@ -57,7 +65,7 @@ def test_a_ring_gives_back_what_it_took_in_order(size: int, steps: list[bytes | 
 
 
 def test_two_threads_share_a_ring_without_a_lock() -> None:
-    ring, whole = Ring(1000), bytes(range(256)) * 40
+    ring, whole = RingBuffer(1000), bytes(range(256)) * 40
     blocks = [whole[start : start + 96] for start in range(0, len(whole), 96)]
 
     def put() -> None:

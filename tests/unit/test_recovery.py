@@ -8,66 +8,95 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from speakeasyd.config import RecoverySettings
-from speakeasyd.domain.fault import Diagnosis, classify
-from speakeasyd.domain.health import (
+from speakeasyd.domain.device_health import (
     OPEN,
-    Action,
-    Blow,
-    Busy,
-    Died,
+    ChunkSucceeded,
+    DeviceHealth,
+    DeviceState,
     DrainWorker,
-    Event,
-    Faulted,
-    Health,
-    Idle,
+    FaultReported,
     KillWorker,
-    Loaded,
-    Policy,
-    Probe,
+    ModelVerified,
     ProbeFailed,
     ProbePassed,
+    ProcessExited,
+    ProgressStopped,
+    RecordedFault,
+    RecoveryAction,
+    RecoveryEvent,
+    RecoveryPolicy,
     RecycleDue,
-    Silent,
-    Started,
+    ScheduleProbe,
     StartWorker,
-    State,
-    Stopping,
-    Worked,
+    StopRequested,
+    TaskAssigned,
+    TasksFinished,
+    WorkerStarted,
 )
+from speakeasyd.domain.fault import Diagnosis, classify_fault
 from speakeasyd.domain.job import JobId
-from speakeasyd.domain.recovery import Verdict, independent, needs_person, step, verdict
+from speakeasyd.domain.recovery import (
+    PoisonDecision,
+    advance_recovery,
+    count_uncorrelated_faults,
+    decide_poison,
+    needs_person,
+)
 from speakeasyd.services.incidents import ACTIONS
 
-POLICY = Policy()
-LOST = classify(error="CUDA failed with error an illegal memory access was encountered")
-FULL = classify(error="CUDA failed with error out of memory")
-GONE = classify(error="CUDA failed with error unknown error")
-KILLED = classify(exit_status=-9)
-NO_LIBRARY = classify(error="Library libcublas.so.12 is not found or cannot be loaded")
-OLD_CARD = classify(error="cudaErrorNoKernelImageForDevice")
-NO_MODEL = classify(error="ModelUnavailable: no model")
-BAD_FILE = classify(phase="decode", error="av.error.InvalidDataError: nonsense")
-HUNG = classify(silent=True)
-DEFECT = classify(phase="canary", error="TypeError: open() got an unexpected keyword argument")
-CRASHED = classify(exit_status=-11)
-DIAGNOSES = [LOST, FULL, GONE, DEFECT, NO_LIBRARY, OLD_CARD, NO_MODEL, BAD_FILE, HUNG, classify()]
+POLICY = RecoveryPolicy()
+LOST = classify_fault(error="CUDA failed with error an illegal memory access was encountered")
+FULL = classify_fault(error="CUDA failed with error out of memory")
+GONE = classify_fault(error="CUDA failed with error unknown error")
+KILLED = classify_fault(exit_status=-9)
+NO_LIBRARY = classify_fault(error="Library libcublas.so.12 is not found or cannot be loaded")
+OLD_CARD = classify_fault(error="cudaErrorNoKernelImageForDevice")
+NO_MODEL = classify_fault(error="ModelUnavailable: no model")
+BAD_FILE = classify_fault(phase="decode", error="av.error.InvalidDataError: nonsense")
+HUNG = classify_fault(silent=True)
+DEFECT = classify_fault(
+    phase="canary", error="TypeError: open() got an unexpected keyword argument"
+)
+CRASHED = classify_fault(exit_status=-11)
+DIAGNOSES = [
+    LOST,
+    FULL,
+    GONE,
+    DEFECT,
+    NO_LIBRARY,
+    OLD_CARD,
+    NO_MODEL,
+    BAD_FILE,
+    HUNG,
+    classify_fault(),
+]
 
 
 def jobs(*numbers: int) -> frozenset[JobId]:
     return frozenset(map(JobId, numbers))
 
 
-def walk(*events: Event, health: Health | None = None, policy: Policy = POLICY, dice: float = 1.0) -> Health:
-    health = health or Health()
+def walk(
+    *events: RecoveryEvent,
+    health: DeviceHealth | None = None,
+    policy: RecoveryPolicy = POLICY,
+    dice: float = 1.0,
+) -> DeviceHealth:
+    health = health or DeviceHealth()
     for event in events:
-        health, _ = step(health, event, now=0.0, dice=dice, policy=policy)
+        health, _ = advance_recovery(health, event, now=0.0, dice=dice, policy=policy)
     return health
 
 
 def after(
-    health: Health, event: Event, *, now: float = 0.0, dice: float = 1.0, policy: Policy = POLICY
-) -> tuple[State, tuple[Action, ...]]:
-    health, actions = step(health, event, now=now, dice=dice, policy=policy)
+    health: DeviceHealth,
+    event: RecoveryEvent,
+    *,
+    now: float = 0.0,
+    dice: float = 1.0,
+    policy: RecoveryPolicy = POLICY,
+) -> tuple[DeviceState, tuple[RecoveryAction, ...]]:
+    health, actions = advance_recovery(health, event, now=now, dice=dice, policy=policy)
     return health.state, actions
 
 
@@ -75,192 +104,252 @@ def after(
 
 
 def test_a_defect_is_tried_a_few_times_and_then_no_more() -> None:
-    health = Health()
+    health = DeviceHealth()
     for _ in range(POLICY.faults_to_open - 1):
-        health, actions = step(health, Died(DEFECT, jobs()), now=0.0, dice=1.0, policy=POLICY)
+        health, actions = advance_recovery(
+            health, ProcessExited(DEFECT, jobs()), now=0.0, dice=1.0, policy=POLICY
+        )
         assert [type(action) for action in actions] == [StartWorker]
         assert not needs_person(health, POLICY)
-    health, actions = step(health, Died(DEFECT, jobs()), now=0.0, dice=1.0, policy=POLICY)
-    assert (health.state, actions) == (State.DEVICE_OPEN, ())
+    health, actions = advance_recovery(
+        health, ProcessExited(DEFECT, jobs()), now=0.0, dice=1.0, policy=POLICY
+    )
+    assert (health.state, actions) == (DeviceState.DEVICE_OPEN, ())
     assert needs_person(health, POLICY)
 
 
 def test_a_defect_that_only_some_files_meet_does_not_stop_the_others() -> None:
-    health = walk(*(Died(DEFECT, jobs(number)) for number in range(POLICY.faults_to_open - 1)))
-    health, actions = step(health, Died(DEFECT, jobs(9)), now=0.0, dice=1.0, policy=POLICY)
-    assert [type(action) for action in actions] == [Probe]
+    health = walk(
+        *(ProcessExited(DEFECT, jobs(number)) for number in range(POLICY.faults_to_open - 1))
+    )
+    health, actions = advance_recovery(
+        health, ProcessExited(DEFECT, jobs(9)), now=0.0, dice=1.0, policy=POLICY
+    )
+    assert [type(action) for action in actions] == [ScheduleProbe]
     assert not needs_person(health, POLICY)
 
 
-@pytest.mark.parametrize("cause", [CRASHED, GONE, LOST, classify()])
+@pytest.mark.parametrize("cause", [CRASHED, GONE, LOST, classify_fault()])
 def test_workers_that_never_get_to_work_need_a_person_in_the_end(cause: Diagnosis) -> None:
-    health = Health()
+    health = DeviceHealth()
     for _ in range(POLICY.faults_to_open + 1):
-        health = walk(Died(cause, jobs()), ProbePassed(), Started(), health=health)
-    health = walk(Died(cause, jobs()), health=health)
+        health = walk(ProcessExited(cause, jobs()), ProbePassed(), WorkerStarted(), health=health)
+    health = walk(ProcessExited(cause, jobs()), health=health)
     assert needs_person(health, POLICY)
-    assert not needs_person(walk(ProbePassed(), Started(), Busy(), Worked(), health=health), POLICY)
+    assert not needs_person(
+        walk(ProbePassed(), WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=health),
+        POLICY,
+    )
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
 
-BUSY = walk(Started(), Busy())
+BUSY = walk(WorkerStarted(), TaskAssigned())
 
-MOVES: list[tuple[Health, Event, State, tuple[Action, ...]]] = [
-    (Health(), Started(), State.READY, ()),
-    (walk(Started()), Busy(), State.BUSY, ()),
-    (BUSY, Idle(), State.READY, ()),
-    (BUSY, Worked(), State.BUSY, ()),
-    (BUSY, Faulted(LOST, soft=False), State.POISONED, (KillWorker(3.0),)),
-    (BUSY, Faulted(FULL, soft=True), State.SOFT_RESTARTING, ()),
-    (Health(), Faulted(FULL, soft=True), State.POISONED, (KillWorker(3.0),)),
-    (BUSY, Silent(HUNG), State.POISONED, (KillWorker(0.0),)),
-    (BUSY, Died(LOST, jobs(1)), State.STARTING, (StartWorker(1.0),)),
-    (BUSY, Died(NO_LIBRARY, jobs()), State.DEVICE_OPEN, (Probe(300.0),)),
-    (BUSY, Died(GONE, jobs()), State.DEVICE_OPEN, (Probe(10.0),)),
-    (BUSY, Died(OLD_CARD, jobs()), State.DEVICE_OPEN, ()),
-    (BUSY, Died(NO_MODEL, jobs()), State.STARTING, (StartWorker(1.0),)),
-    (BUSY, RecycleDue(), State.BUSY, ()),
-    (walk(Started()), RecycleDue(), State.RECYCLING, (DrainWorker(),)),
-    (walk(Started(), RecycleDue()), Died(LOST, jobs()), State.STARTING, (StartWorker(0.0),)),
-    (walk(Started(), RecycleDue()), Silent(HUNG), State.POISONED, (KillWorker(0.0),)),
-    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Loaded(), State.BUSY, ()),
-    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Silent(HUNG), State.POISONED, (KillWorker(0.0),)),
-    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Faulted(FULL, soft=True), State.SOFT_RESTARTING, ()),
-    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Faulted(LOST, soft=False), State.POISONED, (KillWorker(3.0),)),
-    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Idle(), State.SOFT_RESTARTING, ()),
-    (walk(Started(), Busy(), Faulted(FULL, soft=True)), Died(LOST, jobs(1)), State.STARTING, (StartWorker(1.0),)),
-    (walk(Started(), Busy(), Silent(HUNG)), Loaded(), State.POISONED, ()),
-    (walk(Started(), Busy(), Silent(HUNG)), Silent(HUNG), State.POISONED, ()),
-    (walk(Started(), Busy(), Silent(HUNG)), Died(HUNG, jobs(1)), State.STARTING, (StartWorker(1.0),)),
-    (walk(Died(GONE, jobs())), ProbePassed(), State.HALF_OPEN, (StartWorker(0.0),)),
-    (walk(Died(GONE, jobs())), ProbeFailed(GONE), State.DEVICE_OPEN, (Probe(20.0),)),
-    (walk(Died(GONE, jobs())), ProbeFailed(NO_LIBRARY), State.DEVICE_OPEN, (Probe(300.0),)),
-    (walk(Died(GONE, jobs()), ProbePassed()), Worked(), State.BUSY, ()),
-    (walk(Died(GONE, jobs()), ProbePassed()), Died(LOST, jobs(1)), State.DEVICE_OPEN, (Probe(20.0),)),
-    (walk(Died(GONE, jobs()), ProbePassed()), Died(NO_MODEL, jobs()), State.HALF_OPEN, (StartWorker(2.0),)),
-    (walk(Died(GONE, jobs()), ProbePassed()), Faulted(LOST, soft=True), State.POISONED, (KillWorker(3.0),)),
-    (BUSY, Stopping(), State.STOPPED, (DrainWorker(),)),
-    (walk(Stopping()), Died(LOST, jobs(1)), State.STOPPED, ()),
-    (walk(Stopping()), Stopping(), State.STOPPED, ()),
+SOFT = walk(WorkerStarted(), TaskAssigned(), FaultReported(FULL, soft=True))
+STOPPED = walk(WorkerStarted(), TaskAssigned(), ProgressStopped(HUNG))
+OPENED = walk(ProcessExited(GONE, jobs()))
+ON_TRIAL = walk(ProcessExited(GONE, jobs()), ProbePassed())
+
+MOVES: list[tuple[DeviceHealth, RecoveryEvent, DeviceState, tuple[RecoveryAction, ...]]] = [
+    (DeviceHealth(), WorkerStarted(), DeviceState.READY, ()),
+    (walk(WorkerStarted()), TaskAssigned(), DeviceState.BUSY, ()),
+    (BUSY, TasksFinished(), DeviceState.READY, ()),
+    (BUSY, ChunkSucceeded(), DeviceState.BUSY, ()),
+    (BUSY, FaultReported(LOST, soft=False), DeviceState.POISONED, (KillWorker(3.0),)),
+    (BUSY, FaultReported(FULL, soft=True), DeviceState.SOFT_RESTARTING, ()),
+    (DeviceHealth(), FaultReported(FULL, soft=True), DeviceState.POISONED, (KillWorker(3.0),)),
+    (BUSY, ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
+    (BUSY, ProcessExited(LOST, jobs(1)), DeviceState.STARTING, (StartWorker(1.0),)),
+    (BUSY, ProcessExited(NO_LIBRARY, jobs()), DeviceState.DEVICE_OPEN, (ScheduleProbe(300.0),)),
+    (BUSY, ProcessExited(GONE, jobs()), DeviceState.DEVICE_OPEN, (ScheduleProbe(10.0),)),
+    (BUSY, ProcessExited(OLD_CARD, jobs()), DeviceState.DEVICE_OPEN, ()),
+    (BUSY, ProcessExited(NO_MODEL, jobs()), DeviceState.STARTING, (StartWorker(1.0),)),
+    (BUSY, RecycleDue(), DeviceState.BUSY, ()),
+    (walk(WorkerStarted()), RecycleDue(), DeviceState.RECYCLING, (DrainWorker(),)),
+    (walk(WorkerStarted(), RecycleDue()), ProcessExited(LOST, jobs()), DeviceState.STARTING, (StartWorker(0.0),)),
+    (walk(WorkerStarted(), RecycleDue()), ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
+    (SOFT, ModelVerified(), DeviceState.BUSY, ()),
+    (SOFT, ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
+    (SOFT, FaultReported(FULL, soft=True), DeviceState.SOFT_RESTARTING, ()),
+    (SOFT, FaultReported(LOST, soft=False), DeviceState.POISONED, (KillWorker(3.0),)),
+    (SOFT, TasksFinished(), DeviceState.SOFT_RESTARTING, ()),
+    (SOFT, ProcessExited(LOST, jobs(1)), DeviceState.STARTING, (StartWorker(1.0),)),
+    (STOPPED, ModelVerified(), DeviceState.POISONED, ()),
+    (STOPPED, ProgressStopped(HUNG), DeviceState.POISONED, ()),
+    (STOPPED, ProcessExited(HUNG, jobs(1)), DeviceState.STARTING, (StartWorker(1.0),)),
+    (OPENED, ProbePassed(), DeviceState.HALF_OPEN, (StartWorker(0.0),)),
+    (OPENED, ProbeFailed(GONE), DeviceState.DEVICE_OPEN, (ScheduleProbe(20.0),)),
+    (OPENED, ProbeFailed(NO_LIBRARY), DeviceState.DEVICE_OPEN, (ScheduleProbe(300.0),)),
+    (ON_TRIAL, ChunkSucceeded(), DeviceState.BUSY, ()),
+    (ON_TRIAL, ProcessExited(LOST, jobs(1)), DeviceState.DEVICE_OPEN, (ScheduleProbe(20.0),)),
+    (ON_TRIAL, ProcessExited(NO_MODEL, jobs()), DeviceState.HALF_OPEN, (StartWorker(2.0),)),
+    (ON_TRIAL, FaultReported(LOST, soft=True), DeviceState.POISONED, (KillWorker(3.0),)),
+    (BUSY, StopRequested(), DeviceState.STOPPED, (DrainWorker(),)),
+    (walk(StopRequested()), ProcessExited(LOST, jobs(1)), DeviceState.STOPPED, ()),
+    (walk(StopRequested()), StopRequested(), DeviceState.STOPPED, ()),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("health", "event", "state", "actions"), MOVES)
-def test_moves(health: Health, event: Event, state: State, actions: tuple[Action, ...]) -> None:
+def test_moves(
+    health: DeviceHealth,
+    event: RecoveryEvent,
+    state: DeviceState,
+    actions: tuple[RecoveryAction, ...],
+) -> None:
     assert after(health, event) == (state, actions)
 
 
 def test_the_cpu_stands_in_only_if_allowed() -> None:
     allowed = replace(POLICY, cpu_stand_in=True)
-    assert after(BUSY, Died(GONE, jobs()), policy=allowed)[0] is State.CPU_ONLY
-    assert after(walk(Died(GONE, jobs()), policy=allowed), ProbePassed(), policy=allowed)[0] is State.HALF_OPEN
+    assert after(BUSY, ProcessExited(GONE, jobs()), policy=allowed)[0] is DeviceState.CPU_ONLY
+    assert (
+        after(walk(ProcessExited(GONE, jobs()), policy=allowed), ProbePassed(), policy=allowed)[0]
+        is DeviceState.HALF_OPEN
+    )
 
 
 def test_a_fault_on_trial_opens_the_circuit_again() -> None:
-    trial = walk(Died(GONE, jobs()), ProbePassed(), Faulted(LOST, soft=False))
-    assert after(trial, Died(LOST, jobs(1)))[0] is State.DEVICE_OPEN
+    trial = walk(ProcessExited(GONE, jobs()), ProbePassed(), FaultReported(LOST, soft=False))
+    assert after(trial, ProcessExited(LOST, jobs(1)))[0] is DeviceState.DEVICE_OPEN
 
 
 def test_a_closed_circuit_forgets() -> None:
-    assert walk(Died(GONE, jobs()), ProbePassed(), Worked()) == Health(state=State.BUSY)
+    assert walk(ProcessExited(GONE, jobs()), ProbePassed(), ChunkSucceeded()) == DeviceHealth(
+        state=DeviceState.BUSY
+    )
 
 
 def test_waits_grow_with_failures_in_a_row_and_shrink_after_work() -> None:
     policy = replace(POLICY, faults_to_open=100)
-    health, waits = Health(), []
+    health, waits = DeviceHealth(), []
     for turn in range(8):
-        health, actions = step(health, Died(LOST, jobs(turn)), now=0.0, dice=1.0, policy=policy)
+        health, actions = advance_recovery(
+            health, ProcessExited(LOST, jobs(turn)), now=0.0, dice=1.0, policy=policy
+        )
         waits += [action.after_s for action in actions if isinstance(action, StartWorker)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-    recovered = walk(Started(), Busy(), Worked(), health=health)
-    assert after(recovered, Died(LOST, jobs(9)), policy=policy) == (State.STARTING, (StartWorker(1.0),))
+    recovered = walk(WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=health)
+    assert after(recovered, ProcessExited(LOST, jobs(9)), policy=policy) == (
+        DeviceState.STARTING,
+        (StartWorker(1.0),),
+    )
 
 
 def test_soft_restarts_in_a_row_are_bounded() -> None:
     health = BUSY
     for _ in range(POLICY.soft_limit):
-        health = walk(Faulted(FULL, soft=True), Loaded(), health=health)
-        assert health.state is State.BUSY
-    assert after(health, Faulted(FULL, soft=True))[0] is State.POISONED
+        health = walk(FaultReported(FULL, soft=True), ModelVerified(), health=health)
+        assert health.state is DeviceState.BUSY
+    assert after(health, FaultReported(FULL, soft=True))[0] is DeviceState.POISONED
 
 
 # --- which faults condemn the device ----------------------------------------------------------------------------------
 
 
 def test_faults_on_different_files_open_the_circuit() -> None:
-    twice = walk(Died(LOST, jobs(1)), Died(LOST, jobs(2)))
-    assert twice.state is State.STARTING
-    assert after(twice, Died(LOST, jobs(3)))[0] is State.DEVICE_OPEN
+    twice = walk(ProcessExited(LOST, jobs(1)), ProcessExited(LOST, jobs(2)))
+    assert twice.state is DeviceState.STARTING
+    assert after(twice, ProcessExited(LOST, jobs(3)))[0] is DeviceState.DEVICE_OPEN
 
 
 def test_one_file_never_condemns_the_device() -> None:
-    health = walk(*[Died(LOST, jobs(7, other)) for other in range(20)])
-    assert health.state is State.STARTING
+    health = walk(*[ProcessExited(LOST, jobs(7, other)) for other in range(20)])
+    assert health.state is DeviceState.STARTING
 
 
 def test_a_worker_killed_from_outside_says_nothing_of_its_device() -> None:
     """However often, on trial or not: a fresh worker comes, after a wait that grows."""
-    assert walk(*[Died(KILLED, jobs()) for _ in range(20)]).state is State.STARTING
-    trial = walk(Died(GONE, jobs()), ProbePassed(), Died(KILLED, jobs()))
-    assert (trial.state, trial.on_trial) == (State.HALF_OPEN, True)
+    assert walk(*[ProcessExited(KILLED, jobs()) for _ in range(20)]).state is DeviceState.STARTING
+    trial = walk(ProcessExited(GONE, jobs()), ProbePassed(), ProcessExited(KILLED, jobs()))
+    assert (trial.state, trial.on_trial) == (DeviceState.HALF_OPEN, True)
 
 
 def test_old_faults_are_forgotten() -> None:
-    health = walk(Died(LOST, jobs(1)), Died(LOST, jobs(2)))
-    assert after(health, Died(LOST, jobs(3)), now=POLICY.window_s)[0] is State.STARTING
+    health = walk(ProcessExited(LOST, jobs(1)), ProcessExited(LOST, jobs(2)))
+    assert (
+        after(health, ProcessExited(LOST, jobs(3)), now=POLICY.window_s)[0] is DeviceState.STARTING
+    )
 
 
 @pytest.mark.parametrize("diagnosis", [BAD_FILE, NO_MODEL])
 def test_neither_files_nor_models_are_held_against_the_device(diagnosis: Diagnosis) -> None:
-    assert walk(*[Died(diagnosis, jobs(turn)) for turn in range(20)]).state is State.STARTING
+    assert (
+        walk(*[ProcessExited(diagnosis, jobs(turn)) for turn in range(20)]).state
+        is DeviceState.STARTING
+    )
 
 
-@given(st.lists(st.frozensets(st.integers(1, 6).map(JobId), max_size=3), max_size=8), st.integers(1, 6).map(JobId))
-def test_a_common_file_explains_all_its_faults(suspects: list[frozenset[JobId]], poison: JobId) -> None:
-    assert independent(tuple(Blow(0.0, jobs | {poison}) for jobs in suspects)) <= 1
-    assert independent(tuple(Blow(0.0, jobs) for jobs in suspects)) <= len(suspects)
+@given(
+    st.lists(st.frozensets(st.integers(1, 6).map(JobId), max_size=3), max_size=8),
+    st.integers(1, 6).map(JobId),
+)
+def test_a_common_file_explains_all_its_faults(
+    suspects: list[frozenset[JobId]], poison: JobId
+) -> None:
+    assert (
+        count_uncorrelated_faults(tuple(RecordedFault(0.0, jobs | {poison}) for jobs in suspects))
+        <= 1
+    )
+    assert count_uncorrelated_faults(tuple(RecordedFault(0.0, jobs) for jobs in suspects)) <= len(
+        suspects
+    )
 
 
 # --- whatever comes ---------------------------------------------------------------------------------------------------
 
 diagnoses = st.sampled_from(DIAGNOSES)
 suspects = st.frozensets(st.integers(1, 5).map(JobId), max_size=3)
-events: st.SearchStrategy[Event] = st.one_of(
-    st.sampled_from([Started(), Loaded(), Busy(), Idle(), Worked(), RecycleDue(), ProbePassed()]),
-    st.builds(Faulted, diagnoses, st.booleans()),
-    st.builds(Silent, diagnoses),
-    st.builds(Died, diagnoses, suspects),
+events: st.SearchStrategy[RecoveryEvent] = st.one_of(
+    st.sampled_from(
+        [
+            WorkerStarted(),
+            ModelVerified(),
+            TaskAssigned(),
+            TasksFinished(),
+            ChunkSucceeded(),
+            RecycleDue(),
+            ProbePassed(),
+        ]
+    ),
+    st.builds(FaultReported, diagnoses, st.booleans()),
+    st.builds(ProgressStopped, diagnoses),
+    st.builds(ProcessExited, diagnoses, suspects),
     st.builds(ProbeFailed, diagnoses),
 )
-moments = st.lists(st.tuples(events, st.floats(0, 100), st.floats(0, 1, exclude_max=True)), max_size=60)
+moments = st.lists(
+    st.tuples(events, st.floats(0, 100), st.floats(0, 1, exclude_max=True)), max_size=60
+)
 
 
-def ends_for_good(health: Health) -> bool:
+def ends_for_good(health: DeviceHealth) -> bool:
     """Whether no probe can tell that it is mended."""
     return health.cause == OLD_CARD or (health.cause == DEFECT and health.unexplained > 0)
 
 
 @given(moments, st.booleans())
 @settings(deadline=None)
-def test_it_always_goes_on_and_never_spins(moments: list[tuple[Event, float, float]], stand_in: bool) -> None:
+def test_it_always_goes_on_and_never_spins(
+    moments: list[tuple[RecoveryEvent, float, float]], stand_in: bool
+) -> None:
     policy = replace(POLICY, cpu_stand_in=stand_in)
-    health, now = Health(), 0.0
+    health, now = DeviceHealth(), 0.0
     for event, passed, dice in moments:
         now += passed
         before = health
-        health, actions = step(health, event, now=now, dice=dice, policy=policy)
+        health, actions = advance_recovery(health, event, now=now, dice=dice, policy=policy)
         starts = [action for action in actions if isinstance(action, StartWorker)]
-        probes = [action for action in actions if isinstance(action, Probe)]
+        probes = [action for action in actions if isinstance(action, ScheduleProbe)]
         kills = [action for action in actions if isinstance(action, KillWorker)]
         assert health.soft <= policy.soft_limit
-        if isinstance(event, Died):
+        if isinstance(event, ProcessExited):
             assert health.state in ACTIONS, "an incident says what is done"
         match event:
-            case Died() if before.state not in OPEN:  # something follows every death, once
+            case ProcessExited() if before.state not in OPEN:  # something follows every death, once
                 final = health.state in OPEN and ends_for_good(health)
                 assert len(starts) + len(probes) == (0 if final else 1)
-                if before.state is not State.RECYCLING:
+                if before.state is not DeviceState.RECYCLING:
                     assert all(start.after_s >= policy.restart_min_s for start in starts)
                     assert health.failures == before.failures + 1
             case ProbePassed() | ProbeFailed() if before.state in OPEN:
@@ -269,12 +358,12 @@ def test_it_always_goes_on_and_never_spins(moments: list[tuple[Event, float, flo
             case _:  # a worker is begun, and a device probed, for no other reason
                 assert not starts
                 assert not probes
-        if health.state is State.POISONED and before.state is not State.POISONED:
+        if health.state is DeviceState.POISONED and before.state is not DeviceState.POISONED:
             assert kills
         assert all(0 < probe.after_s <= policy.probe_max_s for probe in probes)
         assert all(start.after_s <= policy.restart_max_s for start in starts)
-    stopped, actions = step(health, Stopping(), now=now, dice=0.0, policy=policy)
-    assert stopped.state is State.STOPPED
+    stopped, actions = advance_recovery(health, StopRequested(), now=now, dice=0.0, policy=policy)
+    assert stopped.state is DeviceState.STOPPED
 
 
 # --- a chunk that workers died on -------------------------------------------------------------------------------------
@@ -283,19 +372,23 @@ def test_it_always_goes_on_and_never_spins(moments: list[tuple[Event, float, flo
 @pytest.mark.parametrize(
     ("strikes", "device", "cpu_fallback", "on_poison", "expected"),
     [
-        (1, "cuda:0", True, "gap", Verdict.TRY_ALONE),
-        (2, "cuda:0", True, "gap", Verdict.TRY_ON_CPU),
-        (3, "cuda:0", True, "gap", Verdict.MARK_GAP),
-        (3, "cuda:0", True, "fail", Verdict.FAIL),
-        (2, "cuda:0", False, "gap", Verdict.MARK_GAP),
-        (1, "cpu", True, "fail", Verdict.TRY_ALONE),
-        (2, "cpu", True, "fail", Verdict.FAIL),
-        (2, "cpu", True, "gap", Verdict.MARK_GAP),
+        (1, "cuda:0", True, "gap", PoisonDecision.TRY_ALONE),
+        (2, "cuda:0", True, "gap", PoisonDecision.TRY_ON_CPU),
+        (3, "cuda:0", True, "gap", PoisonDecision.MARK_GAP),
+        (3, "cuda:0", True, "fail", PoisonDecision.FAIL),
+        (2, "cuda:0", False, "gap", PoisonDecision.MARK_GAP),
+        (1, "cpu", True, "fail", PoisonDecision.TRY_ALONE),
+        (2, "cpu", True, "fail", PoisonDecision.FAIL),
+        (2, "cpu", True, "gap", PoisonDecision.MARK_GAP),
     ],
 )
-def test_verdicts(strikes: int, device: str, cpu_fallback: bool, on_poison: str, expected: Verdict) -> None:
-    given_up = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
-    assert verdict(strikes=strikes, device=device, settings=given_up) is expected
+def test_verdicts(
+    strikes: int, device: str, cpu_fallback: bool, on_poison: str, expected: PoisonDecision
+) -> None:
+    given_up = RecoverySettings.model_validate(
+        {"cpu_fallback": cpu_fallback, "on_poison": on_poison}
+    )
+    assert decide_poison(strikes=strikes, device=device, settings=given_up) is expected
 
 
 @given(st.sampled_from(["cpu", "cuda:0"]), st.booleans(), st.sampled_from(["gap", "fail"]))
@@ -303,9 +396,11 @@ def test_poison_costs_at_most_three_workers_and_nobody_is_condemned_unheard(
     device: str, cpu_fallback: bool, on_poison: str
 ) -> None:
     mercy = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
-    verdicts = [verdict(strikes=strikes, device=device, settings=mercy) for strikes in range(1, 5)]
-    assert verdicts[0] is Verdict.TRY_ALONE
-    assert all(each in {Verdict.MARK_GAP, Verdict.FAIL} for each in verdicts[2:])
+    verdicts = [
+        decide_poison(strikes=strikes, device=device, settings=mercy) for strikes in range(1, 5)
+    ]
+    assert verdicts[0] is PoisonDecision.TRY_ALONE
+    assert all(each in {PoisonDecision.MARK_GAP, PoisonDecision.FAIL} for each in verdicts[2:])
 
 
 # --- a whole day's work, as a model -----------------------------------------------------------------------------------
@@ -319,7 +414,7 @@ class Day:
     mercy: RecoverySettings
     cpu_can: bool  # the CPU survives the poison
     bad_luck: list[int]  # numbers of the batches in which a worker dies for no reason of the work's
-    health: Health = field(default_factory=lambda: walk(Started()))
+    health: DeviceHealth = field(default_factory=lambda: walk(WorkerStarted()))
     now: float = 0.0
     batches: int = 0
     deaths: int = 0
@@ -339,14 +434,14 @@ class Day:
         return (job, n) not in self.done | self.given_up and job not in self.failed
 
     def try_one(self, chunk: tuple[int, int]) -> None:
-        match verdict(strikes=self.strikes[chunk], device="cuda:0", settings=self.mercy):
-            case Verdict.TRY_ALONE:
+        match decide_poison(strikes=self.strikes[chunk], device="cuda:0", settings=self.mercy):
+            case PoisonDecision.TRY_ALONE:
                 self.compute([chunk], "cuda:0")
-            case Verdict.TRY_ON_CPU:
+            case PoisonDecision.TRY_ON_CPU:
                 self.compute([chunk], "cpu")
-            case Verdict.MARK_GAP:
+            case PoisonDecision.MARK_GAP:
                 self.given_up.add(chunk)
-            case Verdict.FAIL:
+            case PoisonDecision.FAIL:
                 self.given_up.add(chunk)
                 self.failed.add(chunk[0])
 
@@ -360,17 +455,21 @@ class Day:
         self.strikes.update(batch)
         self.died_alone.update(batch if len(batch) == 1 else [])
         if device == "cuda:0":
-            self.recover(Died(LOST, frozenset(JobId(job) for job, _ in batch)))
+            self.recover(ProcessExited(LOST, frozenset(JobId(job) for job, _ in batch)))
 
-    def recover(self, died: Died) -> None:
+    def recover(self, died: ProcessExited) -> None:
         """Until there is a worker again; every wait is a real one."""
-        self.health, actions = step(self.health, died, now=self.now, dice=0.0, policy=POLICY)
+        self.health, actions = advance_recovery(
+            self.health, died, now=self.now, dice=0.0, policy=POLICY
+        )
         while not any(isinstance(action, StartWorker) for action in actions):
             (probe,) = actions
-            assert isinstance(probe, Probe)
+            assert isinstance(probe, ScheduleProbe)
             self.now += probe.after_s
-            self.health, actions = step(self.health, ProbePassed(), now=self.now, dice=0.0, policy=POLICY)
-        self.health = walk(Started(), Busy(), Worked(), health=self.health)
+            self.health, actions = advance_recovery(
+                self.health, ProbePassed(), now=self.now, dice=0.0, policy=POLICY
+            )
+        self.health = walk(WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=self.health)
 
 
 @given(
@@ -381,7 +480,11 @@ class Day:
     bad_luck=st.lists(st.integers(1, 20), max_size=4, unique=True),
 )
 def test_all_work_ends_nobody_pays_for_a_neighbour_and_poison_costs_three_workers(
-    poison: tuple[int, int] | None, cpu_fallback: bool, on_poison: str, cpu_can: bool, bad_luck: list[int]
+    poison: tuple[int, int] | None,
+    cpu_fallback: bool,
+    on_poison: str,
+    cpu_can: bool,
+    bad_luck: list[int],
 ) -> None:
     mercy = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
     day = Day(poison, mercy, cpu_can, bad_luck)

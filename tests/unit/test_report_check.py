@@ -44,7 +44,9 @@ def test_a_probability_must_be_there() -> None:
     assert find_complaint(LanguageFound(JOB, TOKEN, "en", None))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("report", [None, {}, "Hello", Chunk(0, 0.0, 1.0), object.__new__(ChunkDone)])
+@pytest.mark.parametrize(
+    "report", [None, {}, "Hello", Chunk(0, 0.0, 1.0), object.__new__(ChunkDone)]
+)
 def test_what_is_no_report_is_told(report: object) -> None:
     assert find_complaint(report)
 
@@ -57,7 +59,9 @@ anything = st.recursive(
 
 
 @given(anything, anything, anything)
-def test_nothing_makes_the_check_itself_fail(index: object, start: object, segments: object) -> None:
+def test_nothing_makes_the_check_itself_fail(
+    index: object, start: object, segments: object
+) -> None:
     odd = Chunk(index, start, 1.0, segments)  # type: ignore[arg-type]
     complaint = find_complaint(ChunkDone(JOB, TOKEN, odd))
     assert complaint is None or complaint.startswith("ChunkDone.chunk.")

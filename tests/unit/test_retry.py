@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.domain.retry import backoff, ceiling
+from speakeasyd.domain.retry import compute_backoff, compute_backoff_ceiling
 
 
 @dataclass(frozen=True)
@@ -13,15 +13,15 @@ class Waits:
 
 
 def test_the_ceiling_doubles_up_to_the_limit() -> None:
-    waits = [backoff(attempts, Waits(), dice=lambda: 1.0) for attempts in range(1, 11)]
+    waits = [compute_backoff(attempts, Waits(), dice=lambda: 1.0) for attempts in range(1, 11)]
     assert waits == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
 
 
 @given(attempts=st.integers(-5, 10**9), dice=st.floats(0, 1))
 def test_jitter_stays_within(attempts: int, dice: float) -> None:
-    wait = backoff(attempts, Waits(), dice=lambda: dice)
-    assert 0 <= wait <= ceiling(attempts, base=5.0, limit=900.0) <= 900.0
+    wait = compute_backoff(attempts, Waits(), dice=lambda: dice)
+    assert 0 <= wait <= compute_backoff_ceiling(attempts, base=5.0, limit=900.0) <= 900.0
 
 
 def test_two_jobs_that_failed_together_do_not_come_back_together() -> None:
-    assert len({backoff(3, Waits()) for _ in range(20)}) > 1
+    assert len({compute_backoff(3, Waits()) for _ in range(20)}) > 1

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.domain.fault import SOFT, Diagnosis, Remedy, classify
+from speakeasyd.domain.fault import SOFT, Diagnosis, Remedy, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.domain.stepdown import step_down
 
-FULL = classify(error="CUDA failed with error out of memory")
-UNSUPPORTED = classify(error="CUBLAS_STATUS_NOT_SUPPORTED")
-LOST = classify(error="CUDA failed with error an illegal memory access was encountered")
+FULL = classify_fault(error="CUDA failed with error out of memory")
+UNSUPPORTED = classify_fault(error="CUBLAS_STATUS_NOT_SUPPORTED")
+LOST = classify_fault(error="CUDA failed with error an illegal memory access was encountered")
 TYPES = ["auto", "int8", "float16", "int8_float16", "float32", "bfloat16"]
 
 
@@ -27,13 +27,21 @@ def ladder(spec: WorkerSpec, diagnosis: Diagnosis) -> list[tuple[int, str]]:
 
 def test_out_of_memory_steps_down_the_batch_and_then_the_weights() -> None:
     gpu = WorkerSpec("cuda:0", "auto", 0, 0, "")
-    assert ladder(gpu, FULL) == [(8, "auto"), (4, "auto"), (2, "auto"), (1, "auto"), (1, "int8_float16")]
+    assert ladder(gpu, FULL) == [
+        (8, "auto"),
+        (4, "auto"),
+        (2, "auto"),
+        (1, "auto"),
+        (1, "int8_float16"),
+    ]
     assert ladder(replace(gpu, batch_size=3, compute_type="int8"), FULL) == [(1, "int8")]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("compute_type", TYPES)
-def test_an_unsupported_type_ends_at_one_that_all_devices_can(device: str, compute_type: str) -> None:
+def test_an_unsupported_type_ends_at_one_that_all_devices_can(
+    device: str, compute_type: str
+) -> None:
     steps = ladder(WorkerSpec(device, compute_type, 0, 4, ""), UNSUPPORTED)
     assert all(batch == 4 for batch, _ in steps)
     assert compute_type == "float32" or steps[-1][1] == "float32"
@@ -55,12 +63,16 @@ def test_a_full_gpu_is_no_matter_of_the_cpus() -> None:
 
 
 @given(
-    compute_type=st.sampled_from(TYPES), batch=st.integers(0, 64), faults=st.lists(st.sampled_from([FULL, UNSUPPORTED]))
+    compute_type=st.sampled_from(TYPES),
+    batch=st.integers(0, 64),
+    faults=st.lists(st.sampled_from([FULL, UNSUPPORTED])),
 )
 def test_a_worker_is_known_in_the_daemon_by_another_name_and_steps_down_alike(
     compute_type: str, batch: int, faults: list[Diagnosis]
 ) -> None:
-    inside, outside = (WorkerSpec(device, compute_type, 0, batch, "") for device in ("cuda:0", "cuda:3"))
+    inside, outside = (
+        WorkerSpec(device, compute_type, 0, batch, "") for device in ("cuda:0", "cuda:3")
+    )
     for fault in faults:
         inside = step_down(inside, fault.remedy) or inside
         outside = step_down(outside, fault.remedy) or outside

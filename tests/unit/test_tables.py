@@ -6,17 +6,25 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from speakeasyd.cli.tables import plan_layout, record_lines, table_lines
-from speakeasyd.ledger.reading import Row
+from speakeasyd.ledger.readonly import Row
 
 WHEN = "2026-11-28T20:20:36.123Z"
 ROWS: list[Row] = [
-    {"job_id": 7, "audio_seconds": 1234.5, "path": "a folder/a long name of a file.flac", "created_at": WHEN},
+    {
+        "job_id": 7,
+        "audio_seconds": 1234.5,
+        "path": "a folder/a long name of a file.flac",
+        "created_at": WHEN,
+    },
     {"job_id": 12, "audio_seconds": None, "path": "短い.wav", "created_at": WHEN},
 ]
 
 
 def shown(rows: list[Row], width: int | None, *, header: bool = True) -> list[str]:
-    return [line.plain for line in table_lines(rows, plan_layout(rows, width, header=header), header=header)]
+    return [
+        line.plain
+        for line in table_lines(rows, plan_layout(rows, width, header=header), header=header)
+    ]
 
 
 def test_without_a_terminal_it_is_as_wide_as_it_has_to_be() -> None:
@@ -64,13 +72,20 @@ def test_a_field_a_line() -> None:
 @given(
     table=st.integers(1, 8).flatmap(
         lambda columns: st.lists(
-            st.lists(st.one_of(st.none(), st.integers(), st.text()), min_size=columns, max_size=columns), min_size=1
+            st.lists(
+                st.one_of(st.none(), st.integers(), st.text()), min_size=columns, max_size=columns
+            ),
+            min_size=1,
         )
     ),
     width=st.integers(20, 200),
 )
-def test_one_line_for_each_row_no_wider_than_the_terminal(header: bool, table: list[list[object]], width: int) -> None:
-    rows: list[Row] = [{f"column {number}": value for number, value in enumerate(row)} for row in table]
+def test_one_line_for_each_row_no_wider_than_the_terminal(
+    header: bool, table: list[list[object]], width: int
+) -> None:
+    rows: list[Row] = [
+        {f"column {number}": value for number, value in enumerate(row)} for row in table
+    ]
     lines = shown(rows, width, header=header)
     assert len(lines) == len(rows) + header
     assert all(cell_len(line) <= width for line in lines)

@@ -36,7 +36,9 @@ async def test_calls_run_in_their_order_one_at_a_time() -> None:
 async def test_as_many_calls_run_together_as_the_group_is_large() -> None:
     group = ThreadGroup("test", size=3)
     together = threading.Barrier(3)
-    await asyncio.wait_for(asyncio.gather(*(group.run(together.wait) for _ in range(3))), TEST_LIMIT_S)
+    await asyncio.wait_for(
+        asyncio.gather(*(group.run(together.wait) for _ in range(3))), TEST_LIMIT_S
+    )
 
 
 async def test_the_deadline_is_over_the_whole_call_and_the_next_call_has_a_thread() -> None:
@@ -113,6 +115,10 @@ asyncio.run(main())
 
 def test_the_process_ends_although_a_call_does_not() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=TEST_LIMIT_S, check=True
+        [sys.executable, "-c", PROGRAM],
+        capture_output=True,
+        text=True,
+        timeout=TEST_LIMIT_S,
+        check=True,
     )
     assert ended.stdout == "left\n"

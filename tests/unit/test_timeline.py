@@ -10,7 +10,9 @@ from speakeasyd.engine.timeline import Stamp, Timeline
 FRAME = 0.02  # seconds
 
 
-def place(times: Sequence[float | None], *, start: float | None = 0.0, broadcast: bool = False) -> Timeline:
+def place(
+    times: Sequence[float | None], *, start: float | None = 0.0, broadcast: bool = False
+) -> Timeline:
     timeline = Timeline(start, broadcast=broadcast)
     stamps = [Stamp(time, FRAME) for time in times]
     for stamp, following in pairwise([*stamps, None]):
@@ -34,7 +36,9 @@ def test_no_timestamps_at_all() -> None:
 
 
 def test_jitter_makes_no_gaps() -> None:
-    times = [time + (0.015 if number % 2 else -0.015) for number, time in enumerate(steady(0.1, 500))]
+    times = [
+        time + (0.015 if number % 2 else -0.015) for number, time in enumerate(steady(0.1, 500))
+    ]
     timeline = Timeline(times[0])
     gaps = [timeline.place(Stamp(a, FRAME), Stamp(b, FRAME)) for a, b in pairwise(times)]
     assert set(gaps) == {0.0}

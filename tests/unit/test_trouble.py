@@ -5,13 +5,25 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.durable import long_path
+from speakeasyd.durable import to_long_path
 from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
-from speakeasyd.outbox.trouble import explained, is_outage
+from speakeasyd.outbox.os_errors import is_outage, translate_os_errors
 
 
 @pytest.mark.parametrize(
-    "number", ["ENOSPC", "EROFS", "EACCES", "EPERM", "EIO", "ENOENT", "EMFILE", "EDQUOT", "ESTALE", "ENOTCONN"]
+    "number",
+    [
+        "ENOSPC",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EIO",
+        "ENOENT",
+        "EMFILE",
+        "EDQUOT",
+        "ESTALE",
+        "ENOTCONN",
+    ],
 )
 def test_a_folder_that_is_full_or_away_is_waited_for(number: str) -> None:
     code = getattr(errno, number, None)
@@ -19,16 +31,21 @@ def test_a_folder_that_is_full_or_away_is_waited_for(number: str) -> None:
         pytest.skip(f"{number} is unknown here")
     error = OSError(code, "no")
     assert is_outage(error)
-    with pytest.raises(OutboxUnavailable, match="/out cannot be written") as outage, explained(Path("/out")):
+    with (
+        pytest.raises(OutboxUnavailable, match="/out cannot be written") as outage,
+        translate_os_errors(Path("/out")),
+    ):
         raise error
     assert outage.value.hint
 
 
-@pytest.mark.parametrize("number", ["ENAMETOOLONG", "EINVAL", "ENOTDIR", "EISDIR", "EILSEQ", "EFBIG"])
+@pytest.mark.parametrize(
+    "number", ["ENAMETOOLONG", "EINVAL", "ENOTDIR", "EISDIR", "EILSEQ", "EFBIG"]
+)
 def test_a_name_that_will_never_be_taken_ends_the_job(number: str) -> None:
     error = OSError(getattr(errno, number), "no")
     assert not is_outage(error)
-    with pytest.raises(FileFault) as refusal, explained(Path("/out")):
+    with pytest.raises(FileFault) as refusal, translate_os_errors(Path("/out")):
         raise error
     assert refusal.value.code is ErrorCode.OUTPUT_REFUSED
 
@@ -48,5 +65,5 @@ def test_an_unplugged_drive_on_windows_is_waited_for() -> None:
     ],
 )
 def test_windows_gets_paths_that_may_be_long(path: str, long: str) -> None:
-    assert long_path(path, platform="win32") == long
-    assert long_path(path, platform="linux") == path
+    assert to_long_path(path, platform="win32") == long
+    assert to_long_path(path, platform="linux") == path

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from speakeasyd.domain.job import JobId, Token
-from speakeasyd.domain.languages import Stretch
+from speakeasyd.domain.languages import LanguageEvidence
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import Task
 from speakeasyd.engine.audio import SAMPLE_RATE
 from speakeasyd.engine.clips import Clip
-from speakeasyd.engine.decoding import Plan, Way
+from speakeasyd.engine.decoding import DecodingMethod, DecodingPlan
 from speakeasyd.engine.language import LanguageTurn, Piece, divide_clip, join_turns
-from speakeasyd.engine.pipeline import _Job
+from speakeasyd.engine.pipeline import _PipelineJob
 
 
 def a_clip(index: int = 0, seconds: float = 20.0, **changes: object) -> Clip:
@@ -21,7 +21,7 @@ def a_clip(index: int = 0, seconds: float = 20.0, **changes: object) -> Clip:
 
 def spoken(start: float, end: float, language: str) -> Piece:
     probabilities = {"de": 0.01, "en": 0.01} | {language: 0.98}
-    return Piece(start, end, Stretch(end - start, probabilities))
+    return Piece(start, end, LanguageEvidence(end - start, probabilities))
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_turns_cover_the_clip_and_change_in_a_pause() -> None:
     assert join_turns(a_clip(), pieces[:2], "en") == [LanguageTurn(0.0, 20.0, "de")]
 
 
-def a_job(**changes: object) -> _Job:
+def a_job(**changes: object) -> _PipelineJob:
     task = Task(JobId(1), Token("mine"), "a.wav", Options(), None)
-    return _Job(task, iter(()), **({"plan": None, "said": {}} | changes))  # type: ignore[arg-type]
+    return _PipelineJob(task, iter(()), **({"plan": None, "said": {}} | changes))  # type: ignore[arg-type]
 
 
 def test_the_text_before_is_that_in_the_same_language() -> None:
@@ -66,7 +66,9 @@ def test_the_text_before_is_that_in_the_same_language() -> None:
 
 
 def test_the_language_before_is_waited_for_only_where_it_can_come() -> None:
-    plan = Plan(start=(), hints=(), language="de", way=Way(), ladder=(), words=False)
+    plan = DecodingPlan(
+        start=(), hints=(), language="de", way=DecodingMethod(), ladder=(), words=False
+    )
     job = a_job(plan=plan)
     first, second, third = (a_clip(n, follows=n - 1 if n else None) for n in range(3))
     assert job.language_before(first) == "de"  # that of the file's beginning
@@ -82,7 +84,9 @@ def test_the_language_before_is_waited_for_only_where_it_can_come() -> None:
 
 
 def test_a_chunk_that_depends_on_the_one_before_waits_for_it() -> None:
-    plan = Plan(start=(), hints=(), language="de", way=Way(), ladder=(), words=False)
+    plan = DecodingPlan(
+        start=(), hints=(), language="de", way=DecodingMethod(), ladder=(), words=False
+    )
     job = a_job(plan=plan)
     before, clip = a_clip(0), a_clip(1, follows=0)
     job.waiting = [before, clip]

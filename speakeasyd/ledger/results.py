@@ -1,0 +1,223 @@
+"""What workers deliver: chunks, deaths on a chunk, and the word that all is in."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from sqlalchemy import Connection, Table, bindparam, insert, select, tuple_, update
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from speakeasyd.domain.job import JobId, Status, Token
+from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind, join_texts
+from speakeasyd.ledger import retries
+from speakeasyd.ledger.tables import chunks, jobs, retry_chunks, segments, strikes
+from speakeasyd.ledger.text_columns import encode_json
+from speakeasyd.ledger.transitions import require_claim, update_owned_job
+from speakeasyd.ledger.writer import Transaction
+
+ALMOST = 0.99  # the most that progress shows before it is known that no more chunks come
+
+_ADVANCE = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job_id"))
+    .values(
+        progress=bindparam("reached"), compute_seconds=jobs.c.compute_seconds + bindparam("spent")
+    )
+)
+
+
+def store_chunks(tx: Transaction, done: Sequence[tuple[JobId, Token, Chunk]]) -> frozenset[JobId]:
+    """Keep these chunks; one that is kept already stays as it is.
+
+    Returns the jobs whose claim is lost: theirs are not kept.
+    """
+    held = _find_claimed(tx.connection, {job_id for job_id, _, _ in done})
+    ours = {(row.id, row.claim_token) for row in held.values()}
+    fresh = _select_new_chunks(
+        tx.connection, [(job_id, chunk) for job_id, token, chunk in done if (job_id, token) in ours]
+    )
+    if fresh:
+        _insert_chunks(tx, fresh)
+        tx.connection.execute(_ADVANCE, _compute_progress(tx, fresh, held))
+    return frozenset(job_id for job_id, token, _ in done if (job_id, token) not in ours)
+
+
+def _insert_chunks(tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]]) -> None:
+    """Those of a retry lie beside the finished transcript until all are in."""
+    retried = retries.find_retried(tx.connection, {job_id for job_id, _ in fresh})
+    rows: list[dict[str, object]] = []
+    texts: list[dict[str, object]] = []
+    for job_id, chunk in fresh:
+        if job_id in retried:
+            retries.keep_chunk(
+                tx, _build_chunk_row(tx, job_id, chunk), _build_segment_rows(job_id, chunk)
+            )
+        else:
+            rows.append(_build_chunk_row(tx, job_id, chunk))
+            texts += _build_segment_rows(job_id, chunk)
+    if rows:
+        tx.connection.execute(insert(chunks), rows)
+    if texts:
+        tx.connection.execute(insert(segments), texts)
+
+
+def add_strike(
+    tx: Transaction, job_id: JobId, token: Token, *, chunk: int, start: float, end: float
+) -> int:
+    """Count a worker's death against a chunk. Returns the strikes so far."""
+    require_claim(tx, job_id, token)
+    first = upsert(strikes).values(
+        job_id=job_id, chunk=chunk, start_seconds=start, end_seconds=end, strikes=1
+    )
+    tx.connection.execute(first.on_conflict_do_update(set_={"strikes": strikes.c.strikes + 1}))
+    so_far = select(strikes.c.strikes).where(strikes.c.job_id == job_id, strikes.c.chunk == chunk)
+    count: int = tx.connection.execute(so_far).scalar_one()
+    tx.record_event("chunk.struck", job_id, chunk=chunk, strikes=count)
+    return count
+
+
+def mark_transcribed(
+    tx: Transaction,
+    job_id: JobId,
+    token: Token,
+    *,
+    audio_seconds: float,
+    warnings: Sequence[MediaWarning],
+) -> None:
+    """All chunks are in. Stretches that were given up are added to the warnings."""
+    given_up = find_gaps(tx.connection, job_id, retries.get_work_table(tx.connection, job_id))
+    missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in given_up)
+    if missing:
+        warnings = [*warnings, MediaWarning(WarningKind.LEFT_OUT, f"not transcribed: {missing}")]
+    kinds = sorted({warning.kind for warning in warnings})
+    update_owned_job(
+        tx,
+        job_id,
+        token,
+        transcribed=True,
+        progress=1.0,
+        audio_seconds=audio_seconds,
+        warning=join_texts(warnings),
+        warning_kinds=encode_json(kinds) if kinds else None,
+        **_main_language(tx.connection, job_id),
+    )
+    tx.record_event(
+        "job.transcribed",
+        job_id,
+        audio_seconds=audio_seconds,
+        warning=join_texts(warnings),
+        warning_kinds=kinds,
+    )
+
+
+def _main_language(connection: Connection, job_id: JobId) -> dict[str, str | None]:
+    """What to change where most of the speech is not in the language that was found at first."""
+    found: str | None = connection.scalar(select(jobs.c.language).where(jobs.c.id == job_id))
+    seconds: defaultdict[str | None, float] = defaultdict(float)
+    for row in retries.read_work_segments(connection, job_id):
+        seconds[row["language"] or found] += row["end_seconds"] - row["start_seconds"]
+    main = max(seconds, key=lambda code: (seconds[code], code or ""), default=found)
+    return {} if main == found else {"language": main, "language_probability": None}
+
+
+def find_gaps(
+    connection: Connection, job_id: JobId, table: Table = chunks
+) -> tuple[tuple[float, float], ...]:
+    """Start and end, in seconds, of the chunks that were given up."""
+    given_up = select(table.c.start_seconds, table.c.end_seconds).where(
+        table.c.job_id == job_id, table.c.gap
+    )
+    return tuple(
+        (start, end) for start, end in connection.execute(given_up.order_by(table.c.start_seconds))
+    )
+
+
+def _find_claimed(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId, Any]:
+    """Those that are claimed by anyone."""
+    columns = select(jobs.c.id, jobs.c.claim_token, jobs.c.container_seconds, jobs.c.progress)
+    rows = connection.execute(
+        columns.where(jobs.c.id.in_(job_ids), jobs.c.status == Status.PROCESSING)
+    )
+    return {row.id: row for row in rows}
+
+
+def _select_new_chunks(
+    connection: Connection, done: Sequence[tuple[JobId, Chunk]]
+) -> list[tuple[JobId, Chunk]]:
+    """Those that the ledger does not have, each once."""
+    by_key = {(job_id, chunk.index): (job_id, chunk) for job_id, chunk in done}
+    retried = retries.find_retried(connection, {job_id for job_id, _ in done})
+    kept: set[tuple[int, int]] = set()
+    for table, keys in (
+        (chunks, [key for key in by_key if key[0] not in retried]),
+        (retry_chunks, [key for key in by_key if key[0] in retried]),
+    ):
+        columns = table.c.job_id, table.c.number
+        found = select(*columns).where(tuple_(*columns).in_(keys))
+        kept |= (
+            {(job_id, number) for job_id, number in connection.execute(found)} if keys else set()
+        )
+    return [item for key, item in by_key.items() if key not in kept]
+
+
+def _compute_progress(
+    tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]], held: Mapping[JobId, Any]
+) -> list[dict[str, object]]:
+    """Progress is how far into the file its chunks reach, if the container tells how long it is."""
+    by_job: defaultdict[JobId, list[Chunk]] = defaultdict(list)
+    for job_id, chunk in fresh:
+        by_job[job_id].append(chunk)
+    advances: list[dict[str, object]] = []
+    for job_id, new in by_job.items():
+        length = held[job_id].container_seconds
+        reached = min(ALMOST, max(chunk.end for chunk in new) / length) if length else 0.0
+        progress = max(held[job_id].progress, reached)
+        advances.append(
+            {"job_id": job_id, "reached": progress, "spent": sum(chunk.compute_s for chunk in new)}
+        )
+        for chunk in new:
+            tx.record_event(
+                "chunk.done",
+                job_id,
+                chunk=chunk.index,
+                end=chunk.end,
+                gap=chunk.gap,
+                progress=progress,
+            )
+    return advances
+
+
+def _build_chunk_row(tx: Transaction, job_id: JobId, chunk: Chunk) -> dict[str, object]:
+    return {
+        "job_id": job_id,
+        "number": chunk.index,
+        "start_seconds": chunk.start,
+        "end_seconds": chunk.end,
+        "channel": chunk.channel,
+        "redone": chunk.redone,
+        "gap": chunk.gap,
+        "compute_seconds": chunk.compute_s,
+        "committed_at": tx.now,
+        "language": chunk.language,
+    }
+
+
+def _build_segment_rows(job_id: JobId, chunk: Chunk) -> list[dict[str, object]]:
+    return [
+        {
+            "job_id": job_id,
+            "chunk": chunk.index,
+            "position": position,
+            "start_seconds": segment.start,
+            "end_seconds": segment.end,
+            "text": segment.text,
+            "channel": segment.channel,
+            "avg_logprob": segment.avg_logprob,
+            "compression_ratio": segment.compression_ratio,
+            "no_speech_prob": segment.no_speech_prob,
+            "words": encode_json([asdict(w) for w in segment.words]) if segment.words else None,
+            "language": segment.language,
+        }
+        for position, segment in enumerate(chunk.segments)
+    ]

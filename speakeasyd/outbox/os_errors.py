@@ -1,0 +1,76 @@
+"""What a refusal of the filesystem means: wait until the folder is well again, or give up this one file."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
+
+_FULL = ("ENOSPC", "EDQUOT")
+_REFUSED = (
+    "EROFS",
+    "EACCES",
+    "EPERM",
+    "EBUSY",
+    "ETXTBSY",
+    "EAGAIN",
+)  # on Windows also: held open by somebody just now
+_FAILING = ("EIO", "ENOENT", "ENXIO", "ENODEV", "ESTALE", "EREMOTEIO")
+_AWAY = ("ENOTCONN", "ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT")  # network shares
+_UNREACHABLE = ("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH")
+_PASSING = (
+    "EMFILE",
+    "ENFILE",
+    "ENOMEM",
+    "EINTR",
+    "EEXIST",
+)  # too much at once; a name that was taken in that moment
+_OUTAGES = frozenset(
+    getattr(errno, name)
+    for name in (*_FULL, *_REFUSED, *_FAILING, *_AWAY, *_UNREACHABLE, *_PASSING)
+    if hasattr(errno, name)
+)
+_WINDOWS_OUTAGES = frozenset({39, 51, 55, 59, 64, 121, 433, 483, 1117, 1167, 1231, 1232})
+"""Errors of full, failing and vanished drives and shares that Python gives the number EINVAL."""
+
+_HINTS = {
+    errno.ENOSPC: "Free some space; the queue goes on by itself.",
+    errno.EROFS: "Make the folder writable again; the queue goes on by itself.",
+    errno.EACCES: "Let speakeasyd's user write there; the queue goes on by itself.",
+    errno.ENOENT: "Mount or create the folder again; the queue goes on by itself.",
+}
+
+
+def _explain_sandbox(root: Path) -> str:
+    """systemd gives a service a view of the files in which all but its own folders are read-only."""
+    if "INVOCATION_ID" not in os.environ:
+        return ""
+    return (
+        f". Unless its disk is read-only: the unit's ReadWritePaths do not name it. Run `systemctl edit speakeasyd`, "
+        f"write [Service] and ReadWritePaths={root}, and restart the service"
+    )
+
+
+def is_outage(error: OSError) -> bool:
+    """Whether the same may work later, without a change of the file's name."""
+    return error.errno in _OUTAGES or getattr(error, "winerror", None) in _WINDOWS_OUTAGES
+
+
+@contextmanager
+def translate_os_errors(root: Path) -> Iterator[None]:
+    """An OSError inside becomes OutboxUnavailable, for the folder as a whole, or FileFault, for the one file."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{error.strerror or error}{_explain_sandbox(root) if error.errno == errno.EROFS else ''}"
+        if is_outage(error):
+            hint = _HINTS.get(
+                error.errno or 0, "The queue goes on by itself once the folder is well again."
+            )
+            raise OutboxUnavailable(f"{root} cannot be written: {reason}", hint=hint) from error
+        what = f"the file cannot be written in {root}: {reason}"
+        raise FileFault(
+            ErrorCode.OUTPUT_REFUSED, what, hint="Change the naming template or the file's name."
+        ) from error

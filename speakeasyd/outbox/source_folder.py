@@ -1,0 +1,236 @@
+"""What becomes of a source when its job has ended: into the archive, into the folder of failures, or deleted.
+
+Programs may write to a source at any time, so that what was checked may have changed when the file is removed. A source
+is therefore set aside first: renamed to a hidden name in its folder, by which no program opens it. There it is checked,
+and then moved or removed; if it changed or is open for writing, it gets its name back. A crash in between leaves the
+hidden file, and the next start gives it its name back.
+"""
+
+import errno
+import filecmp
+import hashlib
+import logging
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path, PurePath
+
+from speakeasyd.domain.job import EndedJob, Signature
+from speakeasyd.domain.naming import make_component
+from speakeasyd.durable import (
+    copy_durably,
+    create_draft,
+    is_regular_file,
+    make_folders,
+    sync_file,
+    sync_folder,
+)
+from speakeasyd.openness import find_holder
+from speakeasyd.outbox.managed_folder import ManagedFolder
+from speakeasyd.outbox.os_errors import translate_os_errors
+from speakeasyd.safe_open import FolderHandle, open_below
+
+log = logging.getLogger(__name__)
+
+NOTE = ".why.txt"  # ends the name of the note beside a failed source
+_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.speakeasyd-aside", re.DOTALL)
+_LONGEST_SUFFIX = 20  # characters of a name's ending that are kept in the hidden name
+_LONGEST = 220  # bytes of a name that are kept in the hidden name: filesystems allow 255
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The source stays where it is. `reason` is for people; empty where another version is there now, or nothing."""
+
+    reason: str = ""
+
+
+def delete_source(root: Path, ended: EndedJob) -> Kept | None:
+    """Delete a source below its inbox `root`, after reading it once more. None: it is deleted."""
+    if not _has_bytes(root, ended):
+        return Kept()
+    with _set_aside(root, ended) as aside:
+        if isinstance(aside, Kept):
+            return aside
+        aside.path.unlink()
+        aside.folder.sync()
+    return None
+
+
+def restore_aside(root: Path) -> bool:
+    """Give files that a crash left under their hidden names their own names back. False: the inbox is not there."""
+    if not root.is_dir():
+        return False
+    for place, _, names in os.walk(root):  # does not follow links
+        for name in names:
+            if found := _ASIDE.fullmatch(name):
+                folder = PurePath(place).relative_to(root).as_posix()
+                try:
+                    with FolderHandle.open(root, "" if folder == "." else folder) as handle:
+                        _put_back(handle, name, found[1])
+                except OSError as error:
+                    log.warning("%s cannot get its name back: %s", Path(place, name), error)
+    return True
+
+
+class SourceFolder(ManagedFolder):
+    """A folder that takes sources in, with the sub-folders of their inbox. Nothing in it is ever overwritten."""
+
+    def move_source(self, root: Path, ended: EndedJob, *, note: str = "") -> Path | Kept:
+        """Move a source of the inbox `root` here, with a note beside it if there is one. Returns where it is now.
+
+        Raises OutboxUnavailable or FileFault; the source then is where it was.
+        """
+        self.require_folder()
+        with translate_os_errors(self.path), _set_aside(root, ended) as aside:
+            if isinstance(aside, Kept):
+                return aside
+            target = next(
+                name
+                for name in self.propose_names(ended.path)
+                if _is_free_or_same(name, aside.path)
+            )
+            make_folders(target.parent)
+            if note:
+                _write_note(
+                    note, target.with_name(make_component(target.name, room=len(NOTE)) + NOTE)
+                )
+            _rename_aside(aside.path, target)
+            aside.folder.sync()
+            return target
+
+    def propose_names(self, path: bytes) -> Iterator[Path]:
+        """Where a source may lie, the best place first; it has the first that was free."""
+        wanted = self.resolve_path(os.fsdecode(path))
+        yield wanted
+        for number in count(2):
+            suffix = f" ({number}){wanted.suffix}"
+            yield wanted.with_name(make_component(wanted.stem, room=len(suffix.encode())) + suffix)
+
+
+# --- set aside, check, put back
+
+
+@dataclass(frozen=True, slots=True)
+class _Aside:
+    """A source under its hidden name."""
+
+    folder: FolderHandle
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path / self.name
+
+
+@contextmanager
+def _set_aside(root: Path, ended: EndedJob) -> Iterator[_Aside | Kept]:
+    """The source under a hidden name, checked; at the end it has its own name back if it is still there."""
+    above, _, name = os.fsdecode(ended.path).rpartition("/")
+    try:
+        folder = FolderHandle.open(root, above)
+    except (FileNotFoundError, NotADirectoryError):
+        yield Kept()
+        return
+    with folder:
+        hidden = _hide_source(folder, name, ended.signature)
+        if isinstance(hidden, Kept):
+            yield hidden
+            return
+        try:
+            # Who had opened it by then is seen now; nobody can open it any more.
+            yield _why_kept(folder, hidden, ended.signature) or _Aside(folder, hidden)
+        finally:
+            if folder.has(hidden):
+                _put_back(folder, hidden, name)
+
+
+def _hide_source(folder: FolderHandle, name: str, signature: Signature) -> str | Kept:
+    """Rename the file unless it is to be kept. Returns its hidden name."""
+    if kept := _why_kept(folder, name, signature):
+        return kept
+    hidden = _make_hidden_name(name)
+    try:
+        folder.replace_to(name, folder, hidden)
+    except FileNotFoundError:
+        return Kept()
+    return hidden
+
+
+def _why_kept(folder: FolderHandle, name: str, signature: Signature) -> Kept | None:
+    """Why a file may not be touched; None if it is the version that the job was about, and nobody writes to it."""
+    try:
+        found = Signature.of(folder.stat(name))
+    except FileNotFoundError:
+        return Kept()
+    if found != signature or not is_regular_file(folder.path / name):
+        return Kept()
+    holder = find_holder(folder.path / name)
+    return Kept(holder.value) if holder else None
+
+
+def _put_back(folder: FolderHandle, hidden: str, name: str) -> None:
+    """Under its own name, or beside a newer file that has taken it."""
+    path = PurePath(name)
+    if folder.has(name) and folder.stat(name).st_ino == folder.stat(hidden).st_ino:
+        folder.remove_file(hidden)  # a crash came between the two steps of the move
+        return
+    others = (f"{path.stem} ({number}){path.suffix}" for number in count(2))
+    wanted = name
+    while not folder.move_to(hidden, folder, wanted):
+        wanted = next(others)
+    folder.sync()
+
+
+def _make_hidden_name(name: str) -> str:
+    suffix = PurePath(name).suffix[-_LONGEST_SUFFIX:]
+    stem = name.removesuffix(suffix)
+    while len(os.fsencode(stem + suffix)) > _LONGEST:
+        stem = stem[:-1]
+    return f".{stem}{suffix}.{secrets.token_hex(4)}.speakeasyd-aside"
+
+
+def _has_bytes(root: Path, ended: EndedJob) -> bool:
+    """Whether the file still has the bytes that were transcribed, whatever its times say."""
+    try:
+        with open_below(root, ended.path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == ended.sha256
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+# --- into a shelf
+
+
+def _rename_aside(source: Path, target: Path) -> None:
+    if target.exists():  # a copy from before a crash
+        source.unlink()
+        return
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        copy_durably(source, target)
+        source.unlink()
+    sync_folder(target.parent)
+
+
+def _write_note(note: str, target: Path) -> None:
+    """Written before the file comes, so that a crash in between leaves no file without its reason."""
+    with create_draft(target.parent) as (path, file):
+        file.write(note.encode("utf-8", "replace"))
+        sync_file(file)
+        file.close()
+        path.replace(target)
+    sync_folder(target.parent)
+
+
+def _is_free_or_same(name: Path, source: Path) -> bool:
+    return not os.path.lexists(name) or (
+        is_regular_file(name) and filecmp.cmp(source, name, shallow=False)
+    )

@@ -1,0 +1,82 @@
+"""Every error of the API in one form, with what to do about it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from speakeasyd.errors import FileFault, LedgerError, QueryError, QueryTimeout, SpeakeasyError
+from speakeasyd.recorder.libraries import RecorderBusy, RecorderUnavailable
+from speakeasyd.server.schemas import ErrorAnswer
+
+_STATUSES: Mapping[type[SpeakeasyError], int] = {
+    LedgerError: 503,
+    QueryTimeout: 503,
+    RecorderBusy: 409,
+    RecorderUnavailable: 503,
+    FileFault: 422,
+    QueryError: 422,
+}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorAnswer, "description": what}
+    for code, what in {
+        400: "The request is wrong.",
+        401: "A token is needed.",
+        403: "From another site.",
+        404: "It is not there.",
+        409: "It cannot be, as things are.",
+        413: "Too large.",
+        422: "A value is wrong.",
+        503: "Not just now.",
+    }.items()
+}
+"""What any route may answer."""
+_HINTS: Mapping[int, str] = {413: "`server.upload_mb` is the limit of an upload."}
+
+
+class RequestRefused(SpeakeasyError):
+    """A request that is answered by an error."""
+
+    def __init__(self, status: int, what: str, *, hint: str = "") -> None:
+        super().__init__(what, hint=hint)
+        self.status = status
+
+
+def build_error(status: int, message: str, hint: str = "") -> JSONResponse:
+    return JSONResponse({"error": {"message": message, "hint": hint}}, status)
+
+
+def install_handlers(app: FastAPI) -> None:
+    app.add_exception_handler(SpeakeasyError, _on_expected_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(Exception, _on_defect)
+
+
+async def _on_expected_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SpeakeasyError)  # noqa: S101 - what it is registered for
+    known = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 400)
+    status = error.status if isinstance(error, RequestRefused) else known
+    return build_error(status, str(error), error.hint)
+
+
+async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    told = build_error(error.status_code, str(error.detail), _HINTS.get(error.status_code, ""))
+    told.headers.update(error.headers or {})
+    return told
+
+
+async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    return build_error(422, f"{where}: {first['msg']}" if where else str(first["msg"]))
+
+
+async def _on_defect(_request: Request, _error: Exception) -> JSONResponse:
+    """It is raised again once this is sent, and so comes to the log."""
+    return build_error(500, "a defect of speakeasyd", "The log has the details.")

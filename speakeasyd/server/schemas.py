@@ -1,0 +1,208 @@
+"""What the API answers: rows of the public views, and the one form of an error. Docs for people who write clients."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from speakeasyd.domain.job import Status
+
+
+class Answer(BaseModel):
+    """Further keys may come with any version."""
+
+    model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Problem(Answer):
+    message: str
+    hint: str = ""
+    """What to do about it."""
+
+
+class ErrorAnswer(Answer):
+    error: Problem
+
+
+class JobAnswer(Answer):
+    """A row of the view `job_status`. Times are UTC, ISO 8601."""
+
+    job_id: int
+    batch: str
+    inbox: str
+    path: str
+    """Relative to the inbox."""
+    status: Status
+    progress: float = Field(ge=0, le=1)
+    attempts: int
+    audio_seconds: float | None
+    language: str | None
+    model: str | None
+    device: str | None
+    error_code: str | None
+    error: str | None
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    available_at: str
+    """Not tried before."""
+    preset: str | None
+    warning: str | None
+    bytes: int
+    sha256: str
+    priority: int
+    duplicate_of: int | None
+    warning_kinds: str | None
+    superseded_by: int | None
+    retry_error: str | None
+    """Why the last retry of a completed job failed; its transcript is the one from before."""
+    has_transcript: bool
+    """Whether there is a finished transcript; also while the job is tried again."""
+
+
+class Attempt(Answer):
+    started_at: str
+    ended_at: str | None
+    outcome: str | None
+    model: str | None
+    device: str | None
+    error_code: str | None
+    error: str | None
+
+
+class WrittenArtifact(Answer):
+    format: str
+    outbox: str
+    path: str
+    """Relative to the outbox."""
+    bytes: int
+    sha256: str
+    written_at: str | None
+
+
+class IncidentAnswer(Answer):
+    at: str
+    kind: str
+    device: str | None
+    error: str
+    action: str
+
+
+class JobDetails(JobAnswer):
+    attempts_made: list[Attempt]
+    artifacts: list[WrittenArtifact]
+    incidents: list[IncidentAnswer]
+    advice: str | None
+    """What a person can do about its error."""
+
+
+class Jobs(Answer):
+    jobs: list[JobAnswer]
+    next: int | None
+    """The `before` of the next page; null: there is none."""
+
+
+class Batch(Answer):
+    """A row of the view `batch_progress`."""
+
+    batch: str
+    total: int
+    pending: int
+    processing: int
+    completed: int
+    failed: int
+    cancelled: int
+    skipped: int
+    audio_seconds: float
+    progress: float
+    created_at: str
+
+
+class Batches(Answer):
+    batches: list[Batch]
+
+
+class UploadedFile(Answer):
+    path: str
+    """Relative to the inbox."""
+    bytes: int
+    job_id: int
+    status: Status
+    """`skipped`: the same bytes have been there under this path."""
+
+
+class Upload(Answer):
+    batch: str
+    inbox: str
+    files: list[UploadedFile]
+
+
+class Paused(Answer):
+    pauses: dict[str, str]
+    """Why work stands still, by cause."""
+
+
+class SearchHitAnswer(Answer):
+    job_id: int
+    path: str
+    start: float
+    end: float
+    channel: int | None
+    created_at: str
+    snippet: str
+    """The words found in brackets."""
+
+
+class SearchHitsAnswer(Answer):
+    hits: list[SearchHitAnswer]
+
+
+class Hour(Answer):
+    """A row of the view `throughput_hourly`."""
+
+    hour: str
+    completed: int
+    failed: int
+    audio_seconds: float
+    compute_seconds: float
+    speed: float
+
+
+class Hours(Answer):
+    hours: list[Hour]
+
+
+class Overview(Answer):
+    """The daemon at one moment."""
+
+    version: str
+    seq: int
+    """Of the newest event."""
+    counts: dict[str, int]
+    """Jobs by status."""
+    speed: float | None
+    """Seconds of audio in a second, over the last minutes."""
+    left_s: float | None
+    """Seconds until the queue is empty."""
+    pauses: dict[str, str]
+    held_by_person: list[str]
+    """Causes of pauses that do not end by themselves: they last until `resume`."""
+    failures: dict[str, str]
+    """What does not work just now, and why."""
+    workers: list[dict[str, object]]
+    inboxes: list[dict[str, object]]
+    waiting: list[dict[str, object]]
+    """Files that do not settle."""
+    incidents: list[dict[str, object]]
+    batches: list[Batch]
+    in_work: list[dict[str, object]]
+    ended: list[dict[str, object]]
+    """The latest."""
+    presets: list[str]
+    inbox_names: list[str]
+    recorder: bool
+    """Whether this machine can record."""
+
+
+class HealthAnswer(Answer):
+    status: Literal["ok", "failing"]
+    checks: dict[str, str]

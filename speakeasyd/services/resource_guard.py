@@ -1,0 +1,83 @@
+"""Leaves the machine to others: outside of the hours of work, and when memory is short."""
+
+from collections.abc import Awaitable, Callable
+
+from speakeasyd.clock import Clock
+from speakeasyd.config import PoliteSettings
+from speakeasyd.domain import work_hours
+from speakeasyd.domain.memory_pressure import MemoryPressure, update_pressure
+from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.service import Service
+from speakeasyd.system.memory import read_available_mb, read_gpu_available_mb
+from speakeasyd.workers.pool import Pool
+
+LOOK_S = 15.0  # seconds between looks
+HELD_LOOK_S = 5.0  # seconds while memory is short: others should not wait for our models to go
+
+
+class ResourceGuard(Service):
+    """Begins and ends the pauses `hours`, `memory` and `vram`, for which the dispatcher lets go of its work."""
+
+    def __init__(
+        self,
+        *,
+        settings: PoliteSettings,
+        pauses: Pauses,
+        pool: Pool,
+        clock: Clock,
+        memory_mb: Callable[[], float] = read_available_mb,
+        vram_mb: Callable[[list[int]], Awaitable[float | None]] = read_gpu_available_mb,
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._spans = [work_hours.parse_window(span) for span in settings.hours]
+        self._pauses = pauses
+        self._pool = pool
+        self._clock = clock
+        self._memory_mb = memory_mb
+        self._vram_mb = vram_mb
+        self._memory = MemoryPressure()
+        self._vram = MemoryPressure()
+
+    async def run_once(self) -> float:
+        await self._apply_work_hours()
+        wanted = self._settings
+        self._memory = update_pressure(
+            self._memory, there=self._memory_mb(), limit=wanted.memory_mb
+        )
+        await self._set_pause(
+            "memory", self._memory.high, f"less than {wanted.memory_mb} MB of memory are available"
+        )
+        there = await self._vram_mb(self._list_gpu_workers()) if wanted.vram_mb else None
+        self._vram = update_pressure(self._vram, there=there, limit=wanted.vram_mb)
+        await self._set_pause(
+            "vram",
+            self._vram.high,
+            f"other programs leave a GPU less than {wanted.vram_mb} MB of memory",
+        )
+        if not (self._memory.high or self._vram.high):
+            return LOOK_S
+        self._pool.unload_idle_models()
+        return HELD_LOOK_S
+
+    async def _apply_work_hours(self) -> None:
+        local = self._clock.utc().astimezone()
+        outside = not work_hours.is_work_time(self._spans, local)
+        begins = f"{work_hours.find_next_begin(self._spans, local):%A %H:%M}" if outside else ""
+        await self._set_pause(
+            "hours", outside, f"it is outside of the hours of work; they begin on {begins}"
+        )
+
+    async def _set_pause(self, cause: str, holds: bool, reason: str) -> None:
+        if holds:
+            await self._pauses.begin_pause(cause, reason)
+        else:
+            await self._pauses.end_pause(cause)
+
+    def _list_gpu_workers(self) -> list[int]:
+        """Processes that have a model there."""
+        return [
+            worker.pid
+            for worker in self._pool.status()
+            if worker.pid and worker.model and worker.device != "cpu"
+        ]

@@ -1,0 +1,135 @@
+"""Puts sources away once their job has ended: into the archive or the failed folder, or off the disk."""
+
+import asyncio
+
+from speakeasyd.clock import Clock, format_utc
+from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.job import EndedJob, Sighting
+from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL
+from speakeasyd.errors import SpeakeasyError
+from speakeasyd.events import Event, EventHub
+from speakeasyd.inbox.rules import InboxRules
+from speakeasyd.inbox.scanner import InboxMissing, scan_inbox
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.outbox.source_folder import Kept, SourceFolder, delete_source, restore_aside
+from speakeasyd.services.service import Service
+from speakeasyd.thread_group import ThreadGroup
+
+SCAN_S = 600.0  # seconds for the folders of one inbox to answer a whole scan
+MOVE_S = (
+    3600.0  # seconds for one file to be moved, which copies it where the archive is on another disk
+)
+MOVERS = 2  # files of one inbox moved at a time
+
+NOTE = """\
+This file could not be transcribed.
+
+What happened: {error}
+Error code:    {code} (docs/errors.md says what to do)
+Job:           {job_id}
+When:          {now}
+
+To try again, put the file into the inbox once more.
+"""
+
+
+class SourceDisposal(Service):
+    """Never fails a job: a source that cannot be put away stays where it is, and the next round tries again.
+
+    A round compares what lies in the inboxes with the ledger, so it also finds what a crash has left.
+    """
+
+    def __init__(self, *, ledger: Ledger, settings: Settings, hub: EventHub, clock: Clock) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._hub = hub
+        self._clock = clock
+        self._period_s = settings.watch.rescan_s
+        self._inboxes = {inbox.name: inbox for inbox in settings.inboxes}
+        self._rules = {
+            inbox.name: InboxRules.for_inbox(settings, inbox) for inbox in settings.inboxes
+        }
+        self._archives = {
+            inbox.name: SourceFolder(inbox.archive)
+            for inbox in settings.inboxes
+            if inbox.archive and inbox.sources == "archive"
+        }
+        self._restored: set[str] = set()
+        self._threads = {
+            inbox.name: ThreadGroup(f"sources of {inbox.name}", size=MOVERS)
+            for inbox in settings.inboxes
+        }
+        self._failed = {
+            inbox.name: SourceFolder(inbox.failed) for inbox in settings.inboxes if inbox.failed
+        }
+
+    async def run_once(self) -> float:
+        await asyncio.gather(*(self._run_inbox(inbox) for inbox in self._inboxes.values()))
+        return self._period_s
+
+    async def _run_inbox(self, inbox: InboxSettings) -> None:
+        """One that does not answer keeps no other waiting for longer than the deadline."""
+        threads = self._threads[inbox.name]
+        try:
+            if inbox.name not in self._restored and await threads.run_within(
+                SCAN_S, restore_aside, inbox.path
+            ):
+                self._restored.add(inbox.name)
+            if inbox.sources == "keep" and not inbox.failed:
+                return
+            sightings = await threads.run_within(SCAN_S, self._scan_inbox, inbox)
+        except TimeoutError:
+            return  # the lookout tells
+        for ended in await self._ledger.find_ended_jobs(inbox.name, sightings):
+            await self.dispose_source(inbox.name, ended, again=True)
+
+    async def dispose_source(self, name: str, ended: EndedJob, *, again: bool = False) -> None:
+        """As the inbox's settings say. It is kept if they say so, if another version has taken its place, or if there
+        is more in it than in its transcript. `again`: it has been told before that it is kept.
+        """
+        try:
+            done = await self._threads[name].run_within(
+                MOVE_S, self._dispose_blocking, self._inboxes[name], ended
+            )
+        except (SpeakeasyError, OSError) as error:
+            self._publish_event("source.stuck", ended, error=str(error))
+        else:
+            if not isinstance(done, Kept):
+                self._publish_event("source.put_away", ended, done=done)
+            elif done.reason and not again:
+                self._publish_event("source.kept", ended, reason=done.reason)
+
+    def _dispose_blocking(self, inbox: InboxSettings, ended: EndedJob) -> str | Kept:
+        """What was done, in words. Blocks."""
+        deletes = ended.failure is None and inbox.sources == "delete"
+        shelf = (self._archives if ended.failure is None else self._failed).get(inbox.name)
+        if not deletes and not shelf:
+            return Kept()
+        if kinds := ended.warnings & (PARTIAL if deletes else INCOMPLETE):
+            return Kept(f"its transcript has not all of it: {', '.join(sorted(kinds))}")
+        if shelf:
+            taken = shelf.move_source(inbox.path, ended, note=self._build_note(ended))
+            return taken if isinstance(taken, Kept) else f"moved to {taken}"
+        return delete_source(inbox.path, ended) or "deleted"
+
+    def _build_note(self, ended: EndedJob) -> str:
+        if ended.failure is None:
+            return ""
+        code, error = ended.failure
+        return NOTE.format(
+            job_id=ended.job_id, code=code, error=error, now=format_utc(self._clock.utc())
+        )
+
+    def _publish_event(self, kind: str, ended: EndedJob, **data: object) -> None:
+        said = {"path": ended.path.decode("utf-8", "backslashreplace"), **data}
+        self._hub.publish(
+            Event(kind=kind, at=format_utc(self._clock.utc()), job_id=ended.job_id, data=said)
+        )
+
+    def _scan_inbox(self, inbox: InboxSettings) -> list[Sighting]:
+        try:
+            return list(
+                scan_inbox(inbox.path, self._rules[inbox.name], on_error=lambda _path, _error: None)
+            )
+        except InboxMissing:  # the lookout tells
+            return []

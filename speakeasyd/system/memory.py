@@ -1,0 +1,69 @@
+"""How much memory there is for us: that of the machine, and that of its NVIDIA GPUs."""
+
+import asyncio
+import csv
+import shutil
+from collections.abc import Collection
+from contextlib import suppress
+
+import psutil
+
+MB = 1 << 20  # bytes
+ANSWER_S = 10.0  # seconds for nvidia-smi; a driver in trouble may never answer
+_TOTALS = ("--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits")
+_OURS = ("--query-compute-apps=gpu_uuid,pid,used_memory", "--format=csv,noheader,nounits")
+
+
+def read_available_mb() -> float:
+    """What programs can have without swapping."""
+    return float(psutil.virtual_memory().available) / MB
+
+
+async def read_gpu_available_mb(ours: Collection[int], *, tool: str = "nvidia-smi") -> float | None:
+    """What other programs leave of the GPU that has least: free, or held by the processes `ours`.
+
+    None where nobody can tell: without the tool, or where it does not see our processes, as in most containers.
+    """
+    program = shutil.which(tool)
+    if program is None:
+        return None
+    free = await _run_tool(program, *_TOTALS)
+    held = await _run_tool(program, *_OURS) if ours else []
+    return find_least_mb(free, held, ours)
+
+
+def find_least_mb(
+    free: list[list[str]], held: list[list[str]], ours: Collection[int]
+) -> float | None:
+    """From the rows that nvidia-smi gives: GPU and free MB; GPU, process and its MB."""
+    try:
+        left = {gpu: float(mb) for gpu, mb in free}
+        mine = [(gpu, float(mb)) for gpu, pid, mb in held if int(pid) in ours]
+    except ValueError:  # such as [N/A]
+        return None
+    if not left or (ours and not mine):
+        return None
+    for gpu, mb in mine:
+        left[gpu] = left.get(gpu, 0.0) + mb
+    return min(left.values())
+
+
+async def _run_tool(program: str, *arguments: str) -> list[list[str]]:
+    """The cells of what it prints; nothing if it fails."""
+    process = await asyncio.create_subprocess_exec(
+        program,
+        *arguments,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        out, _ = await asyncio.wait_for(process.communicate(), ANSWER_S)
+    except TimeoutError:
+        return []
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+    lines = out.decode(errors="replace").splitlines() if process.returncode == 0 else []
+    return [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
