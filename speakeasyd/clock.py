@@ -4,9 +4,8 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-JUMP_S = (
-    2.0  # seconds between two looks that tell a clock that was set from one that is adjusted slowly
-)
+# Seconds between two looks that tell a clock that was set from one that is adjusted slowly
+JUMP_S = 2.0
 
 
 class Clock(Protocol):

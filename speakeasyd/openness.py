@@ -18,9 +18,8 @@ from pathlib import Path
 
 from speakeasyd.domain.debounce import OpenFile, Openness
 
-SNAPSHOT_S = (
-    1.0  # seconds for which one look through /proc serves; it takes some tens of milliseconds
-)
+# Seconds for which one look through /proc serves; it takes some tens of milliseconds
+SNAPSHOT_S = 1.0
 
 if sys.platform == "linux":
     import fcntl

@@ -53,9 +53,8 @@ PIECE = 64  # bytes of a file that make one chunk
 CHUNK_S = 10.0  # seconds of audio that a chunk stands for
 _EXIT_FAULT = 70
 _SCRIPT = "script.json"
-_PLAYED = (
-    "script-played"  # a line of JSON for every chunk that was begun: its file's path, its index
-)
+# A line of JSON for every chunk that was begun: its file's path, its index
+_PLAYED = "script-played"
 
 
 class ManualClock:

@@ -24,9 +24,8 @@ from speakeasyd.ledger.queries import LEDGER, query_ledger
 from speakeasyd.mounts import SILENT, find_filesystem_type
 
 LOW, EMPTY = 2 << 30, 200 << 20  # bytes of free disk
-FEW_WATCHES = (
-    65536  # folders that a default kernel of some years ago watches; large archives have more
-)
+# Folders that a default kernel of some years ago watches; large archives have more
+FEW_WATCHES = 65536
 _WAL_FLAW = (
     (3, 7, 0),
     (3, 51, 2),

@@ -20,9 +20,8 @@ from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
 
-WORTH = (
-    1.03  # times as fast that another way has to be, to be chosen over one that was tried before it
-)
+# Times as fast that another way has to be, to be chosen over one that was tried before it
+WORTH = 1.03
 _GPU = [
     ("float16", 1, 16),
     ("float16", 1, 32),

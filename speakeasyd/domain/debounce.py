@@ -10,9 +10,8 @@ from enum import Enum
 
 from speakeasyd.domain.job import Signature
 
-HINTED_SHARE = (
-    4  # a file that was closed or moved in need be still for this part of the settle time only
-)
+# A file that was closed or moved in need be still for this part of the settle time only
+HINTED_SHARE = 4
 HINTED_LEAST_S = 0.3  # seconds, but never for less than this
 LOOK_AGAIN_S = 0.1  # seconds between two looks at a file, at least
 LOOK_MOST_S = 60.0  # seconds between two looks at a file that cannot be read, at most
@@ -78,9 +77,8 @@ class DebounceState:
     seen: Observation | None = None
     looks: int = 0  # in a row that found the present state
     hinted: bool = False  # it was closed or moved in, and has not changed since
-    trouble: AccessProblem | OpenFile | None = (
-        None  # what the latest try to read it met; kept until it can be read
-    )
+    # What the latest try to read it met; kept until it can be read
+    trouble: AccessProblem | OpenFile | None = None
 
     def waits_long(self, now: float, settle_s: float) -> bool:
         """Whether people should be told. A denied permission does not pass by itself: it is told at once."""

@@ -36,9 +36,8 @@ ACCEPTING = frozenset({DeviceState.READY, DeviceState.BUSY, DeviceState.HALF_OPE
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPolicy:
-    restart_s: float = (
-        1.0  # ceiling of the first wait before a new worker; doubles with every failure in a row
-    )
+    # Ceiling of the first wait before a new worker; doubles with every failure in a row
+    restart_s: float = 1.0
     restart_min_s: float = 0.1  # no failure is followed by less
     restart_max_s: float = 60.0
     probe_s: float = 10.0  # first wait before a probe; doubles with every failure in a row
@@ -46,9 +45,8 @@ class RecoveryPolicy:
     person_probe_s: float = 300.0  # between probes for what only a person can mend
     leave_s: float = 3.0  # for a worker that reported a fault to leave by itself
     window_s: float = 600.0  # in which faults are counted against the device
-    faults_to_open: int = (
-        3  # faults in the window, no two on the same file, that condemn the device
-    )
+    # Faults in the window, no two on the same file, that condemn the device
+    faults_to_open: int = 3
     soft_limit: int = 8  # soft restarts in a row
     cpu_stand_in: bool = False  # the CPU takes the work of a device whose circuit is open
 

@@ -5,9 +5,8 @@ import re
 _CONTROLS = "\x00-\x1f\x7f-\x9f"  # C0, DEL and C1
 _SEPARATORS = "\u2028\u2029"  # break a line like "\n"
 _SURROGATES = "\ud800-\udfff"  # bytes of a name that are not UTF-8
-_DIRECTIONS = (
-    "\u202a-\u202e\u2066-\u206f"  # reorder the text around them; plain direction marks do not
-)
+# Reorder the text around them; plain direction marks do not
+_DIRECTIONS = "\u202a-\u202e\u2066-\u206f"
 
 _UNSAFE = re.compile(f"[{_CONTROLS}{_SEPARATORS}{_SURROGATES}{_DIRECTIONS}]")
 _UNSAFE_IN_TEXT = re.compile(rf"(?![\n\t]){_UNSAFE.pattern}")

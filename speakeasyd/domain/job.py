@@ -108,12 +108,10 @@ class NewJob:
     options: Options
     preset: str | None
     batch: str
-    failure: tuple[str, str] | None = (
-        None  # (error code, text) of a file that is refused at the door
-    )
-    patience: "IncompleteWait | None" = (
-        None  # with a file that ends early; None: it is known to be complete
-    )
+    # (error code, text) of a file that is refused at the door
+    failure: tuple[str, str] | None = None
+    # With a file that ends early; None: it is known to be complete
+    patience: "IncompleteWait | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +158,8 @@ class Job:
     attempts: int = 1
     batch: str = ""
     warnings: frozenset[WarningKind] = frozenset()  # once it is transcribed
-    final_at: str | None = (
-        None  # UTC, ISO 8601: before that, the file may go on if it ends early; None: it is complete
-    )
+    # UTC, ISO 8601: before that, the file may go on if it ends early; None: it is complete
+    final_at: str | None = None
 
     def locate_source(self, root: Path) -> Path:
         """The file below its inbox's root."""
@@ -177,7 +174,6 @@ class EndedJob:
     path: bytes
     signature: Signature
     sha256: str  # hex, of the bytes that the job was about
-    failure: tuple[str, str] | None = (
-        None  # (error code, text); None: its transcript is in the outbox
-    )
+    # (error code, text); None: its transcript is in the outbox
+    failure: tuple[str, str] | None = None
     warnings: frozenset[WarningKind] = frozenset()

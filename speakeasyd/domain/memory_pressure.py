@@ -2,9 +2,8 @@
 
 from dataclasses import dataclass
 
-CALM_SHARE = (
-    1.25  # of the limit must be there again, so that our own coming back is not the next shortage
-)
+# Of the limit must be there again, so that our own coming back is not the next shortage
+CALM_SHARE = 1.25
 CALM_LOOKS = 4  # in a row that must find it
 
 

@@ -36,9 +36,8 @@ class Task:
     skip: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
     max_seconds: float = 0.0  # refuse longer audio; 0: no limit
-    signature: Signature | None = (
-        None  # of the version that the task is about; None: whichever is there
-    )
+    # Of the version that the task is about; None: whichever is there
+    signature: Signature | None = None
     sha256: str = ""  # hex, of its bytes: they may be the same although the signature is not
     said: Mapping[int, str] = field(default_factory=dict)
     """Text of the committed chunks, by index: later chunks lean on it. One in `skip` but not here was given up.

@@ -28,9 +28,8 @@ class RecordingLimits:
     """When a recording ends by itself, in seconds; None: never."""
 
     max_s: float | None = None
-    until_silence_s: float | None = (
-        None  # without a sound, counted from the last one: nobody is cut off before a word
-    )
+    # Without a sound, counted from the last one: nobody is cut off before a word
+    until_silence_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,9 +43,8 @@ class Layout:
     parts: tuple[Part, ...]
     missing: int = 0  # bytes that the structure promises behind the end of the file
     ends_well: bool = False  # the structure reaches exactly or nearly to the end of the file
-    counts_frames: bool = (
-        False  # an MP3 that says how many frames it has, and is as long as it says
-    )
+    # An MP3 that says how many frames it has, and is as long as it says
+    counts_frames: bool = False
 
 
 class PartFile(io.RawIOBase):

@@ -47,9 +47,8 @@ from speakeasyd.engine.language import (
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
-_AHEAD_S = (
-    240.0  # seconds of speech decoded ahead for each place in a batch: two passages of long chunks
-)
+# Seconds of speech decoded ahead for each place in a batch: two passages of long chunks
+_AHEAD_S = 240.0
 
 InFlight = tuple[tuple[JobId, int], ...]
 

@@ -66,9 +66,8 @@ class WorkerHost:
     ) -> None:
         self._conn, self._spec, self._leave = conn, spec, leave
         self._sending, self._faulting = threading.Lock(), threading.Lock()
-        self._restarting = (
-            False  # a soft restart was announced: more faults of the kind are part of it
-        )
+        # A soft restart was announced: more faults of the kind are part of it
+        self._restarting = False
         self._inbound: queue.SimpleQueue[Request | _Idle | _SoftRestart] = queue.SimpleQueue()
         self._tasks: deque[Task] = deque()  # for another model than the one that is at work
         self._model: str | None = None

@@ -18,9 +18,8 @@ STRETCH = 20_000  # segments to look through at first; twice as many each furthe
 
 TERMS = 32  # words and phrases of one search
 PREFIXES = 8  # of them, those with a `*`
-PREFIX_LETTERS = (
-    2  # before the `*`, of an alphabet that has few: one letter stands for a good part of all words
-)
+# Before the `*`, of an alphabet that has few: one letter stands for a good part of all words
+PREFIX_LETTERS = 2
 
 TIME = r"^\d{4}(-\d\d(-\d\d([T ][\d:.]*Z?)?)?)?$"
 """How a filter may say a time."""

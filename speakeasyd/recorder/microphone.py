@@ -10,9 +10,8 @@ from typing import Any, Protocol
 
 from speakeasyd.recorder.libraries import RecorderUnavailable, load_sounddevice
 
-LEAVE_S = (
-    3.0  # seconds for a device to let go; the driver of one that was pulled out may never answer
-)
+# Seconds for a device to let go; the driver of one that was pulled out may never answer
+LEAVE_S = 3.0
 
 log = logging.getLogger(__name__)
 

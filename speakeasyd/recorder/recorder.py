@@ -152,9 +152,8 @@ class _RecordingSession(threading.Thread):
         self._spare = spare
         self._frame = source.channels * SAMPLE_BYTES  # bytes
         self._ring = RingBuffer(int(RING_S * source.rate) * self._frame)
-        self._lost = (
-            0  # blocks that found no room, or came after a gap; only the audio thread counts
-        )
+        # Blocks that found no room, or came after a gap; only the audio thread counts
+        self._lost = 0
         self._heard = RecordingProgress()
         self._peak_db = FLOOR_DB  # the loudest since the level was told last
         self.leave = threading.Event()

@@ -19,9 +19,8 @@ ACCEPTED_AT_ONCE = 16  # connections accepted before the first of them is judged
 WAITING = 256  # connections that wait in the kernel to be accepted
 
 TICK_S = 1.0  # seconds between two looks at the connections
-HEADER_S = (
-    10.0  # seconds for a whole header, since the connection began or the last answer was complete
-)
+# Seconds for a whole header, since the connection began or the last answer was complete
+HEADER_S = 10.0
 BODY_S = 20.0  # seconds for a body, and one more for each `BODY_RATE` bytes of it that have come
 BODY_RATE = 2_000  # bytes a second
 LEFTOVER_S = 10.0  # seconds for the rest of a body that was answered before it was complete

@@ -13,9 +13,8 @@ from speakeasyd.server.status import build_overview
 
 router = APIRouter()
 
-MISSED_MOST = (
-    5000  # events that a client that was away is told one by one; after more it begins anew
-)
+# Events that a client that was away is told one by one; after more it begins anew
+MISSED_MOST = 5000
 SEND_S = 10.0  # seconds for a client to take a message
 TOO_SLOW = 1013  # "try again later": with `after`, it misses nothing
 

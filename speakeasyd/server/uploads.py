@@ -33,9 +33,8 @@ from speakeasyd.server.schemas import UploadedFile as Taken
 router = APIRouter(tags=["jobs"])
 log = logging.getLogger(__name__)
 
-STAGING = (
-    ".speakeasyd-upload-"  # a folder of the inbox, not looked at: from there a rename is enough
-)
+# A folder of the inbox, not looked at: from there a rename is enough
+STAGING = ".speakeasyd-upload-"
 PATH_LIMIT = 1000  # bytes below the inbox
 TAKE_BACK_TRIES = 50
 TAKE_BACK_S = 0.02  # seconds between them

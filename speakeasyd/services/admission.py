@@ -37,12 +37,10 @@ SLICE = 1000  # files looked at in one go, and jobs added in one transaction, at
 LANES = 2  # files of one inbox read side by side
 BUNCH = 32  # small files read in one go by a lane
 BUNCH_BYTES = 8 * 1024 * 1024  # what they may have together; a larger file goes alone
-PATIENCE_S = (
-    0.5  # seconds that a round waits for the lanes, so that one transaction takes what they bring
-)
-RETRY_S = (
-    5.0  # seconds between tries while the ledger cannot be written, or the folder does not answer
-)
+# Seconds that a round waits for the lanes, so that one transaction takes what they bring
+PATIENCE_S = 0.5
+# Seconds between tries while the ledger cannot be written, or the folder does not answer
+RETRY_S = 5.0
 ANSWER_S = 120.0  # seconds for the folder to answer a slice of looks
 TOLD_EVERY_S = 5.0  # seconds between two looks at who waits for long
 TOLD_MOST = 1000  # files that are named as waiting for long

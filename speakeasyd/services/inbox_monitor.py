@@ -79,21 +79,18 @@ class InboxMonitor(Service):
         )
         self._complaint: str | None = None  # why not all events come; None when they should
         self._arm_again_at = 0.0  # monotonic seconds; matters only while there is a complaint
-        self._doubtful_until = (
-            0.0  # monotonic seconds until which missed events make scans frequent
-        )
+        # Monotonic seconds until which missed events make scans frequent
+        self._doubtful_until = 0.0
         self._scan_at = AT_ONCE  # monotonic seconds
         self._scanning = False
         self._scanned = False  # at least once, or the inbox is away
-        self._events_since_scan = (
-            False  # the watcher was armed before the last scan: a new file should be announced
-        )
+        # The watcher was armed before the last scan: a new file should be announced
+        self._events_since_scan = False
         self._folders: set[bytes] = set()
         self._unreadable: dict[bytes, str] = {}
         self._untaken: list[bytes] = []
-        self._rest_until = (
-            0.0  # monotonic seconds before which nothing but a loss of events makes it scan
-        )
+        # Monotonic seconds before which nothing but a loss of events makes it scan
+        self._rest_until = 0.0
         self.refusal = ""  # why the ledger could not be asked; empty while it can
         self._told: object = None
 

@@ -16,9 +16,8 @@ from speakeasyd.services.service import Service
 from speakeasyd.thread_group import ThreadGroup
 
 SCAN_S = 600.0  # seconds for the folders of one inbox to answer a whole scan
-MOVE_S = (
-    3600.0  # seconds for one file to be moved, which copies it where the archive is on another disk
-)
+# Seconds for one file to be moved, which copies it where the archive is on another disk
+MOVE_S = 3600.0
 MOVERS = 2  # files of one inbox moved at a time
 
 NOTE = """\

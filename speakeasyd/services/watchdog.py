@@ -21,9 +21,8 @@ from speakeasyd.workers.pool import Pool
 
 LOOK_S = 2.0  # seconds between looks
 ASLEEP_S = 30.0  # seconds without a look: the machine slept, and nobody could make progress
-PUBLISH_LEAST_S = (
-    60.0  # seconds that a publication may always take: it tries again when a folder refuses
-)
+# Seconds that a publication may always take: it tries again when a folder refuses
+PUBLISH_LEAST_S = 60.0
 
 DropTask = Callable[[JobId, Token], None]
 Progress = tuple[int, float, bool]

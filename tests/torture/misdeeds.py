@@ -15,9 +15,8 @@ GPU: Mapping[str, Mapping[str, object]] = {
 }
 CHUNKS = 6  # a file
 MID_FILE = 3  # a chunk that shares its batch with one of another file
-MOST_RESTARTS = (
-    4  # that one bad file may cost: twice on the GPU, once on the CPU, once for bad luck
-)
+# That one bad file may cost: twice on the GPU, once on the CPU, once for bad luck
+MOST_RESTARTS = 4
 TERMINATED = (
     "terminate called after throwing an instance of 'std::runtime_error'\n"
     "  what():  CUDA failed with error an illegal memory access was encountered\n"
