@@ -33,12 +33,12 @@ LOCAL_CALLS = {
     ("ledger/clients.py", "self._threads.shutdown"),
     ("ledger/ledger.py", "self._readers.shutdown"),
     ("services/janitor.py", "back_up_on_schedule"),
-    ("services/publisher.py", "_rendered"),
-    ("server/jobs.py", "contents"),
-    ("server/recording.py", "parts.recorder.devices"),
+    ("services/publisher.py", "_render_formats"),
+    ("server/jobs.py", "render_file"),
+    ("server/recording.py", "parts.recorder.list_devices"),
     ("server/recording.py", "parts.recorder.start"),
     ("server/recording.py", "parts.recorder.stop"),
-    ("server/service.py", "sweep"),
+    ("server/service.py", "remove_stale_uploads"),
 }
 """What may use the event loop's shared executor: local, bounded work, by module and function.
 
