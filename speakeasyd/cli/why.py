@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from speakeasyd import openness
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console, escape_strings, format_local_time, print_json
 from speakeasyd.clock import format_utc
@@ -117,6 +118,9 @@ def investigate_file(settings: Settings, file: Path) -> FileReport:
         known.facts.append(
             f"seen since {format_local_time(arrival['since'])}, {arrival['size']} bytes: {arrival['reason']}"
         )
+    writer = openness.find_holder(file) if presence is Presence.THERE and not ignored else None
+    if writer and not known.facts:
+        known.facts.append(f"it is {writer.value}")
     denied = "" if ignored or known.jobs else _why_denied(settings, inbox, file, path)
     if denied:
         known.facts.append(denied)
@@ -130,7 +134,11 @@ def investigate_file(settings: Settings, file: Path) -> FileReport:
         known.next = _predict_for_job(known.jobs[-1], up=bool(find_holder(settings.state)))
     else:
         known.next = _predict_next(
-            settings, ignored=bool(ignored), denied=bool(denied), presence=presence
+            settings,
+            ignored=bool(ignored),
+            denied=bool(denied),
+            is_written=bool(writer),
+            presence=presence,
         )
     return known
 
@@ -211,7 +219,9 @@ def _why_ignored(settings: Settings, inbox: InboxSettings, file: Path, path: byt
     return InboxRules.for_inbox(settings, inbox).why_ignored(path)
 
 
-def _predict_next(settings: Settings, *, ignored: bool, denied: bool, presence: Presence) -> str:
+def _predict_next(
+    settings: Settings, *, ignored: bool, denied: bool, is_written: bool, presence: Presence
+) -> str:
     if ignored:
         return "Nothing, unless the name or the configuration changes."
     if presence is Presence.ABSENT:
@@ -220,6 +230,8 @@ def _predict_next(settings: Settings, *, ignored: bool, denied: bool, presence: 
         return "Let the daemon's user read it: it is taken a few seconds after that, without being touched."
     if not find_holder(settings.state):
         return "The daemon is down. Start it: speakeasyd run"
+    if is_written:
+        return "It is taken once that program has closed it."
     condition = (
         "If it is there and the daemon may read it, it" if presence is Presence.HIDDEN else "It"
     )

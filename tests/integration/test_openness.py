@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from speakeasyd.cli.why import investigate_file
+from speakeasyd.config import Settings
 from speakeasyd.domain.debounce import OpenFile, Openness
 from speakeasyd.openness import find_holder, judge_openness, name_writer
 from tests.conftest import REPOSITORY
@@ -89,3 +91,17 @@ def test_of_another_users_file_only_a_visible_writer_is_known(file: Path) -> Non
         assert ask_as_nobody(JUDGE) == "unknown"
     assert ask_as_nobody(JUDGE) == "unknown"
     assert ask_as_nobody(HOLD + JUDGE) == "open"
+
+
+def test_why_says_that_a_file_is_still_open_for_writing(tmp_path: Path) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    state = {"state": tmp_path / "state", "inboxes": [{"path": inbox, "outbox": tmp_path / "out"}]}
+    settings = Settings.model_validate(state)
+    with (inbox / "talk.wav").open("wb") as file:
+        file.write(b"RIFF")
+        file.flush()
+        report = investigate_file(settings, inbox / "talk.wav")
+    assert any("still open for writing" in fact for fact in report.facts)
+    report = investigate_file(settings, inbox / "talk.wav")
+    assert not any("still open for writing" in fact for fact in report.facts)
