@@ -1,20 +1,21 @@
-"""Time, as an argument: the daemon passes `SystemClock`, tests pass one they turn by hand."""
+"""The clock as a dependency: the daemon passes `SystemClock`, tests pass a manual clock."""
 
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-# Seconds between two looks that tell a clock that was set from one that is adjusted slowly
+# Seconds of difference between two measurements from which the wall clock counts as set, rather
+# than as adjusted slowly
 JUMP_S = 2.0
 
 
 class Clock(Protocol):
     def utc(self) -> datetime:
-        """Wall time, aware, in UTC: for people and for the ledger."""
+        """Return the wall time, timezone-aware, in UTC: for people and for the ledger."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never jump: for waiting and for judging stillness."""
+        """Return seconds that never jump: for waits, deadlines and debouncing."""
         ...
 
 
@@ -27,16 +28,19 @@ class SystemClock:
 
 
 class JumpDetector:
-    """Finds out that the wall clock was set, by a person or a time server, while the monotonic one went on."""
+    """Detects that a person or a time server has set the wall clock.
+
+    Compares the wall clock with the monotonic clock.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._offset = self._read_offset()
 
     def measure(self) -> float:
-        """Seconds by which the wall clock was set since `accept`; negative: it was set back. 0.0: it was not.
+        """Return the seconds by which the wall clock was set since `accept`; 0.0 if it was not.
 
-        Slow adjustment is no jump: looks come every second or so.
+        Negative: the clock was set back. Slow adjustment is not a jump: call it every second or so.
         """
         jump = self._read_offset() - self._offset
         if abs(jump) >= JUMP_S:
@@ -45,7 +49,7 @@ class JumpDetector:
         return 0.0
 
     def accept(self, jump: float) -> None:
-        """The jump has been dealt with."""
+        """Record that the jump has been handled: `measure` no longer returns it."""
         self._offset += jump
 
     def _read_offset(self) -> float:
@@ -53,10 +57,13 @@ class JumpDetector:
 
 
 def format_utc(moment: datetime) -> str:
-    """UTC ISO 8601 with milliseconds and Z: sorts as text, and SQLite's date functions read it."""
+    """Return UTC in ISO 8601 with milliseconds and Z.
+
+    Such times sort as text, and SQLite's date functions can read them.
+    """
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def add_seconds(moment: str, seconds: float) -> str:
-    """A time of the ledger, so much later."""
+    """Return a time of the ledger plus `seconds`, in the same format."""
     return format_utc(datetime.fromisoformat(moment) + timedelta(seconds=seconds))

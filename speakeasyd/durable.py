@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, and stay there when the power goes."""
+"""Atomic and durable file operations: files are complete or absent, also after a power failure."""
 
 import errno
 import os
@@ -16,12 +16,18 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.speakeasyd-tmp")
 
 
 def private_mode(folder: Path) -> int:
-    """For a new file that holds transcripts or secrets: the owner, and the group as far as it may use the folder."""
+    """Return the mode of a new file in `folder` that holds transcripts or secrets.
+
+    The owner may read and write. The group gets the rights that it has on the folder.
+    """
     return 0o600 | (folder.stat().st_mode & 0o060)
 
 
 def create_private(path: Path) -> None:
-    """An empty file that others cannot read, whatever the umask. Nothing if there is one."""
+    """Create an empty file that others cannot read, whatever the umask.
+
+    Does nothing if the file exists.
+    """
     try:
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
     except FileExistsError:
@@ -31,7 +37,7 @@ def create_private(path: Path) -> None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """A new file is for its owner alone; one that is there keeps its mode."""
+    """Write a text file. A new file gets mode 0600; an existing file keeps its mode."""
     with os.fdopen(
         os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600),
         "w",
@@ -43,67 +49,72 @@ def write_private(path: Path, text: str) -> None:
 
 @contextmanager
 def create_draft(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A temporary file to write and then rename within its folder; removed at the end if it has not been."""
+    """Create a temporary file, to be written and then renamed within its folder.
+
+    It is removed at the end of the `with` block if it was not renamed.
+    """
     path = folder / f".{secrets.token_hex(8)}.speakeasyd-tmp"
     try:
         with path.open("xb") as file:
             yield path, file
     finally:
-        with suppress(OSError):  # the reason why it is still there is on its way already
+        with suppress(OSError):  # if it could not be renamed, that error is being raised already
             path.unlink(missing_ok=True)
 
 
 def sync_file(file: BinaryIO) -> None:
-    """Have what was written on the disk."""
+    """Flush what was written to the disk. Raises OSError."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Have the names in a folder on the disk. Windows keeps them in its journal and cannot be asked."""
+    """Flush the directory entries of a folder to the disk. Raises OSError.
+
+    Does nothing on Windows: NTFS journals directory entries and has no such call.
+    """
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in {
-            errno.EINVAL,
-            errno.ENOTSUP,
-        }:  # some network filesystems know no such thing
+        # some network filesystems cannot sync a folder
+        if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
             raise
     finally:
         os.close(handle)
 
 
 def make_folders(folder: Path) -> None:
-    """Create a folder and what is missing above it, durably."""
+    """Create a folder and its missing parents, durably.
+
+    Raises NotADirectoryError if another kind of file has the name of a folder.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
     for path in reversed(missing):
         try:
             path.mkdir(exist_ok=True)
-        except FileExistsError as error:  # and is no folder: waiting would not help
-            raise NotADirectoryError(
-                errno.ENOTDIR, "something else has the name of a folder", str(path)
-            ) from error
+        except FileExistsError as error:  # it is not a folder: a retry would not help
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path)) from error
         sync_folder(path.parent)
 
 
 def copy_durably(source: Path, target: Path) -> None:
-    """Copy a file with its times to a name that is free on another filesystem."""
+    """Copy a file with its times to a free name on another filesystem. Raises OSError."""
     with create_draft(target.parent) as (path, file):
         with source.open("rb") as original:
             shutil.copyfileobj(original, file, 1024 * 1024)
         sync_file(file)
         file.close()
-        with suppress(OSError):  # not every filesystem keeps them
+        with suppress(OSError):  # not every filesystem stores times and modes
             shutil.copystat(source, path)
         path.rename(target)
     sync_folder(target.parent)
 
 
 def remove_drafts(root: Path) -> None:
-    """Remove temporary files that a crash has left anywhere below a folder."""
+    """Remove the temporary files below a folder that were left over by a crash."""
     for path in _list_files(root):
         if TEMPORARY.fullmatch(path.name):
             path.unlink(missing_ok=True)
@@ -116,7 +127,7 @@ def _list_files(root: Path) -> Iterable[Path]:
 
 
 def is_regular_file(path: Path) -> bool:
-    """Whether a regular file is there, not a link to one."""
+    """Return whether `path` is a regular file. A link to a file is not."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -124,7 +135,10 @@ def is_regular_file(path: Path) -> bool:
 
 
 def to_long_path(path: str, *, platform: str = sys.platform) -> str:
-    """An absolute path in the form that Windows does not limit to 260 characters; elsewhere the path itself."""
+    """Return an absolute path in the form of Windows without the limit of 260 characters.
+
+    Returns the path unchanged on other platforms.
+    """
     if platform != "win32" or path.startswith("\\\\?\\"):
         return path
     return f"\\\\?\\UNC\\{path[2:]}" if path.startswith("\\\\") else f"\\\\?\\{path}"

@@ -1,53 +1,62 @@
-"""What can go wrong, in words: every error says what happened, what to do, and whether trying again helps."""
+"""The error codes of jobs, and the exceptions of speakeasyd.
+
+Every error says what happened and what to do; its class says whether a retry can help.
+"""
 
 from enum import StrEnum
 
 
 class ErrorCode(StrEnum):
-    """Why a job failed or was cancelled: the `error_code` of the ledger. `docs/errors.md` explains each to users."""
+    """Why a job failed or was cancelled: `error_code` in the ledger.
+
+    `docs/errors.md` explains each code to users.
+    """
 
     EMPTY_FILE = "empty_file"
-    """Zero bytes, and nothing more came."""
+    """The file has zero bytes and stayed empty."""
     NOT_MEDIA = "not_media"
-    """No audio or video container that could be opened: text, pictures, archives, encrypted or random bytes."""
+    """Not an audio or video container that can be opened.
+
+    Text, pictures, archives, encrypted or random bytes.
+    """
     NO_AUDIO = "no_audio"
     """A media file without an audio track."""
     NO_SAMPLES = "no_samples"
-    """An audio track from which not one sample could be decoded: header only, protected, or damaged throughout."""
+    """No sample of the audio track could be decoded: header only, protected, or damaged."""
     DECODE_FAILED = "decode_failed"
-    """The decoder gave up in a way that left nothing worth transcribing."""
+    """The decoder failed and left no audio to transcribe."""
     TOO_LONG = "too_long"
     """Longer than the allowed duration (`max_hours`)."""
     BAD_SIDECAR = "bad_sidecar"
-    """The `<audio name>.toml` beside the file is not TOML, is too large, or has a wrong key or value."""
+    """The sidecar (`<audio name>.toml`) is not TOML, is too large, or has a wrong key or value."""
     SOURCE_MISSING = "source_missing"
-    """The file was gone before it could be read."""
+    """The file was removed before it could be read."""
     SOURCE_REPLACED = "source_replaced"
-    """New bytes came under the same name before this version was finished; the new version is a job of its own."""
+    """The file was replaced before this version was finished; the new version is another job."""
     SOURCE_UNREADABLE = "source_unreadable"
     """The system refused to open the file: permissions, a lock, or a failing disk."""
     MODEL_UNAVAILABLE = "model_unavailable"
-    """The model could not be found, fetched, checked or loaded."""
+    """The model could not be found, downloaded, verified or loaded."""
     LIBRARY_MISSING = "library_missing"
     """A library of the device is not installed (cuBLAS, a driver)."""
     DEVICE_FAILED = "device_failed"
-    """The device failed on this job again and again, and nothing else was allowed to take it."""
+    """The device failed on this job repeatedly, and no other device was allowed to run it."""
     OUT_OF_MEMORY = "out_of_memory"
     """Not enough memory, even with the smallest settings."""
     POISON = "poison"
-    """A stretch of this file takes workers down, on a fresh worker too."""
+    """A chunk of this file ends workers, a fresh worker as well (poison chunk)."""
     WORKER_CRASHED = "worker_crashed"
     """Workers died on this job more often than the limit allows."""
     OUTPUT_REFUSED = "output_refused"
-    """The transcript cannot be written where the naming template points."""
+    """The transcript cannot be written to the path that the naming template gives."""
     CANCELLED = "cancelled"
     """A person cancelled the job."""
     INTERNAL = "internal"
-    """A defect of speakeasyd itself; the log has the details."""
+    """A bug in speakeasyd; the log has the details."""
 
 
 class SpeakeasyError(Exception):
-    """An expected error: one sentence of what happened and, as `hint`, one of what to do."""
+    """An expected error: a sentence that says what happened, and a `hint` that says what to do."""
 
     exit_status = 1
 
@@ -57,7 +66,10 @@ class SpeakeasyError(Exception):
 
 
 class ConfigError(SpeakeasyError):
-    """The configuration has a wrong key or value. Trying again without a change is of no use to a supervisor."""
+    """The configuration has a wrong key or value.
+
+    A restart by a service manager does not help; the exit status tells it so.
+    """
 
     exit_status = 78  # EX_CONFIG of sysexits.h
 
@@ -75,41 +87,44 @@ class LedgerError(SpeakeasyError):
 
 
 class LedgerDenied(LedgerError):
-    """This user may not read the ledger, or not change it."""
+    """This user lacks the right to read or to change the ledger."""
 
 
 class LedgerUnwritable(LedgerError):
-    """The disk refused a write: full, read-only, or failing. Trying again later may help."""
+    """The disk refused a write: full, read-only, or failing. A later retry may help."""
 
 
 class LedgerHeld(LedgerUnwritable):
-    """Another program holds the ledger for long. Work goes on once it lets go."""
+    """Another program keeps the ledger locked. A retry helps once it has released the lock."""
 
 
 class QueryError(SpeakeasyError):
-    """A query of a person's own is wrong, or wants more than to read."""
+    """A user's SQL query is wrong, or does more than read."""
 
     exit_status = 2
 
 
 class QueryTimeout(QueryError):
-    """A query took longer than it may."""
+    """A query exceeded its time limit."""
 
 
 class LedgerBusy(LedgerError):
-    """Too many questions at once. Trying again later helps."""
+    """Too many queries at once. A later retry helps."""
 
 
 class OutboxUnavailable(SpeakeasyError):
-    """The outbox cannot be written just now: full, read-only, or away. Trying again later may help."""
+    """The outbox cannot be written now: full, read-only, or not mounted. A later retry may help."""
 
 
 class NotYours(SpeakeasyError):
-    """A change was refused because the job is no longer owned by this claim: cancelled, taken back, or replaced."""
+    """A change was refused because this claim no longer owns the job.
+
+    The job was cancelled, released or replaced; the claim token is stale.
+    """
 
 
 class FileFault(SpeakeasyError):
-    """The file itself is at fault; trying again changes nothing. Other files go on."""
+    """The file itself is at fault: a retry does not help. Other files are not affected."""
 
     def __init__(self, code: ErrorCode, what: str, *, hint: str = "") -> None:
         super().__init__(what, hint=hint)

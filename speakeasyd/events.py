@@ -1,26 +1,33 @@
-"""The event hub: every change of state, told once it is durable."""
+"""The event hub: publishes every change of state after its transaction is committed."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-BACKLOG = 1000  # events a subscriber may lag behind before it is dropped
+BACKLOG = 1000  # events that a subscriber may lag behind before it is dropped
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of state. `kind` is a dotted word such as `job.completed`, `worker.loaded`, `queue.paused`."""
+    """One change of state.
+
+    `kind` is a dotted name such as `job.completed`, `worker.loaded` or `queue.paused`.
+    """
 
     kind: str
     at: str  # UTC, ISO 8601
-    seq: int | None = None  # its row in the ledger; None for passing news that no ledger keeps
+    seq: int | None = None  # number of its row in the ledger; None for events that are not stored
     job_id: int | None = None
     data: Mapping[str, object] = field(default_factory=dict)
 
 
 class Subscription:
-    """An async iterator of events. Ends when the subscriber lags too far behind; `lagged` then says so."""
+    """An async iterator of events.
+
+    Iteration ends when the subscriber lags more than `backlog` events behind; `lagged` is then
+    True. `backlog` None: the queue is unbounded.
+    """
 
     def __init__(self, backlog: int | None) -> None:
         self._backlog = backlog
@@ -28,6 +35,7 @@ class Subscription:
         self.lagged = False
 
     def offer_event(self, event: Event) -> None:
+        """Queue an event. Drops the subscriber if its queue is full (backpressure)."""
         if self.lagged:
             return
         if self._backlog is not None and self._queue.qsize() >= self._backlog:
@@ -37,7 +45,7 @@ class Subscription:
             self._queue.put_nowait(event)
 
     def take_waiting(self) -> list[Event]:
-        """Those that are there already, taken without waiting."""
+        """Return the queued events without waiting. The list is empty if there are none."""
         return [event for _ in range(self._queue.qsize()) if (event := self._queue.get_nowait())]
 
     def __aiter__(self) -> "Subscription":
@@ -51,19 +59,24 @@ class Subscription:
 
 
 class EventHub:
-    """Fans events out to subscribers. Lives on the main loop: call it there only."""
+    """Publish/subscribe in the daemon. Not thread-safe: call it on the main loop only."""
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()
 
     def publish(self, *events: Event) -> None:
+        """Queue the events for every subscriber. Does not wait."""
         for subscription in self._subscriptions:
             for event in events:
                 subscription.offer_event(event)
 
     @contextmanager
     def subscribe(self, *, backlog: int | None = BACKLOG) -> Iterator[Subscription]:
-        """`backlog`: events to lag behind at most; None for a part of the daemon, which must miss nothing."""
+        """Subscribe for the duration of the `with` block.
+
+        `backlog`: the number of events that the subscriber may lag behind. None: no limit, for
+        parts of the daemon, which must not miss an event.
+        """
         subscription = Subscription(backlog)
         self._subscriptions.add(subscription)
         try:

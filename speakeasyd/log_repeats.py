@@ -1,4 +1,7 @@
-"""Log lines that repeat are counted, not written: what a stranger can cause must not fill the disk."""
+"""Rate limit for repeated log lines: they are counted instead of written.
+
+A client must not be able to fill the disk with log lines.
+"""
 
 import logging
 import re
@@ -7,26 +10,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TextIO
 
-PERIOD_S = 30.0  # seconds after a line in which the same line is only counted
-KEPT = 1000  # different lines that are remembered
-KEY_CHARACTERS = 300  # of a message; what differs later is the same
+PERIOD_S = 30.0  # seconds after a line in which equal lines are only counted
+KEPT = 1000  # number of different lines that are remembered
+KEY_CHARACTERS = 300  # characters of a message that are compared
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+|\bfd=\d+|Task-\d+|\('[^']*', \d+\)")
-"""What differs from line to line although the cause is the same: addresses in memory, descriptors, ports."""
+"""Parts that differ although the cause is the same: memory addresses, descriptors, ports."""
 
 
 @dataclass(slots=True)
 class _Seen:
     record: logging.LogRecord
     until: float  # monotonic seconds
-    count: int = 0  # of those that were not written
+    count: int = 0  # lines that were not written
 
 
 class CountingHandler(logging.StreamHandler[TextIO]):
-    """Writes each line once in a period; then says how many more there were.
+    """Writes each line once per period, then the number of repetitions.
 
-    A line is the same if its logger, level, job and message are. What was counted is written with the first line of
-    any kind after the period, or at the end.
+    Lines are equal if logger, level, job and message are equal. The count is written before the
+    first line after the period, or when the handler is closed.
     """
 
     def __init__(self, stream: TextIO, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -53,7 +56,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         super().close()
 
     def _write_counts(self, now: float) -> None:
-        """Of the lines whose period is over: they stand in the order of that."""
+        """Write the counts of the lines whose period is over. `_seen` is ordered by that time."""
         while self._seen:
             key, oldest = next(iter(self._seen.items()))
             if oldest.until > now:

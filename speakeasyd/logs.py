@@ -1,4 +1,7 @@
-"""The log: human on a terminal, JSON lines elsewhere, the job on every line. All wording of state changes is here."""
+"""The log: readable on a terminal, JSON lines elsewhere, with the job on every line.
+
+The wording of all state changes is in this module.
+"""
 
 import json
 import logging
@@ -24,7 +27,7 @@ _job: ContextVar[int | None] = ContextVar("job", default=None)
 
 @contextmanager
 def log_job(job_id: int) -> Iterator[None]:
-    """Whatever is logged inside, by whatever module, is about this job."""
+    """Add this job to every log record that is made inside the `with` block, by any module."""
     token = _job.set(job_id)
     try:
         yield
@@ -33,7 +36,7 @@ def log_job(job_id: int) -> Iterator[None]:
 
 
 def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) -> None:
-    """Send the log to stderr, in place of where it went before."""
+    """Send the log to `stream` (default: stderr). Replaces the handlers of the root logger."""
     stream = stream or sys.stderr
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
     handler = CountingHandler(stream)
@@ -42,7 +45,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     handler.addFilter(_add_job_to_record)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(logging.WARNING)  # what libraries say
+    root.setLevel(logging.WARNING)  # level for log records of libraries
     set_level(settings)
 
 
@@ -61,7 +64,9 @@ class HumanFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         when = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         job = getattr(record, "job", None)
-        line = f"{when} {record.levelname.lower():<8} {f'job {job}  ' if job else ''}{escape_line(record.getMessage())}"
+        about = f"job {job}  " if job else ""
+        message = escape_line(record.getMessage())
+        line = f"{when} {record.levelname.lower():<8} {about}{message}"
         return (
             f"{line}\n{escape_text(self.formatException(record.exc_info))}"
             if record.exc_info
@@ -70,7 +75,7 @@ class HumanFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line. `event` and its data where a change of state is told."""
+    """One JSON object per line; records of state changes have `event` and `data`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -88,7 +93,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class JournalFormatter(logging.Formatter):
-    """Puts the priority before each line, as systemd's journal reads it: see sd-daemon(3)."""
+    """Adds the syslog priority to each line, as systemd's journal expects it: see sd-daemon(3)."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
@@ -108,23 +113,26 @@ _PRIORITIES = (
     (logging.INFO, 6),
     (0, 7),
 )
-"""The numbers of syslog."""
+"""Syslog priorities by logging level."""
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Whether the stream goes to systemd's journal, which names its device and inode."""
-    named = os.environ.get("JOURNAL_STREAM", "")
+    """Return whether the stream goes to systemd's journal.
+
+    The journal gives the stream's device and inode in JOURNAL_STREAM.
+    """
+    journal_stream = os.environ.get("JOURNAL_STREAM", "")
     try:
-        found = os.fstat(stream.fileno())
+        state = os.fstat(stream.fileno())
     except (OSError, ValueError):
         return False
-    return named == f"{found.st_dev}:{found.st_ino}"
+    return journal_stream == f"{state.st_dev}:{state.st_ino}"
 
 
 @dataclass(frozen=True, slots=True)
 class Wording:
     level: int
-    text: str  # fields of the event's data in braces; those that it lacks are left out, with their words
+    text: str  # `{name}`: field of the event's data; empty if the event lacks it
 
 
 _QUIET, _PLAIN, _LOUD = logging.DEBUG, logging.INFO, logging.WARNING
@@ -132,52 +140,58 @@ _QUIET, _PLAIN, _LOUD = logging.DEBUG, logging.INFO, logging.WARNING
 WORDS: Mapping[str, Wording] = {
     "job.added": Wording(_PLAIN, "new: {path}"),
     "job.skipped": Wording(_PLAIN, "skipped, the same as job {duplicate_of}: {path}"),
-    "job.claimed": Wording(_PLAIN, "begun: {path}, attempt {attempt}"),
-    "job.lent": Wording(_PLAIN, "the transcript of job {lender} is used again: {path}"),
-    "job.noted": Wording(_QUIET, "found out: {rest}"),
-    "job.transcribed": Wording(_QUIET, "all {audio_seconds} s are transcribed: {path}"),
+    "job.claimed": Wording(_PLAIN, "started: {path}, attempt {attempt}"),
+    "job.lent": Wording(_PLAIN, "the transcript of job {lender} is reused: {path}"),
+    "job.noted": Wording(_QUIET, "updated: {rest}"),
+    "job.transcribed": Wording(_QUIET, "transcribed all {audio_seconds} s: {path}"),
     "job.completed": Wording(_PLAIN, "completed: {path} -> {artifacts}"),
     "job.failed": Wording(_LOUD, "failed ({error_code}): {path}: {error}"),
     "job.cancelled": Wording(_PLAIN, "cancelled: {path}: {error}"),
-    "job.released": Wording(_PLAIN, "goes back to the queue: {path}: {error}"),
-    "job.retried": Wording(_PLAIN, "begins again, as a person asked: {path}"),
+    "job.released": Wording(_PLAIN, "returned to the queue: {path}: {error}"),
+    "job.retried": Wording(_PLAIN, "retry requested by a user: {path}"),
     "job.retry_failed": Wording(
-        _LOUD, "the retry failed ({error_code}), the transcript stays: {path}: {error}"
+        _LOUD, "the retry failed ({error_code}), the earlier transcript is kept: {path}: {error}"
     ),
-    "job.retry_cancelled": Wording(_PLAIN, "the retry was cancelled, the transcript stays: {path}"),
-    "job.recovered": Wording(_PLAIN, "goes on after a restart: {path}"),
+    "job.retry_cancelled": Wording(
+        _PLAIN, "the retry was cancelled, the earlier transcript is kept: {path}"
+    ),
+    "job.recovered": Wording(_PLAIN, "continues after a restart: {path}"),
     "chunk.done": Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),
     "chunk.struck": Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
     "incident.opened": Wording(_LOUD, "{device} failed: {error}; {action}"),
-    "incident.resolved": Wording(_PLAIN, "incident {incident_id} is over after {cost_seconds} s"),
+    "incident.resolved": Wording(
+        _PLAIN, "incident {incident_id} was resolved after {cost_seconds} s"
+    ),
     "model.held": Wording(
         _LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"
     ),
     "source.put_away": Wording(_PLAIN, "{path}: {done}"),
-    "source.kept": Wording(_PLAIN, "{path} stays where it is: {reason}"),
-    "source.stuck": Wording(_LOUD, "cannot be put away: {path}: {error}"),
-    "daemon.reload_asked": Wording(_PLAIN, "a person asked to read the configuration again"),
+    "source.kept": Wording(_PLAIN, "{path} is not moved: {reason}"),
+    "source.stuck": Wording(_LOUD, "cannot move or delete the source {path}: {error}"),
+    "daemon.reload_asked": Wording(_PLAIN, "a user requested to reload the configuration"),
     "config.reloaded": Wording(
-        _PLAIN, "the configuration was read again; now: {now}; after a restart: {restart}"
+        _PLAIN, "configuration reloaded; changed now: {now}; needs a restart: {restart}"
     ),
-    "config.refused": Wording(_LOUD, "the configuration stays as it was: {error} {hint}"),
+    "config.refused": Wording(_LOUD, "the configuration was not reloaded: {error} {hint}"),
     "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
     "batch.completed": Wording(
         _PLAIN, "batch {batch} is done: {completed} of {total} completed, {failed} failed"
     ),
     "notice.postponed": Wording(
-        _LOUD, "{target} was not told of {about}: {error}; again at {again_at}"
+        _LOUD, "could not notify {target} of {about}: {error}; next try at {again_at}"
     ),
-    "notice.failed": Wording(_LOUD, "{target} is not told of {about}: {error}"),
-    "recorder.started": Wording(_PLAIN, "records from {device}"),
+    "notice.failed": Wording(_LOUD, "gave up notifying {target} of {about}: {error}"),
+    "recorder.started": Wording(_PLAIN, "recording from {device}"),
     "recorder.overflow": Wording(
         _LOUD, "audio was lost {overflows} times: the machine is too slow for {device}"
     ),
     "recorder.stopped": Wording(_PLAIN, "recorded {seconds} s: {file} {reason}"),
-    "recorder.failed": Wording(_LOUD, "the recording broke off after {seconds} s: {reason} {file}"),
+    "recorder.failed": Wording(
+        _LOUD, "the recording ended early after {seconds} s: {reason} {file}"
+    ),
     "failure.begun": Wording(_LOUD, "{name} fails: {error}"),
     "failure.ended": Wording(_PLAIN, "{name} works again"),
-    "queue.resumed": Wording(_PLAIN, "goes on ({cause}): {reason} no longer holds"),
+    "queue.resumed": Wording(_PLAIN, "resumed ({cause}); no longer: {reason}"),
 }
 _ENDS = frozenset(
     {
@@ -192,9 +206,9 @@ _ENDS = frozenset(
 
 
 class EventLogger:
-    """Turns events into log lines. Call it with each event of the hub.
+    """Writes a log line for each event. Call it with every event of the hub.
 
-    Remembers the paths of the jobs that are under way: most events name the job only.
+    It remembers the paths of unfinished jobs, because most events have only the job's id.
     """
 
     def __init__(self) -> None:
@@ -206,8 +220,8 @@ class EventLogger:
             text = wording.text.format_map(
                 _Fields({"path": self._format_path(event), **event.data})
             ).removesuffix(": ")
-            about_it = {"job": event.job_id, "event": event.kind, "data": dict(event.data)}
-            log.log(wording.level, "%s", text, extra=about_it)
+            extra = {"job": event.job_id, "event": event.kind, "data": dict(event.data)}
+            log.log(wording.level, "%s", text, extra=extra)
         self._remember_path(event)
 
     def _format_path(self, event: Event) -> str:
@@ -223,7 +237,11 @@ class EventLogger:
 
 
 class _Fields(dict[str, object]):
-    """An event's data as words: lists with commas, numbers rounded, what is missing empty, and `rest` for all of it."""
+    """The data of an event, formatted for a log line.
+
+    Lists are joined by commas, numbers are rounded, missing fields are empty. `rest` stands for all
+    fields.
+    """
 
     def __missing__(self, name: str) -> str:
         if name == "rest":

@@ -1,4 +1,4 @@
-"""The one way from any thread into the daemon's event loop."""
+"""Calls from other threads into the daemon's event loop."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class MainLoop:
-    """The loop that the daemon runs on, captured once at start.
+    """The event loop of the daemon.
 
     `schedule_from_thread` is the only function through which a thread (observer, pipe reader,
     audio callback) reaches the loop.
@@ -23,15 +23,15 @@ class MainLoop:
         self._lock = threading.Lock()
         self._closed = False
         self._under_way: set[Future[object]] = set()
-        self.dropped = 0  # hand-overs that found no running loop
+        self.dropped = 0  # number of calls dropped because the loop was not running
 
     def schedule_from_thread(
         self, function: Callable[..., Coroutine[Any, Any, object]], *args: object
     ) -> None:
-        """Run `function(*args)` on the loop, without waiting for it. Never raises into the calling thread.
+        """Run `function(*args)` on the loop without waiting for it. Raises nothing.
 
-        Calls from one thread begin in their order. With no running loop the call is counted and logged. What the
-        coroutine raises is logged.
+        Calls from one thread start in their order. If the loop is not running, the call is dropped,
+        counted and logged. An exception in the coroutine is logged.
         """
         name = getattr(function, "__qualname__", repr(function))
         with self._lock:
@@ -44,9 +44,10 @@ class MainLoop:
         future.add_done_callback(partial(self._on_done, name))
 
     async def close(self) -> None:
-        """Call it on the loop, last: what was handed over has run when it returns, and what comes later is dropped.
+        """Wait for the scheduled calls to finish. Call it on the loop, last; later calls are
+        dropped.
 
-        A loop that ends otherwise may have calls in its queue that it never comes to.
+        Without it, the loop may end before it has run the calls in its queue.
         """
         with self._lock:
             self._closed = True
@@ -62,7 +63,7 @@ class MainLoop:
         coroutine = function(*args)
         try:
             return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        except RuntimeError:  # the loop was closed since the look at it
+        except RuntimeError:  # the loop was closed after the check above
             coroutine.close()
             return None
 
@@ -74,4 +75,4 @@ class MainLoop:
         except CancelledError:
             pass
         except Exception:
-            log.exception("%s failed, handed over from a thread", name)
+            log.exception("%s failed; a thread had scheduled it", name)

@@ -1,4 +1,4 @@
-"""What kind of filesystem a folder is on, what those kinds cannot do, and whether it is mounted still."""
+"""Filesystem types of folders, what the types cannot do, and whether a folder is still mounted."""
 
 import os
 import re
@@ -10,34 +10,46 @@ import psutil
 
 FSTAB = Path("/etc/fstab")
 
-Mount = tuple[PurePath, str]  # where, and the type of filesystem
+Mount = tuple[PurePath, str]  # mount point, filesystem type
 
-SHARE = "network share"  # a UNC path of Windows, whose server says no more
+SHARE = "network share"  # the type given to a UNC path of Windows; the real type is not known
 
 _NETWORK = """
-    9p afpfs afs ceph cifs davfs fuse.ceph fuse.davfs2 fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs glusterfs lustre
-    ncpfs nfs nfs4 smb2 smb3 smbfs sshfs vboxsf webdav
+    9p afpfs afs ceph cifs davfs fuse.ceph fuse.davfs2 fuse.glusterfs fuse.rclone fuse.s3fs
+    fuse.sshfs glusterfs lustre ncpfs nfs nfs4 smb2 smb3 smbfs sshfs vboxsf webdav
 """
 NETWORK = frozenset({*_NETWORK.split(), SHARE})
-"""Shared between machines: SQLite's locks and shared memory do not hold. 9p: WSL's Windows drives, guests' folders."""
+"""Filesystems shared between machines. SQLite's locks and shared memory do not work on them.
+
+9p: Windows drives in WSL, shared folders of virtual machines.
+"""
 
 _OTHERS = """
-    acfs coda drvfs fakeowner fuse.gcsfuse fuse.grpcfuse fuse.osxfs fuse.portal fuse.vmhgfs-fuse gfs2 ocfs2 prl_fs
-    virtiofs vmhgfs
+    acfs coda drvfs fakeowner fuse.gcsfuse fuse.grpcfuse fuse.osxfs fuse.portal fuse.vmhgfs-fuse
+    gfs2 ocfs2 prl_fs virtiofs vmhgfs
 """
 SILENT = NETWORK | frozenset(_OTHERS.split())
-"""They tell no events of what other machines do: only scanning finds it. fakeowner: Docker Desktop."""
+"""Filesystems without events for changes made on other machines: only a scan finds those changes.
+
+fakeowner: Docker Desktop.
+"""
 
 
 class MountAnchor:
-    """A folder whose filesystem may be unmounted, which leaves an empty folder, or none."""
+    """Watches whether a folder is present.
+
+    Unmounting its filesystem leaves an empty folder, or none.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._mount: Path | None = None  # of the filesystem that it was on when it was last there
+        self._mount: Path | None = None  # mount point of its filesystem when it was last present
 
     def is_present(self) -> bool:
-        """Whether it is there; also when something was mounted on it that was not before. Blocks."""
+        """Return whether the folder exists and its filesystem is mounted. Blocks.
+
+        A filesystem that was mounted on the folder since the last call counts as present.
+        """
         if not self._folder.is_dir():
             return False
         mount = find_mount_point(self._folder)
@@ -50,15 +62,15 @@ class MountAnchor:
 
 
 def _awaits_mount(folder: Path, mount: Path) -> bool:
-    """Whether the system's table names this very folder as a mount point, and nothing is mounted on it.
+    """Return whether /etc/fstab names this folder as a mount point and nothing is mounted on it.
 
-    After a start nothing else tells it from an empty folder.
+    Right after a start, this is the only way to tell such a folder from an empty one.
     """
     return folder != mount and folder in _configured_mounts()
 
 
 def _configured_mounts() -> Iterator[Path]:
-    """The mount points of /etc/fstab, mounted or not."""
+    """Yield the mount points of /etc/fstab, mounted or not."""
     lines: list[str] = []
     with suppress(OSError):
         lines = FSTAB.read_text("utf-8", "replace").splitlines()
@@ -69,7 +81,7 @@ def _configured_mounts() -> Iterator[Path]:
 
 
 def find_mount_point(folder: Path) -> Path:
-    """Where the filesystem that `folder` is on is mounted. Blocks."""
+    """Return the mount point of the filesystem that holds `folder`. Blocks."""
     return next(
         parent
         for parent in (folder, *folder.parents)
@@ -78,26 +90,32 @@ def find_mount_point(folder: Path) -> Path:
 
 
 def find_filesystem_type(folder: Path, mounts: Iterable[Mount] | None = None) -> str:
-    """The type of the filesystem that `folder` is on, in lower case; empty where it is not known. Blocks."""
-    place = folder.resolve()
+    """Return the filesystem type of `folder` in lower case; empty if it is not known. Blocks."""
+    path = folder.resolve()
     return (
         SHARE
-        if place.drive.startswith("\\\\")
-        else find_deepest_mount(place, mounts or _list_mounts())
+        if path.drive.startswith("\\\\")
+        else find_deepest_mount(path, mounts or _list_mounts())
     )
 
 
 def find_deepest_mount(folder: PurePath, mounts: Iterable[Mount]) -> str:
-    """The type of the deepest mount above `folder`; of two at one place, of the later."""
-    depth, found = -1, ""
-    for place, kind in mounts:
-        if folder.is_relative_to(place) and len(place.parts) >= depth:
-            depth, found = len(place.parts), kind.lower()
-    return found
+    """Return the filesystem type of the deepest mount point that contains `folder`.
+
+    If two filesystems are mounted at the same point, the later one counts.
+    """
+    depth, filesystem_type = -1, ""
+    for mount_point, mount_type in mounts:
+        if folder.is_relative_to(mount_point) and len(mount_point.parts) >= depth:
+            depth, filesystem_type = len(mount_point.parts), mount_type.lower()
+    return filesystem_type
 
 
 def _list_mounts() -> Iterable[Mount]:
-    """Windows gives a network drive the type of the server's disk, and says `remote` among the options."""
+    """Yield the mounts of this machine.
+
+    Windows reports the server's disk type for a network drive; the option `remote` marks the drive.
+    """
     for part in psutil.disk_partitions(all=True):
         yield (
             PurePath(part.mountpoint),

@@ -1,8 +1,9 @@
-"""Whether anybody on this machine has a file open for writing. Everything here blocks: call it in a thread.
+"""Whether a program on this machine has a file open for writing. Blocks: call it in a thread.
 
-Linux answers by a read lease, which the kernel refuses while the file is open for writing. It needs the file's owner or
-CAP_LEASE, and a filesystem that has leases; without it /proc may name a writer, but never proves that there is none.
-Windows answers by share modes. Elsewhere the answer is UNKNOWN. No system knows of writers on other machines.
+Linux: a read lease, which the kernel refuses while the file is open for writing. It needs the
+file's owner or CAP_LEASE, and a filesystem with leases. Without a lease, /proc may show a writer,
+but cannot prove that there is none. Windows: share modes. Elsewhere the answer is UNKNOWN. No
+system knows of writers on other machines.
 """
 
 import errno
@@ -18,31 +19,31 @@ from pathlib import Path
 
 from speakeasyd.domain.debounce import OpenFile, Openness
 
-# Seconds for which one look through /proc serves; it takes some tens of milliseconds
+# Seconds for which one snapshot of /proc is reused; taking one costs some tens of milliseconds
 SNAPSHOT_S = 1.0
 
 if sys.platform == "linux":
     import fcntl
 
     def judge_openness(path: Path | bytes) -> Openness:
-        """Whether the file is open for writing. Never follows a link, never waits."""
+        """Return whether the file is open for writing. Never follows a link and never waits."""
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             return Openness.OPEN if error.errno == errno.EAGAIN else Openness.UNKNOWN
         try:
-            by_lease = _ask_for_lease(descriptor)
-            if by_lease is not Openness.UNKNOWN:
-                return by_lease
+            answer = _try_lease(descriptor)
+            if answer is not Openness.UNKNOWN:
+                return answer
             is_written = _identify(os.fstat(descriptor)) in _writers.by_file()
             return Openness.OPEN if is_written else Openness.UNKNOWN
         finally:
             os.close(descriptor)
 
-    def _ask_for_lease(descriptor: int) -> Openness:
+    def _try_lease(descriptor: int) -> Openness:
         try:
-            # A writer who comes while the lease is held makes the kernel send a signal: one that is ignored by
-            # default. SIGIO, which is sent otherwise, would end the process.
+            # If the file is opened for writing while the lease is held, the kernel sends a signal.
+            # SIGURG is ignored by default; the default, SIGIO, would end the process.
             fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGURG)
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_RDLCK)
             fcntl.fcntl(descriptor, fcntl.F_SETLEASE, fcntl.F_UNLCK)
@@ -51,7 +52,9 @@ if sys.platform == "linux":
         return Openness.CLOSED
 
     def name_writer(path: Path | bytes) -> str:
-        """The program that has the file open for writing, with its number; "" where that is not known."""
+        """Return the program that has the file open for writing, with its process id; "" if
+        unknown.
+        """
         try:
             return _writers.by_file().get(_identify(os.lstat(path)), "")
         except OSError:
@@ -62,7 +65,7 @@ elif sys.platform == "win32":
     from ctypes import wintypes
 
     _GENERIC_READ = 0x8000_0000
-    _SHARE_READ_AND_DELETE = 0x1 | 0x4  # not 0x2: whoever writes is in the way
+    _SHARE_READ_AND_DELETE = 0x1 | 0x4  # without 0x2 (write): a writer causes a sharing violation
     _OPEN_EXISTING = 3
     _SHARING_VIOLATION = 32
     _INVALID_HANDLE = ctypes.c_void_p(-1).value
@@ -80,7 +83,7 @@ elif sys.platform == "win32":
     _kernel32.CloseHandle.argtypes = (wintypes.HANDLE,)
 
     def judge_openness(path: Path | bytes) -> Openness:
-        """Whether the file is open for writing."""
+        """Return whether the file is open for writing."""
         name = os.fsdecode(path)
         handle = _kernel32.CreateFileW(
             name, _GENERIC_READ, _SHARE_READ_AND_DELETE, None, _OPEN_EXISTING, 0, None
@@ -93,31 +96,31 @@ elif sys.platform == "win32":
         return Openness.CLOSED
 
     def name_writer(_path: Path | bytes) -> str:
-        """Not known here."""
+        """Return "": not supported on this platform."""
         return ""
 
 else:
 
     def judge_openness(_path: Path | bytes) -> Openness:
-        """Not known here."""
+        """Return UNKNOWN: not supported on this platform."""
         return Openness.UNKNOWN
 
     def name_writer(_path: Path | bytes) -> str:
-        """Not known here."""
+        """Return "": not supported on this platform."""
         return ""
 
 
 def find_holder(path: Path | bytes) -> OpenFile | None:
-    """Who has the file open for writing; None if nobody has, or it cannot be known."""
+    """Return the writer of the file; None if there is none or if that is unknown."""
     return OpenFile(name_writer(path)) if judge_openness(path) is Openness.OPEN else None
 
 
 FileId = tuple[int, int]  # device and inode
-_ACCESS_MODE = 0o3  # the bits of a descriptor's flags that say whether it reads or writes
+_ACCESS_MODE = 0o3  # the bits of a descriptor's flags with the access mode
 
 
 class _Writers:
-    """Which files are open for writing, by /proc, as far as this process may look."""
+    """The files open for writing, read from /proc as far as this process has the rights."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -125,7 +128,7 @@ class _Writers:
         self._by_file: dict[FileId, str] = {}
 
     def by_file(self) -> dict[FileId, str]:
-        """The programs by file, at most `SNAPSHOT_S` old."""
+        """Return the writing programs by file, at most `SNAPSHOT_S` old."""
         with self._lock:
             if time.monotonic() - self._taken_at > SNAPSHOT_S:
                 self._by_file = dict(_find_writers())
@@ -138,14 +141,14 @@ _writers = _Writers()
 
 def _find_writers() -> Iterator[tuple[FileId, str]]:
     for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # it has ended, or is another user's
+        with suppress(OSError):  # the process has ended, or belongs to another user
             for descriptor in (process / "fd").iterdir():
-                with suppress(OSError, ValueError):  # it was closed meanwhile
-                    found = descriptor.stat()
-                    if stat.S_ISREG(found.st_mode) and _is_for_writing(
+                with suppress(OSError, ValueError):  # the file was closed in the meantime
+                    state = descriptor.stat()
+                    if stat.S_ISREG(state.st_mode) and _is_for_writing(
                         process / "fdinfo" / descriptor.name
                     ):
-                        yield _identify(found), _name_process(process)
+                        yield _identify(state), _name_process(process)
 
 
 def _is_for_writing(info: Path) -> bool:

@@ -1,10 +1,12 @@
-"""Files below a folder, reached without following a link on the way.
+"""Access to files below a folder without following links on the way.
 
-Others may write to an inbox. A path that was checked and is then opened by name can be replaced by a link in between.
-On POSIX each folder is opened relative to the one above it, and files relative to their folder, so what was checked is
-what is used. Windows has no such calls: there each part is checked before and after it is opened.
+Other users may write to an inbox, and can replace a checked path by a link before it is opened by
+name (a race condition). On POSIX, each folder is opened relative to its parent and each file
+relative to its folder, so the checked file is the one that is used. Windows has no such calls: each
+part is checked before and after it is opened.
 
-The top folder itself may be a link: its owner configured it. Everything here blocks: call it in a thread.
+The root folder itself may be a link: the owner configured it. All functions block: call them in a
+thread.
 """
 
 import errno
@@ -38,7 +40,7 @@ _NO_HARD_LINKS = frozenset(
 class LinkRefused(OSError):
     """A part of the path is a link, or is no longer the file that was checked.
 
-    It may be a plain file again a moment later, so callers may try again.
+    Callers may retry: a moment later it may be a plain file again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,7 +50,7 @@ class LinkRefused(OSError):
 
 
 class FolderHandle:
-    """An open folder. Names are single parts; close it, or use it in a `with` block."""
+    """An open folder. Names are single path parts. Close it, or use it in a `with` block."""
 
     def __init__(self, path: Path, descriptor: int | None, *, is_root: bool = False) -> None:
         self.path = path  # for messages, and for Windows
@@ -57,9 +59,10 @@ class FolderHandle:
 
     @classmethod
     def open(cls, root: Path, relative: str | bytes = "", *, create: bool = False) -> Self:
-        """The folder `relative` ('/' between parts) below `root`. `create`: make what is missing, durably.
+        """Open the folder `relative` ('/' between parts) below `root`.
 
-        Raises LinkRefused, NotADirectoryError for a part that is something else, or another OSError.
+        `create`: create missing folders, durably. Raises LinkRefused, NotADirectoryError for a part
+        that is not a folder, or another OSError.
         """
         with cls._open_root(root) as top:
             return top.open_below(relative, create=create)
@@ -79,18 +82,21 @@ class FolderHandle:
         self.close()
 
     def close(self) -> None:
-        """Idempotent."""
+        """Close the folder. Idempotent."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
     def identity(self) -> tuple[int, int]:
-        """Device and inode: equal for the same folder only."""
+        """Return device and inode: equal for the same folder only."""
         state = os.stat(self.path) if self._descriptor is None else os.fstat(self._descriptor)  # noqa: PTH116
         return state.st_dev, state.st_ino
 
     def is_at_its_path(self) -> bool:
-        """Whether the path still leads to this folder, rather than to another that was mounted or moved there."""
+        """Return whether the path still leads to this folder.
+
+        False if another folder was mounted or moved there.
+        """
         try:
             state = self.path.stat()
         except OSError:
@@ -100,7 +106,7 @@ class FolderHandle:
     # --- folders
 
     def open_below(self, relative: str | bytes, *, create: bool = False) -> Self:
-        """As `open`, starting from this folder, wherever its path may lead by now."""
+        """As `open`, relative to this folder, even if its path has changed since."""
         descriptor = os.dup(self._descriptor) if self._descriptor is not None else None
         folder = type(self)(self.path, descriptor, is_root=self._is_root)
         for part in split_path(relative, empty_allowed=True):
@@ -112,7 +118,7 @@ class FolderHandle:
         return folder
 
     def enter(self, name: str, *, create: bool = False) -> Self:
-        """A folder in this one. Raises LinkRefused, NotADirectoryError, or another OSError."""
+        """Open a folder in this one. Raises LinkRefused, NotADirectoryError, or another OSError."""
         self._check(name)
         if create:
             self.make_folder(name)
@@ -125,17 +131,16 @@ class FolderHandle:
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.ENOTDIR, errno.EMLINK}:
                 _require_folder(self.stat(name), path)
-                raise LinkRefused(
-                    path
-                ) from error  # it is a folder now, and was a link a moment ago
+                # it is a folder now and was a link a moment ago
+                raise LinkRefused(path) from error
             raise
         return type(self)(path, descriptor)
 
     def make_folder(self, name: str) -> bool:
-        """Durably. False: the name is taken, by whatever it is."""
+        """Create a folder, durably. Returns False if the name is taken. Raises OSError."""
         self._check(name)
         try:
-            os.mkdir(self._place(name), dir_fd=self._descriptor)
+            os.mkdir(self._resolve(name), dir_fd=self._descriptor)
         except FileExistsError:
             return False
         self.sync()
@@ -143,7 +148,7 @@ class FolderHandle:
 
     def remove_folder(self, name: str) -> None:
         self._check(name)
-        os.rmdir(self._place(name), dir_fd=self._descriptor)
+        os.rmdir(self._resolve(name), dir_fd=self._descriptor)
 
     def names(self) -> list[str]:
         return os.listdir(self.path if self._descriptor is None else self._descriptor)  # noqa: PTH208
@@ -151,12 +156,12 @@ class FolderHandle:
     # --- files
 
     def stat(self, name: str) -> os.stat_result:
-        """Of the name itself, never of what a link leads to."""
+        """Return the state of the name itself; links are not followed. Raises OSError."""
         self._check(name)
-        return os.stat(self._place(name), dir_fd=self._descriptor, follow_symlinks=False)
+        return os.stat(self._resolve(name), dir_fd=self._descriptor, follow_symlinks=False)
 
     def has(self, name: str) -> bool:
-        """Whether the name is taken, by a link as well."""
+        """Return whether the name exists; a link counts as well."""
         try:
             self.stat(name)
         except FileNotFoundError:
@@ -164,9 +169,10 @@ class FolderHandle:
         return True
 
     def open_file(self, name: str) -> FileIO:
-        """A regular file, for reading. Raises LinkRefused for a link, FileNotFoundError for anything else.
+        """Open a regular file for reading.
 
-        Does not wait for a pipe's other end, nor for whoever has the file locked.
+        Raises LinkRefused for a link, FileNotFoundError for anything else that is not a regular
+        file. Never waits for the other end of a pipe or for a file lock.
         """
         before = self.stat(name)
         path = self.path / name
@@ -175,7 +181,7 @@ class FolderHandle:
         if not stat.S_ISREG(before.st_mode):
             raise FileNotFoundError(errno.ENOENT, "no regular file", str(path))
         try:
-            file = FileIO(os.open(self._place(name), READ_FLAGS, dir_fd=self._descriptor), "r")
+            file = FileIO(os.open(self._resolve(name), READ_FLAGS, dir_fd=self._descriptor), "r")
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
                 raise LinkRefused(path) from error
@@ -187,15 +193,20 @@ class FolderHandle:
         return file
 
     def create_file(self, name: str) -> BinaryIO:
-        """For writing and reading. Raises FileExistsError where the name is taken, by a link as well."""
+        """Create a file and open it for writing and reading. Raises FileExistsError if the name
+        exists.
+        """
         self._check(name)
         return os.fdopen(
-            os.open(self._place(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "w+b"
+            os.open(self._resolve(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "w+b"
         )
 
     @contextmanager
     def temporary_folder(self, prefix: str) -> Iterator["FolderHandle"]:
-        """A folder of this one for files that are moved away; what is left in it is removed at the end."""
+        """Create a folder in this one for files that are moved away.
+
+        At the end of the `with` block it is removed with the files in it. Raises FileExistsError.
+        """
         name = f"{prefix}{secrets.token_hex(8)}"
         if not self.make_folder(name):
             raise FileExistsError(errno.EEXIST, "the name is taken", str(self.path / name))
@@ -213,7 +224,10 @@ class FolderHandle:
 
     @contextmanager
     def draft(self) -> Iterator[tuple[str, BinaryIO]]:
-        """A temporary file, its name and itself; removed at the end if it has not been moved."""
+        """Create a temporary file; yields its name and the open file.
+
+        At the end of the `with` block it is removed if it was not moved.
+        """
         name = f".{secrets.token_hex(8)}.speakeasyd-tmp"
         file = self.create_file(name)
         try:
@@ -225,13 +239,17 @@ class FolderHandle:
 
     def remove_file(self, name: str) -> None:
         self._check(name)
-        os.unlink(self._place(name), dir_fd=self._descriptor)
+        os.unlink(self._resolve(name), dir_fd=self._descriptor)
 
     def move_to(self, name: str, target: "FolderHandle", new_name: str) -> bool:
-        """Give a file another place on the same filesystem. False: the name is taken. Never over another file."""
+        """Move a file on the same filesystem; never replaces a file. Returns False if the name is
+        taken.
+
+        Raises OSError.
+        """
         self._check(name)
         target._check(new_name)
-        source, wanted = self._place(name), target._place(new_name)
+        source, wanted = self._resolve(name), target._resolve(new_name)
         try:
             os.link(
                 source,
@@ -245,7 +263,7 @@ class FolderHandle:
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS and POSIX:
                 raise
-            if target.has(new_name):  # a filesystem without hard links
+            if target.has(new_name):  # the filesystem has no hard links
                 return False
             os.rename(source, wanted, src_dir_fd=self._descriptor, dst_dir_fd=target._descriptor)
         else:
@@ -253,33 +271,34 @@ class FolderHandle:
         return True
 
     def replace_to(self, name: str, target: "FolderHandle", new_name: str) -> None:
-        """Move a file, over another if there is one."""
+        """Move a file; replaces the target if it exists. Raises OSError."""
         self._check(name)
         target._check(new_name)
         os.replace(
-            self._place(name),
-            target._place(new_name),
+            self._resolve(name),
+            target._resolve(new_name),
             src_dir_fd=self._descriptor,
             dst_dir_fd=target._descriptor,
         )
 
     def sync(self) -> None:
-        """Have the names in this folder on the disk. Windows keeps them in its journal and cannot be asked."""
+        """Flush the directory entries of this folder to the disk. Raises OSError.
+
+        Does nothing on Windows: NTFS journals directory entries and has no such call.
+        """
         if self._descriptor is None:
             return
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            if error.errno not in {
-                errno.EINVAL,
-                errno.ENOTSUP,
-            }:  # some network filesystems know no such thing
+            # some network filesystems cannot sync a folder
+            if error.errno not in {errno.EINVAL, errno.ENOTSUP}:
                 raise
 
-    # --- inside
+    # --- private
 
-    def _place(self, name: str) -> str:
-        """What the system's calls take: a name relative to the descriptor, or on Windows a path."""
+    def _resolve(self, name: str) -> str:
+        """Return the path for a system call: relative to the descriptor; on Windows absolute."""
         return name if self._descriptor is not None else str(self.path / name)
 
     def _check(self, name: str) -> None:
@@ -292,21 +311,27 @@ class FolderHandle:
 
 
 def open_below(root: Path, path: str | bytes) -> FileIO:
-    """A regular file below `root`, for reading, no part of whose path is a link. Raises LinkRefused or OSError."""
+    """Open a regular file below `root` for reading; no part of its path may be a link.
+
+    Raises LinkRefused or another OSError.
+    """
     *above, name = split_path(path)
     with FolderHandle.open(root, "/".join(above)) as folder:
         return folder.open_file(name)
 
 
 def stat_below(root: Path, path: str | bytes) -> os.stat_result:
-    """What is at `path` below `root`, no part above which is a link. Raises LinkRefused or OSError."""
+    """Return the state of `path` below `root`; no part above it may be a link.
+
+    Raises LinkRefused or another OSError.
+    """
     *above, name = split_path(path)
     with FolderHandle.open(root, "/".join(above)) as folder:
         return folder.stat(name)
 
 
 def split_path(path: str | bytes, *, empty_allowed: bool = False) -> list[str]:
-    """The parts of a relative path. Raises ValueError for one that leads upwards or nowhere."""
+    """Return the parts of a relative path. Raises ValueError if it is empty or leads upwards."""
     text = os.fsdecode(path)
     parts = text.split("/") if text else []
     if any(part in _UNSAFE_PARTS for part in parts) or not (parts or empty_allowed):
@@ -315,7 +340,7 @@ def split_path(path: str | bytes, *, empty_allowed: bool = False) -> list[str]:
 
 
 def is_link(state: os.stat_result) -> bool:
-    """What `lstat` says of a symlink, or of a junction: Windows' other kind of link between folders."""
+    """Return whether `state` (from `lstat`) is a link: a symlink, or a junction of Windows."""
     if sys.platform == "win32" and state.st_reparse_tag == stat.IO_REPARSE_TAG_MOUNT_POINT:
         return True
     return stat.S_ISLNK(state.st_mode)
@@ -328,5 +353,5 @@ def _require_folder(state: os.stat_result, path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "no folder", str(path))
 
 
-def _same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+def _same_file(first: os.stat_result, second: os.stat_result) -> bool:
+    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)

@@ -1,8 +1,8 @@
-"""Threads for calls that wait for others: a network, a user's command, a folder on a server that may be gone.
+"""Threads for calls that may block for ever: network, a user's command, a folder on a dead server.
 
-Such a call may take for ever, and nothing can interrupt it. The event loop's shared executor must not run it: its few
-threads serve all local work, and the process waits for them at exit. A group has its own daemon threads and a deadline
-over the whole call.
+Such a call cannot be interrupted. It must not run in the event loop's shared executor: the few
+threads of that executor serve all local work, and the process waits for them at exit. A thread
+group has daemon threads of its own and a deadline over the whole call.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 P = ParamSpec("P")
 T = TypeVar("T")
 
-SPARE_THREADS = 3  # threads added, at most, in place of those whose call was abandoned
+SPARE_THREADS = 3  # most threads that are added to replace those with an abandoned call
 
 
 @dataclass(eq=False, slots=True)
@@ -30,10 +30,11 @@ class _Call:
 
 
 class ThreadGroup:
-    """At most `size` calls at a time, started in their order. Threads start on demand and are daemons.
+    """Runs at most `size` calls at a time, in their order. Daemon threads, started on demand.
 
-    A call whose caller stopped waiting is abandoned: its thread goes on, unused, until the call returns, and a spare
-    thread takes its place. When the spares are used up too, further calls wait, each until its own deadline.
+    A call whose caller stopped waiting is abandoned: its thread stays blocked until the call
+    returns, and a spare thread replaces it. When all spare threads are in use, further calls wait,
+    each until its own deadline.
     """
 
     def __init__(self, name: str, *, size: int = 1) -> None:
@@ -43,10 +44,13 @@ class ThreadGroup:
         self._lock = threading.Lock()
         self._queue: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads = 0
-        self._idle = 0  # threads that wait for a call, less the calls that wait for a thread
+        self._idle = 0  # threads that wait for a call, minus calls that wait for a thread
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a blocking call, however long it takes. Cancelling the caller abandons the call."""
+        """Run a blocking call without a deadline and return its result. Raises what it raises.
+
+        Cancelling the caller abandons the call.
+        """
         call = _Call(partial(contextvars.copy_context().run, partial(function, *args, **kwargs)))
         self._submit_call(call)
         try:
@@ -59,12 +63,15 @@ class ThreadGroup:
     async def run_within(
         self, seconds: float, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """The same with a deadline over the whole call, the wait for a free thread included. Raises TimeoutError."""
+        """As `run`, with a deadline in seconds that includes the wait for a free thread.
+
+        Raises TimeoutError.
+        """
         async with asyncio.timeout(seconds):
             return await self.run(function, *args, **kwargs)
 
     def close(self) -> None:
-        """End the threads once they have nothing to do. Waits for nobody. A later call starts a new thread."""
+        """End each thread once it is idle. Does not wait. A later call starts a new thread."""
         with self._lock:
             threads = self._threads
         for _ in range(threads):
@@ -77,14 +84,14 @@ class ThreadGroup:
         self._queue.put(call)
 
     def _start_thread_if_needed(self) -> None:
-        """With the lock held."""
+        """Call it with the lock held."""
         if self._idle < 0 and self._threads < self._capacity:
             self._threads += 1
             self._idle += 1
             threading.Thread(target=self._serve_calls, name=self._name, daemon=True).start()
 
     def _abandon_call(self, call: _Call) -> None:
-        """A call that runs keeps its thread; another thread may start in its place."""
+        """Give up a call. If it is running, its thread stays blocked and a spare one may start."""
         with self._lock:
             is_running = call.started and not call.future.done()
             if is_running and self._capacity < self._most:
@@ -112,7 +119,7 @@ class ThreadGroup:
 def _run_call(call: _Call) -> None:
     try:
         result = call.run()
-    except BaseException as error:  # noqa: BLE001 - it belongs to the caller
+    except BaseException as error:  # noqa: BLE001 - it is raised in the caller
         call.future.set_exception(error)
     else:
         call.future.set_result(result)

@@ -62,13 +62,13 @@ def test_all_say_who_holds_it_and_the_log_says_it_once(tmp_path: Path) -> None:
             for text in (ready.text, health["checks"]["ledger"], shown(daemon)["pauses"]["ledger"]):
                 assert f"process {pid} (" in text
             until(lambda: not daemon.client.get("/readyz").is_success, "another look")
-        until(lambda: "goes on (ledger)" in daemon.log[before:], "the daemon to go on")
+        until(lambda: "resumed (ledger)" in daemon.log[before:], "the daemon to go on")
         until(lambda: daemon.client.get("/readyz").is_success, "the daemon to be ready")
         assert "ledger" not in shown(daemon)["pauses"]
         log = daemon.log[before:]
         assert f"process {pid} (" in log
         assert log.count("paused (ledger)") == 1
-        assert log.count("goes on (ledger)") == 1
+        assert log.count("resumed (ledger)") == 1
         assert "Traceback" not in log
 
 

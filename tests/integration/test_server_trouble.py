@@ -107,7 +107,7 @@ def test_a_ledger_that_goes_away_takes_nothing(served: Served, tmp_path: Path, l
     until(lambda: "paused (ledger)" in served.log, "the pause")
     assert served.upload(("new.wav", b"RIFF new")).status_code == 503
     elsewhere.rename(ledger)
-    until(lambda: "goes on (ledger)" in served.log, "the work to go on")
+    until(lambda: "resumed (ledger)" in served.log, "the work to go on")
     assert not {"person", "ledger"} & set(served.get("/status")["pauses"])
     assert served.rows("SELECT count(*) AS n FROM jobs") == before
     assert served.upload(("new.wav", b"RIFF new")).status_code == 201

@@ -126,7 +126,7 @@ def test_a_job_from_beginning_to_end() -> None:
         event("job.completed", 1, artifacts=["talk.txt", "talk.srt"]),
     ) == [
         "info     job 1  new: talk.mp3",
-        "info     job 1  begun: talk.mp3, attempt 1",
+        "info     job 1  started: talk.mp3, attempt 1",
         "info     job 1  completed: talk.mp3 -> talk.txt, talk.srt",
     ]
 
@@ -172,7 +172,7 @@ def test_trouble_is_a_warning(told: Event, said: str) -> None:
 
 def test_what_has_no_reason_is_told_without_one() -> None:
     [line] = narrated(event("job.released", 2, path="talk.mp3", error=None))
-    assert line.endswith("goes back to the queue: talk.mp3")
+    assert line.endswith("returned to the queue: talk.mp3")
 
 
 def test_events_are_json_with_their_data() -> None:
