@@ -1,4 +1,4 @@
-"""What this process may do with a ledger, and a connection that only reads, also where nothing can be written.
+"""Access checks for a ledger, and a read-only connection that also works on read-only disks.
 
 Quick to import: no SQLAlchemy here.
 """
@@ -15,26 +15,29 @@ from speakeasyd.errors import LedgerDenied, LedgerError, LedgerHeld
 from speakeasyd.ledger.locks import describe_hold
 from speakeasyd.ledger.pairing import refuse_foreign_log
 
-BUSY_S = 5.0  # seconds to wait where a read must wait at all
-COPY_TRIES = 3  # of a copy that was changed while it was made
+BUSY_S = 5.0  # seconds that a read waits for a lock
+COPY_TRIES = 3  # attempts to copy a ledger that changes while it is copied
 
 
 def require_readable(path: Path) -> None:
-    """Raises LedgerError where there is no ledger, LedgerDenied where this user may not read it."""
+    """Check that the ledger can be read.
+
+    Raises LedgerError if there is no ledger, LedgerDenied if this user may not read it.
+    """
     try:
         path.stat()
     except PermissionError as error:
-        raise _denied("look into", path.parent) from error
+        raise _denied("open", path.parent) from error
     except OSError as error:
         if not path.parent.is_dir():
             what, hint = (
                 f"there is no state folder {path.parent}",
-                "The daemon makes it. Is it the right one?",
+                "The daemon creates it. Is the path right?",
             )
         else:
             what, hint = (
                 f"there is no ledger {path}",
-                "It is made when the daemon first starts. Is the state folder right?",
+                "The daemon creates it at its first start. Is the state folder right?",
             )
         raise LedgerError(what, hint=hint) from error
     if not os.access(path, os.R_OK):
@@ -42,28 +45,38 @@ def require_readable(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raises as `require_readable`, and where this user may not change the ledger, or nobody can."""
+    """Check that the ledger can be changed.
+
+    Raises LedgerError if there is no ledger or its filesystem is read-only, LedgerDenied if this
+    user may not change it.
+    """
     require_readable(path)
     if _is_on_read_only_filesystem(path):
         raise LedgerError(
-            f"{path} is on a read-only filesystem", hint="Only questions can be asked there."
+            f"{path} is on a read-only filesystem", hint="The ledger can only be read there."
         )
     sidecars = (Path(f"{path}-wal"), Path(f"{path}-shm"))
-    for place in (path.parent, path, *(file for file in sidecars if file.exists())):
-        if not os.access(place, os.W_OK):
-            raise _denied("change", place)
+    for file in (path.parent, path, *(sidecar for sidecar in sidecars if sidecar.exists())):
+        if not os.access(file, os.W_OK):
+            raise _denied("change", file)
 
 
 @contextmanager
 def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
-    """A connection that cannot write. Raises as `require_readable`, and LedgerError where it cannot be opened.
+    """Open a connection that cannot write.
 
-    SQLite needs the file `-shm`, or to make it, to read what is in the log. Without it:
-    - a ledger with an empty log is all in its file, and is read as one that does not change;
-    - a ledger with a log is copied, and the copy is read: without its log it would be an old one.
+    SQLite needs the file `-shm`, or the right to create it, to read the write-ahead log. Without
+    it:
+
+    - a ledger with an empty log is read as an immutable file;
+    - a ledger with a log is copied with its log, and the copy is read. Without the log, readers
+      would see old data.
+
+    Raises as `require_readable`, LedgerHeld while it is locked, LedgerError if it cannot be opened
+    or was changed while it was read.
     """
     require_readable(path)
-    with suppress(PermissionError):  # the note that tells is not for everybody
+    with suppress(PermissionError):  # not every reader may read the pair file
         refuse_foreign_log(path)
     try:
         connection = _connect(path, "mode=ro")
@@ -87,12 +100,12 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
     with closing(_connect(path, "mode=ro&immutable=1")) as unchanging:
         yield unchanging
     if _signature(path) != before:
-        raise LedgerError(f"the ledger {path} was changed while it was read", hint="Ask again.")
+        raise LedgerError(f"the ledger {path} was changed while it was read", hint="Try again.")
 
 
-def _connect(path: Path, how: str) -> sqlite3.Connection:
+def _connect(path: Path, options: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?{how}", uri=True, timeout=BUSY_S, check_same_thread=False
+        f"{path.absolute().as_uri()}?{options}", uri=True, timeout=BUSY_S, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA query_only = ON")
@@ -104,7 +117,10 @@ def _connect(path: Path, how: str) -> sqlite3.Connection:
 
 
 def _open_copy(path: Path, folder: str) -> sqlite3.Connection:
-    """Of the ledger and its log as they were at one moment."""
+    """Copy the ledger and its log as of one moment, and open the copy.
+
+    Raises LedgerError if they change too often for a consistent copy.
+    """
     copy = Path(folder) / path.name
     log = Path(f"{path}-wal")
     if not os.access(log, os.R_OK):
@@ -121,20 +137,20 @@ def _open_copy(path: Path, folder: str) -> sqlite3.Connection:
     shm = Path(f"{path}-shm")
     raise LedgerError(
         f"the ledger {path} changes all the time, and {shm} cannot be used",
-        hint="A daemon writes it: ask as its user, or as one who may read and write that file.",
+        hint="The daemon is writing. Run this as its user, or as a user with access to that file.",
     )
 
 
 def _signature(path: Path) -> tuple[tuple[int, int], ...]:
-    """Of the ledger and its log: differs once either was written."""
-    found = []
+    """Return sizes and times of the ledger and its log; they differ once either was written."""
+    states = []
     for file in (path, Path(f"{path}-wal")):
         try:
-            stat = file.stat()
-            found.append((stat.st_size, stat.st_mtime_ns))
+            state = file.stat()
+            states.append((state.st_size, state.st_mtime_ns))
         except FileNotFoundError:
-            found.append((0, 0))
-    return tuple(found)
+            states.append((0, 0))
+    return tuple(states)
 
 
 def _bytes_in_log(path: Path) -> int:
@@ -150,7 +166,7 @@ def _is_on_read_only_filesystem(path: Path) -> bool:
 
 
 def is_held(error: Exception) -> bool:
-    """Whether another program holds the ledger."""
+    """Return whether an error of SQLite means that another program holds a lock."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
 
 
@@ -160,19 +176,19 @@ def _unreadable(path: Path, error: sqlite3.Error) -> LedgerError:
     return LedgerError(f"cannot read the ledger {path}: {error}")
 
 
-def _denied(do: str, place: Path) -> LedgerDenied:
-    owner = _owner(place)
+def _denied(action: str, path: Path) -> LedgerDenied:
+    owner = _owner(path)
     hint = (
         f"Do it as {owner}: sudo -u {owner} speakeasyd ..."
         if owner
         else "Do it as the user of the daemon."
     )
-    return LedgerDenied(f"this user may not {do} {place}", hint=hint)
+    return LedgerDenied(f"this user may not {action} {path}", hint=hint)
 
 
-def _owner(place: Path) -> str:
-    """The name of the user whom it belongs to; empty where that cannot be told."""
+def _owner(path: Path) -> str:
+    """Return the name of the user who owns a file; empty if it is unknown."""
     try:
-        return place.owner()
+        return path.owner()
     except (OSError, KeyError, NotImplementedError):
         return ""

@@ -1,4 +1,4 @@
-"""Copies of the ledger: before its schema changes, by the day, and when a person asks for one."""
+"""Backups of the ledger: before a migration, once a day, and on request."""
 
 import os
 import shutil
@@ -10,18 +10,21 @@ from pathlib import Path
 from speakeasyd.durable import sync_folder
 from speakeasyd.errors import LedgerError
 
-KEEP = 3  # copies made before a change of the schema
-PRIVATE = 0o600  # a ledger holds every transcript
-SCHEDULED = "daily"  # the label of copies that the settings ask for
-RESERVE_BYTES = 256 << 20  # a scheduled copy leaves at least so much room on the disk
+KEEP = 3  # number of backups kept from before migrations
+PRIVATE = 0o600  # file mode: a ledger contains all transcripts
+SCHEDULED = "daily"  # label of scheduled backups
+RESERVE_BYTES = 256 << 20  # bytes that a scheduled backup leaves free on the disk
 
 
 class NoRoom(LedgerError):
-    """A scheduled copy would leave too little room on the disk."""
+    """A scheduled backup would leave too little free space on the disk."""
 
 
 def back_up(path: Path, *, label: str, keep: int = KEEP) -> Path:
-    """Copy the ledger into the folder `backups` beside it and remove the oldest of this kind. Returns the copy."""
+    """Copy the ledger into the folder `backups` beside it. Returns the copy.
+
+    Deletes the oldest backups of the same kind beyond `keep`. Raises LedgerError.
+    """
     folder = path.parent / "backups"
     folder.mkdir(mode=0o700, exist_ok=True)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
@@ -34,7 +37,10 @@ def back_up(path: Path, *, label: str, keep: int = KEEP) -> Path:
 
 
 def back_up_on_schedule(path: Path, *, keep: int) -> Path:
-    """Raises NoRoom, before anything is written, where the copy would leave too little room."""
+    """Make a scheduled backup. Returns the copy.
+
+    Raises NoRoom, before anything is written, if it would leave too little free space; LedgerError.
+    """
     size = path.stat().st_size
     free = shutil.disk_usage(path.parent).free
     if free < size + max(size, RESERVE_BYTES):
@@ -45,20 +51,19 @@ def back_up_on_schedule(path: Path, *, keep: int) -> Path:
 
 
 def copy_ledger(source: sqlite3.Connection, target: Path, *, overwrite: bool = False) -> None:
-    """Make a whole copy, durably, under its name once it is complete. Others may read and write the ledger meanwhile.
+    """Copy a ledger durably. The copy gets its name when it is complete.
 
-    Raises LedgerError.
+    Other programs may read and write the ledger meanwhile. Raises LedgerError.
     """
     if target.exists() and not overwrite:
-        raise LedgerError(f"there is a file {target} already", hint="--force overwrites it.")
+        raise LedgerError(f"the file {target} exists already", hint="--force overwrites it.")
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
         with closing(sqlite3.connect(unfinished, isolation_level=None)) as copy:
-            source.backup(copy)  # in one step: one consistent state, the log taken in
-            copy.execute(
-                "PRAGMA journal_mode = DELETE"
-            )  # one file, which can be read on a read-only disk too
+            source.backup(copy)  # in one step: a consistent state that includes the log
+            # one file without a log: it can be read on a read-only disk
+            copy.execute("PRAGMA journal_mode = DELETE")
         with unfinished.open("r+b") as file:
             os.fsync(file.fileno())
         unfinished.replace(target)
@@ -71,25 +76,28 @@ def copy_ledger(source: sqlite3.Connection, target: Path, *, overwrite: bool = F
 
 
 def log_files(ledger: Path) -> tuple[Path, Path]:
-    """SQLite's write-ahead log beside a ledger, and the index of it."""
+    """Return the paths of the write-ahead log of a ledger and of the log's index."""
     return ledger.with_name(f"{ledger.name}-wal"), ledger.with_name(f"{ledger.name}-shm")
 
 
 def open_live(path: Path) -> sqlite3.Connection:
-    """To read a ledger that others may have open."""
+    """Open a ledger for reading that other programs may have open."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 def open_copy(path: Path, *, without_log: bool = False) -> sqlite3.Connection:
-    """To read one that nobody has open, without making files beside it: it may lie on a read-only disk."""
-    alone = without_log or not log_files(path)[0].exists()
+    """Open a ledger for reading that no program has open.
+
+    Creates no files beside it, since it may be on a read-only disk. `without_log`: ignore its log.
+    """
+    immutable = without_log or not log_files(path)[0].exists()
     return (
         sqlite3.connect(f"{path.absolute().as_uri()}?immutable=1", uri=True)
-        if alone
+        if immutable
         else open_live(path)
     )
 
 
 def _list_copies(path: Path, *, scheduled: bool) -> list[Path]:
-    found = sorted((path.parent / "backups").glob(f"{path.stem}-*{path.suffix}"))
-    return [copy for copy in found if copy.stem.endswith(f"-{SCHEDULED}") == scheduled]
+    copies = sorted((path.parent / "backups").glob(f"{path.stem}-*{path.suffix}"))
+    return [copy for copy in copies if copy.stem.endswith(f"-{SCHEDULED}") == scheduled]

@@ -1,4 +1,7 @@
-"""Claims: which job is next, whose it is, and how it is given back. Every change proves its claim."""
+"""Claims (leases): which job is next, who owns it, and how it is released.
+
+Every change proves its claim with the claim token (fencing token).
+"""
 
 import json
 import secrets
@@ -28,7 +31,7 @@ from speakeasyd.ledger.transcript_reuse import LENDER, copy_transcript
 from speakeasyd.ledger.transitions import close_attempts, end_claim, require_claim, update_owned_job
 from speakeasyd.ledger.writer import Transaction
 
-# Pinned to its index: left to itself, SQLite sorts the million that wait to find the one that is next.
+# The index is named because SQLite otherwise sorts all waiting jobs to find the next one.
 _QUEUE = """
     SELECT {columns} FROM jobs INDEXED BY {index}
     WHERE status = 'pending' AND available_at <= :now {conditions}
@@ -39,7 +42,8 @@ _QUEUE = """
     ORDER BY priority DESC, id LIMIT :limit
 """
 _LATER = text("""
-    SELECT min(available_at) FROM jobs INDEXED BY ix_jobs_available WHERE status = 'pending' AND available_at > :now
+    SELECT min(available_at) FROM jobs INDEXED BY ix_jobs_available
+    WHERE status = 'pending' AND available_at > :now
 """)
 _POSTPONE = text("""
     UPDATE jobs SET available_at = :until, error_code = :code, error = :error WHERE id IN (
@@ -81,21 +85,21 @@ _START = (
 
 
 def find_next_model(connection: Connection, now: str, inboxes: Sequence[str] | None) -> str | None:
-    """`options.model` of the job that `claim_jobs` would take first."""
+    """Return `options.model` of the job that `claim_jobs` would claim first; None if none is."""
     return connection.execute(
         select_claimable("requested_model", now, 1, model=None, inboxes=inboxes)
     ).scalar()
 
 
 def find_next_retry_time(connection: Connection, now: str) -> str | None:
-    """When the next of the jobs that have to wait may be taken."""
+    """Return the time at which the next waiting job becomes available; None if none waits."""
     return connection.execute(_LATER, {"now": now}).scalar()
 
 
 def find_lost_claims(
     connection: Connection, claimed: Sequence[tuple[JobId, Token]]
 ) -> frozenset[JobId]:
-    """Which of these claims no longer hold."""
+    """Return the jobs whose claims are no longer valid."""
     ids = [job_id for job_id, _ in claimed]
     held = select(jobs.c.id, jobs.c.claim_token).where(
         jobs.c.id.in_(ids), jobs.c.status == Status.PROCESSING
@@ -107,10 +111,11 @@ def find_lost_claims(
 def claim_jobs(
     tx: Transaction, limit: int, *, model: str | None, inboxes: Sequence[str] | None
 ) -> list[Job]:
-    """Take up to `limit` jobs; at least one if there is any that may be taken.
+    """Claim up to `limit` jobs; at least one if any is available.
 
-    Of jobs with the same work one is taken, and the others wait for its chunks. A job whose work has been done before
-    is lent those chunks, and comes as `transcribed`.
+    Of jobs with the same work key, only one is claimed; the others wait for its transcript. If a
+    completed job has done the same work, its chunks are copied and the job is returned with
+    `transcribed` set.
     """
     waiting = select_claimable(
         f"*, {_DONE}, {_SAID}, {_LANGUAGES}, {_SUSPECTS}, {LENDER}",
@@ -137,10 +142,10 @@ def claim_jobs(
 
 
 def update_claimed_job(
-    tx: Transaction, job_id: JobId, token: Token, found: dict[str, object]
+    tx: Transaction, job_id: JobId, token: Token, values: dict[str, object]
 ) -> None:
-    """Keep what a worker has found out so far; what is None stays as it was."""
-    known = {name: value for name, value in found.items() if value is not None}
+    """Store what a worker has reported so far; None leaves a value unchanged. Raises NotYours."""
+    known = {name: value for name, value in values.items() if value is not None}
     if known:
         update_owned_job(tx, job_id, token, **known)
         tx.publish_event("job.noted", job_id, **known)
@@ -157,7 +162,11 @@ def release_claim(
     crash: bool,
     counts: bool,
 ) -> None:
-    """Back to pending, chunks kept. `crash`: a worker died on it; `counts=False`: the attempt is given back."""
+    """Return a job to `pending`; its chunks are kept. Raises NotYours.
+
+    `available_at`: not before this time; None: at once. `crash`: a worker died on it.
+    `counts=False`: the attempt does not count.
+    """
     end_claim(
         tx,
         job_id,
@@ -181,7 +190,9 @@ def release_claim(
 
 
 def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
-    """Given up. Returns whether the job has failed: one that was being retried has its finished transcript still."""
+    """Fail a job. Returns False if it was a retry: its finished transcript is kept. Raises
+    NotYours.
+    """
     require_claim(tx, job_id, token)
     if retries.find_retried(tx.connection, [job_id]):
         close_attempts(tx, [job_id], outcome="failed", code=code, error=error)
@@ -196,7 +207,7 @@ def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: 
 def postpone_jobs(
     tx: Transaction, model: str, *, available_at: str, code: str, error: str, limit: int
 ) -> int:
-    """Let up to `limit` of the jobs that ask for `model` wait until then. Returns how many: 0 when all do."""
+    """Postpone up to `limit` pending jobs for `model`. Returns how many; 0 if none is left."""
     parameters = {
         "model": model,
         "until": available_at,
@@ -221,7 +232,10 @@ def postpone_jobs(
 def select_claimable(
     columns: str, now: str, limit: int, *, model: str | None, inboxes: Sequence[str] | None
 ) -> TextClause:
-    """Those that may be taken now, in the order of their turn. Only words of this module become SQL."""
+    """Return the query for the available jobs in the order of the queue.
+
+    `columns` must be SQL of this module: it is not escaped.
+    """
     conditions = []
     parameters: list[BindParameter[Any]] = [bindparam("now", now), bindparam("limit", limit)]
     if model is not None:
@@ -236,7 +250,7 @@ def select_claimable(
 
 
 def _drop_duplicate_work(rows: Iterable[Row[Any]]) -> list[Row[Any]]:
-    """The first of those with the same work, in the order given."""
+    """Return the first row of each work key, in the given order."""
     first: dict[object, Row[Any]] = {}
     for row in rows:
         first.setdefault(row.work_key or row.id, row)
@@ -253,7 +267,7 @@ def _build_attempt_row(claim: dict[str, Any]) -> dict[str, object]:
 
 
 def _build_claimed_job(tx: Transaction, row: Row[Any], token: str) -> Job:
-    """The job of a row that was read before it was claimed."""
+    """Return the claimed job, built from its row as it was before the claim."""
     attempt = row.attempts + 1
     tx.record_event("job.claimed", row.id, inbox=row.inbox, path=row.path, attempt=attempt)
     return Job(

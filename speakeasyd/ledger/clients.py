@@ -1,7 +1,8 @@
-"""Questions of clients: in threads and on connections of their own, for a limited time.
+"""Queries of clients: in threads and on connections of their own, with a time limit.
 
-The daemon's work has readers that no client can hold. A question ends when its time is over, when its client has gone
-(the task that waits is cancelled), and when the daemon stops.
+The daemon's own work has other readers, so no client can block it. A query is interrupted when its
+time is over, when its client has disconnected (the waiting task is cancelled), and when the daemon
+stops.
 """
 
 import asyncio
@@ -30,17 +31,17 @@ from speakeasyd.ledger.readonly import (
 )
 from speakeasyd.ledger.search import EVERYTHING, SearchFilters, SearchHit
 
-INTERRUPT_S = 0.1  # seconds between two tries to end a question whose time is over
-WAITING = 64  # questions that may wait for a thread
+INTERRUPT_S = 0.1  # seconds between two attempts to interrupt a query whose time is over
+WAITING = 64  # queries that may wait for a thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class ClientReaders:
-    """A few threads for one kind of question, each with `limit_s` seconds for its answer.
+    """A few threads for one kind of query, with a time limit of `limit_s` seconds per query.
 
-    Any question may raise QueryTimeout, LedgerBusy when too many wait already, or LedgerError.
+    Every query may raise QueryTimeout, LedgerBusy if too many queries wait already, or LedgerError.
     """
 
     def __init__(self, path: Path, *, threads: int, limit_s: float) -> None:
@@ -53,7 +54,7 @@ class ClientReaders:
         self._closed = False
 
     async def close(self) -> None:
-        """Interrupt what is asked. Idempotent."""
+        """Interrupt the running queries and end the threads. Idempotent."""
         self._closed = True
         for budget in self._under_way:
             budget.cancel()
@@ -61,11 +62,14 @@ class ClientReaders:
         self._connections.dispose()
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a function whose queries go through `reading.read`."""
+        """Run a function with queries in one of the threads, within the time limit.
+
+        Raises QueryTimeout, LedgerBusy, LedgerError, or what the function raises.
+        """
         if self._closed:
             raise LedgerError("the ledger is closed")
         if len(self._under_way) >= self._most:
-            raise LedgerBusy("too many questions at once", hint="Ask again in a moment.")
+            raise LedgerBusy("too many queries at once", hint="Try again in a moment.")
         budget = QueryBudget(self._limit_s)
         self._under_way.add(budget)
         loop = asyncio.get_running_loop()
@@ -83,7 +87,7 @@ class ClientReaders:
                 self._under_way.discard(budget)
 
     def _end_overdue(self, budget: QueryBudget) -> None:
-        """Interrupt a question whose time is over, until it has ended."""
+        """Interrupt a query whose time is over, repeatedly until it has ended."""
         if budget.finished:
             self._under_way.discard(budget)
         elif budget in self._under_way:
@@ -93,29 +97,31 @@ class ClientReaders:
 
     async def read(
         self,
-        question: Callable[Concatenate[Connection, P], T],
+        query: Callable[Concatenate[Connection, P], T],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Ask on a connection of the ledger's."""
-        return await self.run(self._answer, lambda seen: question(seen, *args, **kwargs))
+        """Run a query function on a connection of this pool."""
+        return await self.run(self._answer, lambda connection: query(connection, *args, **kwargs))
 
-    def _answer(self, question: Callable[[Connection], T]) -> T:
-        """In a thread."""
+    def _answer(self, query: Callable[[Connection], T]) -> T:
+        """Run the query in a thread."""
         budget = QueryBudget.current()
         try:
             with self._connections.connect() as connection:
                 driver = cast(sqlite3.Connection, connection.connection.driver_connection)
                 with budget.applied_to(driver):
-                    return question(connection)
+                    return query(connection)
         except Exception as error:
             raise explain_interrupt(error, budget) or connections.translate_error(error) from error
 
-    # --- questions
+    # --- queries
 
     async def query_rows(self, sql: str, params: Parameters = ()) -> list[Row]:
-        """The rows of a query. Raises QueryError when it is wrong or wants more than to read."""
+        """Return the rows of a user's query. Raises QueryError if it is wrong or does more than
+        read.
+        """
         return await self.run(query_readonly, self._path, sql, params)
 
     async def search_text(
@@ -125,16 +131,23 @@ class ClientReaders:
         return await self.read(search.search_text, words, limit, filters)
 
     async def load_transcript(self, job_id: JobId) -> Transcript:
-        """What is transcribed of a job so far. Raises LedgerError for an unknown job."""
+        """Return the current transcript of a job, finished or growing.
+
+        Raises LedgerError for an unknown job.
+        """
         return await self.read(publication.load_transcript, job_id)
 
     async def leading_text(self, job_id: JobId) -> str:
-        """What is transcribed of a job from its beginning on, without a chunk missing."""
+        """Return the text of a job from its beginning up to the first missing chunk."""
         return await self.read(publication.read_leading_text, job_id)
 
     async def newest_event(self) -> int:
         return await self.read(deliveries.find_newest_seq)
 
     async def events_after(self, seq: int, *, limit: int) -> list[Event] | None:
-        """The events since that number; None where they cannot be told: forgotten, more than `limit`, never been."""
+        """Return the events after number `seq`.
+
+        None if they cannot be given: deleted already, more than `limit`, or `seq` is not a known
+        number.
+        """
         return await self.read(event_log.load_events_after, seq, limit=limit)

@@ -1,7 +1,8 @@
-"""The two ways into the ledger: one connection that writes, a few that can only read.
+"""The connections to the ledger: one that writes, a few that can only read.
 
-Both are synchronous, and called in threads of the ledger's own: a question or a transaction is several statements, none
-of which has anything to wait for but the disk, and going to a thread for each cost six times what the statement did.
+Both are synchronous and are used in threads of the ledger. A query or a transaction is several
+statements that wait only for the disk; a thread switch for each statement cost six times as much as
+the statement.
 """
 
 import sqlite3
@@ -17,14 +18,12 @@ from speakeasyd.ledger.locks import describe_hold
 from speakeasyd.ledger.pairing import refuse_foreign_log
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
-READERS = 3  # connections, each with its thread
-WAL_BYTES = 32 * 1024 * 1024  # of the log, before it is moved into the database
+READERS = 3  # number of read connections, each with a thread
+WAL_BYTES = 32 * 1024 * 1024  # bytes of the write-ahead log before a checkpoint
 
-_CONNECT = {
-    "isolation_level": None
-}  # else the driver begins transactions of its own, deferred ones
+_CONNECT = {"isolation_level": None}  # the default makes the driver begin deferred transactions
 
-_FOR_A_WHILE = frozenset(
+_TRANSIENT = frozenset(
     {
         sqlite3.SQLITE_BUSY,
         sqlite3.SQLITE_LOCKED,
@@ -42,17 +41,18 @@ _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def create_write_engine(path: Path) -> Engine:
-    """One connection; every transaction takes the write lock as it begins, so that none fails half-way for want of it.
+    """Return an engine with one connection. Every transaction takes the write lock when it begins.
 
-    It never moves the log into the database by itself: the daemon does, see `Writer`. A visitor leaves that to the
-    daemon, since two that checkpoint at once have corrupted databases in versions of SQLite before 3.51.3.
+    So no transaction fails half-way because the lock is taken. SQLite's automatic checkpoints are
+    off: the daemon runs them, see `Writer`; other programs leave them to the daemon, since two
+    checkpoints at once can corrupt the database in SQLite before 3.51.3.
     """
     engine = create_engine(
         _build_url(path, mode="rw"), connect_args=_CONNECT, pool_size=1, max_overflow=0
     )
     _set_pragmas_on_connect(
         engine,
-        "synchronous = FULL",  # the ledger is the promise: what it says is on the disk
+        "synchronous = FULL",  # a committed change must survive a power failure
         "wal_autocheckpoint = 0",
         f"journal_size_limit = {WAL_BYTES}",
     )
@@ -65,7 +65,10 @@ def create_write_engine(path: Path) -> Engine:
 
 
 def create_read_engine(path: Path, *, size: int = READERS) -> Engine:
-    """Connections that cannot write, whatever they are told. They never wait for the writer, nor it for them."""
+    """Return an engine with connections that cannot write.
+
+    In WAL mode readers never wait for the writer, and the writer never waits for readers.
+    """
     engine = create_engine(
         _build_url(path, mode="ro"), connect_args=_CONNECT, pool_size=size, max_overflow=0
     )
@@ -89,7 +92,10 @@ def _set_pragmas_on_connect(engine: Engine, *pragmas: str) -> None:
 
 
 def check_schema(path: Path) -> None:
-    """Raises LedgerError unless there is a ledger of this version that can be opened."""
+    """Check that the ledger can be opened and has the schema of this version.
+
+    Raises LedgerError, LedgerHeld, LedgerUnwritable.
+    """
     refuse_foreign_log(path)
     try:
         with closing(
@@ -98,33 +104,41 @@ def check_schema(path: Path) -> None:
             connection.execute("SELECT seq FROM events LIMIT 1")
     except sqlite3.Error as error:
         if not path.exists():
-            hint = "Is it the right state folder? The daemon makes it."
+            hint = "Is the state folder right? The daemon creates the ledger."
             raise LedgerError(f"there is no ledger at {path}", hint=hint) from error
         problem = translate_error(error, path)
         if problem is error:
             problem = LedgerError(
-                f"{path} is no ledger of this version: {error}", hint="The daemon upgrades it."
+                f"{path} is not a ledger of this version: {error}",
+                hint="The daemon upgrades it when it starts.",
             )
         raise problem from error
 
 
 def translate_error(error: Exception, path: Path | None = None) -> Exception:
-    """A failure of SQLite in the ledger's own words; any other error as it is. `path`: whose holder is looked for."""
+    """Return the error of the ledger for an error of SQLite; other errors are returned as they are.
+
+    `path`: the ledger, to find out which program holds its lock.
+    """
     cause = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the upper bits only tell sub-kinds
+    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the upper bits are the extended code
     if code in _HELD and path:
-        return LedgerHeld(describe_hold(path), hint="Work goes on by itself then.")
-    if code in _FOR_A_WHILE:
+        return LedgerHeld(describe_hold(path), hint="Work resumes by itself after that.")
+    if code in _TRANSIENT:
         return LedgerUnwritable(
-            f"the ledger cannot be used just now: {cause}",
-            hint="Is its disk full, read-only or gone, or does another program hold it? Work goes on once it can.",
+            f"the ledger cannot be used at the moment: {cause}",
+            hint=(
+                "Is its disk full, read-only or not mounted, or does another program lock it? "
+                "Work resumes by itself after that."
+            ),
         )
     if code in _DAMAGED:
         return LedgerError(
             f"the ledger is damaged: {cause}",
             hint=(
-                "Stop the daemon and put back a copy, such as one from the folder 'backups' beside the ledger: "
-                "speakeasyd ledger restore FILE. What is wrong: speakeasyd ledger check"
+                "Stop the daemon and restore a copy, such as one from the folder 'backups' "
+                "beside the ledger: speakeasyd ledger restore FILE. "
+                "To see what is wrong: speakeasyd ledger check"
             ),
         )
     return error

@@ -1,4 +1,4 @@
-"""Who is to be told of what: from events to deliveries, and a delivery to its end."""
+"""Deliveries of events to targets (outbox pattern): enqueued, retried, and ended."""
 
 import base64
 import json
@@ -15,11 +15,12 @@ from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs
 from speakeasyd.ledger.text_columns import encode_json
 from speakeasyd.ledger.writer import Transaction
 
-MARK = "notices"  # the key in `state` of how far has been told
-SLICE = 500  # events in one go
+MARK = "notices"  # key of the cursor in the table `state`
+SLICE = 500  # most events per query
 
 _DONE_BATCHES = text("""
-    SELECT name AS batch, total, completed, failed, cancelled, skipped, audio_ms / 1000.0 AS audio_seconds
+    SELECT name AS batch, total, completed, failed, cancelled, skipped,
+           audio_ms / 1000.0 AS audio_seconds
     FROM batches
     WHERE pending = 0 AND processing = 0
       AND name IN (SELECT batch FROM jobs WHERE finished_at > :since AND finished_at <= :until)
@@ -28,9 +29,13 @@ _DONE_BATCHES = text("""
 
 
 def load_cursor(connection: Connection) -> Mapping[str, Any] | None:
-    """How far has been told: `seq` of the last event, and `until` when batches were looked at. None: never yet."""
-    told: Mapping[str, Any] | None = load_state(connection, MARK)
-    return told
+    """Return the cursor of the notifier; None before its first run.
+
+    `seq`: number of the last event that was enqueued. `until`: time up to which finished batches
+    were reported.
+    """
+    cursor: Mapping[str, Any] | None = load_state(connection, MARK)
+    return cursor
 
 
 def find_newest_seq(connection: Connection) -> int:
@@ -40,7 +45,7 @@ def find_newest_seq(connection: Connection) -> int:
 def find_finished_batches(
     connection: Connection, *, since: str, until: str
 ) -> list[dict[str, Any]]:
-    """Batches whose last job ended in that time, nothing of which is left to do."""
+    """Return the batches whose last job ended in (since, until] and that have no job left."""
     return [
         dict(row._mapping)
         for row in connection.execute(_DONE_BATCHES, {"since": since, "until": until})
@@ -50,7 +55,7 @@ def find_finished_batches(
 def record_finished_batches(
     tx: Transaction, batches: Sequence[Mapping[str, object]], *, seq: int, until: str
 ) -> None:
-    """Tell that these batches are done, and that it has been told."""
+    """Record `batch.completed` for each batch, and move the cursor."""
     for batch in batches:
         tx.record_event("batch.completed", None, **batch)
     store_cursor(tx, seq=seq, until=until)
@@ -63,20 +68,26 @@ def store_cursor(tx: Transaction, *, seq: int, until: str) -> None:
 def load_events_with_jobs(
     connection: Connection, kinds: Iterable[str], *, after: int, upto: int
 ) -> list[Event]:
-    """Events of these kinds, in order, at most `SLICE`; what is known of their jobs is in their data."""
-    wanted = select(events).where(
+    """Return at most `SLICE` events of these kinds with `after < seq <= upto`, in order.
+
+    The data of each event is extended by the data of its job.
+    """
+    query = select(events).where(
         events.c.seq > after, events.c.seq <= upto, events.c.kind.in_(list(kinds))
     )
     return [
         _add_job_data(connection, row)
-        for row in connection.execute(wanted.order_by(events.c.seq).limit(SLICE)).all()
+        for row in connection.execute(query.order_by(events.c.seq).limit(SLICE)).all()
     ]
 
 
 def enqueue_deliveries(
     tx: Transaction, wanted: Sequence[tuple[str, Event]], *, seq: int, until: str
 ) -> None:
-    """Each target is to be told of its event. What has been enlisted before stays as it is."""
+    """Enqueue a delivery for each target and event, and move the cursor.
+
+    Idempotent: a delivery that exists already is not changed.
+    """
     if wanted:
         rows = [
             {
@@ -96,7 +107,7 @@ def enqueue_deliveries(
 
 
 def find_next_delivery(connection: Connection, target: str) -> Delivery | None:
-    """The one of this target whose time comes first."""
+    """Return the delivery of a target that is due first; None if there is none."""
     due = select(deliveries).where(deliveries.c.target == target, text("status = 'pending'"))
     row = connection.execute(
         due.order_by(deliveries.c.available_at, deliveries.c.id).limit(1)
@@ -120,7 +131,7 @@ def mark_delivered(tx: Transaction, delivery_id: int) -> None:
 def mark_delivery_failed(
     tx: Transaction, delivery: Delivery, target: str, *, error: str, again_at: str | None
 ) -> None:
-    """An attempt failed: try again at that time, or, with None, never."""
+    """Record a failed attempt. `again_at`: time of the next attempt; None: give up."""
     if again_at is None:
         _update_delivery(tx, delivery.id, status="failed", ended_at=tx.now, error=error)
         tx.record_event("notice.failed", None, target=target, about=delivery.kind, error=error)
@@ -137,8 +148,8 @@ def mark_delivery_failed(
 
 
 def _update_delivery(tx: Transaction, delivery_id: int, **values: object) -> None:
-    changed = update(deliveries).where(deliveries.c.id == delivery_id)
-    tx.connection.execute(changed.values(attempts=deliveries.c.attempts + 1, **values))
+    delivery = update(deliveries).where(deliveries.c.id == delivery_id)
+    tx.connection.execute(delivery.values(attempts=deliveries.c.attempts + 1, **values))
 
 
 def _add_job_data(connection: Connection, row: Row[Any]) -> Event:
@@ -166,16 +177,16 @@ def _load_job_data(connection: Connection, job_id: int) -> dict[str, Any]:
         "warning",
     )
     columns = [jobs.c.path_raw, *(jobs.c[name] for name in names)]
-    found = connection.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none()
-    if found is None:
+    row = connection.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
         return {"job_id": job_id}
-    known = dict(found._mapping)
-    path = known.pop("path_raw")
-    return {"job_id": job_id} | known | _exact_path(path)
+    values = dict(row._mapping)
+    path = values.pop("path_raw")
+    return {"job_id": job_id} | values | _exact_path(path)
 
 
 def _exact_path(path: bytes) -> dict[str, str]:
-    """For a path that is not UTF-8: `path` shows it to people, and cannot be opened."""
+    """Return `path_base64` for a path that is not UTF-8: its `path` is only for display."""
     try:
         path.decode()
     except UnicodeDecodeError:
@@ -184,8 +195,8 @@ def _exact_path(path: bytes) -> dict[str, str]:
 
 
 def _load_artifact_paths(connection: Connection, job_id: int) -> dict[str, str]:
-    """Path by format."""
-    wanted = select(artifacts).where(
+    """Return the paths of the written artifacts of a job, by format."""
+    query = select(artifacts).where(
         artifacts.c.job_id == job_id, artifacts.c.written_at.is_not(None)
     )
-    return {row.format: f"{row.outbox}/{row.path}" for row in connection.execute(wanted)}
+    return {row.format: f"{row.outbox}/{row.path}" for row in connection.execute(query)}

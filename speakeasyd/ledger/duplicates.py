@@ -1,4 +1,4 @@
-"""When two files are the same, and what that makes of the newer one. Pure."""
+"""Duplicate detection: when two files are the same, and what to do with the newer one. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _WITHOUT_RESULT = frozenset({Status.FAILED, Status.CANCELLED, Status.SKIPPED})
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """A file as the ledger remembers it."""
+    """A file that is recorded in the ledger."""
 
     job_id: JobId | None  # None: its job was pruned
     signature: Signature
@@ -23,22 +23,24 @@ class KnownFile:
 
     @property
     def has_transcript(self) -> bool:
-        """Whether it has a transcript, or will have one."""
+        """Return whether it has a transcript or will have one."""
         return self.status not in _WITHOUT_RESULT
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityDecision:
-    """What becomes of a file at the ledger's door."""
+    """What to do with a file that is added to the ledger."""
 
     status: Status
-    same_as: JobId | None = None  # this very file has a job already: no new row
+    same_as: JobId | None = None  # job of this same version of the file: no new row
     duplicate_of: JobId | None = None
-    replaces: tuple[JobId, ...] = ()  # unfinished jobs of the same path whose bytes are gone
+    replaces: tuple[JobId, ...] = ()  # unfinished jobs of the same path whose bytes were replaced
 
 
 def find_current(same_path: Sequence[KnownFile]) -> KnownFile | None:
-    """The version of a file that its transcript belongs to: the latest that has one, else the latest."""
+    """Return the version that the current transcript belongs to: the latest with one, else the
+    latest.
+    """
     ordered = sorted(same_path, key=lambda known: known.job_id or 0)
     return next(
         (known for known in reversed(ordered) if known.has_transcript),
@@ -47,9 +49,10 @@ def find_current(same_path: Sequence[KnownFile]) -> KnownFile | None:
 
 
 def find_settled(same_path: Sequence[KnownFile]) -> list[KnownFile]:
-    """The versions that need no new job when they are seen: the current one, and attempts after it; newest first.
+    """Return the versions that need no new job when they are seen again, newest first.
 
-    An earlier one that comes back is a new version.
+    These are the current version and attempts after it. An older version that comes back is treated
+    as a new version.
     """
     current = find_current(same_path)
     if current is None:
@@ -66,7 +69,12 @@ def find_settled(same_path: Sequence[KnownFile]) -> list[KnownFile]:
 def decide_identity(
     new: NewJob, *, same_path: Sequence[KnownFile], same_bytes: Iterable[KnownFile]
 ) -> IdentityDecision:
-    """`same_bytes`: files under other paths whose transcript may serve for this one; none if it is to have its own."""
+    """Decide what to do with a new file. Returns the status of its job and the jobs that it
+    replaces.
+
+    `same_path`: known versions of the same path. `same_bytes`: files with the same bytes under
+    other paths whose transcript may be used for this one; empty if each file gets its own.
+    """
     for known in find_settled(same_path):
         if known.job_id and (known.signature, known.sha256) == (new.signature, new.sha256):
             return IdentityDecision(status=known.status, same_as=known.job_id)

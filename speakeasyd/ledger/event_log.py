@@ -1,4 +1,4 @@
-"""The order of events: those of this program and, as soon as they are noticed, those of others on the same ledger."""
+"""The event log: numbers the events of this program and finds those of other programs."""
 
 import json
 from collections.abc import Sequence
@@ -22,31 +22,38 @@ _KEEP = text("""
 
 @dataclass(frozen=True, slots=True)
 class EventDraft:
-    """An event of a transaction in progress; `keep` it in the ledger, or only publish it after the commit."""
+    """An event of a transaction that is not committed yet.
+
+    `keep`: store it in the ledger; otherwise it is only published after the commit.
+    """
 
     event: Event
     keep: bool
 
 
 class EventLog:
-    """Writes events inside the transaction that holds the write lock: their numbers follow without a hole."""
+    """Writes events in the transaction that holds the write lock, so their numbers have no gaps."""
 
     def __init__(self, connection: Connection) -> None:
         self._seen = _find_newest_seq(connection)
 
     def write_events(self, connection: Connection, news: Sequence[EventDraft]) -> list[Event]:
-        """Keep what is to be kept. Returns all that is to be published, events of other programs first."""
+        """Store the events marked with `keep`.
+
+        Returns all events to publish: first those that other programs have stored, then these.
+        """
         kept = [item.event for item in news if item.keep]
         last = _insert_events(connection, kept) if kept else _find_newest_seq(connection)
         before = last - len(kept)
         numbers = count(before + 1)
-        told = [
-            replace(item.event, seq=next(numbers)) if item.keep else item.event for item in news
-        ]
-        return [*self._load_foreign_events(connection, before), *told]
+        own = [replace(item.event, seq=next(numbers)) if item.keep else item.event for item in news]
+        return [*self._load_foreign_events(connection, before), *own]
 
     def mark_committed(self, published: Sequence[Event]) -> None:
-        """Nothing counts as seen before it is durable: a transaction that was taken back gives its numbers back."""
+        """Record that the events are committed. Call it after the commit only.
+
+        A rolled-back transaction frees its numbers, so they must not count as seen.
+        """
         self._seen = max(self._seen, *(event.seq or 0 for event in published), 0)
 
     def _load_foreign_events(self, connection: Connection, last: int) -> list[Event]:
@@ -59,7 +66,11 @@ class EventLog:
 
 
 def load_events_after(connection: Connection, seq: int, *, limit: int) -> list[Event] | None:
-    """The events since that number; None where they cannot be told: forgotten, more than `limit`, never been."""
+    """Return the events after number `seq`.
+
+    None if they cannot be given: deleted already, more than `limit`, or `seq` is not a known
+    number.
+    """
     oldest, newest = connection.execute(
         select(func.min(events.c.seq), func.max(events.c.seq))
     ).one()
@@ -84,6 +95,6 @@ def _find_newest_seq(connection: Connection) -> int:
 
 
 def _insert_events(connection: Connection, kept: Sequence[Event]) -> int:
-    """One statement, however many there are. Returns the number of the last."""
+    """Insert all events with one statement. Returns the number of the last."""
     rows = [(e.at, e.kind, e.job_id, encode_json(e.data)) for e in kept]
     return connection.execute(_KEEP, {"events": encode_json(rows)}).lastrowid

@@ -1,4 +1,4 @@
-"""Everything about one job."""
+"""Queries for the details of one job."""
 
 import json
 import os
@@ -12,46 +12,51 @@ from speakeasyd.ledger.readonly import Row
 
 _JOB = "SELECT * FROM job_status WHERE job_id = :job"
 _SOURCE = """
-    SELECT inbox, path_raw, same.size, same.mtime_ns FROM jobs JOIN jobs AS same USING (inbox, path_raw, sha256)
+    SELECT inbox, path_raw, same.size, same.mtime_ns
+    FROM jobs JOIN jobs AS same USING (inbox, path_raw, sha256)
     WHERE jobs.id = :job
 """
 _SAME_BYTES = """
     SELECT path_raw, sha256, options FROM jobs
     WHERE inbox = :inbox AND status NOT IN ('failed', 'cancelled') AND sha256 IN
 """
-HASHES = 500  # in one query
+HASHES = 500  # hashes per query
 _DETAILS = {
     "attempts_made": """
         SELECT started_at, ended_at, outcome, model, device, error_code, error FROM attempts
         WHERE job_id = :job ORDER BY id
     """,
     "artifacts": """
-        SELECT format, outbox, path, bytes, sha256, written_at FROM artifacts WHERE job_id = :job ORDER BY id
+        SELECT format, outbox, path, bytes, sha256, written_at FROM artifacts
+        WHERE job_id = :job ORDER BY id
     """,
     "incidents": """
-        SELECT at, kind, device, error, action, cost_seconds FROM incidents WHERE job_id = :job ORDER BY at
+        SELECT at, kind, device, error, action, cost_seconds FROM incidents
+        WHERE job_id = :job ORDER BY at
     """,
 }
 
 
 def find_job_row(state: Path, job: int) -> Row | None:
-    """Its row of the view `job_status`; None for an unknown job. Raises LedgerError where there is no ledger."""
+    """Return the row of a job in the view `job_status`; None if there is no such job.
+
+    Raises LedgerError if there is no ledger.
+    """
     return next(iter(query_ledger(state, _JOB, {"job": job})), None)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """Where a job's file was, and how it can be told from others that had its name."""
+    """The file of a job: where it was, and how to tell it from other files of that name."""
 
     inbox: str
     path: bytes  # relative to the inbox, as the system has it
-    versions: frozenset[
-        tuple[int, int]
-    ]  # size and mtime_ns, each time that it was seen with these bytes
+    # size and mtime_ns, once for each time that it was seen with these bytes
+    versions: frozenset[tuple[int, int]]
 
 
 def find_source(state: Path, job: int) -> SourceFile | None:
-    """None for an unknown job. Raises LedgerError where there is no ledger."""
+    """Return the file of a job; None for an unknown job. Raises LedgerError without a ledger."""
     rows: list[dict[str, Any]] = query_ledger(state, _SOURCE, {"job": job})
     versions = frozenset((row["size"], row["mtime_ns"]) for row in rows)
     return SourceFile(rows[0]["inbox"], rows[0]["path_raw"], versions) if rows else None
@@ -59,7 +64,7 @@ def find_source(state: Path, job: int) -> SourceFile | None:
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """A file that has a job, or had one that was not in vain."""
+    """A file that has a job, or had one that was not failed or cancelled."""
 
     path: str  # relative to the inbox, as the system has it
     sha256: str
@@ -67,7 +72,10 @@ class KnownFile:
 
 
 def files_with_bytes(state: Path, inbox: str, hashes: Sequence[str]) -> list[KnownFile]:
-    """Those of an inbox with one of these SHA-256. Raises LedgerError where there is no ledger."""
+    """Return the files of an inbox with one of these SHA-256 hashes.
+
+    Raises LedgerError if there is no ledger.
+    """
     rows: list[dict[str, Any]] = []
     for start in range(0, len(hashes), HASHES):
         part = {
@@ -82,5 +90,5 @@ def files_with_bytes(state: Path, inbox: str, hashes: Sequence[str]) -> list[Kno
 
 
 def load_details(state: Path, job: int) -> dict[str, list[Row]]:
-    """Its attempts, artifacts and incidents."""
+    """Return the attempts, artifacts and incidents of a job. Raises LedgerError."""
     return {name: query_ledger(state, query, {"job": job}) for name, query in _DETAILS.items()}

@@ -1,4 +1,7 @@
-"""One daemon per ledger: a lock of the operating system, which ends with its process however that ends."""
+"""The lock that allows one daemon per ledger.
+
+It is a lock of the operating system, which releases it when the process ends in any way.
+"""
 
 import json
 import os
@@ -18,10 +21,10 @@ from speakeasyd.errors import LedgerDenied, StartError
 
 FILE_NAME = "daemon.lock"
 TRIES = 4
-PAUSE_S = 0.05  # seconds between them
-FAR = (
-    1 << 30
-)  # the byte that is locked: Windows lets nobody read a locked byte, and the holder's name is to be read
+PAUSE_S = 0.05  # seconds between two tries
+# offset of the locked byte, far behind the content: Windows forbids reading a locked byte, and
+# others must be able to read who holds the lock
+FAR = 1 << 30
 
 if sys.platform == "win32":
     import msvcrt
@@ -43,7 +46,10 @@ else:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _share(file: BinaryIO) -> None:
-        """Refused while somebody has taken it. Those who only look do not keep each other from it."""
+        """Take a shared lock. Raises OSError while a daemon holds the lock.
+
+        Readers do not exclude each other.
+        """
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
     def _release(file: BinaryIO) -> None:
@@ -57,14 +63,17 @@ class LockHolder:
     pid: int
     host: str
     since: str  # UTC, ISO 8601
-    up_s: float  # seconds, by the clock that nobody sets
+    up_s: float  # seconds since its start, by the monotonic clock
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}, since {self.since}"
 
 
 class LedgerLock:
-    """Held inside `with`. Raises StartError, naming the holder, when another process has it."""
+    """The lock of one ledger, held inside `with`.
+
+    Raises StartError, naming the holder, if another process holds it.
+    """
 
     def __init__(self, state: Path) -> None:
         self._path = state / FILE_NAME
@@ -75,10 +84,11 @@ class LedgerLock:
         try:
             _acquire_with_retries(file)
         except OSError as error:
-            signed = _read_holder(file)
+            holder = _read_holder(file)
             file.close()
+            who = f" ({holder})" if holder else ""
             raise StartError(
-                f"another speakeasyd works on {self._path.parent} already{f' ({signed})' if signed else ''}",
+                f"another speakeasyd already uses {self._path.parent}{who}",
                 hint="Stop it first, or give this one a state folder of its own.",
             ) from error
         self._file = file
@@ -98,7 +108,11 @@ class LedgerLock:
             self._file = None
 
     def _open_lock_file(self) -> BinaryIO:
-        """The file is never deleted: two that delete and create it could each hold a lock on a file of their own."""
+        """Open the lock file. Raises StartError.
+
+        It is never deleted: two processes that delete and re-create it could each lock a different
+        file.
+        """
         try:
             create_private(self._path)
             return os.fdopen(
@@ -112,7 +126,8 @@ class LedgerLock:
         signature = {
             "pid": os.getpid(),
             "started_at": format_utc(datetime.now(UTC)),
-            "started_monotonic": time.monotonic(),  # of the machine: its holder lives, so it has not started again
+            # of this machine: as long as the holder lives, the machine has not restarted
+            "started_monotonic": time.monotonic(),
             "host": platform.node(),
             "command": sys.argv,
         }
@@ -123,10 +138,10 @@ class LedgerLock:
 
 
 def find_holder(state: Path) -> LockHolder | None:
-    """Who works on this state folder now, for those who only want to know.
+    """Return the process that holds the lock of this state folder; None if no daemon runs.
 
-    The lock is tried only where there is a signature: one without a lock is what a killed daemon leaves. Reading is
-    enough for that. Raises LedgerDenied where this user may not even read it: then nobody knows.
+    The lock is tested only if the file names a holder; a killed daemon leaves its name behind.
+    Reading the file is enough. Raises LedgerDenied if this user may not read it.
     """
     try:
         file = (state / FILE_NAME).open("rb")
@@ -134,24 +149,24 @@ def find_holder(state: Path) -> LockHolder | None:
         return None
     except PermissionError as error:
         raise LedgerDenied(
-            f"this user may not read {state / FILE_NAME}, which tells whether a daemon runs",
-            hint="Ask as the user of the daemon, or as one of its group.",
+            f"this user may not read {state / FILE_NAME}, which shows whether a daemon runs",
+            hint="Run this as the user of the daemon, or as a member of its group.",
         ) from error
     except OSError:
         return None
     with file:
-        signed = _read_holder(file)
-        if signed:
+        holder = _read_holder(file)
+        if holder:
             try:
                 _share(file)
             except OSError:
-                return signed
+                return holder
             _release(file)
     return None
 
 
 def _acquire_with_retries(file: BinaryIO) -> None:
-    """Tried for a moment: somebody may have it who only looks."""
+    """Take the lock; retries for a moment, since a reader may hold it. Raises OSError."""
     for _ in range(TRIES):
         try:
             _acquire(file)
@@ -170,7 +185,7 @@ def _seconds_up(signature: Mapping[str, Any]) -> float:
 
 
 def _read_holder(file: BinaryIO) -> LockHolder | None:
-    """As far as can be told: the holder may be signing just now."""
+    """Return the holder that the file names; None if it is unreadable or being written."""
     try:
         file.seek(0)
         signature = json.loads(file.read(FAR))

@@ -1,6 +1,7 @@
-"""Who holds the ledger's write lock, where the system tells: Linux lists all locks of files in /proc/locks.
+"""Finds the programs that hold the ledger's write lock. Linux lists all file locks in /proc/locks.
 
-The ledger's files are not opened for it: to close one of them would end SQLite's own locks in this process.
+The ledger's files are not opened here: closing one would release SQLite's own locks in this
+process.
 """
 
 import os
@@ -12,9 +13,10 @@ from pathlib import Path
 
 from speakeasyd.ledger.backup import log_files
 
-WRITE_LOCK = 120  # the byte of the log's index that SQLite locks for a transaction that writes
+WRITE_LOCK = 120  # byte of the log's index that SQLite locks during a write transaction
 LOCKS = Path("/proc/locks")
-AGAIN_S = 0.3  # seconds between two looks; who holds the lock at both does not just write something
+# Seconds between two checks; a program that holds the lock at both is not in a short transaction
+AGAIN_S = 0.3
 COMMAND_CHARACTERS = 80
 
 
@@ -28,7 +30,7 @@ class LockingProgram:
 
 
 def describe_hold(ledger: Path) -> str:
-    """What people are told while another program holds the ledger."""
+    """Return the message for users while another program holds the ledger's lock."""
     others = [program for program in find_holders(ledger) if program.pid != os.getpid()]
     who = f": {', '.join(map(str, others))}" if others else ""
     return (
@@ -37,7 +39,10 @@ def describe_hold(ledger: Path) -> str:
 
 
 def find_long_hold(ledger: Path, *, daemon: int) -> str:
-    """As `describe_hold`, while neither the daemon nor anybody who just writes something holds it; else empty."""
+    """Return `describe_hold` if a program other than the daemon holds the lock for long; else "".
+
+    Blocks for `AGAIN_S` seconds if the lock is held.
+    """
     first = _foreign_pids(ledger, daemon)
     if not first:
         return ""
@@ -70,16 +75,18 @@ def _list_pids(ledger: Path) -> set[int]:
 
 
 def _write_locks() -> Iterator[tuple[int, int, int, float]]:
-    """Process, inode, first and last byte. A line: `1: POSIX  ADVISORY  WRITE 1234 08:01:5678 120 120`."""
+    """Yield process, inode, first and last byte of each write lock.
+
+    A line: `1: POSIX  ADVISORY  WRITE 1234 08:01:5678 120 120`.
+    """
     try:
         lines = LOCKS.read_text().splitlines()
     except OSError:
         return
     for line in lines:
         fields = line.split()
-        if (
-            len(fields) == 8 and fields[3] == "WRITE"
-        ):  # one that only waits for a lock has an arrow more
+        # the line of a process that waits for a lock has one more field, an arrow
+        if len(fields) == 8 and fields[3] == "WRITE":
             with suppress(ValueError):
                 inode = int(fields[5].rpartition(":")[2])
                 end = float("inf") if fields[7] == "EOF" else int(fields[7])
@@ -87,7 +94,11 @@ def _write_locks() -> Iterator[tuple[int, int, int, float]]:
 
 
 def _has_open(pid: int, *files: Path) -> bool:
-    """Inodes are unique in one filesystem only. Of a process that may not be looked into, it is assumed."""
+    """Return whether a process has one of these files open.
+
+    Needed because inodes are unique within one filesystem only. Assumed for a process that this
+    user may not inspect.
+    """
     try:
         handles = list(Path(f"/proc/{pid}/fd").iterdir())
     except OSError:

@@ -1,4 +1,4 @@
-"""Recovery after a restart, incidents, the daemon's own state, and the removal of what is old."""
+"""Recovery after a restart, incidents, the daemon's state, and deletion of old data."""
 
 import json
 from collections.abc import Sequence
@@ -27,47 +27,62 @@ from speakeasyd.ledger.text_columns import encode_json
 from speakeasyd.ledger.transitions import close_attempts
 from speakeasyd.ledger.writer import Transaction
 
-SLICE = 500  # jobs removed in one transaction: others need not wait long
+SLICE = 500  # jobs deleted per transaction, so that other writers do not wait long
 
 
 @dataclass(frozen=True, slots=True)
 class RecoveredClaims:
-    """What an earlier daemon left behind."""
+    """The stale claims of an earlier daemon."""
 
-    jobs: tuple[JobId, ...]  # go on where they were
-    chunks: int  # committed, that need not be done again
+    jobs: tuple[JobId, ...]  # continue from their committed chunks
+    chunks: int  # number of committed chunks, which are not computed again
 
 
 def release_stale_claims(tx: Transaction) -> RecoveredClaims:
-    """Every job that an earlier daemon had claimed goes back to pending: there is one daemon, and it is this one."""
+    """Return every job that an earlier daemon had claimed to `pending`.
+
+    Only one daemon runs per ledger, so claims with another `boot_id` are stale.
+    """
     orphans = select(jobs.c.id).where(
         jobs.c.status == Status.PROCESSING, jobs.c.boot_id != tx.boot_id
     )
-    found = [JobId(job_id) for job_id in tx.connection.scalars(orphans)]
-    if not found:
+    stale = [JobId(job_id) for job_id in tx.connection.scalars(orphans)]
+    if not stale:
         return RecoveredClaims(jobs=(), chunks=0)
-    back = {"status": Status.PENDING, "claim_token": None, "boot_id": None, "available_at": NO_WAIT}
-    tx.connection.execute(update(jobs).where(jobs.c.id.in_(found)).values(back))
-    close_attempts(tx, found, outcome="interrupted")
-    for job_id in found:
+    released = {
+        "status": Status.PENDING,
+        "claim_token": None,
+        "boot_id": None,
+        "available_at": NO_WAIT,
+    }
+    tx.connection.execute(update(jobs).where(jobs.c.id.in_(stale)).values(released))
+    close_attempts(tx, stale, outcome="interrupted")
+    for job_id in stale:
         tx.record_event("job.recovered", job_id)
-    kept = tx.connection.scalar(
-        select(func.count()).select_from(chunks).where(chunks.c.job_id.in_(found))
+    committed = tx.connection.scalar(
+        select(func.count()).select_from(chunks).where(chunks.c.job_id.in_(stale))
     )
-    return RecoveredClaims(jobs=tuple(found), chunks=kept or 0)
+    return RecoveredClaims(jobs=tuple(stale), chunks=committed or 0)
 
 
 def shorten_waits(
-    tx: Transaction, job_waits: BackoffSettings, *, delivery_wait_s: float, final_wait_s: float
+    tx: Transaction,
+    backoff_settings: BackoffSettings,
+    *,
+    delivery_wait_s: float,
+    final_wait_s: float,
 ) -> None:
-    """Leave no wait that is longer than it can have been meant: the clock may have been set while no daemon ran."""
+    """Limit every wait to its longest possible value, because the clock may have been set back.
+
+    Covers jobs (backoff), incomplete files (`final_wait_s` seconds) and deliveries
+    (`delivery_wait_s` seconds).
+    """
     never = (jobs.c.status == Status.PENDING) & (jobs.c.available_at == jobs.c.created_at)
-    tx.connection.execute(
-        update(jobs).where(never).values(available_at=NO_WAIT)
-    )  # as earlier versions had it
+    # earlier versions stored the time of creation for jobs without a wait
+    tx.connection.execute(update(jobs).where(never).values(available_at=NO_WAIT))
     late = (jobs.c.status == Status.PENDING) & (jobs.c.available_at > tx.now)
     for crashes in tx.connection.scalars(select(jobs.c.crashes).where(late).distinct()).all():
-        until = add_seconds(tx.now, longest_wait(crashes, job_waits))
+        until = add_seconds(tx.now, longest_wait(crashes, backoff_settings))
         longer = late & (jobs.c.crashes == crashes) & (jobs.c.available_at > until)
         tx.connection.execute(update(jobs).where(longer).values(available_at=until))
     until = add_seconds(tx.now, final_wait_s)
@@ -83,7 +98,7 @@ def shorten_waits(
 
 
 def shift_waits(tx: Transaction, seconds: float) -> None:
-    """The clock was set by so many seconds: what waits for a time still waits as long as it had to."""
+    """Shift every stored wait by `seconds`, by which the clock was set: waits keep their length."""
     unfinished = jobs.c.status.in_([Status.PENDING, Status.PROCESSING])
     for column, waits in (
         (jobs.c.available_at, (jobs.c.status == Status.PENDING) & (jobs.c.available_at != NO_WAIT)),
@@ -96,7 +111,7 @@ def shift_waits(tx: Transaction, seconds: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Underway:
-    """A claimed job, as the ledger has it."""
+    """A claimed job."""
 
     id: JobId
     token: Token
@@ -105,7 +120,7 @@ class Underway:
     transcribed: bool
     progress: float
     crashes: int
-    chunks: int  # that are kept
+    chunks: int  # number of committed chunks
 
 
 _KEPT_CHUNKS = (
@@ -115,7 +130,7 @@ _KEPT_CHUNKS = (
 
 
 def underway(connection: Connection) -> list[Underway]:
-    """Every job that is claimed."""
+    """Return every claimed job."""
     names = ("id", "claim_token", "inbox", "path", "transcribed", "progress", "crashes")
     columns: list[Any] = [*(jobs.c[name] for name in names), _KEPT_CHUNKS]
     claimed = select(*columns).where(jobs.c.status == Status.PROCESSING)
@@ -123,10 +138,10 @@ def underway(connection: Connection) -> list[Underway]:
 
 
 def chunks_of_unfinished(connection: Connection, job_ids: Sequence[JobId]) -> dict[JobId, int]:
-    """How many chunks are kept of each of these jobs that has not ended."""
+    """Return the number of committed chunks of each of these jobs that has not ended."""
     unfinished = jobs.c.status.in_([Status.PENDING, Status.PROCESSING])
-    found = select(jobs.c.id, _KEPT_CHUNKS).where(jobs.c.id.in_(job_ids), unfinished)
-    return {JobId(job_id): count for job_id, count in connection.execute(found)}
+    query = select(jobs.c.id, _KEPT_CHUNKS).where(jobs.c.id.in_(job_ids), unfinished)
+    return {JobId(job_id): count for job_id, count in connection.execute(query)}
 
 
 def open_incident(
@@ -141,7 +156,7 @@ def open_incident(
     job_id: JobId | None,
     chunk: int | None,
 ) -> int:
-    """Open an incident. Returns its id."""
+    """Record an incident. Returns its id."""
     about = {
         "kind": kind,
         "phase": phase,
@@ -159,57 +174,56 @@ def open_incident(
 
 
 def close_incident(tx: Transaction, incident_id: int, *, cost_seconds: float) -> None:
-    """The incident is over; it took this long."""
+    """Record that an incident is resolved. `cost_seconds`: how long it took."""
     over = update(incident_records).where(incident_records.c.id == incident_id)
     tx.connection.execute(over.values(resolved_at=tx.now, cost_seconds=cost_seconds))
     tx.record_event("incident.resolved", incident_id=incident_id, cost_seconds=cost_seconds)
 
 
 def load_state(connection: Connection, key: str) -> Any:
-    """What was said of the daemon under this key; None if nothing was."""
-    said = connection.scalar(select(state.c.value).where(state.c.key == key))
-    return json.loads(said) if said else None
+    """Return the stored value of `key`, decoded from JSON; None if there is none."""
+    value = connection.scalar(select(state.c.value).where(state.c.key == key))
+    return json.loads(value) if value else None
 
 
 def store_state(tx: Transaction, key: str, value: object) -> None:
-    """Say something about the daemon itself to those who ask the ledger."""
+    """Store a value as JSON under `key`, replacing the earlier one."""
     row = {"value": encode_json(value), "updated_at": tx.now}
     tx.connection.execute(upsert(state).values(row | {"key": key}).on_conflict_do_update(set_=row))
 
 
-def send_request(tx: Transaction, wish: str) -> None:
-    """Leave a wish for the daemon, which hears it as an event."""
-    tx.record_event(f"daemon.{wish}_asked", None)
+def send_request(tx: Transaction, request: str) -> None:
+    """Leave a request for the daemon, which receives it as an event."""
+    tx.record_event(f"daemon.{request}_asked", None)
 
 
 def delete_old_jobs(tx: Transaction, before: str) -> int:
-    """Remove some of the jobs that ended before then. Returns how many: 0 when there are none left.
+    """Delete up to `SLICE` jobs that ended before a time. Returns how many; 0 when none is left.
 
-    A tombstone stays of each, since its file may still lie in the inbox.
+    Each leaves a tombstone, because its file may still be in the inbox.
     """
     old = (
         select(jobs.c.id)
         .where(text("finished_at IS NOT NULL"), jobs.c.finished_at < before)
         .limit(SLICE)
     )
-    found = list(tx.connection.scalars(old))
-    if found:
+    ids = list(tx.connection.scalars(old))
+    if ids:
         names = [column.name for column in tombstones.c]
-        these = (
-            select(*(jobs.c[name] for name in names))
-            .where(jobs.c.id.in_(found))
-            .order_by(jobs.c.id)
+        rows = (
+            select(*(jobs.c[name] for name in names)).where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
         )
-        tx.connection.execute(
-            insert(tombstones).prefix_with("OR REPLACE").from_select(names, these)
-        )
-        tx.connection.execute(delete(jobs).where(jobs.c.id.in_(found)))
+        tx.connection.execute(insert(tombstones).prefix_with("OR REPLACE").from_select(names, rows))
+        tx.connection.execute(delete(jobs).where(jobs.c.id.in_(ids)))
         tx.connection.execute(delete(batches).where(batches.c.total == 0))
-    return len(found)
+    return len(ids)
 
 
 def delete_old_events(tx: Transaction, before: str) -> int:
-    """Remove the events before then, and who was told; but never the last event: the numbers go on from it."""
+    """Delete the events and deliveries from before a time. Returns the number of deleted events.
+
+    The last event is never deleted, because the numbering continues from it.
+    """
     tx.connection.execute(delete(deliveries).where(deliveries.c.created_at < before))
     last = select(func.max(events.c.seq)).scalar_subquery()
     return tx.connection.execute(

@@ -1,4 +1,4 @@
-"""Bring a ledger up to the schema of this version, before the event loop starts."""
+"""Migrates a ledger to the schema of this version, before the event loop starts."""
 
 import sqlite3
 from collections.abc import Iterable
@@ -22,19 +22,27 @@ BUSY_MS = 60_000  # milliseconds to wait for another program that migrates or wr
 
 
 def require_local_filesystem(ledger: Path, mounts: Iterable[Mount] | None = None) -> None:
-    """Raises LedgerError when `ledger` would lie on a network filesystem, or in a folder shared with a host machine."""
+    """Check that the ledger is on a local filesystem.
+
+    Raises LedgerError for a network filesystem or a folder that is shared with a host machine.
+    """
     kind = find_filesystem_type(ledger.parent, mounts)
     if kind in NETWORK:
         raise LedgerError(
-            f"the ledger {ledger} would lie on a network filesystem ({kind}), where SQLite loses data",
-            hint="Choose a state folder on a disk of this machine; inboxes and outboxes may stay on the network.",
+            f"the ledger {ledger} would be on a network filesystem ({kind}), "
+            "where SQLite loses data",
+            hint=(
+                "Choose a state folder on a disk of this machine; "
+                "inboxes and outboxes may stay on the network."
+            ),
         )
 
 
 def migrate_ledger(path: Path, *, scripts: Path | None = None) -> None:
-    """Create the ledger, or upgrade it after a backup. All in one transaction: killed half-way, nothing has happened.
+    """Create the ledger, or back it up and upgrade it. One transaction: all or nothing.
 
-    Raises LedgerError on a network filesystem, for a ledger of a newer version, and when it is damaged or not writable.
+    Raises LedgerError on a network filesystem, for a ledger of a newer version, and for one that is
+    damaged or not writable.
     """
     require_local_filesystem(path)
     refuse_foreign_log(path)
@@ -44,18 +52,18 @@ def migrate_ledger(path: Path, *, scripts: Path | None = None) -> None:
     except (sqlite3.Error, DBAPIError) as error:
         problem = translate_error(error, path)
         if problem is error:
-            problem = LedgerError(f"the ledger {path} cannot be made ready: {error}")
+            problem = LedgerError(f"the ledger {path} cannot be created or upgraded: {error}")
         raise problem from error
 
 
 def find_scripts() -> Path:
-    """The migrations: inside the installed package, or at the top of the repository."""
+    """Return the folder of the migrations: in the installed package, or in the repository."""
     installed = Path(str(resources.files("speakeasyd") / "_migrations"))
     return installed if installed.is_dir() else Path(__file__).parents[2] / "migrations"
 
 
 def known_revisions(scripts: Path | None = None) -> set[str]:
-    """The versions of the schema that this version of the program knows."""
+    """Return the schema versions that this version of the program knows."""
     return {
         script.name.partition("_")[0]
         for script in ((scripts or find_scripts()) / "versions").glob("[0-9]*.py")
@@ -68,7 +76,7 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
     if revision and revision not in known:
         raise LedgerError(
             f"the ledger {path} was made by a newer version of speakeasyd (schema {revision})",
-            hint="Update speakeasyd, or put back a copy of before: speakeasyd ledger restore FILE",
+            hint="Update speakeasyd, or restore an older copy: speakeasyd ledger restore FILE",
         )
     if revision and revision != newest:
         back_up(path, label=revision)
@@ -85,7 +93,7 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
 
 
 def _run_alembic(connection: Connection, scripts: Path) -> None:
-    """Alembic is imported here alone: it is large, and most starts do not need it."""
+    """Run the migrations. Alembic is imported here because it is large and rarely needed."""
     config = import_module("alembic.config").Config()
     config.set_main_option("script_location", str(scripts).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -93,7 +101,7 @@ def _run_alembic(connection: Connection, scripts: Path) -> None:
 
 
 def _read_revision(path: Path) -> str | None:
-    """The schema that the ledger has; None for a ledger that is yet to be made."""
+    """Return the schema version of the ledger; None if it does not exist yet."""
     if not path.exists():
         return None
     with closing(sqlite3.connect(path)) as connection:
@@ -115,9 +123,8 @@ def _create_engine(path: Path) -> Engine:
         connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute(
-            "PRAGMA foreign_keys = OFF"
-        )  # else dropping a table to rebuild it deletes what refers to it
+        # with foreign keys on, dropping a table to rebuild it would delete rows that refer to it
+        connection.execute("PRAGMA foreign_keys = OFF")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:

@@ -133,7 +133,7 @@ def test_a_state_folder_that_may_not_be_looked_into(
     deny(state)
     done = ask(state, *command)
     assert done.returncode == 2
-    assert f"this user may not look into {state}" in done.stderr
+    assert f"this user may not open {state}" in done.stderr
     assert "down" not in done.stdout
 
 
