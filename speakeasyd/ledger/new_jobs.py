@@ -1,4 +1,4 @@
-"""Into the ledger: which files are new, what becomes of each, and which ones still wait."""
+"""Adding files to the ledger: which are new, what becomes of each, which ones still wait."""
 
 import hashlib
 from collections import defaultdict
@@ -45,15 +45,14 @@ from speakeasyd.ledger.tables import NO_WAIT, arrivals, batches, jobs, tombstone
 from speakeasyd.ledger.transitions import cancel_jobs, split_into_slices
 from speakeasyd.ledger.writer import Transaction
 
-_NOT_REPLACED = jobs.c.error_code.is_distinct_from(
-    ErrorCode.SOURCE_REPLACED
-)  # one that comes back counts as new
+# a replaced version that comes back counts as new
+_NOT_REPLACED = jobs.c.error_code.is_distinct_from(ErrorCode.SOURCE_REPLACED)
 _WHAT = ("inbox", "path_raw", "size", "mtime_ns", "inode", "sha256", "status")
 _JOB = select(jobs.c.id, *(jobs.c[name] for name in _WHAT)).where(_NOT_REPLACED)
 _ENDED_EARLY = (jobs.c.error_code == ErrorCode.SOURCE_REPLACED) | jobs.c.warning_kinds.contains(
     f'"{WarningKind.CUT}"'
 )
-_BROKEN_OFF = (
+_INCOMPLETE = (
     select(jobs.c.path_raw, func.count().label("versions"))
     .where(_ENDED_EARLY)
     .group_by(jobs.c.path_raw)
@@ -62,47 +61,51 @@ _PRUNED = select(null().label("id"), *(tombstones.c[name] for name in _WHAT))
 
 
 def display_path(path: bytes) -> str:
-    """A path for people and for text columns: bytes that are no UTF-8 are written as `\\xff`."""
+    """Return a path for display and text columns; bytes that are not UTF-8 become `\\xff`."""
     return path.decode("utf-8", "backslashreplace")
 
 
 def find_unknown_files(
     connection: Connection, inbox: str, sightings: Sequence[Sighting]
 ) -> list[Sighting]:
-    """Those that no job is about, as far as path, size and times tell."""
-    found: list[Sighting] = []
+    """Return the files without a job, compared by path, size and times."""
+    unknown: list[Sighting] = []
     for part in split_into_slices(sightings):
         paths = [sighting.path for sighting in part]
         versions: defaultdict[bytes, list[KnownFile]] = defaultdict(list)
         for row in connection.execute(_select_by_path(inbox, paths)):
             versions[row.path_raw].append(_build_known_file(row))
         known = {
-            (path, one.signature)
-            for path, all_of in versions.items()
-            for one in find_settled(all_of)
+            (path, version.signature)
+            for path, versions_of_path in versions.items()
+            for version in find_settled(versions_of_path)
         }
-        found += [sighting for sighting in part if (sighting.path, sighting.signature) not in known]
-    return found
+        unknown += [
+            sighting for sighting in part if (sighting.path, sighting.signature) not in known
+        ]
+    return unknown
 
 
 def add_jobs(
     tx: Transaction, new_jobs: Sequence[NewJob], *, duplicates: Duplicates
 ) -> list[AddedJob]:
-    """Give each file a job, or tell which job it has already. One answer for each, in the same order."""
-    memory = _KnownFiles(tx.connection, new_jobs, across_paths=duplicates == "skip")
+    """Add a job for each file, or find the job that it has. One answer per file, in order."""
+    known_files = _KnownFiles(tx.connection, new_jobs, across_paths=duplicates == "skip")
     ids = count(_find_last_id(tx.connection) + 1)
     added: list[AddedJob] = []
     rows: list[dict[str, object]] = []
     replaced: list[JobId] = []
     for new in new_jobs:
         decision = decide_identity(
-            new, same_path=memory.find_same_path(new), same_bytes=memory.find_same_bytes(new)
+            new,
+            same_path=known_files.find_same_path(new),
+            same_bytes=known_files.find_same_bytes(new),
         )
         job_id = decision.same_as or JobId(next(ids))
         added.append(AddedJob(job_id, decision.status))
         if not decision.same_as:
             final_at = _final_at(
-                tx.now, new, earlier=memory.broken_off(new) + len(decision.replaces)
+                tx.now, new, earlier=known_files.count_incomplete(new) + len(decision.replaces)
             )
             rows.append(
                 _build_job_row(
@@ -110,7 +113,7 @@ def add_jobs(
                 )
             )
             replaced += decision.replaces
-            memory.remember_job(new, job_id, decision)
+            known_files.remember_job(new, job_id, decision)
             _record_added_event(tx, job_id, new, decision)
     if rows:
         _insert_jobs(tx, rows)
@@ -118,13 +121,13 @@ def add_jobs(
         tx,
         replaced,
         code=ErrorCode.SOURCE_REPLACED,
-        error="a newer version of the file came under the same name",
+        error="a newer version of the file replaced it",
     )
     return added
 
 
 def store_waiting_files(tx: Transaction, inbox: str, files: Sequence[WaitingFile]) -> None:
-    """Say which arrivals of an inbox wait for long, in place of what was said before."""
+    """Store the arrivals of an inbox that wait for long; replaces the earlier list."""
     tx.connection.execute(delete(arrivals).where(arrivals.c.inbox == inbox))
     if files:
         tx.connection.execute(
@@ -144,7 +147,7 @@ def store_waiting_files(tx: Transaction, inbox: str, files: Sequence[WaitingFile
 
 
 class _KnownFiles:
-    """What the ledger knows of files like those at the door, kept up while they go in one after the other."""
+    """The recorded files with the paths or bytes of the new ones; updated as jobs are added."""
 
     def __init__(
         self, connection: Connection, new_jobs: Sequence[NewJob], *, across_paths: bool
@@ -152,15 +155,15 @@ class _KnownFiles:
         self._across_paths = across_paths
         self._by_path: defaultdict[tuple[str, bytes], list[KnownFile]] = defaultdict(list)
         self._by_bytes: defaultdict[str, list[KnownFile]] = defaultdict(list)
-        self._broken_off: dict[tuple[str, bytes], int] = {}
+        self._incomplete: dict[tuple[str, bytes], int] = {}
         for inbox in {new.inbox for new in new_jobs}:
             for part in split_into_slices([new.path for new in new_jobs if new.inbox == inbox]):
                 for row in connection.execute(_select_by_path(inbox, part)):
                     self._by_path[row.inbox, row.path_raw].append(_build_known_file(row))
                 for row in connection.execute(
-                    _BROKEN_OFF.where(jobs.c.inbox == inbox, jobs.c.path_raw.in_(part))
+                    _INCOMPLETE.where(jobs.c.inbox == inbox, jobs.c.path_raw.in_(part))
                 ):
-                    self._broken_off[inbox, row.path_raw] = row.versions
+                    self._incomplete[inbox, row.path_raw] = row.versions
         for hashes in split_into_slices([new.sha256 for new in new_jobs] if across_paths else []):
             for row in connection.execute(_JOB.where(jobs.c.sha256.in_(hashes))):
                 self._by_bytes[row.sha256].append(_build_known_file(row))
@@ -171,15 +174,15 @@ class _KnownFiles:
     def find_same_bytes(self, new: NewJob) -> Sequence[KnownFile]:
         return self._by_bytes[new.sha256]
 
-    def broken_off(self, new: NewJob) -> int:
-        """How many versions of the file ended early, or were replaced before they were finished."""
-        return self._broken_off.get((new.inbox, new.path), 0)
+    def count_incomplete(self, new: NewJob) -> int:
+        """Return how many versions of the file were incomplete or replaced before they ended."""
+        return self._incomplete.get((new.inbox, new.path), 0)
 
     def remember_job(self, new: NewJob, job_id: JobId, decision: IdentityDecision) -> None:
         known = KnownFile(job_id, new.signature, new.sha256, decision.status)
-        place = new.inbox, new.path
-        self._by_path[place] = [
-            old for old in self._by_path[place] if old.job_id not in decision.replaces
+        key = new.inbox, new.path
+        self._by_path[key] = [
+            old for old in self._by_path[key] if old.job_id not in decision.replaces
         ] + [known]
         if self._across_paths:
             self._by_bytes[new.sha256].append(known)
@@ -246,7 +249,10 @@ def _build_job_row(
 
 
 def _final_at(now: str, new: NewJob, *, earlier: int) -> str | None:
-    """When the file's end is final although it comes early; None: at once. `earlier`: versions that broke off."""
+    """Return the time until which a truncated file may still grow; None: its end is final at once.
+
+    `earlier`: the number of earlier incomplete versions.
+    """
     if new.patience is None:
         return None
     return format_utc(
@@ -255,7 +261,10 @@ def _final_at(now: str, new: NewJob, *, earlier: int) -> str | None:
 
 
 def _compute_work_key(new: NewJob) -> str:
-    """Equal for two jobs whose transcripts are the same: same bytes, and same options but for where the text goes."""
+    """Return a key that is equal for jobs with equal transcripts.
+
+    Those have the same bytes and the same options, except for the options of the output.
+    """
     options = new.options.model_dump_json(exclude={"formats", "name", "priority"})
     return hashlib.sha256(f"{new.sha256} {options}".encode()).hexdigest()[:32]
 

@@ -1,4 +1,4 @@
-"""What people see of the daemon at one moment, as the ledger and the daemon's lock tell it."""
+"""A snapshot of the daemon for users, from the ledger and the daemon's lock."""
 
 import json
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ from speakeasyd.ledger.locks import find_long_hold
 from speakeasyd.ledger.queries import LEDGER, query_ledger
 from speakeasyd.ledger.readonly import Row
 
-WINDOW_S = 120.0  # seconds over which the speed is taken
-LEAST_S = 5.0  # seconds; less gives no honest speed
-LEDGER_PAUSE = "ledger"  # the cause of the pause
+WINDOW_S = 120.0  # seconds over which the speed is measured
+LEAST_S = 5.0  # least seconds of work for a meaningful speed
+LEDGER_PAUSE = "ledger"  # cause of the pause while the ledger cannot be written
 RECENT = timedelta(hours=24)
 
 _COUNTS = """
@@ -49,14 +49,16 @@ _ADVANCE = """
         WHERE at > :since AND at <= :until AND kind = 'chunk.done' GROUP BY events.job_id
     )
 """
-"""How far files have come, silence included, and since when."""
+"""Seconds of audio (silence included) that were processed in a period, and since when."""
 _WORKED = """
-    SELECT max(started_at, :began) AS since, min(coalesce(finished_at, :now), :now) AS until FROM jobs
-    WHERE started_at < :now AND (finished_at > :began OR status = 'processing')
+    SELECT max(started_at, :began) AS since, min(coalesce(finished_at, :now), :now) AS until
+    FROM jobs WHERE started_at < :now AND (finished_at > :began OR status = 'processing')
 """
-"""When jobs were in work since then."""
+"""Periods in which jobs were processed since a time."""
 _LEFT = """
-    SELECT coalesce(sum(coalesce(container_seconds, size * :seconds_per_byte) * (1 - progress)), 0) AS seconds
+    SELECT coalesce(
+        sum(coalesce(container_seconds, size * :seconds_per_byte) * (1 - progress)), 0
+    ) AS seconds
     FROM jobs WHERE status IN ('pending', 'processing')
 """
 _DENSITY = """
@@ -65,7 +67,7 @@ _DENSITY = """
         WHERE seconds > 0 AND size > 0 ORDER BY id DESC LIMIT 200
     )
 """
-"""Seconds of audio in a byte, as the latest files had it: what is still to be done is known by its size only."""
+"""Seconds of audio per byte in recent files: of a waiting file only the size is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,40 +80,40 @@ class Snapshot:
     in_work: list[Row]
     ended: list[Row]  # the latest
     workers: list[Row]
-    pauses: dict[str, str]  # cause and reason
-    held_by_person: list[str]  # those of the causes that do not end by themselves
-    failures: dict[str, str]  # what does not work just now, and why
+    pauses: dict[str, str]  # reason by cause
+    held_by_person: list[str]  # causes that only a person can end
+    failures: dict[str, str]  # error by the name of what currently fails
     inboxes: list[Row]
-    waiting: list[Row]  # arrivals that do not settle
+    waiting: list[Row]  # arrivals that wait for long
     incidents: list[Row]
-    speed: float | None  # seconds of audio in a second
+    speed: float | None  # seconds of audio per second
     left_s: float | None  # seconds until the queue is empty
 
 
 def take_snapshot(state: Path) -> Snapshot:
-    """Raises LedgerError where there is no ledger."""
-    said = {
+    """Read the snapshot. Raises LedgerError if there is no ledger."""
+    stored = {
         str(row["key"]): json.loads(str(row["value"]))
         for row in query_ledger(state, "SELECT key, value FROM state")
     }
-    up = find_holder(state)
+    daemon = find_holder(state)
     now = datetime.now(UTC)
     recently = {"since": format_utc(now - RECENT)}
-    speed = _measure_speed(state, now, up.up_s if up else WINDOW_S)
-    pauses = _build_pauses(state, said, up) if up else {}
+    speed = _measure_speed(state, now, daemon.up_s if daemon else WINDOW_S)
+    pauses = _build_pauses(state, stored, daemon) if daemon else {}
     return Snapshot(
-        daemon=up,
-        version=said.get("daemon", {}).get("version", ""),
+        daemon=daemon,
+        version=stored.get("daemon", {}).get("version", ""),
         state=str(state / LEDGER),
         counts={name: int(str(count)) for name, count in query_ledger(state, _COUNTS)[0].items()},
         batches=query_ledger(state, _BATCHES),
         in_work=query_ledger(state, _IN_WORK),
         ended=query_ledger(state, _ENDED, recently),
-        workers=said.get("workers", []) if up else [],
+        workers=stored.get("workers", []) if daemon else [],
         pauses=pauses,
         held_by_person=[cause for cause in pauses if not ends_by_itself(cause)],
-        failures=said.get("failures", {}) if up else {},
-        inboxes=_build_inbox_rows(said),
+        failures=stored.get("failures", {}) if daemon else {},
+        inboxes=_build_inbox_rows(stored),
         waiting=query_ledger(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),
         incidents=query_ledger(state, _INCIDENTS, recently),
         speed=speed,
@@ -119,23 +121,30 @@ def take_snapshot(state: Path) -> Snapshot:
     )
 
 
-def _build_pauses(state: Path, said: dict[str, Any], up: LockHolder) -> dict[str, str]:
-    """As the daemon has noted them. While another program holds the ledger it can note nothing."""
-    pauses: dict[str, str] = said.get("pauses", {})
-    hold = find_long_hold(state / LEDGER, daemon=up.pid)
+def _build_pauses(state: Path, stored: dict[str, Any], daemon: LockHolder) -> dict[str, str]:
+    """Return the pauses that the daemon has stored, and the pause while the ledger is locked.
+
+    The daemon cannot store the latter, because another program holds the lock.
+    """
+    pauses: dict[str, str] = stored.get("pauses", {})
+    hold = find_long_hold(state / LEDGER, daemon=daemon.pid)
     return pauses | ({LEDGER_PAUSE: hold} if hold else {})
 
 
-def _build_inbox_rows(said: dict[str, Any]) -> list[Row]:
+def _build_inbox_rows(stored: dict[str, Any]) -> list[Row]:
     return [
-        {"name": key.removeprefix("inbox ")} | about
-        for key, about in said.items()
+        {"name": key.removeprefix("inbox ")} | values
+        for key, values in stored.items()
         if key.startswith("inbox ")
     ]
 
 
 def _measure_speed(state: Path, now: datetime, up_s: float) -> float | None:
-    """Over the last minutes, but not from before the daemon started, nor by events from before the clock was set."""
+    """Return the seconds of audio per second over the last `WINDOW_S`; None if there is no
+    progress.
+
+    Ignores events from before the daemon started or with times in the future (the clock was set).
+    """
     since = now - timedelta(seconds=min(WINDOW_S, up_s))
     advance = query_ledger(state, _ADVANCE, {"since": format_utc(since), "until": format_utc(now)})[
         0
@@ -150,7 +159,7 @@ def _measure_speed(state: Path, now: datetime, up_s: float) -> float | None:
 
 
 def _covered_s(spans: Iterable[tuple[str, str]]) -> float:
-    """Seconds that lie in at least one of these spans of time: without those in which nothing was to be done."""
+    """Return the seconds that at least one of these periods covers: idle time does not count."""
     total, reached = 0.0, ""
     for since, until in sorted(spans):
         if until > reached:
@@ -161,7 +170,7 @@ def _covered_s(spans: Iterable[tuple[str, str]]) -> float:
 
 
 def _estimate_seconds_left(state: Path, speed: float | None) -> float | None:
-    """Nobody can tell while nothing has been measured."""
+    """Return the estimated seconds until the queue is empty; None if no speed is known."""
     density = query_ledger(state, _DENSITY)[0]["seconds_per_byte"]
     if not speed or density is None:
         return None

@@ -1,8 +1,9 @@
-"""Notices a ledger that was put back beside the write-ahead log of another.
+"""Detects a ledger that was replaced beside the write-ahead log of another ledger.
 
-SQLite has no link between the two: it lays the log's pages over whatever database is there, which undoes a restore, or
-damages the database. So while the daemon has the ledger open, a small file beside it says which database the log was
-written for. The database changes only when the daemon moves the log into it (a checkpoint); that is marked before.
+SQLite has no link between the two: it applies the log's pages to whatever database is there, which
+undoes a restore or corrupts the database. While the daemon has the ledger open, a small file beside
+it (the pair file) says which database the log belongs to. The database file changes only in a
+checkpoint; the pair file is removed before it and written again after it.
 """
 
 import json
@@ -17,25 +18,29 @@ from speakeasyd.ledger.backup import log_files
 
 
 def refuse_foreign_log(ledger: Path) -> None:
-    """Raises LedgerError if `ledger` was replaced while changes of the one before were still in its log."""
+    """Check that the write-ahead log belongs to this ledger.
+
+    Raises LedgerError if the ledger was replaced while its log still held changes.
+    """
     before = _read_pair(ledger)
     if before is None or not _is_foreign(ledger, before):
         return
-    if _read_pair(ledger) != before:  # the daemon has just moved the log into the database
+    if _read_pair(ledger) != before:  # the daemon has just run a checkpoint
         return
     log = log_files(ledger)[0]
     raise LedgerError(
-        f"{ledger} was replaced, but {log.name} beside it still holds changes of the one before",
+        f"{ledger} was replaced, but {log.name} beside it still has changes of the previous one",
         hint=(
-            f"To go on with the file that was put there: speakeasyd ledger restore {ledger}\n"
-            "To go on with another copy: speakeasyd ledger restore FILE\n"
-            "Either keeps what is there now under another name. Without that the old changes would overwrite the copy."
+            f"To use the new file: speakeasyd ledger restore {ledger}\n"
+            "To use another copy: speakeasyd ledger restore FILE\n"
+            "Both keep the present files under another name. "
+            "Otherwise the old changes would overwrite the copy."
         ),
     )
 
 
 def note_pair(ledger: Path) -> None:
-    """From now on this log belongs to this database."""
+    """Record that this log belongs to this database."""
     try:
         main, log = ledger.stat(), log_files(ledger)[0].stat()
     except FileNotFoundError:
@@ -45,7 +50,7 @@ def note_pair(ledger: Path) -> None:
 
 @contextmanager
 def changing_database(ledger: Path) -> Iterator[None]:
-    """Around a checkpoint: killed inside, nothing can be said of the pair."""
+    """Wrap a checkpoint. If the process is killed inside it, no pair is recorded."""
     forget_pair(ledger)
     try:
         yield
@@ -63,20 +68,18 @@ def _is_foreign(ledger: Path, pair: dict[str, Any]) -> bool:
         marked_at = _describe_file(ledger).stat().st_mtime
     except FileNotFoundError:
         return False
-    if (
-        log.st_size == 0 or log.st_ino != pair["log"]
-    ):  # nothing in it, or the whole folder was copied
+    # the log is empty, or the whole folder was copied
+    if log.st_size == 0 or log.st_ino != pair["log"]:
         return False
     if main.st_ino != pair["main"] or main.st_mtime_ns > pair["mtime_ns"]:
         return True
     if main.st_mtime_ns == pair["mtime_ns"]:
         return False
-    import psutil  # noqa: PLC0415 - seldom needed, and each command comes here
+    import psutil  # noqa: PLC0415 - rarely needed, and every command runs this function
 
-    power_went = (
-        psutil.boot_time() > marked_at
-    )  # SQLite syncs the content, not the time, which may be older then
-    return not power_went
+    # SQLite syncs the content but not the time of the file: it may be older after a power failure
+    rebooted = psutil.boot_time() > marked_at
+    return not rebooted
 
 
 def _describe_file(ledger: Path) -> Path:

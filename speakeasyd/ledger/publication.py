@@ -1,4 +1,4 @@
-"""The publisher's side: the transcript to write, the names it takes, and the end of a job that went well."""
+"""The ledger's part of a publication: the transcript, the reserved names, the completed job."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ IN_TIME = (segments.c.start_seconds, segments.c.chunk, segments.c.position)
 
 
 def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
-    """What people see of a job: its finished transcript, else what is transcribed so far.
+    """Return the transcript that readers see: the finished one, else what is transcribed so far.
 
     Raises LedgerError for an unknown job.
     """
@@ -32,7 +32,7 @@ def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
 
 
 def read_leading_text(connection: Connection, job_id: JobId) -> str:
-    """The text from the beginning up to the first chunk that is not there yet: later text is only added to it."""
+    """Return the text up to the first missing chunk: later calls only append to it."""
     indexes = select(chunks.c.number).where(chunks.c.job_id == job_id).order_by(chunks.c.number)
     leading = 0
     for index in connection.execute(indexes).scalars():
@@ -46,7 +46,7 @@ def read_leading_text(connection: Connection, job_id: JobId) -> str:
 
 
 def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
-    """What the attempt that is under way has transcribed. Raises LedgerError for an unknown job."""
+    """Return the transcript of the current attempt. Raises LedgerError for an unknown job."""
     work = retries.get_work_table(connection, job_id)
     read = _finished_segments if work is chunks else retries.read_segments
     texts = read(connection, job_id)
@@ -63,14 +63,14 @@ def _job_columns(connection: Connection, job_id: JobId) -> dict[str, Any]:
 
 
 def _finished_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
-    found = select(segments).where(segments.c.job_id == job_id).order_by(*IN_TIME)
-    return [dict(row._mapping) for row in connection.execute(found)]
+    query = select(segments).where(segments.c.job_id == job_id).order_by(*IN_TIME)
+    return [dict(row._mapping) for row in connection.execute(query)]
 
 
 def _build_transcript(
     job: Mapping[str, Any],
     texts: Iterable[Mapping[str, Any]],
-    given_up: tuple[tuple[float, float], ...],
+    gaps: tuple[tuple[float, float], ...],
 ) -> Transcript:
     return Transcript(
         job_id=job["id"],
@@ -79,7 +79,7 @@ def _build_transcript(
         model=job["model"] or job["requested_model"],
         audio_seconds=job["audio_seconds"] or 0.0,
         segments=tuple(_build_segment(row) for row in texts),
-        gaps=given_up,
+        gaps=gaps,
         warning=job["warning"],
         warning_kinds=parse_kinds(job["warning_kinds"]),
         created_at=job["created_at"],
@@ -89,25 +89,28 @@ def _build_transcript(
 def find_taken_names(
     connection: Connection, outbox: str, paths: Sequence[str], *, job_id: JobId
 ) -> set[str]:
-    """Those of these paths that belong to another file's job, or that some filesystem takes for one that does."""
+    """Return the paths that collide with an artifact of another file's job.
+
+    Two paths collide if any filesystem may treat them as one.
+    """
     keys = {path: build_collision_key(path) for path in paths}
     others = select(artifacts.c.path_key).where(
         artifacts.c.outbox == outbox,
         artifacts.c.path_key.in_(set(keys.values())),
         artifacts.c.job_id.is_(None) | ~_of_same_file(job_id),
     )
-    taken = set(connection.scalars(others))
-    return {path for path, key in keys.items() if key in taken}
+    taken_keys = set(connection.scalars(others))
+    return {path for path, key in keys.items() if key in taken_keys}
 
 
 def own_files(connection: Connection, job_id: JobId) -> list[OwnFile]:
-    """What the job and those of earlier versions of its source have written, or were about to write."""
+    """Return the files that this job and earlier versions of its source wrote or reserved."""
     rows = connection.execute(select(artifacts).where(_of_same_file(job_id)))
     return [OwnFile(row.outbox, row.path, _build_hashes(row)) for row in rows]
 
 
 def _of_same_file(job_id: JobId) -> ColumnElement[bool]:
-    """Whether an artifact is the job's own, or that of an earlier version of its source that has ended."""
+    """Return the condition for artifacts of this job or of an ended earlier version."""
     mine, earlier = jobs.alias("mine"), jobs.alias("earlier")
     same = (
         (earlier.c.inbox == mine.c.inbox)
@@ -126,7 +129,7 @@ def _build_hashes(row: Row[Any]) -> frozenset[str]:
 def find_ended_jobs(
     connection: Connection, inbox: str, sightings: Sequence[Sighting]
 ) -> list[EndedJob]:
-    """Of these files, those whose job has ended for good: nothing more will be read from them."""
+    """Return the ended jobs of these files that will not be read again."""
     first, live = jobs.alias("first"), jobs.alias("live")
     done = jobs.c.status.in_([Status.COMPLETED, Status.FAILED]) | (
         first.c.status == Status.COMPLETED
@@ -140,7 +143,7 @@ def find_ended_jobs(
     query = columns.outerjoin(first, first.c.id == jobs.c.duplicate_of).where(
         jobs.c.inbox == inbox, done, ~busy
     )
-    found: dict[bytes, EndedJob] = {}  # by path, the latest
+    latest: dict[bytes, EndedJob] = {}  # by path
     for part in split_into_slices(sightings):
         wanted = {(sighting.path, sighting.signature) for sighting in part}
         for row in connection.execute(
@@ -150,19 +153,20 @@ def find_ended_jobs(
             if (row.path_raw, signature) in wanted:
                 failure = (row.error_code, row.error) if row.status == Status.FAILED else None
                 warnings = parse_kinds(row.warning_kinds) | parse_kinds(row.first_warning_kinds)
-                found[row.path_raw] = EndedJob(
+                latest[row.path_raw] = EndedJob(
                     row.id, row.path_raw, signature, row.sha256, failure, warnings
                 )
-    return list(found.values())
+    return list(latest.values())
 
 
 def reserve_artifacts(
     tx: Transaction, job_id: JobId, token: Token, intended: Sequence[Artifact]
 ) -> set[str]:
-    """Take the names of artifacts before any is written. Returns those that another job has: then none is taken.
+    """Reserve the names of artifacts before any file is written. Raises NotYours.
 
-    A name may be that of an own file, which is replaced: its hashes are kept until the new file is complete, so that
-    what lies there is known for ours whenever a crash comes.
+    Returns the names that another job has; if there are any, none is reserved. A name may be that
+    of the job's own earlier file, which will be replaced. Its hashes are kept until the new file is
+    complete, so that the file is recognised as ours after a crash at any time.
     """
     require_claim(tx, job_id, token)
     taken = {
@@ -192,9 +196,10 @@ def complete_job(
     *,
     removed: Sequence[OwnFile] = (),
 ) -> None:
-    """The artifacts are durable: so is now the word of it. `removed`: own files that are no longer in the outbox.
+    """Complete a job whose artifacts are durable. Raises NotYours.
 
-    The text of a retry takes the place of the earlier one.
+    `removed`: own files that are no longer in the outbox. The text of a retry replaces the earlier
+    text.
     """
     require_claim(tx, job_id, token)
     retries.replace_finished(tx, job_id)
@@ -228,7 +233,7 @@ def complete_job(
 
 
 def _supersede_earlier(tx: Transaction, job_id: JobId) -> list[JobId]:
-    """Mark the jobs of earlier versions of the same file: this one has taken their place. Returns them."""
+    """Mark the jobs of earlier versions of the same file as superseded. Returns them."""
     this = select(jobs.c.inbox, jobs.c.path_raw).where(jobs.c.id == job_id)
     inbox, path = tx.connection.execute(this).one()
     earlier = (
@@ -238,10 +243,10 @@ def _supersede_earlier(tx: Transaction, job_id: JobId) -> list[JobId]:
         & jobs.c.status.not_in([Status.PENDING, Status.PROCESSING])
         & jobs.c.superseded_by.is_(None)
     )
-    found = [JobId(number) for number in tx.connection.scalars(select(jobs.c.id).where(earlier))]
-    if found:
+    superseded = [JobId(id_) for id_ in tx.connection.scalars(select(jobs.c.id).where(earlier))]
+    if superseded:
         tx.connection.execute(update(jobs).where(earlier).values(superseded_by=job_id))
-    return found
+    return superseded
 
 
 def _insert_artifacts(
@@ -252,7 +257,7 @@ def _insert_artifacts(
     written_at: str | None = None,
     replaces: frozenset[str] = frozenset(),
 ) -> None:
-    """In place of what the ledger knows of that name."""
+    """Insert an artifact; replaces the row of the same name."""
     key = build_collision_key(artifact.path)
     others = sorted(replaces - {artifact.sha256})
     tx.connection.execute(

@@ -1,4 +1,4 @@
-"""Questions to the ledger beside a running daemon. Quick to import: no SQLAlchemy here."""
+"""Read-only queries to the ledger beside a running daemon. Quick to import: no SQLAlchemy here."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,5 +11,8 @@ LEDGER = "ledger.db"
 def query_ledger(
     state: Path, sql: str, parameters: Mapping[str, object] | None = None
 ) -> list[Row]:
-    """Raises LedgerError where there is no ledger, QueryError for a query that is wrong."""
+    """Return the rows of a query.
+
+    Raises LedgerError if there is no ledger, QueryError if the query is wrong.
+    """
     return query_readonly(state / LEDGER, sql, parameters or {})

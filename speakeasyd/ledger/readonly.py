@@ -1,4 +1,4 @@
-"""Queries that people write themselves, on a connection that can only read. Quick to import: no SQLAlchemy here."""
+"""Users' own queries, on a connection that can only read. Quick to import: no SQLAlchemy here."""
 
 import sqlite3
 import threading
@@ -13,7 +13,7 @@ from speakeasyd.errors import LedgerError, LedgerHeld, QueryError, QueryTimeout
 from speakeasyd.ledger.access import is_held, open_for_reading
 from speakeasyd.ledger.locks import describe_hold
 
-STEP = 20_000  # instructions of SQLite's machine between two looks at the clock
+STEP = 20_000  # virtual machine instructions of SQLite between two checks of the time limit
 
 _READS = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 class QueryBudget:
-    """How long all queries of one question may take together, and whether anybody still waits for the answer."""
+    """The time limit and the cancellation of a group of queries."""
 
     def __init__(self, limit_s: float | None = None) -> None:
         self.limit_s = limit_s
@@ -52,35 +52,35 @@ class QueryBudget:
         self._began = time.monotonic()
         self._cancelled = threading.Event()
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None  # whose query runs
+        self._connection: sqlite3.Connection | None = None  # the connection with a running query
 
     @classmethod
     def current(cls) -> "QueryBudget":
-        """That of the caller; without one, there is no limit."""
+        """Return the budget of the caller; one without a limit if there is none."""
         return _budget.get() or cls()
 
     def start(self) -> None:
-        """Its time begins now: it may have waited for a thread."""
+        """Start the time now: the call may have waited for a thread before."""
         self.started = True
         self._began = time.monotonic()
 
     def cancel(self) -> None:
-        """From any thread."""
+        """Cancel the queries. Thread-safe."""
         self._cancelled.set()
         self.interrupt()
 
     def interrupt(self) -> None:
-        """From any thread. Once may not be enough: between two queries it has no effect."""
+        """Interrupt the running query. Thread-safe. No effect between two queries: repeat it."""
         with self._lock:
             if self._connection:
                 self._connection.interrupt()
 
     @contextmanager
     def applied_to(self, connection: sqlite3.Connection) -> Iterator[None]:
-        """Limit what is asked on this connection.
+        """Apply the limit to the queries on this connection.
 
-        SQLite calls the progress handler between its instructions. A full-text search may be one instruction that takes
-        a minute: only an interrupt from another thread ends that.
+        SQLite calls the progress handler between its instructions. A full-text search may be one
+        instruction that takes a minute; only an interrupt from another thread can end that.
         """
         connection.set_progress_handler(self.is_over, STEP)
         with self._lock:
@@ -101,7 +101,7 @@ class QueryBudget:
         return self.limit_s is not None and time.monotonic() - self._began > self.limit_s
 
     def is_over(self) -> bool:
-        """What SQLite asks now and then; it interrupts the query if so."""
+        """Return whether the query must end. SQLite calls it as its progress handler."""
         return self.cancelled or self.spent
 
 
@@ -109,7 +109,7 @@ _budget: ContextVar[QueryBudget | None] = ContextVar("budget", default=None)
 
 
 def limited(budget: QueryBudget, function: Callable[[], T]) -> T:
-    """Call a function all of whose queries share this budget."""
+    """Call a function; all its queries share this budget."""
     token = _budget.set(budget)
     budget.start()
     try:
@@ -120,13 +120,13 @@ def limited(budget: QueryBudget, function: Callable[[], T]) -> T:
 
 
 def explain_interrupt(error: Exception, budget: QueryBudget) -> Exception | None:
-    """What an interrupted query raises; None if it was not interrupted, or failed for another reason."""
+    """Return the error for an interrupted query; None if `error` has another reason."""
     cause = getattr(error, "orig", None) or error
     if not isinstance(cause, sqlite3.OperationalError) or "interrupted" not in str(cause):
         return None
     if budget.cancelled:
-        return LedgerError("nobody waits for the answer any more")
-    hint = "Ask for less: a LIMIT, a WHERE, or fewer words."
+        return LedgerError("the query was cancelled")
+    hint = "Reduce the query: add a LIMIT or a WHERE, or use fewer words."
     return (
         QueryTimeout(f"the query took longer than {budget.limit_s:g} s", hint=hint)
         if budget.spent
@@ -137,11 +137,12 @@ def explain_interrupt(error: Exception, budget: QueryBudget) -> Exception | None
 def query_readonly(
     path: Path, sql: str, parameters: Parameters = (), *, limit_s: float | None = None
 ) -> list[Row]:
-    """The rows of one query. Blocks: in the event loop use `Ledger.rows`.
+    """Return the rows of one query. Blocks: in the event loop use `Ledger.query_rows`.
 
-    Raises QueryError for a query that is wrong, or wants to write or attach; QueryTimeout for one that takes longer
-    than `limit_s` seconds, or than its caller's budget; KeyboardInterrupt where Ctrl-C has ended it; LedgerError when
-    there is no ledger at `path`.
+    Raises QueryError for a query that is wrong, or that writes or attaches; QueryTimeout for one
+    that takes longer than `limit_s` seconds or the caller's budget; KeyboardInterrupt if Ctrl-C
+    ended it; LedgerHeld while another program locks the ledger; LedgerError if there is no ledger
+    at `path`.
     """
     budget = QueryBudget(limit_s) if limit_s is not None else QueryBudget.current()
     with (
@@ -157,9 +158,8 @@ def query_readonly(
         except (sqlite3.Error, sqlite3.Warning) as error:
             if interrupt := explain_interrupt(error, budget):
                 raise interrupt from error
-            if (
-                str(error) == "interrupted"
-            ):  # by what Ctrl-C raised inside the progress handler, which SQLite swallows
+            # Ctrl-C raised an exception in the progress handler, which SQLite swallowed
+            if str(error) == "interrupted":
                 raise KeyboardInterrupt from error
             if is_held(error):
                 raise LedgerHeld(describe_hold(path)) from error
@@ -168,7 +168,7 @@ def query_readonly(
 
 @contextmanager
 def _alarm(limit_s: float | None, budget: QueryBudget) -> Iterator[None]:
-    """Interrupt when the time is over, from a thread: for those without an event loop to do it."""
+    """Interrupt the query from a timer thread when its time is over. Needs no event loop."""
     if limit_s is None:
         yield
         return
@@ -191,9 +191,8 @@ def _authorize_statement(
     match action:
         case sqlite3.SQLITE_PRAGMA:
             allowed = argument in _PRAGMAS
-        case (
-            sqlite3.SQLITE_UPDATE
-        ):  # how SQLite declares a virtual table to itself; a statement that says so, it refuses
+        # SQLite declares virtual tables this way; it refuses such a statement from a user
+        case sqlite3.SQLITE_UPDATE:
             allowed = argument in {"sqlite_master", "sqlite_schema"}
         case _:
             allowed = action in _READS
@@ -204,7 +203,8 @@ def _translate_error(error: Exception) -> QueryError:
     match str(error):
         case "not authorized":
             return QueryError(
-                "the query wants more than to read", hint="Only SELECT, WITH and EXPLAIN."
+                "the query does more than read",
+                hint="Only SELECT, WITH and EXPLAIN are allowed.",
             )
         case text:
             return QueryError(

@@ -1,4 +1,4 @@
-"""Putting a copy back in place of the ledger, and looking whether a ledger is sound."""
+"""Restores a copy of the ledger, and checks whether a ledger is intact."""
 
 import os
 import shutil
@@ -15,12 +15,12 @@ from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import known_revisions, require_local_filesystem
 from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
 
-RESTORE = "Put back a copy that is sound, while no daemon runs: speakeasyd ledger restore FILE"
-SHOWN = 10  # problems of one kind that are told
+RESTORE = "Restore an intact copy while no daemon runs: speakeasyd ledger restore FILE"
+SHOWN = 10  # most problems of one kind that are listed
 
 
 class DamagedLedger(LedgerError):
-    """It is a ledger, and its content is not sound."""
+    """The file is a ledger, but its content is damaged."""
 
     exit_status = 1
 
@@ -29,13 +29,13 @@ class DamagedLedger(LedgerError):
 
 
 def restore_ledger(copy: Path, ledger: Path) -> Path | None:
-    """Put `copy` in place of the ledger. Returns where the replaced one is; None if there was none.
+    """Replace the ledger by `copy`. Returns the path of the replaced one; None if there was none.
 
-    `copy` may be the ledger's own file: then what is in the log beside it is left out.
-    Raises LedgerError, before anything is changed, if `copy` is no sound ledger; StartError while a daemon runs.
+    `copy` may be the ledger's own file; then its log is ignored. Raises LedgerError, before
+    anything is changed, if `copy` is not an intact ledger; StartError while a daemon runs.
     """
     if not copy.is_file():
-        raise LedgerError(f"there is no file {copy}")
+        raise LedgerError(f"there is no file {copy}", hint="Is the path right?")
     require_local_filesystem(ledger)
     ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(ledger.parent):
@@ -44,9 +44,8 @@ def restore_ledger(copy: Path, ledger: Path) -> Path | None:
             _copy_checked(copy, fresh, without_log=ledger.exists() and copy.samefile(ledger))
             replaced = _keep_replaced(ledger)
             fresh.chmod(private_mode(ledger.parent))
-            fresh.replace(
-                ledger
-            )  # killed here, the next start notices that the log beside it is another's
+            # if killed after this line, the next start detects that the log is of another ledger
+            fresh.replace(ledger)
             for file in log_files(ledger):
                 file.unlink(missing_ok=True)
             sync_folder(ledger.parent)
@@ -59,13 +58,14 @@ def restore_ledger(copy: Path, ledger: Path) -> Path | None:
 
 
 def examine_ledger(ledger: Path) -> tuple[str, list[str]]:
-    """The version of a ledger's schema, and what is wrong with it. A daemon may have it open.
+    """Return the schema version of a ledger and its problems. A daemon may have it open.
 
     Raises LedgerError if it cannot be read as a ledger.
     """
     if not ledger.is_file():
         raise LedgerError(
-            f"there is no ledger at {ledger}", hint="It is made when the daemon first starts."
+            f"there is no ledger at {ledger}",
+            hint="The daemon creates it at its first start.",
         )
     refuse_foreign_log(ledger)
     with closing(open_live(ledger)) as connection:
@@ -83,42 +83,44 @@ def _copy_checked(copy: Path, fresh: Path, *, without_log: bool) -> None:
 
 def _read_revision(connection: sqlite3.Connection, path: Path) -> str:
     try:
-        found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         connection.execute("SELECT 1 FROM jobs LIMIT 1")
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
             raise DamagedLedger(path, str(error)) from error
         raise _no_ledger(path, str(error)) from error
-    if not found:
+    if not row:
         raise _no_ledger(path, "it has no schema version")
-    revision = str(found[0])
+    revision = str(row[0])
     if revision not in known_revisions():
         raise LedgerError(
             f"{path} was made by a newer version of speakeasyd (schema {revision})",
-            hint=f"Update speakeasyd: this version knows the schema up to {max(known_revisions())}.",
+            hint=(
+                f"Update speakeasyd: this version knows the schema up to {max(known_revisions())}."
+            ),
         )
     return revision
 
 
 def _no_ledger(path: Path, why: str) -> LedgerError:
-    return LedgerError(f"{path} is no ledger that can be read: {why}")
+    return LedgerError(f"{path} is not a readable ledger: {why}")
 
 
 def _list_problems(connection: sqlite3.Connection) -> Iterator[str]:
     try:
-        for (found,) in connection.execute(f"PRAGMA integrity_check({SHOWN})"):
-            if found != "ok":
-                yield str(found)
+        for (problem,) in connection.execute(f"PRAGMA integrity_check({SHOWN})"):
+            if problem != "ok":
+                yield str(problem)
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(
             SHOWN
         ):
-            yield f"{table}, row {row}: it refers to a row of {parent} that is gone"
+            yield f"{table}, row {row}: it refers to a missing row of {parent}"
     except sqlite3.DatabaseError as error:
         yield str(error)
 
 
 def _keep_replaced(ledger: Path) -> Path | None:
-    """Give the ledger and its log second names, so that SQLite can open them together later."""
+    """Keep the ledger and its log under other, matching names: SQLite can open them later."""
     if not ledger.exists():
         return None
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
@@ -133,5 +135,5 @@ def _keep_replaced(ledger: Path) -> Path | None:
 def _link_file(file: Path, name: Path) -> None:
     try:
         os.link(file, name)
-    except OSError:  # a filesystem without links
+    except OSError:  # the filesystem has no hard links
         shutil.copy2(file, name)

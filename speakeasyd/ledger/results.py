@@ -1,4 +1,4 @@
-"""What workers deliver: chunks, deaths on a chunk, and the word that all is in."""
+"""Results of workers: committed chunks, strikes, and completed transcriptions."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from speakeasyd.ledger.text_columns import encode_json
 from speakeasyd.ledger.transitions import require_claim, update_owned_job
 from speakeasyd.ledger.writer import Transaction
 
-ALMOST = 0.99  # the most that progress shows before it is known that no more chunks come
+ALMOST = 0.99  # highest progress while more chunks may come
 
 _ADVANCE = (
     update(jobs)
@@ -28,9 +28,9 @@ _ADVANCE = (
 
 
 def store_chunks(tx: Transaction, done: Sequence[tuple[JobId, Token, Chunk]]) -> frozenset[JobId]:
-    """Keep these chunks; one that is kept already stays as it is.
+    """Commit chunks. Idempotent: a chunk that is committed already stays as it is.
 
-    Returns the jobs whose claim is lost: theirs are not kept.
+    Returns the jobs whose claim is lost; their chunks are not stored.
     """
     held = _find_claimed(tx.connection, {job_id for job_id, _, _ in done})
     ours = {(row.id, row.claim_token) for row in held.values()}
@@ -44,7 +44,7 @@ def store_chunks(tx: Transaction, done: Sequence[tuple[JobId, Token, Chunk]]) ->
 
 
 def _insert_chunks(tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]]) -> None:
-    """Those of a retry lie beside the finished transcript until all are in."""
+    """Insert chunks. Those of a retry stay beside the finished transcript until it is complete."""
     retried = retries.find_retried(tx.connection, {job_id for job_id, _ in fresh})
     rows: list[dict[str, object]] = []
     texts: list[dict[str, object]] = []
@@ -65,7 +65,7 @@ def _insert_chunks(tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]]) -> Non
 def add_strike(
     tx: Transaction, job_id: JobId, token: Token, *, chunk: int, start: float, end: float
 ) -> int:
-    """Count a worker's death against a chunk. Returns the strikes so far."""
+    """Count a worker's death against a chunk. Returns the strikes so far. Raises NotYours."""
     require_claim(tx, job_id, token)
     first = upsert(strikes).values(
         job_id=job_id, chunk=chunk, start_seconds=start, end_seconds=end, strikes=1
@@ -85,7 +85,7 @@ def mark_transcribed(
     audio_seconds: float,
     warnings: Sequence[MediaWarning],
 ) -> None:
-    """All chunks are in. Stretches that were given up are added to the warnings."""
+    """Record that all chunks are committed. Gaps are added to the warnings. Raises NotYours."""
     given_up = find_gaps(tx.connection, job_id, retries.get_work_table(tx.connection, job_id))
     missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in given_up)
     if missing:
@@ -112,19 +112,21 @@ def mark_transcribed(
 
 
 def _main_language(connection: Connection, job_id: JobId) -> dict[str, str | None]:
-    """What to change where most of the speech is not in the language that was found at first."""
-    found: str | None = connection.scalar(select(jobs.c.language).where(jobs.c.id == job_id))
+    """Return the columns to change if most of the speech is in another language than detected
+    first.
+    """
+    detected: str | None = connection.scalar(select(jobs.c.language).where(jobs.c.id == job_id))
     seconds: defaultdict[str | None, float] = defaultdict(float)
     for row in retries.read_work_segments(connection, job_id):
-        seconds[row["language"] or found] += row["end_seconds"] - row["start_seconds"]
-    main = max(seconds, key=lambda code: (seconds[code], code or ""), default=found)
-    return {} if main == found else {"language": main, "language_probability": None}
+        seconds[row["language"] or detected] += row["end_seconds"] - row["start_seconds"]
+    main = max(seconds, key=lambda code: (seconds[code], code or ""), default=detected)
+    return {} if main == detected else {"language": main, "language_probability": None}
 
 
 def find_gaps(
     connection: Connection, job_id: JobId, table: Table = chunks
 ) -> tuple[tuple[float, float], ...]:
-    """Start and end, in seconds, of the chunks that were given up."""
+    """Return start and end in seconds of the chunks that were given up."""
     given_up = select(table.c.start_seconds, table.c.end_seconds).where(
         table.c.job_id == job_id, table.c.gap
     )
@@ -134,7 +136,7 @@ def find_gaps(
 
 
 def _find_claimed(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId, Any]:
-    """Those that are claimed by anyone."""
+    """Return the rows of these jobs that are claimed, by any claim."""
     columns = select(jobs.c.id, jobs.c.claim_token, jobs.c.container_seconds, jobs.c.progress)
     rows = connection.execute(
         columns.where(jobs.c.id.in_(job_ids), jobs.c.status == Status.PROCESSING)
@@ -145,7 +147,7 @@ def _find_claimed(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId,
 def _select_new_chunks(
     connection: Connection, done: Sequence[tuple[JobId, Chunk]]
 ) -> list[tuple[JobId, Chunk]]:
-    """Those that the ledger does not have, each once."""
+    """Return the chunks that are not committed yet, each once."""
     by_key = {(job_id, chunk.index): (job_id, chunk) for job_id, chunk in done}
     retried = retries.find_retried(connection, {job_id for job_id, _ in done})
     kept: set[tuple[int, int]] = set()
@@ -164,7 +166,10 @@ def _select_new_chunks(
 def _compute_progress(
     tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]], held: Mapping[JobId, Any]
 ) -> list[dict[str, object]]:
-    """Progress is how far into the file its chunks reach, if the container tells how long it is."""
+    """Return the progress of each job, and record `chunk.done` for each chunk.
+
+    Progress is the end of the last chunk divided by the container's duration, if that is known.
+    """
     by_job: defaultdict[JobId, list[Chunk]] = defaultdict(list)
     for job_id, chunk in fresh:
         by_job[job_id].append(chunk)

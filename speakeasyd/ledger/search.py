@@ -1,4 +1,4 @@
-"""Full-text search over what was said."""
+"""Full-text search over the transcripts."""
 
 import re
 from bisect import bisect_left
@@ -12,17 +12,17 @@ from sqlalchemy.exc import DBAPIError
 from speakeasyd.errors import LedgerError, QueryError
 from speakeasyd.ledger.access import open_for_reading
 
-RANKED = 5_000  # matches that are put in order of how well they fit; of more, the newest come first
-PASSED = 1_000  # segments of no interest that are read past as quickly as another look into the index is taken
-STRETCH = 20_000  # segments to look through at first; twice as many each further time
+RANKED = 5_000  # most matches that are ranked; of more matches, the newest come first
+PASSED = 1_000  # segments outside the filters that are skipped at the cost of one more index lookup
+STRETCH = 20_000  # segments searched at first; doubled each time
 
-TERMS = 32  # words and phrases of one search
-PREFIXES = 8  # of them, those with a `*`
-# Before the `*`, of an alphabet that has few: one letter stands for a good part of all words
+TERMS = 32  # most words and phrases of a search
+PREFIXES = 8  # most of them that may have a `*`
+# Least letters before the `*` in a Latin script: one letter matches a large part of all words
 PREFIX_LETTERS = 2
 
 TIME = r"^\d{4}(-\d\d(-\d\d([T ][\d:.]*Z?)?)?)?$"
-"""How a filter may say a time."""
+"""The format of a time in a filter."""
 
 _TERM = re.compile(r'(-?)(?:"([^"]*)"?|([^\s"]+))(\*?)')
 
@@ -34,8 +34,8 @@ _FILTERED = """
     AND jobs.superseded_by IS NULL
 """
 _FOUND = f"""
-    SELECT segments.job_id, jobs.path, segments.start_seconds, segments.end_seconds, segments.channel, jobs.created_at,
-           snippet(segments_fts, 0, '[', ']', '…', 32)
+    SELECT segments.job_id, jobs.path, segments.start_seconds, segments.end_seconds,
+           segments.channel, jobs.created_at, snippet(segments_fts, 0, '[', ']', '…', 32)
     FROM segments_fts
     JOIN segments ON segments.id = segments_fts.rowid
     JOIN jobs ON jobs.id = segments.job_id
@@ -59,9 +59,9 @@ _NEXT_JOB = text("SELECT created_at FROM jobs WHERE id >= :id ORDER BY id LIMIT 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchFilters:
-    """What a hit must be besides; None: whatever it is. Times are when the file was received, UTC.
+    """Filters of a search; None: any value. Times are those of reception, in UTC.
 
-    A time may be the beginning of one: with `2026-05` the whole month is meant.
+    A time may be a prefix: `2026-05` is the whole month.
     """
 
     since: str | None = None
@@ -77,7 +77,7 @@ EVERYTHING = SearchFilters()
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A segment in which the words are said."""
+    """A segment that contains the words."""
 
     job_id: int
     path: str
@@ -85,12 +85,12 @@ class SearchHit:
     end: float  # seconds in the file
     channel: int | None
     created_at: str  # when the file was received; UTC, ISO 8601
-    snippet: str  # the words themselves in brackets
+    snippet: str  # text around the words, which are in brackets
 
 
 @dataclass(frozen=True, slots=True)
 class _SegmentRange:
-    """Jobs and segments, from this number to that."""
+    """A range of job ids (`first` to `last`) and of segment ids (`low` to `high`)."""
 
     first: int
     last: int
@@ -101,7 +101,10 @@ class _SegmentRange:
 def search_file(
     path: Path, words: str, limit: int, filters: SearchFilters = EVERYTHING
 ) -> list[SearchHit]:
-    """As `search_text`, beside a running daemon or without one; needs no right to write. Raises LedgerError."""
+    """As `search_text`, with or without a running daemon; needs no right to write.
+
+    Raises LedgerError if the ledger cannot be read, QueryError.
+    """
     with open_for_reading(path) as file:
         engine = create_engine("sqlite://", creator=lambda: file, poolclass=StaticPool)
         try:
@@ -114,77 +117,86 @@ def search_file(
 def search_text(
     connection: Connection, words: str, limit: int, filters: SearchFilters = EVERYTHING
 ) -> list[SearchHit]:
-    """Segments with all of these words, in any order, the best first; of common words, the newest first.
+    """Return segments with all of these words, best first; of very common words, newest first.
 
-    `"in quotes"` words follow one another, `trans*` stands for all that begin so, `-not` must not be there. Nothing is
-    missed, whatever the filters leave out.
+    `"in quotes"`: a phrase; `trans*`: a prefix; `-not`: must not occur. The filters never hide a
+    match. Raises QueryError for a search that is too expensive.
     """
     query = build_match_expression(words)
     if not query:
         return []
-    asked = (
+    parameters = (
         asdict(filters)
         | _find_received_range(connection, filters)
         | {"words": query, "low": 0, "high": 2**63 - 1}
     )
-    if connection.scalar(_COMMON, asked | {"ranked": RANKED}) is None:
-        return [SearchHit(*row) for row in connection.execute(_BEST, asked | {"limit": limit})]
+    if connection.scalar(_COMMON, parameters | {"ranked": RANKED}) is None:
+        return [SearchHit(*row) for row in connection.execute(_BEST, parameters | {"limit": limit})]
     if filters == EVERYTHING:
-        return [SearchHit(*row) for row in connection.execute(_NEWEST, asked | {"limit": limit})]
+        return [
+            SearchHit(*row) for row in connection.execute(_NEWEST, parameters | {"limit": limit})
+        ]
     hits: list[SearchHit] = []
-    for stretch in _find_segment_ranges(connection, asked):
-        found = connection.execute(_NEWEST, asked | asdict(stretch) | {"limit": limit - len(hits)})
-        hits += [SearchHit(*row) for row in found]
+    for segment_range in _find_segment_ranges(connection, parameters):
+        bounds = asdict(segment_range) | {"limit": limit - len(hits)}
+        rows = connection.execute(_NEWEST, parameters | bounds)
+        hits += [SearchHit(*row) for row in rows]
         if len(hits) == limit:
             break
     return hits
 
 
 def _find_segment_ranges(
-    connection: Connection, asked: Mapping[str, object]
+    connection: Connection, parameters: Mapping[str, object]
 ) -> Iterator[_SegmentRange]:
-    """Where the segments of the jobs that pass the filters lie, the newest jobs first.
+    """Yield the segment ranges of the jobs that pass the filters, newest first.
 
-    Each job's lie close together, mostly, and those of the next job follow: neighbours are one stretch.
+    The segments of a job are mostly adjacent, and those of the next job follow: neighbouring jobs
+    are merged into one range.
     """
-    most = STRETCH
-    one: _SegmentRange | None = None
-    for job, low, high in connection.execute(_PLACES, asked):
+    max_size = STRETCH
+    current: _SegmentRange | None = None
+    for job, low, high in connection.execute(_PLACES, parameters):
         if (
-            one
-            and low - one.high <= PASSED
-            and one.low - high <= PASSED
-            and one.high - one.low < most
+            current
+            and low - current.high <= PASSED
+            and current.low - high <= PASSED
+            and current.high - current.low < max_size
         ):
-            one = _SegmentRange(job, one.last, min(low, one.low), max(high, one.high))
+            current = _SegmentRange(
+                job, current.last, min(low, current.low), max(high, current.high)
+            )
             continue
-        if one:
-            yield one
-            most *= 2
-        one = _SegmentRange(job, job, low, high)
-    if one:
-        yield one
+        if current:
+            yield current
+            max_size *= 2
+        current = _SegmentRange(job, job, low, high)
+    if current:
+        yield current
 
 
 def _find_received_range(connection: Connection, filters: SearchFilters) -> dict[str, int]:
-    """The jobs of that time, first to last: their numbers grow with time, so that halving finds them."""
+    """Return the first and the last job of the filters' period, found by bisection.
+
+    Job ids grow with time.
+    """
     newest = connection.scalar(text("SELECT max(id) FROM jobs")) or 0
 
     def created(number: int) -> str:
         return connection.scalar(_NEXT_JOB, {"id": number}) or "~"
 
-    def place(time: str) -> int:
+    def find_first(time: str) -> int:
         return bisect_left(range(newest + 1), time.replace(" ", "T"), key=created)
 
-    first = place(filters.since) if filters.since else 0
-    last = place(filters.until + "~") - 1 if filters.until else newest
+    first = find_first(filters.since) if filters.since else 0
+    last = find_first(filters.until + "~") - 1 if filters.until else newest
     return {"first": first, "last": last}
 
 
 def build_match_expression(words: str) -> str:
-    """In the query language of FTS5, whatever a person types; empty where there is nothing to look for.
+    """Return the FTS5 query for a user's input; empty if it has no word.
 
-    Raises QueryError for a search that would take very long.
+    Raises QueryError for a search that is too expensive.
     """
     terms = list(_parse_terms(words))
     _require_cheap(terms)
@@ -200,24 +212,29 @@ def build_match_expression(words: str) -> str:
 def _require_cheap(terms: Sequence[tuple[bool, str]]) -> None:
     prefixes = [term for _, term in terms if term.endswith("*")]
     if len(terms) > TERMS:
-        raise QueryError(f"a search has {TERMS} words at most; these are {len(terms)}")
+        raise QueryError(f"a search may have {TERMS} words; this one has {len(terms)}")
     if len(prefixes) > PREFIXES:
         raise QueryError(
-            f"a search has {PREFIXES} words with a * at most; these are {len(prefixes)}"
+            f"a search may have {PREFIXES} words with a *; this one has {len(prefixes)}"
         )
     short = next(
-        (one for one in prefixes if one.isascii() and len(one.split('"')[1]) < PREFIX_LETTERS), None
+        (
+            prefix
+            for prefix in prefixes
+            if prefix.isascii() and len(prefix.split('"')[1]) < PREFIX_LETTERS
+        ),
+        None,
     )
     if short:
         raise QueryError(
-            f"{short.replace(' ', '')} stands for too many words",
-            hint="Two letters before the * do.",
+            f"{short.replace(' ', '')} matches too many words",
+            hint="Put at least two letters before the *.",
         )
 
 
 def _parse_terms(words: str) -> Iterator[tuple[bool, str]]:
-    """Whether it must not be there, and the term: quoted, so that nothing in it is taken for an operator."""
+    """Yield whether a term is excluded, and the term, quoted so that it contains no operator."""
     for minus, quoted, bare, star in _TERM.findall(words.replace("\0", " ")):
-        told = quoted or bare.rstrip("*")
-        if any(character.isalnum() for character in told):
-            yield bool(minus), f'"{told}"' + (" *" if star or bare.endswith("*") else "")
+        term = quoted or bare.rstrip("*")
+        if any(character.isalnum() for character in term):
+            yield bool(minus), f'"{term}"' + (" *" if star or bare.endswith("*") else "")

@@ -1,7 +1,8 @@
-"""The tables of the ledger, as the newest migration leaves them; a test compares the two.
+"""The tables of the ledger, as of the newest migration; a test compares the two.
 
-Times are UTC ISO 8601 text with milliseconds and `Z`. Durations and positions are seconds. What people should query are
-the views (`views.py`): their columns stay, those of the tables may change with any version.
+Times are UTC ISO 8601 text with milliseconds and `Z`. Durations and positions are in seconds. Users
+should query the views (`views.py`): their columns are stable; the tables may change with any
+version.
 """
 
 from sqlalchemy import (
@@ -23,7 +24,10 @@ from sqlalchemy import (
 from speakeasyd.ledger.text_columns import SanitizedText
 
 NO_WAIT = ""
-"""As `available_at`: no need to wait. It is before every time, so a clock that is set back holds up nothing."""
+"""The `available_at` of a job that need not wait.
+
+It sorts before every time, so setting the clock back delays no job.
+"""
 
 metadata = MetaData(
     naming_convention={
@@ -49,11 +53,9 @@ batches = Table(
         _counter_column,
         ("total", "pending", "processing", "completed", "failed", "cancelled", "skipped"),
     ),
-    _counter_column(
-        "audio_ms"
-    ),  # an integer, so that adding and taking away a million times leaves no error
+    _counter_column("audio_ms"),  # an integer: sums and differences stay exact
 )
-"""The counts are kept by triggers on `jobs`: a million jobs are summed up at once, whoever changes them."""
+"""Triggers on `jobs` update the counts, so that a sum over a million jobs takes no time."""
 
 jobs = Table(
     "jobs",
@@ -61,17 +63,15 @@ jobs = Table(
     Column("id", Integer, primary_key=True),
     Column("batch", SanitizedText, ForeignKey("batches.name"), nullable=False),
     Column("inbox", SanitizedText, nullable=False),
-    Column(
-        "path_raw", BLOB, nullable=False
-    ),  # relative to the inbox, as os.fsencode gives it: names need not be text
-    Column("path", SanitizedText, nullable=False),  # the same for people
+    # relative to the inbox, as os.fsencode returns it: names need not be valid text
+    Column("path_raw", BLOB, nullable=False),
+    Column("path", SanitizedText, nullable=False),  # the same for display
     Column("size", Integer, nullable=False),
     Column("mtime_ns", Integer, nullable=False),
     Column("inode", Integer, nullable=False),
     Column("sha256", SanitizedText, nullable=False),
-    Column(
-        "work_key", SanitizedText
-    ),  # equal: the same transcript, so that one may lend it to the other; null: never lend
+    # jobs with equal keys have equal transcripts and may reuse them; null: no reuse
+    Column("work_key", SanitizedText),
     Column("options", SanitizedText, nullable=False),  # JSON
     Column("requested_model", SanitizedText, nullable=False),
     Column("preset", SanitizedText),
@@ -99,10 +99,10 @@ jobs = Table(
     Column("boot_id", SanitizedText),
     Column("duplicate_of", Integer, ForeignKey("jobs.id", ondelete="SET NULL")),
     Column("warning_kinds", SanitizedText),  # JSON: ["cut", ...], see WarningKind; null: no warning
-    Column("final_at", SanitizedText),  # when it may end as incomplete; null: at once
-    Column(
-        "superseded_by", Integer
-    ),  # the job of a newer version of the file, once it has completed
+    # until when a truncated file may still grow; null: not at all
+    Column("final_at", SanitizedText),
+    # job of a newer version of the file, once it has completed
+    Column("superseded_by", Integer),
     Column("retry_error", SanitizedText),  # why the last retry of this completed job failed
     CheckConstraint(
         "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')",
@@ -147,7 +147,7 @@ jobs = Table(
     ),
     Index("ix_jobs_finished", "finished_at", sqlite_where=text("finished_at IS NOT NULL")),
     Index("ix_jobs_duplicate_of", "duplicate_of", sqlite_where=text("duplicate_of IS NOT NULL")),
-    sqlite_autoincrement=True,  # the number of a job is never given again
+    sqlite_autoincrement=True,  # job ids are never reused
 )
 
 tombstones = Table(
@@ -161,7 +161,7 @@ tombstones = Table(
     Column("sha256", SanitizedText, nullable=False),
     Column("status", SanitizedText, nullable=False),
 )
-"""What must be remembered of jobs that were pruned: a file still in its inbox is not transcribed again."""
+"""Pruned jobs whose file may still be in its inbox, so that it is not transcribed again."""
 
 attempts = Table(
     "attempts",
@@ -222,15 +222,15 @@ segments = Table(
     ),
     UniqueConstraint("job_id", "chunk", "position"),
 )
-"""Triggers keep the full-text index `segments_fts` in step."""
+"""Triggers keep the full-text index `segments_fts` up to date."""
 
 retries = Table(
     "retries",
     metadata,
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
-    Column("result", SanitizedText, nullable=False),  # JSON: columns of the job as they were
+    Column("result", SanitizedText, nullable=False),  # JSON: earlier columns of the job
 )
-"""Completed jobs that are transcribed again, until the new text is whole."""
+"""Completed jobs that are being retried, until the new text is complete."""
 
 retry_chunks = Table(
     "retry_chunks",
@@ -243,7 +243,7 @@ retry_chunks = Table(
     Column("text", SanitizedText, nullable=False),
     Column("content", SanitizedText, nullable=False),  # JSON: its rows of `chunks` and `segments`
 )
-"""What such a retry has delivered so far."""
+"""The committed chunks of a retry."""
 
 strikes = Table(
     "strikes",
@@ -260,21 +260,18 @@ artifacts = Table(
     "artifacts",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column(
-        "job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True
-    ),  # null: pruned, the file stays
+    # null: the job was pruned, the file remains
+    Column("job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True),
     Column("format", SanitizedText, nullable=False),
     Column("outbox", SanitizedText, nullable=False),
     Column("path", SanitizedText, nullable=False),
-    Column(
-        "path_key", SanitizedText, nullable=False
-    ),  # equal where any filesystem may take two paths for one
+    # equal for two paths that any filesystem may treat as one
+    Column("path_key", SanitizedText, nullable=False),
     Column("sha256", SanitizedText, nullable=False),
     Column("bytes", Integer, nullable=False),
-    Column("written_at", SanitizedText),  # null: intended, perhaps not written
-    Column(
-        "replaces_sha256", SanitizedText
-    ),  # of our own earlier file that may still be there under this name
+    Column("written_at", SanitizedText),  # null: reserved, perhaps not written
+    # hashes of our own earlier file that may still exist under this name
+    Column("replaces_sha256", SanitizedText),
     UniqueConstraint("outbox", "path_key"),
 )
 
@@ -324,7 +321,7 @@ deliveries = Table(
     UniqueConstraint("target", "seq"),
     Index("ix_deliveries_due", "target", "available_at", sqlite_where=text("status = 'pending'")),
 )
-"""Who is to be told of which event."""
+"""Events on their way to delivery targets (outbox pattern)."""
 
 arrivals = Table(
     "arrivals",

@@ -1,4 +1,4 @@
-"""Text that any database and any reader can take: file names, and so error messages, need not be Unicode."""
+"""Text for the database: file names, and so error messages, need not be valid Unicode."""
 
 import json
 
@@ -9,28 +9,30 @@ from speakeasyd.domain.transcript import WarningKind
 
 
 def replace_surrogates(text: str) -> str:
-    """Without surrogates, by which Python carries undecodable bytes: they are written out, as in `\\udcff`.
+    """Return the text without surrogates (undecodable bytes): they are escaped, as in `\\udcff`.
 
-    Without NUL, too: functions of SQLite and readers in C take it for the end of the text.
+    NUL is replaced as well: functions of SQLite and readers in C treat it as the end of the text.
     """
     return text.replace("\0", "\ufffd").encode("utf-8", "backslashreplace").decode()
 
 
 def encode_json(value: object) -> str:
-    """JSON without surrogates: they become question marks, since an escape would only hide them until it is read."""
-    # NaN is no JSON: SQLite would refuse the whole transaction for it.
+    """Return JSON with surrogates replaced by question marks: an escape would keep them in the
+    value.
+    """
+    # NaN is not valid JSON: SQLite would refuse the whole transaction.
     return (
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace").decode()
     )
 
 
 def parse_kinds(column: str | None) -> frozenset[WarningKind]:
-    """What stands in the column `warning_kinds`."""
+    """Return the value of the column `warning_kinds`."""
     return frozenset(map(WarningKind, json.loads(column or "[]")))
 
 
 class SanitizedText(TypeDecorator[str]):
-    """A column of `replace_surrogates` text."""
+    """A text column that is passed through `replace_surrogates`."""
 
     impl = Text
     cache_ok = True

@@ -1,4 +1,4 @@
-"""The same bytes with the same options are transcribed once: a completed job lends its chunks to the next."""
+"""Reuse of transcripts: a completed job with the same work key lends its chunks to the next."""
 
 from typing import Any
 
@@ -10,9 +10,11 @@ from speakeasyd.ledger.writer import Transaction
 
 LENDER = """(
     SELECT min(lender.id) FROM jobs AS lender INDEXED BY ix_jobs_sha256
-    WHERE lender.sha256 = jobs.sha256 AND lender.work_key = jobs.work_key AND lender.status = 'completed'
-    AND NOT jobs.transcribed AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = lender.id AND gap)
-) AS lender"""  # the job, if any, that has done the work of the one at hand, without a gap
+    WHERE lender.sha256 = jobs.sha256 AND lender.work_key = jobs.work_key
+    AND lender.status = 'completed' AND NOT jobs.transcribed
+    AND NOT EXISTS (SELECT 1 FROM chunks WHERE job_id = lender.id AND gap)
+) AS lender"""
+"""SQL column in a query on `jobs`: the completed job with the same work key and without a gap."""
 
 _RESULT = (
     "progress",
@@ -29,7 +31,7 @@ _RESULT = (
 
 
 def copy_transcript(tx: Transaction, *, lender: JobId, to: JobId) -> None:
-    """Copy chunks and segments, and what was found out with them: only the artifacts are missing then."""
+    """Copy chunks, segments and result columns: afterwards only the artifacts are missing."""
     tx.connection.execute(delete(chunks).where(chunks.c.job_id == to))
     _copy_table(tx, chunks, lender, to)
     _copy_table(tx, segments, lender, to)
@@ -41,7 +43,7 @@ def copy_transcript(tx: Transaction, *, lender: JobId, to: JobId) -> None:
 
 
 def _copy_table(tx: Transaction, table: Table, lender: JobId, to: JobId) -> None:
-    """All columns but those that are the copy's own: whose it is, and that it cost no work."""
+    """Copy the rows of `lender`; the copies have the new job's id and a compute time of 0."""
     own: dict[str, ColumnElement[Any]] = {"job_id": literal(to), "compute_seconds": literal(0.0)}
     names = [column.name for column in table.c if column.name != "id"]
     copies = select(*(own.get(name, table.c[name]) for name in names)).where(

@@ -1,4 +1,4 @@
-"""Changes of a job's status, each in one place. The table of what is legal is a trigger in the database, too."""
+"""Changes of a job's status. A trigger in the database enforces the table of legal transitions."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from speakeasyd.ledger import retries
 from speakeasyd.ledger.tables import attempts, jobs
 from speakeasyd.ledger.writer import Transaction
 
-SLICE = 500  # values in one IN (...)
+SLICE = 500  # values per IN (...)
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ def split_into_slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequenc
 
 
 def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
-    """Change a claimed job. Raises NotYours when the claim is no longer the one of `token`."""
+    """Change a claimed job. Raises NotYours if `token` is not that of the current claim."""
     if not tx.connection.execute(
         update(jobs).where(_matches_claim(job_id, token)).values(**values)
     ).rowcount:
@@ -30,7 +30,7 @@ def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: obj
 
 
 def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
-    """Raises NotYours when the claim no longer holds; within this transaction it cannot be lost any more."""
+    """Check the claim; it cannot be lost within this transaction. Raises NotYours."""
     if not tx.connection.scalar(select(jobs.c.id).where(_matches_claim(job_id, token))):
         raise _claim_lost_error(job_id)
 
@@ -38,7 +38,7 @@ def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
 def end_claim(
     tx: Transaction, job_id: JobId, token: Token, status: Status, *, outcome: str, **values: object
 ) -> None:
-    """End a claim: the job takes on `status`, the attempt is closed with `outcome` and the job's error, if any."""
+    """End a claim: set the job's `status` and close the attempt with `outcome`. Raises NotYours."""
     ended = None if status is Status.PENDING else tx.now
     update_owned_job(
         tx,
@@ -63,7 +63,7 @@ def close_attempts(
     code: object = None,
     error: object = None,
 ) -> None:
-    """Close the open attempts of these jobs, and note what model and device they ran on."""
+    """Close the open attempts of these jobs, and record their model and device."""
     tx.connection.execute(
         update(attempts)
         .where(attempts.c.job_id.in_(job_ids), attempts.c.ended_at.is_(None))
@@ -85,9 +85,9 @@ def _select_job_column(column: Column[Any]) -> ScalarSelect[Any]:
 def cancel_jobs(
     tx: Transaction, job_ids: Sequence[int], *, code: ErrorCode, error: str
 ) -> list[JobId]:
-    """Cancel those of these jobs that have not ended. Whoever works on one finds its claim gone.
+    """Cancel the jobs among these that have not ended. Returns them.
 
-    A completed job that was being retried is completed as before.
+    Their claims become invalid. A completed job that was being retried becomes completed again.
     """
     if not job_ids:
         return []

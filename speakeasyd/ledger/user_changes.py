@@ -1,4 +1,4 @@
-"""What people ask for, beside a running daemon: the same conditional changes as the daemon's own."""
+"""Changes that users request beside a running daemon, conditional like those of the daemon."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ _SUPERSEDED = exists().where(
     (_newer.c.sha256 != jobs.c.sha256)
     | _newer.c.status.in_([Status.PENDING, Status.PROCESSING, Status.COMPLETED]),
 )
-"""Its bytes are gone, or a later job has taken its place."""
+"""The file was replaced, or a later job of its path has replaced this one."""
 
 _UNDERWAY = (
     jobs.c.status.in_([Status.FAILED, Status.CANCELLED])
@@ -34,7 +34,7 @@ _AGAIN: dict[str, object] = {
     "error_code": None,
     "error": None,
     "duplicate_of": None,
-    "work_key": None,  # who asks again wants it done again, not lent
+    "work_key": None,  # a retry computes again and reuses no transcript
 }
 _AFRESH = _AGAIN | {
     "progress": 0.0,
@@ -52,10 +52,11 @@ _AFRESH = _AGAIN | {
 
 
 def retry_jobs(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
-    """Try these jobs again. Returns those that will be: ended, and about the file as it is now; or waiting to be.
+    """Retry these jobs. Returns the retried ones.
 
-    Of a job that did not come through, the chunks that did are kept. One that was completed begins from nothing; its
-    finished text stays until the new one is whole. One with stretches that were given up begins from nothing, too.
+    A job is retried if it has ended and its file was not replaced, or if it waits for a time.
+    Chunks of a failed or cancelled job are kept, unless it has gaps. A completed job starts from
+    the beginning; its finished text is kept until the new one is complete.
     """
     waiting = _stop_waiting(tx, job_ids)
     ended = select(jobs.c.id, _UNDERWAY).where(
@@ -77,22 +78,22 @@ def retry_jobs(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
 
 
 def _stop_waiting(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
-    """Those of these jobs that wait for a time: a person wants them now."""
+    """Make the postponed jobs among these available at once. Returns them."""
     pending = (
         jobs.c.id.in_(job_ids)
         & (jobs.c.status == Status.PENDING)
         & (jobs.c.available_at != NO_WAIT)
     )
-    found = [JobId(job_id) for job_id in tx.connection.scalars(select(jobs.c.id).where(pending))]
-    if found:
-        tx.connection.execute(update(jobs).where(jobs.c.id.in_(found)).values(available_at=NO_WAIT))
-    for job_id in found:
+    ids = [JobId(job_id) for job_id in tx.connection.scalars(select(jobs.c.id).where(pending))]
+    if ids:
+        tx.connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(available_at=NO_WAIT))
+    for job_id in ids:
         tx.record_event("job.retried", job_id)
-    return found
+    return ids
 
 
 def cancel_jobs(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
-    """Stop those of these jobs that have not ended. Returns them."""
+    """Cancel the jobs among these that have not ended. Returns them."""
     return transitions.cancel_jobs(
         tx, job_ids, code=ErrorCode.CANCELLED, error="cancelled by a person"
     )

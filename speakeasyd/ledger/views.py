@@ -1,6 +1,7 @@
-"""The public views: what people, scripts and dashboards may rely on. Columns are added at the end, never taken away.
+"""The public views, a stable interface for scripts and dashboards.
 
-They are re-created whenever the ledger is opened by a version that words them differently; no migration needs to.
+Columns are added at the end and never removed. The views are re-created when a version with other
+definitions opens the ledger; they need no migration.
 """
 
 from collections.abc import Mapping
@@ -70,7 +71,10 @@ VIEWS: Mapping[str, str] = {
 
 
 def build_view_statements(existing: Mapping[str, str]) -> list[str]:
-    """The SQL that brings the views, of which `existing` maps names to their SQL, up to date. None: nothing to do."""
+    """Return the SQL statements that update the views; empty if they are up to date.
+
+    `existing`: the SQL of the present views, by name.
+    """
     wanted = {
         name: f"CREATE VIEW {name} AS {' '.join(query.split())}" for name, query in VIEWS.items()
     }

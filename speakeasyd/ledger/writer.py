@@ -1,4 +1,4 @@
-"""The single writer: operations that wait together are committed together."""
+"""The single writer: operations that wait at the same time share one transaction."""
 
 import asyncio
 import logging
@@ -23,8 +23,8 @@ from speakeasyd.ledger.event_log import EventDraft, EventLog
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.ledger.pairing import changing_database, forget_pair
 
-GROUP = 64  # operations in one transaction at most
-PATIENCE_MS = 100  # milliseconds to wait for readers before the log stays as long as it is
+GROUP = 64  # most operations per transaction
+PATIENCE_MS = 100  # milliseconds that a checkpoint waits for readers
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """What an operation is given: a connection inside a transaction, one reading of the clock, and a place for news."""
+    """The argument of an operation: an open transaction, the time, and a list for events."""
 
     connection: Connection
     now: str
@@ -42,13 +42,13 @@ class Transaction:
     news: list[EventDraft] = field(default_factory=list)
 
     def record_event(self, kind: str, job_id: int | None = None, /, **data: object) -> None:
-        """An event to be kept with the change, and published once that is committed."""
+        """Store an event with the change; it is published after the commit."""
         self.news.append(
             EventDraft(Event(kind=kind, at=self.now, job_id=job_id, data=data), keep=True)
         )
 
     def publish_event(self, kind: str, job_id: int | None = None, /, **data: object) -> None:
-        """Passing news: published after the commit, kept nowhere."""
+        """Publish an event after the commit without storing it."""
         self.news.append(
             EventDraft(Event(kind=kind, at=self.now, job_id=job_id, data=data), keep=False)
         )
@@ -62,7 +62,7 @@ class _WriteRequest:
     error: Exception | None = None
 
     def _set_result(self) -> None:
-        if self.caller.done():  # its task was cancelled; the operation was carried out all the same
+        if self.caller.done():  # the caller was cancelled; the operation was carried out anyway
             return
         if self.error:
             self.caller.set_exception(self.error)
@@ -71,9 +71,9 @@ class _WriteRequest:
 
 
 class Writer:
-    """A task, and a thread behind it that alone touches the one connection that writes.
+    """A task and a thread; only the thread uses the one connection that writes.
 
-    Callers await the outcome of their own operation. Cancelling one never reaches the database.
+    Callers await the outcome of their operation. Cancelling a caller does not affect the database.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Writer:
     ) -> None:
         self._path = path
         self._wal = log_files(path)[0]
-        self._files: dict[Path, tuple[int, int]] = {}  # device and inode of what has been opened
+        self._files: dict[Path, tuple[int, int]] = {}  # device and inode of the opened files
         self._pool = pool
         self._thread = thread
         self._clock = clock
@@ -98,17 +98,16 @@ class Writer:
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        self._version: int | None = None  # of the data, when it was last asked for
+        self._version: int | None = None  # `PRAGMA data_version` at the last check
         self._wal_limit = connections.WAL_BYTES
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, hub: EventHub, boot_id: str) -> Self:
-        """Raises LedgerError when there is no ledger that can be used."""
+        """Open the ledger for writing. Raises LedgerError if there is no usable ledger."""
         connections.check_schema(path)
         if not boot_id and not find_holder(path.parent):
-            forget_pair(
-                path
-            )  # without a daemon, SQLite moves the log into the database when this one closes
+            # without a daemon, SQLite runs a checkpoint when this connection closes
+            forget_pair(path)
         writer = cls(
             path=path,
             pool=connections.create_write_engine(path),
@@ -127,7 +126,7 @@ class Writer:
         return writer
 
     async def close(self) -> None:
-        """Carry out what still waits, then let go of the file. Idempotent."""
+        """Carry out the waiting operations, then close the file. Idempotent."""
         if self._closing or self._task is None:
             return
         self._closing = True
@@ -143,9 +142,11 @@ class Writer:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Have `operation` carried out in a transaction of its own or one shared with others: all of it or nothing.
+        """Run an operation in a transaction, perhaps shared with others. All of it or nothing.
 
-        Raises what the operation raises, or LedgerUnwritable when the disk or another program stands in the way.
+        Raises what the operation raises, LedgerHeld while another program holds the write lock,
+        LedgerUnwritable when the disk refuses the write, LedgerError when the ledger is closed or
+        damaged.
         """
         if self._closing:
             raise LedgerError("the ledger is closed")
@@ -157,7 +158,10 @@ class Writer:
         return await caller
 
     async def detect_foreign_commit(self) -> bool:
-        """Whether another program has written since last asked. If so, its events are published here too."""
+        """Return whether another program has committed since the last call.
+
+        If so, publishes its events.
+        """
         version = await self._run_in_thread(self._data_version)
         changed = self._version not in {None, version}
         if changed:
@@ -167,33 +171,35 @@ class Writer:
 
     async def _process_requests(self) -> None:
         while self._waiting or not self._closing:
-            orders, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
-            if orders:
-                await self._execute_requests(orders)
+            requests, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
+            if requests:
+                await self._execute_requests(requests)
             else:
                 self._wake.clear()
                 await self._wake.wait()
 
-    async def _execute_requests(self, orders: Sequence[_WriteRequest]) -> None:
+    async def _execute_requests(self, requests: Sequence[_WriteRequest]) -> None:
         published: list[Event] = []
         try:
-            published = await self._run_in_thread(self._execute_transaction, orders)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the callers hear it, and the writer goes on
+            published = await self._run_in_thread(self._execute_transaction, requests)
+        except Exception as error:  # noqa: BLE001 - raised in the callers; the writer continues
             explained = connections.translate_error(error, self._path)
-            if len(orders) > 1 and not isinstance(explained, LedgerError):
-                await self._carry_out_singly(orders)
+            if len(requests) > 1 and not isinstance(explained, LedgerError):
+                await self._execute_one_by_one(requests)
                 return
-            for order in orders:
-                order.error = explained
-        for order in orders:
-            order._set_result()
+            for request in requests:
+                request.error = explained
+        for request in requests:
+            request._set_result()
         self._hub.publish(*published)
 
-    async def _carry_out_singly(self, orders: Sequence[_WriteRequest]) -> None:
-        """One of these spoils the transaction that they share: the others must not suffer for it."""
-        for order in orders:
-            order.outcome = order.error = None
-            await self._execute_requests([order])
+    async def _execute_one_by_one(self, requests: Sequence[_WriteRequest]) -> None:
+        """Repeat the operations in transactions of their own, because one of them broke the shared
+        one.
+        """
+        for request in requests:
+            request.outcome = request.error = None
+            await self._execute_requests([request])
 
     async def _run_in_thread(
         self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
@@ -202,13 +208,14 @@ class Writer:
             self._thread, partial(function, *args, **kwargs)
         )
 
-    # --- in the thread
+    # --- in the writer thread
 
     def _connect(self) -> None:
         self._connection = self._pool.connect()
         with self._connection.begin():
             self._journal = EventLog(self._connection)
-            if self._boot_id:  # a change, so that no copy of earlier is taken for the database as it is from now on
+            # a change, so that an earlier copy differs from the database from now on
+            if self._boot_id:
                 self._connection.exec_driver_sql(
                     f"PRAGMA user_version = {secrets.randbelow(2**31)}"
                 )
@@ -224,32 +231,32 @@ class Writer:
         self._connection.close()
         self._pool.dispose()
 
-    def _execute_transaction(self, orders: Sequence[_WriteRequest]) -> list[Event]:
-        """All of these in one transaction. Returns the events to be published."""
+    def _execute_transaction(self, requests: Sequence[_WriteRequest]) -> list[Event]:
+        """Run the operations in one transaction. Returns the events to publish."""
         self._require_files()
         with self._connection.begin():
             published = self._journal.write_events(
-                self._connection, self._execute_operations(orders)
+                self._connection, self._execute_operations(requests)
             )
         self._journal.mark_committed(published)
-        self._require_files()  # what was committed to a file that is gone by then is lost
+        self._require_files()  # what was committed to a deleted file is lost
         self._truncate_wal()
         return published
 
-    def _execute_operations(self, orders: Sequence[_WriteRequest]) -> list[EventDraft]:
-        """Each operation in a savepoint of its own, unless it is alone: then the transaction itself is taken back."""
+    def _execute_operations(self, requests: Sequence[_WriteRequest]) -> list[EventDraft]:
+        """Run each operation in a savepoint; a single one uses the transaction itself."""
         now = format_utc(self._clock.utc())
         news: list[EventDraft] = []
-        for order in orders:
+        for request in requests:
             transaction = Transaction(self._connection, now, self._boot_id)
-            savepoint = self._connection.begin_nested() if len(orders) > 1 else None
+            savepoint = self._connection.begin_nested() if len(requests) > 1 else None
             try:
-                order.outcome = order.operation(transaction)
+                request.outcome = request.operation(transaction)
             except Exception as error:
                 if savepoint is None or isinstance(error, OperationalError):
-                    raise  # after a full disk, SQLite itself has taken back everything, savepoints too
+                    raise  # on a full disk, SQLite has rolled back everything, savepoints too
                 savepoint.rollback()
-                order.error = error
+                request.error = error
             else:
                 if savepoint:
                     savepoint.commit()
@@ -257,7 +264,9 @@ class Writer:
         return news
 
     def _truncate_wal(self) -> None:
-        """Cut the write-ahead log once it is long; if readers stand in the way, again at twice the size."""
+        """Truncate the write-ahead log once it is long; if readers prevent it, again at twice the
+        size.
+        """
         if (
             not self._boot_id
             or not self._wal.exists()
@@ -268,33 +277,27 @@ class Writer:
         self._wal_limit = max(connections.WAL_BYTES, 2 * self._wal.stat().st_size)
 
     def _run_checkpoint(self) -> None:
-        """Move the log into the database, and make it empty if no reader needs it."""
+        """Run a checkpoint, and truncate the log if no reader needs it."""
         self._read_pragma(f"busy_timeout = {PATIENCE_MS}")
         try:
             with changing_database(self._path):
                 self._read_pragma("wal_checkpoint(TRUNCATE)")
-        except (
-            sqlite3.Error,
-            OSError,
-        ) as error:  # everything is safe in the log: it only stays long
-            log.warning("the ledger's log could not be shortened: %s", error)
+        except (sqlite3.Error, OSError) as error:  # nothing is lost: the log only stays long
+            log.warning("the ledger's write-ahead log could not be truncated: %s", error)
         self._read_pragma(f"busy_timeout = {connections.BUSY_MS}")
 
     def _require_files(self) -> None:
-        """Raises LedgerUnwritable once a file of the ledger is no longer at its path.
+        """Check that the ledger's files are still at their paths. Raises LedgerUnwritable.
 
-        SQLite goes on writing to a file that was deleted or moved, and nobody would ever find what it wrote.
+        SQLite continues to write to a file that was deleted or moved, and those changes would be
+        lost.
         """
         for file, opened in self._files.items():
-            if (found := _identify(file)) != opened:
-                what = (
-                    "another file has taken the place of"
-                    if found
-                    else "somebody has deleted or moved"
-                )
+            if (present := _identify(file)) != opened:
+                what = "was replaced" if present else "was deleted or moved"
                 raise LedgerUnwritable(
-                    f"{what} {file.name} while the daemon runs: {file}",
-                    hint="Put the same file back, or start the daemon again.",
+                    f"{file.name} {what} while the daemon runs: {file}",
+                    hint="Put the same file back, or restart the daemon.",
                 )
 
     def _data_version(self) -> int:
@@ -302,13 +305,13 @@ class Writer:
         return self._read_pragma("data_version")
 
     def _read_pragma(self, pragma: str) -> int:
-        """The first value of a PRAGMA, asked outside of any transaction."""
+        """Return the first value of a PRAGMA, run outside of any transaction."""
         driver = cast(sqlite3.Connection, self._connection.connection.driver_connection)
         return int(driver.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
 def _identify(file: Path) -> tuple[int, int] | None:
-    """Device and inode; None where there is nothing."""
+    """Return device and inode; None if there is no file."""
     try:
         state = file.stat()
     except OSError:

@@ -160,8 +160,8 @@ def _damaged(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (_not_a_database, "is no ledger"),
-        (_another_database, "is no ledger"),
+        (_not_a_database, "is not a readable ledger"),
+        (_another_database, "is not a readable ledger"),
         (_newer, "newer version"),
         (_damaged, "damaged"),
         (lambda path: None, "there is no file"),
