@@ -1,5 +1,7 @@
-"""The files of one inbox that have been noticed and are not in the ledger yet. Lives on the main loop, in memory only:
-a scan finds again what a restart forgets."""
+"""The files of one inbox that were noticed and have no job yet.
+
+Lives on the main loop, in memory only: after a restart, a scan finds the files again.
+"""
 
 import heapq
 from collections.abc import Iterator
@@ -25,27 +27,31 @@ NOT_DUE = float("inf")
 @dataclass(slots=True)
 class Arrival:
     stillness: DebounceState
-    due: float  # monotonic seconds of the next look; NOT_DUE while one is under way, and when it is taken
-    announced: bool  # an event told of it, or none could be expected to
-    hint: bool = False  # closed or moved in since the last look
-    taken: bool = False  # handed on, to be identified; not looked at meanwhile
-    stirred: bool = False  # an event came while it was taken
+    # monotonic seconds of the next observation; NOT_DUE during one, and while `taken`
+    due: float
+    announced: bool  # an event reported it, or no event could be expected
+    hint: bool = False  # closed or moved into the inbox since the last observation
+    taken: bool = False  # settled and passed on to be hashed; not observed meanwhile
+    stirred: bool = False  # an event came while `taken`
 
 
 class Arrivals:
-    """Times are monotonic seconds, paths relative to the inbox."""
+    """The arrivals of one inbox. Times are monotonic seconds, paths are relative to the inbox."""
 
     def __init__(self, *, settle_s: float, empty_s: float) -> None:
         self._settle_s = settle_s
         self._empty_s = empty_s
         self._by_path: dict[bytes, Arrival] = {}
-        self.missed = False  # a file settled that events should have told of and did not
-        self._queue: list[
-            tuple[float, bytes]
-        ] = []  # a heap; an entry that is not its arrival's `due` is void
+        self.missed = False  # a file settled that should have had an event and had none
+        # a heap of due times; an entry that differs from its arrival's `due` is stale
+        self._queue: list[tuple[float, bytes]] = []
 
     def notice_file(self, path: bytes, now: float, *, announced: bool, hint: bool = False) -> None:
-        """A scan or an event found it: look at it at once, unless a scan tells what is known."""
+        """Record a file that a scan or an event found.
+
+        A new file is due at once, and so is a known one for which an event gave a `hint` that it is
+        complete.
+        """
         arrival = self._by_path.get(path)
         if arrival is None:
             self._by_path[path] = Arrival(debounce.begin_debounce(now), now, announced, hint)
@@ -60,11 +66,10 @@ class Arrivals:
 
     @contextmanager
     def take_due(self, now: float, limit: int) -> Iterator[list[bytes]]:
-        """Up to `limit` files that are to be looked at now.
+        """Yield up to `limit` due files, to be observed inside the `with` block.
 
-        What is found is told to `record_observation` inside the `with`.
-
-        A file of which nothing was told is put back, however the block ends: no exception makes one forgotten.
+        Call `record_observation` for each of them in the block. A file without a call becomes due
+        again, also after an exception, so that none is lost.
         """
         paths = self._take_due(now, limit)
         try:
@@ -74,7 +79,7 @@ class Arrivals:
                 self._put_back(path, now)
 
     def restore_file(self, path: bytes, now: float) -> None:
-        """A file that was taken could not be handed on: it is looked at again."""
+        """Make a file due again that was taken but could not be passed on."""
         if arrival := self._by_path.get(path):
             arrival.taken = False
             self._put_back(path, now)
@@ -95,15 +100,18 @@ class Arrivals:
         return paths
 
     def record_observation(
-        self, path: bytes, found: Observation | AccessProblem | OpenFile, now: float
+        self, path: bytes, observed: Observation | AccessProblem | OpenFile, now: float
     ) -> Decision:
-        """What a look found, or why a taken file could not be identified. It is taken if it settled or is given up."""
+        """Update the debounce of a file with an observation, or with the reason why hashing failed.
+
+        Returns the decision. The file is taken if it has settled or is given up.
+        """
         arrival = self._by_path.get(path)
         if arrival is None:
             return Forget()
         arrival.stillness, decision = debounce.update_debounce(
             arrival.stillness,
-            found,
+            observed,
             now=now,
             hint=arrival.hint,
             settle_s=self._settle_s,
@@ -124,36 +132,36 @@ class Arrivals:
         return decision
 
     def mark_admitted(self, path: bytes, now: float) -> None:
-        """It is in the ledger. What stirred it meanwhile makes it a new arrival."""
+        """Remove a file that is in the ledger. If an event came meanwhile, it is a new arrival."""
         arrival = self._by_path.pop(path, None)
         if arrival and arrival.stirred:
             self.notice_file(path, now, announced=True)
 
     @property
     def next_due(self) -> float | None:
-        """When to look next; None while nothing waits."""
+        """Return the time of the next observation; None if nothing waits."""
         return self._queue[0][0] if self._queue else None
 
     def list_waiting(self, now: float) -> Iterator[tuple[bytes, DebounceState]]:
-        """Those that have not settled for long, or could not be read when they had."""
+        """Yield the files that have not settled for long, or that settled but could not be read."""
         for path, arrival in self._by_path.items():
             still = arrival.stillness
             if (not arrival.taken or still.trouble) and still.waits_long(now, self._settle_s):
                 yield path, still
 
     def is_idle(self, now: float) -> bool:
-        """Whether nothing waits but what is stuck."""
+        """Return whether nothing waits except files that cannot be read."""
         if any(arrival.taken for arrival in self._by_path.values()):
             return False
         return self.count_stuck(now) == len(self._by_path)
 
     def unread(self) -> Iterator[tuple[bytes, str]]:
-        """All that are not in the ledger, and why not, for people."""
+        """Yield all files that are not in the ledger, and why not, as a text for users."""
         for path, arrival in self._by_path.items():
             yield path, arrival.stillness.reason
 
     def count_stuck(self, now: float) -> int:
-        """How many have not let themselves be read for long."""
+        """Return the number of files that could not be read for long."""
         return sum(still.trouble is not None for _, still in self.list_waiting(now))
 
     def _schedule_look(self, path: bytes, arrival: Arrival, when: float) -> None:

@@ -1,4 +1,4 @@
-"""Whom to tell, as the settings have it, and how each is told."""
+"""The delivery targets from the settings, and how each is called."""
 
 import asyncio
 import base64
@@ -23,13 +23,13 @@ from speakeasyd.notify import apprise_messages, webhook
 from speakeasyd.notify.hook import HookRun, select_environment
 from speakeasyd.thread_group import ThreadGroup
 
-WEBHOOK_S = 30.0  # seconds for a whole request: name look-up, connection, answer
+WEBHOOK_S = 30.0  # seconds for a whole request: name resolution, connection, answer
 APPRISE_S = 60.0  # seconds for a whole message: some services take several requests
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryTarget:
-    """`name` stays the same over restarts and holds no secret: the ledger keeps it."""
+    """A delivery target. `name` is stored in the ledger: it is stable and contains no secret."""
 
     name: str
     kinds: frozenset[str]
@@ -37,19 +37,19 @@ class DeliveryTarget:
 
 
 def build_targets(settings: Settings, clock: Clock) -> list[DeliveryTarget]:
-    """Those of the settings, each once."""
+    """Return the targets of the settings, without duplicates."""
     notify = settings.notify
-    found = [
+    targets = [
         *(_create_webhook_target(webhook, clock) for webhook in notify.webhooks),
         *(_create_apprise_target(url.get_secret_value(), notify) for url in notify.apprise),
         *([_create_hook_target(settings)] if notify.hook else []),
     ]
-    return list({target.name: target for target in found}.values())
+    return list({target.name: target for target in targets}.values())
 
 
-def _create_webhook_target(to: WebhookSettings, clock: Clock) -> DeliveryTarget:
-    name = _build_target_name("webhook", to.url)
-    secret = to.secret.get_secret_value() if to.secret else None
+def _create_webhook_target(settings: WebhookSettings, clock: Clock) -> DeliveryTarget:
+    name = _build_target_name("webhook", settings.url)
+    secret = settings.secret.get_secret_value() if settings.secret else None
     threads = ThreadGroup(name)
 
     async def deliver(delivery: Delivery) -> Outcome:
@@ -57,14 +57,14 @@ def _create_webhook_target(to: WebhookSettings, clock: Clock) -> DeliveryTarget:
             WEBHOOK_S,
             threads,
             webhook.post_message,
-            to.url,
+            settings.url,
             secret=secret,
             message_id=delivery.message_id,
             body=delivery.body,
             now=clock.utc(),
         )
 
-    return DeliveryTarget(name, frozenset(to.events), deliver)
+    return DeliveryTarget(name, frozenset(settings.events), deliver)
 
 
 def _create_apprise_target(url: str, settings: NotifySettings) -> DeliveryTarget:
@@ -88,7 +88,7 @@ def _create_hook_target(settings: Settings) -> DeliveryTarget:
 
     async def deliver(delivery: Delivery) -> Outcome:
         fields = _build_hook_fields(json.loads(delivery.body)["data"], roots)
-        # Not SPEAKEASYD_...: that would be a key of the configuration for any speakeasyd that the command calls.
+        # Not SPEAKEASYD_...: any speakeasyd that the command runs would read it as a setting.
         environment = inherited | {
             f"TRANSCRIPT_{name.upper()}": text for name, text in fields.items()
         }
@@ -111,7 +111,7 @@ async def _deliver_within(
     *args: object,
     **kwargs: object,
 ) -> Outcome:
-    """Send in the target's own threads: one that never answers holds up nobody else."""
+    """Send in the target's own threads, so that a target that hangs delays no other."""
     try:
         return await threads.run_within(seconds, send, *args, **kwargs)
     except TimeoutError:
@@ -119,7 +119,7 @@ async def _deliver_within(
 
 
 def _build_hook_fields(data: Mapping[str, object], roots: Mapping[str, Path]) -> dict[str, str]:
-    """What is known of a transcript, as text; a NUL can be in no argument and no variable."""
+    """Return the fields of a transcript as text, without NUL: arguments and variables forbid it."""
     artifacts = data.get("artifacts")
     if "path_base64" in data:
         data = {**data, "path": os.fsdecode(base64.b64decode(str(data["path_base64"])))}
@@ -132,7 +132,7 @@ def _build_hook_fields(data: Mapping[str, object], roots: Mapping[str, Path]) ->
     }
 
 
-def _build_target_name(how: str, url: str) -> str:
+def _build_target_name(kind: str, url: str) -> str:
     address = urlsplit(url)
-    where = address.hostname if how == "webhook" else address.scheme
-    return f"{how} {where} {hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    service = address.hostname if kind == "webhook" else address.scheme
+    return f"{kind} {service} {hashlib.sha256(url.encode()).hexdigest()[:8]}"

@@ -1,4 +1,4 @@
-"""What does not work just now, by name: services that raise, jobs that stand still. For status, health and metrics."""
+"""Current failures by name (services that raise, jobs that stall), for status, health, metrics."""
 
 import logging
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class ServiceFailures:
-    """Lives on the loop. An entry stays until the same name works again."""
+    """The current failures. Lives on the main loop. An entry stays until that name works again."""
 
     def __init__(self, *, ledger: Ledger, hub: EventHub, clock: Clock) -> None:
         self._ledger = ledger
@@ -24,31 +24,33 @@ class ServiceFailures:
 
     @property
     def texts(self) -> Mapping[str, str]:
-        """What went wrong, by name."""
+        """The error texts by name."""
         return self._texts
 
     async def begin_failure(self, name: str, text: str) -> None:
-        """Something fails. The first word of it is told as an event."""
+        """Record a failure. Publishes an event for the first one of a name."""
         if name not in self._texts:
             self._publish_change("failure.begun", name, text)
         self._texts[name] = text
         await self.save()
 
     async def end_failure(self, name: str) -> None:
-        """It works again, or always did."""
+        """Record that a name works. Publishes an event if it had failed."""
         if text := self._texts.pop(name, None):
             self._publish_change("failure.ended", name, text)
         await self.save()
 
     async def save(self) -> None:
-        """Tell those who ask the ledger. What it cannot take now is saved by the next call; this never raises."""
+        """Store the failures in the ledger. Never raises: a failed write is repeated by the next
+        call.
+        """
         if self._texts == self._saved:
             return
         texts = dict(self._texts)
         try:
             await self._ledger.store_state(STATE_KEY, texts)
-        except Exception as error:  # noqa: BLE001 - whoever reports a failure must not fail by the report
-            log.debug("the ledger cannot note what fails: %s", error)
+        except Exception as error:  # noqa: BLE001 - reporting a failure must not fail
+            log.debug("cannot store the current failures in the ledger: %s", error)
         else:
             self._saved = texts
 

@@ -1,4 +1,4 @@
-"""Signs of life: the workers' state for people, and the watchdog's for the service manager."""
+"""The heartbeat: the state of the workers for users, and the service manager's watchdog."""
 
 from dataclasses import asdict
 
@@ -10,19 +10,22 @@ from speakeasyd.services.service import Service
 from speakeasyd.system.notify import notify_watchdog
 from speakeasyd.workers.pool import Pool
 
-BEAT_S = 2.0  # seconds
-RSS_STEP = 32 << 20  # bytes: smaller changes are not worth a write
+BEAT_S = 2.0  # seconds between heartbeats
+RSS_STEP = 32 << 20  # bytes; smaller changes of a worker's memory are not written
 
 
 class Heartbeat(Service):
-    """A beat comes only when the loop turns and the ledger answers. While it takes no write, the queue is paused."""
+    """Beats only while the event loop runs and the ledger answers.
+
+    While the ledger accepts no writes, the queue is paused.
+    """
 
     def __init__(self, *, ledger: Ledger, pauses: Pauses, pool: Pool) -> None:
         super().__init__()
         self._ledger = ledger
         self._pauses = pauses
         self._pool = pool
-        self._said: object = None
+        self._stored: object = None
 
     async def run_once(self) -> float:
         workers = [
@@ -31,9 +34,9 @@ class Heartbeat(Service):
         ]
         try:
             await self._ledger.try_write()
-            if workers != self._said:
+            if workers != self._stored:
                 await self._ledger.store_state("workers", workers)
-                self._said = workers
+                self._stored = workers
         except LedgerUnwritable as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
         else:

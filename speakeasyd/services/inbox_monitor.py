@@ -1,4 +1,4 @@
-"""Keeps an eye on one inbox: arms the watcher, then scans; scans again now and then, and whenever events were lost."""
+"""Watches one inbox: starts the watcher and scans; repeats scans, also when events are lost."""
 
 import errno
 import logging
@@ -26,20 +26,20 @@ from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.thread_group import ThreadGroup
 
-CHECK_S = 2.0  # seconds between two looks at whether the watcher lives and the inbox is there
-RETRY_S = 5.0  # seconds between tries while the ledger cannot be written
+CHECK_S = 2.0  # seconds between two checks of the watcher and the inbox
+RETRY_S = 5.0  # seconds between retries while the ledger cannot be written
 ANSWER_S = 60.0  # seconds for the folder to answer: a slice of a scan, a new observer
 STOP_S = 10.0  # seconds for the observer to stop
-SLICE = 2000  # files of a scan that are compared with the ledger at a time
-AT_ONCE = float("-inf")  # when to scan
-UNTAKEN_S = 2.0  # seconds after which a scan counts files that came and are not taken
-EXAMPLES = 3  # files that are named of those that are not taken
-LOGGED_MOST = 5  # unreadable places that are named in the log at one time
-PROBED_MOST = 200  # unreadable places that are looked at again between two scans
-REST = 10  # after a scan that took long, at least so many times as long nothing is scanned
+SLICE = 2000  # files of a scan that are compared with the ledger per query
+AT_ONCE = float("-inf")  # time of a scan that is due at once
+UNTAKEN_S = 2.0  # seconds after which a scan counts new files that are ignored
+EXAMPLES = 3  # ignored files that are named
+LOGGED_MOST = 5  # most unreadable paths that are named in the log at one time
+PROBED_MOST = 200  # most unreadable paths that are checked again between two scans
+REST = 10  # least pause after a scan, as a multiple of its duration
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
-"""Errors that say nothing of the folder that could not be read: the process or the system has run out."""
+"""Errors that are not about the folder: the process or the system lacks a resource."""
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class InboxMonitor(Service):
-    """Puts what it finds into `arrivals`, and wakes `admission`, which takes it from there."""
+    """Adds the files that it finds to `arrivals`, and wakes `admission`."""
 
     def __init__(
         self,
@@ -77,47 +77,46 @@ class InboxMonitor(Service):
         self._watcher = Watcher(
             root=inbox.path, rules=self._rules, main_loop=main_loop, on_news=self._on_watcher_event
         )
-        self._complaint: str | None = None  # why not all events come; None when they should
-        self._arm_again_at = 0.0  # monotonic seconds; matters only while there is a complaint
-        # Monotonic seconds until which missed events make scans frequent
-        self._doubtful_until = 0.0
+        self._event_problem: str | None = None  # why not all events are received; None if they are
+        self._arm_again_at = 0.0  # monotonic seconds; used only while there is an event problem
+        # Monotonic seconds until which scans are frequent because events were missed
+        self._distrust_events_until = 0.0
         self._scan_at = AT_ONCE  # monotonic seconds
         self._scanning = False
-        self._scanned = False  # at least once, or the inbox is away
-        # The watcher was armed before the last scan: a new file should be announced
+        self._scanned = False  # at least once, or the inbox is not present
+        # The watcher ran before the last scan, so a new file should have an event
         self._events_since_scan = False
         self._folders: set[bytes] = set()
         self._unreadable: dict[bytes, str] = {}
         self._untaken: list[bytes] = []
-        # Monotonic seconds before which nothing but a loss of events makes it scan
+        # Monotonic seconds before which only lost events cause a scan
         self._rest_until = 0.0
-        self.refusal = ""  # why the ledger could not be asked; empty while it can
-        self._told: object = None
+        self.refusal = ""  # why the ledger could not be queried; empty while it can
+        self._published: object = None
 
     @property
     def name(self) -> str:
-        return f"lookout {self._inbox.name}"
+        return f"inbox monitor {self._inbox.name}"
 
     async def run_once(self) -> float:
         try:
             await self._require_inbox()
             await self._ensure_watching()
-            await self._look_at_unreadable()
+            await self._recheck_unreadable()
             await self._run_due_scans()
             await self._publish_state()
         except InboxMissing as missing:
             await self._handle_missing_inbox(missing)
             return CHECK_S
         except LedgerUnwritable as error:
-            if (
-                not isinstance(error, LedgerHeld) and not self.refusal
-            ):  # the heartbeat tells of the former
+            # the heartbeat reports a held ledger
+            if not isinstance(error, LedgerHeld) and not self.refusal:
                 log.warning("inbox %s: the scan waits for the ledger: %s", self._inbox.name, error)
             self._scan_at = AT_ONCE
             self.refusal = str(error)
             return RETRY_S
         except Exception:
-            self._scan_at = AT_ONCE  # what was under way is found by the next scan
+            self._scan_at = AT_ONCE  # the next scan finds what was being processed
             raise
         self.refusal = ""
         return min(CHECK_S, max(0.0, self._scan_at - self._clock.monotonic()))
@@ -129,50 +128,53 @@ class InboxMonitor(Service):
 
     @property
     def unreadable(self) -> Mapping[bytes, str]:
-        """Folders and files that the last scan could not look into, and why."""
+        """Folders and files that the last scan could not read, and why."""
         return self._unreadable
 
     @property
     def untaken(self) -> Sequence[bytes]:
-        """What the last scan left out for its extension alone, or because it is no regular file."""
+        """Files that the last scan ignored: unknown extension, or not a regular file."""
         return self._untaken
 
     @property
     def idle(self) -> bool:
-        """Whether the inbox was scanned or is away, and nothing tells that there is more."""
+        """Return whether the inbox was scanned (or is not present) and no change is pending."""
         return self._scanned and not self._scanning and not self._folders
 
     # --- events
 
     async def _on_watcher_event(self) -> None:
-        """On the loop, once for any number of events."""
+        """Process pending events. Called on the loop, once for any number of events."""
         try:
-            self._take_news()
+            self._process_changes()
         except Exception:
-            self._scan_at = AT_ONCE  # finds what the events told
+            self._scan_at = AT_ONCE  # the scan finds what the events reported
             self.wake()
             raise
 
-    def _take_news(self) -> None:
-        news = self._watcher.take_changes()
+    def _process_changes(self) -> None:
+        changes = self._watcher.take_changes()
         now = self._clock.monotonic()
-        for path, finished in news.files.items():
+        for path, finished in changes.files.items():
             self._arrivals.notice_file(path, now, announced=True, hint=finished)
-        if news.files:
+        if changes.files:
             self._admission.wake()
-        self._folders |= news.folders
-        if news.untaken:
+        self._folders |= changes.folders
+        if changes.untaken:
             self._scan_at = min(self._scan_at, max(now + UNTAKEN_S, self._rest_until))
-        if news.lost:
+        if changes.lost:
             log.warning("inbox %s: the system dropped events; scanning", self._inbox.name)
             self._scan_at = AT_ONCE
-        if news.folders or news.untaken or news.lost:
+        if changes.folders or changes.untaken or changes.lost:
             self.wake()
 
-    # --- the folder, which may be on a server that does not answer
+    # --- calls on the folder, which may be on a server that does not answer
 
     async def _call_folder(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a blocking call in the inbox's own threads. Raises InboxMissing when the folder does not answer."""
+        """Run a blocking call in the inbox's own threads.
+
+        Raises InboxMissing if the folder does not answer.
+        """
         try:
             return await self._threads.run_within(ANSWER_S, function, *args, **kwargs)
         except TimeoutError as error:
@@ -183,45 +185,52 @@ class InboxMonitor(Service):
             await self._threads.run_within(STOP_S, self._watcher.stop_watching)
 
     async def _require_inbox(self) -> None:
-        """Raises InboxMissing: an inbox that was unmounted looks like one from which all was deleted."""
+        """Check that the inbox is present. Raises InboxMissing.
+
+        An unmounted inbox would otherwise look like one whose files were all deleted.
+        """
         if not await self._call_folder(self._anchor.is_present):
-            raise InboxMissing(f"the inbox {self._inbox.path} is gone, or no longer mounted")
+            raise InboxMissing(f"the inbox {self._inbox.path} is missing or no longer mounted")
 
     async def _ensure_watching(self) -> None:
-        """Arm the watcher, and again when it went deaf. Raises InboxMissing."""
+        """Start the watcher; restart it if its observer has died. Raises InboxMissing."""
         if self._settings.poll == "always":
             return
         self._check_for_missed_events()
         now = self._clock.monotonic()
         if self._arm_again_at <= now or not await self._call_folder(self._watcher.is_healthy):
-            self._complaint = await self._call_folder(self._watcher.start_watching)
-            if not self._complaint and self._settings.poll == "auto":
+            self._event_problem = await self._call_folder(self._watcher.start_watching)
+            if not self._event_problem and self._settings.poll == "auto":
                 kind = await self._call_folder(find_filesystem_type, self._inbox.path)
-                self._complaint = (
-                    f"{kind} tells nothing of what other machines do" if kind in SILENT else None
+                self._event_problem = (
+                    f"{kind} reports no changes made by other machines" if kind in SILENT else None
                 )
-            self._arm_again_at = now + self._settings.rescan_s if self._complaint else float("inf")
+            self._arm_again_at = (
+                now + self._settings.rescan_s if self._event_problem else float("inf")
+            )
             self._scan_at = AT_ONCE
             self._events_since_scan = False
-        await self._on_watcher_event()  # what a hand-over that found no loop left behind
+        await self._on_watcher_event()  # changes of a call that was dropped
 
     def _check_for_missed_events(self) -> None:
-        """Files came that no event told of: watch anew, and for a while scan as if there were no events."""
+        """If files came without an event, restart the watcher and scan frequently for a while."""
         missed, self._arrivals.missed = self._arrivals.missed, False
         now = self._clock.monotonic()
-        if missed and self._has_events and now >= self._doubtful_until:
-            log.warning("inbox %s: files came without an event; watching anew", self._inbox.name)
-            self._doubtful_until = now + self._settings.rescan_s
+        if missed and self._has_events and now >= self._distrust_events_until:
+            log.warning(
+                "inbox %s: files came without an event; restarting the watcher", self._inbox.name
+            )
+            self._distrust_events_until = now + self._settings.rescan_s
             self._arm_again_at = now
 
     @property
     def _has_events(self) -> bool:
-        return self._settings.poll != "always" and self._complaint is None
+        return self._settings.poll != "always" and self._event_problem is None
 
     @property
     def _scan_period(self) -> float:
-        """Seconds from scan to scan."""
-        trusted = self._has_events and self._clock.monotonic() >= self._doubtful_until
+        """Seconds between scans."""
+        trusted = self._has_events and self._clock.monotonic() >= self._distrust_events_until
         return (
             self._settings.rescan_s
             if trusted or self._settings.poll == "never"
@@ -231,7 +240,11 @@ class InboxMonitor(Service):
     # --- scans
 
     async def scan_folder(self, folder: bytes = b"") -> None:
-        """Notice the files of the inbox, or of one folder in it, that the ledger does not know. Raises InboxMissing."""
+        """Add the files of the inbox, or of one folder in it, that the ledger does not know.
+
+        Raises InboxMissing, LedgerError, or OSError if the process lacks a resource (file handles,
+        memory).
+        """
         announced = bool(folder) or not self._events_since_scan
         unreadable: dict[bytes, OSError] = {}
         untaken: list[bytes] = []
@@ -257,7 +270,7 @@ class InboxMonitor(Service):
         if shortage := next(
             (error for error in unreadable.values() if error.errno in _SHORTAGES), None
         ):
-            raise shortage  # what could not be read is there all the same
+            raise shortage  # the files exist: another scan is needed
         reasons = {path: str(error.strerror) for path, error in unreadable.items()}
         if folder:
             reasons = self._unreadable | reasons
@@ -272,7 +285,7 @@ class InboxMonitor(Service):
             await self.scan_folder()
             now = self._clock.monotonic()
             self._rest_until = now + REST * (now - started)
-            if self._scan_at == started:  # else events were lost meanwhile: once more
+            if self._scan_at == started:  # otherwise events were lost meanwhile: scan once more
                 self._scan_at = max(now + self._scan_period, self._rest_until)
             self._events_since_scan = self._has_events
             self._scanned = True
@@ -281,8 +294,11 @@ class InboxMonitor(Service):
         for folder in _keep_topmost(folders):
             await self.scan_folder(folder)
 
-    async def _look_at_unreadable(self) -> None:
-        """Whether a permission was given meanwhile, which no event tells: scan, and watch what could not be watched."""
+    async def _recheck_unreadable(self) -> None:
+        """Check whether unreadable paths are readable now: then scan, and restart the watcher.
+
+        No event reports a change of permissions.
+        """
         probed = list(islice(self._unreadable, PROBED_MOST))
         readable = (
             await self._call_folder(_find_readable, self._inbox.path, probed) if probed else []
@@ -297,7 +313,7 @@ class InboxMonitor(Service):
         new = sorted(unreadable.keys() - self._unreadable.keys())
         for path in new[:LOGGED_MOST]:
             name = path.decode("utf-8", "backslashreplace")
-            hint = "it is looked at again every few seconds"
+            hint = "it is checked again every few seconds"
             log.warning(
                 "inbox %s: cannot look into %s: %s; %s",
                 self._inbox.name,
@@ -308,16 +324,18 @@ class InboxMonitor(Service):
         if len(new) > LOGGED_MOST:
             more = len(new) - LOGGED_MOST
             log.warning(
-                "inbox %s: cannot look into %s more places: see speakeasyd status",
+                "inbox %s: cannot look into %s more paths: see speakeasyd status",
                 self._inbox.name,
                 more,
             )
         self._unreadable = unreadable
 
-    # --- tell
+    # --- report
 
     async def _handle_missing_inbox(self, missing: InboxMissing) -> None:
-        """Not the same as empty: its jobs wait until it is back."""
+        """Pause the queue of a missing inbox. It is not an empty one: its jobs wait until it is
+        back.
+        """
         self._scan_at = AT_ONCE
         self._scanned = True
         self._folders.clear()
@@ -325,28 +343,28 @@ class InboxMonitor(Service):
         await self._pauses.begin_pause(self._pause_cause, str(missing))
 
     async def _publish_state(self) -> None:
-        """How the inbox is watched, for `status`; only when it has changed."""
+        """Store how the inbox is watched, for `status`; only if that has changed."""
         state = {
             "path": str(self._inbox.path),
             "events": self._has_events,
             "scan_every_s": self._scan_period,
-            "note": self._complaint or "",
+            "note": self._event_problem or "",
             "unreadable": [path.decode("utf-8", "backslashreplace") for path in self._unreadable],
             "untaken": len(self._untaken),
             "untaken_examples": [
                 path.decode("utf-8", "backslashreplace") for path in self._untaken[:EXAMPLES]
             ],
         }
-        if state != self._told:
-            if self._complaint:
+        if state != self._published:
+            if self._event_problem:
                 log.warning(
                     "inbox %s: %s; scanning every %g s",
                     self._inbox.name,
-                    self._complaint,
+                    self._event_problem,
                     self._scan_period,
                 )
             await self._ledger.store_state(self._pause_cause, state)
-            self._told = state
+            self._published = state
 
     @property
     def _pause_cause(self) -> str:
@@ -354,7 +372,7 @@ class InboxMonitor(Service):
 
 
 def _keep_topmost(folders: set[bytes]) -> Iterator[bytes]:
-    """Those below none of the others, nearly: a scan of a folder goes into those below it."""
+    """Yield the folders that are not below another one: a scan includes the folders below."""
     last = b""
     for folder in sorted(folders):
         if not last or not folder.startswith(last + b"/"):
@@ -363,16 +381,16 @@ def _keep_topmost(folders: set[bytes]) -> Iterator[bytes]:
 
 
 def _find_readable(root: Path, paths: Sequence[bytes]) -> list[bytes]:
-    """Those that can be looked at now, or are gone. In a thread."""
+    """Return the paths that are readable now or no longer exist. Blocks."""
     return [path for path in paths if _is_readable(join_path(root, path))]
 
 
-def _is_readable(place: bytes) -> bool:
+def _is_readable(path: bytes) -> bool:
     try:
-        is_folder = stat.S_ISDIR(os.lstat(place).st_mode)
+        is_folder = stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError as error:
         return isinstance(error, FileNotFoundError | NotADirectoryError)
-    return not is_folder or os.access(place, os.R_OK | os.X_OK)
+    return not is_folder or os.access(path, os.R_OK | os.X_OK)
 
 
 def _take_slice(sightings: Iterator[Sighting]) -> list[Sighting]:

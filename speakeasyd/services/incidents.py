@@ -1,4 +1,4 @@
-"""What befell the workers, what was done about it and what it cost: rows that people read."""
+"""Records worker failures, what was done about them, and how long they lasted."""
 
 import asyncio
 
@@ -9,35 +9,37 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.workers.pool import DeviceChange, WorkerLost
 
 ACTIONS = {
-    DeviceState.SOFT_RESTARTING: "the worker loads the model again with smaller settings, and goes on where it was",
-    DeviceState.STARTING: "a fresh worker takes over",
-    DeviceState.HALF_OPEN: "a fresh worker tries the device again",
-    DeviceState.DEVICE_OPEN: "the device gets no work until a probe of it comes through",
-    DeviceState.CPU_ONLY: "the CPU takes over until a probe of the device comes through",
-    DeviceState.STOPPED: "none: the daemon is leaving",
+    DeviceState.SOFT_RESTARTING: (
+        "the worker reloads the model with smaller settings and continues where it was"
+    ),
+    DeviceState.STARTING: "a new worker is started",
+    DeviceState.HALF_OPEN: "a new worker tries the device again",
+    DeviceState.DEVICE_OPEN: "the device gets no work until a probe succeeds",
+    DeviceState.CPU_ONLY: "the CPU is used until a probe of the device succeeds",
+    DeviceState.STOPPED: "none: the daemon is stopping",
 }
 _NO_PROBE = {
-    Remedy.REINSTALL: "no more workers are started until the daemon is started again",
+    Remedy.REINSTALL: "no workers are started until the daemon is restarted",
     Remedy.CPU_FOR_GOOD: "the device gets no more work",
 }
-"""What is done instead about a device that nothing will probe."""
+"""The action for a device that will not be probed."""
 
 Suspect = tuple[JobId | None, int | None]
-"""A job, and the chunk of it if one is known."""
+"""A job, and its chunk if known."""
 
-_NOBODY: Suspect = (None, None)
+_NO_SUSPECT: Suspect = (None, None)
 
 
 class Incidents:
-    """Opens an incident when a worker fails, and resolves those of a worker when it works again."""
+    """Opens an incident when a worker fails, and resolves it when the worker works again."""
 
     def __init__(self, *, ledger: Ledger) -> None:
         self._ledger = ledger
         self._open: dict[str, list[int]] = {}  # by worker
-        self._in_order = asyncio.Lock()  # what came later must not be in the ledger before
+        self._in_order = asyncio.Lock()  # keeps the order of the incidents in the ledger
 
     async def record_worker_loss(self, lost: WorkerLost) -> None:
-        """A worker is gone."""
+        """Record that a worker has ended."""
         async with self._in_order:
             await self._open_incident(
                 lost,
@@ -49,7 +51,7 @@ class Incidents:
             )
 
     async def record_device_change(self, change: DeviceChange) -> None:
-        """A worker mends itself, or works again."""
+        """Record a soft restart of a worker, or that it works again."""
         async with self._in_order:
             if (fault := change.fault) and change.cause:
                 await self._open_incident(
@@ -58,14 +60,14 @@ class Incidents:
                     phase=fault.phase,
                     error=fault.error,
                     action=_name_action(change.state, change.cause),
-                    suspect=next(iter(fault.in_flight), _NOBODY),
+                    suspect=next(iter(fault.in_flight), _NO_SUSPECT),
                 )
             if change.down_s is not None:
                 await self._close_incident(change.worker, round(change.down_s, 3))
 
     async def _open_incident(
         self,
-        news: WorkerLost | DeviceChange,
+        failure: WorkerLost | DeviceChange,
         diagnosis: Diagnosis,
         *,
         phase: str,
@@ -77,18 +79,18 @@ class Incidents:
         incident = await self._ledger.open_incident(
             kind=diagnosis.kind,
             phase=phase,
-            device=news.device,
-            worker=news.worker,
+            device=failure.device,
+            worker=failure.worker,
             error=f"{diagnosis.what}: {error}" if error else diagnosis.what,
             action=action,
             job_id=job_id,
             chunk=chunk,
         )
-        self._open.setdefault(news.worker, []).append(incident)
+        self._open.setdefault(failure.worker, []).append(incident)
 
     async def _close_incident(self, worker: str, cost_seconds: float) -> None:
         incidents = self._open.get(worker, [])
-        while incidents:  # what the ledger could not take is tried again
+        while incidents:  # one that the ledger could not store is tried again
             await self._ledger.close_incident(incidents[0], cost_seconds=cost_seconds)
             del incidents[0]
 
@@ -100,7 +102,7 @@ def _name_action(state: DeviceState, diagnosis: Diagnosis) -> str:
 
 
 def _find_suspect(lost: WorkerLost) -> Suspect:
-    """The first chunk under suspicion, else the first file that was being read."""
+    """Return the first suspect chunk, else the first opened file."""
     for task in lost.tasks:
         if task.suspects:
             return task.job_id, task.suspects[0].index

@@ -1,4 +1,4 @@
-"""Housekeeping: old rows leave the ledger, and copies of it are made, by the settings."""
+"""Housekeeping: deletes old rows of the ledger and makes scheduled backups."""
 
 import asyncio
 import logging
@@ -44,8 +44,8 @@ class Janitor(Service):
         now = self._clock.utc()
         last = await self._ledger.load_state("backed_up")
         if last and abs(now - datetime.fromisoformat(last)) < timedelta(hours=hours):
-            return  # a copy that seems to come from far ahead is from before the clock was set back
-        if last:  # else the ledger is new
+            return  # a backup from far in the future was made before the clock was set back
+        if last:  # otherwise the ledger is new
             try:
                 copy = await asyncio.to_thread(
                     back_up_on_schedule, self._path, keep=self._settings.backup_keep

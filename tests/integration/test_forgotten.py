@@ -107,11 +107,13 @@ async def test_what_the_ledger_raises_loses_nothing(
         await here.has(3)
 
 
-async def test_a_lane_that_fails_puts_its_files_back(
+async def test_a_failed_hash_worker_requeues_its_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_all = admission.Admission._hash_batch
-    monkeypatch.setattr(admission.Admission, "_read_all", raising_first(2, MemoryError(), read_all))
+    hash_batch = admission.Admission._hash_batch
+    monkeypatch.setattr(
+        admission.Admission, "_hash_batch", raising_first(2, MemoryError(), hash_batch)
+    )
     async with place(tmp_path, watch=QUICK) as here:
         failures = failures_of(here)
         await here.intake.start(failures)
@@ -129,14 +131,14 @@ async def test_events_that_could_not_be_taken_are_found_by_a_scan(
     async with place(tmp_path, watch=QUICK) as here:
         await here.intake.start(failures_of(here))
         await eventually(lambda: here.intake.idle, "the first scan")
-        take = InboxMonitor._take_news
+        take = InboxMonitor._process_changes
 
         def lose(self: InboxMonitor) -> None:
             if self._watcher.take_changes().files:
-                monkeypatch.setattr(InboxMonitor, "_take_news", take)
+                monkeypatch.setattr(InboxMonitor, "_process_changes", take)
                 raise MemoryError
 
-        monkeypatch.setattr(InboxMonitor, "_take_news", lose)
+        monkeypatch.setattr(InboxMonitor, "_process_changes", lose)
         here.put("a.wav")
         await here.has(1)
 

@@ -84,7 +84,7 @@ class Place:
         assert isinstance(self.clock, ManualClock)
         self.clock.advance(seconds)
         await self.intake.run_once()
-        while any(door.admission._lanes for door in self.intake._doors.values()):
+        while any(door.admission._workers for door in self.intake._doors.values()):
             await self.intake.run_once()
 
     @property
@@ -282,7 +282,7 @@ async def test_a_file_that_changes_while_it_is_read_settles_anew(tmp_path: Path)
         file = here.put("a.wav", bytes(100 * 1024 * 1024))
         await here.turn()
         turn = asyncio.create_task(here.turn(2))
-        await eventually(lambda: here.admission._lanes, "the reading")
+        await eventually(lambda: here.admission._workers, "the reading")
         with file.open("r+b") as other:
             other.write(b"x")
         await turn
@@ -449,7 +449,7 @@ async def test_a_huge_file_holds_up_nobody(tmp_path: Path) -> None:
             file.truncate(8 * 1024**4)  # sparse; to read it takes hours
         doors = here.intake._doors.values()
         await eventually(
-            lambda: any(door.admission._lanes for door in doors), "the huge file to be read"
+            lambda: any(door.admission._workers for door in doors), "the huge file to be read"
         )
         for number in range(40):
             here.put(f"{number}.wav")

@@ -240,7 +240,7 @@ class Life(RuleBasedStateMachine):
 
     async def _take_in(self) -> None:
         await self.intake.run_once()
-        while any(door.admission._lanes for door in self.intake._doors.values()):
+        while any(door.admission._workers for door in self.intake._doors.values()):
             await self.intake.run_once()
 
     @rule()
