@@ -1,4 +1,4 @@
-"""The composition root: builds the parts from the settings, joins them, owns start, reload, drain and stop."""
+"""The composition root: builds the services from the settings; starts, reloads and stops them."""
 
 import asyncio
 import logging
@@ -44,10 +44,11 @@ from speakeasyd.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.2  # seconds between looks at whether everything is done
+LOOK_S = 0.2  # seconds between checks whether everything is done
 
-STALLED_S = 12.0  # seconds without a way forward, two looks at an outbox, after which `run_until_drained` gives up
-DEVICE_STALLED_S = 120.0  # seconds, the same for a device that is probed: it often comes back
+# Seconds without progress, with two checks of an outbox, after which `run_until_drained` gives up
+STALLED_S = 12.0
+DEVICE_STALLED_S = 120.0  # Seconds, the same while a device is probed: it often recovers
 
 _UNFINISHED = "SELECT coalesce(sum(pending + processing), 0) AS n FROM batch_progress"
 _WAITING = """
@@ -56,7 +57,8 @@ _WAITING = """
 """
 _JUST_ENDED = """finished_at IS NOT NULL AND id IN (
     SELECT job_id FROM events WHERE seq > :began AND kind IN (
-        'job.completed', 'job.failed', 'job.cancelled', 'job.skipped', 'job.retry_failed', 'job.retry_cancelled'
+        'job.completed', 'job.failed', 'job.cancelled', 'job.skipped',
+        'job.retry_failed', 'job.retry_cancelled'
     )
 )"""
 _ENDED = f"SELECT status, count(*) AS n FROM jobs WHERE {_JUST_ENDED} GROUP BY status"  # noqa: S608 - constants
@@ -69,32 +71,32 @@ def run_daemon(
     *,
     once: bool = False,
     on_event: Callable[[Event], None] | None = None,
-    read_again: Callable[[], Settings] | None = None,
+    reload_settings: Callable[[], Settings] | None = None,
 ) -> int:
     """Run until stopped, or with `once` until the inboxes are drained. Returns the exit status.
 
-    `on_event` hears every event, on the loop: it must be quick. `read_again` reads the configuration once more.
-    Raises StartError or LedgerError if it cannot start.
+    `on_event`: called on the loop with every event; it must be quick. `reload_settings`: loads the
+    configuration again. Raises StartError or LedgerError if it cannot start.
     """
     if once:
         return drain(settings, on_event=on_event).exit_status
     with _ledger_locked(settings):
         return asyncio.run(
-            Daemon(settings=settings, on_event=on_event, read_again=read_again).run()
+            Daemon(settings=settings, on_event=on_event, reload_settings=reload_settings).run()
         )
 
 
 def drain(settings: Settings, *, on_event: Callable[[Event], None] | None = None) -> Drained:
-    """Run until nothing more can be done, or until stopped. Raises as `run_daemon` does."""
+    """Run until nothing more can be done, or until stopped. Raises StartError or LedgerError."""
     with _ledger_locked(settings):
         return asyncio.run(
-            Daemon(settings=settings, patient=False, on_event=on_event).run_until_drained()
+            Daemon(settings=settings, wait_for_fixes=False, on_event=on_event).run_until_drained()
         )
 
 
 @contextmanager
 def _ledger_locked(settings: Settings) -> Iterator[None]:
-    """The ledger is ours alone, and has the schema of this version."""
+    """Lock the ledger and migrate it. Raises StartError or LedgerError."""
     raise_file_limit()
     settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(settings.state):
@@ -107,62 +109,68 @@ class Daemon:
         self,
         *,
         settings: Settings,
-        patient: bool = True,
+        wait_for_fixes: bool = True,
         clock: Clock | None = None,
         on_event: Callable[[Event], None] | None = None,
-        read_again: Callable[[], Settings] | None = None,
+        reload_settings: Callable[[], Settings] | None = None,
     ) -> None:
-        """`patient`: what only a person can mend is waited for; else the jobs that need it fail."""
+        """Create the daemon.
+
+        `wait_for_fixes`: jobs wait for what only a person can fix; otherwise they fail.
+        """
         self._settings = settings
-        self._patient = patient
+        self._wait_for_fixes = wait_for_fixes
         self._clock = clock or SystemClock()
         self._on_event = on_event or (lambda _event: None)
-        self._read_again = read_again or (lambda: settings)
-        self._leave = asyncio.Event()
-        self._reload = asyncio.Event()
+        self._reload_settings = reload_settings or (lambda: settings)
+        self._stop_requested = asyncio.Event()
+        self._reload_requested = asyncio.Event()
         self._stack = AsyncExitStack()
         self._anchors: dict[Path, MountAnchor] = {}
         self.hub = EventHub()
 
     async def run(self) -> int:
-        """Until told to leave."""
+        """Run until a stop is requested. Returns the exit status."""
         async with self._stack:
             await self._start_services()
-            await self._leave.wait()
+            await self._stop_requested.wait()
             notify.notify_stopping()
         return 0
 
     async def run_until_drained(self) -> Drained:
-        """Until every file that can be read has a job and every job has ended, told to leave, or nothing can go on."""
+        """Run until every readable file has a job and every job has ended.
+
+        Also returns when a stop is requested or when no progress is possible.
+        """
         async with self._stack:
             await self._start_services()
             await self._wait_until_drained()
-            hopeless = self._pool.fatal_diagnosis
-            troubles = {**self._pauses.reasons, **self._list_failing()}
-            if hopeless:
-                troubles["device"] = f"{hopeless.what}. {hopeless.hint}"
+            fatal = self._pool.fatal_diagnosis
+            problems = {**self._pauses.reasons, **self._list_failing()}
+            if fatal:
+                problems["device"] = f"{fatal.what}. {fatal.hint}"
             if self._intake.refusal:
-                troubles["ledger"] = self._intake.refusal
-            if await self._is_drained():  # an outbox that nothing waits for is no trouble
-                troubles = {
-                    cause: why for cause, why in troubles.items() if cause.startswith("inbox ")
+                problems["ledger"] = self._intake.refusal
+            if await self._is_drained():  # an outbox that no job needs is not a problem
+                problems = {
+                    cause: why for cause, why in problems.items() if cause.startswith("inbox ")
                 }
                 await self._sources.run_once()
             left, untaken = self._intake.left(), self._intake.untaken
-        return self._build_account(self._began, troubles, left, untaken)
+        return self._build_account(self._began, problems, left, untaken)
 
     async def _wait_until_drained(self) -> None:
-        """Until all is done, told to leave, or nothing was able to go on for long."""
+        """Wait until all is done, a stop is requested, or no progress was possible for long."""
         stalled_since: float | None = None
         while (
-            not self._leave.is_set()
+            not self._stop_requested.is_set()
             and not self._pool.fatal_diagnosis
             and not await self._is_drained()
         ):
             now = self._clock.monotonic()
             stalled_since = (stalled_since or now) if await self._is_stalled() else None
-            patience_s = DEVICE_STALLED_S if "device" in self._pauses else STALLED_S
-            if stalled_since is not None and now - stalled_since >= patience_s:
+            limit_s = DEVICE_STALLED_S if "device" in self._pauses else STALLED_S
+            if stalled_since is not None and now - stalled_since >= limit_s:
                 return
             await asyncio.sleep(LOOK_S)
 
@@ -175,7 +183,9 @@ class Daemon:
             return False
 
     async def _is_stalled(self) -> bool:
-        """Whether all that is left waits for something that none of our services can bring about."""
+        """Return whether all remaining work waits for something that this daemon cannot bring
+        about.
+        """
         if self._intake.refusal or "ledger" in self._pauses or self._list_failing():
             return True
         if not self._intake.idle:
@@ -195,12 +205,12 @@ class Daemon:
         )
 
     def _list_failing(self) -> dict[str, str]:
-        """The services without which no file gets further, and what keeps them from it."""
+        """Return the failing services that block files, with their errors."""
         needed = {*self._intake.names, self._dispatcher.name}
         return {name: text for name, text in self._failures.texts.items() if name in needed}
 
     def _why_held(self, inbox: str) -> str:
-        """Why no job of this inbox is begun; empty if they are."""
+        """Return why no job of this inbox is started; empty if jobs are started."""
         if all(inbox != configured.name for configured in self._settings.inboxes):
             return f"its inbox {inbox} is not in the configuration"
         causes = (f"inbox {inbox}", f"outbox {inbox}")
@@ -209,17 +219,20 @@ class Daemon:
     def _build_account(
         self,
         began: int,
-        troubles: Mapping[str, str],
+        problems: Mapping[str, str],
         unread: Sequence[Left],
         untaken: Sequence[str],
     ) -> Drained:
-        """After the services have stopped: what the ledger says now, and why the rest is left."""
+        """Return the outcome after the services have stopped: what the ledger says, and why jobs
+        are left.
+        """
         state = self._settings.state
         roots = {inbox.name: inbox.path for inbox in self._settings.inboxes}
-        general = next((troubles[cause] for cause in troubles if " " not in cause), "")
-        otherwise = "it was stopped before its turn" if self._leave.is_set() else "it was not done"
+        general = next((problems[cause] for cause in problems if " " not in cause), "")
+        stopped = self._stop_requested.is_set()
+        otherwise = "the daemon was stopped before its turn" if stopped else "it was not done"
 
-        def place(row: Row) -> str:
+        def build_path(row: Row) -> str:
             return (
                 str(roots[str(row["inbox"])] / str(row["path"]))
                 if row["inbox"] in roots
@@ -235,22 +248,22 @@ class Daemon:
                 for row in query_ledger(state, _ENDED, {"began": began})
             }
             failed = [
-                Left(place(row), str(row["error"]))
+                Left(build_path(row), str(row["error"]))
                 for row in query_ledger(state, _FAILED, {"began": began})
             ]
-            left = [Left(place(row), reason(row)) for row in query_ledger(state, _LEFT)]
+            left = [Left(build_path(row), reason(row)) for row in query_ledger(state, _LEFT)]
         except (LedgerError, QueryError) as error:
             ended, failed, left = {}, [], []
-            troubles = {**troubles, "ledger": str(error)}
+            problems = {**problems, "ledger": str(error)}
         return Drained(
             ended=ended,
             failed=tuple(failed),
             left=(*left, *unread),
             untaken=tuple(untaken),
-            troubles=tuple(troubles.values()),
+            troubles=tuple(problems.values()),
         )
 
-    # --- start; what is started last is stopped first: no new files, then the work, at last the ledger
+    # --- start; services stop in reverse order: first no new files, then the work, last the ledger
 
     async def _start_services(self) -> None:
         await self._start_background_task(self._handle_events())
@@ -259,13 +272,15 @@ class Daemon:
         self._stack.push_async_callback(self._main_loop.close)
         self._pauses = Pauses(ledger=self._ledger, hub=self.hub, clock=self._clock)
         self._failures = ServiceFailures(ledger=self._ledger, hub=self.hub, clock=self._clock)
-        await self._failures.save()  # what an earlier daemon said no longer holds
-        if self._patient:
+        await self._failures.save()  # clears the failures of an earlier daemon
+        if self._wait_for_fixes:
             await self._pauses.restore_manual_pause()
         self._pool = self._new_pool()
         self._stack.enter_context(
             signals.install_handlers(
-                on_stop=self._begin_leaving, on_force=self._pool.kill, on_reload=self._reload.set
+                on_stop=self._request_stop,
+                on_force=self._pool.kill,
+                on_reload=self._reload_requested.set,
             )
         )
         self._sources = SourceDisposal(
@@ -281,7 +296,7 @@ class Daemon:
             incidents=Incidents(ledger=self._ledger),
             settings=self._settings,
             clock=self._clock,
-            patient=self._patient,
+            wait_for_fixes=self._wait_for_fixes,
         )
         await outboxes.prepare_folders()
         await self._pool.start()
@@ -292,14 +307,14 @@ class Daemon:
             failures=self._failures,
             settings=self._settings.recovery,
             clock=self._clock,
-            let_go=self._dispatcher.let_go,
+            abandon_claim=self._dispatcher.abandon_claim,
         )
         heartbeat = Heartbeat(ledger=self._ledger, pauses=self._pauses, pool=self._pool)
         for service in (self._sources, outboxes, heartbeat, self._dispatcher, watchdog):
             self._stack.push_async_callback(service.stop)
             await service.start(self._failures)
         await self._start_reloadable()
-        if self._patient and self._settings.server.enabled:
+        if self._wait_for_fixes and self._settings.server.enabled:
             await self._start_server()
         await self._start_background_task(self._run_reloads())
         notify.notify_ready()
@@ -331,17 +346,23 @@ class Daemon:
             main_loop=self._main_loop,
             clock=self._clock,
             on_report=lambda worker, report: self._dispatcher.enqueue_event((worker, report)),
-            on_lost=lambda lost: self._dispatcher.enqueue_event(lost),  # noqa: PLW0108 - it is made after the pool
+            on_lost=lambda lost: self._dispatcher.enqueue_event(lost),  # noqa: PLW0108 - created later
             on_device=lambda change: self._dispatcher.enqueue_event(change),  # noqa: PLW0108
             on_room=lambda: self._dispatcher.wake(),  # noqa: PLW0108
         )
 
     async def _start_server(self) -> None:
-        """Its libraries are an extra, and slow to import: the workers are loading their models meanwhile."""
+        """Start the web server. Its libraries are optional, and slow to import.
+
+        The workers load their models meanwhile.
+        """
         try:
             serving = await asyncio.to_thread(import_module, "speakeasyd.server.service")
         except ImportError as error:
-            log.info("no page and no API (%s): pip install 'speakeasyd[server]'", error)
+            log.info(
+                "the page and the API are not available (%s): pip install 'speakeasyd[server]'",
+                error,
+            )
             return
         recorder = Recorder(
             folder=self._settings.upload_inbox.path,
@@ -358,14 +379,14 @@ class Daemon:
             failures=self._failures,
             pool=self._pool,
             recorder=recorder,
-            admit=lambda *files: self._intake.admit_file(*files),  # noqa: PLW0108 - a reload replaces it
+            admit=lambda *files: self._intake.admit_file(*files),  # noqa: PLW0108 - replaced by reloads
             is_present=lambda inbox: self._intake.is_present(inbox),  # noqa: PLW0108
         )
         self._stack.push_async_callback(server.stop)
         await server.start()
 
     async def _start_reloadable(self) -> None:
-        """The parts whose settings may change while the daemon runs: they are replaced."""
+        """Start the services whose settings may change at run time: a reload replaces them."""
         janitor = Janitor(
             path=self._settings.state / LEDGER,
             ledger=self._ledger,
@@ -380,8 +401,8 @@ class Daemon:
             clock=self._clock,
             anchors=self._anchors,
         )
-        polite = ResourceGuard(
-            settings=self._settings.polite if self._patient else PoliteSettings(),
+        resource_guard = ResourceGuard(
+            settings=self._settings.polite if self._wait_for_fixes else PoliteSettings(),
             pauses=self._pauses,
             pool=self._pool,
             clock=self._clock,
@@ -389,23 +410,24 @@ class Daemon:
         notifier = Notifier(
             settings=self._settings, ledger=self._ledger, hub=self.hub, clock=self._clock
         )
-        self._reloadable = (janitor, polite, notifier, self._intake)
+        self._reloadable = (janitor, resource_guard, notifier, self._intake)
         for service in self._reloadable:
             self._stack.push_async_callback(service.stop)
             await service.start(self._failures)
 
     # --- while it runs
 
-    def _begin_leaving(self) -> None:
-        self._leave.set()
+    def _request_stop(self) -> None:
+        self._stop_requested.set()
         grace_s = self._settings.recovery.stop_grace_s
         log.info(
-            "stopping: chunks in flight are finished, for %g s at most; ask again (Ctrl-C) to stop at once",
+            "stopping: finishing the chunks in progress, for %g s at most; "
+            "press Ctrl-C again to stop at once",
             grace_s,
         )
 
     async def _handle_events(self) -> None:
-        """Pass every event on; a person's wish comes as one, too."""
+        """Pass every event to `on_event`, and carry out requests of users, which are events too."""
         with self.hub.subscribe(backlog=None) as events:
             async for event in events:
                 self._on_event(event)
@@ -413,7 +435,7 @@ class Daemon:
                     case "job.added" | "queue.paused" | "queue.resumed":
                         self._dispatcher.wake()
                     case "daemon.reload_asked":
-                        self._reload.set()
+                        self._reload_requested.set()
                     case "daemon.pause_asked":
                         await self._pauses.begin_pause(PERSON, "paused by a person")
                     case "daemon.resume_asked":
@@ -421,17 +443,17 @@ class Daemon:
 
     async def _run_reloads(self) -> None:
         while True:
-            await self._reload.wait()
-            self._reload.clear()
+            await self._reload_requested.wait()
+            self._reload_requested.clear()
             notify.notify_reloading()
             try:
-                await self._apply_settings(self._read_again())
+                await self._apply_settings(self._reload_settings())
             except ConfigError as error:
                 self._publish_event("config.refused", error=str(error), hint=error.hint)
             notify.notify_ready()
 
     async def _apply_settings(self, wanted: Settings) -> None:
-        """Change what can change now; a wrong configuration changes nothing."""
+        """Apply the settings that can change at run time."""
         changes = compare_settings(self._settings, wanted)
         self._settings = apply_live_changes(self._settings, wanted)
         if changes.now:

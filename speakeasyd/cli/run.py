@@ -30,7 +30,9 @@ def command(config: Path | None, flags: given.Flags) -> int:
         settings.workers.device,
     )
     status = daemon.run_daemon(
-        settings, on_event=logs.EventLogger(), read_again=lambda: given.load_settings(config, flags)
+        settings,
+        on_event=logs.EventLogger(),
+        reload_settings=lambda: given.load_settings(config, flags),
     )
     log.info("speakeasyd %s has stopped", __version__)
     return status

@@ -1,4 +1,4 @@
-"""Hands jobs to the pool, and what comes back to the ledger."""
+"""The dispatcher: claims jobs, submits them to the worker pool, and stores the pool's reports."""
 
 import asyncio
 import logging
@@ -45,28 +45,35 @@ from speakeasyd.workers.pool import DeviceChange, LostTask, Pool, WorkerLost
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0  # seconds between looks at what others changed in the ledger
-LOOK_S = 3.0  # seconds between looks at the queue that nothing has woken us for: the time of a retry has come
-GATHER_S = 0.02  # seconds in which reports gather, so that one transaction takes them all
-RETRY_S = 5.0  # seconds between tries while a disk is full or a folder is away
-PLACE_TRIES = 5  # tries to write into a folder that refuses, in an outbox that does not
-MISSING_S = 10.0  # seconds after which a source that is gone is looked for once more
-MISSED_S = 60.0  # seconds in which a source has to be gone twice for its job to fail
-ANSWER_S = 60.0  # seconds in which a source has to be looked at
-GOES_ON_S = 10.0  # seconds until a file that has gone on is looked at again: the intake replaces its job before that
+TICK_S = 1.0  # seconds between checks for changes by other programs in the ledger
+LOOK_S = 3.0  # seconds between checks of the queue without a wake-up: a retry may have become due
+GATHER_S = 0.02  # seconds in which reports are collected for one transaction
+RETRY_S = 5.0  # seconds between retries while a disk is full or a folder is missing
+PLACE_TRIES = 5  # attempts to write into a folder that refuses while the outbox accepts files
+MISSING_S = 10.0  # seconds after which a missing source is looked for again
+MISSED_S = 60.0  # seconds within which a source must be missing twice for its job to fail
+ANSWER_S = 60.0  # seconds for a source's folder to answer
+# seconds until a file that has grown is checked again; by then the intake has replaced its job
+GOES_ON_S = 10.0
 
-News = (
-    tuple[str, Report] | WorkerLost | DeviceChange
-)  # a worker's name and what it said, its end, its device's state
+# a worker's name and its report, the end of a worker, a change of a device
+PoolEvent = tuple[str, Report] | WorkerLost | DeviceChange
 
 _WITHOUT_ITS_END = frozenset(
     {ErrorCode.NOT_MEDIA, ErrorCode.NO_AUDIO, ErrorCode.NO_SAMPLES, ErrorCode.DECODE_FAILED}
 )
-"""What a file may be refused for because its rest has not come: an index at its end, blocks that are still zeros."""
+"""Errors that may occur because the rest of a file is missing.
+
+Its index may be at its end, or blocks may still be zeros.
+"""
 
 
 class Dispatcher(Service):
-    """Owns the claims. A claim ends in the ledger (completed, failed, released), or a person took the job away."""
+    """Owns the claims of this daemon.
+
+    A claim ends in the ledger (completed, failed, released), or is lost because a person cancelled
+    the job.
+    """
 
     def __init__(
         self,
@@ -79,9 +86,13 @@ class Dispatcher(Service):
         incidents: Incidents,
         settings: Settings,
         clock: Clock,
-        patient: bool = True,
+        wait_for_fixes: bool = True,
     ) -> None:
-        """`patient`: jobs whose model cannot be loaded wait for somebody to mend it; else they fail."""
+        """Create the dispatcher.
+
+        `wait_for_fixes`: jobs whose model cannot be loaded wait until a person fixes it; else they
+        fail.
+        """
         super().__init__()
         self._ledger = ledger
         self._pool = pool
@@ -92,38 +103,38 @@ class Dispatcher(Service):
         self._settings = settings
         self._clock = clock
         self._jumps = JumpDetector(clock)
-        self._patient = patient
+        self._wait_for_fixes = wait_for_fixes
         self._roots = {inbox.name: inbox.path for inbox in settings.inboxes}
         self._threads = ThreadGroup("incomplete sources")
         self._claims: dict[JobId, Job] = {}
-        self._news: list[News] = []
+        self._events: list[PoolEvent] = []
         self._models: dict[str, Loaded] = {}  # by worker
-        self._missed: dict[
+        self._missing_since: dict[
             JobId, float
-        ] = {}  # monotonic seconds when the source was found to be gone
-        self._look_at = 0.0  # monotonic seconds of the next look at the queue
+        ] = {}  # monotonic seconds when the source was missing
+        self._check_queue_at = 0.0  # monotonic seconds of the next check of the queue
         self._stopping = asyncio.Event()
         self._publishing: dict[Token, asyncio.Task[None]] = {}
 
     @property
     def idle(self) -> bool:
-        return not self._claims and not self._news
+        return not self._claims and not self._events
 
     @property
     def computing(self) -> bool:
-        """Whether there is work whose end does not depend on an outbox that is paused."""
+        """Return whether there is work that is not blocked by a paused outbox."""
         waiting = [job for job in self._claims.values() if job.token in self._publishing]
         blocked = [job for job in waiting if self._outboxes.is_paused(job.inbox)]
-        return bool(self._news) or len(blocked) < len(self._claims)
+        return bool(self._events) or len(blocked) < len(self._claims)
 
-    def enqueue_event(self, news: News) -> None:
-        """From the pool, on the loop."""
-        self._news.append(news)
+    def enqueue_event(self, event: PoolEvent) -> None:
+        """Queue an event of the pool. Call it on the loop."""
+        self._events.append(event)
         self.wake()
 
     def wake(self) -> None:
-        """There may be something to claim, or news."""
-        self._look_at = 0.0
+        """Run the next round now: there may be jobs to claim, or events."""
+        self._check_queue_at = 0.0
         super().wake()
 
     async def run_once(self) -> float:
@@ -131,11 +142,11 @@ class Dispatcher(Service):
         try:
             await self._process_events()
             if await self._ledger.detect_foreign_commit():
-                self._look_at = 0.0
+                self._check_queue_at = 0.0
                 await self._drop_lost_claims()
             await self._follow_clock()
-            if self._clock.monotonic() >= self._look_at:
-                self._look_at = self._clock.monotonic() + LOOK_S
+            if self._clock.monotonic() >= self._check_queue_at:
+                self._check_queue_at = self._clock.monotonic() + LOOK_S
                 await self._claim_jobs()
         except LedgerUnwritable as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
@@ -144,7 +155,7 @@ class Dispatcher(Service):
         return TICK_S
 
     async def stop(self) -> None:
-        """Let the pool finish the chunks in flight, keep what it finished, give the rest back."""
+        """Stop: finish and store the chunks in progress, then release the other claims."""
         await super().stop()
         self._stopping.set()
         await self._pool.stop(self._settings.recovery.stop_grace_s)
@@ -159,17 +170,17 @@ class Dispatcher(Service):
             await self._release_claim(job)
 
     async def _follow_clock(self) -> None:
-        """When the wall clock is set, waits move along: each lasts as long as it was meant to."""
+        """Shift the stored waits when the wall clock is set, so that they keep their length."""
         if jump := self._jumps.measure():
-            log.warning("the clock was set by %+.0f s; what waits goes by the new time", jump)
+            log.warning("the clock was set by %+.0f s; stored waits are shifted", jump)
             await self._ledger.shift_waits(jump)
             self._jumps.accept(jump)
-            self._look_at = 0.0
+            self._check_queue_at = 0.0
 
     # --- to the pool
 
     async def _claim_jobs(self) -> None:
-        """Claim as many jobs as there is room for; those of an inbox that is away stay where they are."""
+        """Claim as many jobs as the pool has room for, except those of missing inboxes."""
         if blocked := self._pool.blocked_reason:
             await self._pauses.begin_pause("device", blocked)
         else:
@@ -192,7 +203,9 @@ class Dispatcher(Service):
                 await self._start_job(job)
 
     async def _release_all(self) -> None:
-        """The machine is left to others. What is on its way into the outbox gets there all the same."""
+        """Release the claims, to leave the machine to others. Publications in progress are
+        finished.
+        """
         for job in [job for job in self._claims.values() if job.token not in self._publishing]:
             await self._release_claim(job)
 
@@ -205,7 +218,7 @@ class Dispatcher(Service):
             self._pool.submit_task(self._build_task(job), alone=job.crashes > 0)
 
     async def _retry_suspect_chunk(self, job: Job) -> None:
-        """A chunk that workers died on: alone, then on the CPU, then given up."""
+        """Retry a suspect chunk: alone, then on the CPU, then marked as a gap."""
         suspect = job.suspects[0]
         only = self._build_task(job, only=frozenset({suspect.index}))
         match decide_poison(
@@ -222,7 +235,7 @@ class Dispatcher(Service):
             case PoisonDecision.FAIL:
                 span = f"from {suspect.start:.1f} s to {suspect.end:.1f} s"
                 await self._fail_job(
-                    job, ErrorCode.POISON, f"what is heard {span} takes workers down"
+                    job, ErrorCode.POISON, f"the audio {span} repeatedly ended workers"
                 )
 
     def _build_task(self, job: Job, only: frozenset[int] | None = None) -> Task:
@@ -244,35 +257,35 @@ class Dispatcher(Service):
     # --- from the pool
 
     async def _process_events(self) -> None:
-        """Bring all news into the ledger. What it cannot take now is brought again.
+        """Process the events of the pool. Events that the ledger cannot store now are kept.
 
-        Cut short by a stop, nothing is brought twice: what was handed to the ledger is done, and the claims that are
-        left are given back.
+        If a stop cancels this, no event is processed twice: operations that the ledger has accepted
+        are carried out, and the remaining claims are released. Raises LedgerUnwritable.
         """
-        news, self._news = self._news, []
+        events, self._events = self._events, []
         done = [
-            (job, item[1].chunk)
-            for item in news
-            if isinstance(item, tuple) and isinstance(item[1], ChunkDone)
-            if (
-                job := self._find_claimed_job(item[1].job_id, item[1].token)
-            )  # an earlier claim says nothing of this one
-            if job.token not in self._publishing  # its text is complete
+            (job, event[1].chunk)
+            for event in events
+            if isinstance(event, tuple) and isinstance(event[1], ChunkDone)
+            # ignore chunks of an earlier claim, and those of a complete transcript
+            if (job := self._find_claimed_job(event[1].job_id, event[1].token))
+            if job.token not in self._publishing
         ]
         try:
             await self._store_chunks(done)
         except LedgerError:
-            self._news = news + self._news
+            self._events = events + self._events
             raise
-        taken = await asyncio.gather(*map(self._handle_event, news))
-        if not all(taken):
-            self._news = [item for item, ok in zip(news, taken, strict=True) if not ok] + self._news
+        handled = await asyncio.gather(*map(self._handle_event, events))
+        if not all(handled):
+            unhandled = [event for event, ok in zip(events, handled, strict=True) if not ok]
+            self._events = unhandled + self._events
             raise LedgerUnwritable("the ledger cannot be written")
 
     async def _store_chunks(self, done: Sequence[tuple[Job, Chunk]]) -> None:
-        """Keep these chunks. If one cannot be kept, its job fails, and the others are kept all the same.
+        """Commit chunks. If one cannot be stored, its job fails and the others are stored.
 
-        Raises LedgerError: the ledger itself is in trouble, and no job is to blame.
+        Raises LedgerError if the ledger itself fails; then no job is at fault.
         """
         if not done:
             return
@@ -284,21 +297,21 @@ class Dispatcher(Service):
             raise
         except Exception as error:
             if len(done) > 1:
-                for one in done:
-                    await self._store_chunks([one])
+                for item in done:
+                    await self._store_chunks([item])
                 return
             [(job, chunk)] = done
             if self._find_claimed_job(job.id, job.token):
-                log.exception("chunk %s of job %s cannot be kept", chunk.index, job.id)
+                log.exception("cannot store chunk %s of job %s", chunk.index, job.id)
                 await self._fail_job(
-                    job, ErrorCode.INTERNAL, f"a part of its text cannot be kept: {error}"
+                    job, ErrorCode.INTERNAL, f"a part of its text cannot be stored: {error}"
                 )
         else:
             for job in [job for job, _ in done if job.id in lost]:
                 self._forget_claim(job)
 
-    async def _handle_event(self, item: News) -> bool:
-        """Act on one piece of news. False: the ledger could not take it, bring it again."""
+    async def _handle_event(self, item: PoolEvent) -> bool:
+        """Handle one event. Returns False if the ledger could not store it: repeat it later."""
         try:
             match item:
                 case WorkerLost():
@@ -309,32 +322,35 @@ class Dispatcher(Service):
                     await self._handle_report(worker, report)
         except LedgerError:
             return False
-        except Exception as error:  # a defect must not keep the other news from the ledger
-            log.exception("a report was not understood: %.1000r", item)
-            return await self._fail_those_in(
-                item, f"a report about it could not be taken: {error!r}"
+        except Exception as error:  # a bug must not keep the other events from the ledger
+            log.exception("a worker's report could not be handled: %.1000r", item)
+            return await self._fail_affected_jobs(
+                item, f"a worker's report about it could not be handled: {error!r}"
             )
         return True
 
-    async def _fail_those_in(self, item: News, text: str) -> bool:
-        """Fail the jobs that a piece of news is about, so that none waits for it. False: bring the news again."""
-        about: list[tuple[JobId | None, Token | None]]
+    async def _fail_affected_jobs(self, item: PoolEvent, text: str) -> bool:
+        """Fail the jobs that an event is about, so that none waits for it.
+
+        Returns False if the ledger could not store it: handle the event again later.
+        """
+        affected: list[tuple[JobId | None, Token | None]]
         match item:
             case WorkerLost(tasks=tasks):
-                about = [(task.job_id, task.token) for task in tasks]
+                affected = [(task.job_id, task.token) for task in tasks]
             case DeviceChange():
-                about = []
+                affected = []
             case (_, report):
-                about = [(getattr(report, "job_id", None), getattr(report, "token", None))]
+                affected = [(getattr(report, "job_id", None), getattr(report, "token", None))]
         try:
             for job in [
-                job for job_id, token in about if (job := self._find_claimed_job(job_id, token))
+                job for job_id, token in affected if (job := self._find_claimed_job(job_id, token))
             ]:
                 await self._fail_job(job, ErrorCode.INTERNAL, text)
         except LedgerError:
             return False
         except Exception:
-            log.exception("a job could not be failed; the watchdog will find it")
+            log.exception("cannot fail a job; the stall watchdog will end its claim")
         return True
 
     async def _handle_report(self, worker: str, report: Report) -> None:
@@ -361,8 +377,8 @@ class Dispatcher(Service):
                         job.id, job.token, language=language, language_probability=probability
                     )
                 case TaskDone() if job.token in self._publishing:
-                    pass  # said twice
-                case TaskDone() if job.suspects:  # the suspect alone came through: on with the rest
+                    pass  # reported twice
+                case TaskDone() if job.suspects:  # the suspect chunk succeeded: do the others
                     await self._release_claim(job)
                 case TaskDone(audio_seconds=seconds, warnings=warnings):
                     loaded = self._models.get(worker)
@@ -378,13 +394,17 @@ class Dispatcher(Service):
                     await self._handle_file_fault(job, ErrorCode(code), text)
 
     async def _handle_file_fault(self, job: Job, code: ErrorCode, text: str) -> None:
-        """The file is at fault, unless it is its whole inbox that went away: the lookout needs a moment to see that."""
+        """Fail a job whose file is at fault.
+
+        A missing source is looked for again first: its whole inbox may be missing, which the inbox
+        monitor needs a moment to notice. A file that may be incomplete waits for its rest.
+        """
         now = self._clock.monotonic()
         if (
             code is ErrorCode.SOURCE_MISSING
-            and now - self._missed.get(job.id, -math.inf) > MISSED_S
+            and now - self._missing_since.get(job.id, -math.inf) > MISSED_S
         ):
-            self._missed[job.id] = now
+            self._missing_since[job.id] = now
             await self._release_claim(job, after_s=MISSING_S)
         elif code in _WITHOUT_ITS_END and (wait_s := await self._seconds_until_final(job)):
             await self._release_claim(
@@ -396,7 +416,7 @@ class Dispatcher(Service):
     # --- files that end early
 
     async def _end_transcribed(self, job: Job, warnings: frozenset[WarningKind]) -> None:
-        """Publish the transcript, or wait for the rest of a file that ends early: others have their turn meanwhile."""
+        """Publish the transcript, or release the job and wait for the rest of a truncated file."""
         wait_s = await self._seconds_until_final(job) if WarningKind.CUT in warnings else 0.0
         if wait_s:
             await self._release_claim(job, after_s=wait_s)
@@ -404,11 +424,11 @@ class Dispatcher(Service):
             self._start_publication(job)
 
     async def _seconds_until_final(self, job: Job) -> float:
-        """How long to wait before the end of a file that ends early is final; 0: it is now."""
-        if job.final_at is None or not self._patient:
+        """Return the seconds to wait until the end of a truncated file is final; 0: it is final."""
+        if job.final_at is None or not self._wait_for_fixes:
             return 0.0
         left_s = (datetime.fromisoformat(job.final_at) - self._clock.utc()).total_seconds()
-        if left_s > 0:  # no more than was ever meant: the clock may have been set meanwhile
+        if left_s > 0:  # limited, because the clock may have been set meanwhile
             return min(left_s, self._settings.watch.incomplete_max_s)
         root = self._roots[job.inbox]
         try:
@@ -426,7 +446,11 @@ class Dispatcher(Service):
                 await self._handle_lost_task(lost, job, task)
 
     async def _handle_lost_task(self, lost: WorkerLost, job: Job, task: LostTask) -> None:
-        """Strike what was on the device when the worker died; give back untouched what was only waiting."""
+        """Count a strike for the suspect chunks; release the job, or fail it after too many
+        crashes.
+
+        Tasks that were not opened yet do not count as crashed.
+        """
         reason = f"{lost.diagnosis.what}: {lost.error}" if lost.error else lost.diagnosis.what
         if lost.diagnosis.remedy is Remedy.OTHER_MODEL:
             await self._postpone_model(job, lost.diagnosis.code, reason)
@@ -442,8 +466,8 @@ class Dispatcher(Service):
             await self._release_claim(job, crash=task.opened, error=(lost.diagnosis.code, reason))
 
     async def _postpone_model(self, job: Job, code: ErrorCode, reason: str) -> None:
-        """No job that asks for this model can be done until somebody mends it; those of other models go on."""
-        if not self._patient:
+        """Postpone all jobs for a model that cannot be loaded; jobs for other models continue."""
+        if not self._wait_for_fixes:
             await self._fail_job(job, code, reason)
             return
         await self._release_claim(job)
@@ -460,32 +484,35 @@ class Dispatcher(Service):
         task.add_done_callback(lambda _task: self._publishing.pop(job.token, None))
 
     async def _publish_until_done(self, job: Job) -> None:
-        """Publish, however long the outbox is full or away: that costs no attempt."""
-        refusals = 0  # of the job's own place, while the outbox took files
+        """Publish; retries without counting attempts while the outbox is full or missing."""
+        refusals = 0  # refusals by the job's folder while the outbox accepted files
         async with self._ignore_lost_claim(job):
-            while not await self._published_safely(job, last=refusals == PLACE_TRIES):
-                if await self._stops_within(RETRY_S):
+            while not await self._publish_or_pause(job, last=refusals == PLACE_TRIES):
+                if await self._wait_or_stop(RETRY_S):
                     return
                 refusals += not self._outboxes.is_paused(job.inbox)
         self._forget_claim(job)
 
-    async def _published_safely(self, job: Job, *, last: bool) -> bool:
-        """As `_try_publish`, while the ledger takes no word of how it ended."""
+    async def _publish_or_pause(self, job: Job, *, last: bool) -> bool:
+        """As `_try_publish`; if the ledger fails, pauses the queue and returns False."""
         try:
             return await self._try_publish(job, last=last)
         except LedgerError as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
             return False
 
-    async def _stops_within(self, seconds: float) -> bool:
-        """Waits so long, or until the dispatcher is stopped: then the job is given back."""
+    async def _wait_or_stop(self, seconds: float) -> bool:
+        """Wait `seconds`, or until the dispatcher is stopped. Returns whether it was stopped."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopping.wait()
         return self._stopping.is_set()
 
     async def _try_publish(self, job: Job, *, last: bool) -> bool:
-        """Whether it is over. `last`: a place that refuses now fails the job."""
+        """Try to publish once. Returns whether the publication has ended.
+
+        `last`: a folder that refuses now fails the job. Raises NotYours, LedgerError.
+        """
         try:
             await self._publisher.publish_job(job)
         except LedgerError:
@@ -499,7 +526,7 @@ class Dispatcher(Service):
         except NotYours:
             raise
         except Exception as error:
-            log.exception("job %s could not be published", job.id)
+            log.exception("cannot publish job %s", job.id)
             await self._fail_job(
                 job, ErrorCode.INTERNAL, f"the transcript could not be published: {error!r}"
             )
@@ -515,7 +542,10 @@ class Dispatcher(Service):
         crash: bool = False,
         after_s: float = 0.0,
     ) -> None:
-        """Back to pending, its chunks kept. Only a crash counts: the file had no part in anything else."""
+        """Release a claim; its chunks are kept. Only a crash counts as an attempt.
+
+        `after_s`: seconds until the job may be claimed again; after a crash, exponential backoff.
+        """
         delay = compute_backoff(job.crashes + 1, self._settings.recovery) if crash else after_s
         until = format_utc(self._clock.utc() + timedelta(seconds=delay)) if delay else None
         code, text = error or (None, None)
@@ -538,24 +568,24 @@ class Dispatcher(Service):
                 if failed:
                     await self._publisher.publish_failure(job, code, text)
             except Exception:
-                log.exception("the source of job %s could not be put away", job.id)
+                log.exception("cannot move or delete the source of job %s", job.id)
         self._forget_claim(job)
 
     def _find_claimed_job(self, job_id: JobId | None, token: Token | None) -> Job | None:
-        """The job that something is about, if its claim is still ours."""
+        """Return the job with this id and claim token; None if the claim is not held."""
         job = self._claims.get(job_id) if job_id is not None else None
         return job if job and job.token == token else None
 
     @asynccontextmanager
     async def _ignore_lost_claim(self, job: Job) -> AsyncIterator[None]:
-        """What is done inside ends quietly when the claim turns out to be lost: a person cancelled the job."""
+        """Ignore NotYours inside the `with` block: a person has cancelled the job."""
         try:
             yield
         except NotYours:
             self._forget_claim(job)
 
-    def let_go(self, job_id: JobId, token: Token) -> None:
-        """Somebody else has ended this claim in the ledger: forget what is being done for it."""
+    def abandon_claim(self, job_id: JobId, token: Token) -> None:
+        """Stop the work for a claim that the watchdog has ended in the ledger."""
         if publication := self._publishing.get(token):
             publication.cancel()
         if job := self._find_claimed_job(job_id, token):
@@ -569,7 +599,7 @@ class Dispatcher(Service):
             self._forget_claim(held[job_id])
 
     def _forget_claim(self, job: Job) -> None:
-        """This claim is over; the job may have been claimed anew by now."""
+        """Stop tracking a claim that has ended. The job may have been claimed again meanwhile."""
         if self._find_claimed_job(job.id, job.token):
             del self._claims[job.id]
             self._pool.drop_job(job.id)

@@ -1,5 +1,7 @@
-"""From files that appear to pending jobs. Each inbox has one service that looks out and one that lets in, apart from
-those of the other inboxes: a share that hangs holds up nothing but itself."""
+"""The intake: from new files to pending jobs.
+
+Each inbox has its own monitor and admission, so that a share that hangs blocks no other inbox.
+"""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -21,7 +23,10 @@ from speakeasyd.services.pauses import Pauses
 
 
 class Intake:
-    """All inboxes. For other settings stop it and start a new one: what was under way is found again."""
+    """The pipelines of all inboxes.
+
+    To change the settings, stop it and start a new one: files in progress are found again.
+    """
 
     def __init__(
         self,
@@ -33,10 +38,10 @@ class Intake:
         clock: Clock,
         anchors: dict[Path, MountAnchor] | None = None,
     ) -> None:
-        """`anchors`: what earlier ones remember of the folders' mounts."""
+        """Create the pipelines. `anchors`: mount state of the folders from an earlier intake."""
         known = {} if anchors is None else anchors
 
-        def door(inbox: InboxSettings) -> "InboxPipeline":
+        def build_pipeline(inbox: InboxSettings) -> "InboxPipeline":
             return InboxPipeline(
                 inbox=inbox,
                 anchor=known.setdefault(inbox.path, MountAnchor(inbox.path)),
@@ -47,73 +52,76 @@ class Intake:
                 clock=clock,
             )
 
-        self._doors = {inbox.name: door(inbox) for inbox in settings.inboxes}
+        self._pipelines = {inbox.name: build_pipeline(inbox) for inbox in settings.inboxes}
 
     async def start(self, failures: ServiceFailures | None = None) -> None:
-        """Watch, scan and admit until stopped. Returns at once: an inbox may take its time."""
-        for door in self._doors.values():
-            await door.lookout.start(failures)
-            await door.admission.start(failures)
+        """Start all services. Returns at once, since an inbox may be slow to answer."""
+        for pipeline in self._pipelines.values():
+            await pipeline.monitor.start(failures)
+            await pipeline.admission.start(failures)
 
     async def stop(self) -> None:
-        """Idempotent. What has not been added is found again by the next start."""
-        for door in self._doors.values():
-            await door.lookout.stop()
-            await door.admission.stop()
+        """Stop all services. Idempotent. Files that were not added are found by the next start."""
+        for pipeline in self._pipelines.values():
+            await pipeline.monitor.stop()
+            await pipeline.admission.stop()
 
     async def rescan_all(self) -> None:
-        """Compare the inboxes with the ledger. Raises InboxMissing. Tests call it; the services do so by themselves."""
-        for door in self._doors.values():
-            await door.lookout.scan_folder()
+        """Scan all inboxes now. Raises InboxMissing. For tests: the services scan by themselves."""
+        for pipeline in self._pipelines.values():
+            await pipeline.monitor.scan_folder()
 
     async def run_once(self) -> None:
-        """One round for every inbox, in place of the loops that `start` starts."""
-        await asyncio.gather(*(door.run_once() for door in self._doors.values()))
+        """Run one round for every inbox, instead of the loops of `start`."""
+        await asyncio.gather(*(pipeline.run_once() for pipeline in self._pipelines.values()))
 
     async def admit_file(
         self, inbox: str, files: Sequence[tuple[bytes, str]], changes: Changes, awaited: bool
     ) -> list[AddedJob]:
-        """Give files that are known to be complete their jobs at once, all or none; `changes` as in a sidecar.
+        """Add jobs for files that are known to be complete, in one transaction: all or none.
 
-        `files`: path and SHA-256 of each. Raises FileFault or LedgerError.
+        `files`: path and SHA-256 of each. `changes`: options as in a sidecar. `awaited`: a client
+        waits for the text. Raises FileFault or LedgerError.
         """
-        return await self._doors[inbox].admission.admit_file(files, changes, awaited=awaited)
+        return await self._pipelines[inbox].admission.admit_file(files, changes, awaited=awaited)
 
     def is_present(self, inbox: str) -> bool:
-        """Whether the inbox is there, and mounted if it was. Blocks."""
-        return self._doors[inbox].anchor.is_present()
+        """Return whether the inbox is present and its filesystem mounted. Blocks."""
+        return self._pipelines[inbox].anchor.is_present()
 
     def left(self) -> list[Left]:
-        """What lies in the inboxes and is not in the ledger, and why not."""
-        return [left for door in self._doors.values() for left in door.left()]
+        """Return the files in the inboxes that are not in the ledger, and why not."""
+        return [left for pipeline in self._pipelines.values() for left in pipeline.left()]
 
     @property
     def untaken(self) -> list[str]:
-        """Files that are left out for their extension alone, and what is no regular file."""
-        return [str(path) for door in self._doors.values() for path in door.untaken()]
+        """Files that are ignored: unknown extension, or not a regular file."""
+        return [str(path) for pipeline in self._pipelines.values() for path in pipeline.untaken()]
 
     @property
     def refusal(self) -> str:
-        """Why the ledger takes no files just now; empty while it does."""
-        return next((door.refusal for door in self._doors.values() if door.refusal), "")
+        """Why the ledger accepts no files now; empty while it does."""
+        return next(
+            (pipeline.refusal for pipeline in self._pipelines.values() if pipeline.refusal), ""
+        )
 
     @property
     def names(self) -> set[str]:
-        """Under which its services tell of their failures."""
+        """The names under which its services report failures."""
         return {
             service.name
-            for door in self._doors.values()
-            for service in (door.lookout, door.admission)
+            for pipeline in self._pipelines.values()
+            for service in (pipeline.monitor, pipeline.admission)
         }
 
     @property
     def idle(self) -> bool:
-        """Whether every file of every inbox that can be read is in the ledger."""
-        return all(door.idle for door in self._doors.values())
+        """Return whether every readable file of every inbox is in the ledger."""
+        return all(pipeline.idle for pipeline in self._pipelines.values())
 
 
 class InboxPipeline:
-    """What belongs to one inbox."""
+    """The monitor, the arrivals and the admission of one inbox."""
 
     def __init__(
         self,
@@ -133,7 +141,7 @@ class InboxPipeline:
         self.admission = Admission(
             inbox=inbox, settings=settings, arrivals=self._arrivals, ledger=ledger, clock=clock
         )
-        self.lookout = InboxMonitor(
+        self.monitor = InboxMonitor(
             inbox=inbox,
             anchor=anchor,
             settings=settings,
@@ -146,25 +154,25 @@ class InboxPipeline:
         )
 
     async def run_once(self) -> None:
-        await self.lookout.run_once()
+        await self.monitor.run_once()
         await self.admission.run_once()
 
     @property
     def idle(self) -> bool:
-        return self.lookout.idle and self._arrivals.is_idle(self._clock.monotonic())
+        return self.monitor.idle and self._arrivals.is_idle(self._clock.monotonic())
 
     @property
     def refusal(self) -> str:
-        return self.lookout.refusal or self.admission.refusal
+        return self.monitor.refusal or self.admission.refusal
 
     def left(self) -> Iterator[Left]:
         for path, reason in self._arrivals.unread():
-            yield Left(str(self._place(path)), self.refusal or reason)
-        for path, reason in self.lookout.unreadable.items():
-            yield Left(str(self._place(path)), f"cannot be looked into: {reason}")
+            yield Left(str(self._build_path(path)), self.refusal or reason)
+        for path, reason in self.monitor.unreadable.items():
+            yield Left(str(self._build_path(path)), f"cannot be read: {reason}")
 
     def untaken(self) -> Iterator[Path]:
-        return map(self._place, self.lookout.untaken)
+        return map(self._build_path, self.monitor.untaken)
 
-    def _place(self, path: bytes) -> Path:
+    def _build_path(self, path: bytes) -> Path:
         return self._root / path.decode("utf-8", "backslashreplace")

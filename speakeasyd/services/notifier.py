@@ -1,6 +1,7 @@
-"""Tells others what happened: an event that they want becomes a delivery in the ledger, which is tried until it ends.
+"""Notifications: events that a target wants become deliveries, which are retried until they end.
 
-What happened while the daemon was killed is told by the next one: it goes by the ledger's events, not by the hub's.
+It reads the ledger's events, not those of the hub: events from before a crash are delivered by the
+next daemon.
 """
 
 import asyncio
@@ -19,17 +20,20 @@ from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.incidents import ACTIONS
 from speakeasyd.services.service import Service
 
-GATHER_S = 0.2  # seconds in which news gathers, so that one look finds it all
-LOOK_S = 10.0  # seconds between looks at what no event has woken us for
-QUIET_S = 5.0  # seconds that nothing more must come to a batch before it is told of as completed
-STRIDE = 5000  # events after which is noted how far has been looked, though none was wanted
+GATHER_S = 0.2  # seconds in which events are collected before the next check
+LOOK_S = 10.0  # seconds between checks without an event
+QUIET_S = 5.0  # seconds without new files after which a batch is reported as completed
+CURSOR_STEP = 5000  # events after which the cursor is stored although no target wanted any
 
 SOURCES = frozenset({"job.completed", "job.failed", "batch.completed", "incident.opened"})
 _OPENING = frozenset(ACTIONS[state] for state in OPEN)
 
 
 class Notifier(Service):
-    """For other settings stop it and start a new one: the ledger knows how far has been told."""
+    """Enqueues deliveries, and sends them by one sender per target.
+
+    To change the settings, stop it and start a new one: the cursor is in the ledger.
+    """
 
     def __init__(
         self,
@@ -38,42 +42,41 @@ class Notifier(Service):
         ledger: Ledger,
         hub: EventHub,
         clock: Clock,
-        to: Sequence[DeliveryTarget] | None = None,
+        targets: Sequence[DeliveryTarget] | None = None,
     ) -> None:
-        """`to`: whom to tell, instead of those in the settings."""
+        """Create the notifier. `targets`: used instead of those in the settings."""
         super().__init__()
         self._ledger = ledger
         self._hub = hub
         self._clock = clock
-        self._targets = build_targets(settings, clock) if to is None else to
-        self.couriers = [
+        self._targets = build_targets(settings, clock) if targets is None else targets
+        self.senders = [
             DeliverySender(target=target, settings=settings.notify, ledger=ledger, clock=clock)
             for target in self._targets
         ]
-        self._seq: int | None = None  # up to this event all has been enlisted
-        self._noted = 0  # as the ledger has it
-        self._until = ""  # batches that were done by then have been told of
-        self._hearing: asyncio.Task[None] | None = None
+        self._seq: int | None = None  # number of the last event that was processed
+        self._stored_seq = 0  # the same, as stored in the ledger
+        self._until = ""  # time up to which completed batches were reported
+        self._listener: asyncio.Task[None] | None = None
 
     async def start(self, failures: ServiceFailures | None = None) -> None:
-        self._hearing = asyncio.create_task(self._wake_on_events(), name="Notifier hears")
-        for courier in self.couriers:
-            await courier.start(failures)
+        self._listener = asyncio.create_task(self._wake_on_events(), name="notifier events")
+        for sender in self.senders:
+            await sender.start(failures)
         await super().start(failures)
 
     async def stop(self) -> None:
         await super().stop()
-        if self._hearing:
-            self._hearing.cancel()
-        for courier in self.couriers:
-            await courier.stop()
+        if self._listener:
+            self._listener.cancel()
+        for sender in self.senders:
+            await sender.stop()
 
     async def run_once(self) -> float:
         if self._seq is None:
             self._seq, self._until = await self._ledger.load_notification_cursor()
-            await self._enqueue_deliveries(
-                [], self._seq
-            )  # else a first run that is killed would have no beginning
+            # stores the cursor, so that a first run that is killed keeps its starting point
+            await self._enqueue_deliveries([], self._seq)
         await self._announce_batches(self._seq)
         newest = await self._ledger.find_newest_event()
         while self._seq < newest:
@@ -81,7 +84,7 @@ class Notifier(Service):
         return LOOK_S
 
     async def _wake_on_events(self) -> None:
-        """Makes things quicker, no more: should the hub drop us, the next look finds what we missed."""
+        """Wake the notifier on events. Only for speed: the periodic check finds missed events."""
         with self._hub.subscribe(backlog=None) as events:
             async for event in events:
                 if event.kind in SOURCES and self._targets:
@@ -89,7 +92,7 @@ class Notifier(Service):
                     await asyncio.sleep(GATHER_S)
 
     async def _announce_batches(self, seq: int) -> None:
-        """Batches that have become complete. More files may follow at once: those are waited for."""
+        """Record completed batches. A batch must be quiet for a while: more files may follow."""
         until = format_utc(self._clock.utc() - timedelta(seconds=QUIET_S))
         if self._until > format_utc(self._clock.utc()):
             self._until = until  # the clock was set back
@@ -100,33 +103,33 @@ class Notifier(Service):
         self._until = until
 
     async def _process_events(self, after: int, upto: int) -> int:
-        """Enlist what targets want of the next events. Returns up to which."""
+        """Enqueue deliveries for the next events. Returns the number of the last event."""
         events = (
             await self._ledger.load_events_with_jobs(SOURCES, after=after, upto=upto)
             if self._targets
             else []
         )
         seen = max([event.seq or 0 for event in events], default=upto)
-        told = [event for event in map(_describe_event, events) if event]
+        notable = [event for event in map(_describe_event, events) if event]
         wanted = [
             (target.name, event)
-            for event in told
+            for event in notable
             for target in self._targets
             if event.kind in target.kinds
         ]
-        if wanted or seen - self._noted > STRIDE:
+        if wanted or seen - self._stored_seq > CURSOR_STEP:
             await self._enqueue_deliveries(wanted, seen)
         return seen
 
     async def _enqueue_deliveries(self, wanted: Sequence[tuple[str, Event]], seq: int) -> None:
         await self._ledger.enqueue_deliveries(wanted, seq=seq, until=self._until)
-        self._noted = seq
-        for courier in self.couriers:
-            courier.wake()
+        self._stored_seq = seq
+        for sender in self.senders:
+            sender.wake()
 
 
 class DeliverySender(Service):
-    """Brings one target what it is to be told, one after the other: a slow one holds up nobody else."""
+    """Sends the deliveries of one target, one after the other; slow targets delay no others."""
 
     def __init__(
         self, *, target: DeliveryTarget, settings: NotifySettings, ledger: Ledger, clock: Clock
@@ -139,8 +142,11 @@ class DeliverySender(Service):
 
     @property
     def name(self) -> str:
-        """Without the receiver's address: probes that know no token are told the names of what fails."""
-        return f"courier {self._target.name.split()[-1]}"
+        """The name without the receiver's address.
+
+        Unauthenticated health probes can see the names of failing services.
+        """
+        return f"delivery {self._target.name.split()[-1]}"
 
     async def run_once(self) -> float | None:
         delivery = await self._ledger.find_next_delivery(self._target.name)
@@ -165,7 +171,7 @@ class DeliverySender(Service):
 
 
 def _describe_event(event: Event) -> Event | None:
-    """As it is told; None: not worth it."""
+    """Return the event as it is delivered; None if it is not worth a notification."""
     if event.kind != "incident.opened":
         return event
     return replace(event, kind="device.open") if event.data.get("action") in _OPENING else None

@@ -1,4 +1,4 @@
-"""Where the transcripts of each inbox go, and the pause of its queue for as long as that place takes none."""
+"""The outbox of each inbox, and the pause of its queue while the outbox cannot be written."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -11,16 +11,19 @@ from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.thread_group import ThreadGroup
 
-LOOK_S = 5.0  # seconds between two looks at an outbox that is full or away
+LOOK_S = 5.0  # seconds between two checks of an outbox that is full or missing
 ANSWER_S = 60.0  # seconds for an outbox to answer, all files of one transcript included
-WRITERS = 4  # transcripts written to one outbox at a time
+WRITERS = 4  # transcripts written to one outbox at the same time
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Outboxes(Service):
-    """Only the outbox as a whole pauses a queue; a folder in it that refuses concerns the jobs that go there."""
+    """The outboxes of all inboxes.
+
+    Only an outbox as a whole pauses a queue; a folder in it that refuses affects only its jobs.
+    """
 
     def __init__(self, *, inboxes: Sequence[InboxSettings], pauses: Pauses) -> None:
         super().__init__()
@@ -36,7 +39,10 @@ class Outboxes(Service):
     async def call_outbox(
         self, inbox: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Run a blocking call in the outbox's own threads. Raises OutboxUnavailable when the folder does not answer."""
+        """Run a blocking call in the outbox's own threads.
+
+        Raises OutboxUnavailable if the folder does not answer.
+        """
         try:
             return await self._threads[inbox].run_within(ANSWER_S, function, *args, **kwargs)
         except TimeoutError as error:
@@ -45,7 +51,9 @@ class Outboxes(Service):
             ) from error
 
     async def prepare_folders(self) -> None:
-        """Create them, and sweep them of what a crash has left. One that cannot be made ready now is waited for."""
+        """Create the outboxes and remove drafts left by a crash. Pauses the queue of one that
+        fails.
+        """
         await asyncio.gather(
             *(self._prepare(inbox, outbox) for inbox, outbox in self._outboxes.items())
         )
@@ -67,13 +75,13 @@ class Outboxes(Service):
         return LOOK_S
 
     async def check_writable(self, inbox: str) -> bool:
-        """Whether files can be written there now. If not, the queue is paused until they can."""
-        if trouble := await self._find_problem(inbox):
-            await self._pauses.begin_pause(_pause_cause(inbox), trouble)
-        return not trouble
+        """Return whether files can be written to an outbox now. If not, its queue is paused."""
+        if problem := await self._find_problem(inbox):
+            await self._pauses.begin_pause(_pause_cause(inbox), problem)
+        return not problem
 
     async def _find_problem(self, inbox: str) -> str:
-        """Empty if there is none."""
+        """Return why an outbox cannot be written; empty if it can."""
         try:
             await self.call_outbox(inbox, self._outboxes[inbox].probe_writable)
         except OutboxUnavailable as error:

@@ -1,4 +1,4 @@
-"""Why work stands still, for as long as it does: a full disk, an unmounted folder, a device that waits for a person."""
+"""Pauses of the queue and their causes: full disk, unmounted folder, failed device, user."""
 
 import asyncio
 import logging
@@ -12,49 +12,50 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.overview import LEDGER_PAUSE
 
 LEAVING = (PERSON, "hours", "memory", "vram")
-"""The causes for which work under way is given back as well, to go on later where it was."""
+"""Causes that also release running jobs, which later continue from their committed chunks."""
 
 log = logging.getLogger(__name__)
 
 
 class Pauses:
-    """Named reasons. While there is one that covers it, work waits; no attempt is used up."""
+    """The active pauses by cause. Jobs that a pause covers wait; no attempt is used up."""
 
     def __init__(self, *, ledger: Ledger, hub: EventHub, clock: Clock) -> None:
         self._ledger = ledger
         self._hub = hub
         self._clock = clock
         self._reasons: dict[str, str] = {}
-        self._changing = asyncio.Lock()  # so that the ledger is told of the changes in their order
+        self._changing = asyncio.Lock()  # keeps the order of the changes in the ledger
 
     def __contains__(self, cause: str) -> bool:
         return cause in self._reasons
 
     @property
     def reasons(self) -> Mapping[str, str]:
-        """By cause."""
+        """Reasons by cause."""
         return self._reasons
 
     @property
     def yields_machine(self) -> bool:
-        """Whether the machine is to be left to others."""
+        """Return whether running work must be released too, to leave the machine to others."""
         return any(cause in self._reasons for cause in LEAVING)
 
     async def restore_manual_pause(self) -> None:
-        """After a restart: a person's pause holds until a person ends it; every other cause is found anew."""
+        """Restore a user's pause after a restart; other causes are detected again."""
         kept = (await self._ledger.load_state("pauses") or {}).get(PERSON)
         self._reasons = {PERSON: kept} if kept else {}
         await self._ledger.store_state("pauses", self._reasons)
 
     async def begin_pause(self, cause: str, reason: str) -> None:
-        """Say it once: the same cause with the same reason again changes nothing."""
+        """Begin a pause, or change its reason. Does nothing if cause and reason are unchanged."""
         if cause == LEDGER_PAUSE and cause in self._reasons:
-            return  # each try words it in its own way
+            return  # the error text may differ from try to try
         if self._reasons.get(cause) != reason:
             self._reasons[cause] = reason
             await self._publish_change("queue.paused", cause, reason)
 
     async def end_pause(self, cause: str) -> None:
+        """End a pause if it is active. That of the ledger ends only after a successful write."""
         reason = self._reasons.get(cause)
         if reason is None or (cause == LEDGER_PAUSE and not await self._can_write()):
             return
@@ -62,7 +63,7 @@ class Pauses:
             await self._publish_change("queue.resumed", cause, reason)
 
     async def _can_write(self) -> bool:
-        """By a real write: a disk that is full still gives the lock."""
+        """Test the ledger with a real write: a full disk still grants the lock."""
         try:
             await self._ledger.store_state("ledger_written_at", format_utc(self._clock.utc()))
         except LedgerUnwritable:
@@ -70,18 +71,18 @@ class Pauses:
         return True
 
     async def begin_durably(self, cause: str, reason: str) -> None:
-        """Raises LedgerError where the ledger cannot keep it: then nothing has changed."""
+        """Begin a pause once the ledger has stored it. Raises LedgerError; nothing changes then."""
         async with self._changing:
             await self._ledger.store_state("pauses", self._reasons | {cause: reason})
             self._reasons[cause] = reason
             self._publish("queue.paused", cause, reason)
 
     async def end_durably(self, cause: str) -> None:
-        """Raises LedgerError where the ledger cannot keep it: then nothing has changed."""
+        """End a pause once the ledger has stored it. Raises LedgerError; nothing changes then."""
         async with self._changing:
             if reason := self._reasons.get(cause):
-                left = {other: why for other, why in self._reasons.items() if other != cause}
-                await self._ledger.store_state("pauses", left)
+                remaining = {key: value for key, value in self._reasons.items() if key != cause}
+                await self._ledger.store_state("pauses", remaining)
                 self._reasons.pop(cause, None)
                 self._publish("queue.resumed", cause, reason)
 
@@ -97,7 +98,5 @@ class Pauses:
         try:
             async with self._changing:
                 await self._ledger.store_state("pauses", self._reasons)
-        except (
-            LedgerError
-        ):  # when the ledger is the reason, the hub's subscribers (the log) still hear of it
-            log.debug("the ledger cannot note the pause %r", cause)
+        except LedgerError:  # the subscribers of the hub, such as the log, have the event anyway
+            log.debug("cannot store the pause %r in the ledger", cause)

@@ -1,4 +1,4 @@
-"""From a transcript to durable files, to the word in the ledger that they are, to the source put away."""
+"""Publication: renders and writes a transcript, completes the job, disposes of the source."""
 
 import asyncio
 import hashlib
@@ -18,11 +18,11 @@ from speakeasyd.outbox.rendering import render_file
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.source_disposal import SourceDisposal
 
-FEW = 2  # names that are asked for first: nearly always one of them is free
+FEW = 2  # candidate names checked first: nearly always one of them is free
 
 
 class Publisher:
-    """Every step can be taken again: what was cut short is finished by calling `publish_job` once more."""
+    """Publishes transcripts. Every step is idempotent: call `publish_job` again after a failure."""
 
     def __init__(self, *, ledger: Ledger, outboxes: Outboxes, sources: SourceDisposal) -> None:
         self._ledger = ledger
@@ -30,9 +30,10 @@ class Publisher:
         self._sources = sources
 
     async def publish_job(self, job: Job) -> None:
-        """Write the artifacts of a transcribed job, complete it, put its source away.
+        """Write the artifacts of a transcribed job, complete it, and dispose of its source.
 
-        Raises OutboxUnavailable (try again later), FileFault (no name that can be written), NotYours, LedgerUnwritable.
+        Raises OutboxUnavailable (retry later), FileFault (no name can be written), NotYours,
+        LedgerUnwritable.
         """
         outbox = self._outboxes[job.inbox]
         transcript = await self._ledger.transcript_to_publish(job.id)
@@ -52,7 +53,7 @@ class Publisher:
         )
 
     async def publish_failure(self, job: Job, code: ErrorCode, error: str) -> None:
-        """The job has failed: put its source away, with a note of why."""
+        """Dispose of the source of a failed job, with a note that says why."""
         await self._sources.dispose_source(job.inbox, _build_ended_job(job, failure=(code, error)))
 
     async def _reserve_artifacts(
@@ -63,7 +64,10 @@ class Publisher:
         files: Mapping[str, bytes],
         own: Sequence[OwnFile],
     ) -> list[Artifact]:
-        """The artifacts under the best name that is free or own, taken in the ledger."""
+        """Reserve the artifacts under the best name that is free or own, and return them.
+
+        Raises FileFault if every name is taken, OutboxUnavailable, NotYours, LedgerUnwritable.
+        """
         await self._outboxes.call_outbox(job.inbox, outbox.require_folder)
         async for name in self._propose_names(job, outbox, transcript, list(files)):
             artifacts = [
@@ -85,19 +89,19 @@ class Publisher:
     async def _propose_names(
         self, job: Job, outbox: Outbox, transcript: Transcript, endings: Sequence[str]
     ) -> AsyncIterator[str]:
-        """Names that no other job has, the best first."""
+        """Yield the names that no other job has, best first."""
         folder, _, source = os.fsdecode(job.path).rpartition("/")
         names = list(
             propose_names(
                 job.options.name, _build_name_fields(job, source, transcript), folder=folder
             )
         )
-        for few in (names[:FEW], names[FEW:]):
-            paths = {name: [f"{name}.{ending}" for ending in endings] for name in few}
+        for part in (names[:FEW], names[FEW:]):
+            paths = {name: [f"{name}.{ending}" for ending in endings] for name in part}
             taken = await self._ledger.find_taken_names(
                 str(outbox.path), list(chain(*paths.values())), job_id=job.id
             )
-            for name in few:
+            for name in part:
                 if taken.isdisjoint(paths[name]):
                     yield name
 
@@ -112,10 +116,10 @@ def _build_ended_job(
 
 
 def _render_formats(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:
-    """The files by format; json is last, so that whoever waits for it finds the others there."""
+    """Return the files by format. json is last: when it appears, the others exist."""
     return {
         ending: render_file(transcript, ending)
-        for ending in sorted(set(formats), key=lambda one: (one == "json", one))
+        for ending in sorted(set(formats), key=lambda name: (name == "json", name))
     }
 
 
@@ -127,11 +131,11 @@ def _build_artifact(outbox: Outbox, path: str, ending: str, data: bytes) -> Arti
 
 
 def _hashes_by_path(outbox: Outbox, own: Sequence[OwnFile]) -> dict[str, frozenset[str]]:
-    return {one.path: one.hashes for one in own if one.outbox == str(outbox.path)}
+    return {file.path: file.hashes for file in own if file.outbox == str(outbox.path)}
 
 
 def _are_free_or_own(outbox: Outbox, artifacts: Sequence[Artifact], own: Sequence[OwnFile]) -> bool:
-    """Whether every name is free, or has our own bytes: a file that a person has edited is theirs."""
+    """Return whether every name is free or has our own bytes: not a file that a user edited."""
     ours = _hashes_by_path(outbox, own)
     return all(
         outbox.hash_existing(new.path) in {None, new.sha256, *ours.get(new.path, frozenset())}
@@ -140,12 +144,12 @@ def _are_free_or_own(outbox: Outbox, artifacts: Sequence[Artifact], own: Sequenc
 
 
 def _remove_others(outbox: Outbox, own: Sequence[OwnFile], kept: Collection[str]) -> list[OwnFile]:
-    """Remove own files under other names than those to be kept. Returns those that are gone: not those a person edited.
+    """Remove own files whose names are not in `kept`. Returns the removed; edited files stay.
 
-    Only once the new files are durable, so that there is a transcript at any time.
+    Call it when the new files are durable, so that there is a transcript at any time.
     """
-    others = [one for one in own if one.outbox == str(outbox.path) and one.path not in kept]
-    return [one for one in others if outbox.remove_file(one.path, hashes=one.hashes)]
+    others = [file for file in own if file.outbox == str(outbox.path) and file.path not in kept]
+    return [file for file in others if outbox.remove_file(file.path, hashes=file.hashes)]
 
 
 def _build_name_fields(job: Job, name: str, transcript: Transcript) -> dict[str, str]:
@@ -164,9 +168,12 @@ def _build_name_fields(job: Job, name: str, transcript: Transcript) -> dict[str,
 
 
 def _format_day(mtime_ns: int) -> str:
-    """Local day of a file's time: it is the same whenever the job is published, and recorders set it."""
+    """Return the local date of a file's modification time, which recorders set.
+
+    It does not depend on when the job is published.
+    """
     try:
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=mtime_ns // 1000)
         return moment.astimezone().date().isoformat()
-    except (OverflowError, OSError, ValueError):  # a nonsensical time
+    except (OverflowError, OSError, ValueError):  # the time is out of range
         return "unknown"

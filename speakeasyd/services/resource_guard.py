@@ -1,4 +1,4 @@
-"""Leaves the machine to others: outside of the hours of work, and when memory is short."""
+"""Pauses work outside of the working hours and while memory is short."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,12 +11,12 @@ from speakeasyd.services.service import Service
 from speakeasyd.system.memory import read_available_mb, read_gpu_available_mb
 from speakeasyd.workers.pool import Pool
 
-LOOK_S = 15.0  # seconds between looks
-HELD_LOOK_S = 5.0  # seconds while memory is short: others should not wait for our models to go
+LOOK_S = 15.0  # seconds between checks
+HELD_LOOK_S = 5.0  # seconds between checks while memory is short
 
 
 class ResourceGuard(Service):
-    """Begins and ends the pauses `hours`, `memory` and `vram`, for which the dispatcher lets go of its work."""
+    """Begins and ends the pauses `hours`, `memory` and `vram`, during which no claim is held."""
 
     def __init__(
         self,
@@ -41,19 +41,21 @@ class ResourceGuard(Service):
 
     async def run_once(self) -> float:
         await self._apply_work_hours()
-        wanted = self._settings
+        settings = self._settings
         self._memory = update_pressure(
-            self._memory, there=self._memory_mb(), limit=wanted.memory_mb
+            self._memory, there=self._memory_mb(), limit=settings.memory_mb
         )
         await self._set_pause(
-            "memory", self._memory.high, f"less than {wanted.memory_mb} MB of memory are available"
+            "memory",
+            self._memory.high,
+            f"less than {settings.memory_mb} MB of memory are available",
         )
-        there = await self._vram_mb(self._list_gpu_workers()) if wanted.vram_mb else None
-        self._vram = update_pressure(self._vram, there=there, limit=wanted.vram_mb)
+        vram_mb = await self._vram_mb(self._list_gpu_workers()) if settings.vram_mb else None
+        self._vram = update_pressure(self._vram, there=vram_mb, limit=settings.vram_mb)
         await self._set_pause(
             "vram",
             self._vram.high,
-            f"other programs leave a GPU less than {wanted.vram_mb} MB of memory",
+            f"other programs leave a GPU less than {settings.vram_mb} MB of memory",
         )
         if not (self._memory.high or self._vram.high):
             return LOOK_S
@@ -65,7 +67,7 @@ class ResourceGuard(Service):
         outside = not work_hours.is_work_time(self._spans, local)
         begins = f"{work_hours.find_next_begin(self._spans, local):%A %H:%M}" if outside else ""
         await self._set_pause(
-            "hours", outside, f"it is outside of the hours of work; they begin on {begins}"
+            "hours", outside, f"outside of the working hours; they begin on {begins}"
         )
 
     async def _set_pause(self, cause: str, holds: bool, reason: str) -> None:
@@ -75,7 +77,7 @@ class ResourceGuard(Service):
             await self._pauses.end_pause(cause)
 
     def _list_gpu_workers(self) -> list[int]:
-        """Processes that have a model there."""
+        """Return the process ids of the workers that have a model on a GPU."""
         return [
             worker.pid
             for worker in self._pool.status()

@@ -1,4 +1,4 @@
-"""The loop that every service runs in, and its stop, written once."""
+"""The base class of services: the loop, and an idempotent stop."""
 
 import asyncio
 import logging
@@ -9,15 +9,15 @@ from speakeasyd.services.failures import ServiceFailures
 
 log = logging.getLogger(__name__)
 
-LEDGER_RETRY_S = 2.0  # seconds before a service tries again for which the ledger took no write
-BREATHER_S = 5.0  # seconds before a service that failed by a defect tries again
+LEDGER_RETRY_S = 2.0  # seconds before a retry when the ledger refused a write
+FAILURE_RETRY_S = 5.0  # seconds before a retry after an unexpected exception
 
 
 class Service:
-    """Calls `run_once` again and again: when it asked to, or at once after `wake`.
+    """Calls `run_once` repeatedly: after the delay that it returned, or at once after `wake`.
 
-    A subclass writes `run_once`, which returns the seconds until it wants to run again, None for "only when woken".
-    Tests call `run_once` themselves and need no loop.
+    A subclass implements `run_once`, which returns the seconds until the next round; None: only
+    when woken. Tests call `run_once` without the loop.
     """
 
     def __init__(self) -> None:
@@ -34,16 +34,16 @@ class Service:
 
     @property
     def name(self) -> str:
-        """For people: what fails when this service does."""
+        """The name under which failures of this service are reported to users."""
         return type(self).__name__.lower()
 
     async def start(self, failures: ServiceFailures | None = None) -> None:
-        """`failures`: where an unexpected exception is told until a round succeeds again."""
+        """Start the loop. `failures`: records an unexpected exception until a round succeeds."""
         self._failures = failures
         self._task = asyncio.create_task(self._run_until_stopped(), name=type(self).__name__)
 
     async def stop(self) -> None:
-        """Idempotent. A `run_once` in progress is cancelled at its next await, or is the last if it misses that."""
+        """Stop the loop. Idempotent. Cancels a round in progress at its next await."""
         self._leaving = True
         if self._task:
             self._task.cancel()
@@ -56,12 +56,12 @@ class Service:
             self._wake.clear()
             try:
                 delay = await self.run_once()
-            except LedgerUnwritable as error:  # the heartbeat notices too, and tells of it once
+            except LedgerUnwritable as error:  # the heartbeat reports it, once
                 log.debug("%s waits for the ledger: %s", type(self).__name__, error)
                 delay = LEDGER_RETRY_S
             except Exception as error:
-                log.exception("%s failed; it goes on in %.0f s", type(self).__name__, BREATHER_S)
-                delay = BREATHER_S
+                log.exception("%s failed; next try in %.0f s", type(self).__name__, FAILURE_RETRY_S)
+                delay = FAILURE_RETRY_S
                 if self._failures:
                     await self._failures.begin_failure(
                         self.name, f"{type(error).__name__}: {error}"
@@ -70,7 +70,6 @@ class Service:
                 if self._failures:
                     await self._failures.end_failure(self.name)
             with suppress(TimeoutError):
-                async with asyncio.timeout(
-                    delay
-                ):  # `wait_for` may miss a cancellation before Python 3.12
+                # `wait_for` may miss a cancellation before Python 3.12
+                async with asyncio.timeout(delay):
                     await self._wake.wait()

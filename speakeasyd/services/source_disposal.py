@@ -1,4 +1,4 @@
-"""Puts sources away once their job has ended: into the archive or the failed folder, or off the disk."""
+"""Disposes of sources whose job has ended: archives, deletes, or moves to the failed folder."""
 
 import asyncio
 
@@ -18,7 +18,7 @@ from speakeasyd.thread_group import ThreadGroup
 SCAN_S = 600.0  # seconds for the folders of one inbox to answer a whole scan
 # Seconds for one file to be moved, which copies it where the archive is on another disk
 MOVE_S = 3600.0
-MOVERS = 2  # files of one inbox moved at a time
+MOVERS = 2  # files of one inbox that are moved at the same time
 
 NOTE = """\
 This file could not be transcribed.
@@ -33,9 +33,9 @@ To try again, put the file into the inbox once more.
 
 
 class SourceDisposal(Service):
-    """Never fails a job: a source that cannot be put away stays where it is, and the next round tries again.
+    """Moves or deletes sources. A failure never fails the job; the next round tries again.
 
-    A round compares what lies in the inboxes with the ledger, so it also finds what a crash has left.
+    A round compares the inboxes with the ledger, so it also finds sources left by a crash.
     """
 
     def __init__(self, *, ledger: Ledger, settings: Settings, hub: EventHub, clock: Clock) -> None:
@@ -67,7 +67,7 @@ class SourceDisposal(Service):
         return self._period_s
 
     async def _run_inbox(self, inbox: InboxSettings) -> None:
-        """One that does not answer keeps no other waiting for longer than the deadline."""
+        """Dispose of the ended sources of one inbox. Each inbox has a deadline of its own."""
         threads = self._threads[inbox.name]
         try:
             if inbox.name not in self._restored and await threads.run_within(
@@ -78,13 +78,15 @@ class SourceDisposal(Service):
                 return
             sightings = await threads.run_within(SCAN_S, self._scan_inbox, inbox)
         except TimeoutError:
-            return  # the lookout tells
+            return  # the inbox monitor reports it
         for ended in await self._ledger.find_ended_jobs(inbox.name, sightings):
             await self.dispose_source(inbox.name, ended, again=True)
 
     async def dispose_source(self, name: str, ended: EndedJob, *, again: bool = False) -> None:
-        """As the inbox's settings say. It is kept if they say so, if another version has taken its place, or if there
-        is more in it than in its transcript. `again`: it has been told before that it is kept.
+        """Dispose of a source as the inbox's settings say.
+
+        It is kept if the settings say so, if another version has replaced it, or if its transcript
+        is incomplete. `again`: do not publish once more that it is kept.
         """
         try:
             done = await self._threads[name].run_within(
@@ -99,16 +101,16 @@ class SourceDisposal(Service):
                 self._publish_event("source.kept", ended, reason=done.reason)
 
     def _dispose_blocking(self, inbox: InboxSettings, ended: EndedJob) -> str | Kept:
-        """What was done, in words. Blocks."""
+        """Dispose of a source. Returns what was done as a text, or why it was kept. Blocks."""
         deletes = ended.failure is None and inbox.sources == "delete"
-        shelf = (self._archives if ended.failure is None else self._failed).get(inbox.name)
-        if not deletes and not shelf:
+        folder = (self._archives if ended.failure is None else self._failed).get(inbox.name)
+        if not deletes and not folder:
             return Kept()
         if kinds := ended.warnings & (PARTIAL if deletes else INCOMPLETE):
-            return Kept(f"its transcript has not all of it: {', '.join(sorted(kinds))}")
-        if shelf:
-            taken = shelf.move_source(inbox.path, ended, note=self._build_note(ended))
-            return taken if isinstance(taken, Kept) else f"moved to {taken}"
+            return Kept(f"its transcript is not complete: {', '.join(sorted(kinds))}")
+        if folder:
+            moved = folder.move_source(inbox.path, ended, note=self._build_note(ended))
+            return moved if isinstance(moved, Kept) else f"moved to {moved}"
         return delete_source(inbox.path, ended) or "deleted"
 
     def _build_note(self, ended: EndedJob) -> str:
@@ -120,9 +122,14 @@ class SourceDisposal(Service):
         )
 
     def _publish_event(self, kind: str, ended: EndedJob, **data: object) -> None:
-        said = {"path": ended.path.decode("utf-8", "backslashreplace"), **data}
+        path = ended.path.decode("utf-8", "backslashreplace")
         self._hub.publish(
-            Event(kind=kind, at=format_utc(self._clock.utc()), job_id=ended.job_id, data=said)
+            Event(
+                kind=kind,
+                at=format_utc(self._clock.utc()),
+                job_id=ended.job_id,
+                data={"path": path, **data},
+            )
         )
 
     def _scan_inbox(self, inbox: InboxSettings) -> list[Sighting]:
@@ -130,5 +137,5 @@ class SourceDisposal(Service):
             return list(
                 scan_inbox(inbox.path, self._rules[inbox.name], on_error=lambda _path, _error: None)
             )
-        except InboxMissing:  # the lookout tells
+        except InboxMissing:  # the inbox monitor reports it
             return []

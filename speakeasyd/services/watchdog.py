@@ -1,7 +1,8 @@
-"""Finds jobs that are `processing` and make no progress, whoever is at fault, and ends their claims.
+"""Finds claimed jobs without progress, whatever the cause, and ends their claims.
 
-It takes no part in the work: it reads the ledger and asks the pool, and changes the ledger itself. A dispatcher that
-fails in every round, a publication that never ends and a report that was lost cannot stop it.
+It is independent of the dispatcher: it reads the ledger, asks the pool, and changes the ledger
+itself. So it works when the dispatcher fails in every round, a publication hangs, or a report was
+lost.
 """
 
 import logging
@@ -19,12 +20,12 @@ from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.workers.pool import Pool
 
-LOOK_S = 2.0  # seconds between looks
-ASLEEP_S = 30.0  # seconds without a look: the machine slept, and nobody could make progress
-# Seconds that a publication may always take: it tries again when a folder refuses
+LOOK_S = 2.0  # seconds between checks
+ASLEEP_S = 30.0  # seconds without a check: the machine was suspended, so no progress is expected
+# Least seconds for a publication, which retries when a folder refuses
 PUBLISH_LEAST_S = 60.0
 
-DropTask = Callable[[JobId, Token], None]
+AbandonClaim = Callable[[JobId, Token], None]
 Progress = tuple[int, float, bool]
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class _ObservedProgress:
 class _StalledJob:
     incident: int
     began: float  # monotonic seconds
-    chunks: int  # of the job that were kept by then
+    chunks: int  # committed chunks at that time
 
 
 class StallWatchdog(Service):
@@ -55,35 +56,35 @@ class StallWatchdog(Service):
         failures: ServiceFailures,
         settings: RecoverySettings,
         clock: Clock,
-        let_go: DropTask,
+        abandon_claim: AbandonClaim,
     ) -> None:
-        """`let_go`: tells whoever works on a claim that it has ended."""
+        """Create the watchdog. `abandon_claim`: stops the work for a claim that was ended."""
         super().__init__()
         self._ledger = ledger
         self._pool = pool
         self._pauses = pauses
-        self._shown = failures
+        self._service_failures = failures
         self._settings = settings
         self._clock = clock
-        self._let_go = let_go
+        self._abandon_claim = abandon_claim
         self._seen: dict[Token, _ObservedProgress] = {}
-        self._stalls: dict[JobId, _StalledJob] = {}  # those that are not over
-        self._looked_at = clock.monotonic()
+        self._stalls: dict[JobId, _StalledJob] = {}  # stalls that are not resolved
+        self._checked_at = clock.monotonic()
 
     async def run_once(self) -> float:
         now = self._clock.monotonic()
-        if now - self._looked_at > ASLEEP_S:
+        if now - self._checked_at > ASLEEP_S:
             self._seen.clear()
-        self._looked_at = now
+        self._checked_at = now
         underway = await self._ledger.underway()
         before, self._seen = self._seen, {}
         for job in underway:
             seen = before.get(job.token)
-            self._seen[job.token] = await self._look_at(job, seen, now)
+            self._seen[job.token] = await self._check_job(job, seen, now)
         await self._resolve(now)
         return LOOK_S
 
-    async def _look_at(
+    async def _check_job(
         self, job: Underway, seen: _ObservedProgress | None, now: float
     ) -> _ObservedProgress:
         progress = (job.chunks, job.progress, job.transcribed)
@@ -91,27 +92,28 @@ class StallWatchdog(Service):
             return _ObservedProgress(progress, now)
         neglected = self._pool.neglects(job.id)
         if neglected is False:
-            return _ObservedProgress(
-                progress, now
-            )  # its worker is at work, or is watched by its supervisor
+            # its worker is running, and its supervisor watches the worker
+            return _ObservedProgress(progress, now)
         least = PUBLISH_LEAST_S if job.transcribed else 0.0
         if neglected or now - seen.since > max(self._settings.stall_s, least):
             await self._end_claim(job, now)
         return seen
 
     def _is_excused(self, job: Underway) -> bool:
-        """While a pause covers a job, it has to wait."""
+        """Return whether a pause covers the job, so that it has to wait."""
         return any(cause in self._pauses for cause in ("ledger", f"outbox {job.inbox}"))
 
     async def _end_claim(self, job: Underway, now: float) -> None:
-        """Give the job back, or up, and say so. Only what a file may have caused counts against it."""
+        """Release or fail the job, and open an incident. A stalled publication does not count as
+        crash.
+        """
         where = "publication" if job.transcribed else "transcription"
         text = (
             f"the {where} of {job.path} made no progress for {self._settings.stall_s:g} s or longer"
         )
-        hopeless = not job.transcribed and job.crashes + 1 >= self._settings.max_attempts
+        is_final = not job.transcribed and job.crashes + 1 >= self._settings.max_attempts
         try:
-            if hopeless:
+            if is_final:
                 await self._ledger.fail_job(job.id, job.token, code=ErrorCode.INTERNAL, error=text)
             else:
                 await self._ledger.release_claim(
@@ -122,12 +124,12 @@ class StallWatchdog(Service):
                     error=text,
                     crash=not job.transcribed,
                 )
-        except NotYours:  # it has ended just now
+        except NotYours:  # the claim ended in the meantime
             return
         log.error("job %s: %s", job.id, text)
-        self._let_go(job.id, job.token)
-        await self._shown.begin_failure(_name(job.id), text)
-        action = "the job has failed" if hopeless else "the job begins again where it was"
+        self._abandon_claim(job.id, job.token)
+        await self._service_failures.begin_failure(_name(job.id), text)
+        action = "the job has failed" if is_final else "the job continues from its committed chunks"
         incident = await self._ledger.open_incident(
             kind="stall",
             phase=where,
@@ -140,7 +142,7 @@ class StallWatchdog(Service):
         self._stalls[job.id] = _StalledJob(incident=incident, began=now, chunks=job.chunks)
 
     async def _resolve(self, now: float) -> None:
-        """A stall is over when its job has ended or has got further."""
+        """Resolve the stalls whose jobs have ended or made progress."""
         if not self._stalls:
             return
         chunks = await self._ledger.chunks_of_unfinished(list(self._stalls))
@@ -152,7 +154,7 @@ class StallWatchdog(Service):
             await self._ledger.close_incident(
                 stall.incident, cost_seconds=round(now - stall.began, 3)
             )
-            await self._shown.end_failure(_name(job_id))
+            await self._service_failures.end_failure(_name(job_id))
             del self._stalls[job_id]
 
 

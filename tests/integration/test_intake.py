@@ -84,16 +84,16 @@ class Place:
         assert isinstance(self.clock, ManualClock)
         self.clock.advance(seconds)
         await self.intake.run_once()
-        while any(door.admission._workers for door in self.intake._doors.values()):
+        while any(pipeline.admission._workers for pipeline in self.intake._pipelines.values()):
             await self.intake.run_once()
 
     @property
     def admission(self) -> Admission:
-        return next(iter(self.intake._doors.values())).admission
+        return next(iter(self.intake._pipelines.values())).admission
 
     @property
     def watcher(self) -> Watcher:
-        return next(iter(self.intake._doors.values())).lookout._watcher
+        return next(iter(self.intake._pipelines.values())).monitor._watcher
 
     async def deafen(self) -> None:
         """What is seen of systems that take a watch and then tell nothing: all looks well, and no event comes."""
@@ -447,9 +447,10 @@ async def test_a_huge_file_holds_up_nobody(tmp_path: Path) -> None:
     async with running(tmp_path) as here:
         with (here.inbox / "huge.wav").open("wb") as file:
             file.truncate(8 * 1024**4)  # sparse; to read it takes hours
-        doors = here.intake._doors.values()
+        doors = here.intake._pipelines.values()
         await eventually(
-            lambda: any(door.admission._workers for door in doors), "the huge file to be read"
+            lambda: any(pipeline.admission._workers for pipeline in doors),
+            "the huge file to be read",
         )
         for number in range(40):
             here.put(f"{number}.wav")

@@ -85,8 +85,8 @@ class Desk:
 
     async def turn(self) -> None:
         await self.notifier.run_once()
-        for courier in self.notifier.couriers:
-            while await courier.run_once() == 0.0:
+        for sender in self.notifier.senders:
+            while await sender.run_once() == 0.0:
                 pass
 
     async def deliveries(self) -> list[dict[str, Any]]:

@@ -227,7 +227,7 @@ class Life(RuleBasedStateMachine):
         """Late, doubled, of a file that is not there; or there is none, and a scan has to find the file."""
         for _ in range(times):
             now = self.clock.monotonic()
-            next(iter(self.intake._doors.values()))._arrivals.notice_file(
+            next(iter(self.intake._pipelines.values()))._arrivals.notice_file(
                 name.encode(), now, announced=True, hint=hint
             )
 
@@ -240,7 +240,7 @@ class Life(RuleBasedStateMachine):
 
     async def _take_in(self) -> None:
         await self.intake.run_once()
-        while any(door.admission._workers for door in self.intake._doors.values()):
+        while any(pipeline.admission._workers for pipeline in self.intake._pipelines.values()):
             await self.intake.run_once()
 
     @rule()
