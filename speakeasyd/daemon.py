@@ -17,6 +17,7 @@ from speakeasyd.domain.drained import Drained, Left
 from speakeasyd.domain.pausing import PERSON
 from speakeasyd.errors import ConfigError, LedgerError, QueryError
 from speakeasyd.events import Event, EventHub
+from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate_ledger
@@ -98,7 +99,8 @@ def drain(settings: Settings, *, on_event: Callable[[Event], None] | None = None
 def _ledger_locked(settings: Settings) -> Iterator[None]:
     """Lock the ledger and migrate it. Raises StartError or LedgerError."""
     raise_file_limit()
-    settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with explained(settings.state / LEDGER):
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(settings.state):
         migrate_ledger(settings.state / LEDGER)
         yield

@@ -86,12 +86,24 @@ class LedgerError(SpeakeasyError):
     exit_status = 2
 
 
-class LedgerDenied(LedgerError):
-    """This user lacks the right to read or to change the ledger."""
-
-
 class LedgerUnwritable(LedgerError):
-    """The disk refused a write: full, read-only, or failing. A later retry may help."""
+    """The ledger cannot be used just now. Trying again later may help."""
+
+
+class LedgerMissing(LedgerUnwritable):
+    """There is no ledger, or no state folder."""
+
+
+class LedgerDenied(LedgerUnwritable):
+    """This user may not read the ledger, or not change it."""
+
+
+class LedgerReadOnly(LedgerUnwritable):
+    """The ledger is on a filesystem that is mounted read-only."""
+
+
+class LedgerFull(LedgerUnwritable):
+    """The disk of the ledger is full."""
 
 
 class LedgerHeld(LedgerUnwritable):

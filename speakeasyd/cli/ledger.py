@@ -1,7 +1,6 @@
 """`speakeasyd ledger`"""
 
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -27,24 +26,22 @@ def backup(
     state: given.State = None,
 ) -> int:
     """Write a whole copy of the ledger to a file, also while the daemon works."""
-    from speakeasyd.ledger.backup import copy_ledger, open_live  # noqa: PLC0415
-    from speakeasyd.ledger.pairing import refuse_foreign_log  # noqa: PLC0415
+    from speakeasyd.ledger.access import open_for_reading, require_readable  # noqa: PLC0415
+    from speakeasyd.ledger.backup import copy_ledger  # noqa: PLC0415
+    from speakeasyd.ledger.failures import explain_sqlite_error  # noqa: PLC0415
 
     ledger = _ledger(config, state)
-    if not ledger.is_file():
-        raise LedgerError(
-            f"there is no ledger at {ledger}", hint="It is made when the daemon first starts."
-        )
+    require_readable(ledger)
     if file.exists() and file.samefile(ledger):
         raise LedgerError(f"{file} is the ledger itself", hint="Choose another file.")
-    refuse_foreign_log(ledger)
     try:
-        with closing(open_live(ledger)) as source:
+        with open_for_reading(ledger) as source:
             copy_ledger(source, file, overwrite=force)
     except sqlite3.Error as error:
-        raise LedgerError(
+        unknown = LedgerError(
             f"the ledger cannot be copied: {error}", hint="See: speakeasyd ledger check"
-        ) from error
+        )
+        raise explain_sqlite_error(error, ledger) or unknown from error
     print_text(f"written: {file}")
     return 0
 

@@ -11,8 +11,15 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
-from speakeasyd.errors import LedgerDenied, LedgerError, LedgerHeld
-from speakeasyd.ledger.locks import describe_hold
+from speakeasyd.errors import LedgerError
+from speakeasyd.ledger.failures import (
+    denied,
+    explain_sqlite_error,
+    explained,
+    find_denied,
+    is_on_read_only_filesystem,
+    read_only,
+)
 from speakeasyd.ledger.pairing import refuse_foreign_log
 
 BUSY_S = 5.0  # seconds that a read waits for a lock
@@ -22,26 +29,12 @@ COPY_TRIES = 3  # attempts to copy a ledger that changes while it is copied
 def require_readable(path: Path) -> None:
     """Check that the ledger can be read.
 
-    Raises LedgerError if there is no ledger, LedgerDenied if this user may not read it.
+    Raises LedgerMissing if there is no ledger, LedgerDenied if this user may not read it.
     """
-    try:
+    with explained(path):
         path.stat()
-    except PermissionError as error:
-        raise _denied("open", path.parent) from error
-    except OSError as error:
-        if not path.parent.is_dir():
-            what, hint = (
-                f"there is no state folder {path.parent}",
-                "The daemon creates it. Is the path right?",
-            )
-        else:
-            what, hint = (
-                f"there is no ledger {path}",
-                "The daemon creates it at its first start. Is the state folder right?",
-            )
-        raise LedgerError(what, hint=hint) from error
     if not os.access(path, os.R_OK):
-        raise _denied("read", path)
+        raise denied("read", path)
 
 
 def require_writable(path: Path) -> None:
@@ -51,14 +44,10 @@ def require_writable(path: Path) -> None:
     user may not change it.
     """
     require_readable(path)
-    if _is_on_read_only_filesystem(path):
-        raise LedgerError(
-            f"{path} is on a read-only filesystem", hint="The ledger can only be read there."
-        )
-    sidecars = (Path(f"{path}-wal"), Path(f"{path}-shm"))
-    for file in (path.parent, path, *(sidecar for sidecar in sidecars if sidecar.exists())):
-        if not os.access(file, os.W_OK):
-            raise _denied("change", file)
+    if is_on_read_only_filesystem(path):
+        raise read_only(path)
+    if place := find_denied(path, os.W_OK):
+        raise denied("change", place)
 
 
 @contextmanager
@@ -97,8 +86,12 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
             yield copy
         return
     before = _signature(path)
-    with closing(_connect(path, "mode=ro&immutable=1")) as unchanging:
-        yield unchanging
+    try:
+        connection = _connect(path, "mode=ro&immutable=1")
+    except sqlite3.Error as error:
+        raise _unreadable(path, error) from error
+    with closing(connection):
+        yield connection
     if _signature(path) != before:
         raise LedgerError(f"the ledger {path} was changed while it was read", hint="Try again.")
 
@@ -124,7 +117,7 @@ def _open_copy(path: Path, folder: str) -> sqlite3.Connection:
     copy = Path(folder) / path.name
     log = Path(f"{path}-wal")
     if not os.access(log, os.R_OK):
-        raise _denied("read", log)
+        raise denied("read", log)
     for _ in range(COPY_TRIES):
         before = _signature(path)
         shutil.copyfile(path, copy)
@@ -160,35 +153,6 @@ def _bytes_in_log(path: Path) -> int:
         return 0
 
 
-def _is_on_read_only_filesystem(path: Path) -> bool:
-    statvfs = getattr(os, "statvfs", None)
-    return statvfs is not None and bool(statvfs(path).f_flag & os.ST_RDONLY)
-
-
-def is_held(error: Exception) -> bool:
-    """Return whether an error of SQLite means that another program holds a lock."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
-
-
 def _unreadable(path: Path, error: sqlite3.Error) -> LedgerError:
-    if is_held(error):
-        return LedgerHeld(describe_hold(path))
-    return LedgerError(f"cannot read the ledger {path}: {error}")
-
-
-def _denied(action: str, path: Path) -> LedgerDenied:
-    owner = _owner(path)
-    hint = (
-        f"Do it as {owner}: sudo -u {owner} speakeasyd ..."
-        if owner
-        else "Do it as the user of the daemon."
-    )
-    return LedgerDenied(f"this user may not {action} {path}", hint=hint)
-
-
-def _owner(path: Path) -> str:
-    """Return the name of the user who owns a file; empty if it is unknown."""
-    try:
-        return path.owner()
-    except (OSError, KeyError, NotImplementedError):
-        return ""
+    fallback = LedgerError(f"cannot read the ledger {path}: {error}")
+    return explain_sqlite_error(error, path) or fallback

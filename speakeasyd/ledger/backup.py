@@ -9,6 +9,7 @@ from pathlib import Path
 
 from speakeasyd.durable import sync_folder
 from speakeasyd.errors import LedgerError
+from speakeasyd.ledger.failures import full
 
 KEEP = 3  # number of backups kept from before migrations
 PRIVATE = 0o600  # file mode: a ledger contains all transcripts
@@ -69,7 +70,12 @@ def copy_ledger(source: sqlite3.Connection, target: Path, *, overwrite: bool = F
         unfinished.replace(target)
         sync_folder(target.parent)
     except OSError as error:
-        raise LedgerError(f"the ledger cannot be copied to {target}: {error}") from error
+        reason = error.strerror or str(error)
+        raise LedgerError(f"the ledger cannot be copied to {target}: {reason}") from error
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
+            raise
+        raise full(target) from error
     finally:
         for leftover in (unfinished, *log_files(unfinished)):
             leftover.unlink(missing_ok=True)

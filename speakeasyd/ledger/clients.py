@@ -114,7 +114,8 @@ class ClientReaders:
                 with budget.applied_to(driver):
                     return query(connection)
         except Exception as error:
-            raise explain_interrupt(error, budget) or connections.translate_error(error) from error
+            interrupt = explain_interrupt(error, budget)
+            raise interrupt or connections.translate_error(error, self._path) from error
 
     # --- queries
 

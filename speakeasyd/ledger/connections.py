@@ -13,8 +13,8 @@ from typing import Any, Literal
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 
-from speakeasyd.errors import LedgerError, LedgerHeld, LedgerUnwritable
-from speakeasyd.ledger.locks import describe_hold
+from speakeasyd.errors import LedgerError
+from speakeasyd.ledger.failures import explain_sqlite_error, explained
 from speakeasyd.ledger.pairing import refuse_foreign_log
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
@@ -22,22 +22,6 @@ READERS = 3  # number of read connections, each with a thread
 WAL_BYTES = 32 * 1024 * 1024  # bytes of the write-ahead log before a checkpoint
 
 _CONNECT = {"isolation_level": None}  # the default makes the driver begin deferred transactions
-
-_TRANSIENT = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_READONLY,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_PERM,
-    }
-)
-_HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 def create_write_engine(path: Path) -> Engine:
@@ -94,8 +78,10 @@ def _set_pragmas_on_connect(engine: Engine, *pragmas: str) -> None:
 def check_schema(path: Path) -> None:
     """Check that the ledger can be opened and has the schema of this version.
 
-    Raises LedgerError, LedgerHeld, LedgerUnwritable.
+    Raises LedgerError, or one of its subclasses that says why the ledger cannot be opened.
     """
+    with explained(path):
+        path.stat()
     refuse_foreign_log(path)
     try:
         with closing(
@@ -103,42 +89,15 @@ def check_schema(path: Path) -> None:
         ) as connection:
             connection.execute("SELECT seq FROM events LIMIT 1")
     except sqlite3.Error as error:
-        if not path.exists():
-            hint = "Is the state folder right? The daemon creates the ledger."
-            raise LedgerError(f"there is no ledger at {path}", hint=hint) from error
-        problem = translate_error(error, path)
-        if problem is error:
-            problem = LedgerError(
-                f"{path} is not a ledger of this version: {error}",
-                hint="The daemon upgrades it when it starts.",
-            )
-        raise problem from error
+        other_version = LedgerError(
+            f"{path} is not a ledger of this version: {error}",
+            hint="The daemon upgrades it when it starts.",
+        )
+        raise explain_sqlite_error(error, path) or other_version from error
 
 
-def translate_error(error: Exception, path: Path | None = None) -> Exception:
-    """Return the error of the ledger for an error of SQLite; other errors are returned as they are.
-
-    `path`: the ledger, to find out which program holds its lock.
-    """
+def translate_error(error: Exception, path: Path) -> Exception:
+    """Return the error of the ledger for an error of SQLite; other errors are returned as they are."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    code = getattr(cause, "sqlite_errorcode", 0) & 0xFF  # the upper bits are the extended code
-    if code in _HELD and path:
-        return LedgerHeld(describe_hold(path), hint="Work resumes by itself after that.")
-    if code in _TRANSIENT:
-        return LedgerUnwritable(
-            f"the ledger cannot be used at the moment: {cause}",
-            hint=(
-                "Is its disk full, read-only or not mounted, or does another program lock it? "
-                "Work resumes by itself after that."
-            ),
-        )
-    if code in _DAMAGED:
-        return LedgerError(
-            f"the ledger is damaged: {cause}",
-            hint=(
-                "Stop the daemon and restore a copy, such as one from the folder 'backups' "
-                "beside the ledger: speakeasyd ledger restore FILE. "
-                "To see what is wrong: speakeasyd ledger check"
-            ),
-        )
-    return error
+    explanation = explain_sqlite_error(cause, path) if isinstance(cause, sqlite3.Error) else None
+    return explanation or error

@@ -520,7 +520,7 @@ class Ledger:
             with self._connections.connect() as connection:
                 return query(connection)
         except Exception as error:
-            raise connections.translate_error(error) from error
+            raise connections.translate_error(error, self._path) from error
 
     def _now(self) -> str:
         return format_utc(self._clock.utc())

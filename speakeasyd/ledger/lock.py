@@ -9,6 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any, BinaryIO, Self
 from speakeasyd.clock import format_utc
 from speakeasyd.durable import create_private
 from speakeasyd.errors import LedgerDenied, StartError
+from speakeasyd.ledger.failures import explain_os_error, explained
 
 FILE_NAME = "daemon.lock"
 TRIES = 4
@@ -91,8 +93,14 @@ class LedgerLock:
                 f"another speakeasyd already uses {self._path.parent}{who}",
                 hint="Stop it first, or give this one a state folder of its own.",
             ) from error
+        try:
+            with explained(self._path):
+                self._write_holder(file)
+        except BaseException:
+            with suppress(OSError):  # what could not be written cannot be flushed either
+                file.close()
+            raise
         self._file = file
-        self._write_holder(file)
         return self
 
     def __exit__(
@@ -120,7 +128,7 @@ class LedgerLock:
                 "r+b",
             )
         except OSError as error:
-            raise StartError(f"cannot use the state folder {self._path.parent}: {error}") from error
+            raise explain_os_error(error, self._path) from error
 
     def _write_holder(self, file: BinaryIO) -> None:
         signature = {

@@ -11,9 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from speakeasyd.ledger.backup import log_files
-
-WRITE_LOCK = 120  # byte of the log's index that SQLite locks during a write transaction
+WRITE_LOCK = 120  # the byte of the log's index that SQLite locks for a transaction that writes
 LOCKS = Path("/proc/locks")
 # Seconds between two checks; a program that holds the lock at both is not in a short transaction
 AGAIN_S = 0.3
@@ -59,7 +57,7 @@ def _foreign_pids(ledger: Path, daemon: int) -> set[int]:
 
 
 def _list_pids(ledger: Path) -> set[int]:
-    index = log_files(ledger)[1]
+    index = Path(f"{ledger}-shm")
     files = set()
     for path in (ledger, index):
         with suppress(OSError):

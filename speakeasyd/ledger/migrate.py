@@ -15,6 +15,7 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.backup import back_up
 from speakeasyd.ledger.connections import translate_error
+from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
 from speakeasyd.mounts import NETWORK, Mount, find_filesystem_type
 
@@ -44,11 +45,12 @@ def migrate_ledger(path: Path, *, scripts: Path | None = None) -> None:
     Raises LedgerError on a network filesystem, for a ledger of a newer version, and for one that is
     damaged or not writable.
     """
-    require_local_filesystem(path)
-    refuse_foreign_log(path)
-    forget_pair(path)
     try:
-        _migrate_locked(path, scripts or find_scripts())
+        with explained(path):
+            require_local_filesystem(path)
+            refuse_foreign_log(path)
+            forget_pair(path)
+            _migrate_locked(path, scripts or find_scripts())
     except (sqlite3.Error, DBAPIError) as error:
         problem = translate_error(error, path)
         if problem is error:

@@ -9,9 +9,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
-from speakeasyd.errors import LedgerError, LedgerHeld, QueryError, QueryTimeout
-from speakeasyd.ledger.access import is_held, open_for_reading
-from speakeasyd.ledger.locks import describe_hold
+from speakeasyd.errors import LedgerError, QueryError, QueryTimeout
+from speakeasyd.ledger.access import open_for_reading
+from speakeasyd.ledger.failures import explain_sqlite_error
 
 STEP = 20_000  # virtual machine instructions of SQLite between two checks of the time limit
 
@@ -161,9 +161,7 @@ def query_readonly(
             # Ctrl-C raised an exception in the progress handler, which SQLite swallowed
             if str(error) == "interrupted":
                 raise KeyboardInterrupt from error
-            if is_held(error):
-                raise LedgerHeld(describe_hold(path)) from error
-            raise _translate_error(error) from error
+            raise explain_sqlite_error(error, path) or _translate_error(error) from error
 
 
 @contextmanager

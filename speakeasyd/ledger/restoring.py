@@ -10,10 +10,12 @@ from pathlib import Path
 
 from speakeasyd.durable import private_mode, sync_folder
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.backup import copy_ledger, log_files, open_copy, open_live
+from speakeasyd.ledger.access import open_for_reading
+from speakeasyd.ledger.backup import copy_ledger, log_files, open_copy
+from speakeasyd.ledger.failures import explain_os_error, explain_sqlite_error, explained
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import known_revisions, require_local_filesystem
-from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
+from speakeasyd.ledger.pairing import forget_pair
 
 RESTORE = "Restore an intact copy while no daemon runs: speakeasyd ledger restore FILE"
 SHOWN = 10  # most problems of one kind that are listed
@@ -34,10 +36,12 @@ def restore_ledger(copy: Path, ledger: Path) -> Path | None:
     `copy` may be the ledger's own file; then its log is ignored. Raises LedgerError, before
     anything is changed, if `copy` is not an intact ledger; StartError while a daemon runs.
     """
-    if not copy.is_file():
-        raise LedgerError(f"there is no file {copy}", hint="Is the path right?")
-    require_local_filesystem(ledger)
-    ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with explained(copy):
+        if not copy.is_file():
+            raise LedgerError(f"there is no file {copy}")
+    with explained(ledger):
+        require_local_filesystem(ledger)
+        ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(ledger.parent):
         fresh = ledger.with_name(f"{ledger.name}.restoring")
         try:
@@ -51,7 +55,7 @@ def restore_ledger(copy: Path, ledger: Path) -> Path | None:
             sync_folder(ledger.parent)
             forget_pair(ledger)
         except OSError as error:
-            raise LedgerError(f"the ledger cannot be restored: {error}") from error
+            raise explain_os_error(error, ledger) from error
         finally:
             fresh.unlink(missing_ok=True)
     return replaced
@@ -62,20 +66,14 @@ def examine_ledger(ledger: Path) -> tuple[str, list[str]]:
 
     Raises LedgerError if it cannot be read as a ledger.
     """
-    if not ledger.is_file():
-        raise LedgerError(
-            f"there is no ledger at {ledger}",
-            hint="The daemon creates it at its first start.",
-        )
-    refuse_foreign_log(ledger)
-    with closing(open_live(ledger)) as connection:
-        return _read_revision(connection, ledger), list(_list_problems(connection))
+    with open_for_reading(ledger) as connection:
+        return _read_revision(connection, ledger), list(_list_problems(connection, ledger))
 
 
 def _copy_checked(copy: Path, fresh: Path, *, without_log: bool) -> None:
     with closing(open_copy(copy, without_log=without_log)) as connection:
         _read_revision(connection, copy)
-        problems = list(_list_problems(connection))
+        problems = list(_list_problems(connection, copy))
         if problems:
             raise DamagedLedger(copy, problems[0])
         copy_ledger(connection, fresh, overwrite=True)
@@ -88,6 +86,8 @@ def _read_revision(connection: sqlite3.Connection, path: Path) -> str:
     except sqlite3.Error as error:
         if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_CORRUPT:
             raise DamagedLedger(path, str(error)) from error
+        if isinstance(error, sqlite3.OperationalError):  # its place may be at fault
+            raise explain_sqlite_error(error, path) or _no_ledger(path, str(error)) from error
         raise _no_ledger(path, str(error)) from error
     if not row:
         raise _no_ledger(path, "it has no schema version")
@@ -106,7 +106,7 @@ def _no_ledger(path: Path, why: str) -> LedgerError:
     return LedgerError(f"{path} is not a readable ledger: {why}")
 
 
-def _list_problems(connection: sqlite3.Connection) -> Iterator[str]:
+def _list_problems(connection: sqlite3.Connection, path: Path) -> Iterator[str]:
     try:
         for (problem,) in connection.execute(f"PRAGMA integrity_check({SHOWN})"):
             if problem != "ok":
@@ -114,7 +114,9 @@ def _list_problems(connection: sqlite3.Connection) -> Iterator[str]:
         for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchmany(
             SHOWN
         ):
-            yield f"{table}, row {row}: it refers to a missing row of {parent}"
+            yield f"{table}, row {row}: it refers to a row of {parent} that is gone"
+    except sqlite3.OperationalError as error:  # its place is at fault, not its content
+        raise explain_sqlite_error(error, path) or _no_ledger(path, str(error)) from error
     except sqlite3.DatabaseError as error:
         yield str(error)
 

@@ -20,6 +20,7 @@ from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger import connections
 from speakeasyd.ledger.backup import log_files
 from speakeasyd.ledger.event_log import EventDraft, EventLog
+from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.ledger.pairing import changing_database, forget_pair
 
@@ -293,8 +294,14 @@ class Writer:
         lost.
         """
         for file, opened in self._files.items():
-            if (present := _identify(file)) != opened:
-                what = "was replaced" if present else "was deleted or moved"
+            with explained(self._path):
+                found = _identify(file)
+            if found != opened:
+                what = (
+                    "another file has taken the place of"
+                    if found
+                    else "somebody has deleted or moved"
+                )
                 raise LedgerUnwritable(
                     f"{file.name} {what} while the daemon runs: {file}",
                     hint="Put the same file back, or restart the daemon.",
@@ -314,6 +321,6 @@ def _identify(file: Path) -> tuple[int, int] | None:
     """Return device and inode; None if there is no file."""
     try:
         state = file.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return state.st_dev, state.st_ino

@@ -30,17 +30,17 @@ PATHS = "SELECT path FROM job_status ORDER BY job_id"
 _DAEMON = """
 import asyncio, sys
 from pathlib import Path
-from speakeasyd.ledger.migrate import migrate
+from speakeasyd.ledger.migrate import migrate_ledger
 from tests.ledgers import a_file, opened
 
 async def work(path, names):
     async with opened(path) as ledger:
-        await ledger.add([a_file(name) for name in names])
+        await ledger.add_jobs([a_file(name) for name in names])
         print("ready", flush=True)
         await asyncio.sleep(600)
 
 path = Path(sys.argv[1])
-migrate(path)
+migrate_ledger(path)
 asyncio.run(work(path, sys.argv[2:]))
 """
 

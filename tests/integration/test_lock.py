@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.errors import StartError
+from speakeasyd.errors import LedgerMissing, StartError
 from speakeasyd.ledger.lock import LedgerLock, find_holder
 
 HOLD = """
@@ -76,7 +76,7 @@ def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
 
 def test_a_state_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with (
-        pytest.raises(StartError, match="cannot use the state folder"),
+        pytest.raises(LedgerMissing, match="there is no state folder"),
         LedgerLock(tmp_path / "nowhere"),
     ):
         pass

@@ -91,7 +91,7 @@ def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_daemon_and_makes_no_ledger(tmp_path: Path) -> None:
-    with pytest.raises(LedgerError, match="cannot read"):
+    with pytest.raises(LedgerError, match="there is no ledger"):
         query_readonly(tmp_path / "ledger.db", "SELECT 1")
     assert list(tmp_path.iterdir()) == []
 

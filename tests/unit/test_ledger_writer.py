@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from speakeasyd.domain.transcript import Chunk
-from speakeasyd.errors import LedgerError, LedgerUnwritable, NotYours
+from speakeasyd.errors import LedgerError, LedgerFull, LedgerUnwritable, NotYours
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.writer import Transaction, Writer
@@ -140,7 +140,7 @@ async def test_a_full_disk_is_said_to_every_caller_and_survived(path: Path, writ
     outcomes = await asyncio.gather(
         writer.run_operation(put, "a"), writer.run_operation(big), return_exceptions=True
     )
-    assert [type(outcome) for outcome in outcomes] == [LedgerUnwritable, LedgerUnwritable]
+    assert [type(outcome) for outcome in outcomes] == [LedgerFull, LedgerFull]
     assert keys(path) == []
     await writer.run_operation(
         lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
