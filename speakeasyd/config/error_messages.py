@@ -6,7 +6,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from speakeasyd.config.settings import InboxSettings, Settings, WebhookSettings
+from speakeasyd.config.settings import (
+    HIDDEN,
+    InboxSettings,
+    Settings,
+    WebhookSettings,
+    mask_url,
+)
 from speakeasyd.domain.options import Options
 from speakeasyd.errors import ConfigError
 
@@ -59,10 +65,22 @@ def _explain_problem(problem: Any) -> str:
         case "value_error":
             return f"{dotted}: {problem['ctx']['error']}"
         case "string_pattern_mismatch":
-            return f"{dotted} is {problem['input']!r:.80}; allowed: {_describe_key(place)}"
+            return f"{dotted} is {_show_input(problem)}; allowed: {_describe_key(place)}"
         case _:
             what = problem["msg"].replace("Input should be", "must be").replace("should", "must")
-            return f"{dotted} is {problem['input']!r:.80}; it {what[0].lower()}{what[1:]}"
+            return f"{dotted} is {_show_input(problem)}; it {what[0].lower()}{what[1:]}"
+
+
+def _show_input(problem: Any) -> str:
+    """Return the wrong value, shortened, without what may be a secret: the message may be logged."""
+    value = problem["input"]
+    match problem["loc"]:
+        case ("notify", "webhooks", int(), "url") if isinstance(value, str):
+            return f"{mask_url(value)!r:.80}"
+        case ("server", "token") | ("notify", "apprise" | "webhooks", *_) | ("notify" | "server",):
+            return HIDDEN
+        case _:
+            return f"{value!r:.80}"
 
 
 def _suggest_key(place: Place) -> str:

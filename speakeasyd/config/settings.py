@@ -56,6 +56,7 @@ _MEDIA = """
     mts mxf oga ogg ogv ogx oma opus qcp qt qta ra rf64 rm rmvb shn sln snd sph spx tak tod tp trp ts tta vob voc vro
     w64 wav wave weba webm wma wmv wtv wv
 """
+HIDDEN = "**********"  # what is shown in place of a secret
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _NOISE = (
     *(
@@ -227,6 +228,19 @@ class LedgerSettings(SettingsTable):
     """Copies that are kept; none is made that would leave too little room on the disk."""
 
 
+def mask_url(url: str) -> str:
+    """Return an address for people: its login, path and query may be secrets, and are left out."""
+    try:
+        address = urlsplit(url)
+    except ValueError:  # such as a bracket that is not closed
+        return HIDDEN
+    host = address.netloc.rpartition("@")[2]
+    if not address.scheme or not host:
+        return HIDDEN
+    is_plain = f"{address.scheme}://{host}" == url.rstrip("/")
+    return url if is_plain else f"{address.scheme}://{host}/{HIDDEN}"
+
+
 class WebhookSettings(SettingsTable):
     """A program that is told over HTTP."""
 
@@ -239,11 +253,7 @@ class WebhookSettings(SettingsTable):
 
     @field_serializer("url", when_used="json")
     def _mask_url(self, url: str) -> str:
-        """The login, the path and the query of an address may be secrets."""
-        address = urlsplit(url)
-        plain = address.netloc.rpartition("@")[2]
-        is_whole = address.netloc == plain and address.path in {"", "/"} and not address.query
-        return url if is_whole else f"{address.scheme}://{plain}/**********"
+        return mask_url(url)
 
 
 class NotifySettings(SettingsTable):
@@ -272,7 +282,8 @@ class NotifySettings(SettingsTable):
     def _require_distinct_addresses(self) -> Self:
         urls = [webhook.url for webhook in self.webhooks]
         if doubled := {url for url in urls if urls.count(url) > 1}:
-            raise ValueError(f"two webhooks have the url {min(doubled)!r}; give one all the events")
+            masked = mask_url(min(doubled))
+            raise ValueError(f"two webhooks have the url {masked!r}; give one all the events")
         return self
 
 

@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import hmac
 from datetime import datetime
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
@@ -51,7 +51,9 @@ def post_message(
     except HTTPError as error:
         error.close()
         return DeliveryFailed(f"it answered {error.code} {error.reason}", final=error.code == GONE)
-    except (OSError, HTTPException, ValueError) as error:
+    except (InvalidURL, ValueError):  # their text quotes the address, which may hold a secret
+        return DeliveryFailed("its address is not valid")
+    except (OSError, HTTPException) as error:
         return DeliveryFailed(f"it cannot be reached: {error}")
 
 

@@ -187,6 +187,30 @@ WRONG = [
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "[notify]\nwebhooks = [{ url = 'http://x/SECRET' }, { url = 'http://x/SECRET' }]",
+        "[notify]\nwebhooks = [{ url = 'http://u:SECRET@x' }, { url = 'http://u:SECRET@x' }]",
+        "[notify]\nwebhooks = [{ url = 'ftp://x/SECRET' }]",
+        "[notify]\nwebhooks = [{ url = 'x/SECRET' }]",
+        "[notify]\nwebhooks = [{ url = 'http://[x/SECRET a' }]",
+        "[notify]\nwebhooks = 'http://x/SECRET'",
+        "[notify]\nwebhooks = ['http://x/SECRET']",
+        "[notify]\nwebhooks = [{ url = 'http://x', secret = ['SECRET'] }]",
+        "[notify]\nwebhooks = [{ secret = 'SECRET' }]",
+        "[notify]\napprise = 'mailto://u:SECRET@x'",
+        "[notify]\napprise = [['mailto://u:SECRET@x']]",
+        "[server]\ntoken = 'SECRET'",
+        "[server]\ntoken = ['SECRET']",
+        "notify = ['SECRET']",
+        "server = 'SECRET'",
+    ],
+)
+def test_what_may_be_secret_is_not_shown(file: Path, text: str) -> None:
+    assert "SECRET" not in refused(file, text)
+
+
+@pytest.mark.parametrize(
     ("text", "said"), WRONG, ids=[text.replace("\n", " ") for text, _ in WRONG]
 )
 def test_what_is_wrong_is_said_with_file_key_and_what_is_allowed(
