@@ -1,10 +1,10 @@
-"""Runs the migrations on the connection that `speakeasyd.ledger.migrate` has opened, inside its transaction."""
+"""Runs the migrations in the transaction of the connection from `speakeasyd.ledger.migrate`."""
 
 from alembic import context
 
 context.configure(
     connection=context.config.attributes["connection"],
-    transactional_ddl=True,  # SQLite can, though Alembic does not count on it
+    transactional_ddl=True,  # SQLite supports it, though Alembic does not assume so
 )
 with context.begin_transaction():
     context.run_migrations()

@@ -185,9 +185,7 @@ class Daemon:
             return False
 
     async def _is_stalled(self) -> bool:
-        """Return whether all remaining work waits for something that this daemon cannot bring
-        about.
-        """
+        """Return whether all remaining work waits for something outside this daemon."""
         if self._intake.refusal or "ledger" in self._pauses or self._list_failing():
             return True
         if not self._intake.idle:
@@ -225,9 +223,7 @@ class Daemon:
         unread: Sequence[Left],
         untaken: Sequence[str],
     ) -> Drained:
-        """Return the outcome after the services have stopped: what the ledger says, and why jobs
-        are left.
-        """
+        """Return the outcome after the services have stopped, with the reason for each job left."""
         state = self._settings.state
         roots = {inbox.name: inbox.path for inbox in self._settings.inboxes}
         general = next((problems[cause] for cause in problems if " " not in cause), "")

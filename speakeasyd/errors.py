@@ -68,7 +68,7 @@ class SpeakeasyError(Exception):
 class ConfigError(SpeakeasyError):
     """The configuration has a wrong key or value.
 
-    A restart by a service manager does not help; the exit status tells it so.
+    A restart does not help; by the exit status a service manager can recognise that.
     """
 
     exit_status = 78  # EX_CONFIG of sysexits.h

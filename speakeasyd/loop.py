@@ -44,8 +44,8 @@ class MainLoop:
         future.add_done_callback(partial(self._on_done, name))
 
     async def close(self) -> None:
-        """Wait for the scheduled calls to finish. Call it on the loop, last; later calls are
-        dropped.
+        """Wait for the scheduled calls to finish; later calls are dropped. Call it last, on the
+        loop.
 
         Without it, the loop may end before it has run the calls in its queue.
         """

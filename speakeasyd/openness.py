@@ -52,8 +52,9 @@ if sys.platform == "linux":
         return Openness.CLOSED
 
     def name_writer(path: Path | bytes) -> str:
-        """Return the program that has the file open for writing, with its process id; "" if
-        unknown.
+        """Return the program that has the file open for writing, with its process id.
+
+        Returns "" if it is unknown.
         """
         try:
             return _writers.by_file().get(_identify(os.lstat(path)), "")

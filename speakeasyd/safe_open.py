@@ -193,9 +193,7 @@ class FolderHandle:
         return file
 
     def create_file(self, name: str) -> BinaryIO:
-        """Create a file and open it for writing and reading. Raises FileExistsError if the name
-        exists.
-        """
+        """Create a file for writing and reading. Raises FileExistsError if the name exists."""
         self._check(name)
         return os.fdopen(
             os.open(self._resolve(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "w+b"
@@ -242,8 +240,7 @@ class FolderHandle:
         os.unlink(self._resolve(name), dir_fd=self._descriptor)
 
     def move_to(self, name: str, target: "FolderHandle", new_name: str) -> bool:
-        """Move a file on the same filesystem; never replaces a file. Returns False if the name is
-        taken.
+        """Move a file on the same filesystem. Returns False if the name is taken; never replaces.
 
         Raises OSError.
         """

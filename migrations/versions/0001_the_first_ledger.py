@@ -226,7 +226,7 @@ CREATE TABLE state (
 )
 """
 
-# The same as `domain.job.TRANSITIONS`, held against every program that writes here.
+# The same table as `domain.job.TRANSITIONS`, enforced for every program that writes here.
 TRANSITIONS = """
 CREATE TRIGGER jobs_transition BEFORE UPDATE OF status ON jobs
 WHEN OLD.status <> NEW.status AND NOT CASE OLD.status

@@ -1,4 +1,4 @@
-"""Who is to be told of what, until it is delivered.
+"""Deliveries of events to targets (outbox pattern).
 
 Revises: 0001
 """

@@ -1,4 +1,4 @@
-"""Kinds of warnings; when a file that ends early is final; which job took the place of an earlier version.
+"""Kinds of warnings; when a truncated file is final; which job replaced an earlier version.
 
 Revises: 0002
 """
@@ -23,7 +23,7 @@ KINDS_BY_TEXT = {
     "%not transcribed: %": "left_out",
     "%": "other",
 }
-"""How warnings were worded before they had kinds: the first pattern that fits counts."""
+"""The wording of warnings before they had kinds, as LIKE patterns; the first match counts."""
 
 
 def upgrade() -> None:

@@ -35,7 +35,7 @@ CREATE TABLE retry_chunks (
 )
 """
 
-# The same as `domain.job.TRANSITIONS`. From `pending` to `completed`: a retry that was cancelled.
+# The same table as `domain.job.TRANSITIONS`. From `pending` to `completed`: a cancelled retry.
 TRANSITIONS = """
 CREATE TRIGGER jobs_transition BEFORE UPDATE OF status ON jobs
 WHEN OLD.status <> NEW.status AND NOT CASE OLD.status
@@ -61,13 +61,14 @@ def upgrade() -> None:
 
 
 def _allow_unknown_statistics() -> None:
-    """Take NOT NULL off columns, as SQLite's documentation of ALTER TABLE has it: no row needs to be written again."""
+    """Remove NOT NULL from columns in the way of SQLite's ALTER TABLE docs: no row is rewritten."""
     connection = op.get_bind()
     version = connection.exec_driver_sql("PRAGMA schema_version").scalar_one()
     connection.exec_driver_sql("PRAGMA writable_schema = ON")
     for name in STATISTICS:
         connection.exec_driver_sql(
-            "UPDATE sqlite_master SET sql = replace(sql, ?, ?) WHERE type = 'table' AND name = 'segments'",
+            "UPDATE sqlite_master SET sql = replace(sql, ?, ?) "
+            "WHERE type = 'table' AND name = 'segments'",
             (f"{name} REAL NOT NULL", f"{name} REAL"),
         )
     connection.exec_driver_sql(f"PRAGMA schema_version = {version + 1}")

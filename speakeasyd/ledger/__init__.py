@@ -1,1 +1,1 @@
-"""The ledger: one SQLite file that knows the state of every file. Everything else can be rebuilt from it."""
+"""The ledger: an SQLite file with the state of every file; the rest can be rebuilt from it."""

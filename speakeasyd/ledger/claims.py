@@ -190,8 +190,9 @@ def release_claim(
 
 
 def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
-    """Fail a job. Returns False if it was a retry: its finished transcript is kept. Raises
-    NotYours.
+    """Fail a job. Returns False if it was a retry: its finished transcript is kept.
+
+    Raises NotYours.
     """
     require_claim(tx, job_id, token)
     if retries.find_retried(tx.connection, [job_id]):

@@ -120,15 +120,19 @@ class ClientReaders:
     # --- queries
 
     async def query_rows(self, sql: str, params: Parameters = ()) -> list[Row]:
-        """Return the rows of a user's query. Raises QueryError if it is wrong or does more than
-        read.
+        """Return the rows of a user's query.
+
+        Raises QueryError if it is wrong or does more than read, QueryTimeout, LedgerBusy.
         """
         return await self.run(query_readonly, self._path, sql, params)
 
     async def search_text(
         self, words: str, *, limit: int = 20, filters: SearchFilters = EVERYTHING
     ) -> list[SearchHit]:
-        """Where these words are said, best first: see `ledger.search_text`."""
+        """Return the segments that contain these words, best first: see `ledger.search`.
+
+        Raises QueryError, QueryTimeout, LedgerBusy, LedgerError.
+        """
         return await self.read(search.search_text, words, limit, filters)
 
     async def load_transcript(self, job_id: JobId) -> Transcript:

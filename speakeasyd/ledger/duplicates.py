@@ -38,9 +38,7 @@ class IdentityDecision:
 
 
 def find_current(same_path: Sequence[KnownFile]) -> KnownFile | None:
-    """Return the version that the current transcript belongs to: the latest with one, else the
-    latest.
-    """
+    """Return the current version: the latest one with a transcript, else the latest one."""
     ordered = sorted(same_path, key=lambda known: known.job_id or 0)
     return next(
         (known for known in reversed(ordered) if known.has_transcript),
@@ -69,8 +67,7 @@ def find_settled(same_path: Sequence[KnownFile]) -> list[KnownFile]:
 def decide_identity(
     new: NewJob, *, same_path: Sequence[KnownFile], same_bytes: Iterable[KnownFile]
 ) -> IdentityDecision:
-    """Decide what to do with a new file. Returns the status of its job and the jobs that it
-    replaces.
+    """Decide what to do with a new file. Returns its status and the jobs that it replaces.
 
     `same_path`: known versions of the same path. `same_bytes`: files with the same bytes under
     other paths whose transcript may be used for this one; empty if each file gets its own.

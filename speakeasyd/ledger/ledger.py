@@ -108,8 +108,7 @@ class Ledger:
     async def claim_jobs(
         self, limit: int, *, model: str | None = None, inboxes: Sequence[str] | None = None
     ) -> list[Job]:
-        """Claim available jobs: highest priority first, then oldest; at least one if any is
-        available.
+        """Claim available jobs, by priority and then age; at least one if any is available.
 
         `model`, `inboxes`: only jobs of these. May return fewer than are available: call it until
         it returns none.
@@ -236,8 +235,7 @@ class Ledger:
     # --- publisher
 
     async def load_transcript(self, job_id: JobId) -> Transcript:
-        """Return the transcript that readers see: the finished one, else what is transcribed so
-        far.
+        """Return the transcript that readers see: the finished one, else the growing one.
 
         Raises LedgerError for an unknown job.
         """
@@ -331,9 +329,7 @@ class Ledger:
         )
 
     async def shift_waits(self, seconds: float) -> None:
-        """Shift stored waits by `seconds`, by which the wall clock was set: waits keep their
-        length.
-        """
+        """Shift stored waits by `seconds`, by which the clock was set: they keep their length."""
         await self._writer.run_operation(maintenance.shift_waits, seconds)
 
     async def underway(self) -> list[Underway]:
@@ -391,8 +387,9 @@ class Ledger:
         await self._writer.run_operation(lambda _transaction: None)
 
     async def send_request(self, request: str) -> None:
-        """Leave a request for the daemon, such as "reload". The daemon gets it as an event within 1
-        s.
+        """Leave a request for the daemon, such as "reload".
+
+        The daemon gets it as an event within a second.
         """
         await self._writer.run_operation(maintenance.send_request, request)
 
@@ -404,7 +401,10 @@ class Ledger:
         return await self._writer.detect_foreign_commit()
 
     async def prune_history(self, *, jobs_before: str | None, events_before: str) -> int:
-        """Delete jobs that ended, and events, from before these times. Returns the number of jobs."""
+        """Delete jobs that ended before a time, and events from before another time.
+
+        Returns the number of deleted jobs.
+        """
         removed = 0
         while jobs_before and (
             count := await self._writer.run_operation(maintenance.delete_old_jobs, jobs_before)
@@ -416,7 +416,7 @@ class Ledger:
     # --- notifications
 
     async def load_notification_cursor(self) -> tuple[int, str]:
-        """Return the notifier's cursor: the number of the last event, the time of the last batch
+        """Return the notifier's cursor: the last event's number and the time of the last batch
         check.
 
         Before the first run: the newest event and the current time.
@@ -446,10 +446,9 @@ class Ledger:
     async def load_events_with_jobs(
         self, kinds: Iterable[str], *, after: int, upto: int
     ) -> list[Event]:
-        """Return events of these kinds with `after < seq <= upto`, in order, with data of their
-        jobs.
+        """Return events of these kinds with `after < seq <= upto`, with the data of their jobs.
 
-        May return fewer than there are: call it until it returns none.
+        Ordered by number. May return fewer than there are: call it until it returns none.
         """
         return await self._read(deliveries.load_events_with_jobs, kinds, after=after, upto=upto)
 
@@ -481,8 +480,9 @@ class Ledger:
     async def query_rows(
         self, sql: str, params: Mapping[str, object] | Sequence[object] = ()
     ) -> list[dict[str, object]]:
-        """Return the rows of a user's query. Raises QueryError if it is wrong or does more than
-        read.
+        """Return the rows of a user's query.
+
+        Raises QueryError if it is wrong or does more than read, QueryTimeout, LedgerBusy.
         """
         return await self.clients.query_rows(sql, params)
 

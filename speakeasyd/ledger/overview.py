@@ -140,8 +140,7 @@ def _build_inbox_rows(stored: dict[str, Any]) -> list[Row]:
 
 
 def _measure_speed(state: Path, now: datetime, up_s: float) -> float | None:
-    """Return the seconds of audio per second over the last `WINDOW_S`; None if there is no
-    progress.
+    """Return the seconds of audio per second over the last `WINDOW_S`; None without progress.
 
     Ignores events from before the daemon started or with times in the future (the clock was set).
     """

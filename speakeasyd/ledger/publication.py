@@ -169,14 +169,14 @@ def reserve_artifacts(
     complete, so that the file is recognised as ours after a crash at any time.
     """
     require_claim(tx, job_id, token)
-    taken = {
+    collisions = {
         path
         for outbox in {artifact.outbox for artifact in intended}
         for path in find_taken_names(
             tx.connection, outbox, [a.path for a in intended if a.outbox == outbox], job_id=job_id
         )
     }
-    if not taken:
+    if not collisions:
         own = {(own.outbox, own.path): own.hashes for own in own_files(tx.connection, job_id)}
         for artifact in intended:
             _insert_artifacts(
@@ -185,7 +185,7 @@ def reserve_artifacts(
                 artifact,
                 replaces=own.get((artifact.outbox, artifact.path), frozenset()),
             )
-    return taken
+    return collisions
 
 
 def complete_job(

@@ -112,9 +112,7 @@ def mark_transcribed(
 
 
 def _main_language(connection: Connection, job_id: JobId) -> dict[str, str | None]:
-    """Return the columns to change if most of the speech is in another language than detected
-    first.
-    """
+    """Return the columns to change if most speech is in another language than the detected one."""
     detected: str | None = connection.scalar(select(jobs.c.language).where(jobs.c.id == job_id))
     seconds: defaultdict[str | None, float] = defaultdict(float)
     for row in retries.read_work_segments(connection, job_id):

@@ -17,8 +17,9 @@ def replace_surrogates(text: str) -> str:
 
 
 def encode_json(value: object) -> str:
-    """Return JSON with surrogates replaced by question marks: an escape would keep them in the
-    value.
+    """Return JSON with surrogates replaced by question marks.
+
+    An escape would restore them when the JSON is read.
     """
     # NaN is not valid JSON: SQLite would refuse the whole transaction.
     return (

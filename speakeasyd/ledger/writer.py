@@ -195,9 +195,7 @@ class Writer:
         self._hub.publish(*published)
 
     async def _execute_one_by_one(self, requests: Sequence[_WriteRequest]) -> None:
-        """Repeat the operations in transactions of their own, because one of them broke the shared
-        one.
-        """
+        """Repeat the operations one by one, because one of them broke the shared transaction."""
         for request in requests:
             request.outcome = request.error = None
             await self._execute_requests([request])
@@ -265,8 +263,9 @@ class Writer:
         return news
 
     def _truncate_wal(self) -> None:
-        """Truncate the write-ahead log once it is long; if readers prevent it, again at twice the
-        size.
+        """Truncate the write-ahead log once it is long.
+
+        If readers prevent it, try again at twice the size.
         """
         if (
             not self._boot_id

@@ -81,8 +81,8 @@ class Admission(Service):
         self._hashed = asyncio.Event()
         self._outcomes: list[tuple[bytes, Outcome]] = []
         self._stopped = threading.Event()
-        self._observe_threads = ThreadGroup(f"looks at {inbox.name}")
-        self._hash_threads = ThreadGroup(f"reads {inbox.name}", size=HASH_WORKERS)
+        self._observe_threads = ThreadGroup(f"observe {inbox.name}")
+        self._hash_threads = ThreadGroup(f"hash {inbox.name}", size=HASH_WORKERS)
         self._reported: frozenset[tuple[bytes, str]] = frozenset()
         self._report_at = 0.0
         self.refusal = ""  # why the ledger accepts no files now; empty while it does
@@ -348,9 +348,7 @@ class Admission(Service):
                 self._arrivals.mark_admitted(path, now)
 
     async def _add_single_job(self, path: bytes, outcome: Outcome) -> tuple[bytes, Outcome]:
-        """Add a single job. If it is refused, its file is observed again later; others are
-        unaffected.
-        """
+        """Add a single job. If the ledger refuses it, its file is observed again later."""
         if isinstance(outcome, NewJob):
             try:
                 await self._ledger.add_jobs([outcome], duplicates=self._duplicates)

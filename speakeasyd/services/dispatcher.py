@@ -109,9 +109,8 @@ class Dispatcher(Service):
         self._claims: dict[JobId, Job] = {}
         self._events: list[PoolEvent] = []
         self._models: dict[str, Loaded] = {}  # by worker
-        self._missing_since: dict[
-            JobId, float
-        ] = {}  # monotonic seconds when the source was missing
+        # monotonic seconds at which the source was found missing
+        self._missing_since: dict[JobId, float] = {}
         self._check_queue_at = 0.0  # monotonic seconds of the next check of the queue
         self._stopping = asyncio.Event()
         self._publishing: dict[Token, asyncio.Task[None]] = {}
@@ -203,9 +202,7 @@ class Dispatcher(Service):
                 await self._start_job(job)
 
     async def _release_all(self) -> None:
-        """Release the claims, to leave the machine to others. Publications in progress are
-        finished.
-        """
+        """Release the claims, to leave the machine to others. Running publications continue."""
         for job in [job for job in self._claims.values() if job.token not in self._publishing]:
             await self._release_claim(job)
 
@@ -446,7 +443,7 @@ class Dispatcher(Service):
                 await self._handle_lost_task(lost, job, task)
 
     async def _handle_lost_task(self, lost: WorkerLost, job: Job, task: LostTask) -> None:
-        """Count a strike for the suspect chunks; release the job, or fail it after too many
+        """Count a strike for each suspect chunk; release the job, or fail it after too many
         crashes.
 
         Tasks that were not opened yet do not count as crashed.

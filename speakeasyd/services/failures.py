@@ -41,9 +41,7 @@ class ServiceFailures:
         await self.save()
 
     async def save(self) -> None:
-        """Store the failures in the ledger. Never raises: a failed write is repeated by the next
-        call.
-        """
+        """Store the failures in the ledger. Never raises: the next call repeats a failed write."""
         if self._texts == self._saved:
             return
         texts = dict(self._texts)

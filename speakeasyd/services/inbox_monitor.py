@@ -333,9 +333,7 @@ class InboxMonitor(Service):
     # --- report
 
     async def _handle_missing_inbox(self, missing: InboxMissing) -> None:
-        """Pause the queue of a missing inbox. It is not an empty one: its jobs wait until it is
-        back.
-        """
+        """Pause the queue of a missing inbox: its jobs wait until it is present again."""
         self._scan_at = AT_ONCE
         self._scanned = True
         self._folders.clear()

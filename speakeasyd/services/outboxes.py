@@ -51,9 +51,7 @@ class Outboxes(Service):
             ) from error
 
     async def prepare_folders(self) -> None:
-        """Create the outboxes and remove drafts left by a crash. Pauses the queue of one that
-        fails.
-        """
+        """Create the outboxes and remove old drafts. Pauses the queue of an outbox that fails."""
         await asyncio.gather(
             *(self._prepare(inbox, outbox) for inbox, outbox in self._outboxes.items())
         )

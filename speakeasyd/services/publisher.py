@@ -77,8 +77,8 @@ class Publisher:
             if await self._outboxes.call_outbox(
                 job.inbox, _are_free_or_own, outbox, artifacts, own
             ):
-                taken = await self._ledger.reserve_artifacts(job.id, job.token, artifacts)
-                if not taken:
+                collisions = await self._ledger.reserve_artifacts(job.id, job.token, artifacts)
+                if not collisions:
                     return artifacts
         raise FileFault(
             ErrorCode.OUTPUT_REFUSED,

@@ -104,8 +104,9 @@ class StallWatchdog(Service):
         return any(cause in self._pauses for cause in ("ledger", f"outbox {job.inbox}"))
 
     async def _end_claim(self, job: Underway, now: float) -> None:
-        """Release or fail the job, and open an incident. A stalled publication does not count as
-        crash.
+        """Release or fail the job, and open an incident.
+
+        A stalled publication does not count as a crash.
         """
         where = "publication" if job.transcribed else "transcription"
         text = (

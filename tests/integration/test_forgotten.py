@@ -23,7 +23,7 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="a limit that only PO
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "BREATHER_S", 0.1)
+    monkeypatch.setattr(service, "FAILURE_RETRY_S", 0.1)
 
 
 def failures_of(here: Place) -> ServiceFailures:

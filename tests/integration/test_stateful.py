@@ -36,7 +36,7 @@ from speakeasyd.errors import ErrorCode
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
-from speakeasyd.services.dispatcher import Dispatcher, News
+from speakeasyd.services.dispatcher import Dispatcher, PoolEvent
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.intake import Intake
 from speakeasyd.services.outboxes import Outboxes
@@ -70,7 +70,7 @@ class StandIn:
     device = "cpu"
     blocked = None
 
-    def __init__(self, hear: Callable[[News], None]) -> None:
+    def __init__(self, hear: Callable[[PoolEvent], None]) -> None:
         self._hear = hear
         self._hand = AssignedTasks()
         self._plays: dict[JobId, Iterator[Report]] = {}
@@ -180,7 +180,7 @@ class Life(RuleBasedStateMachine):
         sources = SourceDisposal(
             ledger=self.ledger, settings=self.settings, hub=hub, clock=self.clock
         )
-        heard: list[News] = []
+        heard: list[PoolEvent] = []
         self.pool = StandIn(heard.append)
         self.dispatcher = Dispatcher(
             ledger=self.ledger,
