@@ -27,7 +27,10 @@ _READ_BUFFER = 1 << 17  # bytes
 _PYAV = int(av.__version__.partition(".")[0])
 # PyAV 19 has no such argument: it accepts any bytes in tags.
 _IGNORE_BAD_TAGS: dict[str, Any] = {"metadata_errors": "ignore"} if _PYAV < 19 else {}
+# How far FFmpeg looks for what the header does not tell: microseconds and bytes, kept in memory
+_FAR_PROBE = {"analyzeduration": "3600000000", "probesize": "67108864"}
 _MOST_FAILURES = 20  # of reading in a row, before the rest of the file is given up
+_DS2_HEADS = frozenset({b"\x03ds2", b"\x03enc"})  # plain, encrypted
 _BROADCAST = frozenset({"mpegts", "mpeg"})  # formats whose clock may start anew in the middle
 _CLOCK_FROM_ZERO = frozenset({"mov", "matroska"})  # their clock begins at 0, whatever comes first
 _LATEST_BEGINNING_S = 3600.0  # a later first sample is a broadcast's clock, not a late beginning
@@ -57,6 +60,7 @@ class Audio:
         self._source = source
         self._max_seconds = max_seconds or float("inf")
         self._choose_tracks = choose_tracks
+        _require_known_format(source.file)
         self._layout = survey(source.file, source.size)
         self._container = self._open(self._layout.parts[0])
         try:
@@ -71,7 +75,8 @@ class Audio:
         except BaseException:
             self.close()
             raise
-        self._track_channels = [stream.codec_context.channels for stream in streams]
+        # 0: not even a far look has told; what comes is mixed to one
+        self._track_channels = [max(1, stream.codec_context.channels) for stream in streams]
         channels = sum(self._track_channels)
         self._cleaner = SampleCleaner(channels)
         self._mixer = ChannelMixer()
@@ -190,7 +195,12 @@ class Audio:
             )
 
     def _open(self, part: Part) -> Any:
-        return _open_container(open_part(self._source.file, part, self._source.size))
+        file, size = self._source.file, self._source.size
+        container = _open_container(open_part(file, part, size))
+        if all(stream.codec_context.channels for stream in _list_decodable(container)):
+            return container
+        container.close()  # a broadcast's sound begins far behind its pictures
+        return _open_container(open_part(file, part, size), **_FAR_PROBE)
 
     def _select_tracks(self, container: Any) -> Sequence[Any]:
         if not container.streams.audio:
@@ -283,6 +293,16 @@ class Audio:
             yield packet
 
 
+def _require_known_format(file: BinaryIO) -> None:
+    file.seek(0)
+    if file.read(4).lower() in _DS2_HEADS:
+        raise FileFault(
+            ErrorCode.NOT_MEDIA,
+            "a DS2 dictation (DSS Pro), which cannot be decoded: export it as WAV or MP3 with "
+            "the dictation software",
+        )
+
+
 def _is_bad_seek(error: OSError) -> bool:
     """A damaged header led FFmpeg to a place that no file has: the file is at fault, not the disk."""
     return error.errno == errno.EINVAL
@@ -294,7 +314,11 @@ def _packet_seconds(packet: Any) -> float:
     return float(packet.duration * packet.time_base)
 
 
-def _open_container(file: BinaryIO) -> Any:
+def _list_decodable(container: Any) -> list[Any]:
+    return [stream for stream in container.streams.audio if stream.codec_context is not None]
+
+
+def _open_container(file: BinaryIO, **options: str) -> Any:
     try:
         # The open file, never its name: ffmpeg reads names such as "concat:" as commands. No
         # protocol is allowed, so that a playlist cannot name other files or hosts.
@@ -302,7 +326,7 @@ def _open_container(file: BinaryIO) -> Any:
             file,
             **_IGNORE_BAD_TAGS,
             buffer_size=_READ_BUFFER,
-            options={"protocol_whitelist": "none"},
+            options={"protocol_whitelist": "none", **options},
         )
     except av.FFmpegError as error:
         raise FileFault(ErrorCode.NOT_MEDIA, "no audio or video that can be opened") from error
@@ -332,8 +356,10 @@ def _start_of_file(container: Any, *, from_zero: bool) -> float | None:
 
 
 def _seconds(container: Any, streams: Sequence[Any]) -> float | None:
+    # Matroska has one length for all of its tracks; FFmpeg may give it to each of them.
+    of_each = "matroska" not in container.format.name
     durations = [stream.duration * stream.time_base for stream in streams if stream.duration]
-    if durations:
+    if durations and of_each:
         return float(max(durations))
     if container.duration is not None and len(container.streams) == len(container.streams.audio):
         return float(container.duration / av.time_base)

@@ -6,7 +6,8 @@ differently. Only headers are read; the cost does not grow with the length of th
 """
 
 import io
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -19,6 +20,8 @@ _SAME_LENGTH = 0.98  # of the file: what its header may leave out for tags at th
 _W64_SUFFIX = bytes.fromhex("f3acd3118cd100c04f8edb8a")  # ends the chunk identifiers of Wave64
 _WAVE_HEADS = frozenset({b"RIFF", b"RF64", b"BW64"})
 _OGG_FIRST = 0x02  # flag of the first page of a stream
+_FLV_SIZE = b"filesize\x00"  # a name in its metadata, then the type: a number
+_LARGEST_FILE = float(1 << 62)  # bytes
 _EBML_MAGIC, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ASF_MAGIC = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 _ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
@@ -103,26 +106,21 @@ def survey(file: BinaryIO, size: int) -> Layout:
         return _survey_wave64(file, size)
     if head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"}:
         return _survey_aiff(file, size)
-    if head[:4] == b"OggS":
-        return _survey_ogg(file, size)
+    if survey_by_magic := _SURVEYS.get(head[:4]):
+        return survey_by_magic(file, size)
     if head[4:8] in _MP4_BOXES:
         return _survey_mp4(file, size)
-    promised, counts_frames = 0, False
+    counts_frames = False
     if head[:4] == b"RIFF":  # AVI and others; OpenDML appends more of these
         *_, last = _RiffReader().walk(file, 0, size)
         promised = last.body + last.length if last.length < _UNKNOWN_RIFF_SIZE else 0
-    elif head[:4] == _EBML_MAGIC:
-        promised = _end_of_matroska(_read(file, 0, _PROBE_BYTES))
-    elif head[:4] == b".snd":
-        length = int.from_bytes(head[8:12], "big")
-        promised = int.from_bytes(head[4:8], "big") + length if length != _UNKNOWN_32 else 0
-    elif head[:4] == b"caff":
-        promised = _end_of_caf(file, size)
-    elif head == _ASF_MAGIC:
-        promised = _end_of_asf(_read(file, 0, _PROBE_BYTES))
     else:
         promised, counts_frames = _read_xing(file)
         counts_frames = counts_frames and (not promised or promised >= _SAME_LENGTH * size)
+    return _lay_out_one(size, promised, counts_frames=counts_frames)
+
+
+def _lay_out_one(size: int, promised: int, *, counts_frames: bool = False) -> Layout:
     ends_well = 0 < promised <= size
     return Layout((Part(0, size),), max(0, promised - size), ends_well, counts_frames)
 
@@ -328,30 +326,84 @@ def _survey_mp4(file: BinaryIO, size: int) -> Layout:
     return Layout(parts, missing, ends_well=at == size)
 
 
-def _end_of_matroska(head: bytes) -> int:
+def _survey_sized(file: BinaryIO, size: int) -> Layout:
+    """Containers that say how long they are: another of the kind may follow right behind."""
+    head = _read(file, 0, 4)
+    find_end = _SIZED_HEADS[head]
+    starts = [0]
+    while True:
+        start = starts[-1]
+        promised = find_end(file, start, size)
+        if not (start < promised < size and _read(file, promised, 4) == head):
+            break
+        starts.append(promised)
+    if len(starts) == 1:
+        return _lay_out_one(size, promised)
+    ends = [*starts[1:], size]
+    parts = tuple(Part(start, end) for start, end in zip(starts, ends, strict=True))
+    return Layout(parts, max(0, promised - size), ends_well=0 < promised <= size)
+
+
+def _find_end_of_matroska(file: BinaryIO, start: int, _size: int) -> int:
     """Where the segment ends, 0 if it does not say."""
+    head = _read(file, start, _PROBE_BYTES)
     at = head.find(_SEGMENT)
     if at < 0 or at + 5 > len(head) or not head[at + 4]:
         return 0
     width = 9 - head[at + 4].bit_length()
     value = int.from_bytes(head[at + 4 : at + 4 + width], "big") & ((1 << 7 * width) - 1)
-    return 0 if value == (1 << 7 * width) - 1 else at + 4 + width + value
+    return 0 if value == (1 << 7 * width) - 1 else start + at + 4 + width + value
 
 
-def _end_of_caf(file: BinaryIO, size: int) -> int:
-    at = 8
+def _find_end_of_au(file: BinaryIO, start: int, _size: int) -> int:
+    head = _read(file, start, 12)
+    length = int.from_bytes(head[8:12], "big")
+    return start + int.from_bytes(head[4:8], "big") + length if length != _UNKNOWN_32 else 0
+
+
+def _find_end_of_caf(file: BinaryIO, start: int, size: int) -> int:
+    at = start + 8
     while at + 12 <= size:
-        length = int.from_bytes(_read(file, at, 12)[4:], "big", signed=True)
+        header = _read(file, at, 12)
+        length = int.from_bytes(header[4:], "big", signed=True)
+        if header[:4] == b"caff":
+            break
         if length < 0:  # to the end of the file
             return 0
         at += 12 + length
-    return at if at > size else 0
+    return at
 
 
-def _end_of_asf(head: bytes) -> int:
+def _find_end_of_asf(file: BinaryIO, start: int, _size: int) -> int:
+    head = _read(file, start, _PROBE_BYTES)
     at = head.find(_ASF_FILE_PROPERTIES)
     broadcast = at < 0 or at + 92 > len(head) or head[at + 88] & 1
-    return 0 if broadcast else int.from_bytes(head[at + 40 : at + 48], "little")
+    return 0 if broadcast else start + int.from_bytes(head[at + 40 : at + 48], "little")
+
+
+def _find_end_of_flv(file: BinaryIO, start: int, _size: int) -> int:
+    """Writers that return to the head when they have ended put the size among the metadata."""
+    head = _read(file, start, _PROBE_BYTES)
+    at = head.lower().find(_FLV_SIZE)
+    value = head[at + len(_FLV_SIZE) : at + len(_FLV_SIZE) + 8]
+    if at < 0 or len(value) < 8:
+        return 0
+    length: float = struct.unpack(">d", value)[0]
+    return start + int(length) if 0.0 < length < _LARGEST_FILE else 0
+
+
+# By the first four bytes: where the container that begins at an offset ends, 0 if it does not say.
+_SIZED_HEADS: Mapping[bytes, Callable[[BinaryIO, int, int], int]] = {
+    _EBML_MAGIC: _find_end_of_matroska,
+    b".snd": _find_end_of_au,
+    b"caff": _find_end_of_caf,
+    _ASF_MAGIC[:4]: _find_end_of_asf,
+    b"FLV\x01": _find_end_of_flv,
+}
+_SURVEYS: Mapping[bytes, Callable[[BinaryIO, int], Layout]] = {
+    b"OggS": _survey_ogg,
+    **dict.fromkeys(_SIZED_HEADS, _survey_sized),
+}
 
 
 def _read_xing(file: BinaryIO) -> tuple[int, bool]:

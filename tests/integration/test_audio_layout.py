@@ -359,3 +359,60 @@ def test_sizes_of_other_headers(tmp_path: Path, name: str, codec: str) -> None:
     assert (seconds(decode(path)[0]), decode(path)[1]) == (3.0, set())
     path.write_bytes(path.read_bytes()[:-SECOND])
     assert decode(path)[1] == {WarningKind.CUT}
+
+
+SIZED = [
+    ("a.au", "pcm_s16be"),
+    ("a.caf", "pcm_s16be"),
+    ("a.wma", "wmav2"),
+    ("a.flv", "libmp3lame"),
+    ("a.mka", "flac"),
+]
+
+
+def write_container(path: Path, codec: str, sound: np.ndarray) -> Path:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=44_100, layout="mono")
+        if not codec.startswith("pcm"):
+            stream.bit_rate = 64_000
+        fifo = av.AudioResampler(
+            stream.codec_context.format.name, "mono", 44_100, stream.codec_context.frame_size or 960
+        )
+        whole = av.AudioFrame.from_ndarray(
+            sound[np.newaxis].astype(np.int16), format="s16", layout="mono"
+        )
+        whole.sample_rate, whole.pts = 44_100, 0
+        for frame in [*fifo.resample(whole), *fifo.resample(None)]:
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("name", "codec"), SIZED)
+def test_containers_of_a_kind_one_after_the_other(tmp_path: Path, name: str, codec: str) -> None:
+    """FFmpeg stops at the second, or takes it for damage."""
+    one = write_container(tmp_path / f"1{name}", codec, voice(6.0))
+    alone, kinds = decode(one)
+    assert kinds == set()
+    joined = tmp_path / name
+    joined.write_bytes(3 * one.read_bytes())
+    samples, kinds = decode(joined)
+    assert seconds(samples) == pytest.approx(3 * seconds(alone), abs=0.02)
+    assert kinds == set()
+
+
+@pytest.mark.parametrize(("name", "codec"), SIZED)
+def test_a_container_that_says_how_long_it_is_is_cut(tmp_path: Path, name: str, codec: str) -> None:
+    path = write_container(tmp_path / name, codec, voice(20.0))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert decode(path)[1] == {WarningKind.CUT}
+
+
+@pytest.mark.parametrize("head", [b"\x03ds2", b"\x03enc"])
+def test_a_ds2_dictation_fails_with_what_to_do(tmp_path: Path, head: bytes) -> None:
+    path = tmp_path / "letter.ds2"
+    path.write_bytes(head + bytes(20_000))
+    with pytest.raises(FileFault, match=r"DS2 dictation.*export it as WAV") as caught:
+        decode(path)
+    assert caught.value.code is ErrorCode.NOT_MEDIA

@@ -119,6 +119,25 @@ def test_sound_alone_may_begin_late(tmp_path: Path, name: str) -> None:
     assert onsets(samples[0]) == pytest.approx([3.0], abs=PRECISION_S)
 
 
+@pytest.mark.parametrize(
+    ("name", "codec", "video"),
+    [
+        ("a.mkv", "aac", "mpeg4"),
+        ("a.mp4", "aac", "mpeg4"),
+        ("a.ts", "mp2", "mpeg2video"),
+        ("a.mpg", "mp2", "mpeg2video"),
+    ],
+)
+def test_sound_that_begins_far_behind_the_pictures(
+    tmp_path: Path, name: str, codec: str, video: str
+) -> None:
+    """FFmpeg looks a few seconds far for what a track is. The pictures go on behind the sound."""
+    sound = [(50.0, beep(2.0))]
+    samples, warnings = decode(write(tmp_path / name, codec, [sound], video=video, seconds=60.0))
+    assert onsets(samples[0]) == pytest.approx([50.0], abs=PRECISION_S)
+    assert warnings == ()
+
+
 def test_small_holes_add_up(tmp_path: Path) -> None:
     """As a connection leaves them that loses a packet now and then."""
     parts = [(1.0 + number * 0.54, beep(0.52)) for number in range(60)]
