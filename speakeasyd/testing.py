@@ -78,7 +78,7 @@ class ManualClock:
         self._elapsed += seconds
 
 
-# --- the script -------------------------------------------------------------------------------------------------------
+# --- the script ---
 
 Deed = Literal[
     "fault",  # report `text` with `phase`, leave
@@ -205,7 +205,7 @@ def read_started_chunks(state_dir: Path, offset: int = 0) -> tuple[list[tuple[st
     return [(path, index) for path, index in pairs], offset + len(whole)
 
 
-# --- the engine -------------------------------------------------------------------------------------------------------
+# --- the engine ---
 
 
 _MAGIC = b"[script "

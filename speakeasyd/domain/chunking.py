@@ -1,7 +1,8 @@
-"""Where to cut: from probabilities of speech to chunks of at most 30 s, as soon as each is certain.
+"""Chunking: turns speech probabilities into chunks of at most 30 s, each as soon as it is certain.
 
-Everything counts in windows of the voice activity detector (32 ms). The same probabilities give the same chunks,
-however they are fed, so that a restart goes on where it was.
+All positions are in windows of the voice activity detector (32 ms). The same probabilities give the
+same chunks, in whatever portions they are added. A restart depends on that: it finds committed
+chunks by their index.
 """
 
 from collections.abc import Sequence
@@ -12,21 +13,22 @@ WINDOW_S = 0.032  # seconds
 
 @dataclass(frozen=True, slots=True)
 class ChunkingRules:
-    """How to cut; lengths in windows."""
+    """Thresholds and lengths of chunking; lengths in windows."""
 
-    onset: float = 0.5  # speech begins at this probability
-    offset: float = 0.35  # and goes on until it falls below this
+    onset: float = 0.5  # speech starts at this probability
+    offset: float = 0.35  # speech ends below this probability (hysteresis)
     pad: int = 10  # 0.32 s kept before and after speech
-    bridge: int = 156  # 5 s: a shorter silence stays inside its chunk, since the model profits from what is around
-    shortest_cut: int = 500  # 16 s: where to begin looking for a place to cut long speech
-    longest: int = 930  # 29.76 s: the model hears at most 30 s at once
-    smooth: int = 4  # windows to each side that a place to cut is judged by
-    everything: bool = False  # no speech detection: cut at quiet places, keep it all
+    # 5 s: a shorter silence stays inside its chunk, because context helps the model
+    bridge: int = 156
+    shortest_cut: int = 500  # 16 s: long speech is not cut before this length
+    longest: int = 930  # 29.76 s: the model takes at most 30 s at once
+    smooth: int = 4  # windows on each side over which a possible cut is averaged
+    everything: bool = False  # no speech detection: cut at quiet places and keep all audio
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkSpan:
-    """Windows [start, end) of the file; `voiced` are the runs of speech in it."""
+    """Windows [start, end) of the file; `voiced` holds the runs of speech in it."""
 
     start: int
     end: int
@@ -34,20 +36,23 @@ class ChunkSpan:
 
 
 class Chunker:
-    """Feed it probabilities, get spans: ordered, disjoint, no longer than `longest`, with all the speech in them."""
+    """Turns probabilities into spans that are ordered, disjoint and at most `longest` long.
+
+    Together the spans contain all detected speech.
+    """
 
     def __init__(self, cutting: ChunkingRules) -> None:
         self._cut = cutting
         self._probabilities: list[float] = []  # from window `_base` on
         self._base = 0
-        self._now = 0  # windows seen
-        self._runs: list[tuple[int, int]] = []  # of speech, in the chunk that is open
-        self._run: int | None = None  # start of the run of speech that goes on
+        self._now = 0  # number of windows so far
+        self._runs: list[tuple[int, int]] = []  # ended runs of speech in the open chunk
+        self._run: int | None = None  # start of the current run of speech
         self._floor = 0  # end of the last span
 
     @property
     def needed_from(self) -> int:
-        """The first window that a later span may contain: what lies before can be forgotten."""
+        """The first window that a later span may contain; earlier windows can be dropped."""
         return (
             self._find_chunk_start()
             if self._find_first_speech() is not None
@@ -55,7 +60,7 @@ class Chunker:
         )
 
     def add_probabilities(self, probabilities: Sequence[float]) -> list[ChunkSpan]:
-        """Spans that have become certain."""
+        """Add one probability (0 to 1) a window and return the spans that became certain."""
         spans: list[ChunkSpan] = []
         for probability in probabilities:
             self._probabilities.append(probability)
@@ -66,9 +71,9 @@ class Chunker:
         return spans
 
     def feed_silence(self, windows: int) -> list[ChunkSpan]:
-        """Windows in which nothing was recorded: they are never speech, even if everything is kept.
+        """Add windows without a recording: they are never speech, even if `everything` is kept.
 
-        Costs nothing once no speech is open, however many they are.
+        Takes constant time once no speech is open. Returns the spans that became certain.
         """
         self._close_run()
         spans: list[ChunkSpan] = []
@@ -86,7 +91,7 @@ class Chunker:
         return spans
 
     def finish(self) -> list[ChunkSpan]:
-        """The rest, after the last window."""
+        """Return the remaining span, if any, after the last window."""
         self._close_run()
         if not self._runs:
             return []
@@ -144,7 +149,10 @@ class Chunker:
         return span
 
     def _find_best_cut(self) -> int:
-        """The least spoken window of those where a cut is allowed; of equals the last, for longer chunks."""
+        """Return the allowed window with the lowest speech probability.
+
+        Among equals the last one wins, which makes longer chunks.
+        """
         start, smooth = self._find_chunk_start(), self._cut.smooth
         low = start + self._cut.shortest_cut
         high = start + self._cut.longest - smooth
@@ -155,7 +163,7 @@ class Chunker:
         )
 
     def _split_chunk(self, cut: int) -> ChunkSpan:
-        """Close the chunk at `cut` and leave what lies behind to the next one."""
+        """Close the chunk at window `cut`; speech after it belongs to the next chunk."""
         before = [(start, min(end, cut)) for start, end in self._runs if start < cut]
         after = [(max(start, cut), end) for start, end in self._runs if end > cut]
         if self._run is not None and self._run < cut:

@@ -1,8 +1,8 @@
-"""When a file that has appeared is complete: what one look after the other says. Pure.
+"""Debounce: decides from repeated observations when a new file is complete. Pure.
 
-Stillness is judged by our own monotonic clock, from look to look. Dates are not asked: copies keep old ones, and clocks
-of other machines are wrong. Only what the kernel of this machine noted of the last change counts for time that passed
-before the first look.
+The time without a change is measured by our own monotonic clock, from look to look. Modification
+times are not used: copies keep old ones, and the clocks of other machines may be wrong. Time before
+the first look counts only if the kernel of this machine recorded the last change.
 """
 
 from dataclasses import dataclass, field, replace
@@ -10,28 +10,31 @@ from enum import Enum
 
 from speakeasyd.domain.job import Signature
 
-# A file that was closed or moved in need be still for this part of the settle time only
+# Divisor of the settle time for a file that was closed by its writer or moved in
 HINTED_SHARE = 4
-HINTED_LEAST_S = 0.3  # seconds, but never for less than this
+HINTED_LEAST_S = 0.3  # seconds: the lower limit of that shortened time
 LOOK_AGAIN_S = 0.1  # seconds between two looks at a file, at least
 LOOK_MOST_S = 60.0  # seconds between two looks at a file that cannot be read, at most
 HELD_LOOK_MOST_S = 5.0
-"""Seconds between two looks at a file that is open for writing or may not be read, at most: they are cheap."""
+"""Seconds, at most, between looks at a file that is open for writing or lacks permission.
+
+Such looks are cheap.
+"""
 LOOK_LEAST_S = 1.0  # seconds between two looks at such a file or an empty one, at least
-LONG_S = 10.0  # seconds beyond the settle time after which people are told that a file waits
+LONG_S = 10.0  # seconds beyond the settle time after which a waiting file is reported to users
 
 
 class Openness(Enum):
-    """Whether somebody has a file open for writing."""
+    """Whether a program has a file open for writing."""
 
     OPEN = "open"
     CLOSED = "closed"
     UNKNOWN = "unknown"
-    """The system cannot tell: another user's file, a filesystem without leases, another operating system."""
+    """Not detectable: another user's file, a filesystem without leases, or not Linux."""
 
 
 class AccessProblem(Enum):
-    """Why a file cannot be had now; the values are for people."""
+    """Why a file cannot be read now; the values are messages for users."""
 
     GONE = "it is gone, or no longer a file"
     CHANGED = "it is still being written"
@@ -42,24 +45,24 @@ class AccessProblem(Enum):
 
 
 NO_PERMISSION = frozenset({AccessProblem.DENIED, AccessProblem.SIDECAR_DENIED})
-"""What a person has to mend, by changing a permission."""
+"""Problems that only a user can solve, by changing a permission."""
 
 
 @dataclass(frozen=True, slots=True)
 class OpenFile:
-    """A file that is still, but open for writing: its writer may go on at any time."""
+    """A file that does not change but is open for writing: its writer may continue at any time."""
 
-    by: str = ""  # the program, for people; "" where it is not known
+    by: str = ""  # the program, for users; "" if unknown
 
     @property
     def value(self) -> str:
-        """For people, as that of a `AccessProblem`."""
+        """The message for users, like `AccessProblem.value`."""
         return f"still open for writing by {self.by or 'another program'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A file and its sidecar, as one look found them. They settle together."""
+    """The state of a file and its sidecar at one look. Both are debounced together."""
 
     file: Signature
     sidecar: Signature | None = None
@@ -70,25 +73,28 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class DebounceState:
-    """What is remembered of a file from look to look. Times are monotonic seconds."""
+    """The state of one file between two looks. Times are monotonic seconds."""
 
-    first: float  # when it was noticed
-    since: float  # when the present state of it was first seen
+    first: float  # when the file was noticed
+    since: float  # when the current observation was first made
     seen: Observation | None = None
-    looks: int = 0  # in a row that found the present state
+    looks: int = 0  # consecutive looks with the current observation
     hinted: bool = False  # it was closed or moved in, and has not changed since
-    # What the latest try to read it met; kept until it can be read
+    # The problem of the latest attempt to read it; kept until it can be read
     trouble: AccessProblem | OpenFile | None = None
 
     def waits_long(self, now: float, settle_s: float) -> bool:
-        """Whether people should be told. A denied permission does not pass by itself: it is told at once."""
+        """Return whether to report the file to users.
+
+        A denied permission is reported at once, because it does not resolve itself.
+        """
         if self.trouble in NO_PERMISSION:
             return True
         return now - self.first > settle_s + LONG_S
 
     @property
     def reason(self) -> str:
-        """Why it has not settled, for people."""
+        """Why the file has not settled, as a message for users."""
         if self.trouble:
             return self.trouble.value
         return (
@@ -110,12 +116,12 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """It is gone; should it come back, it begins anew."""
+    """The file is gone. If it returns, debouncing starts from the beginning."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Zero bytes for too long: an `empty_file`."""
+    """The file had zero bytes for too long: it fails as `empty_file`."""
 
     seen: Observation
 
@@ -124,7 +130,7 @@ Decision = WaitUntil | Settled | Forget | GiveUp
 
 
 def begin_debounce(now: float) -> DebounceState:
-    """A file was noticed but not yet looked at."""
+    """Return the state of a file that was noticed but not yet observed; `now` is monotonic."""
     return DebounceState(first=now, since=now)
 
 
@@ -137,10 +143,12 @@ def update_debounce(
     settle_s: float,
     empty_s: float,
 ) -> tuple[DebounceState, Decision]:
-    """What one more look makes of a file. `hint`: it was closed by its writer or moved in since the last look.
+    """Return the next state and the decision after one more look.
 
-    It takes two looks at least, `settle_s` apart, to settle, or one at a file that has rested so long; a hint shortens
-    the time, and takes no look away.
+    `hint`: since the last look, the file was closed by its writer or moved in. A file settles after
+    at least two equal looks, `settle_s` seconds apart, or after one look if it is known to have
+    rested that long. A hint shortens the time but does not reduce the number of looks. An empty
+    file is given up after `empty_s` seconds.
     """
     if found is AccessProblem.GONE:
         return before, Forget()
@@ -175,7 +183,7 @@ def _shorten_wait(settle_s: float) -> float:
 def _handle_problem(
     before: DebounceState, trouble: AccessProblem | OpenFile, now: float, settle_s: float
 ) -> tuple[DebounceState, Decision]:
-    """Look again, less and less often. One that changed while it was read has to become still from the beginning."""
+    """Schedule looks at growing intervals. A file that changed while read is debounced anew."""
     if trouble is AccessProblem.CHANGED:
         return DebounceState(first=before.first, since=now, trouble=trouble), WaitUntil(
             now + max(settle_s, LOOK_AGAIN_S)

@@ -1,4 +1,4 @@
-"""What recovery knows of a device, what can happen to it, and what can be done: the words of `recovery.step`."""
+"""State, events and actions of the recovery state machine in `domain.recovery`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,24 +9,25 @@ from speakeasyd.domain.job import JobId
 
 class DeviceState(StrEnum):
     STARTING = "starting"
-    """A worker is on its way, perhaps after a wait."""
+    """A worker is being started, possibly after a backoff."""
     READY = "ready"
-    """The worker is up and has nothing to do."""
+    """The worker is running and has no task."""
     BUSY = "busy"
     """The worker has tasks."""
     SOFT_RESTARTING = "soft_restarting"
-    """The worker loads the model again by itself, with smaller settings."""
+    """The worker loads the model again in the same process, with smaller settings."""
     POISONED = "poisoned"
-    """The worker is not to be trusted any more; it is on its way out."""
+    """The worker's state is unreliable after a fault; the process is being ended."""
     DEVICE_OPEN = "device_open"
     """The circuit is open: the device gets no work until a probe passes."""
     HALF_OPEN = "half_open"
-    """A probe passed: a worker on trial, one task at a time."""
+    """The circuit is half-open: a probe passed, and the worker gets one task at a time."""
     CPU_ONLY = "cpu_only"
-    """As `device_open`, and the CPU does the work meanwhile."""
+    """The circuit is open, as in `device_open`, and the CPU does the work meanwhile."""
     RECYCLING = "recycling"
-    """The worker leaves in good order, to be replaced."""
+    """The worker finishes its tasks and exits, to be replaced."""
     STOPPED = "stopped"
+    """The daemon is stopping: no worker is started any more."""
 
 
 OPEN = frozenset({DeviceState.DEVICE_OPEN, DeviceState.CPU_ONLY})
@@ -36,53 +37,55 @@ ACCEPTING = frozenset({DeviceState.READY, DeviceState.BUSY, DeviceState.HALF_OPE
 
 @dataclass(frozen=True, slots=True)
 class RecoveryPolicy:
-    # Ceiling of the first wait before a new worker; doubles with every failure in a row
+    """Waits and thresholds of recovery; times in seconds."""
+
+    # Ceiling of the first backoff before a new worker; doubles with every consecutive failure
     restart_s: float = 1.0
-    restart_min_s: float = 0.1  # no failure is followed by less
+    restart_min_s: float = 0.1  # lower limit of that backoff
     restart_max_s: float = 60.0
-    probe_s: float = 10.0  # first wait before a probe; doubles with every failure in a row
+    probe_s: float = 10.0  # first wait before a probe; doubles with every consecutive failure
     probe_max_s: float = 300.0
-    person_probe_s: float = 300.0  # between probes for what only a person can mend
-    leave_s: float = 3.0  # for a worker that reported a fault to leave by itself
-    window_s: float = 600.0  # in which faults are counted against the device
-    # Faults in the window, no two on the same file, that condemn the device
+    person_probe_s: float = 300.0  # between probes for faults that only a person can fix
+    leave_s: float = 3.0  # grace period for a worker that reported a fault to exit by itself
+    window_s: float = 600.0  # faults older than this no longer count against the device
+    # Uncorrelated faults (on different files) within the window that open the circuit
     faults_to_open: int = 3
-    soft_limit: int = 8  # soft restarts in a row
+    soft_limit: int = 8  # consecutive soft restarts
     cpu_stand_in: bool = False  # the CPU takes the work of a device whose circuit is open
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedFault:
-    """A fault that is remembered against the device."""
+    """A fault that counts against the device."""
 
     at: float  # seconds, monotonic
-    jobs: frozenset[JobId]  # under suspicion
+    jobs: frozenset[JobId]  # jobs that may have caused it
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceHealth:
-    """All that recovery knows of a device."""
+    """The recovery state of one device."""
 
     state: DeviceState = DeviceState.STARTING
-    failures: int = 0  # dead workers in a row, no chunk done in between
-    unexplained: int = 0  # dead workers and failed probes in a row that no file explains
-    on_trial: bool = False  # the circuit is half open: one more fault opens it again
-    soft: int = 0  # soft restarts in a row, no chunk done in between
-    blows: tuple[RecordedFault, ...] = ()  # oldest first
-    cause: Diagnosis | None = None  # of the latest fault, until work goes on
+    failures: int = 0  # consecutive worker exits without a completed chunk
+    unexplained: int = 0  # consecutive exits and failed probes that no file explains
+    on_trial: bool = False  # the circuit is half-open: one more fault opens it again
+    soft: int = 0  # consecutive soft restarts without a completed chunk
+    faults: tuple[RecordedFault, ...] = ()  # oldest first
+    cause: Diagnosis | None = None  # of the latest fault, until a chunk succeeds
 
 
-# --- events -----------------------------------------------------------------------------------------------------------
+# --- events ---
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStarted:
-    """The worker is up."""
+    """The worker process is running."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelVerified:
-    """The model is loaded and the canary came out right."""
+    """The model is loaded and the canary passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +100,12 @@ class TasksFinished:
 
 @dataclass(frozen=True, slots=True)
 class ChunkSucceeded:
-    """A chunk came back."""
+    """The worker returned the text of a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class FaultReported:
-    """The worker reported a fault; `soft`: it tries to go on by itself."""
+    """The worker reported a fault; `soft`: it tries a soft restart."""
 
     diagnosis: Diagnosis
     soft: bool
@@ -110,22 +113,22 @@ class FaultReported:
 
 @dataclass(frozen=True, slots=True)
 class ProgressStopped:
-    """No sign of progress within the deadline."""
+    """The worker showed no progress within the liveness deadline."""
 
     diagnosis: Diagnosis
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessExited:
-    """The process is gone, whatever the reason."""
+    """The worker process exited, for whatever reason."""
 
     diagnosis: Diagnosis
-    suspects: frozenset[JobId]
+    suspects: frozenset[JobId]  # jobs with a chunk on the device at the exit
 
 
 @dataclass(frozen=True, slots=True)
 class RecycleDue:
-    """The worker has done enough, and has no task just now."""
+    """The worker is due for recycling and has no task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,12 +138,14 @@ class ProbePassed:
 
 @dataclass(frozen=True, slots=True)
 class ProbeFailed:
+    """A disposable process could not use the device."""
+
     diagnosis: Diagnosis
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """The daemon leaves."""
+    """The daemon is stopping."""
 
 
 RecoveryEvent = (
@@ -158,26 +163,32 @@ RecoveryEvent = (
     | StopRequested
 )
 
-# --- actions ----------------------------------------------------------------------------------------------------------
+# --- actions ---
 
 
 @dataclass(frozen=True, slots=True)
 class StartWorker:
+    """Start a worker process after this many seconds."""
+
     after_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class KillWorker:
-    after_s: float  # unless it left by itself before
+    """Kill the process after this many seconds, unless it exited before."""
+
+    after_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class DrainWorker:
-    """Let it finish what it has in hand, then leave."""
+    """Let the worker finish its tasks and then exit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleProbe:
+    """Probe the device after this many seconds."""
+
     after_s: float
 
 

@@ -1,4 +1,4 @@
-"""What a run until the inboxes are empty has come to: the outcome of `speakeasyd once`."""
+"""The outcome of `speakeasyd once`: a run until the inboxes are empty."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """A file that was not transcribed, and why, for people."""
+    """A file that was not transcribed, with the reason as a message for users."""
 
     path: str
     reason: str
@@ -14,15 +14,17 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    ended: Mapping[str, int]  # jobs that ended meanwhile, by status
+    """What one run has done and left."""
+
+    ended: Mapping[str, int]  # jobs that ended during the run, by status
     failed: tuple[Left, ...]  # those of them that failed
-    left: tuple[Left, ...]  # what waits for the next run
-    untaken: tuple[str, ...]  # files that the configuration leaves out, by name
+    left: tuple[Left, ...]  # files that wait for the next run
+    untaken: tuple[str, ...]  # names of files that the configuration excludes
     troubles: tuple[
         str, ...
     ] = ()  # what kept it from more, whether or not it is known to concern a file
 
     @property
     def exit_status(self) -> int:
-        """0: all that is taken is done. 1: something failed or is left."""
+        """0: every file was transcribed. 1: something failed or is left."""
         return int(bool(self.failed or self.left or self.troubles))

@@ -1,4 +1,7 @@
-"""Escapes what would command a terminal or forge a line in text that comes from outside, such as file names."""
+"""Escapes untrusted text, such as file names, before it is shown.
+
+Control characters could send commands to a terminal, and separators could forge a line of a log.
+"""
 
 import re
 
@@ -13,17 +16,17 @@ _UNSAFE_IN_TEXT = re.compile(rf"(?![\n\t]){_UNSAFE.pattern}")
 
 
 def escape_text(text: str) -> str:
-    """Text of several lines for a terminal: line breaks and tabs stay, other control characters are written out."""
+    """Escape text of several lines for a terminal; line breaks and tabs are kept."""
     return _UNSAFE_IN_TEXT.sub(_as_escape, text)
 
 
 def escape_line(text: str) -> str:
-    """One line for a terminal, whatever the text contains: `\\n`, `\\x1b`, `\\u202e`."""
+    """Escape text to a single line for a terminal: `\\n`, `\\x1b`, `\\u202e`."""
     return _UNSAFE.sub(_as_escape, text)
 
 
 def escape_json(document: str) -> str:
-    """A JSON document with the same content, in which those characters are escaped as JSON does it."""
+    """Return a JSON document with equal content, with those characters as JSON escapes."""
     return _UNSAFE_IN_TEXT.sub(lambda match: f"\\u{ord(match[0]):04x}", document)
 
 

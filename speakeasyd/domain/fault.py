@@ -1,7 +1,7 @@
-"""What failed, told from where it happened, what it said, how the process ended, and silence.
+"""Fault classification by phase, error text, exit status and lack of progress.
 
-Types tell little: CTranslate2 raises RuntimeError and ValueError for everything, and PyAV's InvalidDataError is a
-ValueError too.
+Exception types are not enough: CTranslate2 raises RuntimeError and ValueError for everything, and
+PyAV's InvalidDataError is a ValueError too.
 """
 
 import re
@@ -14,32 +14,34 @@ from speakeasyd.errors import ErrorCode
 
 class FaultKind(StrEnum):
     FILE = "file"
-    """The audio itself: other files go on."""
+    """The audio file itself; other files are not affected."""
     OUT_OF_MEMORY = "out_of_memory"
     """The device's memory."""
     HOST_MEMORY = "host_memory"
     """The machine's memory."""
     CONFIGURATION = "configuration"
-    """A library, driver, model or setting: the same again until a person mends it."""
+    """A library, driver, model or setting: the fault repeats until a person fixes it."""
     DEFECT = "defect"
     """A defect of speakeasyd or of its installation, such as libraries that do not fit together."""
     CONTEXT_LOST = "context_lost"
-    """The process can compute no more; a fresh one can."""
+    """The CUDA context is lost: this process cannot compute any more, but a new one can."""
     DEVICE_GONE = "device_gone"
-    """The device does not answer: asleep, lost, or taken by another."""
+    """The device does not answer: it is asleep, lost, or in use by another program."""
     KILLED = "killed"
-    """Ended from outside, by a person or a program: neither the work nor the device had a part in it."""
+    """Ended by a person or another program; neither the work nor the device is the cause."""
     HANG = "hang"
-    """No sign of progress for too long."""
+    """The worker made no progress for too long."""
     UNKNOWN = "unknown"
-    """Nothing in the table: taken for a lost context."""
+    """No pattern matches: handled like a lost context."""
 
 
 @dataclass(frozen=True, slots=True)
 class Nature:
-    context_survives: bool  # the process may go on
-    again_helps: bool  # the same work, tried again, may come through
-    blames_work: bool  # what was on the device is suspect
+    """What a kind of fault implies."""
+
+    context_survives: bool  # the process can continue
+    again_helps: bool  # a retry of the same work may succeed
+    blames_work: bool  # the chunks on the device are suspects
 
 
 NATURES: Mapping[FaultKind, Nature] = {
@@ -58,21 +60,21 @@ NATURES: Mapping[FaultKind, Nature] = {
 
 class Remedy(StrEnum):
     STEP_DOWN = "step_down"
-    """Soft: load again in the same process, with smaller batches, then a smaller compute type."""
+    """Soft restart with smaller batches, then with a smaller compute type."""
     OTHER_TYPE = "other_type"
-    """Soft: load again in the same process, with the next compute type."""
+    """Soft restart with the next compute type."""
     FRESH_PROCESS = "fresh_process"
-    """Hard: end the process and start another."""
+    """Hard restart: end the process and start another."""
     OTHER_MODEL = "other_model"
-    """Hard, and the device is innocent: only work for this model is refused."""
+    """Hard restart. The device is not the cause: only work for this model is refused."""
     PROBE = "probe"
-    """Hard, and no new worker until a disposable process has found the device well."""
+    """Hard restart, after a disposable process could use the device."""
     PERSON = "person"
-    """Hard, and somebody must mend something first; a slow probe notices when it is mended."""
+    """Hard restart, after a person has fixed the cause; a slow probe notices when it is fixed."""
     REINSTALL = "reinstall"
-    """Hard. A few fresh processes are tried; then no more until the daemon is started again."""
+    """Hard restart, a few times; then none until the daemon is started again."""
     CPU_FOR_GOOD = "cpu_for_good"
-    """This device can never do the work."""
+    """The device can never do the work; it is not probed."""
 
 
 SOFT = frozenset({Remedy.STEP_DOWN, Remedy.OTHER_TYPE})
@@ -80,7 +82,10 @@ SOFT = frozenset({Remedy.STEP_DOWN, Remedy.OTHER_TYPE})
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """A fault by name, in words for users (`what`, and in `hint` how to mend it), and what helps."""
+    """A classified fault: kind, remedy, error code, and messages for users.
+
+    `what` says what happened, `hint` what to do.
+    """
 
     kind: FaultKind
     remedy: Remedy
@@ -90,17 +95,21 @@ class Diagnosis:
 
     @property
     def soft(self) -> bool:
-        """Whether the worker may mend itself without a new process."""
+        """Whether a soft restart, without a new process, is enough."""
         return self.remedy in SOFT
 
     @property
     def blames_work(self) -> bool:
+        """Whether the chunks on the device are suspects."""
         return NATURES[self.kind].blames_work
 
 
 @dataclass(frozen=True, slots=True)
 class _FaultPattern:
-    """A fault's mark in the text. `phases`: where it means that; everywhere if empty."""
+    """A regular expression that identifies a fault by its text.
+
+    `phases`: the phases in which it applies; all if empty.
+    """
 
     pattern: str
     diagnosis: Diagnosis
@@ -117,21 +126,22 @@ _SICK = Diagnosis(
     Remedy.FRESH_PROCESS,
     ErrorCode.DEVICE_FAILED,
     "the GPU's context was lost",
-    "nothing to do once; if it comes often, look at the driver, the temperature and the power supply",
+    "no action is needed if it happens once; if it repeats, check the driver, the temperature and "
+    "the power supply",
 )
 _WORN = Diagnosis(
     FaultKind.CONTEXT_LOST,
     Remedy.FRESH_PROCESS,
     ErrorCode.DEVICE_FAILED,
     "the GPU found an error in its memory that it cannot correct",
-    "look at `nvidia-smi -q -d ECC,PAGE_RETIREMENT`; a card that repeats this needs replacement",
+    "check `nvidia-smi -q -d ECC,PAGE_RETIREMENT`; replace the card if this repeats",
 )
 _FULL = Diagnosis(
     FaultKind.OUT_OF_MEMORY,
     Remedy.STEP_DOWN,
     ErrorCode.OUT_OF_MEMORY,
     "the GPU's memory is full",
-    "free the GPU from other programs, or choose a smaller model, batch_size or compute_type",
+    "stop other programs that use the GPU, or choose a smaller model, batch_size or compute_type",
 )
 _HOST_FULL = Diagnosis(
     FaultKind.HOST_MEMORY,
@@ -152,16 +162,16 @@ _BROKEN_INSTALL = Diagnosis(
     Remedy.REINSTALL,
     ErrorCode.LIBRARY_MISSING,
     "a library of the engine cannot be loaded",
-    "install speakeasyd again (pip install --force-reinstall speakeasyd), on Windows also the Microsoft Visual C++ "
-    "Redistributable; then start the service again",
+    "install speakeasyd again (pip install --force-reinstall speakeasyd), on Windows also the "
+    "Microsoft Visual C++ Redistributable; then start the service again",
 )
 _DEFECT = Diagnosis(
     FaultKind.DEFECT,
     Remedy.REINSTALL,
     ErrorCode.INTERNAL,
     "a defect of speakeasyd, or of its installation",
-    "install speakeasyd again (pip install --force-reinstall speakeasyd) and start the service again; "
-    "if it comes back, please report it with the log, which has the traceback",
+    "install speakeasyd again (pip install --force-reinstall speakeasyd) and start the service "
+    "again; if it repeats, please report it with the log, which has the traceback",
 )
 _OLD_DRIVER = Diagnosis(
     FaultKind.CONFIGURATION,
@@ -189,14 +199,15 @@ _NO_MODEL = Diagnosis(
     Remedy.OTHER_MODEL,
     ErrorCode.MODEL_UNAVAILABLE,
     "the model cannot be found, fetched or loaded",
-    "look at the model's name or folder; delete a damaged download so that it is fetched again",
+    "check the model's name or folder; delete a damaged download so that it is fetched again",
 )
 _GONE = Diagnosis(
     FaultKind.DEVICE_GONE,
     Remedy.PROBE,
     ErrorCode.DEVICE_FAILED,
     "the GPU does not answer",
-    "after a sleep of the machine it may need a restart or `sudo rmmod nvidia_uvm; sudo modprobe nvidia_uvm`",
+    "after a sleep of the machine it may need a restart or "
+    "`sudo rmmod nvidia_uvm; sudo modprobe nvidia_uvm`",
 )
 _BAD_FILE = Diagnosis(
     FaultKind.FILE,
@@ -209,16 +220,16 @@ _CRASHED = Diagnosis(
     Remedy.FRESH_PROCESS,
     ErrorCode.WORKER_CRASHED,
     "the worker process crashed",
-    "the worker's last words are in its log, in the folder `workers` of the state folder",
+    "the worker's last output is in its log, in the folder `workers` of the state folder",
 )
 _HUNG = Diagnosis(
     FaultKind.HANG,
     Remedy.FRESH_PROCESS,
     ErrorCode.WORKER_CRASHED,
     "the worker showed no progress and was ended",
-    "if it only was slow, raise stall_s; on Windows, a full GPU memory makes everything crawl",
+    "if it was only slow, raise stall_s; on Windows, a full GPU memory slows down all work",
 )
-_HUNG_ON_CPU = replace(_HUNG, hint="if it only was slow, raise stall_s")
+_HUNG_ON_CPU = replace(_HUNG, hint="if it was only slow, raise stall_s")
 _STARVED = Diagnosis(
     FaultKind.HOST_MEMORY,
     Remedy.FRESH_PROCESS,
@@ -236,14 +247,14 @@ _UNKNOWN = Diagnosis(
     FaultKind.UNKNOWN,
     Remedy.FRESH_PROCESS,
     ErrorCode.WORKER_CRASHED,
-    "the worker failed in a way that is not known",
+    "the worker failed for an unknown reason",
     _CRASHED.hint,
 )
 
 _AFTER_LOADING = frozenset({"canary", "encode", "generate", "align", "vad", "decode", "host"})
-"""A damaged model can raise such errors while it is loaded; elsewhere they are defects of ours."""
+"""Phases in which such errors are our defects; while loading, a damaged model raises them too."""
 
-_SIGNS = (
+_PATTERNS = (
     _FaultPattern(r"no kernel image|NoKernelImage|invalid device function", _OLD_CARD),
     _FaultPattern(r"driver version is insufficient|driver is a stub|libcuda\S* .*cannot open", _OLD_DRIVER),
     _FaultPattern(r"Library \S+ is not found or cannot be loaded", _NO_LIBRARY),
@@ -270,7 +281,7 @@ _SIGNS = (
           r"RecursionError|PicklingError|UnpicklingError)\b", _DEFECT),
     _FaultPattern(r"^(KeyError|IndexError|LookupError|AssertionError|ZeroDivisionError)\b", _DEFECT, _AFTER_LOADING),
 )  # fmt: skip
-"""The first that fits counts: the particular before the general."""
+"""The first match counts: specific patterns come before general ones."""
 
 _ON_CPU: Mapping[Diagnosis, Diagnosis] = {
     _SICK: _UNKNOWN,
@@ -282,16 +293,17 @@ _ON_CPU: Mapping[Diagnosis, Diagnosis] = {
     _NO_LIBRARY: _BROKEN_INSTALL,
     _HUNG: _HUNG_ON_CPU,
 }
-"""What a diagnosis of a GPU means for a worker on the CPU, which has none."""
+"""What a diagnosis of a GPU fault means for a worker on the CPU."""
 
-_UNTOLD: Mapping[str | None, Diagnosis] = {
-    "load": _NO_MODEL,  # a device has its words for what it lacks; damaged files are complained of in a hundred ways
+_BY_PHASE: Mapping[str | None, Diagnosis] = {
+    # Device errors match patterns of their own; errors about damaged files vary too much for that
+    "load": _NO_MODEL,
     "canary": _SICK,
 }
-"""What a text that no sign fits means where it came up."""
+"""The diagnosis by phase of an error that matches no pattern."""
 
 _STATUSES: Mapping[int, Diagnosis] = {
-    -9: _ENDED,  # SIGKILL that we did not send; Linux's out-of-memory killer is told by its counter
+    -9: _ENDED,  # SIGKILL that we did not send; the OOM killer is recognised by its counter
     -15: _ENDED,  # SIGTERM
     -4: _CRASHED,  # SIGILL
     -6: _CRASHED,  # SIGABRT: `terminate called after throwing`
@@ -300,7 +312,7 @@ _STATUSES: Mapping[int, Diagnosis] = {
     -11: _CRASHED,  # SIGSEGV
     3: _CRASHED,  # abort() on Windows
     0xC0000005: _CRASHED,  # access violation
-    0xC0000409: _CRASHED,  # stack buffer overrun, which is how Windows spells "terminate called"
+    0xC0000409: _CRASHED,  # stack buffer overrun: how Windows reports "terminate called"
     0xC000001D: _CRASHED,  # illegal instruction
     0xC00000FD: _CRASHED,  # stack overflow
     0xC0000017: _HOST_FULL,  # no memory
@@ -319,11 +331,12 @@ def classify_fault(
     short_of_memory: bool = False,
     device: str = "cuda",
 ) -> Diagnosis:
-    """What a fault is, in words that fit the worker's `device`.
+    """Return the diagnosis of a fault, with messages that fit the worker's `device`.
 
-    Silence counts before everything, then what was reported, then what the dying process wrote, then its exit status:
-    as `Process.exitcode` has it, negative for signals, None while the process lives. `short_of_memory`: the system
-    ended programs for want of memory while the worker lived.
+    In this order: a missed liveness deadline (`silent`), the reported `error`, the end of the
+    process's stderr (`last_words`), its `exit_status`. The status is as in `Process.exitcode`:
+    negative for signals, None while the process lives. `short_of_memory`: the system's
+    out-of-memory killer ended programs during the worker's life.
     """
     if silent:
         diagnosis = _HUNG
@@ -331,14 +344,16 @@ def classify_fault(
         diagnosis = (
             _diagnose_text(phase, error)
             or _diagnose_text(phase, last_words)
-            or (_UNTOLD.get(phase) if error else None)
+            or (_BY_PHASE.get(phase) if error else None)
             or _diagnose_exit(exit_status, short_of_memory=short_of_memory)
         )
     return _ON_CPU.get(diagnosis, diagnosis) if device == "cpu" else diagnosis
 
 
 def _diagnose_text(phase: str | None, text: str) -> Diagnosis | None:
-    return next((sign.diagnosis for sign in _SIGNS if sign.matches_error(phase, text)), None)
+    return next(
+        (pattern.diagnosis for pattern in _PATTERNS if pattern.matches_error(phase, text)), None
+    )
 
 
 def _diagnose_exit(status: int | None, *, short_of_memory: bool) -> Diagnosis:

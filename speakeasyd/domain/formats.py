@@ -1,4 +1,7 @@
-"""A transcript as text in each format. `docs/formats.md` describes them to users; docx is `outbox.documents`."""
+"""Renders a transcript in each text format.
+
+`docs/formats.md` describes the formats to users; `outbox.documents` writes docx.
+"""
 
 import json
 import math
@@ -24,13 +27,16 @@ _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 
 
 def render_text(transcript: Transcript, format: str) -> str:  # noqa: A002 - the word that users know it by
-    """The whole file, lines ended by a line feed. Raises KeyError for a format that is not text."""
+    """Return the content of the file, with line feeds.
+
+    Raises KeyError for a format that is not text.
+    """
     return TEXT_FORMATS[format](transcript)
 
 
 def build_head(transcript: Transcript) -> dict[str, str]:
-    """What a document says of itself before the text, by label."""
-    said = {
+    """Return the lines at the head of a document, label to value, without empty ones."""
+    values = {
         "Language": transcript.language or "",
         "Model": transcript.model,
         "Length": format_clock(transcript.audio_seconds),
@@ -38,7 +44,7 @@ def build_head(transcript: Transcript) -> dict[str, str]:
         "Warning": transcript.warning or "",
         **transcript.metadata,
     }
-    return {join_lines(label): join_lines(value) for label, value in said.items() if value}
+    return {join_lines(label): join_lines(value) for label, value in values.items() if value}
 
 
 def _render_txt(transcript: Transcript) -> str:
@@ -51,15 +57,15 @@ def _render_md(transcript: Transcript) -> str:
         for label, value in build_head(transcript).items()
     ]
     title = f"# {_escape_markdown(join_lines(transcript.source))}"
-    said = [
+    paragraphs = [
         f"**[{format_clock(p.start)}]** {_escape_markdown(p.spoken)}"
         for p in build_paragraphs(transcript)
     ] or [f"*{NO_SPEECH}*"]
-    return "\n\n".join([title, "\n".join(["| | |", "|---|---|", *rows]), *said]) + "\n"
+    return "\n\n".join([title, "\n".join(["| | |", "|---|---|", *rows]), *paragraphs]) + "\n"
 
 
 def _escape_markdown(text: str) -> str:
-    """Text that Markdown leaves as it is."""
+    """Escape the characters that have a meaning in Markdown."""
     return _MARKDOWN.sub(r"\\\1", text)
 
 
@@ -104,12 +110,12 @@ def _round_numbers(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def _round_number(value: float) -> float | None:
-    """To the thousandth; JSON knows no infinity."""
+    """Round to thousandths; None for infinity and NaN, which JSON does not have."""
     return round(value, 3) if math.isfinite(value) else None
 
 
 def _render_tsv(transcript: Transcript) -> str:
-    """Times in milliseconds; a fourth column names the speaker where channels are apart."""
+    """Times in milliseconds; a fourth column names the speaker if channels were split."""
     apart = any(segment.channel is not None for segment in transcript.segments)
     rows = ["start\tend\ttext" + "\tspeaker" * apart]
     for segment in transcript.segments:
@@ -141,7 +147,7 @@ def _format_lrc_text(segment: Segment) -> str:
     text = join_lines(segment.text)
     if text and segment.channel is not None:
         text = f"{_format_speaker(segment)}: {text}"
-    return f" {text}" if text.startswith("[") else text  # else players would take it for a tag
+    return f" {text}" if text.startswith("[") else text  # players would read "[" as a tag
 
 
 def _format_speaker(segment: Segment) -> str:

@@ -1,4 +1,4 @@
-"""A job: one version of one audio file to transcribe, and the states it goes through."""
+"""A job (one version of one audio file to transcribe) and its states."""
 
 import os
 from collections.abc import Mapping
@@ -12,22 +12,25 @@ from speakeasyd.domain.transcript import WarningKind
 
 JobId = NewType("JobId", int)
 Token = NewType("Token", str)
-"""Proof of a claim. Every change to a `processing` job carries it: a late answer from a lost claim changes nothing."""
+"""The fencing token of a claim. Every change to a `processing` job carries it.
+
+A late report that belongs to a lost claim changes nothing.
+"""
 
 
 class Status(StrEnum):
     PENDING = "pending"
-    """Waits for a worker, or for `available_at` when it is a retry."""
+    """Waits for a worker, or, as a retry, for `available_at`."""
     PROCESSING = "processing"
-    """Claimed: a worker transcribes it, or its artifacts are being written."""
+    """Claimed: a worker is transcribing it, or its artifacts are being written."""
     COMPLETED = "completed"
     """Its artifacts are durable in the outbox."""
     FAILED = "failed"
     """Given up, with an `error_code`."""
     CANCELLED = "cancelled"
-    """Stopped by a person, or made moot because the file was replaced."""
+    """Stopped by a person, or obsolete because the file was replaced."""
     SKIPPED = "skipped"
-    """The same bytes again under the same path; `duplicate_of` names the first job."""
+    """The same content under the same path again; `duplicate_of` names the first job."""
 
 
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
@@ -42,10 +45,10 @@ TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.CANCELLED: frozenset({Status.PENDING}),
     Status.SKIPPED: frozenset({Status.PENDING}),
 }
-"""From the key to any of the values; back to `pending` from an end state is a retry that a person asked for.
+"""The allowed transitions. From an end state to `pending`: a person asked for a retry.
 
-A completed job whose retry is cancelled or fails is completed again, from `pending` or `processing`: its finished
-transcript stays, and `retry_error` says why the retry failed.
+A completed job whose retry is cancelled or fails becomes completed again, from `pending` or
+`processing`: its transcript stays, and `retry_error` says why the retry failed.
 """
 
 _63_BITS = 2**63 - 1
@@ -55,7 +58,7 @@ TERMINAL = frozenset({Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """What `stat` says of a file's content; equal signatures mean that nobody has written to it in between."""
+    """Size, modification time and inode: equal signatures mean that the file was not written to."""
 
     size: int  # bytes
     mtime_ns: int
@@ -63,13 +66,16 @@ class Signature:
 
     @classmethod
     def of(cls, stat: os.stat_result) -> "Signature":
-        """Cut to the 63 bits that SQLite's integers hold: some filesystems have longer inodes, or dates past 2262."""
+        """Return the signature of a stat result, cut to the 63 bits of SQLite's integers.
+
+        Some filesystems have longer inode numbers or dates after 2262.
+        """
         return cls(stat.st_size, stat.st_mtime_ns & _63_BITS, stat.st_ino & _63_BITS)
 
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A file as a scan or an event found it."""
+    """A file that a scan or a watch event found."""
 
     path: bytes  # relative to the inbox, as os.fsencode gives it, '/' between parts
     signature: Signature
@@ -77,7 +83,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class WaitingFile:
-    """An arrival that has not settled for long, and why: for the people who ask."""
+    """An arrival that has not settled for a long time, with the reason for users."""
 
     path: bytes
     size: int  # bytes
@@ -87,19 +93,19 @@ class WaitingFile:
 
 @dataclass(frozen=True, slots=True)
 class IncompleteWait:
-    """How long a file that ends early may still go on before its end is final."""
+    """How long a file that ends early may still grow before its end is final, in seconds."""
 
     first_s: float
     most_s: float
 
     def seconds(self, earlier: int) -> float:
-        """`earlier`: versions of the file that ended early and then went on."""
+        """Return the wait; it doubles with each earlier version that ended early and then grew."""
         return min(self.first_s * 2.0 ** min(earlier, 30), self.most_s)
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A settled, identified file, on its way into the ledger."""
+    """A settled and hashed file that is to be added to the ledger."""
 
     inbox: str
     path: bytes  # relative to the inbox, as os.fsencode gives it, '/' between parts
@@ -108,15 +114,15 @@ class NewJob:
     options: Options
     preset: str | None
     batch: str
-    # (error code, text) of a file that is refused at the door
+    # (error code, text) of a file that is refused on admission
     failure: tuple[str, str] | None = None
-    # With a file that ends early; None: it is known to be complete
+    # Of a file that may end early; None: it is known to be complete
     patience: "IncompleteWait | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class AddedJob:
-    """What became of a `NewJob`."""
+    """The job that the ledger created for a `NewJob`."""
 
     job_id: JobId
     status: Status
@@ -124,7 +130,7 @@ class AddedJob:
 
 @dataclass(frozen=True, slots=True)
 class SuspectChunk:
-    """A chunk that was on the device when a worker died, not committed since."""
+    """A chunk that was on the device when a worker died and has not been committed since."""
 
     index: int
     start: float  # seconds in the file
@@ -134,7 +140,7 @@ class SuspectChunk:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as it was claimed."""
+    """A claimed job."""
 
     id: JobId
     token: Token
@@ -144,8 +150,8 @@ class Job:
     sha256: str  # hex, of the bytes that the job is about
     options: Options
     preset: str | None
-    language: str | None  # known from an earlier attempt
-    done: frozenset[int] = frozenset()  # indexes of the chunks that are committed
+    language: str | None  # detected in an earlier attempt
+    done: frozenset[int] = frozenset()  # indexes of the committed chunks
     said: Mapping[int, str] = field(
         default_factory=dict
     )  # their texts, which later chunks lean on; none for a gap
@@ -158,17 +164,17 @@ class Job:
     attempts: int = 1
     batch: str = ""
     warnings: frozenset[WarningKind] = frozenset()  # once it is transcribed
-    # UTC, ISO 8601: before that, the file may go on if it ends early; None: it is complete
+    # UTC, ISO 8601: a file that ends early may grow until then; None: it is complete
     final_at: str | None = None
 
     def locate_source(self, root: Path) -> Path:
-        """The file below its inbox's root."""
+        """Return the absolute path of the source; `root` is the folder of its inbox."""
         return root / os.fsdecode(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class EndedJob:
-    """What is to be known of an ended job when its source is put away."""
+    """What the disposal of a source (keep, move, delete) needs to know of its ended job."""
 
     job_id: JobId
     path: bytes

@@ -82,15 +82,15 @@ _OTHER_NAMES: Mapping[str, str] = {
     "heb": "he",
     "hin": "hi",
 }
-"""Code by another name, an older code, or the code of ISO 639-2 that containers use."""
+"""Code by alternative name, by older code, or by the ISO 639-2 code that containers use."""
 
 _CODES = {name: code for code, name in NAMES.items()} | dict(_OTHER_NAMES)
 
 
 def find_code(text: str) -> str | None:
-    """The code of a language as people and programs write it: `en`, `English`, `en-US`, `zh_CN`, `deu`.
+    """Return the code of a language, written as `en`, `English`, `en-US`, `zh_CN` or `deu`.
 
-    None where no language of Whisper is meant.
+    None if Whisper does not know the language.
     """
     name = " ".join(text.lower().split())
     primary = re.split(r"[-_(]", name)[0].strip()

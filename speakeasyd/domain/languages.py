@@ -1,7 +1,7 @@
-"""Which language is spoken where: evidence of stretches of speech to languages, with hysteresis.
+"""Language of each stretch of speech: a Viterbi search over evidence, with hysteresis.
 
-Every change of language costs as much as some seconds of clear evidence are worth. So short or
-unclear stretches keep the language of what is spoken before them.
+Every change of language has a cost, equal to a few seconds of clear evidence. Short or unclear
+stretches therefore keep the language before them.
 """
 
 import math
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 _SWITCH_COST = 1.5  # nats of evidence that a change of language needs
 _FULL_WEIGHT_S = 5.0  # seconds of speech from which a stretch has its full weight
-_LEAST_PROBABILITY = 1e-3  # one stretch alone never excludes a language
+_LEAST_PROBABILITY = 1e-3  # lower limit, so that one stretch alone never excludes a language
 
 
 @dataclass(frozen=True, slots=True)
 class LanguageEvidence:
-    """A piece of speech and the probability of each language in it."""
+    """A stretch of speech with the probability of each language, code to 0..1."""
 
     speech_s: float  # seconds of speech
     probabilities: Mapping[str, float]
@@ -24,14 +24,17 @@ class LanguageEvidence:
 def restrict_languages(
     probabilities: Mapping[str, float], allowed: Collection[str]
 ) -> dict[str, float]:
-    """The probabilities of the allowed languages only, summing up to 1; all, if none is named."""
+    """Return the probabilities of the allowed languages, scaled to a sum of 1.
+
+    All languages are allowed if `allowed` is empty.
+    """
     kept = {code: p for code, p in probabilities.items() if not allowed or code in allowed}
     total = sum(kept.values())
     return {code: p / total if total else 1 / len(kept) for code, p in kept.items()}
 
 
 def needs_previous(stretches: Sequence[LanguageEvidence]) -> bool:
-    """Whether the languages of these stretches depend on the language spoken before them."""
+    """Return whether the languages of these stretches depend on the language before them."""
     scores = _score_sequence(stretches)[0]
     first = _find_best(scores)
     others = (score for code, score in scores.items() if code != first)
@@ -39,7 +42,7 @@ def needs_previous(stretches: Sequence[LanguageEvidence]) -> bool:
 
 
 def find_languages(stretches: Sequence[LanguageEvidence], previous: str | None) -> list[str]:
-    """The language of each stretch: the most probable sequence, changes paid for."""
+    """Return the language of each stretch: the sequence with the best score."""
     found: list[str] = []
     for scores in _score_sequence(stretches):
         best = _find_best(scores)
@@ -50,7 +53,7 @@ def find_languages(stretches: Sequence[LanguageEvidence], previous: str | None) 
 
 
 def _score_sequence(stretches: Sequence[LanguageEvidence]) -> list[dict[str, float]]:
-    """For each stretch and language, what the best sequence from there to the end is worth."""
+    """Return, for each stretch, the best score of a sequence to the end by its first language."""
     scores: list[dict[str, float]] = []
     following: dict[str, float] = {}
     for stretch in reversed(stretches):
@@ -66,11 +69,11 @@ def _score_sequence(stretches: Sequence[LanguageEvidence]) -> list[dict[str, flo
 
 
 def _weigh_evidence(stretch: LanguageEvidence) -> float:
-    """Short stretches count for little, and so do those in which no language stands out."""
+    """Return the weight, 0 to 1: low for short stretches and for those without a clear language."""
     clearness = max(stretch.probabilities.values(), default=0.0)
     return clearness * min(1.0, stretch.speech_s / _FULL_WEIGHT_S)
 
 
 def _find_best(scores: Mapping[str, float]) -> str:
-    """Of equals the first of the alphabet."""
+    """Return the language with the highest score; among equals the first in the alphabet."""
     return min(scores, key=lambda code: (-scores[code], code))

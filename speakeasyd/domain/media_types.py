@@ -1,8 +1,8 @@
-"""What a media file is by its first bytes, for uploads whose name does not say it."""
+"""Guesses a media file's type from its first bytes, for uploads whose name has no extension."""
 
-HEAD_BYTES = 400  # enough for every sign below
+HEAD_BYTES = 400  # enough for every signature below
 
-_SIGNS: tuple[tuple[int, bytes, str], ...] = (
+_SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (8, b"WAVE", "wav"),
     (8, b"AIFF", "aiff"),
     (8, b"AIFC", "aiff"),
@@ -31,7 +31,7 @@ _SIGNS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x03dss", "dss"),
     (0, b".RMF", "rm"),
 )
-"""Position, bytes there, and the usual extension."""
+"""Offset in bytes, the bytes there, and the usual extension."""
 
 _TS_PACKET = 188  # bytes
 _ADTS = (0xF0, 0xF6)  # the second byte of an AAC frame: a mask of its sync and layer bits
@@ -39,9 +39,12 @@ _MPEG_AUDIO = 0xE0  # the second byte of an MPEG audio frame: its sync bits
 
 
 def guess_extension(head: bytes) -> str | None:
-    """The usual extension, without the dot, of a file that begins with `head`; None where that says nothing."""
-    for position, sign, extension in _SIGNS:
-        if head.startswith(sign, position):
+    """Return the usual extension, without the dot, of a file that begins with `head`.
+
+    None if the type is not recognised.
+    """
+    for offset, signature, extension in _SIGNATURES:
+        if head.startswith(signature, offset):
             return extension
     if len(head) > _TS_PACKET and head[0] == head[_TS_PACKET] == 0x47:
         return "ts"

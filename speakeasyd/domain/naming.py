@@ -1,4 +1,7 @@
-"""What artifacts are called: a template of a few fields, each made safe, and the next best name where one is taken."""
+"""Names of artifacts: a template with fields, safe on every filesystem, with alternatives.
+
+An alternative is used where a name is already taken.
+"""
 
 import re
 import unicodedata
@@ -19,9 +22,9 @@ FIELDS = {
     "model": "the model",
 }
 
-LONGEST = 200  # bytes of a name: filesystems allow 255, and some take a part of them for themselves
-ENDING = 8  # bytes kept for the dot and the format
-TRIES = 99  # of `name (2)`, `name (3)` ...
+LONGEST = 200  # bytes of a name: filesystems allow 255, and some reserve a part of them
+ENDING = 8  # bytes reserved for the dot and the format
+TRIES = 99  # highest number in `name (2)`, `name (3)` ...
 
 _FORBIDDEN = re.compile(r'[\\:*?"<>|\x00-\x1f\x7f-\x9f\u2028\u2029]')
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -31,7 +34,7 @@ _DEVICES = re.compile(
 
 
 def check_template(template: str) -> None:
-    """Raises ConfigError for a template with anything in braces that is not simply one of the fields."""
+    """Raises ConfigError if braces hold anything but a field, or a part of the path is no name."""
     hint = (
         "Allowed are "
         + ", ".join(f"{{{field}}}" for field in FIELDS)
@@ -55,10 +58,11 @@ def check_template(template: str) -> None:
 
 
 def propose_names(template: str, values: Mapping[str, str], *, folder: str = "") -> Iterator[str]:
-    """Paths relative to the outbox, '/' between parts, without the format's ending: the best first, at most about 100.
+    """Yield at most about 100 paths, the best first, without the format's extension.
 
-    `values` has a text for each of the fields. `folder` is the source's own below its inbox; it is mirrored.
-    Each part of each path is a name that every filesystem takes.
+    The paths are relative to the outbox, '/' between parts, and each part is valid on every
+    filesystem. `values` has a text for each field. `folder` is the source's folder below its inbox;
+    the path repeats it.
     """
     parents = [make_component(part) for part in folder.split("/") if part]
     *folders, last = (_fill_template(part, values) for part in template.split("/"))
@@ -73,7 +77,10 @@ def propose_names(template: str, values: Mapping[str, str], *, folder: str = "")
 
 
 def make_component(text: str, *, room: int = 0, longest: int = LONGEST) -> str:
-    """A text as the name of one file or folder on any system: `longest` bytes at most, `room` of them left free."""
+    """Return a text as a file or folder name that is valid on every system.
+
+    It has at most `longest` bytes, of which `room` are left free.
+    """
     flat = _FORBIDDEN.sub(
         "_", unicodedata.normalize("NFC", _SURROGATE.sub(_escape_surrogate, text))
     ).replace("/", "_")
@@ -83,12 +90,15 @@ def make_component(text: str, *, room: int = 0, longest: int = LONGEST) -> str:
 
 
 def build_collision_key(path: str) -> str:
-    """Equal for paths that some filesystem takes for one: letter case and Unicode form aside."""
+    """Return a key that is equal for paths that differ in letter case or Unicode form only.
+
+    Some filesystems treat such paths as one file.
+    """
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _fill_template(pattern: str, values: Mapping[str, str]) -> str:
-    """The pattern with its fields' values in place; a slash in a value makes no folder."""
+    """Return the pattern with the values of its fields; a slash in a value makes no folder."""
     filled = (
         literal + (values[field].replace("/", "_") if field else "")
         for literal, field, *_ in Formatter().parse(pattern)
@@ -102,7 +112,7 @@ def _add_number(name: str, number: str) -> str:
 
 
 def _escape_surrogate(surrogate: re.Match[str]) -> str:
-    """A byte that is no text, as `%E9`; half a character, as a question mark in a diamond."""
+    """Return an undecodable byte as `%E9`, another lone surrogate as U+FFFD."""
     code = ord(surrogate.group())
     return f"%{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else "\ufffd"
 

@@ -1,4 +1,4 @@
-"""What others are told: the kinds of news, how they are worded, and what a command of the user gets. Pure."""
+"""Notifications: kinds of events, message texts, and the arguments of a user's command. Pure."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,17 @@ from speakeasyd.domain.retry import BackoffSettings, compute_backoff
 
 Kind = Literal["job.completed", "job.failed", "batch.completed", "device.open"]
 FIELDS = ("job_id", "source", "language", "audio_seconds", "inbox", *get_args(Format))
-"""What a command of the user may have as `{field}` in its arguments. Formats stand for the path of that file."""
+"""The fields that a user's command may have in its arguments, as `{field}`.
+
+A format stands for the path of the file in that format.
+"""
 
 _FIELD = re.compile(r"{(\w+)}")
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message on its way to one target."""
+    """An event on its way to one target."""
 
     id: int
     kind: str
@@ -29,18 +32,18 @@ class Delivery:
 
     @property
     def message_id(self) -> str:
-        """The same in every attempt: by it a receiver knows what it has had already."""
+        """The idempotency key: equal in every attempt, so that a receiver can drop repeats."""
         return f"msg_{self.created_at.timestamp() * 1000:.0f}_{self.id}"
 
 
 @dataclass(frozen=True, slots=True)
 class DeliverySucceeded:
-    """The target has it."""
+    """The target accepted the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryFailed:
-    """The target does not have it. `final`: trying again would be of no use, or would do harm."""
+    """The target did not accept the message. `final`: a retry would be useless or harmful."""
 
     error: str
     final: bool = False
@@ -50,57 +53,64 @@ Outcome = DeliverySucceeded | DeliveryFailed
 
 
 def compute_next_try(
-    delivery: Delivery, *, now: datetime, give_up: timedelta, waits: BackoffSettings
+    delivery: Delivery, *, now: datetime, give_up: timedelta, backoff_settings: BackoffSettings
 ) -> datetime | None:
-    """When to try again after one more failure; None: it is given up."""
-    then = now + timedelta(seconds=compute_backoff(delivery.attempts + 1, waits))
+    """Return the time of the next attempt after one more failure; None: no more attempts.
+
+    `give_up`: the age at which a delivery is given up.
+    """
+    then = now + timedelta(seconds=compute_backoff(delivery.attempts + 1, backoff_settings))
     return then if then - delivery.created_at <= give_up else None
 
 
 def word_message(kind: str, data: Mapping[str, object]) -> tuple[str, str]:
     """A title and a sentence, for people."""
-    said = {key: value for key, value in data.items() if value is not None}
+    known = {key: value for key, value in data.items() if value is not None}
     match kind:
         case "job.completed":
             return (
-                f"Transcribed: {said.get('path')}",
-                f"Job {said.get('job_id')} is in {_format_artifacts(data)}.",
+                f"Transcribed: {known.get('path')}",
+                f"Job {known.get('job_id')} is in {_format_artifacts(data)}.",
             )
         case "job.failed":
             return (
-                f"Failed: {said.get('path')}",
-                f"Job {said.get('job_id')}, {said.get('error_code')}: {said.get('error')}",
+                f"Failed: {known.get('path')}",
+                f"Job {known.get('job_id')}, {known.get('error_code')}: {known.get('error')}",
             )
         case "batch.completed":
             counts = ", ".join(
-                f"{said[name]} {name}"
+                f"{known[name]} {name}"
                 for name in ("completed", "failed", "cancelled", "skipped")
-                if said.get(name)
+                if known.get(name)
             )
             return (
-                f"Batch done: {said.get('batch')}",
-                f"{counts or 'nothing'}, of {said.get('total', 0)}.",
+                f"Batch done: {known.get('batch')}",
+                f"{counts or 'nothing'}, of {known.get('total', 0)}.",
             )
         case "device.open":
             return (
-                f"Device out of work: {said.get('device')}",
-                f"{said.get('error')}; {said.get('action')}",
+                f"Device unavailable: {known.get('device')}",
+                f"{known.get('error')}; {known.get('action')}",
             )
         case _:
-            return kind, ", ".join(f"{key} {value}" for key, value in said.items())
+            return kind, ", ".join(f"{key} {value}" for key, value in known.items())
 
 
 def fill_command(command: Sequence[str], fields: Mapping[str, str]) -> list[str]:
-    """The arguments with each `{field}` put in; one that the job lacks is empty. No shell reads them."""
+    """Return the arguments with each `{field}` replaced by its value, empty if the job lacks it.
+
+    No shell interprets the result.
+    """
     return [_FIELD.sub(lambda found: fields.get(found[1], ""), argument) for argument in command]
 
 
 def check_command(command: Sequence[str]) -> Sequence[str]:
-    """Raises ValueError, in words for users."""
+    """Return the command. Raises ValueError, with a message for users, on an unknown field."""
     for name in (name for argument in command for name in _FIELD.findall(argument)):
         if name not in FIELDS:
             raise ValueError(
-                f"unknown field {{{name}}}; there are {', '.join(f'{{{known}}}' for known in FIELDS)}"
+                f"unknown field {{{name}}}; allowed are "
+                + ", ".join(f"{{{known}}}" for known in FIELDS)
             )
     return command
 

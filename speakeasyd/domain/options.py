@@ -1,4 +1,4 @@
-"""Transcription options: what a preset, a sidecar or the configuration may say about one job."""
+"""Transcription options of a job, set by the configuration, a preset or a sidecar."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,11 @@ Format = Literal["txt", "srt", "vtt", "json", "tsv", "lrc", "md", "docx"]
 
 
 class Options(BaseModel):
-    """Snapshotted into the job when it is created: a later change of the configuration leaves old jobs as they were."""
+    """The options of one job.
+
+    A copy is stored with the job when it is created: later changes of the configuration do not
+    affect existing jobs.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True

@@ -1,6 +1,7 @@
-"""Which options a file gets: defaults < the inbox's preset < the preset named like its folder < its sidecar. Pure.
+"""Chooses the options of a file. Pure.
 
-A sidecar may name another preset with the key `preset`.
+In rising precedence: the defaults, the inbox's preset, the preset named like the file's folder, the
+file's sidecar. A sidecar can name another preset with the key `preset`.
 """
 
 import codecs
@@ -16,21 +17,21 @@ from speakeasyd.domain.options import Options
 from speakeasyd.errors import ErrorCode, FileFault
 
 SIDECAR_ENDING = ".toml"
-SIDECAR_BYTES = 64 * 1024  # a sidecar is a few lines; nobody needs more
+SIDECAR_BYTES = 64 * 1024  # bytes of a sidecar, at most; it normally has a few lines
 
-Changes = Mapping[str, object]  # options that differ, by name
+Changes = Mapping[str, object]  # changed options by name
 
 
 @dataclass(frozen=True, slots=True)
 class ChosenOptions:
-    """The options of one file, and the preset that people will see beside it."""
+    """The options of one file, and the name of the preset to show with it."""
 
     options: Options
     preset: str | None
 
 
 class Presets:
-    """The options of one inbox. The presets are part of the settings, and were checked with them."""
+    """Chooses options for the files of one inbox. The presets were validated with the settings."""
 
     def __init__(
         self, *, defaults: Options, presets: Mapping[str, Changes], inbox_preset: str | None = None
@@ -43,9 +44,11 @@ class Presets:
         }
 
     def choose_options(self, folder: str, sidecar: Changes | None = None) -> ChosenOptions:
-        """`folder`: the first part of the file's path below the inbox, "" for none.
+        """Return the options of a file with this sidecar.
 
-        Raises FileFault: `bad_sidecar`.
+        `folder`: the first part of the file's path below the inbox, "" if it lies in the inbox
+        itself. Raises FileFault (`bad_sidecar`) if the sidecar has an unknown preset or option, or
+        a wrong value.
         """
         choice = self._by_folder.get(_normalize_name(folder), self._without_folder)
         changes = dict(sidecar or {})
@@ -66,7 +69,7 @@ class Presets:
 
 
 def parse_sidecar(data: bytes) -> Changes:
-    """Raises FileFault: `bad_sidecar`."""
+    """Parse the TOML of a sidecar. Raises FileFault (`bad_sidecar`) if it is not TOML in UTF-8."""
     has_mark = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if has_mark or data.count(0) > max(
         1, len(data) // 3
@@ -83,15 +86,16 @@ def parse_sidecar(data: bytes) -> Changes:
 
 
 def sidecar_error(what: str) -> FileFault:
+    """Return the error (`bad_sidecar`) of a sidecar; `what` is the message for users."""
     return FileFault(
         ErrorCode.BAD_SIDECAR,
         f"the sidecar beside the file cannot be used: {what}",
-        hint="Mend it, then touch the audio file or drop it again.",
+        hint="Correct it, then touch the audio file or drop it again.",
     )
 
 
 def _explain_error(error: ValidationError) -> str:
-    """The first thing that is wrong: which key, and what is allowed."""
+    """Return a message about the first error: the key and what is allowed."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
@@ -106,5 +110,5 @@ def _apply_changes(base: Options, changes: Changes) -> Options:
 
 
 def _normalize_name(name: str) -> str:
-    """Names look the same to people in every Unicode form; macOS and others write them differently."""
+    """Return the name in Unicode form NFC; macOS writes the same visible name in another form."""
     return unicodedata.normalize("NFC", name)

@@ -1,4 +1,4 @@
-"""What the daemon and its worker processes say to each other. Everything here is pickled through one pipe."""
+"""The messages between daemon and worker processes. All of them are pickled through one pipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,22 +11,26 @@ from speakeasyd.domain.transcript import Chunk, MediaWarning
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """How to start a worker: settled once, kept for every restart."""
+    """The settings of a worker, which are kept for every restart."""
 
     device: str  # "cpu" or "cuda:0"
     compute_type: str  # CTranslate2's name, or "auto"
-    replicas: int  # models that compute side by side; 0: as many as fit the device
-    batch_size: int  # chunks of 30 s in one call, or as many more as are shorter; 0: as many as fit the device
-    state_dir: str  # for downloaded models and the worker's last words
-    offline: bool = False  # never ask the hub
+    replicas: int  # models that compute in parallel; 0: as many as fit the device
+    # Chunks of 30 s in one call, or more if they are shorter; 0: as many as fit the device
+    batch_size: int
+    state_dir: str  # for downloaded models and the worker's logs
+    offline: bool = False  # never contact the model hub
 
 
-# --- daemon to worker -------------------------------------------------------------------------------------------------
+# --- daemon to worker ---
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A job for a worker. Chunks in `skip` are committed or given up; if `only` is given, nothing else is done."""
+    """A job for a worker.
+
+    Chunks in `skip` are committed or given up. If `only` is given, only those chunks are done.
+    """
 
     job_id: JobId
     token: Token
@@ -36,13 +40,14 @@ class Task:
     skip: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
     max_seconds: float = 0.0  # refuse longer audio; 0: no limit
-    # Of the version that the task is about; None: whichever is there
+    # Of the version that the task is about; None: any version
     signature: Signature | None = None
-    sha256: str = ""  # hex, of its bytes: they may be the same although the signature is not
+    sha256: str = ""  # hex, of its bytes: equal bytes may have different signatures
     said: Mapping[int, str] = field(default_factory=dict)
-    """Text of the committed chunks, by index: later chunks lean on it. One in `skip` but not here was given up.
+    """Text of the committed chunks, by index: the context in which later chunks are decoded.
 
-    Of a chunk in several languages, the text in `languages`.
+    A chunk in `skip` but not here was given up. Of a chunk in several languages, this is the text
+    in its language in `languages`.
     """
     languages: Mapping[int, str] = field(default_factory=dict)
     """Language at the end of the committed chunks, by index."""
@@ -50,7 +55,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Forget a job: it was cancelled or taken back."""
+    """Stop work on a job: it was cancelled or its claim was released."""
 
     job_id: JobId
 
@@ -62,57 +67,60 @@ class Unload:
 
 @dataclass(frozen=True, slots=True)
 class Drain:
-    """Finish the chunks in flight, start no more, then leave with exit status 0."""
+    """Finish the chunks in flight, start no more, then exit with status 0."""
 
 
 Request = Task | Drop | Unload | Drain
 
-# --- worker to daemon -------------------------------------------------------------------------------------------------
+# --- worker to daemon ---
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The worker is up. The model loads with the first task."""
+    """The worker is running. It loads the model with the first task."""
 
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
 class Loading:
-    """A model is being loaded; silence is to be expected for a while."""
+    """A model is being loaded: no other report may follow for a while."""
 
     model: str
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The model is loaded and its canary came out right."""
+    """The model is loaded and its canary passed."""
 
     requested: str  # as the options name it
-    model: str  # what was really loaded
+    model: str  # the model that was loaded
     device: str
     compute_type: str
     seconds: float
-    warning: str | None = None  # a stand-in was taken: say so everywhere
+    warning: str | None = None  # a fallback model was loaded: shown with every result
 
 
 @dataclass(frozen=True, slots=True)
 class Unloaded:
-    pass
+    """The model was freed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The file could be opened and decoding has begun."""
+    """The file was opened and decoding has begun."""
 
     job_id: JobId
     token: Token
-    container_seconds: float | None  # what the container says, None when it says nothing
+    container_seconds: float | None  # duration in the container's header; None: not given
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Decoding got this far, at most about once a second: a sign of life where there is no speech."""
+    """Decoding has reached this position.
+
+    Sent at most about once a second, as a sign of life also where there is no speech.
+    """
 
     job_id: JobId
     token: Token
@@ -121,7 +129,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class LanguageFound:
-    """Always sent before the first chunk of the job."""
+    """The language was detected. Always sent before the first chunk of the job."""
 
     job_id: JobId
     token: Token
@@ -131,7 +139,7 @@ class LanguageFound:
 
 @dataclass(frozen=True, slots=True)
 class ChunkStarted:
-    """The device works on this chunk: the suspect, should the worker die now."""
+    """The device works on this chunk. It is a suspect if the worker dies now."""
 
     job_id: JobId
     token: Token
@@ -142,6 +150,8 @@ class ChunkStarted:
 
 @dataclass(frozen=True, slots=True)
 class ChunkDone:
+    """The text of a chunk."""
+
     job_id: JobId
     token: Token
     chunk: Chunk
@@ -149,17 +159,17 @@ class ChunkDone:
 
 @dataclass(frozen=True, slots=True)
 class TaskDone:
-    """Every chunk asked for was sent. Not the same as completed: that is for the ledger to say."""
+    """Every requested chunk was sent. The ledger decides whether the job is completed."""
 
     job_id: JobId
     token: Token
-    audio_seconds: float  # on the file's clock, holes included
+    audio_seconds: float  # on the file's timeline, missing parts included
     warnings: tuple[MediaWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFailed:
-    """The file is at fault."""
+    """The job failed because of its file."""
 
     job_id: JobId
     token: Token
@@ -169,18 +179,18 @@ class TaskFailed:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something else than a file failed. Sent before any clean-up, since the clean-up may kill the process."""
+    """A failure that is not a file's. Sent before any clean-up, which may end the process."""
 
     phase: Literal["load", "canary", "encode", "generate", "align", "vad", "decode", "host"]
-    error: str  # type and text, verbatim
+    error: str  # type and text of the exception
     in_flight: tuple[tuple[JobId, int], ...]  # (job, chunk index) on the device at that moment
-    soft: bool = False  # the worker tries a soft restart by itself; else it leaves at once
+    soft: bool = False  # the worker tries a soft restart; else it exits at once
     traceback: str = ""  # for the log
 
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """The last message: everything finished was sent."""
+    """The last message: all finished chunks were sent."""
 
 
 Report = (

@@ -1,4 +1,4 @@
-"""Transcripts as people read them: text that cannot break a format, times, speakers and paragraphs."""
+"""Readable transcripts: sanitised text, formatted times, speakers and paragraphs."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from speakeasyd.domain.transcript import Segment, Transcript
 
 PAUSE_S = 2.0  # seconds of silence that begin a new paragraph
-ENOUGH = 700  # characters after which a paragraph ends with its sentence
+ENOUGH = 700  # characters after which a paragraph ends at the next end of a sentence
 STOPS = tuple(
     ".!?\u2026\u3002\uff01\uff1f\u061f\u0964"
-)  # that end a sentence in Latin, CJK, Arabic, Devanagari
+)  # ends of sentences in Latin, CJK, Arabic and Devanagari scripts
 
 _CLOSERS = " \"'\u201d\u2019\u00bb\u300d\u300f)]"
 _CONTROLS = [
@@ -26,49 +26,59 @@ _UNPRINTABLE: dict[int, str | None] = {
 
 @dataclass(frozen=True, slots=True)
 class Paragraph:
+    """A paragraph of a transcript."""
+
     start: float  # seconds in the file
     text: str
     channel: int | None = None
-    gap: bool = False  # not what was said, but the word that it is missing
+    gap: bool = False  # a note about missing text, not text that was spoken
 
     @property
     def spoken(self) -> str:
-        """The text, with its speaker where channels are apart."""
+        """The text, with its speaker if channels were split."""
         return self.text if self.channel is None else f"{format_speaker(self.channel)}: {self.text}"
 
 
 def strip_controls(text: str) -> str:
-    """Without control characters and half surrogates; every kind of white space is a plain one."""
+    """Return the text without control characters, with plain spaces as the only white space.
+
+    Lone surrogates become U+FFFD.
+    """
     return "".join(" " if char.isspace() else char for char in text.translate(_UNPRINTABLE))
 
 
 def join_lines(text: str) -> str:
-    """Printable, and nothing but single spaces between the words."""
+    """Return the text without control characters, with single spaces between the words."""
     return " ".join(strip_controls(text).split())
 
 
 def format_clock(seconds: float) -> str:
-    """`01:05`, or `1:01:05` from an hour on."""
+    """Format seconds as `01:05`, or as `1:01:05` from one hour."""
     minutes, second = divmod(int(max(0.0, seconds)), 60)
     hour, minute = divmod(minutes, 60)
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
 
 
 def format_speaker(channel: int) -> str:
+    """Return the label of a channel; 0 is left."""
     return ("Left", "Right")[channel] if channel < 2 else f"Channel {channel + 1}"
 
 
 def ends_with(text: str, marks: tuple[str, ...]) -> bool:
-    """Whether the text ends with one of these, closing quotes and brackets aside."""
+    """Return whether the text ends with one of the marks, ignoring closing quotes and brackets."""
     return text.rstrip(_CLOSERS).endswith(marks)
 
 
 def format_gap(start: float, end: float) -> str:
+    """Return the note that replaces the text of a gap; times in seconds in the file."""
     return f"[gap {format_clock(start)}-{format_clock(end)}: could not be transcribed]"
 
 
 def build_paragraphs(transcript: Transcript) -> Iterator[Paragraph]:
-    """In order of time; a new one at a long pause, at another speaker, and where the last one is long enough."""
+    """Yield the paragraphs in order of time.
+
+    A new one begins at a long pause, at a change of the speaker, and after `ENOUGH` characters.
+    """
     gathered: list[Segment] = []
     items: list[Segment | tuple[float, float]] = [*transcript.segments, *transcript.gaps]
     for item in sorted(items, key=_start_of):
@@ -90,7 +100,7 @@ def _starts_paragraph(gathered: list[Segment], segment: Segment) -> bool:
     last = gathered[-1]
     if segment.channel != last.channel or segment.start - last.end >= PAUSE_S:
         return True
-    return ends_with(last.text, STOPS) and sum(len(one.text) for one in gathered) >= ENOUGH
+    return ends_with(last.text, STOPS) and sum(len(part.text) for part in gathered) >= ENOUGH
 
 
 def _join_segments(segments: list[Segment]) -> Iterator[Paragraph]:

@@ -1,4 +1,4 @@
-"""The recovery of a device, as a pure state machine, and the judgement of a chunk that workers died on.
+"""The recovery of a device as a pure state machine, and the policy for poison chunks.
 
                       Started           Busy                 Faulted (soft)
     starting ────────────────▶ ready ◀────────▶ busy ◀─────────────────────▶ soft_restarting
@@ -7,14 +7,17 @@
        │  └──── Died ─────── recycling        poisoned ◀───────────────────────┘
        │ Died, with backoff                      │ Died
        └─────────────────────────────────────────┤
-                                                 │ faults on several files, or one that waits for a person or the device
+                                                 │ faults on several files,
+                                                 │ or one that needs a person or a probe
          ProbePassed                             ▼
-    half_open ◀──────────────────── device_open, or cpu_only if the CPU may stand in
+    half_open ◀──────────────────── device_open, or cpu_only if the CPU may take over
        │  │ Died                         ▲
        │  └──────────────────────────────┘
        └─ Worked ─▶ busy: the circuit is closed
 
-Time and chance are arguments; what is to be done comes back as values.
+Names of the events in `domain.device_health`: Started is WorkerStarted, Busy is TaskAssigned,
+Faulted is FaultReported, Silent is ProgressStopped, Died is ProcessExited, Worked is
+ChunkSucceeded. Time and randomness are arguments; actions are returned as values.
 """
 
 from collections.abc import Mapping
@@ -51,8 +54,8 @@ from speakeasyd.domain.fault import Diagnosis, FaultKind, Remedy
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.retry import compute_backoff_ceiling
 
-_CONDEMNING = frozenset({Remedy.PERSON, Remedy.PROBE, Remedy.CPU_FOR_GOOD})
-"""With these the device is at fault at once, whatever it was working on."""
+_OPENS_AT_ONCE = frozenset({Remedy.PERSON, Remedy.PROBE, Remedy.CPU_FOR_GOOD})
+"""Remedies of faults that open the circuit at once, whatever the device was working on."""
 
 
 _MOVES: Mapping[tuple[DeviceState, type[RecoveryEvent]], DeviceState] = {
@@ -61,15 +64,23 @@ _MOVES: Mapping[tuple[DeviceState, type[RecoveryEvent]], DeviceState] = {
     (DeviceState.BUSY, TasksFinished): DeviceState.READY,
     (DeviceState.SOFT_RESTARTING, ModelVerified): DeviceState.BUSY,
 }
-"""The moves that ask for nothing to be done."""
+"""The transitions without actions."""
 
 
 def advance_recovery(
-    health: DeviceHealth, event: RecoveryEvent, *, now: float, dice: float, policy: RecoveryPolicy
+    health: DeviceHealth,
+    event: RecoveryEvent,
+    *,
+    now: float,
+    random_fraction: float,
+    policy: RecoveryPolicy,
 ) -> Transition:
-    """The next state of a device and what is to be done. `now` in seconds, monotonic; `dice` from 0 up to 1."""
+    """Return the next state of a device and the actions to carry out.
+
+    `now`: monotonic seconds. `random_fraction`: at least 0 and below 1, for the jitter of backoff.
+    """
     state = health.state
-    done: Transition = health, ()  # what an event changes nothing about
+    done: Transition = health, ()  # for an event that changes nothing
     if state is not DeviceState.STOPPED:
         match event:
             case StopRequested():
@@ -83,7 +94,9 @@ def advance_recovery(
             ):
                 done = _on_fault(health, event, policy)
             case ProcessExited() if state not in OPEN:
-                done = _on_exit(health, event, now=now, dice=dice, policy=policy)
+                done = _on_exit(
+                    health, event, now=now, random_fraction=random_fraction, policy=policy
+                )
             case ProbePassed() if state in OPEN:
                 done = (
                     replace(health, state=DeviceState.HALF_OPEN, on_trial=True),
@@ -103,7 +116,7 @@ def advance_recovery(
 
 
 def _on_chunk_succeeded(health: DeviceHealth) -> DeviceHealth:
-    """A chunk came back: the device is well. After a trial, the circuit is closed."""
+    """Reset the failure counts; a half-open circuit closes."""
     if health.state is DeviceState.HALF_OPEN:
         return DeviceHealth(state=DeviceState.BUSY)
     return (
@@ -116,7 +129,7 @@ def _on_chunk_succeeded(health: DeviceHealth) -> DeviceHealth:
 def _on_fault(
     health: DeviceHealth, event: FaultReported | ProgressStopped, policy: RecoveryPolicy
 ) -> Transition:
-    """A sound context may mend itself, so many times; everything else has to go."""
+    """Allow up to `soft_limit` soft restarts; every other fault ends the process."""
     at_work = health.state in {DeviceState.READY, DeviceState.BUSY, DeviceState.SOFT_RESTARTING}
     if (
         isinstance(event, FaultReported)
@@ -127,40 +140,46 @@ def _on_fault(
         return replace(
             health, state=DeviceState.SOFT_RESTARTING, soft=health.soft + 1, cause=event.diagnosis
         ), ()
-    patience = 0.0 if isinstance(event, ProgressStopped) else policy.leave_s
+    grace_s = 0.0 if isinstance(event, ProgressStopped) else policy.leave_s
     return replace(health, state=DeviceState.POISONED, cause=event.diagnosis), (
-        KillWorker(patience),
+        KillWorker(grace_s),
     )
 
 
 def _on_exit(
-    health: DeviceHealth, event: ProcessExited, *, now: float, dice: float, policy: RecoveryPolicy
+    health: DeviceHealth,
+    event: ProcessExited,
+    *,
+    now: float,
+    random_fraction: float,
+    policy: RecoveryPolicy,
 ) -> Transition:
+    """Start a new worker after a backoff, or open the circuit after too many faults."""
     if health.state is DeviceState.RECYCLING:
         return replace(health, state=DeviceState.STARTING), (StartWorker(0.0),)
     unexplained = 0 if event.suspects else health.unexplained + 1
     after = replace(
         health, failures=health.failures + 1, unexplained=unexplained, soft=0, cause=event.diagnosis
     )
-    wait = dice * compute_backoff_ceiling(
+    wait = random_fraction * compute_backoff_ceiling(
         after.failures, base=policy.restart_s, limit=policy.restart_max_s
     )
-    again = StartWorker(max(policy.restart_min_s, wait))
+    restart = StartWorker(max(policy.restart_min_s, wait))
     if _is_device_innocent(event.diagnosis):
         return replace(
             after, state=DeviceState.HALF_OPEN if health.on_trial else DeviceState.STARTING
-        ), (again,)
-    if health.on_trial or event.diagnosis.remedy in _CONDEMNING:
+        ), (restart,)
+    if health.on_trial or event.diagnosis.remedy in _OPENS_AT_ONCE:
         return _open_circuit(after, policy)
-    recent = tuple(blow for blow in health.blows if now - blow.at < policy.window_s)
-    after = replace(after, blows=(*recent, RecordedFault(now, event.suspects)))
-    if count_uncorrelated_faults(after.blows) >= policy.faults_to_open:
+    recent = tuple(fault for fault in health.faults if now - fault.at < policy.window_s)
+    after = replace(after, faults=(*recent, RecordedFault(now, event.suspects)))
+    if count_uncorrelated_faults(after.faults) >= policy.faults_to_open:
         return _open_circuit(after, policy)
-    return replace(after, state=DeviceState.STARTING), (again,)
+    return replace(after, state=DeviceState.STARTING), (restart,)
 
 
 def _is_device_innocent(diagnosis: Diagnosis) -> bool:
-    """Whether the device had no part in it."""
+    """Return whether the device is not the cause of the fault."""
     return (
         diagnosis.kind in {FaultKind.KILLED, FaultKind.FILE}
         or diagnosis.remedy is Remedy.OTHER_MODEL
@@ -168,7 +187,7 @@ def _is_device_innocent(diagnosis: Diagnosis) -> bool:
 
 
 def _open_circuit(health: DeviceHealth, policy: RecoveryPolicy) -> Transition:
-    """Leave the device alone until a probe passes; nothing that a probe cannot judge is probed."""
+    """Open the circuit until a probe passes. No probe is scheduled if it could not help."""
     opened = replace(
         health,
         state=DeviceState.CPU_ONLY if policy.cpu_stand_in else DeviceState.DEVICE_OPEN,
@@ -177,9 +196,8 @@ def _open_circuit(health: DeviceHealth, policy: RecoveryPolicy) -> Transition:
     match health.cause.remedy if health.cause else Remedy.PROBE:
         case Remedy.CPU_FOR_GOOD:
             return opened, ()
-        case Remedy.REINSTALL if (
-            health.unexplained
-        ):  # else the files alone may be what the defect needs
+        # Without an unexplained failure, the defect may occur with certain files only
+        case Remedy.REINSTALL if health.unexplained:
             return opened, ()
         case Remedy.PERSON:
             return opened, (ScheduleProbe(policy.person_probe_s),)
@@ -194,7 +212,10 @@ def _open_circuit(health: DeviceHealth, policy: RecoveryPolicy) -> Transition:
 
 
 def needs_person(health: DeviceHealth, policy: RecoveryPolicy) -> bool:
-    """Whether waiting will not help: somebody has to mend something, or fresh workers and probes failed too."""
+    """Return whether waiting does not help.
+
+    True if a person has to fix something, or if new workers and probes failed too.
+    """
     if health.state not in OPEN or not health.cause:
         return False
     match health.cause.remedy:
@@ -206,33 +227,35 @@ def needs_person(health: DeviceHealth, policy: RecoveryPolicy) -> bool:
             return health.unexplained > policy.faults_to_open
 
 
-def count_uncorrelated_faults(blows: tuple[RecordedFault, ...]) -> int:
-    """How many of these faults no common file explains. A poison file is in all of its own, so they count as one."""
+def count_uncorrelated_faults(faults: tuple[RecordedFault, ...]) -> int:
+    """Return how many faults have no file in common: the faults of one poison file count as one."""
     suspected: set[JobId] = set()
     count = 0
-    for blow in blows:
-        if not blow.jobs & suspected:
+    for fault in faults:
+        if not fault.jobs & suspected:
             count += 1
-        suspected |= blow.jobs
+        suspected |= fault.jobs
     return count
 
 
-# --- a chunk that workers died on -------------------------------------------------------------------------------------
+# --- poison chunks ---
 
 
 class PoisonDecision(StrEnum):
+    """What to do with a chunk after the death of a worker."""
+
     TRY_ALONE = "try_alone"
-    """One strike proves nothing: errors of a GPU surface late. Again, with nothing beside it."""
+    """Retry it with no other chunk on the device: GPU errors surface late, so others may be it."""
     TRY_ON_CPU = "try_on_cpu"
-    """It took a fresh worker down alone: the GPU will not have it."""
+    """It ended a new worker while alone on the GPU: retry it on the CPU."""
     MARK_GAP = "mark_gap"
-    """Nothing can transcribe it: go on without it and say so."""
+    """It cannot be transcribed: leave a marked gap and continue."""
     FAIL = "fail"
-    """Nothing can transcribe it: the job ends here."""
+    """It cannot be transcribed: the job fails."""
 
 
 class PoisonPolicy(Protocol):
-    """The part of the settings that says what becomes of poison."""
+    """The settings about poison chunks."""
 
     @property
     def cpu_fallback(self) -> bool: ...
@@ -242,7 +265,7 @@ class PoisonPolicy(Protocol):
 
 
 def decide_poison(*, strikes: int, device: str, settings: PoisonPolicy) -> PoisonDecision:
-    """What to do with a chunk after so many strikes, when `device` is what the pool works on."""
+    """Return what to do with a chunk after this many strikes; `device`: the one the pool uses."""
     if strikes < 2:
         return PoisonDecision.TRY_ALONE
     if strikes == 2 and settings.cpu_fallback and device != "cpu":

@@ -1,7 +1,7 @@
-"""Checks what a worker sent against the types of `domain.protocol`, before anything is done with it.
+"""Validates a worker's report against the types of `domain.protocol` before it is used.
 
-A pickle holds whatever the other side put in. The annotations are the contract: floats are finite, integers fit the
-64 bits of a database, and every value has the type that its field names.
+A pickle can contain any object. The annotations are the contract: floats are finite, integers fit
+the 64 bits of a database, and every value has the type of its field.
 """
 
 import types
@@ -12,14 +12,14 @@ from typing import Any, Literal, NewType, Union, get_args, get_origin, get_type_
 from speakeasyd.domain.protocol import Report
 
 INTEGER_LIMIT = 2**63  # what SQLite stores
-SECONDS_LIMIT = 1e12  # no time, score or ratio is larger
-SHOWN = 200  # characters of a wrong value that a complaint repeats
+SECONDS_LIMIT = 1e12  # no valid time, score or ratio is larger
+SHOWN = 200  # characters of a wrong value that a message repeats
 
 _REPORTS: tuple[type, ...] = get_args(Report)
 
 
 def find_complaint(report: object) -> str | None:
-    """What is wrong with a report; None if nothing is."""
+    """Return what is wrong with a report, as a message for the log; None if it is valid."""
     if not isinstance(report, _REPORTS):
         return f"{_format_value(report)} is no report"
     return _check_fields(report, type(report).__name__)
@@ -104,6 +104,6 @@ def _explain_mismatch(place: str, value: object, wanted: str) -> str:
 def _format_value(value: object) -> str:
     try:
         text = repr(value)
-    except Exception:  # noqa: BLE001 - the object is not ours; integers of many digits refuse, too
+    except Exception:  # noqa: BLE001 - any object; integers of many digits raise, too
         text = f"a {type(value).__name__} that cannot be shown"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -1,15 +1,15 @@
-"""How long to wait before trying again."""
+"""Exponential backoff with full jitter."""
 
 import random
 from collections.abc import Callable
 from typing import Protocol
 
-HOLD_S = 300.0  # seconds that jobs wait for a model that would not load
+HOLD_S = 300.0  # seconds that jobs wait for a model that failed to load
 _MAX_DOUBLINGS = 30  # far above any limit; keeps the power finite
 
 
 class BackoffSettings(Protocol):
-    """The part of the settings that says how patient to be."""
+    """The settings of a backoff, in seconds: the first ceiling and the highest one."""
 
     @property
     def retry_s(self) -> float: ...
@@ -19,24 +19,30 @@ class BackoffSettings(Protocol):
 
 
 def compute_backoff(
-    attempts: int, waits: BackoffSettings, *, dice: Callable[[], float] = random.random
+    attempts: int,
+    backoff_settings: BackoffSettings,
+    *,
+    random_fraction: Callable[[], float] = random.random,
 ) -> float:
-    """Seconds to wait after so many attempts, 1 or more: full jitter under a ceiling that doubles.
+    """Return the seconds to wait after this many attempts, 1 or more.
 
-    Jitter over the whole range keeps jobs that failed together from coming back together.
+    Jitter over the whole range spreads the retries of jobs that failed together.
     """
-    return dice() * compute_backoff_ceiling(attempts, base=waits.retry_s, limit=waits.retry_max_s)
+    ceiling = compute_backoff_ceiling(
+        attempts, base=backoff_settings.retry_s, limit=backoff_settings.retry_max_s
+    )
+    return random_fraction() * ceiling
 
 
-def longest_wait(crashes: int, waits: BackoffSettings) -> float:
-    """Seconds that a job which has crashed so often may have to wait, whatever for."""
-    return (
-        compute_backoff_ceiling(crashes, base=waits.retry_s, limit=waits.retry_max_s)
-        if crashes
-        else HOLD_S
+def longest_wait(crashes: int, backoff_settings: BackoffSettings) -> float:
+    """Return the longest wait, in seconds, of a job that ended this many workers."""
+    if not crashes:
+        return HOLD_S
+    return compute_backoff_ceiling(
+        crashes, base=backoff_settings.retry_s, limit=backoff_settings.retry_max_s
     )
 
 
 def compute_backoff_ceiling(attempts: int, *, base: float, limit: float) -> float:
-    """The longest wait after so many attempts: `base`, doubled each time, never above `limit`."""
+    """Return the longest wait after this many attempts: `base` doubled each time, up to `limit`."""
     return min(limit, base * 2.0 ** min(max(attempts, 1) - 1, _MAX_DOUBLINGS))

@@ -1,19 +1,20 @@
-"""The next smaller way to load a model, after one that the device could not do."""
+"""The next smaller settings to load a model with, after the device refused the current ones."""
 
 from dataclasses import replace
 
 from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.protocol import WorkerSpec
 
-GPU_BATCH = 16  # chunks of 30 s in one call, where the settings leave it to us
+GPU_BATCH = 16  # default number of chunks of 30 s in one call on a GPU
 
 _SMALL = frozenset({"int8", "int8_float16", "int8_float32", "int8_bfloat16"})
 
 
 def step_down(spec: WorkerSpec, remedy: Remedy) -> WorkerSpec | None:
-    """The settings to try next; None if there are none, or if this remedy asks for no others.
+    """Return the settings to try next; None if none are left or the remedy needs no others.
 
-    Batches first: they cost memory and no accuracy. `spec` should say the batch size in use where it is known.
+    The batch size is reduced first: it takes memory but does not affect accuracy. `spec` should
+    have the batch size in use if it is known.
     """
     on_gpu = spec.device.startswith("cuda")
     match remedy:

@@ -1,4 +1,4 @@
-"""Subtitles by the habits of the field: two short lines, time to read them, one cue after the other."""
+"""Subtitles by common guidelines: at most two short lines, enough reading time, no overlap."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,24 +9,26 @@ from speakeasyd.domain.readable_text import STOPS, ends_with, format_gap, format
 from speakeasyd.domain.transcript import Segment, Transcript, Word
 from speakeasyd.domain.typesetting import Piece, break_lines, measure_width, split_into_pieces
 
-SHORTEST_S = 1.0  # seconds that a cue stays, if the next one lets it
-LONGEST_S = 7.0  # seconds after which a cue goes, however long its sound
-FLASH_S = 0.3  # seconds that even a cue in a crowd stays
-LATE_S = 2.0  # seconds that a cue may come late, so that the ones before it can be read
-FLICKER_S = 0.5  # seconds of nothing between two cues that are not worth a blink
-SPEED = 17.0  # columns that people read in a second
-PAUSE_S = 2.0  # seconds of silence inside a segment that part it
+SHORTEST_S = 1.0  # seconds that a cue is shown at least, unless the next one begins earlier
+LONGEST_S = 7.0  # seconds that a cue is shown at most
+FLASH_S = 0.3  # seconds that a cue is shown at least, even if many follow closely
+LATE_S = 2.0  # seconds that a cue may be late, so that earlier ones can be read
+FLICKER_S = 0.5  # seconds; a shorter pause between two cues is closed
+SPEED = 17.0  # reading speed in columns a second
+PAUSE_S = 2.0  # seconds of silence that split a segment
 
 _CLAUSES = tuple(",;:\u2014\u3001\uff0c\uff1b\uff1a\u060c")
-_MIDDLE = 0.2, 0.8  # where to part a text, in fractions of its width
+_MIDDLE = 0.2, 0.8  # where a text may be split, in fractions of its width
 
 
 @dataclass(frozen=True, slots=True)
 class Cue:
+    """One subtitle."""
+
     start: float  # seconds in the file
     end: float  # seconds in the file
     lines: tuple[str, ...]  # one or two
-    speaker: str = ""  # where channels are apart
+    speaker: str = ""  # set if channels were split
 
     @property
     def columns(self) -> int:
@@ -36,9 +38,8 @@ class Cue:
 def render_srt(transcript: Transcript) -> str:
     blocks = []
     for number, cue in enumerate(build_cues(transcript), 1):
-        text = "\n".join(_label_lines(cue)).replace(
-            "-->", "->"
-        )  # what parsers take for a line of times
+        # Parsers read "-->" as a line of times
+        text = "\n".join(_label_lines(cue)).replace("-->", "->")
         blocks.append(
             f"{number}\n{_format_time(cue.start, ',')} --> {_format_time(cue.end, ',')}\n{text}\n"
         )
@@ -57,7 +58,7 @@ def render_vtt(transcript: Transcript) -> str:
 
 
 def build_cues(transcript: Transcript) -> list[Cue]:
-    """In order, never two at once; each channel's words in their order."""
+    """Return the cues in order, without overlap; each channel keeps the order of its words."""
     by_channel = sorted(transcript.segments, key=_channel_of)
     tracks = [list(_draft_cues(track)) for _, track in groupby(by_channel, key=_channel_of)]
     gaps = [
@@ -81,12 +82,11 @@ def _label_lines(cue: Cue) -> Sequence[str]:
 
 
 def _draft_cues(segments: Iterable[Segment]) -> Iterator[Cue]:
-    """Cues as the sound goes, whether or not there is time to read them."""
+    """Yield cues with the times of the sound, regardless of reading time."""
     for segment in segments:
         label = "" if segment.channel is None else format_speaker(segment.channel)
-        indent = (
-            measure_width(label) + 2 if label else 0
-        )  # as it stands before the first line of an srt
+        # Columns that the label takes before the first line of an srt
+        indent = measure_width(label) + 2 if label else 0
         for stretch in _split_at_pauses(split_into_pieces(_words_of(segment))):
             for part in _split_to_fit(stretch, indent):
                 yield Cue(
@@ -95,7 +95,10 @@ def _draft_cues(segments: Iterable[Segment]) -> Iterator[Cue]:
 
 
 def _words_of(segment: Segment) -> Sequence[Word]:
-    """Its words if they say what it says; else all of it as one long word, over which times are interpolated."""
+    """Return the segment's words if they match its text.
+
+    Else the whole text is one long word, over which times are interpolated.
+    """
     spelt = "".join(word.text for word in segment.words)
     if "".join(spelt.split()) == "".join(segment.text.split()):
         return segment.words
@@ -113,7 +116,7 @@ def _split_at_pauses(all_pieces: Sequence[Piece]) -> Iterator[Sequence[Piece]]:
 
 
 def _split_to_fit(part: Sequence[Piece], indent: int) -> Iterator[Sequence[Piece]]:
-    """Parts that fit two lines; halves of what is too long in time, unless it is short to read."""
+    """Yield parts that fit two lines. A part that lasts too long is split unless it is one line."""
     laid_out = break_lines(part, indent)
     if len(part) == 1 or (
         laid_out and (len(laid_out) == 1 or part[-1].end - part[0].start <= LONGEST_S)
@@ -126,7 +129,10 @@ def _split_to_fit(part: Sequence[Piece], indent: int) -> Iterator[Sequence[Piece
 
 
 def _find_best_cut(part: Sequence[Piece]) -> int:
-    """The index before which to part: near the middle, better after a sentence, a clause or a pause."""
+    """Return the index before which to split.
+
+    Prefers the middle, and the end of a sentence, of a clause or a pause.
+    """
     columns = [0]
     for piece in part:
         columns.append(columns[-1] + piece.columns)
@@ -141,7 +147,7 @@ def _find_best_cut(part: Sequence[Piece]) -> int:
 
 
 def _score_cut(before: Piece, after: Piece) -> float:
-    """How much a reader minds a cut here, from 0 to 1."""
+    """Return the penalty of a cut here, 0 to 1."""
     if ends_with(before.text, STOPS):
         return 0.0
     if ends_with(before.text, _CLAUSES):
@@ -152,9 +158,9 @@ def _score_cut(before: Piece, after: Piece) -> float:
 
 
 def _extend_cues(drafts: Sequence[Cue], audio_seconds: float) -> Iterator[Cue]:
-    """Let each cue stay as long as it is read, into the silence after it, but not into the next one.
+    """Extend each cue to its reading time, into the silence after it, but not into the next cue.
 
-    In a crowd a cue is cut short, and the next may begin a little late.
+    If cues follow closely, a cue is shortened and the next may begin up to `LATE_S` late.
     """
     free = 0.0  # the end of the cue before
     for draft, following in zip_longest(drafts, drafts[1:]):

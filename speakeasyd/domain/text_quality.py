@@ -1,6 +1,6 @@
-"""Rules that judge a decoded text: when to decode again, which of several texts to keep, when to drop one.
+"""Quality checks of a decoded text: when to decode again, which of several texts to keep or drop.
 
-They use the statistics of the decoding, the text and its timestamps, and how much speech there is. Nothing else.
+They use only the decoder's statistics, the text, its timestamps and the amount of speech.
 """
 
 import unicodedata
@@ -10,23 +10,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
-_REPETITIVE = 2.4  # compression ratio above which a text loops
-_UNSURE = -0.8  # mean log-probability below which another way is worth its time
-_GUESS = -1.0  # and below which, where there may be no speech, the text is an invention
-_SILENCE = 0.6  # probability of no speech
-_SPARSE = 2.5  # tokens a second of speech; people say about four
+_REPETITIVE = 2.4  # compression ratio above which a text is repetitive
+_UNSURE = -0.8  # mean log-probability below which the clip is decoded again
+_GUESS = -1.0  # mean log-probability below which text without speech is a hallucination
+_SILENCE = 0.6  # probability of no speech above which there may be none
+_SPARSE = 2.5  # tokens a second of speech; people speak about four
 _ENOUGH_SPEECH_S = 5.0  # seconds of speech that are needed to call a text sparse
-_FASTEST = 22.0  # letters a second of speech; of ordinary readers, one in a hundred says 19
-_SLACK_S = 0.5  # seconds by which detected speech may be shorter than what was spoken
-_OVERRUN_S = 0.5  # seconds behind the end of the speech at which no text can begin
-_WORDS_BEFORE = 30  # of the text before that are looked at
+_FASTEST = 22.0  # letters a second of speech; the 99th percentile of readers is 19
+_SLACK_S = 0.5  # seconds by which detected speech may be too short
+_OVERRUN_S = 0.5  # seconds after the end of the speech at which no text can begin
+_WORDS_BEFORE = 30  # number of words of the preceding text that are checked
 _CONFIRMING_SHARE = 0.65  # of the repeated words; a text that has them once has about half
 _UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _LETTERS_PER_WORD = 2  # in scripts that write words without spaces
-_SUSPICIOUS_COUNT = {
-    1: 8,
-    2: 4,
-}  # how often a phrase of so many words must stand in a row; longer ones twice
+# Consecutive repetitions that are suspicious, by the phrase's number of words; 2 for longer ones
+_SUSPICIOUS_COUNT = {1: 8, 2: 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,27 +32,27 @@ class Passage:
     """A stretch of the text between two timestamps."""
 
     start: float  # seconds in the clip
-    end: float  # seconds in the clip; the decoder may set it behind the end of the audio
+    end: float  # seconds in the clip; the decoder may set it after the end of the audio
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeStatistics:
-    """What is known of a decoded text."""
+    """A decoded text and its statistics."""
 
     text: str
-    tokens: int  # of text
-    speech_s: float  # seconds of speech that it is about
+    tokens: int  # number of text tokens
+    speech_s: float  # seconds of speech in the clip; 0: unknown
     avg_logprob: float
     no_speech_prob: float
-    cut_off: bool = False  # the decoder ran into its limit of tokens
+    cut_off: bool = False  # the decoder reached its token limit
     passages: tuple[Passage, ...] = ()
     speech_end: float | None = None  # seconds in the clip; None: unknown
     said: str = ""  # the text before it, which the decoder may repeat
 
     @property
     def compression_ratio(self) -> float:
-        """Of the text as a whole, or of the passage that compresses best."""
+        """The ratio of the whole text or of the passage that compresses best."""
         return max(
             map(
                 compute_compression_ratio, (self.text, *(passage.text for passage in self.passages))
@@ -63,15 +61,15 @@ class DecodeStatistics:
 
 
 class Doubt(Enum):
-    """A reason to decode the clip in another way."""
+    """A reason to decode the clip again with another method."""
 
-    CUT_OFF = auto()  # the decoder ran into its limit of tokens
+    CUT_OFF = auto()  # the decoder reached its token limit
     REPETITIVE = auto()  # the text compresses too well
     UNSURE = auto()  # the mean log-probability is low
-    SPARSE = auto()  # too little text for so much speech
-    REPEATED = auto()  # a phrase stands more than once in a row
-    HURRIED = auto()  # more letters than anybody says in the time
-    OVERRUN = auto()  # text begins behind the end of the speech
+    SPARSE = auto()  # too little text for the amount of speech
+    REPEATED = auto()  # a phrase occurs several times in a row
+    HURRIED = auto()  # more letters than a person can speak in the time
+    OVERRUN = auto()  # text begins after the end of the speech
 
 
 _COST = {
@@ -81,19 +79,20 @@ _COST = {
     Doubt.HURRIED: 0.5,
     Doubt.OVERRUN: 0.25,
 }
-"""In units of mean log-probability. Those that are missing are part of `score_text` by their size."""
+"""Penalties in units of mean log-probability. `score_text` computes those of the other doubts."""
 _IMPOSSIBLE = frozenset({Doubt.CUT_OFF, Doubt.REPETITIVE, Doubt.HURRIED, Doubt.OVERRUN})
-"""Signs that a text cannot be what was said: it confirms nothing."""
+"""Doubts that show that the text is wrong, so that it cannot confirm another one."""
 
 
 def compute_compression_ratio(text: str) -> float:
+    """Return the size of the UTF-8 text divided by its size under zlib."""
     raw = text.encode()
     return len(raw) / len(zlib.compress(raw))
 
 
 def find_doubts(evidence: DecodeStatistics) -> frozenset[Doubt]:
-    """All reasons to decode the clip in another way."""
-    if is_invented(evidence):  # it will be dropped, unless it is one that loops over real speech
+    """Return all reasons to decode the clip again with another method."""
+    if is_invented(evidence):  # it will be dropped, unless it repeats itself over real speech
         unsure = sparse_text = False
     else:
         unsure, sparse_text = evidence.avg_logprob < _UNSURE, is_sparse(evidence)
@@ -110,15 +109,15 @@ def find_doubts(evidence: DecodeStatistics) -> frozenset[Doubt]:
 
 
 def is_settled(tried: Sequence[DecodeStatistics]) -> bool:
-    """Whether no other way of decoding need be tried after these texts of one clip.
+    """Return whether no other method needs to be tried after these texts of one clip.
 
-    A repetition that another way confirms is believed: people do say things twice.
+    A repetition that another method confirms is accepted: people do repeat themselves.
     """
     return not _unconfirmed_doubts(tried[-1], tried[:-1])
 
 
 def choose_text(tried: Sequence[DecodeStatistics]) -> int:
-    """The index of the most credible of several texts of one clip; of equals the first."""
+    """Return the index of the best of several texts of one clip; among equals the first."""
     merits = [
         score_text(evidence, _unconfirmed_doubts(evidence, [*tried[:index], *tried[index + 1 :]]))
         for index, evidence in enumerate(tried)
@@ -127,7 +126,7 @@ def choose_text(tried: Sequence[DecodeStatistics]) -> int:
 
 
 def score_text(evidence: DecodeStatistics, doubts: frozenset[Doubt]) -> float:
-    """To compare texts of the same audio: higher is more credible."""
+    """Return a score to compare texts of the same audio; higher is better."""
     excess = max(0.0, evidence.compression_ratio - _REPETITIVE)
     return evidence.avg_logprob - excess - sum(_COST.get(doubt, 0.0) for doubt in doubts)
 
@@ -142,10 +141,10 @@ def _unconfirmed_doubts(
 
 
 def _confirms_repetition(evidence: DecodeStatistics, other: DecodeStatistics) -> bool:
-    """Whether another text of the same clip has the repeated words about as often.
+    """Return whether another text of the same clip has the repeated words about as often.
 
-    Decoded in another way, they often differ a little: if the whole repetition is in the text, as
-    many words are enough.
+    Another method often gives slightly different words. An equal number of words is therefore
+    enough if the whole repetition lies in the text.
     """
     if not _IMPOSSIBLE.isdisjoint(find_doubts(evidence) | find_doubts(other)):
         return False
@@ -159,12 +158,15 @@ def _confirms_repetition(evidence: DecodeStatistics, other: DecodeStatistics) ->
 
 
 def is_sparse(evidence: DecodeStatistics) -> bool:
-    """Whether much of what is said is left out: the decoder jumped over it, often at a pause, sure of the rest."""
+    """Return whether the text is too short for the speech.
+
+    The decoder sometimes skips speech, often at a pause, with high confidence in the rest.
+    """
     return evidence.speech_s >= _ENOUGH_SPEECH_S and evidence.tokens < _SPARSE * evidence.speech_s
 
 
 def is_invented(evidence: DecodeStatistics) -> bool:
-    """Whether the text is an invention over something that is not speech."""
+    """Return whether the text is a hallucination over audio that is not speech."""
     return evidence.no_speech_prob > _SILENCE and evidence.avg_logprob < _GUESS
 
 
@@ -173,10 +175,10 @@ def _repeated_phrase(evidence: DecodeStatistics) -> tuple[str, ...]:
 
 
 def find_repeated_phrase(text: str, said: str = "") -> tuple[str, ...]:
-    """The words of the first phrase that stands more than once in a row, as no speaker means it; else empty.
+    """Return the words of the first phrase that is repeated suspiciously often; else empty.
 
-    Single words and pairs are often repeated on purpose ("no, no, no"): they must stand in a row more often.
-    The phrase may begin in what was said before the text.
+    Single words and pairs are often repeated on purpose ("no, no, no"): they need more
+    repetitions. The phrase may begin in `said`, the text before this one.
     """
     before = list(_words(said))[-_WORDS_BEFORE:]
     words = [*before, *_words(text)]
@@ -193,19 +195,19 @@ def find_repeated_phrase(text: str, said: str = "") -> tuple[str, ...]:
 
 
 def _is_periodic(phrase: Sequence[str]) -> bool:
-    """Whether the phrase is itself a shorter one several times."""
+    """Return whether the phrase is itself a repetition of a shorter one."""
     return any(phrase[period:] == phrase[:-period] for period in range(1, len(phrase) // 2 + 1))
 
 
 def _least_count(phrase: Sequence[str]) -> int:
-    """How often in a row a phrase is suspicious."""
+    """Return the number of consecutive repetitions from which the phrase is suspicious."""
     letters = sum(_is_unspaced(word) for word in phrase)
     words = len(phrase) - letters + letters // _LETTERS_PER_WORD
     return _SUSPICIOUS_COUNT.get(max(1, words), 2)
 
 
 def _words(text: str) -> Iterator[str]:
-    """Words without case and punctuation; each letter by itself in scripts that do not part words."""
+    """Yield words without case and punctuation; single letters in scripts without spaces."""
     for part in text.casefold().split():
         word = "".join(char for char in part if unicodedata.category(char)[0] in "LMN")
         if word and _is_unspaced(word):
@@ -219,7 +221,7 @@ def _is_unspaced(word: str) -> bool:
 
 
 def _is_hurried(evidence: DecodeStatistics) -> bool:
-    if not evidence.speech_s:  # unknown, or nothing but what the model makes of noise
+    if not evidence.speech_s:  # unknown, or the clip is only noise
         return False
     letters = sum(map(len, _words(evidence.text)))
     return letters > _FASTEST * (evidence.speech_s + _SLACK_S)

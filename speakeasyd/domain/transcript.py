@@ -7,50 +7,52 @@ from enum import StrEnum
 
 
 class WarningKind(StrEnum):
-    """What is wrong with a transcript whose job completed all the same."""
+    """A problem of a transcript whose job is completed."""
 
     CUT = "cut"
-    """The file ends before its container says it should: more of it may still come."""
+    """The file is shorter than its container's header says: it may still be growing."""
     DAMAGED = "damaged"
     """Parts of the file could not be decoded."""
     SILENT = "silent"
-    """There is nothing to hear in it, or in one of its channels."""
+    """The file, or one of its channels, is silent."""
     REPAIRED = "repaired"
-    """Samples that are no numbers, or a wrong header, were replaced by what is right or harmless."""
+    """NaN or infinite samples, or a wrong header, were replaced."""
     LEFT_OUT = "left_out"
-    """Something that can be heard is not in the transcript: another track, a stretch that was given up."""
+    """Audible content is not in the transcript: another track, or a chunk that was given up."""
     TIMELINE = "timeline"
-    """The file's timestamps are wrong, so that times in the transcript may be."""
+    """The file's timestamps are wrong, so times in the transcript may be wrong too."""
     OTHER = "other"
-    """Anything else that a reader should know."""
+    """Any other problem that a reader should know."""
 
 
 INCOMPLETE = frozenset({WarningKind.CUT, WarningKind.DAMAGED})
-"""What was recorded is not all in the transcript: the source stays where it is."""
+"""A part of the recording is missing in the transcript: the source is neither moved nor deleted."""
 PARTIAL = INCOMPLETE | {WarningKind.LEFT_OUT}
-"""The source has more than the transcript: it is not deleted."""
+"""The source has more content than the transcript: it is not deleted."""
 
 
 @dataclass(frozen=True, slots=True)
 class MediaWarning:
-    """One thing that a reader of the transcript must know. Code decides by `kind`; `text` is for people."""
+    """A warning about a transcript. Code decides by `kind`; `text` is a message for users."""
 
     kind: WarningKind
     text: str
 
 
 def join_texts(warnings: Iterable[MediaWarning]) -> str | None:
-    """All texts in one line for people; None if there is no warning."""
+    """Return all texts in one line; None if there is no warning."""
     return "; ".join(warning.text for warning in warnings) or None
 
 
 def finite(statistic: float) -> float | None:
-    """A statistic of a decoding; None where the model computed no number: nothing else can be stored and shown."""
+    """Return the statistic, or None if it is NaN or infinite, which the ledger cannot store."""
     return statistic if math.isfinite(statistic) else None
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
+    """A word with its times."""
+
     start: float  # seconds in the file
     end: float  # seconds in the file
     text: str  # with its leading space, as the model gives it
@@ -59,48 +61,47 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of text. `text` keeps the model's leading space: segments join to a transcript by concatenation."""
+    """A stretch of text. `text` keeps the model's leading space, so that segments can be joined."""
 
     start: float  # seconds in the file
     end: float  # seconds in the file
     text: str
-    avg_logprob: float | None  # mean log-probability of its tokens; nearer to 0 is surer
-    compression_ratio: float | None  # of its text under zlib; above 2.4 it repeats itself
+    avg_logprob: float | None  # mean log-probability of its tokens; closer to 0 is more certain
+    compression_ratio: float | None  # of its text under zlib; above 2.4 it is repetitive
     no_speech_prob: float | None  # 0 to 1
     channel: int | None = None  # 0 is left; None when the channels were mixed
     words: tuple[Word, ...] = ()
-    language: str | None = None  # code of what is spoken
+    language: str | None = None  # code of the spoken language
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stretch of speech of at most 30 s with its text: the unit of compute and of durable progress."""
+    """A stretch of speech of at most 30 s with its text: the unit of compute and checkpoints."""
 
-    index: (
-        int  # order of discovery in the file; the same in every run over the same bytes and options
-    )
+    # Order of discovery in the file; equal in every run with the same bytes and options
+    index: int
     start: float  # seconds in the file
     end: float  # seconds in the file
     segments: tuple[Segment, ...] = ()
     channel: int | None = None
-    redone: int = 0  # how often the text was doubted and decoded again
-    gap: bool = False  # given up: a marked hole in the transcript
-    language: str | None = None  # code of what is spoken at its end; None for a gap
+    redone: int = 0  # how often the text was decoded again because of doubts
+    gap: bool = False  # given up: a marked gap in the transcript
+    language: str | None = None  # code of the language at its end; None for a gap
 
     @property
     def text_in_language(self) -> str:
-        """What later chunks lean on: its text without other languages that it begins with."""
+        """The context for later chunks: its text in the language of its end."""
         return "".join(part.text for part in self.segments if part.language == self.language)
 
-    compute_s: float = 0.0  # seconds of work that it took
+    compute_s: float = 0.0  # compute time in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """The ordered segments of a job and what a document's head needs to say."""
+    """The ordered segments of a job, and the values for the head of a document."""
 
     job_id: int
-    source: str  # the file's name for people
+    source: str  # the file's name, for display
     language: str | None
     model: str
     audio_seconds: float
@@ -129,10 +130,9 @@ class Artifact:
 
 @dataclass(frozen=True, slots=True)
 class OwnFile:
-    """A file that a job, or an earlier version of its source, has written or was about to write."""
+    """A file that a job, or an earlier version of its source, has written or tried to write."""
 
     outbox: str  # the folder, absolute
     path: str  # relative to the outbox, '/' between parts
-    hashes: frozenset[
-        str
-    ]  # SHA-256 in hex, any of which it may have unless a person has changed it
+    # SHA-256 in hex; the file has one of these unless a person changed it
+    hashes: frozenset[str]

@@ -1,4 +1,4 @@
-"""Where text may be broken, how wide it is, and how it is set in two lines, in any script."""
+"""Line breaking for subtitles in any script: widths, allowed breaks, layout in two lines."""
 
 import re
 import unicodedata
@@ -10,8 +10,8 @@ from functools import lru_cache
 from speakeasyd.domain.readable_text import strip_controls
 from speakeasyd.domain.transcript import Word
 
-COLUMNS = 42  # of a line; a full-width character takes two, so that it is 21 of them
-LONGEST_PIECE = 30  # columns; a longer word is broken, so that it fits beside a speaker's label
+COLUMNS = 42  # columns of a line; a full-width character takes two
+LONGEST_PIECE = 30  # columns; a longer word is broken to leave room for a speaker's label
 
 _NEVER_FIRST = frozenset(
     {"Pe", "Pf", "Po", "Lm"}
@@ -26,12 +26,12 @@ _BY_WORDS = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text that is never broken: a word, or a character of a script that is written without spaces."""
+    """Text that is never broken: a word, or a character of a script without spaces."""
 
     text: str
     start: float  # seconds
     end: float  # seconds
-    spaced: bool  # a space stands before it
+    spaced: bool  # a space precedes it
 
     @property
     def columns(self) -> int:
@@ -39,7 +39,7 @@ class Piece:
 
 
 def measure_width(text: str) -> int:
-    """Columns that a text takes on a screen of fixed pitch."""
+    """Return the columns that a text takes in a monospaced font."""
     return len(text) if text.isascii() else sum(map(_measure_char, text))
 
 
@@ -51,7 +51,7 @@ def _measure_char(char: str) -> int:
 
 
 def split_into_pieces(words: Sequence[Word]) -> list[Piece]:
-    """Timed pieces of what these words say together. Inside a word, time goes evenly over its characters."""
+    """Return the timed pieces of these words; characters of a word take equal times."""
     texts = [strip_controls(word.text) for word in words]
     offsets = [0]
     for text in texts:
@@ -81,7 +81,10 @@ def split_into_pieces(words: Sequence[Word]) -> list[Piece]:
 
 
 def break_lines(part: Sequence[Piece], indent: int = 0) -> list[str] | None:
-    """The text in one line or, as evenly as it goes, in two, after `indent` columns; None if it does not fit."""
+    """Return the text in one line, or in two of about equal width; None if it does not fit.
+
+    `indent`: columns that are taken at the start of the first line.
+    """
     left, whole = indent, indent + _measure_pieces(part)
     if whole <= COLUMNS:
         return [join_pieces(part)]
@@ -90,7 +93,7 @@ def break_lines(part: Sequence[Piece], indent: int = 0) -> list[str] | None:
         left += part[cut - 1].columns - (part[cut - 1].spaced if cut == 1 else 0)
         right = whole - left - part[cut].spaced
         if left <= COLUMNS and right <= COLUMNS:
-            # An even split pleases most; one after punctuation may be less even. The lower line may be the longer one.
+            # Prefer an even split, a split after punctuation, and a longer second line
             unevenness = abs(left - right) + (2 if left > right else 0)
             unevenness -= 8 if unicodedata.category(part[cut - 1].text[-1]).startswith("P") else 0
             best = min(best or (unevenness, cut), (unevenness, cut))
@@ -108,7 +111,7 @@ def _measure_pieces(part: Sequence[Piece]) -> int:
 
 
 def _find_unbreakable_runs(run: str) -> Iterator[tuple[int, int]]:
-    """Start and end of the pieces of a text without spaces."""
+    """Yield start and end of the pieces of a text without spaces."""
     begin, columns = 0, _measure_char(run[0])
     for here in range(1, len(run)):
         more = _measure_char(run[here])

@@ -1,7 +1,7 @@
-"""Hours of work, in words such as `mon-fri 22:00-07:00`: whether they hold, and when they begin. Pure.
+"""Working hours such as `mon-fri 22:00-07:00`: whether they apply, and when they begin. Pure.
 
-All times are local and are those of the clock on the wall: on the two days when it is put forward or back, hours are an
-hour shorter or longer.
+All times are local wall-clock times. On the two days of a change to or from daylight saving time, a
+window may be one hour shorter or longer.
 """
 
 import re
@@ -16,13 +16,17 @@ _SHAPE = re.compile(r"(?:(?P<days>[a-z,\-]+)\s+)?(?P<from>\d\d?:\d\d)\s*-\s*(?P<
 
 @dataclass(frozen=True, slots=True)
 class WorkWindow:
-    """From a time of day up to another, which may lie on the next day. `days`: those that it begins on, Monday is 0."""
+    """A window from a time of day to another, which may lie on the next day.
+
+    `days`: weekdays on which the window begins; Monday is 0.
+    """
 
     days: frozenset[int]
     begin: int  # minutes from midnight
     length: int  # minutes, 1 to 1440
 
     def contains_time(self, local: datetime) -> bool:
+        """Return whether the local time lies in the window."""
         now = local.hour * 60 + local.minute
         today, yesterday = local.weekday(), (local.weekday() - 1) % 7
         begun_today = today in self.days and self.begin <= now < self.begin + self.length
@@ -30,7 +34,7 @@ class WorkWindow:
 
 
 def parse_window(text: str) -> WorkWindow:
-    """Raises ValueError, in words for users."""
+    """Parse a window. Raises ValueError, with a message for users, if the text is none."""
     found = _SHAPE.fullmatch(text.strip().lower())
     if not found:
         raise ValueError(
@@ -43,12 +47,15 @@ def parse_window(text: str) -> WorkWindow:
 
 
 def is_work_time(spans: Sequence[WorkWindow], local: datetime) -> bool:
-    """Whether it is one of these times. Without any, always."""
+    """Return whether the local time lies in one of the windows; True if there are none."""
     return not spans or any(span.contains_time(local) for span in spans)
 
 
 def find_next_begin(spans: Sequence[WorkWindow], local: datetime) -> datetime:
-    """When the next of these spans begins, now included. There must be one."""
+    """Return the next beginning of a window, now included.
+
+    Raises ValueError if there is no window.
+    """
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0)
     this_minute = local.replace(second=0, microsecond=0)
     begins = (
@@ -76,7 +83,7 @@ def _parse_days(text: str | None) -> frozenset[int]:
 
 
 def _expand_day_range(part: str) -> Iterator[int]:
-    """`fri-mon` goes over the end of the week."""
+    """Return the weekdays of a range; `fri-mon` crosses the end of the week."""
     first, _, last = part.partition("-")
     for name in (first, last or first):
         if name not in DAYS:

@@ -1,4 +1,4 @@
-"""The NVIDIA side: find cuBLAS where pip put it, and ask the driver for memory. Not needed without a GPU."""
+"""NVIDIA GPUs: loads cuBLAS from its pip package and asks the driver for the memory size."""
 
 import ctypes
 import sys
@@ -15,9 +15,11 @@ _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 
 
 def preload_cublas() -> None:
-    """Load cuBLAS 12 from `nvidia-cublas-cu12`, if it is installed: CTranslate2 looks for it by bare name only.
+    """Load cuBLAS 12 from `nvidia-cublas-cu12`, if it is installed.
 
-    cublasLt goes first, since cublas needs it. Must run before the first encode.
+    CTranslate2 looks for the library by its bare name only. cublasLt is loaded first, since cublas
+    needs it. Must run before the first call of the encoder. Raises OSError if a library cannot be
+    loaded.
     """
     spec = find_spec("nvidia.cublas") if find_spec("nvidia") else None
     for folder in spec.submodule_search_locations or () if spec else ():
@@ -28,7 +30,7 @@ def preload_cublas() -> None:
 
 
 def read_total_memory(index: int) -> int:
-    """Bytes of memory of a GPU; 0 if the driver does not say."""
+    """Return the memory of a GPU in bytes; 0 if the driver does not report it."""
     try:
         driver = ctypes.CDLL(_DRIVER)
     except OSError:
@@ -43,6 +45,6 @@ def read_total_memory(index: int) -> int:
 
 
 def release_torch_cache() -> None:
-    """Give back the memory that torch keeps for later, where torch is in this process: it fills the same GPU."""
+    """Free the GPU memory that torch caches, if torch is loaded in this process."""
     if torch := sys.modules.get("torch"):
         torch.cuda.empty_cache()

@@ -164,7 +164,7 @@ class Decoder:
         context = (*plan.hints, *before[len(before) - room :])
         return (self._tokenizer.sot_prev, *context, *plan.start) if context else plan.start
 
-    # --- one window ---------------------------------------------------------------------------------------------------
+    # --- one window ---
 
     @staticmethod
     def fit_window(samples: int, way: DecodingMethod) -> int:
@@ -254,7 +254,7 @@ class Decoder:
         )
         return Hypothesis(tokens, evidence, encoded)
 
-    # --- one chunk ----------------------------------------------------------------------------------------------------
+    # --- one chunk ---
 
     def finish_clip(self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis) -> Chunk:
         """From the first hypothesis to the text of the whole clip: doubts settled, nothing left over."""

@@ -1,7 +1,8 @@
-"""What `doctor` asks of the engine, in a process of its own.
+"""Engine facts for the `doctor` command, collected in a process of its own.
 
-`python -m speakeasyd.engine.doctor_probe MODEL DEVICE STATE` prints JSON: `ffmpeg`, the libraries' versions
-by name; `model`, `folder` and `warning`, or `error`, as they would be without the hub. Downloads nothing.
+`python -m speakeasyd.engine.doctor_probe MODEL DEVICE STATE` prints JSON: `ffmpeg`, the libraries'
+versions by name; `model`, `folder` and `warning`, or `error`, for loading the model without the
+model hub. Downloads nothing.
 """
 
 import json
@@ -14,6 +15,7 @@ from speakeasyd.engine import model_files
 
 
 def collect_findings(requested: str, device: str, state: Path) -> dict[str, object]:
+    """Return the findings as in the module's docstring."""
     ffmpeg = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
     try:
         choice = model_files.choose_model(

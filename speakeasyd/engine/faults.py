@@ -1,4 +1,4 @@
-"""A failure that is not the file's: where it happened matters as much as what it says."""
+"""Engine failures that are not a file's, labelled with the phase in which they happened."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ Phase = Literal["load", "canary", "encode", "generate", "align", "vad", "decode"
 
 
 class EngineFault(Exception):
-    """Something else than a file failed. `__cause__` is the original."""
+    """A failure that is not a file's. `__cause__` is the original exception."""
 
     def __init__(self, phase: Phase, error: BaseException) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
@@ -19,7 +19,10 @@ class EngineFault(Exception):
 
 @contextmanager
 def label_phase(phase: Phase) -> Iterator[None]:
-    """Name the phase of whatever fails inside."""
+    """Raise every exception of the block as EngineFault with this phase.
+
+    EngineFault and FileFault pass unchanged.
+    """
     try:
         yield
     except (EngineFault, FileFault):

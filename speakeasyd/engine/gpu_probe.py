@@ -1,6 +1,6 @@
-"""A look at the GPUs in a process of its own: `python -m speakeasyd.engine.gpu_probe` prints what it finds as JSON.
+"""GPU probe: `python -m speakeasyd.engine.gpu_probe` prints its findings as JSON.
 
-Touching a sick device can hang or kill the process that does it; this one nobody misses.
+It runs in a disposable process, because using a faulty device can hang or end the process.
 """
 
 import ctypes
@@ -14,7 +14,10 @@ from speakeasyd.engine import cuda
 
 
 def collect_findings() -> dict[str, object]:
-    """The GPUs that CUDA shows, each with a little memory used on it, and the first error met, empty if none."""
+    """Return the GPUs that CUDA lists, after a small copy on each, and the first error.
+
+    `error` is empty if all GPUs work. Never raises.
+    """
     gpus: list[dict[str, object]] = []
     try:
         if count := ctranslate2.get_cuda_device_count():
@@ -27,12 +30,12 @@ def collect_findings() -> dict[str, object]:
 
 
 def _examine_gpu(index: int) -> dict[str, object]:
-    there = ctranslate2.StorageView.from_array(np.arange(1024, dtype=np.float32)).to_device(
+    on_gpu = ctranslate2.StorageView.from_array(np.arange(1024, dtype=np.float32)).to_device(
         ctranslate2.Device.cuda
     )
-    back = np.array(there.to_device(ctranslate2.Device.cpu))
-    if back[-1] != 1023:
-        raise RuntimeError("the GPU gave back other bytes than it was given")
+    copied_back = np.array(on_gpu.to_device(ctranslate2.Device.cpu))
+    if copied_back[-1] != 1023:
+        raise RuntimeError("the GPU returned other bytes than were copied to it")
     return {
         "memory": cuda.read_total_memory(index),
         "compute_types": sorted(ctranslate2.get_supported_compute_types("cuda", index)),

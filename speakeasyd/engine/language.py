@@ -1,4 +1,4 @@
-"""Which languages are spoken in a file: one to begin with, and the turns of each chunk."""
+"""Language detection: one language for the start of a file, and the turns of each chunk."""
 
 import math
 from collections import Counter
@@ -20,18 +20,21 @@ from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.decoding import Decoder, DecodingMethod, states_of
 
 PROBE_CLIPS = 3
-PROBE_SECONDS = 60.0  # of speech; enough even when it is fewer clips
-_SURE = 0.9
-_LONG_ENOUGH_S = 5.0  # a shorter clip alone convinces nobody
+PROBE_SECONDS = 60.0  # seconds of speech that are enough, even in fewer clips
+_SURE = 0.9  # share of the votes that ends the detection early
+_LONG_ENOUGH_S = 5.0  # seconds of speech before the detection may end early
 _STRETCH_S = 4.0  # seconds of speech after which any pause ends a stretch
-_LONG_PAUSE_S = 0.5  # where speakers take turns
+_LONG_PAUSE_S = 0.5  # seconds: a pause at which the speaker may change
 _ENOUGH_S = 0.8  # seconds of speech after which a long pause ends a stretch
-_STATES_PER_S = 50  # encoder states
+_STATES_PER_S = 50  # encoder states a second of audio
 
 
 @dataclass(frozen=True, slots=True)
 class DetectedLanguage:
-    """The language, and the encoder's outputs of the clips that told it, by index: their text needs them too."""
+    """A language, and the encoder outputs of the clips used to detect it, by clip index.
+
+    Decoding these clips needs the outputs again.
+    """
 
     language: str
     probability: float
@@ -40,7 +43,7 @@ class DetectedLanguage:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A stretch of speech in a clip, and what tells its language."""
+    """A stretch of speech in a clip, with the evidence for its language."""
 
     start: float  # seconds in the clip
     end: float  # seconds in the clip
@@ -59,10 +62,13 @@ class LanguageTurn:
 def detect_language(
     decoder: Decoder, clips: Sequence[Clip], way: DecodingMethod, allowed: Collection[str] = ()
 ) -> DetectedLanguage:
-    """The language of the first clips of a file; the rest is not heard when some have settled it."""
+    """Return the language of the first clips of a file; stop at the first clear majority.
+
+    Raises EngineFault.
+    """
     encoded: dict[int, StorageView] = {}
     votes: Counter[str] = Counter()
-    heard = 0.0
+    seconds = 0.0
     for clip in clips:
         encoded[clip.index] = decoder.encode_clips(
             [clip.samples], decoder.fit_window(clip.samples.size, way)
@@ -70,20 +76,20 @@ def detect_language(
         probabilities = decoder.languages(states_of(encoded[clip.index]))
         for language, probability in restrict_languages(probabilities, allowed).items():
             votes[language] += probability * clip.seconds  # type: ignore[assignment]  # Counter takes floats as well
-        heard += clip.seconds
+        seconds += clip.seconds
         language, votes_for = votes.most_common(1)[0]
-        if heard >= _LONG_ENOUGH_S and votes_for / heard >= _SURE:
+        if seconds >= _LONG_ENOUGH_S and votes_for / seconds >= _SURE:
             break
     language, votes_for = votes.most_common(1)[0]
-    return DetectedLanguage(language, votes_for / heard, encoded)
+    return DetectedLanguage(language, votes_for / seconds, encoded)
 
 
 def hear_pieces(
     decoder: Decoder, clip: Clip, states: Samples, allowed: Collection[str]
 ) -> list[Piece]:
-    """The languages along a clip, from the states of its encoder, shape (1, frames / 2, width)."""
+    """Return the languages along a clip, from its encoder states, shape (1, frames / 2, width)."""
     pieces: list[Piece] = []
-    silence = states[:, int(clip.seconds * _STATES_PER_S) :]  # without it, much is misheard
+    silence = states[:, int(clip.seconds * _STATES_PER_S) :]  # without it, detection is often wrong
     for start, end, speech_s in divide_clip(clip):
         part = states[:, int(start * _STATES_PER_S) : int(end * _STATES_PER_S) + 1]
         probabilities = restrict_languages(
@@ -94,7 +100,7 @@ def hear_pieces(
 
 
 def is_independent(pieces: Sequence[Piece]) -> bool:
-    """Whether the turns are the same whatever is spoken before the clip."""
+    """Return whether the turns do not depend on the language before the clip."""
     return not needs_previous([piece.evidence for piece in pieces])
 
 
@@ -107,9 +113,10 @@ def find_turns(
     way: DecodingMethod,
     allowed: Collection[str],
 ) -> list[LanguageTurn]:
-    """The turns of a clip. Where the language changes inside, each part is heard again by itself.
+    """Return the turns of a clip. If the language changes inside, each part is encoded again.
 
-    `previous` is used only where the pieces need it: whether it is known depends on the order of the work.
+    `previous` is used only if the pieces depend on it: otherwise the result would depend on the
+    order in which clips are processed. Raises EngineFault.
     """
     if is_independent(pieces):
         previous = None
@@ -126,7 +133,7 @@ def find_turns(
 
 
 def join_turns(clip: Clip, pieces: Sequence[Piece], previous: str | None) -> list[LanguageTurn]:
-    """Turns that cover the clip; the language changes in the middle of a pause."""
+    """Return turns that cover the clip; the language changes in the middle of a pause."""
     languages = find_languages([piece.evidence for piece in pieces], previous)
     turns = [LanguageTurn(0.0, clip.seconds, languages[0])]
     for (before, after), language in zip(pairwise(pieces), languages[1:], strict=True):
@@ -139,7 +146,7 @@ def join_turns(clip: Clip, pieces: Sequence[Piece], previous: str | None) -> lis
 
 
 def divide_clip(clip: Clip) -> Iterator[tuple[float, float, float]]:
-    """Start, end and seconds of speech of the stretches to judge one by one."""
+    """Yield start, end and seconds of speech of the stretches to classify."""
     runs = [part for run in clip.voiced or ((0.0, clip.seconds),) for part in _divide_run(*run)]
     nexts = [*(start for start, _ in runs[1:]), math.inf]
     begun: float | None = None
@@ -154,7 +161,7 @@ def divide_clip(clip: Clip) -> Iterator[tuple[float, float, float]]:
 
 
 def _divide_run(start: float, end: float) -> Iterator[tuple[float, float]]:
-    """Speech without a pause, or without voice detection, in equal parts."""
+    """Split a run of speech without pauses into equal parts."""
     parts = max(1, int((end - start) / (2 * _STRETCH_S)))
     seconds = (end - start) / parts
     for number in range(parts):

@@ -1,4 +1,4 @@
-"""The file under transcription: opened once, safely, and looked at again when it has been read."""
+"""The source file of a task: opened once, safely, and checked for changes after reading."""
 
 import hashlib
 import os
@@ -15,14 +15,15 @@ from speakeasyd.errors import ErrorCode, FileFault
 if sys.platform == "win32":
     _FLAGS = os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT
 else:
-    # A symlink may lead out of the inbox, and opening a FIFO would wait for its writer.
+    # A symlink may point outside the inbox, and opening a FIFO would block until it has a writer.
     _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class MediaFile:
-    """A regular file opened for reading. Raises `FileFault` if it is missing, refused, empty or not a regular file.
+    """A regular file, opened for reading.
 
-    With `expected` and `sha256` also if it is another version, touched ones of the same bytes aside.
+    Raises FileFault if it is missing, unreadable, empty or not a regular file. With `expected` and
+    `sha256`, also if it is another version; a new signature with equal bytes is accepted.
     """
 
     def __init__(self, path: str, expected: Signature | None = None, sha256: str = "") -> None:
@@ -53,7 +54,10 @@ class MediaFile:
         return found.st_size
 
     def require_unchanged(self) -> None:
-        """Raise `FileFault` if the name has other bytes than those expected. A name that is gone is no fault."""
+        """Raise FileFault (`source_replaced`) if the path has other bytes than expected.
+
+        A path that does not exist any more is accepted.
+        """
         try:
             replaced = (
                 self._read_signature() != self._expected and self._hash_bytes() != self._sha256
@@ -61,7 +65,7 @@ class MediaFile:
         except OSError:
             return
         if replaced:
-            raise FileFault(ErrorCode.SOURCE_REPLACED, "the file has changed since it was taken")
+            raise FileFault(ErrorCode.SOURCE_REPLACED, "the file has changed since it was admitted")
 
     def _read_signature(self) -> Signature:
         return Signature.of(self._path.stat(follow_symlinks=False))

@@ -1,4 +1,4 @@
-"""A model on a device: loaded, and proven by a canary before any work is trusted to it."""
+"""Loads a model on a device and verifies it with a canary before it gets work."""
 
 import os
 import re
@@ -34,19 +34,19 @@ _CANARY_WORDS = (
     "every",
     "word",
 )
-_KNOWN_MODEL_SHARE = 1.0  # of the canary's words that must be heard
-_ANY_MODEL_SHARE = 0.5
+_KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model must recognise
+_ANY_MODEL_SHARE = 0.5  # share for any other model
 _GPU_REPLICAS = 1
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 
 
 class CanaryFailed(Exception):
-    """The device answers, but not what it should: the same model is understood elsewhere."""
+    """The device computes wrong results: the same model passes the canary on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A loaded model and how it is to be driven."""
+    """A loaded model, with the settings to use it with."""
 
     decoder: Decoder
     replicas: int
@@ -55,7 +55,7 @@ class Model:
 
 
 def load_model(requested: str, spec: WorkerSpec) -> Model:
-    """Raises `EngineFault` of phase load or canary."""
+    """Load the model and run the canary. Raises EngineFault of phase load or canary."""
     began = time.perf_counter()
     device = spec.device.partition(":")[0]
     on_gpu = device == "cuda"
@@ -96,25 +96,26 @@ def _create_whisper(
         device=kind,
         device_index=int(index or 0),
         compute_type=compute_type,
-        cpu_threads=1,  # two threads make text slower than one; replicas keep the cores busy
+        cpu_threads=1,  # two threads generate text slower than one; replicas use the other cores
         num_workers=replicas,
     )
 
 
 def _run_canary(decoder: Decoder, choice: ModelChoice, *, on_gpu: bool) -> None:
-    """Let the model hear a clip whose words are known. Where a GPU gets them wrong, the CPU tells who is at fault.
+    """Transcribe a clip whose words are known.
 
-    Raises `CanaryFailed` if it is the GPU, `ModelUnavailable` if it is the model.
+    If the text is wrong on a GPU, the CPU is tried to tell a faulty GPU from a damaged model.
+    Raises CanaryFailed if the GPU is the cause, ModelUnavailable if the model is.
     """
-    heard = _transcribe_canary(decoder)
-    if _is_canary_correct(heard, choice):
+    text = _transcribe_canary(decoder)
+    if _is_canary_correct(text, choice):
         return
-    came_out = f"the canary's words came out as {heard[:200]!r}"
+    result = f"the canary was transcribed as {text[:200]!r}"
     if on_gpu and _is_canary_correct(
         _transcribe_canary(Decoder(_create_whisper(choice, "cpu", _COMPUTE_TYPE["cpu"]))), choice
     ):
-        raise CanaryFailed(came_out)
-    raise ModelUnavailable(f"{choice.folder} is damaged, or no speech model: {came_out}")
+        raise CanaryFailed(result)
+    raise ModelUnavailable(f"{choice.folder} is damaged, or no speech model: {result}")
 
 
 def _transcribe_canary(decoder: Decoder) -> str:
@@ -126,13 +127,14 @@ def _transcribe_canary(decoder: Decoder) -> str:
     return "".join(segment.text for segment in chunk.segments)
 
 
-def _is_canary_correct(heard: str, choice: ModelChoice) -> bool:
-    words = set(re.findall(r"[a-z]+", heard.lower()))
+def _is_canary_correct(text: str, choice: ModelChoice) -> bool:
+    words = set(re.findall(r"[a-z]+", text.lower()))
     share = _KNOWN_MODEL_SHARE if choice.bundled else _ANY_MODEL_SHARE
     return sum(word in words for word in _CANARY_WORDS) >= share * len(_CANARY_WORDS)
 
 
 def _load_canary() -> Samples:
+    """Return the samples of the canary, mono, shape (n,)."""
     with (
         as_file(files("speakeasyd") / "data" / "canary.flac") as path,
         MediaFile(str(path)) as source,

@@ -1,4 +1,4 @@
-"""From the model that the options name to a folder with a model in it."""
+"""Finds the folder of the model that the options name, and downloads the model if needed."""
 
 import hashlib
 import os
@@ -24,18 +24,18 @@ _BUNDLED_SHA256: Mapping[str, str] = {
     "vocabulary.txt": "ff77588746d3a2595d32ab5b69ffd7b95ce2441ac57533cb66fc3eb575a115cf",
 }
 _HUB = "https://huggingface.co"
-_HUB_PATIENCE_S = 3.0
+_HUB_PATIENCE_S = 3.0  # seconds to connect to the model hub
 _GIB = 1 << 30
 _NEEDED = ("model.bin", "tokenizer.json")  # faster-whisper would ask the hub for the tokenizer
 
 
 class ModelUnavailable(Exception):
-    """No such model, here or on the hub, or its files are not what they should be."""
+    """The model is neither on this machine nor on the hub, or its files are damaged."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A model's folder, its name for people, and what must be said loudly when it is not the one that was asked for."""
+    """A model's folder and display name; `warning` is set if it is a fallback for another model."""
 
     folder: Path
     name: str
@@ -44,7 +44,7 @@ class ModelChoice:
 
 
 def choose_model(requested: str, *, device: str, models_dir: Path, offline: bool) -> ModelChoice:
-    """Find or fetch the model. Raises `ModelUnavailable`."""
+    """Find or download the model. `device` decides what `auto` means. Raises ModelUnavailable."""
     if requested == BUNDLED:
         return _find_bundled()
     if Path(requested).is_dir():
@@ -52,7 +52,8 @@ def choose_model(requested: str, *, device: str, models_dir: Path, offline: bool
     name = _choose_auto_model(device) if requested == "auto" else requested
     if name not in available_models() and name.count("/") != 1:
         raise ModelUnavailable(
-            f"no model {name!r}: give a folder, a Hugging Face id, or one of {', '.join(available_models())}"
+            f"no model {name!r}: give a folder, a Hugging Face id, or one of "
+            + ", ".join(available_models())
         )
     try:
         return ModelChoice(_fetch_model(name, models_dir, offline=offline), name)
@@ -61,14 +62,14 @@ def choose_model(requested: str, *, device: str, models_dir: Path, offline: bool
 
 
 def _use_folder(folder: Path) -> ModelChoice:
-    """A person's own folder."""
+    """Check a folder that the user named."""
     if lacking := [name for name in _NEEDED if not (folder / name).is_file()]:
         raise ModelUnavailable(f"the model folder {folder} lacks {' and '.join(lacking)}")
     return ModelChoice(folder, folder.name)
 
 
 def _choose_auto_model(device: str) -> str:
-    """What `auto` means on this machine."""
+    """Return the model that `auto` means on this machine."""
     if device.startswith("cuda"):
         roomy = cuda.read_total_memory(int(device.partition(":")[2] or 0)) >= 5 * _GIB
         return "large-v3-turbo" if roomy else "small"
@@ -77,7 +78,7 @@ def _choose_auto_model(device: str) -> str:
 
 
 def _fetch_model(name: str, models_dir: Path, *, offline: bool) -> Path:
-    """The model's folder: from the cache if it is there, else from the hub. Raises OSError where neither helps."""
+    """Return the model's folder, from the cache or else from the hub. Raises OSError."""
     try:
         return Path(download_model(name, cache_dir=str(models_dir), local_files_only=True))
     except OSError:
@@ -88,7 +89,7 @@ def _fetch_model(name: str, models_dir: Path, *, offline: bool) -> Path:
 
 
 def _check_hub_reachable() -> None:
-    """Fail within seconds where the hub is out of reach; its own client would try for minutes."""
+    """Raise OSError within seconds if the hub is unreachable; its client would retry for minutes."""
     proxied = any(
         os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     )
@@ -100,12 +101,14 @@ def _check_hub_reachable() -> None:
 def _use_bundled_instead(name: str, error: OSError) -> ModelChoice:
     if not find_spec(_BUNDLED_PACKAGE):
         raise ModelUnavailable(
-            f"the model {name!r} is not here, the hub could not be reached ({error}), and no model is bundled"
+            f"the model {name!r} is not on this machine, the hub could not be reached ({error}), "
+            "and no model is bundled"
         ) from error
     bundled = _find_bundled()
     warning = (
-        f"the model {name!r} is not on this machine and could not be fetched ({type(error).__name__}): "
-        f"{bundled.name} stands in for it, which is less accurate and knows English only"
+        f"the model {name!r} is not on this machine and could not be downloaded "
+        f"({type(error).__name__}): {bundled.name} is used instead, which is less accurate and "
+        "knows English only"
     )
     return ModelChoice(bundled.folder, bundled.name, bundled=True, warning=warning)
 
@@ -118,7 +121,5 @@ def _find_bundled() -> ModelChoice:
     for name, expected in _BUNDLED_SHA256.items():
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-                raise ModelUnavailable(
-                    f"the bundled model is damaged: {name} is not the file that it should be"
-                )
+                raise ModelUnavailable(f"the bundled model is damaged: {name} has a wrong SHA-256")
     return ModelChoice(folder, _BUNDLED_NAME, bundled=True)

@@ -209,7 +209,7 @@ class Pipeline:
             thread.daemon = True
             thread.start()
 
-    # --- for the host -------------------------------------------------------------------------------------------------
+    # --- for the host ---
 
     @property
     def idle(self) -> bool:
@@ -289,7 +289,7 @@ class Pipeline:
             )
         return self._decoder.create_plan(task.options, wanted) if wanted else None
 
-    # --- reading ------------------------------------------------------------------------------------------------------
+    # --- reading ---
 
     def _run_reader(self) -> None:
         while job := self._wait_for_readable_job():
@@ -337,7 +337,7 @@ class Pipeline:
             self._send(TaskFailed(job.task.job_id, job.task.token, fault.code, str(fault)))
         self._remaining_of(job)
 
-    # --- computing ----------------------------------------------------------------------------------------------------
+    # --- computing ---
 
     def _run_replica(self) -> None:
         while work := self._wait_for_work():
@@ -447,7 +447,7 @@ class Pipeline:
             self._changed.notify_all()  # clips of its passage may lean on it now
         self._finish_job(job)
 
-    # --- chunks whose language is detected ----------------------------------------------------------------------------
+    # --- chunks whose language is detected ---
 
     def _transcribe_detecting(self, batch: list[_ChunkWork], began: float) -> None:
         """As expected, in one call, if all clips are in the languages that were expected."""
@@ -533,7 +533,7 @@ class Pipeline:
         [hypothesis] = self._attempt([work], encoded)
         self._finish(work, hypothesis, share + time.perf_counter() - began)
 
-    # --- endings ------------------------------------------------------------------------------------------------------
+    # --- endings ---
 
     def _finish_job(self, job: _PipelineJob) -> None:
         """Report the job's end, once, when nothing of it is left to do."""

@@ -1,7 +1,7 @@
-"""What `doctor` tries: decode a sample, load the model, transcribe the canary. `python -m speakeasyd.engine.selftest
-MODEL SPEC`, SPEC as JSON.
+"""Self-test for the `doctor` command: decodes a sample, loads the model, transcribes the canary.
 
-Prints JSON: `decoded` in seconds of audio, `model`, `device` and `compute_type`; or `phase` and `error`.
+`python -m speakeasyd.engine.selftest MODEL SPEC`, with SPEC as JSON, prints JSON: `decoded` in
+seconds of audio, `model`, `device` and `compute_type`; or `phase` and `error`.
 """
 
 import json
@@ -16,6 +16,7 @@ from speakeasyd.engine.model import load_model
 
 
 def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
+    """Return the findings as in the module's docstring."""
     try:
         with label_phase("decode"):
             decoded = _decode_sample()
@@ -31,6 +32,7 @@ def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
 
 
 def _decode_sample() -> float:
+    """Return the seconds of audio decoded from the bundled sample."""
     with (
         as_file(files("speakeasyd") / "data" / "samples" / "voice_memo.flac") as path,
         MediaFile(str(path)) as source,

@@ -1,14 +1,16 @@
-"""Whisper's tokens to stretches of text: timestamp tokens come in pairs between stretches."""
+"""Splits Whisper's tokens into timed stretches of text, at pairs of timestamp tokens."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-TIMESTAMP_S = 0.02  # seconds a timestamp token
+TIMESTAMP_S = 0.02  # seconds between two consecutive timestamp tokens
 
 
 @dataclass(frozen=True, slots=True)
 class TokenSegment:
+    """A stretch of text tokens with its times."""
+
     start: float  # seconds in the window
     end: float  # seconds in the window
     tokens: tuple[int, ...]  # of text, without timestamps
@@ -17,10 +19,10 @@ class TokenSegment:
 def split_tokens(
     tokens: Sequence[int], *, timestamp_begin: int, seconds: float = math.inf
 ) -> tuple[list[TokenSegment], float | None]:
-    """The stretches of a window that holds `seconds` of audio, and where to go on, None if it was covered.
+    """Return the stretches of a window, and the time in seconds at which to continue decoding.
 
-    A text that ends with a closed pair says that more begins there. Without `seconds`, timestamps
-    are left as the decoder set them.
+    The time is None if the whole window was decoded; tokens that end with a pair of timestamps mean
+    that more text begins there. Timestamps are limited to `seconds`, the audio in the window.
     """
     stretches: list[TokenSegment] = []
     text: list[int] = []

@@ -1,7 +1,8 @@
-"""How fast a model is with certain settings, for `speakeasyd tune`, in a process of its own that may run out of memory.
+"""Measures a model's speed with given settings, for `speakeasyd tune`.
 
-`python -m speakeasyd.engine.tune_trial MODEL SECONDS SPEC`, SPEC as JSON, prints JSON: `speed`, seconds of audio
-transcribed in a second, `model`, `compute_type` and `memory` in bytes; or `error`.
+It runs in a process of its own, because it may run out of memory. `python -m
+speakeasyd.engine.tune_trial MODEL SECONDS SPEC`, with SPEC as JSON, prints JSON: `speed` in seconds
+of audio a second, `model`, `compute_type` and `memory` in bytes; or `error`.
 """
 
 import json
@@ -19,10 +20,11 @@ from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
 
-_TURNS = 200  # times that the samples are taken: more than any machine can do in the time
+_TURNS = 200  # repetitions of the samples: more than any machine can do in the time
 
 
 def collect_findings(requested: str, seconds: float, spec: WorkerSpec) -> dict[str, object]:
+    """Return the findings as in the module's docstring."""
     try:
         model = load_model(requested, spec)
         speed = _measure_speed(model, Options(model=requested), seconds)
@@ -39,36 +41,39 @@ def collect_findings(requested: str, seconds: float, spec: WorkerSpec) -> dict[s
 
 
 def _measure_speed(model: Model, options: Options, seconds: float) -> float:
-    """Over so many seconds, and until what was begun in them is done; at least one chunk. Raises EngineFault."""
+    """Return the speed, measured for `seconds` and until the chunks begun by then are done.
+
+    At least one chunk is measured. Raises EngineFault.
+    """
     done: list[float] = []  # seconds of audio
     faults: list[EngineFault] = []
-    over, first = threading.Event(), threading.Event()
+    ended, first_done = threading.Event(), threading.Event()
 
-    def hear(report: Report) -> None:
+    def record_report(report: Report) -> None:
         if isinstance(report, ChunkDone):
             done.append(report.chunk.end - report.chunk.start)
-            first.set()
+            first_done.set()
 
-    def fail(fault: EngineFault, _: object) -> None:
+    def record_fault(fault: EngineFault, _: object) -> None:
         faults.append(fault)
-        over.set()
-        first.set()
+        ended.set()
+        first_done.set()
 
     pipeline = Pipeline(
         decoder=model.decoder,
         replicas=model.replicas,
         batch_size=model.batch_size,
         readers=2,
-        send=hear,
-        on_fault=fail,
-        on_idle=over.set,
+        send=record_report,
+        on_fault=record_fault,
+        on_idle=ended.set,
     )
     began = time.monotonic()
     with as_file(files("speakeasyd") / "data" / "samples") as folder:
         for number, sample in enumerate(sorted(folder.glob("*.flac")) * _TURNS):
             pipeline.submit(Task(JobId(number), Token("trial"), str(sample), options, None))
-        over.wait(seconds)
-        first.wait()  # a slow or busy machine may not have come so far
+        ended.wait(seconds)
+        first_done.wait()  # a slow or busy machine may need longer for the first chunk
         pipeline.stop()
     if faults:
         raise faults[0]

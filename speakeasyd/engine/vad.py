@@ -1,4 +1,7 @@
-"""Voice activity by the Silero model that faster-whisper ships, block by block with its state carried along."""
+"""Voice activity detection with the Silero model of faster-whisper, block by block.
+
+The model's recurrent state is kept between blocks.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -11,16 +14,16 @@ from numpy.typing import NDArray
 from speakeasyd.engine.audio import BLOCK, Samples
 
 WINDOW = 512  # samples: 32 ms
-_CONTEXT = 64  # samples of the window before
-_STATE = 128
+_CONTEXT = 64  # samples of the previous window
+_STATE = 128  # size of the recurrent state
 _ASSET = Path(faster_whisper.__file__).parent / "assets" / "silero_vad_v6.onnx"
-_LOUD_ENOUGH = 0.25  # peak that the model is at ease with
+_LOUD_ENOUGH = 0.25  # peak amplitude at which the model works well
 _MAX_GAIN = 100.0  # 40 dB
-_PEAK_DECAY = 0.8  # per block: half of the loudness is forgotten after three seconds
+_PEAK_DECAY = 0.8  # factor a block: the stored peak halves in three seconds
 
 
 class VoiceDetector:
-    """The model; safe to share, since the state lives in `VoiceActivity`."""
+    """The model; thread-safe, since the state is in `VoiceActivity`."""
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
@@ -34,16 +37,17 @@ class VoiceDetector:
     def run_model(
         self, windows: Samples, h: Samples, c: Samples
     ) -> tuple[Samples, Samples, Samples]:
-        """Windows with their context, shape (n, 64 + 512), to n probabilities and the new state."""
+        """Return n probabilities and the new state for windows with context, shape (n, 64 + 512)."""
         inputs: dict[str, Any] = {"input": windows, "h": h, "c": c}
         probabilities, h, c = self._session.run(None, inputs)
         return np.asarray(probabilities, np.float32).reshape(-1), h, c
 
 
 class VoiceActivity:
-    """Probabilities of speech along one channel.
+    """Speech probabilities of one channel.
 
-    Blocks are those of `Audio.blocks`: always cut at the same samples, so that results are the same to the last bit.
+    Blocks are those of `Audio.blocks`. They are always cut at the same samples, so results are
+    bitwise reproducible.
     """
 
     def __init__(self, detector: VoiceDetector) -> None:
@@ -57,9 +61,9 @@ class VoiceActivity:
         self._context = np.zeros(_CONTEXT, np.float32)
 
     def process_block(self, block: Samples) -> NDArray[np.float32]:
-        """One block of shape (n,) to its ceil(n / 512) probabilities."""
+        """Return the ceil(n / 512) probabilities of a block of shape (n,)."""
         count = -(-block.size // WINDOW)
-        if not block.any():  # digital silence costs nothing
+        if not block.any():  # digital silence needs no model
             self._reset()
             self._peak *= _PEAK_DECAY
             return np.zeros(count, np.float32)
@@ -75,12 +79,12 @@ class VoiceActivity:
         return probabilities
 
     def skip(self, blocks: int) -> None:
-        """Blocks without sound."""
+        """Advance by this many blocks without sound."""
         self._reset()
         self._peak *= _PEAK_DECAY**blocks
 
     def _compute_gain(self, block: Samples) -> np.float32:
-        """Quiet recordings are brought up; whatever was loud a moment ago is not."""
+        """Return the gain for the block: quiet audio is amplified unless it was loud just before."""
         self._peak = max(float(np.abs(block).max()), self._peak * _PEAK_DECAY)
         return np.float32(min(_MAX_GAIN, max(1.0, _LOUD_ENOUGH / self._peak)))
 

@@ -1,4 +1,4 @@
-"""Word timestamps from the cross-attention over an encoder output that is there already."""
+"""Word timestamps from the cross-attention over an existing encoder output."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,7 +23,11 @@ def align_words(
     start: Sequence[int],
     frames: int,
 ) -> list[tuple[Word, ...]]:
-    """The words of each stretch, in seconds of the window; `frames` of it are audio."""
+    """Return the words of each stretch, with times in seconds of the window.
+
+    `start`: tokens of the start of transcript, language and task. `frames`: frames of the window
+    that hold audio.
+    """
     tokens = [token for stretch in stretches for token in stretch.tokens]
     if not tokens:
         return [()] * len(stretches)
@@ -35,7 +39,7 @@ def align_words(
 def _build_timed_words(
     aligned: Any, tokenizer: Tokenizer, tokens: list[int]
 ) -> list[tuple[Word, int]]:
-    """Words with the number of their tokens."""
+    """Return words, each with its number of tokens."""
     texts, groups = tokenizer.split_to_word_tokens([*tokens, tokenizer.eot])
     bounds = np.cumsum([0, *(len(group) for group in groups[:-1])])
     text_at = np.array([pair[0] for pair in aligned.alignments])
@@ -53,14 +57,14 @@ def _build_timed_words(
 def _assign_to_segments(
     words: Sequence[tuple[Word, int]], stretches: Sequence[TokenSegment]
 ) -> list[tuple[Word, ...]]:
-    """Each word to the stretch that its first token belongs to; punctuation joined to its word."""
-    dealt: list[list[Word]] = [[] for _ in stretches]
+    """Return the words of each stretch, assigned by first token, with punctuation joined."""
+    by_stretch: list[list[Word]] = [[] for _ in stretches]
     ends = np.cumsum([len(stretch.tokens) for stretch in stretches])
     position = 0
     for word, count in words:
-        dealt[int(np.searchsorted(ends, position, side="right"))].append(word)
+        by_stretch[int(np.searchsorted(ends, position, side="right"))].append(word)
         position += count
-    return [_join_punctuation(group) for group in dealt]
+    return [_join_punctuation(group) for group in by_stretch]
 
 
 def _join_punctuation(words: Sequence[Word]) -> tuple[Word, ...]:

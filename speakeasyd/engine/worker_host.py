@@ -1,4 +1,4 @@
-"""The worker process from inside: requests in, reports out, and a quick way out when something is wrong."""
+"""The main loop of a worker process: takes requests, sends reports, and exits after a fault."""
 
 import gc
 import os
@@ -32,48 +32,53 @@ from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import InFlight, Pipeline
 
-EXIT_FAULT = 70  # a fault was reported; the process is not to be trusted any more
+EXIT_FAULT = 70  # a fault was reported; the state of the process is unreliable
 EXIT_ORPHAN = 71  # the daemon is gone
-REST_S = 1.0  # seconds from freeing a model to the next: drivers give memory back late
+REST_S = 1.0  # seconds between freeing a model and the next load: drivers free memory late
 _MAX_READERS = 8
 
 
 def serve_requests(conn: Connection, spec: WorkerSpec) -> int:
-    """Work until told to drain. Returns the exit status; leave by `os._exit`, since freeing a model can abort.
+    """Serve requests until `Drain`. Returns the exit status for `os._exit`.
 
-    Leaves by itself, without returning, when the pipe closes or after a fault was reported.
+    A normal exit would free the model, which can abort the process. Ends the process without
+    returning when the pipe closes or after a fault was reported.
     """
     return WorkerHost(conn=conn, spec=spec).run()
 
 
 class _Idle:
-    """Wakes the main thread when the pipeline has run empty."""
+    """Wakes the main thread when the pipeline is empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class _SoftRestart:
-    """Asks the main thread to load the model again, with smaller settings."""
+    """Tells the main thread to load the model again, with smaller settings."""
 
     model: str
     spec: WorkerSpec
 
 
 class WorkerHost:
-    """The main thread owns the model; a thread reads the pipe; the pipeline's threads report."""
+    """Requests, model and faults of a worker process.
+
+    The main thread owns the model; one thread reads the pipe; the pipeline's threads send reports.
+    """
 
     def __init__(
         self, *, conn: Connection, spec: WorkerSpec, leave: Callable[[int], object] = os._exit
     ) -> None:
         self._conn, self._spec, self._leave = conn, spec, leave
         self._sending, self._faulting = threading.Lock(), threading.Lock()
-        # A soft restart was announced: more faults of the kind are part of it
+        # A soft restart was reported: more faults of the same kind belong to it
         self._restarting = False
         self._inbound: queue.SimpleQueue[Request | _Idle | _SoftRestart] = queue.SimpleQueue()
-        self._tasks: deque[Task] = deque()  # for another model than the one that is at work
+        self._tasks: deque[Task] = deque()  # tasks that wait for another model
         self._model: str | None = None
         self._pipeline: Pipeline | None = None
 
     def run(self) -> int:
+        """Serve requests; see `serve_requests`."""
         threading.Thread(target=self._read_requests, name="pipe", daemon=True).start()
         self._send(Hello(os.getpid()))
         try:
@@ -106,7 +111,7 @@ class WorkerHost:
             self._submit_waiting_tasks()
 
     def _submit_waiting_tasks(self) -> None:
-        """Give waiting tasks to the pipeline; tasks of another model wait until it has run empty."""
+        """Submit waiting tasks to the pipeline; tasks of another model wait until it is empty."""
         while self._tasks:
             wanted = self._tasks[0].options.model
             if self._pipeline and wanted != self._model:
@@ -117,7 +122,7 @@ class WorkerHost:
             pipeline.submit(self._tasks.popleft())
 
     def _load_model(self, requested: str) -> Pipeline:
-        """Raises `EngineFault` where smaller settings do not help either."""
+        """Load the model with the settings or smaller ones. Raises EngineFault if none work."""
         while not (model := self._try_load_model(requested)):
             _free_memory()
         self._model = requested
@@ -134,7 +139,10 @@ class WorkerHost:
         return self._pipeline
 
     def _try_load_model(self, requested: str) -> Model | None:
-        """None if the device refused, and smaller settings are there to be tried."""
+        """Return the model; None if it failed and smaller settings can be tried.
+
+        Raises EngineFault if there are no smaller settings.
+        """
         self._send(Loading(requested))
         try:
             return load_model(requested, self._spec)
@@ -153,17 +161,23 @@ class WorkerHost:
             heap_retention.return_freed_pages()
             self._send(Unloaded())
 
-    # --- faults -------------------------------------------------------------------------------------------------------
+    # --- faults ---
 
     def _find_smaller_settings(self, fault: EngineFault) -> WorkerSpec | None:
-        """The settings with which this process may go on; None if it must not. The daemon steps down likewise."""
+        """Return smaller settings for a soft restart; None if the process has to end.
+
+        The daemon computes the same step for its next worker.
+        """
         return step_down(
             self._spec,
             classify_fault(phase=fault.phase, error=str(fault), device=self._spec.device).remedy,
         )
 
     def _on_pipeline_fault(self, fault: EngineFault, in_flight: InFlight) -> None:
-        """From a thread of the pipeline. Reports first: any clean-up in a damaged process may kill it."""
+        """Report the fault, then restart softly or exit. Called on a thread of the pipeline.
+
+        The report comes first, because a clean-up in a damaged process may end it.
+        """
         with self._faulting:
             smaller = self._find_smaller_settings(fault)
             if not smaller:
@@ -175,13 +189,13 @@ class WorkerHost:
 
     def _report_and_exit(self, fault: EngineFault, in_flight: InFlight) -> None:
         try:
-            told = "".join(traceback.format_exception(fault))
-            self._send(Fault(fault.phase, str(fault), in_flight, traceback=told))
+            trace = "".join(traceback.format_exception(fault))
+            self._send(Fault(fault.phase, str(fault), in_flight, traceback=trace))
         finally:
             self._leave(EXIT_FAULT)
 
     def _restart_model(self, wanted: _SoftRestart) -> None:
-        """Free the model, load it again, and go on with the same tasks where each of them was."""
+        """Free the model, load it again, and continue each task where it was."""
         tasks = self._pipeline.stop_and_return_tasks() if self._pipeline else []
         self._pipeline = self._model = None
         self._spec, self._restarting = wanted.spec, False
@@ -190,7 +204,7 @@ class WorkerHost:
         for task in tasks:
             pipeline.submit(task)
 
-    # --- the pipe -----------------------------------------------------------------------------------------------------
+    # --- the pipe ---
 
     def _send(self, report: Report) -> None:
         try:
@@ -200,13 +214,13 @@ class WorkerHost:
             self._leave(EXIT_ORPHAN)
 
     def _read_requests(self) -> None:
-        """The pipe's reader. A closed pipe means that nobody waits for results any more."""
+        """Read requests from the pipe. A closed pipe means that the daemon is gone: exit."""
         try:
             while True:
                 self._inbound.put(self._conn.recv())
         except (EOFError, OSError):
             self._leave(EXIT_ORPHAN)
-        except Exception as error:  # noqa: BLE001 - unpickling raises anything; nobody would read on
+        except Exception as error:  # noqa: BLE001 - unpickling may raise anything, and ends the reader
             self._report_and_exit(EngineFault("host", error), ())
 
 

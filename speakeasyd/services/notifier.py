@@ -161,7 +161,10 @@ class DeliverySender(Service):
             case DeliveryFailed(error=error, final=final):
                 give_up = timedelta(hours=self._settings.give_up_hours)
                 again = compute_next_try(
-                    delivery, now=self._clock.utc(), give_up=give_up, waits=self._settings
+                    delivery,
+                    now=self._clock.utc(),
+                    give_up=give_up,
+                    backoff_settings=self._settings,
                 )
                 again_at = format_utc(again) if again and not final else None
                 await self._ledger.mark_delivery_failed(

@@ -43,7 +43,7 @@ class ResourceGuard(Service):
         await self._apply_work_hours()
         settings = self._settings
         self._memory = update_pressure(
-            self._memory, there=self._memory_mb(), limit=settings.memory_mb
+            self._memory, available=self._memory_mb(), limit=settings.memory_mb
         )
         await self._set_pause(
             "memory",
@@ -51,7 +51,7 @@ class ResourceGuard(Service):
             f"less than {settings.memory_mb} MB of memory are available",
         )
         vram_mb = await self._vram_mb(self._list_gpu_workers()) if settings.vram_mb else None
-        self._vram = update_pressure(self._vram, there=vram_mb, limit=settings.vram_mb)
+        self._vram = update_pressure(self._vram, available=vram_mb, limit=settings.vram_mb)
         await self._set_pause(
             "vram",
             self._vram.high,

@@ -93,7 +93,7 @@ class Pool:
         self._stopped = False
         self.warning: str | None = None  # the devices are not what the machine promises
 
-    # --- life ---------------------------------------------------------------------------------------------------------
+    # --- life ---
 
     async def start(self) -> None:
         found = DiscoveredWorkers(self._specs) if self._specs else await self._discover_devices()
@@ -126,7 +126,7 @@ class Pool:
         for worker in self._all_supervisors():
             worker.kill()
 
-    # --- work ---------------------------------------------------------------------------------------------------------
+    # --- work ---
 
     @property
     def device(self) -> str:
@@ -185,7 +185,7 @@ class Pool:
     def status(self) -> list[WorkerStatus]:
         return [worker.status(self.warning) for worker in self._all_supervisors()]
 
-    # --- inside -------------------------------------------------------------------------------------------------------
+    # --- inside ---
 
     def _all_supervisors(self) -> Iterator[Supervisor]:
         yield from self._workers

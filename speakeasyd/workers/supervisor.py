@@ -105,7 +105,7 @@ class Supervisor:
         self._idle_since: float | None = self._clock.monotonic()  # None while there is a task
         self._down_since: float | None = None  # None while all is well
 
-    # --- for the pool -------------------------------------------------------------------------------------------------
+    # --- for the pool ---
 
     @property
     def state(self) -> DeviceState:
@@ -222,7 +222,7 @@ class Supervisor:
             warning=cause.what if cause else warning,
         )
 
-    # --- the worker process -------------------------------------------------------------------------------------------
+    # --- the worker process ---
 
     def _start_process(self) -> None:
         now = self._clock.monotonic()
@@ -373,7 +373,7 @@ class Supervisor:
             self._run.life.restart_deadline(self._clock.monotonic())
             self._run.process.send_request(request)
 
-    # --- recovery -----------------------------------------------------------------------------------------------------
+    # --- recovery ---
 
     def _apply_event(self, event: device_health.RecoveryEvent) -> None:
         before = self._health
@@ -381,7 +381,7 @@ class Supervisor:
             before,
             event,
             now=self._clock.monotonic(),
-            dice=random.random(),  # noqa: S311 - jitter, no secret
+            random_fraction=random.random(),  # noqa: S311 - jitter, no secret
             policy=self._around.policy,
         )
         if self._health.state is not before.state:
@@ -443,7 +443,7 @@ class Supervisor:
         )
         self._around.on_room()
 
-    # --- news ---------------------------------------------------------------------------------------------------------
+    # --- news ---
 
     def _mark_down(self) -> None:
         if self._down_since is None:

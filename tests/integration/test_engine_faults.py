@@ -211,7 +211,7 @@ def garble_its_settings(model: Path) -> None:
 
 DAMAGES = {
     cut: "invalid payload size",
-    flip: "the canary's words came out as",
+    flip: "the canary was transcribed as",
     lose: "no model '",
     lose_its_words: "lacks tokenizer.json",
     garble_its_settings: "parse_error",

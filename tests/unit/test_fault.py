@@ -56,7 +56,7 @@ TEXTS = [
         "RuntimeError: cuBLAS failed with status CUBLAS_STATUS_EXECUTION_FAILED",
         "context_lost",
     ),
-    ("canary", "CanaryFailed: the canary's words came out as 'la la la'", "context_lost"),
+    ("canary", "CanaryFailed: the canary was transcribed as 'la la la'", "context_lost"),
     # memory
     ("generate", "RuntimeError: CUDA failed with error out of memory", "out_of_memory"),
     ("load", "RuntimeError: CUDA failed with error out of memory", "out_of_memory"),
@@ -154,7 +154,7 @@ TEXTS = [
     ),
     (
         "canary",
-        "ModelUnavailable: /models/a is damaged: the canary's words came out as 'la la la'",
+        "ModelUnavailable: /models/a is damaged: the canary was transcribed as 'la la la'",
         "configuration",
     ),
     # a defect of ours, or of the installation

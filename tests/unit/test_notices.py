@@ -80,7 +80,9 @@ def test_a_try_is_never_behind_the_time_to_give_up(attempts: int, hours_old: flo
     delivery = Delivery(
         id=1, kind="x", body="", attempts=attempts, created_at=created, available_at=created
     )
-    again = compute_next_try(delivery, now=NOW, give_up=timedelta(hours=48), waits=NotifySettings())
+    again = compute_next_try(
+        delivery, now=NOW, give_up=timedelta(hours=48), backoff_settings=NotifySettings()
+    )
     if again is None:
         assert hours_old > 46
     else:

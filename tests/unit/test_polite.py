@@ -32,16 +32,16 @@ from tests.ledgers import opened
 
 
 def test_pressure_ends_only_after_some_calm() -> None:
-    state = update_pressure(MemoryPressure(), there=99, limit=100)
+    state = update_pressure(MemoryPressure(), available=99, limit=100)
     assert state.high
-    assert update_pressure(state, there=110, limit=100).high, "not enough to come back"
+    assert update_pressure(state, available=110, limit=100).high, "not enough to come back"
     for _ in range(CALM_LOOKS - 1):
-        state = update_pressure(state, there=100 * CALM_SHARE, limit=100)
+        state = update_pressure(state, available=100 * CALM_SHARE, limit=100)
         assert state.high
-    assert update_pressure(state, there=100 * CALM_SHARE - 1, limit=100).calm == 0, (
+    assert update_pressure(state, available=100 * CALM_SHARE - 1, limit=100).calm == 0, (
         "calm has to be in a row"
     )
-    assert not update_pressure(state, there=100 * CALM_SHARE, limit=100).high
+    assert not update_pressure(state, available=100 * CALM_SHARE, limit=100).high
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1000)), max_size=40), st.floats(1, 500))
@@ -50,7 +50,7 @@ def test_pressure_is_high_exactly_from_a_shortage_to_the_calm(
 ) -> None:
     state, known = MemoryPressure(), []
     for there in looks:
-        state = update_pressure(state, there=there, limit=limit)
+        state = update_pressure(state, available=there, limit=limit)
         if there is not None:
             known.append(there)
         last = max((n for n, each in enumerate(known) if each < limit), default=None)
@@ -64,7 +64,7 @@ def test_pressure_is_high_exactly_from_a_shortage_to_the_calm(
 
 
 def test_no_limit_is_never_short() -> None:
-    assert update_pressure(MemoryPressure(high=True), there=0, limit=0) == MemoryPressure()
+    assert update_pressure(MemoryPressure(high=True), available=0, limit=0) == MemoryPressure()
 
 
 # --- what there is

@@ -80,11 +80,13 @@ def walk(
     *events: RecoveryEvent,
     health: DeviceHealth | None = None,
     policy: RecoveryPolicy = POLICY,
-    dice: float = 1.0,
+    random_fraction: float = 1.0,
 ) -> DeviceHealth:
     health = health or DeviceHealth()
     for event in events:
-        health, _ = advance_recovery(health, event, now=0.0, dice=dice, policy=policy)
+        health, _ = advance_recovery(
+            health, event, now=0.0, random_fraction=random_fraction, policy=policy
+        )
     return health
 
 
@@ -93,10 +95,12 @@ def after(
     event: RecoveryEvent,
     *,
     now: float = 0.0,
-    dice: float = 1.0,
+    random_fraction: float = 1.0,
     policy: RecoveryPolicy = POLICY,
 ) -> tuple[DeviceState, tuple[RecoveryAction, ...]]:
-    health, actions = advance_recovery(health, event, now=now, dice=dice, policy=policy)
+    health, actions = advance_recovery(
+        health, event, now=now, random_fraction=random_fraction, policy=policy
+    )
     return health.state, actions
 
 
@@ -107,12 +111,12 @@ def test_a_defect_is_tried_a_few_times_and_then_no_more() -> None:
     health = DeviceHealth()
     for _ in range(POLICY.faults_to_open - 1):
         health, actions = advance_recovery(
-            health, ProcessExited(DEFECT, jobs()), now=0.0, dice=1.0, policy=POLICY
+            health, ProcessExited(DEFECT, jobs()), now=0.0, random_fraction=1.0, policy=POLICY
         )
         assert [type(action) for action in actions] == [StartWorker]
         assert not needs_person(health, POLICY)
     health, actions = advance_recovery(
-        health, ProcessExited(DEFECT, jobs()), now=0.0, dice=1.0, policy=POLICY
+        health, ProcessExited(DEFECT, jobs()), now=0.0, random_fraction=1.0, policy=POLICY
     )
     assert (health.state, actions) == (DeviceState.DEVICE_OPEN, ())
     assert needs_person(health, POLICY)
@@ -123,7 +127,7 @@ def test_a_defect_that_only_some_files_meet_does_not_stop_the_others() -> None:
         *(ProcessExited(DEFECT, jobs(number)) for number in range(POLICY.faults_to_open - 1))
     )
     health, actions = advance_recovery(
-        health, ProcessExited(DEFECT, jobs(9)), now=0.0, dice=1.0, policy=POLICY
+        health, ProcessExited(DEFECT, jobs(9)), now=0.0, random_fraction=1.0, policy=POLICY
     )
     assert [type(action) for action in actions] == [ScheduleProbe]
     assert not needs_person(health, POLICY)
@@ -226,7 +230,7 @@ def test_waits_grow_with_failures_in_a_row_and_shrink_after_work() -> None:
     health, waits = DeviceHealth(), []
     for turn in range(8):
         health, actions = advance_recovery(
-            health, ProcessExited(LOST, jobs(turn)), now=0.0, dice=1.0, policy=policy
+            health, ProcessExited(LOST, jobs(turn)), now=0.0, random_fraction=1.0, policy=policy
         )
         waits += [action.after_s for action in actions if isinstance(action, StartWorker)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
@@ -335,10 +339,12 @@ def test_it_always_goes_on_and_never_spins(
 ) -> None:
     policy = replace(POLICY, cpu_stand_in=stand_in)
     health, now = DeviceHealth(), 0.0
-    for event, passed, dice in moments:
+    for event, passed, random_fraction in moments:
         now += passed
         before = health
-        health, actions = advance_recovery(health, event, now=now, dice=dice, policy=policy)
+        health, actions = advance_recovery(
+            health, event, now=now, random_fraction=random_fraction, policy=policy
+        )
         starts = [action for action in actions if isinstance(action, StartWorker)]
         probes = [action for action in actions if isinstance(action, ScheduleProbe)]
         kills = [action for action in actions if isinstance(action, KillWorker)]
@@ -362,7 +368,9 @@ def test_it_always_goes_on_and_never_spins(
             assert kills
         assert all(0 < probe.after_s <= policy.probe_max_s for probe in probes)
         assert all(start.after_s <= policy.restart_max_s for start in starts)
-    stopped, actions = advance_recovery(health, StopRequested(), now=now, dice=0.0, policy=policy)
+    stopped, actions = advance_recovery(
+        health, StopRequested(), now=now, random_fraction=0.0, policy=policy
+    )
     assert stopped.state is DeviceState.STOPPED
 
 
@@ -460,14 +468,14 @@ class Day:
     def recover(self, died: ProcessExited) -> None:
         """Until there is a worker again; every wait is a real one."""
         self.health, actions = advance_recovery(
-            self.health, died, now=self.now, dice=0.0, policy=POLICY
+            self.health, died, now=self.now, random_fraction=0.0, policy=POLICY
         )
         while not any(isinstance(action, StartWorker) for action in actions):
             (probe,) = actions
             assert isinstance(probe, ScheduleProbe)
             self.now += probe.after_s
             self.health, actions = advance_recovery(
-                self.health, ProbePassed(), now=self.now, dice=0.0, policy=POLICY
+                self.health, ProbePassed(), now=self.now, random_fraction=0.0, policy=POLICY
             )
         self.health = walk(WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=self.health)
 

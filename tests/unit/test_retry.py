@@ -13,13 +13,15 @@ class Waits:
 
 
 def test_the_ceiling_doubles_up_to_the_limit() -> None:
-    waits = [compute_backoff(attempts, Waits(), dice=lambda: 1.0) for attempts in range(1, 11)]
+    waits = [
+        compute_backoff(attempts, Waits(), random_fraction=lambda: 1.0) for attempts in range(1, 11)
+    ]
     assert waits == [5, 10, 20, 40, 80, 160, 320, 640, 900, 900]
 
 
-@given(attempts=st.integers(-5, 10**9), dice=st.floats(0, 1))
-def test_jitter_stays_within(attempts: int, dice: float) -> None:
-    wait = compute_backoff(attempts, Waits(), dice=lambda: dice)
+@given(attempts=st.integers(-5, 10**9), random_fraction=st.floats(0, 1))
+def test_jitter_stays_within(attempts: int, random_fraction: float) -> None:
+    wait = compute_backoff(attempts, Waits(), random_fraction=lambda: random_fraction)
     assert 0 <= wait <= compute_backoff_ceiling(attempts, base=5.0, limit=900.0) <= 900.0
 
 
