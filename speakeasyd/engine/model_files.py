@@ -89,7 +89,7 @@ def _fetch_model(name: str, models_dir: Path, *, offline: bool) -> Path:
 
 
 def _check_hub_reachable() -> None:
-    """Raise OSError within seconds if the hub is unreachable; its client would retry for minutes."""
+    """Raise OSError within seconds if the hub is unreachable; its client retries for minutes."""
     proxied = any(
         os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
     )

@@ -37,7 +37,7 @@ class VoiceDetector:
     def run_model(
         self, windows: Samples, h: Samples, c: Samples
     ) -> tuple[Samples, Samples, Samples]:
-        """Return n probabilities and the new state for windows with context, shape (n, 64 + 512)."""
+        """Return n probabilities and the new state; `windows` has shape (n, 64 + 512)."""
         inputs: dict[str, Any] = {"input": windows, "h": h, "c": c}
         probabilities, h, c = self._session.run(None, inputs)
         return np.asarray(probabilities, np.float32).reshape(-1), h, c
@@ -84,7 +84,7 @@ class VoiceActivity:
         self._peak *= _PEAK_DECAY**blocks
 
     def _compute_gain(self, block: Samples) -> np.float32:
-        """Return the gain for the block: quiet audio is amplified unless it was loud just before."""
+        """Return the gain: quiet audio is amplified unless it was loud just before."""
         self._peak = max(float(np.abs(block).max()), self._peak * _PEAK_DECAY)
         return np.float32(min(_MAX_GAIN, max(1.0, _LOUD_ENOUGH / self._peak)))
 
