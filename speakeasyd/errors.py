@@ -15,10 +15,7 @@ class ErrorCode(StrEnum):
     EMPTY_FILE = "empty_file"
     """The file has zero bytes and stayed empty."""
     NOT_MEDIA = "not_media"
-    """Not an audio or video container that can be opened.
-
-    Text, pictures, archives, encrypted or random bytes.
-    """
+    """Not audio or video that can be decoded: text, a picture, an archive, random bytes, DS2 (DSS Pro)."""
     NO_AUDIO = "no_audio"
     """A media file without an audio track."""
     NO_SAMPLES = "no_samples"
@@ -128,7 +125,7 @@ class OutboxUnavailable(SpeakeasyError):
     """The outbox cannot be written now: full, read-only, or not mounted. A later retry may help."""
 
 
-class NotYours(SpeakeasyError):
+class ClaimLost(SpeakeasyError):
     """A change was refused because this claim no longer owns the job.
 
     The job was cancelled, released or replaced; the claim token is stale.

@@ -144,7 +144,7 @@ def claim_jobs(
 def update_claimed_job(
     tx: Transaction, job_id: JobId, token: Token, values: dict[str, object]
 ) -> None:
-    """Store what a worker has reported so far; None leaves a value unchanged. Raises NotYours."""
+    """Store what a worker has reported so far; None leaves a value unchanged. Raises ClaimLost."""
     known = {name: value for name, value in values.items() if value is not None}
     if known:
         update_owned_job(tx, job_id, token, **known)
@@ -162,7 +162,7 @@ def release_claim(
     crash: bool,
     counts: bool,
 ) -> None:
-    """Return a job to `pending`; its chunks are kept. Raises NotYours.
+    """Return a job to `pending`; its chunks are kept. Raises ClaimLost.
 
     `available_at`: not before this time; None: at once. `crash`: a worker died on it.
     `counts=False`: the attempt does not count.
@@ -192,7 +192,7 @@ def release_claim(
 def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
     """Fail a job. Returns False if it was a retry: its finished transcript is kept.
 
-    Raises NotYours.
+    Raises ClaimLost.
     """
     require_claim(tx, job_id, token)
     if retries.find_retried(tx.connection, [job_id]):

@@ -56,7 +56,7 @@ class Ledger:
     Changes go through one writer and are durable when their call returns. Queries never wait for
     them. The daemon opens the ledger with its `boot_id`; commands open it without one, and neither
     claim jobs nor recover claims. Every call may raise LedgerUnwritable (the disk or another
-    program refuses the write) or LedgerError. Calls with a claim token raise NotYours if the claim
+    program refuses the write) or LedgerError. Calls with a claim token raise ClaimLost if the claim
     is lost.
     """
 
@@ -143,7 +143,7 @@ class Ledger:
     ) -> None:
         """Store what a worker has reported; None leaves a value unchanged.
 
-        Raises NotYours if the claim is lost.
+        Raises ClaimLost if the claim is lost.
         """
         values: dict[str, object] = {
             "language": language,
@@ -165,7 +165,7 @@ class Ledger:
     async def add_strike(
         self, job_id: JobId, token: Token, index: int, start: float, end: float
     ) -> int:
-        """Count a worker's death against a chunk. Returns the strikes so far. Raises NotYours."""
+        """Count a worker's death against a chunk. Returns the strikes so far. Raises ClaimLost."""
         return await self._writer.run_operation(
             results.add_strike, job_id, token, chunk=index, start=start, end=end
         )
@@ -178,7 +178,7 @@ class Ledger:
         audio_seconds: float,
         warnings: Sequence[MediaWarning] = (),
     ) -> None:
-        """Record that all chunks are committed. Raises NotYours."""
+        """Record that all chunks are committed. Raises ClaimLost."""
         await self._writer.run_operation(
             results.mark_transcribed, job_id, token, audio_seconds=audio_seconds, warnings=warnings
         )
@@ -194,7 +194,7 @@ class Ledger:
         crash: bool = False,
         counts: bool = True,
     ) -> None:
-        """Return a job to `pending`; its chunks are kept. Raises NotYours.
+        """Return a job to `pending`; its chunks are kept. Raises ClaimLost.
 
         `available_at`: not before this time; None: at once. `crash`: a worker died on it.
         `counts=False`: the attempt does not count, since the job is not at fault.
@@ -213,7 +213,7 @@ class Ledger:
     async def fail_job(self, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
         """Fail a job. Returns False if it was a retry: its finished transcript is kept.
 
-        Raises NotYours.
+        Raises ClaimLost.
         """
         return await self._writer.run_operation(
             claims.fail_job, job_id, token, code=code, error=error
@@ -262,7 +262,7 @@ class Ledger:
     async def reserve_artifacts(
         self, job_id: JobId, token: Token, artifacts: Sequence[Artifact]
     ) -> set[str]:
-        """Reserve the names of artifacts before any file is written. Raises NotYours.
+        """Reserve the names of artifacts before any file is written. Raises ClaimLost.
 
         Returns the names that another job has reserved in the meantime. If there are any, none was
         reserved, and other names must be chosen.
@@ -279,7 +279,7 @@ class Ledger:
         *,
         removed: Sequence[OwnFile] = (),
     ) -> None:
-        """Complete a job whose artifacts are durable in the outbox. Raises NotYours.
+        """Complete a job whose artifacts are durable in the outbox. Raises ClaimLost.
 
         `removed`: files of this job that are no longer in the outbox. Jobs of earlier versions of
         the same file become superseded.

@@ -162,7 +162,7 @@ def find_ended_jobs(
 def reserve_artifacts(
     tx: Transaction, job_id: JobId, token: Token, intended: Sequence[Artifact]
 ) -> set[str]:
-    """Reserve the names of artifacts before any file is written. Raises NotYours.
+    """Reserve the names of artifacts before any file is written. Raises ClaimLost.
 
     Returns the names that another job has; if there are any, none is reserved. A name may be that
     of the job's own earlier file, which will be replaced. Its hashes are kept until the new file is
@@ -196,7 +196,7 @@ def complete_job(
     *,
     removed: Sequence[OwnFile] = (),
 ) -> None:
-    """Complete a job whose artifacts are durable. Raises NotYours.
+    """Complete a job whose artifacts are durable. Raises ClaimLost.
 
     `removed`: own files that are no longer in the outbox. The text of a retry replaces the earlier
     text.

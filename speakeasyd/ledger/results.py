@@ -65,7 +65,7 @@ def _insert_chunks(tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]]) -> Non
 def add_strike(
     tx: Transaction, job_id: JobId, token: Token, *, chunk: int, start: float, end: float
 ) -> int:
-    """Count a worker's death against a chunk. Returns the strikes so far. Raises NotYours."""
+    """Count a worker's death against a chunk. Returns the strikes so far. Raises ClaimLost."""
     require_claim(tx, job_id, token)
     first = upsert(strikes).values(
         job_id=job_id, chunk=chunk, start_seconds=start, end_seconds=end, strikes=1
@@ -85,7 +85,7 @@ def mark_transcribed(
     audio_seconds: float,
     warnings: Sequence[MediaWarning],
 ) -> None:
-    """Record that all chunks are committed. Gaps are added to the warnings. Raises NotYours."""
+    """Record that all chunks are committed. Gaps are added to the warnings. Raises ClaimLost."""
     given_up = find_gaps(tx.connection, job_id, retries.get_work_table(tx.connection, job_id))
     missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in given_up)
     if missing:

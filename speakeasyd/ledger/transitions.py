@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Column, ColumnElement, ScalarSelect, select, update
 
 from speakeasyd.domain.job import JobId, Status, Token
-from speakeasyd.errors import ErrorCode, NotYours
+from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.tables import attempts, jobs
 from speakeasyd.ledger.writer import Transaction
@@ -22,7 +22,7 @@ def split_into_slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequenc
 
 
 def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
-    """Change a claimed job. Raises NotYours if `token` is not that of the current claim."""
+    """Change a claimed job. Raises ClaimLost if `token` is not that of the current claim."""
     if not tx.connection.execute(
         update(jobs).where(_matches_claim(job_id, token)).values(**values)
     ).rowcount:
@@ -30,7 +30,7 @@ def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: obj
 
 
 def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
-    """Check the claim; it cannot be lost within this transaction. Raises NotYours."""
+    """Check the claim; it cannot be lost within this transaction. Raises ClaimLost."""
     if not tx.connection.scalar(select(jobs.c.id).where(_matches_claim(job_id, token))):
         raise _claim_lost_error(job_id)
 
@@ -38,7 +38,7 @@ def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
 def end_claim(
     tx: Transaction, job_id: JobId, token: Token, status: Status, *, outcome: str, **values: object
 ) -> None:
-    """End a claim: set the job's `status` and close the attempt with `outcome`. Raises NotYours."""
+    """End a claim: set the job's `status` and close the attempt with `outcome`. Raises ClaimLost."""
     ended = None if status is Status.PENDING else tx.now
     update_owned_job(
         tx,
@@ -121,5 +121,5 @@ def _matches_claim(job_id: JobId, token: Token) -> ColumnElement[bool]:
     )
 
 
-def _claim_lost_error(job_id: JobId) -> NotYours:
-    return NotYours(f"job {job_id} is no longer owned by this claim")
+def _claim_lost_error(job_id: JobId) -> ClaimLost:
+    return ClaimLost(f"job {job_id} is no longer owned by this claim")

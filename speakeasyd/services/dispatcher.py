@@ -25,11 +25,11 @@ from speakeasyd.domain.recovery import PoisonDecision, decide_poison
 from speakeasyd.domain.retry import HOLD_S, compute_backoff
 from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
 from speakeasyd.errors import (
+    ClaimLost,
     ErrorCode,
     FileFault,
     LedgerError,
     LedgerUnwritable,
-    NotYours,
     OutboxUnavailable,
 )
 from speakeasyd.inbox import file_identity
@@ -508,7 +508,7 @@ class Dispatcher(Service):
     async def _try_publish(self, job: Job, *, last: bool) -> bool:
         """Try to publish once. Returns whether the publication has ended.
 
-        `last`: a folder that refuses now fails the job. Raises NotYours, LedgerError.
+        `last`: a folder that refuses now fails the job. Raises ClaimLost, LedgerError.
         """
         try:
             await self._publisher.publish_job(job)
@@ -520,7 +520,7 @@ class Dispatcher(Service):
             await self._fail_job(job, ErrorCode.OUTPUT_REFUSED, str(error))
         except FileFault as fault:
             await self._fail_job(job, fault.code, str(fault))
-        except NotYours:
+        except ClaimLost:
             raise
         except Exception as error:
             log.exception("cannot publish job %s", job.id)
@@ -575,10 +575,10 @@ class Dispatcher(Service):
 
     @asynccontextmanager
     async def _ignore_lost_claim(self, job: Job) -> AsyncIterator[None]:
-        """Ignore NotYours inside the `with` block: a person has cancelled the job."""
+        """Ignore ClaimLost inside the `with` block: a person has cancelled the job."""
         try:
             yield
-        except NotYours:
+        except ClaimLost:
             self._forget_claim(job)
 
     def abandon_claim(self, job_id: JobId, token: Token) -> None:

@@ -32,7 +32,7 @@ class Publisher:
     async def publish_job(self, job: Job) -> None:
         """Write the artifacts of a transcribed job, complete it, and dispose of its source.
 
-        Raises OutboxUnavailable (retry later), FileFault (no name can be written), NotYours,
+        Raises OutboxUnavailable (retry later), FileFault (no name can be written), ClaimLost,
         LedgerUnwritable.
         """
         outbox = self._outboxes[job.inbox]
@@ -66,7 +66,7 @@ class Publisher:
     ) -> list[Artifact]:
         """Reserve the artifacts under the best name that is free or own, and return them.
 
-        Raises FileFault if every name is taken, OutboxUnavailable, NotYours, LedgerUnwritable.
+        Raises FileFault if every name is taken, OutboxUnavailable, ClaimLost, LedgerUnwritable.
         """
         await self._outboxes.call_outbox(job.inbox, outbox.require_folder)
         async for name in self._propose_names(job, outbox, transcript, list(files)):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings
 from speakeasyd.domain.job import JobId, Token
-from speakeasyd.errors import ErrorCode, NotYours
+from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import Underway
 from speakeasyd.services.failures import ServiceFailures
@@ -125,7 +125,7 @@ class StallWatchdog(Service):
                     error=text,
                     crash=not job.transcribed,
                 )
-        except NotYours:  # the claim ended in the meantime
+        except ClaimLost:  # the claim ended in the meantime
             return
         log.error("job %s: %s", job.id, text)
         self._abandon_claim(job.id, job.token)

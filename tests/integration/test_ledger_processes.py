@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.clock import SystemClock
-from speakeasyd.errors import NotYours
+from speakeasyd.errors import ClaimLost
 from tests.conftest import REPOSITORY
 from tests.ledgers import a_chunk, a_file, claimed, create, opened
 
@@ -80,7 +80,7 @@ async def test_people_and_daemon_write_side_by_side(path: Path) -> None:
             for job in await ledger.claim_jobs(5):
                 taken = await ledger.store_chunks([(job.id, job.token, a_chunk(0, " One."))])
                 lost += len(taken)
-                with suppress(NotYours):
+                with suppress(ClaimLost):
                     await ledger.fail_job(job.id, job.token, code="internal", error="again")
                     failed += 1
                     assert not taken

@@ -11,7 +11,7 @@ import pytest
 
 from speakeasyd.domain.job import EndedJob
 from speakeasyd.domain.options import Options
-from speakeasyd.errors import ErrorCode, FileFault, NotYours, OutboxUnavailable
+from speakeasyd.errors import ClaimLost, ErrorCode, FileFault, OutboxUnavailable
 from speakeasyd.events import Event, Subscription
 from speakeasyd.outbox.publish import Outbox
 from tests.integration.publishing import FORMATS, Place, workshop
@@ -113,7 +113,7 @@ async def test_a_cancelled_job_is_not_completed(place: Place) -> None:
     async with workshop(place) as shop:
         [job] = await shop.ready("memo.mp3")
         await shop.ledger.cancel_jobs([job.id])
-        with pytest.raises(NotYours):
+        with pytest.raises(ClaimLost):
             await shop.publisher.publish_job(job)
     assert place.written() == {}
 

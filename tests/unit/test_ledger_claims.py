@@ -13,7 +13,7 @@ import pytest
 
 from speakeasyd.domain.job import TERMINAL, TRANSITIONS, Job, Status, SuspectChunk
 from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
-from speakeasyd.errors import ErrorCode, NotYours
+from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, create, finish, opened, status
@@ -124,7 +124,7 @@ async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
         ledger.reserve_artifacts(old.id, old.token, [an_artifact("a.txt")]),
         ledger.complete_job(old.id, old.token, [an_artifact("a.txt")]),
     ):
-        with pytest.raises(NotYours):
+        with pytest.raises(ClaimLost):
             await change
     assert await ledger.store_chunks([(old.id, old.token, a_chunk(0, " late"))]) == {old.id}
     assert await status(ledger, old.id) == before

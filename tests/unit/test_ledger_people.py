@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.errors import ErrorCode, NotYours, QueryError
+from speakeasyd.errors import ClaimLost, ErrorCode, QueryError
 from speakeasyd.ledger.ledger import Ledger
 from tests.ledgers import a_chunk, a_file, claimed, finish, opened, status, touched
 
@@ -125,7 +125,7 @@ async def test_cancelling_takes_a_job_from_its_worker(ledger: Ledger) -> None:
         running.id,
         waiting.job_id,
     ]
-    with pytest.raises(NotYours):
+    with pytest.raises(ClaimLost):
         await ledger.mark_transcribed(running.id, running.token, audio_seconds=1.0)
     row = await status(ledger, running.id)
     assert (row["status"], row["error_code"]) == ("cancelled", "cancelled")

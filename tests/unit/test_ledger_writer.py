@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from speakeasyd.domain.transcript import Chunk
-from speakeasyd.errors import LedgerError, LedgerFull, LedgerUnwritable, NotYours
+from speakeasyd.errors import ClaimLost, LedgerError, LedgerFull, LedgerUnwritable
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.writer import Transaction, Writer
@@ -75,7 +75,7 @@ async def test_one_that_fails_takes_back_only_its_own(
 ) -> None:
     def put_and_fail(tx: Transaction) -> None:
         put(tx, "never")
-        raise NotYours("not this one")
+        raise ClaimLost("not this one")
 
     with hub.subscribe() as subscription:
         outcomes = await asyncio.gather(
@@ -85,7 +85,7 @@ async def test_one_that_fails_takes_back_only_its_own(
             return_exceptions=True,
         )
         told = [(await anext(subscription)).data for _ in range(2)]
-    assert [type(outcome) for outcome in outcomes] == [type(None), NotYours, type(None)]
+    assert [type(outcome) for outcome in outcomes] == [type(None), ClaimLost, type(None)]
     assert keys(path) == ["a", "b"]
     assert told == [{"key": "a"}, {"key": "b"}]
 
