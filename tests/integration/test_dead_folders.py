@@ -54,9 +54,9 @@ def dead(tmp_path: Path, release: threading.Event, monkeypatch: pytest.MonkeyPat
             release.wait()
         original[2](outbox)
 
-    monkeypatch.setattr(MountAnchor, "holds", holds)
-    monkeypatch.setattr(Watcher, "disarm", disarm)
-    monkeypatch.setattr(Outbox, "try_out", try_out)
+    monkeypatch.setattr(MountAnchor, "is_present", holds)
+    monkeypatch.setattr(Watcher, "stop_watching", disarm)
+    monkeypatch.setattr(Outbox, "probe_writable", try_out)
     for module in (inbox_monitor, outboxes):
         monkeypatch.setattr(module, "ANSWER_S", ANSWER_S)
     monkeypatch.setattr(inbox_monitor, "STOP_S", ANSWER_S)

@@ -77,7 +77,7 @@ async def test_a_file_that_comes_while_no_descriptor_is_left_is_taken(tmp_path: 
     "error",
     [MemoryError(), RuntimeError("can't start new thread"), OSError(24, "Too many open files")],
 )
-@pytest.mark.parametrize("where", ["own_device", "look", "digest"])
+@pytest.mark.parametrize("where", ["find_local_device", "observe_file", "hash_file"])
 async def test_what_is_raised_while_a_file_is_looked_at_or_read_loses_nothing(
     tmp_path: Path, where: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,7 +93,7 @@ async def test_what_is_raised_while_a_file_is_looked_at_or_read_loses_nothing(
         await eventually(lambda: not failures.texts, "all to be well")
 
 
-@pytest.mark.parametrize("where", ["unknown", "add", "set_state"])
+@pytest.mark.parametrize("where", ["find_unknown_files", "add_jobs", "store_state"])
 async def test_what_the_ledger_raises_loses_nothing(
     tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +172,7 @@ async def test_a_failure_that_the_ledger_cannot_note_is_noted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Ledger, "set_state", raising_first(1, LedgerUnwritable("full"), Ledger.store_state)
+        Ledger, "store_state", raising_first(1, LedgerUnwritable("full"), Ledger.store_state)
     )
     async with place(tmp_path) as here:
         failures = failures_of(here)

@@ -180,7 +180,7 @@ async def test_a_dispatcher_that_fails_every_time_keeps_no_job(
             raise RuntimeError("a defect")
         await digest(self)
 
-    monkeypatch.setattr(Dispatcher, "_digest", raise_while_broken)
+    monkeypatch.setattr(Dispatcher, "_process_events", raise_while_broken)
     place.put("a.wav")
     async with place.running(stall_s=5):
         await eventually(lambda: "a defect" in place.failures(), "health to tell of the dispatcher")

@@ -68,7 +68,7 @@ class StandIn:
     """A pool with one worker that is never in a hurry: `say` lets it say its next word about one of its tasks."""
 
     device = "cpu"
-    blocked = None
+    blocked_reason = None
 
     def __init__(self, hear: Callable[[PoolEvent], None]) -> None:
         self._hear = hear
@@ -79,11 +79,11 @@ class StandIn:
     def capacity(self, _model: str) -> int:
         return max(0, 3 - len(self._plays))
 
-    def submit(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
+    def submit_task(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
         self._hand.add_task(task, alone=alone or on_cpu)
         self._plays[task.job_id] = _play(task)
 
-    def drop(self, job_id: JobId) -> None:
+    def drop_job(self, job_id: JobId) -> None:
         self._hand.drop_job(job_id)
         self._plays.pop(job_id, None)
 
