@@ -45,7 +45,7 @@ from speakeasyd.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 0.2  # seconds between checks whether everything is done
+CHECK_S = 0.2  # seconds between checks whether everything is done
 
 # Seconds without progress, with two checks of an outbox, after which `run_until_drained` gives up
 STALLED_S = 12.0
@@ -174,7 +174,7 @@ class Daemon:
             limit_s = DEVICE_STALLED_S if "device" in self._pauses else STALLED_S
             if stalled_since is not None and now - stalled_since >= limit_s:
                 return
-            await asyncio.sleep(LOOK_S)
+            await asyncio.sleep(CHECK_S)
 
     async def _is_drained(self) -> bool:
         if not (self._intake.idle and self._dispatcher.idle):

@@ -15,7 +15,7 @@ from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs
 from speakeasyd.ledger.text_columns import encode_json
 from speakeasyd.ledger.writer import Transaction
 
-MARK = "notices"  # key of the cursor in the table `state`
+CURSOR_KEY = "notices"  # key of the cursor in the table `state`
 SLICE = 500  # most events per query
 
 _DONE_BATCHES = text("""
@@ -34,7 +34,7 @@ def load_cursor(connection: Connection) -> Mapping[str, Any] | None:
     `seq`: number of the last event that was enqueued. `until`: time up to which finished batches
     were reported.
     """
-    cursor: Mapping[str, Any] | None = load_state(connection, MARK)
+    cursor: Mapping[str, Any] | None = load_state(connection, CURSOR_KEY)
     return cursor
 
 
@@ -62,7 +62,7 @@ def record_finished_batches(
 
 
 def store_cursor(tx: Transaction, *, seq: int, until: str) -> None:
-    store_state(tx, MARK, {"seq": seq, "until": until})
+    store_state(tx, CURSOR_KEY, {"seq": seq, "until": until})
 
 
 def load_events_with_jobs(

@@ -26,19 +26,19 @@ TRIES = 4
 PAUSE_S = 0.05  # seconds between two tries
 # offset of the locked byte, far behind the content: Windows forbids reading a locked byte, and
 # others must be able to read who holds the lock
-FAR = 1 << 30
+LOCK_OFFSET = 1 << 30
 
 if sys.platform == "win32":
     import msvcrt
 
     def _acquire(file: BinaryIO) -> None:
-        file.seek(FAR)
+        file.seek(LOCK_OFFSET)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
     _share = _acquire
 
     def _release(file: BinaryIO) -> None:
-        file.seek(FAR)
+        file.seek(LOCK_OFFSET)
         msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
 
 else:
@@ -196,7 +196,7 @@ def _read_holder(file: BinaryIO) -> LockHolder | None:
     """Return the holder that the file names; None if it is unreadable or being written."""
     try:
         file.seek(0)
-        signature = json.loads(file.read(FAR))
+        signature = json.loads(file.read(LOCK_OFFSET))
         since = signature["started_at"]
         return LockHolder(
             pid=signature["pid"], host=signature["host"], since=since, up_s=_seconds_up(signature)

@@ -14,7 +14,7 @@ from pathlib import Path
 WRITE_LOCK = 120  # the byte of the log's index that SQLite locks for a transaction that writes
 LOCKS = Path("/proc/locks")
 # Seconds between two checks; a program that holds the lock at both is not in a short transaction
-AGAIN_S = 0.3
+RECHECK_S = 0.3
 COMMAND_CHARACTERS = 80
 
 
@@ -39,12 +39,12 @@ def describe_hold(ledger: Path) -> str:
 def find_long_hold(ledger: Path, *, daemon: int) -> str:
     """Return `describe_hold` if a program other than the daemon holds the lock for long; else "".
 
-    Blocks for `AGAIN_S` seconds if the lock is held.
+    Blocks for `RECHECK_S` seconds if the lock is held.
     """
     first = _foreign_pids(ledger, daemon)
     if not first:
         return ""
-    time.sleep(AGAIN_S)
+    time.sleep(RECHECK_S)
     return describe_hold(ledger) if first & _foreign_pids(ledger, daemon) else ""
 
 

@@ -13,8 +13,10 @@ from speakeasyd.errors import LedgerError, QueryError
 from speakeasyd.ledger.access import open_for_reading
 
 RANKED = 5_000  # most matches that are ranked; of more matches, the newest come first
-PASSED = 1_000  # segments outside the filters that are skipped at the cost of one more index lookup
-STRETCH = 20_000  # segments searched at first; doubled each time
+SKIPPED = (
+    1_000  # segments outside the filters that are skipped at the cost of one more index lookup
+)
+FIRST_RANGE = 20_000  # segments searched at first; doubled each time
 
 TERMS = 32  # most words and phrases of a search
 PREFIXES = 8  # most of them that may have a `*`
@@ -154,13 +156,13 @@ def _find_segment_ranges(
     The segments of a job are mostly adjacent, and those of the next job follow: neighbouring jobs
     are merged into one range.
     """
-    max_size = STRETCH
+    max_size = FIRST_RANGE
     current: _SegmentRange | None = None
     for job, low, high in connection.execute(_PLACES, parameters):
         if (
             current
-            and low - current.high <= PASSED
-            and current.low - high <= PASSED
+            and low - current.high <= SKIPPED
+            and current.low - high <= SKIPPED
             and current.high - current.low < max_size
         ):
             current = _SegmentRange(

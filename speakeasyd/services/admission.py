@@ -178,8 +178,8 @@ class Admission(Service):
     def _queue_settled(self, path: bytes, decision: Decision, now: float) -> None:
         try:
             match decision:
-                case Settled(seen=still) | GiveUp(seen=still):
-                    heapq.heappush(self._settled, (still.file.size, path, still))
+                case Settled(seen=seen) | GiveUp(seen=seen):
+                    heapq.heappush(self._settled, (seen.file.size, path, seen))
         except BaseException:
             self._arrivals.restore_file(path, now)
             raise
@@ -368,7 +368,7 @@ class Admission(Service):
             return
         self._report_at = now + REPORT_S
         waiting = list(self._arrivals.list_waiting(now))[:REPORT_MOST]
-        reported = frozenset((path, still.reason) for path, still in waiting)
+        reported = frozenset((path, state.reason) for path, state in waiting)
         if reported != self._reported:
             self._log_unreadable(waiting)
             utc = self._clock.utc()
@@ -377,11 +377,11 @@ class Admission(Service):
                 [
                     WaitingFile(
                         path=path,
-                        size=still.seen.file.size if still.seen else 0,
-                        since=format_utc(utc - timedelta(seconds=now - still.first)),
-                        reason=still.reason,
+                        size=state.seen.file.size if state.seen else 0,
+                        since=format_utc(utc - timedelta(seconds=now - state.first)),
+                        reason=state.reason,
                     )
-                    for path, still in waiting
+                    for path, state in waiting
                 ],
             )
             self._reported = reported
@@ -389,19 +389,19 @@ class Admission(Service):
     def _log_unreadable(self, waiting: Sequence[tuple[bytes, DebounceState]]) -> None:
         """Log each file that cannot be read, once per reason."""
         new = [
-            (path, still)
-            for path, still in waiting
-            if still.trouble and (path, still.reason) not in self._reported
+            (path, state)
+            for path, state in waiting
+            if state.trouble and (path, state.reason) not in self._reported
         ]
-        for path, still in new[:LOGGED_MOST]:
+        for path, state in new[:LOGGED_MOST]:
             name = path.decode("utf-8", "backslashreplace")
             hint = (
                 "; it is read within seconds once this is permitted"
-                if still.trouble in NO_PERMISSION
+                if state.trouble in NO_PERMISSION
                 else ""
             )
             log.warning(
-                "inbox %s: cannot read %s: %s%s", self._inbox.name, name, still.reason, hint
+                "inbox %s: cannot read %s: %s%s", self._inbox.name, name, state.reason, hint
             )
         if len(new) > LOGGED_MOST:
             more = len(new) - LOGGED_MOST

@@ -145,9 +145,9 @@ class Arrivals:
     def list_waiting(self, now: float) -> Iterator[tuple[bytes, DebounceState]]:
         """Yield the files that have not settled for long, or that settled but could not be read."""
         for path, arrival in self._by_path.items():
-            still = arrival.stillness
-            if (not arrival.taken or still.trouble) and still.waits_long(now, self._settle_s):
-                yield path, still
+            state = arrival.stillness
+            if (not arrival.taken or state.trouble) and state.waits_long(now, self._settle_s):
+                yield path, state
 
     def is_idle(self, now: float) -> bool:
         """Return whether nothing waits except files that cannot be read."""
@@ -162,7 +162,7 @@ class Arrivals:
 
     def count_stuck(self, now: float) -> int:
         """Return the number of files that could not be read for long."""
-        return sum(still.trouble is not None for _, still in self.list_waiting(now))
+        return sum(state.trouble is not None for _, state in self.list_waiting(now))
 
     def _schedule_look(self, path: bytes, arrival: Arrival, when: float) -> None:
         arrival.due = when

@@ -46,20 +46,22 @@ from speakeasyd.workers.pool import DeviceChange, LostTask, Pool, WorkerLost
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # seconds between checks for changes by other programs in the ledger
-LOOK_S = 3.0  # seconds between checks of the queue without a wake-up: a retry may have become due
+CHECK_QUEUE_S = (
+    3.0  # seconds between checks of the queue without a wake-up: a retry may have become due
+)
 GATHER_S = 0.02  # seconds in which reports are collected for one transaction
 RETRY_S = 5.0  # seconds between retries while a disk is full or a folder is missing
-PLACE_TRIES = 5  # attempts to write into a folder that refuses while the outbox accepts files
-MISSING_S = 10.0  # seconds after which a missing source is looked for again
-MISSED_S = 60.0  # seconds within which a source must be missing twice for its job to fail
+REFUSAL_TRIES = 5  # attempts to write into a folder that refuses while the outbox accepts files
+RECHECK_MISSING_S = 10.0  # seconds after which a missing source is looked for again
+MISSING_WINDOW_S = 60.0  # seconds within which a source must be missing twice for its job to fail
 ANSWER_S = 60.0  # seconds for a source's folder to answer
 # seconds until a file that has grown is checked again; by then the intake has replaced its job
-GOES_ON_S = 10.0
+RECHECK_GROWING_S = 10.0
 
 # a worker's name and its report, the end of a worker, a change of a device
 PoolEvent = tuple[str, Report] | WorkerLost | DeviceChange
 
-_WITHOUT_ITS_END = frozenset(
+_POSSIBLY_INCOMPLETE = frozenset(
     {ErrorCode.NOT_MEDIA, ErrorCode.NO_AUDIO, ErrorCode.NO_SAMPLES, ErrorCode.DECODE_FAILED}
 )
 """Errors that may occur because the rest of a file is missing.
@@ -143,9 +145,9 @@ class Dispatcher(Service):
             if await self._ledger.detect_foreign_commit():
                 self._check_queue_at = 0.0
                 await self._drop_lost_claims()
-            await self._follow_clock()
+            await self._shift_waits()
             if self._clock.monotonic() >= self._check_queue_at:
-                self._check_queue_at = self._clock.monotonic() + LOOK_S
+                self._check_queue_at = self._clock.monotonic() + CHECK_QUEUE_S
                 await self._claim_jobs()
         except LedgerUnwritable as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
@@ -168,7 +170,7 @@ class Dispatcher(Service):
         for job in list(self._claims.values()):
             await self._release_claim(job)
 
-    async def _follow_clock(self) -> None:
+    async def _shift_waits(self) -> None:
         """Shift the stored waits when the wall clock is set, so that they keep their length."""
         if jump := self._jumps.measure():
             log.warning("the clock was set by %+.0f s; stored waits are shifted", jump)
@@ -399,11 +401,11 @@ class Dispatcher(Service):
         now = self._clock.monotonic()
         if (
             code is ErrorCode.SOURCE_MISSING
-            and now - self._missing_since.get(job.id, -math.inf) > MISSED_S
+            and now - self._missing_since.get(job.id, -math.inf) > MISSING_WINDOW_S
         ):
             self._missing_since[job.id] = now
-            await self._release_claim(job, after_s=MISSING_S)
-        elif code in _WITHOUT_ITS_END and (wait_s := await self._seconds_until_final(job)):
+            await self._release_claim(job, after_s=RECHECK_MISSING_S)
+        elif code in _POSSIBLY_INCOMPLETE and (wait_s := await self._seconds_until_final(job)):
             await self._release_claim(
                 job, error=(code, f"{text}; it may still be incomplete"), after_s=wait_s
             )
@@ -429,12 +431,12 @@ class Dispatcher(Service):
             return min(left_s, self._settings.watch.incomplete_max_s)
         root = self._roots[job.inbox]
         try:
-            goes_on = await self._threads.run_within(
+            is_growing = await self._threads.run_within(
                 ANSWER_S, file_identity.may_go_on, root, job.path, job.signature, job.sha256
             )
         except TimeoutError:  # its folder does not answer
-            goes_on = True
-        return GOES_ON_S if goes_on else 0.0
+            is_growing = True
+        return RECHECK_GROWING_S if is_growing else 0.0
 
     async def _handle_worker_loss(self, lost: WorkerLost) -> None:
         await self._incidents.record_worker_loss(lost)
@@ -484,7 +486,7 @@ class Dispatcher(Service):
         """Publish; retries without counting attempts while the outbox is full or missing."""
         refusals = 0  # refusals by the job's folder while the outbox accepted files
         async with self._ignore_lost_claim(job):
-            while not await self._publish_or_pause(job, last=refusals == PLACE_TRIES):
+            while not await self._publish_or_pause(job, last=refusals == REFUSAL_TRIES):
                 if await self._wait_or_stop(RETRY_S):
                     return
                 refusals += not self._outboxes.is_paused(job.inbox)

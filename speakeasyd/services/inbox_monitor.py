@@ -36,7 +36,7 @@ UNTAKEN_S = 2.0  # seconds after which a scan counts new files that are ignored
 EXAMPLES = 3  # ignored files that are named
 LOGGED_MOST = 5  # most unreadable paths that are named in the log at one time
 PROBED_MOST = 200  # most unreadable paths that are checked again between two scans
-REST = 10  # least pause after a scan, as a multiple of its duration
+REST_FACTOR = 10  # least pause after a scan, as a multiple of its duration
 
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Errors that are not about the folder: the process or the system lacks a resource."""
@@ -284,7 +284,7 @@ class InboxMonitor(Service):
             self._scan_at = started
             await self.scan_folder()
             now = self._clock.monotonic()
-            self._rest_until = now + REST * (now - started)
+            self._rest_until = now + REST_FACTOR * (now - started)
             if self._scan_at == started:  # otherwise events were lost meanwhile: scan once more
                 self._scan_at = max(now + self._scan_period, self._rest_until)
             self._events_since_scan = self._has_events

@@ -21,7 +21,7 @@ from speakeasyd.services.incidents import ACTIONS
 from speakeasyd.services.service import Service
 
 GATHER_S = 0.2  # seconds in which events are collected before the next check
-LOOK_S = 10.0  # seconds between checks without an event
+CHECK_S = 10.0  # seconds between checks without an event
 QUIET_S = 5.0  # seconds without new files after which a batch is reported as completed
 CURSOR_STEP = 5000  # events after which the cursor is stored although no target wanted any
 
@@ -81,7 +81,7 @@ class Notifier(Service):
         newest = await self._ledger.find_newest_event()
         while self._seq < newest:
             self._seq = await self._process_events(self._seq, newest)
-        return LOOK_S
+        return CHECK_S
 
     async def _wake_on_events(self) -> None:
         """Wake the notifier on events. Only for speed: the periodic check finds missed events."""

@@ -11,7 +11,7 @@ from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.thread_group import ThreadGroup
 
-LOOK_S = 5.0  # seconds between two checks of an outbox that is full or missing
+CHECK_S = 5.0  # seconds between two checks of an outbox that is full or missing
 ANSWER_S = 60.0  # seconds for an outbox to answer, all files of one transcript included
 WRITERS = 4  # transcripts written to one outbox at the same time
 
@@ -70,7 +70,7 @@ class Outboxes(Service):
         for inbox in self._outboxes:
             if self.is_paused(inbox) and not await self._find_problem(inbox):
                 await self._pauses.end_pause(_pause_cause(inbox))
-        return LOOK_S
+        return CHECK_S
 
     async def check_writable(self, inbox: str) -> bool:
         """Return whether files can be written to an outbox now. If not, its queue is paused."""

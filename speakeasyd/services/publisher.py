@@ -18,7 +18,7 @@ from speakeasyd.outbox.rendering import render_file
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.source_disposal import SourceDisposal
 
-FEW = 2  # candidate names checked first: nearly always one of them is free
+FIRST_NAMES = 2  # candidate names checked first: nearly always one of them is free
 
 
 class Publisher:
@@ -96,7 +96,7 @@ class Publisher:
                 job.options.name, _build_name_fields(job, source, transcript), folder=folder
             )
         )
-        for part in (names[:FEW], names[FEW:]):
+        for part in (names[:FIRST_NAMES], names[FIRST_NAMES:]):
             paths = {name: [f"{name}.{ending}" for ending in endings] for name in part}
             taken = await self._ledger.find_taken_names(
                 str(outbox.path), list(chain(*paths.values())), job_id=job.id

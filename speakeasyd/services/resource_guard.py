@@ -11,8 +11,8 @@ from speakeasyd.services.service import Service
 from speakeasyd.system.memory import read_available_mb, read_gpu_available_mb
 from speakeasyd.workers.pool import Pool
 
-LOOK_S = 15.0  # seconds between checks
-HELD_LOOK_S = 5.0  # seconds between checks while memory is short
+CHECK_S = 15.0  # seconds between checks
+PRESSURE_CHECK_S = 5.0  # seconds between checks while memory is short
 
 
 class ResourceGuard(Service):
@@ -58,9 +58,9 @@ class ResourceGuard(Service):
             f"other programs leave a GPU less than {settings.vram_mb} MB of memory",
         )
         if not (self._memory.high or self._vram.high):
-            return LOOK_S
+            return CHECK_S
         self._pool.unload_idle_models()
-        return HELD_LOOK_S
+        return PRESSURE_CHECK_S
 
     async def _apply_work_hours(self) -> None:
         local = self._clock.utc().astimezone()

@@ -20,8 +20,8 @@ from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.workers.pool import Pool
 
-LOOK_S = 2.0  # seconds between checks
-ASLEEP_S = 30.0  # seconds without a check: the machine was suspended, so no progress is expected
+CHECK_S = 2.0  # seconds between checks
+SUSPENDED_S = 30.0  # seconds without a check: the machine was suspended, so no progress is expected
 # Least seconds for a publication, which retries when a folder refuses
 PUBLISH_LEAST_S = 60.0
 
@@ -73,7 +73,7 @@ class StallWatchdog(Service):
 
     async def run_once(self) -> float:
         now = self._clock.monotonic()
-        if now - self._checked_at > ASLEEP_S:
+        if now - self._checked_at > SUSPENDED_S:
             self._seen.clear()
         self._checked_at = now
         underway = await self._ledger.underway()
@@ -82,13 +82,13 @@ class StallWatchdog(Service):
             seen = before.get(job.token)
             self._seen[job.token] = await self._check_job(job, seen, now)
         await self._resolve(now)
-        return LOOK_S
+        return CHECK_S
 
     async def _check_job(
         self, job: Underway, seen: _ObservedProgress | None, now: float
     ) -> _ObservedProgress:
         progress = (job.chunks, job.progress, job.transcribed)
-        if seen is None or seen.progress != progress or self._is_excused(job):
+        if seen is None or seen.progress != progress or self._is_paused(job):
             return _ObservedProgress(progress, now)
         neglected = self._pool.neglects(job.id)
         if neglected is False:
@@ -99,7 +99,7 @@ class StallWatchdog(Service):
             await self._end_claim(job, now)
         return seen
 
-    def _is_excused(self, job: Underway) -> bool:
+    def _is_paused(self, job: Underway) -> bool:
         """Return whether a pause covers the job, so that it has to wait."""
         return any(cause in self._pauses for cause in ("ledger", f"outbox {job.inbox}"))
 

@@ -131,7 +131,7 @@ async def test_common_words_among_many_files_are_all_found(
             await ledger.store_chunks(
                 [(job.id, job.token, a_chunk(index, " so", " so it was", " no", channel=channel))]
             )
-    with patch.multiple(search, RANKED=3, PASSED=passed, STRETCH=stretch):
+    with patch.multiple(search, RANKED=3, SKIPPED=passed, FIRST_RANGE=stretch):
         for filters in (
             SearchFilters(batch="batch 1"),
             SearchFilters(batch="batch 0", channel=1),
