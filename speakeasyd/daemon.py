@@ -14,7 +14,13 @@ from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, format_utc
 from speakeasyd.config import PoliteSettings, Settings, apply_live_changes, compare_settings
 from speakeasyd.domain.drained import Drained, Left
-from speakeasyd.domain.pausing import PERSON
+from speakeasyd.domain.pausing import (
+    DEVICE_PAUSE,
+    LEDGER_PAUSE,
+    PERSON_PAUSE,
+    PauseCause,
+    PauseKind,
+)
 from speakeasyd.errors import ConfigError, LedgerError, QueryError
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.failures import explained
@@ -148,18 +154,20 @@ class Daemon:
             await self._start_services()
             await self._wait_until_drained()
             fatal = self._pool.fatal_diagnosis
-            problems = {**self._pauses.reasons, **self._list_failing()}
+            pauses = dict(self._pauses.reasons)
+            failing = list(self._list_failing().values())
             if fatal:
-                problems["device"] = f"{fatal.what}. {fatal.hint}"
+                pauses[DEVICE_PAUSE] = f"{fatal.what}. {fatal.hint}"
             if self._intake.refusal:
-                problems["ledger"] = self._intake.refusal
+                pauses[LEDGER_PAUSE] = self._intake.refusal
             if await self._is_drained():  # an outbox that no job needs is not a problem
-                problems = {
-                    cause: why for cause, why in problems.items() if cause.startswith("inbox ")
+                pauses = {
+                    cause: why for cause, why in pauses.items() if cause.kind is PauseKind.INBOX
                 }
+                failing = []
                 await self._sources.run_once()
             left, untaken = self._intake.left(), self._intake.untaken
-        return self._build_account(self._began, problems, left, untaken)
+        return self._build_account(self._began, pauses, failing, left, untaken)
 
     async def _wait_until_drained(self) -> None:
         """Wait until all is done, a stop is requested, or no progress was possible for long."""
@@ -171,7 +179,7 @@ class Daemon:
         ):
             now = self._clock.monotonic()
             stalled_since = (stalled_since or now) if await self._is_stalled() else None
-            limit_s = DEVICE_STALLED_S if "device" in self._pauses else STALLED_S
+            limit_s = DEVICE_STALLED_S if DEVICE_PAUSE in self._pauses else STALLED_S
             if stalled_since is not None and now - stalled_since >= limit_s:
                 return
             await asyncio.sleep(CHECK_S)
@@ -186,11 +194,11 @@ class Daemon:
 
     async def _is_stalled(self) -> bool:
         """Return whether all remaining work waits for something outside this daemon."""
-        if self._intake.refusal or "ledger" in self._pauses or self._list_failing():
+        if self._intake.refusal or LEDGER_PAUSE in self._pauses or self._list_failing():
             return True
         if not self._intake.idle:
             return False
-        if "device" in self._pauses:
+        if DEVICE_PAUSE in self._pauses:
             return True
         if self._dispatcher.computing:
             return False
@@ -213,20 +221,23 @@ class Daemon:
         """Return why no job of this inbox is started; empty if jobs are started."""
         if all(inbox != configured.name for configured in self._settings.inboxes):
             return f"its inbox {inbox} is not in the configuration"
-        causes = (f"inbox {inbox}", f"outbox {inbox}")
-        return next((self._pauses.reasons[cause] for cause in causes if cause in self._pauses), "")
+        pauses = self._pauses.reasons.items()
+        return next((reason for cause, reason in pauses if cause.name == inbox), "")
 
     def _build_account(
         self,
         began: int,
-        problems: Mapping[str, str],
+        pauses: Mapping[PauseCause, str],
+        failing: Sequence[str],
         unread: Sequence[Left],
         untaken: Sequence[str],
     ) -> Drained:
         """Return the outcome after the services have stopped, with the reason for each job left."""
         state = self._settings.state
         roots = {inbox.name: inbox.path for inbox in self._settings.inboxes}
-        general = next((problems[cause] for cause in problems if " " not in cause), "")
+        problems = [*pauses.values(), *failing]
+        of_all = [reason for cause, reason in pauses.items() if not cause.name]
+        general = next(iter([*of_all, *failing]), "")
         stopped = self._stop_requested.is_set()
         otherwise = "the daemon was stopped before its turn" if stopped else "it was not done"
 
@@ -252,13 +263,13 @@ class Daemon:
             left = [Left(build_path(row), reason(row)) for row in query_ledger(state, _LEFT)]
         except (LedgerError, QueryError) as error:
             ended, failed, left = {}, [], []
-            problems = {**problems, "ledger": str(error)}
+            problems = [*problems, str(error)]
         return Drained(
             ended=ended,
             failed=tuple(failed),
             left=(*left, *unread),
             untaken=tuple(untaken),
-            troubles=tuple(problems.values()),
+            troubles=tuple(problems),
         )
 
     # --- start; services stop in reverse order: first no new files, then the work, last the ledger
@@ -271,8 +282,7 @@ class Daemon:
         self._pauses = Pauses(ledger=self._ledger, hub=self.hub, clock=self._clock)
         self._failures = ServiceFailures(ledger=self._ledger, hub=self.hub, clock=self._clock)
         await self._failures.save()  # clears the failures of an earlier daemon
-        if self._wait_for_fixes:
-            await self._pauses.restore_manual_pause()
+        await self._pauses.restore_manual_pause(obeyed=self._wait_for_fixes)
         self._pool = self._new_pool()
         self._stack.enter_context(
             signals.install_handlers(
@@ -435,9 +445,9 @@ class Daemon:
                     case "daemon.reload_asked":
                         self._reload_requested.set()
                     case "daemon.pause_asked":
-                        await self._pauses.begin_pause(PERSON, "paused by a person")
+                        await self._pauses.begin_pause(PERSON_PAUSE, "paused by a person")
                     case "daemon.resume_asked":
-                        await self._pauses.end_pause(PERSON)
+                        await self._pauses.end_pause(PERSON_PAUSE)
 
     async def _run_reloads(self) -> None:
         while True:

@@ -76,13 +76,10 @@ def render_status(snapshot: Snapshot) -> RenderableType:
 def _build_parts(snapshot: Snapshot) -> Iterator[RenderableType]:
     yield _build_head(snapshot)
     yield _build_counts(snapshot)
-    for cause, reason in snapshot.pauses.items():
-        until = (
-            "It lasts until `speakeasyd resume`."
-            if cause in snapshot.held_by_person
-            else _BY_ITSELF
-        )
-        yield Text(f"paused ({cause}): {reason}. {until}", style="bold yellow")
+    for pause in snapshot.paused_by:
+        label = f"{pause['kind']} {pause['name']}".rstrip()
+        until = _BY_ITSELF if pause["ends_by_itself"] else "It lasts until `speakeasyd resume`."
+        yield Text(f"paused ({label}): {pause['reason']}. {until}", style="bold yellow")
     for name, error in snapshot.failures.items():
         yield Text(f"failing ({name}): {error}", style="bold red")
     if snapshot.batches:

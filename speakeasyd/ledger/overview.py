@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from speakeasyd.clock import format_utc
-from speakeasyd.domain.pausing import ends_by_itself
+from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, describe_pause, read_pauses
 from speakeasyd.ledger.lock import LockHolder, find_holder
 from speakeasyd.ledger.locks import find_long_hold
 from speakeasyd.ledger.queries import LEDGER, query_ledger
@@ -16,7 +16,6 @@ from speakeasyd.ledger.readonly import Row
 
 WINDOW_S = 120.0  # seconds over which the speed is measured
 LEAST_S = 5.0  # least seconds of work for a meaningful speed
-LEDGER_PAUSE = "ledger"  # cause of the pause while the ledger cannot be written
 RECENT = timedelta(hours=24)
 
 _COUNTS = """
@@ -81,7 +80,7 @@ class Snapshot:
     ended: list[Row]  # the latest
     workers: list[Row]
     pauses: dict[str, str]  # reason by cause
-    held_by_person: list[str]  # causes that only a person can end
+    paused_by: list[Row]  # the same: kind, name, reason, and whether it ends by itself
     failures: dict[str, str]  # error by the name of what currently fails
     inboxes: list[Row]
     waiting: list[Row]  # arrivals that wait for long
@@ -110,8 +109,8 @@ def take_snapshot(state: Path) -> Snapshot:
         in_work=query_ledger(state, _IN_WORK),
         ended=query_ledger(state, _ENDED, recently),
         workers=stored.get("workers", []) if daemon else [],
-        pauses=pauses,
-        held_by_person=[cause for cause in pauses if not ends_by_itself(cause)],
+        pauses={str(cause): reason for cause, reason in pauses.items()},
+        paused_by=[describe_pause(cause, reason) for cause, reason in pauses.items()],
         failures=stored.get("failures", {}) if daemon else {},
         inboxes=_build_inbox_rows(stored),
         waiting=query_ledger(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),
@@ -121,12 +120,12 @@ def take_snapshot(state: Path) -> Snapshot:
     )
 
 
-def _build_pauses(state: Path, stored: dict[str, Any], daemon: LockHolder) -> dict[str, str]:
+def _build_pauses(state: Path, stored: dict[str, Any], daemon: LockHolder) -> dict[PauseCause, str]:
     """Return the pauses that the daemon has stored, and the pause while the ledger is locked.
 
     The daemon cannot store the latter, because another program holds the lock.
     """
-    pauses: dict[str, str] = stored.get("pauses", {})
+    pauses = read_pauses(stored.get("pauses"))
     hold = find_long_hold(state / LEDGER, daemon=daemon.pid)
     return pauses | ({LEDGER_PAUSE: hold} if hold else {})
 

@@ -10,8 +10,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from speakeasyd.domain.device_health import ACCEPTING, DeviceState
+from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseKind
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.overview import LEDGER_PAUSE
 from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.guard import TRUSTED
@@ -50,7 +50,9 @@ async def get_liveness(request: Request, parts: Lent, response: Response) -> Hea
         )
     watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
     watchers |= {
-        cause: reason for cause, reason in parts.pauses.reasons.items() if cause in watchers
+        f"inbox {cause.name}": reason
+        for cause, reason in parts.pauses.reasons.items()
+        if cause.kind is PauseKind.INBOX
     }  # it is away
     ledger = parts.pauses.reasons.get(LEDGER_PAUSE, "ok")  # it can be read, or we were not here
     checks = {"loop": "ok", "ledger": ledger} | watchers | dict(parts.failures.texts)

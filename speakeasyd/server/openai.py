@@ -36,7 +36,6 @@ from speakeasyd.server.uploads import (
     receive_files,
     take_upload,
 )
-from speakeasyd.services.pauses import LEAVING
 
 router = APIRouter(prefix="/v1", tags=["OpenAI-compatible"])
 
@@ -189,8 +188,8 @@ def _read_language(text: str) -> str | None:
 def _require_running_queue(parts: ServerContext, hint: str = "") -> None:
     """Raises Refused while nothing would come of waiting."""
     inbox = parts.settings.upload_inbox.name
-    causes = (*LEAVING, "device", "ledger", f"inbox {inbox}", f"outbox {inbox}")
-    if reasons := [parts.pauses.reasons[cause] for cause in causes if cause in parts.pauses]:
+    pauses = parts.pauses.reasons.items()
+    if reasons := [reason for cause, reason in pauses if cause.covers(inbox)]:
         raise RequestRefused(503, "; ".join(reasons), hint=hint)
 
 

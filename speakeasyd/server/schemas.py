@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from speakeasyd.domain.job import Status
+from speakeasyd.domain.pausing import PauseKind
 
 
 class Answer(BaseModel):
@@ -136,6 +137,15 @@ class Upload(Answer):
     files: list[UploadedFile]
 
 
+class PauseDescription(Answer):
+    kind: PauseKind
+    name: str
+    """Of the inbox that it concerns; empty: every inbox."""
+    reason: str
+    ends_by_itself: bool
+    """Else it lasts until `resume`."""
+
+
 class Paused(Answer):
     pauses: dict[str, str]
     """Why work stands still, by cause."""
@@ -184,8 +194,8 @@ class Overview(Answer):
     left_s: float | None
     """Seconds until the queue is empty."""
     pauses: dict[str, str]
-    held_by_person: list[str]
-    """Causes of pauses that do not end by themselves: they last until `resume`."""
+    """Reasons by cause, for people."""
+    paused_by: list[PauseDescription]
     failures: dict[str, str]
     """What does not work just now, and why."""
     workers: list[dict[str, object]]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, Field
 
-from speakeasyd.domain.pausing import PERSON
+from speakeasyd.domain.pausing import PERSON_PAUSE
 from speakeasyd.ledger.overview import take_snapshot
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.schemas import Batches, Hours, Overview, Paused
@@ -68,12 +68,12 @@ async def pause_queue(parts: Lent, why: Annotated[PauseRequest | None, Body()] =
 
     503: the ledger cannot keep it, and nothing has changed.
     """
-    await parts.pauses.begin_durably(PERSON, (why or PauseRequest()).reason)
-    return Paused(pauses=dict(parts.pauses.reasons))
+    await parts.pauses.begin_durably(PERSON_PAUSE, (why or PauseRequest()).reason)
+    return Paused(pauses={str(cause): why for cause, why in parts.pauses.reasons.items()})
 
 
 @router.post("/resume")
 async def resume_queue(parts: Lent) -> Paused:
     """Go on. Pauses of another cause stay."""
-    await parts.pauses.end_durably(PERSON)
-    return Paused(pauses=dict(parts.pauses.reasons))
+    await parts.pauses.end_durably(PERSON_PAUSE)
+    return Paused(pauses={str(cause): why for cause, why in parts.pauses.reasons.items()})

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool as in_thread
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.naming import make_component
 from speakeasyd.domain.options import Options
+from speakeasyd.domain.pausing import LEDGER_PAUSE
 from speakeasyd.domain.presets import Changes, Presets
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.inbox.rules import InboxRules
@@ -136,7 +137,7 @@ async def receive_files(
     """
     if parts.uploads.locked():
         raise RequestRefused(503, "too many uploads at once", hint="Try again in a moment.")
-    if reason := parts.pauses.reasons.get("ledger"):
+    if reason := parts.pauses.reasons.get(LEDGER_PAUSE):
         raise RequestRefused(503, reason, hint="Nothing was taken. Send it again later.")
     async with parts.uploads, AsyncExitStack() as stack:
         try:

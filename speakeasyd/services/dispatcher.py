@@ -11,6 +11,7 @@ from speakeasyd.clock import Clock, JumpDetector, format_utc
 from speakeasyd.config import Settings
 from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.job import Job, JobId, Token
+from speakeasyd.domain.pausing import DEVICE_PAUSE, LEDGER_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.protocol import (
     ChunkDone,
     LanguageFound,
@@ -34,7 +35,6 @@ from speakeasyd.errors import (
 )
 from speakeasyd.inbox import file_identity
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.overview import LEDGER_PAUSE
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
@@ -183,17 +183,18 @@ class Dispatcher(Service):
     async def _claim_jobs(self) -> None:
         """Claim as many jobs as the pool has room for, except those of missing inboxes."""
         if blocked := self._pool.blocked_reason:
-            await self._pauses.begin_pause("device", blocked)
+            await self._pauses.begin_pause(DEVICE_PAUSE, blocked)
         else:
-            await self._pauses.end_pause("device")
+            await self._pauses.end_pause(DEVICE_PAUSE)
         present = [
             name
             for name in self._roots
-            if f"inbox {name}" not in self._pauses and not self._outboxes.is_paused(name)
+            if PauseCause(PauseKind.INBOX, name) not in self._pauses
+            and not self._outboxes.is_paused(name)
         ]
         if self._pauses.yields_machine:
             await self._release_all()
-        while "device" not in self._pauses and not self._pauses.yields_machine:
+        while DEVICE_PAUSE not in self._pauses and not self._pauses.yields_machine:
             model = await self._ledger.find_next_model(inboxes=present)
             room = self._pool.capacity(model) if model else 0
             jobs = await self._ledger.claim_jobs(room, model=model, inboxes=present) if room else []

@@ -2,9 +2,9 @@
 
 from dataclasses import asdict
 
+from speakeasyd.domain.pausing import LEDGER_PAUSE
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.overview import LEDGER_PAUSE
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.system.notify import notify_watchdog

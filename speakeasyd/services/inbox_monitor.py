@@ -13,6 +13,7 @@ from typing import ParamSpec, TypeVar
 from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Sighting
+from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.errors import LedgerHeld, LedgerUnwritable
 from speakeasyd.inbox.paths import join_path
 from speakeasyd.inbox.rules import InboxRules
@@ -361,12 +362,12 @@ class InboxMonitor(Service):
                     self._event_problem,
                     self._scan_period,
                 )
-            await self._ledger.store_state(self._pause_cause, state)
+            await self._ledger.store_state(f"inbox {self._inbox.name}", state)
             self._published = state
 
     @property
-    def _pause_cause(self) -> str:
-        return f"inbox {self._inbox.name}"
+    def _pause_cause(self) -> PauseCause:
+        return PauseCause(PauseKind.INBOX, self._inbox.name)
 
 
 def _keep_topmost(folders: set[bytes]) -> Iterator[bytes]:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import ParamSpec, TypeVar
 
 from speakeasyd.config import InboxSettings
+from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.errors import OutboxUnavailable
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.pauses import Pauses
@@ -87,5 +88,5 @@ class Outboxes(Service):
         return ""
 
 
-def _pause_cause(inbox: str) -> str:
-    return f"outbox {inbox}"
+def _pause_cause(inbox: str) -> PauseCause:
+    return PauseCause(PauseKind.OUTBOX, inbox)

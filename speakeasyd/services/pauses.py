@@ -5,14 +5,15 @@ import logging
 from collections.abc import Mapping
 
 from speakeasyd.clock import Clock, format_utc
-from speakeasyd.domain.pausing import PERSON
+from speakeasyd.domain.pausing import (
+    LEDGER_PAUSE,
+    PauseCause,
+    describe_pause,
+    read_pauses,
+)
 from speakeasyd.errors import LedgerError, LedgerUnwritable
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.overview import LEDGER_PAUSE
-
-LEAVING = (PERSON, "hours", "memory", "vram")
-"""Causes that also release running jobs, which later continue from their committed chunks."""
 
 log = logging.getLogger(__name__)
 
@@ -24,29 +25,34 @@ class Pauses:
         self._ledger = ledger
         self._hub = hub
         self._clock = clock
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[PauseCause, str] = {}
+        self._kept: dict[PauseCause, str] = {}  # stored for the next daemon, without effect here
         self._changing = asyncio.Lock()  # keeps the order of the changes in the ledger
 
-    def __contains__(self, cause: str) -> bool:
+    def __contains__(self, cause: PauseCause) -> bool:
         return cause in self._reasons
 
     @property
-    def reasons(self) -> Mapping[str, str]:
+    def reasons(self) -> Mapping[PauseCause, str]:
         """Reasons by cause."""
         return self._reasons
 
     @property
     def yields_machine(self) -> bool:
         """Return whether running work must be released too, to leave the machine to others."""
-        return any(cause in self._reasons for cause in LEAVING)
+        return any(cause.kind.yields_machine for cause in self._reasons)
 
-    async def restore_manual_pause(self) -> None:
-        """Restore a user's pause after a restart; other causes are detected again."""
-        kept = (await self._ledger.load_state("pauses") or {}).get(PERSON)
-        self._reasons = {PERSON: kept} if kept else {}
-        await self._ledger.store_state("pauses", self._reasons)
+    async def restore_manual_pause(self, *, obeyed: bool) -> None:
+        """Restore a user's pause after a restart; other causes are detected again.
 
-    async def begin_pause(self, cause: str, reason: str) -> None:
+        Not `obeyed`: it has no effect here, and stays stored for the next daemon.
+        """
+        stored = read_pauses(await self._ledger.load_state("pauses"))
+        manual = {cause: why for cause, why in stored.items() if not cause.kind.ends_by_itself}
+        self._reasons, self._kept = (manual, {}) if obeyed else ({}, manual)
+        await self._store(self._reasons)
+
+    async def begin_pause(self, cause: PauseCause, reason: str) -> None:
         """Begin a pause, or change its reason. Does nothing if cause and reason are unchanged."""
         if cause == LEDGER_PAUSE and cause in self._reasons:
             return  # the error text may differ from try to try
@@ -54,12 +60,12 @@ class Pauses:
             self._reasons[cause] = reason
             await self._publish_change("queue.paused", cause, reason)
 
-    async def end_pause(self, cause: str) -> None:
+    async def end_pause(self, cause: PauseCause) -> None:
         """End a pause if it is active. That of the ledger ends only after a successful write."""
-        reason = self._reasons.get(cause)
+        reason = self._reasons.get(cause) or self._kept.get(cause)
         if reason is None or (cause == LEDGER_PAUSE and not await self._can_write()):
             return
-        if self._reasons.pop(cause, None):
+        if self._reasons.pop(cause, None) or self._kept.pop(cause, None):
             await self._publish_change("queue.resumed", cause, reason)
 
     async def _can_write(self) -> bool:
@@ -70,33 +76,35 @@ class Pauses:
             return False
         return True
 
-    async def begin_durably(self, cause: str, reason: str) -> None:
+    async def begin_durably(self, cause: PauseCause, reason: str) -> None:
         """Begin a pause once the ledger has stored it. Raises LedgerError; nothing changes then."""
         async with self._changing:
-            await self._ledger.store_state("pauses", self._reasons | {cause: reason})
+            await self._store(self._reasons | {cause: reason})
             self._reasons[cause] = reason
             self._publish("queue.paused", cause, reason)
 
-    async def end_durably(self, cause: str) -> None:
+    async def end_durably(self, cause: PauseCause) -> None:
         """End a pause once the ledger has stored it. Raises LedgerError; nothing changes then."""
         async with self._changing:
             if reason := self._reasons.get(cause):
                 remaining = {key: value for key, value in self._reasons.items() if key != cause}
-                await self._ledger.store_state("pauses", remaining)
+                await self._store(remaining)
                 self._reasons.pop(cause, None)
                 self._publish("queue.resumed", cause, reason)
 
-    def _publish(self, kind: str, cause: str, reason: str) -> None:
-        self._hub.publish(
-            Event(
-                kind=kind, at=format_utc(self._clock.utc()), data={"cause": cause, "reason": reason}
-            )
-        )
+    async def _store(self, reasons: Mapping[PauseCause, str]) -> None:
+        stored = self._kept | dict(reasons)
+        rows = [describe_pause(cause, reason) for cause, reason in stored.items()]
+        await self._ledger.store_state("pauses", rows)
 
-    async def _publish_change(self, kind: str, cause: str, reason: str) -> None:
+    def _publish(self, kind: str, cause: PauseCause, reason: str) -> None:
+        data = {"cause": str(cause), **describe_pause(cause, reason)}
+        self._hub.publish(Event(kind=kind, at=format_utc(self._clock.utc()), data=data))
+
+    async def _publish_change(self, kind: str, cause: PauseCause, reason: str) -> None:
         self._publish(kind, cause, reason)
         try:
             async with self._changing:
-                await self._ledger.store_state("pauses", self._reasons)
+                await self._store(self._reasons)
         except LedgerError:  # the subscribers of the hub, such as the log, have the event anyway
-            log.debug("cannot store the pause %r in the ledger", cause)
+            log.debug("cannot store the pause %s in the ledger", cause)

@@ -6,6 +6,7 @@ from speakeasyd.clock import Clock
 from speakeasyd.config import PoliteSettings
 from speakeasyd.domain import work_hours
 from speakeasyd.domain.memory_pressure import MemoryPressure, update_pressure
+from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.system.memory import read_available_mb, read_gpu_available_mb
@@ -46,14 +47,14 @@ class ResourceGuard(Service):
             self._memory, available=self._memory_mb(), limit=settings.memory_mb
         )
         await self._set_pause(
-            "memory",
+            PauseKind.MEMORY,
             self._memory.high,
             f"less than {settings.memory_mb} MB of memory are available",
         )
         vram_mb = await self._vram_mb(self._list_gpu_workers()) if settings.vram_mb else None
         self._vram = update_pressure(self._vram, available=vram_mb, limit=settings.vram_mb)
         await self._set_pause(
-            "vram",
+            PauseKind.VRAM,
             self._vram.high,
             f"other programs leave a GPU less than {settings.vram_mb} MB of memory",
         )
@@ -67,14 +68,14 @@ class ResourceGuard(Service):
         outside = not work_hours.is_work_time(self._spans, local)
         begins = f"{work_hours.find_next_begin(self._spans, local):%A %H:%M}" if outside else ""
         await self._set_pause(
-            "hours", outside, f"outside of the working hours; they begin on {begins}"
+            PauseKind.HOURS, outside, f"outside of the working hours; they begin on {begins}"
         )
 
-    async def _set_pause(self, cause: str, holds: bool, reason: str) -> None:
+    async def _set_pause(self, kind: PauseKind, holds: bool, reason: str) -> None:
         if holds:
-            await self._pauses.begin_pause(cause, reason)
+            await self._pauses.begin_pause(PauseCause(kind), reason)
         else:
-            await self._pauses.end_pause(cause)
+            await self._pauses.end_pause(PauseCause(kind))
 
     def _list_gpu_workers(self) -> list[int]:
         """Return the process ids of the workers that have a model on a GPU."""

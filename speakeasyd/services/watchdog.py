@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings
 from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, PauseKind
 from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import Underway
@@ -101,7 +102,8 @@ class StallWatchdog(Service):
 
     def _is_paused(self, job: Underway) -> bool:
         """Return whether a pause covers the job, so that it has to wait."""
-        return any(cause in self._pauses for cause in ("ledger", f"outbox {job.inbox}"))
+        outbox = PauseCause(PauseKind.OUTBOX, job.inbox)
+        return LEDGER_PAUSE in self._pauses or outbox in self._pauses
 
     async def _end_claim(self, job: Underway, now: float) -> None:
         """Release or fail the job, and open an incident.

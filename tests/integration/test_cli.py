@@ -21,6 +21,7 @@ from speakeasyd.cli import status
 from speakeasyd.clock import SystemClock
 from speakeasyd.domain.error_hints import WHAT_TO_DO, find_hint
 from speakeasyd.domain.job import Job, WaitingFile
+from speakeasyd.domain.pausing import PERSON_PAUSE, PauseCause, PauseKind, describe_pause
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
@@ -549,23 +550,23 @@ def test_config_show_tells_no_secret(desk: Desk, tmp_path: Path, arguments: list
 @pytest.mark.parametrize(
     ("cause", "says", "never"),
     [
-        ("person", "until `speakeasyd resume`", "by itself"),
-        ("outbox in", "It goes on by itself", "resume"),
+        (PERSON_PAUSE, "until `speakeasyd resume`", "by itself"),
+        (PauseCause(PauseKind.OUTBOX, "in"), "It goes on by itself", "resume"),
     ],
 )
 def test_status_says_which_pauses_end_by_themselves(
-    ledger: Desk, cause: str, says: str, never: str
+    ledger: Desk, cause: PauseCause, says: str, never: str
 ) -> None:
     async def note() -> None:
         async with opened(ledger.state / "ledger.db", clock=SystemClock()) as open_ledger:
-            await open_ledger.store_state("pauses", {cause: "for a reason"})
+            await open_ledger.store_state("pauses", [describe_pause(cause, "for a reason")])
 
     asyncio.run(note())
     with LedgerLock(ledger.state):
         assert ledger.asks("status") == 0
         assert says in ledger.out
         assert never not in ledger.out
-        assert ledger.gets("status")["held_by_person"] == (["person"] if cause == "person" else [])
+        assert ledger.gets("status")["paused_by"] == [describe_pause(cause, "for a reason")]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="bash")

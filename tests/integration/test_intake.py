@@ -17,6 +17,7 @@ from speakeasyd.clock import Clock, SystemClock
 from speakeasyd.config import InboxSettings, Settings, WatchSettings
 from speakeasyd.domain.debounce import OpenFile
 from speakeasyd.domain.job import NewJob
+from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.events import EventHub
 from speakeasyd.inbox.watcher import Watcher
@@ -33,6 +34,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel who 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="names and files that only POSIX has")
 
 QUICK = WatchSettings(settle_s=0.2)
+
+AWAY = PauseCause(PauseKind.INBOX, "inbox")
 
 
 class Place:
@@ -522,13 +525,13 @@ async def test_a_missing_inbox_pauses_loses_nothing_and_comes_back(tmp_path: Pat
         here.put("a.wav")
         await here.has(1)
         here.inbox.rename(tmp_path / "away")
-        await eventually(lambda: "inbox inbox" in here.pauses, "the pause")
+        await eventually(lambda: AWAY in here.pauses, "the pause")
         (second.path / "b.wav").write_bytes(b"b")
         await here.has(2)
         assert await here.statuses() == [("a.wav", "pending"), ("b.wav", "pending")]
         here.inbox.mkdir()
         shutil.copy2(tmp_path / "away" / "a.wav", here.inbox / "c.wav")
-        await eventually(lambda: "inbox inbox" not in here.pauses, "the return")
+        await eventually(lambda: AWAY not in here.pauses, "the return")
         await here.has(3)
         here.put("d.wav")
         await here.has(4)
@@ -539,11 +542,11 @@ async def test_an_inbox_that_is_missing_at_the_start_is_no_reason_not_to_start(
 ) -> None:
     first = InboxSettings(path=tmp_path / "nowhere", outbox=tmp_path / "out")
     async with running(tmp_path, inboxes=(first,)) as here:
-        await eventually(lambda: "inbox inbox" in here.pauses, "the pause")
+        await eventually(lambda: AWAY in here.pauses, "the pause")
         assert here.intake.idle
         (tmp_path / "nowhere").mkdir()
         (tmp_path / "nowhere" / "a.wav").write_bytes(b"a")
-        await eventually(lambda: "inbox inbox" not in here.pauses, "the return")
+        await eventually(lambda: AWAY not in here.pauses, "the return")
         await here.has(1)
 
 

@@ -14,6 +14,7 @@ import pytest
 from speakeasyd import daemon
 from speakeasyd.config import InboxSettings, ServerSettings, Settings, WatchSettings, WorkerSettings
 from speakeasyd.daemon import Daemon
+from speakeasyd.domain.pausing import PERSON_PAUSE
 from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
 from speakeasyd.workers.pool import Pool
@@ -93,10 +94,10 @@ async def test_a_persons_pause_outlives_a_restart(settings: Settings) -> None:
             lambda: query_ledger(settings.state, "SELECT 1 FROM state WHERE key = 'workers'"),
             "the daemon",
         )
-        await first._pauses.begin_pause("person", "lunch")
+        await first._pauses.begin_pause(PERSON_PAUSE, "lunch")
     (settings.inboxes[0].path / "later.wav").write_bytes(bytes(2 * PIECE))
     async with running(settings) as (second, _):
         await eventually(status, "the job")
-        assert (second._pauses.reasons, status()) == ({"person": "lunch"}, ["pending"])
+        assert (second._pauses.reasons, status()) == ({PERSON_PAUSE: "lunch"}, ["pending"])
         await second._ledger.send_request("resume")
         await eventually(lambda: status() == ["completed"], "the text")

@@ -19,6 +19,7 @@ from speakeasyd.domain.memory_pressure import (
     MemoryPressure,
     update_pressure,
 )
+from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.events import EventHub
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.resource_guard import ResourceGuard
@@ -148,7 +149,7 @@ async def test_the_hours_of_work(tmp_path: Path) -> None:
     async with machine(tmp_path, hours=["13:00-14:00"]) as it:
         await it.polite.run_once()
         assert it.pauses.yields_machine
-        assert "hours" in it.pauses
+        assert PauseCause(PauseKind.HOURS) in it.pauses
         it.clock.advance(timedelta(hours=1).total_seconds())
         await it.polite.run_once()
         assert not it.pauses.yields_machine
@@ -163,7 +164,7 @@ async def test_short_memory_frees_the_models_and_comes_back(tmp_path: Path) -> N
         assert not it.pauses.yields_machine
         it.memory[0] = 900
         await it.polite.run_once()
-        assert "memory" in it.pauses
+        assert PauseCause(PauseKind.MEMORY) in it.pauses
         assert it.pool.unloads == 1
         it.memory[0] = 4000
         for _ in range(CALM_LOOKS):
@@ -178,7 +179,7 @@ async def test_a_gpu_that_others_need(tmp_path: Path) -> None:
         assert not it.pauses.yields_machine
         it.vram[0] = 10
         await it.polite.run_once()
-        assert "vram" in it.pauses
+        assert PauseCause(PauseKind.VRAM) in it.pauses
 
 
 async def test_nothing_set_never_pauses(tmp_path: Path) -> None:

@@ -87,7 +87,7 @@ function show(now) {
   upload.offer(now);
   view.status?.(now);
   recorder.offer(now.recorder);
-  const paused = "person" in now.pauses;
+  const paused = now.paused_by.some(({ kind }) => kind === "person");
   byId("pause").textContent = paused ? "Resume" : "Pause";
   byId("pause").dataset.wish = paused ? "resume" : "pause";
   entitle();

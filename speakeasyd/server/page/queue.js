@@ -122,7 +122,7 @@ export function open(main, { asked, status }) {
     latest = now;
     redraw(
       summary,
-      { counts: now.counts, pauses: now.pauses, held_by_person: now.held_by_person, speed: now.speed, left_s: now.left_s, progress: overall(now.batches) },
+      { counts: now.counts, paused_by: now.paused_by, speed: now.speed, left_s: now.left_s, progress: overall(now.batches) },
       summed,
     );
     const hidden = now.in_work.filter((job) => !rows.has(job.job_id));
@@ -155,7 +155,7 @@ function overall(batches) {
   return total ? left.reduce((sum, batch) => sum + batch.progress * batch.total, 0) / total : null;
 }
 
-function* summed({ counts, speed, left_s: seconds, pauses, held_by_person: held = [], progress }) {
+function* summed({ counts, speed, left_s: seconds, paused_by: pauses, progress }) {
   const left = counts.pending + counts.processing;
   yield h(
     "p",
@@ -173,11 +173,11 @@ function* summed({ counts, speed, left_s: seconds, pauses, held_by_person: held 
       counts.failed && `${counts.failed.toLocaleString()} failed`,
     ),
   );
-  for (const [cause, reason] of Object.entries(pauses)) {
+  for (const { reason, ends_by_itself: ends } of pauses) {
     yield h(
       "p",
       { class: "pause" },
-      `Paused: ${reason}${held.includes(cause) ? "" : ". It goes on by itself once that is over"}`,
+      `Paused: ${reason}${ends ? ". It goes on by itself once that is over" : ""}`,
     );
   }
 }
