@@ -2,13 +2,22 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from speakeasyd.domain.naming import check_template
+from speakeasyd.domain.tracks import parse_request
 from speakeasyd.errors import ConfigError
 
 Code = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 Format = Literal["txt", "srt", "vtt", "json", "tsv", "lrc", "md", "docx"]
+
+
+def _join_tracks(audio: object) -> object:
+    """A track may be given as a number, and several as a list."""
+    entries = audio if isinstance(audio, list | tuple) else [audio]
+    if any(isinstance(one, bool) or not isinstance(one, int | str) for one in entries):
+        return audio  # pydantic refuses it
+    return ",".join(str(one).strip() for one in entries)
 
 
 class Options(BaseModel):
@@ -42,6 +51,8 @@ class Options(BaseModel):
     """A start, an end and a probability for every word."""
     vad: bool = True
     """Skip what is not speech."""
+    audio: Annotated[str, BeforeValidator(_join_tracks)] = "auto"
+    """Which audio tracks: `auto`, a number from 1, a language such as `deu`, several (`eng,jpn`), or `all`."""
     channels: Literal["mix", "split"] = "mix"
     """`split` transcribes each channel by itself and labels it: stereo calls."""
     fallback: bool = True
@@ -52,6 +63,12 @@ class Options(BaseModel):
     """Naming template of the artifacts, without the ending."""
     priority: int = Field(0, ge=-100, le=100)
     """Higher goes first."""
+
+    @field_validator("audio")
+    @classmethod
+    def _names_tracks(cls, audio: str) -> str:
+        parse_request(audio)
+        return audio
 
     @field_validator("name")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Literal
 
 from speakeasyd.domain.job import JobId, Signature, Token
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.transcript import Chunk, MediaWarning
+from speakeasyd.domain.transcript import Chunk, MediaWarning, TranscribedTrack
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +146,7 @@ class ChunkStarted:
     index: int
     start: float  # seconds in the file
     end: float  # seconds in the file
+    track: int | None = None  # audio track, from 1; None unless several are transcribed apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +166,7 @@ class TaskDone:
     token: Token
     audio_seconds: float  # on the file's timeline, missing parts included
     warnings: tuple[MediaWarning, ...] = ()
+    tracks: tuple[TranscribedTrack, ...] = ()  # if several are transcribed apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,7 @@ class Segment:
     channel: int | None = None  # 0 is left; None when the channels were mixed
     words: tuple[Word, ...] = ()
     language: str | None = None  # code of the spoken language
+    track: int | None = None  # audio track, from 1; None unless several are transcribed apart
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +88,7 @@ class Chunk:
     redone: int = 0  # how often the text was decoded again because of doubts
     gap: bool = False  # given up: a marked gap in the transcript
     language: str | None = None  # code of the language at its end; None for a gap
+    track: int | None = None  # audio track, from 1; None unless several are transcribed apart
 
     @property
     def text_in_language(self) -> str:
@@ -94,6 +96,15 @@ class Chunk:
         return "".join(part.text for part in self.segments if part.language == self.language)
 
     compute_s: float = 0.0  # compute time in seconds
+
+
+@dataclass(frozen=True, slots=True)
+class TranscribedTrack:
+    """An audio track that has a transcript of its own, beside those of other tracks."""
+
+    number: int  # from 1, among the audio tracks of the file
+    language: str = ""  # as the container writes it; empty if it names none
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,15 @@ in docs/architecture.md, "From a file to blocks".
 """
 
 import errno
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import av
 import numpy as np
 
+from speakeasyd.domain.tracks import AudioTrack, TrackChoice
 from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine import damage
 from speakeasyd.engine.assembly import BLOCK, SAMPLE_RATE, Assembly, Hole
@@ -19,9 +22,10 @@ from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.samples import ChannelMixer, SampleCleaner, Samples
 from speakeasyd.engine.timeline import Timeline
 from speakeasyd.engine.track import Track
+from speakeasyd.engine.track_list import choose_first_track
 from speakeasyd.errors import ErrorCode, FileFault
 
-__all__ = ["BLOCK", "SAMPLE_RATE", "Audio", "Hole", "Samples", "choose_first_track"]
+__all__ = ["BLOCK", "SAMPLE_RATE", "Audio", "Hole", "Lane", "Samples", "choose_first_track"]
 
 _READ_BUFFER = 1 << 17  # bytes
 _PYAV = int(av.__version__.partition(".")[0])
@@ -35,19 +39,20 @@ _BROADCAST = frozenset({"mpegts", "mpeg"})  # formats whose clock may start anew
 _CLOCK_FROM_ZERO = frozenset({"mov", "matroska"})  # their clock begins at 0, whatever comes first
 _LATEST_BEGINNING_S = 3600.0  # a later first sample is a broadcast's clock, not a late beginning
 
-ChooseTracks = Callable[[Any], Sequence[Any]]
-"""From a container to the audio streams that are heard, together."""
+ChooseTracks = Callable[[Any], TrackChoice]
+"""From an open container to the audio tracks that are heard. It may read in the container."""
 
 
-def choose_first_track(container: Any) -> list[Any]:
-    """The default audio track, else the first one."""
-    streams = container.streams.audio
-    is_default = av.stream.Disposition.default
-    return [next((s for s in streams if s.disposition & is_default), streams[0])]
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One of the signals that are transcribed side by side."""
+
+    track: AudioTrack | None  # None unless several tracks are transcribed apart
+    channel: int | None  # None: all channels are mixed
 
 
 class Audio:
-    """The decoded audio of one source. `channels` is 1 unless they are kept apart."""
+    """The decoded audio of one source: a lane for each signal that is kept apart, at least one."""
 
     def __init__(
         self,
@@ -59,15 +64,17 @@ class Audio:
     ) -> None:
         self._source = source
         self._max_seconds = max_seconds or float("inf")
-        self._choose_tracks = choose_tracks
         _require_known_format(source.file)
         self._layout = survey(source.file, source.size)
         self._container = self._open(self._layout.parts[0])
         try:
-            streams = self._select_tracks(self._container)
+            self._groups = self._choose_tracks(choose_tracks)
+            streams = self._find_streams(self._container)
             self._format = self._container.format.name
             whole = len(self._layout.parts) == 1 and not self._layout.parts[0].stale
-            self.container_seconds = _seconds(self._container, streams) if whole else None
+            self.container_seconds = (
+                _seconds(self._container, [stream for _, stream in streams]) if whole else None
+            )
             self._declared = damage.declared_seconds(
                 self._format, self.container_seconds, counted=self._layout.counts_frames
             )
@@ -76,11 +83,12 @@ class Audio:
             self.close()
             raise
         # 0: not even a far look has told; what comes is mixed to one
-        self._track_channels = [max(1, stream.codec_context.channels) for stream in streams]
-        channels = sum(self._track_channels)
-        self._cleaner = SampleCleaner(channels)
-        self._mixer = ChannelMixer()
-        self.channels = channels if split and channels > 1 else 1
+        self._track_channels = [max(1, stream.codec_context.channels) for _, stream in streams]
+        self._cleaner = SampleCleaner(sum(self._track_channels))
+        self._mixers = [ChannelMixer() for _ in self._groups]
+        self._split = split and sum(self._track_channels) > len(self._groups)
+        self.lanes = self._build_lanes()
+        self.channels = len(self.lanes)
         self.decoded_seconds = 0.0  # on the timeline, holes included
         self._heard = 0  # samples that were decoded
         self._written = 0  # samples on the timeline at the end of the last part
@@ -121,6 +129,7 @@ class Audio:
     def warnings(self) -> tuple[MediaWarning, ...]:
         """After the last block: what a reader must know about the audio."""
         found = (
+            *self._warnings,
             self._missing(),
             self._repaired_header(),
             self._odd_samples(),
@@ -179,12 +188,23 @@ class Audio:
         silent = self._cleaner.silent_channels
         if all(silent):
             return MediaWarning(WarningKind.SILENT, "silent: nothing can be heard in the recording")
-        if self.channels > 1 and any(silent):
-            numbers = ", ".join(str(number) for number, empty in enumerate(silent, 1) if empty)
-            return MediaWarning(
-                WarningKind.SILENT, f"silent: nothing can be heard on channel {numbers}"
-            )
-        return None
+        empty = self._describe_silent_lanes(silent)
+        if not empty:
+            return None
+        return MediaWarning(WarningKind.SILENT, f"silent: nothing can be heard on {empty}")
+
+    def _describe_silent_lanes(self, silent: Sequence[bool]) -> str:
+        """Of several: `channel 1, 3`, `audio track 2`."""
+        if self._split:
+            numbers = [str(number) for number, empty in enumerate(silent, 1) if empty]
+            return f"channel {', '.join(numbers)}" if numbers else ""
+        flags = iter(silent)
+        groups = [
+            group[0].number
+            for group, count in zip(self._groups, self._count_channels(), strict=True)
+            if all(list(itertools.islice(flags, count)))
+        ]
+        return f"audio track {', '.join(map(str, groups))}" if groups else ""
 
     # --- decoding -------------------------------------------------------------------------------
 
@@ -202,15 +222,46 @@ class Audio:
         container.close()  # a broadcast's sound begins far behind its pictures
         return _open_container(open_part(file, part, size), **_FAR_PROBE)
 
-    def _select_tracks(self, container: Any) -> Sequence[Any]:
+    def _choose_tracks(self, choose_tracks: ChooseTracks) -> tuple[tuple[AudioTrack, ...], ...]:
+        """The choice for the first part holds for all of them."""
+        if not self._container.streams.audio:
+            raise FileFault(ErrorCode.NO_AUDIO, "no audio track")
+        choice = choose_tracks(self._container)
+        self._warnings = choice.warnings
+        if len(self._container.streams.audio) > 1:  # it may have been read in
+            self._container.close()
+            self._container = self._open(self._layout.parts[0])
+        return choice.groups
+
+    def _find_streams(self, container: Any) -> list[tuple[int, Any]]:
+        """The chosen streams, each with its place in the assembly. A part may lack some of them."""
         if not container.streams.audio:
             raise FileFault(ErrorCode.NO_AUDIO, "no audio track")
-        streams = self._choose_tracks(container)
-        if any(stream.codec_context is None for stream in streams):
+        tracks = [track for group in self._groups for track in group]
+        streams = [
+            (place, container.streams.audio[track.number - 1])
+            for place, track in enumerate(tracks)
+            if track.number <= len(container.streams.audio)
+        ] or [(0, container.streams.audio[0])]
+        if any(stream.codec_context is None for _, stream in streams):
             raise FileFault(
                 ErrorCode.DECODE_FAILED, "the audio is in a format that cannot be decoded"
             )
         return streams
+
+    def _build_lanes(self) -> tuple[Lane, ...]:
+        apart = len(self._groups) > 1
+        lanes: list[Lane] = []
+        for group, channels in zip(self._groups, self._count_channels(), strict=True):
+            track = group[0] if apart else None
+            numbers = range(channels) if self._split and channels > 1 else [None]
+            lanes += [Lane(track, number) for number in numbers]
+        return tuple(lanes)
+
+    def _count_channels(self) -> list[int]:
+        """Of each group."""
+        counts = iter(self._track_channels)
+        return [sum(itertools.islice(counts, len(group))) for group in self._groups]
 
     def _finish(self, block: Samples | Hole) -> Samples | Hole:
         length = block.blocks * BLOCK if isinstance(block, Hole) else block.shape[1]
@@ -220,7 +271,14 @@ class Audio:
             return block
         self._heard += length
         cleaned = self._cleaner.clean_samples(block)
-        return cleaned if self.channels > 1 else self._mixer.mix_channels(cleaned)
+        if self._split:
+            return cleaned
+        ends = list(itertools.accumulate(self._count_channels()))
+        groups = np.split(cleaned, ends[:-1])
+        mixed = [
+            mixer.mix_channels(group) for mixer, group in zip(self._mixers, groups, strict=True)
+        ]
+        return mixed[0] if len(mixed) == 1 else np.concatenate(mixed)
 
     def _read_part(self, part: Part, assembly: Assembly) -> Iterator[Samples | Hole]:
         """The blocks that are complete by the end of the part."""
@@ -228,25 +286,25 @@ class Audio:
             if part != self._layout.parts[0]:
                 self._container.close()
                 self._container = self._open(part)
-            streams = self._select_tracks(self._container)[: len(self._track_channels)]
+            streams = self._find_streams(self._container)
         except FileFault as fault:
             if fault.code == ErrorCode.SOURCE_UNREADABLE:
                 raise
             self._unreadable_parts += 1
             return
-        tracks = [Track(self._timeline(), self._written) for _ in streams]
+        tracks = {place: Track(self._timeline(), self._written) for place, _ in streams}
         for number, frame in self._frames(streams):
             for piece in tracks[number].add(frame):
                 assembly.push(number, piece)
             if assembly.may_be_ready:
                 yield from assembly.take_ready()
-        for number, track in enumerate(tracks):
+        for number, track in tracks.items():
             for piece in track.finish():
                 assembly.push(number, piece)
         assembly.align()
         yield from assembly.take_ready()
-        self._written = max(track.written for track in tracks)
-        self._jumps += sum(track.timeline.jumps for track in tracks)
+        self._written = max(track.written for track in tracks.values())
+        self._jumps += sum(track.timeline.jumps for track in tracks.values())
 
     def _timeline(self) -> Timeline:
         names = set(self._container.format.name.split(","))
@@ -256,10 +314,10 @@ class Audio:
             broadcast=bool(names & _BROADCAST),
         )
 
-    def _frames(self, streams: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    def _frames(self, streams: Sequence[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         """Each frame with the number of its track. What cannot be decoded is counted and left out."""
-        numbers = {stream.index: number for number, stream in enumerate(streams)}
-        for packet in self._packets(streams):
+        numbers = {stream.index: number for number, stream in streams}
+        for packet in self._packets([stream for _, stream in streams]):
             try:
                 frames = packet.decode()
             except av.FFmpegError:

@@ -1,19 +1,21 @@
 """One task's file to clips of speech, lazily: nothing is decoded before somebody asks for the next clip."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
 from speakeasyd.domain.chunking import Chunker, ChunkingRules, ChunkSpan
 from speakeasyd.domain.protocol import Opened, Progress, Report, Task
-from speakeasyd.domain.transcript import MediaWarning
-from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Hole, Samples
+from speakeasyd.domain.transcript import MediaWarning, TranscribedTrack
+from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Hole, Lane, Samples
 from speakeasyd.engine.faults import label_phase
 from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.track_choice import select_tracks
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
@@ -33,7 +35,9 @@ class Clip:
     samples: Samples = field(repr=False)
     voiced: tuple[tuple[float, float], ...] = ()  # runs of speech, in seconds of the clip
     leans_on: tuple[int, ...] = ()  # earlier chunks whose text helps to understand this one
-    follows: int | None = None  # the chunk before on the same channel
+    follows: int | None = None  # the chunk before in the same lane
+    track: int | None = None
+    tagged_language: str | None = None  # code of the track's language, by the container
     wanted: bool = True  # else it only helps to detect the language
 
     @property
@@ -72,6 +76,7 @@ class EndOfFile:
 
     audio_seconds: float
     warnings: tuple[MediaWarning, ...] = ()
+    tracks: tuple[TranscribedTrack, ...] = ()  # if several are transcribed apart
 
 
 class YieldTurn:
@@ -85,30 +90,43 @@ def read_clips(
     split = task.options.channels == "split"
     with (
         MediaFile(task.path, task.signature, task.sha256) as source,
-        closing(Audio(source, split=split, max_seconds=task.max_seconds)) as audio,
+        closing(
+            Audio(
+                source,
+                split=split,
+                max_seconds=task.max_seconds,
+                choose_tracks=partial(select_tracks, options=task.options, detector=detector),
+            )
+        ) as audio,
     ):
         send(Opened(task.job_id, task.token, audio.container_seconds))
-        tracks = [
-            _ChannelReader(task, detector, channel, audio.channels)
-            for channel in range(audio.channels)
+        readers = [
+            _LaneReader(task, detector, lane, number, len(audio.lanes))
+            for number, lane in enumerate(audio.lanes)
         ]
         told = time.monotonic()
         for number, block in enumerate(_read_blocks(audio)):
             if isinstance(block, Hole):
-                for track in tracks:
-                    yield from track.skip(block)
+                for reader in readers:
+                    yield from reader.skip(block)
             else:
-                for track, samples in zip(tracks, block, strict=True):
-                    yield from track.add_block(samples)
+                for reader, samples in zip(readers, block, strict=True):
+                    yield from reader.add_block(samples)
             if time.monotonic() - told > _PROGRESS_S:
                 told = time.monotonic()
                 send(Progress(task.job_id, task.token, audio.decoded_seconds))
             if number % _PAUSE_BLOCKS == 0:
                 yield YieldTurn()
-        for track in tracks:
-            yield from track.take_rest()
+        for reader in readers:
+            yield from reader.take_rest()
         source.require_unchanged()
-        yield EndOfFile(audio.decoded_seconds, audio.warnings())
+        yield EndOfFile(audio.decoded_seconds, audio.warnings(), _list_tracks(audio.lanes))
+
+
+def _list_tracks(lanes: Sequence[Lane]) -> tuple[TranscribedTrack, ...]:
+    """Those that are transcribed apart, each once."""
+    apart = dict.fromkeys(lane.track for lane in lanes if lane.track)
+    return tuple(TranscribedTrack(one.number, one.language, one.title) for one in apart)
 
 
 def _read_blocks(audio: Audio) -> Iterator[Samples | Hole]:
@@ -121,14 +139,16 @@ def _read_blocks(audio: Audio) -> Iterator[Samples | Hole]:
         raise FileFault(ErrorCode.DECODE_FAILED, f"the decoder gave up: {error}") from error
 
 
-class _ChannelReader:
-    """One channel: its voice activity, its chunks, and the samples that chunks may still need."""
+class _LaneReader:
+    """One lane: its voice activity, its chunks, and the samples that chunks may still need."""
 
-    def __init__(self, task: Task, detector: VoiceDetector, channel: int, channels: int) -> None:
+    def __init__(
+        self, task: Task, detector: VoiceDetector, lane: Lane, number: int, lanes: int
+    ) -> None:
         self._task = task
         self._activity = VoiceActivity(detector)
         self._chunker = Chunker(ChunkingRules(everything=not task.options.vad))
-        self._channel, self._channels = channel, channels
+        self._lane, self._number, self._lanes = lane, number, lanes
         self._blocks: list[Samples] = []
         self._first_block = 0
         self._found = 0
@@ -164,13 +184,15 @@ class _ChannelReader:
         self._first_block += useless
 
     def _build_clip(self, span: ChunkSpan) -> Clip:
-        index = self._found * self._channels + self._channel
+        index = self._found * self._lanes + self._number
         passage = self._found - self._found % _PASSAGE
         self._found += 1
         return Clip(
             index=index,
             start=span.start * WINDOW / SAMPLE_RATE,
-            channel=self._channel if self._channels > 1 else None,
+            channel=self._lane.channel,
+            track=self._lane.track.number if self._lane.track else None,
+            tagged_language=self._lane.track.code if self._lane.track else None,
             samples=self._cut_samples(span.start * WINDOW, span.end * WINDOW),
             voiced=tuple(
                 (
@@ -179,8 +201,8 @@ class _ChannelReader:
                 )
                 for start, end in span.voiced
             ),
-            leans_on=tuple(range(passage * self._channels + self._channel, index, self._channels)),
-            follows=index - self._channels if index >= self._channels else None,
+            leans_on=tuple(range(passage * self._lanes + self._number, index, self._lanes)),
+            follows=index - self._lanes if index >= self._lanes else None,
             wanted=index not in self._task.skip
             and (self._task.only is None or index in self._task.only),
         )

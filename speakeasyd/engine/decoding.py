@@ -370,6 +370,7 @@ class Decoder:
             compression_ratio=finite(compute_compression_ratio(text)),
             no_speech_prob=finite(evidence.no_speech_prob),
             channel=clip.channel,
+            track=clip.track,
             language=language,
             words=tuple(
                 Word(round(at + w.start, 3), round(at + w.end, 3), w.text, w.probability)
@@ -401,7 +402,14 @@ class Decoder:
 def _chunk(clip: Clip, told: _PartialText, language: str) -> Chunk:
     segments = tuple(told.segments)
     return Chunk(
-        clip.index, clip.start, clip.end, segments, clip.channel, told.redone, language=language
+        clip.index,
+        clip.start,
+        clip.end,
+        segments,
+        clip.channel,
+        told.redone,
+        language=language,
+        track=clip.track,
     )
 
 

@@ -65,6 +65,7 @@ class _PipelineJob:
         default_factory=dict
     )  # at the end of the chunks, as far as known
     detects: bool = False  # whether each chunk is asked for its language
+    known_languages: frozenset[str] = frozenset()  # to the model
     unclear: dict[int, list[Piece]] = field(default_factory=dict)
     """Chunks whose language depends on the chunk before, put back until that one is known."""
     encoded: dict[int, StorageView] = field(
@@ -106,8 +107,9 @@ class _PipelineJob:
         """
         if self.plan is None:
             return None
+        beginning = self.language_at_beginning(clip, self.plan.language)
         if clip.follows is None:
-            return self.plan.language
+            return beginning
         step = clip.index - clip.follows
         undecided = self.in_flight.union(waiting.index for waiting in self.waiting)
         for index in range(clip.follows, -1, -step):
@@ -115,7 +117,13 @@ class _PipelineJob:
                 return self.languages[index]
             if index in undecided:
                 return None
-        return self.plan.language
+        return beginning
+
+    def language_at_beginning(self, clip: Clip, found: str) -> str:
+        """What its track is tagged with, if it is one of several; else what was found in the file."""
+        tagged, allowed = clip.tagged_language, self.task.options.languages
+        is_possible = tagged in self.known_languages and (not allowed or tagged in allowed)
+        return tagged if tagged and is_possible else found
 
     def said_before(self, clip: Clip, language: str) -> str:
         """The text of the passage before the clip, as far as it is in this language."""
@@ -232,6 +240,7 @@ class Pipeline:
                 said=dict(task.said),
                 languages=dict(task.languages),
                 detects=self._decoder.multilingual and _fixed_language(task.options) is None,
+                known_languages=self._decoder.languages_known,
             )
             self._changed.notify_all()
 
@@ -416,7 +425,9 @@ class Pipeline:
     def _transcribe_batch(self, batch: list[_ChunkWork]) -> None:
         for work in batch:
             task, clip = work.job.task, work.clip
-            self._send(ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end))
+            self._send(
+                ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end, clip.track)
+            )
         began = time.perf_counter()
         if any(work.job.detects for work in batch):
             self._transcribe_detecting(batch, began)
@@ -546,6 +557,7 @@ class Pipeline:
                     job.task.token,
                     job.finished.audio_seconds,
                     job.finished.warnings,
+                    job.finished.tracks,
                 )
             )
             self._remaining_of(job)

@@ -22,13 +22,13 @@ class Track:
     def __init__(self, timeline: Timeline, written: int) -> None:
         self.timeline = timeline
         self.written = written  # samples on the timeline so far
-        self._converter = _Converter()
+        self._converter = FrameConverter()
         self._held: tuple[Any, Stamp] | None = None  # a frame is placed when the next is known
         self._to_trim = 0  # samples of what comes next that the clock has no room for
 
     def add(self, frame: Any) -> list[Samples | Silence]:
         """What has become certain by this frame."""
-        _require_plausible(frame)
+        require_plausible(frame)
         stamp = Stamp(frame.time, frame.samples / frame.sample_rate)
         held, self._held = self._held, (frame, stamp)
         return self._place(*held, stamp) if held else []
@@ -63,7 +63,7 @@ class Track:
         return piece[:, trimmed:]
 
 
-def _require_plausible(frame: Any) -> None:
+def require_plausible(frame: Any) -> None:
     """A forged header could make one frame fill the memory."""
     if frame.sample_rate not in _RATES or frame.layout.nb_channels > _MAX_CHANNELS:
         raise FileFault(
@@ -72,7 +72,7 @@ def _require_plausible(frame: Any) -> None:
         )
 
 
-class _Converter:
+class FrameConverter:
     """Frames to float32 at 16 kHz; without a resampler where only the sample format differs."""
 
     def __init__(self) -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import Task
+from speakeasyd.domain.tracks import TrackChoice
 from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Hole, Samples
 from speakeasyd.engine.clips import EndOfFile, YieldTurn, read_clips
 from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.track_list import describe_tracks
 from speakeasyd.engine.vad import VoiceDetector
 
 RATE = 48_000  # Hz, of the files
@@ -181,8 +183,8 @@ def test_the_same_bytes_give_the_same_blocks(tmp_path: Path) -> None:
     assert np.array_equal(decode(path)[0], decode(path)[0])
 
 
-def all_tracks(container: Any) -> list[Any]:
-    return list(container.streams.audio)
+def all_tracks(container: Any) -> TrackChoice:
+    return TrackChoice((tuple(describe_tracks(container)),))
 
 
 def test_tracks_together_share_one_clock(tmp_path: Path) -> None:
