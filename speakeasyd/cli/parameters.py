@@ -52,6 +52,13 @@ Languages = Annotated[
     str | None,
     typer.Option(metavar="CODE,CODE,...", help="The languages to choose from, such as `en,de`."),
 ]
+Audio = Annotated[
+    str | None,
+    typer.Option(
+        metavar="auto|N|LANGUAGE|all",
+        help="Which audio tracks, such as `2`, `deu` or `eng,jpn`.",
+    ),
+]
 Task = Annotated[
     str | None, typer.Option(metavar="transcribe|translate", help="`translate` gives English text.")
 ]
@@ -76,6 +83,7 @@ class Flags:
     settle: Settle = None
     language: Language = None
     languages: Languages = None
+    audio: Audio = None
     task: Task = None
     formats: Formats = None
 
@@ -88,6 +96,7 @@ class Flags:
                 "model": _resolve_model(self.model),
                 "language": self.language,
                 "languages": languages,
+                "audio": self.audio,
                 "task": self.task,
                 "formats": formats,
             },

@@ -15,7 +15,9 @@ from speakeasyd.ledger.job_details import find_job_row, load_details
 from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.ledger.readonly import Row
 
-_TEXT = "SELECT text FROM segments WHERE job_id = :job ORDER BY start_seconds, chunk, position"
+_TEXT = """
+    SELECT text FROM segments WHERE job_id = :job ORDER BY track, start_seconds, chunk, position
+"""
 _TIMES = frozenset({"created_at", "started_at", "finished_at", "available_at"})
 
 

@@ -18,7 +18,7 @@ from speakeasyd.domain.readable_text import (
     join_lines,
     strip_controls,
 )
-from speakeasyd.domain.transcript import Segment, Transcript
+from speakeasyd.domain.transcript import Segment, TranscribedTrack, Transcript
 
 JSON_SCHEMA = "speakeasyd.transcript/1"
 NO_SPEECH = "No speech was found."
@@ -75,6 +75,7 @@ def _render_json(transcript: Transcript) -> str:
         "job_id": transcript.job_id,
         "source": strip_controls(transcript.source),
         "language": transcript.language,
+        "track": _build_json_track(transcript.track) if transcript.track else None,
         "model": transcript.model,
         "audio_seconds": _round_number(transcript.audio_seconds),
         "created_at": transcript.created_at,
@@ -82,7 +83,7 @@ def _render_json(transcript: Transcript) -> str:
         "metadata": transcript.metadata,
         "text": transcript.text,
         "segments": [
-            _build_json_segment(number, segment)
+            _build_json_segment(number, segment, transcript.track)
             for number, segment in enumerate(transcript.segments)
         ],
         "gaps": [
@@ -94,11 +95,22 @@ def _render_json(transcript: Transcript) -> str:
     return text.encode("utf-8", "replace").decode() + "\n"
 
 
-def _build_json_segment(number: int, segment: Segment) -> dict[str, object]:
+def _build_json_segment(
+    number: int, segment: Segment, track: TranscribedTrack | None
+) -> dict[str, object]:
     return {
         "id": number,
         **_round_numbers(asdict(segment)),
+        "track": track.number if track else segment.track,
         "words": [_round_numbers(asdict(word)) for word in segment.words],
+    }
+
+
+def _build_json_track(track: TranscribedTrack) -> dict[str, object]:
+    return {
+        "number": track.number,
+        "language": track.language or None,
+        "title": strip_controls(track.title) or None,
     }
 
 
@@ -115,12 +127,12 @@ def _round_number(value: float) -> float | None:
 
 
 def _render_tsv(transcript: Transcript) -> str:
-    """Times in milliseconds; a fourth column names the speaker if channels were split."""
-    apart = any(segment.channel is not None for segment in transcript.segments)
+    """Times in milliseconds; a fourth column names the speaker if channels or tracks are separate."""
+    apart = any(map(format_speaker, transcript.segments))
     rows = ["start\tend\ttext" + "\tspeaker" * apart]
     for segment in transcript.segments:
         row = f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{join_lines(segment.text)}"
-        rows.append(row + f"\t{_format_speaker(segment)}" * apart)
+        rows.append(row + f"\t{format_speaker(segment)}" * apart)
     return "\n".join(rows) + "\n"
 
 
@@ -145,13 +157,9 @@ def _render_lrc(transcript: Transcript) -> str:
 
 def _format_lrc_text(segment: Segment) -> str:
     text = join_lines(segment.text)
-    if text and segment.channel is not None:
-        text = f"{_format_speaker(segment)}: {text}"
+    if text and (speaker := format_speaker(segment)):
+        text = f"{speaker}: {text}"
     return f" {text}" if text.startswith("[") else text  # players would read "[" as a tag
-
-
-def _format_speaker(segment: Segment) -> str:
-    return "" if segment.channel is None else format_speaker(segment.channel)
 
 
 def _format_lrc_time(seconds: float) -> str:

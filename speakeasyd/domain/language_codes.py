@@ -49,42 +49,28 @@ _OTHER_NAMES: Mapping[str, str] = {
     "jv": "jw",
     "fil": "tl",
     "cmn": "zh",
-    "eng": "en",
-    "deu": "de",
-    "ger": "de",
-    "fra": "fr",
-    "fre": "fr",
-    "spa": "es",
-    "ita": "it",
-    "por": "pt",
-    "nld": "nl",
-    "dut": "nl",
-    "rus": "ru",
-    "jpn": "ja",
-    "kor": "ko",
-    "zho": "zh",
-    "chi": "zh",
-    "pol": "pl",
-    "swe": "sv",
-    "dan": "da",
-    "nor": "no",
-    "fin": "fi",
-    "tur": "tr",
-    "ukr": "uk",
-    "ces": "cs",
-    "cze": "cs",
-    "ell": "el",
-    "gre": "el",
-    "hun": "hu",
-    "ron": "ro",
-    "rum": "ro",
-    "ara": "ar",
-    "heb": "he",
-    "hin": "hi",
 }
-"""Code by alternative name, by older code, or by the ISO 639-2 code that containers use."""
+"""Code by alternative name, or by older code."""
 
-_CODES = {name: code for code, name in NAMES.items()} | dict(_OTHER_NAMES)
+_ISO_639_2: Mapping[str, str] = {
+    name: code
+    for entry in """
+    en eng, zh zho chi, de deu ger, es spa, ru rus, ko kor, fr fra fre, ja jpn, pt por, tr tur, pl pol, ca cat,
+    nl nld dut, ar ara, sv swe, it ita, id ind, hi hin, fi fin, vi vie, he heb, uk ukr, el ell gre, ms msa may,
+    cs ces cze, ro ron rum, da dan, hu hun, ta tam, no nor nob, th tha, ur urd, hr hrv, bg bul, lt lit, la lat,
+    mi mri mao, ml mal, cy cym wel, sk slk slo, te tel, fa fas per, lv lav, bn ben, sr srp, az aze, sl slv,
+    kn kan, et est, mk mkd mac, br bre, eu eus baq, is isl ice, hy hye arm, ne nep, mn mon, bs bos, kk kaz,
+    sq sqi alb, sw swa, gl glg, mr mar, pa pan, si sin, km khm, sn sna, yo yor, so som, af afr, oc oci,
+    ka kat geo, be bel, tg tgk, sd snd, gu guj, am amh, yi yid, lo lao, uz uzb, fo fao, ht hat, ps pus, tk tuk,
+    nn nno, mt mlt, sa san, lb ltz, my mya bur, bo bod tib, tl tgl, mg mlg, as asm, ln lin, ha hau, ba bak,
+    jw jav, su sun, tt tat
+    """.replace("\n", " ").split(",")
+    for code, *names in [entry.split()]
+    for name in names
+}
+"""Code by the codes of ISO 639-2 that containers use, the terminological and the bibliographic one."""
+
+_CODES = {name: code for code, name in NAMES.items()} | dict(_OTHER_NAMES) | dict(_ISO_639_2)
 
 
 def find_code(text: str) -> str | None:

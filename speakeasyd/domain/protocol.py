@@ -146,7 +146,6 @@ class ChunkStarted:
     index: int
     start: float  # seconds in the file
     end: float  # seconds in the file
-    track: int | None = None  # audio track, from 1; None unless several are transcribed apart
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,13 +30,13 @@ class Paragraph:
 
     start: float  # seconds in the file
     text: str
-    channel: int | None = None
+    speaker: str = ""
     gap: bool = False  # a note about missing text, not text that was spoken
 
     @property
     def spoken(self) -> str:
-        """The text, with its speaker if channels were split."""
-        return self.text if self.channel is None else f"{format_speaker(self.channel)}: {self.text}"
+        """The text, with its speaker if channels or tracks are separate."""
+        return f"{self.speaker}: {self.text}" if self.speaker else self.text
 
 
 def strip_controls(text: str) -> str:
@@ -59,7 +59,15 @@ def format_clock(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
 
 
-def format_speaker(channel: int) -> str:
+def format_speaker(segment: Segment) -> str:
+    """Return `Left`, `Track 2` or `Track 2 left`; empty if neither channels nor tracks are separate."""
+    channel = "" if segment.channel is None else _name_channel(segment.channel)
+    if segment.track is None:
+        return channel
+    return f"Track {segment.track} {channel.lower()}".rstrip()
+
+
+def _name_channel(channel: int) -> str:
     """Return the label of a channel; 0 is left."""
     return ("Left", "Right")[channel] if channel < 2 else f"Channel {channel + 1}"
 
@@ -98,7 +106,7 @@ def _start_of(item: Segment | tuple[float, float]) -> float:
 
 def _starts_paragraph(gathered: list[Segment], segment: Segment) -> bool:
     last = gathered[-1]
-    if segment.channel != last.channel or segment.start - last.end >= PAUSE_S:
+    if format_speaker(segment) != format_speaker(last) or segment.start - last.end >= PAUSE_S:
         return True
     return ends_with(last.text, STOPS) and sum(len(part.text) for part in gathered) >= ENOUGH
 
@@ -106,4 +114,4 @@ def _starts_paragraph(gathered: list[Segment], segment: Segment) -> bool:
 def _join_segments(segments: list[Segment]) -> Iterator[Paragraph]:
     text = join_lines("".join(segment.text for segment in segments))
     if text:
-        yield Paragraph(segments[0].start, text, segments[0].channel)
+        yield Paragraph(segments[0].start, text, format_speaker(segments[0]))

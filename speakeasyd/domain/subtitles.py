@@ -58,9 +58,9 @@ def render_vtt(transcript: Transcript) -> str:
 
 
 def build_cues(transcript: Transcript) -> list[Cue]:
-    """Return the cues in order, without overlap; each channel keeps the order of its words."""
-    by_channel = sorted(transcript.segments, key=_channel_of)
-    tracks = [list(_draft_cues(track)) for _, track in groupby(by_channel, key=_channel_of)]
+    """Return the cues in order, without overlap; each channel and track keeps its word order."""
+    by_lane = sorted(transcript.segments, key=_lane_of)
+    tracks = [list(_draft_cues(lane)) for _, lane in groupby(by_lane, key=_lane_of)]
     gaps = [
         Segment(start, min(end, start + LONGEST_S), format_gap(start, end), 0.0, 0.0, 0.0)
         for start, end in transcript.gaps
@@ -73,8 +73,9 @@ def build_cues(transcript: Transcript) -> list[Cue]:
     )
 
 
-def _channel_of(segment: Segment) -> int:
-    return -1 if segment.channel is None else segment.channel
+def _lane_of(segment: Segment) -> tuple[int, int]:
+    """Its track and channel."""
+    return segment.track or 0, -1 if segment.channel is None else segment.channel
 
 
 def _label_lines(cue: Cue) -> Sequence[str]:
@@ -84,7 +85,7 @@ def _label_lines(cue: Cue) -> Sequence[str]:
 def _draft_cues(segments: Iterable[Segment]) -> Iterator[Cue]:
     """Yield cues with the times of the sound, regardless of reading time."""
     for segment in segments:
-        label = "" if segment.channel is None else format_speaker(segment.channel)
+        label = format_speaker(segment)
         # Columns that the label takes before the first line of an srt
         indent = measure_width(label) + 2 if label else 0
         for stretch in _split_at_pauses(split_into_pieces(_words_of(segment))):

@@ -1,13 +1,20 @@
 """Which audio tracks of a container are transcribed, and which of them together."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
 from speakeasyd.domain.language_codes import find_code
 from speakeasyd.domain.readable_text import join_lines
-from speakeasyd.domain.transcript import MediaWarning, TranscribedTrack, WarningKind
+from speakeasyd.domain.transcript import (
+    MediaWarning,
+    Segment,
+    TranscribedTrack,
+    Transcript,
+    WarningKind,
+)
 
 AUTO = "auto"
 ALL = "all"
@@ -86,7 +93,7 @@ class TrackChoice:
 
 def parse_request(text: str) -> TrackRequest:
     """Raises ValueError, in words for people, where the option makes no sense."""
-    words = [word.strip() for word in text.split(",")]
+    words = [word.strip().lower() for word in text.split(",")]
     if words in ([AUTO], [ALL]):
         return TrackRequest(everything=words == [ALL])
     return TrackRequest(tuple(dict.fromkeys(map(_parse_entry, words))))
@@ -96,12 +103,13 @@ def _parse_entry(word: str) -> int | str:
     if re.fullmatch(r"[0-9]+", word) and 1 <= int(word) <= _LARGEST_NUMBER:
         return int(word)
     code = find_code(word)
-    if code is None and not re.fullmatch(r"[A-Za-z]{2,3}", word):
+    is_code = re.fullmatch(r"[a-z]{2,3}", word) and word != ALL
+    if code is None and not is_code:
         raise ValueError(
             f"{word[:80]!r} is no audio track: give `auto`, `all`, a number from 1, "
             "a language such as `deu`, or several with commas between"
         )
-    return code or word.lower()
+    return code or word
 
 
 def clean_language_tag(tag: str) -> str:
@@ -161,6 +169,41 @@ def label_tracks(tracks: Sequence[TranscribedTrack]) -> list[str]:
         taken = {one.lower() for one in labels}
         labels.append(f"{label}.{track.number}" if label.lower() in taken else label)
     return labels
+
+
+def split_transcript(transcript: Transcript) -> dict[str, Transcript]:
+    """A transcript for each track that is transcribed apart, by label; one without a label if none is.
+
+    Which track a stretch belongs to that was given up is not known: all of them show it.
+    """
+    if not transcript.tracks:
+        return {"": transcript}
+    labels = label_tracks(transcript.tracks)
+    return {
+        label: _take_track(transcript, track)
+        for label, track in zip(labels, transcript.tracks, strict=True)
+    }
+
+
+def _take_track(transcript: Transcript, track: TranscribedTrack) -> Transcript:
+    segments = [segment for segment in transcript.segments if segment.track == track.number]
+    language = _find_main_language(segments) or find_code(track.language)
+    return replace(
+        transcript,
+        language=language or transcript.language,
+        segments=tuple(replace(segment, track=None) for segment in segments),
+        tracks=(),
+        track=track,
+    )
+
+
+def _find_main_language(segments: Sequence[Segment]) -> str | None:
+    """The one that most of the time is spoken in."""
+    seconds: Counter[str] = Counter()
+    for segment in segments:
+        if segment.language:
+            seconds[segment.language] += segment.end - segment.start  # type: ignore[assignment]  # Counter takes floats as well
+    return max(seconds, key=lambda code: (seconds[code], code), default=None)
 
 
 def _choose_all(tracks: Sequence[AudioTrack]) -> TrackChoice:

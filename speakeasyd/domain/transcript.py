@@ -122,10 +122,14 @@ class Transcript:
     warning_kinds: frozenset[WarningKind] = frozenset()
     created_at: str = ""  # UTC, ISO 8601
     metadata: dict[str, str] = field(default_factory=dict)
+    tracks: tuple[TranscribedTrack, ...] = ()  # if several are transcribed apart
+    track: TranscribedTrack | None = None  # the only one of several that is in this transcript
 
     @property
     def text(self) -> str:
-        return "".join(segment.text for segment in self.segments).strip()
+        """One track after the other, if there are several."""
+        segments = sorted(self.segments, key=lambda segment: segment.track or 0)
+        return "".join(segment.text for segment in segments).strip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -419,6 +419,7 @@ def _seconds(container: Any, streams: Sequence[Any]) -> float | None:
     durations = [stream.duration * stream.time_base for stream in streams if stream.duration]
     if durations and of_each:
         return float(max(durations))
-    if container.duration is not None and len(container.streams) == len(container.streams.audio):
+    # Others may be longer than those that are heard.
+    if container.duration is not None and len(container.streams) == len(streams):
         return float(container.duration / av.time_base)
     return None

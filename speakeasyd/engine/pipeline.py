@@ -425,9 +425,7 @@ class Pipeline:
     def _transcribe_batch(self, batch: list[_ChunkWork]) -> None:
         for work in batch:
             task, clip = work.job.task, work.clip
-            self._send(
-                ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end, clip.track)
-            )
+            self._send(ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end))
         began = time.perf_counter()
         if any(work.job.detects for work in batch):
             self._transcribe_detecting(batch, began)

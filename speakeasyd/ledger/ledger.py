@@ -22,7 +22,14 @@ from speakeasyd.domain.job import (
 )
 from speakeasyd.domain.notifications import Delivery
 from speakeasyd.domain.retry import BackoffSettings
-from speakeasyd.domain.transcript import Artifact, Chunk, MediaWarning, OwnFile, Transcript
+from speakeasyd.domain.transcript import (
+    Artifact,
+    Chunk,
+    MediaWarning,
+    OwnFile,
+    TranscribedTrack,
+    Transcript,
+)
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger import (
     claims,
@@ -177,10 +184,19 @@ class Ledger:
         *,
         audio_seconds: float,
         warnings: Sequence[MediaWarning] = (),
+        tracks: Sequence[TranscribedTrack] = (),
     ) -> None:
-        """Record that all chunks are committed. Raises ClaimLost."""
+        """Record that all chunks are committed. Raises ClaimLost.
+
+        `tracks`: those with their own transcripts, if there are several.
+        """
         await self._writer.run_operation(
-            results.mark_transcribed, job_id, token, audio_seconds=audio_seconds, warnings=warnings
+            results.mark_transcribed,
+            job_id,
+            token,
+            audio_seconds=audio_seconds,
+            warnings=warnings,
+            tracks=tracks,
         )
 
     async def release_claim(

@@ -8,7 +8,14 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, s
 
 from speakeasyd.domain.job import EndedJob, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.naming import build_collision_key
-from speakeasyd.domain.transcript import Artifact, OwnFile, Segment, Transcript, Word
+from speakeasyd.domain.transcript import (
+    Artifact,
+    OwnFile,
+    Segment,
+    TranscribedTrack,
+    Transcript,
+    Word,
+)
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.results import find_gaps
@@ -83,6 +90,7 @@ def _build_transcript(
         warning=job["warning"],
         warning_kinds=parse_kinds(job["warning_kinds"]),
         created_at=job["created_at"],
+        tracks=tuple(TranscribedTrack(**one) for one in json.loads(job["tracks"] or "[]")),
     )
 
 
@@ -289,4 +297,5 @@ def _build_segment(row: Mapping[str, Any]) -> Segment:
         channel=row["channel"],
         words=tuple(Word(**word) for word in json.loads(row["words"] or "[]")),
         language=row["language"],
+        track=row["track"],
     )

@@ -9,7 +9,13 @@ from sqlalchemy import Connection, Table, bindparam, insert, select, tuple_, upd
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.job import JobId, Status, Token
-from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind, join_texts
+from speakeasyd.domain.transcript import (
+    Chunk,
+    MediaWarning,
+    TranscribedTrack,
+    WarningKind,
+    join_texts,
+)
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.tables import chunks, jobs, retry_chunks, segments, strikes
 from speakeasyd.ledger.text_columns import encode_json
@@ -84,6 +90,7 @@ def mark_transcribed(
     *,
     audio_seconds: float,
     warnings: Sequence[MediaWarning],
+    tracks: Sequence[TranscribedTrack] = (),
 ) -> None:
     """Record that all chunks are committed. Gaps are added to the warnings. Raises ClaimLost."""
     given_up = find_gaps(tx.connection, job_id, retries.get_work_table(tx.connection, job_id))
@@ -100,6 +107,7 @@ def mark_transcribed(
         audio_seconds=audio_seconds,
         warning=join_texts(warnings),
         warning_kinds=encode_json(kinds) if kinds else None,
+        tracks=encode_json([asdict(track) for track in tracks]) if tracks else None,
         **_main_language(tx.connection, job_id),
     )
     tx.record_event(
@@ -203,6 +211,7 @@ def _build_chunk_row(tx: Transaction, job_id: JobId, chunk: Chunk) -> dict[str, 
         "compute_seconds": chunk.compute_s,
         "committed_at": tx.now,
         "language": chunk.language,
+        "track": chunk.track,
     }
 
 
@@ -221,6 +230,7 @@ def _build_segment_rows(job_id: JobId, chunk: Chunk) -> list[dict[str, object]]:
             "no_speech_prob": segment.no_speech_prob,
             "words": encode_json([asdict(w) for w in segment.words]) if segment.words else None,
             "language": segment.language,
+            "track": segment.track,
         }
         for position, segment in enumerate(chunk.segments)
     ]

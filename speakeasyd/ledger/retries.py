@@ -37,6 +37,9 @@ _UNWRITTEN = exists().where(
     artifacts.c.job_id == retries.c.job_id, artifacts.c.written_at.is_(None)
 )
 
+_NEW_COLUMNS = {"language": None, "track": None}
+"""Columns of `chunks` and `segments` that came after the first retries were kept."""
+
 Rows = Sequence[Mapping[str, object]]
 
 
@@ -85,10 +88,15 @@ def keep_chunk(tx: Transaction, chunk: Mapping[str, object], texts: Rows) -> Non
 def read_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
     """Return the segments of the retry, as rows of `segments`, ordered by time."""
     contents = select(retry_chunks.c.content).where(retry_chunks.c.job_id == job_id)
-    rows = [
-        row for content in connection.scalars(contents) for row in json.loads(content)["segments"]
-    ]
+    rows = [row for content in connection.scalars(contents) for row in _parse_content(content)[1]]
     return sorted(rows, key=lambda row: (row["start_seconds"], row["chunk"], row["position"]))
+
+
+def _parse_content(content: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The rows of `chunks` and `segments`; columns that an earlier version did not know are null."""
+    parsed = json.loads(content)
+    chunk: dict[str, Any] = _NEW_COLUMNS | parsed["chunk"]
+    return chunk, [_NEW_COLUMNS | row for row in parsed["segments"]]
 
 
 def read_work_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
@@ -105,13 +113,13 @@ def replace_finished(tx: Transaction, job_id: JobId) -> None:
         return
     contents = select(retry_chunks.c.content).where(retry_chunks.c.job_id == job_id)
     retried = [
-        json.loads(content)
+        _parse_content(content)
         for content in tx.connection.scalars(contents.order_by(retry_chunks.c.number))
     ]
     tx.connection.execute(delete(chunks).where(chunks.c.job_id == job_id))
     if retried:
-        tx.connection.execute(insert(chunks), [item["chunk"] for item in retried])
-    if texts := [row for item in retried for row in item["segments"]]:
+        tx.connection.execute(insert(chunks), [chunk for chunk, _ in retried])
+    if texts := [row for _, rows in retried for row in rows]:
         tx.connection.execute(insert(segments), texts)
     tx.connection.execute(delete(retries).where(retries.c.job_id == job_id))
     tx.connection.execute(update(jobs).where(jobs.c.id == job_id).values(retry_error=None))

@@ -104,6 +104,7 @@ jobs = Table(
     # job of a newer version of the file, once it has completed
     Column("superseded_by", Integer),
     Column("retry_error", SanitizedText),  # why the last retry of this completed job failed
+    Column("tracks", SanitizedText),  # JSON: those transcribed apart; null: there is one transcript
     CheckConstraint(
         "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')",
         name="status_is_legal",
@@ -199,6 +200,7 @@ chunks = Table(
     Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
     Column("committed_at", SanitizedText, nullable=False),
     Column("language", SanitizedText),  # at its end; null for a gap
+    Column("track", Integer),  # audio track, from 1; null unless several are transcribed apart
 )
 
 segments = Table(
@@ -217,6 +219,7 @@ segments = Table(
     Column("no_speech_prob", REAL),
     Column("words", SanitizedText),  # JSON: [{"start", "end", "text", "probability"}, ...]
     Column("language", SanitizedText),  # null: that of the job
+    Column("track", Integer),  # audio track, from 1; null unless several are transcribed apart
     ForeignKeyConstraint(
         ["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"
     ),

@@ -26,6 +26,7 @@ _RESULT = (
     "device",
     "warning",
     "warning_kinds",
+    "tracks",
     "transcribed",
 )
 

@@ -48,6 +48,7 @@ _AFRESH = _AGAIN | {
     "device": None,
     "warning": None,
     "warning_kinds": None,
+    "tracks": None,
 }
 
 

@@ -51,7 +51,7 @@ VIEWS: Mapping[str, str] = {
         SELECT id AS job_id, path, iif(retries.job_id IS NULL, language, result ->> '$.language') AS language,
                coalesce(trim((
                    SELECT group_concat(text, '') FROM (
-                       SELECT text FROM segments WHERE job_id = jobs.id ORDER BY start_seconds, chunk, position
+                       SELECT text FROM segments WHERE job_id = jobs.id ORDER BY track, start_seconds, chunk, position
                    )
                ), char(32, 9, 10, 11, 12, 13, 160, 12288)), '') AS text
         FROM jobs LEFT JOIN retries ON retries.job_id = jobs.id
@@ -62,7 +62,7 @@ VIEWS: Mapping[str, str] = {
                coalesce(
                    segments.language,
                    iif(retries.job_id IS NULL, jobs.language, result ->> '$.language')
-               ) AS language, text
+               ) AS language, text, segments.track AS track
         FROM segments JOIN jobs ON jobs.id = segments.job_id
         LEFT JOIN retries ON retries.job_id = jobs.id
         WHERE status = 'completed' OR retries.job_id IS NOT NULL

@@ -18,6 +18,8 @@ from speakeasyd.config import InboxSettings
 from speakeasyd.domain.error_hints import find_hint
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
+from speakeasyd.domain.tracks import split_transcript
+from speakeasyd.domain.transcript import Transcript
 from speakeasyd.errors import FileFault
 from speakeasyd.ledger.job_details import SourceFile, find_job_row, find_source, load_details
 from speakeasyd.ledger.readonly import Row
@@ -97,10 +99,11 @@ async def get_transcript(
     parts: Lent,
     job_id: _Id,
     format: Annotated[Format | None, Query(description="As a file to keep.")] = None,  # noqa: A002
+    track: Annotated[int | None, Query(ge=1, description="Of this audio track only.")] = None,
 ) -> Response:
     """The finished transcript, else what is transcribed so far: as JSON, or in any format as a download.
 
-    404 for a download of which there is no text.
+    404 for a download of which there is no text, and for a track that has no transcript of its own.
     """
     row = await find_job(parts, job_id)
     told = await parts.ledger.clients.load_transcript(JobId(job_id))
@@ -108,6 +111,8 @@ async def get_transcript(
         raise RequestRefused(
             404, f"there is no transcript: the job is {row['status']}", hint=str(row["error"] or "")
         )
+    if track is not None:
+        told = _find_track(told, track)
     wanted: str = format or "json"
     body = await asyncio.to_thread(render_file, told, wanted)
     answer = Response(body, media_type=_TYPES.get(wanted, "text/plain"))
@@ -117,6 +122,14 @@ async def get_transcript(
             f"attachment; filename*=UTF-8''{quote(name, safe='')}"
         )
     return answer
+
+
+def _find_track(told: Transcript, number: int) -> Transcript:
+    """What is transcribed of one audio track. Raises RequestRefused if it is not kept apart."""
+    for part in split_transcript(told).values():
+        if part.track and part.track.number == number:
+            return part
+    raise RequestRefused(404, f"audio track {number} has no transcript of its own")
 
 
 _PARTS: dict[int | str, dict[str, Any]] = {

@@ -380,12 +380,12 @@ class Dispatcher(Service):
                     pass  # reported twice
                 case TaskDone() if job.suspects:  # the suspect chunk succeeded: do the others
                     await self._release_claim(job)
-                case TaskDone(audio_seconds=seconds, warnings=warnings):
+                case TaskDone(audio_seconds=seconds, warnings=warnings, tracks=tracks):
                     loaded = self._models.get(worker)
                     if loaded and loaded.warning:
                         warnings = (MediaWarning(WarningKind.OTHER, loaded.warning), *warnings)
                     await self._ledger.mark_transcribed(
-                        job.id, job.token, audio_seconds=seconds, warnings=warnings
+                        job.id, job.token, audio_seconds=seconds, warnings=warnings, tracks=tracks
                     )
                     await self._end_transcribed(
                         job, frozenset(warning.kind for warning in warnings)

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from speakeasyd.domain.job import EndedJob, Job
 from speakeasyd.domain.naming import propose_names
+from speakeasyd.domain.tracks import split_transcript
 from speakeasyd.domain.transcript import Artifact, OwnFile, Transcript, WarningKind
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
@@ -40,7 +41,7 @@ class Publisher:
         files = await asyncio.to_thread(_render_formats, transcript, job.options.formats)
         own = await self._ledger.own_files(job.id)
         artifacts = await self._reserve_artifacts(job, outbox, transcript, files, own)
-        new = {artifact.path: files[artifact.format] for artifact in artifacts}
+        new = dict(zip([artifact.path for artifact in artifacts], files.values(), strict=True))
         await self._outboxes.call_outbox(
             job.inbox, outbox.write_files, new, replacing=_hashes_by_path(outbox, own)
         )
@@ -116,17 +117,26 @@ def _build_ended_job(
 
 
 def _render_formats(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:
-    """Return the files by format. json is last: when it appears, the others exist."""
+    """Return the files by ending: `srt`, or `eng.srt` where tracks have their own transcripts.
+
+    json is last: when it appears, the others exist.
+    """
+    parts = split_transcript(transcript)
     return {
-        ending: render_file(transcript, ending)
-        for ending in sorted(set(formats), key=lambda name: (name == "json", name))
+        f"{label}.{name}" if label else name: render_file(part, name)
+        for name in sorted(set(formats), key=lambda name: (name == "json", name))
+        for label, part in parts.items()
     }
 
 
 def _build_artifact(outbox: Outbox, path: str, ending: str, data: bytes) -> Artifact:
     digest = hashlib.sha256(data).hexdigest()
     return Artifact(
-        format=ending, outbox=str(outbox.path), path=path, sha256=digest, bytes=len(data)
+        format=ending.rpartition(".")[2],
+        outbox=str(outbox.path),
+        path=path,
+        sha256=digest,
+        bytes=len(data),
     )
 
 

@@ -14,7 +14,7 @@ from speakeasyd.clock import SystemClock
 from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.job import Job, NewJob, Signature
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment
+from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, TranscribedTrack
 from speakeasyd.durable import TEMPORARY
 from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
 from speakeasyd.events import EventHub
@@ -100,13 +100,14 @@ class Workshop:
         text: str = " It is done.",
         options: Options | None = None,
         warnings: tuple[MediaWarning, ...] = (),
+        tracks: tuple[TranscribedTrack, ...] = (),
     ) -> list[Job]:
         """Files that are in the inbox become jobs whose chunks are all committed, claimed by this boot."""
         wanted = [new_job(self.place, path, options or Options(formats=FORMATS)) for path in paths]
         added = {one.job_id for one in await self.ledger.add_jobs(wanted)}
         jobs = [job for job in await self.claimed() if job.id in added]
         for job in jobs:
-            await self.transcribed(job, text, *warnings)
+            await self.transcribed(job, text, *warnings, tracks=tracks)
         return jobs
 
     async def claimed(self) -> list[Job]:
@@ -115,13 +116,25 @@ class Workshop:
             jobs += some
         return jobs
 
-    async def transcribed(self, job: Job, text: str, *warnings: MediaWarning) -> None:
-        segment = Segment(0.0, 2.0, text, -0.2, 1.1, 0.01)
-        await self.ledger.store_chunks([(job.id, job.token, Chunk(0, 0.0, 2.0, (segment,)))])
+    async def transcribed(
+        self,
+        job: Job,
+        text: str,
+        *warnings: MediaWarning,
+        tracks: tuple[TranscribedTrack, ...] = (),
+    ) -> None:
+        """Each track says the text and its number."""
+        spoken = [(track.number, f"{text} {track.number}") for track in tracks] or [(None, text)]
+        for index, (number, words) in enumerate(spoken):
+            segment = Segment(0.0, 2.0, words, -0.2, 1.1, 0.01, track=number)
+            chunk = Chunk(index, 0.0, 2.0, (segment,), track=number)
+            await self.ledger.store_chunks([(job.id, job.token, chunk)])
         await self.ledger.update_claimed_job(
             job.id, job.token, language="en", model="tiny.en", device="cpu"
         )
-        await self.ledger.mark_transcribed(job.id, job.token, audio_seconds=2.0, warnings=warnings)
+        await self.ledger.mark_transcribed(
+            job.id, job.token, audio_seconds=2.0, warnings=warnings, tracks=tracks
+        )
 
     async def statuses(self) -> dict[str, str]:
         rows = await self.ledger.query_rows("SELECT path, status FROM job_status ORDER BY job_id")

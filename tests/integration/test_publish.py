@@ -11,6 +11,7 @@ import pytest
 
 from speakeasyd.domain.job import EndedJob
 from speakeasyd.domain.options import Options
+from speakeasyd.domain.transcript import TranscribedTrack
 from speakeasyd.errors import ClaimLost, ErrorCode, FileFault, OutboxUnavailable
 from speakeasyd.events import Event, Subscription
 from speakeasyd.outbox.publish import Outbox
@@ -360,3 +361,55 @@ async def test_the_archive_may_be_on_another_filesystem(tmp_path: Path) -> None:
         for path in sorted(other.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         other.rmdir()
+
+
+async def test_each_track_has_artifacts_of_its_own(place: Place) -> None:
+    for name in ("film.mkv", "film.mp4", "talk.mkv"):
+        place.drop(name)
+    tracks = (TranscribedTrack(1, "eng"), TranscribedTrack(2, "", "Second"))
+    options = Options(formats=("json", "srt"))
+    async with workshop(place) as shop:
+        for name in ("film.mkv", "film.mp4"):
+            [job] = await shop.ready(name, options=options, tracks=tracks)
+            await shop.publisher.publish_job(job)
+        [plain] = await shop.ready("talk.mkv", options=options)
+        await shop.publisher.publish_job(plain)
+        query = "SELECT format, path FROM artifacts WHERE job_id = 1 ORDER BY id"
+        rows = [tuple(row.values()) for row in await shop.ledger.query_rows(query)]
+        [text] = await shop.ledger.query_rows("SELECT text FROM transcript_text WHERE job_id = 1")
+        spoken = await shop.ledger.query_rows("SELECT track FROM segments_text WHERE job_id = 1")
+    assert rows == [
+        ("srt", "film.eng.srt"),
+        ("srt", "film.2.srt"),
+        ("json", "film.eng.json"),
+        ("json", "film.2.json"),
+    ]
+    written = place.written()
+    assert set(written) == {path for _, path in rows} | {
+        *("film.mp4.eng.srt", "film.mp4.2.srt", "film.mp4.eng.json", "film.mp4.2.json"),
+        *("talk.srt", "talk.json"),
+    }
+    assert "It is done. 1\n" in written["film.eng.srt"]
+    assert "It is done. 2\n" in written["film.2.srt"]
+    document = json.loads(written["film.2.json"])
+    assert document["track"] == {"number": 2, "language": None, "title": "Second"}
+    assert [segment["track"] for segment in document["segments"]] == [2]
+    assert json.loads(written["talk.json"])["track"] is None
+    assert text["text"] == "It is done. 1 It is done. 2"
+    assert [row["track"] for row in spoken] == [1, 2]
+
+
+async def test_a_retry_without_tracks_removes_their_artifacts(place: Place) -> None:
+    place.drop("film.mkv")
+    tracks = (TranscribedTrack(1, "eng"), TranscribedTrack(2))
+    options = Options(formats=("srt",))
+    async with workshop(place) as shop:
+        [job] = await shop.ready("film.mkv", options=options, tracks=tracks)
+        await shop.publisher.publish_job(job)
+        await shop.ledger.retry_jobs(ids=[job.id])
+        [again] = await shop.claimed()
+        await shop.transcribed(again, " Once more.")
+        kept = await shop.ledger.load_transcript(job.id)
+        assert kept.tracks == tracks, "until the new text is whole, the old one is current"
+        await shop.publisher.publish_job(again)
+    assert list(place.written()) == ["film.srt"]

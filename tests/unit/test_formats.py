@@ -117,6 +117,7 @@ def test_json_has_everything() -> None:
         "job_id",
         "source",
         "language",
+        "track",
         "model",
         "audio_seconds",
         "created_at",
@@ -139,6 +140,7 @@ def test_json_has_everything() -> None:
         "no_speech_prob": 0.012,
         "channel": None,
         "language": None,
+        "track": None,
         "words": [
             {"start": 0.0, "end": 1.0, "text": " Buy", "probability": 0.5},
             {"start": 1.0, "end": 2.5, "text": " milk,", "probability": 0.75},

@@ -12,6 +12,7 @@ from speakeasyd.domain.language_codes import NAMES, find_code
         ("zh-Hant-TW", "zh"),
         ("Haitian Creole", "ht"), ("cantonese", "yue"), ("yue", "yue"), ("ger", "de"), ("deu", "de"), ("Farsi", "fa"),
         ("nb-NO", "no"), (" French ", "fr"), ("Portuguese (Brazil)", "pt"), ("iw", "he"), ("Mandarin", "zh"),
+        ("srp", "sr"), ("ice", "is"), ("isl", "is"), ("cym", "cy"), ("vie", "vi"), ("may", "ms"),
         ("xx", None), ("", None), ("Klingon", None), ("english and german", None),
     ],
 )  # fmt: skip

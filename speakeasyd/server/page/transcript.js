@@ -53,7 +53,7 @@ export function transcript(audio) {
     const pieces = [...told.segments, ...told.gaps.map((gap) => ({ ...gap, gap: true }))].sort(
       (one, other) => one.start - other.start,
     );
-    const keys = pieces.map((piece) => `${piece.start} ${piece.end} ${piece.channel} ${piece.text}`),
+    const keys = pieces.map((piece) => `${piece.start} ${piece.end} ${piece.track} ${piece.channel} ${piece.text}`),
       wanted = new Set(keys);
     for (const [key, { node }] of lines) if (!wanted.has(key) && lines.delete(key)) node.remove();
     for (let from = 0; from < pieces.length; from += AT_ONCE) {
@@ -130,7 +130,7 @@ function segment(piece) {
     node: h("span", { "data-at": start, class: probability < UNSURE ? "low" : null }, text.trimStart()),
   }));
   const spaced = words.map(({ node }, number) => [/^\s/.test(said[number].text) ? " " : "", node]);
-  return { words, node: h("p", {}, time(piece.start), h("span", { class: "words" }, speaker(piece.channel), spaced)) };
+  return { words, node: h("p", {}, time(piece.start), h("span", { class: "words" }, speaker(piece), spaced)) };
 }
 
 const gap = ({ start, end }) => ({
@@ -145,10 +145,12 @@ const time = (at) =>
     clock(at),
   );
 
-function speaker(channel) {
-  return channel === null || channel === undefined
-    ? null
-    : h("b", {}, ["Left:", "Right:"][channel] ?? `Channel ${channel + 1}:`);
+function speaker({ track, channel }) {
+  const names = [
+    track && `Track ${track}`,
+    typeof channel === "number" && (["Left", "Right"][channel] ?? `Channel ${channel + 1}`),
+  ].filter(Boolean);
+  return names.length ? h("b", {}, `${names.join(", ")}:`) : null;
 }
 
 /** How many of them begin by then. By halving: they are in order, and there may be a hundred thousand. */
