@@ -139,8 +139,8 @@ def test_a_wrong_command_or_option_is_told_and_costs_2(desk: Desk) -> None:
 
 def test_an_expected_error_is_a_sentence_and_a_hint(desk: Desk) -> None:
     assert desk.asks("jobs") == 2
-    assert desk.err.startswith("speakeasyd: cannot read the ledger")
-    assert "Is the state folder the right one?" in desk.err
+    assert desk.err.startswith("speakeasyd: there is no ledger")
+    assert "Is the state folder right?" in desk.err
     assert "Traceback" not in desk.err
 
 
@@ -158,7 +158,7 @@ def test_a_defect_leaves_a_file_and_costs_3(
         raise ZeroDivisionError("a defect made for this test")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(status, "take", broken)
+    monkeypatch.setattr(status, "take_snapshot", broken)
     assert desk.asks("status") == 3
     assert "Traceback" not in desk.err
     [file] = tmp_path.glob("speakeasyd-defect-*.log")
@@ -170,7 +170,7 @@ def test_ctrl_c_costs_130(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(_state: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(status, "take", interrupted)
+    monkeypatch.setattr(status, "take_snapshot", interrupted)
     assert desk.asks("status") == 130
 
 
@@ -276,7 +276,7 @@ def test_sql(ledger: Desk) -> None:
     assert ledger.asks("sql", "SELECT 1 WHERE 0") == 0
     assert "no rows" in ledger.out
     assert ledger.asks("sql", "DELETE FROM jobs") == 2
-    assert "more than to read" in ledger.err
+    assert "more than read" in ledger.err
     assert ledger.asks("sql", "SELEC") == 2
     assert len(ledger.gets("jobs")) == 4
 

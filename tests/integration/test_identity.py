@@ -185,7 +185,7 @@ def test_a_file_without_permission_is_denied_to_a_user(tmp_path: Path) -> None:
         root = Path(sys.argv[1])
         signature = Signature.of((root / "a.wav").stat())
         os.setuid(65534)
-        print(file_identity.digest(root, b"a.wav", signature, stopped=lambda: False).name)
+        print(file_identity.hash_file(root, b"a.wav", signature, stopped=lambda: False).name)
     """
     inbox = tmp_path / "inbox"
     inbox.mkdir()

@@ -20,15 +20,15 @@ PERSON = """
 import asyncio, sys
 from pathlib import Path
 from speakeasyd.clock import SystemClock
-from speakeasyd.events import Hub
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 
 async def main():
-    ledger = await Ledger.open(Path(sys.argv[1]), clock=SystemClock(), hub=Hub())
+    ledger = await Ledger.open(Path(sys.argv[1]), clock=SystemClock(), hub=EventHub())
     for _ in range(20):
-        await ledger.retry(where="status = 'failed'")
-        await ledger.cancel([1])
-        await ledger.retry(ids=[1])
+        await ledger.retry_jobs(where="status = 'failed'")
+        await ledger.cancel_jobs([1])
+        await ledger.retry_jobs(ids=[1])
     await ledger.close()
 
 asyncio.run(main())
@@ -38,23 +38,23 @@ DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from speakeasyd.clock import SystemClock
-from speakeasyd.events import Hub
+from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from tests.ledgers import a_chunk, a_file, finish
 
 async def work(ledger, worker):
     for number in range(1000):
-        [added] = await ledger.add([a_file(f"{sys.argv[2]} {worker} {number}.wav")])
+        [added] = await ledger.add_jobs([a_file(f"{sys.argv[2]} {worker} {number}.wav")])
         print("added", added.job_id, flush=True)
-        for job in await ledger.claim(1):
-            await ledger.record([(job.id, job.token, a_chunk(0, " One"))])
+        for job in await ledger.claim_jobs(1):
+            await ledger.store_chunks([(job.id, job.token, a_chunk(0, " One"))])
             print("chunk", job.id, flush=True)
             await finish(ledger, job, " One", " two.")
             print("completed", job.id, flush=True)
 
 async def main():
-    ledger = await Ledger.open(Path(sys.argv[1]), clock=SystemClock(), hub=Hub(), boot_id=sys.argv[2])
-    await ledger.recover()
+    ledger = await Ledger.open(Path(sys.argv[1]), clock=SystemClock(), hub=EventHub(), boot_id=sys.argv[2])
+    await ledger.release_stale_claims()
     await asyncio.gather(*(work(ledger, worker) for worker in range(3)))
 
 asyncio.run(main())

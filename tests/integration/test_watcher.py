@@ -265,12 +265,12 @@ def test_a_system_without_watches_left_says_how_to_get_more(
         import sys
         from pathlib import Path
         from speakeasyd.config import WatchSettings
-        from speakeasyd.inbox.rules import Rules
+        from speakeasyd.inbox.rules import InboxRules
         from speakeasyd.inbox.watcher import Watcher
         Path(f"/proc/sys/user/max_inotify_{sys.argv[2]}").write_text("3" if sys.argv[2] == "watches" else "0")
-        watcher = Watcher(root=Path(sys.argv[1]), rules=Rules(WatchSettings()), main_loop=None, on_news=None)
-        print(watcher.arm(), "; healthy:", watcher.healthy())
-        watcher.disarm()
+        watcher = Watcher(root=Path(sys.argv[1]), rules=InboxRules(WatchSettings()), main_loop=None, on_news=None)
+        print(watcher.start_watching(), "; healthy:", watcher.is_healthy())
+        watcher.stop_watching()
     """
     command = [
         "unshare",
