@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ import pytest
 
 from speakeasyd.clock import Clock, SystemClock
 from speakeasyd.config import InboxSettings, Settings, WatchSettings
-from speakeasyd.domain.debounce import OpenFile
-from speakeasyd.domain.job import NewJob
+from speakeasyd.domain.debounce import AccessProblem, OpenFile
+from speakeasyd.domain.job import NewJob, Signature
 from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.events import EventHub
+from speakeasyd.inbox import file_identity
 from speakeasyd.inbox.watcher import Watcher
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
@@ -133,8 +134,11 @@ async def running(root: Path, **settings: Any) -> AsyncIterator[Place]:
 
 @asynccontextmanager
 async def by_hand(root: Path, **settings: Any) -> AsyncIterator[Place]:
-    async with place(root, clock=ManualClock(), **settings) as here:
-        yield here
+    with pytest.MonkeyPatch.context() as patch:
+        # the real time since a change counts for nothing: the manual clock alone decides
+        patch.setattr(file_identity, "find_local_device", lambda _root: None)
+        async with place(root, clock=ManualClock(), **settings) as here:
+            yield here
 
 
 class Through:
@@ -280,15 +284,29 @@ async def test_a_file_that_goes_before_it_settles_is_forgotten(tmp_path: Path) -
         assert await here.jobs() == []
 
 
-async def test_a_file_that_changes_while_it_is_read_settles_anew(tmp_path: Path) -> None:
+async def test_a_file_that_changes_while_it_is_read_settles_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = file_identity.hash_file
+    changes: list[int] = []
+
+    def hash_and_change(
+        root: Path, path: bytes, expected: Signature, *, stopped: Callable[[], bool]
+    ) -> str | AccessProblem:
+        def change_once() -> bool:  # called after each block that is read
+            if not changes:
+                with file.open("r+b") as other:
+                    changes.append(other.write(b"x"))
+            return stopped()
+
+        return real(root, path, expected, stopped=change_once)
+
+    monkeypatch.setattr(file_identity, "hash_file", hash_and_change)
     async with by_hand(tmp_path) as here:
-        file = here.put("a.wav", bytes(100 * 1024 * 1024))
+        file = here.put("a.wav", bytes(100))
         await here.turn()
-        turn = asyncio.create_task(here.turn(2))
-        await eventually(lambda: here.admission._workers, "the reading")
-        with file.open("r+b") as other:
-            other.write(b"x")
-        await turn
+        await here.turn(2)
+        assert changes
         assert await here.jobs() == []
         await here.turn(2)
         assert await here.jobs() == []
@@ -581,7 +599,7 @@ async def test_events_lost_while_a_scan_runs_bring_another_scan(tmp_path: Path) 
     class Busy(Through):
         scans = 0
 
-        async def unknown(self, *about: Any) -> object:
+        async def find_unknown_files(self, *about: Any) -> object:
             self.scans += 1
             if self.scans == 1:
                 logging.getLogger("watchdog").warning(
@@ -628,7 +646,7 @@ class FullDisk(Through):
 
     full = True
 
-    async def add(self, jobs: list[NewJob], **more: Any) -> object:
+    async def add_jobs(self, jobs: list[NewJob], **more: Any) -> object:
         if self.full:
             raise LedgerUnwritable("the disk is full")
         return await self._ledger.add_jobs(jobs, **more)
