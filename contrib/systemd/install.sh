@@ -145,8 +145,6 @@ for folder in "${inboxes[@]}" "${outboxes[@]}"; do
     grep -qsF "\"$folder\"" "$config" || echo "Name $folder in $config, then: systemctl restart speakeasyd"
 done
 
-[ -x /bin/kill ] || echo "systemctl reload speakeasyd needs /bin/kill; on Debian and Ubuntu: apt install procps"
-
 cat <<'DONE'
 
 speakeasyd runs. Drop audio into its inbox, /srv/speakeasyd/inbox if no other was named. People who may do so belong to the group speakeasyd:

@@ -103,3 +103,9 @@ def test_the_unit_is_what_systemd_accepts(tmp_path: Path) -> None:
         ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
     )
     assert "speakeasyd.service" not in done.stderr, done.stderr
+
+
+def test_the_unit_needs_no_program_of_its_own_and_lets_workers_leave() -> None:
+    unit = (CONTRIB / "systemd" / "speakeasyd.service").read_text()
+    assert "/bin/kill" not in unit
+    assert "KillMode=control-group" in unit  # "mixed" kills the last helper process
