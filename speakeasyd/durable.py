@@ -4,10 +4,8 @@ import errno
 import os
 import re
 import secrets
-import shutil
-import stat
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -98,40 +96,6 @@ def make_folders(folder: Path) -> None:
         except FileExistsError as error:  # it is not a folder: a retry would not help
             raise NotADirectoryError(errno.ENOTDIR, "not a folder", str(path)) from error
         sync_folder(path.parent)
-
-
-def copy_durably(source: Path, target: Path) -> None:
-    """Copy a file with its times to a free name on another filesystem. Raises OSError."""
-    with create_draft(target.parent) as (path, file):
-        with source.open("rb") as original:
-            shutil.copyfileobj(original, file, 1024 * 1024)
-        sync_file(file)
-        file.close()
-        with suppress(OSError):  # not every filesystem stores times and modes
-            shutil.copystat(source, path)
-        path.rename(target)
-    sync_folder(target.parent)
-
-
-def remove_drafts(root: Path) -> None:
-    """Remove the temporary files below a folder that were left over by a crash."""
-    for path in _list_files(root):
-        if TEMPORARY.fullmatch(path.name):
-            path.unlink(missing_ok=True)
-
-
-def _list_files(root: Path) -> Iterable[Path]:
-    for folder, _, names in os.walk(root):  # does not follow links
-        for name in names:
-            yield Path(folder, name)
-
-
-def is_regular_file(path: Path) -> bool:
-    """Return whether `path` is a regular file. A link to a file is not."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
 
 
 def to_long_path(path: str, *, platform: str = sys.platform) -> str:

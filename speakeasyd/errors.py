@@ -30,6 +30,8 @@ class ErrorCode(StrEnum):
     """The file was removed before it could be read."""
     SOURCE_REPLACED = "source_replaced"
     """The file was replaced before this version was finished; the new version is another job."""
+    SOURCE_LINKED = "source_linked"
+    """A link is at the place of the file or of a folder above it. Links are not followed."""
     SOURCE_UNREADABLE = "source_unreadable"
     """The system refused to open the file: permissions, a lock, or a failing disk."""
     MODEL_UNAVAILABLE = "model_unavailable"

@@ -31,6 +31,7 @@ else:
     _CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
+_HAS_PROC = sys.platform == "linux" and os.path.isdir("/proc/self/fd")  # noqa: PTH112
 _UNSAFE_PARTS = frozenset({"", ".", ".."})
 _NO_HARD_LINKS = frozenset(
     {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
@@ -47,6 +48,13 @@ class LinkRefused(OSError):
         super().__init__(
             errno.ELOOP, "a link, which may lead elsewhere, is not followed", str(path)
         )
+
+
+class NotRegular(FileNotFoundError):
+    """There is no regular file of that name, but something else: a folder, a pipe, a device."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ENOENT, "not a regular file", str(path))
 
 
 class FolderHandle:
@@ -150,6 +158,21 @@ class FolderHandle:
         self._check(name)
         os.rmdir(self._resolve(name), dir_fd=self._descriptor)
 
+    def scan(self) -> "Iterator[os.DirEntry[str]]":
+        """The entries of this folder. Their `path` is a whole path on Windows only."""
+        with os.scandir(self.path if self._descriptor is None else self._descriptor) as entries:
+            yield from entries
+
+    def list_kinds(self) -> tuple[list[str], list[str]]:
+        """The names of folders, and of everything else. None where the folder cannot be read."""
+        folders: list[str] = []
+        others: list[str] = []
+        with suppress(OSError):
+            for entry in self.scan():
+                is_folder = entry.is_dir(follow_symlinks=False)
+                (folders if is_folder else others).append(entry.name)
+        return folders, others
+
     def names(self) -> list[str]:
         return os.listdir(self.path if self._descriptor is None else self._descriptor)  # noqa: PTH208
 
@@ -179,7 +202,7 @@ class FolderHandle:
         if is_link(before):
             raise LinkRefused(path)
         if not stat.S_ISREG(before.st_mode):
-            raise FileNotFoundError(errno.ENOENT, "no regular file", str(path))
+            raise NotRegular(path)
         try:
             file = FileIO(os.open(self._resolve(name), READ_FLAGS, dir_fd=self._descriptor), "r")
         except OSError as error:
@@ -294,6 +317,13 @@ class FolderHandle:
 
     # --- private
 
+    def path_to_open(self, name: str) -> Path:
+        """A path for calls that take no descriptor. On Linux it starts at this open folder."""
+        self._check(name)
+        if self._descriptor is None or not _HAS_PROC:
+            return self.path / name
+        return Path(f"/proc/self/fd/{self._descriptor}", name)
+
     def _resolve(self, name: str) -> str:
         """Return the path for a system call: relative to the descriptor; on Windows absolute."""
         return name if self._descriptor is not None else str(self.path / name)
@@ -325,6 +355,26 @@ def stat_below(root: Path, path: str | bytes) -> os.stat_result:
     *above, name = split_path(path)
     with FolderHandle.open(root, "/".join(above)) as folder:
         return folder.stat(name)
+
+
+def walk_folders(root: Path) -> Iterator[tuple[FolderHandle, list[str]]]:
+    """Each folder from `root` downward, open, with the names of what is in it that is no folder.
+
+    Follows no link. Leaves out folders that cannot be opened; raises OSError for `root` alone.
+    """
+    with FolderHandle.open(root) as top:
+        pending = [""]
+        while pending:
+            relative = pending.pop()
+            try:
+                folder = top.open_below(relative)
+            except OSError:
+                continue
+            with folder:
+                folders, names = folder.list_kinds()
+                below = f"{relative}/" if relative else ""
+                pending += [below + name for name in folders]
+                yield folder, names
 
 
 def split_path(path: str | bytes, *, empty_allowed: bool = False) -> list[str]:

@@ -28,6 +28,7 @@ WHAT_TO_DO: Mapping[ErrorCode, str] = {
         "The file was moved or deleted before its job started. Drop it again."
     ),
     ErrorCode.SOURCE_REPLACED: "Nothing to do: the newer version of the file is another job.",
+    ErrorCode.SOURCE_LINKED: "Put the file itself into the inbox, not a link to it; then retry.",
     ErrorCode.SOURCE_UNREADABLE: (
         "Give the daemon's user permission to read the file, close the program that locks it, or "
         "check the disk. Then retry."

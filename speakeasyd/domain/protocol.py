@@ -51,6 +51,8 @@ class Task:
     """
     languages: Mapping[int, str] = field(default_factory=dict)
     """Language at the end of the committed chunks, by index."""
+    root: str = ""
+    """A folder above `path` to which others may write: below it no link is followed. Empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

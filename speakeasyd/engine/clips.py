@@ -89,7 +89,7 @@ def read_clips(
     """Clips in order, pauses between them, `EndOfFile` at the end. Raises `FileFault` if the file is at fault."""
     split = task.options.channels == "split"
     with (
-        MediaFile(task.path, task.signature, task.sha256) as source,
+        MediaFile(task.path, task.signature, task.sha256, root=task.root) as source,
         closing(
             Audio(
                 source,

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import stat
-import sys
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
@@ -11,12 +10,7 @@ from typing import Self
 
 from speakeasyd.domain.job import Signature
 from speakeasyd.errors import ErrorCode, FileFault
-
-if sys.platform == "win32":
-    _FLAGS = os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT
-else:
-    # A symlink may point outside the inbox, and opening a FIFO would block until it has a writer.
-    _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+from speakeasyd.safe_open import LinkRefused, NotRegular, open_below, stat_below
 
 
 class MediaFile:
@@ -26,14 +20,29 @@ class MediaFile:
     `sha256`, also if it is another version; a new signature with equal bytes is accepted.
     """
 
-    def __init__(self, path: str, expected: Signature | None = None, sha256: str = "") -> None:
-        self._path = Path(path)
+    def __init__(
+        self,
+        path: str,
+        expected: Signature | None = None,
+        sha256: str = "",
+        *,
+        root: str = "",
+    ) -> None:
+        """`root`: see `Task.root`."""
+        self._root = Path(root) if root else Path(path).parent
+        self._below = Path(path).relative_to(self._root).as_posix()
         self._sha256 = sha256
         try:
             self._expected = expected or self._read_signature()
-            self.file = _open_file(self._path)
+            self.file = self._open_file()
+        except NotRegular as error:
+            raise FileFault(ErrorCode.SOURCE_UNREADABLE, "not a regular file") from error
         except FileNotFoundError as error:
             raise FileFault(ErrorCode.SOURCE_MISSING, "the file is gone") from error
+        except LinkRefused as error:
+            raise FileFault(
+                ErrorCode.SOURCE_LINKED, "a link is in its place, which is not followed"
+            ) from error
         except OSError as error:
             raise FileFault(
                 ErrorCode.SOURCE_UNREADABLE, f"the file cannot be opened: {error.strerror}"
@@ -68,10 +77,13 @@ class MediaFile:
             raise FileFault(ErrorCode.SOURCE_REPLACED, "the file has changed since it was admitted")
 
     def _read_signature(self) -> Signature:
-        return Signature.of(self._path.stat(follow_symlinks=False))
+        return Signature.of(stat_below(self._root, self._below))
+
+    def _open_file(self) -> BufferedReader:
+        return BufferedReader(open_below(self._root, self._below))
 
     def _hash_bytes(self) -> str:
-        with _open_file(self._path) as file:
+        with self._open_file() as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def __enter__(self) -> Self:
@@ -84,7 +96,3 @@ class MediaFile:
         trace: TracebackType | None,
     ) -> None:
         self.file.close()
-
-
-def _open_file(path: Path) -> BufferedReader:
-    return os.fdopen(os.open(path, _FLAGS), "rb")

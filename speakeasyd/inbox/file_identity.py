@@ -6,24 +6,20 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
+from typing import Self
 
 from speakeasyd import openness
 from speakeasyd.domain.debounce import AccessProblem, Observation, OpenFile
 from speakeasyd.domain.job import Signature
 from speakeasyd.domain.presets import SIDECAR_BYTES, SIDECAR_ENDING, sidecar_error
-from speakeasyd.inbox.paths import join_path, leads_outside
 from speakeasyd.mounts import SILENT, find_filesystem_type
+from speakeasyd.safe_open import FolderHandle, open_below
 
 BLOCK = 1024 * 1024  # bytes read at a time
-
-if sys.platform == "win32":
-    _FLAGS = os.O_RDONLY | os.O_BINARY | os.O_NOINHERIT | os.O_SEQUENTIAL
-else:
-    _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 _SHARING_VIOLATIONS = frozenset(
     {32, 33}
@@ -40,16 +36,53 @@ def find_local_device(root: Path) -> int | None:
     return None
 
 
+class LastFolder:
+    """Keeps the folder that was used last open: files are mostly observed folder by folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._relative: bytes | None = None
+        self._folder: FolderHandle | None = None
+
+    def open_folder(self, relative: bytes) -> FolderHandle:
+        """A folder below the root. Raises LinkRefused or another OSError."""
+        if self._folder is None or relative != self._relative:
+            self.close()
+            self._folder = FolderHandle.open(self._root, relative)
+            self._relative = relative
+        return self._folder
+
+    def close(self) -> None:
+        folder, self._folder = self._folder, None
+        if folder:
+            folder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+
 def observe_file(root: Path, path: bytes, *, own: int | None = None) -> Observation | AccessProblem:
-    """The state of a file, relative to the inbox, and of its sidecar. Opens nothing. `own`: see `find_local_device`."""
-    place = join_path(root, path)
+    """The state of a file, relative to the inbox, and of its sidecar. `own`: see `find_local_device`."""
+    with LastFolder(root) as folders:
+        return observe_file_in(folders, path, own=own)
+
+
+def observe_file_in(
+    folders: LastFolder, path: bytes, *, own: int | None
+) -> Observation | AccessProblem:
+    """The same, of one of many files."""
+    above, _, name = path.rpartition(b"/")
     try:
-        file = os.lstat(place)
+        folder = folders.open_folder(above)
+        file = folder.stat(os.fsdecode(name))
     except OSError as error:
         return _classify_error(error)
     if not stat.S_ISREG(file.st_mode):
         return AccessProblem.GONE
-    sidecar = _stat_sidecar(place)
+    sidecar = _stat_sidecar(folder, os.fsdecode(name))
     changed = max(one.st_ctime for one in (file, sidecar) if one)
     return Observation(
         Signature.of(file),
@@ -63,7 +96,7 @@ def hash_file(
 ) -> str | AccessProblem:
     """The SHA-256, in hex, of the bytes that `expected` is about. Once `stopped`, it ends early and says CHANGED."""
     try:
-        with _open_regular_file(root, path) as file:
+        with open_below(root, path) as file:
             sha256 = hashlib.sha256()
             block = memoryview(bytearray(min(BLOCK, expected.size + 1)))
             left = expected.size
@@ -80,7 +113,12 @@ def hash_file(
 
 def find_holder(root: Path, path: bytes) -> OpenFile | None:
     """Who has the file open for writing; None if nobody has, or it cannot be known."""
-    return openness.find_holder(join_path(root, path))
+    above, _, name = path.rpartition(b"/")
+    try:
+        with FolderHandle.open(root, above) as folder:
+            return openness.find_holder(folder.path_to_open(os.fsdecode(name)))
+    except OSError:  # it is gone, or there is a link on the way
+        return None
 
 
 def may_go_on(root: Path, path: bytes, expected: Signature, sha256: str) -> bool:
@@ -105,7 +143,7 @@ def read_sidecar(root: Path, path: bytes, expected: Signature) -> bytes | Access
     if expected.size > SIDECAR_BYTES:
         raise sidecar_error(f"it has {expected.size} bytes; {SIDECAR_BYTES} are allowed")
     try:
-        with _open_regular_file(root, path + SIDECAR_ENDING.encode()) as file:
+        with open_below(root, path + SIDECAR_ENDING.encode()) as file:
             data = file.read(SIDECAR_BYTES + 1)
             return data if _read_signature(file) == expected else AccessProblem.CHANGED
     except OSError as error:
@@ -117,23 +155,13 @@ def read_sidecar(root: Path, path: bytes, expected: Signature) -> bytes | Access
         raise sidecar_error(trouble.value) from error
 
 
-@contextmanager
-def _open_regular_file(root: Path, path: bytes) -> Iterator[FileIO]:
-    """A regular file below `root`, opened without following a link and without waiting for whoever has it."""
-    place = join_path(root, path)
-    with FileIO(place, opener=lambda name, _flags: os.open(name, _FLAGS)) as file:
-        if leads_outside(root, path) or not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise FileNotFoundError(errno.ENOENT, "not a file of this inbox", place)
-        yield file
-
-
 def _read_signature(file: FileIO) -> Signature:
     return Signature.of(os.fstat(file.fileno()))
 
 
-def _stat_sidecar(place: bytes) -> os.stat_result | None:
+def _stat_sidecar(folder: FolderHandle, name: str) -> os.stat_result | None:
     try:
-        sidecar = os.lstat(place + SIDECAR_ENDING.encode())
+        sidecar = folder.stat(name + SIDECAR_ENDING)
     except OSError:  # there is none; or the name would be too long for one
         return None
     return sidecar if stat.S_ISREG(sidecar.st_mode) else None

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from speakeasyd.domain.job import Sighting, Signature
 from speakeasyd.errors import SpeakeasyError
-from speakeasyd.inbox.paths import join_path, leads_outside
 from speakeasyd.inbox.rules import InboxRules
-from speakeasyd.safe_open import is_link
+from speakeasyd.safe_open import FolderHandle, LinkRefused
 
 OnUntaken = Callable[[bytes], None]  # a path relative to the inbox
 OnError = Callable[
@@ -31,28 +30,23 @@ def scan_inbox(
 ) -> Iterator[Sighting]:
     """The files below `root`, or below one folder in it, that the rules let through, as they come.
 
-    Blocks: iterate over it in a thread. Never follows a symlink and never opens anything. A folder or file that cannot
+    Blocks: iterate over it in a thread. Never follows a link and opens folders alone. A folder or file that cannot
     be read is told to `on_error`, one that vanishes meanwhile is left out. A file that is left out for its extension
     alone, and what is not a regular file, is told to `on_untaken`. Raises InboxMissing.
     """
-    if folder and not _is_scanned_folder(root, folder, rules):
+    if folder and rules.why_folder_ignored(folder):
         return
     folders = [folder]
     while folders:
         place = folders.pop()
         try:
-            with os.scandir(os.fsdecode(join_path(root, place))) as entries:
-                for entry in entries:
-                    path = (
-                        b"%s/%s" % (place, os.fsencode(entry.name))
-                        if place
-                        else os.fsencode(entry.name)
-                    )
+            with FolderHandle.open(root, place) as handle:
+                for entry in handle.scan():
+                    name = os.fsencode(entry.name)
+                    path = b"%s/%s" % (place, name) if place else name
                     try:
                         if entry.is_dir(follow_symlinks=False):
-                            if not rules.why_folder_ignored(path) and not is_link(
-                                os.lstat(entry.path)
-                            ):
+                            if not rules.why_folder_ignored(path):
                                 folders.append(path)
                         elif not _is_left_out(entry, rules):
                             yield Sighting(path, Signature.of(_stat_entry(entry)))
@@ -67,22 +61,12 @@ def scan_inbox(
         except OSError as error:
             if not place:
                 raise InboxMissing(f"the inbox {root} cannot be read: {error.strerror}") from error
-            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            if not isinstance(error, FileNotFoundError | NotADirectoryError | LinkRefused):
                 on_error(place, error)
 
 
 def _is_left_out(entry: "os.DirEntry[str]", rules: InboxRules) -> bool:
     return bool(rules.why_name_ignored(entry.name)) or not entry.is_file(follow_symlinks=False)
-
-
-def _is_scanned_folder(root: Path, folder: bytes, rules: InboxRules) -> bool:
-    """Whether a scan from the top would come to this folder."""
-    try:
-        return not rules.why_folder_ignored(folder) and not leads_outside(root, folder)
-    except (
-        OSError
-    ):  # it is gone; should the inbox be gone as well, the next scan of it all will say so
-        return False
 
 
 def _stat_entry(entry: "os.DirEntry[str]") -> os.stat_result:

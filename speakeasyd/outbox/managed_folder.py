@@ -2,12 +2,14 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from speakeasyd.durable import make_folders, remove_drafts, to_long_path
-from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
+from speakeasyd.durable import TEMPORARY, make_folders, to_long_path
+from speakeasyd.errors import FileFault, OutboxUnavailable
 from speakeasyd.mounts import find_mount_point
 from speakeasyd.outbox.os_errors import translate_os_errors
+from speakeasyd.safe_open import FolderHandle, walk_folders
 
 
 class ManagedFolder:
@@ -23,7 +25,7 @@ class ManagedFolder:
             with translate_os_errors(self.path):
                 make_folders(self.path)
                 self.path = Path(os.path.realpath(self.path))
-                remove_drafts(self._find_mount_folder())
+                _remove_drafts(self._find_mount_folder())
                 self._mount = find_mount_point(self.path)
         except FileFault as fault:  # no one file is at fault here, but the folder
             hint = "Name another folder, or move away what is there; the queue goes on by itself."
@@ -37,19 +39,17 @@ class ManagedFolder:
             if not self.path.is_dir() or find_mount_point(self.path) != self._mount:
                 raise FileNotFoundError(errno.ENOENT, "it is gone, or no longer mounted")
 
-    def resolve_path(self, relative: str) -> Path:
-        """The file of that name, '/' between parts. Raises FileFault when that would be outside."""
-        path = self._find_mount_folder().joinpath(*relative.split("/"))
-        real = Path(os.path.realpath(path.parent))
-        if ".." in path.parts or not real.is_relative_to(
-            os.path.realpath(self._find_mount_folder())
-        ):
-            raise FileFault(
-                ErrorCode.OUTPUT_REFUSED,
-                f"{relative} would be outside of {self.path}",
-                hint="A folder there is a link to elsewhere: remove the link, or change the naming template.",
-            )
-        return path
+    def open_folder(self, relative: str = "", *, create: bool = False) -> FolderHandle:
+        """Open a folder in it, '/' between parts. Raises LinkRefused or another OSError."""
+        return FolderHandle.open(self._find_mount_folder(), relative, create=create)
 
     def _find_mount_folder(self) -> Path:
         return Path(to_long_path(str(self.path)))
+
+
+def _remove_drafts(root: Path) -> None:
+    """Remove the temporary files below a folder that were left over by a crash."""
+    for folder, names in walk_folders(root):
+        for name in filter(TEMPORARY.fullmatch, names):
+            with suppress(FileNotFoundError):
+                folder.remove_file(name)

@@ -26,7 +26,9 @@ _PASSING = (
     "ENOMEM",
     "EINTR",
     "EEXIST",
-)  # too much at once; a name that was taken in that moment
+    "ELOOP",
+)
+# too much at once; a name that was taken, or a folder that was replaced by a link, just then
 _OUTAGES = frozenset(
     getattr(errno, name)
     for name in (*_FULL, *_REFUSED, *_FAILING, *_AWAY, *_UNREACHABLE, *_PASSING)

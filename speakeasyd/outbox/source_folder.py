@@ -7,35 +7,30 @@ hidden file, and the next start gives it its name back.
 """
 
 import errno
-import filecmp
 import hashlib
 import logging
 import os
 import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path, PurePath
 
 from speakeasyd.domain.job import EndedJob, Signature
 from speakeasyd.domain.naming import make_component
-from speakeasyd.durable import (
-    copy_durably,
-    create_draft,
-    is_regular_file,
-    make_folders,
-    sync_file,
-    sync_folder,
-)
+from speakeasyd.durable import sync_file
 from speakeasyd.openness import find_holder
 from speakeasyd.outbox.managed_folder import ManagedFolder
 from speakeasyd.outbox.os_errors import translate_os_errors
-from speakeasyd.safe_open import FolderHandle, open_below
+from speakeasyd.safe_open import POSIX, FolderHandle, open_below, walk_folders
 
 log = logging.getLogger(__name__)
 
+BLOCK = 1024 * 1024  # bytes copied or compared at a time
 NOTE = ".why.txt"  # ends the name of the note beside a failed source
 _ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.speakeasyd-aside", re.DOTALL)
 _LONGEST_SUFFIX = 20  # characters of a name's ending that are kept in the hidden name
@@ -56,7 +51,7 @@ def delete_source(root: Path, ended: EndedJob) -> Kept | None:
     with _set_aside(root, ended) as aside:
         if isinstance(aside, Kept):
             return aside
-        aside.path.unlink()
+        aside.folder.remove_file(aside.name)
         aside.folder.sync()
     return None
 
@@ -65,15 +60,14 @@ def restore_aside(root: Path) -> bool:
     """Give files that a crash left under their hidden names their own names back. False: the inbox is not there."""
     if not root.is_dir():
         return False
-    for place, _, names in os.walk(root):  # does not follow links
+    for folder, names in walk_folders(root):
         for name in names:
             if found := _ASIDE.fullmatch(name):
-                folder = PurePath(place).relative_to(root).as_posix()
                 try:
-                    with FolderHandle.open(root, "" if folder == "." else folder) as handle:
-                        _put_back(handle, name, found[1])
+                    _put_back(folder, name, found[1])
                 except OSError as error:
-                    log.warning("%s cannot get its name back: %s", Path(place, name), error)
+                    place = folder.path / name
+                    log.warning("%s cannot get its name back: %s", place, error)
     return True
 
 
@@ -89,27 +83,27 @@ class SourceFolder(ManagedFolder):
         with translate_os_errors(self.path), _set_aside(root, ended) as aside:
             if isinstance(aside, Kept):
                 return aside
-            target = next(
-                name
-                for name in self.propose_names(ended.path)
-                if _is_free_or_same(name, aside.path)
-            )
-            make_folders(target.parent)
-            if note:
-                _write_note(
-                    note, target.with_name(make_component(target.name, room=len(NOTE)) + NOTE)
+            above, _, name = os.fsdecode(ended.path).rpartition("/")
+            with self.open_folder(above, create=True) as folder:
+                target = next(
+                    one
+                    for one in propose_archive_names(name)
+                    if _is_free_or_same(folder, one, aside)
                 )
-            _rename_aside(aside.path, target)
-            aside.folder.sync()
-            return target
+                if note:
+                    _write_note(note, folder, make_component(target, room=len(NOTE)) + NOTE)
+                _move_aside(aside, folder, target)
+                aside.folder.sync()
+                return folder.path / target
 
-    def propose_names(self, path: bytes) -> Iterator[Path]:
-        """Where a source may lie, the best place first; it has the first that was free."""
-        wanted = self.resolve_path(os.fsdecode(path))
-        yield wanted
-        for number in count(2):
-            suffix = f" ({number}){wanted.suffix}"
-            yield wanted.with_name(make_component(wanted.stem, room=len(suffix.encode())) + suffix)
+
+def propose_archive_names(name: str) -> Iterator[str]:
+    """Names for a source in such a folder, the best first; it has the first that was free."""
+    yield name
+    path = PurePath(name)
+    for number in count(2):
+        suffix = f" ({number}){path.suffix}"
+        yield make_component(path.stem, room=len(suffix.encode())) + suffix
 
 
 # --- set aside, check, put back
@@ -121,10 +115,6 @@ class _Aside:
 
     folder: FolderHandle
     name: str
-
-    @property
-    def path(self) -> Path:
-        return self.folder.path / self.name
 
 
 @contextmanager
@@ -164,12 +154,12 @@ def _hide_source(folder: FolderHandle, name: str, signature: Signature) -> str |
 def _why_kept(folder: FolderHandle, name: str, signature: Signature) -> Kept | None:
     """Why a file may not be touched; None if it is the version that the job was about, and nobody writes to it."""
     try:
-        found = Signature.of(folder.stat(name))
+        state = folder.stat(name)
     except FileNotFoundError:
         return Kept()
-    if found != signature or not is_regular_file(folder.path / name):
+    if Signature.of(state) != signature or not stat.S_ISREG(state.st_mode):
         return Kept()
-    holder = find_holder(folder.path / name)
+    holder = find_holder(folder.path_to_open(name))
     return Kept(holder.value) if holder else None
 
 
@@ -203,34 +193,61 @@ def _has_bytes(root: Path, ended: EndedJob) -> bool:
         return False
 
 
-# --- into a shelf
+# --- into the archive or the failed folder
 
 
-def _rename_aside(source: Path, target: Path) -> None:
-    if target.exists():  # a copy from before a crash
-        source.unlink()
+def _move_aside(aside: _Aside, folder: FolderHandle, target: str) -> None:
+    if folder.has(target):  # a copy from before a crash
+        aside.folder.remove_file(aside.name)
         return
     try:
-        source.rename(target)
+        is_moved = aside.folder.move_to(aside.name, folder, target)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        copy_durably(source, target)
-        source.unlink()
-    sync_folder(target.parent)
+        is_moved = _copy_aside(aside, folder, target)
+    if not is_moved:
+        raise FileExistsError(errno.EEXIST, "the name was taken just now", str(target))
+    folder.sync()
 
 
-def _write_note(note: str, target: Path) -> None:
+def _copy_aside(aside: _Aside, folder: FolderHandle, target: str) -> bool:
+    """To another filesystem, with its times; then remove it. False: the name is taken."""
+    with aside.folder.open_file(aside.name) as source, folder.draft() as (draft, file):
+        shutil.copyfileobj(source, file, BLOCK)
+        sync_file(file)
+        state = os.fstat(source.fileno())
+        place = file.fileno() if POSIX else folder.path / draft
+        with suppress(OSError):  # not every filesystem stores times and modes
+            os.utime(place, ns=(state.st_atime_ns, state.st_mtime_ns))
+            os.chmod(place, stat.S_IMODE(state.st_mode))  # noqa: PTH101
+        file.close()
+        if not folder.move_to(draft, folder, target):
+            return False
+    folder.sync()
+    aside.folder.remove_file(aside.name)
+    return True
+
+
+def _write_note(note: str, folder: FolderHandle, name: str) -> None:
     """Written before the file comes, so that a crash in between leaves no file without its reason."""
-    with create_draft(target.parent) as (path, file):
+    with folder.draft() as (draft, file):
         file.write(note.encode("utf-8", "replace"))
         sync_file(file)
         file.close()
-        path.replace(target)
-    sync_folder(target.parent)
+        folder.replace_to(draft, folder, name)
+    folder.sync()
 
 
-def _is_free_or_same(name: Path, source: Path) -> bool:
-    return not os.path.lexists(name) or (
-        is_regular_file(name) and filecmp.cmp(source, name, shallow=False)
-    )
+def _is_free_or_same(folder: FolderHandle, name: str, aside: _Aside) -> bool:
+    if not folder.has(name):
+        return True
+    if not stat.S_ISREG(folder.stat(name).st_mode):
+        return False
+    with folder.open_file(name) as one, aside.folder.open_file(aside.name) as other:
+        if os.fstat(one.fileno()).st_size != os.fstat(other.fileno()).st_size:
+            return False
+        while block := one.read(BLOCK):
+            if block != other.read(BLOCK):
+                return False
+    return True

@@ -20,12 +20,11 @@ from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
 from speakeasyd.domain.tracks import split_transcript
 from speakeasyd.domain.transcript import Transcript
-from speakeasyd.errors import FileFault
 from speakeasyd.ledger.job_details import SourceFile, find_job_row, find_source, load_details
 from speakeasyd.ledger.readonly import Row
 from speakeasyd.outbox.rendering import render_file
-from speakeasyd.outbox.source_folder import SourceFolder
-from speakeasyd.safe_open import open_below
+from speakeasyd.outbox.source_folder import propose_archive_names
+from speakeasyd.safe_open import FolderHandle, open_below
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.schemas import JobAnswer, JobDetails, Jobs
@@ -177,11 +176,11 @@ def _list_places(inbox: InboxSettings, path: bytes) -> Iterator[tuple[Path, str]
     """Folders, and paths below them."""
     relative = os.fsdecode(path)
     yield inbox.path, relative
-    above, slash, _ = relative.rpartition("/")
+    above, slash, name = relative.rpartition("/")
     for folder in filter(None, (inbox.archive, inbox.failed)):
-        with suppress(FileFault):  # a folder has become a link to elsewhere
-            for place in takewhile(os.path.lexists, SourceFolder(folder).propose_names(path)):
-                yield folder, f"{above}{slash}{place.name}"
+        with suppress(OSError), FolderHandle.open(folder, above) as handle:
+            for candidate in takewhile(handle.has, propose_archive_names(name)):
+                yield folder, f"{above}{slash}{candidate}"
 
 
 async def find_job(parts: ServerContext, job_id: int) -> Row:

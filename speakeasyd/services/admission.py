@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import InboxSettings, Settings
@@ -187,14 +186,15 @@ class Admission(Service):
     def _observe_files(self, paths: Sequence[bytes]) -> list[Observation | AccessProblem]:
         root = self._inbox.path
         own = file_identity.find_local_device(root)
-        return [self._observe_file_guarded(root, path, own) for path in paths]
+        with file_identity.LastFolder(root) as folders:
+            return [self._observe_file_guarded(folders, path, own) for path in paths]
 
     def _observe_file_guarded(
-        self, root: Path, path: bytes, own: int | None
+        self, folders: file_identity.LastFolder, path: bytes, own: int | None
     ) -> Observation | AccessProblem:
         """Observe one file. An unexpected error does not affect the other files."""
         try:
-            return file_identity.observe_file(root, path, own=own)
+            return file_identity.observe_file_in(folders, path, own=own)
         except Exception:
             log.exception("inbox %s: cannot observe %r", self._inbox.name, path)
             return AccessProblem.UNREADABLE

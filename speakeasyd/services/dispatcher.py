@@ -54,6 +54,9 @@ RETRY_S = 5.0  # seconds between retries while a disk is full or a folder is mis
 REFUSAL_TRIES = 5  # attempts to write into a folder that refuses while the outbox accepts files
 RECHECK_MISSING_S = 10.0  # seconds after which a missing source is looked for again
 MISSING_WINDOW_S = 60.0  # seconds within which a source must be missing twice for its job to fail
+LINK_TRIES = 20  # most attempts to open a source in whose place a link was found
+LINK_TRIES_ONCE = 4  # the same when the daemon waits for nobody
+LINK_WAIT_S = 120.0  # most seconds between two such attempts
 ANSWER_S = 60.0  # seconds for a source's folder to answer
 # seconds until a file that has grown is checked again; by then the intake has replaced its job
 RECHECK_GROWING_S = 10.0
@@ -112,6 +115,8 @@ class Dispatcher(Service):
         self._events: list[PoolEvent] = []
         self._models: dict[str, Loaded] = {}  # by worker
         # monotonic seconds at which the source was found missing
+        # how often a link was found in place of a job's source
+        self._link_refusals: dict[JobId, int] = {}
         self._missing_since: dict[JobId, float] = {}
         self._check_queue_at = 0.0  # monotonic seconds of the next check of the queue
         self._stopping = asyncio.Event()
@@ -243,6 +248,7 @@ class Dispatcher(Service):
             job_id=job.id,
             token=job.token,
             path=str(job.locate_source(self._roots[job.inbox])),
+            root=str(self._roots[job.inbox]),
             signature=job.signature,
             sha256=job.sha256,
             options=job.options,
@@ -400,7 +406,13 @@ class Dispatcher(Service):
         monitor needs a moment to notice. A file that may be incomplete waits for its rest.
         """
         now = self._clock.monotonic()
-        if (
+        # a file whose folder is replaced by a link again and again is also missing now and then
+        may_be_replaced = code is ErrorCode.SOURCE_LINKED or (
+            code is ErrorCode.SOURCE_MISSING and job.id in self._link_refusals
+        )
+        if may_be_replaced and (wait_s := self._link_wait_s(job)):
+            await self._release_claim(job, error=(code, text), after_s=wait_s)
+        elif (
             code is ErrorCode.SOURCE_MISSING
             and now - self._missing_since.get(job.id, -math.inf) > MISSING_WINDOW_S
         ):
@@ -412,6 +424,16 @@ class Dispatcher(Service):
             )
         else:
             await self._fail_job(job, code, text)
+
+    def _link_wait_s(self, job: Job) -> float:
+        """Seconds until a file is tried again in whose place a link was found, which may be there
+        for a moment only. 0: not again.
+        """
+        refusals = self._link_refusals[job.id] = self._link_refusals.get(job.id, 0) + 1
+        if refusals >= (LINK_TRIES if self._wait_for_fixes else LINK_TRIES_ONCE):
+            del self._link_refusals[job.id]
+            return 0.0
+        return min(RECHECK_MISSING_S * 1.5 ** (refusals - 1), LINK_WAIT_S)
 
     # --- files that end early
 

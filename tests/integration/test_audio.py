@@ -184,7 +184,7 @@ def test_links_and_pipes_are_not_opened(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "fifo.wav")
     (tmp_path / "link.flac").symlink_to(MEMO)
     assert fault(tmp_path / "fifo.wav") == ErrorCode.SOURCE_UNREADABLE
-    assert fault(tmp_path / "link.flac") == ErrorCode.SOURCE_UNREADABLE
+    assert fault(tmp_path / "link.flac") == ErrorCode.SOURCE_LINKED
 
 
 def test_new_bytes_under_the_name_are_noticed(tmp_path: Path) -> None:
