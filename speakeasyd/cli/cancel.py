@@ -14,7 +14,7 @@ def command(
     state: given.State = None,
     as_json: given.Json = False,
 ) -> int:
-    """Stop jobs that have not ended. A running daemon lets go of them within a second."""
+    """Cancel jobs that have not ended. A running daemon stops them within a second."""
     settings = given.load_settings(config, given.Flags(state=state))
     cancelled = asyncio.run(_cancel_jobs(settings.state, jobs))
     refused = sorted(set(jobs) - set(cancelled))

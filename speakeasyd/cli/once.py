@@ -16,7 +16,7 @@ NAMED_MOST = 20  # files that are named of each kind
 
 @given.with_flags
 def command(config: Path | None, flags: given.Flags) -> int:
-    """Transcribe what is in the inboxes, then leave. It also leaves when nothing more can be done.
+    """Transcribe the files in the inboxes, then exit. Also exits if no progress is possible.
 
     Exit status: 0 all is done, 1 some files failed or are left, 2 it could not start.
     """

@@ -21,7 +21,7 @@ _FOLDER = {
 Config = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Take this configuration file.", resolve_path=True, readable=False
+        metavar="FILE", help="Use this configuration file.", resolve_path=True, readable=False
     ),
 ]
 Inbox = Annotated[
@@ -40,13 +40,13 @@ Model = Annotated[
     ),
 ]
 Device = Annotated[
-    str | None, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="What to compute on.")
+    str | None, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="The device that transcribes.")
 ]
 Settle = Annotated[
-    float | None, typer.Option(metavar="SECONDS", help="How long a file must be still.")
+    float | None, typer.Option(metavar="SECONDS", help="How long a file must be unchanged.")
 ]
 Language = Annotated[
-    str | None, typer.Option(metavar="auto|CODE", help="What is spoken, such as `en`.")
+    str | None, typer.Option(metavar="auto|CODE", help="The spoken language, such as `en`.")
 ]
 Languages = Annotated[
     str | None,
@@ -62,12 +62,12 @@ Audio = Annotated[
 Task = Annotated[
     str | None, typer.Option(metavar="transcribe|translate", help="`translate` gives English text.")
 ]
-Formats = Annotated[str | None, typer.Option(metavar="txt,srt,...", help="What to write.")]
-Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
-ByLine = Annotated[bool, typer.Option("--line", help="Each field on a line of its own, uncut.")]
+Formats = Annotated[str | None, typer.Option(metavar="txt,srt,...", help="The formats to write.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
+ByLine = Annotated[bool, typer.Option("--line", help="Print each field on its own line, in full.")]
 JobIds = Annotated[
     list[int],
-    typer.Argument(metavar="JOB...", help="Numbers of jobs, as `speakeasyd jobs` shows them."),
+    typer.Argument(metavar="JOB...", help="Job numbers, as `speakeasyd jobs` shows them."),
 ]
 
 

@@ -5,6 +5,6 @@ from speakeasyd.cli.ledger_changes import send_request
 
 
 def command(config: given.Config = None, state: given.State = None) -> int:
-    """Let the running daemon finish the chunks in flight and rest until `speakeasyd resume`, also across restarts."""
+    """Pause all work after the chunks in flight, until `speakeasyd resume`, also across restarts."""
     send_request(given.load_settings(config, given.Flags(state=state)).state, "pause")
     return 0

@@ -13,9 +13,7 @@ from speakeasyd.ledger.lock import find_holder
 
 
 def command(
-    jobs: Annotated[
-        list[int] | None, typer.Argument(metavar="JOB...", help="Numbers of jobs.")
-    ] = None,
+    jobs: Annotated[list[int] | None, typer.Argument(metavar="JOB...", help="Job numbers.")] = None,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="A condition over job_status.")
     ] = None,
@@ -23,14 +21,14 @@ def command(
     state: given.State = None,
     as_json: given.Json = False,
 ) -> int:
-    """Try ended jobs again: those named, and those for which a condition holds.
+    """Retry ended jobs: those given, and those that match a condition.
 
     One that was completed keeps its transcript until the new one is whole.
 
     For example: speakeasyd retry --where "error_code = 'out_of_memory' and created_at > '2026-01-01'"
     """
     if not jobs and not where:
-        raise typer.BadParameter("name jobs, or give --where")
+        raise typer.BadParameter("give job numbers, or --where")
     settings = given.load_settings(config, given.Flags(state=state))
     retried = asyncio.run(_retry_jobs(settings.state, jobs or [], where))
     refused = sorted(set(jobs or ()) - set(retried))
@@ -38,15 +36,13 @@ def command(
         print_json({"retried": retried, "refused": refused})
     else:
         out = console()
-        out.print(
-            f"{len(retried)} to begin again{': ' if retried else ''}{given.format_list(retried)}"
-        )
+        out.print(f"{len(retried)} to retry{': ' if retried else ''}{given.format_list(retried)}")
         if refused:
             out.print(
                 f"not {given.format_list(refused)}: unknown, not ended, or about a version of the file that is gone"
             )
         if retried and not find_holder(settings.state):
-            out.print("The daemon is down; they begin when it runs.")
+            out.print("The daemon is down; they start when it runs.")
     return 1 if refused else 0
 
 

@@ -12,7 +12,7 @@ log = logging.getLogger(__name__)
 
 @given.with_flags
 def command(config: Path | None, flags: given.Flags) -> int:
-    """Watch the inboxes and transcribe what comes, until stopped.
+    """Watch the inboxes and transcribe new files, until stopped.
 
     Ctrl-C or a termination signal finishes the chunks in flight and leaves; a second one leaves at once. Nothing is
     lost either way.

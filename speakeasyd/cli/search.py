@@ -22,7 +22,7 @@ class Channel(StrEnum):
 def _parse_time(what: str) -> Any:
     def check(said: str | None) -> str | None:
         if said and not re.match(TIME, said):
-            raise typer.BadParameter("say a date, such as 2026-05-03 or 2026-05")
+            raise typer.BadParameter("give a date such as 2026-05-03 or 2026-05")
         return said
 
     return typer.Option(
@@ -37,7 +37,7 @@ def command(
         list[str],
         typer.Argument(
             metavar="WORDS",
-            help="All of them, in any order; also `trans*`, `-not`, `'\"in a row\"'`.",
+            help="All words, in any order; also `trans*`, `-not`, `'\"a phrase\"'`.",
         ),
     ],
     *,
@@ -46,15 +46,15 @@ def command(
     batch: Annotated[str | None, typer.Option(help="Only in this batch.")] = None,
     preset: Annotated[str | None, typer.Option(help="Only of this preset.")] = None,
     channel: Annotated[
-        Channel | None, typer.Option(help="Only who speaks there, where channels are split.")
+        Channel | None, typer.Option(help="Only this channel, if channels are split.")
     ] = None,
-    limit: Annotated[int, typer.Option(help="How many places at most.", min=1)] = 20,
+    limit: Annotated[int, typer.Option(help="Maximum number of matches.", min=1)] = 20,
     config: given.Config = None,
     state: given.State = None,
     by_line: given.ByLine = False,
     as_json: given.Json = False,
 ) -> int:
-    """Find where words were said, the best first. Exit status 1: nowhere."""
+    """Search in transcripts, best matches first. Exit status 1: no matches."""
     settings = given.load_settings(config, given.Flags(state=state))
     side = None if channel is None else list(Channel).index(channel)
     filters = SearchFilters(since=since, until=until, batch=batch, preset=preset, channel=side)
@@ -62,7 +62,7 @@ def command(
     if as_json:
         print_json([asdict(hit) for hit in hits])
     elif not hits:
-        typer.echo("found nowhere", err=True)
+        typer.echo("no matches", err=True)
     else:
         print_rows([_build_row(hit) for hit in hits], by_line=by_line, header=False)
     return 0 if hits else 1

@@ -22,13 +22,13 @@ _TIMES = frozenset({"created_at", "started_at", "finished_at", "available_at"})
 
 
 def command(
-    job: Annotated[int, typer.Argument(metavar="JOB", help="The number of a job.")],
-    text: Annotated[bool, typer.Option("--text", help="Only what was said, so far.")] = False,
+    job: Annotated[int, typer.Argument(metavar="JOB", help="Job number.")],
+    text: Annotated[bool, typer.Option("--text", help="Print only the text so far.")] = False,
     config: given.Config = None,
     state: given.State = None,
     as_json: given.Json = False,
 ) -> int:
-    """Everything about one job: its state, attempts, artifacts and incidents."""
+    """Show one job: its state, attempts, artifacts and incidents."""
     folder = given.load_settings(config, given.Flags(state=state)).state
     found = find_job_row(folder, job)
     if found is None:
@@ -72,7 +72,7 @@ def _print_job(job: Row, more: dict[str, list[Row]]) -> None:
 
 def _format_attempt(row: Row) -> str:
     why = f": {row['error_code']}, {row['error']}" if row["error_code"] else ""
-    return f"{format_local_time(row['started_at'])}  {row['outcome'] or 'in work'}{why}"
+    return f"{format_local_time(row['started_at'])}  {row['outcome'] or 'in progress'}{why}"
 
 
 def _format_artifact(row: Row) -> str:

@@ -11,18 +11,18 @@ from speakeasyd.ledger.readonly import query_readonly
 
 
 def command(
-    query: Annotated[str, typer.Argument(metavar="SELECT", help="One query, in quotes.")],
+    query: Annotated[str, typer.Argument(metavar="SELECT", help="One query, quoted.")],
     *,
     config: given.Config = None,
     state: given.State = None,
     by_line: given.ByLine = False,
     as_json: given.Json = False,
     timeout: Annotated[
-        float, typer.Option(metavar="SECONDS", help="End a query that takes longer; 0 never.")
+        float, typer.Option(metavar="SECONDS", help="Time limit of the query; 0: none.")
     ] = 60.0,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Answer in CSV.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> int:
-    """Ask the ledger in SQL, read-only: job_status, batch_progress, failures, incidents, throughput_hourly,
+    """Query the ledger in SQL, read-only: job_status, batch_progress, failures, incidents, throughput_hourly,
     transcript_text.
 
     For example: speakeasyd sql "SELECT path, error_code FROM failures"

@@ -28,19 +28,19 @@ from speakeasyd.ledger.overview import Snapshot, take_snapshot
 from speakeasyd.ledger.readonly import Row
 
 EVERY_S = 1.0  # seconds between two looks
-_BY_ITSELF = "It goes on by itself once that is over."
+_BY_ITSELF = "It ends when the cause is removed."
 _BAR = 28  # characters
 
 
 def command(
     watch: Annotated[
-        bool, typer.Option("--watch", "-w", help="Keep it on the screen until Ctrl-C.")
+        bool, typer.Option("--watch", "-w", help="Update the screen until Ctrl-C.")
     ] = False,
     config: given.Config = None,
     state: given.State = None,
     as_json: given.Json = False,
 ) -> int:
-    """What the daemon does, how fast, and how long it will take.
+    """Show what the daemon does, its speed and the time left.
 
     Exit status: 0 if the daemon is up, 1 if it is down.
     """
@@ -85,7 +85,7 @@ def _build_parts(snapshot: Snapshot) -> Iterator[RenderableType]:
     if snapshot.batches:
         yield _add_title("batches", _build_batches(snapshot.batches))
     if snapshot.in_work:
-        yield _add_title("in work", _build_active_jobs(snapshot.in_work))
+        yield _add_title("in progress", _build_active_jobs(snapshot.in_work))
     if snapshot.ended:
         yield _add_title("latest", _build_ended_jobs(snapshot.ended))
     if snapshot.workers:
@@ -96,7 +96,7 @@ def _build_parts(snapshot: Snapshot) -> Iterator[RenderableType]:
         *map(_build_incident, snapshot.incidents),
     ]
     if trouble:
-        yield _add_title("to know", Group(*trouble))
+        yield _add_title("notices", Group(*trouble))
 
 
 def _build_head(snapshot: Snapshot) -> Text:
@@ -237,7 +237,7 @@ def _build_waiting(waiting: list[Row]) -> Iterator[Text]:
 
 def _build_incident(incident: Row) -> Text:
     cost = incident["cost_seconds"]
-    over = f"over after {cost:.1f} s" if cost is not None else "not over yet"
+    over = f"resolved after {cost:.1f} s" if cost is not None else "not resolved"
     return Text(
         f"{format_local_time(incident['at'])}  {incident['device']}: {incident['error']}; {incident['action']}; {over}",
         "dim" if cost is not None else "yellow",

@@ -54,15 +54,13 @@ def command(
     state: given.State = None,
     model: given.Model = None,
     device: given.Device = None,
-    seconds: Annotated[
-        float, typer.Option(min=1, max=60, help="How long each way is tried.")
-    ] = 8.0,
+    seconds: Annotated[float, typer.Option(min=1, max=60, help="Duration of each trial.")] = 8.0,
     write: Annotated[
-        bool, typer.Option("--write", help="Put the best into the configuration file.")
+        bool, typer.Option("--write", help="Write the best settings to the configuration file.")
     ] = False,
     as_json: given.Json = False,
 ) -> int:
-    """Try how this machine transcribes fastest: models side by side, chunks in one call, precision.
+    """Find the fastest settings for this machine: replicas, batch size and precision.
 
     Stop the daemon first; it takes a minute or two. Nothing is changed without --write.
     """

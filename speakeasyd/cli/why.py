@@ -86,7 +86,7 @@ def command(
     outbox: given.Outbox = None,
     as_json: given.Json = False,
 ) -> int:
-    """Everything known about a file: seen, ignored, settling, transcribed, failed, and what happens next.
+    """Show what is known about a file: noticed, ignored, settling, transcribed or failed, and what happens next.
 
     Exit status: 0 if anything is known about it, else 1.
     """
@@ -125,7 +125,7 @@ def investigate_file(settings: Settings, file: Path) -> FileReport:
     if denied:
         known.facts.append(denied)
     if presence is Presence.HIDDEN:
-        known.facts.append("you may not look at it yourself")
+        known.facts.append("you have no permission to read it")
     elif not ignored and presence is Presence.THERE and not known.is_known:
         known.facts.append("it is in the inbox and has no job yet")
     if presence is Presence.THERE and known.jobs and (kept := _why_kept(inbox, known.jobs[-1])):
@@ -225,7 +225,7 @@ def _predict_next(
     if ignored:
         return "Nothing, unless the name or the configuration changes."
     if presence is Presence.ABSENT:
-        return "There is no such file; nothing was ever seen of it."
+        return "No such file, and no record of it."
     if denied:
         return "Let the daemon's user read it: it is taken a few seconds after that, without being touched."
     if not find_holder(settings.state):
@@ -254,9 +254,9 @@ def _predict_for_job(job: Row, *, up: bool) -> str:
                 f"is published at {format_local_time(job['available_at'])} unless it goes on."
             )
         case Status.PENDING if _describe_wait(job):
-            words = f"It is tried again at {format_local_time(job['available_at'])}."
+            words = f"It is retried at {format_local_time(job['available_at'])}."
         case Status.PENDING:
-            words = "It waits for its turn."
+            words = "It is waiting in the queue."
         case Status.PROCESSING:
             words = f"It is being transcribed, {job['progress']:.0%} so far."
         case Status.COMPLETED:
@@ -264,7 +264,7 @@ def _predict_for_job(job: Row, *, up: bool) -> str:
         case Status.SKIPPED:
             words = (
                 f"Nothing: job {job['duplicate_of']} has the same bytes. "
-                f"Do it anyway: speakeasyd retry {job['job_id']}"
+                f"To transcribe it again: speakeasyd retry {job['job_id']}"
             )
         case _:
             words = find_hint(job["error_code"]) or f"speakeasyd retry {job['job_id']}"

@@ -1,4 +1,4 @@
-"""The application: its routes, its page, and the guard around both."""
+"""The FastAPI application: API routes and page, behind the guard."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,11 +41,11 @@ router = APIRouter()
 
 
 def create_application(parts: ServerContext) -> ASGIApp:
-    """Ready to serve: nothing of it answers before the guard, not even its errors."""
+    """Build the application. The guard handles every request first."""
     app = FastAPI(
         title="speakeasyd",
         version=__version__,
-        description="Audio in, transcripts out. Every answer that is an error says what to do about it.",
+        description="Transcription of audio files. Errors have a message and a hint.",
         openapi_url="/api/v1/openapi.json",
         docs_url=None,  # those pages load scripts from elsewhere
         redoc_url=None,
@@ -68,7 +68,7 @@ def create_application(parts: ServerContext) -> ASGIApp:
 
 
 def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
-    """Answers what browsers ask before a request from another origin; the guard judges the request itself."""
+    """Answer CORS preflight requests for the configured origins; the guard checks the requests."""
     return CORSMiddleware(
         app,
         allow_origins=origins,
@@ -90,13 +90,13 @@ class Secret(BaseModel):
 async def open_session(
     request: Request, parts: Lent, secret: Annotated[Secret, Body()], response: Response
 ) -> None:
-    """Exchange the token for a cookie: a page can send no other header with an audio element or a WebSocket."""
+    """Exchange the token for a cookie, since audio elements and WebSockets cannot send headers."""
     token = parts.settings.server.token
     if token is None:
         return
     if not compare_constant_time(secret.token.encode(), token.get_secret_value()):
         await parts.wrong_tokens.record_failure(peer(request))
-        raise RequestRefused(401, "this is not the token")
+        raise RequestRefused(401, "wrong token")
     response.set_cookie(
         COOKIE,
         derive_session(token.get_secret_value()),

@@ -1,4 +1,4 @@
-"""Every change of state to every WebSocket: encoded once, however many there are, and never waiting for a slow one."""
+"""Broadcasts events to WebSocket clients: encoded once, and never blocked by a slow client."""
 
 import asyncio
 import json
@@ -8,24 +8,24 @@ from dataclasses import asdict, dataclass
 
 from speakeasyd.events import Event, EventHub
 
-GATHER_S = 0.03  # seconds after a message in which events wait for each other, to go out together
+GATHER_S = 0.03  # seconds in which events are collected into one message
 BACKLOG = 256  # messages that a client may lag behind
 
 
 @dataclass(frozen=True, slots=True)
 class EventMessage:
-    """Events that happened together."""
+    """Events that are sent together."""
 
     events: tuple[Event, ...]
     text: str
 
     @property
     def last(self) -> int:
-        """The highest number among them; 0 if none is numbered."""
+        """The highest event number; 0 if none has a number."""
         return max((event.seq or 0 for event in self.events), default=0)
 
     def without_seen(self, seq: int) -> "EventMessage | None":
-        """Without what a client has had already; None if that is all."""
+        """Return the message without events up to `seq`; None if nothing is left."""
         new = tuple(event for event in self.events if event.seq is None or event.seq > seq)
         return self if len(new) == len(self.events) else build_message(new) if new else None
 
@@ -42,13 +42,13 @@ def encode_json(value: object) -> str:
 
 
 class LiveClient:
-    """The messages that wait for one client. `None` after the last: it is too slow, and dropped."""
+    """The queue of one client. `None` after the last message: the client was too slow and is dropped."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[EventMessage | None] = asyncio.Queue()
 
     def offer_message(self, message: EventMessage) -> bool:
-        """Whether there was room."""
+        """Queue a message. Returns whether there was room."""
         room = self._queue.qsize() < BACKLOG
         self._queue.put_nowait(message if room else None)
         return room
@@ -58,7 +58,7 @@ class LiveClient:
 
 
 class LiveBroadcast:
-    """Hands the hub's events to the clients."""
+    """Passes events of the hub to the clients."""
 
     def __init__(self, hub: EventHub) -> None:
         self._hub = hub
@@ -69,7 +69,7 @@ class LiveBroadcast:
         return len(self._clients)
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Broadcast until cancelled."""
         with self._hub.subscribe(backlog=None) as subscription:
             async for first in subscription:
                 self._broadcast([first, *subscription.take_waiting()])

@@ -1,7 +1,7 @@
-"""Connections of clients: how many there may be, and how long each may take for a request.
+"""Limits of connections: their number, and the time that each may take for a request.
 
-uvicorn limits neither: its keep-alive timer ends with the first byte, and its concurrency limit is applied to requests
-whose header is complete. A client that sends a byte now and then would hold a connection, and its descriptor, for ever.
+uvicorn limits neither: its keep-alive timer ends with the first byte, and its concurrency limit
+applies to complete headers. A slow client could hold a connection and its descriptor for ever.
 """
 
 import asyncio
@@ -33,15 +33,15 @@ log = logging.getLogger(__name__)
 
 
 def connection_limit(files: int) -> int:
-    """How many connections there may be where so many files may be open: the work needs the others."""
+    """Return the connection limit for a limit of open files; transcription needs the others."""
     return min(CONNECTIONS, max(FEWEST, files // SHARE))
 
 
 class LimitedConnection(H11Protocol):
-    """HTTP/1.1 with deadlines. `limit` is set on a subclass: uvicorn makes the instances.
+    """HTTP/1.1 with deadlines. `limit` is set on a subclass, since uvicorn creates the instances.
 
-    Where all places are taken, a new client gets that of a connection which has not asked anything yet, from the peer
-    that has most of these: holding connections open keeps nobody out.
+    At the limit, a new client replaces an idle connection of the peer with the most idle ones, so
+    holding connections open does not lock others out.
     """
 
     limit = CONNECTIONS
@@ -61,7 +61,7 @@ class LimitedConnection(H11Protocol):
 
     @property
     def is_idle(self) -> bool:
-        """Whether it has no request under way: its header is not complete."""
+        """Whether no request is in progress: no complete header was received."""
         return self.conn.their_state is h11.IDLE and self.conn.our_state is h11.IDLE
 
     # --- what asyncio and uvicorn call
@@ -93,7 +93,7 @@ class LimitedConnection(H11Protocol):
     # --- limits
 
     def _make_room(self) -> None:
-        """Close a connection that has asked nothing, perhaps this one; if there is none, refuse this one."""
+        """Close an idle connection; if there is none, refuse this one."""
         others = (
             one
             for one in self.connections
@@ -101,7 +101,7 @@ class LimitedConnection(H11Protocol):
         )
         idle = [one for one in others if one.is_idle and not one.transport.is_closing()]
         log.warning(
-            "all %d connections are in use; a connection that has asked nothing is closed",
+            "all %d connections are in use; an idle one is closed",
             self.limit,
         )
         if not idle:
@@ -141,7 +141,7 @@ class LimitedConnection(H11Protocol):
             self.transport.abort()
 
     def _end(self, answer: bytes) -> None:
-        """Close, with a last word that the client may or may not take."""
+        """Write a final response, if given, and close the connection."""
         if answer:
             self.transport.write(answer)
         self.transport.close()

@@ -1,4 +1,4 @@
-"""What the daemon lends to the server."""
+"""The daemon's components that the server uses."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -21,7 +21,7 @@ from speakeasyd.services.pauses import Pauses
 from speakeasyd.workers.pool import Pool
 
 Admit = Callable[[str, Sequence[tuple[bytes, str]], Changes, bool], Awaitable[list[AddedJob]]]
-"""Inbox, path and SHA-256 of each file, options, and whether somebody waits for the text. All or none."""
+"""Arguments: inbox, path and SHA-256 of each file, options, whether a client waits. All or none."""
 UPLOADS_AT_ONCE = 32  # forms that are received: each has files open
 
 

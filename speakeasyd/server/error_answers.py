@@ -1,4 +1,4 @@
-"""Every error of the API in one form, with what to do about it."""
+"""The one form of errors in the API: a message and a hint."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,20 +25,20 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     for code, what in {
         400: "The request is wrong.",
         401: "A token is needed.",
-        403: "From another site.",
-        404: "It is not there.",
-        409: "It cannot be, as things are.",
+        403: "The request comes from another site.",
+        404: "Not found.",
+        409: "Conflicts with the job's state.",
         413: "Too large.",
         422: "A value is wrong.",
-        503: "Not just now.",
+        503: "Temporarily unavailable.",
     }.items()
 }
-"""What any route may answer."""
+"""Error responses of every route."""
 _HINTS: Mapping[int, str] = {413: "`server.upload_mb` is the limit of an upload."}
 
 
 class RequestRefused(SpeakeasyError):
-    """A request that is answered by an error."""
+    """A request that is refused with an HTTP status."""
 
     def __init__(self, status: int, what: str, *, hint: str = "") -> None:
         super().__init__(what, hint=hint)
@@ -78,5 +78,5 @@ async def _on_validation_error(_request: Request, error: Exception) -> JSONRespo
 
 
 async def _on_defect(_request: Request, _error: Exception) -> JSONResponse:
-    """It is raised again once this is sent, and so comes to the log."""
-    return build_error(500, "a defect of speakeasyd", "The log has the details.")
+    """Starlette raises the error again after the response, so it reaches the log."""
+    return build_error(500, "internal error: a bug in speakeasyd", "The log has the details.")

@@ -1,4 +1,4 @@
-"""The WebSocket that tells every change of state as it happens."""
+"""The WebSocket with live events."""
 
 import asyncio
 from contextlib import suppress
@@ -13,7 +13,7 @@ from speakeasyd.server.status import build_overview
 
 router = APIRouter()
 
-# Events that a client that was away is told one by one; after more it begins anew
+# Missed events that are sent; a client that missed more gets a snapshot
 MISSED_MOST = 5000
 SEND_S = 10.0  # seconds for a client to take a message
 TOO_SLOW = 1013  # "try again later": with `after`, it misses nothing
@@ -23,7 +23,7 @@ TOO_SLOW = 1013  # "try again later": with `after`, it misses nothing
 async def stream_events(
     socket: WebSocket, parts: Lent, after: Annotated[int | None, Query(ge=0, lt=2**63)] = None
 ) -> None:
-    """A snapshot, or with `after` the events since that number; then each event, in groups."""
+    """Send a snapshot, or with `after` the events since that number; then live events."""
     await socket.accept()
     with parts.live.register_client() as client, suppress(WebSocketDisconnect):
         telling = asyncio.create_task(_send_events(socket, parts, client, after))
@@ -55,7 +55,7 @@ async def _send_events(
 
 
 async def _send_snapshot(socket: WebSocket, parts: ServerContext, after: int | None) -> int:
-    """Bring the client up to date. Returns the number of the last event that it has."""
+    """Send missed events or a snapshot. Returns the number of the last event sent."""
     missed = await _load_missed(parts, after) if after is not None else None
     if missed is None:
         snapshot = await build_overview(parts)
@@ -68,7 +68,7 @@ async def _send_snapshot(socket: WebSocket, parts: ServerContext, after: int | N
 
 
 async def _load_missed(parts: ServerContext, after: int) -> EventMessage | None:
-    """None where not all of it is known any more, or it is too much."""
+    """Return the missed events; None if some were removed, or there are too many."""
     missed = await parts.ledger.clients.events_after(after, limit=MISSED_MOST)
     return None if missed is None else build_message(missed)
 

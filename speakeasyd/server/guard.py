@@ -1,4 +1,4 @@
-"""Who may ask: before anything else looks at a request."""
+"""Access control, applied to every request before routing."""
 
 import asyncio
 import hashlib
@@ -20,7 +20,7 @@ COOKIE = "speakeasyd"
 BODY_LIMIT = 1 << 20  # bytes of a request that is no upload
 UPLOADS = ("/api/v1/batches", "/v1/audio/transcriptions", "/v1/audio/translations")
 OPEN = ("/", "/healthz", "/readyz", "/api/v1/session")
-"""Without a token: the page, which then asks for it, and probes, which tell nothing but whether it works."""
+"""Open without a token: the page, which then asks for it, and probes, which give only a status."""
 TRUSTED = "speakeasyd.trusted"  # in the scope: whether the client knows the token, if there is one
 IS_HEAD = "speakeasyd.is_head"  # in the scope: the request is HEAD, and handled as GET
 TOKEN_NEEDED = 4401  # the code that a WebSocket is closed with
@@ -37,7 +37,7 @@ _POLICY = {
 
 
 class RequestGuard:
-    """Refuses other hosts' names (DNS rebinding), other sites' pages, requests without the token, and large bodies."""
+    """Refuses foreign host names (DNS rebinding), foreign origins, missing tokens and large bodies."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, wrong_tokens: WrongTokens) -> None:
         self._app = app
@@ -58,9 +58,9 @@ class RequestGuard:
         knows_token = self._knows_token(asked)
         if not knows_token and _bearer(asked) is not None:
             await self._wrong_tokens.record_failure(peer(asked))
-            await _send_refusal(scope, receive, send, 401, "this is not the token")
+            await _send_refusal(scope, receive, send, 401, "wrong token")
         elif not (knows_token or self._is_open(scope["path"])):
-            await _send_refusal(scope, receive, send, 401, "a token is needed")
+            await _send_refusal(scope, receive, send, 401, "a token is required")
         else:
             scope[TRUSTED] = knows_token
             if (
@@ -77,16 +77,16 @@ class RequestGuard:
     def _find_foreign_origin(self, asked: HTTPConnection) -> str | None:
         host = asked.headers.get("host", "")
         if not self._is_own_host(_strip_port(host)):
-            return f"this server is not called {_strip_port(host)[:80]!r}; server.hosts names what it is called"
+            return f"unknown host name {_strip_port(host)[:80]!r}; add it to server.hosts"
         origin = asked.headers.get("origin")
         if origin is None or origin.lower() in self._origins:
             return None
         if origin.partition("://")[2].lower() != host.lower():
-            return "the request comes from the page of another site"
+            return "the request comes from another site"
         return None
 
     def _is_own_host(self, name: str) -> bool:
-        """An address is: only a name can be made to point here by somebody else."""
+        """Return whether the Host is ours. IP addresses are: DNS rebinding needs a name."""
         try:
             ipaddress.ip_address(name)
         except ValueError:
@@ -97,7 +97,7 @@ class RequestGuard:
         return path in OPEN or path.startswith("/static/")
 
     def _knows_token(self, asked: HTTPConnection) -> bool:
-        """Also where there is none."""
+        """Return whether the request has the token; True if none is configured."""
         if self._token is None:
             return True
         if (said := _bearer(asked)) is not None:
@@ -108,23 +108,23 @@ class RequestGuard:
 
 
 def peer(asked: HTTPConnection) -> str:
-    """The address of the client."""
+    """Return the address of the client."""
     return asked.client.host if asked.client else "an unknown address"
 
 
 def _bearer(asked: HTTPConnection) -> bytes | None:
-    """The token in the header, as it came; None if there is none."""
+    """Return the bearer token of the header, or None."""
     scheme, _, said = asked.headers.get("authorization", "").partition(" ")
     return said.strip().encode("latin-1") if scheme.lower() == "bearer" else None
 
 
 def derive_session(token: str) -> str:
-    """What the page's cookie holds: proof of the token, not the token."""
+    """Return the value of the session cookie: a keyed hash, which does not reveal the token."""
     return hmac.new(token.encode(), b"speakeasyd session", hashlib.sha256).hexdigest()
 
 
 def compare_constant_time(said: bytes, secret: str) -> bool:
-    """In a time that tells nothing."""
+    """Compare in constant time."""
     return hmac.compare_digest(said, secret.encode())
 
 
@@ -135,7 +135,7 @@ def _collect_own_names(settings: ServerSettings) -> frozenset[str]:
 
 
 def _strip_port(host: str) -> str:
-    """A Host header without its port."""
+    """Return a Host header without its port."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
@@ -143,7 +143,7 @@ def _strip_port(host: str) -> str:
 
 
 def _limit_body(receive: Receive, limit: int) -> Receive:
-    """Raises 413, into whoever reads the body, once it is larger."""
+    """Wrap `receive`: it raises HTTPException 413 once the body exceeds the limit."""
     read = 0
 
     async def receive_some() -> Message:
@@ -158,7 +158,7 @@ def _limit_body(receive: Receive, limit: int) -> Receive:
 
 
 async def _until_gone(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
-    """Cancel the answer to a reading request when its client has gone: nobody waits for it."""
+    """Run the application; cancel it when the client disconnects."""
     first = await receive()
     if first["type"] != "http.request" or first.get("more_body"):
         await app(scope, _beginning_with(first, receive), send)

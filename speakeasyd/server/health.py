@@ -1,4 +1,4 @@
-"""For probes and for Prometheus."""
+"""Health probes and Prometheus metrics."""
 
 import asyncio
 from collections.abc import Iterator, Mapping
@@ -26,17 +26,17 @@ _INBOXES = "SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbo
 _FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
 _AUDIO = "SELECT coalesce(sum(audio_seconds), 0) AS seconds FROM batch_progress"
 _PUBLIC = frozenset({"ok", *DeviceState})
-"""What a probe without the token is told word for word."""
+"""Values that a probe without the token gets unchanged."""
 _FAILING: dict[int | str, dict[str, Any]] = {
-    503: {"model": HealthAnswer, "description": "It does not."}
+    503: {"model": HealthAnswer, "description": "Failing."}
 }
 
 
 @router.get("/healthz", responses=_FAILING)
 async def get_liveness(request: Request, parts: Lent, response: Response) -> HealthAnswer:
-    """Whether the daemon works: the loop turns, the ledger can be read, no part of it fails, no job stands still.
+    """Liveness: the event loop runs, the ledger is readable, no service fails, no job stalls.
 
-    How each inbox is watched is told beside it.
+    Also reports how each inbox is watched.
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -45,7 +45,7 @@ async def get_liveness(request: Request, parts: Lent, response: Response) -> Hea
         return _build_health(
             request,
             response,
-            {"loop": "ok", "ledger": str(error) or "it does not answer"},
+            {"loop": "ok", "ledger": str(error) or "no answer"},
             well=False,
         )
     watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
@@ -53,7 +53,7 @@ async def get_liveness(request: Request, parts: Lent, response: Response) -> Hea
         f"inbox {cause.name}": reason
         for cause, reason in parts.pauses.reasons.items()
         if cause.kind is PauseKind.INBOX
-    }  # it is away
+    }
     ledger = parts.pauses.reasons.get(LEDGER_PAUSE, "ok")  # it can be read, or we were not here
     checks = {"loop": "ok", "ledger": ledger} | watchers | dict(parts.failures.texts)
     return _build_health(request, response, checks, well=not parts.failures.texts)
@@ -61,7 +61,7 @@ async def get_liveness(request: Request, parts: Lent, response: Response) -> Hea
 
 @router.get("/readyz", responses=_FAILING)
 async def get_readiness(request: Request, parts: Lent, response: Response) -> HealthAnswer:
-    """Whether a worker can transcribe now."""
+    """Readiness: whether a worker can transcribe now."""
     workers = {worker.name: worker.state for worker in parts.pool.status()}
     checks = workers | {f"pause: {cause}": reason for cause, reason in parts.pauses.reasons.items()}
     ready = (
@@ -74,7 +74,7 @@ async def get_readiness(request: Request, parts: Lent, response: Response) -> He
 def _build_health(
     request: Request, response: Response, checks: Mapping[str, str], *, well: bool
 ) -> HealthAnswer:
-    """Reasons name folders and may be a person's words: they are for those who know the token."""
+    """Build the answer. Reasons may name folders, so they are shown only with the token."""
     response.status_code = 200 if well else 503
     told = (
         checks
@@ -90,7 +90,7 @@ def _find_kind(value: str) -> str:
 
 @router.get("/metrics", response_class=Response)
 async def get_metrics(parts: Lent) -> Response:
-    """In the text format of Prometheus."""
+    """Return metrics in the text format of Prometheus."""
     seen = await build_overview(parts)
     totals = await parts.ledger.clients.run(_load_totals, parts)
     registry = CollectorRegistry()
@@ -104,7 +104,7 @@ def _load_totals(parts: ServerContext) -> Mapping[str, Any]:
 
 
 class _Scrape(Collector):
-    """The state at one moment: nothing is counted twice, here and in the ledger."""
+    """Metrics from one snapshot of the ledger; the process keeps no counters."""
 
     def __init__(self, seen: Mapping[str, Any], totals: Mapping[str, Any], clients: int) -> None:
         self._seen, self._totals, self._clients = seen, totals, clients
@@ -119,19 +119,21 @@ class _Scrape(Collector):
             "speakeasyd_audio_seconds", "Audio transcribed.", self._totals["audio"]
         )
         yield GaugeMetricFamily(
-            "speakeasyd_speed", "Audio seconds in a second, lately.", seen["speed"] or 0.0
+            "speakeasyd_speed", "Audio seconds per second, recently.", seen["speed"] or 0.0
         )
         yield GaugeMetricFamily(
-            "speakeasyd_left_seconds", "Until the queue is empty.", seen["left_s"] or 0.0
+            "speakeasyd_left_seconds",
+            "Estimated seconds until the queue is empty.",
+            seen["left_s"] or 0.0,
         )
         paused = dict.fromkeys(seen["pauses"], 1)
         yield _add_labelled(
-            GaugeMetricFamily("speakeasyd_paused", "Why work stands still.", labels=["cause"]),
+            GaugeMetricFamily("speakeasyd_paused", "Causes of pauses.", labels=["cause"]),
             paused,
         )
         failing = dict.fromkeys(seen["failures"], 1)
         yield _add_labelled(
-            GaugeMetricFamily("speakeasyd_failing", "What fails just now.", labels=["name"]),
+            GaugeMetricFamily("speakeasyd_failing", "Failing services.", labels=["name"]),
             failing,
         )
         workers = GaugeMetricFamily(
@@ -148,9 +150,7 @@ class _Scrape(Collector):
             "speakeasyd_incidents", "Incidents by kind.", labels=["kind"]
         )
         yield _add_labelled(incidents, self._totals["faults"])
-        yield GaugeMetricFamily(
-            "speakeasyd_websocket_clients", "Subscribers to the events.", self._clients
-        )
+        yield GaugeMetricFamily("speakeasyd_websocket_clients", "WebSocket clients.", self._clients)
 
 
 def _add_labelled(

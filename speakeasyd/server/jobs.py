@@ -65,7 +65,7 @@ async def list_jobs(
     before: _Number | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Mapping[str, Any]:
-    """The newest first. `q`: a part of the path. `before`: the `next` of the page before."""
+    """List jobs, newest first. `q`: part of the path. `before`: the `next` of the previous page."""
     asked = {
         "status": status,
         "batch": batch,
@@ -97,10 +97,10 @@ async def get_job(parts: Lent, job_id: _Id) -> Row:
 async def get_transcript(
     parts: Lent,
     job_id: _Id,
-    format: Annotated[Format | None, Query(description="As a file to keep.")] = None,  # noqa: A002
+    format: Annotated[Format | None, Query(description="Download in this format.")] = None,  # noqa: A002
     track: Annotated[int | None, Query(ge=1, description="Of this audio track only.")] = None,
 ) -> Response:
-    """The finished transcript, else what is transcribed so far: as JSON, or in any format as a download.
+    """Return the finished transcript, or the text so far: as JSON, or as a download in any format.
 
     404 for a download of which there is no text, and for a track that has no transcript of its own.
     """
@@ -139,12 +139,12 @@ _PARTS: dict[int | str, dict[str, Any]] = {
 
 @router.get("/{job_id}/audio", response_class=Response, responses=_PARTS)
 async def get_audio(parts: Lent, job_id: _Id) -> OpenFileResponse:
-    """The source, in a range if asked for. 404: it is not in its inbox any more."""
+    """Return the source, or a range of it. 404: it is no longer in its inbox."""
     await find_job(parts, job_id)
     wanted = await parts.ledger.clients.run(find_source, parts.state, job_id)
     opened = await run_in_threadpool(_open_source, parts, wanted) if wanted else None
     if opened is None:
-        raise RequestRefused(404, "the audio is not in the inbox any more")
+        raise RequestRefused(404, "the audio is no longer in the inbox")
     name, file = opened
     guessed = guess_type(name)[0] or ""
     sound = guessed.startswith(
@@ -154,9 +154,9 @@ async def get_audio(parts: Lent, job_id: _Id) -> OpenFileResponse:
 
 
 def _open_source(parts: ServerContext, wanted: SourceFile) -> tuple[str, FileIO] | None:
-    """The version that the job is about: in its inbox, or where it was put away. Its name, and itself, open.
+    """Open the version that the job is about, in its inbox or archive. Returns its name and file.
 
-    What is judged is the open file: another that takes its name meanwhile, or a link, is never served.
+    The checks apply to the open file, so a replacement or a link is never served.
     """
     inbox = next((one for one in parts.settings.inboxes if one.name == wanted.inbox), None)
     for root, path in _list_places(inbox, wanted.path) if inbox else ():
@@ -173,7 +173,7 @@ def _open_source(parts: ServerContext, wanted: SourceFile) -> tuple[str, FileIO]
 
 
 def _list_places(inbox: InboxSettings, path: bytes) -> Iterator[tuple[Path, str]]:
-    """Folders, and paths below them."""
+    """Yield the folders where the source may be, each with its path below it."""
     relative = os.fsdecode(path)
     yield inbox.path, relative
     above, slash, name = relative.rpartition("/")
@@ -184,7 +184,7 @@ def _list_places(inbox: InboxSettings, path: bytes) -> Iterator[tuple[Path, str]
 
 
 async def find_job(parts: ServerContext, job_id: int) -> Row:
-    """Its row of `job_status`. Raises Refused for an unknown job."""
+    """Return the row of `job_status`. Raises RequestRefused: 404 for an unknown job."""
     row = (
         await parts.ledger.clients.run(find_job_row, parts.state, job_id)
         if 0 <= job_id < 2**63
@@ -197,7 +197,7 @@ async def find_job(parts: ServerContext, job_id: int) -> Row:
 
 @router.post("/{job_id}/{wish}", response_model=JobAnswer)
 async def change_job(parts: Lent, job_id: _Id, wish: Literal["retry", "cancel"]) -> Row:
-    """`retry` an ended job, or `cancel` one that has not ended."""
+    """Retry an ended job, or cancel one that has not ended. 409: not possible in its state."""
     row = await find_job(parts, job_id)
     changed = await (
         parts.ledger.retry_jobs(ids=[job_id])
@@ -210,6 +210,6 @@ async def change_job(parts: Lent, job_id: _Id, wish: Literal["retry", "cancel"])
 
 
 _WHY_NOT = {
-    "retry": "Only an ended job can be tried again, and none whose file has been replaced.",
+    "retry": "Only an ended job whose file was not replaced can be retried.",
     "cancel": "Only a job that has not ended can be cancelled.",
 }

@@ -1,4 +1,4 @@
-"""A multipart form, its files streamed to the disk: none is ever whole in memory."""
+"""Receives a multipart form; files are streamed to disk."""
 
 import hashlib
 import secrets
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 BLOCK = 1 << 20  # bytes handed to the disk at a time
-FIELDS_LIMIT = 1 << 16  # bytes of all fields that are no files
+FIELDS_LIMIT = 1 << 16  # bytes of all fields that are not files
 FILES_LIMIT = 5_000
 PARTS_LIMIT = 6_000  # files and fields
 
@@ -36,10 +36,10 @@ class ReceivedFile:
 
 
 class UploadForm:
-    """What a form says. Its files lie in `folder`, which its owner empties: move those to be kept."""
+    """A received form. Its files are in `folder`, which its owner removes: move files to keep."""
 
     def __init__(self, folder: FolderHandle, *, file_field: str = "") -> None:
-        """`file_field`: a part of that name is a file, even where the client gives it no file name."""
+        """`file_field`: a part of that name is a file even without a file name."""
         self.folder = folder
         self.file_field = file_field.encode()
         self._parts = 0
@@ -47,14 +47,18 @@ class UploadForm:
         self.files: list[ReceivedFile] = []
 
     def get_text(self, name: str, default: str = "") -> str:
-        """The last value of a field."""
+        """Return the last value of a field."""
         return (self._text.get(name) or [default])[-1]
 
     def get_texts(self, name: str) -> list[str]:
         return self._text.get(name, [])
 
     async def receive_form(self, request: Request) -> None:
-        """Raises Refused for what is no form, or too large a one; OSError when the disk refuses."""
+        """Read the form.
+
+        Raises RequestRefused: 400 or 415 for an invalid form, 413 for one too large; OSError if the
+        disk refuses a write.
+        """
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise RequestRefused(415, "the body must be multipart/form-data")
@@ -70,13 +74,13 @@ class UploadForm:
             await run_in_threadpool(parser.write, bytes(block))
             parser.finalize()
         except FormParserError as error:
-            raise RequestRefused(400, f"the form is broken: {error}") from error
+            raise RequestRefused(400, f"invalid form: {error}") from error
         except ClientDisconnect as error:
-            raise RequestRefused(400, "the form breaks off") from error
+            raise RequestRefused(400, "the form is incomplete") from error
         finally:
             reader.close()
         if not reader.ended:
-            raise RequestRefused(400, "the form breaks off")
+            raise RequestRefused(400, "the form is incomplete")
 
     # --- for the reader, in a thread
 
@@ -86,7 +90,10 @@ class UploadForm:
             raise RequestRefused(413, f"more than {PARTS_LIMIT} parts")
 
     def open_file(self) -> tuple[str, BinaryIO]:
-        """A temporary name, and the file there."""
+        """Create a file. Returns its temporary name and the file.
+
+        Raises RequestRefused: 413 for too many files.
+        """
         if len(self.files) >= FILES_LIMIT:
             raise RequestRefused(413, f"more than {FILES_LIMIT} files")
         name = secrets.token_hex(8)
@@ -97,7 +104,7 @@ class UploadForm:
 
 
 class _FormReader:
-    """What the parser calls for each piece of the form."""
+    """The callbacks of the parser."""
 
     def __init__(self, form: UploadForm) -> None:
         self._form = form
@@ -134,7 +141,7 @@ class _FormReader:
         self._header = self._value = b""
 
     def close(self) -> None:
-        """The file of a form that breaks off."""
+        """Close the file of an incomplete form."""
         if self._file:
             self._file[1].close()
 

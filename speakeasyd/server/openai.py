@@ -1,6 +1,7 @@
-"""The audio part of OpenAI's API, through the same inbox and ledger, ahead of the queue.
+"""Endpoints compatible with OpenAI's audio API. Files use the inbox and the ledger, with priority.
 
-Fields, answers and streamed events: https://platform.openai.com/docs/api-reference/audio. `temperature` has no effect.
+Fields, answers and streamed events: https://platform.openai.com/docs/api-reference/audio.
+`temperature` has no effect.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ FOLDER = "api"  # of the inbox, and so the batch
 FIRST = 100  # the highest priority: somebody waits
 STEM = 50  # characters of a file's own name that are kept
 PROMPT = 2000  # characters of a prompt that count: the last ones
-FOLLOW_S = 15.0  # seconds without news after which a stream says that it is still there
+FOLLOW_S = 15.0  # seconds without events after which a stream sends a comment
 USUAL = "whisper-1"  # the name that stands for whatever is configured
 
 _FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
@@ -88,7 +89,7 @@ _BODY: dict[str, Any] = {
 async def create_transcription(
     request: Request, parts: Lent, task: Literal["transcriptions", "translations"]
 ) -> Response:
-    """Transcribe one file, or translate it to English, and wait for the text."""
+    """Transcribe one file, or translate it to English, and return the text."""
     _require_running_queue(parts)
     with ExitStack() as stack:
         async with receive_files(
@@ -111,13 +112,16 @@ async def create_transcription(
 
 
 def _read_format(form: UploadForm) -> tuple[str, bool]:
-    """The format of the answer, and whether it is streamed."""
+    """Return the response format, and whether to stream.
+
+    Raises RequestRefused: 422 for an unknown format.
+    """
     wanted = form.get_text("response_format", "json")
     if wanted not in _FORMATS:
-        raise RequestRefused(422, f"response_format is one of {', '.join(_FORMATS)}")
+        raise RequestRefused(422, f"response_format must be one of {', '.join(_FORMATS)}")
     streams = form.get_text("stream").lower() in {"true", "1"}
     if streams and wanted not in {"json", "text"}:
-        raise RequestRefused(422, "stream gives plain text: response_format is then json or text")
+        raise RequestRefused(422, "with stream, response_format must be json or text")
     return wanted, streams
 
 
@@ -125,7 +129,7 @@ async def _receive_upload(parts: ServerContext, reception: Reception, task: str)
     form = reception.form
     file = next((file for file in form.files if file.field == "file"), None)
     if file is None:
-        raise RequestRefused(422, "there is no `file` in the form")
+        raise RequestRefused(422, "the form has no `file`")
     inbox = parts.settings.upload_inbox
     changes = check_options(parts, inbox, _read_options(parts, form, task))
     # Under a name that was there before, the same bytes would be a duplicate: each request has a name of its own.
@@ -137,7 +141,7 @@ async def _receive_upload(parts: ServerContext, reception: Reception, task: str)
 
 
 def _complete_name(parts: ServerContext, reception: Reception, file: ReceivedFile) -> str:
-    """The file's name, with an extension by its first bytes where the name has none that the inbox takes."""
+    """Return the file's name; without an accepted extension, one is added by the file's content."""
     rules = InboxRules.for_inbox(parts.settings, parts.settings.upload_inbox)
     name = PurePosixPath(file.name.replace("\\", "/")).name or "audio"
     if not rules.has_other_extension(name):
@@ -145,7 +149,7 @@ def _complete_name(parts: ServerContext, reception: Reception, file: ReceivedFil
     with reception.form.folder.open_file(file.temporary) as content:
         extension = guess_extension(content.read(HEAD_BYTES))
     if extension is None:
-        raise RequestRefused(400, "the file is in no format of audio or video that is known here")
+        raise RequestRefused(400, "unknown audio or video format")
     return f"{name}.{extension}"
 
 
@@ -155,7 +159,7 @@ def _name_upload(name: str) -> str:
 
 
 def _read_options(parts: ServerContext, form: UploadForm, task: str) -> Mapping[str, object]:
-    """The options of a form."""
+    """Return the options of a form."""
     asked: dict[str, object] = {
         "language": _read_language(form.get_text("language")),
         "initial_prompt": form.get_text("prompt")[-PROMPT:],
@@ -172,21 +176,24 @@ def _read_options(parts: ServerContext, form: UploadForm, task: str) -> Mapping[
 
 
 def _read_language(text: str) -> str | None:
-    """A code of ISO 639-1, also from a name (`English`) or a tag (`en-US`). Raises Refused for no language."""
+    """Return the ISO 639-1 code of a code, a name (`English`) or a tag (`en-US`).
+
+    Raises RequestRefused: 400 for an unknown language.
+    """
     if not text.strip() or text.strip().lower() == "auto":
         return None
     code = find_code(text)
     if code is None:
         raise RequestRefused(
             400,
-            f"{text[:80]!r} is no language of Whisper",
-            hint="Give a code of ISO 639-1, such as en.",
+            f"unknown language {text[:80]!r}",
+            hint="Use an ISO 639-1 code such as en.",
         )
     return code
 
 
 def _require_running_queue(parts: ServerContext, hint: str = "") -> None:
-    """Raises Refused while nothing would come of waiting."""
+    """Raises RequestRefused: 503 while work is paused."""
     inbox = parts.settings.upload_inbox.name
     pauses = parts.pauses.reasons.items()
     if reasons := [reason for cause, reason in pauses if cause.covers(inbox)]:
@@ -194,12 +201,15 @@ def _require_running_queue(parts: ServerContext, hint: str = "") -> None:
 
 
 async def _cancel_on_disconnect(request: Request, answer: Coroutine[Any, Any, Row]) -> Row:
-    """Raises Refused as soon as nobody waits for the answer: the whole request has been read, so its end comes next."""
+    """Await the answer. Raises RequestRefused: 400 when the client disconnects.
+
+    The request was read completely, so the next message is the disconnect.
+    """
     waiting, gone = asyncio.ensure_future(answer), asyncio.ensure_future(request.receive())
     try:
         await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not waiting.done():
-            raise RequestRefused(400, "the client has gone")
+            raise RequestRefused(400, "the client disconnected")
         return waiting.result()
     finally:
         waiting.cancel()
@@ -207,19 +217,19 @@ async def _cancel_on_disconnect(request: Request, answer: Coroutine[Any, Any, Ro
 
 
 async def _wait_for_end(parts: ServerContext, job_id: int, client: LiveClient) -> Row:
-    """Its row, once it has ended. `client` has listened since before it began."""
+    """Return the job's row once it has ended. `client` was registered before the job was added."""
     async for row in _follow_job(parts, job_id, client):
         if row["finished_at"] is not None:
             return row
-    raise AssertionError("a job that does not end is followed for ever")
+    raise AssertionError("_follow_job yields until the job ends")
 
 
 async def _follow_job(parts: ServerContext, job_id: int, client: LiveClient) -> AsyncIterator[Row]:
-    """Its row now, after each of its events, and after a while without any. The last one is of its end."""
+    """Yield the job's row now, after each of its events, and every FOLLOW_S without any, to its end."""
     row = await find_job(parts, job_id)
     yield row
     while row["finished_at"] is None:
-        _require_running_queue(parts, hint=f"Job {job_id} goes on after that.")
+        _require_running_queue(parts, hint=f"Job {job_id} resumes afterwards.")
         with suppress(TimeoutError):
             async with asyncio.timeout(FOLLOW_S):
                 await _wait_for_event(job_id, client)
@@ -233,14 +243,14 @@ async def _wait_for_event(job_id: int, client: LiveClient) -> None:
         if any(event.job_id == job_id or event.kind == "queue.paused" for event in news.events):
             return
     raise RequestRefused(
-        503, "the daemon is too busy to wait for the text", hint=f"It will be that of job {job_id}."
+        503, "the daemon is too busy to wait", hint=f"The text will be that of job {job_id}."
     )
 
 
 async def _stream_events(
     parts: ServerContext, job_id: int, client: LiveClient, stack: ExitStack
 ) -> AsyncIterator[str]:
-    """Server-sent events: the text as its chunks come, at the end all of it, or an error."""
+    """Yield server-sent events: text as chunks finish, finally the whole text or an error."""
     sent = ""
     with stack:
         try:
@@ -252,7 +262,7 @@ async def _stream_events(
                     )
                     sent = text
                 elif row["finished_at"] is None:
-                    yield ": still at work\n\n"
+                    yield ": in progress\n\n"
             if row["status"] != Status.COMPLETED:
                 raise RequestRefused(422, str(row["error"] or f"the job is {row['status']}"))
             yield _format_event({"type": "transcript.text.done", "text": text})
@@ -263,7 +273,7 @@ async def _stream_events(
 
 
 async def _read_text(parts: ServerContext, job_id: JobId, *, ended: bool) -> str:
-    """All of the text once the job has ended, until then that of its first chunks."""
+    """Return the whole text of an ended job, otherwise that of its leading chunks."""
     if ended:
         return (await parts.ledger.clients.load_transcript(job_id)).text
     return await parts.ledger.clients.leading_text(job_id)
@@ -319,7 +329,7 @@ def _build_segment(number: int, segment: Segment) -> Mapping[str, object]:
 
 @router.get("/models")
 async def list_models(parts: Lent) -> Mapping[str, object]:
-    """What may be asked for as `get_model`: the configured one, and the presets."""
+    """List the values of `model`: the configured model and the presets."""
     return {
         "object": "list",
         "data": [_build_model(name) for name in (USUAL, *sorted(parts.settings.presets))],
@@ -329,9 +339,7 @@ async def list_models(parts: Lent) -> Mapping[str, object]:
 @router.get("/models/{name}")
 async def get_model(parts: Lent, name: str) -> Mapping[str, object]:
     if name != USUAL and name not in parts.settings.presets:
-        raise RequestRefused(
-            404, f"there is no model {name[:80]!r}", hint="GET /v1/models lists them."
-        )
+        raise RequestRefused(404, f"unknown model {name[:80]!r}", hint="GET /v1/models lists them.")
     return _build_model(name)
 
 

@@ -1,4 +1,4 @@
-"""The microphone of the machine that the daemon runs on."""
+"""Recording from the microphone of the daemon's machine."""
 
 import asyncio
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ class RecordingRequest(BaseModel):
 
 @router.get("")
 async def get_recorder_state(parts: Lent) -> RecorderState:
-    """What the recorder does."""
+    """Return the recorder's state."""
     return parts.recorder.state
 
 
 @router.get("/devices")
 async def list_devices(parts: Lent) -> Mapping[str, list[Mapping[str, Any]]]:
-    """What can be recorded from."""
+    """List the recording devices."""
     return {
         "devices": [
             asdict(device) for device in await asyncio.to_thread(parts.recorder.list_devices)
@@ -41,7 +41,7 @@ async def list_devices(parts: Lent) -> Mapping[str, list[Mapping[str, Any]]]:
 async def start_recording(
     parts: Lent, wish: Annotated[RecordingRequest | None, Body()] = None
 ) -> RecorderState:
-    """Begin a recording, which lands in the inbox when it ends."""
+    """Start a recording; its file appears in the inbox when it ends."""
     wanted = wish or RecordingRequest()
     limits = RecordingLimits(max_s=wanted.max_s, until_silence_s=wanted.until_silence_s)
     try:
@@ -54,5 +54,5 @@ async def start_recording(
 
 @router.post("/stop")
 async def stop_recording(parts: Lent) -> RecorderState:
-    """End the recording; its file is in the inbox when this is answered."""
+    """Stop the recording. Its file is in the inbox before the answer."""
     return await asyncio.to_thread(parts.recorder.stop)

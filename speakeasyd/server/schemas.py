@@ -1,4 +1,4 @@
-"""What the API answers: rows of the public views, and the one form of an error. Docs for people who write clients."""
+"""The answers of the API: rows of the public views, and errors. Shown in the API's schema."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from speakeasyd.domain.pausing import PauseKind
 
 
 class Answer(BaseModel):
-    """Further keys may come with any version."""
+    """Later versions may add keys."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True, protected_namespaces=())
 
@@ -17,7 +17,7 @@ class Answer(BaseModel):
 class Problem(Answer):
     message: str
     hint: str = ""
-    """What to do about it."""
+    """What to do."""
 
 
 class ErrorAnswer(Answer):
@@ -45,7 +45,7 @@ class JobAnswer(Answer):
     started_at: str | None
     finished_at: str | None
     available_at: str
-    """Not tried before."""
+    """Not started before this time."""
     preset: str | None
     warning: str | None
     bytes: int
@@ -55,9 +55,9 @@ class JobAnswer(Answer):
     warning_kinds: str | None
     superseded_by: int | None
     retry_error: str | None
-    """Why the last retry of a completed job failed; its transcript is the one from before."""
+    """Why the last retry of a completed job failed. Its earlier transcript is kept."""
     has_transcript: bool
-    """Whether there is a finished transcript; also while the job is tried again."""
+    """Whether there is a finished transcript, also during a retry."""
 
 
 class Attempt(Answer):
@@ -93,13 +93,13 @@ class JobDetails(JobAnswer):
     artifacts: list[WrittenArtifact]
     incidents: list[IncidentAnswer]
     advice: str | None
-    """What a person can do about its error."""
+    """What the user can do about the error."""
 
 
 class Jobs(Answer):
     jobs: list[JobAnswer]
     next: int | None
-    """The `before` of the next page; null: there is none."""
+    """The `before` of the next page; null if there is none."""
 
 
 class Batch(Answer):
@@ -128,7 +128,7 @@ class UploadedFile(Answer):
     bytes: int
     job_id: int
     status: Status
-    """`skipped`: the same bytes have been there under this path."""
+    """`skipped`: this path had the same bytes before."""
 
 
 class Upload(Answer):
@@ -148,7 +148,7 @@ class PauseDescription(Answer):
 
 class Paused(Answer):
     pauses: dict[str, str]
-    """Why work stands still, by cause."""
+    """Reasons by cause."""
 
 
 class SearchHitAnswer(Answer):
@@ -159,7 +159,7 @@ class SearchHitAnswer(Answer):
     channel: int | None
     created_at: str
     snippet: str
-    """The words found in brackets."""
+    """Matches are in brackets."""
 
 
 class SearchHitsAnswer(Answer):
@@ -182,31 +182,31 @@ class Hours(Answer):
 
 
 class Overview(Answer):
-    """The daemon at one moment."""
+    """A snapshot of the daemon."""
 
     version: str
     seq: int
-    """Of the newest event."""
+    """Number of the newest event."""
     counts: dict[str, int]
     """Jobs by status."""
     speed: float | None
-    """Seconds of audio in a second, over the last minutes."""
+    """Seconds of audio per second, over the last minutes."""
     left_s: float | None
     """Seconds until the queue is empty."""
     pauses: dict[str, str]
     """Reasons by cause, for people."""
     paused_by: list[PauseDescription]
     failures: dict[str, str]
-    """What does not work just now, and why."""
+    """Failing services and their errors."""
     workers: list[dict[str, object]]
     inboxes: list[dict[str, object]]
     waiting: list[dict[str, object]]
-    """Files that do not settle."""
+    """Files that have not settled."""
     incidents: list[dict[str, object]]
     batches: list[Batch]
     in_work: list[dict[str, object]]
     ended: list[dict[str, object]]
-    """The latest."""
+    """The most recent."""
     presets: list[str]
     inbox_names: list[str]
     recorder: bool

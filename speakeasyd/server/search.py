@@ -1,4 +1,4 @@
-"""Where words were said."""
+"""Search in transcripts."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +15,7 @@ _Time = Annotated[
     str | None,
     Query(
         pattern=TIME,
-        description="When the file was received, UTC, or the beginning of it: `2026-05`.",
+        description="Time the file was received, UTC, or a prefix: `2026-05`.",
     ),
 ]
 
@@ -35,7 +35,7 @@ async def search_transcripts(
     channel: Annotated[int | None, Query(ge=0, le=255)] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> Mapping[str, Any]:
-    """All of the words, in any order; `"a phrase"`, `trans*` for a beginning, `-not`. `channel` 0 is left."""
+    """Find segments with all words: `"a phrase"`, prefix `trans*`, excluded `-not`. `channel` 0 is left."""
     filters = SearchFilters(
         since=since, until=until, batch=batch, inbox=inbox, preset=preset, channel=channel
     )

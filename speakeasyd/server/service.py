@@ -1,4 +1,4 @@
-"""Serves while the daemon runs. A port that is taken is tried again: the work goes on meanwhile."""
+"""Runs the HTTP server in the daemon. A port that is in use is retried; transcription continues."""
 
 import asyncio
 import logging
@@ -28,10 +28,10 @@ from speakeasyd.services.service import Service
 from speakeasyd.system.limits import file_limit
 from speakeasyd.workers.pool import Pool
 
-RETRY_S = 15.0  # seconds between tries to have the port
-SWEEP_S = 5.0  # seconds before the first upload for those of a crash to go; a folder on a network may not answer at all
+RETRY_S = 15.0  # seconds between attempts to bind the port
+SWEEP_S = 5.0  # seconds to wait for the removal of stale uploads; a network folder may hang
 HEADER_BYTES = 1 << 14  # bytes of a request's header
-LEAVE_S = 2  # seconds for clients to take what is being sent when the daemon leaves
+LEAVE_S = 2  # seconds for open answers when the daemon stops
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +67,14 @@ class Server(Service):
         self.address: str | None = None  # once it listens
 
     async def run_once(self) -> float:
-        """Serve until stopped. Returns early when the port cannot be had."""
+        """Serve until stopped. Returns early if the port cannot be bound."""
         try:
             listener = self._open_listener()
         except OSError as error:
             if not self._complained:
                 place = f"{self._settings.host}:{self._settings.port}"
                 log.warning(
-                    "the page and the API cannot listen at %s: %s; trying again",
+                    "the page and the API cannot listen on %s: %s; retrying",
                     place,
                     error.strerror,
                 )
@@ -122,14 +122,14 @@ class Server(Service):
             raise
 
     def _open_listener(self) -> socket.socket:
-        """Raises OSError."""
+        """Bind the port. Raises OSError."""
         host = self._settings.host
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, self._settings.port), family=family, backlog=WAITING)
 
 
 class _Uvicorn(uvicorn.Server):
-    """Signals are the daemon's business."""
+    """uvicorn without signal handlers; the daemon has its own."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -1,4 +1,4 @@
-"""An open file as an answer, whole or in a range: no path is looked up again once it has been checked."""
+"""Sends an open file or a range of it; the path is not looked up again after the checks."""
 
 import re
 from email.utils import formatdate
@@ -18,7 +18,7 @@ _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})")
 
 
 class OpenFileResponse(Response):
-    """Closes the file. One range is answered with 206; several, or none that can be read, with the whole file."""
+    """Sends and closes the file: 206 for one range; the whole file for several or invalid ranges."""
 
     def __init__(self, file: FileIO, *, media_type: str) -> None:
         super().__init__(media_type=media_type)
@@ -47,17 +47,17 @@ class OpenFileResponse(Response):
             await run_in_threadpool(self._file.close)
 
     async def _send_bytes(self, start: int, end: int, send: Send) -> None:
-        """Raises OSError for a file that has become shorter: then the connection must end."""
+        """Send a range. Raises OSError if the file became shorter, which ends the connection."""
         await run_in_threadpool(self._file.seek, start)
         while start < end:
             block = await run_in_threadpool(self._file.read, min(BLOCK, end - start))
             if not block:
-                raise OSError("the file has become shorter while it was sent")
+                raise OSError("the file became shorter while it was sent")
             start += len(block)
             await send({"type": "http.response.body", "body": block, "more_body": True})
 
     def _choose_range(self, headers: Headers) -> tuple[int, int]:
-        """The first byte and the one after the last. Sets the status."""
+        """Return the first byte and the one after the last. Sets the status."""
         wanted = _RANGE.fullmatch(headers.get("range", "").strip())
         if_range = headers.get("if-range")
         unchanged = if_range is None or if_range in {
@@ -70,7 +70,7 @@ class OpenFileResponse(Response):
         start = int(first) if first else max(0, self._size - int(last))
         end = min(self._size, int(last) + 1) if first and last else self._size
         if first and last and int(last) < start:
-            return 0, self._size  # no range at all
+            return 0, self._size  # invalid range
         if start >= self._size or start == end:
             self.status_code = 416
             self.headers["content-range"] = f"bytes */{self._size}"

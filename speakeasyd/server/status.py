@@ -1,4 +1,4 @@
-"""What goes on, and whether it goes on at all."""
+"""Status, batches, throughput, pause and resume."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,7 +22,7 @@ _HOURS = """
 
 
 async def build_overview(parts: ServerContext) -> Mapping[str, Any]:
-    """As `GET /status` answers."""
+    """Return the answer of `GET /status`."""
     seq = await parts.ledger.clients.newest_event()
     snapshot = await parts.ledger.clients.run(take_snapshot, parts.state)
     settings = parts.settings
@@ -36,7 +36,7 @@ async def build_overview(parts: ServerContext) -> Mapping[str, Any]:
 
 @router.get("/status", response_model=Overview)
 async def get_status(parts: Lent) -> Mapping[str, Any]:
-    """The daemon at one moment: queue, speed, time left, workers, pauses, incidents."""
+    """A snapshot: queue, speed, time left, workers, pauses, incidents."""
     return await build_overview(parts)
 
 
@@ -46,7 +46,7 @@ async def list_batches(
     q: Annotated[str, Query(max_length=500)] = "",
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Mapping[str, Any]:
-    """Batches, the newest first; `q`: only those with this in their name."""
+    """List batches, newest first. `q`: part of the name."""
     return {"batches": await parts.ledger.clients.query_rows(_BATCHES, {"q": q, "limit": limit})}
 
 
@@ -54,7 +54,7 @@ async def list_batches(
 async def list_throughput(
     parts: Lent, hours: Annotated[int, Query(ge=1, le=24 * 366)] = 48
 ) -> Mapping[str, Any]:
-    """The last hours in which something ended, the oldest first."""
+    """List the last hours in which jobs ended, oldest first."""
     return {"hours": await parts.ledger.clients.query_rows(_HOURS, {"hours": hours})}
 
 
@@ -64,9 +64,9 @@ class PauseRequest(BaseModel):
 
 @router.post("/pause")
 async def pause_queue(parts: Lent, why: Annotated[PauseRequest | None, Body()] = None) -> Paused:
-    """Let go of all work, chunks in flight aside, until `resume_queue`; also across restarts.
+    """Pause all work after the chunks in flight, until `resume`; also across restarts.
 
-    503: the ledger cannot keep it, and nothing has changed.
+    503: the ledger cannot be written; nothing has changed.
     """
     await parts.pauses.begin_durably(PERSON_PAUSE, (why or PauseRequest()).reason)
     return Paused(pauses={str(cause): why for cause, why in parts.pauses.reasons.items()})
@@ -74,6 +74,6 @@ async def pause_queue(parts: Lent, why: Annotated[PauseRequest | None, Body()] =
 
 @router.post("/resume")
 async def resume_queue(parts: Lent) -> Paused:
-    """Go on. Pauses of another cause stay."""
+    """Resume work. Pauses with other causes remain."""
     await parts.pauses.end_durably(PERSON_PAUSE)
     return Paused(pauses={str(cause): why for cause, why in parts.pauses.reasons.items()})

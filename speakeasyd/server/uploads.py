@@ -1,4 +1,4 @@
-"""Files that come over HTTP: into the inbox, by its rules, and into the ledger before the answer."""
+"""Uploads: files are stored in the inbox and added to the ledger before the answer."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ from speakeasyd.server.schemas import UploadedFile as Taken
 router = APIRouter(tags=["jobs"])
 log = logging.getLogger(__name__)
 
-# A folder of the inbox, not looked at: from there a rename is enough
+# A folder in the inbox that is not scanned; a rename moves a file to its place
 STAGING = ".speakeasyd-upload-"
 PATH_LIMIT = 1000  # bytes below the inbox
 TAKE_BACK_TRIES = 50
@@ -58,7 +58,7 @@ _BODY: dict[str, Any] = {
                         "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
                         "batch": {
                             "type": "string",
-                            "description": "A name for what belongs together: a folder.",
+                            "description": "Name of the batch: a folder of the inbox.",
                         },
                         "preset": {"type": "string"},
                         "options": {
@@ -88,16 +88,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Where a received file is."""
+    """Where a received file was stored."""
 
     file: ReceivedFile
     path: str  # relative to the inbox
-    moved: bool  # False: the same bytes lay there already, from the same upload sent before
+    moved: bool  # False: the file was there from the same upload, sent before
 
 
 @dataclass(frozen=True, slots=True)
 class Reception:
-    """A form whose files lie in a folder of its inbox, and the inbox itself, open as long as that."""
+    """A form whose files are in a folder of the inbox, and an open handle of the inbox."""
 
     form: UploadForm
     root: FolderHandle
@@ -107,16 +107,16 @@ class Reception:
 async def upload_files(
     request: Request, parts: Lent, inbox: Annotated[str | None, Query(max_length=200)] = None
 ) -> Upload:
-    """Upload any number of files. When it is answered, each is durable in the inbox and has its job.
+    """Upload files. After 201, each file is durable in the inbox and has a job.
 
-    Any other answer: none of them has. The same upload sent again (bytes, name, batch, options) has the same jobs, as
-    long as its files lie in the inbox: after a lost answer it can be sent again.
+    After any other answer none has. Repeating an upload (same bytes, names, batch, options) gives
+    the same jobs while its files are in the inbox, so it can be repeated after a lost answer.
     """
     target = _find_inbox(parts, inbox)
     async with receive_files(request, parts, target) as reception:
         form = reception.form
         if not form.files:
-            raise RequestRefused(422, "there is no file in the form")
+            raise RequestRefused(422, "the form has no file")
         changes = check_options(parts, target, _read_fields(form))
         said = form.get_text("batch").strip(" .")
         batch = make_component(said) if said else ""
@@ -131,14 +131,14 @@ async def upload_files(
 async def receive_files(
     request: Request, parts: ServerContext, inbox: InboxSettings, *, file_field: str = ""
 ) -> AsyncIterator[Reception]:
-    """The form of a request, its files in a folder of the inbox that is gone afterwards. `file_field`: see `Form`.
+    """Receive a form into a temporary folder of the inbox. `file_field`: see `UploadForm`.
 
-    Raises Refused: 503 while the inbox or the ledger is away.
+    Raises RequestRefused: 503 while the inbox or the ledger is unavailable.
     """
     if parts.uploads.locked():
-        raise RequestRefused(503, "too many uploads at once", hint="Try again in a moment.")
+        raise RequestRefused(503, "too many uploads at once", hint="Retry later.")
     if reason := parts.pauses.reasons.get(LEDGER_PAUSE):
-        raise RequestRefused(503, reason, hint="Nothing was taken. Send it again later.")
+        raise RequestRefused(503, reason, hint="Nothing was stored. Retry later.")
     async with parts.uploads, AsyncExitStack() as stack:
         try:
             root = await in_thread(_open_inbox, parts, inbox)
@@ -155,7 +155,7 @@ async def receive_files(
 
 
 def _open_inbox(parts: ServerContext, inbox: InboxSettings) -> FolderHandle:
-    """Raises Refused where it is away: what is written below a mount point would be lost."""
+    """Open the inbox folder. Raises RequestRefused: 503 if it is missing or not mounted."""
     root = FolderHandle.open(inbox.path)
     try:
         _require_inbox(parts, inbox, root)
@@ -169,31 +169,34 @@ def _require_inbox(parts: ServerContext, inbox: InboxSettings, root: FolderHandl
     if not parts.is_present(inbox.name) or not root.is_at_its_path():
         raise RequestRefused(
             503,
-            f"the inbox {inbox.name!r} is gone, or no longer mounted",
-            hint="Send it again later.",
+            f"the inbox {inbox.name!r} is missing or not mounted",
+            hint="Retry later.",
         )
 
 
 def choose_place(
     parts: ServerContext, inbox: InboxSettings, file: ReceivedFile, *, folder: str
 ) -> Wanted:
-    """Where a received file belongs, relative to the inbox. Raises Refused for a name that the inbox does not take."""
+    """Return the place of a received file in the inbox.
+
+    Raises RequestRefused: 422 for a name that the inbox does not accept.
+    """
     wanted = _sanitize_path(file, folder)
     if len(os.fsencode(wanted.path)) > PATH_LIMIT:
         raise RequestRefused(
-            422, f"{file.name[:200]!r} is not taken: it has more than {PATH_LIMIT} bytes"
+            422, f"{file.name[:200]!r} is refused: its path has more than {PATH_LIMIT} bytes"
         )
     if len(os.fsencode(wanted.name)) > NAME_LIMIT:
         raise RequestRefused(
-            422, f"{file.name[:200]!r} is not taken: a name has {NAME_LIMIT} bytes at most"
+            422, f"{file.name[:200]!r} is refused: a name has at most {NAME_LIMIT} bytes"
         )
     if reason := InboxRules.for_inbox(parts.settings, inbox).why_ignored(os.fsencode(wanted.path)):
-        raise RequestRefused(422, f"{file.name[:200]!r} is not taken: {reason}")
+        raise RequestRefused(422, f"{file.name[:200]!r} is refused: {reason}")
     return wanted
 
 
 def remove_stale_uploads(inboxes: Iterable[InboxSettings]) -> None:
-    """Remove uploads that a crash has cut short."""
+    """Remove what a crash left of uploads."""
     for left in chain.from_iterable(inbox.path.glob(f"{STAGING}*") for inbox in inboxes):
         rmtree(left, ignore_errors=True)
 
@@ -207,7 +210,10 @@ async def take_upload(
     changes: Changes,
     awaited: bool = False,
 ) -> list[Taken]:
-    """Move received files to their places, or beside them where those are taken, and give each a job: all or none."""
+    """Move received files into the inbox and add a job for each: all or none.
+
+    A file gets a number if its name is taken.
+    """
     known = await _known_paths(parts, inbox, wanted, changes)
     placed = await in_thread(_place_all, reception, wanted, known)
     try:
@@ -218,7 +224,7 @@ async def take_upload(
         await in_thread(_take_back, reception.root, placed)
         if isinstance(error, FileFault) and error.code in _AWAY:
             raise RequestRefused(
-                503, f"the inbox lost a file: {error}", hint="Send it again later."
+                503, f"the inbox lost a file: {error}", hint="Retry later."
             ) from error
         raise
     return [
@@ -230,7 +236,7 @@ async def take_upload(
 async def _known_paths(
     parts: ServerContext, inbox: InboxSettings, wanted: Sequence[Wanted], changes: Changes
 ) -> frozenset[tuple[str, str]]:
-    """Path and SHA-256 of files whose job has the very options that are asked for: an upload that is sent again."""
+    """Return path and SHA-256 of files that have a job with the same options: a repeated upload."""
     presets = _build_presets(parts, inbox)
     options = {
         batch: presets.choose_options(batch, changes).options
@@ -247,15 +253,17 @@ async def _known_paths(
 
 
 def check_options(parts: ServerContext, inbox: InboxSettings, changes: Changes) -> Changes:
-    """Options that a client may ask for: no model but those of the configuration, since a model may be a path."""
+    """Check a client's options. Returns them.
+
+    Raises RequestRefused: 422 for invalid options, and for a model that is not configured, since a
+    model may be a path.
+    """
     settings = parts.settings
     presets = _build_presets(parts, inbox)
     try:
         model = presets.choose_options("", changes).options.model
     except FileFault as fault:
-        raise RequestRefused(
-            422, f"these options cannot be used: {str(fault).partition(': ')[2]}"
-        ) from fault
+        raise RequestRefused(422, f"invalid options: {str(fault).partition(': ')[2]}") from fault
     known = {
         "auto",
         "bundled",
@@ -263,9 +271,7 @@ def check_options(parts: ServerContext, inbox: InboxSettings, changes: Changes) 
         *(one.get("model") for one in settings.presets.values()),
     }
     if model not in known:
-        raise RequestRefused(
-            422, "this model is not one of the configuration's", hint="Make a preset for it."
-        )
+        raise RequestRefused(422, "this model is not configured", hint="Add a preset for it.")
     return changes
 
 
@@ -291,12 +297,12 @@ def _find_inbox(parts: ServerContext, name: str | None) -> InboxSettings:
         return parts.settings.upload_inbox
     found = next((inbox for inbox in parts.settings.inboxes if inbox.name == name), None)
     if found is None:
-        raise RequestRefused(422, f"there is no inbox {name[:80]!r}")
+        raise RequestRefused(422, f"unknown inbox {name[:80]!r}")
     return found
 
 
 def _sanitize_path(file: ReceivedFile, folder: str) -> Wanted:
-    """A place below the inbox from what a client says: no part of it leads anywhere else."""
+    """Build a place below the inbox from a client's file name; no part leads out of it."""
     said = [part for part in file.name.replace("\\", "/").split("/") if part.strip(" .")]
     *above, name = said or ["_"]
     folders = [
@@ -308,7 +314,7 @@ def _sanitize_path(file: ReceivedFile, folder: str) -> Wanted:
 def _place_all(
     reception: Reception, wanted: Sequence[Wanted], known: frozenset[tuple[str, str]]
 ) -> list[Placed]:
-    """Move the files of a form, durably; none stays if one cannot be moved."""
+    """Move the files of a form durably: all or none."""
     placed: list[Placed] = []
     try:
         for folder, group in groupby(wanted, key=lambda one: one.folder):
@@ -327,14 +333,14 @@ def _open_folder(root: FolderHandle, folder: str) -> FolderHandle:
         return root.open_below(folder, create=True)
     except LinkRefused as error:
         raise RequestRefused(
-            422, f"{folder!r} has a link in it, which may lead out of the inbox"
+            422, f"{folder!r} contains a link, which may lead out of the inbox"
         ) from error
     except NotADirectoryError as error:
-        raise RequestRefused(422, f"{folder!r} is no folder") from error
+        raise RequestRefused(422, f"{folder!r} is not a folder") from error
 
 
 class _Placer:
-    """Puts files into one folder, each under the first name that is free. Reads the folder's names once."""
+    """Moves files into one folder under free names. Reads the folder's names once."""
 
     def __init__(
         self,
@@ -375,7 +381,7 @@ class _Placer:
         return self._names
 
     def _is_same(self, file: ReceivedFile, name: str, path: str) -> bool:
-        """Whether the name is that of the same bytes, as the ledger knows them."""
+        """Return whether the file of that name has the same bytes, by the ledger."""
         if (path, file.sha256) not in self._known:
             return False
         try:
@@ -386,7 +392,7 @@ class _Placer:
 
 
 def numbered(name: str, number: int) -> str:
-    """`name (2).wav`; the name is shortened where it would be too long for that."""
+    """Return `name (2).wav`; a long name is shortened."""
     if number == 1:
         return name
     plain = PurePosixPath(name)
@@ -396,14 +402,14 @@ def numbered(name: str, number: int) -> str:
 
 
 def _take_back(root: FolderHandle, placed: Iterable[Placed]) -> None:
-    """Remove files of an upload that is refused: its client will send it again."""
+    """Remove the files of a refused upload."""
     for one in placed:
         if one.moved and not any(_removed(root, one.path) for _ in range(TAKE_BACK_TRIES)):
-            log.warning("%r stays in the inbox, although its upload was refused", one.path)
+            log.warning("cannot remove %r of a refused upload from the inbox", one.path)
 
 
 def _removed(root: FolderHandle, path: str) -> bool:
-    """Whether the file is gone. Not while a folder above it is a link, which may be for a moment."""
+    """Remove a file. Returns whether it is gone; False while a folder above it is a link."""
     folder, _, name = path.rpartition("/")
     try:
         with root.open_below(folder) as handle:

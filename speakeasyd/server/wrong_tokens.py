@@ -1,6 +1,6 @@
-"""Wrong tokens are logged, and answered more slowly the more of them come from one address.
+"""Logs wrong tokens and delays their answers, doubling per address (throttling).
 
-Only wrong answers wait: whoever has the token is never kept out, not even behind the same address.
+Requests with the right token are never delayed, not even from the same address.
 """
 
 import asyncio
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 FIRST_DELAY_S = 0.25  # seconds; doubles with each wrong token
 LONGEST_DELAY_S = 4.0
-FORGET_S = 600.0  # seconds without a wrong token after which an address begins anew
+FORGET_S = 600.0  # seconds without a wrong token after which an address is forgotten
 ADDRESSES = 1000  # that are remembered
-NETWORK_BITS = 64  # of an IPv6 address: who has one has all the others of its network
+NETWORK_BITS = 64  # of an IPv6 address: one host usually has a whole /64 network
 
 log = logging.getLogger(__name__)
 
@@ -29,15 +29,15 @@ class WrongTokens:
         self._by_address: dict[str, _Failures] = {}
 
     async def record_failure(self, peer: str) -> None:
-        """Log one, and wait before it is answered."""
+        """Log a wrong token, and wait before the answer."""
         address = _network_of(peer)
-        log.warning("a wrong token came from %s", peer[:64])
+        log.warning("wrong token from %s", peer[:64])
         await asyncio.sleep(self._compute_delay(address, time.monotonic()))
 
     def _compute_delay(self, address: str, now: float) -> float:
         failures = self._by_address.pop(
             address, _Failures()
-        )  # and to the end: the oldest are forgotten first
+        )  # re-inserted at the end: the oldest are forgotten first
         if now - failures.last > FORGET_S:
             failures.count = 0
         failures.count += 1

@@ -192,7 +192,7 @@ def test_why_of_a_file_that_the_asker_may_not_look_at(state: Path, deny: Deny) -
     deny(inbox / "closed")
     done = ask(state, "why", str(inbox / "closed" / "a.mp3"), *places)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "you may not look at it yourself" in done.stdout
+    assert "you have no permission to read it" in done.stdout
     done = ask(state, "why", str(inbox / "secret.mp3"), *places)
     assert (done.returncode, done.stderr) == (0, "")
     assert "it is in the inbox and has no job yet" in done.stdout

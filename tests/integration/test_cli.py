@@ -243,7 +243,7 @@ def test_status_for_people(ledger: Desk) -> None:
     assert ledger.asks("status") == 1, "the daemon is down"
     assert "down" in ledger.out
     assert "calls/long.wav" in ledger.out
-    assert "illegal access; restart; not over yet" in ledger.out
+    assert "illegal access; restart; not resolved" in ledger.out
     assert "copying.mkv waits since" in ledger.out
     with LedgerLock(ledger.state):
         assert ledger.asks("status") == 0
@@ -294,7 +294,7 @@ def test_search(ledger: Desk) -> None:
 
 def test_retry(ledger: Desk) -> None:
     assert ledger.asks("retry", "2") == 0
-    assert "1 to begin again: 2" in ledger.out
+    assert "1 to retry: 2" in ledger.out
     assert "daemon is down" in ledger.out
     assert ledger.gets("jobs", "--status", "pending")[1]["attempts"] == 0
     assert ledger.gets("retry", "2", "1") == {"retried": [1], "refused": [2]}
@@ -322,7 +322,7 @@ def test_cancel(ledger: Desk) -> None:
     ("name", "said"),
     [
         ("talk.mp3", ["job 1: completed", "speakeasyd show 1 --text"]),
-        ("letter.mp3", ["job 2: failed", "not_media", "Play the file elsewhere"]),
+        ("letter.mp3", ["job 2: failed", "not_media", "Play the file in another program"]),
         ("later.flac", ["job 4: pending", "The daemon is down"]),
         ("calls/long.wav", ["job 3: processing", "it goes on where it was"]),
         ("copying.mkv", ["7 bytes: it is still being written"]),
@@ -358,7 +358,7 @@ def test_why_of_a_file_that_is_new_or_nowhere(ledger: Desk) -> None:
         ledger.why(ledger.inbox / "new.mp3")
         assert "has been still for 2 s" in ledger.out
     assert ledger.why(ledger.inbox / "never.mp3") == 1
-    assert "There is no such file" in ledger.out
+    assert "No such file" in ledger.out
     assert ledger.why(ledger.inbox.parent / "elsewhere.mp3") == 1
     assert f"Copy it into one: {ledger.inbox}" in " ".join(ledger.out.split())
 
@@ -551,7 +551,7 @@ def test_config_show_tells_no_secret(desk: Desk, tmp_path: Path, arguments: list
     ("cause", "says", "never"),
     [
         (PERSON_PAUSE, "until `speakeasyd resume`", "by itself"),
-        (PauseCause(PauseKind.OUTBOX, "in"), "It goes on by itself", "resume"),
+        (PauseCause(PauseKind.OUTBOX, "in"), "It ends when the cause is removed", "resume"),
     ],
 )
 def test_status_says_which_pauses_end_by_themselves(

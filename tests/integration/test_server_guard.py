@@ -175,7 +175,7 @@ def test_wrong_tokens_are_logged_with_their_sender_and_keep_nobody_out(closed: S
         closed.client.get("/healthz", headers={"Authorization": "Bearer wrong"}).status_code == 401
     )
     assert closed.post("/session", json={"token": "wrong"}).status_code == 401
-    until(lambda: "a wrong token came from 127.0.0.1" in closed.log, "the log line")
+    until(lambda: "wrong token from 127.0.0.1" in closed.log, "the log line")
     assert (
         closed.client.get(
             "/api/v1/status", headers={"Authorization": f"Bearer {ENTRY}"}

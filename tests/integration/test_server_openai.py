@@ -165,7 +165,7 @@ def test_a_language_is_understood_as_clients_write_it(client: openai.OpenAI, lan
 
 
 def test_what_is_no_language_is_refused(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.BadRequestError, match="no language"):
+    with pytest.raises(openai.BadRequestError, match="unknown language"):
         transcribe(client, language="Klingon")
 
 
@@ -196,7 +196,7 @@ def test_who_leaves_is_not_waited_for(served: Served, long: Path) -> None:
 
 
 def test_what_cannot_be_done_is_refused_in_words(client: openai.OpenAI) -> None:
-    with pytest.raises(openai.UnprocessableEntityError, match="not one of the configuration's"):
+    with pytest.raises(openai.UnprocessableEntityError, match="not configured"):
         transcribe(client, model="large-v9")
     with (
         pytest.deprecated_call(),

@@ -104,7 +104,7 @@ def test_names_stay_in_the_inbox(served: Served, name: str, path: str | None) ->
     answered = served.upload((name, content()))
     if path is None:
         assert answered.status_code == 422
-        assert "is not taken" in answered.json()["error"]["message"]
+        assert "is refused" in answered.json()["error"]["message"]
     else:
         assert [file["path"] for file in answered.json()["files"]] == [path]
         assert (served.inbox / path).is_file()
@@ -164,7 +164,7 @@ def test_a_file_is_no_folder(served: Served) -> None:
     served.upload(("plain.wav", content()))
     answered = served.upload(("plain.wav/below.wav", content()))
     assert answered.status_code == 422
-    assert "no folder" in answered.text
+    assert "not a folder" in answered.text
 
 
 def test_options_and_presets(served: Served) -> None:
@@ -206,7 +206,7 @@ def test_no_file_no_inbox_no_form(served: Served) -> None:
         + b"--edge--"
     )
     answered = served.post("/batches", content=nothing_chosen, headers=RAW)
-    assert (answered.status_code, "there is no file" in answered.text) == (422, True)
+    assert (answered.status_code, "has no file" in answered.text) == (422, True)
     assert served.post("/batches", json={"files": []}).status_code == 415
     no_boundary = {"content-type": "multipart/form-data"}
     assert served.post("/batches", content=b"--\r\n", headers=no_boundary).status_code == 415

@@ -77,7 +77,7 @@ async def test_a_port_that_is_taken_keeps_nobody_from_work(
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         taken = settings.model_copy(update={"server": ServerSettings(port=port)})
-        await transcribes_and_says(taken, caplog, f"cannot listen at 127.0.0.1:{port}")
+        await transcribes_and_says(taken, caplog, f"cannot listen on 127.0.0.1:{port}")
 
 
 async def test_a_persons_pause_outlives_a_restart(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-// The way to the daemon: requests that explain their errors, and the one connection that tells what happens.
+// Requests to the daemon, and the WebSocket with its events.
 
 import { byId } from "./dom.js";
 
@@ -37,7 +37,7 @@ export const send = (path, body) =>
     body: body === undefined ? undefined : JSON.stringify(body),
   });
 
-/** The parts of a query that say something. */
+/** A query string of the values that are not empty. */
 export function query(values) {
   const given = Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "");
   return given.length ? `?${new URLSearchParams(given)}` : "";
@@ -45,7 +45,7 @@ export function query(values) {
 
 let entering = null;
 
-/** Asks a person for the token, once, however many wait for it. */
+/** Asks for the token; concurrent callers share one dialog. */
 export function enter() {
   entering ??= new Promise((entered) => {
     const dialog = byId("token"),
@@ -60,7 +60,7 @@ export function enter() {
         body: JSON.stringify({ token: form.elements.token.value }),
       }).catch(() => null);
       wrong.hidden = Boolean(answer?.ok);
-      wrong.textContent = answer ? "This is not the token." : "The daemon does not answer.";
+      wrong.textContent = answer ? "Wrong token." : "The daemon does not answer.";
       if (!answer?.ok) return form.elements.token.select();
       form.reset();
       dialog.close();
@@ -72,7 +72,7 @@ export function enter() {
   return entering;
 }
 
-/** Tells `hear.snapshot(status)`, `.events(list)` and `.connected(whether)`; reconnects by itself, misses nothing. */
+/** Calls `hear.snapshot(status)`, `.events(list)` and `.connected(bool)`. Reconnects by itself and gets missed events. */
 export function listen(hear) {
   let last = null,
     wait = FIRST_WAIT_MS;
@@ -109,7 +109,7 @@ export function listen(hear) {
   }
 }
 
-/** So long, or until the network is back. */
+/** Waits `ms`, or until the network is back. */
 const pause = (ms) =>
   new Promise((over) => {
     const timer = setTimeout(over, ms);

@@ -1,4 +1,4 @@
-// The page: one view at a time by the address, the machine beside it, and what happens as it happens.
+// The page: one view, chosen by the address, a side panel, and live updates.
 
 import { ask, listen, send } from "./api.js";
 import { byId, calmly, complain, tell } from "./dom.js";
@@ -15,17 +15,17 @@ const LOOK_MS = 1000,
   LOOK_ANYWAY_MS = 15000;
 const NEWS = {
   "job.failed": (event) => `Failed: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
-  "batch.completed": (event) => `The batch ${event.data.batch} is done: ${plural(event.data.total, "file")}`,
+  "batch.completed": (event) => `Batch ${event.data.batch} is done: ${plural(event.data.total, "file")}`,
   "job.retry_failed": (event) =>
-    `The retry failed, the transcript stays: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
+    `Retry failed, the earlier transcript is kept: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
   "queue.paused": (event) => `Paused: ${event.data.reason}`,
-  "queue.resumed": () => "Work goes on",
+  "queue.resumed": () => "Work resumed",
 };
 let view = null,
   status = null,
   here = null;
 
-/** Where a person was in each entry of the browser's history: how far down, and on which link. */
+/** Scroll position and focused link of each entry of the browser's history. */
 const places = new Map();
 history.scrollRestoration = "manual";
 
@@ -49,7 +49,7 @@ function route() {
   entitle();
 }
 
-/** After a step to elsewhere: at the top of it. After a step back: where one was. */
+/** Open the view of the address. Going back restores the scroll position and the focus. */
 async function move() {
   places.set(here, { top: lastTop, link: document.activeElement?.getAttribute("href") });
   const back = history.state?.been ? places.get(location.hash) : null;
@@ -97,14 +97,14 @@ const look = calmly(async () => {
   try {
     show(await ask("/status"));
   } catch {
-    /* the banner tells that the connection is lost */
+    /* the banner shows that the connection is lost */
   }
 }, LOOK_MS);
 
 listen({
   connected: (is) => {
     if (is && !byId("banner").hidden) look();
-    byId("banner").textContent = is ? "" : "The connection to the daemon is lost; trying again.";
+    byId("banner").textContent = is ? "" : "The connection to the daemon is lost. Reconnecting.";
     byId("banner").hidden = is;
   },
   snapshot: (now) => {

@@ -1,4 +1,4 @@
-// Elements from data. Text is only ever text: nothing here parses HTML.
+// Builds elements from data. Text is inserted as text and never parsed as HTML.
 
 export function h(tag, properties = {}, ...children) {
   const node = document.createElement(tag);
@@ -28,9 +28,9 @@ const something = (children) =>
 
 const shown = new WeakMap();
 
-/** Makes `list` show `items`. What says the same stays the element that it was, and the focus stays with its key.
+/** Shows `items` in `list`. Unchanged items keep their element, and the focus stays on its key.
  *
- * `progress` is no reason for another element: its bar moves. Returns the elements by key.
+ * A change of `progress` only moves the bar. Returns the elements by key.
  */
 export function keep(list, items, key, make) {
   const before = shown.get(list) ?? new Map(),
@@ -56,7 +56,7 @@ export function keep(list, items, key, make) {
   return new Map([...now].map(([name, { node }]) => [name, node]));
 }
 
-/** Brings these children into `parent` in this order; those that are in their place are not touched. */
+/** Orders the children of `parent`; children already in place are not touched. */
 export function settle(parent, nodes) {
   let place = parent.firstElementChild;
   for (const node of nodes) {
@@ -65,7 +65,7 @@ export function settle(parent, nodes) {
   }
 }
 
-/** New children of `node`, if `about` says anything else than last time; the focus stays on what is called the same. */
+/** Replaces the children of `node` if `about` has changed; the focus stays on the control with the same label. */
 export function redraw(node, about, make) {
   const said = JSON.stringify(about);
   if (shown.get(node) === said) return;
@@ -78,19 +78,19 @@ export function redraw(node, about, make) {
   }
 }
 
-/** To those who listen instead of look: only what matters. */
+/** Announces news to screen readers. */
 export function tell(news) {
   byId("news").textContent = news;
 }
 
-/** Something that was asked for could not be done. */
+/** Shows an error in the banner. */
 export function complain(problem) {
   const node = byId("problem");
   node.querySelector("span").textContent = `${problem.message.replace(/[^.]$/, "$&.")} ${problem.hint ?? ""}`;
   node.hidden = false;
 }
 
-/** Runs `action` when asked to, but never twice at once, and rests `least` ms or four times as long as it took. */
+/** Returns a throttled `action`: never concurrent; between runs it waits `least` ms or four times the last run. */
 export function calmly(action, least) {
   let busy = false,
     again = false;

@@ -1,4 +1,4 @@
-// One job: how it goes, its text beside its sound, what became of it.
+// One job: its progress, its transcript with its audio, attempts and files.
 
 import { ask, send } from "./api.js";
 import { bar, calmly, complain, h, redraw } from "./dom.js";
@@ -20,14 +20,14 @@ export function open(main, { path: [id], asked, from, renamed }) {
   const silent = h(
     "p",
     { class: "facts", hidden: true },
-    "The recording is not in the inbox any more, or this browser cannot play it.",
+    "The recording is no longer in the inbox, or this browser cannot play it.",
   );
   const legend = h(
     "p",
     { class: "legend", hidden: true },
     h("span", { class: "low" }, "Dotted"),
-    " words are unsure. ",
-    h("span", { class: "hearing" }, "Click a word to hear it; with the keyboard, arrow keys go through the text."),
+    " words have a low probability. ",
+    h("span", { class: "hearing" }, "Click a word to play it, or move through the text with the arrow keys."),
   );
   const empty = h("p", { class: "empty", hidden: true }),
     more = h("section", { class: "more" });
@@ -36,8 +36,8 @@ export function open(main, { path: [id], asked, from, renamed }) {
     follow = calmly(read, REFRESH_MS);
   const view = { title: `Job ${id}`, refresh, leave, hear };
   let reached = asked.get("t") === null;
-  let hasText = false; // there is something to download
-  let drawn = null; // the job as it was drawn last
+  let hasText = false; // whether there is text to download
+  let drawn = null; // the job as last drawn
 
   main.replaceChildren(
     back(from),
@@ -75,7 +75,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
     text.leave();
     audio.pause();
     audio.removeAttribute("src");
-    audio.load(); // lets go of the connection
+    audio.load(); // closes the connection
     main.classList.remove("silent");
   }
 
@@ -90,7 +90,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
         ? "No speech was found."
         : job.finished_at
           ? "No text."
-          : "No text yet: it appears here as it is transcribed.";
+          : "No text yet. It appears here while it is transcribed.";
   }
 
   async function read() {
@@ -133,19 +133,19 @@ export function open(main, { path: [id], asked, from, renamed }) {
       " · ",
       when(job.finished_at ?? job.created_at),
     );
-    if (job.status === "processing") yield bar(0, "How far it is");
+    if (job.status === "processing") yield bar(0, "Progress");
     if (job.error) yield h("p", { class: "problem" }, job.error);
     if (job.advice) yield h("p", { class: "advice" }, job.advice);
     if (job.warning) yield h("p", { class: "warning" }, job.warning);
     if (job.retry_error)
-      yield h("p", { class: "warning" }, `The last retry failed, this is the transcript from before. ${job.retry_error}`);
+      yield h("p", { class: "warning" }, `The last retry failed. This is the earlier transcript. ${job.retry_error}`);
     if (job.has_transcript && !job.finished_at)
-      yield h("p", { class: "advice" }, "It is transcribed again; until that is done, this is the transcript from before.");
+      yield h("p", { class: "advice" }, "A retry is in progress. This is the earlier transcript.");
     if (job.duplicate_of)
       yield h(
         "p",
         {},
-        "The same bytes as ",
+        "Same content as ",
         h("a", { href: `#/job/${job.duplicate_of}` }, `job ${job.duplicate_of}`),
         ".",
       );
@@ -192,14 +192,14 @@ function* history({ status, attempts, artifacts, incidents }) {
           "li",
           {},
           when(one.started_at),
-          ` ${joined(one.outcome ?? "under way", one.device, one.model)}`,
+          ` ${joined(one.outcome ?? "in progress", one.device, one.model)}`,
           one.error && h("small", {}, one.error),
         ),
       ),
     );
   }
   if (incidents.length) {
-    yield h("h2", {}, "What went wrong meanwhile");
+    yield h("h2", {}, "Incidents");
     yield h(
       "ul",
       {},
@@ -207,7 +207,7 @@ function* history({ status, attempts, artifacts, incidents }) {
     );
   }
   if (artifacts.length) {
-    yield h("h2", {}, "Written");
+    yield h("h2", {}, "Files written");
     yield h(
       "ul",
       {},

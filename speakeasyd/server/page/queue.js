@@ -1,4 +1,4 @@
-// The queue: what is there, how far it is, how long it will take. Never more than a page of it is in the document.
+// The queue: jobs, their progress and the estimated time left. Only one page of it is in the document.
 
 import { ask, query } from "./api.js";
 import { bar, calmly, complain, h, keep, redraw } from "./dom.js";
@@ -12,7 +12,7 @@ const STATUSES = ["pending", "processing", "completed", "failed", "cancelled", "
 
 export function open(main, { asked, status }) {
   const filter = { status: asked.get("status"), batch: asked.get("batch"), q: asked.get("q") };
-  let pages = [null]; // the `before` of each page so far
+  let pages = [null]; // the `before` parameter of each page so far
   let rows = new Map(),
     working = new Map(),
     next = null,
@@ -21,7 +21,7 @@ export function open(main, { asked, status }) {
     latest = null;
 
   const summary = h("div", { class: "summary" });
-  const atWork = h("ul", { class: "jobs at-work", "aria-label": "At work" });
+  const atWork = h("ul", { class: "jobs at-work", "aria-label": "In progress" });
   const list = h("ul", { class: "jobs", "aria-label": "Jobs" });
   const empty = h("p", { class: "empty", hidden: true });
   const newer = h("button", { type: "button", class: "quiet", onclick: () => turnTo(pages.slice(0, -1)) }, "Newer");
@@ -41,7 +41,7 @@ export function open(main, { asked, status }) {
       "label",
       { class: "wide" },
       "Path ",
-      h("input", { type: "search", value: filter.q, placeholder: "part of a name", oninput: typed }),
+      h("input", { type: "search", value: filter.q, placeholder: "part of the path", oninput: typed }),
     ),
     filter.batch &&
       h(
@@ -90,8 +90,8 @@ export function open(main, { asked, status }) {
     const all = !Object.values(filter).some(Boolean);
     filters.hidden = all && !page.jobs.length;
     empty.textContent = !all
-      ? "Nothing like that."
-      : "Nothing here yet. What you drop on this page, or into the inbox, appears here.";
+      ? "No matching jobs."
+      : "No jobs yet. Drop files on this page or into the inbox.";
     newer.disabled = pages.length === 1;
     older.disabled = next === null;
     pager.hidden = newer.disabled && older.disabled;
@@ -148,7 +148,7 @@ export function open(main, { asked, status }) {
   }
 }
 
-/** Of the batches under way, how much is done; null: none is. */
+/** Progress of all unfinished batches, from 0 to 1; null if there are none. */
 function overall(batches) {
   const left = batches.filter((batch) => ended(batch) < batch.total);
   const total = left.reduce((sum, batch) => sum + batch.total, 0);
@@ -160,9 +160,9 @@ function* summed({ counts, speed, left_s: seconds, paused_by: pauses, progress }
   yield h(
     "p",
     { class: "big" },
-    left ? `${plural(left, "file")} to go` : counts.completed ? "Everything is done" : "Ready for your recordings",
+    left ? `${plural(left, "file")} to go` : counts.completed ? "All files are done" : "Ready for files",
   );
-  if (left && progress !== null) yield bar(progress, "All that is under way", { class: "overall" });
+  if (left && progress !== null) yield bar(progress, "Progress of all unfinished batches", { class: "overall" });
   yield h(
     "p",
     { class: "facts" },
@@ -177,7 +177,7 @@ function* summed({ counts, speed, left_s: seconds, paused_by: pauses, progress }
     yield h(
       "p",
       { class: "pause" },
-      `Paused: ${reason}${ends ? ". It goes on by itself once that is over" : ""}`,
+      `Paused: ${reason}${ends ? ". Work resumes when the cause is removed" : ""}`,
     );
   }
 }
@@ -192,7 +192,7 @@ function row(job) {
       h("span", { class: "path" }, named(job.path)),
       h("span", { class: `status ${job.status}` }, job.status),
       job.status === "processing"
-        ? bar(job.progress, `How far ${job.path} is`)
+        ? bar(job.progress, `Progress of ${job.path}`)
         : h("span", { class: "about" }, about(job)),
       when(job.finished_at ?? job.started_at ?? job.created_at),
     ),
@@ -201,7 +201,7 @@ function row(job) {
 
 function about(job) {
   if (job.status === "pending" && Date.parse(job.available_at) > Date.now())
-    return ["again at ", when(job.available_at)];
+    return ["retry at ", when(job.available_at)];
   return (
     job.error ??
     joined(job.audio_seconds !== null && clock(job.audio_seconds), job.language, job.warning && "with a warning")

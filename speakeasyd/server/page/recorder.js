@@ -4,7 +4,7 @@ import { ask, send } from "./api.js";
 import { byId, complain, tell } from "./dom.js";
 import { clock } from "./words.js";
 
-const FLOOR_DB = -60; // what is quieter is shown as nothing
+const FLOOR_DB = -60; // lower levels are shown as zero
 const button = byId("record"),
   meter = byId("level"),
   time = byId("recorded");
@@ -22,9 +22,9 @@ export function offer(is) {
 export function hear({ kind, data }) {
   show(data);
   if (kind === "recorder.started") tell("Recording");
-  if (kind === "recorder.failed") complain({ message: `The recording broke off: ${data.reason}` });
+  if (kind === "recorder.failed") complain({ message: `Recording failed: ${data.reason}` });
   if (kind === "recorder.stopped")
-    tell(data.reason ? `The recording ended: ${data.reason}` : "The recording is in the inbox");
+    tell(data.reason ? `Recording ended: ${data.reason}` : "Recording saved to the inbox");
 }
 
 function show({ phase, peak_db: peak, seconds }) {

@@ -1,23 +1,23 @@
-// Where something was said, in all transcripts.
+// Search in all transcripts.
 
 import { ask, query } from "./api.js";
 import { h, redraw, tell } from "./dom.js";
 import { clock, joined, plural, when } from "./words.js";
 
 const MOST = 100; // hits
-const NARROWING = ["since", "until", "batch", "preset", "channel"];
+const FILTERS = ["since", "until", "batch", "preset", "channel"];
 const SIDES = ["left", "right"];
 
 export function open(main, { asked, status }) {
   const words = asked.get("q") ?? "",
     hits = h("ol", { class: "hits" }),
     told = h("p", { class: "facts" });
-  const narrowed = NARROWING.some((name) => asked.get(name));
+  const narrowed = FILTERS.some((name) => asked.get(name));
   const input = h("input", {
     type: "search",
     name: "q",
     value: words,
-    placeholder: 'words, "a phrase", beginn*, -not',
+    placeholder: 'words, "a phrase", begin*, -not',
     enterkeyhint: "search",
   });
   const preset = h("select", { name: "preset" });
@@ -27,13 +27,13 @@ export function open(main, { asked, status }) {
     h("h1", { tabindex: -1 }, "Search"),
     h(
       "form",
-      { class: "filters", role: "search", "aria-label": "Search everything that was said", onsubmit: go },
+      { class: "filters", role: "search", "aria-label": "Search all transcripts", onsubmit: go },
       h("label", { class: "wide" }, "Words ", input),
       h("button", {}, "Search"),
       h(
         "details",
         { open: narrowed },
-        h("summary", {}, "Narrow it"),
+        h("summary", {}, "Filters"),
         h(
           "div",
           { class: "filters" },
@@ -78,12 +78,12 @@ export function open(main, { asked, status }) {
   }
 
   async function find() {
-    const wanted = Object.fromEntries(["q", ...NARROWING].map((name) => [name, asked.get(name)]));
+    const wanted = Object.fromEntries(["q", ...FILTERS].map((name) => [name, asked.get(name)]));
     try {
       const { hits: found } = await ask(`/search${query({ ...wanted, limit: MOST })}`);
       told.textContent = found.length
-        ? `${plural(found.length, "place")}${found.length === MOST ? ", the best of them" : ""}`
-        : "It was said nowhere.";
+        ? `${plural(found.length, "match", "matches")}${found.length === MOST ? " (only the best are shown)" : ""}`
+        : "No matches.";
       hits.replaceChildren(...found.map(hit));
     } catch (problem) {
       told.textContent = `${problem.message} ${problem.hint}`;
@@ -112,7 +112,7 @@ function hit(found) {
   );
 }
 
-/** The words found stand in brackets. */
+/** The server puts matches in brackets. */
 function marked(snippet) {
   return snippet.split(/\[([^\]]*)\]/).map((part, number) => (number % 2 ? h("mark", {}, part) : part));
 }

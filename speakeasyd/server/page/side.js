@@ -1,4 +1,4 @@
-// The machine: its workers, what stands in their way, the batches, and how much was done in each hour.
+// The side panel: workers, files not yet accepted, incidents, batches, inboxes, throughput.
 
 import { ask } from "./api.js";
 import { bar, calmly, h, keep, redraw, svg } from "./dom.js";
@@ -7,13 +7,13 @@ import { ended, plural, size, span, when } from "./words.js";
 const STATES = {
   starting: "is starting",
   ready: "is ready",
-  busy: "is at work",
-  soft_restarting: "loads its model again",
+  busy: "is busy",
+  soft_restarting: "is reloading its model",
   poisoned: "is being replaced",
-  device_open: "rests until its device is well",
-  half_open: "tries its device again",
-  cpu_only: "rests; the CPU stands in",
-  recycling: "is being renewed",
+  device_open: "device unavailable",
+  half_open: "is testing its device",
+  cpu_only: "device unavailable; the CPU is used",
+  recycling: "is being recycled",
   stopped: "has stopped",
 };
 const HOURS = 24,
@@ -26,7 +26,7 @@ const list = h("ul"),
   lists = {};
 const sections = Object.entries({
   workers: "Workers",
-  waiting: "Waiting to be complete",
+  waiting: "Still being copied",
   incidents: "Incidents",
   batches: "Batches",
   inboxes: "Inboxes",
@@ -71,20 +71,20 @@ function arrival(one) {
   return h("li", {}, one.path, h("small", {}, `${one.reason}; since `, when(one.since)));
 }
 
-/** In plain words first; what the library said verbatim is for those who look. */
+/** Summary first; the library's original message is collapsed. */
 function incident(one) {
   const [what, ...verbatim] = one.error.split(": ");
   const over =
     one.resolved_at === null
-      ? "not over yet"
-      : `over${one.cost_seconds === null ? "" : ` after ${span(one.cost_seconds)}`}`;
+      ? "not resolved"
+      : `resolved${one.cost_seconds === null ? "" : ` after ${span(one.cost_seconds)}`}`;
   return h(
     "li",
     {},
     h("b", {}, one.device),
     ` ${what}`,
     h("small", {}, when(one.at), ` · ${one.action} · ${over}`),
-    verbatim.length > 0 && h("details", {}, h("summary", {}, "What it said"), h("code", {}, verbatim.join(": "))),
+    verbatim.length > 0 && h("details", {}, h("summary", {}, "Original message"), h("code", {}, verbatim.join(": "))),
   );
 }
 
@@ -94,7 +94,7 @@ function batch(one) {
     "li",
     {},
     h("a", { href: `#/jobs?batch=${encodeURIComponent(one.batch)}` }, one.batch),
-    done < one.total && bar(one.progress, `How far the batch ${one.batch} is`),
+    done < one.total && bar(one.progress, `Progress of the batch ${one.batch}`),
     h(
       "small",
       {},
@@ -135,23 +135,23 @@ function* throughput({ lately, first }) {
       rx: 1.5,
     });
   });
-  yield h("h2", {}, "The last day");
+  yield h("h2", {}, "Last 24 hours");
   yield svg(
     "svg",
     {
       viewBox: `0 0 ${WIDE} ${TALL}`,
       class: "chart",
       role: "img",
-      "aria-label": `Audio transcribed in each hour of the last day: ${total} in all, at most ${span(most)} in an hour`,
+      "aria-label": `Audio transcribed per hour in the last 24 hours: ${total} in total, at most ${span(most)} per hour`,
     },
     ...bars,
   );
   yield h("p", { class: "axis", "aria-hidden": "true" }, h("span", {}, `${HOURS} hours ago`), h("span", {}, "now"));
-  yield h("p", { class: "facts" }, `${total} of audio; at most ${span(most)} in an hour`);
+  yield h("p", { class: "facts" }, `${total} of audio, at most ${span(most)} per hour`);
   yield h(
     "details",
     {},
-    h("summary", {}, "As a table"),
+    h("summary", {}, "Table"),
     h(
       "table",
       {},

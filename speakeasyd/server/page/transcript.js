@@ -1,13 +1,13 @@
-// The words of a recording beside its sound: the one being spoken is lit, one that is chosen is played.
+// The transcript with its audio: the current word is highlighted; a chosen word is played.
 
 import { h, settle } from "./dom.js";
 import { clock } from "./words.js";
 
 const UNSURE = 0.5; // probability of a word, below which it is marked
 const GUESSED = -0.8; // the same for a segment without words: its mean log-probability
-const AT_ONCE = 300; // segments made before the browser may do something else
-const LINGER_S = 0.5; // a word stays lit after its end
-const EARLY_S = 0.02; // a seek may land a little before the word that was meant
+const AT_ONCE = 300; // segments created before control returns to the browser
+const LINGER_S = 0.5; // a word stays highlighted after its end
+const EARLY_S = 0.02; // a seek may land slightly before the word
 const STEPS = {
   ArrowDown: [".at", 1],
   ArrowUp: [".at", -1],
@@ -17,7 +17,7 @@ const STEPS = {
 
 export function transcript(audio) {
   const element = h("div", { class: "transcript", role: "group", "aria-label": "Transcript" });
-  const lines = new Map(); // of segments and gaps, by what they say
+  const lines = new Map(); // elements of segments and gaps, by content
   let words = [],
     lit = null,
     turn = 0,
@@ -47,7 +47,7 @@ export function transcript(audio) {
     },
   };
 
-  /** Brings the text up to date, piece by piece: ten hours have a hundred thousand words. False: it was overtaken. */
+  /** Updates the text in slices, since ten hours have 100,000 words. Returns false if a later call replaced it. */
   async function show(told) {
     const mine = ++turn;
     const pieces = [...told.segments, ...told.gaps.map((gap) => ({ ...gap, gap: true }))].sort(
@@ -78,11 +78,11 @@ export function transcript(audio) {
   function play(at) {
     audio.currentTime = at;
     audio.play().catch(() => {
-      /* there is no sound: the page says so */
+      /* no audio: the page shows a message */
     });
   }
 
-  /** Goes to a moment without a sound. */
+  /** Seeks without playing. */
   function reach(at) {
     audio.currentTime = at;
     light(at);
@@ -105,7 +105,7 @@ export function transcript(audio) {
     lit = now ?? lit;
   }
 
-  /** The arrow keys go through segments and words; the whole is one stop for Tab. */
+  /** The arrow keys move through segments and words; the transcript is one tab stop. */
   function go(from, selector, step) {
     const line = from.closest("p");
     const inside = [...line.querySelectorAll(selector)],
@@ -135,7 +135,7 @@ function segment(piece) {
 
 const gap = ({ start, end }) => ({
   words: [],
-  node: h("p", { class: "gap" }, h("span", { class: "when" }, clock(start)), `not transcribed, until ${clock(end)}`),
+  node: h("p", { class: "gap" }, h("span", { class: "when" }, clock(start)), `not transcribed until ${clock(end)}`),
 });
 
 const time = (at) =>
@@ -153,7 +153,7 @@ function speaker({ track, channel }) {
   return names.length ? h("b", {}, `${names.join(", ")}:`) : null;
 }
 
-/** How many of them begin by then. By halving: they are in order, and there may be a hundred thousand. */
+/** The number of words that begin at or before `at` (binary search; words are sorted). */
 function after(words, at) {
   let low = 0,
     high = words.length;

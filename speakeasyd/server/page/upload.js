@@ -1,4 +1,4 @@
-// Files into the inbox: dropped anywhere on the page, or chosen.
+// Uploads files to the inbox: dropped anywhere on the page, or chosen.
 
 import { enter, query } from "./api.js";
 import { bar, byId, h, redraw } from "./dom.js";
@@ -22,24 +22,24 @@ const more = h(
   ),
 );
 
-/** What the queue shows of it. */
+/** The upload form, shown above the queue. */
 export const form = h(
   "section",
-  { class: "hand-in", "aria-label": "Hand in" },
+  { class: "hand-in", "aria-label": "Upload" },
   h("p", {}, "Drop audio or video anywhere on this page, or "),
   h("button", { type: "button", onclick: () => choose(false) }, "Choose files"),
-  h("button", { type: "button", class: "quiet", onclick: () => choose(true) }, "A folder"),
+  h("button", { type: "button", class: "quiet", onclick: () => choose(true) }, "Choose a folder"),
   more,
 );
 
-/** What can be chosen from. */
+/** Fill the lists of presets and inboxes. */
 export function offer({ presets, inbox_names: inboxes }) {
   redraw(preset, presets, () => [
-    h("option", { value: "" }, "of the inbox"),
+    h("option", { value: "" }, "preset of the inbox"),
     ...presets.map((name) => h("option", {}, name)),
   ]);
   redraw(inbox, inboxes, () => [
-    h("option", { value: "" }, "for uploads"),
+    h("option", { value: "" }, "inbox for uploads"),
     ...inboxes.map((name) => h("option", {}, name)),
   ]);
   preset.parentElement.hidden = !presets.length;
@@ -52,7 +52,7 @@ function choose(folder) {
   input.click();
 }
 
-let depth = 0; // of the elements below the pointer that something is dragged over
+let depth = 0; // number of nested elements that files are dragged over
 
 function over(event, by) {
   if (!event.dataTransfer?.types.includes("Files")) return;
@@ -70,7 +70,7 @@ addEventListener("drop", async (event) => {
   upload((await Promise.all(entries.map((entry) => within(entry, "")))).flat());
 });
 
-/** The files of something dropped: of a folder, with their paths in it. */
+/** The files of a dropped entry; of a folder, with their paths inside it. */
 async function within(entry, folder) {
   const path = folder + entry.name;
   if (entry.isFile) return [{ path, file: await new Promise((found, lost) => entry.file(found, lost)) }];
@@ -117,9 +117,9 @@ function conclude(line, { files, taken, refused, wish }) {
   const said = [
     taken.length > known &&
       `${taken.length === 1 ? taken[0].path : plural(taken.length - known, "file")}: in the queue`,
-    known && `${plural(known, "file")} had been there before`,
+    known && `${plural(known, "file")} already known`,
     taken.length + refused.length < files.length && "cancelled",
-    refused.length && `${plural(refused.length, "file")} not taken`,
+    refused.length && `${plural(refused.length, "file")} refused`,
   ].filter(Boolean);
   line.replaceChildren(
     h(
@@ -127,8 +127,8 @@ function conclude(line, { files, taken, refused, wish }) {
       {},
       `${said.join("; ")} `,
       taken.length === 1
-        ? h("a", { href: `#/job/${taken[0].job_id}` }, "Open it")
-        : wish.batch && h("a", { href: `#/jobs${query({ batch: wish.batch })}` }, "Show them"),
+        ? h("a", { href: `#/job/${taken[0].job_id}` }, "Open job")
+        : wish.batch && h("a", { href: `#/jobs${query({ batch: wish.batch })}` }, "Show jobs"),
     ),
     button("Dismiss", () => line.remove()),
   );
@@ -148,12 +148,12 @@ function conclude(line, { files, taken, refused, wish }) {
 
 const button = (label, onclick) => h("button", { type: "button", class: "quiet", onclick }, label);
 
-/** What the daemon answers, or `{error}`. A request has one file, so that one that is refused keeps no other away. */
+/** Returns the daemon's answer, or `{error}`. One file per request, so a refused file does not affect others. */
 function post({ path, file }, wish, signal, progress) {
   const body = new FormData();
   if (wish.batch) body.append("batch", wish.batch);
   if (wish.preset) body.append("preset", wish.preset);
-  body.append("options", '{"word_timestamps": true}'); // here each word can be heard
+  body.append("options", '{"word_timestamps": true}'); // the page plays single words
   body.append("files", file, path);
   return new Promise((done) => {
     const request = new XMLHttpRequest(),
@@ -161,7 +161,7 @@ function post({ path, file }, wish, signal, progress) {
     request.open("POST", `/api/v1/batches${query({ inbox: wish.inbox })}`);
     request.responseType = "json";
     request.upload.onprogress = ({ loaded }) => progress(Math.min(loaded, file.size));
-    request.onerror = () => fail("it could not be sent, or the daemon does not answer");
+    request.onerror = () => fail("upload failed, or the daemon does not answer");
     request.onabort = () => fail("cancelled");
     request.onload = async () => {
       if (request.status === 401) {

@@ -1,17 +1,17 @@
-// Numbers, times and states as people say them.
+// Formats numbers, times and states for display.
 
 import { h } from "./dom.js";
 
 const two = (number) => String(number).padStart(2, "0");
 
-/** A place in a recording: 1:02:03. */
+/** Position in a recording: 1:02:03. */
 export function clock(seconds) {
   const whole = Math.floor(seconds);
   const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
   return hours ? `${hours}:${two(minutes)}:${two(whole % 60)}` : `${minutes}:${two(whole % 60)}`;
 }
 
-/** About how long. */
+/** An approximate duration. */
 export function span(seconds) {
   if (seconds < 90) return `${Math.max(1, Math.round(seconds))} s`;
   if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
@@ -29,7 +29,7 @@ export const plural = (number, one, many = `${one}s`) => `${number.toLocaleStrin
 const day = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
 const hour = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 
-/** A moment: the time of day, with its date if that is not today's. */
+/** A point in time: the time of day, with the date if it is not today. */
 export function when(iso) {
   const date = new Date(iso),
     today = date.toDateString() === new Date().toDateString();
