@@ -1,4 +1,4 @@
-"""A child process with everything that it starts, ended together."""
+"""A child process in a process group, which is killed as a whole."""
 
 import contextlib
 import ctypes
@@ -39,7 +39,7 @@ if sys.platform == "win32":
         )
 
     def _make_killer(process: subprocess.Popen[bytes]) -> Callable[[], None]:
-        """Put the process into a job object. Returns what ends all that is in it."""
+        """Put the process into a job object. Returns a function that ends all its processes."""
         kernel = ctypes.WinDLL("kernel32", use_last_error=True)
         kernel.CreateJobObjectW.restype = ctypes.c_void_p
         job = ctypes.c_void_p(kernel.CreateJobObjectW(None, None))
@@ -57,7 +57,7 @@ if sys.platform == "win32":
         return kill
 
     def _kill_children(pid: int) -> None:
-        """Those that started in the moment before the process was put into its job object."""
+        """Kill children that started before the process was put into its job object."""
         with contextlib.suppress(psutil.NoSuchProcess):
             parent = psutil.Process(pid)
             for process in [*parent.children(recursive=True), parent]:
@@ -75,10 +75,11 @@ else:
 
 
 class ProcessGroup:
-    """Starts a command in a process group of its own; on Windows, in a job object. Raises OSError, ValueError.
+    """Starts a command in its own process group; on Windows, in a job object.
 
-    `kill` ends every process of the group at once, also those that the command has left in the background, unless one
-    made itself a session of its own. It may be called again, and while or after the command runs.
+    Raises OSError or ValueError if it cannot be started. `kill` ends every process of the group at
+    once, also background processes, except those that created a session of their own. It may be
+    called several times, while or after the command runs.
     """
 
     def __init__(self, command: list[str], *, environment: dict[str, str], stderr: int) -> None:

@@ -10,11 +10,11 @@ from typing import IO
 from speakeasyd.domain.notifications import DeliveryFailed, DeliverySucceeded, Outcome
 from speakeasyd.process_group import ProcessGroup
 
-TAIL_BYTES = 2000  # of the command's error output, kept for the message
-TAIL_CHARACTERS = 500  # of it that are shown
-READ_BYTES = 65_536  # in one read
-READ_PAUSE_S = 0.01  # seconds between reads: a flood is slowed down to 6 MB/s
-TAIL_GRACE_S = 2.0  # seconds for the rest of the error output once the group has been ended
+TAIL_BYTES = 2000  # bytes of the command's error output that are kept
+TAIL_CHARACTERS = 500  # characters of it that the message shows
+READ_BYTES = 65_536  # bytes in one read
+READ_PAUSE_S = 0.01  # seconds between reads: limits the output to 6 MB/s
+TAIL_GRACE_S = 2.0  # seconds for the rest of the error output after the group was killed
 
 PASSED_ON = frozenset(
     {
@@ -36,11 +36,11 @@ PASSED_ON = frozenset(
         *("APPDATA", "LOCALAPPDATA", "PROGRAMDATA", "PROGRAMFILES", "HOMEDRIVE", "HOMEPATH"),
     }
 )
-"""Variables of the daemon that a command gets, besides `LC_...`. Not the others: they may hold tokens and secrets."""
+"""Environment variables that a command gets, besides `LC_...`; others may hold secrets."""
 
 
 def select_environment(environ: Mapping[str, str], *, more: Iterable[str] = ()) -> dict[str, str]:
-    """The daemon's variables that a command gets; `more`: names that the settings add."""
+    """Return the variables that a command gets; `more`: names that the settings add."""
     wanted = PASSED_ON.union(more)
     return {
         name: value
@@ -50,7 +50,7 @@ def select_environment(environ: Mapping[str, str], *, more: Iterable[str] = ()) 
 
 
 class HookRun:
-    """One run of the command. `wait` blocks; `kill` may be called by any thread, before, during and after it."""
+    """One run of the command. `wait` blocks; `kill` may be called at any time by any thread."""
 
     def __init__(
         self, command: Sequence[str], *, environment: Mapping[str, str], timeout_s: float
@@ -63,13 +63,16 @@ class HookRun:
         self._is_killed = False
 
     def wait(self) -> Outcome:
-        """Run the command to its end, without a shell. A failure is final: it may have done half of its work."""
+        """Run the command to its end, without a shell.
+
+        A failure is final, without a retry: the command may have done a part of its work.
+        """
         try:
             group = self._start()
         except (OSError, ValueError) as error:
             return DeliveryFailed(f"{self._command[0]} cannot be run: {error}", final=True)
         if group is None:
-            return DeliveryFailed("it was not started: the daemon stops")
+            return DeliveryFailed("it was not started: the daemon is stopping")
         tail = _TailReader(group.process.stderr)
         try:
             status = group.process.wait(self._timeout_s)
@@ -78,15 +81,15 @@ class HookRun:
         finally:
             group.kill()  # also what the command left in the background
             group.process.wait()
-            last_words = tail.take_tail()
+            error_output = tail.take_tail()
         if status == 0:
             return DeliverySucceeded()
         return DeliveryFailed(
-            f"it ended with exit status {status}: {last_words}".rstrip(": "), final=True
+            f"it ended with exit status {status}: {error_output}".rstrip(": "), final=True
         )
 
     def kill(self) -> None:
-        """End the command with all that it started; one that has not begun does not begin."""
+        """Kill the command and all that it started; a command that has not started never starts."""
         with self._lock:
             self._is_killed = True
             if self._group:
@@ -102,17 +105,20 @@ class HookRun:
 
 
 class _TailReader:
-    """Reads a pipe to its end and keeps its last bytes, in a thread: a full pipe would stop the command."""
+    """Reads a pipe in a thread and keeps its last bytes: a full pipe would block the command."""
 
     def __init__(self, pipe: IO[bytes] | None) -> None:
-        assert pipe is not None  # noqa: S101 - it was asked for
+        assert pipe is not None  # noqa: S101 - opened with PIPE
         self._pipe = pipe
         self._tail = b""
         self._thread = threading.Thread(target=self._read, name="hook output", daemon=True)
         self._thread.start()
 
     def take_tail(self) -> str:
-        """What was said last. Does not wait for a process that left the group and holds the pipe."""
+        """Return the end of the output, after at most `TAIL_GRACE_S`.
+
+        A process that left the group may keep the pipe open.
+        """
         self._thread.join(TAIL_GRACE_S)
         text = self._tail.decode(errors="replace").strip()
         return text[-TAIL_CHARACTERS:]

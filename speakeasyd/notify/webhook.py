@@ -1,4 +1,4 @@
-"""Messages over HTTP, signed as Standard Webhooks has it (https://www.standardwebhooks.com)."""
+"""Webhooks, signed according to Standard Webhooks (https://www.standardwebhooks.com)."""
 
 import base64
 import binascii
@@ -15,12 +15,12 @@ from speakeasyd import __version__
 from speakeasyd.domain.notifications import DeliveryFailed, DeliverySucceeded, Outcome
 
 TIMEOUT_S = 10.0  # seconds for a receiver to answer
-GONE = 410  # the receiver wants no more
-_ENCODED = "whsec_"  # a secret that begins so is in Base64
+GONE = 410  # HTTP status: the receiver wants no more messages
+_ENCODED = "whsec_"  # prefix of a secret in Base64
 
 
 class _RefuseRedirects(HTTPRedirectHandler):
-    """What is signed for one receiver is not sent to another."""
+    """Refuses redirects: a message signed for one receiver is not sent to another."""
 
     def redirect_request(self, *_args: Any, **_more: Any) -> None:
         return None
@@ -29,7 +29,7 @@ class _RefuseRedirects(HTTPRedirectHandler):
 def post_message(
     url: str, *, secret: str | None, message_id: str, body: str, now: datetime
 ) -> Outcome:
-    """Blocks for `TIMEOUT_S` at most. Any 2xx counts as taken."""
+    """Post a message. Blocks for `TIMEOUT_S` at most. Any 2xx status is a success."""
     payload = body.encode()
     headers = {
         "content-type": "application/json",
@@ -58,7 +58,7 @@ def post_message(
 
 
 def _split_login(url: str) -> tuple[str, str | None]:
-    """The address without `user:password@`, and these two as HTTP's basic authentication sends them."""
+    """Split `user:password@` off an address. Returns the rest, and the basic authentication."""
     parts = urlsplit(url)
     login, at, place = parts.netloc.rpartition("@")
     if not at:
@@ -69,7 +69,7 @@ def _split_login(url: str) -> tuple[str, str | None]:
 
 
 def sign_message(secret: str, message_id: str, timestamp: str, payload: bytes) -> str:
-    """HMAC-SHA256 over id, time and payload: a message can be neither changed nor, later, sent again."""
+    """Return the signature: HMAC-SHA256 over id, time and payload, against changes and replays."""
     signed = hmac.new(
         _decode_secret(secret), f"{message_id}.{timestamp}.".encode() + payload, hashlib.sha256
     )
@@ -81,5 +81,5 @@ def _decode_secret(secret: str) -> bytes:
         try:
             return base64.b64decode(secret.removeprefix(_ENCODED), validate=True)
         except binascii.Error:
-            pass  # it is a secret all the same
+            pass  # use the text itself as the secret
     return secret.encode()

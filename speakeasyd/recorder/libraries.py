@@ -1,4 +1,4 @@
-"""The two libraries of the extra `record`, loaded when they are needed; or why they cannot be."""
+"""Loads the two libraries of the extra `record` when they are needed."""
 
 from typing import Any
 
@@ -8,22 +8,22 @@ _INSTALL = "pip install 'speakeasyd[record]'"
 
 
 class RecorderUnavailable(SpeakeasyError):
-    """Nothing can be recorded: a library or the device is missing, or the device is in use."""
+    """Recording is impossible: a library or the device is missing, or the device is in use."""
 
 
 class RecorderBusy(SpeakeasyError):
-    """A recording is under way already."""
+    """A recording is already in progress."""
 
 
 def load_sounddevice() -> Any:
-    """Raises RecorderUnavailable."""
+    """Import sounddevice. Raises RecorderUnavailable if it or PortAudio is missing."""
     try:
         import sounddevice as library  # noqa: PLC0415 - an extra, and slow to load
     except ImportError as error:
         raise RecorderUnavailable(
             "the library sounddevice is not installed", hint=_INSTALL
         ) from error
-    except OSError as error:  # on Linux its wheels do not bring PortAudio
+    except OSError as error:  # its wheels for Linux do not contain PortAudio
         raise RecorderUnavailable(
             f"the library PortAudio cannot be loaded: {error}",
             hint="On Debian and Ubuntu: apt install libportaudio2",
@@ -32,7 +32,7 @@ def load_sounddevice() -> Any:
 
 
 def load_soundfile() -> Any:
-    """Raises RecorderUnavailable."""
+    """Import soundfile. Raises RecorderUnavailable if it is missing."""
     try:
         import soundfile as library  # noqa: PLC0415 - an extra
     except (ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""Input devices, and a stream from one of them, as PortAudio has them."""
+"""Input devices of PortAudio, and an audio stream from one of them."""
 
 import atexit
 import logging
@@ -10,59 +10,67 @@ from typing import Any, Protocol
 
 from speakeasyd.recorder.libraries import RecorderUnavailable, load_sounddevice
 
-# Seconds for a device to let go; the driver of one that was pulled out may never answer
+# Seconds for a device to close; the driver of an unplugged one may never return
 LEAVE_S = 3.0
 
 log = logging.getLogger(__name__)
 
 OnBlock = Callable[[memoryview, bool], None]
-"""Gets a block of interleaved 16-bit samples as bytes, and whether some were lost before; in the audio thread."""
+"""Called in the audio thread with a block of interleaved 16-bit samples as bytes.
+
+The second argument is whether samples were lost before the block.
+"""
 
 
 class AudioInput(Protocol):
-    """Where audio comes from."""
+    """A source of audio."""
 
     name: str
-    rate: int  # frames in a second
+    rate: int  # frames a second
     channels: int
 
     def start(self, on_block: OnBlock) -> None:
-        """Raises RecorderUnavailable."""
+        """Start calling `on_block`. Raises RecorderUnavailable."""
         ...
 
     @property
     def alive(self) -> bool:
-        """False: no more blocks will come."""
+        """Whether more blocks may come."""
         ...
 
     def stop(self) -> None:
-        """No block comes after it. Never raises, never hangs; idempotent."""
+        """Stop: no block comes afterwards. Never raises or hangs; idempotent."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class InputDevice:
+    """A device that can record."""
+
     index: int
     name: str
     system: str  # ALSA, Core Audio, Windows WASAPI, ...
     channels: int
-    rate: int  # frames in a second, by default
+    rate: int  # default frames a second
     is_default: bool
 
 
 _streams: set[int] = set()
-"""Those that are open, or did not let go. PortAudio is one for the whole process, and so is this."""
+"""Ids of streams that are open or did not close; global, because PortAudio is, too."""
 
 
 def _refresh_devices(library: Any) -> None:
-    """Have PortAudio list the devices anew, which it does once, when it begins; and ends what is open when it ends."""
+    """Let PortAudio list the devices again, unless a stream is open.
+
+    PortAudio lists devices only when it is initialised, and terminating it closes open streams.
+    """
     if not _streams:
         library._terminate()
         library._initialize()
 
 
 def list_devices() -> list[InputDevice]:
-    """All that can be recorded from. Raises RecorderUnavailable."""
+    """Return all input devices. Raises RecorderUnavailable."""
     library = load_sounddevice()
     try:
         _refresh_devices(library)
@@ -85,16 +93,16 @@ def list_devices() -> list[InputDevice]:
 
 
 class Microphone:
-    """One channel at the rate that the device likes best."""
+    """One channel of an input device at its default rate."""
 
     channels = 1
 
     def __init__(self, device: str | int | None = None) -> None:
-        """`device`: an index, or a part of a name; None: the default. Raises RecorderUnavailable."""
+        """`device`: an index or a part of a name; None: the default. Raises RecorderUnavailable."""
         library = load_sounddevice()
         try:
             _refresh_devices(library)
-            about = library.query_devices(device, "input")
+            info = library.query_devices(device, "input")
         except (ValueError, library.PortAudioError) as error:
             what = (
                 "there is no microphone"
@@ -102,9 +110,9 @@ class Microphone:
                 else f"there is no input device {device!r}: {error}"
             )
             raise RecorderUnavailable(what, hint="`speakeasyd devices` lists them.") from error
-        self.name: str = about["name"]
-        self.rate = int(about["default_samplerate"])
-        self._index = about["index"]
+        self.name: str = info["name"]
+        self.rate = int(info["default_samplerate"])
+        self._index = info["index"]
         self._stream: Any = None
 
     def start(self, on_block: OnBlock) -> None:
@@ -128,7 +136,8 @@ class Microphone:
             self.stop()
             raise RecorderUnavailable(
                 f"{self.name} cannot be recorded from: {error}",
-                hint="Another program may keep it to itself, or the system may not let this one listen.",
+                hint="Another program may use it exclusively, or the system may not allow "
+                "this program to record.",
             ) from error
 
     @property
@@ -145,14 +154,13 @@ class Microphone:
         leaving.start()
         leaving.join(LEAVE_S)
         if leaving.is_alive():
-            log.warning("%s does not let go; left alone", self.name)
-            atexit.unregister(
-                getattr(load_sounddevice(), "_exit_handler", _close_stream)
-            )  # else this process could not end
+            log.warning("%s cannot be closed; it stays open until the process ends", self.name)
+            # sounddevice's exit handler would block the end of the process
+            atexit.unregister(getattr(load_sounddevice(), "_exit_handler", _close_stream))
 
 
 def _close_stream(stream: Any) -> None:
-    with suppress(Exception):  # it may be gone already: nothing to be done about it
+    with suppress(Exception):  # the device may be gone already
         stream.stop()
     with suppress(Exception):
         stream.close()

@@ -1,4 +1,4 @@
-"""Records from a microphone into an inbox: start, stop, and what is going on."""
+"""Records from a microphone into an inbox: start, stop, state and events."""
 
 import array
 import errno
@@ -26,10 +26,10 @@ from speakeasyd.recorder.microphone import AudioInput, InputDevice, Microphone, 
 from speakeasyd.recorder.recording_file import RecordingFile, publish_unfinished
 from speakeasyd.recorder.ring_buffer import RingBuffer
 
-RING_S = 20.0  # seconds of audio that wait in memory while the disk does not answer
-LOOK_S = 0.05  # seconds between two looks into the ring
-LEVEL_S = 0.1  # seconds between two words about the level
-PRESENT_S = 2.0  # seconds between two looks at whether the folder is still there
+RING_S = 20.0  # seconds of audio that fit in memory while the disk blocks
+LOOK_S = 0.05  # seconds between two reads of the ring buffer
+LEVEL_S = 0.1  # seconds between two events with the level
+PRESENT_S = 2.0  # seconds between two checks that the folder still exists
 GONE = "the inbox is gone, or no longer mounted"
 SILENT_S = 5.0  # seconds without a block after which the device counts as gone
 
@@ -37,12 +37,12 @@ NO_LIMITS = RecordingLimits()
 
 log = logging.getLogger(__name__)
 
-Tell = Callable[[Event], None]
-"""Hears each change of state, in the thread that writes the recording: it must be quick, and must not raise."""
+PublishEvent = Callable[[Event], None]
+"""Called with each event in the thread that writes the recording; must not block or raise."""
 
 
-def publish_to_hub(main_loop: MainLoop, hub: EventHub) -> Tell:
-    """For a recorder beside an event loop."""
+def publish_to_hub(main_loop: MainLoop, hub: EventHub) -> PublishEvent:
+    """Return a callback that publishes events on the main loop."""
 
     async def publish(event: Event) -> None:
         hub.publish(event)
@@ -51,24 +51,26 @@ def publish_to_hub(main_loop: MainLoop, hub: EventHub) -> Tell:
 
 
 class Recorder:
-    """One recording at a time. Any thread may call; `start` and `stop` block for a moment.
+    """Makes one recording at a time. Thread-safe; `start` and `stop` block for a moment.
 
-    Tells `recorder.started`, `.level`, `.overflow`, `.stopped`, `.failed`; their data are those of `RecorderState`.
+    Publishes `recorder.started`, `.level`, `.overflow`, `.stopped` and `.failed`, with the fields
+    of `RecorderState`.
     """
 
     def __init__(
         self,
         *,
         folder: Path,
-        tell: Tell = lambda _event: None,
+        tell: PublishEvent = lambda _event: None,
         source: Callable[[str | int | None], AudioInput] = Microphone,
         clock: Clock | None = None,
         is_present: Callable[[], bool] = lambda: True,
         spare: Path | None = None,
     ) -> None:
-        """`folder`: the inbox, or a folder in it. `is_present`: whether that is there, and mounted; may block.
+        """`folder`: the inbox or a folder in it; `is_present`: whether it exists and is mounted.
 
-        `spare`: a folder for recordings that the inbox takes no more.
+        `is_present` may block. `spare`: a folder for recordings that cannot be written to the
+        inbox.
         """
         self._folder = folder
         self._is_present = is_present
@@ -88,21 +90,24 @@ class Recorder:
         return self._session is not None and not self._session.over.is_set()
 
     def list_devices(self) -> list[InputDevice]:
-        """What can be recorded from. Raises RecorderUnavailable."""
+        """Return the input devices. Raises RecorderUnavailable."""
         with self._lock:
             return list_devices()
 
     def start(
         self, *, device: str | int | None = None, limits: RecordingLimits = NO_LIMITS
     ) -> RecorderState:
-        """Raises RecorderBusy, RecorderUnavailable, or OSError when the folder cannot be written."""
+        """Start a recording.
+
+        Raises RecorderBusy, RecorderUnavailable, or OSError if the folder cannot be written to.
+        """
         with self._lock:
             if self.active:
-                raise RecorderBusy("a recording is under way", hint="Stop it first.")
+                raise RecorderBusy("a recording is in progress", hint="Stop it first.")
             if not self._is_present():
                 raise FileNotFoundError(errno.ENOENT, GONE, str(self._folder))
             for rescued in publish_unfinished(self._folder):
-                log.warning("a recording that was cut off is in the inbox now: %s", rescued)
+                log.warning("an interrupted recording was moved to the inbox: %s", rescued)
             session = _RecordingSession(
                 self._source(device),
                 limits,
@@ -116,7 +121,7 @@ class Recorder:
             return session.state
 
     def stop(self) -> RecorderState:
-        """End the recording and wait until its file is in the inbox. Without one, nothing happens."""
+        """Stop the recording, if any, and wait until its file is in the inbox."""
         with self._lock:
             if self._session:
                 self._session.leave.set()
@@ -124,21 +129,21 @@ class Recorder:
             return self.state
 
     def wait_until_ended(self, timeout_s: float) -> bool:
-        """Whether the recording has ended, at the latest after that time."""
+        """Wait for the end of the recording, at most `timeout_s`. Returns whether it has ended."""
         if self._session:
             self._session.over.wait(timeout_s)
         return not self.active
 
 
 class _RecordingSession(threading.Thread):
-    """One recording. The audio thread only puts blocks into the ring; this one does all the rest."""
+    """One recording. The audio thread only fills the ring buffer; this thread does the rest."""
 
     def __init__(
         self,
         source: AudioInput,
         limits: RecordingLimits,
         *,
-        tell: Tell,
+        tell: PublishEvent,
         clock: Clock,
         is_present: Callable[[], bool],
         spare: Path | None,
@@ -152,18 +157,20 @@ class _RecordingSession(threading.Thread):
         self._spare = spare
         self._frame = source.channels * SAMPLE_BYTES  # bytes
         self._ring = RingBuffer(int(RING_S * source.rate) * self._frame)
-        # Blocks that found no room, or came after a gap; only the audio thread counts
+        # Blocks that did not fit, or that followed a gap; changed by the audio thread only
         self._lost = 0
         self._heard = RecordingProgress()
-        self._peak_db = FLOOR_DB  # the loudest since the level was told last
+        self._peak_db = FLOOR_DB  # dB; the loudest since the last level event
         self.leave = threading.Event()
-        self.over = (
-            threading.Event()
-        )  # to wait for, since Ctrl-C in a `join` would make the thread look ended
+        # Waited for instead of `join`: after Ctrl-C in a `join`, the thread would look ended
+        self.over = threading.Event()
         self.state = RecorderState(device=source.name, rate=source.rate)
 
     def open_file(self, folder: Path) -> None:
-        """Raises RecorderUnavailable or OSError: then nothing is left behind."""
+        """Create the file and start the thread.
+
+        Raises RecorderUnavailable or OSError, and then leaves no file.
+        """
         began = self._clock.utc()
         self._take = RecordingFile.create_file(
             folder, began=began, rate=self._source.rate, channels=self._source.channels
@@ -178,7 +185,7 @@ class _RecordingSession(threading.Thread):
         self.start()
 
     def _on_block(self, block: memoryview, gap: bool) -> None:
-        """In the audio thread: no lock, no log, no memory for samples."""
+        """Store a block. Runs in the audio thread: no lock, no log, no allocation for samples."""
         if gap:
             self._lost += 1
         if not self._ring.put(block):
@@ -190,7 +197,7 @@ class _RecordingSession(threading.Thread):
         except OSError as error:
             reason, broken = str(error), True
         except Exception:
-            log.exception("the recording ends by a defect")
+            log.exception("the recording ends because of a defect")
             reason, broken = "a defect; the log has the details", True
         try:
             self._finish_recording(reason, broken=broken)
@@ -198,29 +205,33 @@ class _RecordingSession(threading.Thread):
             self.over.set()
 
     def _record_until_over(self) -> tuple[str, bool]:
-        """Write until it is over. Returns why, "" if it was asked for, and whether that is a failure."""
-        told = last_block = looked = self._clock.monotonic()
+        """Write blocks until the end.
+
+        Returns the reason, "" if a stop was requested, and whether it is a failure. Raises OSError
+        if the file cannot be written.
+        """
+        level_sent = last_block = folder_checked = self._clock.monotonic()
         while not self.leave.wait(LOOK_S):
             now = self._clock.monotonic()
-            alive = self._source.alive  # asked first: what came before its end is written
+            alive = self._source.alive  # checked first, so that the last blocks are written
             if self._write_pending():
                 last_block = now
             elif not alive or now - last_block > SILENT_S:
-                return f"{self._source.name} gives no more audio; was it unplugged?", True
+                return f"{self._source.name} delivers no more audio; was it unplugged?", True
             self._count_lost_blocks()
-            if now - looked >= PRESENT_S:
-                looked = now
+            if now - folder_checked >= PRESENT_S:
+                folder_checked = now
                 if not (self._is_present() and self._take.is_reachable):
                     return GONE, True
-            if now - told >= LEVEL_S:
-                told = now
+            if now - level_sent >= LEVEL_S:
+                level_sent = now
                 self._publish_level()
             if over := find_stop_reason(self._limits, self._heard):
                 return over, False
         return "", False
 
     def _write_pending(self) -> bool:
-        """Write what is in the ring. Whether there was anything."""
+        """Write the content of the ring buffer. Returns whether there was any."""
         block = self._ring.take()
         if block:
             self._take.write_block(block)
@@ -242,7 +253,7 @@ class _RecordingSession(threading.Thread):
         self._peak_db = FLOOR_DB
 
     def _finish_recording(self, reason: str, *, broken: bool) -> None:
-        """Keep what was recorded, whatever happened."""
+        """Keep the recorded audio, whatever the reason of the end."""
         self.state = replace(self.state, phase=RecordingPhase.STOPPING)
         self._source.stop()
         try:
@@ -273,7 +284,7 @@ class _RecordingSession(threading.Thread):
         return None
 
     def _save_elsewhere(self) -> str | None:
-        """Where it is kept instead; None: nowhere, and the log has said why."""
+        """Save the recording in the spare folder. Returns its path; None if that failed, too."""
         if self._spare is None:
             return None
         try:
@@ -283,7 +294,7 @@ class _RecordingSession(threading.Thread):
             return None
 
     def _update_state(self, what: str, **changes: object) -> None:
-        self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # by the names of its fields
+        self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # keyed by field name
         self._tell_all(
             Event(
                 kind=f"recorder.{what}", at=format_utc(self._clock.utc()), data=asdict(self.state)
@@ -292,7 +303,7 @@ class _RecordingSession(threading.Thread):
 
 
 def _compute_peak(block: bytes) -> int:
-    """Of 16-bit samples: 0 to 32768."""
+    """Return the peak of 16-bit samples, 0 to 32768."""
     samples = array.array("h", block)
     lowest, highest = min(samples), max(samples)
     return max(highest, -lowest)

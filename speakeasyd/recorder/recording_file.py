@@ -1,4 +1,4 @@
-"""One recording as a file: under a temporary name while it grows, then durable under its own."""
+"""The file of one recording: under a temporary name while it grows, then renamed when durable."""
 
 import os
 import shutil
@@ -14,16 +14,16 @@ from speakeasyd.recorder.libraries import load_soundfile
 from speakeasyd.safe_open import POSIX, FolderHandle
 
 ENDING = ".flac"
-GROWING = ".recording"  # with a dot in front and this at the end, no inbox takes it for an arrival
-SETTLE_S = 5.0  # seconds of audio that a power cut may cost
-ABANDONED_S = 60.0  # seconds without growth after which a growing file belongs to nobody any more
+GROWING = ".recording"  # inboxes ignore names with a leading dot and this suffix
+SETTLE_S = 5.0  # seconds of audio between two syncs: the most that a power cut can lose
+ABANDONED_S = 60.0  # seconds without growth after which a growing file counts as abandoned
 
 
 class RecordingFile:
-    """16-bit FLAC. Raises OSError when the disk refuses, RecorderUnavailable without libsndfile.
+    """A 16-bit FLAC file. Raises OSError on disk errors, RecorderUnavailable without libsndfile.
 
-    Its folder stays open until the end: what was recorded is published there even if the folder has meanwhile been
-    unmounted or moved.
+    Its folder stays open until the end, so that the recording is published there even if the folder
+    was unmounted or moved meanwhile.
     """
 
     def __init__(self, *, folder: FolderHandle, name: str, rate: int, channels: int) -> None:
@@ -33,7 +33,7 @@ class RecordingFile:
         self._growing = f".{name}{ENDING}{GROWING}"
         self._bytes_per_s = rate * channels * SAMPLE_BYTES
         self._unsettled = 0
-        self._file = folder.create_file(self._growing)  # nobody else is recording under this name
+        self._file = folder.create_file(self._growing)  # fails if another recording has this name
         place = self._file.fileno() if POSIX else str(folder.path / self._growing)
         try:
             self._flac = library.SoundFile(
@@ -46,7 +46,7 @@ class RecordingFile:
 
     @classmethod
     def create_file(cls, folder: Path, *, began: datetime, rate: int, channels: int) -> Self:
-        """Under the first name that is free."""
+        """Create the file under the first free name. Raises FileExistsError if none is free."""
         handle = FolderHandle.open(folder)
         try:
             return cls._begin_in(handle, build_stem(began), rate=rate, channels=channels)
@@ -65,14 +65,14 @@ class RecordingFile:
 
     @property
     def is_reachable(self) -> bool:
-        """Whether the path of its folder still leads to it."""
+        """Whether the folder is still at its path."""
         return self._folder.is_at_its_path()
 
     def write_block(self, block: bytes) -> None:
-        """Whole frames of interleaved 16-bit samples."""
+        """Append whole frames of interleaved 16-bit samples. Raises OSError."""
         try:
             self._flac.buffer_write(block, dtype="int16")
-        except RuntimeError as error:  # libsndfile's errors are
+        except RuntimeError as error:  # the type of libsndfile's errors
             raise OSError(f"{self._growing} cannot be written: {error}") from error
         self._unsettled += len(block)
         if self._unsettled >= SETTLE_S * self._bytes_per_s:
@@ -80,12 +80,15 @@ class RecordingFile:
             self._unsettled = 0
 
     def publish_file(self) -> Path:
-        """Close it, durable, under its own name. On a full disk what is there still counts: it can be decoded."""
+        """Close the file, make it durable and give it its final name, which is returned.
+
+        On a full disk, the part that was written is published: it can be decoded. Raises OSError.
+        """
         self._close()
         with suppress(OSError):
             self._sync_file()
         if not POSIX:
-            self._file.close()  # an open file cannot be moved there
+            self._file.close()  # Windows cannot rename an open file
         for number in range(1, 100):
             name = f"{self._name} ({number}){ENDING}" if number > 1 else f"{self._name}{ENDING}"
             if self._folder.move_to(self._growing, self._folder, name):
@@ -94,7 +97,7 @@ class RecordingFile:
         raise FileExistsError(f"every name like {self._name} is taken in {self._folder.path}")
 
     def save_to(self, folder: Path) -> Path:
-        """Copy what was recorded to another folder: its own takes it no more, or it was deleted there."""
+        """Copy the recording to another folder, if its own is gone or full. Raises OSError."""
         make_folders(folder)
         target = folder / f"{self._name}{ENDING}"
         with create_draft(folder) as (path, file):
@@ -107,14 +110,14 @@ class RecordingFile:
         return target
 
     def delete_file(self) -> None:
-        """Nothing was recorded: leave no file."""
+        """Delete the file, because nothing was recorded."""
         self._close()
         self._file.close()
         with suppress(FileNotFoundError):
             self._folder.remove_file(self._growing)
 
     def close(self) -> None:
-        """Let go of the file and its folder. Idempotent."""
+        """Close the file and its folder. Idempotent."""
         self._file.close()
         self._folder.close()
 
@@ -127,13 +130,13 @@ class RecordingFile:
 
 
 def publish_unfinished(folder: Path) -> list[Path]:
-    """Publish recordings that a killed program has left growing: FLAC can be read up to where it breaks off."""
+    """Publish recordings of a killed process and return their paths; cut FLAC is readable."""
     rescued = []
     for growing in folder.glob(f".*{ENDING}{GROWING}"):
         final = growing.with_name(growing.name.removeprefix(".").removesuffix(GROWING))
         with suppress(OSError):
-            about = growing.stat()
-            if about.st_size and time.time() - about.st_mtime > ABANDONED_S and not final.exists():
+            found = growing.stat()
+            if found.st_size and time.time() - found.st_mtime > ABANDONED_S and not final.exists():
                 rescued.append(_rename_to_free(growing, final))
     return rescued
 

@@ -1,22 +1,22 @@
-"""Samples on their way from the audio callback to the thread that writes them."""
+"""A ring buffer between the audio callback and the thread that writes the samples."""
 
 
 class RingBuffer:
-    """One thread puts, one takes; neither waits for the other.
+    """A lock-free ring buffer for one producer and one consumer thread.
 
-    Both positions only grow, each is changed by one thread alone, and a plain assignment is seen whole by the other: no
-    lock is needed. All memory for samples is taken beforehand.
+    No lock is needed: both positions only grow, each is changed by one thread only, and an
+    assignment is atomic. All memory for samples is allocated at the start.
     """
 
     def __init__(self, size: int) -> None:
-        """`size`: bytes that it holds."""
+        """`size`: capacity in bytes."""
         self._memory = memoryview(bytearray(size))
         self._size = size
         self._put = 0  # bytes ever put
         self._taken = 0  # bytes ever taken
 
     def put(self, block: memoryview) -> bool:
-        """Copy a block of bytes in. False: there was no room for it, and none of it is in."""
+        """Copy a block of bytes. Returns False, without storing any of it, if it does not fit."""
         length = len(block)
         if length > self._size - (self._put - self._taken):
             return False
@@ -28,8 +28,8 @@ class RingBuffer:
         return True
 
     def take(self) -> bytes:
-        """All that is in; empty if there is nothing."""
-        put = self._put  # read once: more may come meanwhile
+        """Remove and return the whole content, possibly empty."""
+        put = self._put  # read once: the producer may add more meanwhile
         start, length = self._taken % self._size, put - self._taken
         first = min(length, self._size - start)
         block = bytes(self._memory[start : start + first]) + bytes(self._memory[: length - first])

@@ -1,1 +1,1 @@
-"""What differs from one operating system to the next: signals, and the service manager."""
+"""Parts that differ between operating systems: signals, limits, memory, service manager."""

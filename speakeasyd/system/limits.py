@@ -1,18 +1,18 @@
-"""How many files this process may have open, connections included."""
+"""The limit of open files of this process, connections included."""
 
 import logging
 import sys
 from contextlib import suppress
 
-WANTED = 65_536  # descriptors: far more than are ever used, few enough that a child can close them all quickly
-SMALLER = 10_240  # what macOS allows where it says "no limit"
-WITHOUT_LIMIT = 8_192  # descriptors reckoned with where the system tells none
+WANTED = 65_536  # descriptors: more than are ever used, and a child can close them all quickly
+SMALLER = 10_240  # descriptors that macOS allows when it reports no limit
+WITHOUT_LIMIT = 8_192  # descriptors assumed if the system reports no limit
 
 log = logging.getLogger(__name__)
 
 
 def raise_file_limit() -> None:
-    """Raise the soft limit as far as the hard one allows. The usual 1,024 are soon used up by strangers."""
+    """Raise the soft limit up to the hard one: clients can easily use up the usual 1,024."""
     if sys.platform == "win32":
         return
     import resource  # noqa: PLC0415 - Windows has none
@@ -24,12 +24,12 @@ def raise_file_limit() -> None:
             return
         with suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-            log.debug("up to %d files may be open, after %d", target, soft)
+            log.debug("limit of open files raised from %d to %d", soft, target)
             return
 
 
 def file_limit() -> int:
-    """Descriptors that this process may have open."""
+    """Return how many descriptors this process may have open."""
     if sys.platform == "win32":
         return WITHOUT_LIMIT
     import resource  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""How much memory there is for us: that of the machine, and that of its NVIDIA GPUs."""
+"""Available memory of the machine and of its NVIDIA GPUs."""
 
 import asyncio
 import csv
@@ -9,20 +9,21 @@ from contextlib import suppress
 import psutil
 
 MB = 1 << 20  # bytes
-ANSWER_S = 10.0  # seconds for nvidia-smi; a driver in trouble may never answer
+ANSWER_S = 10.0  # seconds for nvidia-smi; with a faulty driver it may never end
 _TOTALS = ("--query-gpu=uuid,memory.free", "--format=csv,noheader,nounits")
 _OURS = ("--query-compute-apps=gpu_uuid,pid,used_memory", "--format=csv,noheader,nounits")
 
 
 def read_available_mb() -> float:
-    """What programs can have without swapping."""
+    """Return the memory in MB that programs can use without swapping."""
     return float(psutil.virtual_memory().available) / MB
 
 
 async def read_gpu_available_mb(ours: Collection[int], *, tool: str = "nvidia-smi") -> float | None:
-    """What other programs leave of the GPU that has least: free, or held by the processes `ours`.
+    """Return the memory in MB that we can use on the GPU with the least: free or used by `ours`.
 
-    None where nobody can tell: without the tool, or where it does not see our processes, as in most containers.
+    `ours`: process ids. None if unknown: without the tool, or if it does not list our processes,
+    as in most containers.
     """
     program = shutil.which(tool)
     if program is None:
@@ -35,7 +36,10 @@ async def read_gpu_available_mb(ours: Collection[int], *, tool: str = "nvidia-sm
 def find_least_mb(
     free: list[list[str]], held: list[list[str]], ours: Collection[int]
 ) -> float | None:
-    """From the rows that nvidia-smi gives: GPU and free MB; GPU, process and its MB."""
+    """Return the least MB from nvidia-smi's rows; None if they do not tell.
+
+    `free`: GPU and free MB. `held`: GPU, process id and its MB.
+    """
     try:
         left = {gpu: float(mb) for gpu, mb in free}
         mine = [(gpu, float(mb)) for gpu, pid, mb in held if int(pid) in ours]
@@ -49,7 +53,7 @@ def find_least_mb(
 
 
 async def _run_tool(program: str, *arguments: str) -> list[list[str]]:
-    """The cells of what it prints; nothing if it fails."""
+    """Return the cells of the tool's CSV output; empty if it fails."""
     process = await asyncio.create_subprocess_exec(
         program,
         *arguments,

@@ -1,6 +1,6 @@
-"""Words to systemd, by its notification socket; silence everywhere else.
+"""Messages to systemd's notification socket; without systemd, nothing happens.
 
-The protocol: https://www.freedesktop.org/software/systemd/man/sd_notify.html
+Source of the protocol: https://www.freedesktop.org/software/systemd/man/sd_notify.html
 """
 
 import os
@@ -17,17 +17,17 @@ def notify_stopping() -> None:
 
 
 def notify_reloading() -> None:
-    """Followed by `notify_ready` once it is done."""
+    """Report a reload; `notify_ready` has to follow when it is done."""
     _send_message(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def notify_status(words: str) -> None:
-    """One line that `systemctl status` shows."""
+    """Set the line that `systemctl status` shows."""
     _send_message(f"STATUS={words}")
 
 
 def notify_watchdog() -> None:
-    """A sign of life; without one for WatchdogSec, systemd restarts the service."""
+    """Send a heartbeat; without one for WatchdogSec, systemd restarts the service."""
     _send_message("WATCHDOG=1")
 
 
@@ -42,5 +42,5 @@ def _send_message(message: str) -> None:
         try:
             channel.connect(address)
             channel.sendall(message.encode())
-        except OSError:  # nobody listens: that must not stop the work
+        except OSError:  # no receiver: the daemon continues without it
             return

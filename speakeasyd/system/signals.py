@@ -1,4 +1,4 @@
-"""How a person or a service manager asks to stop, and the daemon to read its configuration again."""
+"""Signals that request a stop or a reload of the configuration."""
 
 import asyncio
 import signal
@@ -20,7 +20,10 @@ def install_handlers(
     on_force: Callable[[], object],
     on_reload: Callable[[], object] = lambda: None,
 ) -> Iterator[None]:
-    """Call these on the running loop: `on_stop` at the first request to stop, `on_force` at every further one."""
+    """Call functions on the running loop: `on_stop` at the first stop signal, then `on_force`.
+
+    The handlers before are restored at the end.
+    """
     loop = asyncio.get_running_loop()
     asked = False
 
@@ -31,7 +34,7 @@ def install_handlers(
 
     def handler(action: Callable[[], object]) -> Handler:
         def handle(_number: int, _frame: FrameType | None) -> None:
-            loop.call_soon_threadsafe(action)  # `loop.add_signal_handler` is not there on Windows
+            loop.call_soon_threadsafe(action)  # Windows has no `loop.add_signal_handler`
 
         return handle
 
@@ -43,7 +46,7 @@ def install_handlers(
 
 @contextmanager
 def watch_for_stop() -> Iterator[threading.Event]:
-    """The event is set at a request to stop, which nothing else happens by. Only in the main thread."""
+    """Yield an event that a stop signal sets, without another effect. Main thread only."""
     asked = threading.Event()
     with _temporary_handlers(dict.fromkeys(STOP, lambda _number, _frame: asked.set())):
         yield asked

@@ -1,4 +1,4 @@
-"""What another process may do with a file, as far as the mode of the file tells."""
+"""Whether another process may read a file, judged by the file's mode."""
 
 import os
 import stat
@@ -9,7 +9,7 @@ import psutil
 
 
 def may_read(pid: int, place: Path) -> bool | None:
-    """Whether a process may read a file, or look into a folder. None where the mode does not tell."""
+    """Return whether a process may read a file or list a folder; None if the mode does not tell."""
     if sys.platform == "win32":
         return None
     try:
@@ -31,7 +31,7 @@ def may_read(pid: int, place: Path) -> bool | None:
 
 
 def _supplementary_groups(pid: int) -> set[int]:
-    """Empty where the system does not tell them."""
+    """Return the supplementary group ids of a process; empty if unknown."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     except OSError:
@@ -42,7 +42,7 @@ def _supplementary_groups(pid: int) -> set[int]:
 
 
 def _has_access_list(place: Path) -> bool:
-    """Whether rights beside the mode were given."""
+    """Return whether the file has a POSIX access control list."""
     if sys.platform != "linux":
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a worker has in hand: its tasks, how far each got, and which chunks are on the device."""
+"""The tasks that a worker holds: the progress of each, and the chunks on the device."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,12 +18,12 @@ from speakeasyd.domain.protocol import (
 
 @dataclass(frozen=True, slots=True)
 class LostTask:
-    """A task that a dead worker had. `suspects`: the chunks that were on the device just then."""
+    """A task of a worker that died. `suspects`: the chunks that were on the device then."""
 
     job_id: JobId
     token: Token
     suspects: tuple[ChunkStarted, ...] = ()
-    opened: bool = False  # no chunk is suspect, but its file was being read
+    opened: bool = False  # no chunk is a suspect, but the file was being read
 
 
 @dataclass(slots=True)
@@ -36,7 +36,7 @@ class _AssignedTask:
 
 
 class AssignedTasks:
-    """Kept by the parent, from the reports alone: a worker that dies says nothing."""
+    """The tasks of one worker, updated from its reports: a worker that dies reports nothing."""
 
     def __init__(self) -> None:
         self._held: dict[JobId, _AssignedTask] = {}
@@ -46,22 +46,23 @@ class AssignedTasks:
 
     @property
     def alone(self) -> bool:
-        """Whether the one task must not get company."""
+        """Whether the task has to run alone on the device."""
         return any(held.alone for held in self._held.values())
 
     @property
     def model(self) -> str | None:
-        """The model that the tasks want."""
+        """The model that the tasks use; None without a task."""
         return next((held.task.options.model for held in self._held.values()), None)
 
     def add_task(self, task: Task, *, alone: bool) -> None:
         self._held[task.job_id] = _AssignedTask(task, alone)
 
     def drop_job(self, job_id: JobId) -> bool:
+        """Forget the task of a job. Returns whether there was one."""
         return self._held.pop(job_id, None) is not None
 
     def heard_at(self, job_id: JobId) -> float | None:
-        """Monotonic seconds of the latest report about this task; None before the first."""
+        """Return the time of the latest report about this task in monotonic seconds, or None."""
         held = self._held.get(job_id)
         return held.heard_at if held else None
 
@@ -91,10 +92,11 @@ class AssignedTasks:
         return held if held and held.task.token == report.token else None
 
     def take_all(self, fault: Fault | None, *, blame: bool) -> tuple[LostTask, ...]:
-        """Give everything back, with the suspects. `blame`: this kind of fault can be the work's doing at all.
+        """Remove and return all tasks with their suspects.
 
-        While loading, nobody is suspect; in reading, whatever was being read; else the chunks on the device, and if
-        there were none, again whatever was being read.
+        `blame`: the work may have caused this kind of fault. While the model loads, nothing is a
+        suspect; while a file is read, the files being read; else the chunks on the device, or the
+        files being read if there was no chunk.
         """
         phase = fault.phase if fault else None
         blame = blame and phase not in {"load", "canary"}
@@ -118,4 +120,5 @@ class AssignedTasks:
 
 
 def collect_suspects(tasks: Iterable[LostTask]) -> frozenset[JobId]:
+    """Return the jobs that may have caused the worker's death."""
     return frozenset(task.job_id for task in tasks if task.suspects or task.opened)

@@ -1,4 +1,4 @@
-"""The first code that runs in a worker process: it makes the process a good child, then serves."""
+"""Entry point of a worker process: sets up output, signals and environment, then serves."""
 
 import ctypes
 import faulthandler
@@ -16,14 +16,17 @@ from pathlib import Path
 from speakeasyd.domain.protocol import Fault, WorkerSpec
 
 ENGINE = "speakeasyd.engine.worker_host:serve_requests"
-EXIT_BROKEN = 70  # as the engine's own: a fault was reported
+EXIT_BROKEN = 70  # same as the engine's: a fault was reported
 _PR_SET_PDEATHSIG = 1
 
 Serve = Callable[[Connection, WorkerSpec], int]
 
 
 def run_child(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None:
-    """Run `target` ("module:function") behind the pipe, then leave by `os._exit`: freeing a model can abort."""
+    """Run `target` ("module:function") with the pipe, then end the process by `os._exit`.
+
+    A normal exit would free the model, which can abort the process.
+    """
     _redirect_output(Path(log))
     _ignore_signals()
     set_compute_environment(os.environ)
@@ -34,7 +37,7 @@ def run_child(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None
         status = serve(
             conn, replace(spec, device="cuda:0") if spec.device.startswith("cuda") else spec
         )
-    except BaseException as error:  # noqa: BLE001 - whatever it is, the parent must hear of it
+    except BaseException as error:  # noqa: BLE001 - every error is reported to the daemon
         traceback.print_exc()
         status = EXIT_BROKEN
         with suppress(OSError):
@@ -48,14 +51,14 @@ def run_child(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None
 
 
 def _redirect_output(log: Path) -> None:
-    """Point stdout and stderr to a file, below Python too: the last words of native code are worth reading."""
+    """Redirect stdout and stderr to a file, also for native code, whose last output is needed."""
     with suppress(OSError):
         log.replace(log.with_suffix(".previous.log"))
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o640)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    # Both may be None where there is no console: pythonw, a Windows service.
+    # Both may be None without a console: pythonw, a Windows service.
     sys.stdout = sys.stderr = os.fdopen(
         2, "w", encoding="utf-8", errors="replace", buffering=1, closefd=False
     )
@@ -63,9 +66,10 @@ def _redirect_output(log: Path) -> None:
 
 
 def _ignore_signals() -> None:
-    """Ctrl-C reaches every process of a terminal, and SIGTERM is often sent to a whole group, as `timeout` does it.
+    """Ignore SIGINT and SIGTERM: the daemon drains its workers, which end when it ends.
 
-    The parent drains its workers, and they die with it.
+    Ctrl-C reaches every process of a terminal, and SIGTERM is often sent to the whole process
+    group, for example by `timeout`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -76,16 +80,17 @@ def _ignore_signals() -> None:
 
 
 def set_compute_environment(environ: MutableMapping[str, str]) -> None:
-    """Say how to compute to libraries that are not loaded yet. What a person has said stays."""
-    # Replicas keep the cores busy. NumPy's own threads would spin on them for 20 ms after each product of matrices.
+    """Set defaults of the compute libraries, before they are loaded; existing values are kept."""
+    # Replicas use all cores. Threads of OpenMP would busy-wait 20 ms after each matrix product.
     environ.setdefault("OMP_NUM_THREADS", "1")
     if "avx512_vnni" in _read_cpu_flags():
-        # CTranslate2 keeps to AVX2, since AVX-512 slowed older processors down. These it makes a tenth faster.
+        # CTranslate2 chooses AVX2, since AVX-512 slows down older processors. Processors with VNNI
+        # are a tenth faster with AVX-512.
         environ.setdefault("CT2_FORCE_CPU_ISA", "AVX512")
 
 
 def _read_cpu_flags() -> Sequence[str]:
-    """What Linux says of the processor; elsewhere nothing."""
+    """Return the processor's feature flags from /proc/cpuinfo; empty on other systems."""
     with suppress(OSError), Path("/proc/cpuinfo").open(encoding="ascii", errors="replace") as lines:
         return next((line for line in lines if line.startswith("flags")), "").split()
     return ()
@@ -94,17 +99,17 @@ def _read_cpu_flags() -> Sequence[str]:
 def restrict_visible_devices(
     device: str, state_dir: str, environ: MutableMapping[str, str]
 ) -> None:
-    """Let CUDA see one device, which is then number 0, or none. Must run before anything loads CUDA."""
+    """Make one device visible to CUDA, as number 0, or none. Must run before CUDA is loaded."""
     kind, _, index = device.partition(":")
     if kind != "cuda":
         environ["CUDA_VISIBLE_DEVICES"] = "-1"
         return
-    given = environ.get("CUDA_VISIBLE_DEVICES", "").split(
-        ","
-    )  # from a person or a scheduler, by any of CUDA's names
+    # Set by a user or a scheduler, with any of the names that CUDA accepts
+    given = environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     number = int(index or 0)
     if number >= len(given) or not given[number].strip():
         given = [str(n) for n in range(number + 1)]
     environ["CUDA_VISIBLE_DEVICES"] = given[number].strip()
-    # Newer GPUs compile at the first load, for minutes: keep that beside the models, where a service may write.
+    # On new GPUs, kernels are compiled at the first load, for minutes: cache them in the state
+    # folder, where a service may write.
     environ.setdefault("CUDA_CACHE_PATH", str(Path(state_dir) / "cuda"))

@@ -1,4 +1,4 @@
-"""Which devices there are, and whether one is well: asked in disposable processes, which the answer may kill."""
+"""Discovers and probes devices in disposable processes, which a faulty device may end."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from speakeasyd.domain.fault import classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.workers.child import restrict_visible_devices
 
-PROBE_S = 120.0  # seconds for a probe; a first touch of a driver can take long
+PROBE_S = 120.0  # seconds for a probe; the first use of a driver can take long
 _PROBE = ("-m", "speakeasyd.engine.gpu_probe")
 _DRIVER_TRACES = (
     ("C:/Windows/System32/nvcuda.dll",)
@@ -26,18 +26,20 @@ _DRIVER_TRACES = (
         "/usr/lib/wsl/lib/libcuda.so.1",
     )
 )
-"""Without one of these there is no GPU to look for."""
+"""Files of the NVIDIA driver: without one of them, no probe for GPUs is started."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
+    """The findings of a probe."""
+
     gpus: int
-    error: str = ""  # the first that was met; empty if all GPUs are well
+    error: str = ""  # the first error; empty if all GPUs work
 
 
 @dataclass(frozen=True, slots=True)
 class DiscoveredWorkers:
-    """The workers to run. `warning`: it is not what the machine promises; say so loudly."""
+    """The workers to run. `warning`: why an existing GPU is not used."""
 
     specs: tuple[WorkerSpec, ...]
     warning: str | None = None
@@ -49,7 +51,10 @@ Look = Callable[[], Awaitable[ProbeResult]]
 async def probe_devices(
     device: str | None = None, *, state_dir: str = "", command: tuple[str, ...] = _PROBE
 ) -> ProbeResult:
-    """Look at one device, or at every GPU. Never raises; what goes wrong is in the findings."""
+    """Probe one device, or every GPU. Failures of the probe are returned as its error.
+
+    Raises OSError if the process cannot be started.
+    """
     environ = dict(os.environ)
     if device:
         restrict_visible_devices(device, state_dir, environ)
@@ -64,7 +69,7 @@ async def probe_devices(
     try:
         out, err = await asyncio.wait_for(process.communicate(), PROBE_S)
     except TimeoutError:
-        return ProbeResult(0, f"the probe gave no answer within {PROBE_S:.0f} s")
+        return ProbeResult(0, f"the probe did not answer within {PROBE_S:.0f} s")
     finally:
         with suppress(ProcessLookupError):
             process.kill()
@@ -73,14 +78,14 @@ async def probe_devices(
         found = json.loads(out)
         return ProbeResult(len(found["gpus"]), found["error"])
     except ValueError:
-        said = err.decode(errors="replace").strip().splitlines()
+        output = err.decode(errors="replace").strip().splitlines()
         return ProbeResult(
-            0, said[-1] if said else f"the probe died with exit status {process.returncode}"
+            0, output[-1] if output else f"the probe died with exit status {process.returncode}"
         )
 
 
 async def check_device(device: str, *, state_dir: str) -> str:
-    """Try one device. Returns what is wrong with it, empty if nothing."""
+    """Probe one device. Returns its error; empty if the device works."""
     if device == "cpu":
         return ""
     found = await probe_devices(device, state_dir=state_dir)
@@ -96,7 +101,10 @@ async def discover_workers(
     look: Look = probe_devices,
     traces: tuple[str, ...] = _DRIVER_TRACES,
 ) -> DiscoveredWorkers:
-    """One worker for each GPU, or one for the CPU. `auto` never falls to the CPU silently."""
+    """Return one worker for each GPU, or one for the CPU.
+
+    If `auto` falls back to the CPU on a machine with a GPU, the warning says why.
+    """
 
     def specs(*devices: str) -> tuple[WorkerSpec, ...]:
         return tuple(
@@ -118,7 +126,7 @@ async def discover_workers(
     found = await look()
     gpus = specs(*(f"cuda:{n}" for n in range(found.gpus)))
     if settings.device == "cuda":
-        return DiscoveredWorkers(gpus or specs("cuda:0"))  # none: its worker will say why, and wait
+        return DiscoveredWorkers(gpus or specs("cuda:0"))  # without a GPU, the worker reports why
     if gpus and not found.error:
         return DiscoveredWorkers(gpus)
     return DiscoveredWorkers(specs("cpu"), _explain_no_gpu(found))
@@ -131,8 +139,9 @@ def _has_nvidia_driver(traces: tuple[str, ...]) -> bool:
 def _explain_no_gpu(found: ProbeResult) -> str:
     if found.error:
         diagnosis = classify_fault(phase="load", error=found.error)
-        return f"the CPU works instead of the GPU: {diagnosis.what} ({found.error}). {diagnosis.hint}".strip()
+        what = f"the CPU works instead of the GPU: {diagnosis.what} ({found.error})"
+        return f"{what}. {diagnosis.hint}".strip()
     return (
         "the CPU works although this machine has an NVIDIA driver: CUDA finds no GPU. "
-        "Look at `nvidia-smi`, and whether this user may use the device"
+        "Check `nvidia-smi`, and whether this user may use the device"
     )

@@ -1,4 +1,4 @@
-"""Signs of life and of wear: when a worker hangs, when it has done enough, and whether memory ran out around it."""
+"""Watchdog timer, recycling and OOM counter: when a worker hangs and when to replace it."""
 
 import re
 from contextlib import suppress
@@ -7,37 +7,38 @@ from pathlib import Path
 
 from speakeasyd.domain.protocol import ChunkDone, Fault, Hello, Loaded, Loading, Report
 
-START_S = 60.0  # seconds at least for a process to come up: a slow disk, a virus scanner
-ASLEEP_S = 10.0  # seconds without a look: it was the machine that slept, not the worker
-_CPU_PATIENCE = 3.0
-USUAL_LEAST_S = 30.0  # seconds of silence that a worker at work may always have
-USUAL_TIMES = 10.0  # and so many times the longest silence that it came back from
+START_S = 60.0  # seconds, at least, for a process to start: a slow disk, a virus scanner
+ASLEEP_S = 10.0  # seconds between two checks that show that the machine was asleep
+_CPU_PATIENCE = 3.0  # factor of the stall time for a worker on the CPU
+USUAL_LEAST_S = 30.0  # seconds without a report that a working worker may always have
+USUAL_TIMES = 10.0  # factor of the longest silence so far that a working worker may have
 _OOM_KILLS = Path("/proc/vmstat")
 
 
 class _LivenessPhase(Enum):
-    """What the worker is at, and how many stall times it may be silent there."""
+    """The phase of a worker; the value is its liveness deadline as a multiple of the stall time."""
 
     STARTING = 2.0
-    LOADING = 10.0  # a model is fetched; a new GPU compiles its kernels
-    FIRST_CHUNK = 5.0  # the first pass allocates, and may compile, too
+    LOADING = 10.0  # a model may be downloaded, and kernels compiled for a new GPU
+    FIRST_CHUNK = 5.0  # the first chunk allocates memory and may compile kernels, too
     WORKING = 1.0
 
 
 class LivenessTracker:
-    """Progress, not time alone, shows life: any report counts."""
+    """The liveness deadline of a worker: a watchdog timer that every report restarts."""
 
     def __init__(self, *, stall_s: float, device: str, now: float) -> None:
         self._stall_s = stall_s * (_CPU_PATIENCE if device == "cpu" else 1.0)
         self._phase = _LivenessPhase.STARTING
         self._last_sign = self._last_look = now
-        self._longest = 0.0  # seconds of silence between two signs at work
+        self._longest = 0.0  # seconds: the longest silence between two reports while working
 
     @property
     def starting(self) -> bool:
         return self._phase is _LivenessPhase.STARTING
 
     def record_report(self, report: Report, now: float) -> None:
+        """Restart the deadline and update the phase; `now` in monotonic seconds."""
         if self._phase is _LivenessPhase.WORKING:
             self._longest = max(self._longest, now - self._last_sign)
         self._last_sign = now
@@ -52,14 +53,14 @@ class LivenessTracker:
                 pass
 
     def restart_deadline(self, now: float) -> None:
-        """Something was asked of an idle worker: its silence counts from now."""
+        """Restart the deadline when an idle worker gets a request."""
         self._last_sign = now
 
     def task_overdue(self, heard_at: float | None, tasks: int, now: float) -> bool:
-        """Whether one of so many tasks has been without a report for too long, while the worker is at work.
+        """Return whether a task has had no report for too long while the worker is working.
 
-        A task that has not begun waits for its turn: any report of the worker is a sign for it. Tasks take turns,
-        so each may be quiet as many times as long as there are tasks.
+        `heard_at`: time of the latest report about it; None if it waits for its turn: then any
+        report counts. Tasks take turns, so the limit grows with their number `tasks`.
         """
         if self._phase is not _LivenessPhase.WORKING:
             return False  # `is_overdue` watches a worker that starts or loads
@@ -67,7 +68,10 @@ class LivenessTracker:
         return now - latest_sign > self._stall_s * max(1, tasks)
 
     def is_overdue(self, now: float) -> bool:
-        """Whether a worker that owes an answer has been silent for too long."""
+        """Return whether a worker that should report has exceeded its deadline.
+
+        Time in which the machine was asleep does not count.
+        """
         if now - self._last_look > ASLEEP_S:
             self._last_sign = now
         self._last_look = now
@@ -80,15 +84,15 @@ class LivenessTracker:
 
 
 class RecycleTracker:
-    """Memory grows over long runs; a worker is replaced before it matters."""
+    """Decides when to replace a worker: after hours of audio, or when its memory has grown."""
 
     def __init__(self, *, hours: float, growth_mb: int) -> None:
         self._limit_s = hours * 3600 or float("inf")
         self._growth = growth_mb * 1_000_000 or float("inf")
         self._audio_s = 0.0
         self._warm = False
-        self._first: int | None = None  # bytes, once the model had worked
-        self.rss = 0  # bytes
+        self._first: int | None = None  # bytes after the first chunk
+        self.rss = 0  # bytes: the latest resident set size
 
     def record_report(self, report: Report) -> None:
         match report:
@@ -112,7 +116,7 @@ class RecycleTracker:
 
 
 def count_oom_kills() -> int:
-    """How many processes Linux has ended for want of memory since it started; 0 where no system counts them."""
+    """Return how many processes the OOM killer of Linux has ended since boot; 0 if unknown."""
     with suppress(OSError):
         if found := re.search(r"^oom_kill (\d+)$", _OOM_KILLS.read_text("ascii"), re.MULTILINE):
             return int(found[1])

@@ -1,4 +1,4 @@
-"""The workers of all devices behind one door."""
+"""The worker pool: the supervisors of all devices behind one interface."""
 
 import asyncio
 import logging
@@ -29,11 +29,11 @@ __all__ = ["DeviceChange", "LostTask", "Pool", "WorkerLost", "WorkerStatus"]
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5  # seconds between looks at deadlines
-SPARE_IDLE_S = 5.0  # seconds without work after which the CPU's spare worker leaves
+TICK_S = 0.5  # seconds between checks of the liveness deadlines
+SPARE_IDLE_S = 5.0  # seconds without work after which the spare worker on the CPU is stopped
 
 _SPARE = "cpu-spare"
-_SHORT = 3  # short chunks that are computed in place of one of 30 s
+_SHORT = 3  # number of short chunks that replace one of 30 s in a batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _WaitingTask:
 
 
 class Pool:
-    """Takes tasks, gives reports. Lives on the loop; its callbacks are plain functions that must not block or raise.
+    """Takes tasks and delivers reports. Runs on the loop; its callbacks must not block or raise.
 
     Every task ends in exactly one way: `TaskDone` or `TaskFailed` among the reports,
     `WorkerLost`, `drop_job`, or `stop`.
@@ -66,12 +66,12 @@ class Pool:
         policy: RecoveryPolicy | None = None,
         probe: ProbeDevice | None = None,
     ) -> None:
-        """`specs` says which workers to run; none: what `settings.device` means on this machine."""
+        """`specs`: the workers to run; if empty, those for `settings.device` on this machine."""
         self._settings, self._state_dir = settings, state_dir
         self._specs = specs
         self._on_room = on_room
         self._policy = policy or RecoveryPolicy(cpu_stand_in=recovery.cpu_stand_in)
-        self._around = SupervisorContext(
+        self._context = SupervisorContext(
             target=target,
             settings=recovery,
             idle_unload_s=settings.idle_unload_s,
@@ -85,17 +85,18 @@ class Pool:
             on_room=self._assign_waiting,
         )
         self._workers: list[Supervisor] = []
-        self._spare: Supervisor | None = None  # on the CPU, for what a GPU will not have
+        self._spare: Supervisor | None = None  # on the CPU, for tasks that fail on the GPU
         self._retiring: set[asyncio.Task[None]] = set()
         self._waiting: deque[_WaitingTask] = deque()
         self._waiting_for_cpu: deque[_WaitingTask] = deque()
         self._ticker: asyncio.Task[None] | None = None
         self._stopped = False
-        self.warning: str | None = None  # the devices are not what the machine promises
+        self.warning: str | None = None  # why an existing GPU is not used
 
-    # --- life ---
+    # --- start and stop ---
 
     async def start(self) -> None:
+        """Find the devices and start their workers."""
         found = DiscoveredWorkers(self._specs) if self._specs else await self._discover_devices()
         self._specs, self.warning = found.specs, found.warning
         if self.warning:
@@ -109,7 +110,7 @@ class Pool:
         return await devices.discover_workers(self._settings, state_dir=self._state_dir)
 
     async def stop(self, grace_s: float) -> None:
-        """Let the workers finish the chunks in flight within the grace, then end them. Idempotent."""
+        """Let the workers finish their chunks for `grace_s` seconds, then end them. Idempotent."""
         self._stopped = True
         if self._ticker:
             self._ticker.cancel()
@@ -122,30 +123,33 @@ class Pool:
         )
 
     def kill(self) -> None:
-        """End every worker at once: a second signal came. `stop` then returns without delay."""
+        """Kill every worker at once, after a second signal. `stop` then returns without delay."""
         for worker in self._all_supervisors():
             worker.kill()
 
-    # --- work ---
+    # --- tasks ---
 
     @property
     def device(self) -> str:
-        """The device that chunks are tried on first."""
+        """The device that gets chunks first."""
         return self._specs[0].device if self._specs else "cpu"
 
     def capacity(self, model: str) -> int:
-        """How many more tasks for this model to submit now: enough for a worker to decode ahead and to mix files."""
+        """Return how many more tasks for this model to submit now.
+
+        Enough for a worker to decode ahead and to mix files in a batch.
+        """
         if self._stopped or self._waiting:
             return 0
         return sum(worker.free_slots(model) for worker in self._active_supervisors())
 
     def submit_task(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
-        """`alone`: with nothing else on its worker. `on_cpu`: in a worker of its own, although there is a GPU."""
+        """Queue a task. `alone`: as the only task of its worker. `on_cpu`: in the spare worker."""
         (self._waiting_for_cpu if on_cpu else self._waiting).append(_WaitingTask(task, alone))
         self._assign_waiting()
 
     def drop_job(self, job_id: JobId) -> None:
-        """Forget a job, wherever it is."""
+        """Drop a job that waits or that a worker holds."""
         for queue in (self._waiting, self._waiting_for_cpu):
             for waiting in [waiting for waiting in queue if waiting.task.job_id == job_id]:
                 queue.remove(waiting)
@@ -153,12 +157,12 @@ class Pool:
             worker.drop_job(job_id)
 
     def neglects(self, job_id: JobId) -> bool | None:
-        """Whether a task gets no attention though its worker is at work; None for a task that is not here."""
+        """Return whether a task gets no reports while its worker works; None if unknown."""
         for worker in self._all_supervisors():
             if worker.holds(job_id):
                 return worker.neglects(job_id)
         waiting = (*self._waiting, *self._waiting_for_cpu)
-        return False if any(one.task.job_id == job_id for one in waiting) else None
+        return False if any(item.task.job_id == job_id for item in waiting) else None
 
     def unload_idle_models(self) -> None:
         """Free the models of workers without work."""
@@ -167,25 +171,25 @@ class Pool:
 
     @property
     def blocked_reason(self) -> str | None:
-        """Why no task can be taken for a longer time, in words for users."""
-        crew = self._active_supervisors()
-        if not crew or any(worker.state not in OPEN for worker in crew):
+        """Why no task can be taken for some time, as a message for users; None if one can."""
+        workers = self._active_supervisors()
+        if not workers or any(worker.state not in OPEN for worker in workers):
             return None
-        cause = crew[0].cause
+        cause = workers[0].cause
         return f"{cause.what}; {cause.hint}" if cause else "the device is being probed"
 
     @property
     def fatal_diagnosis(self) -> Diagnosis | None:
-        """What somebody must mend before any task can be taken."""
-        crew = self._active_supervisors()
-        if not all(worker.needs_person for worker in crew):
+        """The fault that a person has to fix before any task can be taken; None without one."""
+        workers = self._active_supervisors()
+        if not all(worker.needs_person for worker in workers):
             return None
-        return next((worker.cause for worker in crew if worker.cause), None)
+        return next((worker.cause for worker in workers if worker.cause), None)
 
     def status(self) -> list[WorkerStatus]:
         return [worker.status(self.warning) for worker in self._all_supervisors()]
 
-    # --- inside ---
+    # --- assignment ---
 
     def _all_supervisors(self) -> Iterator[Supervisor]:
         yield from self._workers
@@ -193,13 +197,13 @@ class Pool:
             yield self._spare
 
     def _active_supervisors(self) -> list[Supervisor]:
-        """The workers that ordinary tasks go to: the CPU's spare one too, while it stands in."""
+        """Return the workers of ordinary tasks, with the spare one while it replaces a GPU."""
         if self._spare and any(worker.state is DeviceState.CPU_ONLY for worker in self._workers):
             return [*self._workers, self._spare]
         return self._workers
 
     def _assign_waiting(self) -> None:
-        """Give waiting tasks to whoever has room, in order."""
+        """Assign waiting tasks, in order, to workers that have free slots."""
         while self._waiting and (worker := self._find_supervisor_for(self._waiting[0])):
             waiting = self._waiting.popleft()
             worker.assign_task(waiting.task, alone=waiting.alone)
@@ -231,7 +235,7 @@ class Pool:
 
     def _ensure_spare(self) -> Supervisor:
         if self._spare is None:
-            compute_type = "auto"  # what suits a GPU may not suit the CPU
+            compute_type = "auto"  # the configured type may fit the GPU only
             spec = replace(self._specs[0], device="cpu", compute_type=compute_type, batch_size=0)
             self._spare = self._create_supervisor(_SPARE, spec)
             self._spare.start()
@@ -239,19 +243,21 @@ class Pool:
 
     def _create_supervisor(self, name: str, spec: WorkerSpec) -> Supervisor:
         on_cpu = spec.device == "cpu"
-        around = (
-            replace(self._around, policy=replace(self._policy, cpu_stand_in=False))
+        context = (
+            replace(self._context, policy=replace(self._policy, cpu_stand_in=False))
             if on_cpu
-            else self._around
+            else self._context
         )
-        return Supervisor(name=name, spec=spec, limit=2 * _estimate_slots(spec) + 2, around=around)
+        return Supervisor(
+            name=name, spec=spec, limit=2 * _estimate_slots(spec) + 2, context=context
+        )
 
     async def _run_ticks(self) -> None:
         while True:
             try:
                 self._tick_supervisors()
             except Exception:
-                log.exception("a look at the workers failed; the next is in %s s", TICK_S)
+                log.exception("checking the workers failed; next check in %s s", TICK_S)
             await asyncio.sleep(TICK_S)
 
     def _tick_supervisors(self) -> None:
@@ -270,7 +276,7 @@ class Pool:
 
 
 def _estimate_slots(spec: WorkerSpec) -> int:
-    """Short chunks that the worker computes at one time, as far as can be told from here."""
+    """Return an estimate of the short chunks that a worker computes at the same time."""
     if spec.device == "cpu":
         return _SHORT * (spec.replicas or os.cpu_count() or 1) * max(1, spec.batch_size)
     return _SHORT * max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)

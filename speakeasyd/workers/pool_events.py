@@ -1,4 +1,4 @@
-"""What the pool tells the rest of the daemon."""
+"""Events and status values that the pool gives to the rest of the daemon."""
 
 from dataclasses import dataclass
 
@@ -10,18 +10,18 @@ from speakeasyd.workers.assigned_tasks import LostTask
 
 @dataclass(frozen=True, slots=True)
 class WorkerLost:
-    """A worker is gone and was not meant to. Its tasks are nobody's now."""
+    """A worker exited unexpectedly. Its tasks have to be assigned again."""
 
     worker: str
     device: str
     tasks: tuple[LostTask, ...]
     diagnosis: Diagnosis
-    phase: str | None  # where the fault was, if the worker could still say
-    error: str  # verbatim; empty if it could not say
+    phase: str | None  # of the reported fault; None without a report
+    error: str  # of the reported fault; empty without a report
     exit_status: int | None
     last_words: str  # the end of its log
-    lived_s: float  # seconds from its start
-    then: DeviceState  # of its device: what is being done about it
+    lived_s: float  # seconds from its start to its exit
+    then: DeviceState  # state of its device after the exit
 
     @property
     def kind(self) -> FaultKind:
@@ -30,9 +30,9 @@ class WorkerLost:
 
 @dataclass(frozen=True, slots=True)
 class DeviceChange:
-    """A device's recovery took a step. `cause` is the latest fault, while work does not go on.
+    """A transition of a device's recovery. `cause`: the latest fault, until a chunk succeeds.
 
-    `fault`: the worker mends itself, and said this of what was wrong.
+    `fault`: the report that preceded a soft restart.
     """
 
     worker: str
@@ -40,12 +40,12 @@ class DeviceChange:
     state: DeviceState
     cause: Diagnosis | None = None
     fault: Fault | None = None
-    down_s: float | None = None  # the device is ready again: seconds from the fault
+    down_s: float | None = None  # set when the device is ready again: seconds since the fault
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A worker as people see it."""
+    """The status of a worker, for users."""
 
     name: str
     device: str

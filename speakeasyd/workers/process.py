@@ -1,4 +1,4 @@
-"""One worker process: started by spawn, spoken to by pipe, buried properly."""
+"""One worker process: started by spawn, connected by a pipe, and always reaped."""
 
 import multiprocessing
 import queue
@@ -16,18 +16,18 @@ from speakeasyd.domain.protocol import Report, Request, WorkerSpec
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers import child
 
-LEAVE_S = 3.0  # seconds from the pipe's end to the process's, before it is killed
-_BATCH = 256  # reports handed over together at most
-_LAST_WORDS = 4096  # bytes
+LEAVE_S = 3.0  # seconds to exit after the pipe is closed, before the process is killed
+_BATCH = 256  # reports delivered together, at most
+_LAST_OUTPUT = 4096  # bytes of the log's end
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessExit:
     """How a process ended."""
 
-    status: int | None  # as `Process.exitcode`: negative for a signal; None if it says nothing
-    error: str = ""  # what was wrong with the pipe, or with the start
-    last_words: str = ""  # the end of what it wrote to stderr
+    status: int | None  # as `Process.exitcode`: negative for a signal; None if unknown
+    error: str = ""  # an error of the pipe or of the start
+    last_words: str = ""  # the end of its stderr
 
 
 OnReports = Callable[[list[Report]], Coroutine[Any, Any, None]]
@@ -35,9 +35,10 @@ OnExit = Callable[[ProcessExit], Coroutine[Any, Any, None]]
 
 
 class WorkerProcess:
-    """Two threads serve the pipe, so that neither a full pipe nor a stopped child can hold up the loop.
+    """A worker process and the two threads that serve its pipe.
 
-    `on_reports` and `on_exit` are run on the loop, in order; `on_exit` once, last, when the process has been reaped.
+    With threads, neither a full pipe nor a stopped child can block the loop. `on_reports` and
+    `on_exit` are run on the loop, in order; `on_exit` once, last, when the process was reaped.
     """
 
     def __init__(
@@ -69,7 +70,11 @@ class WorkerProcess:
         return self._process.pid
 
     def start(self) -> None:
-        """Call it on the main thread: Linux ends a child that asked for it when the *thread* that began it ends."""
+        """Start the process and its threads. Call it on the main thread. Raises OSError.
+
+        The child asks Linux to be killed with its parent (PR_SET_PDEATHSIG), and that applies to
+        the thread that started it.
+        """
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with _hide_main_module():
             self._process.start()
@@ -78,35 +83,36 @@ class WorkerProcess:
         self._writer.start()
 
     def send_request(self, request: Request) -> None:
-        """Never blocks, never raises: what a dead worker was to do is in its supervisor's books."""
+        """Queue a request. Never blocks or raises, even if the worker is dead."""
         self._outbound.put(request)
 
     def kill(self) -> None:
-        """At once, also when it is stopped. A worker has nothing to tidy up, so it is not asked first."""
+        """Kill the process at once, even if it is stopped. A worker has nothing to clean up."""
         with suppress(OSError):
             self._process.kill()
 
     # --- the reader's thread
 
     def _run_reader(self) -> None:
-        torn = _deliver_reports(
+        pipe_error = _deliver_reports(
             self._conn,
             lambda reports: self._main_loop.schedule_from_thread(self._on_reports, reports),
         )
-        if torn:
+        if pipe_error:
             self.kill()
         status = self._wait_for_exit()
         self._outbound.put(None)
         self._writer.join(LEAVE_S)
         self._conn.close()
-        if torn:  # the status is that of our own kill
-            gone = ProcessExit(None, f"half a message came: {torn}", _read_tail(self._log))
+        if pipe_error:  # the exit status is that of our own kill
+            error = f"a message was incomplete: {pipe_error}"
+            process_exit = ProcessExit(None, error, _read_tail(self._log))
         else:
-            gone = ProcessExit(status, "", _read_tail(self._log))
-        self._main_loop.schedule_from_thread(self._on_exit, gone)
+            process_exit = ProcessExit(status, "", _read_tail(self._log))
+        self._main_loop.schedule_from_thread(self._on_exit, process_exit)
 
     def _wait_for_exit(self) -> int:
-        """Wait for the end of the process, or bring it about. Returns its exit status."""
+        """Wait for the process to exit, and kill it after `LEAVE_S`. Returns its exit status."""
         self._process.join(LEAVE_S)
         while (status := self._process.exitcode) is None:
             self.kill()
@@ -116,13 +122,16 @@ class WorkerProcess:
     # --- the writer's thread
 
     def _run_writer(self) -> None:
-        with suppress(OSError):  # the reader sees the end, too
+        with suppress(OSError):  # the reader notices a closed pipe, too
             while request := self._outbound.get():
                 self._conn.send(request)
 
 
 def _deliver_reports(conn: Connection, deliver: Callable[[list[Report]], None]) -> str | None:
-    """Deliver reports, as many at once as are there, until the pipe ends. Returns what was wrong with the last."""
+    """Deliver reports in batches until the pipe closes. Returns the error of the last message.
+
+    None if the pipe was closed between two messages.
+    """
     while True:
         reports: list[Report] = []
         try:
@@ -131,7 +140,7 @@ def _deliver_reports(conn: Connection, deliver: Callable[[list[Report]], None]) 
                 reports.append(conn.recv())
         except EOFError:
             return None
-        except OSError as error:  # half a message, or a system's other way to say EOF
+        except OSError as error:  # an incomplete message, or another form of EOF
             return str(error) if "during message" in str(error) else None
         except Exception as error:  # noqa: BLE001 - unpickling raises anything
             return f"{type(error).__name__}: {error}"
@@ -142,16 +151,17 @@ def _deliver_reports(conn: Connection, deliver: Callable[[list[Report]], None]) 
 
 def _read_tail(log: Path) -> str:
     with suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - _LAST_WORDS))
+        file.seek(max(0, log.stat().st_size - _LAST_OUTPUT))
         return file.read().decode(errors="replace").strip()
     return ""
 
 
 @contextmanager
 def _hide_main_module() -> Iterator[None]:
-    """Spawn runs the parent's main module again in the child: here the command line, or an unguarded script of a user.
+    """Hide the main module while a process is spawned.
 
-    The worker needs none of it, so there is none to be found while it starts.
+    Otherwise spawn would run it again in the child: the command line, or a user's script without a
+    main guard. A worker does not need it.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

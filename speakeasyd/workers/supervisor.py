@@ -1,4 +1,4 @@
-"""One device: its worker process, what that has in hand, and its recovery."""
+"""Supervises one device: its worker process, the worker's tasks, and recovery."""
 
 import asyncio
 import logging
@@ -41,19 +41,19 @@ from speakeasyd.workers.process import ProcessExit, WorkerProcess
 
 log = logging.getLogger(__name__)
 
-BURIAL_S = 10.0  # seconds for a killed process to be gone
-WEIGH_S = 10.0  # seconds between looks at a worker's memory
+EXIT_S = 10.0  # seconds for a killed process to exit
+MEMORY_CHECK_S = 10.0  # seconds between measurements of a worker's memory
 IDLE_S = 2.0  # seconds without a task after which a restarted worker counts as recovered
 
 ProbeDevice = Callable[[str], Awaitable[str]]
-"""Tries a device in a disposable process. Returns the error's text, empty if the device is well."""
+"""Probes a device in a disposable process. Returns the error; empty if the device works."""
 
 
 @dataclass(frozen=True, slots=True)
 class SupervisorContext:
-    """What every supervisor of a pool shares."""
+    """What all supervisors of a pool share."""
 
-    target: str  # "module:function" that the workers serve
+    target: str  # "module:function" that the workers run
     settings: RecoverySettings
     idle_unload_s: float
     policy: RecoveryPolicy
@@ -63,47 +63,45 @@ class SupervisorContext:
     on_report: Callable[[str, Report], None]  # worker, report
     on_lost: Callable[[WorkerLost], None]
     on_change: Callable[[DeviceChange], None]
-    on_room: Callable[[], None]  # there may be room for more tasks now
+    on_room: Callable[[], None]  # more tasks may fit now
 
 
 @dataclass(slots=True)
 class _WorkerRun:
-    """One worker process, from start to burial."""
+    """One worker process, from its start to its exit."""
 
     process: WorkerProcess
-    life: LivenessTracker
-    wear: RecycleTracker
+    liveness: LivenessTracker
+    recycling: RecycleTracker
     started: float  # seconds, monotonic
-    weighed: float  # seconds, monotonic: when its memory was looked at
-    memory_kills: int  # by the system, when it started
+    memory_checked: float  # seconds, monotonic: when its memory was measured
+    oom_kills: int  # of the system, when the worker started
     model: Loaded | None = None
     fault: Fault | None = None
-    silent: bool = False  # it is killed for its silence
+    silent: bool = False  # it missed its liveness deadline and is killed
 
 
 class Supervisor:
-    """Lives on the loop. Feeds events to the recovery machine and carries out its actions."""
+    """Gives events to the recovery state machine and carries out its actions. Runs on the loop."""
 
     def __init__(
-        self, *, name: str, spec: WorkerSpec, limit: int, around: SupervisorContext
+        self, *, name: str, spec: WorkerSpec, limit: int, context: SupervisorContext
     ) -> None:
-        self.name, self.spec = (
-            name,
-            spec,
-        )  # the settings are stepped down when they prove too much for the device
+        self.name = name
+        self.spec = spec  # with smaller settings after the device has refused these
         self._wanted = spec
-        self._limit = limit  # tasks in hand at most
-        self._around, self._clock = around, around.clock
+        self._limit = limit  # tasks of the worker at most
+        self._context, self._clock = context, context.clock
         self._health = DeviceHealth()
         self._since = self._clock.utc()
-        self._hand = AssignedTasks()
+        self._assigned = AssignedTasks()
         self._run: _WorkerRun | None = None
-        self._buried = asyncio.Event()
-        self._buried.set()
+        self._exited = asyncio.Event()
+        self._exited.set()
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._idle_since: float | None = self._clock.monotonic()  # None while there is a task
-        self._down_since: float | None = None  # None while all is well
+        self._down_since: float | None = None  # monotonic seconds of the fault, if any
 
     # --- for the pool ---
 
@@ -117,11 +115,11 @@ class Supervisor:
 
     @property
     def needs_person(self) -> bool:
-        return recovery.needs_person(self._health, self._around.policy)
+        return recovery.needs_person(self._health, self._context.policy)
 
     @property
     def empty(self) -> bool:
-        return not self._hand
+        return not self._assigned
 
     def idle_for(self) -> float:
         """Seconds without a task."""
@@ -131,35 +129,40 @@ class Supervisor:
         self._start_process()
 
     def free_slots(self, model: str) -> int:
-        """How many more tasks for this model are welcome now."""
+        """Return how many more tasks for this model the worker takes now."""
         if (
             self.state not in ACCEPTING
             or not self._run
-            or self._run.wear.is_due
-            or self._hand.alone
+            or self._run.recycling.is_due
+            or self._assigned.alone
         ):
             return 0
-        if self._hand and self._hand.model != model:
+        if self._assigned and self._assigned.model != model:
             return 0
-        return max(0, (1 if self.state is DeviceState.HALF_OPEN else self._limit) - len(self._hand))
+        return max(
+            0, (1 if self.state is DeviceState.HALF_OPEN else self._limit) - len(self._assigned)
+        )
 
     def assign_task(self, task: Task, *, alone: bool) -> None:
-        self._hand.add_task(task, alone=alone)
+        self._assigned.add_task(task, alone=alone)
         self._send_request(task)
         self._on_tasks_changed()
 
     def holds(self, job_id: JobId) -> bool:
-        return job_id in self._hand
+        """Return whether the worker has a task of this job."""
+        return job_id in self._assigned
 
     def neglects(self, job_id: JobId) -> bool:
-        """Whether a task in hand gets no attention from a worker that is otherwise at work."""
+        """Return whether the worker works on other tasks but has not reported on this job's."""
         if not self._run:
             return False
         now = self._clock.monotonic()
-        return self._run.life.task_overdue(self._hand.heard_at(job_id), len(self._hand), now)
+        return self._run.liveness.task_overdue(
+            self._assigned.heard_at(job_id), len(self._assigned), now
+        )
 
     def drop_job(self, job_id: JobId) -> None:
-        if self._hand.drop_job(job_id):
+        if self._assigned.drop_job(job_id):
             self._send_request(Drop(job_id))
             self._on_tasks_changed()
 
@@ -169,7 +172,10 @@ class Supervisor:
             self._send_request(Unload())
 
     async def stop(self, grace_s: float) -> None:
-        """Let the worker finish its chunks, then end it. Idempotent. What is still in hand is not reported as lost."""
+        """Let the worker finish its chunks for `grace_s` seconds, then end it. Idempotent.
+
+        Unfinished tasks are not reported as lost.
+        """
         self._apply_event(device_health.StopRequested())
         for timer in self._timers:
             timer.cancel()
@@ -177,35 +183,35 @@ class Supervisor:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._buried.wait(), grace_s)
+            await asyncio.wait_for(self._exited.wait(), grace_s)
         self.kill()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._buried.wait(), BURIAL_S)
+            await asyncio.wait_for(self._exited.wait(), EXIT_S)
 
     def kill(self) -> None:
         if self._run:
             self._run.process.kill()
 
     def check_liveness(self) -> None:
-        """Look after what no report tells: silence, wear, idleness."""
+        """Check for a missed deadline, recycling and idleness. Called periodically."""
         run = self._run
         if not run:
             return
         now = self._clock.monotonic()
-        if self._is_answer_due(run) and run.life.is_overdue(now):
+        if self._is_answer_due(run) and run.liveness.is_overdue(now):
             run.silent = True
             self._mark_down()
             self._apply_event(
                 device_health.ProgressStopped(classify_fault(silent=True, device=self.spec.device))
             )
-        if now - run.weighed > WEIGH_S:
-            run.weighed = now
-            run.wear.record_memory(_read_resident_bytes(run.process))
-        if run.wear.is_due and self.empty:
+        if now - run.memory_checked > MEMORY_CHECK_S:
+            run.memory_checked = now
+            run.recycling.record_memory(_read_resident_bytes(run.process))
+        if run.recycling.is_due and self.empty:
             self._apply_event(device_health.RecycleDue())
         if self.state is DeviceState.READY and self.idle_for() > IDLE_S:
             self._mark_recovered()
-        if 0 < self._around.idle_unload_s < self.idle_for():
+        if 0 < self._context.idle_unload_s < self.idle_for():
             self.unload_model()
 
     def status(self, warning: str | None = None) -> WorkerStatus:
@@ -216,9 +222,9 @@ class Supervisor:
             state=self.state,
             model=run.model.model if run and run.model else None,
             pid=run.process.pid if run else None,
-            tasks=len(self._hand),
+            tasks=len(self._assigned),
             since=format_utc(self._since),
-            rss=run.wear.rss if run else 0,
+            rss=run.recycling.rss if run else 0,
             warning=cause.what if cause else warning,
         )
 
@@ -226,21 +232,23 @@ class Supervisor:
 
     def _start_process(self) -> None:
         now = self._clock.monotonic()
-        settings = self._around.settings
+        settings = self._context.settings
         run = _WorkerRun(
             process=WorkerProcess(
                 name=self.name,
                 spec=self.spec,
-                target=self._around.target,
-                main_loop=self._around.main_loop,
+                target=self._context.target,
+                main_loop=self._context.main_loop,
                 on_reports=lambda reports: self._on_reports(run, reports),
                 on_exit=lambda exit_: self._on_process_exit(run, exit_),
             ),
-            life=LivenessTracker(stall_s=settings.stall_s, device=self.spec.device, now=now),
-            wear=RecycleTracker(hours=settings.recycle_hours, growth_mb=settings.recycle_growth_mb),
+            liveness=LivenessTracker(stall_s=settings.stall_s, device=self.spec.device, now=now),
+            recycling=RecycleTracker(
+                hours=settings.recycle_hours, growth_mb=settings.recycle_growth_mb
+            ),
             started=now,
-            weighed=float("-inf"),
-            memory_kills=count_oom_kills(),
+            memory_checked=float("-inf"),
+            oom_kills=count_oom_kills(),
         )
         try:
             run.process.start()
@@ -250,40 +258,47 @@ class Supervisor:
             )
             return
         self._run = run
-        self._buried.clear()
+        self._exited.clear()
 
     async def _on_reports(self, run: _WorkerRun, reports: list[Report]) -> None:
         if run is self._run:
             now = self._clock.monotonic()
             for report in map(self._check_report, reports):
-                run.life.record_report(report, now)
-                run.wear.record_report(report)
-                self._hand.record_report(report, now)
-                self._around.on_report(self.name, self._learn_from_report(run, report))
+                run.liveness.record_report(report, now)
+                run.recycling.record_report(report)
+                self._assigned.record_report(report, now)
+                self._context.on_report(self.name, self._learn_from_report(run, report))
             self._on_tasks_changed()
 
     def _check_report(self, report: Report) -> Report:
-        """The report, or, when a value in it is not what its type promises, the failure of what it is about."""
+        """Return a valid report unchanged, an invalid one as the failure of its task or worker."""
         complaint = find_complaint(report)
         if complaint is None:
             return report
-        error = f"the worker sent what cannot be used: {complaint}"
+        error = f"the worker sent an invalid report: {complaint}"
         log.error("%s: %s", self.name, error)
         job_id, token = getattr(report, "job_id", None), getattr(report, "token", None)
-        if not isinstance(job_id, int) or job_id not in self._hand or not isinstance(token, str):
+        if (
+            not isinstance(job_id, int)
+            or job_id not in self._assigned
+            or not isinstance(token, str)
+        ):
             return Fault("host", error, ())
         self._send_request(Drop(JobId(job_id)))
         return TaskFailed(JobId(job_id), Token(token), ErrorCode.INTERNAL, error)
 
     def _learn_from_report(self, run: _WorkerRun, report: Report) -> Report:
-        """Learn from a report. Returns it with the device by its name here: in the worker, every GPU is number 0."""
+        """Update the state from a report.
+
+        Returns the report with the device's name in the daemon: in a worker, its GPU is number 0.
+        """
         match report:
             case Hello():
                 self._apply_event(device_health.WorkerStarted())
             case Loaded():
                 report = replace(report, device=self.spec.device)
                 run.model = report
-                if self.state is not DeviceState.POISONED:  # else it comes too late
+                if self.state is not DeviceState.POISONED:  # else the process is being killed
                     run.fault = None
                     self._apply_event(device_health.ModelVerified())
                     self._mark_recovered()
@@ -302,16 +317,16 @@ class Supervisor:
         return report
 
     async def _on_process_exit(self, run: _WorkerRun, exit_: ProcessExit) -> None:
-        """The process has been reaped, or given up."""
+        """Handle an exit: the process was reaped, or given up because it cannot be killed."""
         if run is not self._run:
             return
         self._run = None
-        self._buried.set()
+        self._exited.set()
         planned = self.state is DeviceState.STOPPED or (
             self.state is DeviceState.RECYCLING and self.empty
         )
         if planned:
-            self.spec = self._wanted  # what was too much then may not be now
+            self.spec = self._wanted  # try the configured settings again
             self._apply_event(
                 device_health.ProcessExited(classify_fault(exit_status=exit_.status), frozenset())
             )
@@ -319,16 +334,21 @@ class Supervisor:
             self._handle_exit(run, exit_)
 
     async def _kill_and_wait(self, run: _WorkerRun) -> None:
-        """End a process. One that hangs in a driver cannot be killed: it is given up, so that its work goes on."""
+        """Kill a process and wait for its exit.
+
+        A process that hangs in a driver cannot be killed. It is given up, so that its tasks can be
+        assigned again.
+        """
         run.process.kill()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._buried.wait(), BURIAL_S)
+            await asyncio.wait_for(self._exited.wait(), EXIT_S)
             return
         await self._on_process_exit(
             run, ProcessExit(status=None, error="the process cannot be killed")
         )
 
     def _handle_exit(self, run: _WorkerRun, exit_: ProcessExit) -> None:
+        """Classify an unexpected exit, report the lost tasks, and start recovery."""
         fault = run.fault
         error = fault.error if fault else exit_.error
         phase = fault.phase if fault else None
@@ -338,7 +358,7 @@ class Supervisor:
             last_words=exit_.last_words,
             exit_status=exit_.status,
             silent=run.silent,
-            short_of_memory=count_oom_kills() > run.memory_kills,
+            short_of_memory=count_oom_kills() > run.oom_kills,
             device=self.spec.device,
         )
         if fault and fault.traceback and diagnosis.kind in {FaultKind.DEFECT, FaultKind.UNKNOWN}:
@@ -346,9 +366,9 @@ class Supervisor:
         self._mark_down()
         if not fault:
             self._step_down(diagnosis)
-        tasks = self._hand.take_all(fault, blame=diagnosis.blames_work)
+        tasks = self._assigned.take_all(fault, blame=diagnosis.blames_work)
         self._apply_event(device_health.ProcessExited(diagnosis, collect_suspects(tasks)))
-        self._around.on_lost(
+        self._context.on_lost(
             WorkerLost(
                 worker=self.name,
                 device=self.spec.device,
@@ -365,12 +385,12 @@ class Supervisor:
         self._on_tasks_changed()
 
     def _step_down(self, diagnosis: Diagnosis) -> None:
-        """As the worker does in a soft restart: the next worker begins with what this one ended with."""
+        """Apply the worker's step of a soft restart, so that the next worker starts with it."""
         self.spec = step_down(self.spec, diagnosis.remedy) or self.spec
 
     def _send_request(self, request: Request) -> None:
         if self._run:
-            self._run.life.restart_deadline(self._clock.monotonic())
+            self._run.liveness.restart_deadline(self._clock.monotonic())
             self._run.process.send_request(request)
 
     # --- recovery ---
@@ -382,7 +402,7 @@ class Supervisor:
             event,
             now=self._clock.monotonic(),
             random_fraction=random.random(),  # noqa: S311 - jitter, no secret
-            policy=self._around.policy,
+            policy=self._context.policy,
         )
         if self._health.state is not before.state:
             self._since = self._clock.utc()
@@ -415,7 +435,7 @@ class Supervisor:
         task.add_done_callback(self._tasks.discard)
 
     async def _probe_device(self) -> None:
-        error = await self._around.probe(self.spec.device)
+        error = await self._context.probe(self.spec.device)
         passed = (
             device_health.ProbePassed()
             if not error
@@ -427,13 +447,13 @@ class Supervisor:
         if self.state in {DeviceState.STOPPED, DeviceState.POISONED}:
             return False
         return (
-            run.life.starting
+            run.liveness.starting
             or not self.empty
             or self.state in {DeviceState.SOFT_RESTARTING, DeviceState.RECYCLING}
         )
 
     def _on_tasks_changed(self) -> None:
-        """After any change of what is in hand."""
+        """Update idle time and state after any change of the worker's tasks."""
         if not self.empty:
             self._idle_since = None
         elif self._idle_since is None:
@@ -441,9 +461,9 @@ class Supervisor:
         self._apply_event(
             device_health.TasksFinished() if self.empty else device_health.TaskAssigned()
         )
-        self._around.on_room()
+        self._context.on_room()
 
-    # --- news ---
+    # --- notifications ---
 
     def _mark_down(self) -> None:
         if self._down_since is None:
@@ -456,7 +476,7 @@ class Supervisor:
             self._publish_change(down_s)
 
     def _publish_change(self, down_s: float | None = None) -> None:
-        self._around.on_change(
+        self._context.on_change(
             DeviceChange(
                 worker=self.name,
                 device=self.spec.device,
@@ -471,7 +491,7 @@ class Supervisor:
 
 
 def _read_resident_bytes(process: WorkerProcess) -> int:
-    """Bytes of memory in use."""
+    """Return the resident set size of the process in bytes; 0 if it is gone."""
     try:
         return int(psutil.Process(process.pid).memory_info().rss)
     except psutil.Error:

@@ -311,7 +311,7 @@ async def test_an_address_that_apprise_does_not_know_is_said(tmp_path: Path) -> 
         [delivery] = await it.deliveries()
         assert (delivery["status"], delivery["error"]) == (
             "pending",
-            "apprise does not know such an address",
+            "apprise does not support this address",
         )
 
 

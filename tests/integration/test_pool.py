@@ -208,7 +208,7 @@ async def skip_silences(
 @pytest.fixture(autouse=True)
 def patient_burials(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine may take long to end a killed process."""
-    monkeypatch.setattr(supervisor, "BURIAL_S", PATIENCE_S)
+    monkeypatch.setattr(supervisor, "EXIT_S", PATIENCE_S)
 
 
 @asynccontextmanager
@@ -652,7 +652,7 @@ async def test_a_worker_that_cannot_be_killed_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one that hangs in a driver: its work must not wait for it."""
-    monkeypatch.setattr(supervisor, "BURIAL_S", 0.3)
+    monkeypatch.setattr(supervisor, "EXIT_S", 0.3)
     with monkeypatch.context() as immortal:
         immortal.setattr(WorkerProcess, "kill", lambda _process: None)
         async with running(tmp_path, InjectedFault("stop", file="b.audio", chunk=1)) as run:
