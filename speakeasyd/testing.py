@@ -1,7 +1,8 @@
-"""The test kit: a clock turned by hand, and an engine that follows a script of faults behind the real protocol.
+"""Test kit: a manual clock, and a scripted engine with injected faults and the real protocol.
 
-No production code imports this. A test gives the pool `target=SCRIPTED` and writes a script into the state folder; the
-worker process is then a real one, spawned, piped, supervised and killed like any other.
+No production code imports this. A test passes `target=SCRIPTED` to the pool and writes a script
+into the state folder. The worker is then a real process, spawned, supervised and killed like any
+other.
 """
 
 import ctypes
@@ -49,16 +50,16 @@ from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKi
 from speakeasyd.errors import ErrorCode
 
 SCRIPTED = "speakeasyd.testing:serve_script"
-PIECE = 64  # bytes of a file that make one chunk
-CHUNK_S = 10.0  # seconds of audio that a chunk stands for
+PIECE = 64  # bytes of a file for one chunk
+CHUNK_S = 10.0  # seconds of audio that a chunk represents
 _EXIT_FAULT = 70
 _SCRIPT = "script.json"
-# A line of JSON for every chunk that was begun: its file's path, its index
-_PLAYED = "script-played"
+# A log with a line of JSON for every started chunk: its file's path, its index
+_STARTED_LOG = "script-played"
 
 
 class ManualClock:
-    """Time stands still until `advance`."""
+    """A clock that changes only by `advance` and `set_wall`."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
         self._now, self._elapsed = start, 0.0
@@ -70,7 +71,7 @@ class ManualClock:
         return self._elapsed
 
     def set_wall(self, seconds: float) -> None:
-        """The wall clock is set forward, or back by a negative number; no time passes."""
+        """Set the wall clock forward, or back if negative; monotonic time does not change."""
         self._now += timedelta(seconds=seconds)
 
     def advance(self, seconds: float) -> None:
@@ -81,21 +82,21 @@ class ManualClock:
 # --- the script ---
 
 Deed = Literal[
-    "fault",  # report `text` with `phase`, leave
-    "soft_fault",  # report it as soft, load again, go on
+    "fault",  # report `text` with `phase`, then exit
+    "soft_fault",  # report it as soft, load the model again, continue
     "abort",
-    "last_words",  # write `text` to stderr as native code would, then abort
+    "last_words",  # write `text` to stderr like native code, then abort
     "segfault",
-    "exit",  # with `status` and no word
+    "exit",  # with `status`, without a report
     "hang",
-    "stop",  # SIGSTOP to itself; on Windows it hangs
-    "eat_memory",  # up to a limit on the address space; not on Windows
-    "half_message",  # not on Windows
-    "garbage",  # a message that is no report, then silence
-    "deliver_and_abort",  # the chunk is sent, then the process dies
-    "refuse",  # TaskFailed: the file is at fault
-    "odd_report",  # in place of the chunk, what `text` names in ODD_REPORTS
-    "no_word",  # the chunk is done, and no report says so
+    "stop",  # send SIGSTOP to itself; on Windows, hang
+    "eat_memory",  # allocate up to a limit of the address space; not on Windows
+    "half_message",  # send an incomplete message; not on Windows
+    "garbage",  # send a message that is no pickle, then hang
+    "deliver_and_abort",  # send the chunk, then abort
+    "refuse",  # report TaskFailed
+    "odd_report",  # instead of the chunk, send the invalid report `text` of ODD_REPORTS
+    "no_word",  # compute the chunk but do not report it
 ]
 
 
@@ -104,15 +105,15 @@ Phase = Literal["load", "canary", "encode", "generate", "align", "vad", "decode"
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """What goes wrong, and when: in loading, in opening a file, or at a chunk before its text is sent."""
+    """A fault and its trigger: loading a model, opening a file, or a chunk before it is sent."""
 
     do: Deed
     at: Literal["load", "open", "chunk"] = "chunk"
     file: str = ""  # only files whose path contains this
     chunk: int | None = None  # only the chunk with this index
     device: str = ""  # only on devices that begin with this
-    after: Deed | None = None  # not before another misdeed of this kind was done
-    times: int = 1  # over all workers that ever run; 0: always
+    after: Deed | None = None  # only after another fault of this kind was injected
+    times: int = 1  # how often, over all worker processes; 0: always
     text: str = ""
     phase: Phase = "generate"
     status: int = 0
@@ -120,9 +121,11 @@ class InjectedFault:
 
 @dataclass(frozen=True, slots=True)
 class FaultScript:
+    """The faults to inject, and the simulated durations."""
+
     misdeeds: tuple[InjectedFault, ...] = ()
-    chunk_s: float = 0.0  # seconds of pretended work for each batch of chunks
-    load_s: float = 0.0
+    chunk_s: float = 0.0  # simulated seconds of compute for each batch of chunks
+    load_s: float = 0.0  # simulated seconds to load a model
 
     def write_to(self, state_dir: Path) -> None:
         (state_dir / _SCRIPT).write_text(json.dumps(asdict(self)), "utf-8")
@@ -134,53 +137,49 @@ class FaultScript:
         except FileNotFoundError:
             return cls()
         return cls(
-            tuple(InjectedFault(**misdeed) for misdeed in found["misdeeds"]),
+            tuple(InjectedFault(**fault) for fault in found["misdeeds"]),
             found["chunk_s"],
             found["load_s"],
         )
 
 
-class _FaultPlayer:
-    """Does the script's misdeeds. What was done is kept in files, so that the next worker knows."""
+class _FaultInjector:
+    """Selects the faults that are due. Their counts are kept in files for the next worker."""
 
     def __init__(self, script: FaultScript, spec: WorkerSpec) -> None:
         self._script = script
         self._device = spec.device
         self._done = Path(spec.state_dir) / "script-done"
         self._done.mkdir(exist_ok=True)
-        self._played = os.open(
-            Path(spec.state_dir) / _PLAYED, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640
+        self._started_log = os.open(
+            Path(spec.state_dir) / _STARTED_LOG, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640
         )
 
     def record_chunk_start(self, path: str, chunk: int) -> None:
-        with suppress(OSError):  # a full disk is the daemon's affair
-            os.write(self._played, json.dumps([path, chunk]).encode() + b"\n")
+        with suppress(OSError):  # tests of a full disk concern the daemon only
+            os.write(self._started_log, json.dumps([path, chunk]).encode() + b"\n")
 
     def find_due_fault(
         self, at: str, path: str = "", chunk: int | None = None
     ) -> InjectedFault | None:
-        for number, misdeed in enumerate(self._script.misdeeds):
-            fits = (
-                misdeed.at == at
-                and misdeed.file in path
-                and self._device.startswith(misdeed.device)
-            )
-            ripe = misdeed.after is None or self._was_reached(misdeed.after)
+        for number, fault in enumerate(self._script.misdeeds):
+            fits = fault.at == at and fault.file in path and self._device.startswith(fault.device)
+            is_enabled = fault.after is None or self._was_injected(fault.after)
             if (
                 fits
-                and ripe
-                and misdeed.chunk in (None, chunk)
-                and self._count_use(number, misdeed.times)
+                and is_enabled
+                and fault.chunk in (None, chunk)
+                and self._count_use(number, fault.times)
             ):
-                return misdeed
+                return fault
         return None
 
-    def _was_reached(self, deed: str) -> bool:
-        numbers = (n for n, misdeed in enumerate(self._script.misdeeds) if misdeed.do == deed)
+    def _was_injected(self, deed: str) -> bool:
+        numbers = (n for n, fault in enumerate(self._script.misdeeds) if fault.do == deed)
         return any((self._done / f"{number}-0").exists() for number in numbers)
 
     def _count_use(self, number: int, times: int) -> bool:
-        """Whether it is still to be done; counts it."""
+        """Count one use of a fault. Returns False if its number of uses is reached."""
         if times == 0:
             return True
         for turn in range(times):
@@ -193,9 +192,9 @@ class _FaultPlayer:
 
 
 def read_started_chunks(state_dir: Path, offset: int = 0) -> tuple[list[tuple[str, int]], int]:
-    """Every chunk that a worker began, as path and index, from an offset on; and the offset to go on from."""
+    """Return started chunks, as path and index, after an offset in bytes, and the next offset."""
     try:
-        with (state_dir / _PLAYED).open("rb") as file:
+        with (state_dir / _STARTED_LOG).open("rb") as file:
             file.seek(offset)
             lines = file.read()
     except FileNotFoundError:
@@ -214,7 +213,10 @@ HEADER_BYTES = 18
 
 
 def with_header(data: bytes) -> bytes:
-    """What the scripted engine takes for a container that says how long it is: cut while it has fewer bytes."""
+    """Return the data as a container of the scripted engine, with a header that has its length.
+
+    A file with fewer bytes counts as cut.
+    """
     return b"%s%09d]%s" % (_MAGIC, HEADER_BYTES + len(data), data)
 
 
@@ -223,7 +225,7 @@ def is_container(data: bytes) -> bool:
 
 
 def missing_bytes(data: bytes) -> int | None:
-    """How many bytes a container lacks of what its header says; None: its header is not all there."""
+    """Return how many bytes a container lacks; None if its header is incomplete."""
     if not is_container(data):
         return 0
     header = _HEADER.match(data)
@@ -231,7 +233,7 @@ def missing_bytes(data: bytes) -> int | None:
 
 
 def build_scripted_chunks(data: bytes) -> list[Chunk]:
-    """The chunks that the scripted engine makes of a file with these bytes, whatever happens on the way."""
+    """Return the chunks of a file with these bytes; injected faults do not change them."""
     pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
     return [_build_chunk(index, piece) for index, piece in enumerate(pieces)]
 
@@ -276,35 +278,38 @@ ODD_REPORTS: Mapping[str, Callable[[ChunkDone], Any]] = {
     "backwards": lambda done: _with_chunk(done, start=20.0, end=10.0),
     "twice the same index": lambda done: _with_chunk(done, index=0),
 }
-"""What a defect of an engine could send in place of a chunk."""
+"""Invalid reports that a defective engine could send instead of a chunk, by name."""
 
 
 def serve_script(conn: Connection, spec: WorkerSpec) -> int:
-    """As `speakeasyd.engine.worker_host.serve`."""
+    """Serve requests like `speakeasyd.engine.worker_host.serve_requests`."""
     return ScriptedHost(conn=conn, spec=spec).run()
 
 
 @dataclass(eq=False, slots=True)
 class _ScriptedTask:
-    """A task on the stage."""
+    """The state of a task."""
 
     task: Task
     waiting: deque[Chunk] = field(default_factory=deque)
-    seconds: float = 0.0
+    seconds: float = 0.0  # of audio
     warnings: tuple[MediaWarning, ...] = ()
-    silent: bool = False  # nothing more is said about it
+    silent: bool = False  # no more reports are sent about it
 
 
 class ScriptedHost:
-    """One thread reads the pipe; the main thread plays batches that mix the chunks of several files."""
+    """A worker with a scripted engine.
+
+    One thread reads the pipe; the main thread processes batches with chunks of several files.
+    """
 
     def __init__(self, *, conn: Connection, spec: WorkerSpec) -> None:
         self._conn, self._spec = conn, spec
         self._script = FaultScript.read_from(Path(spec.state_dir))
-        self._stage = _FaultPlayer(self._script, spec)
+        self._faults = _FaultInjector(self._script, spec)
         self._changed = threading.Condition()
         self._inbound: deque[Request] = deque()
-        self._plays: dict[JobId, _ScriptedTask] = {}
+        self._tasks: dict[JobId, _ScriptedTask] = {}
         self._model: str | None = None
 
     def run(self) -> int:
@@ -312,7 +317,7 @@ class ScriptedHost:
         self._send(Hello(os.getpid()))
         while True:
             with self._changed:
-                while not self._inbound and not self._plays:
+                while not self._inbound and not self._tasks:
                     self._changed.wait()
                 requests = list(self._inbound)
                 self._inbound.clear()
@@ -321,15 +326,15 @@ class ScriptedHost:
                     self._send(Drained())
                     return 0
                 self._accept_request(request)
-            self._play_batch()
+            self._process_batch()
 
     def _accept_request(self, request: Request) -> None:
         match request:
             case Task() as task:
                 self._open_task(task)
             case Drop(job_id):
-                self._plays.pop(job_id, None)
-            case Unload() if not self._plays:
+                self._tasks.pop(job_id, None)
+            case Unload() if not self._tasks:
                 self._model = None
                 self._send(Unloaded())
             case _:
@@ -356,12 +361,12 @@ class ScriptedHost:
             return
         chunks = build_scripted_chunks(data)
         self._send(Opened(task.job_id, task.token, len(chunks) * CHUNK_S))
-        misdeed = self._stage.find_due_fault("open", task.path)
-        if misdeed and misdeed.do == "refuse":
-            self._send(TaskFailed(task.job_id, task.token, ErrorCode.NOT_MEDIA, misdeed.text))
+        fault = self._faults.find_due_fault("open", task.path)
+        if fault and fault.do == "refuse":
+            self._send(TaskFailed(task.job_id, task.token, ErrorCode.NOT_MEDIA, fault.text))
             return
-        if misdeed:
-            self._inject_fault(misdeed)
+        if fault:
+            self._inject_fault(fault)
         self._send(LanguageFound(task.job_id, task.token, task.language or "en", 1.0))
         wanted = (
             c
@@ -371,66 +376,75 @@ class ScriptedHost:
         warnings = (
             (MediaWarning(WarningKind.CUT, f"cut: {missing} bytes are missing"),) if missing else ()
         )
-        self._plays[task.job_id] = _ScriptedTask(
+        self._tasks[task.job_id] = _ScriptedTask(
             task, deque(wanted), len(chunks) * CHUNK_S, warnings
         )
 
     def _load_model(self, model: str) -> None:
         self._send(Loading(model))
         time.sleep(self._script.load_s)
-        if misdeed := self._stage.find_due_fault("load"):
-            self._inject_fault(misdeed)
+        if fault := self._faults.find_due_fault("load"):
+            self._inject_fault(fault)
         self._model = model
         self._send(
             Loaded(model, f"scripted {model}", self._spec.device, "int8", self._script.load_s)
         )
 
-    def _play_batch(self) -> None:
+    def _process_batch(self) -> None:
         batch = list(self._next_batch())
-        for play, chunk in batch:
-            self._stage.record_chunk_start(play.task.path, chunk.index)
+        for scripted, chunk in batch:
+            self._faults.record_chunk_start(scripted.task.path, chunk.index)
             self._send(
-                ChunkStarted(play.task.job_id, play.task.token, chunk.index, chunk.start, chunk.end)
+                ChunkStarted(
+                    scripted.task.job_id, scripted.task.token, chunk.index, chunk.start, chunk.end
+                )
             )
         if batch:
             time.sleep(self._script.chunk_s)
-        for play, chunk in batch:
-            done = ChunkDone(play.task.job_id, play.task.token, chunk)
-            misdeed = self._stage.find_due_fault("chunk", play.task.path, chunk.index)
-            if misdeed and misdeed.do == "no_word":
-                play.silent = True
+        for scripted, chunk in batch:
+            done = ChunkDone(scripted.task.job_id, scripted.task.token, chunk)
+            fault = self._faults.find_due_fault("chunk", scripted.task.path, chunk.index)
+            if fault and fault.do == "no_word":
+                scripted.silent = True
                 continue
-            if misdeed and misdeed.do == "odd_report":
-                self._send(ODD_REPORTS[misdeed.text](done))
+            if fault and fault.do == "odd_report":
+                self._send(ODD_REPORTS[fault.text](done))
                 continue
-            if misdeed:
-                in_flight = tuple((play.task.job_id, chunk.index) for play, chunk in batch)
-                self._inject_fault(misdeed, in_flight, done)
+            if fault:
+                in_flight = tuple((scripted.task.job_id, chunk.index) for scripted, chunk in batch)
+                self._inject_fault(fault, in_flight, done)
             self._send(done)
-        for play in [play for play in self._plays.values() if not play.waiting]:
-            del self._plays[play.task.job_id]
-            if not play.silent:
-                self._send(TaskDone(play.task.job_id, play.task.token, play.seconds, play.warnings))
+        for scripted in [scripted for scripted in self._tasks.values() if not scripted.waiting]:
+            del self._tasks[scripted.task.job_id]
+            if not scripted.silent:
+                self._send(
+                    TaskDone(
+                        scripted.task.job_id,
+                        scripted.task.token,
+                        scripted.seconds,
+                        scripted.warnings,
+                    )
+                )
 
     def _next_batch(self) -> Iterator[tuple[_ScriptedTask, Chunk]]:
-        """A chunk of each of the first tasks."""
-        for play in list(self._plays.values())[: max(1, self._spec.batch_size)]:
-            if play.waiting:
-                yield play, play.waiting.popleft()
+        """Yield one chunk of each of the first tasks."""
+        for scripted in list(self._tasks.values())[: max(1, self._spec.batch_size)]:
+            if scripted.waiting:
+                yield scripted, scripted.waiting.popleft()
 
     def _inject_fault(
         self,
-        misdeed: InjectedFault,
+        fault: InjectedFault,
         in_flight: Sequence[tuple[JobId, int]] = (),
         done: ChunkDone | None = None,
     ) -> None:
-        """Returns only if the process survives it."""
-        if end := _ENDS.get(misdeed.do):
-            end(misdeed)
-        match misdeed.do:
+        """Inject a fault. Returns only if the process survives it."""
+        if end := _ENDS.get(fault.do):
+            end(fault)
+        match fault.do:
             case "fault" | "soft_fault":
-                soft = misdeed.do == "soft_fault"
-                self._send(Fault(misdeed.phase, misdeed.text, tuple(in_flight), soft))
+                soft = fault.do == "soft_fault"
+                self._send(Fault(fault.phase, fault.text, tuple(in_flight), soft))
                 if not soft:
                     os._exit(_EXIT_FAULT)
                 self._load_model(self._model or "auto")
@@ -446,16 +460,16 @@ class ScriptedHost:
                 self._send(done)
                 os.abort()
             case _:
-                raise ValueError(f"{misdeed.do!r} is not possible at {misdeed.at!r}")
+                raise ValueError(f"{fault.do!r} is not possible at {fault.at!r}")
 
     def _exhaust_memory(self, in_flight: tuple[tuple[JobId, int], ...]) -> None:
         _limit_memory(200_000_000)
-        eaten: list[bytes] = []
+        blocks: list[bytes] = []
         try:
             while True:
-                eaten.append(bytes(10_000_000))
+                blocks.append(bytes(10_000_000))
         except MemoryError as error:
-            eaten.clear()
+            blocks.clear()
             self._send(Fault("generate", f"MemoryError: {error}", in_flight))
             os._exit(_EXIT_FAULT)
 
@@ -494,17 +508,17 @@ def _print_last_words(text: str) -> None:
 
 _ENDS: Mapping[Deed, Callable[[InjectedFault], object]] = {
     "abort": lambda _: os.abort(),
-    "last_words": lambda misdeed: _print_last_words(misdeed.text),
+    "last_words": lambda fault: _print_last_words(fault.text),
     "segfault": lambda _: ctypes.string_at(0),
-    "exit": lambda misdeed: os._exit(misdeed.status),
+    "exit": lambda fault: os._exit(fault.status),
     "hang": lambda _: _hang_forever(),
     "stop": lambda _: _stop_process(),
 }
-"""Ways to end, or to go still, that need nothing of the engine."""
+"""Faults that end or block the process without using the engine."""
 
 
 def _limit_memory(more: int) -> None:
-    """Let the process have so many bytes more than it has now."""
+    """Limit the address space to its current size plus this many bytes."""
     if sys.platform != "win32":
         import resource  # noqa: PLC0415 - there is none on Windows
 

@@ -1,4 +1,7 @@
-"""Speech to segments with one Whisper model: windows fitted to the speech, doubtful text decoded in other ways."""
+"""Decodes speech to segments with a Whisper model.
+
+Encoder windows are fitted to the speech. Doubtful text is decoded again with other methods.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -30,20 +33,20 @@ from speakeasyd.engine.word_timestamps import align_words
 _HOP = 160  # samples a frame
 _FRAMES_PER_S = SAMPLE_RATE // _HOP
 FULL_WINDOW = 3000  # frames: 30 s
-_MARGIN = 2 * _FRAMES_PER_S
-_FLOOR = 10 * _FRAMES_PER_S  # shorter windows make the model invent text over very short speech
-_STEP = 1 * _FRAMES_PER_S
-_WIDE = 5  # beam for what must be right
-_MAX_TOKENS = 448
+_MARGIN = 2 * _FRAMES_PER_S  # frames of silence after the speech
+_FLOOR = 10 * _FRAMES_PER_S  # frames; with shorter windows, the model hallucinates
+_STEP = 1 * _FRAMES_PER_S  # frames: windows are rounded up to this, so that they can be batched
+_WIDE = 5  # beam size of the careful methods
+_MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
 _MAX_PROMPT = 223  # tokens
-_PROMPT_STEP = 16  # tokens: prompts of equal length fit in one batch
-_SHORTEST_TAIL_S = 0.5
-_LEAST_SPEECH_S = 0.3  # in a tail: over less, text is an invention
+_PROMPT_STEP = 16  # tokens: prompts of equal length can be batched
+_SHORTEST_TAIL_S = 0.5  # seconds: a shorter rest of a clip is not decoded
+_LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a hallucination
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingMethod:
-    """One deterministic way to decode."""
+    """The settings of one deterministic decoding (beam search)."""
 
     beam_size: int = 5
     patience: float = 1.0
@@ -54,19 +57,19 @@ class DecodingMethod:
 
     @property
     def search(self) -> tuple[int, float, float, int]:
-        """What the search depends on beside the window and the prompt."""
+        """The parameters of the beam search, besides window and prompt."""
         return self.beam_size, self.patience, self.repetition_penalty, self.no_repeat_ngram_size
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingPlan:
-    """How one job is decoded: its options, translated for the model."""
+    """How a job is decoded in one language: its options as tokens and methods."""
 
     start: tuple[int, ...]  # tokens: start of transcript, language, task
     hints: tuple[int, ...]  # tokens of hotwords and initial prompt
     language: str
     way: DecodingMethod
-    ladder: tuple[DecodingMethod, ...]  # to climb as long as the text is doubtful
+    ladder: tuple[DecodingMethod, ...]  # fallbacks, tried in order while the text is doubtful
     words: bool
 
 
@@ -77,19 +80,21 @@ class ChunkDecoding:
     start: float  # seconds in the clip
     end: float  # seconds in the clip
     plan: DecodingPlan
-    said: str  # before the clip, in this language
+    said: str  # the text before the clip, in this language
 
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
+    """A decoded text of one clip."""
+
     tokens: tuple[int, ...]
     evidence: DecodeStatistics
-    encoded: StorageView | None  # shape (1, frames / 2, width), if it is still at hand
+    encoded: StorageView | None  # encoder output, shape (1, frames / 2, width), if it was kept
 
 
 @dataclass(slots=True)
 class _PartialText:
-    """The text of a clip, as far as it is known."""
+    """The text of a clip so far."""
 
     segments: list[Segment] = field(default_factory=list)
     redone: int = 0
@@ -104,7 +109,7 @@ class _PartialText:
 
 
 def choose_first_method(options: Options) -> DecodingMethod:
-    """How a clip is decoded at first."""
+    """Return the method with which a clip is decoded first."""
     match options.accuracy:
         case "fast":
             return DecodingMethod(beam_size=1)
@@ -115,18 +120,21 @@ def choose_first_method(options: Options) -> DecodingMethod:
 
 
 def _list_fallbacks(way: DecodingMethod) -> tuple[DecodingMethod, ...]:
-    """Other ways, the likeliest to help first. No dice: sampling would give another text after a restart."""
+    """Return the other methods, the most promising first.
+
+    None of them samples: after a restart, sampling would give another text.
+    """
     wide = replace(way, beam_size=max(_WIDE, way.beam_size), full_window=True)
     ways = (
         wide,
         replace(wide, prompted=False),
         replace(wide, prompted=False, repetition_penalty=1.2, no_repeat_ngram_size=3),
     )
-    return tuple(other for other in ways if other != way)
+    return tuple(fallback for fallback in ways if fallback != way)
 
 
 class Decoder:
-    """Safe to share between threads: the model queues, and nothing here changes."""
+    """Decodes clips. Thread-safe: the model queues calls, and this object is immutable."""
 
     def __init__(self, whisper: WhisperModel) -> None:
         self._whisper = whisper
@@ -142,6 +150,7 @@ class Decoder:
         )
 
     def create_plan(self, options: Options, language: str) -> DecodingPlan:
+        """Return the plan of a job with these options in one language."""
         tokenizer = self.tokenizer(language, options.task)
         way = choose_first_method(options)
         hints = [
@@ -158,7 +167,7 @@ class Decoder:
         )
 
     def build_prompt(self, plan: DecodingPlan, said: str) -> tuple[int, ...]:
-        """What the decoder starts from: hints and what was said before, then language and task."""
+        """Return the prompt's tokens: hints, the text before, then language and task."""
         before = self._tokenizer.encode(" " + said.strip()) if said.strip() else []
         room = min(len(before), _MAX_PROMPT - len(plan.hints)) // _PROMPT_STEP * _PROMPT_STEP
         context = (*plan.hints, *before[len(before) - room :])
@@ -168,20 +177,20 @@ class Decoder:
 
     @staticmethod
     def fit_window(samples: int, way: DecodingMethod) -> int:
-        """Frames of the encoder's window over so many samples."""
+        """Return the frames of the encoder's window for this many samples."""
         speech = samples // _HOP
         fitted = max(_FLOOR, -(-(speech + _MARGIN) // _STEP) * _STEP)
         return FULL_WINDOW if way.full_window else min(FULL_WINDOW, fitted)
 
     def encode_clips(self, clips: Sequence[Samples], frames: int) -> StorageView:
+        """Return the encoder's output, shape (clips, frames / 2, width). Raises EngineFault."""
         features = [self._compute_features(clip, frames)[np.newaxis] for clip in clips]
         if self._model.device != "cpu":
             features = [np.concatenate(features)]
-        with label_phase(
-            "encode"
-        ):  # on the CPU one by one: what a batch computes on does not fit the cache
+        # On the CPU, clips are encoded one by one: the data of a batch does not fit the cache
+        with label_phase("encode"):
             return _join_encoded(
-                [self._model.encode(StorageView.from_array(one)) for one in features]
+                [self._model.encode(StorageView.from_array(window)) for window in features]
             )
 
     def _compute_features(self, clip: Samples, frames: int) -> Samples:
@@ -191,8 +200,11 @@ class Decoder:
         return window
 
     def languages(self, states: Samples) -> dict[str, float]:
-        """Probability of each language in encoder states of shape (1, frames / 2, width)."""
-        if not states.shape[1]:  # CTranslate2 would end the process
+        """Return each language's probability for encoder states, shape (1, frames / 2, width).
+
+        Raises EngineFault.
+        """
+        if not states.shape[1]:  # CTranslate2 would abort the process
             return {}
         encoded = StorageView.from_array(np.ascontiguousarray(states))
         with label_phase("generate"):
@@ -206,9 +218,10 @@ class Decoder:
         way: DecodingMethod,
         encoded: StorageView | None = None,
     ) -> list[Hypothesis]:
-        """Clips of one window length and prompts of one length, in one call of the model.
+        """Decode clips in one call of the model. Raises EngineFault.
 
-        `encoded` saves the encoder's work where it was done before, with the same window.
+        All clips have the same window length, and all prompts the same length. `encoded`: the
+        encoder's output for the same window, if it exists already.
         """
         samples = [clip.samples for clip in clips]
         encoded = encoded or self.encode_clips(
@@ -228,8 +241,8 @@ class Decoder:
                 suppress_tokens=self._suppressed,
             )
         return [
-            self._build_hypothesis(result, clip, len(prompt), one)
-            for result, clip, prompt, one in zip(
+            self._build_hypothesis(result, clip, len(prompt), clip_encoded)
+            for result, clip, prompt, clip_encoded in zip(
                 results, clips, prompts, _split_encoded(encoded, len(clips)), strict=True
             )
         ]
@@ -247,8 +260,8 @@ class Decoder:
             no_speech_prob=result.no_speech_prob,
             cut_off=len(tokens) + prompt >= _MAX_TOKENS,
             passages=tuple(
-                Passage(one.start, one.end, self._tokenizer.decode(list(one.tokens)))
-                for one in stretches
+                Passage(stretch.start, stretch.end, self._tokenizer.decode(list(stretch.tokens)))
+                for stretch in stretches
             ),
             speech_end=clip.voiced[-1][1] if clip.voiced else None,
         )
@@ -257,37 +270,40 @@ class Decoder:
     # --- one chunk ---
 
     def finish_clip(self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis) -> Chunk:
-        """From the first hypothesis to the text of the whole clip: doubts settled, nothing left over."""
+        """Return the chunk with the text of the whole clip, from its first hypothesis.
+
+        Doubtful text and the rest after an early end are decoded again. Raises EngineFault.
+        """
         return _chunk(clip, self._decode_remainder(clip, plan, said, first), plan.language)
 
     def decode_turns(self, clip: Clip, turns: Sequence[ChunkDecoding]) -> Chunk:
-        """The text of a clip in which the language changes, each turn in its own language."""
-        told = _PartialText()
+        """Decode a clip with several languages, each turn in its own. Raises EngineFault."""
+        text = _PartialText()
         for turn in turns:
             plan = turn.plan
-            before = [part.text for part in told.segments if part.language == plan.language]
+            before = [part.text for part in text.segments if part.language == plan.language]
             said = turn.said + "".join(before)
-            told.append(self._decode_part(clip.cut_part(turn.start, turn.end), plan, said))
-        return _chunk(clip, told, turns[-1].plan.language)
+            text.append(self._decode_part(clip.cut_part(turn.start, turn.end), plan, said))
+        return _chunk(clip, text, turns[-1].plan.language)
 
     def _decode_remainder(
         self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
     ) -> _PartialText:
-        """The text of a clip or of a part of one. What it leaves over behind its last timestamp is told in turn."""
-        if told := self._told_in_parts(clip, plan, said, first):
-            return told
+        """Return the text of a clip or a part of one; decode what follows the last timestamp."""
+        if text := self._decode_around_pause(clip, plan, said, first):
+            return text
         hypothesis, redone = self._choose_text(clip, plan, said, first)
         stretches, resume = split_tokens(
             hypothesis.tokens, timestamp_begin=self._tokenizer.timestamp_begin, seconds=clip.seconds
         )
-        told = _PartialText(redone=redone)
+        text = _PartialText(redone=redone)
         if not is_invented(hypothesis.evidence):
-            told.segments = self._segments(stretches, hypothesis, plan, clip)
+            text.segments = self._segments(stretches, hypothesis, plan, clip)
         if resume and clip.seconds - resume >= _SHORTEST_TAIL_S:
             tail = clip.cut_part(resume)
             if tail.speech_s >= _LEAST_SPEECH_S:
-                told.append(self._decode_part(tail, plan, said + hypothesis.evidence.text))
-        return told
+                text.append(self._decode_part(tail, plan, said + hypothesis.evidence.text))
+        return text
 
     def _decode_part(self, clip: Clip, plan: DecodingPlan, said: str) -> _PartialText:
         return self._decode_remainder(
@@ -297,26 +313,26 @@ class Decoder:
             self.decode_batch([clip], [self.build_prompt(plan, said)], plan.way)[0],
         )
 
-    def _told_in_parts(
+    def _decode_around_pause(
         self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
     ) -> _PartialText | None:
-        """Where the decoder jumped over speech, what is before the longest pause and what is behind it each by itself.
+        """If the decoder skipped speech, decode the parts before and after the longest pause.
 
-        None if nothing was jumped over, or if that brings no more text.
+        None if nothing was skipped, or if this gives no more text.
         """
         pause = clip.longest_pause
         if not (plan.ladder and pause and is_sparse(first.evidence)):
             return None
         middle = sum(pause) / 2
-        told = self._decode_part(clip.cut_part(0.0, middle), plan, said)
-        told.append(self._decode_part(clip.cut_part(middle), plan, said + told.text))
-        told.redone += 1
-        return told if len(told.text) > len(first.evidence.text) else None
+        text = self._decode_part(clip.cut_part(0.0, middle), plan, said)
+        text.append(self._decode_part(clip.cut_part(middle), plan, said + text.text))
+        text.redone += 1
+        return text if len(text.text) > len(first.evidence.text) else None
 
     def _choose_text(
         self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
     ) -> tuple[Hypothesis, int]:
-        """The most credible text of those that had to be tried, and how many more than one were."""
+        """Return the best hypothesis of the methods tried, and the number of fallbacks used."""
         frames = self.fit_window(clip.samples.size, plan.way)
         prompt = self.build_prompt(plan, said)
         tried = [first]
@@ -399,22 +415,22 @@ class Decoder:
             )
 
 
-def _chunk(clip: Clip, told: _PartialText, language: str) -> Chunk:
-    segments = tuple(told.segments)
+def _chunk(clip: Clip, text: _PartialText, language: str) -> Chunk:
+    segments = tuple(text.segments)
     return Chunk(
         clip.index,
         clip.start,
         clip.end,
         segments,
         clip.channel,
-        told.redone,
+        text.redone,
         language=language,
         track=clip.track,
     )
 
 
 def states_of(encoded: StorageView) -> Samples:
-    """The encoder's output in the memory of the machine, shape (clips, frames / 2, width)."""
+    """Copy the encoder's output to host memory, shape (clips, frames / 2, width), float32."""
     if encoded.device != "cpu":
         encoded = encoded.to(DataType.float32).to_device(Device.cpu)
     states: Samples = np.asarray(encoded)
@@ -430,9 +446,9 @@ def _join_encoded(encoded: Sequence[StorageView]) -> StorageView:
 
 
 def _split_encoded(encoded: StorageView, clips: int) -> list[StorageView] | list[None]:
-    """The encoder's output of each clip, where taking it apart costs nothing: in the CPU's memory."""
+    """Split the encoder's output by clip if it lies in host memory; else return None for each."""
     if clips == 1:
         return [encoded]
     if encoded.device != "cpu":
         return [None] * clips
-    return [StorageView.from_array(one[np.newaxis]) for one in np.asarray(encoded)]
+    return [StorageView.from_array(states[np.newaxis]) for states in np.asarray(encoded)]

@@ -1,6 +1,8 @@
-"""Many files at once through one model: readers decode ahead, replicas compute, reports leave in order for each job.
+"""The pipeline: many files through one model.
 
-Turns are taken job by job: whoever has had the least so far goes next, so that a short file never waits for a long one.
+Reader threads decode ahead, replica threads compute, and the reports of each job are in order. Jobs
+take turns: the one with the least compute so far is next, so that a short file never waits for a
+long one.
 """
 
 import threading
@@ -47,7 +49,7 @@ from speakeasyd.engine.language import (
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
-# Seconds of speech decoded ahead for each place in a batch: two passages of long chunks
+# Seconds of speech decoded ahead for each slot of a batch: two passages of long chunks
 _AHEAD_S = 240.0
 
 InFlight = tuple[tuple[JobId, int], ...]
@@ -55,19 +57,22 @@ InFlight = tuple[tuple[JobId, int], ...]
 
 @dataclass(eq=False, slots=True)
 class _PipelineJob:
-    """A task on its way. Changed under the pipeline's lock only; `clips` belongs to the reader whose turn it is."""
+    """The state of a task. Changed under the pipeline's lock only.
+
+    `clips` is used by one reader thread at a time, the one that set `being_read`.
+    """
 
     task: Task
     clips: Generator[Clip | EndOfFile | YieldTurn]
     plan: DecodingPlan | None  # None: the language is not known yet
-    said: dict[int, str]  # text of the chunks that are done or given up
+    said: dict[int, str]  # text of the chunks that are done; "" for those given up
     languages: dict[int, str] = field(
         default_factory=dict
     )  # at the end of the chunks, as far as known
-    detects: bool = False  # whether each chunk is asked for its language
+    detects: bool = False  # whether the language of each chunk is detected
     known_languages: frozenset[str] = frozenset()  # to the model
     unclear: dict[int, list[Piece]] = field(default_factory=dict)
-    """Chunks whose language depends on the chunk before, put back until that one is known."""
+    """Chunks that wait because their language depends on the chunk before."""
     encoded: dict[int, StorageView] = field(
         default_factory=dict
     )  # by chunk, from finding the language
@@ -101,9 +106,9 @@ class _PipelineJob:
         return clip.index not in self.unclear or self.language_before(clip) is not None
 
     def language_before(self, clip: Clip) -> str | None:
-        """The language of the chunk before, or of the file's beginning; None while it is not known.
+        """Return the language of the chunk before, or of the start of the file; None if unknown.
 
-        Chunks that were given up or are not asked for are passed over.
+        Chunks that were given up or are not wanted are skipped.
         """
         if self.plan is None:
             return None
@@ -126,7 +131,7 @@ class _PipelineJob:
         return tagged if tagged and is_possible else found
 
     def said_before(self, clip: Clip, language: str) -> str:
-        """The text of the passage before the clip, as far as it is in this language."""
+        """Return the text before the clip in its passage, limited to this language."""
         return "".join(
             self.said[index]
             for index in clip.leans_on
@@ -135,7 +140,7 @@ class _PipelineJob:
 
     @property
     def can_probe(self) -> bool:
-        """Whether enough clips are there to tell the language."""
+        """Whether there are enough clips to detect the language."""
         enough = (
             self.finished or len(self.waiting) >= PROBE_CLIPS or self.seconds_ahead >= PROBE_SECONDS
         )
@@ -143,7 +148,7 @@ class _PipelineJob:
 
     @property
     def starved(self) -> bool:
-        """Whether reading must go on for anything to go on."""
+        """Whether the job cannot continue until more of its file is read."""
         return (
             not self.in_flight
             and not self.probing
@@ -157,7 +162,7 @@ class _PipelineJob:
 
     @property
     def remaining_task(self) -> Task:
-        """The task as it would be given now: what is done is left out, what was found out is kept."""
+        """The task for the rest of the job: without the chunks done, with the languages found."""
         language = self.plan.language if self.plan else self.task.language
         return replace(
             self.task,
@@ -173,12 +178,15 @@ class _ChunkWork:
     job: _PipelineJob
     plan: DecodingPlan
     clip: Clip
-    said: str  # before it in its passage
+    said: str  # the text before it in its passage
     prompt: tuple[int, ...]
 
 
 class Pipeline:
-    """Takes tasks, sends reports. A failure that is no file's fault goes to `on_fault`, and no more is begun."""
+    """Takes tasks and sends reports.
+
+    A failure that is not a file's is passed to `on_fault`, and no more work is started.
+    """
 
     def __init__(
         self,
@@ -217,13 +225,14 @@ class Pipeline:
             thread.daemon = True
             thread.start()
 
-    # --- for the host ---
+    # --- interface of the worker host ---
 
     @property
     def idle(self) -> bool:
         return not self._jobs
 
     def submit(self, task: Task) -> None:
+        """Start a task. Reports `TaskFailed` if the model cannot do it."""
         try:
             plan = self._plan_fixed_language(task)
         except FileFault as fault:
@@ -245,13 +254,14 @@ class Pipeline:
             self._changed.notify_all()
 
     def drop(self, job_id: JobId) -> None:
+        """Stop work on a job; chunks in flight may still be reported."""
         with self._changed:
             job = self._jobs.pop(job_id, None)
         if job:
             self._remaining_of(job)
 
     def stop(self) -> None:
-        """Finish the chunks in flight, report them, start no more."""
+        """Finish and report the chunks in flight, and start no more."""
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
@@ -259,13 +269,14 @@ class Pipeline:
             thread.join()
 
     def stop_and_return_tasks(self) -> list[Task]:
-        """As `stop`, and let go of all files. Returns what is left of each task."""
+        """Stop, close all files, and return what is left of each task."""
         self.stop()
         for job in self._jobs.values():
             job.clips.close()
         return [job.remaining_task for job in self._jobs.values()]
 
     def in_flight(self) -> InFlight:
+        """Return the chunks that are being computed."""
         with self._changed:
             return tuple(
                 (job_id, index)
@@ -274,7 +285,10 @@ class Pipeline:
             )
 
     def _plan_fixed_language(self, task: Task) -> DecodingPlan | None:
-        """None if the language is to be detected. Raises `FileFault` if the model cannot do what the task asks."""
+        """Return the plan; None if the language has to be detected.
+
+        Raises FileFault (`model_unavailable`) if the model cannot do what the task needs.
+        """
         options = task.options
         wanted = _fixed_language(options) or task.language
         choices = options.languages if options.language == "auto" else ()
@@ -356,7 +370,10 @@ class Pipeline:
                 self._transcribe_batch(work)
 
     def _wait_for_work(self) -> _PipelineJob | list[_ChunkWork] | None:
-        """A job whose language is to be found, or a batch of clips that can be decoded in one call."""
+        """Wait for a job whose language is to be detected, or a batch of clips for one call.
+
+        Returns None when the pipeline stops.
+        """
         with self._changed:
             while not self._stopping:
                 if work := self._take_work():
@@ -395,7 +412,11 @@ class Pipeline:
         return self._decoder.create_plan(job.task.options, language)
 
     def _fits_batch(self, work: _ChunkWork, batch: list[_ChunkWork]) -> bool:
-        """Whether one call can decode it with the others: same way, same length of prompt, same window, and room."""
+        """Return whether one call can decode the clip with the batch.
+
+        The decoding method, the prompt's length and the window must be equal, and the batch must
+        have room.
+        """
         kind = self._batch_key(work)
         return not batch or (
             kind == self._batch_key(batch[0]) and kind[2] * (len(batch) + 1) <= self._frames
@@ -408,15 +429,15 @@ class Pipeline:
     def _find_language(self, job: _PipelineJob) -> None:
         options = job.task.options
         probed = job.waiting[:PROBE_CLIPS]
-        heard = detect_language(
+        detected = detect_language(
             self._decoder, probed, choose_first_method(options), options.languages
         )
         self._send(
-            LanguageFound(job.task.job_id, job.task.token, heard.language, heard.probability)
+            LanguageFound(job.task.job_id, job.task.token, detected.language, detected.probability)
         )
         with self._changed:
-            job.plan = self._decoder.create_plan(job.task.options, heard.language)
-            job.encoded = heard.encoded
+            job.plan = self._decoder.create_plan(job.task.options, detected.language)
+            job.encoded = detected.encoded
             _leave_out_unwanted(job)
             job.probing = False
             self._changed.notify_all()
@@ -453,13 +474,13 @@ class Pipeline:
         with self._changed:
             job.in_flight.discard(chunk.index)
             job.said[chunk.index] = chunk.text_in_language
-            self._changed.notify_all()  # clips of its passage may lean on it now
+            self._changed.notify_all()  # clips of its passage may use it as context now
         self._finish_job(job)
 
     # --- chunks whose language is detected ---
 
     def _transcribe_detecting(self, batch: list[_ChunkWork], began: float) -> None:
-        """As expected, in one call, if all clips are in the languages that were expected."""
+        """Transcribe clips after detecting their languages; in one call if all are as expected."""
         encoded = self._encode(batch)
         states = states_of(encoded)
         turns = [
@@ -486,7 +507,7 @@ class Pipeline:
         return self._decoder.encode_clips([work.clip.samples for work in batch], frames)
 
     def _find_turns(self, work: _ChunkWork, states: Samples) -> list[ChunkDecoding] | None:
-        """None if they depend on the chunk before, and that one is not known yet."""
+        """Return the turns; None if they depend on the chunk before, whose language is unknown."""
         job, clip, options = work.job, work.clip, work.job.task.options
         if not job.detects:
             return [ChunkDecoding(0.0, clip.seconds, work.plan, work.said)]
@@ -511,19 +532,19 @@ class Pipeline:
             self._changed.notify_all()  # the next chunk may depend on it
             works = [self._work(job, clip, turn.language) for turn in found]
         return [
-            ChunkDecoding(turn.start, turn.end, one.plan, one.said)
-            for turn, one in zip(found, works, strict=True)
+            ChunkDecoding(turn.start, turn.end, turn_work.plan, turn_work.said)
+            for turn, turn_work in zip(found, works, strict=True)
         ]
 
     def _put_back(self, work: _ChunkWork, encoded: StorageView | None) -> None:
-        """Until the language of the chunk before is known."""
+        """Return a clip to the waiting ones until the language of the chunk before is known."""
         job, clip = work.job, work.clip
         with self._changed:
             job.in_flight.discard(clip.index)
             job.served -= clip.seconds
             if encoded is not None and encoded.device == "cpu":
                 job.encoded[clip.index] = encoded
-            job.waiting = sorted([*job.waiting, clip], key=lambda one: one.index)
+            job.waiting = sorted([*job.waiting, clip], key=lambda waiting: waiting.index)
             self._changed.notify_all()
 
     def _decode_turns(
@@ -542,13 +563,13 @@ class Pipeline:
         [hypothesis] = self._attempt([work], encoded)
         self._finish(work, hypothesis, share + time.perf_counter() - began)
 
-    # --- endings ---
+    # --- end of a job ---
 
     def _finish_job(self, job: _PipelineJob) -> None:
-        """Report the job's end, once, when nothing of it is left to do."""
+        """Report the end of the job once, when all its work is done."""
         with self._changed:
-            over = job.done and self._forget_job(job)
-        if over and job.finished:
+            ended = job.done and self._forget_job(job)
+        if ended and job.finished:
             self._send(
                 TaskDone(
                     job.task.job_id,
@@ -568,12 +589,12 @@ class Pipeline:
 
     def _remaining_of(self, job: _PipelineJob) -> None:
         if not job.being_read:
-            job.clips.close()  # and with it the file
+            job.clips.close()  # closes the file, too
         if self.idle:
             self._on_idle()
 
     def _run_guarded(self, loop: Callable[[], None]) -> None:
-        """A thread's whole life: whatever is no file's fault concerns the worker, not only the thread."""
+        """Run a thread's loop. An error that is not a file's stops the whole pipeline."""
         try:
             loop()
         except EngineFault as fault:
@@ -589,14 +610,14 @@ class Pipeline:
 
 
 def _fixed_language(options: Options) -> str | None:
-    """The one language that the options allow, if it is one."""
+    """Return the language if the options allow exactly one; else None."""
     if options.language != "auto":
         return options.language
     return options.languages[0] if len(options.languages) == 1 else None
 
 
 def _leave_out_unwanted(job: _PipelineJob) -> None:
-    """Chunks that are committed keep their text; those given up or not asked for have none."""
+    """Remove unwanted clips. Committed chunks keep their text; others get an empty one."""
     for clip in job.waiting:
         if not clip.wanted:
             job.said.setdefault(clip.index, "")
