@@ -1,1 +1,4 @@
-"""How fast speakeasyd is beside its peers: the same recordings, the same weights, the same machine, turn by turn."""
+"""Benchmarks of speakeasyd against comparable programs.
+
+All use the same recordings, weights and machine, in alternating runs.
+"""

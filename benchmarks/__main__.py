@@ -1,7 +1,9 @@
-"""speakeasyd beside its peers, turn by turn: python -m benchmarks [--sets short,long,mixed] [--rounds 3]
+"""Compares speakeasyd with similar programs, in alternating runs.
 
-Each runs as a whole, fresh process over the same recordings with the same weights. Ratios are taken within a round.
-whisper-ctranslate2 takes part where it is installed: pip install whisper-ctranslate2
+Usage: python -m benchmarks [--sets short,long,mixed] [--rounds 3]
+
+Each program runs as a new process over the same recordings with the same weights. Ratios are
+computed within a round. whisper-ctranslate2 is included if it is installed: pip install whisper-ctranslate2
 """
 
 import argparse
@@ -56,7 +58,7 @@ def _present(peers: Sequence[str]) -> list[Contender]:
 def compare(
     contenders: Sequence[Contender], chosen: Sequence[Recording], rounds: int
 ) -> tuple[dict[str, list[Measured]], dict[str, float]]:
-    """The rounds of each contender, and the percent of words that it got wrong."""
+    """Return the rounds of each contender, and its word error rate in percent."""
     runs: dict[str, list[Measured]] = {one.name: [] for one in contenders}
     wrong: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,7 +83,7 @@ def run(contender: Contender, inbox: Path, out: Path) -> tuple[Measured, Texts]:
 
 
 def _by_name(chosen: Sequence[Recording], texts: Texts) -> dict[str, str]:
-    """Some name their texts after the whole file name, some after its stem."""
+    """Return the text of a recording; programs name it after the file name or its stem."""
     return {one.path.name: texts.get(one.path.name, texts.get(one.path.stem, "")) for one in chosen}
 
 

@@ -1,7 +1,8 @@
-"""Who runs: a command each, from a folder of recordings to their texts, as a whole and fresh process.
+"""The programs to compare: each is a command that transcribes a folder in a new process.
 
-subgen and Buzz are not among them: they cannot be installed as packages and told to end when a folder is done. Both
-take one file after the other, through faster-whisper's loop or whisper.cpp; the loop stands for them.
+subgen and Buzz are not included: they cannot be installed as packages and do not end when a folder
+is done. Both process one file after the other, with the loop of faster-whisper or with whisper.cpp;
+the loop of faster-whisper represents them.
 """
 
 import json
@@ -23,8 +24,8 @@ Texts = Mapping[str, str]  # by file name
 @dataclass(frozen=True, slots=True)
 class Contender:
     name: str
-    command: Callable[[Path, Path], list[str]]  # folder of recordings, folder to write to
-    texts: Callable[[Path], Texts]  # the folder written to
+    command: Callable[[Path, Path], list[str]]  # folder of recordings, output folder
+    texts: Callable[[Path], Texts]  # by output folder
 
 
 def _ours(inbox: Path, out: Path) -> list[str]:
@@ -91,7 +92,7 @@ def _whisper_ctranslate2(inbox: Path, out: Path) -> list[str]:
 
 
 def _written(out: Path) -> Texts:
-    """They are named after the stems; no two recordings of a set share one."""
+    """Return the texts by stem; the recordings of a set have different stems."""
     return {path.stem: json.loads(path.read_text("utf-8"))["text"] for path in out.glob("*.json")}
 
 
@@ -102,4 +103,4 @@ CONTENDERS = (
     _usual("batched"),
     Contender("whisper-ctranslate2", _whisper_ctranslate2, _written),
 )
-"""The first is what the others are measured by."""
+"""The others are compared with the first."""

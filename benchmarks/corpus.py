@@ -1,4 +1,4 @@
-"""What is transcribed, and what was said in it."""
+"""The recordings to transcribe, with their reference texts."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ SETS = {"short": {"clip", "format"}, "long": {"long"}, "mixed": {"clip", "format
 @dataclass(frozen=True, slots=True)
 class Recording:
     path: Path
-    said: str  # empty if nobody wrote it down
+    said: str  # the reference text; empty without one
     seconds: float
 
 
 def recordings(name: str, *, longest_s: float, limit: int) -> list[Recording]:
-    """The English recordings of a set, or the bundled samples where those are not here."""
+    """Return the English recordings of a set, or the bundled samples if the set is missing."""
     manifest = RECORDINGS / "manifest.jsonl"
     if not manifest.is_file():
         return [Recording(path, "", 0.0) for path in sorted(SAMPLES.glob("*.flac"))]
@@ -36,7 +36,7 @@ def recordings(name: str, *, longest_s: float, limit: int) -> list[Recording]:
 
 
 def wrong_words(recordings: Sequence[Recording], texts: Mapping[str, str]) -> float:
-    """Percent of the words that are wrong; `texts` by file name."""
+    """Return the word error rate in percent; `texts` by file name."""
     normal = EnglishTextNormalizer()
     pairs = [
         (normal(one.said), normal(texts.get(one.path.name, "")) or "-")

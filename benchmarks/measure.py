@@ -1,4 +1,4 @@
-"""A command as a whole: its seconds, its processor time and its memory, children included."""
+"""Measures a command with its children: wall-clock time, processor time and memory."""
 
 import subprocess
 import threading
@@ -9,23 +9,23 @@ from dataclasses import dataclass
 
 import psutil
 
-SAMPLE_S = 0.2  # seconds between two looks at the processes
+SAMPLE_S = 0.2  # seconds between two samples of the processes
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     seconds: float
-    cpu_s: float  # of all its processes, as far as they were seen
-    peak_mb: float  # of all its processes together
+    cpu_s: float  # seconds of all its processes that were sampled
+    peak_mb: float  # sum of all its processes
 
     @property
     def cores_busy(self) -> float:
-        """Percent of the machine's cores."""
+        """Use of the machine's cores in percent."""
         return 100 * self.cpu_s / self.seconds / (psutil.cpu_count() or 1)
 
 
 def measured(command: Sequence[str]) -> Measured:
-    """Run it to its end. Raises CalledProcessError."""
+    """Run the command to its end and measure it. Raises CalledProcessError."""
     began = time.monotonic()
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -40,7 +40,7 @@ def measured(command: Sequence[str]) -> Measured:
 
 
 class _Tree:
-    """Looks at a process and its children in a thread until it is stopped."""
+    """Samples a process and its children in a thread until it is stopped."""
 
     def __init__(self, pid: int) -> None:
         self._root = psutil.Process(pid)

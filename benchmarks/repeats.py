@@ -1,9 +1,11 @@
-"""How many invented repetitions are left in texts: python -m benchmarks.repeats [--windows 2/10,0.5/3]
+"""Counts hallucinated repetitions in texts.
 
-Recordings of single readers are cut at odd places and decoded in windows (margin/floor, seconds)
-that are too small for the model, which provokes it. Readers are in two halves: thresholds were
-chosen on the first, the second is the check. Words wrong are counted against the part of the
-reference that fits best, since nobody wrote down where the pieces begin.
+Usage: python -m benchmarks.repeats [--windows 2/10,0.5/3]
+
+Recordings of single readers are cut at arbitrary places and decoded in windows (margin/floor, in
+seconds) that are too small for the model, which provokes repetitions. The readers are split in two
+halves: the thresholds were chosen on the first and are validated on the second. Wrong words are
+counted against the best matching part of the reference, since the text of each piece is unknown.
 """
 
 import argparse
@@ -30,7 +32,8 @@ from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 
-PIECES = ((0.0, 1.0), (0.0, 0.45), (0.3, 0.8), (0.55, 1.0), (0.13, 0.97))  # of a recording
+PIECES = ((0.0, 1.0), (0.0, 0.45), (0.3, 0.8), (0.55, 1.0), (0.13, 0.97))
+"""Start and end of the pieces, as fractions of a recording."""
 SHORTEST_S, LONGEST_S = 1.5, 28.0
 FRAMES_PER_S = 100
 
@@ -57,7 +60,7 @@ def main() -> None:
 
 
 def measure(decoder: Decoder, clips: Sequence[tuple[Recording, Clip]]) -> list[Counter[str]]:
-    """What became of the pieces, for each half of the readers."""
+    """Return the results of the pieces, for each half of the readers."""
     plan = decoder.create_plan(Options(), "en")
     halves: list[Counter[str]] = [Counter(), Counter()]
     for recording, clip in clips:
@@ -92,7 +95,7 @@ def cut(recording: Recording) -> Iterator[Clip]:
 
 
 def find_speech(samples: Samples) -> tuple[tuple[float, float], ...]:
-    """From the first window with speech to the last, in seconds."""
+    """Return the seconds from the first window with speech to the last."""
     probabilities = VoiceActivity(VoiceDetector()).process_block(samples)
     spoken = np.flatnonzero(probabilities > 0.5)
     if not spoken.size:
@@ -101,7 +104,7 @@ def find_speech(samples: Samples) -> tuple[tuple[float, float], ...]:
 
 
 def wrong_within(said: str, heard: str) -> int:
-    """Words of `heard` that are wrong, missing or too many in the best fitting part of `said`."""
+    """Return the word errors of `heard` against the best matching part of `said`."""
     normal = EnglishTextNormalizer()
     reference, words = normal(said).split(), normal(heard).split()
     above = [0] * (len(reference) + 1)

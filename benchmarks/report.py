@@ -1,4 +1,4 @@
-"""The figures as a table for the terminal and the docs, and as a picture."""
+"""The results as a table for the terminal and the docs, and as a chart."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Rounds = Mapping[str, Sequence[Measured]]  # by contender, one a round; the firs
 class Line:
     name: str
     seconds: float
-    ratio: float  # median over the rounds of its seconds to ours in the same round
+    ratio: float  # median over the rounds of its time divided by ours in the same round
     wrong: float  # percent of words
     peak_mb: float
     cores_busy: float  # percent
@@ -48,7 +48,7 @@ def table(lines: Sequence[Line]) -> str:
 
 
 def picture(title: str, lines: Sequence[Line]) -> str:
-    """Bars of seconds, as SVG that reads on light and on dark."""
+    """Return a bar chart of seconds as SVG, readable on light and dark backgrounds."""
     longest, height = max(line.seconds for line in lines), 26 * len(lines) + 40
     bars = "".join(_bar(number, line, longest) for number, line in enumerate(lines))
     return (

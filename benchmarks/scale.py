@@ -1,12 +1,15 @@
-"""Many files, many jobs, long waits: python -m benchmarks.scale [--only NAME]
+"""Load benchmarks of the daemon. Usage: python -m benchmarks.scale [--only NAME]
 
-arrivals  100,000 files present at the start: seconds until all are in the ledger, memory of the daemon's process
+arrivals  100,000 files present at the start: seconds until all are in the
+          ledger, memory of the daemon's process
 jobs      1,000,000 jobs in the ledger: claims, a page of `job_status`, `batch_progress`
 idle      a daemon without work and without a model: processor and memory
-latency   one clip dropped into an idle daemon with its model loaded: from settled to text in the outbox
+latency   one clip dropped into an idle daemon with its model loaded: from settled to the
+          text in the outbox
 start     from the start of the program to the first chunk
 hours     a file of 1 hour and one of 10: memory of all processes
-clients   a batch with 100 WebSocket clients listening and without: how much slower, how late an event comes
+clients   a batch with 100 WebSocket clients listening and without: the slowdown, and the
+          latency of events
 """
 
 import argparse
@@ -47,10 +50,10 @@ PAGE = "SELECT * FROM job_status WHERE status = 'completed' ORDER BY job_id DESC
 
 
 class Daemon:
-    """A daemon over folders of its own."""
+    """A daemon with its own folders."""
 
     def __init__(self, root: Path, *options: str, port: int = 0) -> None:
-        """`port`: of its server; 0: without one."""
+        """`port`: the port of its server; 0: no server."""
         self.server = {
             "SPEAKEASYD_SERVER__ENABLED": str(bool(port)).lower(),
             "SPEAKEASYD_SERVER__PORT": str(port),
@@ -93,7 +96,7 @@ class Daemon:
                 sqlite3.connect(f"file:{self.state / 'ledger.db'}?mode=ro", uri=True)
             ) as connection:
                 return int(connection.execute(question).fetchone()[0])
-        except sqlite3.OperationalError:  # it is being made
+        except sqlite3.OperationalError:  # the ledger is being created
             return 0
 
     def wait_for(self, question: str, least: int) -> None:
@@ -148,7 +151,7 @@ def idle(root: Path) -> None:
     daemon = Daemon(root)
     with daemon.running() as process:
         daemon.wait_for("SELECT count(*) FROM state WHERE key = 'inbox inbox'", 1)
-        time.sleep(5)  # let the start's work end: it is not what is measured
+        time.sleep(5)  # wait for the end of the start-up, which is not measured
         processes = [process, *process.children(recursive=True)]
         before = sum(sum(one.cpu_times()[:2]) for one in processes)
         time.sleep(IDLE_S)
@@ -166,7 +169,7 @@ def latency(root: Path) -> None:
     times = []
     with daemon.running():
         for number in range(6):  # the first one loads the model
-            data = SAMPLE.read_bytes() + bytes(number)  # other bytes, the same sound
+            data = SAMPLE.read_bytes() + bytes(number)  # different bytes with the same audio
             began = time.monotonic()
             (daemon.inbox / f"{number}.flac").write_bytes(data)
             daemon.wait_for(done, number + 1)
@@ -187,7 +190,7 @@ def start(root: Path) -> None:
 
 
 def hours(root: Path) -> None:
-    """The samples, over and over: speech all the time."""
+    """Build a file that repeats the samples: continuous speech."""
     with ExitStack() as stack:
         sounds = [
             stack.enter_context(av.open(str(path))) for path in sorted(SAMPLES.glob("*.flac"))
@@ -212,7 +215,10 @@ def hours(root: Path) -> None:
 
 
 def clients(root: Path) -> None:
-    """Turn by turn, since the machine's speed changes; the clients' own work is counted against the daemon, too."""
+    """Measure alternately with and without clients, since the machine's speed changes.
+
+    The clients' own work is included in the daemon's time.
+    """
     times: dict[int, list[float]] = {0: [], CLIENTS: []}
     late: list[float] = []
     for number in range(3):
@@ -225,11 +231,11 @@ def clients(root: Path) -> None:
     slower = statistics.median(b / a for a, b in zip(*times.values(), strict=True)) - 1
     p99 = statistics.quantiles(late, n=100)[98]
     print(f"clients: {CLIENTS} make {BATCH} files {100 * slower:+.1f} % slower")
-    print(f"clients: an event comes {p99:.0f} ms after its transaction began (p99)")
+    print(f"clients: an event arrives {p99:.0f} ms after its transaction began (p99)")
 
 
 async def _batch(daemon: Daemon, listeners: int) -> tuple[float, list[float]]:
-    """Seconds for a batch, and milliseconds from each event to a client."""
+    """Return the seconds for a batch, and the latency of each event at a client in ms."""
     late: list[float] = []
     with daemon.running():
         await asyncio.to_thread(

@@ -1,7 +1,9 @@
-"""What each choice of the engine's defaults costs and is worth: python -m benchmarks.sweep [--sets short,long]
+"""Measures the cost and benefit of each default of the engine.
 
-One process and one loaded model; the same recordings with one thing changed at a time, in an order that goes round
-three times. Processor time is the median of the rounds, relative to the default.
+Usage: python -m benchmarks.sweep [--sets short,long]
+
+One process and one loaded model transcribe the same recordings, with one setting changed at a time,
+in three rounds. Processor time is the median of the rounds, relative to the default.
 """
 
 import argparse
@@ -28,7 +30,7 @@ ROUNDS, LONGEST_S, FRAMES_PER_S = 3, 1000.0, 100
 class Choice:
     name: str
     floor: int = 10  # seconds: the shortest window
-    margin: int = 2  # seconds of window beyond the speech
+    margin: int = 2  # seconds of the window after the speech
     options: tuple[tuple[str, Any], ...] = ()
 
 
@@ -77,7 +79,7 @@ def sweep(
 ) -> dict[Choice, tuple[float, float]]:
     spent: dict[Choice, list[float]] = {choice: [] for choice in CHOICES}
     wrong: dict[Choice, float] = {}
-    transcribe(model, chosen[:2], CHOICES[0])  # warm
+    transcribe(model, chosen[:2], CHOICES[0])  # warm-up
     for _ in range(rounds):
         for choice in CHOICES:
             took, texts = transcribe(model, chosen, choice)
@@ -94,7 +96,7 @@ def sweep(
 def transcribe(
     model: Model, chosen: Sequence[Recording], choice: Choice
 ) -> tuple[float, dict[str, str]]:
-    """Seconds of processor time, and the texts by file name."""
+    """Return the seconds of processor time, and the texts by file name."""
     vars(decoding).update(_FLOOR=choice.floor * FRAMES_PER_S, _MARGIN=choice.margin * FRAMES_PER_S)
     done: dict[int, dict[int, str]] = {number: {} for number in range(len(chosen))}
     left, over = set(done), threading.Event()
@@ -132,7 +134,7 @@ def transcribe(
 
 
 def _picture(found: dict[Choice, tuple[float, float]]) -> str:
-    """Work to the right, wrong words upwards, as SVG that reads on light and on dark."""
+    """Return a scatter plot of work (x) and word error rate (y) as SVG for light and dark."""
     works, wrongs = zip(*found.values(), strict=True)
     widest, least, most = max(works), min(wrongs), max(wrongs)
 

@@ -1,4 +1,7 @@
-"""The usual ways to use faster-whisper from a script: python -m benchmarks.usual WAY MODEL OUT.json FILE..."""
+"""Common ways to use faster-whisper in a script.
+
+Usage: python -m benchmarks.usual WAY MODEL OUT.json FILE...
+"""
 
 import json
 import sys
