@@ -156,7 +156,7 @@ async def test_a_publication_that_never_ends_is_begun_again(
             await asyncio.Event().wait()
         await publish(self, job)
 
-    monkeypatch.setattr(Publisher, "publish", hang_once)
+    monkeypatch.setattr(Publisher, "publish_job", hang_once)
     place.put("a.wav")
     async with place.running(stall_s=5):
         await eventually(place.have_ended(1), "the second try", patience_s=PATIENCE_S)

@@ -11,7 +11,7 @@ import pytest
 
 from speakeasyd.cli.tune import Trial, choose_best
 from speakeasyd.domain.protocol import ChunkDone, Report, WorkerSpec
-from speakeasyd.engine import trial as trial_module
+from speakeasyd.engine import tune_trial as trial_module
 from speakeasyd.engine.pipeline import Pipeline
 
 
