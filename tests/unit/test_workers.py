@@ -309,7 +309,7 @@ async def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("speakeasyd.workers.devices.PROBE_S", 0.2)
     findings = await probe_devices(command=("-c", "import time; time.sleep(60)"))
     assert findings.gpus == 0
-    assert "no answer" in findings.error
+    assert "did not answer" in findings.error
 
 
 async def test_a_gpu_that_is_not_there_is_not_well() -> None:
