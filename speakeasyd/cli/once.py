@@ -9,6 +9,7 @@ from speakeasyd import daemon, logs
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.inbox_folders import prepare_inboxes
 from speakeasyd.cli.output import console
+from speakeasyd.cli.run import log_start, log_stop
 from speakeasyd.domain.drained import Drained, Left
 
 NAMED_MOST = 20  # files that are named of each kind
@@ -20,10 +21,13 @@ def command(config: Path | None, flags: given.Flags) -> int:
 
     Exit status: 0 all is done, 1 some files failed or are left, 2 it could not start.
     """
-    settings = given.load_settings(config, flags)
+    loaded = given.load_with_flags(config, flags)
+    settings = loaded.settings
     prepare_inboxes(settings, strict=True)
     logs.configure_logging(settings.log)
+    log_start(loaded)
     drained = daemon.drain(settings, on_event=logs.EventLogger())
+    log_stop()
     out = console()
     for line in tally(drained):
         out.print(Text(line), soft_wrap=True)

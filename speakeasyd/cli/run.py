@@ -6,6 +6,7 @@ from pathlib import Path
 from speakeasyd import __version__, daemon, logs
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.inbox_folders import prepare_inboxes
+from speakeasyd.config import LoadedSettings
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,18 @@ def command(config: Path | None, flags: given.Flags) -> int:
     settings = loaded.settings
     prepare_inboxes(settings, strict=flags.inbox is not None)
     logs.configure_logging(settings.log)
+    log_start(loaded)
+    status = daemon.run_daemon(
+        settings,
+        on_event=logs.EventLogger(),
+        reload_settings=lambda: given.load_settings(config, flags),
+    )
+    log_stop()
+    return status
+
+
+def log_start(loaded: LoadedSettings) -> None:
+    settings = loaded.settings
     log.info(
         "speakeasyd %s starts; configuration: %s; inboxes: %s; model: %s; device: %s",
         __version__,
@@ -29,10 +42,7 @@ def command(config: Path | None, flags: given.Flags) -> int:
         settings.options.model,
         settings.workers.device,
     )
-    status = daemon.run_daemon(
-        settings,
-        on_event=logs.EventLogger(),
-        reload_settings=lambda: given.load_settings(config, flags),
-    )
+
+
+def log_stop() -> None:
     log.info("speakeasyd %s has stopped", __version__)
-    return status

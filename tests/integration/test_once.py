@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from speakeasyd import __version__
 from tests.integration.test_daemon import PATIENCE_S, SAMPLES, Place, until
 from tests.permissions import Deny, deny, restricted
 
@@ -30,6 +31,9 @@ def run_once(place: Place, prefix: Sequence[str] = ()) -> subprocess.CompletedPr
 def test_an_empty_inbox(place: Place) -> None:
     done = run_once(place)
     assert (done.returncode, done.stdout) == (0, "nothing to do\n")
+    assert f"speakeasyd {__version__} starts" in done.stderr
+    assert str(place.inbox) in done.stderr
+    assert f"speakeasyd {__version__} has stopped" in done.stderr
 
 
 def test_what_failed_is_named_with_its_reason(place: Place) -> None:
