@@ -70,5 +70,5 @@ async def test_work_is_given_back_and_taken_again(
         segment.text for chunk in build_scripted_chunks(data) for segment in chunk.segments
     )
     assert text["text"] == said.strip()
-    main._leave.set()
+    main._stop_requested.set()
     assert await asyncio.wait_for(running, PATIENCE_S) == 0
