@@ -99,7 +99,7 @@ def test_lists_are_paged_and_filtered(served: Served) -> None:
     for job in ids:
         row = served.ended(job)
         assert (row["status"], row["error_code"]) == ("failed", "not_media")
-        assert "Play the file elsewhere" in row["advice"]
+        assert "Play the file in another program" in row["advice"]
     assert len(served.get("/jobs", batch="pages", status="failed")["jobs"]) == 5
 
 
