@@ -171,8 +171,9 @@ def test_new_bytes_under_an_old_name_are_a_job_of_their_own(
     )
     assert [row["status"] for row in rows] == ["completed", "completed"]
     assert rows[1]["text"] == undisturbed[SAMPLES[1].name]
-    texts = {path.read_text(encoding="utf-8") for path in place.outbox.glob("memo*.txt")}
-    assert len(texts) == 2, "both transcripts are kept"
+    assert rows[0]["text"] == undisturbed[SAMPLES[0].name], "the ledger keeps the earlier text"
+    texts = [path.name for path in place.outbox.glob("memo*.txt")]
+    assert texts == ["memo.txt"], "the newest version has the natural name"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -183,7 +183,7 @@ async def test_a_file_with_an_old_date_settles_like_any_other(tmp_path: Path) ->
 
 
 async def test_a_growing_file_is_one_job_once_it_has_grown(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
+    async with by_hand(tmp_path, watch=WatchSettings(poll="always")) as here:
         file = here.put("a.wav", b"1")
         for _ in range(5):
             await here.turn(1.5)
@@ -191,6 +191,7 @@ async def test_a_growing_file_is_one_job_once_it_has_grown(tmp_path: Path) -> No
                 more.write(b"more")
         await here.turn(1.5)
         assert await here.jobs() == []
+        await here.turn(2)
         await here.turn(2)
         assert [job["size"] for job in await here.jobs()] == [21]
 

@@ -176,7 +176,7 @@ def test_a_newer_ledger_is_refused_and_left_alone(path: Path, tomorrow: Path) ->
 def test_an_upgrade_that_fails_changes_nothing(path: Path, tmp_path: Path) -> None:
     scripts = with_next(tmp_path / "broken", middle='op.execute("INSERT INTO nowhere VALUES (1)")')
     before = schema(path)
-    with pytest.raises(LedgerError, match="cannot be made ready"):
+    with pytest.raises(LedgerError, match="cannot be created or upgraded"):
         migrate_ledger(path, scripts=scripts)
     assert schema(path) == before
 
