@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.demo
 	$(BIN)/speakeasyd demo
 
+# Four processes: many tests wait for files to settle. The hash seed makes them collect the same tests.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -q
+	PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -q tests/unit

@@ -84,7 +84,10 @@ def test_once_counts_and_logs_json_to_a_pipe(sample: Path, tmp_path: Path) -> No
     )
     done = speakeasyd("once", "--config", str(config), "--formats", "vtt,txt", cwd=tmp_path)
     assert done.returncode == 1
-    assert sorted(done.stdout.strip().split(", ")) == ["1 completed", "1 failed"]
+    counts, *named = done.stdout.strip().splitlines()
+    assert sorted(counts.split(", ")) == ["1 completed", "1 failed"]
+    assert len(named) == 1, "the tally names what has failed, and why"
+    assert "letter.mp3: no audio or video" in named[0]
     assert '"event": "job.failed"' in done.stderr
     assert "dentist" not in done.stderr, "no transcript text in the log"
     assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["memo.txt", "memo.vtt"]

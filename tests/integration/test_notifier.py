@@ -543,7 +543,7 @@ async def test_receivers_that_drip_hold_up_no_other_work(tmp_path: Path, drippin
     async with desk(tmp_path, webhooks=webhooks) as it:
         await it.notifier.start()
         await one_done_one_failed(it.ledger)
-        await eventually(lambda: _count_threads("webhook") == len(urls), "all of them to be called")
+        await eventually(lambda: _count_threads("webhook") >= len(urls), "all of them to be called")
         assert await asyncio.wait_for(asyncio.to_thread(lambda: "work"), PATIENCE_S) == "work"
         await asyncio.wait_for(it.notifier.stop(), PATIENCE_S)
         assert {row["status"] for row in await it.deliveries()} == {"pending"}
