@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speakeasyd.errors import QueryError
 from speakeasyd.ledger import search
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.search import SearchFilters, build_match_expression
@@ -159,6 +161,7 @@ def test_whatever_is_typed_is_a_query(words: str) -> None:
     connection.execute(
         "CREATE VIRTUAL TABLE t USING fts5(text, tokenize = 'unicode61 remove_diacritics 2')"
     )
-    if query := build_match_expression(words):
-        connection.execute("SELECT * FROM t WHERE t MATCH ?", [query]).fetchall()
+    with suppress(QueryError):  # too many words or beginnings, which would cost too much
+        if query := build_match_expression(words):
+            connection.execute("SELECT * FROM t WHERE t MATCH ?", [query]).fetchall()
     connection.close()
