@@ -111,7 +111,7 @@ else:
         return ""
 
 
-def find_holder(path: Path | bytes) -> OpenFile | None:
+def find_writer(path: Path | bytes) -> OpenFile | None:
     """Return the writer of the file; None if there is none or if that is unknown."""
     return OpenFile(name_writer(path)) if judge_openness(path) is Openness.OPEN else None
 

@@ -118,7 +118,7 @@ def investigate_file(settings: Settings, file: Path) -> FileReport:
         known.facts.append(
             f"seen since {format_local_time(arrival['since'])}, {arrival['size']} bytes: {arrival['reason']}"
         )
-    writer = openness.find_holder(file) if presence is Presence.THERE and not ignored else None
+    writer = openness.find_writer(file) if presence is Presence.THERE and not ignored else None
     if writer and not known.facts:
         known.facts.append(f"it is {writer.value}")
     denied = "" if ignored or known.jobs else _why_denied(settings, inbox, file, path)

@@ -111,12 +111,12 @@ def hash_file(
     return sha256.hexdigest() if same else AccessProblem.CHANGED
 
 
-def find_holder(root: Path, path: bytes) -> OpenFile | None:
+def find_writer(root: Path, path: bytes) -> OpenFile | None:
     """Who has the file open for writing; None if nobody has, or it cannot be known."""
     above, _, name = path.rpartition(b"/")
     try:
         with FolderHandle.open(root, above) as folder:
-            return openness.find_holder(folder.path_to_open(os.fsdecode(name)))
+            return openness.find_writer(folder.path_to_open(os.fsdecode(name)))
     except OSError:  # it is gone, or there is a link on the way
         return None
 
@@ -135,7 +135,7 @@ def may_go_on(root: Path, path: bytes, expected: Signature, sha256: str) -> bool
         )
         if found != sha256:
             return True
-    return find_holder(root, path) is not None
+    return find_writer(root, path) is not None
 
 
 def read_sidecar(root: Path, path: bytes, expected: Signature) -> bytes | AccessProblem:

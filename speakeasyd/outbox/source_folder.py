@@ -23,7 +23,7 @@ from pathlib import Path, PurePath
 from speakeasyd.domain.job import EndedJob, Signature
 from speakeasyd.domain.naming import make_component
 from speakeasyd.durable import sync_file
-from speakeasyd.openness import find_holder
+from speakeasyd.openness import find_writer
 from speakeasyd.outbox.managed_folder import ManagedFolder
 from speakeasyd.outbox.os_errors import translate_os_errors
 from speakeasyd.safe_open import POSIX, FolderHandle, open_below, walk_folders
@@ -159,8 +159,8 @@ def _why_kept(folder: FolderHandle, name: str, signature: Signature) -> Kept | N
         return Kept()
     if Signature.of(state) != signature or not stat.S_ISREG(state.st_mode):
         return Kept()
-    holder = find_holder(folder.path_to_open(name))
-    return Kept(holder.value) if holder else None
+    writer = find_writer(folder.path_to_open(name))
+    return Kept(writer.value) if writer else None
 
 
 def _put_back(folder: FolderHandle, hidden: str, name: str) -> None:

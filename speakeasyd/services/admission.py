@@ -270,12 +270,12 @@ class Admission(Service):
 
     def _hash_file(self, path: bytes, seen: Observation) -> Outcome:
         root = self._inbox.path
-        if writer := file_identity.find_holder(root, path):
+        if writer := file_identity.find_writer(root, path):
             return writer
         sha256 = file_identity.hash_file(root, path, seen.file, stopped=self._stopped.is_set)
         if isinstance(sha256, AccessProblem):
             return sha256
-        if writer := file_identity.find_holder(root, path):  # opened again while it was hashed
+        if writer := file_identity.find_writer(root, path):  # opened again while it was hashed
             return writer
         return self._build_hashed_job(path, seen, sha256)
 

@@ -11,7 +11,7 @@ import pytest
 from speakeasyd.cli.why import investigate_file
 from speakeasyd.config import Settings
 from speakeasyd.domain.debounce import OpenFile, Openness
-from speakeasyd.openness import find_holder, judge_openness, name_writer
+from speakeasyd.openness import find_writer, judge_openness, name_writer
 from tests.conftest import REPOSITORY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="asks Linux")
@@ -35,11 +35,11 @@ def file(tmp_path: Path) -> Path:
 
 def test_a_file_is_open_while_anybody_may_write_to_it(file: Path) -> None:
     assert judge_openness(file) is Openness.CLOSED
-    assert find_holder(file) is None
+    assert find_writer(file) is None
     with file.open("ab"):
         assert judge_openness(file) is Openness.OPEN
         assert name_writer(file).endswith(f"(process {os.getpid()})")
-        assert isinstance(find_holder(file), OpenFile)
+        assert isinstance(find_writer(file), OpenFile)
     assert judge_openness(file) is Openness.CLOSED
 
 
