@@ -776,7 +776,7 @@ async def main():
     await pool.start()
     while not pool.capacity("auto"):
         await asyncio.sleep(0.01)
-    pool.submit(Task(JobId(1), Token("t"), str(state / "a.audio"), Options(), "en"))
+    pool.submit_task(Task(JobId(1), Token("t"), str(state / "a.audio"), Options(), "en"))
     await asyncio.sleep(3600)
 
 asyncio.run(main())

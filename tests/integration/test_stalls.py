@@ -74,7 +74,7 @@ class Place:
         try:
             yield main
         finally:
-            main._leave.set()
+            main._stop_requested.set()
             await task
 
     def jobs(self) -> Mapping[str, dict[str, Any]]:
@@ -128,7 +128,7 @@ async def test_what_only_the_ledger_refuses_ends_its_own_job_only(
     place: Place, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("speakeasyd.workers.supervisor.find_complaint", lambda _report: None)
-    odd = {"record": "nan", "note": "unknown code", "transcribed": "nan at the end"}[what]
+    odd = {"record": "nan in a word", "note": "unknown code", "transcribed": "nan at the end"}[what]
     FaultScript((InjectedFault("odd_report", file="bad", chunk=1, text=odd),)).write_to(place.root)
     for name in ("bad.wav", "good.wav", "better.wav"):
         place.put(name)

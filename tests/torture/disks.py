@@ -39,7 +39,7 @@ def publish(run: Run, *, calls: str, what: str) -> None:
     """Publication alone, at its first such call, the second, and so on until it runs through untouched."""
     most = 2 if run.quick else None
     ends = publication.rounds(
-        run.scratch, lambda number: f"{calls}:{what}:when={number}", most=most
+        run.scratch, lambda number: f"{calls}:{what}:when={number}", exactly=most
     )
     run.rounds = sum(end != 0 for end in ends)  # but for the last, which met no such call
 
