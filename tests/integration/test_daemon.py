@@ -254,8 +254,6 @@ def test_a_changed_configuration_is_taken_on_while_it_runs(place: Place, tmp_pat
     subprocess.run(command, timeout=PATIENCE_S, check=True)
     until(lambda: place.rows("SELECT 1 FROM events WHERE kind = 'daemon.reload_asked'"), "the wish")
     log = place.state.parent / "log"
-    until(
-        lambda: "the configuration was read again" in log.read_text(encoding="utf-8"), "the reload"
-    )
+    until(lambda: "configuration reloaded" in log.read_text(encoding="utf-8"), "the reload")
     place.drop(SAMPLES[1])
     until((place.outbox / f"{SAMPLES[1].stem}.md").is_file, "the second transcript, as Markdown")
