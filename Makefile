@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv and installs what it needs.
+# On a fresh machine: `make demo` or `make test`. Each creates .venv and installs what it needs.
 
 PYTHON ?= python3
 VENV := .venv

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Install speakeasyd as a systemd service, or bring an installed one up to date. Safe to run again, also after a failure.
+# Install, update or repair speakeasyd as a systemd service. Safe to run again, also after a failure.
 #
 #   sudo contrib/systemd/install.sh [OPTION...]
-#     --python FILE    the Python to use, 3.11 or newer; else python3
-#     --extras LIST    else bundled,server: the small model, and the page
-#     --inbox DIR      let the service read and write this folder too; may be given more than once
-#     --outbox DIR     the same for a folder of transcripts
-#     --dry-run        only show what would be done
+#     --python FILE    the Python to use, 3.11 or newer; default: python3
+#     --extras LIST    default: bundled,server (the small model and the page)
+#     --inbox DIR      also let the service read and write this folder; can be repeated
+#     --outbox DIR     the same for a folder of transcripts; can be repeated
+#     --dry-run        only print what would be done
 #   sudo contrib/systemd/install.sh --uninstall      keeps /srv/speakeasyd, /var/lib/speakeasyd and /etc/speakeasyd
 set -euo pipefail
 
@@ -56,33 +56,33 @@ done
 
 for folder in "${inboxes[@]}" "${outboxes[@]}"; do
     case $folder in
-        *[[:space:]\"\\%]*) fail "the name of a folder may have no spaces, quotes, backslashes or %: $folder" ;;
+        *[[:space:]\"\\%]*) fail "the path of a folder must not contain spaces, quotes, backslashes or %: $folder" ;;
         /*) ;;
-        *) fail "name the folder from the root: $folder" ;;
+        *) fail "the path of a folder must be absolute: $folder" ;;
     esac
 done
 
 if [ -z "$dry" ] && [ "$(id -u)" != 0 ]; then
-    fail "it must run as root: sudo $0"
+    fail "must run as root: sudo $0"
 fi
 
 if [ "$action" = uninstall ]; then
     run systemctl disable --now speakeasyd.service || true
     run rm -rf /etc/systemd/system/speakeasyd.service "$drop_in" "$program"
     run systemctl daemon-reload
-    echo "speakeasyd is gone; its folders /srv/speakeasyd, /var/lib/speakeasyd and /etc/speakeasyd are kept."
+    echo "speakeasyd is uninstalled. The folders /srv/speakeasyd, /var/lib/speakeasyd and /etc/speakeasyd are kept."
     exit 0
 fi
 
-# What is missing is said before anything is made.
-command -v "$python" >/dev/null || fail "there is no $python; install Python 3.11 or newer, or name one: --python FILE"
+# Check the requirements before anything is changed.
+command -v "$python" >/dev/null || fail "$python not found; install Python 3.11 or newer, or give its path: --python FILE"
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') || fail "$python does not run"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "$python is Python $version; 3.11 or newer is needed: --python FILE"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
-    fail "$python has no venv module; on Debian and Ubuntu: apt install python$version-venv" "then run this again"
+    fail "$python has no venv module; on Debian and Ubuntu: apt install python$version-venv" "then run this script again"
 
-# A virtual environment that is half made, or of another Python, is made anew.
+# An incomplete virtual environment, or one of another Python version, is replaced.
 if [ -e "$venv" ] && ! { "$venv/bin/python" -m pip --version >/dev/null 2>&1 &&
     [ "$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$version" ]; }; then
     run rm -rf "$venv"
@@ -91,16 +91,16 @@ run install -d -m 0755 "$program"
 if [ ! -e "$venv" ]; then
     run "$python" -m venv "$venv" || {
         rm -rf "$venv"
-        fail "the virtual environment $venv could not be made; nothing of it was left"
+        fail "the virtual environment $venv could not be created; it was removed"
     }
 fi
 run "$venv/bin/python" -m pip install --quiet --upgrade "$source_tree[$extras]" ||
-    fail "the program could not be installed; when the cause is gone, run this again"
+    fail "the program could not be installed; remove the cause, then run this script again"
 
 getent group speakeasyd >/dev/null || run groupadd --system speakeasyd
 getent passwd speakeasyd >/dev/null ||
     run useradd --system --gid speakeasyd --home-dir /var/lib/speakeasyd --shell /usr/sbin/nologin speakeasyd
-for group in video render; do # whoever may use a GPU on this system
+for group in video render; do # the groups that may use a GPU
     if getent group "$group" >/dev/null; then run usermod --append --groups "$group" speakeasyd; fi
 done
 
@@ -110,7 +110,7 @@ for folder in "${inboxes[@]}" "${outboxes[@]}"; do
     [ -d "$folder" ] || run install -d -m 2775 -o speakeasyd -g speakeasyd "$folder"
 done
 
-# The configuration may hold secrets, the state folder holds every transcript: both for the service and its group.
+# The configuration may contain secrets, the state folder contains transcripts: only for the service and its group.
 run install -d -m 0750 -o root -g speakeasyd /etc/speakeasyd
 if [ ! -e "$config" ]; then
     run install -m 0640 -o root -g speakeasyd "$here/speakeasyd.toml" "$config"
@@ -140,16 +140,16 @@ run systemctl restart speakeasyd.service
 
 for folder in "${inboxes[@]}" "${outboxes[@]}"; do
     if [ -z "$dry" ] && ! runuser -u speakeasyd -- test -w "$folder" -a -x "$folder"; then
-        echo "The user speakeasyd may not write $folder: chgrp speakeasyd $folder && chmod g+rwxs $folder"
+        echo "The user speakeasyd cannot write to $folder. Run: chgrp speakeasyd $folder && chmod g+rwxs $folder"
     fi
-    grep -qsF "\"$folder\"" "$config" || echo "Name $folder in $config, then: systemctl restart speakeasyd"
+    grep -qsF "\"$folder\"" "$config" || echo "Add $folder to $config, then run: systemctl restart speakeasyd"
 done
 
 cat <<'DONE'
 
-speakeasyd runs. Drop audio into its inbox, /srv/speakeasyd/inbox if no other was named. People who may do so belong to the group speakeasyd:
-    sudo usermod --append --groups speakeasyd NAME
-How is it?    systemctl status speakeasyd     journalctl -u speakeasyd -f
-              /opt/speakeasyd/venv/bin/speakeasyd status --state /var/lib/speakeasyd
-The page      http://127.0.0.1:8642/, on this machine
+speakeasyd is running. Put audio into its inbox (default: /srv/speakeasyd/inbox).
+To allow a user to do so: sudo usermod --append --groups speakeasyd NAME
+Status:    systemctl status speakeasyd     journalctl -u speakeasyd -f
+           /opt/speakeasyd/venv/bin/speakeasyd status --state /var/lib/speakeasyd
+Page:      http://127.0.0.1:8642/ (on this machine)
 DONE

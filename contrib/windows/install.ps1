@@ -1,15 +1,15 @@
 <#
 .SYNOPSIS
-Install speakeasyd as a Windows service, or bring an installed one up to date. Run in an elevated PowerShell.
+Install, update or repair speakeasyd as a Windows service. Run in an elevated PowerShell.
 
 .PARAMETER Base
-Where everything lives: virtual environment, configuration, state, inbox, outbox, logs.
+Folder of the virtual environment, configuration, state, inbox, outbox and logs.
 
 .PARAMETER WinSW
-Path to WinSW-x64.exe (https://github.com/winsw/winsw/releases), which turns a console program into a service.
+Path to WinSW-x64.exe (https://github.com/winsw/winsw/releases), which runs a console program as a service.
 
 .PARAMETER Extras
-Optional parts, such as "bundled" or "bundled,gpu".
+Optional dependencies, such as "bundled" or "bundled,gpu".
 #>
 param(
     [string]$Base = "$env:ProgramData\speakeasyd",
@@ -30,7 +30,7 @@ if (-not (Test-Path "$Base\venv\Scripts\python.exe")) { py -3 -m venv "$Base\ven
 if ($LASTEXITCODE) { throw "pip failed" }
 
 if (-not (Test-Path "$Base\speakeasyd.toml")) {
-    # Single quotes: backslashes mean themselves. A service sees no mapped drives: use \\server\share for the network.
+    # Single quotes: backslashes are literal. A service has no mapped drives: use \\server\share for the network.
     $text = "state = '$Base\state'`n`n[[inboxes]]`npath = '$Base\inbox'`noutbox = '$Base\outbox'`n"
     [IO.File]::WriteAllText("$Base\speakeasyd.toml", $text) # UTF-8 without a byte order mark, in every PowerShell
 }
@@ -39,5 +39,5 @@ Copy-Item -Force "$PSScriptRoot\speakeasyd.xml" "$Base\speakeasyd-service.xml"
 if (-not (Get-Service speakeasyd -ErrorAction SilentlyContinue)) { & $Service install }
 & $Service start
 
-Write-Host "speakeasyd runs. Drop audio into $Base\inbox."
-Write-Host "How is it?  & '$Base\venv\Scripts\speakeasyd.exe' status --state '$Base\state'"
+Write-Host "speakeasyd is running. Put audio into $Base\inbox."
+Write-Host "Status:  & '$Base\venv\Scripts\speakeasyd.exe' status --state '$Base\state'"

@@ -8,4 +8,4 @@ $Service = "$Base\speakeasyd-service.exe"
 & $Service stop
 & $Service uninstall
 Remove-Item -Recurse -Force "$Base\venv", $Service, "$Base\speakeasyd-service.xml"
-Write-Host "The service is gone; $Base keeps the rest."
+Write-Host "The service is uninstalled. Its files are kept in $Base."
