@@ -21,8 +21,8 @@ from speakeasyd.daemon import Daemon
 from speakeasyd.domain.job import Job
 from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.services import watchdog
-from speakeasyd.services.dispatcher import Dispatcher
 from speakeasyd.services.publisher import Publisher
+from speakeasyd.services.report_handler import ReportHandler
 from speakeasyd.testing import ODD_REPORTS, PIECE, SCRIPTED, FaultScript, InjectedFault
 from speakeasyd.workers.pool import Pool
 from tests.conftest import PATIENCE_S, eventually
@@ -173,14 +173,14 @@ async def test_a_publication_that_never_ends_is_begun_again(
 async def test_a_dispatcher_that_fails_every_time_keeps_no_job(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    digest, broken = Dispatcher._process_events, [True]
+    digest, broken = ReportHandler.process_events, [True]
 
-    async def raise_while_broken(self: Dispatcher) -> None:
+    async def raise_while_broken(self: ReportHandler) -> None:
         if self._claims and broken[0]:
             raise RuntimeError("a defect")
         await digest(self)
 
-    monkeypatch.setattr(Dispatcher, "_process_events", raise_while_broken)
+    monkeypatch.setattr(ReportHandler, "process_events", raise_while_broken)
     place.put("a.wav")
     async with place.running(stall_s=5):
         await eventually(lambda: "a defect" in place.failures(), "health to tell of the dispatcher")

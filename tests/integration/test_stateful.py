@@ -36,12 +36,13 @@ from speakeasyd.errors import ErrorCode
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
-from speakeasyd.services.dispatcher import Dispatcher, PoolEvent
+from speakeasyd.services.dispatcher import Dispatcher
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.intake import Intake
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
+from speakeasyd.services.report_handler import PoolEvent
 from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.testing import CHUNK_S, PIECE, ManualClock, build_scripted_chunks
 from speakeasyd.workers.assigned_tasks import AssignedTasks
@@ -265,7 +266,7 @@ class Life(RuleBasedStateMachine):
         self.run(self._boot())
 
     async def _bury(self) -> None:
-        publishing = list(self.dispatcher._publishing.values())
+        publishing = list(self.dispatcher._publications._running.values())
         for task in publishing:
             task.cancel()
         await asyncio.gather(*publishing, return_exceptions=True)
@@ -343,8 +344,7 @@ class Life(RuleBasedStateMachine):
         await self._take_in()
         await self.outboxes.run_once()
         await self.dispatcher.run_once()
-        if self.dispatcher._publishing:
-            await asyncio.wait(self.dispatcher._publishing.values(), timeout=6.0)
+        await self.dispatcher._publications.wait_all(6.0)
 
     def _is_peace(self) -> bool:
         open_jobs = self._rows("SELECT 1 FROM jobs WHERE finished_at IS NULL")

@@ -1,0 +1,125 @@
+"""Claims pending jobs, as many as the pool has room for, and submits them to it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from speakeasyd.config import Settings
+from speakeasyd.domain.job import Job
+from speakeasyd.domain.pausing import DEVICE_PAUSE, PauseCause, PauseKind
+from speakeasyd.domain.protocol import Task
+from speakeasyd.domain.recovery import PoisonDecision, decide_poison
+from speakeasyd.domain.transcript import Chunk
+from speakeasyd.errors import ErrorCode
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.services.held_claims import HeldClaims
+from speakeasyd.services.outboxes import Outboxes
+from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.publications import Publications
+from speakeasyd.workers.pool import Pool
+
+
+class JobStarter:
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        pool: Pool,
+        claims: HeldClaims,
+        publications: Publications,
+        outboxes: Outboxes,
+        pauses: Pauses,
+        roots: Mapping[str, Path],
+        settings: Settings,
+    ) -> None:
+        """`roots`: the folder of each inbox."""
+        self._ledger = ledger
+        self._pool = pool
+        self._claims = claims
+        self._publications = publications
+        self._outboxes = outboxes
+        self._pauses = pauses
+        self._roots = roots
+        self._settings = settings
+
+    async def claim_jobs(self) -> None:
+        """Claim as many jobs as the pool has room for, except those of missing folders.
+
+        Releases the claims while a pause leaves the machine to others. Raises LedgerError.
+        """
+        if blocked := self._pool.blocked_reason:
+            await self._pauses.begin_pause(DEVICE_PAUSE, blocked)
+        else:
+            await self._pauses.end_pause(DEVICE_PAUSE)
+        present = self._list_present_inboxes()
+        if self._pauses.yields_machine:
+            await self._release_computing()
+        while DEVICE_PAUSE not in self._pauses and not self._pauses.yields_machine:
+            model = await self._ledger.find_next_model(inboxes=present)
+            room = self._pool.capacity(model) if model else 0
+            jobs = await self._ledger.claim_jobs(room, model=model, inboxes=present) if room else []
+            if not jobs:
+                return
+            for job in jobs:
+                self._claims.add_job(job)
+                await self._start_job(job)
+
+    def _list_present_inboxes(self) -> list[str]:
+        """Return the inboxes whose folder is there and whose outbox accepts files."""
+        return [
+            name
+            for name in self._roots
+            if PauseCause(PauseKind.INBOX, name) not in self._pauses
+            and not self._outboxes.is_paused(name)
+        ]
+
+    async def _release_computing(self) -> None:
+        """Release the claims, to leave the machine to others. Running publications continue."""
+        for job in self._claims.list_jobs():
+            if job.token not in self._publications:
+                await self._claims.release_claim(job)
+
+    async def _start_job(self, job: Job) -> None:
+        if job.transcribed:
+            await self._publications.start_when_final(job, job.warnings)
+        elif job.suspects:
+            await self._retry_suspect_chunk(job)
+        else:
+            self._pool.submit_task(self._build_task(job), alone=job.crashes > 0)
+
+    async def _retry_suspect_chunk(self, job: Job) -> None:
+        """Retry a suspect chunk: alone, then on the CPU, then marked as a gap."""
+        suspect = job.suspects[0]
+        only = self._build_task(job, only=frozenset({suspect.index}))
+        match decide_poison(
+            strikes=suspect.strikes, device=self._pool.device, settings=self._settings.recovery
+        ):
+            case PoisonDecision.TRY_ALONE:
+                self._pool.submit_task(only, alone=True)
+            case PoisonDecision.TRY_ON_CPU:
+                self._pool.submit_task(only, alone=True, on_cpu=True)
+            case PoisonDecision.MARK_GAP:
+                gap = Chunk(index=suspect.index, start=suspect.start, end=suspect.end, gap=True)
+                await self._ledger.store_chunks([(job.id, job.token, gap)])
+                await self._claims.release_claim(job)
+            case PoisonDecision.FAIL:
+                span = f"from {suspect.start:.1f} s to {suspect.end:.1f} s"
+                await self._claims.fail_job(
+                    job, ErrorCode.POISON, f"the audio {span} repeatedly ended workers"
+                )
+
+    def _build_task(self, job: Job, only: frozenset[int] | None = None) -> Task:
+        return Task(
+            job_id=job.id,
+            token=job.token,
+            path=str(job.locate_source(self._roots[job.inbox])),
+            root=str(self._roots[job.inbox]),
+            signature=job.signature,
+            sha256=job.sha256,
+            options=job.options,
+            language=job.language,
+            skip=job.done,
+            said=job.said,
+            languages=job.languages,
+            only=only,
+            max_seconds=self._settings.workers.max_hours * 3600,
+        )

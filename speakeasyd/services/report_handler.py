@@ -1,0 +1,254 @@
+"""Stores what the workers report: chunks together, everything else one by one."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+
+from speakeasyd.clock import Clock, format_utc
+from speakeasyd.config import RecoverySettings
+from speakeasyd.domain.fault import Remedy
+from speakeasyd.domain.job import Job, JobId, Token
+from speakeasyd.domain.protocol import (
+    ChunkDone,
+    LanguageFound,
+    Loaded,
+    Opened,
+    Report,
+    TaskDone,
+    TaskFailed,
+)
+from speakeasyd.domain.retry import HOLD_S
+from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
+from speakeasyd.errors import ErrorCode, LedgerError, LedgerUnwritable
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.services.held_claims import HeldClaims
+from speakeasyd.services.incidents import Incidents
+from speakeasyd.services.publications import Publications
+from speakeasyd.services.source_faults import SourceFaults
+from speakeasyd.workers.pool import DeviceChange, LostTask, WorkerLost
+
+log = logging.getLogger(__name__)
+
+# a worker's name and its report, the end of a worker, a change of a device
+PoolEvent = tuple[str, Report] | WorkerLost | DeviceChange
+
+
+class ReportHandler:
+    """The queue of the pool's events. An event that the ledger cannot store now stays in it."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        claims: HeldClaims,
+        publications: Publications,
+        source_faults: SourceFaults,
+        incidents: Incidents,
+        settings: RecoverySettings,
+        clock: Clock,
+        wait_for_fixes: bool,
+    ) -> None:
+        """`wait_for_fixes`: jobs whose model cannot be loaded wait, else they fail."""
+        self._ledger = ledger
+        self._claims = claims
+        self._publications = publications
+        self._source_faults = source_faults
+        self._incidents = incidents
+        self._settings = settings
+        self._clock = clock
+        self._wait_for_fixes = wait_for_fixes
+        self._events: list[PoolEvent] = []
+        self._models: dict[str, Loaded] = {}  # by worker
+
+    @property
+    def idle(self) -> bool:
+        return not self._events
+
+    def enqueue_event(self, event: PoolEvent) -> None:
+        self._events.append(event)
+
+    async def process_events(self) -> None:
+        """Process the queued events. Events that the ledger cannot store now are kept.
+
+        If a stop cancels this, no event is processed twice: operations that the ledger has accepted
+        are carried out, and the remaining claims are released. Raises LedgerUnwritable.
+        """
+        events, self._events = self._events, []
+        done = [
+            (job, event[1].chunk)
+            for event in events
+            if isinstance(event, tuple) and isinstance(event[1], ChunkDone)
+            # ignore chunks of an earlier claim, and those of a complete transcript
+            if (job := self._claims.find_job(event[1].job_id, event[1].token))
+            if job.token not in self._publications
+        ]
+        try:
+            await self._store_chunks(done)
+        except LedgerError:
+            self._events = events + self._events
+            raise
+        handled = await asyncio.gather(*map(self._handle_event, events))
+        if not all(handled):
+            unhandled = [event for event, ok in zip(events, handled, strict=True) if not ok]
+            self._events = unhandled + self._events
+            raise LedgerUnwritable("the ledger cannot be written")
+
+    async def _store_chunks(self, done: Sequence[tuple[Job, Chunk]]) -> None:
+        """Commit chunks. If one cannot be stored, its job fails and the others are stored.
+
+        Raises LedgerError if the ledger itself fails; then no job is at fault.
+        """
+        if not done:
+            return
+        try:
+            lost = await self._ledger.store_chunks(
+                [(job.id, job.token, chunk) for job, chunk in done]
+            )
+        except LedgerError:
+            raise
+        except Exception as error:
+            if len(done) > 1:
+                for item in done:
+                    await self._store_chunks([item])
+                return
+            [(job, chunk)] = done
+            if self._claims.find_job(job.id, job.token):
+                log.exception("cannot store chunk %s of job %s", chunk.index, job.id)
+                await self._claims.fail_job(
+                    job, ErrorCode.INTERNAL, f"a part of its text cannot be stored: {error}"
+                )
+        else:
+            for job in [job for job, _ in done if job.id in lost]:
+                self._claims.forget_claim(job)
+
+    async def _handle_event(self, item: PoolEvent) -> bool:
+        """Handle one event. Returns False if the ledger could not store it: repeat it later."""
+        try:
+            match item:
+                case WorkerLost():
+                    await self._handle_worker_loss(item)
+                case DeviceChange():
+                    await self._incidents.record_device_change(item)
+                case (worker, report):
+                    await self._handle_report(worker, report)
+        except LedgerError:
+            return False
+        except Exception as error:  # a bug must not keep the other events from the ledger
+            log.exception("a worker's report could not be handled: %.1000r", item)
+            return await self._fail_affected_jobs(
+                item, f"a worker's report about it could not be handled: {error!r}"
+            )
+        return True
+
+    async def _fail_affected_jobs(self, item: PoolEvent, text: str) -> bool:
+        """Fail the jobs that an event is about, so that none waits for it.
+
+        Returns False if the ledger could not store it: handle the event again later.
+        """
+        affected: list[tuple[JobId | None, Token | None]]
+        match item:
+            case WorkerLost(tasks=tasks):
+                affected = [(task.job_id, task.token) for task in tasks]
+            case DeviceChange():
+                affected = []
+            case (_, report):
+                affected = [(getattr(report, "job_id", None), getattr(report, "token", None))]
+        try:
+            for job in [
+                job for job_id, token in affected if (job := self._claims.find_job(job_id, token))
+            ]:
+                await self._claims.fail_job(job, ErrorCode.INTERNAL, text)
+        except LedgerError:
+            return False
+        except Exception:
+            log.exception("cannot fail a job; the stall watchdog will end its claim")
+        return True
+
+    # --- reports of a worker
+
+    async def _handle_report(self, worker: str, report: Report) -> None:
+        if isinstance(report, Loaded):
+            self._models[worker] = report
+        job = self._claims.find_job(getattr(report, "job_id", None), getattr(report, "token", None))
+        if job is None:
+            return
+        loaded = self._models.get(worker)
+        async with self._claims.ignore_lost_claim(job):
+            match report:
+                case Opened(container_seconds=seconds):
+                    await self._ledger.update_claimed_job(
+                        job.id,
+                        job.token,
+                        container_seconds=seconds,
+                        model=loaded.model if loaded else None,
+                        device=loaded.device if loaded else None,
+                    )
+                case LanguageFound(language=language, probability=probability):
+                    await self._ledger.update_claimed_job(
+                        job.id, job.token, language=language, language_probability=probability
+                    )
+                case TaskDone() if job.token in self._publications:
+                    pass  # reported twice
+                case TaskDone() if job.suspects:  # the suspect chunk succeeded: do the others
+                    await self._claims.release_claim(job)
+                case TaskDone():
+                    await self._finish_job(job, report, loaded)
+                case TaskFailed(code=code, text=text):
+                    await self._source_faults.handle_fault(job, ErrorCode(code), text)
+
+    async def _finish_job(self, job: Job, done: TaskDone, loaded: Loaded | None) -> None:
+        """Mark a job as transcribed and start its publication. Raises ClaimLost, LedgerError."""
+        warnings = done.warnings
+        if loaded and loaded.warning:
+            warnings = (MediaWarning(WarningKind.OTHER, loaded.warning), *warnings)
+        await self._ledger.mark_transcribed(
+            job.id,
+            job.token,
+            audio_seconds=done.audio_seconds,
+            warnings=warnings,
+            tracks=done.tracks,
+        )
+        kinds = frozenset(warning.kind for warning in warnings)
+        await self._publications.start_when_final(job, kinds)
+
+    # --- the end of a worker
+
+    async def _handle_worker_loss(self, lost: WorkerLost) -> None:
+        await self._incidents.record_worker_loss(lost)
+        for task in lost.tasks:
+            if job := self._claims.find_job(task.job_id, task.token):
+                await self._handle_lost_task(lost, job, task)
+
+    async def _handle_lost_task(self, lost: WorkerLost, job: Job, task: LostTask) -> None:
+        """Count a strike for each suspect chunk; release the job, or fail it after too many
+        crashes.
+
+        Tasks that were not opened yet do not count as crashed.
+        """
+        reason = f"{lost.diagnosis.what}: {lost.error}" if lost.error else lost.diagnosis.what
+        if lost.diagnosis.remedy is Remedy.OTHER_MODEL:
+            await self._postpone_model(job, lost.diagnosis.code, reason)
+            return
+        async with self._claims.ignore_lost_claim(job):
+            for chunk in task.suspects:
+                await self._ledger.add_strike(
+                    job.id, job.token, chunk.index, chunk.start, chunk.end
+                )
+        if task.opened and job.crashes + 1 >= self._settings.max_attempts:
+            await self._claims.fail_job(job, lost.diagnosis.code, reason)
+        else:
+            await self._claims.release_claim(
+                job, crash=task.opened, error=(lost.diagnosis.code, reason)
+            )
+
+    async def _postpone_model(self, job: Job, code: ErrorCode, reason: str) -> None:
+        """Postpone all jobs for a model that cannot be loaded; jobs for other models continue."""
+        if not self._wait_for_fixes:
+            await self._claims.fail_job(job, code, reason)
+            return
+        await self._claims.release_claim(job)
+        available_at = format_utc(self._clock.utc() + timedelta(seconds=HOLD_S))
+        await self._ledger.postpone_jobs(
+            job.options.model, available_at=available_at, code=code, error=reason
+        )
