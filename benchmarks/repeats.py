@@ -49,7 +49,7 @@ def main() -> None:
     chosen = recordings("short", longest_s=LONGEST_S, limit=asked.limit)
     clips = [(one, clip) for one in chosen if one.said for clip in cut(one)]
     print(
-        "window half | pieces  decoded again  repetitions: first, kept  words wrong: first, kept  s"
+        "window half | pieces  decoded again  repetitions: first, kept  word errors: first, kept  s"
     )
     for window in asked.windows.split(","):
         margin, floor = map(float, window.split("/"))

@@ -37,7 +37,7 @@ def lines(rounds: Rounds, wrong: Mapping[str, float]) -> list[Line]:
 
 def table(lines: Sequence[Line]) -> str:
     head = (
-        "| | seconds | times as long as speakeasyd | words wrong | peak memory | cores busy |",
+        "| | seconds | ratio to speakeasyd | word error rate | peak memory | CPU use |",
         "|---" * 6 + "|",
     )
     rows = (

@@ -45,10 +45,10 @@ CHOICES = (
     Choice("beam 1", options=(("beam_size", 1),)),
     Choice("beam 2", options=(("beam_size", 2),)),
     Choice("beam 3", options=(("beam_size", 3),)),
-    Choice("no second try", options=(("fallback", False),)),
+    Choice("no fallback", options=(("fallback", False),)),
     Choice("fast", options=(("accuracy", "fast"),)),
     Choice("exact", options=(("accuracy", "exact"),)),
-    Choice("with words", options=(("word_timestamps", True),)),
+    Choice("with word timestamps", options=(("word_timestamps", True),)),
 )
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     for name in asked.sets.split(","):
         chosen = recordings(name, longest_s=LONGEST_S, limit=asked.limit)
         found = sweep(model, chosen, asked.rounds)
-        print(f"\n{name}: {len(chosen)} recordings\n\n| | work | words wrong |\n|---|---|---|")
+        print(f"\n{name}: {len(chosen)} recordings\n\n| | work | word error rate |\n|---|---|---|")
         for choice, (work, wrong) in found.items():
             print(f"| {choice.name} | {100 * work:.0f} % | {wrong:.2f} % |", flush=True)
         if asked.picture:
@@ -148,7 +148,7 @@ def _picture(found: dict[Choice, tuple[float, float]]) -> str:
         dots += f'<text x="{x + 8:.0f}" y="{y + 4:.0f}">{choice.name}</text>'
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 380" font-family="sans-serif" font-size="12" '
-        f'fill="#888"><text x="8" y="16">words wrong: {most:.1f} %</text><text x="8" y="334">{least:.1f} %</text>'
+        f'fill="#888"><text x="8" y="16">word error rate: {most:.1f} %</text><text x="8" y="334">{least:.1f} %</text>'
         f'<text x="420" y="370">work: up to {100 * widest:.0f} % of the defaults</text>'
         f'<path d="M60 24V345H740" fill="none" stroke="#888"/>{dots}</svg>\n'
     )

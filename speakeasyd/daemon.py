@@ -374,7 +374,7 @@ class Daemon:
             return
         recorder = Recorder(
             folder=self._settings.upload_inbox.path,
-            tell=publish_to_hub(self._main_loop, self.hub),
+            publish=publish_to_hub(self._main_loop, self.hub),
             is_present=lambda: self._intake.is_present(self._settings.upload_inbox.name),
             spare=self._settings.state / "recordings",
         )

@@ -61,7 +61,7 @@ class Recorder:
         self,
         *,
         folder: Path,
-        tell: PublishEvent = lambda _event: None,
+        publish: PublishEvent = lambda _event: None,
         source: Callable[[str | int | None], AudioInput] = Microphone,
         clock: Clock | None = None,
         is_present: Callable[[], bool] = lambda: True,
@@ -75,7 +75,7 @@ class Recorder:
         self._folder = folder
         self._is_present = is_present
         self._spare = spare
-        self._tell = tell
+        self._publish_event = publish
         self._source = source
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
@@ -111,7 +111,7 @@ class Recorder:
             session = _RecordingSession(
                 self._source(device),
                 limits,
-                tell=self._tell,
+                publish=self._publish_event,
                 clock=self._clock,
                 is_present=self._is_present,
                 spare=self._spare,
@@ -143,7 +143,7 @@ class _RecordingSession(threading.Thread):
         source: AudioInput,
         limits: RecordingLimits,
         *,
-        tell: PublishEvent,
+        publish: PublishEvent,
         clock: Clock,
         is_present: Callable[[], bool],
         spare: Path | None,
@@ -151,7 +151,7 @@ class _RecordingSession(threading.Thread):
         super().__init__(name="recorder", daemon=True)
         self._source = source
         self._limits = limits
-        self._tell_all = tell
+        self._publish_event = publish
         self._clock = clock
         self._is_present = is_present
         self._spare = spare
@@ -295,7 +295,7 @@ class _RecordingSession(threading.Thread):
 
     def _update_state(self, what: str, **changes: object) -> None:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # keyed by field name
-        self._tell_all(
+        self._publish_event(
             Event(
                 kind=f"recorder.{what}", at=format_utc(self._clock.utc()), data=asdict(self.state)
             )

@@ -75,7 +75,7 @@ class Studio:
 
     def __post_init__(self) -> None:
         self.recorder = Recorder(
-            folder=self.folder, tell=self.events.append, source=lambda _device: self.source
+            folder=self.folder, publish=self.events.append, source=lambda _device: self.source
         )
 
     def kinds(self) -> list[str]:
@@ -278,7 +278,7 @@ def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(
     source, present, events = Played(), [True], list[Event]()
     recorder = Recorder(
         folder=folder,
-        tell=events.append,
+        publish=events.append,
         source=lambda _device: source,
         is_present=lambda: present[0],
         spare=spare,
@@ -312,7 +312,7 @@ def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(
 async def test_the_loop_hears_of_it_through_the_one_hand_over(tmp_path: Path) -> None:
     hub, main_loop, source = EventHub(), MainLoop(asyncio.get_running_loop()), Played()
     recorder = Recorder(
-        folder=tmp_path, tell=publish_to_hub(main_loop, hub), source=lambda _device: source
+        folder=tmp_path, publish=publish_to_hub(main_loop, hub), source=lambda _device: source
     )
     with hub.subscribe() as events:
         await asyncio.to_thread(recorder.start)

@@ -120,17 +120,17 @@ def _row(
 
 
 SCENARIOS = (
-    _row("away-inbox", "the inbox is renamed, and back", "inbox", renamed, mounted=False),
-    _row("away-inbox-mount", "the inbox is unmounted, and back", "inbox", unmounted),
-    _row("away-outbox", "the outbox is renamed, and back", "outbox", renamed, mounted=False),
-    _row("away-outbox-mount", "the outbox is unmounted, and back", "outbox", unmounted),
+    _row("away-inbox", "the inbox is renamed, then restored", "inbox", renamed, mounted=False),
+    _row("away-inbox-mount", "the inbox is unmounted, then mounted again", "inbox", unmounted),
+    _row("away-outbox", "the outbox is renamed, then restored", "outbox", renamed, mounted=False),
+    _row("away-outbox-mount", "the outbox is unmounted, then mounted again", "outbox", unmounted),
     _row(
-        "read-only-outbox", "the outbox becomes read-only, and writable again", "outbox", read_only
+        "read-only-outbox", "the outbox becomes read-only, then writable again", "outbox", read_only
     ),
-    _row("full-outbox", "the outbox is full, and has room again", "outbox", full),
+    _row("full-outbox", "the outbox is full, then has space again", "outbox", full),
     _row(
         "full-ledger",
-        "the ledger's disk is full, and has room again",
+        "the ledger's disk is full, then has space again",
         "state",
         full,
         cause="ledger",

@@ -140,7 +140,7 @@ def broken_files() -> Iterator[tuple[Path, str]]:
 SCENARIOS = (
     Scenario(
         "bad-input",
-        "files, names and sidecars that are broken or hostile",
+        "broken or hostile files, names and sidecars",
         bad_input,
         in_quick=True,
     ),

@@ -197,12 +197,15 @@ SCENARIOS = (
     ),
     Scenario(
         "ledger-kill-commits",
-        "killed at each commit of the ledger, at work",
+        "killed at each commit of the ledger, during work",
         kill_at_commits,
         possible,
     ),
     Scenario(
-        "ledger-kill-writes", "killed at a write to the ledger, at work", kill_at_writes, possible
+        "ledger-kill-writes",
+        "killed at a write to the ledger, during work",
+        kill_at_writes,
+        possible,
     ),
     Scenario(
         "ledger-eio",
@@ -216,7 +219,7 @@ SCENARIOS = (
         lambda run: refuse(run, calls=WRITES, error="ENOSPC", most=MOST // 2),
         possible,
     ),
-    Scenario("migration-first", "killed while the ledger is made", first_start, possible),
+    Scenario("migration-first", "killed while the ledger is created", first_start, possible),
     Scenario(
         "migration-upgrade", "killed while the ledger is upgraded", upgrade, possible, in_quick=True
     ),

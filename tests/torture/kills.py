@@ -115,14 +115,14 @@ SCENARIOS = (
     Scenario("kill-daemon", "`kill -9` of the daemon, scripted engine", kill_daemon, in_quick=True),
     Scenario("kill-worker", "`kill -9` of the worker, scripted engine", kill_worker, in_quick=True),
     Scenario(
-        "term", "SIGTERM in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGTERM,))
+        "term", "SIGTERM during work", lambda run: ask_to_leave(run, signals=(signal.SIGTERM,))
     ),
     Scenario(
         "term-twice",
-        "SIGTERM twice in mid-work",
+        "SIGTERM twice during work",
         lambda run: ask_to_leave(run, signals=(signal.SIGTERM,) * 2),
     ),
     Scenario(
-        "ctrl-c", "Ctrl-C in mid-work", lambda run: ask_to_leave(run, signals=(signal.SIGINT,))
+        "ctrl-c", "Ctrl-C during work", lambda run: ask_to_leave(run, signals=(signal.SIGINT,))
     ),
 )

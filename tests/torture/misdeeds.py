@@ -141,47 +141,51 @@ CASES = (
     _Case("exit-0", "the worker exits with 0 and no result", InjectedFault("exit")),
     _Case("hang", "the worker hangs", InjectedFault("hang"), rounds=3),
     _Case("stop", "the worker is stopped (SIGSTOP)", InjectedFault("stop"), rounds=3),
-    _Case("eat-memory", "the worker eats all memory that it may have", InjectedFault("eat_memory")),
+    _Case("eat-memory", "the worker exceeds its memory limit", InjectedFault("eat_memory")),
     _Case(
         "half-message", "the worker dies in the middle of a message", InjectedFault("half_message")
     ),
-    _Case("garbage", "the worker sends what is no message", InjectedFault("garbage")),
+    _Case("garbage", "the worker sends invalid data", InjectedFault("garbage")),
     _Case(
-        "deliver-and-abort", "the worker delivers, then aborts", InjectedFault("deliver_and_abort")
+        "deliver-and-abort",
+        "the worker sends its result, then aborts",
+        InjectedFault("deliver_and_abort"),
     ),
     _Case(
         "soft-out-of-memory",
-        "out of memory, mended in the same process",
+        "out of memory, recovered in the same process",
         InjectedFault("soft_fault", text="CUDA failed with error out of memory"),
     ),
 )
 DEADLY = InjectedFault("abort", chunk=MID_FILE)
 SCENARIOS = (
-    Scenario("cuda-load", "each known text of a CUDA error, while the model loads", at_load),
+    Scenario("cuda-load", "each known CUDA error message, while the model loads", at_load),
     Scenario(
-        "cuda-first", "each known text, at a file's first chunk", lambda run: at_chunk(run, chunk=0)
+        "cuda-first",
+        "each known message, at a file's first chunk",
+        lambda run: at_chunk(run, chunk=0),
     ),
     Scenario(
         "cuda-mid",
-        "each known text, in mid-file",
+        "each known message, in the middle of a file",
         lambda run: at_chunk(run, chunk=MID_FILE),
         in_quick=True,
     ),
     *(case.scenario for case in CASES),
     Scenario(
         "poison-fail",
-        "a poison file among innocents, failed",
+        "a poison file beside other files: failed",
         lambda run: poison(run, misdeed=DEADLY, on_poison="fail", codes=frozenset({"poison"})),
     ),
     Scenario(
         "poison-gap",
-        "a poison file among innocents, completed with a gap",
+        "a poison file beside other files: completed with a gap",
         lambda run: poison(run, misdeed=DEADLY, on_poison="gap", codes=frozenset()),
         in_quick=True,
     ),
     Scenario(
         "poison-open",
-        "a file that takes workers down when it is opened",
+        "a file that crashes workers when it is opened",
         lambda run: poison(
             run,
             misdeed=InjectedFault("abort", at="open"),

@@ -12,11 +12,11 @@ HEADINGS = (
     "fault",
     "rounds",
     "files lost",
-    "transcripts doubled",
+    "duplicate transcripts",
     "wrong text",
-    "anything else amiss",
+    "other errors",
     "worker restarts",
-    "ready again, median s",
+    "recovery, median s",
     "worst s",
 )
 

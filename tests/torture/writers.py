@@ -265,12 +265,12 @@ SCENARIOS = (
     *(
         Scenario(
             f"writers-{mode}",
-            f"writers that pause, append, truncate, replace, break off; sources = {mode}",
+            f"writers that pause, append, truncate, replace or stop early; sources = {mode}",
             lambda run, mode=mode: write_in_every_way(run, sources=mode, rounds=170),  # type: ignore[misc]
             possible=lambda: os.name == "posix",
             in_quick=True,
         )
         for mode in MODES
     ),
-    Scenario("writers-real", "writers that pause and append, the real engine", write_real),
+    Scenario("writers-real", "writers that pause and append, real model", write_real),
 )
