@@ -14,6 +14,8 @@ from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, format_utc
 from speakeasyd.config import PoliteSettings, Settings, apply_live_changes, compare_settings
 from speakeasyd.domain.drained import Drained, Left
+from speakeasyd.domain.event_kinds import JOB_ENDED, EventKind
+from speakeasyd.domain.event_payloads import ConfigRefused, ConfigReloaded, Payload
 from speakeasyd.domain.pausing import (
     DEVICE_PAUSE,
     LEDGER_PAUSE,
@@ -62,12 +64,10 @@ _WAITING = """
     SELECT jobs.inbox AS inbox, available_at > :now AS later, count(*) AS n FROM jobs
     WHERE status IN ('pending', 'processing') GROUP BY 1, 2
 """
-_JUST_ENDED = """finished_at IS NOT NULL AND id IN (
-    SELECT job_id FROM events WHERE seq > :began AND kind IN (
-        'job.completed', 'job.failed', 'job.cancelled', 'job.skipped',
-        'job.retry_failed', 'job.retry_cancelled'
-    )
-)"""
+_END_KINDS = ", ".join(f"'{kind}'" for kind in JOB_ENDED)
+_JUST_ENDED = f"""finished_at IS NOT NULL AND id IN (
+    SELECT job_id FROM events WHERE seq > :began AND kind IN ({_END_KINDS})
+)"""  # noqa: S608 - constants
 _ENDED = f"SELECT status, count(*) AS n FROM jobs WHERE {_JUST_ENDED} GROUP BY status"  # noqa: S608 - constants
 _FAILED = f"SELECT inbox, path, error FROM jobs WHERE status = 'failed' AND {_JUST_ENDED}"  # noqa: S608 - constants
 _LEFT = "SELECT inbox, path, error FROM jobs WHERE status IN ('pending', 'processing')"
@@ -440,13 +440,13 @@ class Daemon:
             async for event in events:
                 self._on_event(event)
                 match event.kind:
-                    case "job.added" | "queue.paused" | "queue.resumed":
+                    case EventKind.JOB_ADDED | EventKind.QUEUE_PAUSED | EventKind.QUEUE_RESUMED:
                         self._dispatcher.wake()
-                    case "daemon.reload_asked":
+                    case EventKind.RELOAD_REQUESTED:
                         self._reload_requested.set()
-                    case "daemon.pause_asked":
+                    case EventKind.PAUSE_REQUESTED:
                         await self._pauses.begin_pause(PERSON_PAUSE, "paused by a person")
-                    case "daemon.resume_asked":
+                    case EventKind.RESUME_REQUESTED:
                         await self._pauses.end_pause(PERSON_PAUSE)
 
     async def _run_reloads(self) -> None:
@@ -457,7 +457,7 @@ class Daemon:
             try:
                 await self._apply_settings(self._reload_settings())
             except ConfigError as error:
-                self._publish_event("config.refused", error=str(error), hint=error.hint)
+                self._publish_event(ConfigRefused(error=str(error), hint=error.hint))
             notify.notify_ready()
 
     async def _apply_settings(self, wanted: Settings) -> None:
@@ -469,10 +469,11 @@ class Daemon:
             for service in reversed(self._reloadable):
                 await service.stop()
             await self._start_reloadable()
-        self._publish_event("config.reloaded", now=changes.now, restart=changes.restart)
+        reloaded = ConfigReloaded(now=list(changes.now), restart=list(changes.restart))
+        self._publish_event(reloaded)
 
-    def _publish_event(self, kind: str, **data: object) -> None:
-        self.hub.publish(Event(kind=kind, at=format_utc(self._clock.utc()), data=data))
+    def _publish_event(self, payload: Payload) -> None:
+        self.hub.publish(Event.of(payload, at=format_utc(self._clock.utc())))
 
     async def _start_background_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(coroutine)

@@ -5,21 +5,29 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.domain.event_payloads import Payload
+
 BACKLOG = 1000  # events that a subscriber may lag behind before it is dropped
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change of state.
+    """One change of state. Its data is the payload of its kind, as `event_payloads.py` defines it.
 
-    `kind` is a dotted name such as `job.completed`, `worker.loaded` or `queue.paused`.
+    Events of earlier versions, read from the ledger, may have fewer fields.
     """
 
-    kind: str
+    kind: EventKind
     at: str  # UTC, ISO 8601
     seq: int | None = None  # number of its row in the ledger; None for events that are not stored
     job_id: int | None = None
     data: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, payload: Payload, *, at: str, job_id: int | None = None) -> "Event":
+        """Return an event that has just happened."""
+        return cls(payload.event_kind, at, job_id=job_id, data=payload.to_data())
 
 
 class Subscription:

@@ -17,6 +17,7 @@ from typing import TextIO
 from speakeasyd.clock import format_utc
 from speakeasyd.config import LogSettings
 from speakeasyd.domain.escaping import escape_json, escape_line, escape_text
+from speakeasyd.domain.event_kinds import JOB_ENDED, EventKind
 from speakeasyd.events import Event
 from speakeasyd.log_repeats import CountingHandler
 
@@ -137,72 +138,65 @@ class Wording:
 
 _QUIET, _PLAIN, _LOUD = logging.DEBUG, logging.INFO, logging.WARNING
 
-WORDS: Mapping[str, Wording] = {
-    "job.added": Wording(_PLAIN, "new: {path}"),
-    "job.skipped": Wording(_PLAIN, "skipped, the same as job {duplicate_of}: {path}"),
-    "job.claimed": Wording(_PLAIN, "started: {path}, attempt {attempt}"),
-    "job.lent": Wording(_PLAIN, "the transcript of job {lender} is reused: {path}"),
-    "job.noted": Wording(_QUIET, "updated: {rest}"),
-    "job.transcribed": Wording(_QUIET, "transcribed all {audio_seconds} s: {path}"),
-    "job.completed": Wording(_PLAIN, "completed: {path} -> {artifacts}"),
-    "job.failed": Wording(_LOUD, "failed ({error_code}): {path}: {error}"),
-    "job.cancelled": Wording(_PLAIN, "cancelled: {path}: {error}"),
-    "job.released": Wording(_PLAIN, "returned to the queue: {path}: {error}"),
-    "job.retried": Wording(_PLAIN, "retry requested by a user: {path}"),
-    "job.retry_failed": Wording(
+WORDS: Mapping[EventKind, Wording] = {
+    EventKind.JOB_ADDED: Wording(_PLAIN, "new: {path}"),
+    EventKind.JOB_SKIPPED: Wording(_PLAIN, "skipped, the same as job {duplicate_of}: {path}"),
+    EventKind.JOB_CLAIMED: Wording(_PLAIN, "started: {path}, attempt {attempt}"),
+    EventKind.JOB_LENT: Wording(_PLAIN, "the transcript of job {lender} is reused: {path}"),
+    EventKind.JOB_NOTED: Wording(_QUIET, "updated: {rest}"),
+    EventKind.JOB_TRANSCRIBED: Wording(_QUIET, "transcribed all {audio_seconds} s: {path}"),
+    EventKind.JOB_COMPLETED: Wording(_PLAIN, "completed: {path} -> {artifacts}"),
+    EventKind.JOB_FAILED: Wording(_LOUD, "failed ({error_code}): {path}: {error}"),
+    EventKind.JOB_CANCELLED: Wording(_PLAIN, "cancelled: {path}: {error}"),
+    EventKind.JOB_RELEASED: Wording(_PLAIN, "returned to the queue: {path}: {error}"),
+    EventKind.JOB_RETRIED: Wording(_PLAIN, "retry requested by a user: {path}"),
+    EventKind.JOB_RETRY_FAILED: Wording(
         _LOUD, "the retry failed ({error_code}), the earlier transcript is kept: {path}: {error}"
     ),
-    "job.retry_cancelled": Wording(
+    EventKind.JOB_RETRY_CANCELLED: Wording(
         _PLAIN, "the retry was cancelled, the earlier transcript is kept: {path}"
     ),
-    "job.recovered": Wording(_PLAIN, "continues after a restart: {path}"),
-    "chunk.done": Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),
-    "chunk.struck": Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
-    "incident.opened": Wording(_LOUD, "{device} failed: {error}; {action}"),
-    "incident.resolved": Wording(
+    EventKind.JOB_RECOVERED: Wording(_PLAIN, "continues after a restart: {path}"),
+    EventKind.CHUNK_DONE: Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),
+    EventKind.CHUNK_STRUCK: Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),
+    EventKind.INCIDENT_OPENED: Wording(_LOUD, "{device} failed: {error}; {action}"),
+    EventKind.INCIDENT_RESOLVED: Wording(
         _PLAIN, "incident {incident_id} was resolved after {cost_seconds} s"
     ),
-    "model.held": Wording(
+    EventKind.MODEL_HELD: Wording(
         _LOUD, "{jobs} jobs for the model {model} wait until {available_at}: {error}"
     ),
-    "source.put_away": Wording(_PLAIN, "{path}: {done}"),
-    "source.kept": Wording(_PLAIN, "{path} is not moved: {reason}"),
-    "source.stuck": Wording(_LOUD, "cannot move or delete the source {path}: {error}"),
-    "daemon.reload_asked": Wording(_PLAIN, "a user requested to reload the configuration"),
-    "config.reloaded": Wording(
+    EventKind.SOURCE_PUT_AWAY: Wording(_PLAIN, "{path}: {done}"),
+    EventKind.SOURCE_KEPT: Wording(_PLAIN, "{path} is not moved: {reason}"),
+    EventKind.SOURCE_STUCK: Wording(_LOUD, "cannot move or delete the source {path}: {error}"),
+    EventKind.RELOAD_REQUESTED: Wording(_PLAIN, "a user requested to reload the configuration"),
+    EventKind.PAUSE_REQUESTED: Wording(_QUIET, "a user requested a pause"),
+    EventKind.RESUME_REQUESTED: Wording(_QUIET, "a user requested to resume"),
+    EventKind.CONFIG_RELOADED: Wording(
         _PLAIN, "configuration reloaded; changed now: {now}; needs a restart: {restart}"
     ),
-    "config.refused": Wording(_LOUD, "the configuration was not reloaded: {error} {hint}"),
-    "queue.paused": Wording(_LOUD, "paused ({cause}): {reason}"),
-    "batch.completed": Wording(
+    EventKind.CONFIG_REFUSED: Wording(_LOUD, "the configuration was not reloaded: {error} {hint}"),
+    EventKind.QUEUE_PAUSED: Wording(_LOUD, "paused ({cause}): {reason}"),
+    EventKind.BATCH_COMPLETED: Wording(
         _PLAIN, "batch {batch} is done: {completed} of {total} completed, {failed} failed"
     ),
-    "notice.postponed": Wording(
+    EventKind.NOTICE_POSTPONED: Wording(
         _LOUD, "could not notify {target} of {about}: {error}; next try at {again_at}"
     ),
-    "notice.failed": Wording(_LOUD, "gave up notifying {target} of {about}: {error}"),
-    "recorder.started": Wording(_PLAIN, "recording from {device}"),
-    "recorder.overflow": Wording(
+    EventKind.NOTICE_FAILED: Wording(_LOUD, "gave up notifying {target} of {about}: {error}"),
+    EventKind.RECORDER_STARTED: Wording(_PLAIN, "recording from {device}"),
+    EventKind.RECORDER_LEVEL: Wording(_QUIET, "recording, {seconds} s, {peak_db} dB"),
+    EventKind.RECORDER_OVERFLOW: Wording(
         _LOUD, "audio was lost {overflows} times: the machine is too slow for {device}"
     ),
-    "recorder.stopped": Wording(_PLAIN, "recorded {seconds} s: {file} {reason}"),
-    "recorder.failed": Wording(
+    EventKind.RECORDER_STOPPED: Wording(_PLAIN, "recorded {seconds} s: {file} {reason}"),
+    EventKind.RECORDER_FAILED: Wording(
         _LOUD, "the recording ended early after {seconds} s: {reason} {file}"
     ),
-    "failure.begun": Wording(_LOUD, "{name} fails: {error}"),
-    "failure.ended": Wording(_PLAIN, "{name} works again"),
-    "queue.resumed": Wording(_PLAIN, "resumed ({cause}); no longer: {reason}"),
+    EventKind.FAILURE_BEGUN: Wording(_LOUD, "{name} fails: {error}"),
+    EventKind.FAILURE_ENDED: Wording(_PLAIN, "{name} works again"),
+    EventKind.QUEUE_RESUMED: Wording(_PLAIN, "resumed ({cause}); no longer: {reason}"),
 }
-_ENDS = frozenset(
-    {
-        "job.completed",
-        "job.failed",
-        "job.cancelled",
-        "job.skipped",
-        "job.retry_failed",
-        "job.retry_cancelled",
-    }
-)
 
 
 class EventLogger:
@@ -215,7 +209,7 @@ class EventLogger:
         self._paths: dict[int, str] = {}
 
     def __call__(self, event: Event) -> None:
-        wording = WORDS.get(event.kind) or Wording(_QUIET, f"{event.kind}: {{rest}}")
+        wording = WORDS[event.kind]
         if log.isEnabledFor(wording.level):
             text = wording.text.format_map(
                 _Fields({"path": self._format_path(event), **event.data})
@@ -230,7 +224,7 @@ class EventLogger:
     def _remember_path(self, event: Event) -> None:
         if event.job_id is None:
             return
-        if event.kind in _ENDS:
+        if event.kind in JOB_ENDED:
             self._paths.pop(event.job_id, None)
         elif path := event.data.get("path"):
             self._paths[event.job_id] = str(path)

@@ -12,6 +12,7 @@ from speakeasyd.cli.output import console, print_json, print_text
 from speakeasyd.config import LoadedSettings
 from speakeasyd.config.loading import FILE_VARIABLE, list_candidates
 from speakeasyd.config.reference import list_assignments, render_toml_file
+from speakeasyd.domain.event_payloads import ReloadRequested
 from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
 
@@ -94,7 +95,7 @@ def path(config: given.Config = None) -> int:
 @command.command()
 def reload(config: given.Config = None, state: given.State = None) -> int:
     """Ask the running daemon to read its configuration again."""
-    send_request(given.load_settings(config, given.Flags(state=state)).state, "reload")
+    send_request(given.load_settings(config, given.Flags(state=state)).state, ReloadRequested())
     print_text("asked; the daemon's log says what changes now and what needs a restart")
     return 0
 

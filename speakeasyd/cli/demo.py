@@ -16,6 +16,7 @@ from speakeasyd import daemon, logs
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console, format_duration
 from speakeasyd.config import Settings
+from speakeasyd.domain.event_kinds import JOB_ENDED, EventKind
 from speakeasyd.errors import StartError
 from speakeasyd.events import Event
 from speakeasyd.ledger.queries import query_ledger
@@ -111,6 +112,14 @@ def _run_daemon(settings: Settings, log: Path, out: Console) -> int:
         )
 
 
+_END_NOTES = {
+    EventKind.JOB_COMPLETED: "completed",
+    EventKind.JOB_FAILED: "failed",
+    EventKind.JOB_CANCELLED: "cancelled",
+    EventKind.JOB_SKIPPED: "skipped",
+}
+
+
 class _ProgressDisplay:
     """A bar for each job, and every event passed on to the log."""
 
@@ -121,7 +130,7 @@ class _ProgressDisplay:
 
     def __call__(self, event: Event) -> None:
         self._narrate(event)
-        if event.kind == "queue.paused":
+        if event.kind is EventKind.QUEUE_PAUSED:
             waits = Text(f"The demo waits: {event.data['reason']} (Ctrl-C ends it)", "yellow")
             self._progress.console.print(waits, soft_wrap=True)
         job = event.job_id
@@ -134,14 +143,14 @@ class _ProgressDisplay:
 
     def _update_bar(self, bar: TaskID, event: Event) -> None:
         match event.kind:
-            case "job.claimed":
+            case EventKind.JOB_CLAIMED:
                 self._progress.update(bar, note="listens")
-            case "chunk.done":
+            case EventKind.CHUNK_DONE:
                 self._progress.update(
                     bar, completed=float(str(event.data["progress"])), note="transcribes"
                 )
-            case "job.completed" | "job.failed" | "job.cancelled" | "job.skipped":
-                self._progress.update(bar, completed=1.0, note=event.kind.removeprefix("job."))
+            case kind if kind in JOB_ENDED:
+                self._progress.update(bar, completed=1.0, note=_END_NOTES.get(kind, "done"))
                 self._progress.stop_task(bar)
 
 

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from speakeasyd.clock import SystemClock
+from speakeasyd.domain.event_payloads import DaemonRequest
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.access import require_readable, require_writable
@@ -25,14 +26,14 @@ async def open_for_changes(state: Path) -> AsyncIterator[Ledger]:
         await ledger.close()
 
 
-def send_request(state: Path, what: str) -> None:
+def send_request(state: Path, request: DaemonRequest) -> None:
     """Leave a wish for the running daemon, which hears it within a second. Raises SpeakeasyError when there is none."""
     require_readable(state / LEDGER)
     if find_holder(state) is None:
         raise SpeakeasyError("no daemon is running", hint="`speakeasyd run` starts one.")
-    asyncio.run(_store_request(state, what))
+    asyncio.run(_store_request(state, request))
 
 
-async def _store_request(state: Path, what: str) -> None:
+async def _store_request(state: Path, request: DaemonRequest) -> None:
     async with open_for_changes(state) as ledger:
-        await ledger.send_request(what)
+        await ledger.send_request(request)

@@ -2,9 +2,10 @@
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.ledger_changes import send_request
+from speakeasyd.domain.event_payloads import PauseRequested
 
 
 def command(config: given.Config = None, state: given.State = None) -> int:
     """Pause all work after the chunks in flight, until `speakeasyd resume`, also across restarts."""
-    send_request(given.load_settings(config, given.Flags(state=state)).state, "pause")
+    send_request(given.load_settings(config, given.Flags(state=state)).state, PauseRequested())
     return 0

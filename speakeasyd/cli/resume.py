@@ -2,9 +2,10 @@
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.ledger_changes import send_request
+from speakeasyd.domain.event_payloads import ResumeRequested
 
 
 def command(config: given.Config = None, state: given.State = None) -> int:
     """Resume work after `speakeasyd pause`."""
-    send_request(given.load_settings(config, given.Flags(state=state)).state, "resume")
+    send_request(given.load_settings(config, given.Flags(state=state)).state, ResumeRequested())
     return 0

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from speakeasyd.domain import work_hours
-from speakeasyd.domain.notifications import Kind, check_command
+from speakeasyd.domain.notifications import USUAL_NOTIFICATIONS, NotificationKind, check_command
 from speakeasyd.domain.options import Options
 
 _VARIABLE = re.compile(r"\$(?:{(\w+)}|([A-Za-z_]\w*))")
@@ -248,7 +248,7 @@ class WebhookSettings(SettingsTable):
     """Where to post to: an address that begins with `http://` or `https://`."""
     secret: SecretStr | None = None
     """What messages are signed with, so that the receiver knows whom they are from."""
-    events: tuple[Kind, ...] = ("job.failed", "batch.completed", "device.open")
+    events: tuple[NotificationKind, ...] = USUAL_NOTIFICATIONS
     """What it is told of; `job.completed` besides."""
 
     @field_serializer("url", when_used="json")
@@ -263,7 +263,7 @@ class NotifySettings(SettingsTable):
     """Programs that are told over HTTP, each `{ url, secret, events }`; tried again until they answer."""
     apprise: tuple[SecretStr, ...] = ()
     """Services as apprise names them, such as `mailto://` or `ntfy://`; it takes `pip install 'speakeasyd[notify]'`."""
-    events: tuple[Kind, ...] = ("job.failed", "batch.completed", "device.open")
+    events: tuple[NotificationKind, ...] = USUAL_NOTIFICATIONS
     """What apprise tells of; `job.completed` besides."""
     retry_s: float = Field(10.0, gt=0)
     """Seconds of the first wait before a message is tried again; doubles each time, with jitter."""

@@ -4,12 +4,34 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Literal, get_args
+from enum import StrEnum
+from typing import get_args
 
+from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.options import Format
 from speakeasyd.domain.retry import BackoffSettings, compute_backoff
 
-Kind = Literal["job.completed", "job.failed", "batch.completed", "device.open"]
+
+class NotificationKind(StrEnum):
+    """What users can be told of. The value is used in the configuration and in messages."""
+
+    JOB_COMPLETED = EventKind.JOB_COMPLETED.value
+    """The transcript is in the outbox."""
+    JOB_FAILED = EventKind.JOB_FAILED.value
+    """A job failed."""
+    BATCH_COMPLETED = EventKind.BATCH_COMPLETED.value
+    """All jobs of a batch have ended, and none was added for five seconds."""
+    DEVICE_OPEN = "device.open"
+    """A device gets no work until it passes a probe."""
+
+
+USUAL_NOTIFICATIONS = (
+    NotificationKind.JOB_FAILED,
+    NotificationKind.BATCH_COMPLETED,
+    NotificationKind.DEVICE_OPEN,
+)
+"""What users are told of unless they choose otherwise."""
+
 FIELDS = ("job_id", "source", "language", "audio_seconds", "inbox", *get_args(Format))
 """The fields that a user's command may have in its arguments, as `{field}`.
 
@@ -20,11 +42,21 @@ _FIELD = re.compile(r"{(\w+)}")
 
 
 @dataclass(frozen=True, slots=True)
+class Notification:
+    """What users are told of an event."""
+
+    kind: NotificationKind
+    at: str  # UTC, ISO 8601
+    seq: int  # number of the event
+    data: Mapping[str, object]  # of the event and of its job
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
-    """An event on its way to one target."""
+    """A notification on its way to one target."""
 
     id: int
-    kind: str
+    kind: NotificationKind
     body: str  # JSON, the same in every attempt
     attempts: int  # so far
     created_at: datetime
@@ -63,21 +95,21 @@ def compute_next_try(
     return then if then - delivery.created_at <= give_up else None
 
 
-def word_message(kind: str, data: Mapping[str, object]) -> tuple[str, str]:
+def word_message(kind: NotificationKind, data: Mapping[str, object]) -> tuple[str, str]:
     """A title and a sentence, for people."""
     known = {key: value for key, value in data.items() if value is not None}
     match kind:
-        case "job.completed":
+        case NotificationKind.JOB_COMPLETED:
             return (
                 f"Transcribed: {known.get('path')}",
                 f"Job {known.get('job_id')} is in {_format_artifacts(data)}.",
             )
-        case "job.failed":
+        case NotificationKind.JOB_FAILED:
             return (
                 f"Failed: {known.get('path')}",
                 f"Job {known.get('job_id')}, {known.get('error_code')}: {known.get('error')}",
             )
-        case "batch.completed":
+        case NotificationKind.BATCH_COMPLETED:
             counts = ", ".join(
                 f"{known[name]} {name}"
                 for name in ("completed", "failed", "cancelled", "skipped")
@@ -87,13 +119,11 @@ def word_message(kind: str, data: Mapping[str, object]) -> tuple[str, str]:
                 f"Batch done: {known.get('batch')}",
                 f"{counts or 'nothing'}, of {known.get('total', 0)}.",
             )
-        case "device.open":
+        case NotificationKind.DEVICE_OPEN:
             return (
                 f"Device unavailable: {known.get('device')}",
                 f"{known.get('error')}; {known.get('action')}",
             )
-        case _:
-            return kind, ", ".join(f"{key} {value}" for key, value in known.items())
 
 
 def fill_command(command: Sequence[str], fields: Mapping[str, str]) -> list[str]:

@@ -21,6 +21,14 @@ from sqlalchemy import (
     update,
 )
 
+from speakeasyd.domain.event_payloads import (
+    JobClaimed,
+    JobFailed,
+    JobNoted,
+    JobReleased,
+    JobRetryFailed,
+    ModelHeld,
+)
 from speakeasyd.domain.job import Job, JobId, Signature, Status, SuspectChunk, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.ledger import retries
@@ -141,14 +149,11 @@ def claim_jobs(
     ]
 
 
-def update_claimed_job(
-    tx: Transaction, job_id: JobId, token: Token, values: dict[str, object]
-) -> None:
+def update_claimed_job(tx: Transaction, job_id: JobId, token: Token, noted: JobNoted) -> None:
     """Store what a worker has reported so far; None leaves a value unchanged. Raises ClaimLost."""
-    known = {name: value for name, value in values.items() if value is not None}
-    if known:
+    if known := noted.to_data():
         update_owned_job(tx, job_id, token, **known)
-        tx.publish_event("job.noted", job_id, **known)
+        tx.publish_event(noted, job_id)
 
 
 def release_claim(
@@ -179,14 +184,10 @@ def release_claim(
         crashes=jobs.c.crashes + int(crash),
         attempts=jobs.c.attempts - int(not counts),
     )
-    tx.record_event(
-        "job.released",
-        job_id,
-        error_code=error_code,
-        error=error,
-        available_at=available_at,
-        crash=crash,
+    released = JobReleased(
+        error_code=error_code, error=error, available_at=available_at, crash=crash
     )
+    tx.record_event(released, job_id)
 
 
 def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: str) -> bool:
@@ -198,10 +199,10 @@ def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: 
     if retries.find_retried(tx.connection, [job_id]):
         close_attempts(tx, [job_id], outcome="failed", code=code, error=error)
         retries.restore_finished(tx, [job_id], error=f"{code}: {error}")
-        tx.record_event("job.retry_failed", job_id, error_code=code, error=error)
+        tx.record_event(JobRetryFailed(error_code=code, error=error), job_id)
         return False
     end_claim(tx, job_id, token, Status.FAILED, outcome="failed", error_code=code, error=error)
-    tx.record_event("job.failed", job_id, error_code=code, error=error)
+    tx.record_event(JobFailed(error_code=code, error=error), job_id)
     return True
 
 
@@ -218,15 +219,10 @@ def postpone_jobs(
     }
     count: int = tx.connection.execute(_POSTPONE, parameters).rowcount
     if count:
-        tx.record_event(
-            "model.held",
-            None,
-            model=model,
-            jobs=count,
-            available_at=available_at,
-            error_code=code,
-            error=error,
+        held = ModelHeld(
+            model=model, jobs=count, available_at=available_at, error_code=code, error=error
         )
+        tx.record_event(held)
     return count
 
 
@@ -270,7 +266,7 @@ def _build_attempt_row(claim: dict[str, Any]) -> dict[str, object]:
 def _build_claimed_job(tx: Transaction, row: Row[Any], token: str) -> Job:
     """Return the claimed job, built from its row as it was before the claim."""
     attempt = row.attempts + 1
-    tx.record_event("job.claimed", row.id, inbox=row.inbox, path=row.path, attempt=attempt)
+    tx.record_event(JobClaimed(inbox=row.inbox, path=row.path, attempt=attempt), row.id)
     return Job(
         id=row.id,
         token=Token(token),

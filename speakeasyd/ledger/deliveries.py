@@ -8,7 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select, text, update
 
-from speakeasyd.domain.notifications import Delivery
+from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.domain.event_payloads import BatchCompleted, NoticeFailed, NoticePostponed
+from speakeasyd.domain.notifications import Delivery, Notification, NotificationKind
 from speakeasyd.events import Event
 from speakeasyd.ledger.maintenance import load_state, store_state
 from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs
@@ -44,20 +46,20 @@ def find_newest_seq(connection: Connection) -> int:
 
 def find_finished_batches(
     connection: Connection, *, since: str, until: str
-) -> list[dict[str, Any]]:
+) -> list[BatchCompleted]:
     """Return the batches whose last job ended in (since, until] and that have no job left."""
     return [
-        dict(row._mapping)
+        BatchCompleted(**row._mapping)
         for row in connection.execute(_DONE_BATCHES, {"since": since, "until": until})
     ]
 
 
 def record_finished_batches(
-    tx: Transaction, batches: Sequence[Mapping[str, object]], *, seq: int, until: str
+    tx: Transaction, batches: Sequence[BatchCompleted], *, seq: int, until: str
 ) -> None:
     """Record `batch.completed` for each batch, and move the cursor."""
     for batch in batches:
-        tx.record_event("batch.completed", None, **batch)
+        tx.record_event(batch)
     store_cursor(tx, seq=seq, until=until)
 
 
@@ -66,7 +68,7 @@ def store_cursor(tx: Transaction, *, seq: int, until: str) -> None:
 
 
 def load_events_with_jobs(
-    connection: Connection, kinds: Iterable[str], *, after: int, upto: int
+    connection: Connection, kinds: Iterable[EventKind], *, after: int, upto: int
 ) -> list[Event]:
     """Return at most `SLICE` events of these kinds with `after < seq <= upto`, in order.
 
@@ -82,9 +84,9 @@ def load_events_with_jobs(
 
 
 def enqueue_deliveries(
-    tx: Transaction, wanted: Sequence[tuple[str, Event]], *, seq: int, until: str
+    tx: Transaction, wanted: Sequence[tuple[str, Notification]], *, seq: int, until: str
 ) -> None:
-    """Enqueue a delivery for each target and event, and move the cursor.
+    """Enqueue a delivery for each target and notification, and move the cursor.
 
     Idempotent: a delivery that exists already is not changed.
     """
@@ -92,15 +94,19 @@ def enqueue_deliveries(
         rows = [
             {
                 "target": target,
-                "seq": event.seq,
-                "kind": event.kind,
+                "seq": notification.seq,
+                "kind": notification.kind,
                 "payload": encode_json(
-                    {"type": event.kind, "timestamp": event.at, "data": dict(event.data)}
+                    {
+                        "type": notification.kind,
+                        "timestamp": notification.at,
+                        "data": dict(notification.data),
+                    }
                 ),
                 "created_at": tx.now,
                 "available_at": tx.now,
             }
-            for target, event in wanted
+            for target, notification in wanted
         ]
         tx.connection.execute(insert(deliveries).prefix_with("OR IGNORE"), rows)
     store_cursor(tx, seq=seq, until=until)
@@ -116,7 +122,7 @@ def find_next_delivery(connection: Connection, target: str) -> Delivery | None:
         return None
     return Delivery(
         id=row.id,
-        kind=row.kind,
+        kind=NotificationKind(row.kind),
         body=row.payload,
         attempts=row.attempts,
         created_at=datetime.fromisoformat(row.created_at),
@@ -134,17 +140,13 @@ def mark_delivery_failed(
     """Record a failed attempt. `again_at`: time of the next attempt; None: give up."""
     if again_at is None:
         _update_delivery(tx, delivery.id, status="failed", ended_at=tx.now, error=error)
-        tx.record_event("notice.failed", None, target=target, about=delivery.kind, error=error)
+        tx.record_event(NoticeFailed(target=target, about=delivery.kind, error=error))
     else:
         _update_delivery(tx, delivery.id, available_at=again_at, error=error)
-        tx.publish_event(
-            "notice.postponed",
-            None,
-            target=target,
-            about=delivery.kind,
-            error=error,
-            again_at=again_at,
+        postponed = NoticePostponed(
+            target=target, about=delivery.kind, error=error, again_at=again_at
         )
+        tx.publish_event(postponed)
 
 
 def _update_delivery(tx: Transaction, delivery_id: int, **values: object) -> None:
@@ -160,7 +162,7 @@ def _add_job_data(connection: Connection, row: Row[Any]) -> Event:
             | data
             | {"artifacts": _load_artifact_paths(connection, row.job_id)}
         )
-    return Event(row.kind, row.at, row.seq, row.job_id, data)
+    return Event(EventKind(row.kind), row.at, row.seq, row.job_id, data)
 
 
 def _load_job_data(connection: Connection, job_id: int) -> dict[str, Any]:

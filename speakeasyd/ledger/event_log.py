@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any
 
-from sqlalchemy import Connection, Row, func, select, text
+from sqlalchemy import ColumnElement, Connection, func, select, text
 
+from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.events import Event
 from speakeasyd.ledger.tables import events
 from speakeasyd.ledger.text_columns import encode_json
@@ -59,10 +59,7 @@ class EventLog:
     def _load_foreign_events(self, connection: Connection, last: int) -> list[Event]:
         if last <= self._seen:
             return []
-        rows = connection.execute(
-            select(events).where(events.c.seq.between(self._seen + 1, last)).order_by(events.c.seq)
-        )
-        return [_build_event(row) for row in rows]
+        return _select_events(connection, events.c.seq.between(self._seen + 1, last))
 
 
 def load_events_after(connection: Connection, seq: int, *, limit: int) -> list[Event] | None:
@@ -78,16 +75,17 @@ def load_events_after(connection: Connection, seq: int, *, limit: int) -> list[E
         return []
     if newest is None or not oldest - 1 <= seq <= newest or newest - seq > limit:
         return None
+    return _select_events(connection, events.c.seq > seq)
+
+
+def _select_events(connection: Connection, condition: ColumnElement[bool]) -> list[Event]:
+    """Return the events in order, without kinds that only another version knows."""
+    known = events.c.kind.in_(list(EventKind))
+    rows = connection.execute(select(events).where(condition, known).order_by(events.c.seq))
     return [
-        _build_event(row)
-        for row in connection.execute(
-            select(events).where(events.c.seq > seq).order_by(events.c.seq)
-        )
+        Event(EventKind(row.kind), row.at, row.seq, row.job_id, json.loads(row.data))
+        for row in rows
     ]
-
-
-def _build_event(row: Row[Any]) -> Event:
-    return Event(row.kind, row.at, row.seq, row.job_id, json.loads(row.data))
 
 
 def _find_newest_seq(connection: Connection) -> int:

@@ -10,6 +10,8 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection
 
 from speakeasyd.clock import Clock, format_utc
+from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.domain.event_payloads import BatchCompleted, DaemonRequest, JobNoted
 from speakeasyd.domain.job import (
     AddedJob,
     EndedJob,
@@ -20,7 +22,7 @@ from speakeasyd.domain.job import (
     Token,
     WaitingFile,
 )
-from speakeasyd.domain.notifications import Delivery
+from speakeasyd.domain.notifications import Delivery, Notification
 from speakeasyd.domain.retry import BackoffSettings
 from speakeasyd.domain.transcript import (
     Artifact,
@@ -152,15 +154,15 @@ class Ledger:
 
         Raises ClaimLost if the claim is lost.
         """
-        values: dict[str, object] = {
-            "language": language,
-            "language_probability": language_probability,
-            "model": model,
-            "device": device,
-            "container_seconds": container_seconds,
-            "progress": progress,
-        }
-        await self._writer.run_operation(claims.update_claimed_job, job_id, token, values)
+        noted = JobNoted(
+            language=language,
+            language_probability=language_probability,
+            model=model,
+            device=device,
+            container_seconds=container_seconds,
+            progress=progress,
+        )
+        await self._writer.run_operation(claims.update_claimed_job, job_id, token, noted)
 
     async def store_chunks(self, done: Sequence[tuple[JobId, Token, Chunk]]) -> frozenset[JobId]:
         """Commit chunks in one transaction. Idempotent.
@@ -402,11 +404,8 @@ class Ledger:
         """
         await self._writer.run_operation(lambda _transaction: None)
 
-    async def send_request(self, request: str) -> None:
-        """Leave a request for the daemon, such as "reload".
-
-        The daemon gets it as an event within a second.
-        """
+    async def send_request(self, request: DaemonRequest) -> None:
+        """Leave a request for the daemon, which gets it as an event within a second."""
         await self._writer.run_operation(maintenance.send_request, request)
 
     async def detect_foreign_commit(self) -> bool:
@@ -447,12 +446,12 @@ class Ledger:
     async def find_newest_event(self) -> int:
         return await self._read(deliveries.find_newest_seq)
 
-    async def find_finished_batches(self, *, since: str, until: str) -> list[dict[str, object]]:
+    async def find_finished_batches(self, *, since: str, until: str) -> list[BatchCompleted]:
         """Return the batches whose last job ended in (since, until] and that have no job left."""
         return await self._read(deliveries.find_finished_batches, since=since, until=until)
 
     async def record_finished_batches(
-        self, batches: Sequence[Mapping[str, object]], *, seq: int, until: str
+        self, batches: Sequence[BatchCompleted], *, seq: int, until: str
     ) -> None:
         """Record `batch.completed` for each batch, and move the cursor."""
         await self._writer.run_operation(
@@ -460,7 +459,7 @@ class Ledger:
         )
 
     async def load_events_with_jobs(
-        self, kinds: Iterable[str], *, after: int, upto: int
+        self, kinds: Iterable[EventKind], *, after: int, upto: int
     ) -> list[Event]:
         """Return events of these kinds with `after < seq <= upto`, with the data of their jobs.
 
@@ -469,7 +468,7 @@ class Ledger:
         return await self._read(deliveries.load_events_with_jobs, kinds, after=after, upto=upto)
 
     async def enqueue_deliveries(
-        self, wanted: Sequence[tuple[str, Event]], *, seq: int, until: str
+        self, wanted: Sequence[tuple[str, Notification]], *, seq: int, until: str
     ) -> None:
         """Enqueue a delivery per target and event, and move the cursor to `seq`. Idempotent."""
         await self._writer.run_operation(

@@ -9,6 +9,12 @@ from sqlalchemy import Connection, delete, func, insert, select, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.clock import add_seconds
+from speakeasyd.domain.event_payloads import (
+    DaemonRequest,
+    IncidentOpened,
+    IncidentResolved,
+    JobRecovered,
+)
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.domain.retry import BackoffSettings, longest_wait
 from speakeasyd.ledger.tables import (
@@ -58,7 +64,7 @@ def release_stale_claims(tx: Transaction) -> RecoveredClaims:
     tx.connection.execute(update(jobs).where(jobs.c.id.in_(stale)).values(released))
     close_attempts(tx, stale, outcome="interrupted")
     for job_id in stale:
-        tx.record_event("job.recovered", job_id)
+        tx.record_event(JobRecovered(), job_id)
     committed = tx.connection.scalar(
         select(func.count()).select_from(chunks).where(chunks.c.job_id.in_(stale))
     )
@@ -157,19 +163,29 @@ def open_incident(
     chunk: int | None,
 ) -> int:
     """Record an incident. Returns its id."""
-    about = {
-        "kind": kind,
-        "phase": phase,
-        "device": device,
-        "worker": worker,
-        "error": error,
-        "action": action,
-    }
     opened = insert(incident_records).values(
-        about | {"at": tx.now, "job_id": job_id, "chunk": chunk}
+        kind=kind,
+        phase=phase,
+        device=device,
+        worker=worker,
+        error=error,
+        action=action,
+        at=tx.now,
+        job_id=job_id,
+        chunk=chunk,
     )
     incident_id = int(tx.connection.execute(opened).lastrowid)
-    tx.record_event("incident.opened", job_id, incident_id=incident_id, chunk=chunk, **about)
+    incident = IncidentOpened(
+        incident_id=incident_id,
+        chunk=chunk,
+        kind=kind,
+        phase=phase,
+        device=device,
+        worker=worker,
+        error=error,
+        action=action,
+    )
+    tx.record_event(incident, job_id)
     return incident_id
 
 
@@ -177,7 +193,7 @@ def close_incident(tx: Transaction, incident_id: int, *, cost_seconds: float) ->
     """Record that an incident is resolved. `cost_seconds`: how long it took."""
     over = update(incident_records).where(incident_records.c.id == incident_id)
     tx.connection.execute(over.values(resolved_at=tx.now, cost_seconds=cost_seconds))
-    tx.record_event("incident.resolved", incident_id=incident_id, cost_seconds=cost_seconds)
+    tx.record_event(IncidentResolved(incident_id=incident_id, cost_seconds=cost_seconds))
 
 
 def load_state(connection: Connection, key: str) -> Any:
@@ -192,9 +208,9 @@ def store_state(tx: Transaction, key: str, value: object) -> None:
     tx.connection.execute(upsert(state).values(row | {"key": key}).on_conflict_do_update(set_=row))
 
 
-def send_request(tx: Transaction, request: str) -> None:
+def send_request(tx: Transaction, request: DaemonRequest) -> None:
     """Leave a request for the daemon, which receives it as an event."""
-    tx.record_event(f"daemon.{request}_asked", None)
+    tx.record_event(request)
 
 
 def delete_old_jobs(tx: Transaction, before: str) -> int:

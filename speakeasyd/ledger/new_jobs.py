@@ -22,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.clock import format_utc
+from speakeasyd.domain.event_payloads import JobAdded, JobFailed, JobSkipped, Payload
 from speakeasyd.domain.job import (
     TERMINAL,
     AddedJob,
@@ -272,13 +273,13 @@ def _compute_work_key(new: NewJob) -> str:
 def _record_added_event(
     tx: Transaction, job_id: JobId, new: NewJob, decision: IdentityDecision
 ) -> None:
-    about = {"inbox": new.inbox, "path": display_path(new.path), "batch": new.batch}
-    match decision.status:
-        case Status.SKIPPED:
-            tx.record_event("job.skipped", job_id, **about, duplicate_of=decision.duplicate_of)
-        case Status.FAILED if new.failure:
-            tx.record_event(
-                "job.failed", job_id, **about, error_code=new.failure[0], error=new.failure[1]
-            )
-        case _:
-            tx.record_event("job.added", job_id, **about)
+    inbox, path, batch = new.inbox, display_path(new.path), new.batch
+    payload: Payload = JobAdded(inbox=inbox, path=path, batch=batch)
+    if decision.status is Status.SKIPPED:
+        payload = JobSkipped(
+            inbox=inbox, path=path, batch=batch, duplicate_of=decision.duplicate_of
+        )
+    elif decision.status is Status.FAILED and new.failure:
+        code, error = new.failure
+        payload = JobFailed(inbox=inbox, path=path, batch=batch, error_code=code, error=error)
+    tx.record_event(payload, job_id)

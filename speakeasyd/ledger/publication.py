@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
 
+from speakeasyd.domain.event_payloads import JobCompleted
 from speakeasyd.domain.job import EndedJob, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.naming import build_collision_key
 from speakeasyd.domain.transcript import (
@@ -232,12 +233,10 @@ def complete_job(
     for artifact in written:
         _insert_artifacts(tx, job_id, artifact, written_at=tx.now)
     superseded = _supersede_earlier(tx, job_id)
-    tx.record_event(
-        "job.completed",
-        job_id,
-        artifacts=[artifact.path for artifact in written],
-        supersedes=superseded,
+    completed = JobCompleted(
+        artifacts=[artifact.path for artifact in written], supersedes=list[int](superseded)
     )
+    tx.record_event(completed, job_id)
 
 
 def _supersede_earlier(tx: Transaction, job_id: JobId) -> list[JobId]:

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, bindparam, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
+from speakeasyd.domain.event_payloads import ChunkDone, ChunkStruck, JobTranscribed
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.domain.transcript import (
     Chunk,
@@ -79,7 +80,7 @@ def add_strike(
     tx.connection.execute(first.on_conflict_do_update(set_={"strikes": strikes.c.strikes + 1}))
     so_far = select(strikes.c.strikes).where(strikes.c.job_id == job_id, strikes.c.chunk == chunk)
     count: int = tx.connection.execute(so_far).scalar_one()
-    tx.record_event("chunk.struck", job_id, chunk=chunk, strikes=count)
+    tx.record_event(ChunkStruck(chunk=chunk, strikes=count), job_id)
     return count
 
 
@@ -97,7 +98,7 @@ def mark_transcribed(
     missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in given_up)
     if missing:
         warnings = [*warnings, MediaWarning(WarningKind.LEFT_OUT, f"not transcribed: {missing}")]
-    kinds = sorted({warning.kind for warning in warnings})
+    kinds = sorted({warning.kind.value for warning in warnings})
     update_owned_job(
         tx,
         job_id,
@@ -110,13 +111,10 @@ def mark_transcribed(
         tracks=encode_json([asdict(track) for track in tracks]) if tracks else None,
         **_main_language(tx.connection, job_id),
     )
-    tx.record_event(
-        "job.transcribed",
-        job_id,
-        audio_seconds=audio_seconds,
-        warning=join_texts(warnings),
-        warning_kinds=kinds,
+    transcribed = JobTranscribed(
+        audio_seconds=audio_seconds, warning=join_texts(warnings), warning_kinds=kinds
     )
+    tx.record_event(transcribed, job_id)
 
 
 def _main_language(connection: Connection, job_id: JobId) -> dict[str, str | None]:
@@ -188,14 +186,8 @@ def _compute_progress(
             {"job_id": job_id, "reached": progress, "spent": sum(chunk.compute_s for chunk in new)}
         )
         for chunk in new:
-            tx.record_event(
-                "chunk.done",
-                job_id,
-                chunk=chunk.index,
-                end=chunk.end,
-                gap=chunk.gap,
-                progress=progress,
-            )
+            done = ChunkDone(chunk=chunk.index, end=chunk.end, gap=chunk.gap, progress=progress)
+            tx.record_event(done, job_id)
     return advances
 
 

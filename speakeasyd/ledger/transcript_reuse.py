@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Table, delete, insert, literal, select, update
 
+from speakeasyd.domain.event_payloads import JobLent
 from speakeasyd.domain.job import JobId
 from speakeasyd.ledger.tables import chunks, jobs, segments
 from speakeasyd.ledger.writer import Transaction
@@ -40,7 +41,7 @@ def copy_transcript(tx: Transaction, *, lender: JobId, to: JobId) -> None:
     tx.connection.execute(
         update(jobs).where(jobs.c.id == to).values(tx.connection.execute(result).mappings().one())
     )
-    tx.record_event("job.lent", to, lender=lender)
+    tx.record_event(JobLent(lender=lender), to)
 
 
 def _copy_table(tx: Transaction, table: Table, lender: JobId, to: JobId) -> None:

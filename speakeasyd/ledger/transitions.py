@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Column, ColumnElement, ScalarSelect, select, update
 
+from speakeasyd.domain.event_payloads import JobCancelled, JobRetryCancelled
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger import retries
@@ -110,8 +111,8 @@ def cancel_jobs(
         .values(ended | {"error_code": code, "error": error})
     )
     for job_id in cancelled:
-        kind = "job.retry_cancelled" if job_id in restored else "job.cancelled"
-        tx.record_event(kind, job_id, error_code=code, error=error)
+        payload = JobRetryCancelled if job_id in restored else JobCancelled
+        tx.record_event(payload(error_code=code, error=error), job_id)
     return cancelled
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, exists, select, update
 
+from speakeasyd.domain.event_payloads import JobRetried
 from speakeasyd.domain.job import TERMINAL, JobId, Status
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger import retries, transitions
@@ -74,7 +75,7 @@ def retry_jobs(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
     )
     tx.connection.execute(update(jobs).where(jobs.c.id.in_(afresh)).values(_AFRESH))
     for job_id in kept:
-        tx.record_event("job.retried", job_id)
+        tx.record_event(JobRetried(), job_id)
     return [*waiting, *kept]
 
 
@@ -89,7 +90,7 @@ def _stop_waiting(tx: Transaction, job_ids: Sequence[int]) -> list[JobId]:
     if ids:
         tx.connection.execute(update(jobs).where(jobs.c.id.in_(ids)).values(available_at=NO_WAIT))
     for job_id in ids:
-        tx.record_event("job.retried", job_id)
+        tx.record_event(JobRetried(), job_id)
     return ids
 
 

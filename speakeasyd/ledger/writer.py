@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from speakeasyd.clock import Clock, format_utc
+from speakeasyd.domain.event_payloads import Payload
 from speakeasyd.errors import LedgerError, LedgerUnwritable
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger import connections
@@ -42,17 +43,15 @@ class Transaction:
     boot_id: str
     news: list[EventDraft] = field(default_factory=list)
 
-    def record_event(self, kind: str, job_id: int | None = None, /, **data: object) -> None:
+    def record_event(self, payload: Payload, job_id: int | None = None) -> None:
         """Store an event with the change; it is published after the commit."""
-        self.news.append(
-            EventDraft(Event(kind=kind, at=self.now, job_id=job_id, data=data), keep=True)
-        )
+        event = Event.of(payload, at=self.now, job_id=job_id)
+        self.news.append(EventDraft(event, keep=True))
 
-    def publish_event(self, kind: str, job_id: int | None = None, /, **data: object) -> None:
+    def publish_event(self, payload: Payload, job_id: int | None = None) -> None:
         """Publish an event after the commit without storing it."""
-        self.news.append(
-            EventDraft(Event(kind=kind, at=self.now, job_id=job_id, data=data), keep=False)
-        )
+        event = Event.of(payload, at=self.now, job_id=job_id)
+        self.news.append(EventDraft(event, keep=False))
 
 
 @dataclass(slots=True)

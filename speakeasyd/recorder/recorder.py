@@ -9,6 +9,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from speakeasyd.clock import Clock, SystemClock, format_utc
+from speakeasyd.domain.event_payloads import (
+    RecorderFailed,
+    RecorderLevel,
+    RecorderOverflow,
+    RecorderPayload,
+    RecorderStarted,
+    RecorderStopped,
+)
 from speakeasyd.domain.recording import (
     FLOOR_DB,
     SAMPLE_BYTES,
@@ -53,8 +61,7 @@ def publish_to_hub(main_loop: MainLoop, hub: EventHub) -> PublishEvent:
 class Recorder:
     """Makes one recording at a time. Thread-safe; `start` and `stop` block for a moment.
 
-    Publishes `recorder.started`, `.level`, `.overflow`, `.stopped` and `.failed`, with the fields
-    of `RecorderState`.
+    Publishes an event with its state at every change.
     """
 
     def __init__(
@@ -181,7 +188,9 @@ class _RecordingSession(threading.Thread):
             self._take.delete_file()
             self._take.close()
             raise
-        self._update_state("started", phase=RecordingPhase.RECORDING, began_at=format_utc(began))
+        self._update_state(
+            RecorderStarted, phase=RecordingPhase.RECORDING, began_at=format_utc(began)
+        )
         self.start()
 
     def _on_block(self, block: memoryview, gap: bool) -> None:
@@ -244,11 +253,11 @@ class _RecordingSession(threading.Thread):
 
     def _count_lost_blocks(self) -> None:
         if self._lost != self.state.overflows:
-            self._update_state("overflow", overflows=self._lost)
+            self._update_state(RecorderOverflow, overflows=self._lost)
 
     def _publish_level(self) -> None:
         self._update_state(
-            "level", seconds=round(self._heard.seconds, 3), peak_db=round(self._peak_db, 1)
+            RecorderLevel, seconds=round(self._heard.seconds, 3), peak_db=round(self._peak_db, 1)
         )
         self._peak_db = FLOOR_DB
 
@@ -269,7 +278,7 @@ class _RecordingSession(threading.Thread):
         finally:
             self._take.close()
         self._update_state(
-            "failed" if broken else "stopped",
+            RecorderFailed if broken else RecorderStopped,
             phase=RecordingPhase.FAILED if broken else RecordingPhase.IDLE,
             seconds=round(self._heard.seconds, 3),
             peak_db=FLOOR_DB,
@@ -293,13 +302,10 @@ class _RecordingSession(threading.Thread):
             log.exception("the recording cannot be kept in %s either", self._spare)
             return None
 
-    def _update_state(self, what: str, **changes: object) -> None:
+    def _update_state(self, payload: type[RecorderPayload], **changes: object) -> None:
         self.state = replace(self.state, **changes)  # type: ignore[arg-type]  # keyed by field name
-        self._publish_event(
-            Event(
-                kind=f"recorder.{what}", at=format_utc(self._clock.utc()), data=asdict(self.state)
-            )
-        )
+        event = Event.of(payload(**asdict(self.state)), at=format_utc(self._clock.utc()))
+        self._publish_event(event)
 
 
 def _compute_peak(block: bytes) -> int:

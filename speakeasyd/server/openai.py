@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool as in_thread
 
+from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.formats import render_text
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.language_codes import NAMES, find_code
@@ -240,7 +241,9 @@ async def _follow_job(parts: ServerContext, job_id: int, client: LiveClient) -> 
 async def _wait_for_event(job_id: int, client: LiveClient) -> None:
     """Wait for the next event of the job, or of a pause."""
     while (news := await client.next_message()) is not None:
-        if any(event.job_id == job_id or event.kind == "queue.paused" for event in news.events):
+        if any(
+            event.job_id == job_id or event.kind is EventKind.QUEUE_PAUSED for event in news.events
+        ):
             return
     raise RequestRefused(
         503, "the daemon is too busy to wait", hint=f"The text will be that of job {job_id}."

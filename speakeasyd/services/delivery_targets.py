@@ -15,6 +15,7 @@ from speakeasyd.config import NotifySettings, Settings, WebhookSettings
 from speakeasyd.domain.notifications import (
     Delivery,
     DeliveryFailed,
+    NotificationKind,
     Outcome,
     fill_command,
     word_message,
@@ -32,7 +33,7 @@ class DeliveryTarget:
     """A delivery target. `name` is stored in the ledger: it is stable and contains no secret."""
 
     name: str
-    kinds: frozenset[str]
+    kinds: frozenset[NotificationKind]
     deliver: Callable[[Delivery], Awaitable[Outcome]]
 
 
@@ -100,7 +101,7 @@ def _create_hook_target(settings: Settings) -> DeliveryTarget:
             run.kill()
             raise
 
-    return DeliveryTarget("hook", frozenset({"job.completed"}), deliver)
+    return DeliveryTarget("hook", frozenset({NotificationKind.JOB_COMPLETED}), deliver)
 
 
 async def _deliver_within(

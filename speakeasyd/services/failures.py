@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 
 from speakeasyd.clock import Clock, format_utc
+from speakeasyd.domain.event_payloads import FailureBegun, FailureChange, FailureEnded
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 
@@ -30,14 +31,14 @@ class ServiceFailures:
     async def begin_failure(self, name: str, text: str) -> None:
         """Record a failure. Publishes an event for the first one of a name."""
         if name not in self._texts:
-            self._publish_change("failure.begun", name, text)
+            self._publish_change(FailureBegun(name=name, error=text))
         self._texts[name] = text
         await self.save()
 
     async def end_failure(self, name: str) -> None:
         """Record that a name works. Publishes an event if it had failed."""
         if text := self._texts.pop(name, None):
-            self._publish_change("failure.ended", name, text)
+            self._publish_change(FailureEnded(name=name, error=text))
         await self.save()
 
     async def save(self) -> None:
@@ -52,6 +53,5 @@ class ServiceFailures:
         else:
             self._saved = texts
 
-    def _publish_change(self, kind: str, name: str, text: str) -> None:
-        data = {"name": name, "error": text}
-        self._hub.publish(Event(kind=kind, at=format_utc(self._clock.utc()), data=data))
+    def _publish_change(self, change: FailureChange) -> None:
+        self._hub.publish(Event.of(change, at=format_utc(self._clock.utc())))

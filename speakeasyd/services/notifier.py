@@ -6,13 +6,19 @@ next daemon.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import NotifySettings, Settings
 from speakeasyd.domain.device_health import OPEN
-from speakeasyd.domain.notifications import DeliveryFailed, DeliverySucceeded, compute_next_try
+from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.domain.notifications import (
+    DeliveryFailed,
+    DeliverySucceeded,
+    Notification,
+    NotificationKind,
+    compute_next_try,
+)
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.delivery_targets import DeliveryTarget, build_targets
@@ -25,7 +31,13 @@ CHECK_S = 10.0  # seconds between checks without an event
 QUIET_S = 5.0  # seconds without new files after which a batch is reported as completed
 CURSOR_STEP = 5000  # events after which the cursor is stored although no target wanted any
 
-SOURCES = frozenset({"job.completed", "job.failed", "batch.completed", "incident.opened"})
+_KINDS = {
+    EventKind.JOB_COMPLETED: NotificationKind.JOB_COMPLETED,
+    EventKind.JOB_FAILED: NotificationKind.JOB_FAILED,
+    EventKind.BATCH_COMPLETED: NotificationKind.BATCH_COMPLETED,
+    EventKind.INCIDENT_OPENED: NotificationKind.DEVICE_OPEN,
+}
+"""The events that users may be told of, and as what."""
 _OPENING = frozenset(ACTIONS[state] for state in OPEN)
 
 
@@ -87,7 +99,7 @@ class Notifier(Service):
         """Wake the notifier on events. Only for speed: the periodic check finds missed events."""
         with self._hub.subscribe(backlog=None) as events:
             async for event in events:
-                if event.kind in SOURCES and self._targets:
+                if event.kind in _KINDS and self._targets:
                     self.wake()
                     await asyncio.sleep(GATHER_S)
 
@@ -105,23 +117,25 @@ class Notifier(Service):
     async def _process_events(self, after: int, upto: int) -> int:
         """Enqueue deliveries for the next events. Returns the number of the last event."""
         events = (
-            await self._ledger.load_events_with_jobs(SOURCES, after=after, upto=upto)
+            await self._ledger.load_events_with_jobs(_KINDS, after=after, upto=upto)
             if self._targets
             else []
         )
         seen = max([event.seq or 0 for event in events], default=upto)
-        notable = [event for event in map(_describe_event, events) if event]
+        notifications = [note for note in map(_build_notification, events) if note]
         wanted = [
-            (target.name, event)
-            for event in notable
+            (target.name, notification)
+            for notification in notifications
             for target in self._targets
-            if event.kind in target.kinds
+            if notification.kind in target.kinds
         ]
         if wanted or seen - self._stored_seq > CURSOR_STEP:
             await self._enqueue_deliveries(wanted, seen)
         return seen
 
-    async def _enqueue_deliveries(self, wanted: Sequence[tuple[str, Event]], seq: int) -> None:
+    async def _enqueue_deliveries(
+        self, wanted: Sequence[tuple[str, Notification]], seq: int
+    ) -> None:
         await self._ledger.enqueue_deliveries(wanted, seq=seq, until=self._until)
         self._stored_seq = seq
         for sender in self.senders:
@@ -173,8 +187,8 @@ class DeliverySender(Service):
         return 0.0
 
 
-def _describe_event(event: Event) -> Event | None:
-    """Return the event as it is delivered; None if it is not worth a notification."""
-    if event.kind != "incident.opened":
-        return event
-    return replace(event, kind="device.open") if event.data.get("action") in _OPENING else None
+def _build_notification(event: Event) -> Notification | None:
+    """Return what users are told of an event; None if it is not worth a notification."""
+    if event.kind is EventKind.INCIDENT_OPENED and event.data.get("action") not in _OPENING:
+        return None
+    return Notification(_KINDS[event.kind], event.at, event.seq or 0, event.data)

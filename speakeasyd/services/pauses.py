@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 
 from speakeasyd.clock import Clock, format_utc
+from speakeasyd.domain.event_payloads import PauseChange, QueuePaused, QueueResumed
 from speakeasyd.domain.pausing import (
     LEDGER_PAUSE,
     PauseCause,
@@ -58,7 +59,7 @@ class Pauses:
             return  # the error text may differ from try to try
         if self._reasons.get(cause) != reason:
             self._reasons[cause] = reason
-            await self._publish_change("queue.paused", cause, reason)
+            await self._publish_change(QueuePaused.of(cause, reason))
 
     async def end_pause(self, cause: PauseCause) -> None:
         """End a pause if it is active. That of the ledger ends only after a successful write."""
@@ -66,7 +67,7 @@ class Pauses:
         if reason is None or (cause == LEDGER_PAUSE and not await self._can_write()):
             return
         if self._reasons.pop(cause, None) or self._kept.pop(cause, None):
-            await self._publish_change("queue.resumed", cause, reason)
+            await self._publish_change(QueueResumed.of(cause, reason))
 
     async def _can_write(self) -> bool:
         """Test the ledger with a real write: a full disk still grants the lock."""
@@ -81,7 +82,7 @@ class Pauses:
         async with self._changing:
             await self._store(self._reasons | {cause: reason})
             self._reasons[cause] = reason
-            self._publish("queue.paused", cause, reason)
+            self._publish(QueuePaused.of(cause, reason))
 
     async def end_durably(self, cause: PauseCause) -> None:
         """End a pause once the ledger has stored it. Raises LedgerError; nothing changes then."""
@@ -90,21 +91,20 @@ class Pauses:
                 remaining = {key: value for key, value in self._reasons.items() if key != cause}
                 await self._store(remaining)
                 self._reasons.pop(cause, None)
-                self._publish("queue.resumed", cause, reason)
+                self._publish(QueueResumed.of(cause, reason))
 
     async def _store(self, reasons: Mapping[PauseCause, str]) -> None:
         stored = self._kept | dict(reasons)
         rows = [describe_pause(cause, reason) for cause, reason in stored.items()]
         await self._ledger.store_state("pauses", rows)
 
-    def _publish(self, kind: str, cause: PauseCause, reason: str) -> None:
-        data = {"cause": str(cause), **describe_pause(cause, reason)}
-        self._hub.publish(Event(kind=kind, at=format_utc(self._clock.utc()), data=data))
+    def _publish(self, change: PauseChange) -> None:
+        self._hub.publish(Event.of(change, at=format_utc(self._clock.utc())))
 
-    async def _publish_change(self, kind: str, cause: PauseCause, reason: str) -> None:
-        self._publish(kind, cause, reason)
+    async def _publish_change(self, change: PauseChange) -> None:
+        self._publish(change)
         try:
             async with self._changing:
                 await self._store(self._reasons)
         except LedgerError:  # the subscribers of the hub, such as the log, have the event anyway
-            log.debug("cannot store the pause %s in the ledger", cause)
+            log.debug("cannot store the pause %s in the ledger", change.cause)

@@ -4,6 +4,7 @@ import asyncio
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.event_payloads import Payload, SourceKept, SourcePutAway, SourceStuck
 from speakeasyd.domain.job import EndedJob, Sighting
 from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL
 from speakeasyd.errors import SpeakeasyError
@@ -88,17 +89,18 @@ class SourceDisposal(Service):
         It is kept if the settings say so, if another version has replaced it, or if its transcript
         is incomplete. `again`: do not publish once more that it is kept.
         """
+        path = ended.path.decode("utf-8", "backslashreplace")
         try:
             done = await self._threads[name].run_within(
                 MOVE_S, self._dispose_blocking, self._inboxes[name], ended
             )
         except (SpeakeasyError, OSError) as error:
-            self._publish_event("source.stuck", ended, error=str(error))
+            self._publish_event(SourceStuck(path=path, error=str(error)), ended)
         else:
             if not isinstance(done, Kept):
-                self._publish_event("source.put_away", ended, done=done)
+                self._publish_event(SourcePutAway(path=path, done=done), ended)
             elif done.reason and not again:
-                self._publish_event("source.kept", ended, reason=done.reason)
+                self._publish_event(SourceKept(path=path, reason=done.reason), ended)
 
     def _dispose_blocking(self, inbox: InboxSettings, ended: EndedJob) -> str | Kept:
         """Dispose of a source. Returns what was done as a text, or why it was kept. Blocks."""
@@ -121,16 +123,9 @@ class SourceDisposal(Service):
             job_id=ended.job_id, code=code, error=error, now=format_utc(self._clock.utc())
         )
 
-    def _publish_event(self, kind: str, ended: EndedJob, **data: object) -> None:
-        path = ended.path.decode("utf-8", "backslashreplace")
-        self._hub.publish(
-            Event(
-                kind=kind,
-                at=format_utc(self._clock.utc()),
-                job_id=ended.job_id,
-                data={"path": path, **data},
-            )
-        )
+    def _publish_event(self, payload: Payload, ended: EndedJob) -> None:
+        at = format_utc(self._clock.utc())
+        self._hub.publish(Event.of(payload, at=at, job_id=ended.job_id))
 
     def _scan_inbox(self, inbox: InboxSettings) -> list[Sighting]:
         try:

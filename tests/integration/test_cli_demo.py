@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from speakeasyd.cli.demo import _ProgressDisplay
+from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.events import Event
 from speakeasyd.logs import EventLogger
 from tests.conftest import PATIENCE_S
@@ -67,7 +68,9 @@ def test_the_demo_says_which_file_is_not_there(tmp_path: Path) -> None:
 def test_the_demo_says_why_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(console=Console(width=200)) as progress:
         paused = Event(
-            kind="queue.paused", at="2026", data={"cause": "outbox o", "reason": "the disk is full"}
+            kind=EventKind.QUEUE_PAUSED,
+            at="2026",
+            data={"cause": "outbox o", "reason": "the disk is full"},
         )
         _ProgressDisplay(progress, EventLogger())(paused)
     assert "The demo waits: the disk is full" in capsys.readouterr().out

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
+from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.events import Event, EventHub
 from speakeasyd.server import broadcast
 from tests.served import MEMO, PATIENCE_S, serving
@@ -49,7 +50,7 @@ async def test_a_client_that_does_not_listen_is_dropped_and_nobody_waits_for_it(
     await asyncio.sleep(0)
     with told.register_client() as deaf, told.register_client() as attentive:
         for number in range(1, 6):
-            hub.publish(Event("job.added", "2026", seq=number))
+            hub.publish(Event(EventKind.JOB_ADDED, "2026", seq=number))
             news = await attentive.next_message()
             assert news
             assert news.last == number

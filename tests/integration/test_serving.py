@@ -14,6 +14,7 @@ import pytest
 from speakeasyd import daemon
 from speakeasyd.config import InboxSettings, ServerSettings, Settings, WatchSettings, WorkerSettings
 from speakeasyd.daemon import Daemon
+from speakeasyd.domain.event_payloads import ResumeRequested
 from speakeasyd.domain.pausing import PERSON_PAUSE
 from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
@@ -99,5 +100,5 @@ async def test_a_persons_pause_outlives_a_restart(settings: Settings) -> None:
     async with running(settings) as (second, _):
         await eventually(status, "the job")
         assert (second._pauses.reasons, status()) == ({PERSON_PAUSE: "lunch"}, ["pending"])
-        await second._ledger.send_request("resume")
+        await second._ledger.send_request(ResumeRequested())
         await eventually(lambda: status() == ["completed"], "the text")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from speakeasyd.clock import JUMP_S, JumpDetector, format_utc
 from speakeasyd.config import RecoverySettings
+from speakeasyd.domain.notifications import Notification, NotificationKind
 from speakeasyd.domain.retry import HOLD_S
-from speakeasyd.events import Event
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock, find_holder
 from speakeasyd.testing import ManualClock
@@ -130,8 +130,8 @@ async def test_people_see_a_time_for_what_need_not_wait(ledger: Ledger) -> None:
 async def test_a_message_waits_no_longer_than_it_was_meant_to(
     ledger: Ledger, clock: ManualClock, jump: float
 ) -> None:
-    event = Event("job.failed", format_utc(clock.utc()), seq=1)
-    await ledger.enqueue_deliveries([("hook", event)], seq=1, until=format_utc(clock.utc()))
+    failed = Notification(NotificationKind.JOB_FAILED, format_utc(clock.utc()), 1, {})
+    await ledger.enqueue_deliveries([("hook", failed)], seq=1, until=format_utc(clock.utc()))
     first = await ledger.find_next_delivery("hook")
     assert first
     await ledger.mark_delivery_failed(first, "hook", error="down", again_at=later(clock, 60))

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speakeasyd.domain.job import Sighting
-from speakeasyd.events import Event
+from speakeasyd.domain.notifications import Notification, NotificationKind
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status, touched
@@ -184,7 +184,9 @@ async def test_the_counts_of_a_batch_are_those_of_its_jobs(
 
 async def test_who_was_told_is_forgotten_with_the_events(ledger: Ledger) -> None:
     await ledger.enqueue_deliveries(
-        [("webhook", Event("job.failed", "2026", 1))], seq=1, until="2026"
+        [("webhook", Notification(NotificationKind.JOB_FAILED, "2026", 1, {}))],
+        seq=1,
+        until="2026",
     )
     await ledger.prune_history(jobs_before=None, events_before="2025")
     assert await ledger.query_rows("SELECT target FROM deliveries") == [{"target": "webhook"}]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from speakeasyd.config import NotifySettings
 from speakeasyd.domain.notifications import (
     Delivery,
+    NotificationKind,
     check_command,
     compute_next_try,
     fill_command,
@@ -54,11 +55,10 @@ def test_any_word_is_a_secret() -> None:
             {"device": "cuda:0", "error": "Xid 79", "action": "waits"},
             ["cuda:0", "Xid 79", "waits"],
         ),
-        ("of a later version", {"a": 1}, ["a 1"]),
     ],
 )
 def test_the_words_say_what_happened(kind: str, data: dict[str, object], words: list[str]) -> None:
-    said = " ".join(word_message(kind, data))
+    said = " ".join(word_message(NotificationKind(kind), data))
     assert [word for word in words if word not in said] == []
 
 
@@ -78,7 +78,12 @@ def test_an_unknown_field_is_refused() -> None:
 def test_a_try_is_never_behind_the_time_to_give_up(attempts: int, hours_old: float) -> None:
     created = NOW - timedelta(hours=hours_old)
     delivery = Delivery(
-        id=1, kind="x", body="", attempts=attempts, created_at=created, available_at=created
+        id=1,
+        kind=NotificationKind.JOB_FAILED,
+        body="",
+        attempts=attempts,
+        created_at=created,
+        available_at=created,
     )
     again = compute_next_try(
         delivery, now=NOW, give_up=timedelta(hours=48), backoff_settings=NotifySettings()
