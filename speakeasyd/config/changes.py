@@ -1,4 +1,4 @@
-"""What a changed configuration can change in a running daemon."""
+"""Decides which changes of the configuration apply to a running daemon."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from speakeasyd.config.settings import Settings
 
 LIVE = ("options", "presets", "watch", "ledger", "notify", "polite", "log.level")
-"""The keys, and tables of keys, that need no restart. Jobs keep the options that they were created with."""
+"""The keys and tables that need no restart. Jobs keep the options that they were created with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class SettingsChanges:
 
 
 def compare_settings(old: Settings, new: Settings) -> SettingsChanges:
-    """Which of the changed keys take effect now, and which need a restart."""
+    """Return which changed keys take effect now, and which need a restart."""
     before, after = dict(_flatten_keys(old.model_dump())), dict(_flatten_keys(new.model_dump()))
     changed = sorted(
         key for key in before.keys() | after.keys() if before.get(key) != after.get(key)
@@ -29,7 +29,7 @@ def compare_settings(old: Settings, new: Settings) -> SettingsChanges:
 
 
 def apply_live_changes(old: Settings, new: Settings) -> Settings:
-    """`old` with all of `new` that takes effect now."""
+    """Return `old` with those changes of `new` that take effect now."""
     log = old.log.model_copy(update={"level": new.log.level})
     live = {name: getattr(new, name) for name in LIVE if "." not in name}
     return old.model_copy(update=live | {"log": log})

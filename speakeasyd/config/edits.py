@@ -1,4 +1,4 @@
-"""Keys set in a configuration file that people keep: its other lines, and their comments, stay as they are."""
+"""Sets keys in a configuration file and keeps its other lines and comments."""
 
 import re
 from collections.abc import Mapping
@@ -7,7 +7,7 @@ from speakeasyd.config.reference import format_toml
 
 
 def set_keys(text: str, table: str, values: Mapping[str, object]) -> str:
-    """The file's text with these keys of `[table]` set, each where it stands, commented out or not."""
+    """Return the file's text with these keys of `[table]` set, each at its present place, even if commented out."""
     lines = text.splitlines()
     if f"[{table}]" not in lines:
         lines += ["", f"[{table}]"]

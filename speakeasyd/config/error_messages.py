@@ -1,4 +1,4 @@
-"""What is wrong with the settings, in words: who said it, which key, what is allowed."""
+"""Messages for wrong settings: where the value comes from, which key, what is allowed."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
@@ -20,7 +20,10 @@ Place = tuple[int | str, ...]
 
 
 def build_error(error: ValidationError, origins: Mapping[str, str], *, default: str) -> ConfigError:
-    """One error about all that is wrong. `origins` tells who set a dotted key; `default`, who it is otherwise."""
+    """Return one error for all wrong settings.
+
+    `origins`: where each dotted key was set; `default`: the origin of all other keys.
+    """
     lines = [
         f"{find_nearest_origin(origins, problem['loc']) or default}: {_explain_problem(problem)}"
         for problem in error.errors(include_url=False)
@@ -29,7 +32,7 @@ def build_error(error: ValidationError, origins: Mapping[str, str], *, default: 
 
 
 def find_table(place: Place) -> type[BaseModel]:
-    """The table that holds the key at `place`."""
+    """Return the model of the table that has the key at `place`."""
     match place:
         case ("inboxes", _, *_):
             return InboxSettings
@@ -45,7 +48,7 @@ def find_table(place: Place) -> type[BaseModel]:
 
 
 def list_keys() -> Iterator[tuple[str, type[BaseModel], str]]:
-    """Every key that can be set: its table's name ("" at the top), the table, its own name."""
+    """Yield every key: the name of its table ("" at the top), the table's model, the key's name."""
     for name, field in Settings.model_fields.items():
         table = InboxSettings if name == "inboxes" else field.annotation
         if isinstance(table, type) and issubclass(table, BaseModel):
@@ -84,7 +87,7 @@ def _show_input(problem: Any) -> str:
 
 
 def _suggest_key(place: Place) -> str:
-    """What was probably meant: a key of the same table, or one that belongs into another."""
+    """Suggest a key: one of another table with this name, or a similar one of the same table."""
     table, key = find_table(place), str(place[-1])
     elsewhere = [f"{name}.{known}" for name, _, known in list_keys() if known == key and name]
     if meant := elsewhere or get_close_matches(key, table.model_fields, n=1):
@@ -94,12 +97,12 @@ def _suggest_key(place: Place) -> str:
 
 def _describe_key(place: Place) -> str:
     if place[-1] == "[key]":
-        return "letters that a folder's name may have"
+        return "characters that are allowed in folder names"
     return find_table(place).model_fields[str(place[-1])].description or ""
 
 
 def find_nearest_origin(origins: Mapping[str, str], place: Place) -> str | None:
-    """Who set the key, or the nearest thing above it that somebody set, or something inside of it."""
+    """Return the origin of the key, else of the nearest table above it, else of a key inside it."""
     above = [".".join(map(str, place[:length])) for length in range(len(place), 0, -1)]
     inside = (dotted for dotted in origins if above and dotted.startswith(above[0] + "."))
     return next((origins[dotted] for dotted in (*above, *inside) if dotted in origins), None)

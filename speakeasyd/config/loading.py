@@ -1,4 +1,4 @@
-"""From the file, the environment and the flags to `Settings`, remembering who said what."""
+"""Loads `Settings` from the file, the environment and the flags, with the origin of each value."""
 
 import os
 import sys
@@ -20,17 +20,17 @@ PREFIX = "SPEAKEASYD_"
 FILE_VARIABLE = PREFIX + "CONFIG"
 
 Values = Mapping[str, Any]
-"""Keys and values as TOML gives them, tables inside of tables."""
+"""Keys and values as parsed from TOML, with nested tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedSettings:
     settings: Settings
-    file: Path | None  # that was read
-    origins: Mapping[str, str] = field(default_factory=dict)  # who set a dotted key, for people
+    file: Path | None  # the file that was read
+    origins: Mapping[str, str] = field(default_factory=dict)  # origin by dotted key, for messages
 
     def find_origin(self, dotted: str) -> str | None:
-        """Who set the key, or all that it is a part of; None: it has its default."""
+        """Return the origin of the key or of its table; None if it has its default."""
         return find_nearest_origin(self.origins, tuple(dotted.split(".")))
 
 
@@ -40,10 +40,10 @@ def load_configuration(
     flags: Values | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> LoadedSettings:
-    """Later ones win: defaults, the file, the environment, the flags. Raises ConfigError, naming all that is wrong.
+    """Load the settings. Later sources take precedence: defaults, the file, the environment, the flags.
 
-    `file`: this one and no other, else the first of `list_candidates` that is there.
-    Relative paths count from its folder.
+    `file`: the file to read, else the first of `list_candidates` that exists. Relative paths are
+    relative to its folder. Raises ConfigError with all wrong settings.
     """
     return combine_sources(find_file(file, environ), flags=flags or {}, environ=environ)
 
@@ -51,7 +51,7 @@ def load_configuration(
 def combine_sources(
     found: Path | None, *, flags: Values, environ: Mapping[str, str]
 ) -> LoadedSettings:
-    """As `load_configuration`, with this file or none."""
+    """Do the same as `load_configuration` with a given file, or none."""
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in [
@@ -70,14 +70,14 @@ def combine_sources(
 
 
 def find_file(file: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The file that counts; None: there is none, which is fine unless one was named."""
+    """Return the configuration file, if any. Raises ConfigError if a given file does not exist."""
     named = file or (
         Path(environ[FILE_VARIABLE]).expanduser() if environ.get(FILE_VARIABLE) else None
     )
     if named and not named.is_file():
-        who = "" if file else f" that {FILE_VARIABLE} names"
+        source = "" if file else f" (given by {FILE_VARIABLE})"
         raise ConfigError(
-            f"there is no file {named}{who}",
+            f"there is no file {named}{source}",
             hint="`speakeasyd config init` writes one with all keys explained.",
         )
     return named or next(
@@ -86,7 +86,7 @@ def find_file(file: Path | None, environ: Mapping[str, str] = os.environ) -> Pat
 
 
 def list_candidates() -> tuple[Path, Path]:
-    """Where the file is looked for when none is named: the user's, then the machine's. Never the current folder."""
+    """Return the default locations of the file: the user's, then the machine's; never the current folder."""
     site = (
         Path("/etc/speakeasyd")
         if sys.platform == "linux"
@@ -101,7 +101,7 @@ def _read_file(file: Path | None) -> Values:
     try:
         return tomllib.loads(
             file.read_text(encoding="utf-8-sig")
-        )  # Notepad begins a file with a mark
+        )  # Notepad writes a byte order mark
     except tomllib.TOMLDecodeError as error:
         hint = (
             "Write Windows paths in single quotes: 'C:\\Audio'."
@@ -118,7 +118,7 @@ def _read_file(file: Path | None) -> Values:
 
 
 def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Values]]:
-    """One layer for each variable: `SPEAKEASYD_WATCH__SETTLE_S=5` is `settle_s = 5` in `[watch]`."""
+    """Yield one layer per variable: `SPEAKEASYD_WATCH__SETTLE_S=5` is `settle_s = 5` in `[watch]`."""
     for name in sorted(environ):
         if name.upper().startswith(PREFIX) and name.upper() != FILE_VARIABLE:
             *tables, key = name[len(PREFIX) :].lower().split("__")
@@ -129,7 +129,7 @@ def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Values]
 
 
 def _parse_value(name: str, text: str) -> object:
-    """Lists and tables are written as in TOML; everything else is text, which the settings turn into what they need."""
+    """Parse lists and tables as TOML; other values stay text, which the settings convert."""
     if not text.startswith(("[", "{")):
         return text
     try:
@@ -141,7 +141,7 @@ def _parse_value(name: str, text: str) -> object:
 
 
 def _merge_values(below: dict[str, Any], above: Values) -> None:
-    """Tables are merged, everything else is replaced."""
+    """Merge tables, and replace all other values."""
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(below.get(key), dict):
             _merge_values(below[key], value)
@@ -150,7 +150,7 @@ def _merge_values(below: dict[str, Any], above: Values) -> None:
 
 
 def _flatten_values(values: Values, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Dotted keys down to what is no table; an array of tables counts as one key."""
+    """Yield the dotted keys of all values that are not tables; an array of tables counts as one key."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from _flatten_values(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""The reference of all keys, made from the tables themselves: `speakeasyd.format_toml`, and the same for the docs."""
+"""The reference of all keys, generated from the settings: `config/speakeasyd.toml`, and tables for the docs."""
 
 import json
 import textwrap
@@ -13,15 +13,15 @@ from speakeasyd.config.error_messages import find_table, list_keys
 from speakeasyd.config.settings import Settings
 
 _HEAD = """\
-# speakeasyd: every key, with its default. Remove the `#` before a key to change it, then `speakeasyd config check`.
+# speakeasyd: every key with its default. To change a key, remove the `#` before it, then run `speakeasyd config check`.
 #
-# Any key may come from the environment instead: SPEAKEASYD_WATCH__SETTLE_S=5 is settle_s = 5 in [watch].
-# Paths: `~` and $VARIABLES are filled in; relative ones count from the folder of this file. On Windows write them in
-# single quotes: 'D:\\Audio\\inbox'.
+# Keys can also be set in the environment: SPEAKEASYD_WATCH__SETTLE_S=5 is settle_s = 5 in [watch].
+# Paths: `~` and $VARIABLES are expanded; relative paths are relative to the folder of this file. On Windows write paths
+# in single quotes: 'D:\\Audio\\inbox'.
 """
 _PRESETS = """
-# Named sets of options that differ. A file in the folder `french` of an inbox takes this preset; a file beside the
-# audio, named like it with `.toml` at the end (`talk.mp3.toml`), changes options for that one file.
+# Named sets of options. A file in the folder `french` of an inbox gets this preset. A sidecar, a file beside the audio
+# with `.toml` added to its name (`talk.mp3.toml`), sets options for that one file.
 # [presets.french]
 # language = "fr"
 # initial_prompt = "Bonjour, voici l'enregistrement."
@@ -54,7 +54,7 @@ def list_reference() -> Iterator[SettingKey]:
 
 
 def render_toml_file() -> str:
-    """`config/speakeasyd.toml`, word for word."""
+    """Return the text of `config/speakeasyd.toml`."""
     parts = [_HEAD]
     for table, members in groupby(list_reference(), lambda key: key.table):
         if table:
@@ -69,7 +69,7 @@ def render_toml_file() -> str:
 
 
 def render_markdown() -> str:
-    """A table for each table of the file."""
+    """Return the Markdown tables of `docs/configuration.md`."""
     parts = []
     for table, members in groupby(list_reference(), lambda key: key.table):
         parts.append(
@@ -77,7 +77,7 @@ def render_markdown() -> str:
             if table
             else "### At the top\n"
         )
-        parts.append("| key | default | what it is |\n|---|---|---|")
+        parts.append("| key | default | meaning |\n|---|---|---|")
         parts += [
             f"| `{key.name}` | {_format_table_row(key)} | {key.why.replace('|', chr(92) + '|')} |"
             for key in members
@@ -95,7 +95,7 @@ class Assignment:
 
 
 def list_assignments(settings: Settings) -> Iterator[Assignment]:
-    """The settings as the file would say them. Keys that are not set are left out."""
+    """Yield the settings as lines of the file, without keys that are not set."""
     for table, value in settings:
         if isinstance(value, BaseModel):
             yield from _list_table(f"[{table}]", table, dict(value))
@@ -116,14 +116,14 @@ def _list_table(header: str, prefix: str, values: Mapping[str, object]) -> Itera
 
 
 def format_toml(value: object) -> str:
-    """A value as TOML writes it. None, which TOML does not know, is empty."""
+    """Return a value in TOML's notation; empty for None, which TOML does not have."""
     match value:
         case None:
             return ""
         case Path() | SecretStr():
-            return format_toml(str(value))  # a secret is shown as stars
+            return format_toml(str(value))  # a secret becomes asterisks
         case BaseModel():
-            shown = value.model_dump(mode="json")  # with stars for secrets
+            shown = value.model_dump(mode="json")  # with asterisks for secrets
             return format_toml({key: item for key, item in shown.items() if item is not None})
         case list() | tuple():
             return f"[{', '.join(map(format_toml, value))}]"
@@ -138,7 +138,7 @@ def _to_plain(value: object) -> object:
 
 
 def _describe_table(table: str) -> str:
-    """What the table is for: in the words of the key that holds it, else in its own."""
+    """Return the description of a table: that of its key, else the docstring of its class."""
     return Settings.model_fields[table].description or find_table((table, 0, "")).__doc__ or ""
 
 
@@ -147,7 +147,7 @@ def _format_header(table: str) -> str:
 
 
 def _format_key(key: SettingKey) -> str:
-    """Long lists are broken after commas only: an item may have spaces."""
+    """Wrap long lists after commas only: an item may have spaces."""
     text = f"{key.name} = {key.default}".replace(" ", "\0").replace(",\0", ", ")
     lines = textwrap.wrap(
         text, _WIDTH, initial_indent="# ", subsequent_indent="#     ", break_long_words=False

@@ -1,4 +1,4 @@
-"""What can be set, as tables of the configuration file. Read-only once made; what contradicts itself is never made."""
+"""The settings, as models of the configuration file's tables. Immutable; contradictory settings are refused."""
 
 import os
 import re
@@ -26,7 +26,10 @@ _VARIABLE = re.compile(r"\$(?:{(\w+)}|([A-Za-z_]\w*))")
 
 
 def _resolve_path(path: Path, info: ValidationInfo) -> Path:
-    """Absolute, with `~` and environment variables filled in. The validation's context says what it is relative to."""
+    """Return the absolute path, with `~` and environment variables expanded.
+
+    A relative path is relative to `base` of the validation's context.
+    """
     for braced, plain in _VARIABLE.findall(str(path)):
         if (braced or plain) not in os.environ:
             raise ValueError(f"the environment variable {braced or plain} is not set")
@@ -35,7 +38,7 @@ def _resolve_path(path: Path, info: ValidationInfo) -> Path:
 
 
 def _check_options(changes: dict[str, object]) -> dict[str, object]:
-    """Those options that differ, checked by themselves: all others have defaults."""
+    """Validate the options of a preset. Returns those that are set."""
     return Options.model_validate(changes).model_dump(exclude_unset=True)
 
 
@@ -46,7 +49,7 @@ def _check_span(text: str) -> str:
 
 Folder = Annotated[Path, AfterValidator(_resolve_path)]
 PresetName = Annotated[str, Field(pattern=r"^[^\\/:*?\"<>|.][^\\/:*?\"<>|]*$")]
-"""Also the name of a folder in the inbox."""
+"""The name of a folder in the inbox, too."""
 Preset = Annotated[dict[str, object], AfterValidator(_check_options)]
 
 
@@ -95,7 +98,7 @@ def _check_origin(text: str) -> str:
 
 
 class SettingsTable(BaseModel):
-    """Each key has its default and, below it, one line of why: also the words of `speakeasyd.toml` and of the docs."""
+    """A table of the file. The docstring of a key is its description in `speakeasyd.toml` and the docs."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
@@ -103,133 +106,138 @@ class SettingsTable(BaseModel):
 
 
 class InboxSettings(SettingsTable):
-    """A watched folder and where its transcripts go. Repeat the table for more of them."""
+    """A watched folder and the folder of its transcripts. Repeat the table for more inboxes."""
 
     name: str = Field("inbox", pattern=r"^[\w-]+$")
-    """Letters, digits, `-` and `_`: what the ledger calls this inbox. Do not change it later."""
+    """The name of the inbox in the ledger: letters, digits, `-` and `_`. Do not change it later."""
     path: Folder = Field(
         default_factory=lambda: user_documents_path() / "speakeasyd" / "inbox",
         examples=["~/Documents/speakeasyd/inbox"],
     )
-    """The folder to drop audio and video into, sub-folders included."""
+    """The watched folder for audio and video files, with all sub-folders."""
     outbox: Folder = Field(
         default_factory=lambda: user_documents_path() / "speakeasyd" / "outbox",
         examples=["~/Documents/speakeasyd/outbox"],
     )
-    """The folder that transcripts are written to, with the same sub-folders."""
+    """The folder for the transcripts, with the same sub-folders."""
     preset: str | None = Field(None, examples=["interviews"])
-    """The preset of files that lie in no sub-folder named like a preset."""
+    """The preset of files that are in no sub-folder named like a preset."""
     sources: Literal["keep", "archive", "delete"] = "keep"
-    """What becomes of a source once its transcript is durable: `keep` it, move it to `archive`, or `delete` it."""
+    """What to do with a source after its transcript is written: `keep` it, move it to `archive`, or `delete` it."""
     archive: Folder | None = Field(None, examples=["~/Documents/speakeasyd/archive"])
-    """The folder that finished sources go to with `sources = "archive"`."""
+    """The folder for finished sources with `sources = "archive"`."""
     failed: Folder | None = Field(None, examples=["~/Documents/speakeasyd/failed"])
-    """The folder that sources of failed jobs are moved to, with a note of why; they stay where they are if not set."""
+    """The folder for sources of failed jobs, with a note of the reason. If not set, they stay in the inbox."""
 
     @model_validator(mode="after")
     def _require_targets(self) -> Self:
         if self.sources == "archive" and self.archive is None:
-            raise ValueError('sources = "archive" needs the key archive: a folder to move them to')
+            raise ValueError(
+                'sources = "archive" needs the key archive: the folder to move sources to'
+            )
         return self
 
     @property
     def is_default(self) -> bool:
-        """Whether its folder is the default. Only then is it made: a chosen one may be a disk yet to be mounted."""
+        """Whether the folder is the default one.
+
+        Only that one is created: another may be a disk that is not mounted yet.
+        """
         return self.path == InboxSettings().path
 
     @property
     def targets(self) -> dict[str, Path]:
-        """The folders that files are put into, by key."""
+        """The folders that files are written or moved to, by key."""
         folders = {"outbox": self.outbox, "archive": self.archive, "failed": self.failed}
         return {key: folder for key, folder in folders.items() if folder}
 
 
 class WatchSettings(SettingsTable):
-    """When a file counts as complete, and which files count at all."""
+    """When a file counts as complete, and which files are accepted."""
 
     settle_s: float = Field(2.0, ge=0, le=3600)
-    """Seconds that size and times must be still before a file counts as complete; more for slow uploads."""
+    """Seconds without a change of size or times until a file counts as complete; use more for slow uploads."""
     rescan_s: float = Field(300.0, ge=1)
-    """Seconds between two scans of the whole inbox; events only make things quicker."""
+    """Seconds between two scans of the whole inbox; file system events only shorten the wait."""
     poll_s: float = Field(5.0, ge=0.5)
-    """Seconds between two scans where the filesystem gives no events."""
+    """Seconds between two scans if the filesystem sends no events."""
     poll: Literal["auto", "always", "never"] = "auto"
-    """Scan every `poll_s` seconds: where the filesystem is known to need it, `always`, or `never`."""
+    """Whether to scan every `poll_s` seconds: `auto` on filesystems that need it, `always`, or `never`."""
     empty_s: float = Field(30.0, ge=0)
-    """Seconds after which a file that stays at zero bytes is given up."""
+    """Seconds after which a file of zero bytes fails."""
     incomplete_s: float = Field(60.0, ge=0)
-    """Seconds that a file which ends early waits for its rest before it is done or fails; `once` does not wait."""
+    """Seconds to wait for the rest of a file that ends early before it completes or fails; `once` does not wait."""
     incomplete_max_s: float = Field(600.0, ge=0)
-    """Seconds of the longest such wait: it doubles each time that the file has gone on."""
+    """Maximum of this wait in seconds: it doubles each time that the file has grown."""
     extensions: tuple[str, ...] = tuple(_MEDIA.split())
-    """Endings of the names that are taken, without the dot."""
+    """File name extensions that are accepted, without the dot."""
     unknown: Literal["ignore", "try"] = "ignore"
-    """A file whose ending is not listed: `ignore` it, or `try` it and fail it if it is not media."""
+    """Files with other extensions: `ignore` them, or `try` them and fail those that are not media."""
     ignore: tuple[str, ...] = _NOISE
-    """Shell patterns of names, of files and of folders, that are never looked at."""
+    """Shell patterns of the names of files and folders that are ignored."""
     duplicates: Literal["reuse", "skip", "transcribe"] = "reuse"
-    """The same bytes under another path: `reuse` the transcript, `skip` the file, or `transcribe` it again."""
+    """A file with the same bytes as another: `reuse` the transcript, `skip` the file, or `transcribe` it again."""
 
 
 class WorkerSettings(SettingsTable):
-    """What the transcription runs on."""
+    """The devices and worker processes of the transcription."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
-    """`auto`, `cpu`, `cuda` for every GPU, or one such as `cuda:0`. `auto` says so if a GPU cannot be used."""
+    """`auto`, `cpu`, `cuda` for every GPU, or one such as `cuda:0`. With `auto`, an unusable GPU is reported."""
     compute_type: str = "auto"
-    """Precision, as CTranslate2 names it: `auto`, `int8`, `float16`, `int8_float16`, `float32`."""
+    """Precision in CTranslate2's terms: `auto`, `int8`, `float16`, `int8_float16`, `float32`."""
     replicas: int = Field(0, ge=0)
-    """Models that compute side by side in a worker; 0: as many as fit the device."""
+    """Copies of the model that compute in parallel in a worker; 0: as many as fit the device."""
     batch_size: int = Field(0, ge=0)
-    """Chunks of 30 s in one call, or as many more as are shorter; 0: as many as fit the device."""
+    """Chunks of 30 s in one batch, or more of shorter chunks; 0: as many as fit the device."""
     idle_unload_s: float = Field(600.0, ge=0)
-    """Seconds without work after which the model is freed; 0 keeps it for ever."""
+    """Seconds without work after which the model is unloaded; 0: never."""
     offline: bool = False
-    """Never ask the Hugging Face hub: only what is already there."""
+    """Never contact the Hugging Face hub: use only models that are on this machine."""
     max_hours: float = Field(24.0, gt=0)
-    """Longer audio is refused."""
+    """Maximum length of the audio, in hours; longer files fail."""
 
 
 class RecoverySettings(SettingsTable):
-    """How patient to be when something fails."""
+    """Retries and recovery after faults."""
 
     max_attempts: int = Field(5, ge=1)
-    """Attempts at one job, deaths of workers that were not its fault aside."""
+    """Maximum attempts at one job; deaths of workers that it did not cause are not counted."""
     retry_s: float = Field(5.0, ge=0)
-    """Seconds of the first wait before a retry; doubles each time, with jitter."""
+    """Seconds before the first retry; doubles each time, with jitter."""
     retry_max_s: float = Field(900.0, ge=1)
-    """Seconds of the longest such wait."""
+    """Maximum of this wait, in seconds."""
     stall_s: float = Field(120.0, ge=5)
-    """Seconds without progress until a worker is killed or a job taken back; longer while a model loads."""
+    """Seconds without progress until a worker is killed or a job is taken back; longer while a model loads."""
     cpu_fallback: bool = True
-    """Let the CPU take a chunk that a GPU has failed on twice."""
+    """Run a chunk on the CPU after a GPU failed on it twice."""
     on_poison: Literal["fail", "gap"] = "gap"
-    """A chunk that nothing can transcribe: `fail` the job, or complete it with a marked `gap`."""
+    """A chunk that cannot be transcribed (poison chunk): `fail` the job, or complete it with a marked `gap`."""
     cpu_stand_in: bool = False
-    """Let the CPU do all the work while no GPU can; else the queue waits for the GPU."""
+    """Use the CPU for all work while no GPU can be used; otherwise the queue waits for a GPU."""
     recycle_hours: float = Field(24.0, ge=0)
-    """Hours of audio after which a worker is replaced by a fresh one, between two files; 0 never."""
+    """Hours of audio after which a worker is replaced, between two files; 0: never."""
     recycle_growth_mb: int = Field(2048, ge=0)
-    """Growth of a worker's memory, in MB, after which it is replaced; 0 never."""
+    """Growth of a worker's memory, in MB, after which it is replaced; 0: never."""
     stop_grace_s: float = Field(20.0, ge=0)
-    """Seconds to finish the chunks in flight when asked to stop."""
+    """Seconds to finish the chunks in flight at a stop."""
 
 
 class LedgerSettings(SettingsTable):
-    """How long the ledger remembers, and copies of it."""
+    """Retention of data in the ledger, and backups."""
 
     keep_days: int = Field(0, ge=0)
-    """Days after which ended jobs are removed from the ledger; 0 keeps them for ever."""
+    """Days after which ended jobs are removed from the ledger; 0: never."""
     keep_event_days: int = Field(30, ge=1)
-    """Days after which events, the history of each change, are removed."""
+    """Days after which events (the history of changes) are removed."""
     backup_hours: int = Field(24, ge=0)
-    """Hours between copies of the ledger, made in the folder `backups` beside it; 0 makes none."""
+    """Hours between backups of the ledger, made in the folder `backups` beside it; 0: no backups."""
     backup_keep: int = Field(3, ge=1)
-    """Copies that are kept; none is made that would leave too little room on the disk."""
+    """Number of backups to keep. None is made that would leave too little free space on the disk."""
 
 
 def mask_url(url: str) -> str:
-    """Return an address for people: its login, path and query may be secrets, and are left out."""
+    """Return an address without its login, path and query, which may be secrets."""
     try:
         address = urlsplit(url)
     except ValueError:  # such as a bracket that is not closed
@@ -242,14 +250,14 @@ def mask_url(url: str) -> str:
 
 
 class WebhookSettings(SettingsTable):
-    """A program that is told over HTTP."""
+    """A program that receives events over HTTP."""
 
     url: Annotated[str, Field(pattern=r"^https?://\S+$")]
-    """Where to post to: an address that begins with `http://` or `https://`."""
+    """The URL of the POST requests: it begins with `http://` or `https://`."""
     secret: SecretStr | None = None
-    """What messages are signed with, so that the receiver knows whom they are from."""
+    """The key that messages are signed with, so that the receiver can verify the sender."""
     events: tuple[NotificationKind, ...] = USUAL_NOTIFICATIONS
-    """What it is told of; `job.completed` besides."""
+    """The events to send; `job.completed` is allowed too."""
 
     @field_serializer("url", when_used="json")
     def _mask_url(self, url: str) -> str:
@@ -257,26 +265,26 @@ class WebhookSettings(SettingsTable):
 
 
 class NotifySettings(SettingsTable):
-    """Who is told of what happens. docs/notifications.md has examples."""
+    """Notifications. docs/notifications.md has examples."""
 
     webhooks: tuple[WebhookSettings, ...] = ()
-    """Programs that are told over HTTP, each `{ url, secret, events }`; tried again until they answer."""
+    """Programs that receive events over HTTP, each `{ url, secret, events }`; retried until they answer."""
     apprise: tuple[SecretStr, ...] = ()
-    """Services as apprise names them, such as `mailto://` or `ntfy://`; it takes `pip install 'speakeasyd[notify]'`."""
+    """Addresses for apprise, such as `mailto://` or `ntfy://`; needs `pip install 'speakeasyd[notify]'`."""
     events: tuple[NotificationKind, ...] = USUAL_NOTIFICATIONS
-    """What apprise tells of; `job.completed` besides."""
+    """The events for apprise; `job.completed` is allowed too."""
     retry_s: float = Field(10.0, gt=0)
-    """Seconds of the first wait before a message is tried again; doubles each time, with jitter."""
+    """Seconds before the first retry of a message; doubles each time, with jitter."""
     retry_max_s: float = Field(3600.0, ge=1)
-    """Seconds of the longest such wait."""
+    """Maximum of this wait, in seconds."""
     give_up_hours: float = Field(48.0, ge=0)
-    """Hours after which a message that nobody takes is given up."""
+    """Hours after which an undelivered message fails."""
     hook: Annotated[tuple[str, ...], AfterValidator(check_command)] = ()
-    """A command to run after each transcript, as a list of its words: `["mail-it", "{txt}"]`. No shell reads it."""
+    """A command to run after each transcript, as a list of arguments, without a shell: `["mail-it", "{txt}"]`."""
     hook_timeout_s: float = Field(300.0, gt=0)
-    """Seconds after which that command is killed, with all that it started."""
+    """Seconds after which the command is killed, with all processes that it started."""
     hook_environment: tuple[str, ...] = ()
-    """Environment variables that the command gets besides `PATH`, `HOME`, the language and the like: `["API_KEY"]`."""
+    """More environment variables for the command, in addition to `PATH`, `HOME` and similar ones: `["API_KEY"]`."""
 
     @model_validator(mode="after")
     def _require_distinct_addresses(self) -> Self:
@@ -288,69 +296,69 @@ class NotifySettings(SettingsTable):
 
 
 class PoliteSettings(SettingsTable):
-    """When to leave the machine to others. Work stops within a few seconds, and goes on by itself where it was."""
+    """When to leave the machine to other programs. Work pauses within seconds, and resumes where it stopped."""
 
     hours: tuple[Annotated[str, AfterValidator(_check_span)], ...] = ()
-    """When to work, local time: `["22:00-07:00", "sat,sun 00:00-24:00"]`; empty is always."""
+    """Working hours, local time: `["22:00-07:00", "sat,sun 00:00-24:00"]`; empty: always."""
     memory_mb: int = Field(0, ge=0)
-    """Pause while less memory than this is available, in MB, and free the models; 0 never."""
+    """Pause and unload the models while less memory than this is available, in MB; 0: never."""
     vram_mb: int = Field(0, ge=0)
-    """Pause while other programs leave a GPU less memory than this, in MB, and free the models; 0 never."""
+    """Pause and unload the models while a GPU has less memory than this for speakeasyd, in MB; 0: never."""
 
 
 class ServerSettings(SettingsTable):
-    """The page, the API and the metrics; it takes `pip install 'speakeasyd[server]'`. docs/server.md has examples."""
+    """The page, the API and the metrics; needs `pip install 'speakeasyd[server]'`. docs/server.md has examples."""
 
     enabled: bool = True
-    """Serve where the libraries are installed."""
+    """Start the server if its libraries are installed."""
     host: str = Field("127.0.0.1", min_length=1)
-    """The address to listen at. Any but this machine's own demands a `token`."""
+    """The address to listen on. Addresses that other machines can reach need a `token`."""
     port: int = Field(8642, ge=0, le=65535)
-    """The port to listen at; 0 takes any that is free."""
+    """The port to listen on; 0: any free port."""
     token: Annotated[SecretStr, Field(min_length=16)] | None = Field(
         None, examples=["a long random text"]
     )
-    """What clients must know, at least 16 characters: `Authorization: Bearer ...`; the page asks for it."""
+    """The secret of clients, at least 16 characters: `Authorization: Bearer ...`; the page asks for it."""
     hosts: tuple[str, ...] = ()
-    """Further names by which clients may call this machine, such as those of a reverse proxy."""
+    """Other host names that clients may use for this machine, such as that of a reverse proxy."""
     origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
-    """Pages and desktop programs of other origins that may use the API: `["app://obsidian.md"]`."""
+    """Origins of other pages and desktop programs that may use the API: `["app://obsidian.md"]`."""
     inbox: str | None = Field(None, examples=["inbox"])
-    """The name of the inbox that uploads and recordings from the page go to; the first, if not set."""
+    """The inbox for uploads and recordings from the page; if not set, the first one."""
     upload_mb: int = Field(4096, ge=1)
-    """Larger uploads are refused, in MB for one request."""
+    """Maximum size of an upload, in MB for one request."""
 
     @model_validator(mode="after")
     def _require_token_for_network(self) -> Self:
         if self.enabled and self.token is None and self.host not in LOOPBACK:
             raise ValueError(
-                f"host = {self.host!r} can be reached from elsewhere, and needs the key token: a secret"
+                f"host = {self.host!r} can be reached from other machines and needs the key token"
             )
         return self
 
 
 class LogSettings(SettingsTable):
-    """What the daemon says on stderr."""
+    """The log on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
-    """`debug` tells of every chunk."""
+    """The lowest level that is logged; `debug` includes every chunk."""
     format: Literal["auto", "human", "json"] = "auto"
-    """`auto`: human on a terminal, JSON lines elsewhere."""
+    """`auto`: `human` on a terminal, otherwise JSON lines."""
 
 
 class Settings(SettingsTable):
-    """Everything that can be set. `load` makes one; the rest of the program only reads it."""
+    """All settings. `load_configuration` creates them; the rest of the program only reads them."""
 
     state: Folder = Field(
         default_factory=lambda: user_data_path("speakeasyd", appauthor=False),
         examples=["~/.local/share/speakeasyd"],
     )
-    """Folder of the ledger, its lock and downloaded models. Not on a network filesystem."""
+    """The folder of the ledger, its lock and downloaded models. It must be on a local disk."""
     inboxes: tuple[InboxSettings, ...] = Field(default_factory=lambda: (InboxSettings(),))
     options: Options = Options()
-    """Options of every job, unless a preset or a sidecar says otherwise."""
+    """The options of every job, unless a preset or a sidecar changes them."""
     presets: dict[PresetName, Preset] = Field(default_factory=dict)
-    """Named sets of options that differ. A file in a folder `NAME` of an inbox takes the preset `NAME`."""
+    """Named sets of options. A file in the folder `NAME` of an inbox gets the preset `NAME`."""
     watch: WatchSettings = WatchSettings()
     workers: WorkerSettings = WorkerSettings()
     recovery: RecoverySettings = RecoverySettings()
@@ -362,21 +370,21 @@ class Settings(SettingsTable):
 
     @property
     def upload_inbox(self) -> InboxSettings:
-        """Where uploads and recordings from the page go."""
+        """The inbox for uploads and recordings from the page."""
         return next(inbox for inbox in self.inboxes if self.server.inbox in {None, inbox.name})
 
     @model_validator(mode="after")
     def _require_distinct_names(self) -> Self:
         names = [inbox.name for inbox in self.inboxes]
         if not names:
-            raise ValueError("inboxes is empty; there must be one, [[inboxes]]")
+            raise ValueError("inboxes is empty; at least one [[inboxes]] is required")
         if doubled := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two inboxes are named {min(doubled)!r}; give each a name of its own")
+            raise ValueError(f"two inboxes are named {min(doubled)!r}; names must differ")
         for inbox in self.inboxes:
             if inbox.preset is not None and inbox.preset not in self.presets:
                 known = ", ".join(sorted(self.presets)) or "none"
                 raise ValueError(
-                    f"inbox {inbox.name!r} takes the preset {inbox.preset!r}; there is {known}"
+                    f"inbox {inbox.name!r} has the preset {inbox.preset!r}; known presets: {known}"
                 )
         return self
 
@@ -384,18 +392,23 @@ class Settings(SettingsTable):
     def _require_upload_inbox(self) -> Self:
         names = [inbox.name for inbox in self.inboxes]
         if self.server.inbox is not None and self.server.inbox not in names:
-            raise ValueError(f"server.inbox is {self.server.inbox!r}; there is {', '.join(names)}")
+            raise ValueError(
+                f"server.inbox is {self.server.inbox!r}; known inboxes: {', '.join(names)}"
+            )
         return self
 
     @model_validator(mode="after")
     def _require_separate_folders(self) -> Self:
-        """An outbox may lie below an inbox, which leaves it out; it may not be one: transcripts are not arrivals."""
+        """Refuse inboxes inside each other, and an inbox that is also an outbox, archive or failed folder.
+
+        Such folders may be below an inbox, which ignores them.
+        """
         for inbox in self.inboxes:
             root = inbox.path.resolve()
             for other in self.inboxes:
                 if other is not inbox and other.path.resolve().is_relative_to(root):
                     raise ValueError(
-                        f"inbox {other.name!r} ({other.path}) lies in inbox {inbox.name!r} ({inbox.path})"
+                        f"inbox {other.name!r} ({other.path}) is inside inbox {inbox.name!r} ({inbox.path})"
                     )
                 for key, folder in other.targets.items():
                     if folder.resolve() == root:

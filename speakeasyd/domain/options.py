@@ -34,35 +34,35 @@ class Options(BaseModel):
     model: str = Field("auto", min_length=1)
     """`auto`, `bundled`, a model directory, a size such as `small`, or a Hugging Face id."""
     language: Annotated[str, Field(pattern=r"^(auto|[a-z]{2,3})$")] = "auto"
-    """`auto` detects it all along the file, which may change between languages; else a code such as `en`."""
+    """`auto` detects it throughout the file, which may have several languages; otherwise a code such as `en`."""
     languages: tuple[Code, ...] = ()
-    """With `language = "auto"`, the codes to choose from, such as `["en", "de"]`; none: all that the model knows."""
+    """With `language = "auto"`, the allowed codes, such as `["en", "de"]`; empty: all languages of the model."""
     task: Literal["transcribe", "translate"] = "transcribe"
-    """`translate` gives English text whatever is spoken."""
+    """`translate` gives English text for every language."""
     accuracy: Literal["fast", "balanced", "exact"] = "balanced"
-    """`fast`: greedy search; `balanced`: beam search, doubtful chunks done again; `exact`: full windows throughout."""
+    """`fast`: greedy search; `balanced`: beam search with fallbacks; `exact`: full windows for every chunk."""
     beam_size: int = Field(5, ge=1, le=20)
-    """Width of the beam search; `accuracy = "fast"` begins with 1, `"exact"` with 5 at least, as doubtful chunks do."""
+    """Width of the beam search. `accuracy = "fast"` starts with 1; `"exact"` and fallbacks use at least 5."""
     initial_prompt: str = Field("", max_length=2000)
-    """Text in the style wanted: spelling, punctuation, names."""
+    """Text in the desired style: spelling, punctuation, names."""
     hotwords: str = Field("", max_length=2000)
-    """Names and terms to listen for, separated by spaces or commas."""
+    """Names and terms to prefer, separated by spaces or commas."""
     word_timestamps: bool = False
-    """A start, an end and a probability for every word."""
+    """Compute start, end and probability of every word."""
     vad: bool = True
-    """Skip what is not speech."""
+    """Skip parts without speech (voice activity detection)."""
     audio: Annotated[str, BeforeValidator(_join_tracks)] = "auto"
-    """Which audio tracks: `auto`, a number from 1, a language such as `deu`, several (`eng,jpn`), or `all`."""
+    """The audio tracks: `auto`, a number from 1, a language such as `deu`, several (`eng,jpn`), or `all`."""
     channels: Literal["mix", "split"] = "mix"
-    """`split` transcribes each channel by itself and labels it: stereo calls."""
+    """`mix` mixes all channels; `split` transcribes each channel separately, for stereo calls."""
     fallback: bool = True
-    """Try a doubtful chunk again in other ways and keep the best."""
+    """Decode a doubtful chunk again with other settings and keep the best text."""
     formats: tuple[Format, ...] = Field(("txt", "srt"), min_length=1)
     """The artifacts to write."""
     name: str = Field("{stem}", min_length=1, max_length=200)
-    """Naming template of the artifacts, without the ending."""
+    """Naming template of the artifacts, without the extension."""
     priority: int = Field(0, ge=-100, le=100)
-    """Higher goes first."""
+    """Jobs with a higher priority run first."""
 
     @field_validator("audio")
     @classmethod

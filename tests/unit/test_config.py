@@ -148,12 +148,12 @@ WRONG = [
     ("[presets.fr]\nlangage = 'fr'", ["presets.fr.langage", "did you mean language?"]),
     ("[presets.fr]\nbeam_size = 99", ["presets.fr.beam_size is 99", "less than or equal to 20"]),
     ("[presets.fr]\nname = '{nope}'", ["presets.fr.name", "unknown field {nope}"]),
-    ("[presets.'a/b']\ntask = 'translate'", ["'a/b'", "a folder's name"]),
+    ("[presets.'a/b']\ntask = 'translate'", ["'a/b'", "allowed in folder names"]),
     ("inboxes = []", ["inboxes is empty"]),
     ("[[inboxes]]\npath = 'a'\n[[inboxes]]\npath = 'b'", ["two inboxes are named 'inbox'"]),
     (
         "[[inboxes]]\nname = 'a'\npath = 'x'\n[[inboxes]]\nname = 'b'\npath = 'x/y'",
-        ["inbox 'b'", "lies in inbox 'a'"],
+        ["inbox 'b'", "is inside inbox 'a'"],
     ),
     ("[[inboxes]]\npath = 'x'\noutbox = 'x'", ["outbox of inbox 'inbox' is inbox 'inbox'"]),
     (
@@ -163,9 +163,9 @@ WRONG = [
     ("[[inboxes]]\nsources = 'archive'", ["inboxes.0", "needs the key archive"]),
     (
         "[[inboxes]]\npreset = 'fr'\n[presets.de]\nlanguage = 'de'",
-        ["takes the preset 'fr'", "there is de"],
+        ["has the preset 'fr'", "known presets: de"],
     ),
-    ("[[inboxes]]\nname = 'a b'", ["inboxes.0.name is 'a b'", "Letters, digits"]),
+    ("[[inboxes]]\nname = 'a b'", ["inboxes.0.name is 'a b'", "letters, digits"]),
     ("[polite]\nhours = ['22:00']", ["polite.hours.0", "'22:00' is no span of time"]),
     ("[notify]\nhook = ['mail', '{text}']", ["notify.hook", "unknown field {text}", "{txt}"]),
     (
