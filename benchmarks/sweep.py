@@ -7,6 +7,7 @@ in three rounds. Processor time is the median of the rounds, relative to the def
 """
 
 import argparse
+import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ from typing import Any
 from benchmarks.corpus import Recording, recordings, wrong_words
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.protocol import ChunkDone, Report, Task, TaskDone, TaskFailed, WorkerSpec
+from speakeasyd.domain.protocol import (
+    ChunkDone,
+    Report,
+    SourceRef,
+    Task,
+    TaskDone,
+    TaskFailed,
+    WorkerSpec,
+)
 from speakeasyd.engine import decoding
 from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
@@ -116,6 +125,7 @@ def transcribe(
         replicas=model.replicas,
         batch_size=model.batch_size,
         readers=2,
+        folders={str(one.path.parent): str(one.path.parent) for one in chosen},
         send=hear,
         on_fault=lambda fault, _: print(fault),
         on_idle=lambda: None,
@@ -123,7 +133,8 @@ def transcribe(
     began = process_time()
     options = Options.model_validate({"model": "bundled", **dict(choice.options)})
     for number, one in enumerate(chosen):
-        pipeline.submit(Task(JobId(number), Token("sweep"), str(one.path), options, None))
+        source = SourceRef(str(one.path.parent), os.fsencode(one.path.name))
+        pipeline.submit(Task(JobId(number), Token("sweep"), source, options, None))
     over.wait()
     took = process_time() - began
     pipeline.stop()

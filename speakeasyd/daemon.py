@@ -351,6 +351,7 @@ class Daemon:
             settings=self._settings.workers,
             recovery=self._settings.recovery,
             state_dir=self._settings.state,
+            folders={inbox.name: inbox.path for inbox in self._settings.inboxes},
             main_loop=self._main_loop,
             clock=self._clock,
             on_report=lambda worker, report: self._dispatcher.enqueue_event((worker, report)),

@@ -39,6 +39,7 @@ from speakeasyd.domain.protocol import (
     Opened,
     Report,
     Request,
+    SourceRef,
     Task,
     TaskDone,
     TaskFailed,
@@ -286,6 +287,11 @@ def serve_script(conn: Connection, spec: WorkerSpec) -> int:
     return ScriptedHost(conn=conn, spec=spec).run()
 
 
+def _name_source(task: Task) -> str:
+    """Return the path of a task's source relative to its folder, as fault scripts name it."""
+    return os.fsdecode(task.source.path)
+
+
 @dataclass(eq=False, slots=True)
 class _ScriptedTask:
     """The state of a task."""
@@ -344,12 +350,12 @@ class ScriptedHost:
         if self._model != task.options.model:
             self._load_model(task.options.model)
         try:
-            data = Path(task.path).read_bytes()
+            data = self._locate_source(task.source).read_bytes()
         except OSError as error:
             self._send(TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_MISSING, str(error)))
             return
         missing = missing_bytes(data)
-        if is_container(data) and hashlib.sha256(data).hexdigest() != task.sha256:
+        if is_container(data) and hashlib.sha256(data).hexdigest() != task.source.sha256:
             self._send(
                 TaskFailed(
                     task.job_id, task.token, ErrorCode.SOURCE_REPLACED, "the file has changed"
@@ -361,7 +367,7 @@ class ScriptedHost:
             return
         chunks = build_scripted_chunks(data)
         self._send(Opened(task.job_id, task.token, len(chunks) * CHUNK_S))
-        fault = self._faults.find_due_fault("open", task.path)
+        fault = self._faults.find_due_fault("open", _name_source(task))
         if fault and fault.do == "refuse":
             self._send(TaskFailed(task.job_id, task.token, ErrorCode.NOT_MEDIA, fault.text))
             return
@@ -380,6 +386,9 @@ class ScriptedHost:
             task, deque(wanted), len(chunks) * CHUNK_S, warnings
         )
 
+    def _locate_source(self, source: SourceRef) -> Path:
+        return Path(self._spec.folders[source.folder]) / os.fsdecode(source.path)
+
     def _load_model(self, model: str) -> None:
         self._send(Loading(model))
         time.sleep(self._script.load_s)
@@ -393,7 +402,7 @@ class ScriptedHost:
     def _process_batch(self) -> None:
         batch = list(self._next_batch())
         for scripted, chunk in batch:
-            self._faults.record_chunk_start(scripted.task.path, chunk.index)
+            self._faults.record_chunk_start(_name_source(scripted.task), chunk.index)
             self._send(
                 ChunkStarted(
                     scripted.task.job_id, scripted.task.token, chunk.index, chunk.start, chunk.end
@@ -403,7 +412,7 @@ class ScriptedHost:
             time.sleep(self._script.chunk_s)
         for scripted, chunk in batch:
             done = ChunkDone(scripted.task.job_id, scripted.task.token, chunk)
-            fault = self._faults.find_due_fault("chunk", scripted.task.path, chunk.index)
+            fault = self._faults.find_due_fault("chunk", _name_source(scripted.task), chunk.index)
             if fault and fault.do == "no_word":
                 scripted.silent = True
                 continue

@@ -20,6 +20,22 @@ class WorkerSpec:
     batch_size: int
     state_dir: str  # for downloaded models and the worker's logs
     offline: bool = False  # never contact the model hub
+    # Of the sources: the absolute path of each `SourceRef.folder` on the worker's machine
+    folders: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRef:
+    """A source, named in the same way on every machine.
+
+    `WorkerSpec.folders` says where its folder is on the machine of a worker. Others may write to
+    the folder, so no link is followed below it.
+    """
+
+    folder: str  # the name of an inbox
+    path: bytes  # relative to the folder, as os.fsencode gives it, '/' between parts
+    signature: Signature | None = None  # of the version that is meant; None: any version
+    sha256: str = ""  # hex, of its bytes: equal bytes may have different signatures
 
 
 # --- daemon to worker ---
@@ -34,15 +50,12 @@ class Task:
 
     job_id: JobId
     token: Token
-    path: str  # absolute
+    source: SourceRef
     options: Options
     language: str | None
     skip: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
     max_seconds: float = 0.0  # refuse longer audio; 0: no limit
-    # Of the version that the task is about; None: any version
-    signature: Signature | None = None
-    sha256: str = ""  # hex, of its bytes: equal bytes may have different signatures
     said: Mapping[int, str] = field(default_factory=dict)
     """Text of the committed chunks, by index: the context in which later chunks are decoded.
 
@@ -51,8 +64,6 @@ class Task:
     """
     languages: Mapping[int, str] = field(default_factory=dict)
     """Language at the end of the committed chunks, by index."""
-    root: str = ""
-    """A folder above `path` to which others may write: below it no link is followed. Empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """One task's file to clips of speech, lazily: nothing is decoded before somebody asks for the next clip."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,7 +14,7 @@ from speakeasyd.domain.protocol import Opened, Progress, Report, Task
 from speakeasyd.domain.transcript import MediaWarning, TranscribedTrack
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Hole, Lane, Samples
 from speakeasyd.engine.faults import label_phase
-from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.media_file import open_source
 from speakeasyd.engine.track_choice import select_tracks
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
@@ -84,12 +84,19 @@ class YieldTurn:
 
 
 def read_clips(
-    task: Task, detector: VoiceDetector, send: Callable[[Report], None]
+    task: Task,
+    detector: VoiceDetector,
+    send: Callable[[Report], None],
+    *,
+    folders: Mapping[str, str],
 ) -> Generator[Clip | EndOfFile | YieldTurn]:
-    """Clips in order, pauses between them, `EndOfFile` at the end. Raises `FileFault` if the file is at fault."""
+    """Clips in order, pauses between them, `EndOfFile` at the end. Raises `FileFault` if the file is at fault.
+
+    `folders`: see `WorkerSpec.folders`.
+    """
     split = task.options.channels == "split"
     with (
-        MediaFile(task.path, task.signature, task.sha256, root=task.root) as source,
+        open_source(task.source, folders) as source,
         closing(
             Audio(
                 source,

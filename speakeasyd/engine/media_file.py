@@ -3,14 +3,28 @@
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from speakeasyd.domain.job import Signature
+from speakeasyd.domain.protocol import SourceRef
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.safe_open import LinkRefused, NotRegular, open_below, stat_below
+
+
+def open_source(source: SourceRef, folders: Mapping[str, str]) -> "MediaFile":
+    """Open a source for reading; `folders`: see `WorkerSpec.folders`.
+
+    Raises FileFault as `MediaFile` does, and if its folder is not on this machine.
+    """
+    if source.folder not in folders:
+        raise FileFault(ErrorCode.SOURCE_MISSING, f"the folder {source.folder} is not known here")
+    root = folders[source.folder]
+    path = str(Path(root) / os.fsdecode(source.path))
+    return MediaFile(path, source.signature, source.sha256, root=root)
 
 
 class MediaFile:
@@ -28,7 +42,10 @@ class MediaFile:
         *,
         root: str = "",
     ) -> None:
-        """`root`: see `Task.root`."""
+        """`root`: a folder above `path` to which others may write: below it no link is followed.
+
+        Without one, this is the file's own folder.
+        """
         self._root = Path(root) if root else Path(path).parent
         self._below = Path(path).relative_to(self._root).as_posix()
         self._sha256 = sha256

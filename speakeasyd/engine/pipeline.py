@@ -7,7 +7,7 @@ long one.
 
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 
 from ctranslate2 import StorageView
@@ -195,11 +195,14 @@ class Pipeline:
         replicas: int,
         batch_size: int,
         readers: int,
+        folders: Mapping[str, str],
         send: Callable[[Report], None],
         on_fault: Callable[[EngineFault, InFlight], None],
         on_idle: Callable[[], None],
     ) -> None:
+        """`folders`: see `WorkerSpec.folders`."""
         self._decoder = decoder
+        self._folders = folders
         self._frames = batch_size * FULL_WINDOW
         self._ahead_limit = _AHEAD_S * replicas * batch_size
         self._send, self._on_fault, self._on_idle = send, on_fault, on_idle
@@ -241,7 +244,7 @@ class Pipeline:
         if plan and not task.language:
             self._send(LanguageFound(task.job_id, task.token, plan.language, 1.0))
         with self._changed:
-            clips = read_clips(task, self._detector, self._send)
+            clips = read_clips(task, self._detector, self._send, folders=self._folders)
             self._jobs[task.job_id] = _PipelineJob(
                 task,
                 clips,

@@ -6,6 +6,7 @@ of audio a second, `model`, `compute_type` and `memory` in bytes; or `error`.
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -15,7 +16,7 @@ import psutil
 
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.protocol import ChunkDone, Report, Task, WorkerSpec
+from speakeasyd.domain.protocol import ChunkDone, Report, SourceRef, Task, WorkerSpec
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
@@ -59,19 +60,21 @@ def _measure_speed(model: Model, options: Options, seconds: float) -> float:
         ended.set()
         first_done.set()
 
-    pipeline = Pipeline(
-        decoder=model.decoder,
-        replicas=model.replicas,
-        batch_size=model.batch_size,
-        readers=2,
-        send=record_report,
-        on_fault=record_fault,
-        on_idle=ended.set,
-    )
-    began = time.monotonic()
     with as_file(files("speakeasyd") / "data" / "samples") as folder:
+        pipeline = Pipeline(
+            decoder=model.decoder,
+            replicas=model.replicas,
+            batch_size=model.batch_size,
+            readers=2,
+            folders={"samples": str(folder)},
+            send=record_report,
+            on_fault=record_fault,
+            on_idle=ended.set,
+        )
+        began = time.monotonic()
         for number, sample in enumerate(sorted(folder.glob("*.flac")) * _TURNS):
-            pipeline.submit(Task(JobId(number), Token("trial"), str(sample), options, None))
+            source = SourceRef("samples", os.fsencode(sample.name))
+            pipeline.submit(Task(JobId(number), Token("trial"), source, options, None))
         ended.wait(seconds)
         first_done.wait()  # a slow or busy machine may need longer for the first chunk
         pipeline.stop()

@@ -131,6 +131,7 @@ class WorkerHost:
             replicas=model.replicas,
             batch_size=model.batch_size,
             readers=min(_MAX_READERS, os.cpu_count() or 1),
+            folders=self._spec.folders,
             send=self._send,
             on_fault=self._on_pipeline_fault,
             on_idle=lambda: self._inbound.put(_Idle()),

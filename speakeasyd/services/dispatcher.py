@@ -64,7 +64,6 @@ class Dispatcher(Service):
         self._clock = clock
         self._jumps = JumpDetector(clock)
         self._check_queue_at = 0.0  # monotonic seconds of the next check of the queue
-        roots = {inbox.name: inbox.path for inbox in settings.inboxes}
         self._claims = HeldClaims(
             ledger=ledger,
             publisher=publisher,
@@ -74,7 +73,7 @@ class Dispatcher(Service):
         )
         source_faults = SourceFaults(
             claims=self._claims,
-            roots=roots,
+            roots={inbox.name: inbox.path for inbox in settings.inboxes},
             incomplete_max_s=settings.watch.incomplete_max_s,
             clock=clock,
             wait_for_fixes=wait_for_fixes,
@@ -103,7 +102,6 @@ class Dispatcher(Service):
             publications=self._publications,
             outboxes=outboxes,
             pauses=pauses,
-            roots=roots,
             settings=settings,
         )
 

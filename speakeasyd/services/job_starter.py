@@ -1,12 +1,9 @@
 """Claims pending jobs, as many as the pool has room for, and submits them to it."""
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from speakeasyd.config import Settings
 from speakeasyd.domain.job import Job
 from speakeasyd.domain.pausing import DEVICE_PAUSE, PauseCause, PauseKind
-from speakeasyd.domain.protocol import Task
+from speakeasyd.domain.protocol import SourceRef, Task
 from speakeasyd.domain.recovery import PoisonDecision, decide_poison
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.errors import ErrorCode
@@ -28,17 +25,14 @@ class JobStarter:
         publications: Publications,
         outboxes: Outboxes,
         pauses: Pauses,
-        roots: Mapping[str, Path],
         settings: Settings,
     ) -> None:
-        """`roots`: the folder of each inbox."""
         self._ledger = ledger
         self._pool = pool
         self._claims = claims
         self._publications = publications
         self._outboxes = outboxes
         self._pauses = pauses
-        self._roots = roots
         self._settings = settings
 
     async def claim_jobs(self) -> None:
@@ -66,10 +60,10 @@ class JobStarter:
     def _list_present_inboxes(self) -> list[str]:
         """Return the inboxes whose folder is there and whose outbox accepts files."""
         return [
-            name
-            for name in self._roots
-            if PauseCause(PauseKind.INBOX, name) not in self._pauses
-            and not self._outboxes.is_paused(name)
+            inbox.name
+            for inbox in self._settings.inboxes
+            if PauseCause(PauseKind.INBOX, inbox.name) not in self._pauses
+            and not self._outboxes.is_paused(inbox.name)
         ]
 
     async def _release_computing(self) -> None:
@@ -111,10 +105,7 @@ class JobStarter:
         return Task(
             job_id=job.id,
             token=job.token,
-            path=str(job.locate_source(self._roots[job.inbox])),
-            root=str(self._roots[job.inbox]),
-            signature=job.signature,
-            sha256=job.sha256,
+            source=SourceRef(job.inbox, job.path, job.signature, job.sha256),
             options=job.options,
             language=job.language,
             skip=job.done,

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -55,6 +55,7 @@ class Pool:
         settings: WorkerSettings,
         recovery: RecoverySettings,
         state_dir: Path,
+        folders: Mapping[str, Path],
         main_loop: MainLoop,
         clock: Clock,
         on_report: Callable[[str, Report], None],
@@ -66,9 +67,14 @@ class Pool:
         policy: RecoveryPolicy | None = None,
         probe: ProbeDevice | None = None,
     ) -> None:
-        """`specs`: the workers to run; if empty, those for `settings.device` on this machine."""
+        """Create the pool; `start` starts the workers.
+
+        `folders`: of the sources, by the names in `SourceRef.folder`. `specs`: the workers to run;
+        if empty, those for `settings.device` on this machine.
+        """
         self._settings, self._state_dir = settings, state_dir
         self._specs = specs
+        self._folders = {name: str(path) for name, path in folders.items()}
         self._on_room = on_room
         self._policy = policy or RecoveryPolicy(cpu_stand_in=recovery.cpu_stand_in)
         self._context = SupervisorContext(
@@ -98,7 +104,8 @@ class Pool:
     async def start(self) -> None:
         """Find the devices and start their workers."""
         found = DiscoveredWorkers(self._specs) if self._specs else await self._discover_devices()
-        self._specs, self.warning = found.specs, found.warning
+        self._specs = tuple(replace(spec, folders=self._folders) for spec in found.specs)
+        self.warning = found.warning
         if self.warning:
             log.warning("%s", self.warning)
         self._workers = [self._create_supervisor(_name_worker(spec), spec) for spec in self._specs]

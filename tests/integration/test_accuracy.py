@@ -15,6 +15,7 @@ from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import ChunkDone, Report, Task, TaskDone, WorkerSpec
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
+from tests.sources import EveryFolder, refer_to
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(4000)]
 
@@ -57,13 +58,20 @@ def transcribed(folder: Path, rows: Sequence[Row], state: Path) -> list[str]:
         replicas=2,
         batch_size=1,
         readers=2,
+        folders=EveryFolder(),
         send=hear,
         on_fault=lambda fault, _: pytest.fail(str(fault)),
         on_idle=lambda: None,
     )
     for job, row in enumerate(rows):
         pipeline.submit(
-            Task(JobId(job), Token("t"), str(folder / row["path"]), Options(model="bundled"), None)
+            Task(
+                JobId(job),
+                Token("t"),
+                refer_to(folder / row["path"]),
+                Options(model="bundled"),
+                None,
+            )
         )
     assert over.wait(3000)
     pipeline.stop()

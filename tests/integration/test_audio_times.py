@@ -18,6 +18,7 @@ from speakeasyd.engine.clips import EndOfFile, YieldTurn, read_clips
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.track_list import describe_tracks
 from speakeasyd.engine.vad import VoiceDetector
+from tests.sources import EveryFolder, refer_to
 
 RATE = 48_000  # Hz, of the files
 FRAME = 960  # samples
@@ -167,8 +168,8 @@ def test_a_hole_of_twenty_hours_costs_nothing(tmp_path: Path) -> None:
 def test_chunks_behind_a_hole_have_the_times_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mkv", "libopus", [[(0.0, beep(3.0)), (3600.0, beep(3.0))]])
     for vad in (False, True):
-        task = Task(1, "token", str(path), Options(vad=vad), "en")  # type: ignore[arg-type] # plain ids
-        items = list(read_clips(task, VoiceDetector(), lambda _report: None))
+        task = Task(1, "token", refer_to(path), Options(vad=vad), "en")  # type: ignore[arg-type] # plain ids
+        items = list(read_clips(task, VoiceDetector(), lambda _report: None, folders=EveryFolder()))
         clips = [item for item in items if not isinstance(item, EndOfFile | YieldTurn)]
         assert all(clip.seconds < 10.0 for clip in clips)
         if not vad:

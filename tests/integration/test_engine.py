@@ -46,6 +46,7 @@ from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.worker_host import EXIT_FAULT, EXIT_ORPHAN, serve_requests
 from speakeasyd.errors import ErrorCode
 from tests.conftest import PATIENCE_S
+from tests.sources import EveryFolder, refer_to
 
 pytestmark = pytest.mark.real
 
@@ -61,6 +62,7 @@ def spec(folder: Path) -> WorkerSpec:
         batch_size=0,
         state_dir=str(folder),
         offline=True,
+        folders=EveryFolder(),
     )
 
 
@@ -109,6 +111,7 @@ class Run:
             replicas=self.replicas,
             batch_size=self.batch_size,
             readers=2,
+            folders=EveryFolder(),
             send=self._note,
             on_fault=lambda fault, _: pytest.fail(str(fault)),
             on_idle=lambda: None,
@@ -147,7 +150,7 @@ class Run:
 
 def task(path: Path, job_id: int = 1, **changes: object) -> Task:
     options = Options.model_validate(changes.pop("options", {}))
-    plain = Task(JobId(job_id), Token("mine"), str(path), options, None)
+    plain = Task(JobId(job_id), Token("mine"), refer_to(path), options, None)
     return replace(plain, **changes)  # type: ignore[arg-type]
 
 

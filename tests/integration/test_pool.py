@@ -49,6 +49,7 @@ from speakeasyd.workers import supervisor
 from speakeasyd.workers.pool import DeviceChange, Pool, WorkerLost
 from speakeasyd.workers.process import WorkerProcess
 from tests.conftest import PATIENCE_S, eventually
+from tests.sources import refer_to
 
 ILLEGAL = "RuntimeError: CUDA failed with error an illegal memory access was encountered"
 POLICY = RecoveryPolicy(
@@ -124,7 +125,7 @@ class Dispatch:
         return Task(
             job_id,
             self.tokens[job_id],
-            str(work.path),
+            refer_to(work.path),
             Options(),
             "en",
             skip=frozenset(work.done),
@@ -237,6 +238,7 @@ async def running(
         settings=WorkerSettings(idle_unload_s=idle_unload_s),
         recovery=recovery,
         state_dir=tmp_path,
+        folders={str(tmp_path): tmp_path},
         main_loop=MainLoop(asyncio.get_running_loop()),
         clock=clock,
         on_report=dispatch.on_report,
@@ -758,7 +760,7 @@ from speakeasyd.clock import SystemClock
 from speakeasyd.config import RecoverySettings, WorkerSettings
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.protocol import ChunkStarted, Task, WorkerSpec
+from speakeasyd.domain.protocol import ChunkStarted, SourceRef, Task, WorkerSpec
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers.pool import Pool
 
@@ -770,13 +772,14 @@ def on_report(worker, report):
 
 async def main():
     global pool
-    pool = Pool(settings=WorkerSettings(), recovery=RecoverySettings(), state_dir=state, target=target,
+    pool = Pool(settings=WorkerSettings(), recovery=RecoverySettings(), state_dir=state,
+                folders={"in": state}, target=target,
                 main_loop=MainLoop(asyncio.get_running_loop()), clock=SystemClock(), on_report=on_report,
                 on_lost=print, on_device=lambda change: None, specs=(WorkerSpec("cpu", "auto", 1, 1, str(state)),))
     await pool.start()
     while not pool.capacity("auto"):
         await asyncio.sleep(0.01)
-    pool.submit_task(Task(JobId(1), Token("t"), str(state / "a.audio"), Options(), "en"))
+    pool.submit_task(Task(JobId(1), Token("t"), SourceRef("in", b"a.audio"), Options(), "en"))
     await asyncio.sleep(3600)
 
 asyncio.run(main())
@@ -819,7 +822,9 @@ async def test_a_full_pipe_to_a_stopped_worker_holds_nobody_up(tmp_path: Path) -
         psutil.Process(run.pool.status()[0].pid).suspend()
         large = frozenset(range(200_000))  # far more than a pipe holds
         for number in range(5):
-            run.pool.submit_task(Task(JobId(number), Token(""), "", Options(), None, skip=large))
+            run.pool.submit_task(
+                Task(JobId(number), Token(""), refer_to(tmp_path), Options(), None, skip=large)
+            )
         await run.pool.stop(
             0.1
         )  # it got here: a write that waited for the worker would never have returned

@@ -6,6 +6,7 @@ happened, once there is peace every file that is there has its transcript, once,
 
 import asyncio
 import hashlib
+import os
 import sqlite3
 import tempfile
 from collections.abc import Callable, Coroutine, Iterator
@@ -71,7 +72,8 @@ class StandIn:
     device = "cpu"
     blocked_reason = None
 
-    def __init__(self, hear: Callable[[PoolEvent], None]) -> None:
+    def __init__(self, inbox: Path, hear: Callable[[PoolEvent], None]) -> None:
+        self._inbox = inbox
         self._hear = hear
         self._hand = AssignedTasks()
         self._plays: dict[JobId, Iterator[Report]] = {}
@@ -82,7 +84,7 @@ class StandIn:
 
     def submit_task(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
         self._hand.add_task(task, alone=alone or on_cpu)
-        self._plays[task.job_id] = _play(task)
+        self._plays[task.job_id] = _play(task, self._inbox)
 
     def drop_job(self, job_id: JobId) -> None:
         self._hand.drop_job(job_id)
@@ -123,9 +125,9 @@ class StandIn:
         )
 
 
-def _play(task: Task) -> Iterator[Report]:
+def _play(task: Task, inbox: Path) -> Iterator[Report]:
     try:
-        data = Path(task.path).read_bytes()
+        data = (inbox / os.fsdecode(task.source.path)).read_bytes()
     except OSError as error:
         yield TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_MISSING, str(error))
         return
@@ -182,7 +184,7 @@ class Life(RuleBasedStateMachine):
             ledger=self.ledger, settings=self.settings, hub=hub, clock=self.clock
         )
         heard: list[PoolEvent] = []
-        self.pool = StandIn(heard.append)
+        self.pool = StandIn(self.root / "inbox", heard.append)
         self.dispatcher = Dispatcher(
             ledger=self.ledger,
             pool=self.pool,  # type: ignore[arg-type] # a stand-in

@@ -6,7 +6,7 @@ import pytest
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.languages import LanguageEvidence
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.protocol import Task
+from speakeasyd.domain.protocol import SourceRef, Task
 from speakeasyd.engine.audio import SAMPLE_RATE
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.decoding import DecodingMethod, DecodingPlan
@@ -52,7 +52,7 @@ def test_turns_cover_the_clip_and_change_in_a_pause() -> None:
 
 
 def a_job(**changes: object) -> _PipelineJob:
-    task = Task(JobId(1), Token("mine"), "a.wav", Options(), None)
+    task = Task(JobId(1), Token("mine"), SourceRef("in", b"a.wav"), Options(), None)
     return _PipelineJob(task, iter(()), **({"plan": None, "said": {}} | changes))  # type: ignore[arg-type]
 
 

@@ -21,6 +21,7 @@ from speakeasyd.domain.protocol import (
     Opened,
     Progress,
     Report,
+    SourceRef,
     Task,
     TaskDone,
 )
@@ -53,7 +54,7 @@ def hand() -> AssignedTasks:
     """A computes two chunks, B has been opened, C only waits."""
     hand = AssignedTasks()
     for job in (A, B, C):
-        hand.add_task(Task(job, TOKEN, f"/{job}", Options(), None), alone=False)
+        hand.add_task(Task(job, TOKEN, SourceRef("in", b"%d" % job), Options(), None), alone=False)
     for report in (
         Opened(A, TOKEN, 30.0),
         started(A, 0),
