@@ -23,6 +23,7 @@ from speakeasyd.domain.pausing import (
     PauseCause,
     PauseKind,
 )
+from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ConfigError, LedgerError, QueryError
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.failures import explained
@@ -49,7 +50,7 @@ from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.services.watchdog import StallWatchdog
 from speakeasyd.system import notify, signals
 from speakeasyd.system.limits import raise_file_limit
-from speakeasyd.workers.pool import Pool
+from speakeasyd.workers.local_pool import LocalPool
 
 log = logging.getLogger(__name__)
 
@@ -307,7 +308,7 @@ class Daemon:
             wait_for_fixes=self._wait_for_fixes,
         )
         await outboxes.prepare_folders()
-        await self._pool.start()
+        await self._pool.start(self._dispatcher.enqueue_event)
         watchdog = StallWatchdog(
             ledger=self._ledger,
             pool=self._pool,
@@ -346,18 +347,14 @@ class Daemon:
         await ledger.store_state("daemon", started)
         return ledger
 
-    def _new_pool(self) -> Pool:
-        return Pool(
+    def _new_pool(self) -> WorkerPool:
+        return LocalPool(
             settings=self._settings.workers,
             recovery=self._settings.recovery,
             state_dir=self._settings.state,
             folders={inbox.name: inbox.path for inbox in self._settings.inboxes},
             main_loop=self._main_loop,
             clock=self._clock,
-            on_report=lambda worker, report: self._dispatcher.enqueue_event((worker, report)),
-            on_lost=lambda lost: self._dispatcher.enqueue_event(lost),  # noqa: PLW0108 - created later
-            on_device=lambda change: self._dispatcher.enqueue_event(change),  # noqa: PLW0108
-            on_room=lambda: self._dispatcher.wake(),  # noqa: PLW0108
         )
 
     async def _start_server(self) -> None:

@@ -12,13 +12,13 @@ from starlette.requests import HTTPConnection
 from speakeasyd.config import Settings
 from speakeasyd.domain.job import AddedJob
 from speakeasyd.domain.presets import Changes
+from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.recorder.recorder import Recorder
 from speakeasyd.server.broadcast import LiveBroadcast
 from speakeasyd.server.wrong_tokens import WrongTokens
 from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
-from speakeasyd.workers.pool import Pool
 
 Admit = Callable[[str, Sequence[tuple[bytes, str]], Changes, bool], Awaitable[list[AddedJob]]]
 """Arguments: inbox, path and SHA-256 of each file, options, whether a client waits. All or none."""
@@ -32,7 +32,7 @@ class ServerContext:
     live: LiveBroadcast
     pauses: Pauses
     failures: ServiceFailures
-    pool: Pool
+    pool: WorkerPool
     recorder: Recorder
     admit: Admit
     is_present: Callable[[str], bool]  # whether an inbox is there and mounted; blocks

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 import uvicorn
 
 from speakeasyd.config import Settings
+from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.recorder.recorder import Recorder
@@ -26,7 +27,6 @@ from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.system.limits import file_limit
-from speakeasyd.workers.pool import Pool
 
 RETRY_S = 15.0  # seconds between attempts to bind the port
 SWEEP_S = 5.0  # seconds to wait for the removal of stale uploads; a network folder may hang
@@ -45,7 +45,7 @@ class Server(Service):
         hub: EventHub,
         pauses: Pauses,
         failures: ServiceFailures,
-        pool: Pool,
+        pool: WorkerPool,
         recorder: Recorder,
         admit: Admit,
         is_present: Callable[[str], bool],

@@ -7,6 +7,7 @@ from speakeasyd.clock import Clock, JumpDetector
 from speakeasyd.config import Settings
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.pausing import LEDGER_PAUSE
+from speakeasyd.domain.worker_pool import PoolEvent, RoomAvailable, WorkerPool
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.held_claims import HeldClaims
@@ -16,10 +17,9 @@ from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publications import Publications
 from speakeasyd.services.publisher import Publisher
-from speakeasyd.services.report_handler import PoolEvent, ReportHandler
+from speakeasyd.services.report_handler import ReportHandler
 from speakeasyd.services.service import Service
 from speakeasyd.services.source_faults import SourceFaults
-from speakeasyd.workers.pool import Pool
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Dispatcher(Service):
         self,
         *,
         ledger: Ledger,
-        pool: Pool,
+        pool: WorkerPool,
         publisher: Publisher,
         outboxes: Outboxes,
         pauses: Pauses,
@@ -119,7 +119,8 @@ class Dispatcher(Service):
 
     def enqueue_event(self, event: PoolEvent) -> None:
         """Queue an event of the pool. Call it on the loop."""
-        self._reports.enqueue_event(event)
+        if not isinstance(event, RoomAvailable):
+            self._reports.enqueue_event(event)
         self.wake()
 
     def wake(self) -> None:

@@ -3,12 +3,12 @@
 from dataclasses import asdict
 
 from speakeasyd.domain.pausing import LEDGER_PAUSE
+from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.system.notify import notify_watchdog
-from speakeasyd.workers.pool import Pool
 
 BEAT_S = 2.0  # seconds between heartbeats
 RSS_STEP = 32 << 20  # bytes; smaller changes of a worker's memory are not written
@@ -20,7 +20,7 @@ class Heartbeat(Service):
     While the ledger accepts no writes, the queue is paused.
     """
 
-    def __init__(self, *, ledger: Ledger, pauses: Pauses, pool: Pool) -> None:
+    def __init__(self, *, ledger: Ledger, pauses: Pauses, pool: WorkerPool) -> None:
         super().__init__()
         self._ledger = ledger
         self._pauses = pauses

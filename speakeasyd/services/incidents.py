@@ -5,8 +5,8 @@ import asyncio
 from speakeasyd.domain.device_health import DeviceState
 from speakeasyd.domain.fault import Diagnosis, Remedy
 from speakeasyd.domain.job import JobId
+from speakeasyd.domain.worker_pool import DeviceChange, WorkerLost
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.workers.pool import DeviceChange, WorkerLost
 
 ACTIONS = {
     DeviceState.SOFT_RESTARTING: (

@@ -6,13 +6,13 @@ from speakeasyd.domain.pausing import DEVICE_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.protocol import SourceRef, Task
 from speakeasyd.domain.recovery import PoisonDecision, decide_poison
 from speakeasyd.domain.transcript import Chunk
+from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publications import Publications
-from speakeasyd.workers.pool import Pool
 
 
 class JobStarter:
@@ -20,7 +20,7 @@ class JobStarter:
         self,
         *,
         ledger: Ledger,
-        pool: Pool,
+        pool: WorkerPool,
         claims: HeldClaims,
         publications: Publications,
         outboxes: Outboxes,

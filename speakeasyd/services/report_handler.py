@@ -20,18 +20,22 @@ from speakeasyd.domain.protocol import (
 )
 from speakeasyd.domain.retry import HOLD_S
 from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
+from speakeasyd.domain.worker_pool import (
+    DeviceChange,
+    LostTask,
+    PoolEvent,
+    RoomAvailable,
+    WorkerLost,
+    WorkerReport,
+)
 from speakeasyd.errors import ErrorCode, LedgerError, LedgerUnwritable
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.publications import Publications
 from speakeasyd.services.source_faults import SourceFaults
-from speakeasyd.workers.pool import DeviceChange, LostTask, WorkerLost
 
 log = logging.getLogger(__name__)
-
-# a worker's name and its report, the end of a worker, a change of a device
-PoolEvent = tuple[str, Report] | WorkerLost | DeviceChange
 
 
 class ReportHandler:
@@ -75,16 +79,16 @@ class ReportHandler:
         are carried out, and the remaining claims are released. Raises LedgerUnwritable.
         """
         events, self._events = self._events, []
-        done = [
-            (job, event[1].chunk)
+        finished = [
+            (job, done.chunk)
             for event in events
-            if isinstance(event, tuple) and isinstance(event[1], ChunkDone)
+            if isinstance(event, WorkerReport) and isinstance(done := event.report, ChunkDone)
             # ignore chunks of an earlier claim, and those of a complete transcript
-            if (job := self._claims.find_job(event[1].job_id, event[1].token))
+            if (job := self._claims.find_job(done.job_id, done.token))
             if job.token not in self._publications
         ]
         try:
-            await self._store_chunks(done)
+            await self._store_chunks(finished)
         except LedgerError:
             self._events = events + self._events
             raise
@@ -130,8 +134,10 @@ class ReportHandler:
                     await self._handle_worker_loss(item)
                 case DeviceChange():
                     await self._incidents.record_device_change(item)
-                case (worker, report):
+                case WorkerReport(worker=worker, report=report):
                     await self._handle_report(worker, report)
+                case RoomAvailable():
+                    pass  # the round that follows claims jobs
         except LedgerError:
             return False
         except Exception as error:  # a bug must not keep the other events from the ledger
@@ -150,9 +156,9 @@ class ReportHandler:
         match item:
             case WorkerLost(tasks=tasks):
                 affected = [(task.job_id, task.token) for task in tasks]
-            case DeviceChange():
+            case DeviceChange() | RoomAvailable():
                 affected = []
-            case (_, report):
+            case WorkerReport(report=report):
                 affected = [(getattr(report, "job_id", None), getattr(report, "token", None))]
         try:
             for job in [

@@ -1,16 +1,16 @@
 """Pauses work outside of the working hours and while memory is short."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import PoliteSettings
 from speakeasyd.domain import work_hours
 from speakeasyd.domain.memory_pressure import MemoryPressure, update_pressure
 from speakeasyd.domain.pausing import PauseCause, PauseKind
+from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
-from speakeasyd.system.memory import read_available_mb, read_gpu_available_mb
-from speakeasyd.workers.pool import Pool
+from speakeasyd.system.memory import read_available_mb
 
 CHECK_S = 15.0  # seconds between checks
 PRESSURE_CHECK_S = 5.0  # seconds between checks while memory is short
@@ -24,10 +24,9 @@ class ResourceGuard(Service):
         *,
         settings: PoliteSettings,
         pauses: Pauses,
-        pool: Pool,
+        pool: WorkerPool,
         clock: Clock,
         memory_mb: Callable[[], float] = read_available_mb,
-        vram_mb: Callable[[list[int]], Awaitable[float | None]] = read_gpu_available_mb,
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -36,7 +35,6 @@ class ResourceGuard(Service):
         self._pool = pool
         self._clock = clock
         self._memory_mb = memory_mb
-        self._vram_mb = vram_mb
         self._memory = MemoryPressure()
         self._vram = MemoryPressure()
 
@@ -51,7 +49,7 @@ class ResourceGuard(Service):
             self._memory.high,
             f"less than {settings.memory_mb} MB of memory are available",
         )
-        vram_mb = await self._vram_mb(self._list_gpu_workers()) if settings.vram_mb else None
+        vram_mb = await self._pool.read_gpu_available_mb() if settings.vram_mb else None
         self._vram = update_pressure(self._vram, available=vram_mb, limit=settings.vram_mb)
         await self._set_pause(
             PauseKind.VRAM,
@@ -76,11 +74,3 @@ class ResourceGuard(Service):
             await self._pauses.begin_pause(PauseCause(kind), reason)
         else:
             await self._pauses.end_pause(PauseCause(kind))
-
-    def _list_gpu_workers(self) -> list[int]:
-        """Return the process ids of the workers that have a model on a GPU."""
-        return [
-            worker.pid
-            for worker in self._pool.status()
-            if worker.pid and worker.model and worker.device != "cpu"
-        ]

@@ -13,13 +13,13 @@ from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, PauseKind
+from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import Underway
 from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
-from speakeasyd.workers.pool import Pool
 
 CHECK_S = 2.0  # seconds between checks
 SUSPENDED_S = 30.0  # seconds without a check: the machine was suspended, so no progress is expected
@@ -52,7 +52,7 @@ class StallWatchdog(Service):
         self,
         *,
         ledger: Ledger,
-        pool: Pool,
+        pool: WorkerPool,
         pauses: Pauses,
         failures: ServiceFailures,
         settings: RecoverySettings,

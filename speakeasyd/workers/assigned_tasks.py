@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
     ChunkDone,
     ChunkStarted,
@@ -14,16 +14,7 @@ from speakeasyd.domain.protocol import (
     TaskDone,
     TaskFailed,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class LostTask:
-    """A task of a worker that died. `suspects`: the chunks that were on the device then."""
-
-    job_id: JobId
-    token: Token
-    suspects: tuple[ChunkStarted, ...] = ()
-    opened: bool = False  # no chunk is a suspect, but the file was being read
+from speakeasyd.domain.worker_pool import LostTask
 
 
 @dataclass(slots=True)

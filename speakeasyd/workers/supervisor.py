@@ -32,11 +32,17 @@ from speakeasyd.domain.protocol import (
 )
 from speakeasyd.domain.report_check import find_complaint
 from speakeasyd.domain.stepdown import step_down
+from speakeasyd.domain.worker_pool import (
+    DeviceChange,
+    OnPoolEvent,
+    WorkerLost,
+    WorkerReport,
+    WorkerStatus,
+)
 from speakeasyd.errors import ErrorCode
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers.assigned_tasks import AssignedTasks, collect_suspects
 from speakeasyd.workers.liveness import LivenessTracker, RecycleTracker, count_oom_kills
-from speakeasyd.workers.pool_events import DeviceChange, WorkerLost, WorkerStatus
 from speakeasyd.workers.process import ProcessExit, WorkerProcess
 
 log = logging.getLogger(__name__)
@@ -60,9 +66,7 @@ class SupervisorContext:
     main_loop: MainLoop
     clock: Clock
     probe: ProbeDevice
-    on_report: Callable[[str, Report], None]  # worker, report
-    on_lost: Callable[[WorkerLost], None]
-    on_change: Callable[[DeviceChange], None]
+    on_event: OnPoolEvent
     on_room: Callable[[], None]  # more tasks may fit now
 
 
@@ -267,7 +271,8 @@ class Supervisor:
                 run.liveness.record_report(report, now)
                 run.recycling.record_report(report)
                 self._assigned.record_report(report, now)
-                self._context.on_report(self.name, self._learn_from_report(run, report))
+                known = self._learn_from_report(run, report)
+                self._context.on_event(WorkerReport(self.name, known))
             self._on_tasks_changed()
 
     def _check_report(self, report: Report) -> Report:
@@ -368,7 +373,7 @@ class Supervisor:
             self._step_down(diagnosis)
         tasks = self._assigned.take_all(fault, blame=diagnosis.blames_work)
         self._apply_event(device_health.ProcessExited(diagnosis, collect_suspects(tasks)))
-        self._context.on_lost(
+        self._context.on_event(
             WorkerLost(
                 worker=self.name,
                 device=self.spec.device,
@@ -476,7 +481,7 @@ class Supervisor:
             self._publish_change(down_s)
 
     def _publish_change(self, down_s: float | None = None) -> None:
-        self._context.on_change(
+        self._context.on_event(
             DeviceChange(
                 worker=self.name,
                 device=self.spec.device,

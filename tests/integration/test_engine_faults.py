@@ -16,7 +16,7 @@ from speakeasyd.config import Settings
 from speakeasyd.domain.device_health import RecoveryPolicy
 from speakeasyd.engine.model_files import BUNDLED, choose_model
 from speakeasyd.workers.child import ENGINE
-from speakeasyd.workers.pool import Pool
+from speakeasyd.workers.local_pool import LocalPool
 
 pytestmark = pytest.mark.real
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such thing")
@@ -69,7 +69,7 @@ class Place:
             }
         )
         recovery = settings.recovery.model_copy(update={"stall_s": stall_s, "retry_s": 0.1})
-        self._patch.setattr(daemon, "Pool", partial(Pool, target=target, policy=POLICY))
+        self._patch.setattr(daemon, "LocalPool", partial(LocalPool, target=target, policy=POLICY))
         return daemon.run_daemon(settings.model_copy(update={"recovery": recovery}), once=True)
 
     def rows(self, sql: str) -> list[sqlite3.Row]:

@@ -25,7 +25,7 @@ from speakeasyd.testing import (
     build_scripted_chunks,
     with_header,
 )
-from speakeasyd.workers.pool import Pool
+from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import eventually
 from tests.ledgers import create
 
@@ -90,7 +90,7 @@ def place(root: Path, *, incomplete_s: float, sources: str = "keep") -> Place:
 
 @pytest.fixture(autouse=True)
 def scripted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(daemon, "Pool", partial(Pool, target=SCRIPTED))
+    monkeypatch.setattr(daemon, "LocalPool", partial(LocalPool, target=SCRIPTED))
 
 
 def text_of(data: bytes) -> str:

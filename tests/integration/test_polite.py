@@ -16,7 +16,7 @@ from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript, build_scripted_chunks
-from speakeasyd.workers.pool import Pool
+from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import PATIENCE_S, eventually
 from tests.ledgers import create
 
@@ -26,7 +26,7 @@ CHUNKS = 40
 async def test_work_is_given_back_and_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "Pool", partial(Pool, target=SCRIPTED))
+    monkeypatch.setattr(daemon, "LocalPool", partial(LocalPool, target=SCRIPTED))
     inbox = InboxSettings(path=tmp_path / "inbox", outbox=tmp_path / "outbox")
     inbox.path.mkdir()
     create(tmp_path / "ledger.db")

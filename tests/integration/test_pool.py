@@ -14,6 +14,7 @@ from string import ascii_letters
 
 import psutil
 import pytest
+from speakeasyd.workers.pool import DeviceChange, Pool, WorkerLost
 
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import RecoverySettings, WorkerSettings
@@ -46,7 +47,6 @@ from speakeasyd.testing import (
     build_scripted_chunks,
 )
 from speakeasyd.workers import supervisor
-from speakeasyd.workers.pool import DeviceChange, Pool, WorkerLost
 from speakeasyd.workers.process import WorkerProcess
 from tests.conftest import PATIENCE_S, eventually
 from tests.sources import refer_to

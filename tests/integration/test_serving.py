@@ -18,7 +18,7 @@ from speakeasyd.domain.event_payloads import ResumeRequested
 from speakeasyd.domain.pausing import PERSON_PAUSE
 from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
-from speakeasyd.workers.pool import Pool
+from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import eventually
 from tests.ledgers import create
 
@@ -26,7 +26,7 @@ from tests.ledgers import create
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """One short file to transcribe, and a server on a port of its own choice."""
-    monkeypatch.setattr(daemon, "Pool", partial(Pool, target=SCRIPTED))
+    monkeypatch.setattr(daemon, "LocalPool", partial(LocalPool, target=SCRIPTED))
     inbox = InboxSettings(path=tmp_path / "inbox", outbox=tmp_path / "outbox")
     inbox.path.mkdir()
     (inbox.path / "talk.wav").write_bytes(bytes(PIECE))

@@ -24,7 +24,7 @@ from speakeasyd.services import watchdog
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.report_handler import ReportHandler
 from speakeasyd.testing import ODD_REPORTS, PIECE, SCRIPTED, FaultScript, InjectedFault
-from speakeasyd.workers.pool import Pool
+from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import PATIENCE_S, eventually
 from tests.ledgers import create
 
@@ -94,7 +94,7 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setattr(daemon, "Pool", partial(Pool, target=SCRIPTED))
+    monkeypatch.setattr(daemon, "LocalPool", partial(LocalPool, target=SCRIPTED))
     return Place(tmp_path)
 
 

@@ -33,6 +33,7 @@ from speakeasyd.domain.protocol import (
     TaskDone,
     TaskFailed,
 )
+from speakeasyd.domain.worker_pool import PoolEvent, WorkerLost, WorkerReport
 from speakeasyd.errors import ErrorCode
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
@@ -43,11 +44,9 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
-from speakeasyd.services.report_handler import PoolEvent
 from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.testing import CHUNK_S, PIECE, ManualClock, build_scripted_chunks
 from speakeasyd.workers.assigned_tasks import AssignedTasks
-from speakeasyd.workers.pool import WorkerLost
 from tests.ledgers import create
 
 NAMES = ("a.wav", "b.wav", "sub/a.wav", "c.flac")
@@ -77,7 +76,7 @@ class StandIn:
         self._hear = hear
         self._hand = AssignedTasks()
         self._plays: dict[JobId, Iterator[Report]] = {}
-        hear(("cpu", Loaded("auto", "scripted", "cpu", "int8", 0.0)))
+        hear(WorkerReport("cpu", Loaded("auto", "scripted", "cpu", "int8", 0.0)))
 
     def capacity(self, _model: str) -> int:
         return max(0, 3 - len(self._plays))
@@ -102,7 +101,7 @@ class StandIn:
         if isinstance(report, TaskDone | TaskFailed):
             del self._plays[job_id]
         self._hand.record_report(report, 0.0)
-        self._hear(("cpu", report))
+        self._hear(WorkerReport("cpu", report))
         return True
 
     def die(self, fault: int) -> None:

@@ -241,7 +241,7 @@ class Place:
         """Note what is committed: no worker may begin it again. For the moment after a fault."""
         self._look_for_replays()
         rows = self._rows_so_far("SELECT path, number FROM chunks JOIN jobs ON jobs.id = job_id")
-        self._committed = frozenset((str(self.inbox / row["path"]), row["number"]) for row in rows)
+        self._committed = frozenset((row["path"], row["number"]) for row in rows)
         _, self._read = read_started_chunks(self.state, self._read)
 
     def _look_for_replays(self) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from speakeasyd import cli, daemon
 from speakeasyd.domain.device_health import RecoveryPolicy
 from speakeasyd.testing import SCRIPTED
-from speakeasyd.workers.pool import Pool
+from speakeasyd.workers.local_pool import LocalPool
 
 POLICY = RecoveryPolicy(probe_s=1.0, person_probe_s=1.0)  # seconds; all else is what people get
 
@@ -17,7 +17,9 @@ async def all_is_well(_device: str) -> str:
 
 
 def main() -> int:
-    vars(daemon)["Pool"] = partial(Pool, target=SCRIPTED, policy=POLICY, probe=all_is_well)
+    vars(daemon)["LocalPool"] = partial(
+        LocalPool, target=SCRIPTED, policy=POLICY, probe=all_is_well
+    )
     return cli.main()
 
 

@@ -20,13 +20,13 @@ from speakeasyd.domain.memory_pressure import (
     update_pressure,
 )
 from speakeasyd.domain.pausing import PauseCause, PauseKind
+from speakeasyd.domain.worker_pool import WorkerPool, WorkerStatus
 from speakeasyd.events import EventHub
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.resource_guard import ResourceGuard
-from speakeasyd.system.memory import find_least_mb, read_available_mb, read_gpu_available_mb
+from speakeasyd.system.memory import read_available_mb
 from speakeasyd.testing import ManualClock
-from speakeasyd.workers.pool import Pool
-from speakeasyd.workers.pool_events import WorkerStatus
+from speakeasyd.workers.gpu_memory import find_least_mb, list_gpu_workers, read_gpu_available_mb
 from tests.ledgers import opened
 
 # --- the rule
@@ -103,6 +103,7 @@ def test_the_memory_of_this_machine() -> None:
 
 @dataclass
 class FakePool:
+    vram: list[float | None]
     unloads: int = 0
 
     def unload_idle_models(self) -> None:
@@ -110,6 +111,10 @@ class FakePool:
 
     def status(self) -> list[WorkerStatus]:
         return [WorkerStatus("w", "cuda:0", "ready", "tiny", pid=7, tasks=0, since="", rss=0)]
+
+    async def read_gpu_available_mb(self) -> float | None:
+        assert list_gpu_workers(self.status()) == [7]
+        return self.vram[0]
 
 
 @dataclass
@@ -125,22 +130,17 @@ class Machine:
 @asynccontextmanager
 async def machine(folder: Path, **settings: object) -> AsyncIterator[Machine]:
     local = datetime(2026, 1, 5, 12).astimezone()
-    clock, hub, pool = ManualClock(local), EventHub(), FakePool()
     memory, vram = [5000.0], cast("list[float | None]", [None])
-
-    async def vram_mb(ours: list[int]) -> float | None:
-        assert ours == [7]
-        return vram[0]
+    clock, hub, pool = ManualClock(local), EventHub(), FakePool(vram)
 
     async with opened(folder / "ledger.db", clock=clock, hub=hub) as ledger:
         pauses = Pauses(ledger=ledger, hub=hub, clock=clock)
         polite = ResourceGuard(
             settings=PoliteSettings.model_validate(settings),
             pauses=pauses,
-            pool=cast(Pool, pool),
+            pool=cast(WorkerPool, pool),
             clock=clock,
             memory_mb=lambda: memory[0],
-            vram_mb=vram_mb,
         )
         yield Machine(polite, pauses, clock, pool, memory, vram)
 

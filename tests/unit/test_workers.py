@@ -26,7 +26,8 @@ from speakeasyd.domain.protocol import (
     TaskDone,
 )
 from speakeasyd.domain.transcript import Chunk
-from speakeasyd.workers.assigned_tasks import AssignedTasks, LostTask, collect_suspects
+from speakeasyd.domain.worker_pool import LostTask
+from speakeasyd.workers.assigned_tasks import AssignedTasks, collect_suspects
 from speakeasyd.workers.child import restrict_visible_devices, set_compute_environment
 from speakeasyd.workers.devices import ProbeResult, check_device, discover_workers, probe_devices
 from speakeasyd.workers.liveness import ASLEEP_S, START_S, LivenessTracker, RecycleTracker

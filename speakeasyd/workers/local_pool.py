@@ -1,10 +1,10 @@
-"""The worker pool: the supervisors of all devices behind one interface."""
+"""The worker pool of this machine: the supervisors of all its devices."""
 
 import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,17 +15,20 @@ from speakeasyd.config import RecoverySettings, WorkerSettings
 from speakeasyd.domain.device_health import OPEN, DeviceState, RecoveryPolicy
 from speakeasyd.domain.fault import Diagnosis
 from speakeasyd.domain.job import JobId
-from speakeasyd.domain.protocol import Report, Task, WorkerSpec
+from speakeasyd.domain.protocol import Task, WorkerSpec
 from speakeasyd.domain.stepdown import GPU_BATCH
+from speakeasyd.domain.worker_pool import (
+    OnPoolEvent,
+    PoolEvent,
+    RoomAvailable,
+    WorkerPool,
+    WorkerStatus,
+)
 from speakeasyd.loop import MainLoop
-from speakeasyd.workers import devices
-from speakeasyd.workers.assigned_tasks import LostTask
+from speakeasyd.workers import devices, gpu_memory
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.devices import DiscoveredWorkers
-from speakeasyd.workers.pool_events import DeviceChange, WorkerLost, WorkerStatus
 from speakeasyd.workers.supervisor import ProbeDevice, Supervisor, SupervisorContext
-
-__all__ = ["DeviceChange", "LostTask", "Pool", "WorkerLost", "WorkerStatus"]
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +45,12 @@ class _WaitingTask:
     alone: bool
 
 
-class Pool:
-    """Takes tasks and delivers reports. Runs on the loop; its callbacks must not block or raise.
+def _ignore_event(_event: PoolEvent) -> None:
+    """Stand for `on_event` before `start`."""
 
-    Every task ends in exactly one way: `TaskDone` or `TaskFailed` among the reports,
-    `WorkerLost`, `drop_job`, or `stop`.
-    """
+
+class LocalPool(WorkerPool):
+    """One worker process for each device of this machine, and a spare one on the CPU."""
 
     def __init__(
         self,
@@ -58,10 +61,6 @@ class Pool:
         folders: Mapping[str, Path],
         main_loop: MainLoop,
         clock: Clock,
-        on_report: Callable[[str, Report], None],
-        on_lost: Callable[[WorkerLost], None],
-        on_device: Callable[[DeviceChange], None],
-        on_room: Callable[[], None] = lambda: None,
         target: str = ENGINE,
         specs: tuple[WorkerSpec, ...] = (),
         policy: RecoveryPolicy | None = None,
@@ -75,7 +74,7 @@ class Pool:
         self._settings, self._state_dir = settings, state_dir
         self._specs = specs
         self._folders = {name: str(path) for name, path in folders.items()}
-        self._on_room = on_room
+        self._on_event: OnPoolEvent = _ignore_event
         self._policy = policy or RecoveryPolicy(cpu_stand_in=recovery.cpu_stand_in)
         self._context = SupervisorContext(
             target=target,
@@ -85,9 +84,7 @@ class Pool:
             main_loop=main_loop,
             clock=clock,
             probe=probe or partial(devices.check_device, state_dir=str(state_dir)),
-            on_report=on_report,
-            on_lost=on_lost,
-            on_change=on_device,
+            on_event=self._publish_event,
             on_room=self._assign_waiting,
         )
         self._workers: list[Supervisor] = []
@@ -101,8 +98,8 @@ class Pool:
 
     # --- start and stop ---
 
-    async def start(self) -> None:
-        """Find the devices and start their workers."""
+    async def start(self, on_event: OnPoolEvent) -> None:
+        self._on_event = on_event
         found = DiscoveredWorkers(self._specs) if self._specs else await self._discover_devices()
         self._specs = tuple(replace(spec, folders=self._folders) for spec in found.specs)
         self.warning = found.warning
@@ -113,11 +110,13 @@ class Pool:
             worker.start()
         self._ticker = asyncio.create_task(self._run_ticks(), name="pool ticks")
 
+    def _publish_event(self, event: PoolEvent) -> None:
+        self._on_event(event)
+
     async def _discover_devices(self) -> DiscoveredWorkers:
         return await devices.discover_workers(self._settings, state_dir=self._state_dir)
 
     async def stop(self, grace_s: float) -> None:
-        """Let the workers finish their chunks for `grace_s` seconds, then end them. Idempotent."""
         self._stopped = True
         if self._ticker:
             self._ticker.cancel()
@@ -130,7 +129,6 @@ class Pool:
         )
 
     def kill(self) -> None:
-        """Kill every worker at once, after a second signal. `stop` then returns without delay."""
         for worker in self._all_supervisors():
             worker.kill()
 
@@ -138,11 +136,10 @@ class Pool:
 
     @property
     def device(self) -> str:
-        """The device that gets chunks first."""
         return self._specs[0].device if self._specs else "cpu"
 
     def capacity(self, model: str) -> int:
-        """Return how many more tasks for this model to submit now.
+        """Return how many more tasks for this model to submit now; 0 after `stop`.
 
         Enough for a worker to decode ahead and to mix files in a batch.
         """
@@ -151,12 +148,10 @@ class Pool:
         return sum(worker.free_slots(model) for worker in self._active_supervisors())
 
     def submit_task(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
-        """Queue a task. `alone`: as the only task of its worker. `on_cpu`: in the spare worker."""
         (self._waiting_for_cpu if on_cpu else self._waiting).append(_WaitingTask(task, alone))
         self._assign_waiting()
 
     def drop_job(self, job_id: JobId) -> None:
-        """Drop a job that waits or that a worker holds."""
         for queue in (self._waiting, self._waiting_for_cpu):
             for waiting in [waiting for waiting in queue if waiting.task.job_id == job_id]:
                 queue.remove(waiting)
@@ -164,7 +159,6 @@ class Pool:
             worker.drop_job(job_id)
 
     def neglects(self, job_id: JobId) -> bool | None:
-        """Return whether a task gets no reports while its worker works; None if unknown."""
         for worker in self._all_supervisors():
             if worker.holds(job_id):
                 return worker.neglects(job_id)
@@ -172,13 +166,14 @@ class Pool:
         return False if any(item.task.job_id == job_id for item in waiting) else None
 
     def unload_idle_models(self) -> None:
-        """Free the models of workers without work."""
         for worker in self._all_supervisors():
             worker.unload_model()
 
+    async def read_gpu_available_mb(self) -> float | None:
+        return await gpu_memory.read_gpu_available_mb(gpu_memory.list_gpu_workers(self.status()))
+
     @property
     def blocked_reason(self) -> str | None:
-        """Why no task can be taken for some time, as a message for users; None if one can."""
         workers = self._active_supervisors()
         if not workers or any(worker.state not in OPEN for worker in workers):
             return None
@@ -187,7 +182,6 @@ class Pool:
 
     @property
     def fatal_diagnosis(self) -> Diagnosis | None:
-        """The fault that a person has to fix before any task can be taken; None without one."""
         workers = self._active_supervisors()
         if not all(worker.needs_person for worker in workers):
             return None
@@ -217,7 +211,7 @@ class Pool:
         if self._waiting_for_cpu:
             self._assign_to_spare()
         if not self._waiting:
-            self._on_room()
+            self._publish_event(RoomAvailable())
 
     def _find_supervisor_for(self, waiting: _WaitingTask) -> Supervisor | None:
         model = waiting.task.options.model
