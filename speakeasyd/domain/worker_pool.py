@@ -72,7 +72,7 @@ class DeviceChange:
 
 @dataclass(frozen=True, slots=True)
 class RoomAvailable:
-    """`capacity` or `blocked_reason` may have changed: more tasks may be submitted."""
+    """More tasks may be submitted now. The other events may mean so too."""
 
 
 PoolEvent = WorkerReport | WorkerLost | DeviceChange | RoomAvailable

@@ -1,26 +1,27 @@
-"""The pool with real worker processes, which run the scripted engine: every way to die, and nothing is lost."""
+"""The dispatcher with real worker processes, which run the scripted engine: every way to die, and nothing is lost."""
 
 import asyncio
+import hashlib
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from string import ascii_letters
 
 import psutil
 import pytest
-from speakeasyd.workers.pool import DeviceChange, Pool, WorkerLost
 
 from speakeasyd.clock import SystemClock
-from speakeasyd.config import RecoverySettings, WorkerSettings
+from speakeasyd.config import InboxSettings, RecoverySettings, Settings
 from speakeasyd.domain.device_health import DeviceState, RecoveryPolicy
 from speakeasyd.domain.fault import FaultKind
-from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.job import Job, JobId, NewJob, Signature, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -29,15 +30,30 @@ from speakeasyd.domain.protocol import (
     Hello,
     Loaded,
     Report,
+    SourceRef,
     Task,
     TaskDone,
-    TaskFailed,
     Unloaded,
-    WorkerSpec,
 )
-from speakeasyd.domain.recovery import PoisonDecision, decide_poison
-from speakeasyd.domain.transcript import Chunk
+from speakeasyd.domain.transcript import Chunk, Segment
+from speakeasyd.domain.worker_pool import (
+    DeviceChange,
+    LostTask,
+    PoolEvent,
+    WorkerLost,
+    WorkerPool,
+    WorkerReport,
+)
+from speakeasyd.events import EventHub
+from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.loop import MainLoop
+from speakeasyd.services import dispatcher, report_handler
+from speakeasyd.services.dispatcher import Dispatcher
+from speakeasyd.services.incidents import Incidents
+from speakeasyd.services.outboxes import Outboxes
+from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.publisher import Publisher
+from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.testing import (
     PIECE,
     SCRIPTED,
@@ -49,121 +65,98 @@ from speakeasyd.testing import (
 from speakeasyd.workers import supervisor
 from speakeasyd.workers.process import WorkerProcess
 from tests.conftest import PATIENCE_S, eventually
-from tests.sources import refer_to
+from tests.integration.pools import POLICY, PoolSetup, build_local_pool
+from tests.ledgers import opened
 
 ILLEGAL = "RuntimeError: CUDA failed with error an illegal memory access was encountered"
-POLICY = RecoveryPolicy(
-    restart_s=0.05, restart_min_s=0.01, probe_s=0.05, person_probe_s=0.1, leave_s=0.5
-)
-DEFAULTS = RecoverySettings().model_dump() | {
-    "stall_s": 20.0
-}  # seconds; more than a busy machine makes a worker wait
+INBOX = "in"
+# seconds; `stall_s`: more than a busy machine makes a worker wait
+DEFAULTS = {"stall_s": 20.0, "stop_grace_s": 0.5, "retry_s": 0.02}
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such thing")
+
+_JOBS = "SELECT id, path, status, error_code, crashes FROM jobs ORDER BY id"
+_CHUNKS = """
+    SELECT number, start_seconds, end_seconds, gap, (
+        SELECT json_group_array(json_array(start_seconds, end_seconds, text, avg_logprob,
+                                           compression_ratio, no_speech_prob))
+        FROM segments WHERE segments.job_id = chunks.job_id AND chunk = number
+    ) FROM chunks WHERE job_id = ? ORDER BY number
+"""
+_STRIKES = "SELECT chunk, strikes FROM strikes WHERE job_id = ?"
 
 
 @dataclass
 class Work:
-    """What a job still needs, as the ledger would know it."""
+    """What the ledger knows of a job."""
 
     path: Path
-    done: dict[int, Chunk] = field(default_factory=dict)
-    strikes: dict[int, int] = field(default_factory=lambda: defaultdict(int))
-    crashes: int = 0
-    ended: str = ""
+    done: dict[int, Chunk]
+    strikes: dict[int, int]
+    crashes: int
+    ended: str  # "completed" or why it failed; empty while it has not ended
 
 
-class Dispatch:
-    """Does what the dispatcher does, with a dict for a ledger: claims, commits, strikes, tries again."""
+class Run:
+    """A dispatcher with its ledger and pool, and what the pool has told it."""
 
-    def __init__(self, settings: RecoverySettings) -> None:
-        self.settings = settings
-        self.pool: Pool
-        self.work: dict[JobId, Work] = {}
-        self.pending: list[JobId] = []
-        self.claims = 0
-        self.tokens: dict[JobId, Token] = {}
+    def __init__(self, inbox: Path, state: Path, ledger: Ledger) -> None:
+        self.inbox, self.state, self.ledger = inbox, state, ledger
+        self.dispatcher: Dispatcher
+        self.pool: WorkerPool
+        self.copies = 1  # how often each event is delivered
         self.lost: list[WorkerLost] = []
         self.lost_at = 0  # reports before the latest loss
         self.changes: list[DeviceChange] = []
         self.reports: list[Report] = []
+        self.stored: set[tuple[Token, int]] = set()  # chunks by claim token and index
+        self.wrong: list[PoolEvent] = []  # chunks done twice; losses of tasks that nobody claims
 
-    def add(self, *paths: Path) -> None:
-        for path in paths:
-            job_id = JobId(len(self.work) + 1)
-            self.work[job_id] = Work(path)
-            self.pending.append(job_id)
-        self.room()
+    async def add(self, *paths: Path) -> None:
+        await self.ledger.add_jobs([_new_job(path) for path in paths])
+        self.dispatcher.wake()
 
-    def room(self) -> None:
-        while self.pending and self.pool.capacity("auto") > 0:
-            job_id = self.pending.pop(0)
-            self.claims += 1
-            self.tokens[job_id] = Token(f"claim-{self.claims}")
-            self.begin(job_id, self.work[job_id])
+    def on_event(self, event: PoolEvent) -> None:
+        match event:
+            case WorkerReport(report=report):
+                self.reports.append(report)
+                if isinstance(report, ChunkDone) and (job := self._find_job(report)):
+                    key = report.token, report.chunk.index
+                    if key in self.stored or report.chunk.index in job.done:
+                        self.wrong.append(event)
+                    self.stored.add(key)
+            case WorkerLost():
+                self.lost.append(event)
+                self.lost_at = len(self.reports)
+                if not all(self._find_job(task) for task in event.tasks):
+                    self.wrong.append(event)
+            case DeviceChange():
+                self.changes.append(event)
+        for _ in range(self.copies):
+            self.dispatcher.enqueue_event(event)
 
-    def begin(self, job_id: JobId, work: Work) -> None:
-        struck = [
-            index for index, strikes in work.strikes.items() if strikes and index not in work.done
-        ]
-        if not struck:
-            self.pool.submit_task(self.task(job_id, work), alone=work.crashes > 0)
-            return
-        match decide_poison(
-            strikes=work.strikes[struck[0]], device=self.pool.device, settings=self.settings
-        ):
-            case PoisonDecision.TRY_ALONE:
-                self.pool.submit_task(self.task(job_id, work, struck[0]), alone=True)
-            case PoisonDecision.TRY_ON_CPU:
-                self.pool.submit_task(self.task(job_id, work, struck[0]), alone=True, on_cpu=True)
-            case PoisonDecision.MARK_GAP:
-                work.done[struck[0]] = Chunk(struck[0], 0.0, 0.0, gap=True)
-                self.pending.append(job_id)
-            case PoisonDecision.FAIL:
-                work.ended = "poison"
+    def _find_job(self, what: ChunkDone | LostTask) -> Job | None:
+        return self.dispatcher._claims.find_job(what.job_id, what.token)
 
-    def task(self, job_id: JobId, work: Work, only: int | None = None) -> Task:
-        return Task(
-            job_id,
-            self.tokens[job_id],
-            refer_to(work.path),
-            Options(),
-            "en",
-            skip=frozenset(work.done),
-            only=None if only is None else frozenset({only}),
-        )
-
-    def on_report(self, _worker: str, report: Report) -> None:
-        self.reports.append(report)
-        match report:
-            case ChunkDone(job_id, token, chunk) if self.tokens[job_id] == token:
-                assert chunk.index not in self.work[job_id].done
-                self.work[job_id].done[chunk.index] = chunk
-            case TaskDone(job_id, token) if self.tokens[job_id] == token:
-                work = self.work[job_id]
-                if len(work.done) == len(build_scripted_chunks(work.path.read_bytes())):
-                    work.ended = "completed"
-                else:
-                    self.pending.append(job_id)
-            case TaskFailed(job_id, token, code) if self.tokens[job_id] == token:
-                self.work[job_id].ended = code
-            case _:
-                pass
-
-    def on_lost(self, lost: WorkerLost) -> None:
-        self.lost.append(lost)
-        self.lost_at = len(self.reports)
-        for task in lost.tasks:
-            assert self.tokens[task.job_id] == task.token
-            work = self.work[task.job_id]
-            for chunk in task.suspects:
-                work.strikes[chunk.index] += 1
-            work.crashes += task.opened
-            self.pending.append(task.job_id)
+    @property
+    def work(self) -> dict[JobId, Work]:
+        with closing(sqlite3.connect(self.state / "ledger.db")) as ledger:
+            return {
+                JobId(job_id): Work(
+                    path=self.inbox / path,
+                    done=dict(map(_read_chunk, ledger.execute(_CHUNKS, [job_id]))),
+                    strikes=dict(ledger.execute(_STRIKES, [job_id]).fetchall()),
+                    crashes=crashes,
+                    ended="" if status in {"pending", "processing"} else code or status,
+                )
+                for job_id, path, status, code, crashes in ledger.execute(_JOBS).fetchall()
+            }
 
     async def finished(self) -> None:
-        await eventually(
-            lambda: all(work.ended for work in self.work.values()), "the end of the work"
-        )
+        unfinished = "SELECT count(*) FROM jobs WHERE status IN ('pending', 'processing')"
+        with closing(sqlite3.connect(self.state / "ledger.db")) as ledger:
+            await eventually(
+                lambda: ledger.execute(unfinished).fetchone() == (0,), "the end of the work"
+            )
 
     def kinds(self) -> list[FaultKind]:
         return [lost.kind for lost in self.lost]
@@ -176,6 +169,27 @@ class Dispatch:
                 assert got == [
                     old if new.gap is False else new for old, new in zip(expected, got, strict=True)
                 ]
+
+
+def _new_job(path: Path) -> NewJob:
+    return NewJob(
+        inbox=INBOX,
+        path=os.fsencode(path.name),
+        signature=Signature.of(path.stat()),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        options=Options(),
+        preset=None,
+        batch=INBOX,
+    )
+
+
+def _read_chunk(row: tuple[int, float, float, int, str]) -> tuple[int, Chunk]:
+    number, start, end, gap, segments = row
+    parts = tuple(
+        Segment(start, end, text, logprob, ratio, silence)
+        for start, end, text, logprob, ratio, silence in json.loads(segments)
+    )
+    return number, Chunk(number, start, end, parts, gap=bool(gap))
 
 
 def started(reports: Iterable[Report]) -> set[tuple[int, int]]:
@@ -192,7 +206,7 @@ class SkippingClock(SystemClock):
 
 
 async def skip_silences(
-    clock: SkippingClock, run: Dispatch, misdeeds: tuple[InjectedFault, ...], folder: Path
+    clock: SkippingClock, run: Run, misdeeds: tuple[InjectedFault, ...], folder: Path
 ) -> None:
     """While a worker hangs by the script, let time pass faster, so that a long patience costs no time.
 
@@ -207,9 +221,12 @@ async def skip_silences(
 
 
 @pytest.fixture(autouse=True)
-def patient_burials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy machine may take long to end a killed process."""
+def patience_and_haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine may take long to end a killed process. Retries need not wait long here."""
     monkeypatch.setattr(supervisor, "EXIT_S", PATIENCE_S)
+    monkeypatch.setattr(dispatcher, "TICK_S", 0.1)
+    monkeypatch.setattr(dispatcher, "CHECK_QUEUE_S", 0.1)
+    monkeypatch.setattr(report_handler, "HOLD_S", 0.1)
 
 
 @asynccontextmanager
@@ -225,44 +242,71 @@ async def running(
     target: str = SCRIPTED,
     idle_unload_s: float = 0.0,
     **settings: object,
-) -> AsyncIterator[Dispatch]:
+) -> AsyncIterator[Run]:
     FaultScript(misdeeds, chunk_s=chunk_s, load_s=load_s).write_to(tmp_path)
     clock = SkippingClock()
-    recovery = RecoverySettings.model_construct(**DEFAULTS | settings)
-    dispatch = Dispatch(recovery)
+    inbox = InboxSettings(path=tmp_path / INBOX, outbox=tmp_path / "outbox", name=INBOX)
+    inbox.path.mkdir(exist_ok=True)
+    recovery = RecoverySettings.model_validate(DEFAULTS | settings)
+    wanted = Settings(state=tmp_path, inboxes=(inbox,), recovery=recovery)
 
     async def probed(at: str) -> str:
         return probe(at)
 
-    dispatch.pool = Pool(
-        settings=WorkerSettings(idle_unload_s=idle_unload_s),
-        recovery=recovery,
-        state_dir=tmp_path,
-        folders={str(tmp_path): tmp_path},
-        main_loop=MainLoop(asyncio.get_running_loop()),
+    hub = EventHub()
+    async with opened(tmp_path / "ledger.db", clock=SystemClock(), hub=hub) as ledger:
+        run = Run(inbox.path, tmp_path, ledger)
+        run.pool = build_local_pool(
+            PoolSetup(
+                state=tmp_path,
+                folders={INBOX: inbox.path},
+                main_loop=MainLoop(asyncio.get_running_loop()),
+                devices=tuple(device.split()),
+                batch=batch,
+                recovery=recovery,
+                policy=policy,
+                probe=probed,
+                idle_unload_s=idle_unload_s,
+                clock=clock,
+                target=target,
+            )
+        )
+        run.dispatcher = await build_dispatcher(run, wanted, hub)
+        await run.pool.start(run.on_event)
+        await run.dispatcher.start()
+        skipping = asyncio.create_task(skip_silences(clock, run, misdeeds, tmp_path))
+        try:
+            yield run
+        finally:
+            skipping.cancel()
+            pids = [status.pid for status in run.pool.status() if status.pid]
+            await run.dispatcher.stop()
+            assert not any(map(psutil.pid_exists, pids)), "a worker or a zombie was left"
+    assert not run.wrong
+
+
+async def build_dispatcher(run: Run, settings: Settings, hub: EventHub) -> Dispatcher:
+    clock = SystemClock()
+    pauses = Pauses(ledger=run.ledger, hub=hub, clock=clock)
+    outboxes = Outboxes(inboxes=settings.inboxes, pauses=pauses)
+    await outboxes.prepare_folders()
+    sources = SourceDisposal(ledger=run.ledger, settings=settings, hub=hub, clock=clock)
+    return Dispatcher(
+        ledger=run.ledger,
+        pool=run.pool,
+        publisher=Publisher(ledger=run.ledger, outboxes=outboxes, sources=sources),
+        outboxes=outboxes,
+        pauses=pauses,
+        incidents=Incidents(ledger=run.ledger),
+        settings=settings,
         clock=clock,
-        on_report=dispatch.on_report,
-        on_lost=dispatch.on_lost,
-        on_device=dispatch.changes.append,
-        on_room=dispatch.room,
-        target=target,
-        specs=tuple(WorkerSpec(each, "auto", 1, batch, str(tmp_path)) for each in device.split()),
-        policy=policy,
-        probe=probed,
     )
-    await dispatch.pool.start()
-    skipping = asyncio.create_task(skip_silences(clock, dispatch, misdeeds, tmp_path))
-    try:
-        yield dispatch
-    finally:
-        skipping.cancel()
-        pids = [status.pid for status in dispatch.pool.status() if status.pid]
-        await dispatch.pool.stop(0.5)
-        assert not any(map(psutil.pid_exists, pids)), "a worker or a zombie was left"
 
 
 def files(folder: Path, count: int = 4, chunks: int = 3) -> list[Path]:
-    paths = [folder / f"{name}.audio" for name in ascii_letters[:count]]
+    inbox = folder / INBOX
+    inbox.mkdir(exist_ok=True)
+    paths = [inbox / f"{name}.audio" for name in ascii_letters[:count]]
     for path in paths:
         path.write_bytes(path.name.encode() * (PIECE * chunks // len(path.name)))
     return paths
@@ -270,9 +314,29 @@ def files(folder: Path, count: int = 4, chunks: int = 3) -> list[Path]:
 
 async def test_every_file_gets_its_text(tmp_path: Path) -> None:
     async with running(tmp_path) as run:
-        run.add(*files(tmp_path, 12))
+        await run.add(*files(tmp_path, 12))
         await run.finished()
         run.check_texts()
+    assert not run.lost
+
+
+async def test_doubled_and_late_results_change_nothing(tmp_path: Path) -> None:
+    """A report counts for the claim whose token it has, and once."""
+    async with running(tmp_path) as run:
+        run.copies = 2
+        await run.add(*files(tmp_path))
+        late = Segment(0.0, 1.0, " of an earlier claim", -0.1, 1.0, 0.0)
+        for job_id in map(JobId, range(1, 5)):
+            chunk = ChunkDone(job_id, Token("earlier"), Chunk(0, 0.0, 1.0, (late,)))
+            run.dispatcher.enqueue_event(WorkerReport("cuda-0", chunk))
+            done = TaskDone(job_id, Token("earlier"), 1.0)
+            run.dispatcher.enqueue_event(WorkerReport("cuda-0", done))
+        await run.finished()
+        run.check_texts()
+        assert [work.ended for work in run.work.values()] == ["completed"] * 4
+        completed = "SELECT job_id, count(*) FROM events WHERE kind = 'job.completed' GROUP BY 1"
+        with closing(sqlite3.connect(tmp_path / "ledger.db")) as ledger:
+            assert ledger.execute(completed).fetchall() == [(n, 1) for n in range(1, 5)]
     assert not run.lost
 
 
@@ -306,7 +370,7 @@ async def test_one_death_costs_nothing(
         | {"file": "b.audio", "chunk": 1}
     )
     async with running(tmp_path, misdeed) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert run.kinds() == [kind]
@@ -323,7 +387,7 @@ async def test_poison_on_the_gpu_is_done_by_the_cpu(tmp_path: Path) -> None:
     async with running(
         tmp_path, InjectedFault("abort", file="b.audio", chunk=1, device="cuda", times=0)
     ) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
         devices = [status.device for status in run.pool.status()]
@@ -339,7 +403,7 @@ async def test_poison_everywhere_costs_three_workers(
 ) -> None:
     poison = InjectedFault("abort", file="b.audio", chunk=1, times=0)
     async with running(tmp_path, poison, on_poison=on_poison) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert [lost.device for lost in run.lost] == ["cuda:0", "cuda:0", "cpu"]
@@ -362,7 +426,7 @@ async def test_a_suspect_is_tried_with_nothing_beside_it(tmp_path: Path) -> None
     async with running(
         tmp_path, InjectedFault("abort", file="b.audio", chunk=1), chunk_s=0.01
     ) as run:
-        run.add(*files(tmp_path, 8))
+        await run.add(*files(tmp_path, 8))
         await run.finished()
     suspects = {(task.job_id, chunk.index) for task in run.lost[0].tasks for chunk in task.suspects}
     assert (2, 1) in suspects
@@ -382,7 +446,7 @@ async def test_a_suspect_is_tried_with_nothing_beside_it(tmp_path: Path) -> None
 async def test_a_file_that_kills_its_reader_is_found_among_those_open(tmp_path: Path) -> None:
     killer = InjectedFault("abort", at="open", file="c.audio", times=2)
     async with running(tmp_path, killer) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert run.work[JobId(3)].crashes == 2
@@ -393,7 +457,7 @@ async def test_a_file_that_kills_its_reader_is_found_among_those_open(tmp_path: 
 async def test_a_bad_file_costs_no_worker(tmp_path: Path) -> None:
     bad = InjectedFault("refuse", at="open", file="b.audio", text="a picture")
     async with running(tmp_path, bad) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
     assert [work.ended for work in run.work.values()] == [
         "completed",
@@ -413,7 +477,7 @@ async def test_faults_on_different_files_condemn_the_device_until_a_probe_passes
     sick = [InjectedFault("fault", text=ILLEGAL, file=f"{name}.audio", chunk=0) for name in "abc"]
     answers = ["the driver sleeps", ""]
     async with running(tmp_path, *sick, batch=1, probe=lambda _device: answers.pop(0)) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     states = [change.state for change in run.changes]
@@ -432,7 +496,7 @@ async def test_a_missing_library_is_told_and_waited_for(tmp_path: Path) -> None:
     async with running(
         tmp_path, missing, probe=lambda _device: "" if mended.is_set() else text
     ) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await eventually(lambda: run.pool.blocked_reason is not None, "the pause")
         assert "speakeasyd[gpu]" in (run.pool.blocked_reason or "")
         assert run.pool.capacity("auto") == 0
@@ -448,7 +512,7 @@ async def test_workers_that_die_before_any_work_need_a_person_in_the_end(
     tmp_path: Path, deed: Deed
 ) -> None:
     async with running(tmp_path, InjectedFault(deed, at="load", times=0), device="cpu") as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await eventually(lambda: run.pool.fatal_diagnosis is not None, "the end of hope")
         assert run.pool.fatal_diagnosis
         assert "GPU" not in run.pool.fatal_diagnosis.what
@@ -460,7 +524,7 @@ async def test_a_defect_in_loading_is_not_tried_for_ever(tmp_path: Path) -> None
     async with running(
         tmp_path, InjectedFault("fault", at="load", phase="canary", text=text, times=0)
     ) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await eventually(lambda: run.pool.fatal_diagnosis is not None, "the end of the tries")
         assert "install speakeasyd again" in (run.pool.blocked_reason or "")
     assert run.kinds() == [FaultKind.DEFECT] * POLICY.faults_to_open
@@ -471,7 +535,7 @@ async def test_a_defect_that_some_files_meet_stops_no_others(tmp_path: Path) -> 
     odd = [InjectedFault("fault", file=f"{name}.audio", text=text, times=0) for name in "abc"]
     policy = replace(POLICY, restart_max_s=0.1, probe_max_s=0.1)
     async with running(tmp_path, *odd, device="cpu", policy=policy) as run:
-        run.add(*files(tmp_path, count=6))
+        await run.add(*files(tmp_path, count=6))
         await run.finished()
         run.check_texts()
     gaps = [any(chunk.gap for chunk in work.done.values()) for work in run.work.values()]
@@ -483,7 +547,7 @@ async def test_a_bad_model_blames_neither_device_nor_work(tmp_path: Path) -> Non
     async with running(
         tmp_path, InjectedFault("fault", at="load", phase="load", text=text, times=2)
     ) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
     assert run.kinds() == [FaultKind.CONFIGURATION] * 2
     assert DeviceState.DEVICE_OPEN not in {change.state for change in run.changes}
@@ -495,7 +559,7 @@ async def test_the_cpu_stands_in_if_it_may(tmp_path: Path) -> None:
     policy = replace(POLICY, cpu_stand_in=True)
     asleep = InjectedFault("fault", at="load", phase="load", device="cuda", text=text, times=0)
     async with running(tmp_path, asleep, policy=policy, probe=lambda _device: text) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
         assert next((status.device, status.state) for status in run.pool.status()) == (
@@ -516,7 +580,7 @@ async def test_work_goes_to_the_device_that_is_well(tmp_path: Path) -> None:
     text = "RuntimeError: CUDA failed with error unknown error"
     asleep = InjectedFault("fault", at="load", phase="load", text=text)
     async with running(tmp_path, asleep, device="cuda:0 cuda:1", probe=lambda _device: text) as run:
-        run.add(*files(tmp_path, 12))
+        await run.add(*files(tmp_path, 12))
         await run.finished()
         run.check_texts()
         assert run.pool.blocked_reason is None
@@ -551,7 +615,7 @@ async def test_a_bad_day(tmp_path: Path) -> None:
         ),
     ]
     async with running(tmp_path, *misdeeds) as run:
-        run.add(*files(tmp_path, 12))
+        await run.add(*files(tmp_path, 12))
         await run.finished()
         run.check_texts()
     assert {work.ended for work in run.work.values()} == {"completed"}
@@ -574,7 +638,7 @@ async def test_a_soft_restart_keeps_the_worker_and_its_tasks(tmp_path: Path) -> 
     async with running(
         tmp_path, InjectedFault("soft_fault", text=FULL, file="b.audio", chunk=1)
     ) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert not run.lost
@@ -588,7 +652,7 @@ async def test_a_soft_restart_that_fails_becomes_a_hard_one(tmp_path: Path) -> N
         "fault", at="load", phase="canary", text="CanaryFailed: 'la la la'", after="soft_fault"
     )
     async with running(tmp_path, soft, again) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert run.kinds() == [FaultKind.CONTEXT_LOST]
@@ -600,7 +664,7 @@ async def test_a_worker_that_mends_itself_for_ever_is_ended(tmp_path: Path) -> N
         "soft_fault", at="load", phase="load", text=FULL, times=POLICY.soft_limit + 2
     )
     async with running(tmp_path, soft, load_s=0.05, chunk_s=0.2) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert run.kinds() == [FaultKind.OUT_OF_MEMORY]
@@ -615,7 +679,7 @@ async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came
     async with running(
         tmp_path, soft, abort, batch=4, load_s=2.0
     ) as run:  # while it loads, all tasks come
-        run.add(*files(tmp_path, 8))
+        await run.add(*files(tmp_path, 8))
         await run.finished()
         run.check_texts()
     assert (
@@ -627,7 +691,7 @@ async def test_a_fresh_worker_begins_with_the_settings_that_its_predecessor_came
 async def test_after_a_recycling_the_wanted_settings_are_tried_again(tmp_path: Path) -> None:
     soft = InjectedFault("soft_fault", text=FULL, file="a.audio", chunk=0)
     async with running(tmp_path, soft, batch=4, recycle_hours=100 / 3600) as run:
-        run.add(*files(tmp_path, 52))
+        await run.add(*files(tmp_path, 52))
         await run.finished()
     starts = [number for number, report in enumerate(run.reports) if isinstance(report, Hello)]
     assert most_at_once(run.reports[starts[1] :]) == 4
@@ -644,7 +708,7 @@ def most_at_once(reports: Iterable[Report]) -> int:
 
 async def test_a_worker_that_hangs_in_loading_is_replaced(tmp_path: Path) -> None:
     async with running(tmp_path, InjectedFault("hang", at="load")) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
         run.check_texts()
     assert run.kinds() == [FaultKind.HANG]
@@ -658,7 +722,7 @@ async def test_a_worker_that_cannot_be_killed_is_given_up(
     with monkeypatch.context() as immortal:
         immortal.setattr(WorkerProcess, "kill", lambda _process: None)
         async with running(tmp_path, InjectedFault("stop", file="b.audio", chunk=1)) as run:
-            run.add(*files(tmp_path))
+            await run.add(*files(tmp_path))
             await eventually(lambda: run.pool.status()[0].tasks, "work")
             stuck = psutil.Process(run.pool.status()[0].pid)
             await run.finished()
@@ -672,7 +736,7 @@ async def test_a_worker_that_cannot_be_killed_is_given_up(
 
 async def test_a_worker_is_recycled_between_files(tmp_path: Path) -> None:
     async with running(tmp_path, recycle_hours=100 / 3600) as run:
-        run.add(*files(tmp_path, 48))
+        await run.add(*files(tmp_path, 48))
         await run.finished()
         run.check_texts()
     assert not run.lost
@@ -681,18 +745,18 @@ async def test_a_worker_is_recycled_between_files(tmp_path: Path) -> None:
 
 async def test_an_idle_worker_frees_its_model_and_loads_it_again(tmp_path: Path) -> None:
     async with running(tmp_path, idle_unload_s=0.1) as run:
-        run.add(*files(tmp_path, 1))
+        await run.add(*files(tmp_path, 1))
         await eventually(
             lambda: any(isinstance(report, Unloaded) for report in run.reports), "the unloading"
         )
-        run.add(tmp_path / "a.audio")
+        await run.add(files(tmp_path, 2)[1])
         await run.finished()
     assert len([report for report in run.reports if isinstance(report, Loaded)]) == 2
 
 
 async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=0.05) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await eventually(
             lambda: any(isinstance(report, ChunkDone) for report in run.reports), "a chunk"
         )
@@ -706,12 +770,12 @@ async def test_a_dropped_job_is_forgotten(tmp_path: Path) -> None:
     async with running(
         tmp_path, InjectedFault("abort", file="b.audio", chunk=2), chunk_s=0.05, batch=1
     ) as run:
-        run.add(*files(tmp_path, 2, chunks=4))
+        await run.add(*files(tmp_path, 2, chunks=4))
         await eventually(
             lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work"
         )
         run.pool.drop_job(JobId(1))
-        run.work[JobId(1)].ended = "cancelled"
+        await run.ledger.cancel_jobs([1])
         await run.finished()
     assert not any(isinstance(report, TaskDone) and report.job_id == 1 for report in run.reports)
     assert {task.job_id for lost in run.lost for task in lost.tasks} == {2}
@@ -722,7 +786,7 @@ async def test_a_dropped_job_is_forgotten(tmp_path: Path) -> None:
 
 async def test_stopping_finishes_the_chunks_in_flight(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=0.1) as run:
-        run.add(*files(tmp_path, chunks=50))
+        await run.add(*files(tmp_path, chunks=50))
         await eventually(lambda: len(run.reports) > 20, "work")
         await run.pool.stop(PATIENCE_S)
     assert started(run.reports) == {
@@ -735,7 +799,7 @@ async def test_stopping_finishes_the_chunks_in_flight(tmp_path: Path) -> None:
 @pytest.mark.parametrize("deed", ["hang", "stop"])
 async def test_stopping_does_not_wait_for_the_dead(tmp_path: Path, deed: str) -> None:
     async with running(tmp_path, InjectedFault(deed, file="b.audio", chunk=1)) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await eventually(lambda: (2, 1) in started(run.reports), "the chunk")
         await asyncio.wait_for(run.pool.stop(0.3), PATIENCE_S)  # the worker itself would never end
     assert not run.lost
@@ -743,7 +807,7 @@ async def test_stopping_does_not_wait_for_the_dead(tmp_path: Path, deed: str) ->
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async with running(tmp_path, chunk_s=3600.0) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await eventually(
             lambda: any(isinstance(report, ChunkStarted) for report in run.reports), "work"
         )
@@ -756,27 +820,24 @@ async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from speakeasyd.clock import SystemClock
-from speakeasyd.config import RecoverySettings, WorkerSettings
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.protocol import ChunkStarted, SourceRef, Task, WorkerSpec
+from speakeasyd.domain.protocol import ChunkStarted, SourceRef, Task
+from speakeasyd.domain.worker_pool import WorkerReport
 from speakeasyd.loop import MainLoop
-from speakeasyd.workers.pool import Pool
+from tests.integration.pools import PoolSetup, build_local_pool
 
-state, target = Path(sys.argv[1]), sys.argv[2]
-
-def on_report(worker, report):
-    if isinstance(report, ChunkStarted):
-        print(pool.status()[0].pid, flush=True)
+state = Path(sys.argv[1])
 
 async def main():
-    global pool
-    pool = Pool(settings=WorkerSettings(), recovery=RecoverySettings(), state_dir=state,
-                folders={"in": state}, target=target,
-                main_loop=MainLoop(asyncio.get_running_loop()), clock=SystemClock(), on_report=on_report,
-                on_lost=print, on_device=lambda change: None, specs=(WorkerSpec("cpu", "auto", 1, 1, str(state)),))
-    await pool.start()
+    main_loop = MainLoop(asyncio.get_running_loop())
+    pool = build_local_pool(PoolSetup(state=state, folders={"in": state / "in"}, main_loop=main_loop, devices=("cpu",)))
+
+    def on_event(event):
+        if isinstance(event, WorkerReport) and isinstance(event.report, ChunkStarted):
+            print(pool.status()[0].pid, flush=True)
+
+    await pool.start(on_event)
     while not pool.capacity("auto"):
         await asyncio.sleep(0.01)
     pool.submit_task(Task(JobId(1), Token("t"), SourceRef("in", b"a.audio"), Options(), "en"))
@@ -802,7 +863,7 @@ def test_a_killed_daemon_leaves_no_worker(tmp_path: Path) -> None:
 def assert_no_orphan(tmp_path: Path) -> None:
     files(tmp_path, 1, chunks=1000)
     (tmp_path / "parent.py").write_text(PARENT)
-    command = [sys.executable, tmp_path / "parent.py", tmp_path, SCRIPTED]
+    command = [sys.executable, tmp_path / "parent.py", tmp_path]
     environ = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environ) as parent:
         assert parent.stdout
@@ -823,7 +884,7 @@ async def test_a_full_pipe_to_a_stopped_worker_holds_nobody_up(tmp_path: Path) -
         large = frozenset(range(200_000))  # far more than a pipe holds
         for number in range(5):
             run.pool.submit_task(
-                Task(JobId(number), Token(""), refer_to(tmp_path), Options(), None, skip=large)
+                Task(JobId(number), Token(""), SourceRef(INBOX, b""), Options(), None, skip=large)
             )
         await run.pool.stop(
             0.1
@@ -840,7 +901,7 @@ async def test_a_request_to_stop_is_left_to_the_parent(
     async with running(tmp_path) as run:
         await eventually(lambda: run.pool.capacity("auto") > 0, "a worker")
         os.kill(run.pool.status()[0].pid or 0, request_to_stop)
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
     assert not run.lost
 
@@ -852,7 +913,7 @@ async def test_nothing_warns_in_debug_mode(
     loop.set_debug(True)
     loop.slow_callback_duration = PATIENCE_S  # how quick this machine is does not matter here
     async with running(tmp_path, InjectedFault("abort", file="b.audio", chunk=1)) as run:
-        run.add(*files(tmp_path))
+        await run.add(*files(tmp_path))
         await run.finished()
     assert not [
         record.getMessage() for record in caplog.records if record.levelname in {"WARNING", "ERROR"}

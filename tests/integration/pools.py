@@ -1,0 +1,59 @@
+"""Pools under test. A pool that keeps the contract is one more line in `FACTORIES`."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from speakeasyd.clock import Clock, SystemClock
+from speakeasyd.config import RecoverySettings, WorkerSettings
+from speakeasyd.domain.device_health import RecoveryPolicy
+from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.domain.worker_pool import WorkerPool
+from speakeasyd.loop import MainLoop
+from speakeasyd.testing import SCRIPTED
+from speakeasyd.workers.local_pool import LocalPool
+
+POLICY = RecoveryPolicy(
+    restart_s=0.05, restart_min_s=0.01, probe_s=0.05, person_probe_s=0.1, leave_s=0.5
+)
+
+
+async def find_no_fault(_device: str) -> str:
+    return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolSetup:
+    """What a pool is built for. Its workers run the scripted engine unless `target` is given."""
+
+    state: Path  # of the workers; the fault script is in it
+    folders: Mapping[str, Path]  # of the sources, by the name in `SourceRef.folder`
+    main_loop: MainLoop
+    devices: tuple[str, ...] = ("cuda:0",)
+    batch: int = 3
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    policy: RecoveryPolicy = POLICY
+    probe: Callable[[str], Awaitable[str]] = find_no_fault
+    idle_unload_s: float = 0.0
+    clock: Clock = field(default_factory=SystemClock)
+    target: str = SCRIPTED
+
+
+def build_local_pool(setup: PoolSetup) -> WorkerPool:
+    return LocalPool(
+        settings=WorkerSettings(idle_unload_s=setup.idle_unload_s),
+        recovery=setup.recovery,
+        state_dir=setup.state,
+        folders=setup.folders,
+        main_loop=setup.main_loop,
+        clock=setup.clock,
+        target=setup.target,
+        specs=tuple(
+            WorkerSpec(device, "auto", 1, setup.batch, str(setup.state)) for device in setup.devices
+        ),
+        policy=setup.policy,
+        probe=setup.probe,
+    )
+
+
+FACTORIES: Mapping[str, Callable[[PoolSetup], WorkerPool]] = {"local": build_local_pool}
