@@ -10,6 +10,7 @@ import typer
 
 from speakeasyd.config import LoadedSettings, Settings, load_configuration
 from speakeasyd.config.loading import combine_sources
+from speakeasyd.domain.formats import FORMATS
 from speakeasyd.errors import ConfigError
 
 _FOLDER = {
@@ -62,7 +63,10 @@ Audio = Annotated[
 Task = Annotated[
     str | None, typer.Option(metavar="transcribe|translate", help="`translate` gives English text.")
 ]
-Formats = Annotated[str | None, typer.Option(metavar="txt,srt,...", help="The formats to write.")]
+Formats = Annotated[
+    str | None,
+    typer.Option(metavar="txt,srt,...", help=f"The formats to write: {', '.join(FORMATS)}."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 ByLine = Annotated[bool, typer.Option("--line", help="Print each field on its own line, in full.")]
 JobIds = Annotated[

@@ -1,13 +1,14 @@
-"""Renders a transcript in each text format.
+"""The registry of output formats: how a transcript is rendered in each.
 
-`docs/formats.md` describes the formats to users; `outbox.documents` writes docx.
+Whatever lists or offers formats asks `FORMATS`: options, publication, API, page, command line and
+the table of `docs/formats.md`.
 """
 
 import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from speakeasyd.domain import subtitles
 from speakeasyd.domain.readable_text import (
@@ -26,12 +27,31 @@ NO_SPEECH = "No speech was found."
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~&])")
 
 
-def render_text(transcript: Transcript, format: str) -> str:  # noqa: A002 - the word that users know it by
-    """Return the content of the file, with line feeds.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FormatSpec:
+    """An output format.
 
-    Raises KeyError for a format that is not text.
+    `render` is a pure function: equal transcripts give equal results. Text has line feeds only, and
+    is empty or ends with one.
     """
-    return TEXT_FORMATS[format](transcript)
+
+    name: str  # lower-case letters and digits; also the ending of the files
+    media_type: str  # of downloads
+    description: str  # one line of Markdown, for the documentation and the API
+    render: Callable[[Transcript], str | bytes]
+    # Written after the others, so that a script which waits for it finds them all
+    written_last: bool = False
+
+    def render_file(self, transcript: Transcript) -> bytes:
+        """Return the bytes of the file. Text is encoded in UTF-8; lone surrogates become `?`."""
+        content = self.render(transcript)
+        return content.encode("utf-8", "replace") if isinstance(content, str) else content
+
+
+def render_markdown_table() -> str:
+    """Return the table of `docs/formats.md`."""
+    rows = [f"| `{spec.name}` | {spec.description} |" for spec in FORMATS.values()]
+    return "\n".join(["| format | content |", "|---|---|", *rows])
 
 
 def build_head(transcript: Transcript) -> dict[str, str]:
@@ -167,12 +187,75 @@ def _format_lrc_time(seconds: float) -> str:
     return f"[{minutes:02}:{hundredths // 100:02}.{hundredths % 100:02}]"
 
 
-TEXT_FORMATS: Mapping[str, Callable[[Transcript], str]] = {
-    "txt": _render_txt,
-    "srt": subtitles.render_srt,
-    "vtt": subtitles.render_vtt,
-    "json": _render_json,
-    "tsv": _render_tsv,
-    "lrc": _render_lrc,
-    "md": _render_md,
+def _render_docx(transcript: Transcript) -> bytes:
+    # Imported when needed: the library is large and few users want the format
+    from speakeasyd.domain.documents import render_docx  # noqa: PLC0415
+
+    return render_docx(transcript)
+
+
+_SUBTITLES = (
+    "Subtitles: at most two lines of 42 columns (21 full-width characters), shown for one to "
+    "seven seconds, at most 17 columns a second if there is time."
+)
+_DOCUMENT = (
+    "A document with a header (language, model, length, warning) and paragraphs with their times."
+)
+
+FORMATS: dict[str, FormatSpec] = {
+    spec.name: spec
+    for spec in (
+        FormatSpec(
+            name="txt",
+            media_type="text/plain",
+            description="The text, a blank line between paragraphs. "
+            "A new paragraph begins after two seconds of silence.",
+            render=_render_txt,
+        ),
+        FormatSpec(
+            name="srt",
+            media_type="application/x-subrip",
+            description=_SUBTITLES,
+            render=subtitles.render_srt,
+        ),
+        FormatSpec(
+            name="vtt",
+            media_type="text/vtt",
+            description=f"{_SUBTITLES} Speakers are marked as voices.",
+            render=subtitles.render_vtt,
+        ),
+        FormatSpec(
+            name="docx",
+            media_type="application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+            description=f"{_DOCUMENT} For word processors.",
+            render=_render_docx,
+        ),
+        FormatSpec(
+            name="md",
+            media_type="text/markdown",
+            description=_DOCUMENT,
+            render=_render_md,
+        ),
+        FormatSpec(
+            name="json",
+            media_type="application/json",
+            description="All data: see [json](#json).",
+            render=_render_json,
+            written_last=True,
+        ),
+        FormatSpec(
+            name="tsv",
+            media_type="text/tab-separated-values",
+            description='`start`, `end` in milliseconds, `text`; with `channels = "split"` or '
+            "several tracks also `speaker`.",
+            render=_render_tsv,
+        ),
+        FormatSpec(
+            name="lrc",
+            media_type="text/plain",
+            description="Lines with times, for music players.",
+            render=_render_lrc,
+        ),
+    )
 }
+"""All formats by name, in the order in which they are offered."""

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import get_args
 
 from speakeasyd.domain.event_kinds import EventKind
-from speakeasyd.domain.options import Format
+from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.retry import BackoffSettings, compute_backoff
 
 
@@ -32,12 +31,7 @@ USUAL_NOTIFICATIONS = (
 )
 """What users are told of unless they choose otherwise."""
 
-FIELDS = ("job_id", "source", "language", "audio_seconds", "inbox", *get_args(Format))
-"""The fields that a user's command may have in its arguments, as `{field}`.
-
-A format stands for the path of the file in that format.
-"""
-
+_JOB_FIELDS = ("job_id", "source", "language", "audio_seconds", "inbox")
 _FIELD = re.compile(r"{(\w+)}")
 
 
@@ -126,6 +120,14 @@ def word_message(kind: NotificationKind, data: Mapping[str, object]) -> tuple[st
             )
 
 
+def list_fields() -> tuple[str, ...]:
+    """Return the fields that a user's command may have in its arguments, as `{field}`.
+
+    A format stands for the path of the file in that format.
+    """
+    return (*_JOB_FIELDS, *FORMATS)
+
+
 def fill_command(command: Sequence[str], fields: Mapping[str, str]) -> list[str]:
     """Return the arguments with each `{field}` replaced by its value, empty if the job lacks it.
 
@@ -137,10 +139,10 @@ def fill_command(command: Sequence[str], fields: Mapping[str, str]) -> list[str]
 def check_command(command: Sequence[str]) -> Sequence[str]:
     """Return the command. Raises ValueError, with a message for users, on an unknown field."""
     for name in (name for argument in command for name in _FIELD.findall(argument)):
-        if name not in FIELDS:
+        if name not in list_fields():
             raise ValueError(
                 f"unknown field {{{name}}}; allowed are "
-                + ", ".join(f"{{{known}}}" for known in FIELDS)
+                + ", ".join(f"{{{known}}}" for known in list_fields())
             )
     return command
 

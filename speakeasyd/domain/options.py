@@ -1,15 +1,37 @@
 """Transcription options of a job, set by the configuration, a preset or a sidecar."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+)
 
+from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.naming import check_template
 from speakeasyd.domain.tracks import parse_request
 from speakeasyd.errors import ConfigError
 
 Code = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
-Format = Literal["txt", "srt", "vtt", "json", "tsv", "lrc", "md", "docx"]
+
+
+def _check_format(name: str) -> str:
+    if name not in FORMATS:
+        known = ", ".join(map(repr, FORMATS))
+        raise ValueError(f"unknown format {name!r}; allowed are {known}")
+    return name
+
+
+def _describe_format(schema: dict[str, Any]) -> None:
+    schema["enum"] = list(FORMATS)
+
+
+Format = Annotated[str, AfterValidator(_check_format), Field(json_schema_extra=_describe_format)]
+"""The name of a registered output format."""
 
 
 def _join_tracks(audio: object) -> object:
@@ -57,8 +79,11 @@ class Options(BaseModel):
     """`mix` mixes all channels; `split` transcribes each channel separately, for stereo calls."""
     fallback: bool = True
     """Decode a doubtful chunk again with other settings and keep the best text."""
-    formats: tuple[Format, ...] = Field(("txt", "srt"), min_length=1)
-    """The artifacts to write."""
+    formats: tuple[Format, ...] = Field(
+        ("txt", "srt"),
+        min_length=1,
+        description=f"The artifacts to write, any of {', '.join(f'`{name}`' for name in FORMATS)}.",
+    )
     name: str = Field("{stem}", min_length=1, max_length=200)
     """Naming template of the artifacts, without the extension."""
     priority: int = Field(0, ge=-100, le=100)

@@ -16,13 +16,13 @@ from starlette.concurrency import run_in_threadpool
 
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.error_hints import find_hint
+from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
 from speakeasyd.domain.tracks import split_transcript
 from speakeasyd.domain.transcript import Transcript
 from speakeasyd.ledger.job_details import SourceFile, find_job_row, find_source, load_details
 from speakeasyd.ledger.readonly import Row
-from speakeasyd.outbox.rendering import render_file
 from speakeasyd.outbox.source_folder import propose_archive_names
 from speakeasyd.safe_open import FolderHandle, open_below
 from speakeasyd.server.context import Lent, ServerContext
@@ -39,14 +39,6 @@ _FILTERS = {
     "preset": "preset = :preset",
     "q": "instr(lower(path), lower(:q))",
     "before": "job_id < :before",
-}
-_TYPES: Mapping[str, str] = {
-    "json": "application/json",
-    "srt": "application/x-subrip",
-    "vtt": "text/vtt",
-    "tsv": "text/tab-separated-values",
-    "md": "text/markdown",
-    "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
 }
 
 _Text = Annotated[str | None, Query(max_length=1000)]
@@ -112,9 +104,9 @@ async def get_transcript(
         )
     if track is not None:
         told = _find_track(told, track)
-    wanted: str = format or "json"
-    body = await asyncio.to_thread(render_file, told, wanted)
-    answer = Response(body, media_type=_TYPES.get(wanted, "text/plain"))
+    wanted = FORMATS[format or "json"]
+    body = await asyncio.to_thread(wanted.render_file, told)
+    answer = Response(body, media_type=wanted.media_type)
     if format:
         name = f"{Path(str(row['path'])).stem}.{format}"
         answer.headers["Content-Disposition"] = (

@@ -17,7 +17,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool as in_thread
 
 from speakeasyd.domain.event_kinds import EventKind
-from speakeasyd.domain.formats import render_text
+from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.language_codes import NAMES, find_code
 from speakeasyd.domain.media_types import HEAD_BYTES, guess_extension
@@ -48,6 +48,7 @@ PROMPT = 2000  # characters of a prompt that count: the last ones
 FOLLOW_S = 15.0  # seconds without events after which a stream sends a comment
 USUAL = "whisper-1"  # the name that stands for whatever is configured
 
+# Those of OpenAI's interface; `srt` and `vtt` are rendered as registered
 _FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 _BODY: dict[str, Any] = {
     "requestBody": {
@@ -295,7 +296,7 @@ def _build_answer(told: Transcript, wanted: str, *, words: bool, task: str) -> R
         case "text":
             return PlainTextResponse(told.text + "\n")
         case _:
-            return PlainTextResponse(render_text(told, wanted))
+            return PlainTextResponse(FORMATS[wanted].render_file(told))
 
 
 def _build_verbose(told: Transcript, *, words: bool, task: str) -> Mapping[str, object]:

@@ -181,6 +181,20 @@ class Hours(Answer):
     hours: list[Hour]
 
 
+class FormatAnswer(Answer):
+    """A format in which a transcript can be written and downloaded."""
+
+    name: str
+    """The value of `format` in requests, and the ending of the files."""
+    media_type: str
+    description: str
+    """One line of Markdown."""
+
+
+class Formats(Answer):
+    formats: list[FormatAnswer]
+
+
 class Overview(Answer):
     """A snapshot of the daemon."""
 

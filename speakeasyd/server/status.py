@@ -1,4 +1,4 @@
-"""Status, batches, throughput, pause and resume."""
+"""Status, batches, throughput, formats, pause and resume."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -8,10 +8,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query
 from pydantic import BaseModel, Field
 
+from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.pausing import PERSON_PAUSE
 from speakeasyd.ledger.overview import take_snapshot
 from speakeasyd.server.context import Lent, ServerContext
-from speakeasyd.server.schemas import Batches, Hours, Overview, Paused
+from speakeasyd.server.schemas import Batches, FormatAnswer, Formats, Hours, Overview, Paused
 
 router = APIRouter(tags=["status"])
 
@@ -56,6 +57,17 @@ async def list_throughput(
 ) -> Mapping[str, Any]:
     """List the last hours in which jobs ended, oldest first."""
     return {"hours": await parts.ledger.clients.query_rows(_HOURS, {"hours": hours})}
+
+
+@router.get("/formats")
+async def list_formats() -> Formats:
+    """List the formats in which a transcript can be written and downloaded."""
+    return Formats(
+        formats=[
+            FormatAnswer(name=spec.name, media_type=spec.media_type, description=spec.description)
+            for spec in FORMATS.values()
+        ]
+    )
 
 
 class PauseRequest(BaseModel):

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import PurePosixPath
 
+from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.job import EndedJob, Job
 from speakeasyd.domain.naming import propose_names
 from speakeasyd.domain.tracks import split_transcript
@@ -15,7 +16,6 @@ from speakeasyd.domain.transcript import Artifact, OwnFile, Transcript, WarningK
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.outbox.publish import Outbox
-from speakeasyd.outbox.rendering import render_file
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.source_disposal import SourceDisposal
 
@@ -117,14 +117,17 @@ def _build_ended_job(
 
 
 def _render_formats(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:
-    """Return the files by ending: `srt`, or `eng.srt` where tracks have their own transcripts.
+    """Return the files by ending, in the order in which they are written.
 
-    json is last: when it appears, the others exist.
+    An ending is `srt`, or `eng.srt` where tracks have their own transcripts.
     """
     parts = split_transcript(transcript)
+    specs = sorted(
+        {FORMATS[name] for name in formats}, key=lambda spec: (spec.written_last, spec.name)
+    )
     return {
-        f"{label}.{name}" if label else name: render_file(part, name)
-        for name in sorted(set(formats), key=lambda name: (name == "json", name))
+        f"{label}.{spec.name}" if label else spec.name: spec.render_file(part)
+        for spec in specs
         for label, part in parts.items()
     }
 

@@ -34,7 +34,7 @@ LOCAL_CALLS = {
     ("ledger/ledger.py", "self._readers.shutdown"),
     ("services/janitor.py", "back_up_on_schedule"),
     ("services/publisher.py", "_render_formats"),
-    ("server/jobs.py", "render_file"),
+    ("server/jobs.py", "wanted.render_file"),
     ("server/recording.py", "parts.recorder.list_devices"),
     ("server/recording.py", "parts.recorder.start"),
     ("server/recording.py", "parts.recorder.stop"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from speakeasyd.domain.formats import FORMATS as ALL_FORMATS
 from speakeasyd.domain.job import EndedJob
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import TranscribedTrack
@@ -27,7 +28,7 @@ def place(tmp_path: Path) -> Place:
 
 async def test_every_format_is_written_and_the_ledger_knows_its_hash(place: Place) -> None:
     place.drop("talks/monday.mp3")
-    formats = ("json", "txt", "srt", "vtt", "tsv", "lrc", "md", "docx")
+    formats = tuple(ALL_FORMATS)
     async with workshop(place) as shop:
         [job] = await shop.ready("talks/monday.mp3", options=Options(formats=formats))
         await shop.publisher.publish_job(job)

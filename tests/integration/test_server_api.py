@@ -8,6 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from prometheus_client.parser import text_string_to_metric_families
 
+from speakeasyd.domain.formats import FORMATS
 from tests.served import MEMO, Served, serving
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
@@ -42,8 +43,9 @@ def test_a_job_from_the_upload_to_the_words(served: Served, memo: Any) -> None:
     assert text["segments"][0]["start"] >= 0
 
 
-@pytest.mark.parametrize("ending", ["txt", "srt", "vtt", "json", "tsv", "lrc", "md", "docx"])
+@pytest.mark.parametrize("ending", FORMATS)
 def test_every_format_can_be_downloaded(served: Served, memo: Any, ending: str) -> None:
+    assert ending in [one["name"] for one in served.get("/formats")["formats"]]
     file = served.client.get(f"/api/v1/jobs/{memo['job_id']}/transcript", params={"format": ending})
     assert file.headers["content-disposition"] == f"attachment; filename*=UTF-8''memo.{ending}"
     assert file.content.startswith(b"PK") if ending == "docx" else b"dentist" in file.content

@@ -5,7 +5,6 @@ import { bar, calmly, complain, h, redraw } from "./dom.js";
 import { transcript } from "./transcript.js";
 import { clock, joined, plural, size, when } from "./words.js";
 
-const FORMATS = ["txt", "srt", "vtt", "docx", "md", "json", "tsv", "lrc"];
 const REFRESH_MS = 1000;
 
 export function open(main, { path: [id], asked, from, renamed }) {
@@ -80,11 +79,12 @@ export function open(main, { path: [id], asked, from, renamed }) {
   }
 
   async function load() {
-    const job = await ask(`/jobs/${id}`).catch(complain);
-    if (!job || !title.isConnected) return;
+    const answers = await Promise.all([ask(`/jobs/${id}`), listFormats()]).catch(complain);
+    if (!answers || !title.isConnected) return;
+    const [job, formats] = answers;
     view.title = title.textContent = job.path;
     renamed();
-    draw(job);
+    draw({ ...job, formats });
     empty.textContent =
       job.status === "completed"
         ? "No speech was found."
@@ -158,7 +158,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
           "span",
           { class: "downloads" },
           "Download",
-          FORMATS.map((format) => download(job, format)),
+          job.formats.map((format) => download(job, format)),
         ),
     );
   }
@@ -167,6 +167,14 @@ export function open(main, { path: [id], asked, from, renamed }) {
     const doing = () => send(`/jobs/${job.job_id}/${wish}`).catch(complain).then(load);
     return h("button", { type: "button", class: "quiet", onclick: doing }, label);
   }
+}
+
+let formats = null;
+
+/** Returns the names of the output formats; asks the daemon once. */
+async function listFormats() {
+  formats ??= (await ask("/formats")).formats.map(({ name }) => name);
+  return formats;
 }
 
 const download = (job, format) =>
