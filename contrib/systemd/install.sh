@@ -14,6 +14,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 source_tree=$(cd "$here/../.." && pwd)
 program=/opt/speakeasyd
 venv=$program/venv
+command=/usr/local/bin/speakeasyd
 config=/etc/speakeasyd/speakeasyd.toml
 drop_in=/etc/systemd/system/speakeasyd.service.d/folders.conf
 extras=bundled,server
@@ -68,6 +69,7 @@ fi
 
 if [ "$action" = uninstall ]; then
     run systemctl disable --now speakeasyd.service || true
+    if [ "$(readlink "$command")" = "$venv/bin/speakeasyd" ]; then run rm -f "$command"; fi
     run rm -rf /etc/systemd/system/speakeasyd.service "$drop_in" "$program"
     run systemctl daemon-reload
     echo "speakeasyd is uninstalled. The folders /srv/speakeasyd, /var/lib/speakeasyd and /etc/speakeasyd are kept."
@@ -96,6 +98,9 @@ if [ ! -e "$venv" ]; then
 fi
 run "$venv/bin/python" -m pip install --quiet --upgrade "$source_tree[$extras]" ||
     fail "the program could not be installed; remove the cause, then run this script again"
+
+# A command of that name that somebody put there stays.
+[ -e "$command" ] || [ -L "$command" ] || run ln -s "$venv/bin/speakeasyd" "$command"
 
 getent group speakeasyd >/dev/null || run groupadd --system speakeasyd
 getent passwd speakeasyd >/dev/null ||
@@ -150,6 +155,7 @@ cat <<'DONE'
 speakeasyd is running. Put audio into its inbox (default: /srv/speakeasyd/inbox).
 To allow a user to do so: sudo usermod --append --groups speakeasyd NAME
 Status:    systemctl status speakeasyd     journalctl -u speakeasyd -f
-           /opt/speakeasyd/venv/bin/speakeasyd status --state /var/lib/speakeasyd
+           speakeasyd status     (as root or as a member of the group)
+Control:   sudo -u speakeasyd speakeasyd pause
 Page:      http://127.0.0.1:8642/ (on this machine)
 DONE

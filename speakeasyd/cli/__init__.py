@@ -1,5 +1,6 @@
 """The command line. A command is a function that returns an exit status; every error ends here, and only here."""
 
+import errno
 import io
 import os
 import platform
@@ -17,9 +18,24 @@ from typer.main import get_command
 
 from speakeasyd import __version__
 from speakeasyd.domain.escaping import escape_text
-from speakeasyd.errors import SpeakeasyError
+from speakeasyd.errors import SpeakeasyError, StartError
 
 DEFECT, INTERRUPTED = 3, 130  # exit statuses
+
+_REFUSALS = {
+    errno.EACCES: "This user may not do that there.",
+    errno.EPERM: "This user may not do that there.",
+    errno.EROFS: "That filesystem is read-only.",
+    errno.ENOSPC: "Make room on that disk.",
+    errno.EDQUOT: "This user's share of that disk is used up.",
+    errno.EIO: "That disk fails: the system's log says more.",
+    errno.ENOTDIR: "A part of that path is a file, not a folder.",
+    errno.EISDIR: "That is a folder, not a file.",
+    errno.EEXIST: "Something of that name is in the way.",
+    errno.ENAMETOOLONG: "Choose a shorter name.",
+    errno.ELOOP: "Symbolic links lead round in a circle there.",
+}
+"""What the system refuses for reasons outside this program, with a hint. Other errors of the system are defects."""
 
 COMMANDS: Mapping[str, str] = {
     "run": "Watch the inboxes and transcribe new files, until stopped.",
@@ -62,6 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one boundary
+        if isinstance(error, OSError) and error.filename and error.errno in _REFUSALS:
+            _print_error(f"speakeasyd: {error.filename}: {error.strerror}", _REFUSALS[error.errno])
+            return StartError.exit_status
         _print_error(
             f"speakeasyd: a defect: {type(error).__name__}: {error}",
             f"Please report it, with {_write_diagnosis(arguments)}",

@@ -17,7 +17,8 @@ from speakeasyd.cli.engine_checks import check_devices
 from speakeasyd.cli.finding import Check, Finding, Level
 from speakeasyd.clock import format_utc
 from speakeasyd.config import Settings
-from speakeasyd.errors import LedgerError
+from speakeasyd.errors import LedgerMissing
+from speakeasyd.ledger.failures import find_owner
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.ledger.migrate import require_local_filesystem
 from speakeasyd.ledger.queries import LEDGER, query_ledger
@@ -58,6 +59,17 @@ def check_sqlite(_settings: Settings) -> Iterator[Finding]:
     yield Finding("SQLite", Level.OK, sqlite3.sqlite_version + (note if flawed else ""))
 
 
+def check_user(settings: Settings) -> Iterator[Finding]:
+    """What this user may do tells little about the daemon's user, nor what root may do."""
+    if sys.platform == "win32" or not os.path.exists(settings.state):  # noqa: PTH110 - never raises
+        return
+    if settings.state.stat().st_uid in {os.geteuid(), 0}:
+        return
+    owner = find_owner(settings.state) or "another user"
+    text = f"the ledger belongs to {owner}: whether that user may read and write is not seen here"
+    yield Finding("user", Level.WARN, text, f"sudo -u {owner} speakeasyd doctor")
+
+
 def check_daemon(settings: Settings) -> Iterator[Finding]:
     up = find_holder(settings.state)
     yield Finding("daemon", Level.OK, f"up: {up}") if up else Finding("daemon", Level.OK, "down")
@@ -67,20 +79,15 @@ def check_ledger(settings: Settings) -> Iterator[Finding]:
     file = settings.state / LEDGER
     try:
         require_local_filesystem(file)
-        if file.exists():
-            jobs = query_ledger(
-                settings.state, "SELECT count(*) AS n, max(created_at) AS last FROM job_status"
-            )[0]
-            yield Finding(
-                "ledger",
-                Level.OK,
-                f"{file}, {jobs['n']} jobs, {file.stat().st_size / 2**20:.1f} MB",
-            )
-            yield _check_clock(jobs["last"])
-        else:
-            yield Finding("ledger", Level.OK, f"{file}, not there before the first start")
-    except LedgerError as error:
-        yield Finding("ledger", Level.FAIL, str(error), error.hint)
+        jobs = query_ledger(
+            settings.state, "SELECT count(*) AS n, max(created_at) AS last FROM job_status"
+        )[0]
+    except LedgerMissing:
+        yield Finding("ledger", Level.OK, f"{file}, not there before the first start")
+    else:
+        size = file.stat().st_size / 2**20
+        yield Finding("ledger", Level.OK, f"{file}, {jobs['n']} jobs, {size:.1f} MB")
+        yield _check_clock(jobs["last"])
 
 
 def _check_clock(last: object) -> Finding:
@@ -99,7 +106,7 @@ def _check_clock(last: object) -> Finding:
 def check_folders(settings: Settings) -> Iterator[Finding]:
     yield _check_writable("state folder", settings.state)
     for inbox in settings.inboxes:
-        to_be_made = inbox.is_default and not inbox.path.exists()
+        to_be_made = inbox.is_default and not os.path.exists(inbox.path)  # noqa: PTH110 - never raises
         yield (_check_writable if to_be_made else _check_readable)(
             f"inbox {inbox.name}", inbox.path
         )
@@ -126,8 +133,8 @@ def _check_readable(what: str, folder: Path) -> Finding:
 
 
 def _check_writable(what: str, folder: Path) -> Finding:
-    there = next(place for place in (folder, *folder.parents) if place.exists())
     try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
@@ -153,7 +160,7 @@ def check_privacy(settings: Settings) -> Iterator[Finding]:
     """Who else on this machine may read transcripts."""
     if sys.platform == "win32":
         return
-    if settings.state.exists() and (
+    if os.path.exists(settings.state) and (  # noqa: PTH110 - never raises
         finding := find_readers("privacy", settings.state, "every transcript")
     ):
         yield finding
@@ -188,6 +195,7 @@ def check_watching(_settings: Settings) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     check_program,
+    check_user,
     check_sqlite,
     check_daemon,
     check_ledger,

@@ -10,11 +10,11 @@ from speakeasyd.cli import parameters as given
 from speakeasyd.cli.ledger_changes import send_request
 from speakeasyd.cli.output import console, print_json, print_text
 from speakeasyd.config import LoadedSettings
-from speakeasyd.config.loading import FILE_VARIABLE, list_candidates
+from speakeasyd.config.loading import FILE_VARIABLE, is_there, list_candidates
 from speakeasyd.config.reference import list_assignments, render_toml_file
 from speakeasyd.domain.event_payloads import ReloadRequested
 from speakeasyd.durable import write_private
-from speakeasyd.errors import SpeakeasyError
+from speakeasyd.errors import ConfigError, SpeakeasyError
 
 command = typer.Typer(no_args_is_help=True)
 
@@ -84,12 +84,15 @@ def path(config: given.Config = None) -> int:
     out.print(f"in use: {_named(given.load_with_flags(config))}", markup=False, soft_wrap=True)
     out.print(f"looked for: --config, then {FILE_VARIABLE}, then", markup=False)
     for candidate in list_candidates():
-        out.print(
-            f"  {candidate}{'' if candidate.is_file() else '  (not there)'}",
-            markup=False,
-            soft_wrap=True,
-        )
+        out.print(f"  {candidate}{_describe_presence(candidate)}", markup=False, soft_wrap=True)
     return 0
+
+
+def _describe_presence(candidate: Path) -> str:
+    try:
+        return "" if is_there(candidate) else "  (not there)"
+    except ConfigError:
+        return "  (this user may not look there)"
 
 
 @command.command()

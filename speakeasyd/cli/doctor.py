@@ -9,9 +9,10 @@ from rich.text import Text
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.checks import CHECKS, find_readers
-from speakeasyd.cli.finding import Finding, Level
+from speakeasyd.cli.finding import Check, Finding, Level
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.config import LoadedSettings
+from speakeasyd.errors import SpeakeasyError
 
 _STYLES = {Level.OK: "green", Level.WARN: "bold yellow", Level.FAIL: "bold red"}
 
@@ -52,7 +53,16 @@ def _run_checks(loaded: LoadedSettings) -> Iterator[Finding]:
         if warning:
             yield warning
     for check in CHECKS:
-        yield from check(loaded.settings)
+        try:
+            yield from check(loaded.settings)
+        except SpeakeasyError as error:
+            yield Finding(_name_check(check), Level.FAIL, str(error), error.hint)
+        except OSError as error:
+            yield Finding(_name_check(check), Level.FAIL, str(error))
+
+
+def _name_check(check: Check) -> str:
+    return check.__name__.removeprefix("check_")
 
 
 def _has_secrets(value: object) -> bool:

@@ -1,9 +1,11 @@
 """Loads `Settings` from the file, the environment and the flags, with the origin of each value."""
 
 import os
+import stat
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,15 +76,20 @@ def find_file(file: Path | None, environ: Mapping[str, str] = os.environ) -> Pat
     named = file or (
         Path(environ[FILE_VARIABLE]).expanduser() if environ.get(FILE_VARIABLE) else None
     )
-    if named and not named.is_file():
+    if named and not is_there(named):
         source = "" if file else f" (given by {FILE_VARIABLE})"
         raise ConfigError(
             f"there is no file {named}{source}",
             hint="`speakeasyd config init` writes one with all keys explained.",
         )
-    return named or next(
-        (candidate for candidate in list_candidates() if candidate.is_file()), None
-    )
+    if named:
+        return named
+    user_file, machine_file = list_candidates()
+    # HOME may belong to another user, as with `runuser`; this user may not look there
+    with suppress(ConfigError):
+        if is_there(user_file):
+            return user_file
+    return machine_file if is_there(machine_file) else None
 
 
 def list_candidates() -> tuple[Path, Path]:
@@ -93,6 +100,36 @@ def list_candidates() -> tuple[Path, Path]:
         else site_config_path("speakeasyd", appauthor=False)
     )
     return user_config_path("speakeasyd", appauthor=False) / FILE_NAME, site / FILE_NAME
+
+
+def is_there(file: Path) -> bool:
+    """Whether it is a regular file. Raises ConfigError where this user may not look."""
+    try:
+        return stat.S_ISREG(file.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: OSError) -> ConfigError:
+    hint = ""
+    if isinstance(error, PermissionError):
+        hint = (
+            f"Do it as {_describe_readers(file)}, or write a configuration of your own: "
+            "speakeasyd config init"
+        )
+    return ConfigError(f"cannot read {file}: {error.strerror}", hint=hint)
+
+
+def _describe_readers(file: Path) -> str:
+    """Who may read it, as the first place tells that this user may look at."""
+    for place in (file, *file.parents):
+        try:
+            return f"{place.owner()}, or as a member of the group {place.group()}"
+        except (OSError, KeyError, NotImplementedError):
+            continue
+    return "its owner"
 
 
 def _read_file(file: Path | None) -> Values:
@@ -114,7 +151,7 @@ def _read_file(file: Path | None) -> Values:
             f"{file} is not text in UTF-8: {error.reason} at byte {error.start}"
         ) from error
     except OSError as error:
-        raise ConfigError(f"cannot read {file}: {error.strerror}") from error
+        raise _unreadable(file, error) from error
 
 
 def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Values]]:

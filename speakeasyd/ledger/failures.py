@@ -180,7 +180,7 @@ def _has_no_room(folder: Path) -> bool:
 
 
 def _suggest_user(place: Path) -> str:
-    owner = _find_owner(place)
+    owner = find_owner(place)
     if not owner:
         return "Do it as the user of the daemon."
     if _is_ours(place):
@@ -196,7 +196,7 @@ def _is_ours(place: Path) -> bool:
         return False
 
 
-def _find_owner(place: Path) -> str:
+def find_owner(place: Path) -> str:
     """Return the name of the user who owns a file; empty if it is unknown."""
     try:
         return place.owner()

@@ -105,6 +105,7 @@ class LocalPool(WorkerPool):
         self.warning = found.warning
         if self.warning:
             log.warning("%s", self.warning)
+        log.info("transcribing on %s", ", ".join(spec.device for spec in self._specs))
         self._workers = [self._create_supervisor(_name_worker(spec), spec) for spec in self._specs]
         for worker in self._workers:
             worker.start()

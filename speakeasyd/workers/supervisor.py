@@ -303,6 +303,7 @@ class Supervisor:
             case Loaded():
                 report = replace(report, device=self.spec.device)
                 run.model = report
+                self._log_model(report)
                 if self.state is not DeviceState.POISONED:  # else the process is being killed
                     run.fault = None
                     self._apply_event(device_health.ModelVerified())
@@ -320,6 +321,16 @@ class Supervisor:
             case _:
                 pass
         return report
+
+    def _log_model(self, loaded: Loaded) -> None:
+        log.info(
+            "%s: loaded the model %s in %.1f s; compute type: %s; configured: %s",
+            loaded.device,
+            loaded.model,
+            loaded.seconds,
+            loaded.compute_type,
+            loaded.requested,
+        )
 
     async def _on_process_exit(self, run: _WorkerRun, exit_: ProcessExit) -> None:
         """Handle an exit: the process was reaped, or given up because it cannot be killed."""

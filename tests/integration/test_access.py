@@ -13,6 +13,7 @@ import pytest
 
 from speakeasyd.clock import SystemClock
 from speakeasyd.ledger.lock import LedgerLock, find_holder
+from tests.conftest import HOMES
 from tests.ledgers import a_chunk, a_file, finish, opened
 from tests.permissions import Deny, deny, restricted
 
@@ -196,6 +197,88 @@ def test_why_of_a_file_that_the_asker_may_not_look_at(state: Path, deny: Deny) -
     done = ask(state, "why", str(inbox / "secret.mp3"), *places)
     assert (done.returncode, done.stderr) == (0, "")
     assert "it is in the inbox and has no job yet" in done.stdout
+
+
+# --- the configuration, and other places
+
+
+@pytest.mark.parametrize("closed", ["file", "folder"])
+def test_a_configuration_that_may_not_be_read(state: Path, deny: Deny, closed: str) -> None:
+    file = state.parent / "etc" / "speakeasyd.toml"
+    file.parent.mkdir()
+    file.write_text("")
+    deny(file if closed == "file" else file.parent)
+    done = ask(state, "status", "--config", str(file))
+    assert done.returncode == 78
+    assert f"cannot read {file}: Permission denied" in done.stderr
+    assert "a member of the group" in done.stderr
+    done = ask(state, "sql", "SELECT 1", "--config", str(file))
+    assert done.returncode == 78
+
+
+def test_a_home_that_may_not_be_looked_into_is_left_out(
+    state: Path, deny: Deny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs that change the user may keep the HOME of who called them."""
+    home = state.parent / "home"
+    home.mkdir()
+    for name in HOMES:
+        monkeypatch.setenv(name, str(home))
+    deny(home)
+    done = ask(state, "jobs")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_inbox_that_may_not_be_looked_at(state: Path, deny: Deny) -> None:
+    inbox = state.parent / "closed" / "inbox"
+    inbox.mkdir(parents=True)
+    deny(inbox.parent)
+    done = ask(state, "once", "--inbox", str(inbox), "--outbox", str(state.parent / "outbox"))
+    assert done.returncode == 2
+    assert f"the inbox {inbox}: Permission denied" in done.stderr
+
+
+def test_a_refusal_of_the_system_is_no_defect(state: Path, deny: Deny) -> None:
+    folder = state.parent / "closed"
+    folder.mkdir()
+    deny(folder, 0o555)
+    command = [*restricted(), sys.executable, "-m", "speakeasyd", "config", "init"]
+    done = subprocess.run(
+        [*command, str(folder / "deep" / "speakeasyd.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert f"{folder / 'deep'}: Permission denied" in done.stderr
+    assert "defect" not in done.stderr
+
+
+def test_doctor_looks_at_all_that_this_user_may_look_at(state: Path, deny: Deny) -> None:
+    for folder in (inbox := state.parent / "closed" / "inbox", outbox := state.parent / "shut"):
+        folder.mkdir(parents=True)
+    deny(state)
+    deny(inbox.parent)
+    deny(outbox, 0o555)
+    done = ask(state, "doctor", "--inbox", str(inbox), "--outbox", str(outbox), "--device", "cpu")
+    assert done.returncode == 1
+    assert done.stderr == ""
+    for said in (
+        "fail daemon: ",
+        f"fail ledger: this user may not open {state}",
+        f"fail state folder: {state} cannot be written: Permission denied",
+        f"fail inbox inbox: {inbox} cannot be read: Permission denied",
+        f"fail outbox of inbox: {outbox} cannot be written: Permission denied",
+        "ok   engine: ",
+    ):
+        assert said in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root may give files away")
+def test_doctor_says_that_the_ledger_is_somebody_elses(state: Path) -> None:
+    os.chown(state, 12345, 12345)
+    done = ask(state, "doctor", "--inbox", str(state.parent / "inbox"), "--device", "cpu")
+    assert "warn user: the ledger belongs to another user" in done.stdout
 
 
 @pytest.mark.skipif(
