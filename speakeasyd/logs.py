@@ -5,7 +5,6 @@ The wording of all state changes is in this module.
 
 import json
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from speakeasyd.domain.escaping import escape_json, escape_line, escape_text
 from speakeasyd.domain.event_kinds import JOB_ENDED, EventKind
 from speakeasyd.events import Event
 from speakeasyd.log_repeats import CountingHandler
+from speakeasyd.system.journal import add_priority, is_journal
 
 log = logging.getLogger("speakeasyd")
 
@@ -42,7 +42,7 @@ def configure_logging(settings: LogSettings, *, stream: TextIO | None = None) ->
     human = settings.format == "human" or (settings.format == "auto" and stream.isatty())
     handler = CountingHandler(stream)
     formatter = HumanFormatter() if human else JsonFormatter()
-    handler.setFormatter(JournalFormatter(formatter) if _is_journal(stream) else formatter)
+    handler.setFormatter(JournalFormatter(formatter) if is_journal(stream) else formatter)
     handler.addFilter(_add_job_to_record)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -94,40 +94,14 @@ class JsonFormatter(logging.Formatter):
 
 
 class JournalFormatter(logging.Formatter):
-    """Adds the syslog priority to each line, as systemd's journal expects it: see sd-daemon(3)."""
+    """Adds the syslog priority to each line, as systemd's journal expects it."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         super().__init__()
         self._formatter = formatter
 
     def format(self, record: logging.LogRecord) -> str:
-        priority = next(number for level, number in _PRIORITIES if record.levelno >= level)
-        return "\n".join(
-            f"<{priority}>{line}" for line in self._formatter.format(record).splitlines()
-        )
-
-
-_PRIORITIES = (
-    (logging.CRITICAL, 2),
-    (logging.ERROR, 3),
-    (logging.WARNING, 4),
-    (logging.INFO, 6),
-    (0, 7),
-)
-"""Syslog priorities by logging level."""
-
-
-def _is_journal(stream: TextIO) -> bool:
-    """Return whether the stream goes to systemd's journal.
-
-    The journal gives the stream's device and inode in JOURNAL_STREAM.
-    """
-    journal_stream = os.environ.get("JOURNAL_STREAM", "")
-    try:
-        state = os.fstat(stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return journal_stream == f"{state.st_dev}:{state.st_ino}"
+        return add_priority(self._formatter.format(record), record.levelno)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +231,8 @@ def _format_value(value: object) -> str:
         case float():
             return f"{value:.1f}"
         case list() | tuple():
+            if not value:
+                return "nothing"
             return ", ".join(map(_format_value, value))
         case _:
             return str(value)

@@ -141,6 +141,7 @@ if [ ${#inboxes[@]} -gt 0 ] || [ ${#outboxes[@]} -gt 0 ]; then
 fi
 run systemctl daemon-reload
 run systemctl enable speakeasyd.service
+run systemctl reset-failed speakeasyd.service 2>/dev/null || true # it may have been started too often
 run systemctl restart speakeasyd.service
 
 for folder in "${inboxes[@]}" "${outboxes[@]}"; do

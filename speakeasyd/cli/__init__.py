@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import platform
 import sys
@@ -19,6 +20,7 @@ from typer.main import get_command
 from speakeasyd import __version__
 from speakeasyd.domain.escaping import escape_text
 from speakeasyd.errors import SpeakeasyError, StartError
+from speakeasyd.system.journal import add_priority, is_journal
 
 DEFECT, INTERRUPTED = 3, 130  # exit statuses
 
@@ -147,7 +149,8 @@ def _print_whatever_names_there_are() -> None:
 
 
 def _print_error(what: str, hint: str = "") -> None:
-    typer.echo(escape_text(f"{what}\n{hint}".rstrip()), err=True)
+    text = escape_text(f"{what}\n{hint}".rstrip())
+    typer.echo(add_priority(text, logging.ERROR) if is_journal(sys.stderr) else text, err=True)
 
 
 def _handle_usage_error(error: typer.TyperException) -> int:

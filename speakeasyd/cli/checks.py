@@ -8,6 +8,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,13 +62,18 @@ def check_sqlite(_settings: Settings) -> Iterator[Finding]:
 
 def check_user(settings: Settings) -> Iterator[Finding]:
     """What this user may do tells little about the daemon's user, nor what root may do."""
-    if sys.platform == "win32" or not os.path.exists(settings.state):  # noqa: PTH110 - never raises
-        return
-    if settings.state.stat().st_uid in {os.geteuid(), 0}:
-        return
-    owner = find_owner(settings.state) or "another user"
-    text = f"the ledger belongs to {owner}: whether that user may read and write is not seen here"
-    yield Finding("user", Level.WARN, text, f"sudo -u {owner} speakeasyd doctor")
+    if owner := _find_other_owner(settings.state):
+        text = f"the ledger belongs to {owner}: this shows what you may read and write, not {owner}"
+        yield Finding("user", Level.WARN, text, f"sudo -u {owner} speakeasyd doctor")
+
+
+def _find_other_owner(state: Path) -> str:
+    """Return the user to whom the ledger belongs; empty if it is this user or root."""
+    if sys.platform == "win32" or not os.path.exists(state):  # noqa: PTH110 - never raises
+        return ""
+    if state.stat().st_uid in {os.geteuid(), 0}:
+        return ""
+    return find_owner(state) or "another user"
 
 
 def check_daemon(settings: Settings) -> Iterator[Finding]:
@@ -104,6 +110,15 @@ def _check_clock(last: object) -> Finding:
 
 
 def check_folders(settings: Settings) -> Iterator[Finding]:
+    owner = _find_other_owner(settings.state)
+    for finding in _check_all_folders(settings):
+        if owner and finding.level is Level.FAIL:
+            yield replace(finding, level=Level.WARN, mend=f"It matters whether {owner} may do so.")
+        else:
+            yield finding
+
+
+def _check_all_folders(settings: Settings) -> Iterator[Finding]:
     yield _check_writable("state folder", settings.state)
     for inbox in settings.inboxes:
         to_be_made = inbox.is_default and not os.path.exists(inbox.path)  # noqa: PTH110 - never raises

@@ -10,11 +10,13 @@ from speakeasyd.cli import parameters as given
 from speakeasyd.cli.ledger_changes import send_request
 from speakeasyd.cli.output import console, print_json, print_text
 from speakeasyd.config import LoadedSettings
-from speakeasyd.config.loading import FILE_VARIABLE, is_there, list_candidates
+from speakeasyd.config.loading import FILE_VARIABLE, find_file, is_there, list_candidates
 from speakeasyd.config.reference import list_assignments, render_toml_file
 from speakeasyd.domain.event_payloads import ReloadRequested
 from speakeasyd.durable import write_private
 from speakeasyd.errors import ConfigError, SpeakeasyError
+
+NO_FILE = "no file, the defaults"
 
 command = typer.Typer(no_args_is_help=True)
 
@@ -44,7 +46,8 @@ def show(config: given.Config = None, as_json: given.Json = False) -> int:
 @command.command()
 def check(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="In place of the one in use.")
+        Path | None,
+        typer.Argument(metavar="FILE", readable=False, help="In place of the one in use."),
     ] = None,
     config: given.Config = None,
 ) -> int:
@@ -57,7 +60,10 @@ def check(
 @command.command()
 def init(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Where; else in the user's configuration.")
+        Path | None,
+        typer.Argument(
+            metavar="FILE", readable=False, help="Where; else in the user's configuration."
+        ),
     ] = None,
     stdout: Annotated[bool, typer.Option("--stdout", help="Print it instead.")] = False,
     force: Annotated[
@@ -81,10 +87,10 @@ def init(
 def path(config: given.Config = None) -> int:
     """Where the configuration is looked for, and which file is in use."""
     out = console()
-    out.print(f"in use: {_named(given.load_with_flags(config))}", markup=False, soft_wrap=True)
     out.print(f"looked for: --config, then {FILE_VARIABLE}, then", markup=False)
     for candidate in list_candidates():
         out.print(f"  {candidate}{_describe_presence(candidate)}", markup=False, soft_wrap=True)
+    out.print(f"in use: {find_file(config) or NO_FILE}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -104,4 +110,4 @@ def reload(config: given.Config = None, state: given.State = None) -> int:
 
 
 def _named(loaded: LoadedSettings) -> str:
-    return str(loaded.file) if loaded.file else "no file, the defaults"
+    return str(loaded.file or NO_FILE)

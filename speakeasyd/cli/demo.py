@@ -36,7 +36,8 @@ _ENDED = """
 
 def command(
     files: Annotated[
-        list[Path] | None, typer.Argument(metavar="[FILE]...", help="Audio or video of yours.")
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", readable=False, help="Audio or video of yours."),
     ] = None,
     *,
     inbox: given.Inbox = None,

@@ -17,7 +17,10 @@ command = typer.Typer(no_args_is_help=True)
 @command.command()
 def backup(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="Where to write the copy.", resolve_path=True)
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Where to write the copy.", resolve_path=True, readable=False
+        ),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Overwrite the file that is there.")
@@ -49,7 +52,10 @@ def backup(
 @command.command()
 def restore(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A copy of a ledger.", resolve_path=True)
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A copy of a ledger.", resolve_path=True, readable=False
+        ),
     ],
     config: given.Config = None,
     state: given.State = None,

@@ -151,6 +151,22 @@ def test_a_wrong_configuration_stops_every_command(desk: Desk, tmp_path: Path) -
     assert f"{file}: there is no key watch.setle_s; did you mean settle_s?" in desk.err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="systemd")
+def test_errors_have_a_priority_in_the_journal(tmp_path: Path) -> None:
+    journal = tmp_path / "journal"
+    with journal.open("w") as stream:
+        state = os.fstat(stream.fileno())
+        subprocess.run(
+            [sys.executable, "-m", "speakeasyd", "run", "--config", tmp_path / "nowhere.toml"],
+            env=os.environ | {"JOURNAL_STREAM": f"{state.st_dev}:{state.st_ino}"},
+            stderr=stream,
+            check=False,
+        )
+    lines = journal.read_text().splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("<3>") for line in lines)
+
+
 def test_a_defect_leaves_a_file_and_costs_3(
     desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -395,6 +411,8 @@ def test_config_init_check_show_path(desk: Desk, tmp_path: Path) -> None:
     assert json.loads(desk.out)["watch"]["settle_s"] == 7
     assert desk.says("config", "path", "--config", str(file)) == 0
     assert f"in use: {file}" in desk.out
+    assert desk.says("config", "path", "--config", str(tmp_path / "nowhere.toml")) == 78
+    assert "looked for" in desk.out
     assert desk.says("config", "init", "--stdout") == 0
     assert desk.out == (REPOSITORY / "config" / "speakeasyd.toml").read_text(encoding="utf-8")
     file.write_text("[log]\nlevel = 'loud'")

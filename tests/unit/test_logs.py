@@ -224,6 +224,14 @@ def test_the_lines_that_are_remembered_are_bounded() -> None:
     assert stream.getvalue().count("\n") == 5000
 
 
+def test_a_reload_says_plainly_that_nothing_needs_a_restart() -> None:
+    stream = written(Terminal(), format="human")
+    data = {"now": ["log.level", "watch.settle_s"], "restart": []}
+    logs.EventLogger()(Event(kind="config.reloaded", at=NOW, data=data))
+    said = stream.getvalue()
+    assert "changed now: log.level, watch.settle_s; needs a restart: nothing" in said
+
+
 def test_lines_for_the_journal_have_a_priority(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
