@@ -35,6 +35,20 @@ fakeowner: Docker Desktop.
 """
 
 
+def explain_read_only(folder: Path) -> str:
+    """Return what to do about a read-only folder in a service of systemd; empty outside of one.
+
+    For such a service, all folders are read-only except those that its unit names.
+    """
+    if "INVOCATION_ID" not in os.environ:
+        return ""
+    return (
+        "Unless its disk is read-only, ReadWritePaths of the unit does not name it: run "
+        f"`systemctl edit speakeasyd`, write [Service] and ReadWritePaths={folder}, "
+        "and restart the service."
+    )
+
+
 class MountAnchor:
     """Watches whether a folder is present.
 

@@ -22,6 +22,7 @@ from speakeasyd.errors import LedgerMissing
 from speakeasyd.ledger.failures import find_owner
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.ledger.migrate import require_local_filesystem
+from speakeasyd.ledger.overview import find_pauses
 from speakeasyd.ledger.queries import LEDGER, query_ledger
 from speakeasyd.mounts import SILENT, find_filesystem_type
 
@@ -78,7 +79,9 @@ def _find_other_owner(state: Path) -> str:
 
 def check_daemon(settings: Settings) -> Iterator[Finding]:
     up = find_holder(settings.state)
-    yield Finding("daemon", Level.OK, f"up: {up}") if up else Finding("daemon", Level.OK, "down")
+    yield Finding("daemon", Level.OK, f"up: {up}" if up else "down")
+    for cause, reason in find_pauses(settings.state).items() if up else ():
+        yield Finding("queue", Level.WARN, f"paused ({cause}): {reason}")
 
 
 def check_ledger(settings: Settings) -> Iterator[Finding]:

@@ -23,6 +23,7 @@ from speakeasyd.domain.job import Status
 from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL, WarningKind
 from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.ledger.lock import find_holder
+from speakeasyd.ledger.overview import find_pauses
 from speakeasyd.ledger.queries import LEDGER, query_ledger
 from speakeasyd.ledger.readonly import Row
 from speakeasyd.system.users import may_read
@@ -131,7 +132,7 @@ def investigate_file(settings: Settings, file: Path) -> FileReport:
     if presence is Presence.THERE and known.jobs and (kept := _why_kept(inbox, known.jobs[-1])):
         known.facts.append(kept)
     if known.jobs:
-        known.next = _predict_for_job(known.jobs[-1], up=bool(find_holder(settings.state)))
+        known.next = _predict_for_job(settings, known.jobs[-1])
     else:
         known.next = _predict_next(
             settings,
@@ -203,7 +204,7 @@ def _investigate_outside(settings: Settings, file: Path, known: FileReport) -> N
         name, path = str(rows[0]["inbox"]), rows[0]["path_raw"]
         known.inbox, known.jobs = name, _query_ledger(settings, _JOBS, name, path)
         known.facts.append(f"it is a transcript of {known.jobs[-1]['path']}")
-        known.next = _predict_for_job(known.jobs[-1], up=bool(find_holder(settings.state)))
+        known.next = _predict_for_job(settings, known.jobs[-1])
     else:
         places = ", ".join(dict.fromkeys(str(inbox.path) for inbox in _list_inboxes(settings)))
         known.next = f"It is in no inbox. Copy it into one: {places}"
@@ -244,9 +245,11 @@ def _describe_wait(job: Row) -> bool:
     return str(job["available_at"]) > max(format_utc(datetime.now(UTC)), str(job["created_at"]))
 
 
-def _predict_for_job(job: Row, *, up: bool) -> str:
+def _predict_for_job(settings: Settings, job: Row) -> str:
+    pauses = find_pauses(settings.state).items()
+    paused = next((reason for cause, reason in pauses if cause.covers(str(job["inbox"]))), "")
     match job["status"]:
-        case Status.PENDING | Status.PROCESSING if not up:
+        case Status.PENDING | Status.PROCESSING if not find_holder(settings.state):
             words = "The daemon is down; it goes on where it was when it runs again: speakeasyd run"
         case Status.PENDING if _describe_wait(job) and WarningKind.CUT in _describe_kinds(job):
             words = (
@@ -255,6 +258,8 @@ def _predict_for_job(job: Row, *, up: bool) -> str:
             )
         case Status.PENDING if _describe_wait(job):
             words = f"It is retried at {format_local_time(job['available_at'])}."
+        case Status.PENDING if paused:
+            words = f"It waits in the queue, which is paused: {paused}"
         case Status.PENDING:
             words = "It is waiting in the queue."
         case Status.PROCESSING:

@@ -21,6 +21,7 @@ from speakeasyd.errors import (
     LedgerUnwritable,
 )
 from speakeasyd.ledger.locks import describe_hold
+from speakeasyd.mounts import explain_read_only
 
 _HELD = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -138,7 +139,8 @@ def denied(action: str, place: Path) -> LedgerDenied:
 def read_only(path: Path) -> LedgerReadOnly:
     return LedgerReadOnly(
         f"{path} is on a read-only filesystem",
-        hint="The ledger can only be read there. To change it, mount the filesystem writable.",
+        hint=explain_read_only(path.parent)
+        or "The ledger can only be read there. To change it, mount the filesystem writable.",
     )
 
 

@@ -99,7 +99,7 @@ def take_snapshot(state: Path) -> Snapshot:
     now = datetime.now(UTC)
     recently = {"since": format_utc(now - RECENT)}
     speed = _measure_speed(state, now, daemon.up_s if daemon else WINDOW_S)
-    pauses = _build_pauses(state, stored, daemon) if daemon else {}
+    pauses = _build_pauses(state, stored.get("pauses"), daemon) if daemon else {}
     return Snapshot(
         daemon=daemon,
         version=stored.get("daemon", {}).get("version", ""),
@@ -120,12 +120,21 @@ def take_snapshot(state: Path) -> Snapshot:
     )
 
 
-def _build_pauses(state: Path, stored: dict[str, Any], daemon: LockHolder) -> dict[PauseCause, str]:
+def find_pauses(state: Path) -> dict[PauseCause, str]:
+    """Return the reasons of the running daemon's pauses. Raises LedgerError if there is no ledger."""
+    daemon = find_holder(state)
+    if daemon is None:
+        return {}
+    rows = query_ledger(state, "SELECT value FROM state WHERE key = 'pauses'")
+    return _build_pauses(state, json.loads(str(rows[0]["value"])) if rows else None, daemon)
+
+
+def _build_pauses(state: Path, stored: object, daemon: LockHolder) -> dict[PauseCause, str]:
     """Return the pauses that the daemon has stored, and the pause while the ledger is locked.
 
     The daemon cannot store the latter, because another program holds the lock.
     """
-    pauses = read_pauses(stored.get("pauses"))
+    pauses = read_pauses(stored)
     hold = find_long_hold(state / LEDGER, daemon=daemon.pid)
     return pauses | ({LEDGER_PAUSE: hold} if hold else {})
 

@@ -1,12 +1,12 @@
 """What a refusal of the filesystem means: wait until the folder is well again, or give up this one file."""
 
 import errno
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from speakeasyd.errors import ErrorCode, FileFault, OutboxUnavailable
+from speakeasyd.mounts import explain_read_only
 
 _FULL = ("ENOSPC", "EDQUOT")
 _REFUSED = (
@@ -45,16 +45,6 @@ _HINTS = {
 }
 
 
-def _explain_sandbox(root: Path) -> str:
-    """systemd gives a service a view of the files in which all but its own folders are read-only."""
-    if "INVOCATION_ID" not in os.environ:
-        return ""
-    return (
-        f". Unless its disk is read-only: the unit's ReadWritePaths do not name it. Run `systemctl edit speakeasyd`, "
-        f"write [Service] and ReadWritePaths={root}, and restart the service"
-    )
-
-
 def is_outage(error: OSError) -> bool:
     """Whether the same may work later, without a change of the file's name."""
     return error.errno in _OUTAGES or getattr(error, "winerror", None) in _WINDOWS_OUTAGES
@@ -66,7 +56,9 @@ def translate_os_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = f"{error.strerror or error}{_explain_sandbox(root) if error.errno == errno.EROFS else ''}"
+        reason = error.strerror or str(error)
+        if error.errno == errno.EROFS and (cause := explain_read_only(root)):
+            reason += f". {cause.removesuffix('.')}"
         if is_outage(error):
             hint = _HINTS.get(
                 error.errno or 0, "The queue goes on by itself once the folder is well again."

@@ -587,6 +587,23 @@ def test_status_says_which_pauses_end_by_themselves(
         assert ledger.gets("status")["paused_by"] == [describe_pause(cause, "for a reason")]
 
 
+def test_why_and_doctor_name_the_pause(ledger: Desk) -> None:
+    async def note(cause: PauseCause) -> None:
+        async with opened(ledger.state / "ledger.db", clock=SystemClock()) as open_ledger:
+            await open_ledger.store_state("pauses", [describe_pause(cause, "its disk is full")])
+
+    asyncio.run(note(PauseCause(PauseKind.OUTBOX, "inbox")))
+    with LedgerLock(ledger.state):
+        assert ledger.why(ledger.inbox / "later.flac") == 0
+        assert "It waits in the queue, which is paused: its disk is full" in ledger.out
+        found = ledger.gets("doctor", "--inbox", str(ledger.inbox), "--device", "cpu")
+        queue = {"what": "queue", "level": "warn", "mend": ""}
+        assert queue | {"text": "paused (outbox inbox): its disk is full"} in found
+        asyncio.run(note(PauseCause(PauseKind.OUTBOX, "another inbox")))
+        assert ledger.why(ledger.inbox / "later.flac") == 0
+        assert "It is waiting in the queue." in ledger.out
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="bash")
 @pytest.mark.parametrize(
     ("words", "offered"),

@@ -11,6 +11,7 @@ import pytest
 from speakeasyd import cli
 from speakeasyd.errors import OutboxUnavailable
 from speakeasyd.ledger.backup import back_up
+from speakeasyd.ledger.failures import read_only
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.outbox.os_errors import translate_os_errors
@@ -94,3 +95,5 @@ def test_a_read_only_folder_under_systemd_names_the_setting(
     with pytest.raises(OutboxUnavailable) as refused, translate_os_errors(tmp_path):
         raise OSError(30, "Read-only file system")
     assert (f"ReadWritePaths={tmp_path}" in str(refused.value)) is service
+    hint = read_only(tmp_path / "ledger.db").hint
+    assert (f"ReadWritePaths={tmp_path}" in hint) is service

@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _no_configuration_of_this_machine(monkeypatch: pytest.MonkeyPatch, scratch_home: Path) -> None:
     monkeypatch.setattr(
-        "speakeasyd.config.loading.list_candidates", lambda: (scratch_home / "speakeasyd.toml",)
+        "speakeasyd.config.loading.list_candidates", lambda: [scratch_home / "speakeasyd.toml"] * 2
     )
 
 
