@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self, cast, dataclass_transform
 from pydantic import ConfigDict
 
 from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.domain.incidents import ACTION_WORDS, Incident, IncidentAction
 from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.domain.recording import RecorderState
 
@@ -188,8 +189,26 @@ class IncidentOpened(Payload, kind=EventKind.INCIDENT_OPENED):
     device: str | None
     worker: str | None
     error: str
+    """`summary` and the original message."""
+    summary: str
     action: str
-    """What is done about it."""
+    """What is done about it, for people."""
+    action_kind: IncidentAction
+
+    @classmethod
+    def of(cls, incident_id: int, incident: Incident) -> Self:
+        return cls(
+            incident_id=incident_id,
+            chunk=incident.chunk,
+            kind=incident.kind,
+            phase=incident.phase,
+            device=incident.device,
+            worker=incident.worker,
+            error=incident.error,
+            summary=incident.summary,
+            action=ACTION_WORDS[incident.action],
+            action_kind=incident.action,
+        )
 
 
 class IncidentResolved(Payload, kind=EventKind.INCIDENT_RESOLVED):

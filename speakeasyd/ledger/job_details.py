@@ -31,7 +31,7 @@ _DETAILS = {
         WHERE job_id = :job ORDER BY id
     """,
     "incidents": """
-        SELECT at, kind, device, error, action, cost_seconds FROM incidents
+        SELECT at, kind, device, error, action, cost_seconds, action_kind, summary, detail FROM incidents
         WHERE job_id = :job ORDER BY at
     """,
 }

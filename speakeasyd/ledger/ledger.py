@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.event_payloads import BatchCompleted, DaemonRequest, JobNoted
+from speakeasyd.domain.incidents import Incident
 from speakeasyd.domain.job import (
     AddedJob,
     EndedJob,
@@ -358,30 +359,9 @@ class Ledger:
         """Return the number of committed chunks of each of these jobs that has not ended."""
         return await self._read(maintenance.chunks_of_unfinished, job_ids)
 
-    async def open_incident(
-        self,
-        *,
-        kind: str,
-        phase: str,
-        device: str | None,
-        worker: str | None,
-        error: str,
-        action: str,
-        job_id: JobId | None = None,
-        chunk: int | None = None,
-    ) -> int:
-        """Record an incident: what happened and what is done about it. Returns its id."""
-        return await self._writer.run_operation(
-            maintenance.open_incident,
-            kind=kind,
-            phase=phase,
-            device=device,
-            worker=worker,
-            error=error,
-            action=action,
-            job_id=job_id,
-            chunk=chunk,
-        )
+    async def open_incident(self, incident: Incident) -> int:
+        """Record an incident. Returns its id."""
+        return await self._writer.run_operation(maintenance.open_incident, incident)
 
     async def close_incident(self, incident_id: int, *, cost_seconds: float) -> None:
         """Record that an incident is resolved. `cost_seconds`: how long it took."""

@@ -15,6 +15,7 @@ from speakeasyd.domain.event_payloads import (
     IncidentResolved,
     JobRecovered,
 )
+from speakeasyd.domain.incidents import Incident
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.domain.retry import BackoffSettings, longest_wait
 from speakeasyd.ledger.tables import (
@@ -152,40 +153,23 @@ def chunks_of_unfinished(connection: Connection, job_ids: Sequence[JobId]) -> di
 
 def open_incident(
     tx: Transaction,
-    *,
-    kind: str,
-    phase: str,
-    device: str | None,
-    worker: str | None,
-    error: str,
-    action: str,
-    job_id: JobId | None,
-    chunk: int | None,
+    incident: Incident,
 ) -> int:
     """Record an incident. Returns its id."""
     opened = insert(incident_records).values(
-        kind=kind,
-        phase=phase,
-        device=device,
-        worker=worker,
-        error=error,
-        action=action,
         at=tx.now,
-        job_id=job_id,
-        chunk=chunk,
+        kind=incident.kind,
+        phase=incident.phase,
+        device=incident.device,
+        worker=incident.worker,
+        job_id=incident.job_id,
+        chunk=incident.chunk,
+        summary=incident.summary,
+        error=incident.detail,
+        action=incident.action,
     )
     incident_id = int(tx.connection.execute(opened).lastrowid)
-    incident = IncidentOpened(
-        incident_id=incident_id,
-        chunk=chunk,
-        kind=kind,
-        phase=phase,
-        device=device,
-        worker=worker,
-        error=error,
-        action=action,
-    )
-    tx.record_event(incident, job_id)
+    tx.record_event(IncidentOpened.of(incident_id, incident), incident.job_id)
     return incident_id
 
 

@@ -36,7 +36,9 @@ _ENDED = """
     WHERE finished_at > :since ORDER BY finished_at DESC LIMIT 5
 """
 _INCIDENTS = """
-    SELECT at, kind, device, path, error, action, resolved_at, cost_seconds FROM incidents
+    SELECT at, kind, device, path, error, action, resolved_at, cost_seconds, action_kind,
+           summary, detail
+    FROM incidents
     WHERE at > :since ORDER BY at DESC LIMIT 5
 """
 _ADVANCE = """

@@ -289,10 +289,11 @@ incident_records = Table(
     Column("worker", SanitizedText),
     Column("job_id", Integer, ForeignKey("jobs.id", ondelete="SET NULL"), index=True),
     Column("chunk", Integer),
-    Column("error", SanitizedText, nullable=False),
+    Column("error", SanitizedText, nullable=False),  # the original message
     Column("action", SanitizedText, nullable=False),
     Column("resolved_at", SanitizedText),
     Column("cost_seconds", REAL),
+    Column("summary", SanitizedText, nullable=False, server_default=""),
 )
 
 events = Table(

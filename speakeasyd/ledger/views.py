@@ -6,6 +6,10 @@ definitions opens the ledger; they need no migration.
 
 from collections.abc import Mapping
 
+from speakeasyd.domain.incidents import ACTION_WORDS
+
+_ACTION_CASES = " ".join(f"WHEN '{value}' THEN '{text}'" for value, text in ACTION_WORDS.items())
+
 VIEWS: Mapping[str, str] = {
     "job_status": """
         SELECT id AS job_id, batch, inbox, path, status, progress, attempts, audio_seconds, language, model, device,
@@ -33,11 +37,13 @@ VIEWS: Mapping[str, str] = {
                model, device, preset
         FROM jobs WHERE status = 'failed'
     """,
-    "incidents": """
+    "incidents": f"""
         SELECT incident.id AS incident_id, at, kind, phase, incident.device AS device, worker, job_id, path, chunk,
-               incident.error AS error, action, resolved_at, cost_seconds
+               summary || iif(incident.error = '', '', ': ' || incident.error) AS error,
+               CASE action {_ACTION_CASES} END AS action,
+               resolved_at, cost_seconds, action AS action_kind, summary, incident.error AS detail
         FROM incident_records AS incident LEFT JOIN jobs ON jobs.id = incident.job_id
-    """,
+    """,  # noqa: S608 - constants
     "throughput_hourly": """
         SELECT substr(finished_at, 1, 13) || ':00Z' AS hour,
                sum(status = 'completed') AS completed,

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from speakeasyd.domain.incidents import IncidentAction
 from speakeasyd.domain.job import Status
 from speakeasyd.domain.pausing import PauseKind
 
@@ -86,6 +87,12 @@ class IncidentAnswer(Answer):
     device: str | None
     error: str
     action: str
+    """What is done about it, for people."""
+    action_kind: IncidentAction
+    summary: str
+    """What happened: `error` without the original message."""
+    detail: str
+    """The original message; may be empty."""
 
 
 class JobDetails(JobAnswer):

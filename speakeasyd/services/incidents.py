@@ -4,23 +4,22 @@ import asyncio
 
 from speakeasyd.domain.device_health import DeviceState
 from speakeasyd.domain.fault import Diagnosis, Remedy
+from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.worker_pool import DeviceChange, WorkerLost
 from speakeasyd.ledger.ledger import Ledger
 
 ACTIONS = {
-    DeviceState.SOFT_RESTARTING: (
-        "the worker reloads the model with smaller settings and continues where it was"
-    ),
-    DeviceState.STARTING: "a new worker is started",
-    DeviceState.HALF_OPEN: "a new worker tries the device again",
-    DeviceState.DEVICE_OPEN: "the device gets no work until a probe succeeds",
-    DeviceState.CPU_ONLY: "the CPU is used until a probe of the device succeeds",
-    DeviceState.STOPPED: "none: the daemon is stopping",
+    DeviceState.SOFT_RESTARTING: IncidentAction.RELOAD_MODEL,
+    DeviceState.STARTING: IncidentAction.START_WORKER,
+    DeviceState.HALF_OPEN: IncidentAction.TRY_DEVICE,
+    DeviceState.DEVICE_OPEN: IncidentAction.PROBE_DEVICE,
+    DeviceState.CPU_ONLY: IncidentAction.USE_CPU,
+    DeviceState.STOPPED: IncidentAction.STOP,
 }
 _NO_PROBE = {
-    Remedy.REINSTALL: "no workers are started until the daemon is restarted",
-    Remedy.CPU_FOR_GOOD: "the device gets no more work",
+    Remedy.REINSTALL: IncidentAction.WAIT_FOR_RESTART,
+    Remedy.CPU_FOR_GOOD: IncidentAction.GIVE_UP_DEVICE,
 }
 """The action for a device that will not be probed."""
 
@@ -46,7 +45,7 @@ class Incidents:
                 lost.diagnosis,
                 phase=lost.phase or "",
                 error=lost.error,
-                action=_name_action(lost.then, lost.diagnosis),
+                action=_choose_action(lost.then, lost.diagnosis),
                 suspect=_find_suspect(lost),
             )
 
@@ -59,7 +58,7 @@ class Incidents:
                     change.cause,
                     phase=fault.phase,
                     error=fault.error,
-                    action=_name_action(change.state, change.cause),
+                    action=_choose_action(change.state, change.cause),
                     suspect=next(iter(fault.in_flight), _NO_SUSPECT),
                 )
             if change.down_s is not None:
@@ -72,21 +71,23 @@ class Incidents:
         *,
         phase: str,
         error: str,
-        action: str,
+        action: IncidentAction,
         suspect: Suspect,
     ) -> None:
         job_id, chunk = suspect
-        incident = await self._ledger.open_incident(
+        incident = Incident(
             kind=diagnosis.kind,
             phase=phase,
             device=failure.device,
             worker=failure.worker,
-            error=f"{diagnosis.what}: {error}" if error else diagnosis.what,
+            summary=diagnosis.what,
+            detail=error,
             action=action,
             job_id=job_id,
             chunk=chunk,
         )
-        self._open.setdefault(failure.worker, []).append(incident)
+        incident_id = await self._ledger.open_incident(incident)
+        self._open.setdefault(failure.worker, []).append(incident_id)
 
     async def _close_incident(self, worker: str, cost_seconds: float) -> None:
         incidents = self._open.get(worker, [])
@@ -95,7 +96,7 @@ class Incidents:
             del incidents[0]
 
 
-def _name_action(state: DeviceState, diagnosis: Diagnosis) -> str:
+def _choose_action(state: DeviceState, diagnosis: Diagnosis) -> IncidentAction:
     if state is DeviceState.DEVICE_OPEN and diagnosis.remedy in _NO_PROBE:
         return _NO_PROBE[diagnosis.remedy]
     return ACTIONS[state]

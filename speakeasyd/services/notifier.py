@@ -10,8 +10,8 @@ from datetime import timedelta
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import NotifySettings, Settings
-from speakeasyd.domain.device_health import OPEN
 from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.domain.incidents import DEVICE_UNAVAILABLE
 from speakeasyd.domain.notifications import (
     DeliveryFailed,
     DeliverySucceeded,
@@ -23,7 +23,6 @@ from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.delivery_targets import DeliveryTarget, build_targets
 from speakeasyd.services.failures import ServiceFailures
-from speakeasyd.services.incidents import ACTIONS
 from speakeasyd.services.service import Service
 
 GATHER_S = 0.2  # seconds in which events are collected before the next check
@@ -38,7 +37,6 @@ _KINDS = {
     EventKind.INCIDENT_OPENED: NotificationKind.DEVICE_OPEN,
 }
 """The events that users may be told of, and as what."""
-_OPENING = frozenset(ACTIONS[state] for state in OPEN)
 
 
 class Notifier(Service):
@@ -189,6 +187,9 @@ class DeliverySender(Service):
 
 def _build_notification(event: Event) -> Notification | None:
     """Return what users are told of an event; None if it is not worth a notification."""
-    if event.kind is EventKind.INCIDENT_OPENED and event.data.get("action") not in _OPENING:
+    if (
+        event.kind is EventKind.INCIDENT_OPENED
+        and event.data.get("action_kind") not in DEVICE_UNAVAILABLE
+    ):
         return None
     return Notification(_KINDS[event.kind], event.at, event.seq or 0, event.data)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings
+from speakeasyd.domain.incidents import STALL, Incident, IncidentAction
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.worker_pool import WorkerPool
@@ -132,15 +133,14 @@ class StallWatchdog(Service):
         log.error("job %s: %s", job.id, text)
         self._abandon_claim(job.id, job.token)
         await self._service_failures.begin_failure(_name(job.id), text)
-        action = "the job has failed" if is_final else "the job continues from its committed chunks"
         incident = await self._ledger.open_incident(
-            kind="stall",
-            phase=where,
-            device=None,
-            worker=None,
-            error=text,
-            action=action,
-            job_id=job.id,
+            Incident(
+                kind=STALL,
+                phase=where,
+                summary=text,
+                action=IncidentAction.FAIL_JOB if is_final else IncidentAction.RELEASE_JOB,
+                job_id=job.id,
+            )
         )
         self._stalls[job.id] = _StalledJob(incident=incident, began=now, chunks=job.chunks)
 

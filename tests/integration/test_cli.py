@@ -20,6 +20,8 @@ from speakeasyd import __version__, cli
 from speakeasyd.cli import status
 from speakeasyd.clock import SystemClock
 from speakeasyd.domain.error_hints import WHAT_TO_DO, find_hint
+from speakeasyd.domain.fault import FaultKind
+from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import Job, WaitingFile
 from speakeasyd.domain.pausing import PERSON_PAUSE, PauseCause, PauseKind, describe_pause
 from speakeasyd.errors import ErrorCode
@@ -87,12 +89,14 @@ async def _fill(path: Path) -> None:
         )
         await ledger.store_chunks([(third.id, third.token, a_chunk(0, " Half of it."))])
         await ledger.open_incident(
-            kind="context_lost",
-            phase="encode",
-            device="cuda:0",
-            worker="gpu-0",
-            error="illegal access",
-            action="restart",
+            Incident(
+                kind=FaultKind.CONTEXT_LOST,
+                phase="encode",
+                device="cuda:0",
+                worker="gpu-0",
+                summary="illegal access",
+                action=IncidentAction.START_WORKER,
+            )
         )
         await ledger.add_jobs([a_file("later.flac")])
         await ledger.store_waiting_files(

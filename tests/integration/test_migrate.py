@@ -1,6 +1,7 @@
 """A ledger comes up to date whole or not at all."""
 
 import json
+import runpy
 import shutil
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path, PurePath
 import pytest
 from sqlalchemy import create_engine
 
+from speakeasyd.domain.incidents import ACTION_WORDS, IncidentAction
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.migrate import find_scripts, migrate_ledger, require_local_filesystem
@@ -43,6 +45,20 @@ OLD_SEGMENT = """
                           no_speech_prob)
     VALUES (1, 0, 0, 0, 2, ' Dag.', -0.1, 1.0, 0.0);
 """
+OLD_INCIDENT = """
+    INSERT INTO incident_records (at, kind, phase, device, error, action)
+    VALUES ('2026', 'hang', 'encode', 'cpu', ?, ?)
+"""
+OLD_EVENT = "INSERT INTO events (at, kind, data) VALUES ('2026', 'incident.opened', ?)"
+OLD_INCIDENTS = [
+    ("the worker crashed: SIGSEGV: at 0x0", "a fresh worker takes over", "start_worker"),
+    (
+        "the driver is missing",
+        "no workers are started until the daemon is restarted",
+        "wait_for_restart",
+    ),
+    ("", "something else", "other"),
+]
 OLD_WARNINGS = {
     None: None,
     "cut or damaged: 1.0 s of 9.0 s could be decoded": "cut",
@@ -145,14 +161,37 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
         for number, warning in enumerate(OLD_WARNINGS):
             connection.execute(OLD_JOB, [f"{number}.wav", warning])
         connection.executescript(OLD_SEGMENT)
+        for error, action, _ in OLD_INCIDENTS:
+            connection.execute(OLD_INCIDENT, [error, action])
+            data = json.dumps({"error": error, "action": action})
+            connection.execute(OLD_EVENT, [data])
     migrate_ledger(path)
     assert "deliveries" in schema(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT batch FROM batch_progress").fetchall() == [("talks",)]
         kinds = connection.execute("SELECT warning, warning_kinds FROM job_status").fetchall()
         texts = connection.execute("SELECT path, language, text FROM segments_text").fetchall()
+        incidents = connection.execute(
+            "SELECT error, action_kind, summary, detail FROM incidents"
+        ).fetchall()
+        told = connection.execute("SELECT data ->> '$.action_kind' FROM events").fetchall()
     assert {warning: found and json.loads(found)[0] for warning, found in kinds} == OLD_WARNINGS
     assert texts == [("0.wav", "nl", " Dag.")]
+    assert [(error, kind) for error, kind, _, _ in incidents] == [
+        (error, kind) for error, _, kind in OLD_INCIDENTS
+    ]
+    assert incidents[0][2:] == ("the worker crashed", "SIGSEGV: at 0x0")
+    assert incidents[1][2:] == ("the driver is missing", "")
+    assert told == [(kind,) for _, _, kind in OLD_INCIDENTS]
+
+
+def test_every_stored_action_is_known() -> None:
+    path = find_scripts() / "versions" / "0007_incidents.py"
+    written = runpy.run_path(str(path))["ACTIONS_BY_TEXT"]
+    assert set(written.values()) | {IncidentAction.OTHER} == set(IncidentAction)
+    assert {written[text] for text in ACTION_WORDS.values() if text in written} == set(
+        written.values()
+    ), "the present wording is among those that were stored"
 
 
 def test_the_last_three_copies_are_kept(path: Path, tomorrow: Path) -> None:

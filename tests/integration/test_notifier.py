@@ -20,11 +20,11 @@ import psutil
 import pytest
 
 from speakeasyd.config import InboxSettings, Settings
-from speakeasyd.domain.device_health import DeviceState
+from speakeasyd.domain.fault import FaultKind
+from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services import delivery_targets
-from speakeasyd.services.incidents import ACTIONS
 from speakeasyd.services.notifier import QUIET_S, Notifier
 from speakeasyd.testing import ManualClock
 from tests.conftest import PATIENCE_S, eventually
@@ -124,9 +124,15 @@ async def test_each_piece_of_news_is_posted_once(tmp_path: Path, receiver: Recei
     async with desk(tmp_path, **web(receiver)) as it:
         await one_done_one_failed(it.ledger)
         await it.ledger.open_incident(
-            kind="device_gone", phase="encode", device="cuda:0", worker="cuda-0", error="Xid 79",
-            action=ACTIONS[DeviceState.DEVICE_OPEN],
-        )  # fmt: skip
+            Incident(
+                kind=FaultKind.DEVICE_GONE,
+                phase="encode",
+                device="cuda:0",
+                worker="cuda-0",
+                summary="Xid 79",
+                action=IncidentAction.PROBE_DEVICE,
+            )
+        )
         await it.turn()
         assert receiver.types() == ["job.completed", "job.failed", "device.open"]
         it.clock.advance(QUIET_S + 1)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.clock import SystemClock, format_utc
+from speakeasyd.domain.fault import FaultKind
+from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import WaitingFile
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
@@ -60,13 +62,15 @@ async def a_day(path: Path) -> None:
         await ledger.mark_transcribed(call.id, call.token, audio_seconds=40.0, warnings=[cut])
         await ledger.complete_job(call.id, call.token, [an_artifact("call.txt")])
         incident = await ledger.open_incident(
-            kind="hang",
-            phase="generate",
-            device="cpu",
-            worker="w1",
-            error="no progress",
-            action="restart",
-            job_id=hard.id,
+            Incident(
+                kind=FaultKind.HANG,
+                phase="generate",
+                device="cpu",
+                worker="w1",
+                summary="no progress",
+                action=IncidentAction.START_WORKER,
+                job_id=hard.id,
+            )
         )
         await ledger.close_incident(incident, cost_seconds=3.5)
         await ledger.release_claim(

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from speakeasyd.domain.fault import FaultKind
+from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import Sighting
 from speakeasyd.domain.notifications import Notification, NotificationKind
 from speakeasyd.ledger.ledger import Ledger
@@ -56,14 +58,17 @@ async def test_an_incident_is_told_from_beginning_to_end(
 ) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
     incident = await ledger.open_incident(
-        kind="context_lost",
-        phase="generate",
-        device="cuda:0",
-        worker="w1",
-        error="CUDA error: an illegal memory access was encountered",
-        action="hard restart",
-        job_id=job.id,
-        chunk=3,
+        Incident(
+            kind=FaultKind.CONTEXT_LOST,
+            phase="generate",
+            device="cuda:0",
+            worker="w1",
+            summary="the CUDA context is lost",
+            detail="CUDA error: an illegal memory access was encountered",
+            action=IncidentAction.START_WORKER,
+            job_id=job.id,
+            chunk=3,
+        )
     )
     clock.advance(4)
     await ledger.close_incident(incident, cost_seconds=4.0)
@@ -75,6 +80,9 @@ async def test_an_incident_is_told_from_beginning_to_end(
         "a.wav",
         3,
     )
+    assert row["error"] == f"{row['summary']}: {row['detail']}"
+    assert row["detail"] == "CUDA error: an illegal memory access was encountered"
+    assert (row["action"], row["action_kind"]) == ("a new worker is started", "start_worker")
     assert (row["resolved_at"], row["cost_seconds"]) == ("2026-01-01T00:00:04.000Z", 4.0)
 
 

@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import text
 
 from speakeasyd.domain.event_payloads import JobFailed
+from speakeasyd.domain.fault import FaultKind
+from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.errors import ClaimLost, LedgerError, LedgerFull, LedgerUnwritable
 from speakeasyd.events import Event, EventHub
@@ -231,15 +233,14 @@ async def test_what_another_program_did_is_published_here_too(path: Path, hub: E
 
 
 async def test_numbers_of_events_are_never_given_twice(path: Path, hub: EventHub) -> None:
+    incident = Incident(
+        kind=FaultKind.HANG, phase="encode", summary="", action=IncidentAction.START_WORKER
+    )
     async with opened(path) as daemon, opened(path, boot_id="") as command:
         for ledger in (daemon, command, daemon, command):
-            await ledger.open_incident(
-                kind="hang", phase="encode", device="cpu", worker="w", error="", action=""
-            )
+            await ledger.open_incident(incident)
         await daemon.prune_history(jobs_before=None, events_before="2027")
-        await command.open_incident(
-            kind="hang", phase="encode", device="cpu", worker="w", error="", action=""
-        )
+        await command.open_incident(incident)
         assert [
             row["seq"] for row in await daemon.query_rows("SELECT seq FROM events ORDER BY seq")
         ] == [4, 5]

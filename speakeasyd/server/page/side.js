@@ -73,7 +73,6 @@ function arrival(one) {
 
 /** Summary first; the library's original message is collapsed. */
 function incident(one) {
-  const [what, ...verbatim] = one.error.split(": ");
   const over =
     one.resolved_at === null
       ? "not resolved"
@@ -82,9 +81,9 @@ function incident(one) {
     "li",
     {},
     h("b", {}, one.device),
-    ` ${what}`,
+    ` ${one.summary}`,
     h("small", {}, when(one.at), ` · ${one.action} · ${over}`),
-    verbatim.length > 0 && h("details", {}, h("summary", {}, "Original message"), h("code", {}, verbatim.join(": "))),
+    one.detail && h("details", {}, h("summary", {}, "Original message"), h("code", {}, one.detail)),
   );
 }
 
