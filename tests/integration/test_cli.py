@@ -263,7 +263,7 @@ def test_status_for_people(ledger: Desk) -> None:
     assert ledger.asks("status") == 1, "the daemon is down"
     assert "down" in ledger.out
     assert "calls/long.wav" in ledger.out
-    assert "illegal access; restart; not resolved" in ledger.out
+    assert "illegal access; a new worker is started; not resolved" in ledger.out
     assert "copying.mkv waits since" in ledger.out
     with LedgerLock(ledger.state):
         assert ledger.asks("status") == 0
