@@ -166,6 +166,7 @@ class Job:
     warnings: frozenset[WarningKind] = frozenset()  # once it is transcribed
     # UTC, ISO 8601: a file that ends early may grow until then; None: it is complete
     final_at: str | None = None
+    queue_key: float = 0.0  # see domain/queue_order.py
 
     def locate_source(self, root: Path) -> Path:
         """Return the absolute path of the source; `root` is the folder of its inbox."""

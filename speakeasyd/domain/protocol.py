@@ -64,6 +64,8 @@ class Task:
     """
     languages: Mapping[int, str] = field(default_factory=dict)
     """Language at the end of the committed chunks, by index."""
+    added_at: float = 0.0  # seconds since the epoch; see domain/queue_order.py
+    expected_seconds: float = 0.0  # length of the audio, by the size of the file
 
 
 @dataclass(frozen=True, slots=True)

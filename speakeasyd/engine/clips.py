@@ -1,7 +1,7 @@
 """One task's file to clips of speech, lazily: nothing is decoded before somebody asks for the next clip."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from speakeasyd.domain.chunking import Chunker, ChunkingRules, ChunkSpan
-from speakeasyd.domain.protocol import Opened, Progress, Report, Task
+from speakeasyd.domain.protocol import Opened, Progress, Task
 from speakeasyd.domain.transcript import MediaWarning, TranscribedTrack
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Hole, Lane, Samples
 from speakeasyd.engine.faults import label_phase
@@ -84,15 +84,11 @@ class YieldTurn:
 
 
 def read_clips(
-    task: Task,
-    detector: VoiceDetector,
-    send: Callable[[Report], None],
-    *,
-    folders: Mapping[str, str],
-) -> Generator[Clip | EndOfFile | YieldTurn]:
-    """Clips in order, pauses between them, `EndOfFile` at the end. Raises `FileFault` if the file is at fault.
+    task: Task, detector: VoiceDetector, *, folders: Mapping[str, str]
+) -> Generator[Opened | Progress | Clip | EndOfFile | YieldTurn]:
+    """Read a file: `Opened`, then its clips in order, `EndOfFile` at the end.
 
-    `folders`: see `WorkerSpec.folders`.
+    `folders`: see `WorkerSpec.folders`. Raises FileFault if the file is at fault.
     """
     split = task.options.channels == "split"
     with (
@@ -106,7 +102,7 @@ def read_clips(
             )
         ) as audio,
     ):
-        send(Opened(task.job_id, task.token, audio.container_seconds))
+        yield Opened(task.job_id, task.token, audio.container_seconds)
         readers = [
             _LaneReader(task, detector, lane, number, len(audio.lanes))
             for number, lane in enumerate(audio.lanes)
@@ -121,7 +117,7 @@ def read_clips(
                     yield from reader.add_block(samples)
             if time.monotonic() - told > _PROGRESS_S:
                 told = time.monotonic()
-                send(Progress(task.job_id, task.token, audio.decoded_seconds))
+                yield Progress(task.job_id, task.token, audio.decoded_seconds)
             if number % _PAUSE_BLOCKS == 0:
                 yield YieldTurn()
         for reader in readers:

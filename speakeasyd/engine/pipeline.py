@@ -1,8 +1,7 @@
 """The pipeline: many files through one model.
 
-Reader threads decode ahead, replica threads compute, and the reports of each job are in order. Jobs
-take turns: the one with the least compute so far is next, so that a short file never waits for a
-long one.
+Reader threads decode ahead, replica threads compute, and the reports of each job are in order.
+Within a priority, the job with the shortest remaining work is next (`domain/queue_order.py`).
 """
 
 import threading
@@ -18,11 +17,14 @@ from speakeasyd.domain.protocol import (
     ChunkDone,
     ChunkStarted,
     LanguageFound,
+    Opened,
+    Progress,
     Report,
     Task,
     TaskDone,
     TaskFailed,
 )
+from speakeasyd.domain.queue_order import compute_queue_key
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.engine.audio import Samples
 from speakeasyd.engine.clips import Clip, EndOfFile, YieldTurn, read_clips
@@ -63,7 +65,7 @@ class _PipelineJob:
     """
 
     task: Task
-    clips: Generator[Clip | EndOfFile | YieldTurn]
+    clips: Generator[Opened | Progress | Clip | EndOfFile | YieldTurn]
     plan: DecodingPlan | None  # None: the language is not known yet
     said: dict[int, str]  # text of the chunks that are done; "" for those given up
     languages: dict[int, str] = field(
@@ -81,6 +83,7 @@ class _PipelineJob:
     being_read: bool = False
     probing: bool = False
     finished: EndOfFile | None = None
+    container_seconds: float | None = None  # None: not known, or the file is not open yet
     served: float = 0.0  # seconds of speech computed or being computed
 
     @property
@@ -88,12 +91,12 @@ class _PipelineJob:
         return sum(clip.seconds for clip in self.waiting)
 
     @property
-    def reading_turn(self) -> tuple[float, float, float]:
-        return -self.task.options.priority, self.seconds_ahead, self.served
-
-    @property
-    def computing_turn(self) -> tuple[float, float]:
-        return -self.task.options.priority, self.served
+    def turn(self) -> tuple[int, float, JobId]:
+        """The place in the order of jobs; the lowest is next."""
+        task = self.task
+        expected = self.container_seconds or task.expected_seconds
+        remaining = max(0.0, expected - self.served)
+        return -task.options.priority, compute_queue_key(task.added_at, remaining), task.job_id
 
     @property
     def next_clip(self) -> Clip | None:
@@ -244,7 +247,7 @@ class Pipeline:
         if plan and not task.language:
             self._send(LanguageFound(task.job_id, task.token, plan.language, 1.0))
         with self._changed:
-            clips = read_clips(task, self._detector, self._send, folders=self._folders)
+            clips = read_clips(task, self._detector, folders=self._folders)
             self._jobs[task.job_id] = _PipelineJob(
                 task,
                 clips,
@@ -339,12 +342,18 @@ class Pipeline:
         jobs = [job for job in self._jobs.values() if not job.finished and not job.being_read]
         if not jobs or sum(job.seconds_ahead for job in self._jobs.values()) >= self._ahead_limit:
             jobs = [job for job in jobs if job.starved]
-        return min(jobs, key=lambda job: job.reading_turn, default=None)
+        return min(jobs, key=lambda job: job.turn, default=None)
 
-    def _on_read(self, job: _PipelineJob, item: Clip | EndOfFile | YieldTurn) -> None:
+    def _on_read(
+        self, job: _PipelineJob, item: Opened | Progress | Clip | EndOfFile | YieldTurn
+    ) -> None:
+        if isinstance(item, Opened | Progress):
+            self._send(item)
         with self._changed:
             job.being_read = False
             match item:
+                case Opened():
+                    job.container_seconds = item.container_seconds
                 case EndOfFile():
                     job.finished = item
                 case Clip():
@@ -387,7 +396,7 @@ class Pipeline:
 
     def _take_work(self) -> _PipelineJob | list[_ChunkWork] | None:
         batch: list[_ChunkWork] = []
-        for job in sorted(self._jobs.values(), key=lambda job: job.computing_turn):
+        for job in sorted(self._jobs.values(), key=lambda job: job.turn):
             if job.can_probe and not batch:
                 job.probing = True
                 return job

@@ -47,7 +47,7 @@ _QUEUE = """
         SELECT 1 FROM jobs AS twin INDEXED BY ix_jobs_twins
         WHERE twin.status = 'processing' AND twin.work_key = jobs.work_key
     )
-    ORDER BY priority DESC, id LIMIT :limit
+    ORDER BY priority DESC, queue_key, id LIMIT :limit
 """
 _LATER = text("""
     SELECT min(available_at) FROM jobs INDEXED BY ix_jobs_available
@@ -287,4 +287,5 @@ def _build_claimed_job(tx: Transaction, row: Row[Any], token: str) -> Job:
         batch=row.batch,
         warnings=parse_kinds(row.warning_kinds),
         final_at=row.final_at,
+        queue_key=row.queue_key,
     )

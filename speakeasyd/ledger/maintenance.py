@@ -114,6 +114,9 @@ def shift_waits(tx: Transaction, seconds: float) -> None:
     ):
         shifted = func.strftime("%Y-%m-%dT%H:%M:%fZ", column, f"{seconds:+.3f} seconds")
         tx.connection.execute(update(column.table).where(waits).values({column.name: shifted}))
+    tx.connection.execute(
+        update(jobs).where(unfinished).values(queue_key=jobs.c.queue_key + seconds)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from speakeasyd.domain.job import (
     Status,
     WaitingFile,
 )
+from speakeasyd.domain.queue_order import compute_queue_key, estimate_seconds
 from speakeasyd.domain.transcript import WarningKind
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.duplicates import (
@@ -238,6 +239,7 @@ def _build_job_row(
         "requested_model": new.options.model,
         "preset": new.preset,
         "priority": new.options.priority,
+        "queue_key": _compute_queue_key(tx.now, new),
         "status": decision.status,
         "error_code": code,
         "error": error,
@@ -247,6 +249,11 @@ def _build_job_row(
         "duplicate_of": decision.duplicate_of,
         "final_at": final_at,
     }
+
+
+def _compute_queue_key(now: str, new: NewJob) -> float:
+    seconds = estimate_seconds(display_path(new.path), new.signature.size)
+    return compute_queue_key(datetime.fromisoformat(now).timestamp(), seconds)
 
 
 def _final_at(now: str, new: NewJob, *, earlier: int) -> str | None:

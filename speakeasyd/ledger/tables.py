@@ -76,6 +76,8 @@ jobs = Table(
     Column("requested_model", SanitizedText, nullable=False),
     Column("preset", SanitizedText),
     Column("priority", Integer, nullable=False, server_default=text("0")),
+    # see domain/queue_order.py: seconds since the epoch
+    Column("queue_key", REAL, nullable=False, server_default=text("0")),
     Column("status", SanitizedText, nullable=False),
     Column("progress", REAL, nullable=False, server_default=text("0")),
     _counter_column("attempts"),
@@ -123,6 +125,7 @@ jobs = Table(
     Index(
         "ix_jobs_next",
         text("priority DESC"),
+        "queue_key",
         "id",
         "available_at",
         sqlite_where=text("status = 'pending'"),
@@ -131,6 +134,7 @@ jobs = Table(
         "ix_jobs_claim",
         "requested_model",
         text("priority DESC"),
+        "queue_key",
         "id",
         "available_at",
         sqlite_where=text("status = 'pending'"),

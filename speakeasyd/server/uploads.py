@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 # A folder in the inbox that is not scanned; a rename moves a file to its place
 STAGING = ".speakeasyd-upload-"
 PATH_LIMIT = 1000  # bytes below the inbox
+UPLOAD_PRIORITY = 50  # somebody waits: before what arrives in folders
 TAKE_BACK_TRIES = 50
 TAKE_BACK_S = 0.02  # seconds between them
 NAME_LIMIT = 255  # bytes of a name, as filesystems have it
@@ -253,7 +254,7 @@ async def _known_paths(
 
 
 def check_options(parts: ServerContext, inbox: InboxSettings, changes: Changes) -> Changes:
-    """Check a client's options. Returns them.
+    """Check a client's options. Returns them, with the priority of uploads unless one is set.
 
     Raises RequestRefused: 422 for invalid options, and for a model that is not configured, since a
     model may be a path.
@@ -261,7 +262,7 @@ def check_options(parts: ServerContext, inbox: InboxSettings, changes: Changes) 
     settings = parts.settings
     presets = _build_presets(parts, inbox)
     try:
-        model = presets.choose_options("", changes).options.model
+        options = presets.choose_options("", changes).options
     except FileFault as fault:
         raise RequestRefused(422, f"invalid options: {str(fault).partition(': ')[2]}") from fault
     known = {
@@ -270,9 +271,11 @@ def check_options(parts: ServerContext, inbox: InboxSettings, changes: Changes) 
         settings.options.model,
         *(one.get("model") for one in settings.presets.values()),
     }
-    if model not in known:
+    if options.model not in known:
         raise RequestRefused(422, "this model is not configured", hint="Add a preset for it.")
-    return changes
+    if "priority" in changes or options.priority:
+        return changes
+    return {**changes, "priority": UPLOAD_PRIORITY}
 
 
 def _build_presets(parts: ServerContext, inbox: InboxSettings) -> Presets:

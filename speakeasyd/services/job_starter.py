@@ -1,9 +1,12 @@
 """Claims pending jobs, as many as the pool has room for, and submits them to it."""
 
+import os
+
 from speakeasyd.config import Settings
 from speakeasyd.domain.job import Job
 from speakeasyd.domain.pausing import DEVICE_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.protocol import SourceRef, Task
+from speakeasyd.domain.queue_order import estimate_seconds
 from speakeasyd.domain.recovery import PoisonDecision, decide_poison
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.domain.worker_pool import WorkerPool
@@ -102,6 +105,7 @@ class JobStarter:
                 )
 
     def _build_task(self, job: Job, only: frozenset[int] | None = None) -> Task:
+        expected_seconds = estimate_seconds(os.fsdecode(job.path), job.signature.size)
         return Task(
             job_id=job.id,
             token=job.token,
@@ -112,5 +116,7 @@ class JobStarter:
             said=job.said,
             languages=job.languages,
             only=only,
+            added_at=job.queue_key - expected_seconds,
+            expected_seconds=expected_seconds,
             max_seconds=self._settings.workers.max_hours * 3600,
         )

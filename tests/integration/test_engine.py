@@ -253,6 +253,17 @@ def test_a_short_file_does_not_wait_for_a_long_one(model: Model, conversation: P
     assert [r.job_id for r in run.reports if isinstance(r, TaskDone)] == [2, 1]
 
 
+def test_files_of_equal_length_are_finished_one_after_the_other(
+    model: Model, conversation: Path
+) -> None:
+    with Run(model, replicas=1) as run:
+        for job_id in (1, 2, 3):
+            run.pipeline.submit(task(conversation, job_id))
+        run.wait_for(lambda reports: sum(isinstance(r, TaskDone) for r in reports) == 3)
+    done = [r.job_id for r in run.reports if isinstance(r, ChunkDone)]
+    assert done == sorted(done)
+
+
 def test_a_dropped_job_is_not_heard_of_again(model: Model, conversation: Path) -> None:
     with Run(model) as run:
         run.pipeline.submit(task(conversation, 1))

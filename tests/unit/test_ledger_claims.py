@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.domain.job import TERMINAL, TRANSITIONS, Job, Status, SuspectChunk
+from speakeasyd.domain.job import TERMINAL, TRANSITIONS, Job, NewJob, Status, SuspectChunk
 from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
 from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger.ledger import Ledger
@@ -51,6 +51,35 @@ async def test_the_highest_priority_goes_first_then_the_oldest(ledger: Ledger) -
     assert names(await ledger.claim_jobs(3)) == ["c", "a", "b"]
     assert names(await ledger.claim_jobs(3)) == ["d"]
     assert await ledger.claim_jobs(3) == []
+
+
+def a_recording(path: str, seconds: float) -> NewJob:
+    file = a_file(path)
+    size = round(seconds * 16_000)  # bytes of an MP3
+    return replace(file, signature=replace(file.signature, size=size))
+
+
+async def test_short_files_go_first_but_a_long_one_is_not_overtaken_forever(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    await ledger.add_jobs([a_recording("long.mp3", 600.0), a_recording("short.mp3", 20.0)])
+    clock.advance(300.0)
+    await ledger.add_jobs([a_recording("later.mp3", 20.0)])
+    clock.advance(500.0)
+    await ledger.add_jobs([a_recording("too late.mp3", 20.0)])
+    order = names(await ledger.claim_jobs(4))
+    assert order == ["short.mp3", "later.mp3", "long.mp3", "too late.mp3"]
+
+
+async def test_the_order_of_waiting_files_survives_a_change_of_the_clock(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    await ledger.add_jobs([a_recording("old.mp3", 20.0)])
+    clock.set_wall(-2 * 86400.0)
+    await ledger.shift_waits(-2 * 86400.0)
+    clock.advance(1.0)
+    await ledger.add_jobs([a_recording("new.mp3", 20.0)])
+    assert names(await ledger.claim_jobs(2)) == ["old.mp3", "new.mp3"]
 
 
 async def test_only_jobs_of_a_model_or_of_inboxes_are_claimed_if_asked_for(ledger: Ledger) -> None:
