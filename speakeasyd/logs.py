@@ -130,6 +130,9 @@ WORDS: Mapping[EventKind, Wording] = {
     EventKind.JOB_RETRY_CANCELLED: Wording(
         _PLAIN, "the retry was cancelled, the earlier transcript is kept: {path}"
     ),
+    EventKind.JOB_SPEAKERS_CHANGED: Wording(
+        _PLAIN, "a user changed the speakers, the transcript is written again: {path}"
+    ),
     EventKind.JOB_RECOVERED: Wording(_PLAIN, "continues after a restart: {path}"),
     EventKind.CHUNK_DONE: Wording(_QUIET, "chunk {chunk} is done, up to {end} s"),
     EventKind.CHUNK_STRUCK: Wording(_LOUD, "a worker died on chunk {chunk}, strike {strikes}"),

@@ -60,6 +60,10 @@ Audio = Annotated[
         help="Which audio tracks, such as `2`, `deu` or `eng,jpn`.",
     ),
 ]
+Speakers = Annotated[
+    str | None,
+    typer.Option(metavar="off|auto|N", help="Tell speakers apart; a number says how many."),
+]
 Task = Annotated[
     str | None, typer.Option(metavar="transcribe|translate", help="`translate` gives English text.")
 ]
@@ -88,6 +92,7 @@ class Flags:
     language: Language = None
     languages: Languages = None
     audio: Audio = None
+    speakers: Speakers = None
     task: Task = None
     formats: Formats = None
 
@@ -101,6 +106,7 @@ class Flags:
                 "language": self.language,
                 "languages": languages,
                 "audio": self.audio,
+                "speakers": self.speakers,
                 "task": self.task,
                 "formats": formats,
             },

@@ -35,6 +35,8 @@ class EventKind(StrEnum):
     """The retry of a completed job failed; its earlier transcript is kept."""
     JOB_RETRY_CANCELLED = "job.retry_cancelled"
     """The retry of a completed job was cancelled; its earlier transcript is kept."""
+    JOB_SPEAKERS_CHANGED = "job.speakers_changed"
+    """A person changed the speakers of a completed job; its artifacts are written again."""
     JOB_RECOVERED = "job.recovered"
     """A job that an earlier daemon left unfinished waits again; it continues from its chunks."""
     CHUNK_DONE = "chunk.done"

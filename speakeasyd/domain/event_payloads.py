@@ -137,6 +137,11 @@ class JobRetryCancelled(Payload, kind=EventKind.JOB_RETRY_CANCELLED):
     error: str
 
 
+class JobSpeakersChanged(Payload, kind=EventKind.JOB_SPEAKERS_CHANGED):
+    speakers: list[str]
+    """Their names, by number."""
+
+
 class JobRecovered(Payload, kind=EventKind.JOB_RECOVERED):
     pass
 

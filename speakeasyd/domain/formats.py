@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 
 from speakeasyd.domain import subtitles
+from speakeasyd.domain.diarization import Speaker
 from speakeasyd.domain.readable_text import (
     build_paragraphs,
     format_clock,
@@ -106,6 +107,16 @@ def _render_json(transcript: Transcript) -> str:
             _build_json_segment(number, segment, transcript.track)
             for number, segment in enumerate(transcript.segments)
         ],
+        "speakers": [_build_json_speaker(speaker, transcript) for speaker in transcript.speakers],
+        "turns": [
+            {
+                "start": _round_number(turn.start),
+                "end": _round_number(turn.end),
+                "speaker": turn.speaker,
+                "overlap": turn.overlap,
+            }
+            for turn in transcript.turns
+        ],
         "gaps": [
             {"start": _round_number(start), "end": _round_number(end)}
             for start, end in transcript.gaps
@@ -118,11 +129,28 @@ def _render_json(transcript: Transcript) -> str:
 def _build_json_segment(
     number: int, segment: Segment, track: TranscribedTrack | None
 ) -> dict[str, object]:
+    values = _round_numbers(asdict(segment))
+    del values["local_speaker"]
     return {
         "id": number,
-        **_round_numbers(asdict(segment)),
+        **values,
         "track": track.number if track else segment.track,
-        "words": [_round_numbers(asdict(word)) for word in segment.words],
+        "words": [
+            {**_round_numbers(asdict(word)), "speaker": segment.speaker} for word in segment.words
+        ],
+    }
+
+
+def _build_json_speaker(speaker: Speaker, transcript: Transcript) -> dict[str, object]:
+    total = sum(one.seconds for one in transcript.speakers)
+    return {
+        "number": speaker.number,
+        "name": strip_controls(speaker.name) or None,
+        "seconds": _round_number(speaker.seconds),
+        "share": _round_number(speaker.seconds / total) if total else 0.0,
+        "words": speaker.words,
+        "similarity": speaker.similarity,
+        "suggestion": strip_controls(speaker.suggestion) or None,
     }
 
 
@@ -147,18 +175,21 @@ def _round_number(value: float) -> float | None:
 
 
 def _render_tsv(transcript: Transcript) -> str:
-    """Times in milliseconds; a fourth column names the speaker if channels or tracks are separate."""
-    apart = any(map(format_speaker, transcript.segments))
+    """Times in milliseconds; a fourth column names the speaker, channel or track."""
+    labels = [format_speaker(segment, transcript) for segment in transcript.segments]
+    apart = any(labels)
     rows = ["start\tend\ttext" + "\tspeaker" * apart]
-    for segment in transcript.segments:
+    for segment, label in zip(transcript.segments, labels, strict=True):
         row = f"{round(segment.start * 1000)}\t{round(segment.end * 1000)}\t{join_lines(segment.text)}"
-        rows.append(row + f"\t{format_speaker(segment)}" * apart)
+        rows.append(row + f"\t{label}" * apart)
     return "\n".join(rows) + "\n"
 
 
 def _render_lrc(transcript: Transcript) -> str:
     title = join_lines(transcript.source).replace("[", "(").replace("]", ")")
-    lines = [(segment.start, _format_lrc_text(segment)) for segment in transcript.segments]
+    lines = [
+        (segment.start, _format_lrc_text(segment, transcript)) for segment in transcript.segments
+    ]
     lines += [(start, " " + format_gap(start, end)) for start, end in transcript.gaps]
     body = [
         f"{_format_lrc_time(start)}{text}\n"
@@ -175,9 +206,9 @@ def _render_lrc(transcript: Transcript) -> str:
     )
 
 
-def _format_lrc_text(segment: Segment) -> str:
+def _format_lrc_text(segment: Segment, transcript: Transcript) -> str:
     text = join_lines(segment.text)
-    if text and (speaker := format_speaker(segment)):
+    if text and (speaker := format_speaker(segment, transcript)):
         text = f"{speaker}: {text}"
     return f" {text}" if text.startswith("[") else text  # players would read "[" as a tag
 

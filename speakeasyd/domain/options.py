@@ -1,6 +1,6 @@
 """Transcription options of a job, set by the configuration, a preset or a sidecar."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -9,6 +9,7 @@ from pydantic import (
     ConfigDict,
     Field,
     field_validator,
+    model_validator,
 )
 
 from speakeasyd.domain.formats import FORMATS
@@ -16,6 +17,7 @@ from speakeasyd.domain.naming import check_template
 from speakeasyd.domain.tracks import parse_request
 from speakeasyd.errors import ConfigError
 
+MOST_SPEAKERS = 30  # in one file
 Code = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 
 
@@ -32,6 +34,15 @@ def _describe_format(schema: dict[str, Any]) -> None:
 
 Format = Annotated[str, AfterValidator(_check_format), Field(json_schema_extra=_describe_format)]
 """The name of a registered output format."""
+
+
+def _read_number(value: object) -> object:
+    """Forms and the command line give numbers as text."""
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+SpeakerCount = Annotated[int, Field(ge=1, le=MOST_SPEAKERS)]
+Speakers = Annotated[Literal["off", "auto"] | SpeakerCount, BeforeValidator(_read_number)]
 
 
 def _join_tracks(audio: object) -> object:
@@ -77,6 +88,12 @@ class Options(BaseModel):
     """The audio tracks: `auto`, a number from 1, a language such as `deu`, several (`eng,jpn`), or `all`."""
     channels: Literal["mix", "split"] = "mix"
     """`mix` mixes all channels; `split` transcribes each channel separately, for stereo calls."""
+    speakers: Speakers = "off"
+    """Who speaks: `auto` finds out how many there are, a number says it; with split channels, each is a speaker."""
+    speakers_min: SpeakerCount | None = Field(None, examples=[2])
+    """With `speakers = "auto"`, how many speakers there are at least."""
+    speakers_max: SpeakerCount | None = Field(None, examples=[6])
+    """With `speakers = "auto"`, how many speakers there are at most."""
     fallback: bool = True
     """Decode a doubtful chunk again with other settings and keep the best text."""
     formats: tuple[Format, ...] = Field(
@@ -88,6 +105,25 @@ class Options(BaseModel):
     """Naming template of the artifacts, without the extension."""
     priority: int = Field(0, ge=-100, le=100)
     """Jobs with a higher priority run first."""
+
+    @property
+    def speaker_limits(self) -> tuple[int, int]:
+        """How many speakers there are, at least and at most."""
+        if isinstance(self.speakers, int):
+            return self.speakers, self.speakers
+        return self.speakers_min or 1, self.speakers_max or MOST_SPEAKERS
+
+    @property
+    def channels_are_speakers(self) -> bool:
+        """Whether each channel is one speaker: unless somebody says how many there are."""
+        says_count = isinstance(self.speakers, int) or self.speakers_min or self.speakers_max
+        return self.channels == "split" and not says_count
+
+    @model_validator(mode="after")
+    def _limits_are_ordered(self) -> Self:
+        if self.speakers_min and self.speakers_max and self.speakers_min > self.speakers_max:
+            raise ValueError("speakers_min is larger than speakers_max")
+        return self
 
     @field_validator("audio")
     @classmethod

@@ -35,7 +35,7 @@ class Paragraph:
 
     @property
     def spoken(self) -> str:
-        """The text, with its speaker if channels or tracks are separate."""
+        """The text, with the label of its speaker if there is one."""
         return f"{self.speaker}: {self.text}" if self.speaker else self.text
 
 
@@ -59,12 +59,23 @@ def format_clock(seconds: float) -> str:
     return f"{hour}:{minute:02}:{second:02}" if hour else f"{minute:02}:{second:02}"
 
 
-def format_speaker(segment: Segment) -> str:
+def format_speaker(segment: Segment, transcript: Transcript) -> str:
+    """Return the label of a segment: the name of its speaker, else its channel and track.
+
+    Empty if there is none, and if the only speaker of the transcript has no name.
+    """
+    if not transcript.speakers:
+        return format_lane(segment.channel, segment.track)
+    if len(transcript.speakers) == 1 and not transcript.speakers[0].name:
+        return ""
+    labels = (one.label for one in transcript.speakers if one.number == segment.speaker)
+    return join_lines(next(labels, ""))
+
+
+def format_lane(channel: int | None, track: int | None) -> str:
     """Return `Left`, `Track 2` or `Track 2 left`; empty if neither channels nor tracks are separate."""
-    channel = "" if segment.channel is None else _name_channel(segment.channel)
-    if segment.track is None:
-        return channel
-    return f"Track {segment.track} {channel.lower()}".rstrip()
+    name = "" if channel is None else _name_channel(channel)
+    return name if track is None else f"Track {track} {name.lower()}".rstrip()
 
 
 def _name_channel(channel: int) -> str:
@@ -90,28 +101,29 @@ def build_paragraphs(transcript: Transcript) -> Iterator[Paragraph]:
     gathered: list[Segment] = []
     items: list[Segment | tuple[float, float]] = [*transcript.segments, *transcript.gaps]
     for item in sorted(items, key=_start_of):
-        if gathered and (isinstance(item, tuple) or _starts_paragraph(gathered, item)):
-            yield from _join_segments(gathered)
+        if gathered and (isinstance(item, tuple) or _starts_paragraph(gathered, item, transcript)):
+            yield from _join_segments(gathered, transcript)
             gathered = []
         if isinstance(item, tuple):
             yield Paragraph(item[0], format_gap(*item), gap=True)
         else:
             gathered.append(item)
-    yield from _join_segments(gathered)
+    yield from _join_segments(gathered, transcript)
 
 
 def _start_of(item: Segment | tuple[float, float]) -> float:
     return item[0] if isinstance(item, tuple) else item.start
 
 
-def _starts_paragraph(gathered: list[Segment], segment: Segment) -> bool:
+def _starts_paragraph(gathered: list[Segment], segment: Segment, transcript: Transcript) -> bool:
     last = gathered[-1]
-    if format_speaker(segment) != format_speaker(last) or segment.start - last.end >= PAUSE_S:
+    speaker, last_speaker = (format_speaker(one, transcript) for one in (segment, last))
+    if speaker != last_speaker or segment.start - last.end >= PAUSE_S:
         return True
     return ends_with(last.text, STOPS) and sum(len(part.text) for part in gathered) >= ENOUGH
 
 
-def _join_segments(segments: list[Segment]) -> Iterator[Paragraph]:
+def _join_segments(segments: list[Segment], transcript: Transcript) -> Iterator[Paragraph]:
     text = join_lines("".join(segment.text for segment in segments))
     if text:
-        yield Paragraph(segments[0].start, text, format_speaker(segments[0]))
+        yield Paragraph(segments[0].start, text, format_speaker(segments[0], transcript))

@@ -28,7 +28,7 @@ class Cue:
     start: float  # seconds in the file
     end: float  # seconds in the file
     lines: tuple[str, ...]  # one or two
-    speaker: str = ""  # set if channels were split
+    speaker: str = ""  # label of the speaker or channel
 
     @property
     def columns(self) -> int:
@@ -49,25 +49,29 @@ def render_srt(transcript: Transcript) -> str:
 def render_vtt(transcript: Transcript) -> str:
     blocks = ["WEBVTT\n"]
     for cue in build_cues(transcript):
-        text = "\n".join(cue.lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        voice = f"<v {cue.speaker}>" if cue.speaker else ""
+        text = _escape_markup("\n".join(cue.lines))
+        voice = f"<v {_escape_markup(cue.speaker)}>" if cue.speaker else ""
         blocks.append(
             f"{_format_time(cue.start, '.')} --> {_format_time(cue.end, '.')}\n{voice}{text}\n"
         )
     return "\n".join(blocks)
 
 
+def _escape_markup(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
 def build_cues(transcript: Transcript) -> list[Cue]:
     """Return the cues in order, without overlap; each channel and track keeps its word order."""
     by_lane = sorted(transcript.segments, key=_lane_of)
-    tracks = [list(_draft_cues(lane)) for _, lane in groupby(by_lane, key=_lane_of)]
+    tracks = [list(_draft_cues(lane, transcript)) for _, lane in groupby(by_lane, key=_lane_of)]
     gaps = [
         Segment(start, min(end, start + LONGEST_S), format_gap(start, end), 0.0, 0.0, 0.0)
         for start, end in transcript.gaps
     ]
     return list(
         _extend_cues(
-            list(merge(*tracks, _draft_cues(gaps), key=lambda cue: cue.start)),
+            list(merge(*tracks, _draft_cues(gaps, transcript), key=lambda cue: cue.start)),
             transcript.audio_seconds,
         )
     )
@@ -82,10 +86,10 @@ def _label_lines(cue: Cue) -> Sequence[str]:
     return (f"{cue.speaker}: {cue.lines[0]}", *cue.lines[1:]) if cue.speaker else cue.lines
 
 
-def _draft_cues(segments: Iterable[Segment]) -> Iterator[Cue]:
+def _draft_cues(segments: Iterable[Segment], transcript: Transcript) -> Iterator[Cue]:
     """Yield cues with the times of the sound, regardless of reading time."""
     for segment in segments:
-        label = format_speaker(segment)
+        label = format_speaker(segment, transcript)
         # Columns that the label takes before the first line of an srt
         indent = measure_width(label) + 2 if label else 0
         for stretch in _split_at_pauses(split_into_pieces(_words_of(segment))):

@@ -188,12 +188,16 @@ def split_transcript(transcript: Transcript) -> dict[str, Transcript]:
 def _take_track(transcript: Transcript, track: TranscribedTrack) -> Transcript:
     segments = [segment for segment in transcript.segments if segment.track == track.number]
     language = _find_main_language(segments) or find_code(track.language)
+    turns = [turn for turn in transcript.turns if turn.track == track.number]
+    heard = {turn.speaker for turn in turns}
     return replace(
         transcript,
         language=language or transcript.language,
         segments=tuple(replace(segment, track=None) for segment in segments),
         tracks=(),
         track=track,
+        speakers=tuple(one for one in transcript.speakers if one.number in heard),
+        turns=tuple(replace(turn, track=None) for turn in turns),
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from speakeasyd.domain.diarization import ChunkSpeakers, Speaker, SpeakerTurn
+
 
 class WarningKind(StrEnum):
     """A problem of a transcript whose job is completed."""
@@ -73,6 +75,8 @@ class Segment:
     words: tuple[Word, ...] = ()
     language: str | None = None  # code of the spoken language
     track: int | None = None  # audio track, from 1; None unless several are transcribed apart
+    speaker: int | None = None  # number of the speaker in the file; None: not known
+    local_speaker: int | None = None  # the speaker within its chunk, of whom `speaker` follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,7 @@ class Chunk:
     gap: bool = False  # given up: a marked gap in the transcript
     language: str | None = None  # code of the language at its end; None for a gap
     track: int | None = None  # audio track, from 1; None unless several are transcribed apart
+    speakers: ChunkSpeakers | None = None  # None: not asked for
 
     @property
     def text_in_language(self) -> str:
@@ -124,6 +129,8 @@ class Transcript:
     metadata: dict[str, str] = field(default_factory=dict)
     tracks: tuple[TranscribedTrack, ...] = ()  # if several are transcribed apart
     track: TranscribedTrack | None = None  # the only one of several that is in this transcript
+    speakers: tuple[Speaker, ...] = ()  # by number; empty unless speakers were told apart
+    turns: tuple[SpeakerTurn, ...] = ()  # who speaks when, in order of time
 
     @property
     def text(self) -> str:

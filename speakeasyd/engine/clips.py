@@ -1,7 +1,7 @@
 """One task's file to clips of speech, lazily: nothing is decoded before somebody asks for the next clip."""
 
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from speakeasyd.domain.chunking import Chunker, ChunkingRules, ChunkSpan
+from speakeasyd.domain.diarization import ChunkSpeakers
 from speakeasyd.domain.protocol import Opened, Progress, Task
 from speakeasyd.domain.transcript import MediaWarning, TranscribedTrack
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Hole, Lane, Samples
@@ -39,6 +40,7 @@ class Clip:
     track: int | None = None
     tagged_language: str | None = None  # code of the track's language, by the container
     wanted: bool = True  # else it only helps to detect the language
+    speakers: ChunkSpeakers | None = None  # None: not asked for
 
     @property
     def seconds(self) -> float:
@@ -84,11 +86,16 @@ class YieldTurn:
 
 
 def read_clips(
-    task: Task, detector: VoiceDetector, *, folders: Mapping[str, str]
+    task: Task,
+    detector: VoiceDetector,
+    *,
+    folders: Mapping[str, str],
+    find_speakers: Callable[[Clip], ChunkSpeakers] | None = None,
 ) -> Generator[Opened | Progress | Clip | EndOfFile | YieldTurn]:
     """Read a file: `Opened`, then its clips in order, `EndOfFile` at the end.
 
-    `folders`: see `WorkerSpec.folders`. Raises FileFault if the file is at fault.
+    `folders`: see `WorkerSpec.folders`. `find_speakers`: tells the speakers of the wanted clips
+    apart. Raises FileFault if the file is at fault.
     """
     split = task.options.channels == "split"
     with (
@@ -104,7 +111,14 @@ def read_clips(
     ):
         yield Opened(task.job_id, task.token, audio.container_seconds)
         readers = [
-            _LaneReader(task, detector, lane, number, len(audio.lanes))
+            _LaneReader(
+                task,
+                detector,
+                lane,
+                number=number,
+                lanes=len(audio.lanes),
+                find_speakers=find_speakers,
+            )
             for number, lane in enumerate(audio.lanes)
         ]
         told = time.monotonic()
@@ -146,9 +160,17 @@ class _LaneReader:
     """One lane: its voice activity, its chunks, and the samples that chunks may still need."""
 
     def __init__(
-        self, task: Task, detector: VoiceDetector, lane: Lane, number: int, lanes: int
+        self,
+        task: Task,
+        detector: VoiceDetector,
+        lane: Lane,
+        *,
+        number: int,
+        lanes: int,
+        find_speakers: Callable[[Clip], ChunkSpeakers] | None,
     ) -> None:
         self._task = task
+        self._find_speakers = find_speakers
         self._activity = VoiceActivity(detector)
         self._chunker = Chunker(ChunkingRules(everything=not task.options.vad))
         self._lane, self._number, self._lanes = lane, number, lanes
@@ -190,7 +212,7 @@ class _LaneReader:
         index = self._found * self._lanes + self._number
         passage = self._found - self._found % _PASSAGE
         self._found += 1
-        return Clip(
+        clip = Clip(
             index=index,
             start=span.start * WINDOW / SAMPLE_RATE,
             channel=self._lane.channel,
@@ -209,6 +231,9 @@ class _LaneReader:
             wanted=index not in self._task.skip
             and (self._task.only is None or index in self._task.only),
         )
+        if not (self._find_speakers and clip.wanted):
+            return clip
+        return replace(clip, speakers=self._find_speakers(clip))
 
     def _cut_samples(self, start: int, end: int) -> Samples:
         base = self._first_block * BLOCK

@@ -14,6 +14,7 @@ from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from speakeasyd.domain.options import Options
+from speakeasyd.domain.speaker_labels import label_segments
 from speakeasyd.domain.text_quality import (
     DecodeStatistics,
     Passage,
@@ -274,7 +275,7 @@ class Decoder:
 
         Doubtful text and the rest after an early end are decoded again. Raises EngineFault.
         """
-        return _chunk(clip, self._decode_remainder(clip, plan, said, first), plan.language)
+        return _chunk(clip, self._decode_remainder(clip, plan, said, first), plan)
 
     def decode_turns(self, clip: Clip, turns: Sequence[ChunkDecoding]) -> Chunk:
         """Decode a clip with several languages, each turn in its own. Raises EngineFault."""
@@ -284,7 +285,7 @@ class Decoder:
             before = [part.text for part in text.segments if part.language == plan.language]
             said = turn.said + "".join(before)
             text.append(self._decode_part(clip.cut_part(turn.start, turn.end), plan, said))
-        return _chunk(clip, text, turns[-1].plan.language)
+        return _chunk(clip, text, turns[-1].plan)
 
     def _decode_remainder(
         self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
@@ -359,11 +360,11 @@ class Decoder:
     ) -> list[Segment]:
         words = (
             self._words(stretches, hypothesis, plan, clip.samples)
-            if plan.words
+            if plan.words or _has_several_speakers(clip)
             else [()] * len(stretches)
         )
         found = (
-            self._segment(stretch, spoken, hypothesis.evidence, clip, plan.language)
+            self._segment(stretch, spoken, hypothesis.evidence, clip, plan)
             for stretch, spoken in zip(stretches, words, strict=True)
         )
         return [segment for segment in found if segment.text.strip()]
@@ -374,20 +375,21 @@ class Decoder:
         words: Sequence[Word],
         evidence: DecodeStatistics,
         clip: Clip,
-        language: str,
+        plan: DecodingPlan,
     ) -> Segment:
         text = self._tokenizer.decode(list(stretch.tokens))
         at = clip.start
+        timed = words if plan.words else ()
         return Segment(
-            start=round(at + (words[0].start if words else stretch.start), 3),
-            end=round(at + (words[-1].end if words else stretch.end), 3),
+            start=round(at + (timed[0].start if timed else stretch.start), 3),
+            end=round(at + (timed[-1].end if timed else stretch.end), 3),
             text=text,
             avg_logprob=finite(evidence.avg_logprob),
             compression_ratio=finite(compute_compression_ratio(text)),
             no_speech_prob=finite(evidence.no_speech_prob),
             channel=clip.channel,
             track=clip.track,
-            language=language,
+            language=plan.language,
             words=tuple(
                 Word(round(at + w.start, 3), round(at + w.end, 3), w.text, w.probability)
                 for w in words
@@ -415,8 +417,15 @@ class Decoder:
             )
 
 
-def _chunk(clip: Clip, text: _PartialText, language: str) -> Chunk:
+def _has_several_speakers(clip: Clip) -> bool:
+    """Return whether words are needed to split segments where the speaker changes."""
+    return clip.speakers is not None and len(clip.speakers.speakers) > 1
+
+
+def _chunk(clip: Clip, text: _PartialText, plan: DecodingPlan) -> Chunk:
     segments = tuple(text.segments)
+    if clip.speakers:
+        segments = label_segments(segments, clip.speakers.turns, keep_words=plan.words)
     return Chunk(
         clip.index,
         clip.start,
@@ -424,8 +433,9 @@ def _chunk(clip: Clip, text: _PartialText, language: str) -> Chunk:
         segments,
         clip.channel,
         text.redone,
-        language=language,
+        language=plan.language,
         track=clip.track,
+        speakers=clip.speakers,
     )
 
 

@@ -27,6 +27,7 @@ from speakeasyd.domain.protocol import (
 from speakeasyd.domain.queue_order import compute_queue_key
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.engine.audio import Samples
+from speakeasyd.engine.chunk_speakers import ChunkSpeakerFinder
 from speakeasyd.engine.clips import Clip, EndOfFile, YieldTurn, read_clips
 from speakeasyd.engine.decoding import (
     FULL_WINDOW,
@@ -210,6 +211,7 @@ class Pipeline:
         self._ahead_limit = _AHEAD_S * replicas * batch_size
         self._send, self._on_fault, self._on_idle = send, on_fault, on_idle
         self._detector = VoiceDetector()
+        self._speaker_finder = ChunkSpeakerFinder()
         self._jobs: dict[JobId, _PipelineJob] = {}
         self._stopping = False
         self._changed = threading.Condition()
@@ -247,7 +249,12 @@ class Pipeline:
         if plan and not task.language:
             self._send(LanguageFound(task.job_id, task.token, plan.language, 1.0))
         with self._changed:
-            clips = read_clips(task, self._detector, folders=self._folders)
+            clips = read_clips(
+                task,
+                self._detector,
+                folders=self._folders,
+                find_speakers=self._speaker_finder.choose_method(task.options),
+            )
             self._jobs[task.job_id] = _PipelineJob(
                 task,
                 clips,

@@ -10,8 +10,10 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from sqlalchemy import Connection
 
 from speakeasyd.clock import Clock, format_utc
+from speakeasyd.domain.diarization import Speaker
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.event_payloads import BatchCompleted, DaemonRequest, JobNoted
+from speakeasyd.domain.file_speakers import FileSpeakers
 from speakeasyd.domain.incidents import Incident
 from speakeasyd.domain.job import (
     AddedJob,
@@ -40,15 +42,19 @@ from speakeasyd.ledger import (
     deliveries,
     maintenance,
     new_jobs,
+    people,
     publication,
     results,
+    speakers,
     transitions,
     user_changes,
 )
 from speakeasyd.ledger.clients import ClientReaders
 from speakeasyd.ledger.duplicates import Duplicates
 from speakeasyd.ledger.maintenance import RecoveredClaims, Underway
+from speakeasyd.ledger.people import Person, VoiceSample
 from speakeasyd.ledger.search import EVERYTHING, SearchFilters, SearchHit
+from speakeasyd.ledger.speakers import JobSpeakers
 from speakeasyd.ledger.writer import Writer
 
 POSTPONED = 5000  # jobs per transaction, so that other writers do not wait long
@@ -264,6 +270,24 @@ class Ledger:
         """Return the transcript of the current attempt. Raises LedgerError for an unknown job."""
         return await self._read(publication.transcript_to_publish, job_id)
 
+    async def load_job_speakers(self, job_id: JobId) -> JobSpeakers:
+        """Return what is known about the speakers of the current attempt of a job.
+
+        Raises SpeakeasyError for an unknown job.
+        """
+        return await self._read(speakers.load_job_speakers, job_id)
+
+    async def store_found_speakers(
+        self, job_id: JobId, token: Token, found: FileSpeakers, warning: str = ""
+    ) -> None:
+        """Store the speakers of a transcribed job. Raises ClaimLost.
+
+        `warning`: why some or all of them are not known.
+        """
+        await self._writer.run_operation(
+            speakers.store_found_speakers, job_id, token, found, warning
+        )
+
     async def find_taken_names(
         self, outbox: str, paths: Sequence[str], *, job_id: JobId
     ) -> set[str]:
@@ -329,6 +353,38 @@ class Ledger:
             for part in transitions.split_into_slices(ids)
             for job_id in await self._writer.run_operation(user_changes.cancel_jobs, part)
         ]
+
+    async def replace_speakers(
+        self, job_id: JobId, found: FileSpeakers, *, expected: tuple[Speaker, ...]
+    ) -> None:
+        """Change the speakers of a completed job; its transcript is then published again.
+
+        `expected`: the speakers as the caller read them. Raises SpeakeasyError if the job has
+        changed since then or is not completed.
+        """
+        await self._writer.run_operation(
+            speakers.replace_speakers, job_id, found, expected=expected
+        )
+
+    async def load_people(self) -> list[Person]:
+        """Return all known people by name, each with all samples."""
+        return await self._read(people.load_people)
+
+    async def add_voice_sample(self, name: str, sample: VoiceSample) -> int:
+        """Add a sample to a person, who is created if needed. Returns the person's id."""
+        return await self._writer.run_operation(people.add_voice_sample, name, sample)
+
+    async def rename_person(self, name: str, new: str) -> list[int]:
+        """Rename a person, also in the speakers of jobs. Returns the jobs. Raises SpeakeasyError."""
+        return await self._writer.run_operation(people.rename_person, name, new)
+
+    async def merge_people(self, name: str, into: str) -> list[int]:
+        """Give a person's samples to another one. Returns the changed jobs. Raises SpeakeasyError."""
+        return await self._writer.run_operation(people.merge_people, name, into)
+
+    async def forget_person(self, name: str) -> int:
+        """Delete a person with all samples. Returns how many. Raises SpeakeasyError."""
+        return await self._writer.run_operation(people.forget_person, name)
 
     # --- recovery and maintenance
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
 
+from speakeasyd.domain.diarization import LocalKey, SpeakerTurn, join_turns
 from speakeasyd.domain.event_payloads import JobCompleted
 from speakeasyd.domain.job import EndedJob, JobId, Sighting, Signature, Status, Token
 from speakeasyd.domain.naming import build_collision_key
@@ -21,7 +22,7 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.results import find_gaps
 from speakeasyd.ledger.tables import artifacts, chunks, jobs, segments
-from speakeasyd.ledger.text_columns import parse_kinds
+from speakeasyd.ledger.text_columns import parse_kinds, parse_speakers
 from speakeasyd.ledger.transitions import end_claim, require_claim, split_into_slices
 from speakeasyd.ledger.writer import Transaction
 
@@ -35,7 +36,10 @@ def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
     """
     job = _job_columns(connection, job_id) | retries.find_result(connection, job_id)
     return _build_transcript(
-        job, _finished_segments(connection, job_id), find_gaps(connection, job_id)
+        job,
+        _finished_segments(connection, job_id),
+        find_gaps(connection, job_id),
+        _finished_chunks(connection, job_id) if job["speakers"] else (),
     )
 
 
@@ -57,9 +61,12 @@ def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
     """Return the transcript of the current attempt. Raises LedgerError for an unknown job."""
     work = retries.get_work_table(connection, job_id)
     read = _finished_segments if work is chunks else retries.read_segments
-    texts = read(connection, job_id)
+    job = _job_columns(connection, job_id)
     return _build_transcript(
-        _job_columns(connection, job_id), texts, find_gaps(connection, job_id, work)
+        job,
+        read(connection, job_id),
+        find_gaps(connection, job_id, work),
+        retries.read_work_chunks(connection, job_id) if job["speakers"] else (),
     )
 
 
@@ -75,24 +82,49 @@ def _finished_segments(connection: Connection, job_id: JobId) -> Sequence[Mappin
     return [dict(row._mapping) for row in connection.execute(query)]
 
 
+def _finished_chunks(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
+    query = select(chunks).where(chunks.c.job_id == job_id).order_by(chunks.c.number)
+    return [dict(row) for row in connection.execute(query).mappings()]
+
+
 def _build_transcript(
     job: Mapping[str, Any],
     texts: Iterable[Mapping[str, Any]],
     gaps: tuple[tuple[float, float], ...],
+    chunk_rows: Iterable[Mapping[str, Any]],
 ) -> Transcript:
+    numbers, turns = _read_speakers(chunk_rows)
     return Transcript(
         job_id=job["id"],
         source=job["path"].rpartition("/")[2],
         language=job["language"],
         model=job["model"] or job["requested_model"],
         audio_seconds=job["audio_seconds"] or 0.0,
-        segments=tuple(_build_segment(row) for row in texts),
+        segments=tuple(_build_segment(row, numbers) for row in texts),
         gaps=gaps,
         warning=job["warning"],
         warning_kinds=parse_kinds(job["warning_kinds"]),
         created_at=job["created_at"],
         tracks=tuple(TranscribedTrack(**one) for one in json.loads(job["tracks"] or "[]")),
+        speakers=parse_speakers(job["speakers"]),
+        turns=tuple(turns),
     )
+
+
+def _read_speakers(
+    chunk_rows: Iterable[Mapping[str, Any]],
+) -> tuple[dict[LocalKey, int], list[SpeakerTurn]]:
+    """Return the number of each local speaker, and the turns of the file."""
+    numbers: dict[LocalKey, int] = {}
+    turns: list[SpeakerTurn] = []
+    for row in chunk_rows:
+        of_chunk = json.loads(row["speaker_numbers"] or "[]")
+        numbers |= {LocalKey(row["number"], local): n for local, n in enumerate(of_chunk) if n}
+        found = json.loads(row["speakers"] or '{"turns": []}')
+        for start, end, local, overlap in found["turns"]:
+            if number := numbers.get(LocalKey(row["number"], local)):
+                turns.append(SpeakerTurn(start, end, number, overlap=overlap, track=row["track"]))
+    return numbers, join_turns(turns)
 
 
 def find_taken_names(
@@ -285,7 +317,8 @@ def _insert_artifacts(
     )
 
 
-def _build_segment(row: Mapping[str, Any]) -> Segment:
+def _build_segment(row: Mapping[str, Any], numbers: Mapping[LocalKey, int]) -> Segment:
+    local = row["local_speaker"]
     return Segment(
         start=row["start_seconds"],
         end=row["end_seconds"],
@@ -297,4 +330,6 @@ def _build_segment(row: Mapping[str, Any]) -> Segment:
         words=tuple(Word(**word) for word in json.loads(row["words"] or "[]")),
         language=row["language"],
         track=row["track"],
+        speaker=None if local is None else numbers.get(LocalKey(row["chunk"], local)),
+        local_speaker=local,
     )

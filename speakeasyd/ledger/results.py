@@ -204,6 +204,8 @@ def _build_chunk_row(tx: Transaction, job_id: JobId, chunk: Chunk) -> dict[str, 
         "committed_at": tx.now,
         "language": chunk.language,
         "track": chunk.track,
+        "speakers": encode_json(chunk.speakers.to_json()) if chunk.speakers else None,
+        "speaker_numbers": None,
     }
 
 
@@ -223,6 +225,7 @@ def _build_segment_rows(job_id: JobId, chunk: Chunk) -> list[dict[str, object]]:
             "words": encode_json([asdict(w) for w in segment.words]) if segment.words else None,
             "language": segment.language,
             "track": segment.track,
+            "local_speaker": segment.local_speaker,
         }
         for position, segment in enumerate(chunk.segments)
     ]

@@ -6,10 +6,21 @@ columns of the job.
 """
 
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, exists, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Table,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy import text as sql
 
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.ledger.tables import (
@@ -37,8 +48,19 @@ _UNWRITTEN = exists().where(
     artifacts.c.job_id == retries.c.job_id, artifacts.c.written_at.is_(None)
 )
 
-_NEW_COLUMNS = {"language": None, "track": None}
-"""Columns of `chunks` and `segments` that came after the first retries were kept."""
+_NEW_IN_CHUNKS = {"language": None, "track": None, "speakers": None, "speaker_numbers": None}
+_NEW_IN_SEGMENTS = {"language": None, "track": None, "local_speaker": None}
+"""Columns that came after the first retries were kept."""
+
+_NUMBER_CHUNKS = (
+    update(chunks)
+    .where(chunks.c.job_id == bindparam("job"), chunks.c.number == bindparam("chunk"))
+    .values(speaker_numbers=bindparam("numbers"))
+)
+_NUMBER_RETRIED = sql("""
+    UPDATE retry_chunks SET content = json_set(content, '$.chunk.speaker_numbers', :numbers)
+    WHERE job_id = :job AND number = :chunk
+""")
 
 Rows = Sequence[Mapping[str, object]]
 
@@ -95,8 +117,46 @@ def read_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str
 def _parse_content(content: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The rows of `chunks` and `segments`; columns that an earlier version did not know are null."""
     parsed = json.loads(content)
-    chunk: dict[str, Any] = _NEW_COLUMNS | parsed["chunk"]
-    return chunk, [_NEW_COLUMNS | row for row in parsed["segments"]]
+    chunk: dict[str, Any] = _NEW_IN_CHUNKS | parsed["chunk"]
+    return chunk, [_NEW_IN_SEGMENTS | row for row in parsed["segments"]]
+
+
+def read_work_chunks(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
+    """Return the chunks of the current attempt, as rows of `chunks`, by number."""
+    if find_retried(connection, [job_id]):
+        contents = select(retry_chunks.c.content).where(retry_chunks.c.job_id == job_id)
+        ordered = contents.order_by(retry_chunks.c.number)
+        return [_parse_content(content)[0] for content in connection.scalars(ordered)]
+    rows = select(chunks).where(chunks.c.job_id == job_id).order_by(chunks.c.number)
+    return [dict(row) for row in connection.execute(rows).mappings()]
+
+
+def begin_copy(tx: Transaction, job_id: JobId, columns: Iterable[str]) -> None:
+    """Begin a retry of a completed job whose chunks are copies of the finished ones."""
+    begin_retry(tx, [job_id], columns)
+    texts: defaultdict[int, list[dict[str, object]]] = defaultdict(list)
+    ordered = select(segments).where(segments.c.job_id == job_id).order_by(segments.c.position)
+    for row in tx.connection.execute(ordered).mappings():
+        texts[row["chunk"]].append({name: row[name] for name in row if name != "id"})
+    finished = select(chunks).where(chunks.c.job_id == job_id).order_by(chunks.c.number)
+    for row in tx.connection.execute(finished).mappings().all():
+        keep_chunk(tx, dict(row), texts[row["number"]])
+
+
+def store_speaker_numbers(
+    tx: Transaction, job_id: JobId, numbers: Mapping[int, Sequence[int]]
+) -> None:
+    """Store the numbers of the local speakers in the chunks of the current attempt."""
+    rows = [
+        {"job": job_id, "chunk": chunk, "numbers": encode_json(list(of_chunk))}
+        for chunk, of_chunk in numbers.items()
+    ]
+    if not rows:
+        return
+    if find_retried(tx.connection, [job_id]):
+        tx.connection.execute(_NUMBER_RETRIED, rows)
+    else:
+        tx.connection.execute(_NUMBER_CHUNKS, rows)
 
 
 def read_work_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:

@@ -107,6 +107,8 @@ jobs = Table(
     Column("superseded_by", Integer),
     Column("retry_error", SanitizedText),  # why the last retry of this completed job failed
     Column("tracks", SanitizedText),  # JSON: those transcribed apart; null: there is one transcript
+    # JSON: `Speaker`s, by number; null: not asked for, or not found yet
+    Column("speakers", SanitizedText),
     CheckConstraint(
         "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')",
         name="status_is_legal",
@@ -205,6 +207,9 @@ chunks = Table(
     Column("committed_at", SanitizedText, nullable=False),
     Column("language", SanitizedText),  # at its end; null for a gap
     Column("track", Integer),  # audio track, from 1; null unless several are transcribed apart
+    Column("speakers", SanitizedText),  # JSON: `ChunkSpeakers`; null: not asked for
+    # JSON: the number of each local speaker, from 1; null until the speakers of the file are found
+    Column("speaker_numbers", SanitizedText),
 )
 
 segments = Table(
@@ -224,6 +229,8 @@ segments = Table(
     Column("words", SanitizedText),  # JSON: [{"start", "end", "text", "probability"}, ...]
     Column("language", SanitizedText),  # null: that of the job
     Column("track", Integer),  # audio track, from 1; null unless several are transcribed apart
+    # from 0, within its chunk: an index into `chunks.speaker_numbers`
+    Column("local_speaker", Integer),
     ForeignKeyConstraint(
         ["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"
     ),
@@ -251,6 +258,34 @@ retry_chunks = Table(
     Column("content", SanitizedText, nullable=False),  # JSON: its rows of `chunks` and `segments`
 )
 """The committed chunks of a retry."""
+
+people = Table(
+    "people",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", SanitizedText, nullable=False, unique=True),
+    Column("created_at", SanitizedText, nullable=False),
+)
+"""People whose voices are recognised."""
+
+voice_samples = Table(
+    "voice_samples",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column(
+        "person_id",
+        Integer,
+        ForeignKey("people.id", ondelete="CASCADE"),
+        nullable=False,
+        index=True,
+    ),
+    Column("source", SanitizedText, nullable=False),  # a file's name, or a job and its speaker
+    Column("seconds", REAL, nullable=False),  # of speech
+    Column("embedding", BLOB, nullable=False),  # 192 float16, little-endian
+    Column("model", SanitizedText, nullable=False),
+    Column("added_at", SanitizedText, nullable=False),
+)
+"""Embeddings of the voices of known people: biometric data, stored only when a user asks for it."""
 
 strikes = Table(
     "strikes",

@@ -5,6 +5,7 @@ import json
 from sqlalchemy import Dialect, Text
 from sqlalchemy.types import TypeDecorator
 
+from speakeasyd.domain.diarization import Speaker
 from speakeasyd.domain.transcript import WarningKind
 
 
@@ -30,6 +31,11 @@ def encode_json(value: object) -> str:
 def parse_kinds(column: str | None) -> frozenset[WarningKind]:
     """Return the value of the column `warning_kinds`."""
     return frozenset(map(WarningKind, json.loads(column or "[]")))
+
+
+def parse_speakers(column: str | None) -> tuple[Speaker, ...]:
+    """Return the value of the column `jobs.speakers`."""
+    return tuple(Speaker(**speaker) for speaker in json.loads(column or "[]"))
 
 
 class SanitizedText(TypeDecorator[str]):

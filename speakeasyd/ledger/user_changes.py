@@ -50,6 +50,7 @@ _AFRESH = _AGAIN | {
     "warning": None,
     "warning_kinds": None,
     "tracks": None,
+    "speakers": None,
 }
 
 

@@ -32,6 +32,20 @@ VIEWS: Mapping[str, str] = {
                created_at
         FROM batches
     """,
+    "speakers": """
+        SELECT jobs.id AS job_id, speaker.value ->> 'number' AS speaker,
+               coalesce(nullif(speaker.value ->> 'name', ''), 'Speaker ' || (speaker.value ->> 'number')) AS name,
+               speaker.value ->> 'seconds' AS seconds,
+               (speaker.value ->> 'seconds') / nullif((
+                   SELECT sum(value ->> 'seconds')
+                   FROM json_each(iif(retries.job_id IS NULL, jobs.speakers, result ->> '$.speakers'))
+               ), 0) AS share,
+               speaker.value ->> 'words' AS words, jobs.path AS path, speaker.value ->> 'similarity' AS similarity,
+               nullif(speaker.value ->> 'suggestion', '') AS suggestion
+        FROM jobs LEFT JOIN retries ON retries.job_id = jobs.id
+        JOIN json_each(iif(retries.job_id IS NULL, jobs.speakers, result ->> '$.speakers')) AS speaker
+        WHERE status = 'completed' OR retries.job_id IS NOT NULL
+    """,
     "failures": """
         SELECT id AS job_id, batch, inbox, path, error_code, error, attempts, crashes, finished_at,
                model, device, preset
@@ -64,12 +78,19 @@ VIEWS: Mapping[str, str] = {
         WHERE status = 'completed' OR retries.job_id IS NOT NULL
     """,
     "segments_text": """
-        SELECT jobs.id AS job_id, path, start_seconds AS start, end_seconds AS "end",
+        SELECT jobs.id AS job_id, path, segments.start_seconds AS start, segments.end_seconds AS "end",
                coalesce(
                    segments.language,
                    iif(retries.job_id IS NULL, jobs.language, result ->> '$.language')
-               ) AS language, text, segments.track AS track
+               ) AS language, text, segments.track AS track,
+               nullif(chunks.speaker_numbers ->> local_speaker, 0) AS speaker,
+               (
+                   SELECT coalesce(nullif(value ->> 'name', ''), 'Speaker ' || (value ->> 'number'))
+                   FROM json_each(iif(retries.job_id IS NULL, jobs.speakers, result ->> '$.speakers'))
+                   WHERE value ->> 'number' = chunks.speaker_numbers ->> local_speaker
+               ) AS speaker_name
         FROM segments JOIN jobs ON jobs.id = segments.job_id
+        LEFT JOIN chunks ON chunks.job_id = segments.job_id AND chunks.number = segments.chunk
         LEFT JOIN retries ON retries.job_id = jobs.id
         WHERE status = 'completed' OR retries.job_id IS NOT NULL
     """,

@@ -18,6 +18,7 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.source_disposal import SourceDisposal
+from speakeasyd.services.speakers import SpeakerLabeller
 
 FIRST_NAMES = 2  # candidate names checked first: nearly always one of them is free
 
@@ -29,6 +30,7 @@ class Publisher:
         self._ledger = ledger
         self._outboxes = outboxes
         self._sources = sources
+        self._labeller = SpeakerLabeller(ledger)
 
     async def publish_job(self, job: Job) -> None:
         """Write the artifacts of a transcribed job, complete it, and dispose of its source.
@@ -37,6 +39,7 @@ class Publisher:
         LedgerUnwritable.
         """
         outbox = self._outboxes[job.inbox]
+        await self._labeller.label_job(job)
         transcript = await self._ledger.transcript_to_publish(job.id)
         files = await asyncio.to_thread(_render_formats, transcript, job.options.formats)
         own = await self._ledger.own_files(job.id)

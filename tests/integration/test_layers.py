@@ -35,6 +35,8 @@ LOCAL_CALLS = {
     ("services/janitor.py", "back_up_on_schedule"),
     ("services/publisher.py", "_render_formats"),
     ("server/jobs.py", "wanted.render_file"),
+    ("services/speakers.py", "apply_change"),
+    ("services/speakers.py", "find_file_speakers"),
     ("server/recording.py", "parts.recorder.list_devices"),
     ("server/recording.py", "parts.recorder.start"),
     ("server/recording.py", "parts.recorder.stop"),

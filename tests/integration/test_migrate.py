@@ -175,6 +175,8 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
             "SELECT error, action_kind, summary, detail FROM incidents"
         ).fetchall()
         told = connection.execute("SELECT data ->> '$.action_kind' FROM events").fetchall()
+        assert connection.execute("SELECT speaker FROM segments_text").fetchall() == [(None,)]
+        assert connection.execute("SELECT * FROM speakers").fetchall() == []
     assert {warning: found and json.loads(found)[0] for warning, found in kinds} == OLD_WARNINGS
     assert texts == [("0.wav", "nl", " Dag.")]
     assert [(error, kind) for error, kind, _, _ in incidents] == [

@@ -15,10 +15,13 @@ from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import WaitingFile
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
+from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.views import VIEWS
+from speakeasyd.services.speakers import SpeakerChange, apply_change, find_file_speakers
 from tests.conftest import REPOSITORY
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, touched
+from tests.unit.test_ledger_speakers import speaking
 
 PAGE = (REPOSITORY / "docs" / "sql.md").read_text(encoding="utf-8")
 COOKBOOK = dict(re.findall(r"^### (.+?)\n+```sql\n(.+?)```", PAGE, re.MULTILINE | re.DOTALL))
@@ -92,10 +95,29 @@ async def a_day(path: Path) -> None:
         await ledger.add_jobs([a_file("next.wav")])
         [clean] = await claimed(ledger, replace(a_file("clean.wav", priority=9), batch="clean"))
         await finish(ledger, clean, " All is well.")
+        await finish_talk(ledger)
         await ledger.store_waiting_files(
             "inbox", [WaitingFile(b"big.wav", 5, format_utc(NOW), "still growing")]
         )
         await ledger.store_state("pauses", {})
+
+
+async def finish_talk(ledger: Ledger) -> None:
+    """A job with two speakers, one of them with a name."""
+    [talk] = await claimed(ledger, a_file("talks/talk.wav", speakers="auto", priority=9))
+    spoken = speaking(0, 1, 2)
+    budget = replace(spoken.segments[0], text=" The budget is small.")
+    chunk = replace(spoken, segments=(budget, *spoken.segments[1:]))
+    await ledger.store_chunks([(talk.id, talk.token, chunk)])
+    await ledger.mark_transcribed(talk.id, talk.token, audio_seconds=10.0)
+    known = await ledger.load_job_speakers(talk.id)
+    found = find_file_speakers(known, [])
+    anna = apply_change(
+        replace(known, speakers=found.speakers, numbers=found.numbers),
+        SpeakerChange(names={1: "Anna"}),
+    )
+    await ledger.store_found_speakers(talk.id, talk.token, anna)
+    await ledger.complete_job(talk.id, talk.token, [an_artifact("talk.txt")])
 
 
 def test_the_cookbook_is_a_book() -> None:

@@ -298,7 +298,8 @@ def test_every_key_is_in_it_with_its_true_default(tmp_path: Path) -> None:
         assert format_toml(said) == key.default
     examples = {(key.table, key.name) for key in list_reference() if key.is_example}
     places = {("inboxes", "preset"), ("inboxes", "archive"), ("inboxes", "failed")}
-    assert examples == places | {("server", "token"), ("server", "inbox")}
+    speakers = {("options", "speakers_min"), ("options", "speakers_max")}
+    assert examples == places | speakers | {("server", "token"), ("server", "inbox")}
 
 
 def _is_key(line: str) -> bool:

@@ -122,6 +122,8 @@ def test_json_has_everything() -> None:
         "metadata",
         "text",
         "segments",
+        "speakers",
+        "turns",
         "gaps",
     ]
     assert document["schema"] == "speakeasyd.transcript/1"
@@ -138,9 +140,10 @@ def test_json_has_everything() -> None:
         "channel": None,
         "language": None,
         "track": None,
+        "speaker": None,
         "words": [
-            {"start": 0.0, "end": 1.0, "text": " Buy", "probability": 0.5},
-            {"start": 1.0, "end": 2.5, "text": " milk,", "probability": 0.75},
+            {"start": 0.0, "end": 1.0, "text": " Buy", "probability": 0.5, "speaker": None},
+            {"start": 1.0, "end": 2.5, "text": " milk,", "probability": 0.75, "speaker": None},
         ],
     }
     assert json.loads(render_text(EMPTY, "json"))["segments"] == []

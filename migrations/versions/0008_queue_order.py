@@ -2,13 +2,13 @@
 
 Jobs of before keep their order: by the time when they were added.
 
-Revises: 0006
+Revises: 0007
 """
 
 from alembic import op
 
-revision = "0007"
-down_revision = "0006"
+revision = "0008"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,143 @@
+"""Known people and the samples of their voices: biometric data, changed only when a user asks for it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+from sqlalchemy import Connection, delete, func, insert, select, update
+
+from speakeasyd.domain.diarization import MODEL
+from speakeasyd.errors import SpeakeasyError
+from speakeasyd.ledger.tables import jobs, people, voice_samples
+from speakeasyd.ledger.text_columns import encode_json, parse_speakers
+from speakeasyd.ledger.writer import Transaction
+
+LONGEST_NAME = 100  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceSample:
+    """A sample of a person's voice."""
+
+    source: str  # a file's name, or a job and its speaker
+    seconds: float  # of speech
+    embedding: bytes
+    model: str = MODEL
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """A known person."""
+
+    id: int
+    name: str
+    created_at: str
+    samples: tuple[VoiceSample, ...] = ()
+
+
+def load_people(connection: Connection) -> list[Person]:
+    """Return all known people by name, each with all samples."""
+    samples: dict[int, list[VoiceSample]] = {}
+    for row in connection.execute(select(voice_samples).order_by(voice_samples.c.id)):
+        sample = VoiceSample(row.source, row.seconds, row.embedding, row.model)
+        samples.setdefault(row.person_id, []).append(sample)
+    rows = connection.execute(select(people).order_by(people.c.name))
+    return [
+        Person(row.id, row.name, row.created_at, tuple(samples.get(row.id, ()))) for row in rows
+    ]
+
+
+def add_voice_sample(tx: Transaction, name: str, sample: VoiceSample) -> int:
+    """Add a sample to a person, who is created if needed. Returns the person's id."""
+    name = check_name(name)
+    person = tx.connection.scalar(select(people.c.id).where(people.c.name == name))
+    if person is None:
+        created = insert(people).values(name=name, created_at=tx.now).returning(people.c.id)
+        person = tx.connection.execute(created).scalar_one()
+    tx.connection.execute(
+        insert(voice_samples).values(person_id=person, added_at=tx.now, **asdict(sample))
+    )
+    return int(person)
+
+
+def rename_person(tx: Transaction, name: str, new: str) -> list[int]:
+    """Rename a person, also in the speakers of jobs. Returns the jobs.
+
+    Raises SpeakeasyError for an unknown person, and if another one has the new name.
+    """
+    person = _find_person(tx.connection, name)
+    new = check_name(new)
+    if tx.connection.scalar(select(people.c.id).where(people.c.name == new, people.c.id != person)):
+        raise SpeakeasyError(
+            f"there is a person {new!r} already", hint="`speakeasyd people merge` joins two."
+        )
+    tx.connection.execute(update(people).where(people.c.id == person).values(name=new))
+    return _update_speakers(tx, person, person, new)
+
+
+def merge_people(tx: Transaction, name: str, into: str) -> list[int]:
+    """Give the samples of one person to another one, and forget the first. Returns the changed jobs.
+
+    Raises SpeakeasyError for an unknown person.
+    """
+    gone, kept = _find_person(tx.connection, name), _find_person(tx.connection, into)
+    if gone == kept:
+        raise SpeakeasyError("a person cannot be merged with itself")
+    tx.connection.execute(
+        update(voice_samples).where(voice_samples.c.person_id == gone).values(person_id=kept)
+    )
+    tx.connection.execute(delete(people).where(people.c.id == gone))
+    return _update_speakers(tx, gone, kept, into)
+
+
+def forget_person(tx: Transaction, name: str) -> int:
+    """Delete a person with all samples. Names in transcripts stay. Returns how many samples.
+
+    Raises SpeakeasyError for an unknown person.
+    """
+    person = _find_person(tx.connection, name)
+    count = tx.connection.scalar(select(func.count()).where(voice_samples.c.person_id == person))
+    tx.connection.execute(delete(people).where(people.c.id == person))
+    _update_speakers(tx, person, None, name)
+    return int(count or 0)
+
+
+def check_name(name: str) -> str:
+    """Return the name without white space around it. Raises SpeakeasyError if it cannot be one."""
+    name = " ".join(name.split())
+    if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        raise SpeakeasyError(
+            f"{name[:LONGEST_NAME]!r} cannot be a name",
+            hint=f"A name has 1 to {LONGEST_NAME} printable characters.",
+        )
+    return name
+
+
+def _find_person(connection: Connection, name: str) -> int:
+    person = connection.scalar(select(people.c.id).where(people.c.name == name))
+    if person is None:
+        raise SpeakeasyError(
+            f"there is no person {name!r}", hint="`speakeasyd people list` lists them."
+        )
+    return int(person)
+
+
+def _update_speakers(tx: Transaction, person: int, becomes: int | None, name: str) -> list[int]:
+    """Change a person's name and id in the speakers of all jobs. Returns the changed jobs."""
+    columns = select(jobs.c.id, jobs.c.speakers).where(jobs.c.speakers.contains('"person": '))
+    changed: list[int] = []
+    for job_id, column in tx.connection.execute(columns).all():
+        speakers = parse_speakers(column)
+        if any(speaker.person == person for speaker in speakers):
+            new: Sequence[dict[str, object]] = [
+                asdict(
+                    replace(speaker, person=becomes, name=name)
+                    if speaker.person == person
+                    else speaker
+                )
+                for speaker in speakers
+            ]
+            tx.connection.execute(
+                update(jobs).where(jobs.c.id == job_id).values(speakers=encode_json(new))
+            )
+            changed.append(int(job_id))
+    return changed

@@ -1,0 +1,202 @@
+"""Speakers in the ledger: committed with their chunk, kept by retries, copied when a transcript is lent."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from speakeasyd.domain.diarization import MODEL, ChunkSpeakers, LocalSpeaker, SpeakerTurn
+from speakeasyd.domain.job import Job
+from speakeasyd.domain.transcript import Chunk
+from speakeasyd.errors import ClaimLost, SpeakeasyError
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.people import VoiceSample
+from speakeasyd.services.speakers import SpeakerChange, SpeakerLabeller, change_speakers
+from tests.ledgers import a_chunk, a_file, an_artifact, claimed, opened
+from tests.unit.test_speakers import heard
+
+
+def speaking(index: int, *who: int) -> Chunk:
+    """A chunk in which these speakers say three words each, five seconds long."""
+    start = index * 10.0
+    chunk = a_chunk(index, *(f" word {speaker} here." for speaker in who))
+    turns = tuple(SpeakerTurn(start + i, start + i + 5.0, i) for i in range(len(who)))
+    speakers = tuple(LocalSpeaker(5.0, heard(speaker, 40 * index + speaker)) for speaker in who)
+    return replace(
+        chunk,
+        segments=tuple(replace(one, local_speaker=i) for i, one in enumerate(chunk.segments)),
+        speakers=ChunkSpeakers(MODEL, speakers, turns),
+    )
+
+
+async def transcribe(ledger: Ledger, job: Job, *chunks: Chunk) -> None:
+    await ledger.store_chunks([(job.id, job.token, chunk) for chunk in chunks])
+    await ledger.mark_transcribed(job.id, job.token, audio_seconds=60.0)
+    await SpeakerLabeller(ledger).label_job(job)
+
+
+async def complete(ledger: Ledger, job: Job) -> None:
+    await ledger.complete_job(job.id, job.token, [an_artifact(f"{job.id}.txt")])
+
+
+async def said(ledger: Ledger) -> list[tuple[Any, ...]]:
+    rows = await ledger.query_rows(
+        'SELECT speaker, speaker_name, text FROM segments_text ORDER BY job_id, start, "end"'
+    )
+    return [tuple(row.values()) for row in rows]
+
+
+TALK = (speaking(0, 1, 2), speaking(1, 2), speaking(2, 3, 1))
+SAID = [
+    (1, "Speaker 1", " word 1 here."),
+    (2, "Speaker 2", " word 2 here."),
+    (2, "Speaker 2", " word 2 here."),
+    (3, "Speaker 3", " word 3 here."),
+    (1, "Speaker 1", " word 1 here."),
+]
+
+
+async def test_speakers_are_in_the_views(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
+        await transcribe(ledger, job, *TALK)
+        assert await said(ledger) == []
+        await complete(ledger, job)
+        assert await said(ledger) == SAID
+        rows = await ledger.query_rows(
+            "SELECT speaker, name, seconds, round(share, 2) AS share, words FROM speakers"
+        )
+        assert [tuple(row.values()) for row in rows] == [
+            (1, "Speaker 1", 10.0, 0.4, 6),
+            (2, "Speaker 2", 10.0, 0.4, 6),
+            (3, "Speaker 3", 5.0, 0.2, 3),
+        ]
+        transcript = await ledger.load_transcript(job.id)
+        assert [segment.speaker for segment in transcript.segments] == [1, 2, 2, 3, 1]
+        assert [(turn.start, turn.end, turn.speaker) for turn in transcript.turns] == [
+            (0.0, 5.0, 1),
+            (1.0, 6.0, 2),
+            (10.0, 15.0, 2),
+            (20.0, 25.0, 3),
+            (21.0, 26.0, 1),
+        ]
+
+
+async def test_without_speakers_nothing_is_stored(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav"))
+        await transcribe(ledger, job, a_chunk(0, " Hello."))
+        await complete(ledger, job)
+        assert await said(ledger) == [(None, None, " Hello.")]
+        assert await ledger.query_rows("SELECT * FROM speakers") == []
+        with pytest.raises(SpeakeasyError, match="not told apart"):
+            await change_speakers(ledger, job.id, SpeakerChange(names={1: "Anna"}))
+
+
+async def test_a_change_is_published_without_the_recording(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
+        await transcribe(ledger, job, *TALK)
+        await complete(ledger, job)
+        await change_speakers(ledger, job.id, SpeakerChange(merge=(2, 3), names={1: "Anna"}))
+        assert await said(ledger) == SAID  # until it is published
+        with pytest.raises(SpeakeasyError, match="not completed"):
+            await change_speakers(ledger, job.id, SpeakerChange(names={1: "Bob"}))
+        [again] = await ledger.claim_jobs(1)
+        assert again.transcribed
+        await SpeakerLabeller(ledger).label_job(again)
+        new = await ledger.transcript_to_publish(job.id)
+        assert [one.label for one in new.speakers] == ["Anna", "Speaker 2"]
+        await complete(ledger, again)
+        assert [(number, name) for number, name, _ in await said(ledger)] == [
+            (1, "Anna"),
+            (2, "Speaker 2"),
+            (2, "Speaker 2"),
+            (2, "Speaker 2"),
+            (1, "Anna"),
+        ]
+
+
+async def test_a_cancelled_change_leaves_the_earlier_speakers(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
+        await transcribe(ledger, job, *TALK)
+        await complete(ledger, job)
+        await change_speakers(ledger, job.id, SpeakerChange(count=2))
+        await ledger.cancel_jobs([job.id])
+        assert await said(ledger) == SAID
+
+
+async def test_a_retry_finds_speakers_anew_beside_the_finished_ones(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
+        await transcribe(ledger, job, *TALK)
+        await complete(ledger, job)
+        await ledger.retry_jobs(ids=[job.id])
+        [retry] = await ledger.claim_jobs(1)
+        await transcribe(ledger, retry, speaking(0, 8))
+        assert await said(ledger) == SAID
+        assert len((await ledger.load_transcript(job.id)).speakers) == 3
+        await complete(ledger, retry)
+        assert await said(ledger) == [(1, "Speaker 1", " word 8 here.")]
+
+
+async def test_a_lent_transcript_has_the_same_speakers(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav", "same", speakers="auto"))
+        await transcribe(ledger, job, *TALK)
+        await complete(ledger, job)
+        [twin] = await claimed(ledger, a_file("b.wav", "same", speakers="auto"))
+        assert twin.transcribed
+        await SpeakerLabeller(ledger).label_job(twin)
+        await complete(ledger, twin)
+        assert await said(ledger) == SAID * 2
+
+
+async def test_a_chunk_whose_speakers_are_unknown_is_a_warning(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
+        failed = replace(a_chunk(3, " Who?"), speakers=ChunkSpeakers(MODEL, error="it broke"))
+        await transcribe(ledger, job, *TALK, failed)
+        await complete(ledger, job)
+        assert (await said(ledger))[-1] == (None, None, " Who?")
+        [row] = await ledger.query_rows("SELECT warning, warning_kinds FROM job_status")
+        assert row["warning"] == "speakers could not be told apart everywhere: it broke"
+        assert row["warning_kinds"] == '["other"]'
+
+
+async def test_a_lost_claim_changes_nothing(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
+        await ledger.store_chunks([(job.id, job.token, TALK[0])])
+        await ledger.cancel_jobs([job.id])
+        with pytest.raises(ClaimLost):
+            await SpeakerLabeller(ledger).label_job(job)
+
+
+async def test_known_people(tmp_path: Path) -> None:
+    async with opened(tmp_path / "ledger.db") as ledger:
+        await ledger.add_voice_sample(" Anna  B ", VoiceSample("anna.wav", 9.0, heard(1, 500)))
+        await ledger.add_voice_sample("Anna B", VoiceSample("phone.wav", 6.0, heard(1, 501)))
+        await ledger.add_voice_sample("Bob", VoiceSample("bob.wav", 8.0, heard(3, 502)))
+        [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
+        await transcribe(ledger, job, *TALK)
+        await complete(ledger, job)
+        names = [name for _, name, _ in await said(ledger)]
+        assert names == ["Anna B", "Speaker 2", "Speaker 2", "Bob", "Anna B"]
+        assert await ledger.rename_person("Anna B", "Ann") == [job.id]
+        assert (await said(ledger))[0][1] == "Ann"
+        with pytest.raises(SpeakeasyError, match="already"):
+            await ledger.rename_person("Ann", "Bob")
+        with pytest.raises(SpeakeasyError, match="no person"):
+            await ledger.forget_person("Eve")
+        await ledger.merge_people("Bob", "Ann")
+        [ann] = await ledger.load_people()
+        assert [sample.source for sample in ann.samples] == ["anna.wav", "phone.wav", "bob.wav"]
+        assert await ledger.forget_person("Ann") == 3
+        assert await ledger.load_people() == []
+        assert (await said(ledger))[0][1] == "Ann"  # what was written stays
+        for wrong in ("", "x" * 101, "a\nb\x07"):
+            with pytest.raises(SpeakeasyError, match="name"):
+                await ledger.add_voice_sample(wrong, VoiceSample("a.wav", 9.0, b""))
