@@ -131,7 +131,7 @@ class Writer:
             return
         self._closing = True
         self._wake.set()
-        await self._task
+        await asyncio.wait({self._task})
         await self._run_in_thread(self._disconnect)
         self._thread.shutdown()
 
@@ -148,7 +148,7 @@ class Writer:
         LedgerUnwritable when the disk refuses the write, LedgerError when the ledger is closed or
         damaged.
         """
-        if self._closing:
+        if self._closing or not self._task or self._task.done():
             raise LedgerError("the ledger is closed")
         caller: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(
@@ -170,13 +170,18 @@ class Writer:
         return changed
 
     async def _process_requests(self) -> None:
-        while self._waiting or not self._closing:
-            requests, self._waiting = self._waiting[:GROUP], self._waiting[GROUP:]
-            if requests:
-                await self._execute_requests(requests)
-            else:
-                self._wake.clear()
-                await self._wake.wait()
+        try:
+            while self._waiting or not self._closing:
+                if requests := self._waiting[:GROUP]:
+                    await self._execute_requests(requests)
+                    del self._waiting[: len(requests)]
+                else:
+                    self._wake.clear()
+                    await self._wake.wait()
+        finally:  # if the writer is cancelled, its callers must not wait forever
+            for request in self._waiting:
+                request.error = LedgerError("the ledger is closed")
+                request._set_result()
 
     async def _execute_requests(self, requests: Sequence[_WriteRequest]) -> None:
         published: list[Event] = []

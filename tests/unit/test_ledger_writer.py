@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.writer import Transaction, Writer
 from speakeasyd.testing import ManualClock
-from tests.conftest import eventually
+from tests.conftest import PATIENCE_S, eventually
 from tests.ledgers import a_chunk, a_file, claimed, create, opened
 
 
@@ -112,6 +113,28 @@ async def test_a_cancelled_caller_interrupts_nothing(path: Path, writer: Writer)
     assert keys(path) == ["after", "queued", "slow"]
     with closing(sqlite3.connect(path, timeout=0)) as other:  # the write lock is free
         other.execute("INSERT INTO state VALUES ('other', '1', '2026')")
+
+
+async def test_callers_of_a_cancelled_writer_get_an_error(path: Path) -> None:
+    writer = await Writer.open(path, clock=ManualClock(), hub=EventHub(), boot_id="boot")
+    entered, proceed = threading.Event(), threading.Event()
+
+    def wait(_transaction: Transaction) -> None:
+        entered.set()
+        assert proceed.wait(PATIENCE_S)
+
+    callers = [asyncio.create_task(writer.run_operation(wait))]
+    await asyncio.to_thread(entered.wait, PATIENCE_S)
+    callers.append(asyncio.create_task(writer.run_operation(put, "a")))
+    await asyncio.sleep(0)  # it waits behind the first
+    assert writer._task
+    writer._task.cancel()
+    outcomes = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), PATIENCE_S)
+    proceed.set()
+    assert [type(outcome) for outcome in outcomes] == [LedgerError, LedgerError]
+    with pytest.raises(LedgerError):
+        await writer.run_operation(put, "b")
+    await writer.close()
 
 
 async def test_closing_carries_out_what_waits(path: Path) -> None:
