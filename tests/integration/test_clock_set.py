@@ -20,7 +20,6 @@ LIBRARY = (
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
-    pytest.mark.timeout(300),
     pytest.mark.skipif(LIBRARY is None, reason="needs libfaketime"),
 ]
 

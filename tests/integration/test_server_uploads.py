@@ -24,6 +24,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A daemon that is paused: what lands and what is noted is all that counts here."""
     settings = {
         "SERVER__UPLOAD_MB": "1",
+        "WATCH__SETTLE_S": "60",  # so that a job is of an upload, not of the scan
         "PRESETS__LETTERS__LANGUAGE": "en",
         "PRESETS__CALLS__CHANNELS": "split",
     }

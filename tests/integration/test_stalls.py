@@ -98,7 +98,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     return Place(tmp_path)
 
 
-@pytest.mark.timeout(180)
 async def test_an_odd_report_ends_its_own_job_only(place: Place) -> None:
     FaultScript(
         tuple(
@@ -122,7 +121,6 @@ async def test_an_odd_report_ends_its_own_job_only(place: Place) -> None:
     assert place.incidents() == []
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("what", ["record", "note", "transcribed"])
 async def test_what_only_the_ledger_refuses_ends_its_own_job_only(
     place: Place, what: str, monkeypatch: pytest.MonkeyPatch
@@ -143,7 +141,6 @@ async def test_what_only_the_ledger_refuses_ends_its_own_job_only(
     assert jobs["bad.wav"]["error_code"] == "internal"
 
 
-@pytest.mark.timeout(180)
 async def test_a_publication_that_never_ends_is_begun_again(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +166,6 @@ async def test_a_publication_that_never_ends_is_begun_again(
     assert [(one["kind"], one["path"]) for one in place.incidents()] == [("stall", "a.wav")]
 
 
-@pytest.mark.timeout(180)
 async def test_a_dispatcher_that_fails_every_time_keeps_no_job(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -197,7 +193,6 @@ async def test_a_dispatcher_that_fails_every_time_keeps_no_job(
     assert place.jobs()["a.wav"]["status"] == "completed"
 
 
-@pytest.mark.timeout(180)
 async def test_a_task_of_which_its_worker_says_nothing_more_is_begun_again(place: Place) -> None:
     """The worker goes on with others all the while: nothing is wrong with it."""
     FaultScript((InjectedFault("no_word", file="forgotten", chunk=1),), chunk_s=0.2).write_to(
