@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NewType
 
 from speakeasyd.domain.options import Options
+from speakeasyd.domain.queue_order import QueueTurn
 from speakeasyd.domain.transcript import WarningKind
 
 JobId = NewType("JobId", int)
@@ -167,6 +168,10 @@ class Job:
     # UTC, ISO 8601: a file that ends early may grow until then; None: it is complete
     final_at: str | None = None
     queue_key: float = 0.0  # see domain/queue_order.py
+
+    @property
+    def turn(self) -> QueueTurn:
+        return QueueTurn(-self.options.priority, self.queue_key, self.id)
 
     def locate_source(self, root: Path) -> Path:
         """Return the absolute path of the source; `root` is the folder of its inbox."""

@@ -6,6 +6,7 @@ forever. The key does not change, so a restart keeps the order.
 """
 
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 _COMPRESSED, _LOSSLESS, _PCM, _VIDEO = 16_000, 60_000, 100_000, 250_000  # bytes per second
 _BYTES_PER_SECOND = {
@@ -27,6 +28,21 @@ def estimate_seconds(path: str, size: int) -> float:
     """
     extension = PurePosixPath(path).suffix.lower().removeprefix(".")
     return size / _BYTES_PER_SECOND.get(extension, _COMPRESSED)
+
+
+class QueueTurn(NamedTuple):
+    """The place of a job in the queue; lower ones go first."""
+
+    negative_priority: int
+    queue_key: float
+    job_id: int
+
+
+class NextJob(NamedTuple):
+    """The first job of the queue that may be claimed."""
+
+    model: str  # `options.model`
+    turn: QueueTurn
 
 
 def compute_queue_key(added_at: float, seconds: float) -> float:

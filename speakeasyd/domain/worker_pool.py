@@ -127,10 +127,16 @@ class WorkerPool(Protocol):
     def device(self) -> str:
         """The device that gets chunks first: "cpu" or "cuda:0"."""
 
-    def capacity(self, model: str) -> int:
-        """Return how many more tasks for this model to submit now; 0 after `stop`."""
+    def capacity(self, model: str, *, urgent: bool = False) -> int:
+        """Return how many more tasks for this model to submit now; 0 after `stop`.
 
-    def submit_task(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
+        `urgent`: of tasks that go before all others, so that long ones in all slots do not block
+        them.
+        """
+
+    def submit_task(
+        self, task: Task, *, alone: bool = False, on_cpu: bool = False, urgent: bool = False
+    ) -> None:
         """Queue a task. `alone`: as the only task of its worker. `on_cpu`: not on a GPU."""
 
     def drop_job(self, job_id: JobId) -> None:

@@ -31,6 +31,7 @@ from speakeasyd.domain.event_payloads import (
 )
 from speakeasyd.domain.job import Job, JobId, Signature, Status, SuspectChunk, Token
 from speakeasyd.domain.options import Options
+from speakeasyd.domain.queue_order import NextJob, QueueTurn
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.retries import WORK_CHUNKS
 from speakeasyd.ledger.tables import NO_WAIT, attempts, jobs
@@ -92,11 +93,17 @@ _START = (
 )
 
 
-def find_next_model(connection: Connection, now: str, inboxes: Sequence[str] | None) -> str | None:
-    """Return `options.model` of the job that `claim_jobs` would claim first; None if none is."""
-    return connection.execute(
-        select_claimable("requested_model", now, 1, model=None, inboxes=inboxes)
-    ).scalar()
+def find_next_job(
+    connection: Connection, now: str, inboxes: Sequence[str] | None
+) -> NextJob | None:
+    """Return the job that `claim_jobs` would claim first; None if there is none."""
+    columns = "requested_model, priority, queue_key, id"
+    row = connection.execute(
+        select_claimable(columns, now, 1, model=None, inboxes=inboxes)
+    ).one_or_none()
+    if row is None:
+        return None
+    return NextJob(row.requested_model, QueueTurn(-row.priority, row.queue_key, row.id))
 
 
 def find_next_retry_time(connection: Connection, now: str) -> str | None:

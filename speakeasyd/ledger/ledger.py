@@ -26,6 +26,7 @@ from speakeasyd.domain.job import (
     WaitingFile,
 )
 from speakeasyd.domain.notifications import Delivery, Notification
+from speakeasyd.domain.queue_order import NextJob
 from speakeasyd.domain.retry import BackoffSettings
 from speakeasyd.domain.transcript import (
     Artifact,
@@ -133,9 +134,9 @@ class Ledger:
             claims.claim_jobs, limit, model=model, inboxes=inboxes
         )
 
-    async def find_next_model(self, *, inboxes: Sequence[str] | None = None) -> str | None:
-        """Return `options.model` of the job that `claim_jobs` would claim first."""
-        return await self._read(claims.find_next_model, self._now(), inboxes)
+    async def find_next_job(self, *, inboxes: Sequence[str] | None = None) -> NextJob | None:
+        """Return the job that `claim_jobs` would claim first; None if there is none."""
+        return await self._read(claims.find_next_job, self._now(), inboxes)
 
     async def find_next_retry_time(self) -> str | None:
         """Return the time at which the next waiting job becomes available; None if none waits."""

@@ -6,7 +6,7 @@ from speakeasyd.config import Settings
 from speakeasyd.domain.job import Job
 from speakeasyd.domain.pausing import DEVICE_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.protocol import SourceRef, Task
-from speakeasyd.domain.queue_order import estimate_seconds
+from speakeasyd.domain.queue_order import NextJob, estimate_seconds
 from speakeasyd.domain.recovery import PoisonDecision, decide_poison
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.domain.worker_pool import WorkerPool
@@ -51,14 +51,24 @@ class JobStarter:
         if self._pauses.yields_machine:
             await self._release_computing()
         while DEVICE_PAUSE not in self._pauses and not self._pauses.yields_machine:
-            model = await self._ledger.find_next_model(inboxes=present)
-            room = self._pool.capacity(model) if model else 0
-            jobs = await self._ledger.claim_jobs(room, model=model, inboxes=present) if room else []
+            first = await self._ledger.find_next_job(inboxes=present)
+            if not first:
+                return
+            room = self._pool.capacity(first.model)
+            urgent = not room and self._precedes_all(first)
+            if urgent:
+                room = min(1, self._pool.capacity(first.model, urgent=True))
+            if not room:
+                return
+            jobs = await self._ledger.claim_jobs(room, model=first.model, inboxes=present)
             if not jobs:
                 return
             for job in jobs:
                 self._claims.add_job(job)
-                await self._start_job(job)
+                await self._start_job(job, urgent=urgent)
+
+    def _precedes_all(self, first: NextJob) -> bool:
+        return all(first.turn < held.turn for held in self._claims.list_jobs())
 
     def _list_present_inboxes(self) -> list[str]:
         """Return the inboxes whose folder is there and whose outbox accepts files."""
@@ -75,13 +85,14 @@ class JobStarter:
             if job.token not in self._publications:
                 await self._claims.release_claim(job)
 
-    async def _start_job(self, job: Job) -> None:
+    async def _start_job(self, job: Job, *, urgent: bool) -> None:
         if job.transcribed:
             await self._publications.start_when_final(job, job.warnings)
         elif job.suspects:
             await self._retry_suspect_chunk(job)
         else:
-            self._pool.submit_task(self._build_task(job), alone=job.crashes > 0)
+            alone = job.crashes > 0
+            self._pool.submit_task(self._build_task(job), alone=alone, urgent=urgent)
 
     async def _retry_suspect_chunk(self, job: Job) -> None:
         """Retry a suspect chunk: alone, then on the CPU, then marked as a gap."""

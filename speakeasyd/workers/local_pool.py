@@ -43,6 +43,7 @@ _SHORT = 3  # number of short chunks that replace one of 30 s in a batch
 class _WaitingTask:
     task: Task
     alone: bool
+    urgent: bool
 
 
 def _ignore_event(_event: PoolEvent) -> None:
@@ -139,17 +140,20 @@ class LocalPool(WorkerPool):
     def device(self) -> str:
         return self._specs[0].device if self._specs else "cpu"
 
-    def capacity(self, model: str) -> int:
+    def capacity(self, model: str, *, urgent: bool = False) -> int:
         """Return how many more tasks for this model to submit now; 0 after `stop`.
 
         Enough for a worker to decode ahead and to mix files in a batch.
         """
         if self._stopped or self._waiting:
             return 0
-        return sum(worker.free_slots(model) for worker in self._active_supervisors())
+        return sum(worker.free_slots(model, urgent) for worker in self._active_supervisors())
 
-    def submit_task(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
-        (self._waiting_for_cpu if on_cpu else self._waiting).append(_WaitingTask(task, alone))
+    def submit_task(
+        self, task: Task, *, alone: bool = False, on_cpu: bool = False, urgent: bool = False
+    ) -> None:
+        waiting = _WaitingTask(task, alone, urgent)
+        (self._waiting_for_cpu if on_cpu else self._waiting).append(waiting)
         self._assign_waiting()
 
     def drop_job(self, job_id: JobId) -> None:
@@ -217,7 +221,9 @@ class LocalPool(WorkerPool):
     def _find_supervisor_for(self, waiting: _WaitingTask) -> Supervisor | None:
         model = waiting.task.options.model
         roomy = max(
-            self._active_supervisors(), key=lambda worker: worker.free_slots(model), default=None
+            self._active_supervisors(),
+            key=lambda worker: worker.free_slots(model, waiting.urgent),
+            default=None,
         )
         if waiting.alone:
             roomy = next(
@@ -228,7 +234,7 @@ class LocalPool(WorkerPool):
                 ),
                 None,
             )
-        return roomy if roomy and roomy.free_slots(model) else None
+        return roomy if roomy and roomy.free_slots(model, waiting.urgent) else None
 
     def _assign_to_spare(self) -> None:
         spare = self._ensure_spare()

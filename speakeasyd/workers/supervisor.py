@@ -132,8 +132,11 @@ class Supervisor:
     def start(self) -> None:
         self._start_process()
 
-    def free_slots(self, model: str) -> int:
-        """Return how many more tasks for this model the worker takes now."""
+    def free_slots(self, model: str, urgent: bool = False) -> int:
+        """Return how many more tasks for this model the worker takes now.
+
+        For urgent tasks there are as many slots again.
+        """
         if (
             self.state not in ACCEPTING
             or not self._run
@@ -143,9 +146,8 @@ class Supervisor:
             return 0
         if self._assigned and self._assigned.model != model:
             return 0
-        return max(
-            0, (1 if self.state is DeviceState.HALF_OPEN else self._limit) - len(self._assigned)
-        )
+        limit = self._limit * 2 if urgent else self._limit
+        return max(0, (1 if self.state is DeviceState.HALF_OPEN else limit) - len(self._assigned))
 
     def assign_task(self, task: Task, *, alone: bool) -> None:
         self._assigned.add_task(task, alone=alone)

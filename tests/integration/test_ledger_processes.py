@@ -105,7 +105,9 @@ async def test_readers_and_writer_do_not_wait_for_each_other(path: Path) -> None
             assert await ledger.query_rows("SELECT count(*) AS n FROM job_status") == [
                 {"n": 2}
             ]  # while somebody writes
-            assert await ledger.find_next_model() == "auto"
+            first = await ledger.find_next_job()
+            assert first
+            assert first.model == "auto"
 
 
 def test_a_daemon_killed_at_any_moment_has_kept_what_it_promised(path: Path) -> None:

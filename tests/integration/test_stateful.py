@@ -78,10 +78,12 @@ class StandIn:
         self._plays: dict[JobId, Iterator[Report]] = {}
         hear(WorkerReport("cpu", Loaded("auto", "scripted", "cpu", "int8", 0.0)))
 
-    def capacity(self, _model: str) -> int:
+    def capacity(self, _model: str, *, urgent: bool = False) -> int:
         return max(0, 3 - len(self._plays))
 
-    def submit_task(self, task: Task, *, alone: bool = False, on_cpu: bool = False) -> None:
+    def submit_task(
+        self, task: Task, *, alone: bool = False, on_cpu: bool = False, urgent: bool = False
+    ) -> None:
         self._hand.add_task(task, alone=alone or on_cpu)
         self._plays[task.job_id] = _play(task, self._inbox)
 

@@ -282,6 +282,26 @@ async def test_capacity_falls_with_each_task_and_rises_when_it_ends(
         assert bench.pool.capacity(MODEL) == room
 
 
+async def test_an_urgent_task_starts_although_long_ones_have_all_slots(
+    build: Build, tmp_path: Path
+) -> None:
+    async with a_pool(build, tmp_path, chunk_s=0.5) as bench:
+        await bench.has_room()
+        long = range(1, bench.pool.capacity(MODEL) + 1)
+        for job_id in long:
+            bench.write(job_id, chunks=1000)
+            bench.pool.submit_task(a_task(job_id))
+        assert bench.pool.capacity(MODEL) == 0
+        assert bench.pool.capacity(MODEL, urgent=True)
+        bench.write(99, chunks=1)
+        bench.pool.submit_task(a_task(99), urgent=True)
+        await eventually(
+            lambda: any(report.job_id == 99 for report in bench.reports(Opened)),
+            "a worker to open the source of the urgent task",
+        )
+        assert not any(bench.has_ended(job_id)() for job_id in long)
+
+
 async def test_more_tasks_than_there_is_room_for_wait(build: Build, tmp_path: Path) -> None:
     async with a_pool(build, tmp_path) as bench:
         await bench.has_room()

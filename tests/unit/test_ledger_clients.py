@@ -73,7 +73,7 @@ async def test_clients_hold_no_reader_of_the_work(ledger: Ledger) -> None:
     asking = [asyncio.create_task(ledger.searches.read(endless)) for _ in range(20)]
     await asyncio.sleep(0)
     began = time.monotonic()
-    assert await ledger.find_next_model() is None
+    assert await ledger.find_next_job() is None
     assert time.monotonic() - began < PATIENCE_S
     for task in asking:
         task.cancel()
