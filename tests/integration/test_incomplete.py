@@ -55,7 +55,8 @@ class Place:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(Daemon(settings=self.settings).run())
+        main = await Daemon.open(self.settings)
+        task = asyncio.create_task(main.run())
         try:
             yield
         finally:

@@ -42,7 +42,7 @@ async def test_work_is_given_back_and_taken_again(
     long_gone = SystemClock().utc().astimezone() - timedelta(hours=2)
     closed = PoliteSettings(hours=(f"{long_gone:%H:%M}-{long_gone + timedelta(hours=1):%H:%M}",))
     wanted = [always]
-    main = Daemon(settings=always, reload_settings=lambda: wanted[0])
+    main = await Daemon.open(always, reload_settings=lambda: wanted[0])
     running = asyncio.create_task(main.run())
 
     def job() -> tuple[object, ...]:

@@ -56,7 +56,7 @@ async def transcribes_and_says(
 
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[tuple[Daemon, asyncio.Task[int]]]:
-    one = Daemon(settings=settings)
+    one = await Daemon.open(settings)
     task = asyncio.create_task(one.run())
     try:
         yield one, task

@@ -69,7 +69,7 @@ class Place:
             workers=WorkerSettings(device="cpu"),
             recovery=RecoverySettings(**recovery),
         )
-        main = Daemon(settings=settings)
+        main = await Daemon.open(settings)
         task = asyncio.create_task(main.run())
         try:
             yield main

@@ -1,0 +1,182 @@
+"""Runs until the inboxes are drained: decides when nothing more can be done, and accounts for it."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from speakeasyd.clock import Clock, format_utc
+from speakeasyd.config import Settings
+from speakeasyd.domain.drained import Drained, Left
+from speakeasyd.domain.event_kinds import JOB_ENDED
+from speakeasyd.domain.pausing import DEVICE_PAUSE, LEDGER_PAUSE, PauseCause, PauseKind
+from speakeasyd.domain.worker_pool import WorkerPool
+from speakeasyd.errors import LedgerError, QueryError
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.queries import query_ledger
+from speakeasyd.ledger.readonly import Row
+from speakeasyd.services.dispatcher import Dispatcher
+from speakeasyd.services.failures import ServiceFailures
+from speakeasyd.services.intake import Intake
+from speakeasyd.services.pauses import Pauses
+
+CHECK_S = 0.2  # seconds between checks whether everything is done
+
+# Seconds without progress, with two checks of an outbox, after which `wait` gives up
+STALLED_S = 12.0
+DEVICE_STALLED_S = 120.0  # Seconds, the same while a device is probed: it often recovers
+
+_UNFINISHED = "SELECT coalesce(sum(pending + processing), 0) AS n FROM batch_progress"
+_WAITING = """
+    SELECT jobs.inbox AS inbox, available_at > :now AS later, count(*) AS n FROM jobs
+    WHERE status IN ('pending', 'processing') GROUP BY 1, 2
+"""
+_END_KINDS = ", ".join(f"'{kind}'" for kind in JOB_ENDED)
+_JUST_ENDED = f"""finished_at IS NOT NULL AND id IN (
+    SELECT job_id FROM events WHERE seq > :began AND kind IN ({_END_KINDS})
+)"""  # noqa: S608 - constants
+_ENDED = f"SELECT status, count(*) AS n FROM jobs WHERE {_JUST_ENDED} GROUP BY status"  # noqa: S608 - constants
+_FAILED = f"SELECT inbox, path, error FROM jobs WHERE status = 'failed' AND {_JUST_ENDED}"  # noqa: S608 - constants
+_LEFT = "SELECT inbox, path, error FROM jobs WHERE status IN ('pending', 'processing')"
+
+
+@dataclass(frozen=True, slots=True)
+class Hindrances:
+    """What kept work from being done when the run ended."""
+
+    pauses: Mapping[PauseCause, str]
+    failing: Sequence[str]  # errors of services that block files
+
+
+class Draining:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        ledger: Ledger,
+        pool: WorkerPool,
+        dispatcher: Dispatcher,
+        intake: Intake,
+        pauses: Pauses,
+        failures: ServiceFailures,
+        clock: Clock,
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._pool = pool
+        self._dispatcher = dispatcher
+        self._intake = intake
+        self._pauses = pauses
+        self._failures = failures
+        self._clock = clock
+
+    async def wait(self, stop_requested: asyncio.Event) -> None:
+        """Wait until all is done, a stop is requested, or no progress was possible for long."""
+        stalled_since: float | None = None
+        while (
+            not stop_requested.is_set()
+            and not self._pool.fatal_diagnosis
+            and not await self.is_drained()
+        ):
+            now = self._clock.monotonic()
+            stalled_since = (stalled_since or now) if await self._is_stalled() else None
+            limit_s = DEVICE_STALLED_S if DEVICE_PAUSE in self._pauses else STALLED_S
+            if stalled_since is not None and now - stalled_since >= limit_s:
+                return
+            await asyncio.sleep(CHECK_S)
+
+    async def is_drained(self) -> bool:
+        """Return whether every readable file has a job and every job has ended."""
+        if not (self._intake.idle and self._dispatcher.idle):
+            return False
+        try:
+            return bool((await self._ledger.query_rows(_UNFINISHED))[0]["n"] == 0)
+        except LedgerError:
+            return False
+
+    async def find_hindrances(self) -> Hindrances:
+        """Return what keeps work from being done now. Call it before the services stop."""
+        pauses = dict(self._pauses.reasons)
+        failing = list(self._list_failing().values())
+        if fatal := self._pool.fatal_diagnosis:
+            pauses[DEVICE_PAUSE] = f"{fatal.what}. {fatal.hint}"
+        if self._intake.refusal:
+            pauses[LEDGER_PAUSE] = self._intake.refusal
+        if await self.is_drained():  # an outbox that no job needs is not a problem
+            pauses = {cause: why for cause, why in pauses.items() if cause.kind is PauseKind.INBOX}
+            failing = []
+        return Hindrances(pauses, failing)
+
+    async def _is_stalled(self) -> bool:
+        """Return whether all remaining work waits for something outside this daemon."""
+        if self._intake.refusal or LEDGER_PAUSE in self._pauses or self._list_failing():
+            return True
+        if not self._intake.idle:
+            return False
+        if DEVICE_PAUSE in self._pauses:
+            return True
+        if self._dispatcher.computing:
+            return False
+        try:
+            waiting = await self._ledger.query_rows(
+                _WAITING, {"now": format_utc(self._clock.utc())}
+            )
+        except LedgerError:
+            return True
+        return all(
+            self._pauses.yields_machine or self._why_held(str(row["inbox"])) for row in waiting
+        )
+
+    def _list_failing(self) -> dict[str, str]:
+        """Return the failing services that block files, with their errors."""
+        needed = {*self._intake.names, self._dispatcher.name}
+        return {name: text for name, text in self._failures.texts.items() if name in needed}
+
+    def _why_held(self, inbox: str) -> str:
+        """Return why no job of this inbox is started; empty if jobs are started."""
+        if all(inbox != configured.name for configured in self._settings.inboxes):
+            return f"its inbox {inbox} is not in the configuration"
+        pauses = self._pauses.reasons.items()
+        return next((reason for cause, reason in pauses if cause.name == inbox), "")
+
+    def build_account(self, hindrances: Hindrances, *, began: int, stopped: bool) -> Drained:
+        """Return the outcome after the services have stopped, with the reason for each job left.
+
+        `began`: the last event before the run. `stopped`: whether a stop was requested.
+        """
+        state = self._settings.state
+        roots = {inbox.name: inbox.path for inbox in self._settings.inboxes}
+        problems = [*hindrances.pauses.values(), *hindrances.failing]
+        of_all = [reason for cause, reason in hindrances.pauses.items() if not cause.name]
+        general = next(iter([*of_all, *hindrances.failing]), "")
+        otherwise = "the daemon was stopped before its turn" if stopped else "it was not done"
+
+        def build_path(row: Row) -> str:
+            return (
+                str(roots[str(row["inbox"])] / str(row["path"]))
+                if row["inbox"] in roots
+                else str(row["path"])
+            )
+
+        def reason(row: Row) -> str:
+            return self._why_held(str(row["inbox"])) or general or str(row["error"] or otherwise)
+
+        try:
+            ended = {
+                str(row["status"]): int(str(row["n"]))
+                for row in query_ledger(state, _ENDED, {"began": began})
+            }
+            failed = [
+                Left(build_path(row), str(row["error"]))
+                for row in query_ledger(state, _FAILED, {"began": began})
+            ]
+            left = [Left(build_path(row), reason(row)) for row in query_ledger(state, _LEFT)]
+        except (LedgerError, QueryError) as error:
+            ended, failed, left = {}, [], []
+            problems = [*problems, str(error)]
+        return Drained(
+            ended=ended,
+            failed=tuple(failed),
+            left=(*left, *self._intake.left()),
+            untaken=tuple(self._intake.untaken),
+            troubles=tuple(problems),
+        )

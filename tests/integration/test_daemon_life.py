@@ -1,0 +1,159 @@
+"""The life of a daemon: a defect in a background task ends it in good order, and reloads leave nothing behind."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from speakeasyd import cli, daemon
+from speakeasyd.config import InboxSettings, LogSettings, Settings, WatchSettings, WorkerSettings
+from speakeasyd.daemon import Daemon
+from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.events import Event
+from speakeasyd.services import reloadable
+from speakeasyd.services.janitor import Janitor
+from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
+from speakeasyd.workers.local_pool import LocalPool
+from tests.conftest import PATIENCE_S, eventually
+from tests.ledgers import create
+
+RELOADS = 3
+
+
+class Broken(Exception):
+    """A defect."""
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setattr(daemon, "LocalPool", partial(LocalPool, target=SCRIPTED))
+    inbox = InboxSettings(path=tmp_path / "inbox", outbox=tmp_path / "outbox")
+    inbox.path.mkdir()
+    create(tmp_path / "ledger.db")
+    FaultScript().write_to(tmp_path)
+    return Settings(
+        state=tmp_path,
+        inboxes=(inbox,),
+        watch=WatchSettings(settle_s=0.1),
+        workers=WorkerSettings(device="cpu"),
+    )
+
+
+def put(settings: Settings, name: str) -> None:
+    (settings.inboxes[0].path / name).write_bytes(name.encode().ljust(PIECE, b"."))
+
+
+def raise_on(kind: EventKind) -> Callable[[Event], None]:
+    def on_event(event: Event) -> None:
+        if event.kind is kind:
+            raise Broken(f"at {kind}")
+
+    return on_event
+
+
+async def test_an_exception_in_the_event_listener_ends_the_daemon(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    main = await Daemon.open(settings, on_event=raise_on(EventKind.JOB_ADDED))
+    put(settings, "a.wav")
+    with pytest.raises(Broken, match=r"at job\.added"):
+        await asyncio.wait_for(main.run(), PATIENCE_S)
+    [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
+    assert "'events' failed" in record.getMessage()
+    assert record.exc_info
+    assert not asyncio.all_tasks() - {asyncio.current_task()}, "all was stopped"
+
+
+async def test_an_exception_in_a_reload_ends_the_daemon(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    def reload_settings() -> Settings:
+        raise Broken("at the reload")
+
+    main = await Daemon.open(settings, reload_settings=reload_settings)
+    main._reload_requested.set()
+    with pytest.raises(Broken, match="at the reload"):
+        await asyncio.wait_for(main.run(), PATIENCE_S)
+    assert "'reloads' failed" in caplog.text
+
+
+async def test_an_exception_ends_a_run_until_drained(settings: Settings) -> None:
+    put(settings, "a.wav")
+    main = await Daemon.open(
+        settings, wait_for_fixes=False, on_event=raise_on(EventKind.JOB_COMPLETED)
+    )
+    with pytest.raises(Broken):
+        await asyncio.wait_for(main.run_until_drained(), PATIENCE_S)
+
+
+PROGRAM = """
+import sys
+from functools import partial
+from speakeasyd import cli, daemon, logs
+from speakeasyd.testing import SCRIPTED
+
+def fail(event):
+    raise RuntimeError("a defect of the listener")
+
+daemon.LocalPool = partial(daemon.LocalPool, target=SCRIPTED)
+logs.EventLogger = lambda: fail
+if __name__ == "__main__":
+    sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_the_command_ends_with_the_status_of_a_defect(settings: Settings) -> None:
+    put(settings, "a.wav")
+    [inbox] = settings.inboxes
+    program = settings.state / "program.py"
+    program.write_text(PROGRAM)
+    places = ["--inbox", inbox.path, "--outbox", inbox.outbox, "--state", settings.state]
+    done = subprocess.run(
+        [sys.executable, program, "run", *places, "--device", "cpu"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == cli.DEFECT, done.stderr
+    assert "a defect: RuntimeError: a defect of the listener" in done.stderr
+
+
+async def test_reloads_stop_each_service_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops = Counter[Janitor]()
+
+    class CountedJanitor(Janitor):
+        async def stop(self) -> None:
+            stops[self] += 1
+            await super().stop()
+
+    monkeypatch.setattr(reloadable, "Janitor", CountedJanitor)
+    levels = iter(["debug", "info", "warning"])
+    reloads: list[Event] = []
+
+    def reload_settings() -> Settings:
+        return settings.model_copy(update={"log": LogSettings(level=next(levels))})
+
+    def on_event(event: Event) -> None:
+        if event.kind is EventKind.CONFIG_RELOADED:
+            reloads.append(event)
+
+    main = await Daemon.open(settings, on_event=on_event, reload_settings=reload_settings)
+    running = asyncio.create_task(main.run())
+    for count in range(1, RELOADS + 1):
+        main._reload_requested.set()
+        await eventually(lambda count=count: len(reloads) == count, "the reload")
+    main._stop_requested.set()
+    assert await asyncio.wait_for(running, PATIENCE_S) == 0
+    changed = [reload.data["now"] for reload in reloads]
+    services = 1 + sum(bool(keys) for keys in changed)
+    assert services > 2
+    assert list(stops.values()) == [1] * services
