@@ -314,6 +314,25 @@ async def test_more_tasks_than_there_is_room_for_wait(build: Build, tmp_path: Pa
         await eventually(bench.has_ended(*many), "the end of the tasks")
 
 
+async def test_an_urgent_task_has_room_though_others_hold_all_slots(
+    build: Build, tmp_path: Path
+) -> None:
+    async with a_pool(build, tmp_path, batch=1) as bench:
+        await bench.has_room()
+        many = range(1, bench.pool.capacity(MODEL) + 1)
+        for job_id in many:
+            bench.write(job_id)
+            bench.pool.submit_task(a_task(job_id))
+        assert bench.pool.capacity(MODEL) == 0
+        room = bench.pool.capacity(MODEL, urgent=True)
+        assert room > 0
+        urgent = many[-1] + 1
+        bench.write(urgent)
+        bench.pool.submit_task(a_task(urgent), urgent=True)
+        assert bench.pool.capacity(MODEL, urgent=True) == room - 1
+        await eventually(bench.has_ended(*many, urgent), "the end of the tasks")
+
+
 async def test_a_task_alone_has_its_worker_to_itself(build: Build, tmp_path: Path) -> None:
     async with a_pool(build, tmp_path, chunk_s=0.01) as bench:
         for job_id in (1, 2, 3):
