@@ -102,10 +102,11 @@ class Workshop:
         warnings: tuple[MediaWarning, ...] = (),
         tracks: tuple[TranscribedTrack, ...] = (),
     ) -> list[Job]:
-        """Files that are in the inbox become jobs whose chunks are all committed, claimed by this boot."""
+        """Files in the inbox become jobs, in this order, claimed, all their chunks committed."""
         wanted = [new_job(self.place, path, options or Options(formats=FORMATS)) for path in paths]
-        added = {one.job_id for one in await self.ledger.add_jobs(wanted)}
-        jobs = [job for job in await self.claimed() if job.id in added]
+        added = [one.job_id for one in await self.ledger.add_jobs(wanted)]
+        claimed = {job.id: job for job in await self.claimed()}
+        jobs = [claimed[job_id] for job_id in added if job_id in claimed]
         for job in jobs:
             await self.transcribed(job, text, *warnings, tracks=tracks)
         return jobs

@@ -110,8 +110,12 @@ async def _fill(path: Path) -> None:
 
 
 async def _claim(ledger: Ledger, *names: str) -> list[Job]:
-    await ledger.add_jobs([a_file(name) for name in names])
-    return await ledger.claim_jobs(len(names))
+    """Claim jobs of these files, in this order whatever the order of the queue."""
+    jobs = []
+    for name in names:
+        await ledger.add_jobs([a_file(name)])
+        jobs += await ledger.claim_jobs(1)
+    return jobs
 
 
 # --- the boundary

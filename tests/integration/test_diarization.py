@@ -26,6 +26,7 @@ from speakeasyd.engine.diarization import SpeakerDetector
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.speaker_models import EMBEDDING, SEGMENTATION
 from speakeasyd.engine.vad import VoiceDetector
+from tests.sources import EveryFolder, refer_to
 
 pytestmark = pytest.mark.real
 
@@ -73,9 +74,9 @@ def write_wav(path: Path, *channels: Samples) -> Path:
 
 def cut_clips(path: Path, **options: object) -> list[Clip]:
     wanted = Options.model_validate({"speakers": "auto"} | options)
-    task = Task(JobId(1), Token("t"), str(path), wanted, "en")
+    task = Task(JobId(1), Token("t"), refer_to(path), wanted, "en")
     method = ChunkSpeakerFinder().choose_method(wanted)
-    found = read_clips(task, VoiceDetector(), lambda _report: None, method)
+    found = read_clips(task, VoiceDetector(), folders=EveryFolder(), find_speakers=method)
     return [item for item in found if isinstance(item, Clip)]
 
 
