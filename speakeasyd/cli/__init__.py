@@ -52,6 +52,8 @@ COMMANDS: Mapping[str, str] = {
     "pause": "Pause all work.",
     "resume": "Resume work after a pause.",
     "search": "Search in transcripts.",
+    "speakers": "Show who speaks in a job, or correct it.",
+    "people": "Manage the people whose voices are recognised.",
     "record": "Record from a microphone into the first inbox.",
     "devices": "List recording devices.",
     "sql": "Query the ledger in SQL, read-only.",

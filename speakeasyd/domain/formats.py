@@ -20,6 +20,7 @@ from speakeasyd.domain.readable_text import (
     join_lines,
     strip_controls,
 )
+from speakeasyd.domain.rttm import render_rttm
 from speakeasyd.domain.transcript import Segment, TranscribedTrack, Transcript
 
 JSON_SCHEMA = "speakeasyd.transcript/1"
@@ -42,6 +43,7 @@ class FormatSpec:
     render: Callable[[Transcript], str | bytes]
     # Written after the others, so that a script which waits for it finds them all
     written_last: bool = False
+    has_text: bool = True  # whether it contains what was said
 
     def render_file(self, transcript: Transcript) -> bytes:
         """Return the bytes of the file. Text is encoded in UTF-8; lone surrogates become `?`."""
@@ -277,9 +279,17 @@ FORMATS: dict[str, FormatSpec] = {
         FormatSpec(
             name="tsv",
             media_type="text/tab-separated-values",
-            description='`start`, `end` in milliseconds, `text`; with `channels = "split"` or '
-            "several tracks also `speaker`.",
+            description="`start`, `end` in milliseconds, `text`; with speakers, "
+            '`channels = "split"` or several tracks also `speaker`.',
             render=_render_tsv,
+        ),
+        FormatSpec(
+            name="rttm",
+            media_type="text/plain",
+            description="Who speaks when, one line for each turn, for tools that measure "
+            "diarization. Empty unless [speakers](speakers.md) are told apart.",
+            render=render_rttm,
+            has_text=False,
         ),
         FormatSpec(
             name="lrc",

@@ -1,14 +1,15 @@
 """Known people and the samples of their voices: biometric data, changed only when a user asks for it."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from speakeasyd.domain.diarization import MODEL
+from speakeasyd.domain.job import Status
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.ledger.speakers import publish_again, store_speakers
 from speakeasyd.ledger.tables import jobs, people, voice_samples
-from speakeasyd.ledger.text_columns import encode_json, parse_speakers
+from speakeasyd.ledger.text_columns import parse_speakers
 from speakeasyd.ledger.writer import Transaction
 
 LONGEST_NAME = 100  # characters
@@ -122,22 +123,26 @@ def _find_person(connection: Connection, name: str) -> int:
 
 
 def _update_speakers(tx: Transaction, person: int, becomes: int | None, name: str) -> list[int]:
-    """Change a person's name and id in the speakers of all jobs. Returns the changed jobs."""
-    columns = select(jobs.c.id, jobs.c.speakers).where(jobs.c.speakers.contains('"person": '))
+    """Change a person's name and id in the speakers of all jobs. Returns the changed jobs.
+
+    Transcripts in which the name changes are published again.
+    """
+    columns = select(jobs.c.id, jobs.c.status, jobs.c.superseded_by, jobs.c.speakers).where(
+        jobs.c.speakers.contains('"person": ')
+    )
     changed: list[int] = []
-    for job_id, column in tx.connection.execute(columns).all():
-        speakers = parse_speakers(column)
-        if any(speaker.person == person for speaker in speakers):
-            new: Sequence[dict[str, object]] = [
-                asdict(
-                    replace(speaker, person=becomes, name=name)
-                    if speaker.person == person
-                    else speaker
-                )
-                for speaker in speakers
-            ]
-            tx.connection.execute(
-                update(jobs).where(jobs.c.id == job_id).values(speakers=encode_json(new))
-            )
-            changed.append(int(job_id))
+    for job in tx.connection.execute(columns).all():
+        speakers = parse_speakers(job.speakers)
+        if all(speaker.person != person for speaker in speakers):
+            continue
+        new = [
+            replace(speaker, person=becomes, name=name) if speaker.person == person else speaker
+            for speaker in speakers
+        ]
+        is_renamed = [one.name for one in new] != [one.name for one in speakers]
+        if is_renamed and job.status == Status.COMPLETED and job.superseded_by is None:
+            publish_again(tx, job.id, new)
+        else:
+            store_speakers(tx, job.id, new)
+        changed.append(int(job.id))
     return changed

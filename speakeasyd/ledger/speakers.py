@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, select, update
@@ -84,7 +84,7 @@ def store_found_speakers(
     """
     require_claim(tx, job_id, token)
     retries.store_speaker_numbers(tx, job_id, found.numbers)
-    values: dict[str, object] = {"speakers": _encode_speakers(found)}
+    values: dict[str, object] = {"speakers": _encode_speakers(found.speakers)}
     if warning:
         columns = select(jobs.c.warning, jobs.c.warning_kinds).where(jobs.c.id == job_id)
         job = tx.connection.execute(columns).one()
@@ -94,8 +94,8 @@ def store_found_speakers(
     tx.connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
 
 
-def _encode_speakers(found: FileSpeakers) -> str:
-    return encode_json([asdict(speaker) for speaker in found.speakers])
+def _encode_speakers(speakers: Sequence[Speaker]) -> str:
+    return encode_json([asdict(speaker) for speaker in speakers])
 
 
 def replace_speakers(
@@ -106,7 +106,9 @@ def replace_speakers(
     The finished transcript stays as it is until then, as in a retry. `expected`: the speakers as
     the caller read them. Raises SpeakeasyError if the job has changed since then or is not completed.
     """
-    columns = select(jobs.c.status, jobs.c.speakers).where(jobs.c.id == job_id)
+    columns = select(jobs.c.status, jobs.c.speakers, jobs.c.superseded_by).where(
+        jobs.c.id == job_id
+    )
     job = tx.connection.execute(columns).one_or_none()
     if job is None:
         raise _unknown_job(job_id)
@@ -115,14 +117,30 @@ def replace_speakers(
             f"job {job_id} is {job.status}, not completed",
             hint="Its speakers can be changed when its transcript is complete.",
         )
+    if job.superseded_by is not None:
+        raise SpeakeasyError(
+            f"a newer version of the file replaced job {job_id}",
+            hint=f"Change the speakers of job {job.superseded_by}.",
+        )
     if parse_speakers(job.speakers) != expected:
         raise SpeakeasyError(f"the speakers of job {job_id} have just changed", hint="Try again.")
-    retries.begin_copy(tx, job_id, [*_AGAIN, "speakers"])
+    publish_again(tx, job_id, found.speakers)
     retries.store_speaker_numbers(tx, job_id, found.numbers)
-    values = _AGAIN | {"available_at": NO_WAIT, "speakers": _encode_speakers(found)}
+
+
+def publish_again(tx: Transaction, job_id: JobId, speakers: Sequence[Speaker]) -> None:
+    """Have the transcript of a completed job published again, with these speakers."""
+    retries.begin_copy(tx, job_id, [*_AGAIN, "speakers"])
+    values = _AGAIN | {"available_at": NO_WAIT, "speakers": _encode_speakers(speakers)}
     tx.connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
-    names = [speaker.label for speaker in found.speakers]
+    names = [speaker.label for speaker in speakers]
     tx.record_event(JobSpeakersChanged(speakers=names), job_id)
+
+
+def store_speakers(tx: Transaction, job_id: JobId, speakers: Sequence[Speaker]) -> None:
+    """Store the table of speakers of a job, without more."""
+    values = {"speakers": _encode_speakers(speakers)}
+    tx.connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
 
 
 def _unknown_job(job_id: JobId) -> SpeakeasyError:

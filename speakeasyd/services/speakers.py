@@ -21,8 +21,7 @@ from speakeasyd.errors import LedgerError, SpeakeasyError
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.people import Person, VoiceSample, check_name
 from speakeasyd.ledger.speakers import JobSpeakers
-
-SHORTEST_SAMPLE_S = 5.0  # seconds of speech
+from speakeasyd.services.voice_samples import SHORTEST_SAMPLE_S
 
 log = logging.getLogger(__name__)
 
@@ -204,3 +203,17 @@ def build_sample(known: JobSpeakers, job_id: JobId, number: int) -> VoiceSample:
     return VoiceSample(
         f"job {job_id}, speaker {number}", speaker.seconds, encode_embedding(embeddings[number])
     )
+
+
+async def remember_speaker(ledger: Ledger, job_id: JobId, number: int, name: str = "") -> None:
+    """Store a sample of the voice of a speaker of a job, to recognise it in other files.
+
+    `name`: the person's; empty: that of the speaker. Raises SpeakeasyError if there is no name, or
+    too little speech.
+    """
+    known = await ledger.load_job_speakers(job_id)
+    sample = build_sample(known, job_id, number)
+    names = {speaker.number: speaker.name for speaker in known.speakers or ()}
+    if not (name or names[number]):
+        raise SpeakeasyError(f"speaker {number} has no name", hint="Give the speaker a name first.")
+    await ledger.add_voice_sample(name or names[number], sample)

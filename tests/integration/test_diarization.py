@@ -210,3 +210,15 @@ def test_a_conversation_comes_out_with_its_speakers(speech: Path, tmp_path: Path
     assert "\tspeaker\n" in (outbox / "talk.tsv").read_text("utf-8")
     shutil.rmtree(inbox)
     inbox.mkdir()
+    voice = write_wav(tmp_path / "voice.wav", np.concatenate(readings(speech, READERS[0], 5)[3:]))
+    run("people", "add", "Anna", voice, "--state", state)
+    run("speakers", 1, "--count", "auto", "--name", "2=Bo", "--state", state)
+    run("once", *folders, *options)
+    paragraphs = (outbox / "talk.txt").read_text("utf-8").split("\n\n")
+    assert [paragraph.partition(":")[0].strip() for paragraph in paragraphs] == ["Anna", "Bo"] * 3
+    assert sorted(path.name for path in outbox.iterdir()) == [
+        "talk.json",
+        "talk.tsv",
+        "talk.txt",
+        "talk.vtt",
+    ]
