@@ -24,6 +24,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -101,9 +102,6 @@ Deed = Literal[
 ]
 
 
-Phase = Literal["load", "canary", "encode", "generate", "align", "vad", "decode", "host"]
-
-
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
     """A fault and its trigger: loading a model, opening a file, or a chunk before it is sent."""
@@ -116,7 +114,7 @@ class InjectedFault:
     after: Deed | None = None  # only after another fault of this kind was injected
     times: int = 1  # how often, over all worker processes; 0: always
     text: str = ""
-    phase: Phase = "generate"
+    phase: Phase = Phase.GENERATE
     status: int = 0
 
 
@@ -453,7 +451,7 @@ class ScriptedHost:
         match fault.do:
             case "fault" | "soft_fault":
                 soft = fault.do == "soft_fault"
-                self._send(Fault(fault.phase, fault.text, tuple(in_flight), soft))
+                self._send(Fault(Phase(fault.phase), fault.text, tuple(in_flight), soft))
                 if not soft:
                     os._exit(_EXIT_FAULT)
                 self._load_model(self._model or "auto")
@@ -479,7 +477,7 @@ class ScriptedHost:
                 blocks.append(bytes(10_000_000))
         except MemoryError as error:
             blocks.clear()
-            self._send(Fault("generate", f"MemoryError: {error}", in_flight))
+            self._send(Fault(Phase.GENERATE, f"MemoryError: {error}", in_flight))
             os._exit(_EXIT_FAULT)
 
     def _send(self, report: Report) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from speakeasyd.cli.finding import Finding, Level
 from speakeasyd.config import Settings
-from speakeasyd.domain.fault import FaultKind, classify_fault
+from speakeasyd.domain.fault import FaultKind, Phase, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.workers.child import set_compute_environment
@@ -28,7 +28,7 @@ def check_devices(settings: Settings) -> Iterator[Finding]:
     gpus, error = found.get("gpus", []), found.get("error", "")
     wanted = settings.workers.device
     if error:
-        diagnosis = classify_fault(phase="load", error=error)
+        diagnosis = classify_fault(phase=Phase.LOAD, error=error)
         about = "engine" if diagnosis.kind is FaultKind.DEFECT else "GPU"
         level = Level.WARN if about == "GPU" and wanted == "cpu" else Level.FAIL
         yield Finding(about, level, f"{diagnosis.what}: {error}", diagnosis.hint)
@@ -103,7 +103,7 @@ def _run_selftest(settings: Settings, device: str) -> Finding:
     arguments = (settings.options.model, json.dumps(asdict(spec)))
     found = run_probe("speakeasyd.engine.selftest", *arguments, deadline_s=SELFTEST_S)
     if error := found.get("error"):
-        diagnosis = classify_fault(phase=found.get("phase"), error=error, device=device)
+        diagnosis = classify_fault(phase=Phase(found.get("phase", "")), error=error, device=device)
         return Finding("engine", Level.FAIL, f"{diagnosis.what}: {error}", diagnosis.hint)
     decoded = f"decoded {found['decoded']:g} s of a sample"
     canary = (

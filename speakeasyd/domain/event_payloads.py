@@ -11,9 +11,11 @@ from typing import Any, ClassVar, Self, cast, dataclass_transform
 from pydantic import ConfigDict
 
 from speakeasyd.domain.event_kinds import EventKind
-from speakeasyd.domain.incidents import ACTION_WORDS, Incident, IncidentAction
+from speakeasyd.domain.fault import Phase
+from speakeasyd.domain.incidents import ACTION_WORDS, Incident, IncidentAction, IncidentKind
 from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.domain.recording import RecorderState
+from speakeasyd.domain.transcript import WarningKind
 
 _payloads: dict[EventKind, type["Payload"]] = {}
 PAYLOADS: Mapping[EventKind, type["Payload"]] = MappingProxyType(_payloads)
@@ -90,7 +92,7 @@ class JobNoted(_Sparse, kind=EventKind.JOB_NOTED):
 class JobTranscribed(Payload, kind=EventKind.JOB_TRANSCRIBED):
     audio_seconds: float
     warning: str | None
-    warning_kinds: list[str]
+    warning_kinds: list[WarningKind]
 
 
 class JobCompleted(Payload, kind=EventKind.JOB_COMPLETED):
@@ -188,9 +190,8 @@ class ModelHeld(Payload, kind=EventKind.MODEL_HELD):
 class IncidentOpened(Payload, kind=EventKind.INCIDENT_OPENED):
     incident_id: int
     chunk: int | None
-    kind: str
-    """Of the fault."""
-    phase: str
+    kind: IncidentKind
+    phase: Phase
     device: str | None
     worker: str | None
     error: str

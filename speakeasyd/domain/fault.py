@@ -35,6 +35,39 @@ class FaultKind(StrEnum):
     """No pattern matches: handled like a lost context."""
 
 
+class Phase(StrEnum):
+    """What was being done when a fault occurred. The value is stored in the ledger."""
+
+    LOAD = "load"
+    """A worker loads a model."""
+    CANARY = "canary"
+    """The loaded model transcribes the canary."""
+    DECODE = "decode"
+    """A file is decoded to samples."""
+    VAD = "vad"
+    """Voice activity is detected."""
+    ENCODE = "encode"
+    """The model encodes the audio of a batch."""
+    GENERATE = "generate"
+    """The model generates text, or detects the language."""
+    ALIGN = "align"
+    """Words get their times."""
+    HOST = "host"
+    """The worker's own code, between the others."""
+    TRANSCRIPTION = "transcription"
+    """A job between its claim and its last chunk: the stall watchdog knows no more."""
+    PUBLICATION = "publication"
+    """The artifacts of a job are written."""
+    UNKNOWN = ""
+    """A worker ended without a report."""
+
+
+LOADING = frozenset({Phase.LOAD, Phase.CANARY})
+"""Phases in which no work is on the device."""
+READING = frozenset({Phase.DECODE, Phase.VAD})
+"""Phases that concern the files being read, not the chunks on the device."""
+
+
 @dataclass(frozen=True, slots=True)
 class Nature:
     """What a kind of fault implies."""
@@ -113,9 +146,9 @@ class _FaultPattern:
 
     pattern: str
     diagnosis: Diagnosis
-    phases: frozenset[str] = frozenset()
+    phases: frozenset[Phase] = frozenset()
 
-    def matches_error(self, phase: str | None, text: str) -> bool:
+    def matches_error(self, phase: Phase, text: str) -> bool:
         return (not self.phases or phase in self.phases) and re.search(
             self.pattern, text, re.IGNORECASE
         ) is not None
@@ -251,7 +284,17 @@ _UNKNOWN = Diagnosis(
     _CRASHED.hint,
 )
 
-_AFTER_LOADING = frozenset({"canary", "encode", "generate", "align", "vad", "decode", "host"})
+_AFTER_LOADING = frozenset(
+    {
+        Phase.CANARY,
+        Phase.ENCODE,
+        Phase.GENERATE,
+        Phase.ALIGN,
+        Phase.VAD,
+        Phase.DECODE,
+        Phase.HOST,
+    }
+)
 """Phases in which such errors are our defects; while loading, a damaged model raises them too."""
 
 _PATTERNS = (
@@ -270,7 +313,7 @@ _PATTERNS = (
     _FaultPattern(r"illegal (memory access|address|instruction)|launch fail|launch timed out|misaligned address|"
           r"hardware stack|invalid program counter|device-side assert|AcceleratorError|CUDA failed with error|"
           r"CUDA error|cuBLAS failed|CUBLAS_STATUS|CUDNN_STATUS|parallel_for failed", _SICK),
-    _FaultPattern(r"InvalidDataError|tuple index out of range", _BAD_FILE, frozenset({"decode"})),
+    _FaultPattern(r"InvalidDataError|tuple index out of range", _BAD_FILE, frozenset({Phase.DECODE})),
     _FaultPattern(r"^ModelUnavailable|Unable to open file '|has an invalid payload size|File \S+ is incomplete|"
           r"Unsupported model binary version|RepositoryNotFound|LocalEntryNotFound", _NO_MODEL),
     _FaultPattern(r"^(ImportError|ModuleNotFoundError|PackageNotFoundError)|"
@@ -295,10 +338,10 @@ _ON_CPU: Mapping[Diagnosis, Diagnosis] = {
 }
 """What a diagnosis of a GPU fault means for a worker on the CPU."""
 
-_BY_PHASE: Mapping[str | None, Diagnosis] = {
+_BY_PHASE: Mapping[Phase, Diagnosis] = {
     # Device errors match patterns of their own; errors about damaged files vary too much for that
-    "load": _NO_MODEL,
-    "canary": _SICK,
+    Phase.LOAD: _NO_MODEL,
+    Phase.CANARY: _SICK,
 }
 """The diagnosis by phase of an error that matches no pattern."""
 
@@ -323,7 +366,7 @@ _STATUSES: Mapping[int, Diagnosis] = {
 
 def classify_fault(
     *,
-    phase: str | None = None,
+    phase: Phase = Phase.UNKNOWN,
     error: str = "",
     last_words: str = "",
     exit_status: int | None = None,
@@ -350,7 +393,7 @@ def classify_fault(
     return _ON_CPU.get(diagnosis, diagnosis) if device == "cpu" else diagnosis
 
 
-def _diagnose_text(phase: str | None, text: str) -> Diagnosis | None:
+def _diagnose_text(phase: Phase, text: str) -> Diagnosis | None:
     return next(
         (pattern.diagnosis for pattern in _PATTERNS if pattern.matches_error(phase, text)), None
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
-from speakeasyd.domain.fault import FaultKind
+from speakeasyd.domain.fault import FaultKind, Phase
 from speakeasyd.domain.job import JobId
 
 STALL: Final = "stall"
@@ -67,7 +67,7 @@ class Incident:
     """A fault as it is recorded."""
 
     kind: IncidentKind
-    phase: str
+    phase: Phase
     device: str | None = None
     worker: str | None = None
     summary: str  # what happened

@@ -34,6 +34,23 @@ class Status(StrEnum):
     """The same content under the same path again; `duplicate_of` names the first job."""
 
 
+class AttemptOutcome(StrEnum):
+    """How an attempt ended. The value is stored in the ledger and returned by the API."""
+
+    COMPLETED = "completed"
+    """The job is completed."""
+    FAILED = "failed"
+    """The job failed, or its retry did."""
+    CANCELLED = "cancelled"
+    """A person or a newer version of the file stopped the job."""
+    RELEASED = "released"
+    """It ended early; the job waits for its next attempt."""
+    CRASHED = "crashed"
+    """Like released: a worker died, or the job made no progress."""
+    INTERRUPTED = "interrupted"
+    """The daemon ended during the attempt."""
+
+
 TRANSITIONS: Mapping[Status, frozenset[Status]] = {
     Status.PENDING: frozenset(
         {Status.PROCESSING, Status.CANCELLED, Status.FAILED, Status.COMPLETED}

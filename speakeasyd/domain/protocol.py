@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId, Signature, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Chunk, MediaWarning, TranscribedTrack
@@ -197,7 +197,7 @@ class TaskFailed:
 class Fault:
     """A failure that is not a file's. Sent before any clean-up, which may end the process."""
 
-    phase: Literal["load", "canary", "encode", "generate", "align", "vad", "decode", "host"]
+    phase: Phase
     error: str  # type and text of the exception
     in_flight: tuple[tuple[JobId, int], ...]  # (job, chunk index) on the device at that moment
     soft: bool = False  # the worker tries a soft restart; else it exits at once

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from speakeasyd.domain.device_health import DeviceState
-from speakeasyd.domain.fault import Diagnosis, FaultKind
+from speakeasyd.domain.fault import Diagnosis, FaultKind, Phase
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.protocol import ChunkStarted, Fault, Report, Task
 
@@ -43,7 +43,7 @@ class WorkerLost:
     device: str
     tasks: tuple[LostTask, ...]
     diagnosis: Diagnosis
-    phase: str | None  # of the reported fault; None without a report
+    phase: Phase  # of the reported fault
     error: str  # of the reported fault; empty without a report
     exit_status: int | None
     last_words: str  # the end of its log
@@ -87,7 +87,7 @@ class WorkerStatus:
 
     name: str
     device: str
-    state: str
+    state: DeviceState
     model: str | None
     pid: int | None  # on the worker's machine, for users only
     tasks: int

@@ -11,6 +11,7 @@ import numpy as np
 
 from speakeasyd.domain.chunking import Chunker, ChunkingRules, ChunkSpan
 from speakeasyd.domain.diarization import ChunkSpeakers
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Opened, Progress, Task
 from speakeasyd.domain.transcript import MediaWarning, TranscribedTrack
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Hole, Lane, Samples
@@ -180,7 +181,7 @@ class _LaneReader:
 
     def add_block(self, block: Samples) -> Iterator[Clip]:
         self._blocks.append(block)
-        with label_phase("vad"):
+        with label_phase(Phase.VAD):
             probabilities = self._activity.process_block(block)
         yield from map(self._build_clip, self._chunker.add_probabilities(probabilities.tolist()))
         self._forget_blocks()

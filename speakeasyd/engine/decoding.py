@@ -13,6 +13,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.speaker_labels import label_segments
 from speakeasyd.domain.text_quality import (
@@ -189,7 +190,7 @@ class Decoder:
         if self._model.device != "cpu":
             features = [np.concatenate(features)]
         # On the CPU, clips are encoded one by one: the data of a batch does not fit the cache
-        with label_phase("encode"):
+        with label_phase(Phase.ENCODE):
             return _join_encoded(
                 [self._model.encode(StorageView.from_array(window)) for window in features]
             )
@@ -208,7 +209,7 @@ class Decoder:
         if not states.shape[1]:  # CTranslate2 would abort the process
             return {}
         encoded = StorageView.from_array(np.ascontiguousarray(states))
-        with label_phase("generate"):
+        with label_phase(Phase.GENERATE):
             found = self._model.detect_language(encoded)[0]
         return {token[2:-2]: probability for token, probability in found}
 
@@ -228,7 +229,7 @@ class Decoder:
         encoded = encoded or self.encode_clips(
             samples, self.fit_window(max(map(len, samples)), way)
         )
-        with label_phase("generate"):
+        with label_phase(Phase.GENERATE):
             results = self._model.generate(
                 encoded,
                 [list(prompt) for prompt in prompts],
@@ -406,7 +407,7 @@ class Decoder:
         encoded = hypothesis.encoded or self.encode_clips(
             [clip], self.fit_window(clip.size, plan.way)
         )
-        with label_phase("align"):
+        with label_phase(Phase.ALIGN):
             return align_words(
                 self._model,
                 self.tokenizer(plan.language),

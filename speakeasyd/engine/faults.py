@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.errors import FileFault
-
-Phase = Literal["load", "canary", "encode", "generate", "align", "vad", "decode", "host"]
 
 
 class EngineFault(Exception):
@@ -14,7 +12,7 @@ class EngineFault(Exception):
 
     def __init__(self, phase: Phase, error: BaseException) -> None:
         super().__init__(f"{type(error).__name__}: {error}")
-        self.phase: Phase = phase
+        self.phase = phase
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from faster_whisper import WhisperModel
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
 from speakeasyd.domain.stepdown import GPU_BATCH
@@ -62,7 +63,7 @@ def load_model(requested: str, spec: WorkerSpec) -> Model:
     replicas = spec.replicas or (_GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
     compute_type = _COMPUTE_TYPE[device] if spec.compute_type == "auto" else spec.compute_type
     heap_retention.return_freed_pages()
-    with label_phase("load"):
+    with label_phase(Phase.LOAD):
         if on_gpu:
             cuda.preload_cublas()
         choice = choose_model(
@@ -74,7 +75,7 @@ def load_model(requested: str, spec: WorkerSpec) -> Model:
         whisper = _create_whisper(choice, spec.device, compute_type, replicas)
     heap_retention.retain_freed_pages()
     decoder = Decoder(whisper)
-    with label_phase("canary"):
+    with label_phase(Phase.CANARY):
         _run_canary(decoder, choice, on_gpu=on_gpu)
     loaded = Loaded(
         requested=requested,

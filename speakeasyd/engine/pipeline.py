@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from ctranslate2 import StorageView
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
@@ -619,7 +620,7 @@ class Pipeline:
         except EngineFault as fault:
             self._halt_on_fault(fault)
         except Exception as error:  # noqa: BLE001 - a defect of ours
-            self._halt_on_fault(EngineFault("host", error))
+            self._halt_on_fault(EngineFault(Phase.HOST, error))
 
     def _halt_on_fault(self, fault: EngineFault) -> None:
         with self._changed:

@@ -8,6 +8,7 @@ import json
 import sys
 from importlib.resources import as_file, files
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.engine.audio import Audio
 from speakeasyd.engine.faults import EngineFault, label_phase
@@ -18,7 +19,7 @@ from speakeasyd.engine.model import load_model
 def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
     """Return the findings as in the module's docstring."""
     try:
-        with label_phase("decode"):
+        with label_phase(Phase.DECODE):
             decoded = _decode_sample()
         loaded = load_model(requested, spec).loaded
     except EngineFault as fault:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-from speakeasyd.domain.fault import classify_fault
+from speakeasyd.domain.fault import Phase, classify_fault
 from speakeasyd.domain.protocol import (
     Drain,
     Drained,
@@ -222,7 +222,7 @@ class WorkerHost:
         except (EOFError, OSError):
             self._leave(EXIT_ORPHAN)
         except Exception as error:  # noqa: BLE001 - unpickling may raise anything, and ends the reader
-            self._report_and_exit(EngineFault("host", error), ())
+            self._report_and_exit(EngineFault(Phase.HOST, error), ())
 
 
 def _free_memory() -> None:

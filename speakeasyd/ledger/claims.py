@@ -29,7 +29,7 @@ from speakeasyd.domain.event_payloads import (
     JobRetryFailed,
     ModelHeld,
 )
-from speakeasyd.domain.job import Job, JobId, Signature, Status, SuspectChunk, Token
+from speakeasyd.domain.job import AttemptOutcome, Job, JobId, Signature, Status, SuspectChunk, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.queue_order import NextJob, QueueTurn
 from speakeasyd.ledger import retries
@@ -184,7 +184,7 @@ def release_claim(
         job_id,
         token,
         Status.PENDING,
-        outcome="crashed" if crash else "released",
+        outcome=AttemptOutcome.CRASHED if crash else AttemptOutcome.RELEASED,
         available_at=available_at or NO_WAIT,
         error_code=error_code,
         error=error,
@@ -204,11 +204,19 @@ def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: 
     """
     require_claim(tx, job_id, token)
     if retries.find_retried(tx.connection, [job_id]):
-        close_attempts(tx, [job_id], outcome="failed", code=code, error=error)
+        close_attempts(tx, [job_id], outcome=AttemptOutcome.FAILED, code=code, error=error)
         retries.restore_finished(tx, [job_id], error=f"{code}: {error}")
         tx.record_event(JobRetryFailed(error_code=code, error=error), job_id)
         return False
-    end_claim(tx, job_id, token, Status.FAILED, outcome="failed", error_code=code, error=error)
+    end_claim(
+        tx,
+        job_id,
+        token,
+        Status.FAILED,
+        outcome=AttemptOutcome.FAILED,
+        error_code=code,
+        error=error,
+    )
     tx.record_event(JobFailed(error_code=code, error=error), job_id)
     return True
 

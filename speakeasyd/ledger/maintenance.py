@@ -16,7 +16,7 @@ from speakeasyd.domain.event_payloads import (
     JobRecovered,
 )
 from speakeasyd.domain.incidents import Incident
-from speakeasyd.domain.job import JobId, Status, Token
+from speakeasyd.domain.job import AttemptOutcome, JobId, Status, Token
 from speakeasyd.domain.retry import BackoffSettings, longest_wait
 from speakeasyd.ledger.tables import (
     NO_WAIT,
@@ -63,7 +63,7 @@ def release_stale_claims(tx: Transaction) -> RecoveredClaims:
         "available_at": NO_WAIT,
     }
     tx.connection.execute(update(jobs).where(jobs.c.id.in_(stale)).values(released))
-    close_attempts(tx, stale, outcome="interrupted")
+    close_attempts(tx, stale, outcome=AttemptOutcome.INTERRUPTED)
     for job_id in stale:
         tx.record_event(JobRecovered(), job_id)
     committed = tx.connection.scalar(

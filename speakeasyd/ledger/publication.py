@@ -8,7 +8,15 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, s
 
 from speakeasyd.domain.diarization import LocalKey, SpeakerTurn, join_turns
 from speakeasyd.domain.event_payloads import JobCompleted
-from speakeasyd.domain.job import EndedJob, JobId, Sighting, Signature, Status, Token
+from speakeasyd.domain.job import (
+    AttemptOutcome,
+    EndedJob,
+    JobId,
+    Sighting,
+    Signature,
+    Status,
+    Token,
+)
 from speakeasyd.domain.naming import build_collision_key
 from speakeasyd.domain.transcript import (
     Artifact,
@@ -249,7 +257,7 @@ def complete_job(
         job_id,
         token,
         Status.COMPLETED,
-        outcome="completed",
+        outcome=AttemptOutcome.COMPLETED,
         progress=1.0,
         error_code=None,
         error=None,

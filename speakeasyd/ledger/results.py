@@ -98,7 +98,7 @@ def mark_transcribed(
     missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in given_up)
     if missing:
         warnings = [*warnings, MediaWarning(WarningKind.LEFT_OUT, f"not transcribed: {missing}")]
-    kinds = sorted({warning.kind.value for warning in warnings})
+    kinds = sorted({warning.kind for warning in warnings})
     update_owned_job(
         tx,
         job_id,

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Column, ColumnElement, ScalarSelect, select, update
 
 from speakeasyd.domain.event_payloads import JobCancelled, JobRetryCancelled
-from speakeasyd.domain.job import JobId, Status, Token
+from speakeasyd.domain.job import AttemptOutcome, JobId, Status, Token
 from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.tables import attempts, jobs
@@ -37,7 +37,13 @@ def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
 
 
 def end_claim(
-    tx: Transaction, job_id: JobId, token: Token, status: Status, *, outcome: str, **values: object
+    tx: Transaction,
+    job_id: JobId,
+    token: Token,
+    status: Status,
+    *,
+    outcome: AttemptOutcome,
+    **values: object,
 ) -> None:
     """End a claim: set the job's `status` and close the attempt with `outcome`. Raises ClaimLost."""
     ended = None if status is Status.PENDING else tx.now
@@ -60,7 +66,7 @@ def close_attempts(
     tx: Transaction,
     job_ids: Sequence[int],
     *,
-    outcome: str,
+    outcome: AttemptOutcome,
     code: object = None,
     error: object = None,
 ) -> None:
@@ -96,7 +102,7 @@ def cancel_jobs(
     cancelled = [JobId(job_id) for job_id in tx.connection.scalars(select(jobs.c.id).where(live))]
     if not cancelled:
         return []
-    close_attempts(tx, cancelled, outcome="cancelled", code=code, error=error)
+    close_attempts(tx, cancelled, outcome=AttemptOutcome.CANCELLED, code=code, error=error)
     restored = retries.restore_finished(tx, cancelled, error=None)
     others = [job_id for job_id in cancelled if job_id not in restored]
     ended = {

@@ -25,6 +25,7 @@ from speakeasyd.server import (
 )
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RESPONSES, RequestRefused
+from speakeasyd.server.event_schema import describe_events
 from speakeasyd.server.guard import (
     COOKIE,
     RequestGuard,
@@ -62,6 +63,7 @@ def create_application(parts: ServerContext) -> ASGIApp:
     app.include_router(health.router)
     app.get("/", include_in_schema=False)(_serve_page)
     app.mount("/static", StaticFiles(directory=PAGE))
+    describe_events(app, "/api/v1/events")
     guarded = RequestGuard(app, parts.settings.server, parts.wrong_tokens)
     origins = parts.settings.server.origins
     return _allow_origins(guarded, origins) if origins else guarded

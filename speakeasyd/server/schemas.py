@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from speakeasyd.domain.incidents import IncidentAction
-from speakeasyd.domain.job import Status
+from speakeasyd.domain.job import AttemptOutcome, Status
 from speakeasyd.domain.pausing import PauseKind
 
 
@@ -64,7 +64,8 @@ class JobAnswer(Answer):
 class Attempt(Answer):
     started_at: str
     ended_at: str | None
-    outcome: str | None
+    outcome: AttemptOutcome | None
+    """null: it is not over."""
     model: str | None
     device: str | None
     error_code: str | None

@@ -30,9 +30,14 @@ APPRISE_S = 60.0  # seconds for a whole message: some services take several requ
 
 @dataclass(frozen=True, slots=True)
 class DeliveryTarget:
-    """A delivery target. `name` is stored in the ledger: it is stable and contains no secret."""
+    """A delivery target.
+
+    `name` is stored in the ledger: it is stable and contains no secret. `label` is what anybody may
+    see: it does not say who receives.
+    """
 
     name: str
+    label: str
     kinds: frozenset[NotificationKind]
     deliver: Callable[[Delivery], Awaitable[Outcome]]
 
@@ -49,7 +54,8 @@ def build_targets(settings: Settings, clock: Clock) -> list[DeliveryTarget]:
 
 
 def _create_webhook_target(settings: WebhookSettings, clock: Clock) -> DeliveryTarget:
-    name = _build_target_name("webhook", settings.url)
+    label = _build_label(settings.url)
+    name = f"webhook {urlsplit(settings.url).hostname} {label}"
     secret = settings.secret.get_secret_value() if settings.secret else None
     threads = ThreadGroup(name)
 
@@ -65,11 +71,12 @@ def _create_webhook_target(settings: WebhookSettings, clock: Clock) -> DeliveryT
             now=clock.utc(),
         )
 
-    return DeliveryTarget(name, frozenset(settings.events), deliver)
+    return DeliveryTarget(name, label, frozenset(settings.events), deliver)
 
 
 def _create_apprise_target(url: str, settings: NotifySettings) -> DeliveryTarget:
-    name = _build_target_name("apprise", url)
+    label = _build_label(url)
+    name = f"apprise {urlsplit(url).scheme} {label}"
     threads = ThreadGroup(name)
 
     async def deliver(delivery: Delivery) -> Outcome:
@@ -78,7 +85,7 @@ def _create_apprise_target(url: str, settings: NotifySettings) -> DeliveryTarget
             APPRISE_S, threads, apprise_messages.send_message, url, title=title, body=body
         )
 
-    return DeliveryTarget(name, frozenset(settings.events), deliver)
+    return DeliveryTarget(name, label, frozenset(settings.events), deliver)
 
 
 def _create_hook_target(settings: Settings) -> DeliveryTarget:
@@ -101,7 +108,7 @@ def _create_hook_target(settings: Settings) -> DeliveryTarget:
             run.kill()
             raise
 
-    return DeliveryTarget("hook", frozenset({NotificationKind.JOB_COMPLETED}), deliver)
+    return DeliveryTarget("hook", "hook", frozenset({NotificationKind.JOB_COMPLETED}), deliver)
 
 
 async def _deliver_within(
@@ -133,7 +140,6 @@ def _build_hook_fields(data: Mapping[str, object], roots: Mapping[str, Path]) ->
     }
 
 
-def _build_target_name(kind: str, url: str) -> str:
-    address = urlsplit(url)
-    service = address.hostname if kind == "webhook" else address.scheme
-    return f"{kind} {service} {hashlib.sha256(url.encode()).hexdigest()[:8]}"
+def _build_label(url: str) -> str:
+    """Return what tells two targets apart without their addresses."""
+    return hashlib.sha256(url.encode()).hexdigest()[:8]

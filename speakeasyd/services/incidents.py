@@ -3,7 +3,7 @@
 import asyncio
 
 from speakeasyd.domain.device_health import DeviceState
-from speakeasyd.domain.fault import Diagnosis, Remedy
+from speakeasyd.domain.fault import Diagnosis, Phase, Remedy
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.worker_pool import DeviceChange, WorkerLost
@@ -43,7 +43,7 @@ class Incidents:
             await self._open_incident(
                 lost,
                 lost.diagnosis,
-                phase=lost.phase or "",
+                phase=lost.phase,
                 error=lost.error,
                 action=_choose_action(lost.then, lost.diagnosis),
                 suspect=_find_suspect(lost),
@@ -69,7 +69,7 @@ class Incidents:
         failure: WorkerLost | DeviceChange,
         diagnosis: Diagnosis,
         *,
-        phase: str,
+        phase: Phase,
         error: str,
         action: IncidentAction,
         suspect: Suspect,

@@ -154,11 +154,8 @@ class DeliverySender(Service):
 
     @property
     def name(self) -> str:
-        """The name without the receiver's address.
-
-        Unauthenticated health probes can see the names of failing services.
-        """
-        return f"delivery {self._target.name.split()[-1]}"
+        """Unauthenticated health probes can see the names of failing services."""
+        return f"delivery {self._target.label}"
 
     async def run_once(self) -> float | None:
         delivery = await self._ledger.find_next_delivery(self._target.name)

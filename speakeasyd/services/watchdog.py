@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.incidents import STALL, Incident, IncidentAction
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, PauseKind
@@ -111,9 +112,9 @@ class StallWatchdog(Service):
 
         A stalled publication does not count as a crash.
         """
-        where = "publication" if job.transcribed else "transcription"
+        phase = Phase.PUBLICATION if job.transcribed else Phase.TRANSCRIPTION
         text = (
-            f"the {where} of {job.path} made no progress for {self._settings.stall_s:g} s or longer"
+            f"the {phase} of {job.path} made no progress for {self._settings.stall_s:g} s or longer"
         )
         is_final = not job.transcribed and job.crashes + 1 >= self._settings.max_attempts
         try:
@@ -136,7 +137,7 @@ class StallWatchdog(Service):
         incident = await self._ledger.open_incident(
             Incident(
                 kind=STALL,
-                phase=where,
+                phase=phase,
                 summary=text,
                 action=IncidentAction.FAIL_JOB if is_final else IncidentAction.RELEASE_JOB,
                 job_id=job.id,

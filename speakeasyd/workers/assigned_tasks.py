@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from speakeasyd.domain.fault import LOADING, READING, Phase
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -89,12 +90,10 @@ class AssignedTasks:
         suspect; while a file is read, the files being read; else the chunks on the device, or the
         files being read if there was no chunk.
         """
-        phase = fault.phase if fault else None
-        blame = blame and phase not in {"load", "canary"}
+        phase = fault.phase if fault else Phase.UNKNOWN
+        blame = blame and phase not in LOADING
         on_device = (
-            blame
-            and phase not in {"decode", "vad"}
-            and any(held.started for held in self._held.values())
+            blame and phase not in READING and any(held.started for held in self._held.values())
         )
         reading = blame and not on_device
         lost = tuple(

@@ -13,6 +13,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Fault, WorkerSpec
 
 ENGINE = "speakeasyd.engine.worker_host:serve_requests"
@@ -43,7 +44,10 @@ def run_child(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None
         with suppress(OSError):
             conn.send(
                 Fault(
-                    "host", f"{type(error).__name__}: {error}", (), traceback=traceback.format_exc()
+                    Phase.HOST,
+                    f"{type(error).__name__}: {error}",
+                    (),
+                    traceback=traceback.format_exc(),
                 )
             )
     sys.stderr.flush()

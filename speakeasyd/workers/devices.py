@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speakeasyd.config import WorkerSettings
-from speakeasyd.domain.fault import classify_fault
+from speakeasyd.domain.fault import Phase, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.workers.child import restrict_visible_devices
 
@@ -138,7 +138,7 @@ def _has_nvidia_driver(traces: tuple[str, ...]) -> bool:
 
 def _explain_no_gpu(found: ProbeResult) -> str:
     if found.error:
-        diagnosis = classify_fault(phase="load", error=found.error)
+        diagnosis = classify_fault(phase=Phase.LOAD, error=found.error)
         what = f"the CPU works instead of the GPU: {diagnosis.what} ({found.error})"
         return f"{what}. {diagnosis.hint}".strip()
     return (

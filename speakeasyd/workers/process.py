@@ -140,8 +140,8 @@ def _deliver_reports(conn: Connection, deliver: Callable[[list[Report]], None]) 
                 reports.append(conn.recv())
         except EOFError:
             return None
-        except OSError as error:  # an incomplete message, or another form of EOF
-            return str(error) if "during message" in str(error) else None
+        except OSError as error:  # the system's errors mean EOF; an incomplete message has no errno
+            return str(error) if error.errno is None else None
         except Exception as error:  # noqa: BLE001 - unpickling raises anything
             return f"{type(error).__name__}: {error}"
         finally:

@@ -13,7 +13,7 @@ from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import RecoverySettings
 from speakeasyd.domain import device_health, recovery
 from speakeasyd.domain.device_health import ACCEPTING, DeviceHealth, DeviceState, RecoveryPolicy
-from speakeasyd.domain.fault import Diagnosis, FaultKind, classify_fault
+from speakeasyd.domain.fault import Diagnosis, FaultKind, Phase, classify_fault
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -290,7 +290,7 @@ class Supervisor:
             or job_id not in self._assigned
             or not isinstance(token, str)
         ):
-            return Fault("host", error, ())
+            return Fault(Phase.HOST, error, ())
         self._send_request(Drop(JobId(job_id)))
         return TaskFailed(JobId(job_id), Token(token), ErrorCode.INTERNAL, error)
 
@@ -369,7 +369,7 @@ class Supervisor:
         """Classify an unexpected exit, report the lost tasks, and start recovery."""
         fault = run.fault
         error = fault.error if fault else exit_.error
-        phase = fault.phase if fault else None
+        phase = fault.phase if fault else Phase.UNKNOWN
         diagnosis = classify_fault(
             phase=phase,
             error=error,
@@ -457,7 +457,7 @@ class Supervisor:
         passed = (
             device_health.ProbePassed()
             if not error
-            else device_health.ProbeFailed(classify_fault(phase="load", error=error))
+            else device_health.ProbeFailed(classify_fault(phase=Phase.LOAD, error=error))
         )
         self._apply_event(passed)
 

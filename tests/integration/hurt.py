@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import ChunkDone, ChunkStarted, Loaded, Loading, Report, WorkerSpec
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.worker_host import serve_requests
@@ -79,7 +80,7 @@ def _serve(
 
 
 def _refuse() -> None:
-    raise EngineFault("generate", RuntimeError(UNSUPPORTED))
+    raise EngineFault(Phase.GENERATE, RuntimeError(UNSUPPORTED))
 
 
 def _allow(more: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.protocol import ChunkDone, Fault, Hello, LanguageFound, Opened, TaskDone
 from speakeasyd.domain.report_check import find_complaint
@@ -26,7 +27,7 @@ CHUNK = Chunk(0, 0.0, 1.0, (SEGMENT,))
         ChunkDone(JOB, TOKEN, CHUNK),
         ChunkDone(JOB, TOKEN, replace(CHUNK, segments=(replace(SEGMENT, text="\ud800\0"),))),
         TaskDone(JOB, TOKEN, 1.0, (MediaWarning(WarningKind.CUT, "cut"),)),
-        Fault("load", "error", ((JOB, 1),)),
+        Fault(Phase.LOAD, "error", ((JOB, 1),)),
     ],
 )
 def test_what_engines_send_is_taken(report: object) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.config import WorkerSettings
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
@@ -47,7 +48,7 @@ def done(job: JobId, index: int) -> ChunkDone:
 
 
 def fault(phase: str) -> Fault:
-    return Fault(phase, "RuntimeError: something", ())  # type: ignore[arg-type] # a parameter of the test
+    return Fault(Phase(phase), "RuntimeError: something", ())
 
 
 @pytest.fixture

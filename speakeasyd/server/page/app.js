@@ -2,6 +2,7 @@
 
 import { ask, listen, send } from "./api.js";
 import { byId, calmly, complain, tell } from "./dom.js";
+import { EventKind, PauseKind, isAboutRecorder } from "./kinds.js";
 import * as job from "./job.js";
 import * as queue from "./queue.js";
 import * as recorder from "./recorder.js";
@@ -14,12 +15,12 @@ const VIEWS = { jobs: queue, job, search };
 const LOOK_MS = 1000,
   LOOK_ANYWAY_MS = 15000;
 const NEWS = {
-  "job.failed": (event) => `Failed: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
-  "batch.completed": (event) => `Batch ${event.data.batch} is done: ${plural(event.data.total, "file")}`,
-  "job.retry_failed": (event) =>
+  [EventKind.JOB_FAILED]: (event) => `Failed: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
+  [EventKind.BATCH_COMPLETED]: (event) => `Batch ${event.data.batch} is done: ${plural(event.data.total, "file")}`,
+  [EventKind.JOB_RETRY_FAILED]: (event) =>
     `Retry failed, the earlier transcript is kept: ${event.data.path ?? `job ${event.job_id}`}: ${event.data.error ?? ""}`,
-  "queue.paused": (event) => `Paused: ${event.data.reason}`,
-  "queue.resumed": () => "Work resumed",
+  [EventKind.QUEUE_PAUSED]: (event) => `Paused: ${event.data.reason}`,
+  [EventKind.QUEUE_RESUMED]: () => "Work resumed",
 };
 let view = null,
   status = null,
@@ -87,7 +88,7 @@ function show(now) {
   upload.offer(now);
   view.status?.(now);
   recorder.offer(now.recorder);
-  const paused = now.paused_by.some(({ kind }) => kind === "person");
+  const paused = now.paused_by.some(({ kind }) => kind === PauseKind.PERSON);
   byId("pause").textContent = paused ? "Resume" : "Pause";
   byId("pause").dataset.wish = paused ? "resume" : "pause";
   entitle();
@@ -113,11 +114,11 @@ listen({
   },
   events: (events) => {
     for (const event of events) {
-      if (event.kind.startsWith("recorder.")) recorder.hear(event);
+      if (isAboutRecorder(event.kind)) recorder.hear(event);
       if (NEWS[event.kind]) tell(NEWS[event.kind](event));
     }
     view.hear?.(events);
-    if (events.some((event) => event.kind !== "recorder.level")) look();
+    if (events.some((event) => event.kind !== EventKind.RECORDER_LEVEL)) look();
   },
 });
 

@@ -2,6 +2,7 @@
 
 import { ask, send } from "./api.js";
 import { bar, calmly, complain, h, redraw } from "./dom.js";
+import { EventKind, Status } from "./kinds.js";
 import { transcript } from "./transcript.js";
 import { clock, joined, plural, size, when } from "./words.js";
 
@@ -65,7 +66,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
   function hear(events) {
     const mine = events.filter((event) => String(event.job_id) === id);
     const meter = head.querySelector("progress"),
-      done = mine.findLast(({ kind }) => kind === "chunk.done");
+      done = mine.findLast(({ kind }) => kind === EventKind.CHUNK_DONE);
     if (meter && done) meter.value = done.data.progress;
     if (mine.length) refresh();
   }
@@ -86,7 +87,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
     renamed();
     draw({ ...job, formats });
     empty.textContent =
-      job.status === "completed"
+      job.status === Status.COMPLETED
         ? "No speech was found."
         : job.finished_at
           ? "No text."
@@ -133,7 +134,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
       " · ",
       when(job.finished_at ?? job.created_at),
     );
-    if (job.status === "processing") yield bar(0, "Progress");
+    if (job.status === Status.PROCESSING) yield bar(0, "Progress");
     if (job.error) yield h("p", { class: "problem" }, job.error);
     if (job.advice) yield h("p", { class: "advice" }, job.advice);
     if (job.warning) yield h("p", { class: "warning" }, job.warning);
@@ -190,7 +191,7 @@ function back(from) {
 }
 
 function* history({ status, attempts, artifacts, incidents }) {
-  if (attempts.length > 1 || status === "failed") {
+  if (attempts.length > 1 || status === Status.FAILED) {
     yield h("h2", {}, plural(attempts.length, "attempt"));
     yield h(
       "ol",

@@ -2,13 +2,14 @@
 
 import { ask, query } from "./api.js";
 import { bar, calmly, complain, h, keep, redraw } from "./dom.js";
+import { EventKind, Status, isAboutJob } from "./kinds.js";
 import * as upload from "./upload.js";
 import { clock, ended, joined, plural, span, when } from "./words.js";
 
 const PAGE = 50,
   REFRESH_MS = 700,
   TYPING_MS = 250;
-const STATUSES = ["pending", "processing", "completed", "failed", "cancelled", "skipped"];
+const STATUSES = Object.values(Status);
 
 export function open(main, { asked, status }) {
   const filter = { status: asked.get("status"), batch: asked.get("batch"), q: asked.get("q") };
@@ -130,7 +131,7 @@ export function open(main, { asked, status }) {
       atWork,
       hidden,
       (job) => job.job_id,
-      (job) => row({ ...job, status: "processing", finished_at: null }),
+      (job) => row({ ...job, status: Status.PROCESSING, finished_at: null }),
     );
     for (const option of options) {
       const count = now.counts[option.value];
@@ -140,11 +141,11 @@ export function open(main, { asked, status }) {
 
   function hear(events) {
     for (const { kind, job_id: id, data } of events) {
-      if (kind !== "chunk.done") continue;
+      if (kind !== EventKind.CHUNK_DONE) continue;
       const meter = (rows.get(id) ?? working.get(id))?.querySelector("progress");
       if (meter) meter.value = data.progress;
     }
-    if (events.some(({ kind }) => kind.startsWith("job."))) refresh();
+    if (events.some(({ kind }) => isAboutJob(kind))) refresh();
   }
 }
 
@@ -191,7 +192,7 @@ function row(job) {
       { href: `#/job/${job.job_id}` },
       h("span", { class: "path" }, named(job.path)),
       h("span", { class: `status ${job.status}` }, job.status),
-      job.status === "processing"
+      job.status === Status.PROCESSING
         ? bar(job.progress, `Progress of ${job.path}`)
         : h("span", { class: "about" }, about(job)),
       when(job.finished_at ?? job.started_at ?? job.created_at),
@@ -200,7 +201,7 @@ function row(job) {
 }
 
 function about(job) {
-  if (job.status === "pending" && Date.parse(job.available_at) > Date.now())
+  if (job.status === Status.PENDING && Date.parse(job.available_at) > Date.now())
     return ["retry at ", when(job.available_at)];
   return (
     job.error ??

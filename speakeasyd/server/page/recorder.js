@@ -2,6 +2,7 @@
 
 import { ask, send } from "./api.js";
 import { byId, complain, tell } from "./dom.js";
+import { EventKind, RecordingPhase } from "./kinds.js";
 import { clock } from "./words.js";
 
 const FLOOR_DB = -60; // lower levels are shown as zero
@@ -21,14 +22,14 @@ export function offer(is) {
 
 export function hear({ kind, data }) {
   show(data);
-  if (kind === "recorder.started") tell("Recording");
-  if (kind === "recorder.failed") complain({ message: `Recording failed: ${data.reason}` });
-  if (kind === "recorder.stopped")
+  if (kind === EventKind.RECORDER_STARTED) tell("Recording");
+  if (kind === EventKind.RECORDER_FAILED) complain({ message: `Recording failed: ${data.reason}` });
+  if (kind === EventKind.RECORDER_STOPPED)
     tell(data.reason ? `Recording ended: ${data.reason}` : "Recording saved to the inbox");
 }
 
 function show({ phase, peak_db: peak, seconds }) {
-  recording = phase === "recording" || phase === "stopping";
+  recording = phase === RecordingPhase.RECORDING || phase === RecordingPhase.STOPPING;
   button.classList.toggle("recording", recording);
   button.textContent = recording ? "Stop" : "Record";
   button.ariaLabel = recording ? "Stop recording" : null;

@@ -2,19 +2,20 @@
 
 import { ask } from "./api.js";
 import { bar, calmly, h, keep, redraw, svg } from "./dom.js";
+import { DeviceState } from "./kinds.js";
 import { ended, plural, size, span, when } from "./words.js";
 
 const STATES = {
-  starting: "is starting",
-  ready: "is ready",
-  busy: "is busy",
-  soft_restarting: "is reloading its model",
-  poisoned: "is being replaced",
-  device_open: "device unavailable",
-  half_open: "is testing its device",
-  cpu_only: "device unavailable; the CPU is used",
-  recycling: "is being recycled",
-  stopped: "has stopped",
+  [DeviceState.STARTING]: "is starting",
+  [DeviceState.READY]: "is ready",
+  [DeviceState.BUSY]: "is busy",
+  [DeviceState.SOFT_RESTARTING]: "is reloading its model",
+  [DeviceState.POISONED]: "is being replaced",
+  [DeviceState.DEVICE_OPEN]: "device unavailable",
+  [DeviceState.HALF_OPEN]: "is testing its device",
+  [DeviceState.CPU_ONLY]: "device unavailable; the CPU is used",
+  [DeviceState.RECYCLING]: "is being recycled",
+  [DeviceState.STOPPED]: "has stopped",
 };
 const HOURS = 24,
   HOUR_MS = 3600e3,

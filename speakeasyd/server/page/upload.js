@@ -2,6 +2,7 @@
 
 import { enter, query } from "./api.js";
 import { bar, byId, h, redraw } from "./dom.js";
+import { Status } from "./kinds.js";
 import { plural, size } from "./words.js";
 
 const THANKS_MS = 10000;
@@ -113,7 +114,7 @@ async function upload(all) {
 }
 
 function conclude(line, { files, taken, refused, wish }) {
-  const known = taken.filter((one) => one.status === "skipped").length;
+  const known = taken.filter((one) => one.status === Status.SKIPPED).length;
   const said = [
     taken.length > known &&
       `${taken.length === 1 ? taken[0].path : plural(taken.length - known, "file")}: in the queue`,
