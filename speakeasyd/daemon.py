@@ -40,9 +40,12 @@ from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.services.watchdog import StallWatchdog
 from speakeasyd.system import notify, signals
 from speakeasyd.system.limits import raise_file_limit
+from speakeasyd.thread_group import ThreadGroup
 from speakeasyd.workers.local_pool import LocalPool
 
 log = logging.getLogger(__name__)
+
+RECORDING_S = 10.0  # seconds for a recording to be finished when the daemon stops
 
 OnEvent = Callable[[Event], None]
 ReloadSettings = Callable[[], Settings]
@@ -307,7 +310,7 @@ class Daemon:
             is_present=partial(self._reloadable.is_present, upload_inbox.name),
             spare=self._settings.state / "recordings",
         )
-        self._stack.push_async_callback(asyncio.to_thread, recorder.stop)
+        self._stack.push_async_callback(_stop_recorder, recorder)
         server = serving.Server(
             current=self._reloadable.current_settings,
             ledger=self._ledger,
@@ -404,3 +407,11 @@ def build_pool(settings: Settings, *, main_loop: MainLoop, clock: Clock) -> Work
         main_loop=main_loop,
         clock=clock,
     )
+
+
+async def _stop_recorder(recorder: Recorder) -> None:
+    """Finish a recording. If its folder does not answer, the next recording publishes it."""
+    try:
+        await ThreadGroup("recorder stop").run_within(RECORDING_S, recorder.stop)
+    except TimeoutError:
+        log.warning("the recording could not be finished: its folder does not answer")

@@ -1,6 +1,6 @@
 """The daemon's components that the server uses."""
 
-import asyncio
+import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +15,15 @@ from speakeasyd.domain.presets import Changes
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.recorder.recorder import Recorder
+from speakeasyd.server.blocking_calls import CallGroups
 from speakeasyd.server.broadcast import LiveBroadcast
+from speakeasyd.server.upload_slots import UploadSlots
 from speakeasyd.server.wrong_tokens import WrongTokens
 from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
 
 Admit = Callable[[str, Sequence[tuple[bytes, str]], Changes, bool], Awaitable[list[AddedJob]]]
 """Arguments: inbox, path and SHA-256 of each file, options, whether a client waits. All or none."""
-UPLOADS_AT_ONCE = 32  # forms that are received: each has files open
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,10 @@ class ServerContext:
     admit: Admit
     is_present: Callable[[str], bool]  # whether an inbox is there and mounted; blocks
     wrong_tokens: WrongTokens = field(default_factory=WrongTokens)
-    uploads: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(UPLOADS_AT_ONCE))
+    uploads: UploadSlots = field(default_factory=UploadSlots)
+    calls: CallGroups = field(default_factory=CallGroups)
+    # in the names of temporary files: tells them from those of earlier runs
+    run_id: str = field(default_factory=lambda: secrets.token_hex(4))
 
     @property
     def settings(self) -> Settings:
@@ -48,7 +52,7 @@ class ServerContext:
         return self.settings.state
 
 
-def _get_context(connection: HTTPConnection) -> ServerContext:
+async def _get_context(connection: HTTPConnection) -> ServerContext:
     parts: ServerContext = connection.app.state.parts
     return parts
 

@@ -1,9 +1,9 @@
 """Jobs, their transcripts and their audio."""
 
-import asyncio
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from io import FileIO
 from itertools import takewhile
 from mimetypes import guess_type
@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
-from starlette.concurrency import run_in_threadpool
 
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.error_hints import find_hint
@@ -105,7 +104,7 @@ async def get_transcript(
     if track is not None:
         told = _find_track(told, track)
     wanted = FORMATS[format or "json"]
-    body = await asyncio.to_thread(wanted.render_file, told)
+    body = await parts.calls.rendering.run(wanted.render_file, told)
     answer = Response(body, media_type=wanted.media_type)
     if format:
         name = f"{Path(str(row['path'])).stem}.{format}"
@@ -133,25 +132,42 @@ _PARTS: dict[int | str, dict[str, Any]] = {
 async def get_audio(parts: Lent, job_id: _Id) -> OpenFileResponse:
     """Return the source, or a range of it. 404: it is no longer in its inbox."""
     await find_job(parts, job_id)
-    wanted = await parts.ledger.clients.run(find_source, parts.state, job_id)
-    opened = await run_in_threadpool(_open_source, parts, wanted) if wanted else None
-    if opened is None:
-        raise RequestRefused(404, "the audio is no longer in the inbox")
-    name, file = opened
-    guessed = guess_type(name)[0] or ""
+    source = await parts.ledger.clients.run(find_source, parts.state, job_id)
+    inbox = next(
+        (one for one in parts.settings.inboxes if source and one.name == source.inbox), None
+    )
+    if source is None or inbox is None:
+        raise RequestRefused(404, _NO_AUDIO)
+    calls = parts.calls.audio(inbox.name)
+    opened = await calls.acquire(_open_source, OpenSource.close, inbox, source)
+    guessed = guess_type(opened.name)[0] or ""
     sound = guessed.startswith(
         ("audio/", "video/")
     )  # nothing that a browser would show as a page of this server
-    return OpenFileResponse(file, media_type=guessed if sound else "application/octet-stream")
+    media_type = guessed if sound else "application/octet-stream"
+    return OpenFileResponse(opened.file, opened.state, calls, media_type=media_type)
 
 
-def _open_source(parts: ServerContext, wanted: SourceFile) -> tuple[str, FileIO] | None:
-    """Open the version that the job is about, in its inbox or archive. Returns its name and file.
+_NO_AUDIO = "the audio is no longer in the inbox"
 
-    The checks apply to the open file, so a replacement or a link is never served.
+
+@dataclass(frozen=True, slots=True)
+class OpenSource:
+    name: str
+    file: FileIO
+    state: os.stat_result
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def _open_source(inbox: InboxSettings, wanted: SourceFile) -> OpenSource:
+    """Open the version that the job is about, in its inbox or archive.
+
+    The checks apply to the open file, so a replacement or a link is never served. Raises
+    RequestRefused: 404 if it is not there.
     """
-    inbox = next((one for one in parts.settings.inboxes if one.name == wanted.inbox), None)
-    for root, path in _list_places(inbox, wanted.path) if inbox else ():
+    for root, path in _list_places(inbox, wanted.path):
         with suppress(OSError, ValueError):
             file = open_below(root, path)
             state = os.fstat(file.fileno())
@@ -159,9 +175,9 @@ def _open_source(parts: ServerContext, wanted: SourceFile) -> tuple[str, FileIO]
                 state.st_size,
                 state.st_mtime_ns,
             ) in wanted.versions:  # a rename keeps both, and so does a copy
-                return path, file
+                return OpenSource(path, file, state)
             file.close()
-    return None
+    raise RequestRefused(404, _NO_AUDIO)
 
 
 def _list_places(inbox: InboxSettings, path: bytes) -> Iterator[tuple[Path, str]]:

@@ -2,17 +2,18 @@
 
 import hashlib
 import secrets
+import threading
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 
 from speakeasyd.durable import sync_file
 from speakeasyd.safe_open import FolderHandle
+from speakeasyd.server.blocking_calls import BlockingCalls, Transfer
 from speakeasyd.server.error_answers import RequestRefused
 
 if TYPE_CHECKING:
@@ -38,9 +39,12 @@ class ReceivedFile:
 class UploadForm:
     """A received form. Its files are in `folder`, which its owner removes: move files to keep."""
 
-    def __init__(self, folder: FolderHandle, *, file_field: str = "") -> None:
+    def __init__(self, folder: FolderHandle, calls: BlockingCalls, *, file_field: str = "") -> None:
         """`file_field`: a part of that name is a file even without a file name."""
         self.folder = folder
+        self._transfer = Transfer(calls)
+        self._lock = threading.Lock()  # held by the thread that writes or closes files
+        self._reader = _FormReader(self)
         self.file_field = file_field.encode()
         self._parts = 0
         self._text: defaultdict[str, list[str]] = defaultdict(list)
@@ -62,25 +66,31 @@ class UploadForm:
         kind, options = parse_options_header(request.headers.get("content-type", ""))
         if kind != b"multipart/form-data" or not options.get(b"boundary"):
             raise RequestRefused(415, "the body must be multipart/form-data")
-        reader = _FormReader(self)
         block = bytearray()
         try:
-            parser = MultipartParser(options[b"boundary"], reader.callbacks)
+            parser = MultipartParser(options[b"boundary"], self._reader.callbacks)
             async for data in request.stream():
                 block += data
                 if len(block) >= BLOCK:
-                    await run_in_threadpool(parser.write, bytes(block))
+                    await self._transfer.run(len(block), self._write, parser, bytes(block))
                     block.clear()
-            await run_in_threadpool(parser.write, bytes(block))
+            await self._transfer.run(len(block), self._write, parser, bytes(block))
             parser.finalize()
         except FormParserError as error:
             raise RequestRefused(400, f"invalid form: {error}") from error
         except ClientDisconnect as error:
             raise RequestRefused(400, "the form is incomplete") from error
-        finally:
-            reader.close()
-        if not reader.ended:
+        if not self._reader.ended:
             raise RequestRefused(400, "the form is incomplete")
+
+    def close(self) -> None:
+        """Close the file of an incomplete form. Blocks while another thread writes to it."""
+        with self._lock:
+            self._reader.close()
+
+    def _write(self, parser: MultipartParser, block: bytes) -> None:
+        with self._lock:
+            parser.write(block)
 
     # --- for the reader, in a thread
 

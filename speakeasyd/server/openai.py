@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
-from starlette.concurrency import run_in_threadpool as in_thread
 
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.formats import FORMATS
@@ -108,9 +107,8 @@ async def create_transcription(
     if job["status"] != Status.COMPLETED:
         raise RequestRefused(422, str(job["error"] or f"the job is {job['status']}"))
     told = await parts.ledger.clients.load_transcript(JobId(taken.job_id))
-    return _build_answer(
-        told, wanted, words="word" in form.get_texts("timestamp_granularities[]"), task=task
-    )
+    words = "word" in form.get_texts("timestamp_granularities[]")
+    return await parts.calls.rendering.run(_build_answer, told, wanted, words=words, task=task)
 
 
 def _read_format(form: UploadForm) -> tuple[str, bool]:
@@ -135,7 +133,7 @@ async def _receive_upload(parts: ServerContext, reception: Reception, task: str)
     inbox = parts.settings.upload_inbox
     changes = check_options(parts, inbox, _read_options(parts, form, task))
     # Under a name that was there before, the same bytes would be a duplicate: each request has a name of its own.
-    name = await in_thread(_complete_name, parts, reception, file)
+    name = await reception.calls.run(_complete_name, parts, reception, file)
     wanted = choose_place(parts, inbox, replace(file, name=_name_upload(name)), folder=FOLDER)
     return (
         await take_upload(parts, inbox, reception, wanted=[wanted], changes=changes, awaited=True)

@@ -1,6 +1,5 @@
 """Recording from the microphone of the daemon's machine."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -30,11 +29,8 @@ async def get_recorder_state(parts: Lent) -> RecorderState:
 @router.get("/devices")
 async def list_devices(parts: Lent) -> Mapping[str, list[Mapping[str, Any]]]:
     """List the recording devices."""
-    return {
-        "devices": [
-            asdict(device) for device in await asyncio.to_thread(parts.recorder.list_devices)
-        ]
-    }
+    devices = await parts.calls.recorder.run(parts.recorder.list_devices)
+    return {"devices": [asdict(device) for device in devices]}
 
 
 @router.post("/start")
@@ -45,7 +41,12 @@ async def start_recording(
     wanted = wish or RecordingRequest()
     limits = RecordingLimits(max_s=wanted.max_s, until_silence_s=wanted.until_silence_s)
     try:
-        return await asyncio.to_thread(parts.recorder.start, device=wanted.device, limits=limits)
+        return await parts.calls.recorder.acquire(
+            parts.recorder.start,
+            lambda _state: parts.recorder.stop(),  # nobody knows of this recording
+            device=wanted.device,
+            limits=limits,
+        )
     except OSError as error:
         raise RequestRefused(
             503, f"the inbox cannot be written: {error.strerror or error}"
@@ -55,4 +56,4 @@ async def start_recording(
 @router.post("/stop")
 async def stop_recording(parts: Lent) -> RecorderState:
     """Stop the recording. Its file is in the inbox before the answer."""
-    return await asyncio.to_thread(parts.recorder.stop)
+    return await parts.calls.recorder.run(parts.recorder.stop)

@@ -29,7 +29,6 @@ from speakeasyd.services.service import Service
 from speakeasyd.system.limits import file_limit
 
 RETRY_S = 15.0  # seconds between attempts to bind the port
-SWEEP_S = 5.0  # seconds to wait for the removal of stale uploads; a network folder may hang
 HEADER_BYTES = 1 << 14  # bytes of a request's header
 LEAVE_S = 2  # seconds for open answers when the daemon stops
 
@@ -83,16 +82,13 @@ class Server(Service):
         self.address = _format_address(listener)
         log.info("the page: %s/", self.address)
         live = asyncio.create_task(self._parts.live.run(), name="live")
-        sweeping = asyncio.create_task(
-            asyncio.to_thread(remove_stale_uploads, self._parts.settings.inboxes), name="sweep"
-        )
         try:
-            await asyncio.wait({sweeping}, timeout=SWEEP_S)
+            await remove_stale_uploads(self._parts)
             await self._serve_listener(listener)
         finally:
             live.cancel()
-            sweeping.cancel()
             listener.close()
+            self._parts.calls.close()
         return RETRY_S
 
     async def _serve_listener(self, listener: socket.socket) -> None:

@@ -1,29 +1,39 @@
 """Sends an open file or a range of it; the path is not looked up again after the checks."""
 
+import logging
+import os
 import re
 from email.utils import formatdate
 from io import FileIO
-from os import fstat
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from speakeasyd.server.blocking_calls import BlockingCalls, Transfer
+from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.guard import IS_HEAD
 
 BLOCK = 1 << 16  # bytes
+
+log = logging.getLogger(__name__)
 
 _RANGE = re.compile(r"bytes=\s*(\d{0,18})-(\d{0,18})")
 
 
 class OpenFileResponse(Response):
-    """Sends and closes the file: 206 for one range; the whole file for several or invalid ranges."""
+    """Sends and closes the file: 206 for one range; the whole file for several or invalid ranges.
 
-    def __init__(self, file: FileIO, *, media_type: str) -> None:
+    If the file cannot be read to its end, the answer stays incomplete: the connection is closed.
+    """
+
+    def __init__(
+        self, file: FileIO, state: os.stat_result, calls: BlockingCalls, *, media_type: str
+    ) -> None:
+        """`state`: of the open file."""
         super().__init__(media_type=media_type)
         self._file = file
-        state = fstat(file.fileno())
+        self._calls = calls
         self._size = state.st_size
         self.headers["accept-ranges"] = "bytes"
         self.headers["last-modified"] = formatdate(state.st_mtime, usegmt=True)
@@ -43,18 +53,25 @@ class OpenFileResponse(Response):
             if not scope.get(IS_HEAD):
                 await self._send_bytes(start, end, send)
             await send({"type": "http.response.body", "body": b""})
+        except (OSError, RequestRefused) as error:
+            log.warning("the audio cannot be read to its end: %s", error)
         finally:
-            await run_in_threadpool(self._file.close)
+            await self._calls.release(self._file.close)
 
     async def _send_bytes(self, start: int, end: int, send: Send) -> None:
-        """Send a range. Raises OSError if the file became shorter, which ends the connection."""
-        await run_in_threadpool(self._file.seek, start)
+        """Send a range. Raises OSError if the file became shorter."""
+        transfer = Transfer(self._calls)
         while start < end:
-            block = await run_in_threadpool(self._file.read, min(BLOCK, end - start))
+            size = min(BLOCK, end - start)
+            block = await transfer.run(size, self._read_at, start, size)
             if not block:
                 raise OSError("the file became shorter while it was sent")
             start += len(block)
             await send({"type": "http.response.body", "body": block, "more_body": True})
+
+    def _read_at(self, start: int, size: int) -> bytes:
+        self._file.seek(start)
+        return self._file.read(size)
 
     def _choose_range(self, headers: Headers) -> tuple[int, int]:
         """Return the first byte and the one after the last. Sets the status."""

@@ -1,30 +1,32 @@
 """Uploads: files are stored in the inbox and added to the ledger before the answer."""
 
+import asyncio
 import logging
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, groupby
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from shutil import rmtree
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter, ValidationError
-from starlette.concurrency import run_in_threadpool as in_thread
 
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.naming import make_component
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.pausing import LEDGER_PAUSE
+from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.presets import Changes, Presets
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.ledger.job_details import files_with_bytes
 from speakeasyd.safe_open import FolderHandle, LinkRefused
+from speakeasyd.server.blocking_calls import BlockingCalls
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.multipart import ReceivedFile, UploadForm
@@ -102,6 +104,61 @@ class Reception:
 
     form: UploadForm
     root: FolderHandle
+    calls: BlockingCalls  # for everything in this inbox
+
+
+class Staging:
+    """A temporary folder of the inbox for the files of one upload, and open handles of both."""
+
+    def __init__(self, parts: ServerContext, inbox: InboxSettings) -> None:
+        """Create the folder.
+
+        Raises RequestRefused: 503 if the inbox is missing or not mounted; OSError.
+        """
+        with ExitStack() as stack:
+            self.root = stack.enter_context(FolderHandle.open(inbox.path))
+            _require_inbox(parts, inbox, self.root)
+            prefix = f"{STAGING}{parts.run_id}-"
+            self.folder = stack.enter_context(self.root.temporary_folder(prefix))
+            self._stack = stack.pop_all()
+
+    def close(self) -> None:
+        """Remove the folder with the files in it."""
+        self._stack.close()
+
+
+class Placement:
+    """The files of an upload at their places in the inbox, and a handle of the inbox of its own."""
+
+    def __init__(self, root: FolderHandle) -> None:
+        self._root = root.open_below("")
+        self.files: list[Placed] = []
+
+    def close(self) -> None:
+        self._root.close()
+
+    def take_back(self) -> None:
+        """Remove the files of a refused upload."""
+        with self._root:
+            for one in self.files:
+                if one.moved and not any(
+                    _removed(self._root, one.path) for _ in range(TAKE_BACK_TRIES)
+                ):
+                    log.warning("cannot remove %r of a refused upload from the inbox", one.path)
+
+    def open_folder(self, folder: str) -> FolderHandle:
+        """Open a folder of the inbox, or create it.
+
+        Raises RequestRefused: 422 if it is a link or no folder; OSError.
+        """
+        try:
+            return self._root.open_below(folder, create=True)
+        except LinkRefused as error:
+            raise RequestRefused(
+                422, f"{folder!r} contains a link, which may lead out of the inbox"
+            ) from error
+        except NotADirectoryError as error:
+            raise RequestRefused(422, f"{folder!r} is not a folder") from error
 
 
 @router.post("/batches", status_code=201, openapi_extra=_BODY)
@@ -136,34 +193,24 @@ async def receive_files(
 
     Raises RequestRefused: 503 while the inbox or the ledger is unavailable.
     """
-    if parts.uploads.locked():
-        raise RequestRefused(503, "too many uploads at once", hint="Retry later.")
-    if reason := parts.pauses.reasons.get(LEDGER_PAUSE):
-        raise RequestRefused(503, reason, hint="Nothing was stored. Retry later.")
-    async with parts.uploads, AsyncExitStack() as stack:
+    for cause in (LEDGER_PAUSE, PauseCause(PauseKind.INBOX, inbox.name)):
+        if reason := parts.pauses.reasons.get(cause):
+            raise RequestRefused(503, reason, hint="Nothing was stored. Retry later.")
+    calls = parts.calls.uploads(inbox.name)
+    with parts.uploads.take(inbox.name):
         try:
-            root = await in_thread(_open_inbox, parts, inbox)
-            stack.push_async_callback(in_thread, root.close)
-            staging = root.temporary_folder(STAGING)
-            form = UploadForm(await in_thread(staging.__enter__), file_field=file_field)
-            stack.push_async_callback(in_thread, staging.__exit__, None, None, None)
-            await form.receive_form(request)
-            yield Reception(form, root)
+            staging = await calls.acquire(Staging, Staging.close, parts, inbox)
+            form = UploadForm(staging.folder, calls, file_field=file_field)
+            try:
+                await form.receive_form(request)
+                yield Reception(form, staging.root, calls)
+            finally:
+                await calls.release(form.close)
+                await calls.release(staging.close)
         except OSError as error:
             raise RequestRefused(
                 503, f"the inbox cannot be written: {error.strerror or error}"
             ) from error
-
-
-def _open_inbox(parts: ServerContext, inbox: InboxSettings) -> FolderHandle:
-    """Open the inbox folder. Raises RequestRefused: 503 if it is missing or not mounted."""
-    root = FolderHandle.open(inbox.path)
-    try:
-        _require_inbox(parts, inbox, root)
-    except BaseException:
-        root.close()
-        raise
-    return root
 
 
 def _require_inbox(parts: ServerContext, inbox: InboxSettings, root: FolderHandle) -> None:
@@ -196,10 +243,20 @@ def choose_place(
     return wanted
 
 
-def remove_stale_uploads(inboxes: Iterable[InboxSettings]) -> None:
-    """Remove what a crash left of uploads."""
-    for left in chain.from_iterable(inbox.path.glob(f"{STAGING}*") for inbox in inboxes):
-        rmtree(left, ignore_errors=True)
+async def remove_stale_uploads(parts: ServerContext) -> None:
+    """Remove what a crash left of uploads. A folder that does not answer delays no other."""
+    sweeps = (
+        parts.calls.uploads(inbox.name).release(partial(_remove_stale, inbox.path, parts.run_id))
+        for inbox in parts.settings.inboxes
+    )
+    await asyncio.gather(*sweeps)
+
+
+def _remove_stale(inbox: Path, run_id: str) -> None:
+    """`run_id`: of the present uploads, which stay."""
+    for left in inbox.glob(f"{STAGING}*"):
+        if not left.name.startswith(f"{STAGING}{run_id}-"):
+            rmtree(left, ignore_errors=True)
 
 
 async def take_upload(
@@ -216,21 +273,26 @@ async def take_upload(
     A file gets a number if its name is taken.
     """
     known = await _known_paths(parts, inbox, wanted, changes)
-    placed = await in_thread(_place_all, reception, wanted, known)
+    calls = reception.calls
+    placement = await calls.acquire(_place_all, Placement.take_back, reception, wanted, known)
     try:
-        await in_thread(_require_inbox, parts, inbox, reception.root)
-        files = [(os.fsencode(one.path), one.file.sha256) for one in placed]
+        await calls.run(_require_inbox, parts, inbox, reception.root)
+        files = [(os.fsencode(one.path), one.file.sha256) for one in placement.files]
         added = await parts.admit(inbox.name, files, changes, awaited)
-    except Exception as error:  # not a cancellation: the ledger may have taken them by then
-        await in_thread(_take_back, reception.root, placed)
+    except asyncio.CancelledError:  # the ledger may have taken them by then
+        await calls.release(placement.close)
+        raise
+    except Exception as error:
+        await calls.release(placement.take_back)
         if isinstance(error, FileFault) and error.code in _AWAY:
             raise RequestRefused(
                 503, f"the inbox lost a file: {error}", hint="Retry later."
             ) from error
         raise
+    await calls.release(placement.close)
     return [
         Taken(path=one.path, bytes=one.file.bytes, job_id=job.job_id, status=job.status)
-        for one, job in zip(placed, added, strict=True)
+        for one, job in zip(placement.files, added, strict=True)
     ]
 
 
@@ -316,30 +378,20 @@ def _sanitize_path(file: ReceivedFile, folder: str) -> Wanted:
 
 def _place_all(
     reception: Reception, wanted: Sequence[Wanted], known: frozenset[tuple[str, str]]
-) -> list[Placed]:
+) -> Placement:
     """Move the files of a form durably: all or none."""
-    placed: list[Placed] = []
+    placement = Placement(reception.root)
     try:
         for folder, group in groupby(wanted, key=lambda one: one.folder):
-            with _open_folder(reception.root, folder) as handle:
-                placer = _Placer(reception.form.folder, handle, known, {one.path for one in placed})
-                placed.extend(map(placer.place, group))
+            with placement.open_folder(folder) as handle:
+                used = {one.path for one in placement.files}
+                placer = _Placer(reception.form.folder, handle, known, used)
+                placement.files.extend(map(placer.place, group))
                 handle.sync()
     except BaseException:
-        _take_back(reception.root, placed)
+        placement.take_back()
         raise
-    return placed
-
-
-def _open_folder(root: FolderHandle, folder: str) -> FolderHandle:
-    try:
-        return root.open_below(folder, create=True)
-    except LinkRefused as error:
-        raise RequestRefused(
-            422, f"{folder!r} contains a link, which may lead out of the inbox"
-        ) from error
-    except NotADirectoryError as error:
-        raise RequestRefused(422, f"{folder!r} is not a folder") from error
+    return placement
 
 
 class _Placer:
@@ -402,13 +454,6 @@ def numbered(name: str, number: int) -> str:
     ending = f" ({number}){plain.suffix}"
     room = NAME_LIMIT - len(os.fsencode(ending))
     return os.fsencode(plain.stem)[:room].decode("utf-8", "ignore") + ending
-
-
-def _take_back(root: FolderHandle, placed: Iterable[Placed]) -> None:
-    """Remove the files of a refused upload."""
-    for one in placed:
-        if one.moved and not any(_removed(root, one.path) for _ in range(TAKE_BACK_TRIES)):
-            log.warning("cannot remove %r of a refused upload from the inbox", one.path)
 
 
 def _removed(root: FolderHandle, path: str) -> bool:

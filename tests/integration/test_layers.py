@@ -4,7 +4,8 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+
+import pytest
 
 from tests.conftest import REPOSITORY
 
@@ -29,43 +30,139 @@ def test_the_parent_never_loads_the_models_libraries() -> None:
 
 LOCAL_CALLS = {
     ("daemon.py", "import_module"),
-    ("daemon.py", "to_thread"),
     ("ledger/clients.py", "self._threads.shutdown"),
     ("ledger/ledger.py", "self._readers.shutdown"),
     ("services/janitor.py", "back_up_on_schedule"),
     ("services/publisher.py", "_render_formats"),
-    ("server/jobs.py", "wanted.render_file"),
     ("services/speakers.py", "apply_change"),
     ("services/speakers.py", "find_file_speakers"),
-    ("server/recording.py", "parts.recorder.list_devices"),
-    ("server/recording.py", "parts.recorder.start"),
-    ("server/recording.py", "parts.recorder.stop"),
-    ("server/service.py", "remove_stale_uploads"),
+    ("server/app.py", "FileResponse"),  # both send files of the installed package
+    ("server/app.py", "StaticFiles"),
 }
-"""What may use the event loop's shared executor: local, bounded work, by module and function.
+"""What may use the event loop's shared executor or anyio's threads: local, bounded work, by module and function.
 
-Its few threads serve the whole daemon, and the process waits for them at its end. Whatever waits for others (a network,
-a folder that may be on a server, a device, a user's command) runs in a `ThreadGroup`.
+Their few threads serve the whole daemon, and the process waits for them at its end. Whatever waits for others (a
+network, a folder that may be on a server, a device, a user's command) runs in a `ThreadGroup`.
 """
+
+SHARED = {
+    *("to_thread", "run_in_executor", "set_default_executor"),
+    *(
+        "getaddrinfo",
+        "getnameinfo",
+        "open_connection",
+        "create_connection",
+        "create_datagram_endpoint",
+    ),
+    *("run_in_threadpool", "iterate_in_threadpool", "run_sync", "start_blocking_portal"),
+    *(
+        "FileResponse",
+        "StaticFiles",
+        "UploadFile",
+        "File",
+        "Form",
+        "BackgroundTask",
+        "BackgroundTasks",
+    ),
+    *("Jinja2Templates", "WSGIMiddleware", "SpooledTemporaryFile"),
+}
+"""Names of asyncio, anyio and starlette whose calls run in shared threads, name look-ups included."""
+
+OTHER_PROCESSES = {"cli", "engine"}  # packages that do not run on the daemon's loop
 
 
 def test_only_named_local_calls_use_the_shared_executor() -> None:
-    used = set()
-    for file in sorted((REPOSITORY / "speakeasyd").rglob("*.py")):
-        module = file.relative_to(REPOSITORY / "speakeasyd").as_posix()
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Attribute) and node.attr in {"to_thread", "run_in_executor"}:
-                used |= {(module, name) for name in _find_shared_calls(file, node)}
-    assert used <= LOCAL_CALLS, used - LOCAL_CALLS
+    used = {
+        (file.relative_to(REPOSITORY / "speakeasyd").as_posix(), name)
+        for file in sorted((REPOSITORY / "speakeasyd").rglob("*.py"))
+        if file.parent.name not in OTHER_PROCESSES
+        for name in _find_shared_calls(ast.parse(file.read_text(encoding="utf-8")))
+    }
+    assert used == LOCAL_CALLS
 
 
-def _find_shared_calls(file: Path, used: ast.Attribute) -> Iterator[str]:
-    """What is given to the shared executor here; a use that is no plain call counts by its own name."""
-    for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        is_call = isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute)
-        if is_call and (call.func.lineno, call.func.col_offset) == (used.lineno, used.col_offset):
-            executor = call.args[0] if used.attr == "run_in_executor" else None
-            if executor is None or (isinstance(executor, ast.Constant) and executor.value is None):
-                yield ast.unparse(call.args[0 if executor is None else 1])
-            return
-    yield used.attr
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("await asyncio.to_thread(read, path)", {"read"}),
+        ("await loop.run_in_executor(None, look.up, name)", {"look.up"}),
+        ("await loop.run_in_executor(executor=None, func=read)", {"run_in_executor"}),
+        ("await loop.run_in_executor(self._threads, read)", set()),
+        ("run = asyncio.to_thread", {"to_thread"}),
+        ("from asyncio import to_thread as thread", {"to_thread"}),
+        ("from starlette.concurrency import run_in_threadpool", {"run_in_threadpool"}),
+        ("await anyio.to_thread.run_sync(read)", {"read", "to_thread"}),
+        ("import anyio", {"anyio"}),
+        ("from anyio import Path", {"anyio"}),
+        ("await loop.getaddrinfo(host, port)", {"host"}),
+        ("form = await request.form()", {"request.form"}),
+    ],
+)
+def test_every_way_to_the_shared_executor_is_found(source: str, found: set[str]) -> None:
+    tree = ast.parse(f"async def main():\n    {source}")
+    assert set(_find_shared_calls(tree)) == found
+
+
+def _find_shared_calls(tree: ast.Module) -> Iterator[str]:
+    """What is given to shared threads; a use that is no plain call counts by its own name."""
+    calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(attr="form", value=ast.Name(id="request")):
+                yield "request.form"
+            case ast.Attribute(attr="run_in_executor") if call := calls.get(id(node)):
+                yield from _find_executor_call(call)
+            case ast.Attribute(attr=name) if name in SHARED:
+                call = calls.get(id(node))
+                yield ast.unparse(call.args[0]) if call and call.args else name
+            case ast.ImportFrom(module=str(module)) if module.partition(".")[0] == "anyio":
+                yield "anyio"
+            case ast.Import(names=names):
+                yield from ("anyio" for one in names if one.name.partition(".")[0] == "anyio")
+            case ast.ImportFrom(names=names):
+                yield from (one.name for one in names if one.name in SHARED)
+
+
+def _find_executor_call(call: ast.Call) -> Iterator[str]:
+    match call.args:
+        case [ast.Constant(value=None), function, *_]:
+            yield ast.unparse(function)
+        case []:
+            yield "run_in_executor"
+
+
+def test_no_endpoint_and_no_dependency_runs_in_a_shared_thread() -> None:
+    """FastAPI runs those that are not coroutines in anyio's threads."""
+    checked = 0
+    for file in sorted((REPOSITORY / "speakeasyd" / "server").glob("*.py")):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        functions = {node.name: node for node in ast.walk(tree) if isinstance(node, FUNCTIONS)}
+        for name in _find_handlers(tree):
+            assert isinstance(functions.get(name), ast.AsyncFunctionDef), f"{file.name}: {name}"
+            checked += 1
+    assert checked > 30
+
+
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _find_handlers(tree: ast.Module) -> Iterator[str]:
+    """Names of what FastAPI calls: endpoints, dependencies, handlers of errors."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
+                yield from (name for one in node.decorator_list if _is_of_router(one))
+            case ast.Call(func=ast.Name(id="Depends" | "Security"), args=[what, *_]):
+                yield ast.unparse(what)
+            case ast.Call(func=ast.Attribute(attr="add_exception_handler"), args=[_, what]):
+                yield ast.unparse(what)
+            case ast.Call(func=ast.Call() as made, args=[what]) if _is_of_router(made):
+                yield ast.unparse(what)
+
+
+def _is_of_router(made: ast.expr) -> bool:
+    """Whether it is `router.get(...)`, `app.get(...)` or the like."""
+    match made:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="router" | "app" | "api"))):
+            return True
+    return False

@@ -122,3 +122,41 @@ def test_the_process_ends_although_a_call_does_not() -> None:
         check=True,
     )
     assert ended.stdout == "left\n"
+
+
+async def test_a_result_that_comes_too_late_is_released() -> None:
+    group = ThreadGroup("test")
+    answer, released = threading.Event(), threading.Event()
+    results: list[str] = []
+
+    def acquire() -> str:
+        answer.wait()
+        return "an open file"
+
+    def release(result: str) -> None:
+        results.append(result)
+        released.set()
+
+    with pytest.raises(TimeoutError):
+        await group.acquire_within(0.01, acquire, release)
+    answer.set()
+    await asyncio.wait_for(asyncio.to_thread(released.wait), TEST_LIMIT_S)
+    assert results == ["an open file"]
+    assert await group.acquire_within(TEST_LIMIT_S, lambda: "wanted", release) == "wanted"
+    assert results == ["an open file"]
+
+
+async def test_a_result_is_released_if_its_caller_is_cancelled_before_it_is_taken() -> None:
+    group = ThreadGroup("test")
+    returned, released = threading.Event(), threading.Event()
+    caller = asyncio.create_task(
+        group.acquire_within(TEST_LIMIT_S, returned.set, lambda _result: released.set())
+    )
+    await asyncio.sleep(0)
+    returned.wait(TEST_LIMIT_S)  # the loop does not run meanwhile: it cannot take the result
+    while not group._idle:
+        pass
+    caller.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await caller
+    await asyncio.wait_for(asyncio.to_thread(released.wait), TEST_LIMIT_S)
