@@ -24,7 +24,7 @@ from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate_ledger
-from speakeasyd.ledger.queries import LEDGER
+from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.loop import MainLoop
 from speakeasyd.recorder.recorder import Recorder, publish_to_hub
 from speakeasyd.services.dispatcher import Dispatcher

@@ -17,6 +17,8 @@ from speakeasyd.domain.transcript import Artifact, Chunk, Segment
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.readonly import LEDGER, query_readonly
+from speakeasyd.ledger.rows import Parameters, Row
 from speakeasyd.testing import ManualClock
 
 _MANY = """
@@ -127,6 +129,11 @@ async def finish(ledger: Ledger, job: Job, *texts: str, language: str = "en") ->
     )
     await ledger.mark_transcribed(job.id, job.token, audio_seconds=60.0)
     await ledger.complete_job(job.id, job.token, [an_artifact(f"{job.id}.txt")])
+
+
+def query_ledger(state: Path, sql: str, parameters: Parameters = ()) -> list[Row]:
+    """The rows of a query to the ledger in this state folder."""
+    return query_readonly(state / LEDGER, sql, parameters)
 
 
 async def status(ledger: Ledger, job_id: int) -> dict[str, Any]:

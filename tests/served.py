@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from speakeasyd.ledger.queries import query_ledger
 from tests.conftest import PATIENCE_S, REPOSITORY
+from tests.ledgers import query_ledger
 
 MEMO = REPOSITORY / "speakeasyd" / "data" / "samples" / "voice_memo.flac"
 

@@ -20,10 +20,11 @@ from speakeasyd.clock import format_utc
 from speakeasyd.config import Settings
 from speakeasyd.errors import LedgerMissing
 from speakeasyd.ledger.failures import find_owner
+from speakeasyd.ledger.job_lists import count_jobs
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.ledger.migrate import require_local_filesystem
 from speakeasyd.ledger.overview import find_pauses
-from speakeasyd.ledger.queries import LEDGER, query_ledger
+from speakeasyd.ledger.readonly import LEDGER, read_ledger
 from speakeasyd.mounts import SILENT, find_filesystem_type
 
 LOW, EMPTY = 2 << 30, 200 << 20  # bytes of free disk
@@ -88,21 +89,19 @@ def check_ledger(settings: Settings) -> Iterator[Finding]:
     file = settings.state / LEDGER
     try:
         require_local_filesystem(file)
-        jobs = query_ledger(
-            settings.state, "SELECT count(*) AS n, max(created_at) AS last FROM job_status"
-        )[0]
+        jobs = read_ledger(settings.state, count_jobs)
     except LedgerMissing:
         yield Finding("ledger", Level.OK, f"{file}, not there before the first start")
     else:
         size = file.stat().st_size / 2**20
-        yield Finding("ledger", Level.OK, f"{file}, {jobs['n']} jobs, {size:.1f} MB")
-        yield _check_clock(jobs["last"])
+        yield Finding("ledger", Level.OK, f"{file}, {jobs.number} jobs, {size:.1f} MB")
+        yield _check_clock(jobs.newest_at)
 
 
-def _check_clock(last: object) -> Finding:
+def _check_clock(last: str | None) -> Finding:
     """Times in the ledger must not run ahead of the clock."""
     now = datetime.now(UTC)
-    if last is not None and str(last) > format_utc(now):
+    if last is not None and last > format_utc(now):
         return Finding(
             "clock",
             Level.WARN,

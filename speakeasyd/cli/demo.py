@@ -19,19 +19,11 @@ from speakeasyd.config import Settings
 from speakeasyd.domain.event_kinds import JOB_ENDED, EventKind
 from speakeasyd.errors import StartError
 from speakeasyd.events import Event
-from speakeasyd.ledger.queries import query_ledger
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.job_lists import EXAMPLES, list_results
+from speakeasyd.ledger.readonly import read_ledger
+from speakeasyd.ledger.rows import Row
 
 SETTLE_S = 0.5  # seconds: nobody else writes here
-QUERIES = (
-    "SELECT path, status, audio_seconds, compute_seconds FROM job_status",
-    "SELECT path, text FROM transcript_text",
-    "SELECT batch, completed, failed, progress FROM batch_progress",
-)
-_ENDED = """
-    SELECT job_status.path, status, error, warning, audio_seconds, compute_seconds, model, text
-    FROM job_status LEFT JOIN transcript_text USING (job_id) ORDER BY job_status.job_id
-"""
 
 
 def command(
@@ -157,7 +149,7 @@ class _ProgressDisplay:
 
 def _print_results(settings: Settings, log: Path, out: Console) -> None:
     outbox = settings.inboxes[0].outbox
-    for job in query_ledger(settings.state, _ENDED):
+    for job in read_ledger(settings.state, list_results):
         out.print(Text(f"\n{job['path']}  ", "bold cyan") + Text(_format_speed(job), "dim"))
         out.print(
             Text(
@@ -171,7 +163,7 @@ def _print_results(settings: Settings, log: Path, out: Console) -> None:
         out.print(f"  {file.relative_to(outbox)}", markup=False)
     out.print("Log", log, style="bold", soft_wrap=True)
     out.print("\nThe ledger answers SQL; try", style="bold")
-    for query in QUERIES:
+    for query in EXAMPLES:
         out.print(
             f'  speakeasyd sql "{query}" --state "{settings.state}"', markup=False, soft_wrap=True
         )

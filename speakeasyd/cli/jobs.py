@@ -7,14 +7,9 @@ import typer
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console, format_duration, print_json, print_rows
 from speakeasyd.domain.job import Status
-from speakeasyd.ledger.queries import query_ledger
-from speakeasyd.ledger.readonly import Row
-
-_JOBS = """
-    SELECT * FROM job_status
-    WHERE (:status IS NULL OR status = :status) AND (:batch IS NULL OR batch = :batch)
-    ORDER BY job_id DESC LIMIT :limit
-"""
+from speakeasyd.ledger.job_lists import list_jobs
+from speakeasyd.ledger.readonly import read_ledger
+from speakeasyd.ledger.rows import Row
 
 
 def command(
@@ -32,7 +27,8 @@ def command(
 ) -> int:
     """List jobs, the latest first."""
     settings = given.load_settings(config, given.Flags(state=state))
-    rows = query_ledger(settings.state, _JOBS, {"status": status, "batch": batch, "limit": limit})
+    filters = {"status": status, "batch": batch}
+    rows = read_ledger(settings.state, list_jobs, filters, limit=limit)
     if as_json:
         print_json(rows)
     elif rows:

@@ -9,7 +9,7 @@ import typer
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import print_text
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.queries import LEDGER
+from speakeasyd.ledger.readonly import LEDGER
 
 command = typer.Typer(no_args_is_help=True)
 

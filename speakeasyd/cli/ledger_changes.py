@@ -12,7 +12,7 @@ from speakeasyd.events import EventHub
 from speakeasyd.ledger.access import require_readable, require_writable
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import find_holder
-from speakeasyd.ledger.queries import LEDGER
+from speakeasyd.ledger.readonly import LEDGER
 
 
 @asynccontextmanager

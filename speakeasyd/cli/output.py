@@ -17,7 +17,7 @@ from rich.text import Text
 
 from speakeasyd.cli.tables import format_cell, plan_layout, record_lines, style_of, table_lines
 from speakeasyd.domain.escaping import escape_json, escape_line, escape_text
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.rows import Row
 
 UNLIMITED = 100_000  # columns: off a terminal no line is wrapped or cut
 

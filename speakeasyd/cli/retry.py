@@ -10,6 +10,7 @@ from speakeasyd.cli import parameters as given
 from speakeasyd.cli.ledger_changes import open_for_changes
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.ledger.lock import find_holder
+from speakeasyd.ledger.readonly import LEDGER, find_matching_jobs
 
 
 def command(
@@ -30,7 +31,8 @@ def command(
     if not jobs and not where:
         raise typer.BadParameter("give job numbers, or --where")
     settings = given.load_settings(config, given.Flags(state=state))
-    retried = asyncio.run(_retry_jobs(settings.state, jobs or [], where))
+    matching = find_matching_jobs(settings.state / LEDGER, where) if where else []
+    retried = asyncio.run(_retry_jobs(settings.state, [*(jobs or []), *matching]))
     refused = sorted(set(jobs or ()) - set(retried))
     if as_json:
         print_json({"retried": retried, "refused": refused})
@@ -46,6 +48,6 @@ def command(
     return 1 if refused else 0
 
 
-async def _retry_jobs(state: Path, jobs: list[int], where: str | None) -> list[int]:
+async def _retry_jobs(state: Path, jobs: list[int]) -> list[int]:
     async with open_for_changes(state) as ledger:
-        return [int(job_id) for job_id in await ledger.retry_jobs(ids=jobs, where=where)]
+        return [int(job_id) for job_id in await ledger.retry_jobs(jobs)]

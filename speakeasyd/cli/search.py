@@ -9,9 +9,9 @@ import typer
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import format_position, print_json, print_rows
-from speakeasyd.ledger.queries import LEDGER
-from speakeasyd.ledger.readonly import Row
-from speakeasyd.ledger.search import TIME, SearchFilters, SearchHit, search_file
+from speakeasyd.ledger.readonly import read_ledger
+from speakeasyd.ledger.rows import Row
+from speakeasyd.ledger.search import TIME, SearchFilters, SearchHit, search_text
 
 
 class Channel(StrEnum):
@@ -58,7 +58,7 @@ def command(
     settings = given.load_settings(config, given.Flags(state=state))
     side = None if channel is None else list(Channel).index(channel)
     filters = SearchFilters(since=since, until=until, batch=batch, preset=preset, channel=side)
-    hits = search_file(settings.state / LEDGER, " ".join(words), limit, filters)
+    hits = read_ledger(settings.state, search_text, " ".join(words), limit=limit, filters=filters)
     if as_json:
         print_json([asdict(hit) for hit in hits])
     elif not hits:

@@ -1,6 +1,6 @@
 """`speakeasyd show`"""
 
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
@@ -11,13 +11,10 @@ from speakeasyd.cli.output import build_cell, console, format_local_time, print_
 from speakeasyd.domain.error_hints import find_hint
 from speakeasyd.domain.escaping import escape_line
 from speakeasyd.errors import SpeakeasyError
-from speakeasyd.ledger.job_details import find_job_row, load_details
-from speakeasyd.ledger.queries import query_ledger
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.job_details import find_job_row, load_details, load_text
+from speakeasyd.ledger.readonly import read_ledger
+from speakeasyd.ledger.rows import ReadConnection, Row
 
-_TEXT = """
-    SELECT text FROM segments WHERE job_id = :job ORDER BY track, start_seconds, chunk, position
-"""
 _TIMES = frozenset({"created_at", "started_at", "finished_at", "available_at"})
 
 
@@ -30,21 +27,30 @@ def command(
 ) -> int:
     """Show one job: its state, attempts, artifacts and incidents."""
     folder = given.load_settings(config, given.Flags(state=state)).state
-    found = find_job_row(folder, job)
+    found = read_ledger(folder, _load_report, job)
     if found is None:
         raise SpeakeasyError(f"there is no job {job}", hint="`speakeasyd jobs` lists them.")
     if as_json:
-        print_json(found | load_details(folder, job) | {"text": load_text(folder, job)})
+        print_json(found.row | found.details | {"text": found.text})
     elif text:
-        print_text(load_text(folder, job))
+        print_text(found.text)
     else:
-        _print_job(found, load_details(folder, job))
+        _print_job(found.row, found.details)
     return 0
 
 
-def load_text(state: Path, job: int) -> str:
-    """What was said, as far as it is transcribed."""
-    return "".join(str(row["text"]) for row in query_ledger(state, _TEXT, {"job": job})).strip()
+@dataclass(frozen=True, slots=True)
+class _JobReport:
+    row: Row
+    details: dict[str, list[Row]]
+    text: str
+
+
+def _load_report(connection: ReadConnection, job: int) -> _JobReport | None:
+    row = find_job_row(connection, job)
+    if row is None:
+        return None
+    return _JobReport(row, load_details(connection, job), load_text(connection, job))
 
 
 def _print_job(job: Row, more: dict[str, list[Row]]) -> None:

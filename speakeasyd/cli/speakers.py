@@ -15,16 +15,11 @@ from speakeasyd.domain.escaping import escape_line
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.options import MOST_SPEAKERS
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.ledger.job_details import find_job_row, list_job_speakers
 from speakeasyd.ledger.lock import find_holder
-from speakeasyd.ledger.queries import query_ledger
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.readonly import read_ledger
+from speakeasyd.ledger.rows import ReadConnection, Row
 from speakeasyd.services.speakers import SpeakerChange, change_speakers, remember_speaker
-
-_SPEAKERS = """
-    SELECT speaker, name, seconds, share, words, similarity, suggestion FROM speakers
-    WHERE job_id = :job ORDER BY speaker
-"""
-_JOB = "SELECT has_transcript FROM job_status WHERE job_id = :job"
 
 
 def command(
@@ -119,14 +114,17 @@ async def _change_job(
             await remember_speaker(ledger, job_id, remember)
 
 
+def _load_job_and_speakers(connection: ReadConnection, job: int) -> tuple[Row | None, list[Row]]:
+    return find_job_row(connection, job), list_job_speakers(connection, job)
+
+
 def _read_speakers(state: Path, job: int) -> list[Row]:
-    rows = query_ledger(state, _SPEAKERS, {"job": job})
+    found, rows = read_ledger(state, _load_job_and_speakers, job)
     if rows:
         return rows
-    found = query_ledger(state, _JOB, {"job": job})
     if not found:
         raise SpeakeasyError(f"there is no job {job}", hint="`speakeasyd jobs` lists them.")
-    if not found[0]["has_transcript"]:
+    if not found["has_transcript"]:
         raise SpeakeasyError(f"job {job} has no finished transcript yet")
     raise SpeakeasyError(
         f"the speakers of job {job} were not told apart, or nobody speaks",

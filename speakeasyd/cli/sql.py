@@ -6,8 +6,7 @@ import typer
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console, print_csv, print_json, print_rows
-from speakeasyd.ledger.queries import LEDGER
-from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.readonly import LEDGER, query_readonly
 
 
 def command(

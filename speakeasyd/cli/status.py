@@ -25,7 +25,7 @@ from speakeasyd.cli.output import (
 from speakeasyd.cli.tables import STATUS_STYLES
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.overview import Snapshot, take_snapshot
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.rows import Row
 
 EVERY_S = 1.0  # seconds between two looks
 _BY_ITSELF = "It ends when the cause is removed."

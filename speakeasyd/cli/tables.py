@@ -10,7 +10,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from speakeasyd.domain.escaping import escape_line
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.rows import Row
 
 GAP = "  "  # between two cells
 LEAST = 10  # columns of the terminal that a cut cell keeps at least

@@ -3,7 +3,7 @@
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
@@ -22,31 +22,17 @@ from speakeasyd.domain.error_hints import find_hint
 from speakeasyd.domain.job import Status
 from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL, WarningKind
 from speakeasyd.inbox.rules import InboxRules
+from speakeasyd.ledger.file_records import (
+    FileRecord,
+    find_artifact_source,
+    list_watched_inboxes,
+    load_file_record,
+)
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.ledger.overview import find_pauses
-from speakeasyd.ledger.queries import LEDGER, query_ledger
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.readonly import LEDGER, read_ledger
+from speakeasyd.ledger.rows import Row
 from speakeasyd.system.users import may_read
-
-_JOBS = """
-    SELECT job_status.*, outcome AS last_outcome FROM job_status
-    JOIN jobs ON jobs.id = job_status.job_id
-    LEFT JOIN attempts ON attempts.id = (SELECT max(id) FROM attempts WHERE attempts.job_id = jobs.id)
-    WHERE jobs.inbox = :inbox AND path_raw = :path ORDER BY job_status.job_id
-"""
-_ARRIVAL = "SELECT since, size, reason FROM arrivals WHERE inbox = :inbox AND path_raw = :path"
-_WATCHED = """
-    SELECT substr(key, length('inbox ') + 1) AS name, json_extract(value, '$.path') AS path FROM state
-    WHERE key LIKE 'inbox %'
-"""
-_UNREADABLE = """
-    SELECT place.value AS place FROM state, json_each(state.value, '$.unreadable') AS place
-    WHERE state.key = :key
-"""
-_SOURCE = """
-    SELECT job_status.inbox, jobs.path_raw FROM artifacts JOIN jobs ON jobs.id = artifacts.job_id
-    JOIN job_status USING (job_id) WHERE outbox || '/' || artifacts.path = :file
-"""
 
 
 class Presence(Enum):
@@ -110,19 +96,20 @@ def investigate_file(settings: Settings, file: Path) -> FileReport:
         return known
     path = os.fsencode(file.relative_to(inbox.path).as_posix())
     known.inbox = inbox.name
-    known.jobs = _query_ledger(settings, _JOBS, inbox.name, path)
+    record = _load_record(settings, inbox.name, path)
+    known.jobs = record.jobs
     presence = _describe_presence(file)
     ignored = _why_ignored(settings, inbox, file, path)
     if ignored:
         known.facts.append(f"it is ignored: {ignored}")
-    for arrival in _query_ledger(settings, _ARRIVAL, inbox.name, path):
+    for arrival in record.arrivals:
         known.facts.append(
             f"seen since {format_local_time(arrival['since'])}, {arrival['size']} bytes: {arrival['reason']}"
         )
     writer = openness.find_writer(file) if presence is Presence.THERE and not ignored else None
     if writer and not known.facts:
         known.facts.append(f"it is {writer.value}")
-    denied = "" if ignored or known.jobs else _why_denied(settings, inbox, file, path)
+    denied = "" if ignored or known.jobs else _why_denied(settings, inbox, file, record)
     if denied:
         known.facts.append(denied)
     if presence is Presence.HIDDEN:
@@ -154,11 +141,12 @@ def _describe_presence(file: Path) -> Presence:
     return Presence.THERE
 
 
-def _why_denied(settings: Settings, inbox: InboxSettings, file: Path, path: bytes) -> str:
+def _why_denied(settings: Settings, inbox: InboxSettings, file: Path, record: FileRecord) -> str:
     """What keeps the daemon from reading it, as far as it said so or the permissions tell; empty for nothing."""
-    above = {parent.as_posix() for parent in file.relative_to(inbox.path).parents}
-    for row in _ask_rows(settings, _UNREADABLE, {"key": f"inbox {inbox.name}"}):
-        place = str(row["place"])
+    relative = file.relative_to(inbox.path)
+    path = os.fsencode(relative.as_posix())
+    above = {parent.as_posix() for parent in relative.parents}
+    for place in record.unreadable:
         if place in above or place == path.decode("utf-8", "backslashreplace"):
             return f"the daemon may not look into {inbox.path / place}"
     up = find_holder(settings.state)
@@ -187,22 +175,23 @@ def _describe_kinds(job: Row) -> frozenset[WarningKind]:
 def _list_inboxes(settings: Settings) -> Iterator[InboxSettings]:
     """Those that the daemon of this ledger watched last, which flags may have named, and those of the configuration."""
     configured = {inbox.name: inbox for inbox in settings.inboxes}
-    for row in query_ledger(settings.state, _WATCHED) if _has_ledger(settings) else []:
-        like = configured.get(str(row["name"]), settings.inboxes[0])
-        yield like.model_copy(update={"name": row["name"], "path": Path(str(row["path"]))})
+    watched = read_ledger(settings.state, list_watched_inboxes) if _has_ledger(settings) else {}
+    for name, path in watched.items():
+        like = configured.get(name, settings.inboxes[0])
+        yield like.model_copy(update={"name": name, "path": Path(path)})
     yield from settings.inboxes
 
 
 def _investigate_outside(settings: Settings, file: Path, known: FileReport) -> None:
     """Not in an inbox; it may be a transcript of a file that is."""
-    rows = (
-        query_ledger(settings.state, _SOURCE, {"file": file.as_posix()})
+    source = (
+        read_ledger(settings.state, find_artifact_source, file.as_posix())
         if _has_ledger(settings)
-        else []
+        else None
     )
-    if rows:
-        name, path = str(rows[0]["inbox"]), rows[0]["path_raw"]
-        known.inbox, known.jobs = name, _query_ledger(settings, _JOBS, name, path)
+    if source:
+        known.inbox, path = source
+        known.jobs = _load_record(settings, known.inbox, path).jobs
         known.facts.append(f"it is a transcript of {known.jobs[-1]['path']}")
         known.next = _predict_for_job(settings, known.jobs[-1])
     else:
@@ -276,12 +265,10 @@ def _predict_for_job(settings: Settings, job: Row) -> str:
     return words
 
 
-def _query_ledger(settings: Settings, sql: str, inbox: str, path: object) -> list[Row]:
-    return _ask_rows(settings, sql, {"inbox": inbox, "path": path})
-
-
-def _ask_rows(settings: Settings, sql: str, parameters: Mapping[str, object]) -> list[Row]:
-    return query_ledger(settings.state, sql, parameters) if _has_ledger(settings) else []
+def _load_record(settings: Settings, inbox: str, path: bytes) -> FileRecord:
+    if not _has_ledger(settings):
+        return FileRecord([], [], [])
+    return read_ledger(settings.state, load_file_record, inbox, path)
 
 
 def _has_ledger(settings: Settings) -> bool:

@@ -1,8 +1,8 @@
 """The connections to the ledger: one that writes, a few that can only read.
 
-Both are synchronous and are used in threads of the ledger. A query or a transaction is several
-statements that wait only for the disk; a thread switch for each statement cost six times as much as
-the statement.
+The one that writes is synchronous and belongs to the writer's thread: a transaction is several
+statements that wait only for the disk. Those that read are asynchronous, because a query whose
+client has disconnected has to be interrupted.
 """
 
 import sqlite3
@@ -12,13 +12,16 @@ from typing import Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.failures import explain_sqlite_error, explained
 from speakeasyd.ledger.pairing import refuse_foreign_log
+from speakeasyd.ledger.readonly import STEP
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
-READERS = 3  # number of read connections, each with a thread
+BUDGET = "budget"  # key of a connection's budget
 WAL_BYTES = 32 * 1024 * 1024  # bytes of the write-ahead log before a checkpoint
 
 _CONNECT = {"isolation_level": None}  # the default makes the driver begin deferred transactions
@@ -32,14 +35,21 @@ def create_write_engine(path: Path) -> Engine:
     checkpoints at once can corrupt the database in SQLite before 3.51.3.
     """
     engine = create_engine(
-        _build_url(path, mode="rw"), connect_args=_CONNECT, pool_size=1, max_overflow=0
+        _build_url(path, driver="pysqlite", mode="rw"),
+        connect_args=_CONNECT,
+        pool_size=1,
+        max_overflow=0,
     )
-    _set_pragmas_on_connect(
-        engine,
+    pragmas = _list_pragmas(
         "synchronous = FULL",  # a committed change must survive a power failure
         "wal_autocheckpoint = 0",
         f"journal_size_limit = {WAL_BYTES}",
     )
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: sqlite3.Connection, _record: object) -> None:
+        for pragma in pragmas:
+            connection.execute(pragma).close()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -48,31 +58,48 @@ def create_write_engine(path: Path) -> Engine:
     return engine
 
 
-def create_read_engine(path: Path, *, size: int = READERS) -> Engine:
-    """Return an engine with connections that cannot write.
+def create_read_engine(path: Path, *, size: int) -> AsyncEngine:
+    """Return an engine with connections that cannot write. Every transaction is a snapshot.
 
-    In WAL mode readers never wait for the writer, and the writer never waits for readers.
+    In WAL mode readers never wait for the writer, and the writer never waits for readers. The
+    budget in the `info` of a connection (key `BUDGET`) ends its statements.
     """
-    engine = create_engine(
-        _build_url(path, mode="ro"), connect_args=_CONNECT, pool_size=size, max_overflow=0
+    engine = create_async_engine(
+        _build_url(path, driver="aiosqlite", mode="ro"),
+        connect_args=_CONNECT,
+        pool_size=size,
+        max_overflow=0,
     )
-    _set_pragmas_on_connect(engine, "query_only = ON", "wal_autocheckpoint = 0")
+    pragmas = _list_pragmas("query_only = ON", "wal_autocheckpoint = 0")
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def _set_up(connection: Any, record: ConnectionPoolEntry) -> None:
+        def is_over() -> bool:
+            budget = record.info.get(BUDGET)
+            return budget is not None and budget.is_over()
+
+        connection.run_async(lambda driver: driver.executescript(";".join(pragmas)))
+        connection.run_async(lambda driver: driver.set_progress_handler(is_over, STEP))
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Connection) -> None:
+        driver: Any = connection.connection.dbapi_connection
+        driver.run_async(lambda driver: driver.execute("BEGIN"))
+
     return engine
 
 
-def _build_url(path: Path, *, mode: Literal["ro", "rw"]) -> URL:
+def _build_url(path: Path, *, driver: str, mode: Literal["ro", "rw"]) -> URL:
     return URL.create(
-        "sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": mode}
+        f"sqlite+{driver}",
+        database=path.absolute().as_uri(),
+        query={"uri": "true", "mode": mode},
     )
 
 
-def _set_pragmas_on_connect(engine: Engine, *pragmas: str) -> None:
-    @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, _record: object) -> None:
-        cursor = connection.cursor()
-        for pragma in (f"busy_timeout = {BUSY_MS}", "foreign_keys = ON", *pragmas):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
+def _list_pragmas(*pragmas: str) -> list[str]:
+    common = (f"busy_timeout = {BUSY_MS}", "foreign_keys = ON")
+    return [f"PRAGMA {pragma}" for pragma in (*common, *pragmas)]
 
 
 def check_schema(path: Path) -> None:

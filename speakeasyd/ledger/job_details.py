@@ -4,11 +4,9 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from speakeasyd.ledger.queries import query_ledger
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.rows import ReadConnection, Row, fetch_rows, stream_rows
 
 _JOB = "SELECT * FROM job_status WHERE job_id = :job"
 _SOURCE = """
@@ -18,9 +16,16 @@ _SOURCE = """
 """
 _SAME_BYTES = """
     SELECT path_raw, sha256, options FROM jobs
-    WHERE inbox = :inbox AND status NOT IN ('failed', 'cancelled') AND sha256 IN
+    WHERE inbox = :inbox AND status NOT IN ('failed', 'cancelled')
+    AND sha256 IN (SELECT value FROM json_each(:hashes))
 """
-HASHES = 500  # hashes per query
+_SPEAKERS = """
+    SELECT speaker, name, seconds, share, words, similarity, suggestion FROM speakers
+    WHERE job_id = :job ORDER BY speaker
+"""
+_TEXT = """
+    SELECT text FROM segments WHERE job_id = :job ORDER BY track, start_seconds, chunk, position
+"""
 _DETAILS = {
     "attempts_made": """
         SELECT started_at, ended_at, outcome, model, device, error_code, error FROM attempts
@@ -37,12 +42,30 @@ _DETAILS = {
 }
 
 
-def find_job_row(state: Path, job: int) -> Row | None:
-    """Return the row of a job in the view `job_status`; None if there is no such job.
+def find_job_row(connection: ReadConnection, job: int) -> Row | None:
+    """Return the row of a job in the view `job_status`; None if there is no such job."""
+    return next(iter(fetch_rows(connection, _JOB, {"job": job})), None)
 
-    Raises LedgerError if there is no ledger.
-    """
-    return next(iter(query_ledger(state, _JOB, {"job": job})), None)
+
+def load_details(connection: ReadConnection, job: int) -> dict[str, list[Row]]:
+    """Return the attempts, artifacts and incidents of a job."""
+    return {name: fetch_rows(connection, sql, {"job": job}) for name, sql in _DETAILS.items()}
+
+
+def load_job(connection: ReadConnection, job: int) -> Row | None:
+    """Return the row of a job with its details; None if there is no such job."""
+    row = find_job_row(connection, job)
+    return row and row | load_details(connection, job)
+
+
+def load_text(connection: ReadConnection, job: int) -> str:
+    """Return the text of a job, as far as it is transcribed."""
+    return "".join(str(row["text"]) for row in stream_rows(connection, _TEXT, {"job": job})).strip()
+
+
+def list_job_speakers(connection: ReadConnection, job: int) -> list[Row]:
+    """Return the rows of a job in the view `speakers`, without its number, by number of speaker."""
+    return fetch_rows(connection, _SPEAKERS, {"job": job})
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +78,9 @@ class SourceFile:
     versions: frozenset[tuple[int, int]]
 
 
-def find_source(state: Path, job: int) -> SourceFile | None:
-    """Return the file of a job; None for an unknown job. Raises LedgerError without a ledger."""
-    rows: list[dict[str, Any]] = query_ledger(state, _SOURCE, {"job": job})
+def find_source(connection: ReadConnection, job: int) -> SourceFile | None:
+    """Return the file of a job; None for an unknown job."""
+    rows: list[dict[str, Any]] = fetch_rows(connection, _SOURCE, {"job": job})
     versions = frozenset((row["size"], row["mtime_ns"]) for row in rows)
     return SourceFile(rows[0]["inbox"], rows[0]["path_raw"], versions) if rows else None
 
@@ -71,24 +94,14 @@ class KnownFile:
     options: dict[str, Any]
 
 
-def files_with_bytes(state: Path, inbox: str, hashes: Sequence[str]) -> list[KnownFile]:
-    """Return the files of an inbox with one of these SHA-256 hashes.
-
-    Raises LedgerError if there is no ledger.
-    """
-    rows: list[dict[str, Any]] = []
-    for start in range(0, len(hashes), HASHES):
-        part = {
-            f"h{number}": sha256 for number, sha256 in enumerate(hashes[start : start + HASHES])
-        }
-        names = ", ".join(f":{name}" for name in part)
-        rows += query_ledger(state, f"{_SAME_BYTES} ({names})", part | {"inbox": inbox})
+def files_with_bytes(
+    connection: ReadConnection, inbox: str, hashes: Sequence[str]
+) -> list[KnownFile]:
+    """Return the files of an inbox with one of these SHA-256 hashes."""
+    rows: list[dict[str, Any]] = fetch_rows(
+        connection, _SAME_BYTES, {"inbox": inbox, "hashes": json.dumps(hashes)}
+    )
     return [
         KnownFile(os.fsdecode(row["path_raw"]), row["sha256"], json.loads(row["options"]))
         for row in rows
     ]
-
-
-def load_details(state: Path, job: int) -> dict[str, list[Row]]:
-    """Return the attempts, artifacts and incidents of a job. Raises LedgerError."""
-    return {name: query_ledger(state, query, {"job": job}) for name, query in _DETAILS.items()}

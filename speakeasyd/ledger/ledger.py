@@ -1,8 +1,6 @@
 """The interface of the ledger: every query and every change; the other modules carry them out."""
 
-import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -39,27 +37,30 @@ from speakeasyd.domain.transcript import (
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger import (
     claims,
-    connections,
     deliveries,
     maintenance,
     new_jobs,
     people,
     publication,
     results,
+    search,
     speakers,
     transitions,
     user_changes,
 )
-from speakeasyd.ledger.clients import ClientReaders
 from speakeasyd.ledger.duplicates import Duplicates
 from speakeasyd.ledger.maintenance import RecoveredClaims, Underway
 from speakeasyd.ledger.people import Person, VoiceSample
+from speakeasyd.ledger.readers import Readers
+from speakeasyd.ledger.readonly import QUERY_S, query_readonly
+from speakeasyd.ledger.rows import Parameters, Row
 from speakeasyd.ledger.search import EVERYTHING, SearchFilters, SearchHit
 from speakeasyd.ledger.speakers import JobSpeakers
 from speakeasyd.ledger.writer import Writer
 
 POSTPONED = 5000  # jobs per transaction, so that other writers do not wait long
-QUERY_S = 30.0  # seconds that a user's query may take
+READERS = 3  # connections for the daemon's own work
+WAITING = 64  # queries of clients that may wait for a connection
 SEARCH_S = 5.0  # seconds that a search may take
 PROBE_S = 5.0  # seconds that a probe waits for the ledger
 
@@ -78,14 +79,13 @@ class Ledger:
     """
 
     def __init__(self, *, path: Path, writer: Writer, clock: Clock) -> None:
-        self._path = path
+        self.path = path
         self._writer = writer
-        self._readers = ThreadPoolExecutor(connections.READERS, "ledger reader")
-        self._connections = connections.create_read_engine(path)
         self._clock = clock
-        self.clients = ClientReaders(path, threads=4, limit_s=QUERY_S)
-        self.searches = ClientReaders(path, threads=2, limit_s=SEARCH_S)
-        self.probes = ClientReaders(path, threads=1, limit_s=PROBE_S)
+        self._own = Readers(path, size=READERS)
+        self.clients = Readers(path, size=4, limit_s=QUERY_S, waiting=WAITING)
+        self.searches = Readers(path, size=2, limit_s=SEARCH_S, waiting=WAITING)
+        self.probes = Readers(path, size=1, limit_s=PROBE_S, waiting=WAITING)
 
     @classmethod
     async def open(cls, path: Path, *, clock: Clock, hub: EventHub, boot_id: str = "") -> Self:
@@ -95,17 +95,15 @@ class Ledger:
 
     async def close(self) -> None:
         """Carry out the waiting changes, then close the file. Idempotent."""
-        for readers in (self.clients, self.searches, self.probes):
+        for readers in (self.clients, self.searches, self.probes, self._own):
             await readers.close()
-        await asyncio.to_thread(self._readers.shutdown)
-        self._connections.dispose()
         await self._writer.close()
 
     # --- intake
 
     async def find_unknown_files(self, inbox: str, sightings: Sequence[Sighting]) -> list[Sighting]:
         """Return the files without a job, compared by path, size and times."""
-        return await self._read(new_jobs.find_unknown_files, inbox, sightings)
+        return await self.read(new_jobs.find_unknown_files, inbox, sightings)
 
     async def add_jobs(
         self, jobs: Sequence[NewJob], *, duplicates: Duplicates = "reuse"
@@ -136,15 +134,15 @@ class Ledger:
 
     async def find_next_job(self, *, inboxes: Sequence[str] | None = None) -> NextJob | None:
         """Return the job that `claim_jobs` would claim first; None if there is none."""
-        return await self._read(claims.find_next_job, self._now(), inboxes)
+        return await self.read(claims.find_next_job, self._now(), inboxes)
 
     async def find_next_retry_time(self) -> str | None:
         """Return the time at which the next waiting job becomes available; None if none waits."""
-        return await self._read(claims.find_next_retry_time, self._now())
+        return await self.read(claims.find_next_retry_time, self._now())
 
     async def find_lost_claims(self, claimed: Sequence[tuple[JobId, Token]]) -> frozenset[JobId]:
         """Return the jobs whose claims are no longer valid."""
-        return await self._read(claims.find_lost_claims, claimed)
+        return await self.read(claims.find_lost_claims, claimed)
 
     async def update_claimed_job(
         self,
@@ -265,18 +263,18 @@ class Ledger:
 
         Raises LedgerError for an unknown job.
         """
-        return await self._read(publication.load_transcript, job_id)
+        return await self.read(publication.load_transcript, job_id)
 
     async def transcript_to_publish(self, job_id: JobId) -> Transcript:
         """Return the transcript of the current attempt. Raises LedgerError for an unknown job."""
-        return await self._read(publication.transcript_to_publish, job_id)
+        return await self.read(publication.transcript_to_publish, job_id)
 
     async def load_job_speakers(self, job_id: JobId) -> JobSpeakers:
         """Return what is known about the speakers of the current attempt of a job.
 
         Raises SpeakeasyError for an unknown job.
         """
-        return await self._read(speakers.load_job_speakers, job_id)
+        return await self.read(speakers.load_job_speakers, job_id)
 
     async def store_found_speakers(
         self, job_id: JobId, token: Token, found: FileSpeakers, warning: str = ""
@@ -293,15 +291,15 @@ class Ledger:
         self, outbox: str, paths: Sequence[str], *, job_id: JobId
     ) -> set[str]:
         """Return the paths that belong to another job. Ignores letter case and Unicode form."""
-        return await self._read(publication.find_taken_names, outbox, paths, job_id=job_id)
+        return await self.read(publication.find_taken_names, outbox, paths, job_id=job_id)
 
     async def own_files(self, job_id: JobId) -> list[OwnFile]:
         """Return the files that this job and earlier versions of its source wrote or reserved."""
-        return await self._read(publication.own_files, job_id)
+        return await self.read(publication.own_files, job_id)
 
     async def find_ended_jobs(self, inbox: str, sightings: Sequence[Sighting]) -> list[EndedJob]:
         """Return the ended jobs of these files that will not be read again."""
-        return await self._read(publication.find_ended_jobs, inbox, sightings)
+        return await self.read(publication.find_ended_jobs, inbox, sightings)
 
     async def reserve_artifacts(
         self, job_id: JobId, token: Token, artifacts: Sequence[Artifact]
@@ -334,16 +332,14 @@ class Ledger:
 
     # --- users
 
-    async def retry_jobs(self, *, ids: Sequence[int] = (), where: str | None = None) -> list[JobId]:
-        """Retry ended jobs: these, and those that match `where`, an SQL condition on `job_status`.
+    async def retry_jobs(self, ids: Sequence[int]) -> list[JobId]:
+        """Retry ended jobs. Returns the retried jobs.
 
-        Returns the retried jobs; a job that is superseded by a later job of its path is not
-        retried. Raises QueryError.
+        A job that is superseded by a later job of its path is not retried.
         """
-        wanted = [*ids, *(await self._find_matching_jobs(where) if where else ())]
         return [
             job_id
-            for part in transitions.split_into_slices(wanted)
+            for part in transitions.split_into_slices(ids)
             for job_id in await self._writer.run_operation(user_changes.retry_jobs, part)
         ]
 
@@ -369,7 +365,7 @@ class Ledger:
 
     async def load_people(self) -> list[Person]:
         """Return all known people by name, each with all samples."""
-        return await self._read(people.load_people)
+        return await self.read(people.load_people)
 
     async def add_voice_sample(self, name: str, sample: VoiceSample) -> int:
         """Add a sample to a person, who is created if needed. Returns the person's id."""
@@ -410,11 +406,11 @@ class Ledger:
 
     async def underway(self) -> list[Underway]:
         """Return every claimed job with its progress."""
-        return await self._read(maintenance.underway)
+        return await self.read(maintenance.underway)
 
     async def chunks_of_unfinished(self, job_ids: Sequence[JobId]) -> dict[JobId, int]:
         """Return the number of committed chunks of each of these jobs that has not ended."""
-        return await self._read(maintenance.chunks_of_unfinished, job_ids)
+        return await self.read(maintenance.chunks_of_unfinished, job_ids)
 
     async def open_incident(self, incident: Incident) -> int:
         """Record an incident. Returns its id."""
@@ -428,7 +424,7 @@ class Ledger:
 
     async def load_state(self, key: str) -> Any:
         """Return the stored value of `key`, decoded from JSON; None if there is none."""
-        return await self._read(maintenance.load_state, key)
+        return await self.read(maintenance.load_state, key)
 
     async def store_state(self, key: str, value: object) -> None:
         """Store a value as JSON in the table `state`, replacing the earlier one."""
@@ -473,19 +469,19 @@ class Ledger:
 
         Before the first run: the newest event and the current time.
         """
-        cursor = await self._read(deliveries.load_cursor)
+        cursor = await self.read(deliveries.load_cursor)
         return (
             (cursor["seq"], cursor["until"])
             if cursor
-            else (await self._read(deliveries.find_newest_seq), self._now())
+            else (await self.read(deliveries.find_newest_seq), self._now())
         )
 
     async def find_newest_event(self) -> int:
-        return await self._read(deliveries.find_newest_seq)
+        return await self.read(deliveries.find_newest_seq)
 
     async def find_finished_batches(self, *, since: str, until: str) -> list[BatchCompleted]:
         """Return the batches whose last job ended in (since, until] and that have no job left."""
-        return await self._read(deliveries.find_finished_batches, since=since, until=until)
+        return await self.read(deliveries.find_finished_batches, since=since, until=until)
 
     async def record_finished_batches(
         self, batches: Sequence[BatchCompleted], *, seq: int, until: str
@@ -502,7 +498,7 @@ class Ledger:
 
         Ordered by number. May return fewer than there are: call it until it returns none.
         """
-        return await self._read(deliveries.load_events_with_jobs, kinds, after=after, upto=upto)
+        return await self.read(deliveries.load_events_with_jobs, kinds, after=after, upto=upto)
 
     async def enqueue_deliveries(
         self, wanted: Sequence[tuple[str, Notification]], *, seq: int, until: str
@@ -514,7 +510,7 @@ class Ledger:
 
     async def find_next_delivery(self, target: str) -> Delivery | None:
         """Return the delivery of a target that is due first; None if there is none."""
-        return await self._read(deliveries.find_next_delivery, target)
+        return await self.read(deliveries.find_next_delivery, target)
 
     async def mark_delivered(self, delivery: Delivery) -> None:
         await self._writer.run_operation(deliveries.mark_delivered, delivery.id)
@@ -529,50 +525,25 @@ class Ledger:
 
     # --- reading
 
-    async def query_rows(
-        self, sql: str, params: Mapping[str, object] | Sequence[object] = ()
-    ) -> list[dict[str, object]]:
-        """Return the rows of a user's query.
-
-        Raises QueryError if it is wrong or does more than read, QueryTimeout, LedgerBusy.
-        """
-        return await self.clients.query_rows(sql, params)
-
-    async def search_text(
-        self, words: str, *, limit: int = 20, filters: SearchFilters = EVERYTHING
-    ) -> list[SearchHit]:
-        """Return the segments that contain these words, best first: see `ledger.search`.
-
-        Raises QueryError, QueryTimeout, LedgerBusy.
-        """
-        return await self.searches.search_text(words, limit=limit, filters=filters)
-
-    async def _find_matching_jobs(self, condition: str) -> list[int]:
-        """Evaluate a user's condition on a connection that cannot write. Raises QueryError."""
-        query = f"SELECT job_id FROM job_status WHERE (\n{condition}\n)"  # noqa: S608 - `query_rows` can only read
-        return [int(str(row["job_id"])) for row in await self.query_rows(query)]
-
-    async def _read(
+    async def read(
         self,
         query: Callable[Concatenate[Connection, P], T],
         /,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._readers,
-            self._read_in_thread,
-            lambda connection: query(connection, *args, **kwargs),
-        )
+        """Run a query of the daemon's own work on a snapshot: see `Readers.read`."""
+        return await self._own.read(query, *args, **kwargs)
 
-    def _read_in_thread(self, query: Callable[[Connection], T]) -> T:
-        """Run a query in a reader thread. Raises LedgerError."""
-        try:
-            with self._connections.connect() as connection:
-                return query(connection)
-        except Exception as error:
-            raise connections.translate_error(error, self._path) from error
+    async def query_rows(self, sql: str, params: Parameters = ()) -> list[Row]:
+        """Return the rows of a user's query: see `query_readonly`. Blocks the event loop."""
+        return query_readonly(self.path, sql, params, limit_s=QUERY_S)
+
+    async def search_text(
+        self, words: str, *, limit: int = 20, filters: SearchFilters = EVERYTHING
+    ) -> list[SearchHit]:
+        """Return the segments that contain these words, best first: see `ledger.search`."""
+        return await self.searches.read(search.search_text, words, limit=limit, filters=filters)
 
     def _now(self) -> str:
         return format_utc(self._clock.utc())

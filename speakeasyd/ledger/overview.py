@@ -1,4 +1,4 @@
-"""A snapshot of the daemon for users, from the ledger and the daemon's lock."""
+"""The overview of the daemon for users, from one snapshot of the ledger and the daemon's lock."""
 
 import json
 from collections.abc import Iterable
@@ -11,8 +11,8 @@ from speakeasyd.clock import format_utc
 from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, describe_pause, read_pauses
 from speakeasyd.ledger.lock import LockHolder, find_holder
 from speakeasyd.ledger.locks import find_long_hold
-from speakeasyd.ledger.queries import LEDGER, query_ledger
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.readonly import LEDGER, read_ledger
+from speakeasyd.ledger.rows import ReadConnection, Row, fetch_rows, fetch_value, stream_rows
 
 WINDOW_S = 120.0  # seconds over which the speed is measured
 LEAST_S = 5.0  # least seconds of work for a meaningful speed
@@ -41,6 +41,7 @@ _INCIDENTS = """
     FROM incidents
     WHERE at > :since ORDER BY at DESC LIMIT 5
 """
+_WAITING = "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"
 _ADVANCE = """
     SELECT sum(until - since) AS seconds, min(began) AS began FROM (
         SELECT min(at) AS began, CASE min(number) WHEN 0 THEN 0 ELSE min(start_seconds) END AS since,
@@ -72,6 +73,15 @@ _DENSITY = """
 
 
 @dataclass(frozen=True, slots=True)
+class DaemonPresence:
+    """What the lock files show about the daemon of a state folder."""
+
+    state: Path
+    holder: LockHolder | None  # None: no daemon runs
+    hold: str  # which program keeps the ledger locked; empty if none does
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     daemon: LockHolder | None
     version: str
@@ -91,54 +101,74 @@ class Snapshot:
     left_s: float | None  # seconds until the queue is empty
 
 
+def find_daemon(state: Path) -> DaemonPresence:
+    """Look at the lock files. Blocks, for `locks.RECHECK_S` if the ledger is locked."""
+    holder = find_holder(state)
+    hold = find_long_hold(state / LEDGER, daemon=holder.pid) if holder else ""
+    return DaemonPresence(state, holder, hold)
+
+
 def take_snapshot(state: Path) -> Snapshot:
-    """Read the snapshot. Raises LedgerError if there is no ledger."""
-    stored = {
-        str(row["key"]): json.loads(str(row["value"]))
-        for row in query_ledger(state, "SELECT key, value FROM state")
-    }
-    daemon = find_holder(state)
-    now = datetime.now(UTC)
-    recently = {"since": format_utc(now - RECENT)}
-    speed = _measure_speed(state, now, daemon.up_s if daemon else WINDOW_S)
-    pauses = _build_pauses(state, stored.get("pauses"), daemon) if daemon else {}
-    return Snapshot(
-        daemon=daemon,
-        version=stored.get("daemon", {}).get("version", ""),
-        state=str(state / LEDGER),
-        counts={name: int(str(count)) for name, count in query_ledger(state, _COUNTS)[0].items()},
-        batches=query_ledger(state, _BATCHES),
-        in_work=query_ledger(state, _IN_WORK),
-        ended=query_ledger(state, _ENDED, recently),
-        workers=stored.get("workers", []) if daemon else [],
-        pauses={str(cause): reason for cause, reason in pauses.items()},
-        paused_by=[describe_pause(cause, reason) for cause, reason in pauses.items()],
-        failures=stored.get("failures", {}) if daemon else {},
-        inboxes=_build_inbox_rows(stored),
-        waiting=query_ledger(state, "SELECT inbox, path, since, reason FROM arrivals LIMIT 5"),
-        incidents=query_ledger(state, _INCIDENTS, recently),
-        speed=speed,
-        left_s=_estimate_seconds_left(state, speed),
-    )
+    """Return the overview with or without a running daemon. Blocks. Raises LedgerError."""
+    return read_ledger(state, load_overview, find_daemon(state))
 
 
 def find_pauses(state: Path) -> dict[PauseCause, str]:
-    """Return the reasons of the running daemon's pauses. Raises LedgerError if there is no ledger."""
-    daemon = find_holder(state)
-    if daemon is None:
-        return {}
-    rows = query_ledger(state, "SELECT value FROM state WHERE key = 'pauses'")
-    return _build_pauses(state, json.loads(str(rows[0]["value"])) if rows else None, daemon)
+    """Return the reasons of the running daemon's pauses. Blocks. Raises LedgerError."""
+    daemon = find_daemon(state)
+    return read_ledger(state, _load_pauses, daemon) if daemon.holder else {}
 
 
-def _build_pauses(state: Path, stored: object, daemon: LockHolder) -> dict[PauseCause, str]:
+def load_overview(connection: ReadConnection, daemon: DaemonPresence) -> Snapshot:
+    stored = {
+        str(row["key"]): json.loads(str(row["value"]))
+        for row in fetch_rows(connection, "SELECT key, value FROM state")
+    }
+    now = datetime.now(UTC)
+    recently = {"since": format_utc(now - RECENT)}
+    up = daemon.holder
+    speed = _measure_speed(connection, now, up.up_s if up else WINDOW_S)
+    pauses = _build_pauses(stored.get("pauses"), daemon) if up else {}
+    [counts] = fetch_rows(connection, _COUNTS)
+    return Snapshot(
+        daemon=up,
+        version=stored.get("daemon", {}).get("version", ""),
+        state=str(daemon.state / LEDGER),
+        counts={name: int(str(count)) for name, count in counts.items()},
+        batches=fetch_rows(connection, _BATCHES),
+        in_work=fetch_rows(connection, _IN_WORK),
+        ended=fetch_rows(connection, _ENDED, recently),
+        workers=stored.get("workers", []) if up else [],
+        pauses={str(cause): reason for cause, reason in pauses.items()},
+        paused_by=[describe_pause(cause, reason) for cause, reason in pauses.items()],
+        failures=stored.get("failures", {}) if up else {},
+        inboxes=_build_inbox_rows(stored),
+        waiting=fetch_rows(connection, _WAITING),
+        incidents=fetch_rows(connection, _INCIDENTS, recently),
+        speed=speed,
+        left_s=_estimate_seconds_left(connection, speed),
+    )
+
+
+def load_current_overview(
+    connection: ReadConnection, daemon: DaemonPresence
+) -> tuple[int, Snapshot]:
+    """Return the number of the newest event, and the overview at that moment."""
+    newest = fetch_value(connection, "SELECT max(seq) FROM events")
+    return int(str(newest or 0)), load_overview(connection, daemon)
+
+
+def _load_pauses(connection: ReadConnection, daemon: DaemonPresence) -> dict[PauseCause, str]:
+    stored = fetch_value(connection, "SELECT value FROM state WHERE key = 'pauses'")
+    return _build_pauses(json.loads(str(stored)) if stored else None, daemon)
+
+
+def _build_pauses(stored: object, daemon: DaemonPresence) -> dict[PauseCause, str]:
     """Return the pauses that the daemon has stored, and the pause while the ledger is locked.
 
     The daemon cannot store the latter, because another program holds the lock.
     """
-    pauses = read_pauses(stored)
-    hold = find_long_hold(state / LEDGER, daemon=daemon.pid)
-    return pauses | ({LEDGER_PAUSE: hold} if hold else {})
+    return read_pauses(stored) | ({LEDGER_PAUSE: daemon.hold} if daemon.hold else {})
 
 
 def _build_inbox_rows(stored: dict[str, Any]) -> list[Row]:
@@ -149,20 +179,19 @@ def _build_inbox_rows(stored: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _measure_speed(state: Path, now: datetime, up_s: float) -> float | None:
+def _measure_speed(connection: ReadConnection, now: datetime, up_s: float) -> float | None:
     """Return the seconds of audio per second over the last `WINDOW_S`; None without progress.
 
     Ignores events from before the daemon started or with times in the future (the clock was set).
     """
     since = now - timedelta(seconds=min(WINDOW_S, up_s))
-    advance = query_ledger(state, _ADVANCE, {"since": format_utc(since), "until": format_utc(now)})[
-        0
-    ]
+    period = {"since": format_utc(since), "until": format_utc(now)}
+    [advance] = fetch_rows(connection, _ADVANCE, period)
     if not advance["seconds"]:
         return None
+    worked = {"began": advance["began"], "now": format_utc(now)}
     spans = [
-        (str(row["since"]), str(row["until"]))
-        for row in query_ledger(state, _WORKED, {"began": advance["began"], "now": format_utc(now)})
+        (str(row["since"]), str(row["until"])) for row in stream_rows(connection, _WORKED, worked)
     ]
     return float(str(advance["seconds"])) / max(_covered_s(spans), LEAST_S)
 
@@ -178,11 +207,10 @@ def _covered_s(spans: Iterable[tuple[str, str]]) -> float:
     return total
 
 
-def _estimate_seconds_left(state: Path, speed: float | None) -> float | None:
+def _estimate_seconds_left(connection: ReadConnection, speed: float | None) -> float | None:
     """Return the estimated seconds until the queue is empty; None if no speed is known."""
-    density = query_ledger(state, _DENSITY)[0]["seconds_per_byte"]
+    density = fetch_value(connection, _DENSITY)
     if not speed or density is None:
         return None
-    return (
-        float(str(query_ledger(state, _LEFT, {"seconds_per_byte": density})[0]["seconds"])) / speed
-    )
+    left = fetch_value(connection, _LEFT, {"seconds_per_byte": density})
+    return float(str(left)) / speed

@@ -1,7 +1,7 @@
 """The ledger's part of a publication: the transcript, the reserved names, the completed job."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
@@ -29,6 +29,7 @@ from speakeasyd.domain.transcript import (
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.results import find_gaps
+from speakeasyd.ledger.rows import STREAMED
 from speakeasyd.ledger.tables import artifacts, chunks, jobs, segments
 from speakeasyd.ledger.text_columns import parse_kinds, parse_speakers
 from speakeasyd.ledger.transitions import end_claim, require_claim, split_into_slices
@@ -45,7 +46,7 @@ def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
     job = _job_columns(connection, job_id) | retries.find_result(connection, job_id)
     return _build_transcript(
         job,
-        _finished_segments(connection, job_id),
+        _stream_segments(connection, job_id),
         find_gaps(connection, job_id),
         _finished_chunks(connection, job_id) if job["speakers"] else (),
     )
@@ -68,7 +69,7 @@ def read_leading_text(connection: Connection, job_id: JobId) -> str:
 def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
     """Return the transcript of the current attempt. Raises LedgerError for an unknown job."""
     work = retries.get_work_table(connection, job_id)
-    read = _finished_segments if work is chunks else retries.read_segments
+    read = _stream_segments if work is chunks else retries.read_segments
     job = _job_columns(connection, job_id)
     return _build_transcript(
         job,
@@ -85,9 +86,12 @@ def _job_columns(connection: Connection, job_id: JobId) -> dict[str, Any]:
     return dict(job._mapping)
 
 
-def _finished_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
+def _stream_segments(connection: Connection, job_id: JobId) -> Iterator[Mapping[str, Any]]:
+    """Yield the finished segments in parts, between which the event loop does other work."""
     query = select(segments).where(segments.c.job_id == job_id).order_by(*IN_TIME)
-    return [dict(row._mapping) for row in connection.execute(query)]
+    with connection.execute(query.execution_options(**STREAMED)) as rows:
+        for row in rows.mappings():
+            yield dict(row)
 
 
 def _finished_chunks(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:

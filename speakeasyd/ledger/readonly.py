@@ -1,17 +1,17 @@
-"""Users' own queries, on a connection that can only read. Quick to import: no SQLAlchemy here."""
+"""Queries of commands, on a connection that can only read. Quick to import: no SQLAlchemy here."""
 
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 from speakeasyd.errors import LedgerError, QueryError, QueryTimeout
 from speakeasyd.ledger.access import open_for_reading
 from speakeasyd.ledger.failures import explain_sqlite_error
+from speakeasyd.ledger.rows import Parameters, Row, fetch_rows
 
 STEP = 20_000  # virtual machine instructions of SQLite between two checks of the time limit
 
@@ -35,94 +35,45 @@ _PRAGMAS = frozenset(
     }
 )
 
-Row = dict[str, object]
-Parameters = Mapping[str, object] | Sequence[object]
+QUERY_S = 30.0  # seconds that a user's query beside other work may take
+LEDGER = "ledger.db"  # the ledger's name in the state folder
 
-
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class QueryBudget:
-    """The time limit and the cancellation of a group of queries."""
+    """The time limit of a query, and whether it was cancelled."""
 
     def __init__(self, limit_s: float | None = None) -> None:
         self.limit_s = limit_s
-        self.started = False
-        self.finished = False
-        self._began = time.monotonic()
-        self._cancelled = threading.Event()
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None  # the connection with a running query
-
-    @classmethod
-    def current(cls) -> "QueryBudget":
-        """Return the budget of the caller; one without a limit if there is none."""
-        return _budget.get() or cls()
+        self.cancelled = False
+        self.start()
 
     def start(self) -> None:
-        """Start the time now: the call may have waited for a thread before."""
-        self.started = True
+        """Start the time now: the query may have waited for a connection before."""
         self._began = time.monotonic()
 
     def cancel(self) -> None:
-        """Cancel the queries. Thread-safe."""
-        self._cancelled.set()
-        self.interrupt()
-
-    def interrupt(self) -> None:
-        """Interrupt the running query. Thread-safe. No effect between two queries: repeat it."""
-        with self._lock:
-            if self._connection:
-                self._connection.interrupt()
-
-    @contextmanager
-    def applied_to(self, connection: sqlite3.Connection) -> Iterator[None]:
-        """Apply the limit to the queries on this connection.
-
-        SQLite calls the progress handler between its instructions. A full-text search may be one
-        instruction that takes a minute; only an interrupt from another thread can end that.
-        """
-        connection.set_progress_handler(self.is_over, STEP)
-        with self._lock:
-            self._connection = connection
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._connection = None
-            connection.set_progress_handler(None, 0)
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
+        self.cancelled = True
 
     @property
     def spent(self) -> bool:
-        return self.limit_s is not None and time.monotonic() - self._began > self.limit_s
+        return self.limit_s is not None and time.monotonic() - self._began >= self.limit_s
 
     def is_over(self) -> bool:
-        """Return whether the query must end. SQLite calls it as its progress handler."""
+        """Return whether the query must end.
+
+        As its progress handler, SQLite calls it between instructions. A full-text search may be one
+        instruction that takes a minute; only an interrupt from another thread can end that.
+        """
         return self.cancelled or self.spent
-
-
-_budget: ContextVar[QueryBudget | None] = ContextVar("budget", default=None)
-
-
-def limited(budget: QueryBudget, function: Callable[[], T]) -> T:
-    """Call a function; all its queries share this budget."""
-    token = _budget.set(budget)
-    budget.start()
-    try:
-        return function()
-    finally:
-        budget.finished = True
-        _budget.reset(token)
 
 
 def explain_interrupt(error: Exception, budget: QueryBudget) -> Exception | None:
     """Return the error for an interrupted query; None if `error` has another reason."""
     cause = getattr(error, "orig", None) or error
-    if not isinstance(cause, sqlite3.OperationalError) or "interrupted" not in str(cause):
+    if not isinstance(cause, sqlite3.OperationalError) or not _is_interrupt(cause):
         return None
     if budget.cancelled:
         return LedgerError("the query was cancelled")
@@ -134,49 +85,82 @@ def explain_interrupt(error: Exception, budget: QueryBudget) -> Exception | None
     )
 
 
+def read_ledger(
+    state: Path,
+    query: Callable[Concatenate[sqlite3.Connection, P], T],
+    /,
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run a query on a snapshot of the ledger, with or without a running daemon. Blocks.
+
+    Raises what the query raises, LedgerError if the ledger cannot be read.
+    """
+    with _open_snapshot(state / LEDGER) as connection:
+        return query(connection, *args, **kwargs)
+
+
 def query_readonly(
     path: Path, sql: str, parameters: Parameters = (), *, limit_s: float | None = None
 ) -> list[Row]:
-    """Return the rows of one query. Blocks: in the event loop use `Ledger.query_rows`.
+    """Return the rows of a user's own query. Blocks.
 
     Raises QueryError for a query that is wrong, or that writes or attaches; QueryTimeout for one
-    that takes longer than `limit_s` seconds or the caller's budget; KeyboardInterrupt if Ctrl-C
-    ended it; LedgerHeld while another program locks the ledger; LedgerError if there is no ledger
-    at `path`.
+    that takes longer than `limit_s` seconds; KeyboardInterrupt if Ctrl-C ended it; LedgerHeld while
+    another program locks the ledger; LedgerError if there is no ledger at `path`.
     """
-    budget = QueryBudget(limit_s) if limit_s is not None else QueryBudget.current()
-    with (
-        open_for_reading(path) as connection,
-        budget.applied_to(connection),
-        _alarm(limit_s, budget),
-    ):
+    with _open_snapshot(path, limit_s) as connection:
         connection.set_authorizer(_authorize_statement)
         try:
-            cursor = connection.execute(sql, parameters)
-            names = [column[0] for column in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+            return fetch_rows(connection, sql, parameters)
         except (sqlite3.Error, sqlite3.Warning) as error:
-            if interrupt := explain_interrupt(error, budget):
-                raise interrupt from error
-            # Ctrl-C raised an exception in the progress handler, which SQLite swallowed
-            if str(error) == "interrupted":
-                raise KeyboardInterrupt from error
-            raise explain_sqlite_error(error, path) or _translate_error(error) from error
+            if _is_interrupt(error) or explain_sqlite_error(error, path):
+                raise
+            raise _translate_error(error) from error
+
+
+def find_matching_jobs(path: Path, condition: str) -> list[int]:
+    """Return the jobs that match a user's condition on `job_status`. Raises as `query_readonly`."""
+    query = f"SELECT job_id FROM job_status WHERE (\n{condition}\n)"  # noqa: S608 - can only read
+    rows = query_readonly(path, query, limit_s=QUERY_S)
+    return [int(str(row["job_id"])) for row in rows]
 
 
 @contextmanager
-def _alarm(limit_s: float | None, budget: QueryBudget) -> Iterator[None]:
+def _open_snapshot(path: Path, limit_s: float | None = None) -> Iterator[sqlite3.Connection]:
+    budget = QueryBudget(limit_s)
+    with open_for_reading(path) as connection, _alarm(connection, limit_s):
+        connection.set_progress_handler(budget.is_over, STEP)
+        try:
+            connection.execute("BEGIN")
+            yield connection
+        except sqlite3.Error as error:
+            if interrupt := explain_interrupt(error, budget):
+                raise interrupt from error
+            # Ctrl-C raised an exception in the progress handler, which SQLite swallowed
+            if _is_interrupt(error):
+                raise KeyboardInterrupt from error
+            unreadable = LedgerError(f"cannot read the ledger {path}: {error}")
+            raise explain_sqlite_error(error, path) or unreadable from error
+
+
+@contextmanager
+def _alarm(connection: sqlite3.Connection, limit_s: float | None) -> Iterator[None]:
     """Interrupt the query from a timer thread when its time is over. Needs no event loop."""
     if limit_s is None:
         yield
         return
-    timer = threading.Timer(limit_s + 0.01, budget.interrupt)
+    timer = threading.Timer(limit_s + 0.01, connection.interrupt)
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
+
+
+def _is_interrupt(error: Exception) -> bool:
+    return str(error) == "interrupted"
 
 
 def _authorize_statement(

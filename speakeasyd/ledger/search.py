@@ -2,15 +2,13 @@
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
-from sqlalchemy import Connection, StaticPool, create_engine, text
-from sqlalchemy.exc import DBAPIError
-
-from speakeasyd.errors import LedgerError, QueryError
-from speakeasyd.ledger.access import open_for_reading
+from speakeasyd.errors import QueryError
+from speakeasyd.ledger.rows import ReadConnection, fetch_rows, fetch_value, stream_rows
 
 RANKED = 5_000  # most matches that are ranked; of more matches, the newest come first
 SKIPPED = (
@@ -36,27 +34,28 @@ _FILTERED = """
     AND jobs.superseded_by IS NULL
 """
 _FOUND = f"""
-    SELECT segments.job_id, jobs.path, segments.start_seconds, segments.end_seconds,
-           segments.channel, jobs.created_at, snippet(segments_fts, 0, '[', ']', '…', 32)
+    SELECT segments.job_id, jobs.path, segments.start_seconds AS start, segments.end_seconds AS "end",
+           segments.channel, jobs.created_at,
+           snippet(segments_fts, 0, '[', ']', '…', 32) AS snippet
     FROM segments_fts
     JOIN segments ON segments.id = segments_fts.rowid
     JOIN jobs ON jobs.id = segments.job_id
     WHERE segments_fts MATCH :words AND segments_fts.rowid BETWEEN :low AND :high
       AND (:channel IS NULL OR segments.channel = :channel) AND {_FILTERED}
 """  # noqa: S608 - constants
-_BEST = text(f"{_FOUND} ORDER BY segments_fts.rank LIMIT :limit")
-_NEWEST = text(f"{_FOUND} ORDER BY segments_fts.rowid DESC LIMIT :limit")
-_COMMON = text("SELECT 1 FROM segments_fts WHERE segments_fts MATCH :words LIMIT 1 OFFSET :ranked")
-_PLACES = text(f"""
+_BEST = f"{_FOUND} ORDER BY segments_fts.rank LIMIT :limit"
+_NEWEST = f"{_FOUND} ORDER BY segments_fts.rowid DESC LIMIT :limit"
+_COMMON = "SELECT 1 FROM segments_fts WHERE segments_fts MATCH :words LIMIT 1 OFFSET :ranked"
+_PLACES = f"""
     SELECT id,
-           (SELECT min(id) FROM segments WHERE job_id = jobs.id),
-           (SELECT max(id) FROM segments WHERE job_id = jobs.id)
+           (SELECT min(id) FROM segments WHERE job_id = jobs.id) AS low,
+           (SELECT max(id) FROM segments WHERE job_id = jobs.id) AS high
     FROM jobs
     WHERE {_FILTERED} AND (:channel IS NULL OR json_extract(options, '$.channels') = 'split')
       AND EXISTS (SELECT 1 FROM segments WHERE job_id = jobs.id)
     ORDER BY id DESC
-""")  # noqa: S608 - constants
-_NEXT_JOB = text("SELECT created_at FROM jobs WHERE id >= :id ORDER BY id LIMIT 1")
+"""  # noqa: S608 - constants
+_NEXT_JOB = "SELECT created_at FROM jobs WHERE id >= :id ORDER BY id LIMIT 1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,24 +99,8 @@ class _SegmentRange:
     high: int
 
 
-def search_file(
-    path: Path, words: str, limit: int, filters: SearchFilters = EVERYTHING
-) -> list[SearchHit]:
-    """As `search_text`, with or without a running daemon; needs no right to write.
-
-    Raises LedgerError if the ledger cannot be read, QueryError.
-    """
-    with open_for_reading(path) as file:
-        engine = create_engine("sqlite://", creator=lambda: file, poolclass=StaticPool)
-        try:
-            with engine.connect() as connection:
-                return search_text(connection, words, limit, filters)
-        except DBAPIError as error:
-            raise LedgerError(f"the ledger {path} cannot be searched: {error.orig}") from error
-
-
 def search_text(
-    connection: Connection, words: str, limit: int, filters: SearchFilters = EVERYTHING
+    connection: ReadConnection, words: str, *, limit: int = 20, filters: SearchFilters = EVERYTHING
 ) -> list[SearchHit]:
     """Return segments with all of these words, best first; of very common words, newest first.
 
@@ -130,27 +113,32 @@ def search_text(
     parameters = (
         asdict(filters)
         | _find_received_range(connection, filters)
-        | {"words": query, "low": 0, "high": 2**63 - 1}
+        | {"words": query, "low": 0, "high": 2**63 - 1, "limit": limit}
     )
-    if connection.scalar(_COMMON, parameters | {"ranked": RANKED}) is None:
-        return [SearchHit(*row) for row in connection.execute(_BEST, parameters | {"limit": limit})]
+    if fetch_value(connection, _COMMON, parameters | {"ranked": RANKED}) is None:
+        return _fetch_hits(connection, _BEST, parameters)
     if filters == EVERYTHING:
-        return [
-            SearchHit(*row) for row in connection.execute(_NEWEST, parameters | {"limit": limit})
-        ]
+        return _fetch_hits(connection, _NEWEST, parameters)
     hits: list[SearchHit] = []
-    for segment_range in _find_segment_ranges(connection, parameters):
-        bounds = asdict(segment_range) | {"limit": limit - len(hits)}
-        rows = connection.execute(_NEWEST, parameters | bounds)
-        hits += [SearchHit(*row) for row in rows]
-        if len(hits) == limit:
-            break
+    with closing(_find_segment_ranges(connection, parameters)) as ranges:
+        for segment_range in ranges:
+            bounds = asdict(segment_range) | {"limit": limit - len(hits)}
+            hits += _fetch_hits(connection, _NEWEST, parameters | bounds)
+            if len(hits) == limit:
+                break
     return hits
 
 
+def _fetch_hits(
+    connection: ReadConnection, sql: str, parameters: Mapping[str, object]
+) -> list[SearchHit]:
+    rows: list[dict[str, Any]] = fetch_rows(connection, sql, parameters)
+    return [SearchHit(**row) for row in rows]
+
+
 def _find_segment_ranges(
-    connection: Connection, parameters: Mapping[str, object]
-) -> Iterator[_SegmentRange]:
+    connection: ReadConnection, parameters: Mapping[str, object]
+) -> Generator[_SegmentRange, None, None]:
     """Yield the segment ranges of the jobs that pass the filters, newest first.
 
     The segments of a job are mostly adjacent, and those of the next job follow: neighbouring jobs
@@ -158,34 +146,36 @@ def _find_segment_ranges(
     """
     max_size = FIRST_RANGE
     current: _SegmentRange | None = None
-    for job, low, high in connection.execute(_PLACES, parameters):
-        if (
-            current
-            and low - current.high <= SKIPPED
-            and current.low - high <= SKIPPED
-            and current.high - current.low < max_size
-        ):
-            current = _SegmentRange(
-                job, current.last, min(low, current.low), max(high, current.high)
-            )
-            continue
-        if current:
-            yield current
-            max_size *= 2
-        current = _SegmentRange(job, job, low, high)
+    with closing(stream_rows(connection, _PLACES, parameters)) as places:
+        for place in places:
+            job, low, high = (int(str(place[name])) for name in ("id", "low", "high"))
+            if (
+                current
+                and low - current.high <= SKIPPED
+                and current.low - high <= SKIPPED
+                and current.high - current.low < max_size
+            ):
+                current = _SegmentRange(
+                    job, current.last, min(low, current.low), max(high, current.high)
+                )
+                continue
+            if current:
+                yield current
+                max_size *= 2
+            current = _SegmentRange(job, job, low, high)
     if current:
         yield current
 
 
-def _find_received_range(connection: Connection, filters: SearchFilters) -> dict[str, int]:
+def _find_received_range(connection: ReadConnection, filters: SearchFilters) -> dict[str, int]:
     """Return the first and the last job of the filters' period, found by bisection.
 
     Job ids grow with time.
     """
-    newest = connection.scalar(text("SELECT max(id) FROM jobs")) or 0
+    newest = int(str(fetch_value(connection, "SELECT max(id) FROM jobs") or 0))
 
     def created(number: int) -> str:
-        return connection.scalar(_NEXT_JOB, {"id": number}) or "~"
+        return str(fetch_value(connection, _NEXT_JOB, {"id": number}) or "~")
 
     def find_first(time: str) -> int:
         return bisect_left(range(newest + 1), time.replace(" ", "T"), key=created)

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
+from speakeasyd.ledger.event_log import load_events_after
 from speakeasyd.server.broadcast import EventMessage, LiveClient, build_message, encode_json
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.status import build_overview
@@ -69,7 +70,7 @@ async def _send_snapshot(socket: WebSocket, parts: ServerContext, after: int | N
 
 async def _load_missed(parts: ServerContext, after: int) -> EventMessage | None:
     """Return the missed events; None if some were removed, or there are too many."""
-    missed = await parts.ledger.clients.events_after(after, limit=MISSED_MOST)
+    missed = await parts.ledger.clients.read(load_events_after, after, limit=MISSED_MOST)
     return None if missed is None else build_message(missed)
 
 

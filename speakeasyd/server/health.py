@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 from speakeasyd.domain.device_health import ACCEPTING, DeviceState
 from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseKind
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.queries import query_ledger
-from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.ledger.job_lists import Totals, load_inbox_notes, load_totals
+from speakeasyd.server.context import Lent
 from speakeasyd.server.guard import TRUSTED
 from speakeasyd.server.schemas import HealthAnswer
 from speakeasyd.server.status import build_overview
@@ -22,9 +22,6 @@ router = APIRouter(tags=["health"])
 
 PATIENCE_S = 5.0  # seconds for the ledger to answer a probe
 
-_INBOXES = "SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'"
-_FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
-_AUDIO = "SELECT coalesce(sum(audio_seconds), 0) AS seconds FROM batch_progress"
 _PUBLIC = frozenset({"ok", *DeviceState})
 """Values that a probe without the token gets unchanged."""
 _FAILING: dict[int | str, dict[str, Any]] = {
@@ -40,7 +37,7 @@ async def get_liveness(request: Request, parts: Lent, response: Response) -> Hea
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
-            rows = await parts.ledger.probes.query_rows(_INBOXES)
+            watchers = await parts.ledger.probes.read(load_inbox_notes)
     except (LedgerError, TimeoutError) as error:
         return _build_health(
             request,
@@ -48,7 +45,6 @@ async def get_liveness(request: Request, parts: Lent, response: Response) -> Hea
             {"loop": "ok", "ledger": str(error) or "no answer"},
             well=False,
         )
-    watchers = {str(row["key"]): str(row["note"] or "ok") for row in rows}
     watchers |= {
         f"inbox {cause.name}": reason
         for cause, reason in parts.pauses.reasons.items()
@@ -92,21 +88,16 @@ def _find_kind(value: str) -> str:
 async def get_metrics(parts: Lent) -> Response:
     """Return metrics in the text format of Prometheus."""
     seen = await build_overview(parts)
-    totals = await parts.ledger.clients.run(_load_totals, parts)
+    totals = await parts.ledger.clients.read(load_totals)
     registry = CollectorRegistry()
     registry.register(_Scrape(seen, totals, parts.live.clients))
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _load_totals(parts: ServerContext) -> Mapping[str, Any]:
-    faults = {str(row["kind"]): row["n"] for row in query_ledger(parts.state, _FAULTS)}
-    return {"audio": query_ledger(parts.state, _AUDIO)[0]["seconds"], "faults": faults}
-
-
 class _Scrape(Collector):
     """Metrics from one snapshot of the ledger; the process keeps no counters."""
 
-    def __init__(self, seen: Mapping[str, Any], totals: Mapping[str, Any], clients: int) -> None:
+    def __init__(self, seen: Mapping[str, Any], totals: Totals, clients: int) -> None:
         self._seen, self._totals, self._clients = seen, totals, clients
 
     def collect(self) -> Iterator[Metric]:
@@ -116,7 +107,7 @@ class _Scrape(Collector):
             seen["counts"],
         )
         yield CounterMetricFamily(
-            "speakeasyd_audio_seconds", "Audio transcribed.", self._totals["audio"]
+            "speakeasyd_audio_seconds", "Audio transcribed.", self._totals.audio_seconds
         )
         yield GaugeMetricFamily(
             "speakeasyd_speed", "Audio seconds per second, recently.", seen["speed"] or 0.0
@@ -149,7 +140,7 @@ class _Scrape(Collector):
         incidents = CounterMetricFamily(
             "speakeasyd_incidents", "Incidents by kind.", labels=["kind"]
         )
-        yield _add_labelled(incidents, self._totals["faults"])
+        yield _add_labelled(incidents, self._totals.incidents)
         yield GaugeMetricFamily("speakeasyd_websocket_clients", "WebSocket clients.", self._clients)
 
 

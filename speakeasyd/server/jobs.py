@@ -1,7 +1,7 @@
 """Jobs, their transcripts and their audio."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -20,8 +20,10 @@ from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.options import Format
 from speakeasyd.domain.tracks import split_transcript
 from speakeasyd.domain.transcript import Transcript
-from speakeasyd.ledger.job_details import SourceFile, find_job_row, find_source, load_details
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.job_details import SourceFile, find_job_row, find_source, load_job
+from speakeasyd.ledger.job_lists import list_jobs as load_jobs
+from speakeasyd.ledger.publication import load_transcript
+from speakeasyd.ledger.rows import ReadConnection, Row
 from speakeasyd.outbox.source_folder import propose_archive_names
 from speakeasyd.safe_open import FolderHandle, open_below
 from speakeasyd.server.context import Lent, ServerContext
@@ -30,15 +32,6 @@ from speakeasyd.server.schemas import JobAnswer, JobDetails, Jobs
 from speakeasyd.server.sound import OpenFileResponse
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
-
-_FILTERS = {
-    "status": "status = :status",
-    "batch": "batch = :batch",
-    "inbox": "inbox = :inbox",
-    "preset": "preset = :preset",
-    "q": "instr(lower(path), lower(:q))",
-    "before": "job_id < :before",
-}
 
 _Text = Annotated[str | None, Query(max_length=1000)]
 _Number = Annotated[int, Query(ge=0, lt=2**63)]
@@ -57,18 +50,15 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Mapping[str, Any]:
     """List jobs, newest first. `q`: part of the path. `before`: the `next` of the previous page."""
-    asked = {
+    filters = {
         "status": status,
         "batch": batch,
         "inbox": inbox,
         "preset": preset,
-        "q": q,
+        "part": q,
         "before": before,
     }
-    given = {name: value for name, value in asked.items() if value is not None}
-    where = " AND ".join(_FILTERS[name] for name in given) or "TRUE"
-    query = f"SELECT * FROM job_status WHERE {where} ORDER BY job_id DESC LIMIT :limit"  # noqa: S608 - our own words
-    rows = await parts.ledger.clients.query_rows(query, given | {"limit": limit + 1})
+    rows = await parts.ledger.clients.read(load_jobs, filters, limit=limit + 1)
     page = rows[:limit]
     return {"jobs": page, "next": page[-1]["job_id"] if len(rows) > limit else None}
 
@@ -79,9 +69,8 @@ _Id = Annotated[int, "the number of a job"]
 @router.get("/{job_id}", response_model=JobDetails)
 async def get_job(parts: Lent, job_id: _Id) -> Row:
     """Everything about one job: its state, attempts, artifacts, incidents."""
-    row = await find_job(parts, job_id)
-    more = await parts.ledger.clients.run(load_details, parts.state, job_id)
-    return row | more | {"advice": find_hint(row["error_code"])}
+    row = await _read_job(parts, load_job, job_id)
+    return row | {"advice": find_hint(row["error_code"])}
 
 
 @router.get("/{job_id}/transcript", response_class=Response)
@@ -96,7 +85,7 @@ async def get_transcript(
     404 for a download of which there is no text, and for a track that has no transcript of its own.
     """
     row = await find_job(parts, job_id)
-    told = await parts.ledger.clients.load_transcript(JobId(job_id))
+    told = await parts.ledger.clients.read(load_transcript, JobId(job_id))
     if format and not row["has_transcript"] and not told.segments:
         raise RequestRefused(
             404, f"there is no transcript: the job is {row['status']}", hint=str(row["error"] or "")
@@ -132,7 +121,7 @@ _PARTS: dict[int | str, dict[str, Any]] = {
 async def get_audio(parts: Lent, job_id: _Id) -> OpenFileResponse:
     """Return the source, or a range of it. 404: it is no longer in its inbox."""
     await find_job(parts, job_id)
-    source = await parts.ledger.clients.run(find_source, parts.state, job_id)
+    source = await parts.ledger.clients.read(find_source, job_id)
     inbox = next(
         (one for one in parts.settings.inboxes if source and one.name == source.inbox), None
     )
@@ -193,11 +182,13 @@ def _list_places(inbox: InboxSettings, path: bytes) -> Iterator[tuple[Path, str]
 
 async def find_job(parts: ServerContext, job_id: int) -> Row:
     """Return the row of `job_status`. Raises RequestRefused: 404 for an unknown job."""
-    row = (
-        await parts.ledger.clients.run(find_job_row, parts.state, job_id)
-        if 0 <= job_id < 2**63
-        else None
-    )
+    return await _read_job(parts, find_job_row, job_id)
+
+
+async def _read_job(
+    parts: ServerContext, query: Callable[[ReadConnection, int], Row | None], job_id: int
+) -> Row:
+    row = await parts.ledger.clients.read(query, job_id) if 0 <= job_id < 2**63 else None
     if row is None:
         raise RequestRefused(404, f"there is no job {job_id}")
     return row
@@ -208,9 +199,7 @@ async def change_job(parts: Lent, job_id: _Id, wish: Literal["retry", "cancel"])
     """Retry an ended job, or cancel one that has not ended. 409: not possible in its state."""
     row = await find_job(parts, job_id)
     changed = await (
-        parts.ledger.retry_jobs(ids=[job_id])
-        if wish == "retry"
-        else parts.ledger.cancel_jobs([job_id])
+        parts.ledger.retry_jobs([job_id]) if wish == "retry" else parts.ledger.cancel_jobs([job_id])
     )
     if not changed:
         raise RequestRefused(409, f"the job is {row['status']}", hint=_WHY_NOT[wish])

@@ -23,7 +23,8 @@ from speakeasyd.domain.media_types import HEAD_BYTES, guess_extension
 from speakeasyd.domain.transcript import Segment, Transcript
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.inbox.rules import InboxRules
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.publication import load_transcript, read_leading_text
+from speakeasyd.ledger.rows import Row
 from speakeasyd.server.broadcast import LiveClient, encode_json
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RequestRefused
@@ -106,7 +107,7 @@ async def create_transcription(
         job = await _cancel_on_disconnect(request, _wait_for_end(parts, taken.job_id, client))
     if job["status"] != Status.COMPLETED:
         raise RequestRefused(422, str(job["error"] or f"the job is {job['status']}"))
-    told = await parts.ledger.clients.load_transcript(JobId(taken.job_id))
+    told = await parts.ledger.clients.read(load_transcript, JobId(taken.job_id))
     words = "word" in form.get_texts("timestamp_granularities[]")
     return await parts.calls.rendering.run(_build_answer, told, wanted, words=words, task=task)
 
@@ -277,8 +278,8 @@ async def _stream_events(
 async def _read_text(parts: ServerContext, job_id: JobId, *, ended: bool) -> str:
     """Return the whole text of an ended job, otherwise that of its leading chunks."""
     if ended:
-        return (await parts.ledger.clients.load_transcript(job_id)).text
-    return await parts.ledger.clients.leading_text(job_id)
+        return (await parts.ledger.clients.read(load_transcript, job_id)).text
+    return await parts.ledger.clients.read(read_leading_text, job_id)
 
 
 def _format_event(data: Mapping[str, object]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from speakeasyd.ledger.search import TIME, SearchFilters
+from speakeasyd.ledger.search import TIME, SearchFilters, search_text
 from speakeasyd.server.context import Lent
 from speakeasyd.server.schemas import SearchHitsAnswer
 
@@ -39,8 +39,5 @@ async def search_transcripts(
     filters = SearchFilters(
         since=since, until=until, batch=batch, inbox=inbox, preset=preset, channel=channel
     )
-    return {
-        "hits": [
-            asdict(hit) for hit in await parts.ledger.search_text(q, limit=limit, filters=filters)
-        ]
-    }
+    hits = await parts.ledger.searches.read(search_text, q, limit=limit, filters=filters)
+    return {"hits": [asdict(hit) for hit in hits]}

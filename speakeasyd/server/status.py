@@ -1,5 +1,6 @@
 """Status, batches, throughput, formats, pause and resume."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -10,22 +11,19 @@ from pydantic import BaseModel, Field
 
 from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.pausing import PERSON_PAUSE
-from speakeasyd.ledger.overview import take_snapshot
+from speakeasyd.ledger.job_lists import list_batches as load_batches
+from speakeasyd.ledger.job_lists import list_hours
+from speakeasyd.ledger.overview import find_daemon, load_current_overview
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.schemas import Batches, FormatAnswer, Formats, Hours, Overview, Paused
 
 router = APIRouter(tags=["status"])
 
-_BATCHES = "SELECT * FROM batch_progress WHERE instr(lower(batch), lower(:q)) ORDER BY created_at DESC LIMIT :limit"
-_HOURS = """
-    SELECT * FROM (SELECT * FROM throughput_hourly ORDER BY hour DESC LIMIT :hours) ORDER BY hour
-"""
-
 
 async def build_overview(parts: ServerContext) -> Mapping[str, Any]:
     """Return the answer of `GET /status`."""
-    seq = await parts.ledger.clients.newest_event()
-    snapshot = await parts.ledger.clients.run(take_snapshot, parts.state)
+    daemon = await asyncio.to_thread(find_daemon, parts.state)
+    seq, snapshot = await parts.ledger.clients.read(load_current_overview, daemon)
     settings = parts.settings
     return asdict(snapshot) | {
         "seq": seq,
@@ -48,7 +46,7 @@ async def list_batches(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Mapping[str, Any]:
     """List batches, newest first. `q`: part of the name."""
-    return {"batches": await parts.ledger.clients.query_rows(_BATCHES, {"q": q, "limit": limit})}
+    return {"batches": await parts.ledger.clients.read(load_batches, q, limit=limit)}
 
 
 @router.get("/throughput", response_model=Hours)
@@ -56,7 +54,7 @@ async def list_throughput(
     parts: Lent, hours: Annotated[int, Query(ge=1, le=24 * 366)] = 48
 ) -> Mapping[str, Any]:
     """List the last hours in which jobs ended, oldest first."""
-    return {"hours": await parts.ledger.clients.query_rows(_HOURS, {"hours": hours})}
+    return {"hours": await parts.ledger.clients.read(list_hours, hours)}
 
 
 @router.get("/formats")

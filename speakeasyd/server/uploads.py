@@ -305,9 +305,8 @@ async def _known_paths(
         batch: presets.choose_options(batch, changes).options
         for batch in {_name_batch(one.path) for one in wanted}
     }
-    rows = await parts.ledger.clients.run(
-        files_with_bytes, parts.state, inbox.name, sorted({one.file.sha256 for one in wanted})
-    )
+    hashes = sorted({one.file.sha256 for one in wanted})
+    rows = await parts.ledger.clients.read(files_with_bytes, inbox.name, hashes)
     return frozenset(
         (row.path, row.sha256)
         for row in rows

@@ -4,16 +4,21 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from speakeasyd.clock import Clock, format_utc
+from speakeasyd.clock import Clock
 from speakeasyd.config import Settings
 from speakeasyd.domain.drained import Drained, Left
-from speakeasyd.domain.event_kinds import JOB_ENDED
 from speakeasyd.domain.pausing import DEVICE_PAUSE, LEDGER_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.worker_pool import WorkerPool
-from speakeasyd.errors import LedgerError, QueryError
+from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.queries import query_ledger
-from speakeasyd.ledger.readonly import Row
+from speakeasyd.ledger.readonly import read_ledger
+from speakeasyd.ledger.rows import Row
+from speakeasyd.ledger.run_account import (
+    RunAccount,
+    count_unfinished_jobs,
+    find_unfinished_inboxes,
+    load_run_account,
+)
 from speakeasyd.services.dispatcher import Dispatcher
 from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.intake import Intake
@@ -24,19 +29,6 @@ CHECK_S = 0.2  # seconds between checks whether everything is done
 # Seconds without progress, with two checks of an outbox, after which `wait` gives up
 STALLED_S = 12.0
 DEVICE_STALLED_S = 120.0  # Seconds, the same while a device is probed: it often recovers
-
-_UNFINISHED = "SELECT coalesce(sum(pending + processing), 0) AS n FROM batch_progress"
-_WAITING = """
-    SELECT jobs.inbox AS inbox, available_at > :now AS later, count(*) AS n FROM jobs
-    WHERE status IN ('pending', 'processing') GROUP BY 1, 2
-"""
-_END_KINDS = ", ".join(f"'{kind}'" for kind in JOB_ENDED)
-_JUST_ENDED = f"""finished_at IS NOT NULL AND id IN (
-    SELECT job_id FROM events WHERE seq > :began AND kind IN ({_END_KINDS})
-)"""  # noqa: S608 - constants
-_ENDED = f"SELECT status, count(*) AS n FROM jobs WHERE {_JUST_ENDED} GROUP BY status"  # noqa: S608 - constants
-_FAILED = f"SELECT inbox, path, error FROM jobs WHERE status = 'failed' AND {_JUST_ENDED}"  # noqa: S608 - constants
-_LEFT = "SELECT inbox, path, error FROM jobs WHERE status IN ('pending', 'processing')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +81,7 @@ class Draining:
         if not (self._intake.idle and self._dispatcher.idle):
             return False
         try:
-            return bool((await self._ledger.query_rows(_UNFINISHED))[0]["n"] == 0)
+            return await self._ledger.read(count_unfinished_jobs) == 0
         except LedgerError:
             return False
 
@@ -117,14 +109,10 @@ class Draining:
         if self._dispatcher.computing:
             return False
         try:
-            waiting = await self._ledger.query_rows(
-                _WAITING, {"now": format_utc(self._clock.utc())}
-            )
+            waiting = await self._ledger.read(find_unfinished_inboxes)
         except LedgerError:
             return True
-        return all(
-            self._pauses.yields_machine or self._why_held(str(row["inbox"])) for row in waiting
-        )
+        return all(self._pauses.yields_machine or self._why_held(inbox) for inbox in waiting)
 
     def _list_failing(self) -> dict[str, str]:
         """Return the failing services that block files, with their errors."""
@@ -143,7 +131,6 @@ class Draining:
 
         `began`: the last event before the run. `stopped`: whether a stop was requested.
         """
-        state = self._settings.state
         roots = {inbox.name: inbox.path for inbox in self._settings.inboxes}
         problems = [*hindrances.pauses.values(), *hindrances.failing]
         of_all = [reason for cause, reason in hindrances.pauses.items() if not cause.name]
@@ -161,20 +148,14 @@ class Draining:
             return self._why_held(str(row["inbox"])) or general or str(row["error"] or otherwise)
 
         try:
-            ended = {
-                str(row["status"]): int(str(row["n"]))
-                for row in query_ledger(state, _ENDED, {"began": began})
-            }
-            failed = [
-                Left(build_path(row), str(row["error"]))
-                for row in query_ledger(state, _FAILED, {"began": began})
-            ]
-            left = [Left(build_path(row), reason(row)) for row in query_ledger(state, _LEFT)]
-        except (LedgerError, QueryError) as error:
-            ended, failed, left = {}, [], []
+            account = read_ledger(self._settings.state, load_run_account, began)
+        except LedgerError as error:
+            account = RunAccount({}, [], [])
             problems = [*problems, str(error)]
+        failed = [Left(build_path(row), str(row["error"])) for row in account.failed]
+        left = [Left(build_path(row), reason(row)) for row in account.left]
         return Drained(
-            ended=ended,
+            ended=account.ended,
             failed=tuple(failed),
             left=(*left, *self._intake.left()),
             untaken=tuple(self._intake.untaken),

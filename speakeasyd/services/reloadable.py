@@ -10,7 +10,7 @@ from speakeasyd.domain.presets import Changes
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.queries import LEDGER
+from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.loop import MainLoop
 from speakeasyd.mounts import MountAnchor
 from speakeasyd.services.failures import ServiceFailures

@@ -16,7 +16,6 @@ from speakeasyd.config import InboxSettings, ServerSettings, Settings, WatchSett
 from speakeasyd.daemon import Daemon
 from speakeasyd.domain.job import IncompleteWait
 from speakeasyd.domain.options import Options
-from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.testing import (
     HEADER_BYTES,
     PIECE,
@@ -27,7 +26,7 @@ from speakeasyd.testing import (
 )
 from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import eventually
-from tests.ledgers import create
+from tests.ledgers import create, query_ledger
 
 WHOLE = with_header(bytes(range(200)))
 HALF = WHOLE[:100]

@@ -1,9 +1,11 @@
 """The layers hold: in the imports as they are written, and in what a running parent process has loaded."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -30,14 +32,14 @@ def test_the_parent_never_loads_the_models_libraries() -> None:
 
 LOCAL_CALLS = {
     ("daemon.py", "import_module"),
-    ("ledger/clients.py", "self._threads.shutdown"),
-    ("ledger/ledger.py", "self._readers.shutdown"),
+    ("ledger/readers.py", "query"),  # `run_sync` of SQLAlchemy, which runs it on the loop
     ("services/janitor.py", "back_up_on_schedule"),
     ("services/publisher.py", "_render_formats"),
     ("services/speakers.py", "apply_change"),
     ("services/speakers.py", "find_file_speakers"),
     ("server/app.py", "FileResponse"),  # both send files of the installed package
     ("server/app.py", "StaticFiles"),
+    ("server/status.py", "find_daemon"),
 }
 """What may use the event loop's shared executor or anyio's threads: local, bounded work, by module and function.
 
@@ -166,3 +168,33 @@ def _is_of_router(made: ast.expr) -> bool:
         case ast.Call(func=ast.Attribute(value=ast.Name(id="router" | "app" | "api"))):
             return True
     return False
+
+
+SQL = re.compile(
+    r"\b(SELECT\s.+\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|PRAGMA)\s",
+    re.DOTALL,
+)
+SHOWN = {"cli/sql.py"}
+"""Modules with SQL that is shown to users and not run."""
+
+
+def test_only_the_ledger_has_sql() -> None:
+    """Everything else calls the queries of the ledger, which share their texts."""
+    found = {
+        (module, text)
+        for file in sorted((REPOSITORY / "speakeasyd").rglob("*.py"))
+        if (module := file.relative_to(REPOSITORY / "speakeasyd").as_posix()) not in SHOWN
+        if not module.startswith("ledger/")
+        for text in _find_strings(file)
+        if SQL.search(text)
+    }
+    assert not found
+
+
+def _find_strings(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        match node:
+            case ast.JoinedStr():
+                yield ast.unparse(node)
+            case ast.Constant(value=str(text)):
+                yield text

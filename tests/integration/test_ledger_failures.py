@@ -15,7 +15,7 @@ from speakeasyd.clock import SystemClock
 from speakeasyd.errors import LedgerFull
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
-from speakeasyd.ledger.queries import LEDGER
+from speakeasyd.ledger.readonly import LEDGER
 from tests.ledgers import a_file, opened
 from tests.permissions import Deny, deny, restricted
 

@@ -22,13 +22,14 @@ from pathlib import Path
 from speakeasyd.clock import SystemClock
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.readonly import find_matching_jobs
 
 async def main():
     ledger = await Ledger.open(Path(sys.argv[1]), clock=SystemClock(), hub=EventHub())
     for _ in range(20):
-        await ledger.retry_jobs(where="status = 'failed'")
+        await ledger.retry_jobs(find_matching_jobs(ledger.path, "status = 'failed'"))
         await ledger.cancel_jobs([1])
-        await ledger.retry_jobs(ids=[1])
+        await ledger.retry_jobs([1])
     await ledger.close()
 
 asyncio.run(main())

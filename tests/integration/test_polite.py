@@ -14,11 +14,10 @@ from speakeasyd.daemon import Daemon
 from speakeasyd.domain.event_payloads import ReloadRequested
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript, build_scripted_chunks
 from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import PATIENCE_S, eventually
-from tests.ledgers import create
+from tests.ledgers import create, query_ledger
 
 CHUNKS = 40
 

@@ -15,6 +15,7 @@ from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import TranscribedTrack
 from speakeasyd.errors import ClaimLost, ErrorCode, FileFault, OutboxUnavailable
 from speakeasyd.events import Event, Subscription
+from speakeasyd.ledger.readonly import find_matching_jobs
 from speakeasyd.outbox.publish import Outbox
 from tests.integration.publishing import FORMATS, Place, workshop
 
@@ -95,7 +96,7 @@ async def test_a_retry_replaces_its_own_files_but_none_that_a_person_has_edited(
         ):
             await shop.publisher.publish_job(job)
         (place.outbox / "note.txt").write_text("It is done, and corrected.\n")
-        await shop.ledger.retry_jobs(where="1")
+        await shop.ledger.retry_jobs(find_matching_jobs(shop.ledger.path, "1"))
         for job in await shop.claimed():
             await shop.transcribed(job, " It is done better.")
             await shop.publisher.publish_job(job)
@@ -321,7 +322,7 @@ async def test_a_round_finds_what_a_crash_left_and_nothing_that_is_still_needed(
         done, again, _ = await shop.ready("done.mp3", "again.mp3", "waiting.mp3")
         for job in (done, again):  # completed, but the daemon died before it put the source away
             await shop.ledger.complete_job(job.id, job.token, [])
-        await shop.ledger.retry_jobs(ids=[again.id])
+        await shop.ledger.retry_jobs([again.id])
         place.drop("unknown.mp3")
         await shop.sources.run_once()
     assert sorted(place.written("archive")) == ["done.mp3"]
@@ -407,7 +408,7 @@ async def test_a_retry_without_tracks_removes_their_artifacts(place: Place) -> N
     async with workshop(place) as shop:
         [job] = await shop.ready("film.mkv", options=options, tracks=tracks)
         await shop.publisher.publish_job(job)
-        await shop.ledger.retry_jobs(ids=[job.id])
+        await shop.ledger.retry_jobs([job.id])
         [again] = await shop.claimed()
         await shop.transcribed(again, " Once more.")
         kept = await shop.ledger.load_transcript(job.id)

@@ -16,11 +16,10 @@ from speakeasyd.config import InboxSettings, ServerSettings, Settings, WatchSett
 from speakeasyd.daemon import Daemon
 from speakeasyd.domain.event_payloads import ResumeRequested
 from speakeasyd.domain.pausing import PERSON_PAUSE
-from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
 from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import eventually
-from tests.ledgers import create
+from tests.ledgers import create, query_ledger
 
 
 @pytest.fixture

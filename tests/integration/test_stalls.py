@@ -19,14 +19,13 @@ from speakeasyd.config import (
 )
 from speakeasyd.daemon import Daemon
 from speakeasyd.domain.job import Job
-from speakeasyd.ledger.queries import query_ledger
 from speakeasyd.services import watchdog
 from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.report_handler import ReportHandler
 from speakeasyd.testing import ODD_REPORTS, PIECE, SCRIPTED, FaultScript, InjectedFault
 from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import PATIENCE_S, eventually
-from tests.ledgers import create
+from tests.ledgers import create, query_ledger
 
 REFUSED = frozenset(
     {

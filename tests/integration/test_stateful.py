@@ -293,7 +293,7 @@ class Life(RuleBasedStateMachine):
             for row in self._rows("SELECT job_id FROM job_status WHERE path = ?", name)
         ]
         if retry:
-            self.run(self.ledger.retry_jobs(ids=ids))
+            self.run(self.ledger.retry_jobs(ids))
         elif name not in self.there:  # a wish that is granted would be no loss
             self.run(self.ledger.cancel_jobs(ids))
 

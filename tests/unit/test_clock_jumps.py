@@ -46,7 +46,7 @@ async def test_what_never_had_to_wait_goes_at_once(
     await ledger.add_jobs([a_file("new")])
     clock.set_wall(jump)
     await ledger.release_claim(running.id, running.token, available_at=None)
-    assert await ledger.retry_jobs(ids=[done.id]) == [done.id]
+    assert await ledger.retry_jobs([done.id]) == [done.id]
     assert len(await ledger.claim_jobs(10)) == 3
 
 
@@ -115,8 +115,8 @@ async def test_a_person_need_not_wait_for_the_time_of_a_retry(
     [job] = await claimed(ledger, a_file("a"))
     await ledger.release_claim(job.id, job.token, available_at=later(clock, 900), crash=True)
     assert await ledger.claim_jobs(1) == []
-    assert await ledger.retry_jobs(ids=[job.id]) == [job.id]
-    assert await ledger.retry_jobs(ids=[job.id]) == []
+    assert await ledger.retry_jobs([job.id]) == [job.id]
+    assert await ledger.retry_jobs([job.id]) == []
     assert len(await ledger.claim_jobs(1)) == 1
 
 

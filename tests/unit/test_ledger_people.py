@@ -8,6 +8,7 @@ import pytest
 
 from speakeasyd.errors import ClaimLost, ErrorCode, QueryError
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.readonly import find_matching_jobs
 from tests.ledgers import a_chunk, a_file, claimed, finish, opened, status, touched
 
 
@@ -20,7 +21,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 async def test_a_retry_of_what_was_completed_begins_from_nothing(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     await finish(ledger, job, " wrong")
-    assert await ledger.retry_jobs(ids=[job.id]) == [job.id]
+    assert await ledger.retry_jobs([job.id]) == [job.id]
     row = await status(ledger, job.id)
     assert (row["status"], row["progress"], row["attempts"], row["finished_at"]) == (
         "pending",
@@ -37,7 +38,7 @@ async def test_a_retry_of_what_failed_keeps_the_work_that_is_done(ledger: Ledger
     await ledger.store_chunks([(job.id, job.token, a_chunk(0, " right"))])
     await ledger.add_strike(job.id, job.token, 1, 10.0, 20.0)
     await ledger.fail_job(job.id, job.token, code=ErrorCode.POISON, error="poison")
-    assert await ledger.retry_jobs(ids=[job.id]) == [job.id]
+    assert await ledger.retry_jobs([job.id]) == [job.id]
     row = await status(ledger, job.id)
     assert (row["status"], row["attempts"], row["error_code"], row["finished_at"]) == (
         "pending",
@@ -53,7 +54,7 @@ async def test_a_retry_of_what_has_a_gap_begins_from_nothing(ledger: Ledger) -> 
     [job] = await claimed(ledger, a_file("a"))
     await ledger.store_chunks([(job.id, job.token, replace(a_chunk(0), segments=(), gap=True))])
     await ledger.fail_job(job.id, job.token, code=ErrorCode.OUTPUT_REFUSED, error="no place")
-    await ledger.retry_jobs(ids=[job.id])
+    await ledger.retry_jobs([job.id])
     [again] = await ledger.claim_jobs(1)
     assert again.done == frozenset()
 
@@ -63,7 +64,7 @@ async def test_a_retry_is_done_again_and_not_lent(ledger: Ledger) -> None:
     await finish(ledger, one, " Hello.")
     [twin] = await claimed(ledger, a_file("b", "same"))
     await ledger.complete_job(twin.id, twin.token, [])
-    await ledger.retry_jobs(ids=[twin.id])
+    await ledger.retry_jobs([twin.id])
     [again] = await ledger.claim_jobs(1)
     assert (again.id, again.transcribed) == (twin.id, False)
 
@@ -73,14 +74,14 @@ async def test_only_what_has_ended_is_retried(ledger: Ledger) -> None:
         (await claimed(ledger, a_file("a")))[0],
         (await ledger.add_jobs([a_file("b")]))[0],
     )
-    assert await ledger.retry_jobs(ids=[running.id, waiting.job_id, 99]) == []
+    assert await ledger.retry_jobs([running.id, waiting.job_id, 99]) == []
     assert await ledger.find_lost_claims([(running.id, running.token)]) == frozenset()
 
 
 async def test_a_skipped_file_can_be_transcribed_after_all(ledger: Ledger) -> None:
     await ledger.add_jobs([a_file("a")])
     [again] = await ledger.add_jobs([touched(a_file("a"))])
-    assert await ledger.retry_jobs(ids=[again.job_id]) == [again.job_id]
+    assert await ledger.retry_jobs([again.job_id]) == [again.job_id]
     assert (await status(ledger, again.job_id))["duplicate_of"] is None
 
 
@@ -88,7 +89,7 @@ async def test_a_version_whose_bytes_are_gone_is_not_retried(ledger: Ledger) -> 
     [old] = await ledger.add_jobs([a_file("a", "one")])
     [new] = await ledger.add_jobs([a_file("a", "two")])
     await ledger.cancel_jobs([new.job_id])
-    assert await ledger.retry_jobs(ids=[old.job_id, new.job_id]) == [new.job_id]
+    assert await ledger.retry_jobs([old.job_id, new.job_id]) == [new.job_id]
 
 
 async def test_a_condition_chooses_what_is_retried(ledger: Ledger) -> None:
@@ -97,7 +98,8 @@ async def test_a_condition_chooses_what_is_retried(ledger: Ledger) -> None:
         jobs, (ErrorCode.POISON, ErrorCode.POISON, ErrorCode.NO_AUDIO), strict=True
     ):
         await ledger.fail_job(job.id, job.token, code=code, error="")
-    chosen = await ledger.retry_jobs(where="error_code = 'poison' AND path <> 'b' -- the first")
+    condition = "error_code = 'poison' AND path <> 'b' -- the first"
+    chosen = await ledger.retry_jobs(find_matching_jobs(ledger.path, condition))
     assert chosen == [jobs[0].id]
 
 
@@ -114,7 +116,7 @@ async def test_a_condition_chooses_what_is_retried(ledger: Ledger) -> None:
 async def test_a_condition_can_only_ask(ledger: Ledger, condition: str) -> None:
     await ledger.add_jobs([a_file("a")])
     with pytest.raises(QueryError):
-        await ledger.retry_jobs(where=condition)
+        find_matching_jobs(ledger.path, condition)
     assert len(await ledger.query_rows("SELECT 1 FROM jobs")) == 1
 
 

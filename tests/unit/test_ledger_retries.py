@@ -35,7 +35,7 @@ async def retried(ledger: Ledger) -> tuple[Job, dict[str, Any], dict[str, Any]]:
     [job] = await claimed(ledger, a_file("a"))
     await finish(ledger, job, " earlier", " text", language="de")
     before, row = await seen(ledger, job), await status(ledger, job.id)
-    await ledger.retry_jobs(ids=[job.id])
+    await ledger.retry_jobs([job.id])
     [again] = await ledger.claim_jobs(1)
     return again, before, row
 
@@ -113,7 +113,7 @@ async def test_a_failed_retry_leaves_the_job_as_it_was_and_says_why(ledger: Ledg
 async def test_after_a_failed_retry_another_succeeds(ledger: Ledger) -> None:
     job, _, _ = await retried(ledger)
     await ledger.fail_job(job.id, job.token, code=ErrorCode.POISON, error="it fell over")
-    await ledger.retry_jobs(ids=[job.id])
+    await ledger.retry_jobs([job.id])
     [again] = await ledger.claim_jobs(1)
     assert (again.done, again.suspects) == (frozenset(), ())
     await finish(ledger, again, " newer")
@@ -149,7 +149,7 @@ async def test_a_gap_in_the_retry_is_told_and_one_in_the_finished_text_is_not(
     gap = replace(a_chunk(0), segments=(), gap=True)
     await ledger.store_chunks([(job.id, job.token, gap)])
     await finish(ledger, job)
-    await ledger.retry_jobs(ids=[job.id])
+    await ledger.retry_jobs([job.id])
     [again] = await ledger.claim_jobs(1)
     await ledger.store_chunks([(again.id, again.token, a_chunk(0, " whole"))])
     await ledger.mark_transcribed(again.id, again.token, audio_seconds=10.0, warnings=())

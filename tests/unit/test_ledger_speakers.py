@@ -133,7 +133,7 @@ async def test_a_retry_finds_speakers_anew_beside_the_finished_ones(tmp_path: Pa
         [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
         await transcribe(ledger, job, *TALK)
         await complete(ledger, job)
-        await ledger.retry_jobs(ids=[job.id])
+        await ledger.retry_jobs([job.id])
         [retry] = await ledger.claim_jobs(1)
         await transcribe(ledger, retry, speaking(0, 8))
         assert await said(ledger) == SAID

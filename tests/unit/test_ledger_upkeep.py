@@ -184,7 +184,7 @@ async def test_the_counts_of_a_batch_are_those_of_its_jobs(
                     await ledger.cancel_jobs([job.id for job in held[:1]])
                     del held[:1]
                 case "retry":
-                    await ledger.retry_jobs(ids=[number])
+                    await ledger.retry_jobs([number])
                 case "prune" if number == 0:
                     await ledger.prune_history(jobs_before="2027", events_before="2026")
         await compare_counts(ledger)

@@ -251,7 +251,7 @@ async def test_what_another_program_did_is_published_here_too(path: Path, hub: E
             ("job.cancelled", job.id, 3)
         ]
         assert not await daemon.detect_foreign_commit()
-        await command.retry_jobs(ids=[job.id])
+        await command.retry_jobs([job.id])
         assert await daemon.detect_foreign_commit()
 
 

@@ -1,0 +1,99 @@
+"""Queries for lists of jobs and for totals. Quick to import: no SQLAlchemy here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from speakeasyd.ledger.rows import ReadConnection, Row, fetch_rows, fetch_value
+
+EXAMPLES = (
+    "SELECT path, status, audio_seconds, compute_seconds FROM job_status",
+    "SELECT path, text FROM transcript_text",
+    "SELECT batch, completed, failed, progress FROM batch_progress",
+)
+"""Queries for users to begin with."""
+
+_CONDITIONS = {
+    "status": "status = :status",
+    "batch": "batch = :batch",
+    "inbox": "inbox = :inbox",
+    "preset": "preset = :preset",
+    "part": "instr(lower(path), lower(:part))",
+    "before": "job_id < :before",
+}
+_BATCHES = """
+    SELECT * FROM batch_progress WHERE instr(lower(batch), lower(:part))
+    ORDER BY created_at DESC LIMIT :limit
+"""
+_HOURS = """
+    SELECT * FROM (SELECT * FROM throughput_hourly ORDER BY hour DESC LIMIT :hours) ORDER BY hour
+"""
+_RESULTS = """
+    SELECT job_status.path, status, error, warning, audio_seconds, compute_seconds, model, text
+    FROM job_status LEFT JOIN transcript_text USING (job_id) ORDER BY job_status.job_id
+"""
+_INBOX_NOTES = "SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'"
+_FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
+_AUDIO = "SELECT coalesce(sum(audio_seconds), 0) FROM batch_progress"
+_COUNT = "SELECT count(*) AS n, max(created_at) AS last FROM job_status"
+
+
+def list_jobs(
+    connection: ReadConnection, filters: Mapping[str, object], *, limit: int
+) -> list[Row]:
+    """Return rows of `job_status`, newest first.
+
+    `filters`: `status`, `batch`, `inbox`, `preset`, `part` (of the path), `before` (a job id); None
+    is any value.
+    """
+    given = {name: value for name, value in filters.items() if value is not None}
+    where = " AND ".join(_CONDITIONS[name] for name in given) or "TRUE"
+    query = f"SELECT * FROM job_status WHERE {where} ORDER BY job_id DESC LIMIT :limit"  # noqa: S608 - our own words
+    return fetch_rows(connection, query, given | {"limit": limit})
+
+
+def list_batches(connection: ReadConnection, part: str, *, limit: int) -> list[Row]:
+    """Return batches with `part` in their names, newest first."""
+    return fetch_rows(connection, _BATCHES, {"part": part, "limit": limit})
+
+
+def list_hours(connection: ReadConnection, hours: int) -> list[Row]:
+    """Return the last hours in which jobs ended, oldest first."""
+    return fetch_rows(connection, _HOURS, {"hours": hours})
+
+
+def list_results(connection: ReadConnection) -> list[Row]:
+    """Return all jobs with their texts."""
+    return fetch_rows(connection, _RESULTS)
+
+
+def load_inbox_notes(connection: ReadConnection) -> dict[str, str]:
+    """Return how each inbox is watched, by `inbox NAME`; "ok" if there is nothing to say."""
+    rows = fetch_rows(connection, _INBOX_NOTES)
+    return {str(row["key"]): str(row["note"] or "ok") for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    audio_seconds: float  # transcribed
+    incidents: Mapping[str, int]  # by kind
+
+
+def load_totals(connection: ReadConnection) -> Totals:
+    faults: list[dict[str, Any]] = fetch_rows(connection, _FAULTS)
+    return Totals(
+        audio_seconds=float(str(fetch_value(connection, _AUDIO))),
+        incidents={row["kind"]: row["n"] for row in faults},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class JobCount:
+    number: int
+    newest_at: str | None  # when the newest job was added
+
+
+def count_jobs(connection: ReadConnection) -> JobCount:
+    [row] = fetch_rows(connection, _COUNT)
+    newest = row["last"]
+    return JobCount(int(str(row["n"])), None if newest is None else str(newest))

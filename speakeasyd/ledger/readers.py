@@ -1,0 +1,136 @@
+"""Queries of the daemon: in snapshots, on connections that can only read.
+
+A query is interrupted when nobody awaits it any more (its task was cancelled, because its client
+has disconnected), when its time is over, and when the daemon stops.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import aiosqlite
+from sqlalchemy import Connection
+
+from speakeasyd.errors import LedgerBusy, LedgerError
+from speakeasyd.ledger import connections
+from speakeasyd.ledger.readonly import QueryBudget, explain_interrupt
+
+INTERRUPT_S = 0.1  # seconds between two attempts to interrupt a query
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class _RunningQuery:
+    budget: QueryBudget
+    driver: aiosqlite.Connection | None = None  # while statements may run on it
+    interrupter: asyncio.Task[None] | None = None
+
+    def end(self, task: asyncio.Task[Any]) -> None:
+        """Interrupt the statements; a query that has no connection yet is cancelled."""
+        if self.driver is None:
+            task.cancel()
+        elif self.interrupter is None:
+            self.interrupter = asyncio.create_task(self._interrupt_until_ended())
+
+    def release_driver(self) -> None:
+        """Stop interrupting: the connection goes back to its pool."""
+        self.driver = None
+        if self.interrupter:
+            self.interrupter.cancel()
+
+    async def _interrupt_until_ended(self) -> None:
+        """Interrupt repeatedly: between two statements, an interrupt has no effect."""
+        while self.driver is not None:
+            await self.driver.interrupt()
+            await asyncio.sleep(INTERRUPT_S)
+
+
+class Readers:
+    """A few connections for one kind of reader, so that no other kind can hold them.
+
+    `limit_s`: seconds that a query may take; None: any. `waiting`: queries that may wait for a
+    connection; None: any number.
+    """
+
+    def __init__(
+        self, path: Path, *, size: int, limit_s: float | None = None, waiting: int | None = None
+    ) -> None:
+        self._path = path
+        self._limit_s = limit_s
+        self._most = None if waiting is None else size + waiting
+        self._engine = connections.create_read_engine(path, size=size)
+        self._free = asyncio.Semaphore(size)
+        self._running: dict[asyncio.Task[Any], _RunningQuery] = {}
+        self._closed = False
+
+    async def close(self) -> None:
+        """Interrupt the running queries, then close the connections. Idempotent."""
+        self._closed = True
+        tasks = dict(self._running)
+        for task, running in tasks.items():
+            running.budget.cancel()
+            running.end(task)
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._engine.dispose()
+
+    async def read(
+        self,
+        query: Callable[Concatenate[Connection, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a query on a snapshot of the ledger. Cancel the caller to interrupt it.
+
+        Raises what the query raises, QueryTimeout, LedgerBusy if too many queries wait already,
+        LedgerError.
+        """
+        if self._closed:
+            raise LedgerError("the ledger is closed")
+        if self._most is not None and len(self._running) >= self._most:
+            raise LedgerBusy("too many queries at once", hint="Try again in a moment.")
+        running = _RunningQuery(QueryBudget(self._limit_s))
+        task = asyncio.create_task(
+            self._run(running, lambda connection: query(connection, *args, **kwargs))
+        )
+        self._running[task] = running
+        task.add_done_callback(self._running.pop)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # by `close`
+                raise LedgerError("the ledger is closed") from None
+            running.budget.cancel()
+            running.end(task)
+            raise
+
+    async def _run(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
+        budget = running.budget
+        try:
+            async with self._free, self._engine.connect() as connection:
+                raw = await connection.get_raw_connection()
+                raw.info[connections.BUDGET] = budget
+                running.driver = raw.driver_connection
+                budget.start()
+                timer = self._start_timer(running)
+                try:
+                    return await connection.run_sync(query)
+                finally:
+                    if timer:
+                        timer.cancel()
+                    running.release_driver()
+                    del raw.info[connections.BUDGET]
+        except Exception as error:
+            interrupt = explain_interrupt(error, budget)
+            raise interrupt or connections.translate_error(error, self._path) from error
+
+    def _start_timer(self, running: _RunningQuery) -> asyncio.TimerHandle | None:
+        task = asyncio.current_task()
+        if self._limit_s is None or task is None:
+            return None
+        return asyncio.get_running_loop().call_later(self._limit_s, running.end, task)

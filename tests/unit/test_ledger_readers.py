@@ -1,0 +1,176 @@
+"""Questions of clients end in time, and hold nothing that the work needs."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+
+import aiosqlite
+import pytest
+from sqlalchemy import Connection, text
+from sqlalchemy.util import await_only
+
+from speakeasyd.errors import LedgerBusy, LedgerError, QueryError, QueryTimeout
+from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.readers import Readers
+from speakeasyd.ledger.readonly import read_ledger
+from speakeasyd.ledger.rows import ReadConnection, fetch_rows, fetch_value, stream_rows
+from speakeasyd.ledger.search import build_match_expression
+from tests.conftest import PATIENCE_S
+from tests.ledgers import a_file, opened
+
+ENDLESS = (
+    "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS n FROM n"
+)
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    async with opened(tmp_path / "ledger.db") as one:
+        yield one
+
+
+@pytest.fixture
+async def readers(ledger: Ledger, tmp_path: Path) -> AsyncIterator[Readers]:
+    readers = Readers(tmp_path / "ledger.db", size=2, limit_s=0.3, waiting=64)
+    yield readers
+    await readers.close()
+
+
+def endless(connection: Connection) -> object:
+    return connection.execute(text(ENDLESS)).all()
+
+
+async def test_a_question_has_a_time_limit(readers: Readers) -> None:
+    with pytest.raises(QueryTimeout, match=r"longer than 0\.3 s"):
+        await readers.read(endless)
+    with pytest.raises(QueryTimeout):
+        await readers.read(endless)
+    assert await readers.read(fetch_rows, "SELECT 1 AS one") == [{"one": 1}]
+
+
+async def test_a_question_that_nobody_waits_for_any_more_is_ended(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    readers = Readers(tmp_path / "ledger.db", size=2, limit_s=3600.0)
+    async with asyncio.timeout(PATIENCE_S):
+        asking = [asyncio.create_task(readers.read(endless)) for _ in range(2)]
+        await asyncio.sleep(0)
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert await readers.read(fetch_rows, "SELECT 1 AS one") == [{"one": 1}]
+        await readers.close()
+
+
+async def test_an_interrupted_connection_goes_back_clean(ledger: Ledger, tmp_path: Path) -> None:
+    readers = Readers(tmp_path / "ledger.db", size=1)
+    seen: list[object] = []
+    started = asyncio.Event()
+
+    def look(connection: Connection) -> int:
+        driver = connection.connection.driver_connection
+        seen.append(driver)
+        assert isinstance(driver, aiosqlite.Connection)
+        assert not driver.in_transaction
+        started.set()
+        return len(connection.execute(text(ENDLESS if len(seen) == 1 else "SELECT 1")).all())
+
+    async with asyncio.timeout(PATIENCE_S):
+        asking = asyncio.create_task(readers.read(look))
+        await started.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert await readers.read(look) == 1
+        await readers.close()
+    assert seen[0] is seen[1]
+
+
+async def test_a_query_that_waits_for_a_connection_can_be_cancelled(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    readers = Readers(tmp_path / "ledger.db", size=1)
+    asking = [asyncio.create_task(readers.read(endless)) for _ in range(3)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE_S):
+        for task in reversed(asking):
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert await readers.read(fetch_value, "SELECT 1") == 1
+        await readers.close()
+
+
+async def test_a_query_sees_one_moment(ledger: Ledger) -> None:
+    def count_before_and_after(connection: Connection) -> tuple[object, object]:
+        before = fetch_value(connection, "SELECT count(*) FROM jobs")
+        await_only(ledger.add_jobs([a_file("new.wav")]))
+        return before, fetch_value(connection, "SELECT count(*) FROM jobs")
+
+    assert await ledger.read(count_before_and_after) == (0, 0)
+    assert await ledger.read(fetch_value, "SELECT count(*) FROM jobs") == 1
+
+
+async def test_nothing_can_be_written(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError):
+        await ledger.read(fetch_rows, "DELETE FROM jobs")
+
+
+async def test_rows_are_streamed(ledger: Ledger, tmp_path: Path) -> None:
+    def take_three(connection: ReadConnection) -> list[object]:
+        numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n"
+        with closing(stream_rows(connection, numbers)) as rows:
+            return [row["i"] for row in islice(rows, 3)]
+
+    async with asyncio.timeout(PATIENCE_S):
+        assert await ledger.read(take_three) == [1, 2, 3]
+    assert read_ledger(tmp_path, take_three) == [1, 2, 3]
+
+
+async def test_a_stop_waits_for_no_question(ledger: Ledger, tmp_path: Path) -> None:
+    readers = Readers(tmp_path / "ledger.db", size=1, limit_s=3600.0)
+    asking = [asyncio.create_task(readers.read(endless)) for _ in range(3)]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE_S):
+        await readers.close()
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert all(isinstance(answer, LedgerError | asyncio.CancelledError) for answer in answers)
+
+
+async def test_clients_hold_no_reader_of_the_work(ledger: Ledger) -> None:
+    asking = [asyncio.create_task(ledger.searches.read(endless)) for _ in range(20)]
+    await asyncio.sleep(0)
+    began = time.monotonic()
+    assert await ledger.find_next_job() is None
+    assert time.monotonic() - began < PATIENCE_S
+    for task in asking:
+        task.cancel()
+    await asyncio.gather(*asking, return_exceptions=True)
+
+
+async def test_questions_that_wait_are_bounded(readers: Readers) -> None:
+    asking = [asyncio.create_task(readers.read(fetch_rows, "SELECT 1")) for _ in range(200)]
+    answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert any(isinstance(answer, LedgerBusy) for answer in answers)
+    assert any(isinstance(answer, list) for answer in answers)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "a* b* c*",
+        " ".join(f"w{n}" for n in range(40)),
+        " ".join(f"word{n}*" for n in range(9)),
+        '"a"*',
+    ],
+)
+def test_what_would_take_very_long_is_refused(words: str) -> None:
+    with pytest.raises(QueryError):
+        build_match_expression(words)
+
+
+def test_a_beginning_of_two_letters_is_enough() -> None:
+    assert build_match_expression("tr* 日*") == '"tr" * AND "日" *'
