@@ -18,6 +18,7 @@ from speakeasyd.cli import parameters as given
 from speakeasyd.cli.output import console, escape_strings, format_local_time, print_json
 from speakeasyd.clock import format_utc
 from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.debounce import NO_PERMISSION
 from speakeasyd.domain.error_hints import find_hint
 from speakeasyd.domain.job import Status
 from speakeasyd.domain.transcript import INCOMPLETE, PARTIAL, WarningKind
@@ -34,6 +35,7 @@ from speakeasyd.ledger.readonly import LEDGER, read_ledger
 from speakeasyd.ledger.rows import Row
 from speakeasyd.system.users import may_read
 
+_DENIED = frozenset(problem.value for problem in NO_PERMISSION)
 
 class Presence(Enum):
     """Whether a file is there, as far as the user who asks can tell."""
@@ -124,7 +126,7 @@ def investigate_file(settings: Settings, file: Path) -> FileReport:
         known.next = _predict_next(
             settings,
             ignored=bool(ignored),
-            denied=bool(denied),
+            denied=bool(denied) or any(row["reason"] in _DENIED for row in record.arrivals),
             is_written=bool(writer),
             presence=presence,
         )

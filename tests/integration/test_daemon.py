@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -16,6 +16,9 @@ import pytest
 
 import speakeasyd
 from tests.conftest import PATIENCE_S
+from tests.permissions import Deny, deny, restricted
+
+__all__ = ["deny"]
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
 
@@ -53,9 +56,9 @@ class Place:
             command, capture_output=True, text=True, timeout=PATIENCE_S, check=True
         ).stdout
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         with (self.state.parent / "log").open("ab") as log:
-            self.daemon = subprocess.Popen(self.command("run"), stderr=log)
+            self.daemon = subprocess.Popen([*prefix, *self.command("run")], stderr=log)
         return self.daemon
 
     def drop(self, sample: Path, name: str | None = None) -> Path:
@@ -199,6 +202,24 @@ def test_a_killed_worker_is_replaced_and_a_killed_daemon_goes_on(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_a_file_that_may_not_be_read_is_named_and_is_taken_once_it_may(
+    place: Place, deny: Deny
+) -> None:
+    prefix = restricted()
+    file = place.drop(SAMPLES[0], "secret.flac")
+    deny(file)
+    (place.inbox / "notes.xyz").write_text("not audio")
+    place.start(prefix)
+    until((place.state / "ledger.db").exists, "the ledger")
+    until(lambda: "secret.flac" in place.asks("status"), "status to name the file")
+    assert "1 file is not taken (notes.xyz)" in place.asks("status")
+    why = place.asks("why", str(file))
+    assert "there is no permission to read it" in why
+    assert "Let the daemon's user read it" in why
+    file.chmod(0o644)
+    until(lambda: place.statuses().get("secret.flac") == "completed", "the transcript")
+
+
 def test_a_terminated_daemon_leaves_in_good_order(place: Place) -> None:
     daemon = place.start()
     place.drop(SAMPLES[0])
