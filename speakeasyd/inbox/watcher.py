@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,11 +28,50 @@ from speakeasyd.inbox.scanner import InboxMissing
 from speakeasyd.loop import MainLoop
 
 if sys.platform == "linux":
-    from watchdog.observers.inotify import InotifyObserver
+    from watchdog.observers.inotify import InotifyFullEmitter
+    from watchdog.observers.inotify_c import InotifyEvent, InotifyFD
 
 JOIN_S = 5.0  # seconds to wait for an observer's threads to leave; they are daemons, and may hang on a dead share
 
 log = logging.getLogger(__name__)
+
+if sys.platform == "linux":
+
+    class _InotifyReader(InotifyFD):
+        """Reads events until an event cannot be handled. An exception would only end the thread.
+
+        After a queue overflow, watchdog 7.1 fails with KeyError if folders were moved meanwhile.
+        """
+
+        failed = False
+
+        def handle_event(self, event: InotifyEvent) -> None:
+            if self.failed:
+                return
+            try:
+                super().handle_event(event)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the observer is restarted
+                self.failed = True
+                log.warning("watchdog could not handle an event: %r; restarting the watcher", error)
+
+    class _InotifyObserver(BaseObserver):
+        """Reports what was moved in from elsewhere, which `Observer` does not."""
+
+        def __init__(self) -> None:
+            self._reader = _InotifyReader()
+            self._reader.start()
+            super().__init__(InotifyFullEmitter, inotify_fd=self._reader)
+
+        @property
+        def has_failed(self) -> bool:
+            return self._reader.failed or not self._reader.is_alive()
+
+        def on_thread_stop(self) -> None:
+            with suppress(KeyError):  # for the same reason as above
+                super().on_thread_stop()
+            self._reader.stop()
+            self._reader.join()
+
 
 _EVENTS: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
@@ -228,9 +268,7 @@ def _start_native_observer(
 ) -> BaseObserver:
     """Raises OSError when the system gives no events for this folder."""
     if sys.platform == "linux":
-        observer: BaseObserver = InotifyObserver(
-            generate_full_events=True
-        )  # it tells what was moved in from elsewhere
+        observer: BaseObserver = _InotifyObserver()
     else:
         observer = Observer()
     observer.start()
@@ -253,6 +291,7 @@ def _is_alive(observer: BaseObserver) -> bool:
         observer.is_alive()
         and bool(observer.emitters)
         and all(emitter.is_alive() for emitter in observer.emitters)
+        and not getattr(observer, "has_failed", False)
     )
 
 

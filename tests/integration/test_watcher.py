@@ -218,6 +218,25 @@ async def test_a_defect_in_the_handler_does_not_end_the_observer(
         assert ear.watcher.is_healthy()
 
 
+@linux
+async def test_an_event_that_watchdog_cannot_handle_makes_the_watcher_unhealthy(
+    inbox: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As after a queue overflow while folders are moved: its record of the watches is broken."""
+    async with listening(inbox) as ear:
+        (inbox / "folder").mkdir()
+        await eventually(lambda: b"folder" in ear.all.folders, "the folder")
+        [group] = (emitter._inotify for emitter in ear.watcher._observer.emitters)  # type: ignore[union-attr,attr-defined] # the state that is broken
+        group._active_callbacks_by_path.clear()
+        (inbox / "folder").rmdir()
+        await eventually(lambda: "could not handle an event: KeyError" in caplog.text, "the log")
+        assert not ear.watcher.is_healthy()
+        assert await asyncio.to_thread(ear.watcher.start_watching) is None
+        assert ear.watcher.is_healthy()
+        (inbox / "a.wav").write_bytes(b"x")
+        await ear.hears_of(b"a.wav")
+
+
 async def test_lost_events_are_heard_of_in_watchdogs_log(inbox: Path) -> None:
     async with listening(inbox) as ear:
         logging.getLogger("watchdog.observers.inotify_c").warning(
