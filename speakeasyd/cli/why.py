@@ -37,6 +37,7 @@ from speakeasyd.system.users import may_read
 
 _DENIED = frozenset(problem.value for problem in NO_PERMISSION)
 
+
 class Presence(Enum):
     """Whether a file is there, as far as the user who asks can tell."""
 
