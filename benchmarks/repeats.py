@@ -24,13 +24,13 @@ from benchmarks.corpus import Recording, recordings
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.domain.text_quality import find_repeated_phrase
-from speakeasyd.engine import decoding
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
 from speakeasyd.engine.clips import Clip
-from speakeasyd.engine.decoding import Decoder
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import load_model
+from speakeasyd.engine.recognizer import AnyRecognizer
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
+from speakeasyd.engine.whisper import decoding
 
 PIECES = ((0.0, 1.0), (0.0, 0.45), (0.3, 0.8), (0.55, 1.0), (0.13, 0.97))
 """Start and end of the pieces, as fractions of a recording."""
@@ -43,9 +43,9 @@ def main() -> None:
     parser.add_argument("--windows", default="2/10,1/5,0.5/3", help="margin/floor in seconds")
     parser.add_argument("--limit", type=int, default=0, help="recordings, at most")
     asked = parser.parse_args()
-    decoder = load_model(
+    recognizer = load_model(
         "bundled", WorkerSpec("cpu", "int8", 1, 1, str(Path.cwd()), offline=True)
-    ).decoder
+    ).recognizer
     chosen = recordings("short", longest_s=LONGEST_S, limit=asked.limit)
     clips = [(one, clip) for one in chosen if one.said for clip in cut(one)]
     print(
@@ -54,26 +54,28 @@ def main() -> None:
     for window in asked.windows.split(","):
         margin, floor = map(float, window.split("/"))
         decoding._MARGIN, decoding._FLOOR = int(margin * FRAMES_PER_S), int(floor * FRAMES_PER_S)
-        for half, found in enumerate(measure(decoder, clips)):
+        for half, found in enumerate(measure(recognizer, clips)):
             names = ("pieces", "again", "repeated first", "repeated", "wrong first", "wrong", "cpu")
             print(window, half, "|", *(round(found[name]) for name in names), flush=True)
 
 
-def measure(decoder: Decoder, clips: Sequence[tuple[Recording, Clip]]) -> list[Counter[str]]:
+def measure(
+    recognizer: AnyRecognizer, clips: Sequence[tuple[Recording, Clip]]
+) -> list[Counter[str]]:
     """Return the results of the pieces, for each half of the readers."""
-    plan = decoder.create_plan(Options(), "en")
     halves: list[Counter[str]] = [Counter(), Counter()]
     for recording, clip in clips:
         began = process_time()
-        [first] = decoder.decode_batch([clip], [plan.start], plan.way)
-        chunk = decoder.finish_clip(clip, plan, "", first)
-        text = "".join(segment.text for segment in chunk.segments)
+        request = recognizer.prepare(clip, Options(), "en")
+        [first] = recognizer.recognize_batch([request])
+        final = first.settle_doubts()
+        text = final.text
         found = halves[half_of(recording)]
         found["pieces"] += 1
-        found["again"] += chunk.redone > 0
-        found["repeated first"] += bool(find_repeated_phrase(first.evidence.text))
+        found["again"] += final.redone > 0
+        found["repeated first"] += bool(find_repeated_phrase(first.hypothesis.evidence.text))
         found["repeated"] += bool(find_repeated_phrase(text))
-        found["wrong first"] += wrong_within(recording.said, first.evidence.text)
+        found["wrong first"] += wrong_within(recording.said, first.hypothesis.evidence.text)
         found["wrong"] += wrong_within(recording.said, text)
         found["cpu"] += process_time() - began  # type: ignore[assignment]  # Counter takes floats
     return halves

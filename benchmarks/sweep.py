@@ -121,7 +121,7 @@ def transcribe(
                 over.set()
 
     pipeline = Pipeline(
-        decoder=model.decoder,
+        recognizer=model.recognizer,
         replicas=model.replicas,
         batch_size=model.batch_size,
         readers=2,

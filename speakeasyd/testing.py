@@ -1,4 +1,5 @@
-"""Test kit: a manual clock, and a scripted engine with injected faults and the real protocol.
+"""Test kit: a manual clock, a scripted engine with injected faults and the real protocol, and a
+scripted recognizer.
 
 No production code imports this. A test passes `target=SCRIPTED` to the pool and writes a script
 into the state folder. The worker is then a real process, spawned, supervised and killed like any
@@ -22,10 +23,11 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId
+from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
     ChunkDone,
     ChunkStarted,
@@ -48,8 +50,12 @@ from speakeasyd.domain.protocol import (
     Unloaded,
     WorkerSpec,
 )
+from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from speakeasyd.engine.clips import Clip
 
 SCRIPTED = "speakeasyd.testing:serve_script"
 PIECE = 64  # bytes of a file for one chunk
@@ -533,3 +539,114 @@ def _limit_memory(more: int) -> None:
 
         limit = psutil.Process().memory_info().vms + more
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+# --- the recognizer ---
+
+_WORDS_PER_SEGMENT = 4
+_LIKELY = 0.9  # probability of the language that a stretch is said to have
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedRequest:
+    clip: "Clip"
+    language: str | None
+    said: str
+    words: bool
+
+    @property
+    def batch_key(self) -> int:
+        """Clips of about the same length share a call."""
+        return math.ceil(self.clip.seconds / CHUNK_S)
+
+    @property
+    def batch_seconds(self) -> float:
+        return self.batch_key * CHUNK_S
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedEncoding:
+    clips: tuple["Clip", ...]
+    in_host_memory: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedDraft:
+    request: ScriptedRequest
+
+    def settle_doubts(self) -> RecognizedText:
+        """Return words made from the samples; none for digital silence."""
+        clip, language = self.request.clip, self.request.language
+        if not clip.samples.any():
+            return RecognizedText()
+        digest = hashlib.sha256(clip.samples.tobytes()).hexdigest()
+        step = clip.seconds / _WORDS_PER_SEGMENT
+        words = tuple(
+            Word(
+                round(clip.start + number * step, 3),
+                round(clip.start + (number + 1) * step, 3),
+                f" {digest[4 * number : 4 * number + 4]}",
+                probability=0.5,
+            )
+            for number in range(_WORDS_PER_SEGMENT)
+        )
+        segment = Segment(
+            round(clip.start, 3),
+            round(clip.end, 3),
+            "".join(word.text for word in words),
+            confidence=0.5,
+            channel=clip.channel,
+            track=clip.track,
+            language=language,
+            words=words if self.request.words else (),
+        )
+        return RecognizedText((segment,))
+
+
+class ScriptedRecognizer:
+    """A `Recognizer` whose text is a function of the samples; it needs no model."""
+
+    def __init__(self, languages: Sequence[str] = ("en",)) -> None:
+        self._languages = sorted(languages)
+        self.capabilities = Capabilities(
+            languages=frozenset(languages),
+            detects_languages=len(languages) > 1,
+            word_times=True,
+        )
+
+    def prepare(
+        self, clip: "Clip", options: Options, language: str | None, said: str = ""
+    ) -> ScriptedRequest:
+        words = options.word_timestamps or clip.has_several_speakers
+        return ScriptedRequest(clip, language, said, words)
+
+    def encode(self, requests: Sequence[ScriptedRequest]) -> ScriptedEncoding:
+        return ScriptedEncoding(tuple(request.clip for request in requests))
+
+    def rate_languages(
+        self,
+        encoded: ScriptedEncoding,
+        stretches: Sequence[Sequence[tuple[float, float]]] | None = None,
+    ) -> list[list[LanguageProbabilities]]:
+        spans = stretches or [[(0.0, clip.seconds)] for clip in encoded.clips]
+        return [
+            [self._rate_part(clip.cut_part(start, end)) for start, end in of_clip]
+            for clip, of_clip in zip(encoded.clips, spans, strict=True)
+        ]
+
+    def _rate_part(self, part: "Clip") -> LanguageProbabilities:
+        """Return one language as likely, by the loudness of the part."""
+        if not part.samples.size:
+            return {}
+        loudness = round(10 * float(abs(part.samples).max()))
+        likely = self._languages[loudness % len(self._languages)]
+        rest = (1 - _LIKELY) / max(1, len(self._languages) - 1)
+        return {code: _LIKELY if code == likely else rest for code in self._languages}
+
+    def recognize_batch(
+        self, requests: Sequence[ScriptedRequest], encoded: ScriptedEncoding | None = None
+    ) -> list[ScriptedDraft]:
+        return [ScriptedDraft(request) for request in requests]
+
+    def free(self) -> None:
+        self._languages = []

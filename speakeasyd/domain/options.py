@@ -107,6 +107,17 @@ class Options(BaseModel):
     """Jobs with a higher priority run first."""
 
     @property
+    def fixed_language(self) -> str | None:
+        """The language if exactly one is allowed; None if it has to be detected."""
+        possible = self.possible_languages
+        return possible[0] if len(possible) == 1 else None
+
+    @property
+    def possible_languages(self) -> tuple[str, ...]:
+        """The codes of the allowed languages; empty: all of the model."""
+        return self.languages if self.language == "auto" else (self.language,)
+
+    @property
     def speaker_limits(self) -> tuple[int, int]:
         """How many speakers there are, at least and at most."""
         if isinstance(self.speakers, int):

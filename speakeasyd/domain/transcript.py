@@ -68,15 +68,19 @@ class Segment:
     start: float  # seconds in the file
     end: float  # seconds in the file
     text: str
-    avg_logprob: float | None  # mean log-probability of its tokens; closer to 0 is more certain
-    compression_ratio: float | None  # of its text under zlib; above 2.4 it is repetitive
-    no_speech_prob: float | None  # 0 to 1
+    # Statistics that only some engines have, in the sense of Whisper
+    avg_logprob: float | None = None  # mean log-probability of its tokens
+    compression_ratio: float | None = None  # of its text under zlib; above 2.4 it is repetitive
+    no_speech_prob: float | None = None  # 0 to 1
     channel: int | None = None  # 0 is left; None when the channels were mixed
     words: tuple[Word, ...] = ()
     language: str | None = None  # code of the spoken language
     track: int | None = None  # audio track, from 1; None unless several are transcribed apart
     speaker: int | None = None  # number of the speaker in the file; None: not known
     local_speaker: int | None = None  # the speaker within its chunk, of whom `speaker` follows
+    confidence: float | None = (
+        None  # 0 to 1, from every engine; None in transcripts of old versions
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,10 @@ class Clip:
         )
 
     @property
+    def has_several_speakers(self) -> bool:
+        return self.speakers is not None and len(self.speakers.speakers) > 1
+
+    @property
     def end(self) -> float:
         return self.start + self.seconds
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import av
 
-from speakeasyd.engine import model_files
+from speakeasyd.engine.whisper import model_files
 
 
 def collect_findings(requested: str, device: str, state: Path) -> dict[str, object]:

@@ -6,18 +6,15 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
-from ctranslate2 import StorageView
-
 from speakeasyd.domain.languages import (
     LanguageEvidence,
     find_languages,
     needs_previous,
     restrict_languages,
 )
-from speakeasyd.engine.audio import Samples
+from speakeasyd.domain.options import Options
 from speakeasyd.engine.clips import Clip
-from speakeasyd.engine.decoding import Decoder, DecodingMethod, states_of
+from speakeasyd.engine.recognizer import AnyRecognizer, EncodedBatch
 
 PROBE_CLIPS = 3
 PROBE_SECONDS = 60.0  # seconds of speech that are enough, even in fewer clips
@@ -26,19 +23,15 @@ _LONG_ENOUGH_S = 5.0  # seconds of speech before the detection may end early
 _STRETCH_S = 4.0  # seconds of speech after which any pause ends a stretch
 _LONG_PAUSE_S = 0.5  # seconds: a pause at which the speaker may change
 _ENOUGH_S = 0.8  # seconds of speech after which a long pause ends a stretch
-_STATES_PER_S = 50  # encoder states a second of audio
 
 
 @dataclass(frozen=True, slots=True)
 class DetectedLanguage:
-    """A language, and the encoder outputs of the clips used to detect it, by clip index.
-
-    Decoding these clips needs the outputs again.
-    """
+    """A language, and the encoded clips used to detect it, by index: their text needs them again."""
 
     language: str
     probability: float
-    encoded: dict[int, StorageView]
+    encoded: dict[int, EncodedBatch]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +53,18 @@ class LanguageTurn:
 
 
 def detect_language(
-    decoder: Decoder, clips: Sequence[Clip], way: DecodingMethod, allowed: Collection[str] = ()
+    recognizer: AnyRecognizer, clips: Sequence[Clip], options: Options
 ) -> DetectedLanguage:
     """Return the language of the first clips of a file; stop at the first clear majority.
 
     Raises EngineFault.
     """
-    encoded: dict[int, StorageView] = {}
+    encoded: dict[int, EncodedBatch] = {}
     votes: Counter[str] = Counter()
     seconds = 0.0
     for clip in clips:
-        encoded[clip.index] = decoder.encode_clips(
-            [clip.samples], decoder.fit_window(clip.samples.size, way)
-        )
-        probabilities = decoder.languages(states_of(encoded[clip.index]))
-        for language, probability in restrict_languages(probabilities, allowed).items():
+        encoded[clip.index], probabilities = _rate_clip(recognizer, clip, options)
+        for language, probability in probabilities.items():
             votes[language] += probability * clip.seconds  # type: ignore[assignment]  # Counter takes floats as well
         seconds += clip.seconds
         language, votes_for = votes.most_common(1)[0]
@@ -84,19 +74,35 @@ def detect_language(
     return DetectedLanguage(language, votes_for / seconds, encoded)
 
 
-def hear_pieces(
-    decoder: Decoder, clip: Clip, states: Samples, allowed: Collection[str]
-) -> list[Piece]:
-    """Return the languages along a clip, from its encoder states, shape (1, frames / 2, width)."""
-    pieces: list[Piece] = []
-    silence = states[:, int(clip.seconds * _STATES_PER_S) :]  # without it, detection is often wrong
-    for start, end, speech_s in divide_clip(clip):
-        part = states[:, int(start * _STATES_PER_S) : int(end * _STATES_PER_S) + 1]
-        probabilities = restrict_languages(
-            decoder.languages(np.concatenate([part, silence], axis=1)), allowed
+def _rate_clip(
+    recognizer: AnyRecognizer, clip: Clip, options: Options
+) -> tuple[EncodedBatch, dict[str, float]]:
+    encoded: EncodedBatch = recognizer.encode([recognizer.prepare(clip, options, None)])
+    [[probabilities]] = recognizer.rate_languages(encoded)
+    return encoded, restrict_languages(probabilities, options.languages)
+
+
+def rate_pieces(
+    recognizer: AnyRecognizer,
+    encoded: EncodedBatch,
+    clips: Sequence[Clip | None],
+    allowed: Sequence[Collection[str]],
+) -> list[list[Piece]]:
+    """Return the languages along each clip of a batch; none where a clip is None.
+
+    `allowed`: codes for each clip; empty: all.
+    """
+    divided = [list(divide_clip(clip)) if clip else [] for clip in clips]
+    spans = [[(start, end) for start, end, _ in stretches] for stretches in divided]
+    return [
+        [
+            Piece(start, end, LanguageEvidence(speech_s, restrict_languages(found, languages)))
+            for (start, end, speech_s), found in zip(stretches, of_clip, strict=True)
+        ]
+        for stretches, of_clip, languages in zip(
+            divided, recognizer.rate_languages(encoded, spans), allowed, strict=True
         )
-        pieces.append(Piece(start, end, LanguageEvidence(speech_s, probabilities)))
-    return pieces
+    ]
 
 
 def is_independent(pieces: Sequence[Piece]) -> bool:
@@ -105,13 +111,12 @@ def is_independent(pieces: Sequence[Piece]) -> bool:
 
 
 def find_turns(
-    decoder: Decoder,
+    recognizer: AnyRecognizer,
     clip: Clip,
     pieces: Sequence[Piece],
     *,
     previous: str | None,
-    way: DecodingMethod,
-    allowed: Collection[str],
+    options: Options,
 ) -> list[LanguageTurn]:
     """Return the turns of a clip. If the language changes inside, each part is encoded again.
 
@@ -126,8 +131,7 @@ def find_turns(
     parts: list[Piece] = []
     for turn in turns:
         part = clip.cut_part(turn.start, turn.end)
-        encoded = decoder.encode_clips([part.samples], decoder.fit_window(part.samples.size, way))
-        probabilities = restrict_languages(decoder.languages(states_of(encoded)), allowed)
+        _, probabilities = _rate_clip(recognizer, part, options)
         parts.append(Piece(turn.start, turn.end, LanguageEvidence(part.speech_s, probabilities)))
     return join_turns(clip, parts, previous)
 

@@ -6,14 +6,11 @@ Within a priority, the job with the shortest remaining work is next (`domain/que
 
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field, replace
-
-from ctranslate2 import StorageView
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId
-from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
     ChunkDone,
     ChunkStarted,
@@ -25,166 +22,50 @@ from speakeasyd.domain.protocol import (
     TaskDone,
     TaskFailed,
 )
-from speakeasyd.domain.queue_order import compute_queue_key
+from speakeasyd.domain.recognition import RecognizedText, choose_language
+from speakeasyd.domain.speaker_labels import label_segments
 from speakeasyd.domain.transcript import Chunk
-from speakeasyd.engine.audio import Samples
 from speakeasyd.engine.chunk_speakers import ChunkSpeakerFinder
 from speakeasyd.engine.clips import Clip, EndOfFile, YieldTurn, read_clips
-from speakeasyd.engine.decoding import (
-    FULL_WINDOW,
-    ChunkDecoding,
-    Decoder,
-    DecodingMethod,
-    DecodingPlan,
-    Hypothesis,
-    choose_first_method,
-    states_of,
-)
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.language import (
     PROBE_CLIPS,
-    PROBE_SECONDS,
     Piece,
     detect_language,
     find_turns,
-    hear_pieces,
     is_independent,
+    rate_pieces,
 )
+from speakeasyd.engine.pipeline_job import PipelineJob
+from speakeasyd.engine.recognizer import AnyRecognizer, Draft, EncodedBatch, Request
 from speakeasyd.engine.vad import VoiceDetector
-from speakeasyd.errors import ErrorCode, FileFault
+from speakeasyd.errors import FileFault
 
 # Seconds of speech decoded ahead for each slot of a batch: two passages of long chunks
 _AHEAD_S = 240.0
+_LONGEST_CLIP_S = 30.0  # seconds: what batch_size counts in
 
 InFlight = tuple[tuple[JobId, int], ...]
 
 
-@dataclass(eq=False, slots=True)
-class _PipelineJob:
-    """The state of a task. Changed under the pipeline's lock only.
-
-    `clips` is used by one reader thread at a time, the one that set `being_read`.
-    """
-
-    task: Task
-    clips: Generator[Opened | Progress | Clip | EndOfFile | YieldTurn]
-    plan: DecodingPlan | None  # None: the language is not known yet
-    said: dict[int, str]  # text of the chunks that are done; "" for those given up
-    languages: dict[int, str] = field(
-        default_factory=dict
-    )  # at the end of the chunks, as far as known
-    detects: bool = False  # whether the language of each chunk is detected
-    known_languages: frozenset[str] = frozenset()  # to the model
-    unclear: dict[int, list[Piece]] = field(default_factory=dict)
-    """Chunks that wait because their language depends on the chunk before."""
-    encoded: dict[int, StorageView] = field(
-        default_factory=dict
-    )  # by chunk, from finding the language
-    waiting: list[Clip] = field(default_factory=list)
-    in_flight: set[int] = field(default_factory=set)
-    being_read: bool = False
-    probing: bool = False
-    finished: EndOfFile | None = None
-    container_seconds: float | None = None  # None: not known, or the file is not open yet
-    served: float = 0.0  # seconds of speech computed or being computed
+@dataclass(frozen=True, slots=True)
+class _ChunkWork:
+    job: PipelineJob
+    request: Request
 
     @property
-    def seconds_ahead(self) -> float:
-        return sum(clip.seconds for clip in self.waiting)
-
-    @property
-    def turn(self) -> tuple[int, float, JobId]:
-        """The place in the order of jobs; the lowest is next."""
-        task = self.task
-        expected = self.container_seconds or task.expected_seconds
-        remaining = max(0.0, expected - self.served)
-        return -task.options.priority, compute_queue_key(task.added_at, remaining), task.job_id
-
-    @property
-    def next_clip(self) -> Clip | None:
-        """The first clip whose predecessors in its passage have their text."""
-        return next(filter(self.can_decode, self.waiting), None)
-
-    def can_decode(self, clip: Clip) -> bool:
-        if not all(index in self.said for index in clip.leans_on):
-            return False
-        return clip.index not in self.unclear or self.language_before(clip) is not None
-
-    def language_before(self, clip: Clip) -> str | None:
-        """Return the language of the chunk before, or of the start of the file; None if unknown.
-
-        Chunks that were given up or are not wanted are skipped.
-        """
-        if self.plan is None:
-            return None
-        beginning = self.language_at_beginning(clip, self.plan.language)
-        if clip.follows is None:
-            return beginning
-        step = clip.index - clip.follows
-        undecided = self.in_flight.union(waiting.index for waiting in self.waiting)
-        for index in range(clip.follows, -1, -step):
-            if index in self.languages:
-                return self.languages[index]
-            if index in undecided:
-                return None
-        return beginning
-
-    def language_at_beginning(self, clip: Clip, found: str) -> str:
-        """What its track is tagged with, if it is one of several; else what was found in the file."""
-        tagged, allowed = clip.tagged_language, self.task.options.languages
-        is_possible = tagged in self.known_languages and (not allowed or tagged in allowed)
-        return tagged if tagged and is_possible else found
-
-    def said_before(self, clip: Clip, language: str) -> str:
-        """Return the text before the clip in its passage, limited to this language."""
-        return "".join(
-            self.said[index]
-            for index in clip.leans_on
-            if self.languages.get(index, language) == language
-        )
-
-    @property
-    def can_probe(self) -> bool:
-        """Whether there are enough clips to detect the language."""
-        enough = (
-            self.finished or len(self.waiting) >= PROBE_CLIPS or self.seconds_ahead >= PROBE_SECONDS
-        )
-        return bool(not self.plan and self.waiting and enough and not self.probing)
-
-    @property
-    def starved(self) -> bool:
-        """Whether the job cannot continue until more of its file is read."""
-        return (
-            not self.in_flight
-            and not self.probing
-            and not self.can_probe
-            and not (self.plan and self.next_clip)
-        )
-
-    @property
-    def done(self) -> bool:
-        return bool(self.finished and not self.waiting and not self.in_flight and not self.probing)
-
-    @property
-    def remaining_task(self) -> Task:
-        """The task for the rest of the job: without the chunks done, with the languages found."""
-        language = self.plan.language if self.plan else self.task.language
-        return replace(
-            self.task,
-            language=language,
-            skip=self.task.skip.union(self.said),
-            said=dict(self.said),
-            languages={index: code for index, code in self.languages.items() if index in self.said},
-        )
+    def clip(self) -> Clip:
+        return self.request.clip
 
 
 @dataclass(frozen=True, slots=True)
-class _ChunkWork:
-    job: _PipelineJob
-    plan: DecodingPlan
-    clip: Clip
-    said: str  # the text before it in its passage
-    prompt: tuple[int, ...]
+class _Turn:
+    """A part of a clip in one language."""
+
+    start: float  # seconds in the clip
+    end: float  # seconds in the clip
+    language: str
+    said: str  # the text before the clip, in this language
 
 
 class Pipeline:
@@ -196,7 +77,7 @@ class Pipeline:
     def __init__(
         self,
         *,
-        decoder: Decoder,
+        recognizer: AnyRecognizer,
         replicas: int,
         batch_size: int,
         readers: int,
@@ -206,14 +87,14 @@ class Pipeline:
         on_idle: Callable[[], None],
     ) -> None:
         """`folders`: see `WorkerSpec.folders`."""
-        self._decoder = decoder
+        self._recognizer = recognizer
         self._folders = folders
-        self._frames = batch_size * FULL_WINDOW
+        self._batch_seconds = batch_size * _LONGEST_CLIP_S
         self._ahead_limit = _AHEAD_S * replicas * batch_size
         self._send, self._on_fault, self._on_idle = send, on_fault, on_idle
         self._detector = VoiceDetector()
         self._speaker_finder = ChunkSpeakerFinder()
-        self._jobs: dict[JobId, _PipelineJob] = {}
+        self._jobs: dict[JobId, PipelineJob] = {}
         self._stopping = False
         self._changed = threading.Condition()
         self._threads = [
@@ -242,13 +123,14 @@ class Pipeline:
 
     def submit(self, task: Task) -> None:
         """Start a task. Reports `TaskFailed` if the model cannot do it."""
+        capabilities = self._recognizer.capabilities
         try:
-            plan = self._plan_fixed_language(task)
+            language = choose_language(task.options, capabilities, found=task.language)
         except FileFault as fault:
             self._send(TaskFailed(task.job_id, task.token, fault.code, str(fault)))
             return
-        if plan and not task.language:
-            self._send(LanguageFound(task.job_id, task.token, plan.language, 1.0))
+        if language and not task.language:
+            self._send(LanguageFound(task.job_id, task.token, language, 1.0))
         with self._changed:
             clips = read_clips(
                 task,
@@ -256,14 +138,14 @@ class Pipeline:
                 folders=self._folders,
                 find_speakers=self._speaker_finder.choose_method(task.options),
             )
-            self._jobs[task.job_id] = _PipelineJob(
+            self._jobs[task.job_id] = PipelineJob(
                 task,
                 clips,
-                plan,
+                language,
                 said=dict(task.said),
                 languages=dict(task.languages),
-                detects=self._decoder.multilingual and _fixed_language(task.options) is None,
-                known_languages=self._decoder.languages_known,
+                detects=capabilities.detects_languages and not task.options.fixed_language,
+                known_languages=capabilities.languages,
             )
             self._changed.notify_all()
 
@@ -298,34 +180,6 @@ class Pipeline:
                 for index in sorted(job.in_flight)
             )
 
-    def _plan_fixed_language(self, task: Task) -> DecodingPlan | None:
-        """Return the plan; None if the language has to be detected.
-
-        Raises FileFault (`model_unavailable`) if the model cannot do what the task needs.
-        """
-        options = task.options
-        wanted = _fixed_language(options) or task.language
-        choices = options.languages if options.language == "auto" else ()
-        if not self._decoder.multilingual:
-            knows_none = choices and "en" not in choices
-            if knows_none or options.language not in ("auto", "en") or options.task == "translate":
-                raise FileFault(
-                    ErrorCode.MODEL_UNAVAILABLE,
-                    "the model knows English only and does not translate",
-                    hint="choose a multilingual model, such as small or large-v3-turbo",
-                )
-            wanted = "en"
-        unknown = [
-            code
-            for code in (*choices, wanted)
-            if code and self._decoder.multilingual and code not in self._decoder.languages_known
-        ]
-        if unknown:
-            raise FileFault(
-                ErrorCode.MODEL_UNAVAILABLE, f"the model does not know the language {unknown[0]!r}"
-            )
-        return self._decoder.create_plan(task.options, wanted) if wanted else None
-
     # --- reading ---
 
     def _run_reader(self) -> None:
@@ -337,7 +191,7 @@ class Pipeline:
             else:
                 self._on_read(job, item)
 
-    def _wait_for_readable_job(self) -> _PipelineJob | None:
+    def _wait_for_readable_job(self) -> PipelineJob | None:
         with self._changed:
             while not self._stopping:
                 if job := self._find_readable_job():
@@ -346,14 +200,14 @@ class Pipeline:
                 self._changed.wait()
             return None
 
-    def _find_readable_job(self) -> _PipelineJob | None:
+    def _find_readable_job(self) -> PipelineJob | None:
         jobs = [job for job in self._jobs.values() if not job.finished and not job.being_read]
         if not jobs or sum(job.seconds_ahead for job in self._jobs.values()) >= self._ahead_limit:
             jobs = [job for job in jobs if job.starved]
         return min(jobs, key=lambda job: job.turn, default=None)
 
     def _on_read(
-        self, job: _PipelineJob, item: Opened | Progress | Clip | EndOfFile | YieldTurn
+        self, job: PipelineJob, item: Opened | Progress | Clip | EndOfFile | YieldTurn
     ) -> None:
         if isinstance(item, Opened | Progress):
             self._send(item)
@@ -366,13 +220,13 @@ class Pipeline:
                     job.finished = item
                 case Clip():
                     job.waiting.append(item)
-                    if job.plan:
-                        _leave_out_unwanted(job)
+                    if job.language:
+                        job.leave_out_unwanted()
             self._changed.notify_all()
             gone = job is not self._jobs.get(job.task.job_id)
         self._remaining_of(job) if gone else self._finish_job(job)
 
-    def _on_file_fault(self, job: _PipelineJob, fault: FileFault) -> None:
+    def _on_file_fault(self, job: PipelineJob, fault: FileFault) -> None:
         with self._changed:
             job.being_read = False
             ours = self._forget_job(job)
@@ -384,12 +238,12 @@ class Pipeline:
 
     def _run_replica(self) -> None:
         while work := self._wait_for_work():
-            if isinstance(work, _PipelineJob):
+            if isinstance(work, PipelineJob):
                 self._find_language(work)
             else:
                 self._transcribe_batch(work)
 
-    def _wait_for_work(self) -> _PipelineJob | list[_ChunkWork] | None:
+    def _wait_for_work(self) -> PipelineJob | list[_ChunkWork] | None:
         """Wait for a job whose language is to be detected, or a batch of clips for one call.
 
         Returns None when the pipeline stops.
@@ -402,7 +256,7 @@ class Pipeline:
                 self._changed.wait()
             return None
 
-    def _take_work(self) -> _PipelineJob | list[_ChunkWork] | None:
+    def _take_work(self) -> PipelineJob | list[_ChunkWork] | None:
         batch: list[_ChunkWork] = []
         for job in sorted(self._jobs.values(), key=lambda job: job.turn):
             if job.can_probe and not batch:
@@ -415,50 +269,33 @@ class Pipeline:
                 batch.append(work)
         return batch or None
 
-    def _take_next_clip(self, job: _PipelineJob) -> _ChunkWork | None:
-        if not job.plan or not (clip := job.next_clip):
+    def _take_next_clip(self, job: PipelineJob) -> _ChunkWork | None:
+        if not job.language or not (clip := job.next_clip):
             return None
-        expected = job.languages.get(clip.index) or job.language_before(clip) or job.plan.language
+        expected = job.languages.get(clip.index) or job.language_before(clip) or job.language
         return self._work(job, clip, expected)
 
-    def _work(self, job: _PipelineJob, clip: Clip, language: str) -> _ChunkWork:
-        plan = self._plan(job, language)
+    def _work(self, job: PipelineJob, clip: Clip, language: str) -> _ChunkWork:
         said = job.said_before(clip, language)
-        return _ChunkWork(job, plan, clip, said, self._decoder.build_prompt(plan, said))
-
-    def _plan(self, job: _PipelineJob, language: str) -> DecodingPlan:
-        if job.plan and job.plan.language == language:
-            return job.plan
-        return self._decoder.create_plan(job.task.options, language)
+        return _ChunkWork(job, self._recognizer.prepare(clip, job.task.options, language, said))
 
     def _fits_batch(self, work: _ChunkWork, batch: list[_ChunkWork]) -> bool:
-        """Return whether one call can decode the clip with the batch.
+        """Return whether one call can recognise the clip with the batch, which must have room."""
+        if not batch:
+            return True
+        request, first = work.request, batch[0].request
+        room = request.batch_seconds * (len(batch) + 1) <= self._batch_seconds
+        return request.batch_key == first.batch_key and room
 
-        The decoding method, the prompt's length and the window must be equal, and the batch must
-        have room.
-        """
-        kind = self._batch_key(work)
-        return not batch or (
-            kind == self._batch_key(batch[0]) and kind[2] * (len(batch) + 1) <= self._frames
-        )
-
-    def _batch_key(self, work: _ChunkWork) -> tuple[DecodingMethod, int, int]:
-        way = work.plan.way
-        return way, len(work.prompt), self._decoder.fit_window(work.clip.samples.size, way)
-
-    def _find_language(self, job: _PipelineJob) -> None:
-        options = job.task.options
-        probed = job.waiting[:PROBE_CLIPS]
-        detected = detect_language(
-            self._decoder, probed, choose_first_method(options), options.languages
-        )
+    def _find_language(self, job: PipelineJob) -> None:
+        detected = detect_language(self._recognizer, job.waiting[:PROBE_CLIPS], job.task.options)
         self._send(
             LanguageFound(job.task.job_id, job.task.token, detected.language, detected.probability)
         )
         with self._changed:
-            job.plan = self._decoder.create_plan(job.task.options, detected.language)
+            job.language = detected.language
             job.encoded = detected.encoded
-            _leave_out_unwanted(job)
+            job.leave_out_unwanted()
             job.probing = False
             self._changed.notify_all()
         self._finish_job(job)
@@ -471,23 +308,27 @@ class Pipeline:
         if any(work.job.detects for work in batch):
             self._transcribe_detecting(batch, began)
             return
-        stored = batch[0].job.encoded.pop(batch[0].clip.index, None) if len(batch) == 1 else None
-        first = self._attempt(batch, stored)
+        drafts = self._recognize(batch, self._take_stored(batch))
         share = (time.perf_counter() - began) / len(batch)
-        for work, hypothesis in zip(batch, first, strict=True):
-            self._finish(work, hypothesis, share)
+        for work, draft in zip(batch, drafts, strict=True):
+            self._finish(work, draft, share)
 
-    def _attempt(self, batch: list[_ChunkWork], encoded: StorageView | None) -> list[Hypothesis]:
-        clips = [work.clip for work in batch]
-        prompts = [work.prompt for work in batch]
-        return self._decoder.decode_batch(clips, prompts, batch[0].plan.way, encoded)
+    def _take_stored(self, batch: list[_ChunkWork]) -> EncodedBatch | None:
+        """Return the encoded clip from finding the language. It serves a batch of one clip only."""
+        [work, *more] = batch
+        return None if more else work.job.encoded.pop(work.clip.index, None)
 
-    def _finish(self, work: _ChunkWork, hypothesis: Hypothesis, share: float) -> None:
+    def _recognize(self, batch: list[_ChunkWork], encoded: EncodedBatch | None) -> Sequence[Draft]:
+        requests = [work.request for work in batch]
+        return self._recognizer.recognize_batch(requests, encoded)
+
+    def _finish(self, work: _ChunkWork, draft: Draft, share: float) -> None:
         began = time.perf_counter()
-        chunk = self._decoder.finish_clip(work.clip, work.plan, work.said, hypothesis)
+        text = draft.settle_doubts()
+        chunk = _build_chunk(work, text, work.request.language)
         self._deliver(work.job, chunk, share + time.perf_counter() - began)
 
-    def _deliver(self, job: _PipelineJob, chunk: Chunk, took: float) -> None:
+    def _deliver(self, job: PipelineJob, chunk: Chunk, took: float) -> None:
         self._send(
             ChunkDone(job.task.job_id, job.task.token, replace(chunk, compute_s=round(took, 4)))
         )
@@ -501,91 +342,104 @@ class Pipeline:
 
     def _transcribe_detecting(self, batch: list[_ChunkWork], began: float) -> None:
         """Transcribe clips after detecting their languages; in one call if all are as expected."""
-        encoded = self._encode(batch)
-        states = states_of(encoded)
+        encoded = self._take_stored(batch)
+        encoded = encoded or self._recognizer.encode([work.request for work in batch])
+        alone = encoded if len(batch) == 1 else None
+        pieces = self._rate_pieces(batch, encoded)
         turns = [
-            self._find_turns(work, states[number : number + 1]) for number, work in enumerate(batch)
+            self._find_turns(work, of_clip) for work, of_clip in zip(batch, pieces, strict=True)
         ]
         as_expected = all(
-            found is not None and [turn.plan.language for turn in found] == [work.plan.language]
+            found is not None and [turn.language for turn in found] == [work.request.language]
             for work, found in zip(batch, turns, strict=True)
         )
-        hypotheses = self._attempt(batch, encoded) if as_expected else None
+        drafts = self._recognize(batch, encoded) if as_expected else None
         share = (time.perf_counter() - began) / len(batch)
         for number, (work, found) in enumerate(zip(batch, turns, strict=True)):
-            if hypotheses:
-                self._finish(work, hypotheses[number], share)
+            if drafts:
+                self._finish(work, drafts[number], share)
             elif found is None:
-                self._put_back(work, encoded if len(batch) == 1 else None)
+                self._put_back(work, alone)
             else:
-                self._decode_turns(work, found, encoded if len(batch) == 1 else None, share)
+                self._recognize_turns(work, found, alone, share)
 
-    def _encode(self, batch: list[_ChunkWork]) -> StorageView:
-        if len(batch) == 1 and (stored := batch[0].job.encoded.pop(batch[0].clip.index, None)):
-            return stored
-        frames = self._batch_key(batch[0])[2]
-        return self._decoder.encode_clips([work.clip.samples for work in batch], frames)
+    def _rate_pieces(self, batch: list[_ChunkWork], encoded: EncodedBatch) -> list[list[Piece]]:
+        """Return the pieces of each clip; none where the language is fixed."""
+        known = [work.job.unclear.get(work.clip.index, []) for work in batch]
+        rated = rate_pieces(
+            self._recognizer,
+            encoded,
+            [
+                work.clip if work.job.detects and not pieces else None
+                for work, pieces in zip(batch, known, strict=True)
+            ],
+            [work.job.task.options.languages for work in batch],
+        )
+        return [before or new for before, new in zip(known, rated, strict=True)]
 
-    def _find_turns(self, work: _ChunkWork, states: Samples) -> list[ChunkDecoding] | None:
+    def _find_turns(self, work: _ChunkWork, pieces: list[Piece]) -> list[_Turn] | None:
         """Return the turns; None if they depend on the chunk before, whose language is unknown."""
-        job, clip, options = work.job, work.clip, work.job.task.options
+        job, clip, request = work.job, work.clip, work.request
         if not job.detects:
-            return [ChunkDecoding(0.0, clip.seconds, work.plan, work.said)]
-        pieces = job.unclear.get(clip.index)
-        pieces = pieces or hear_pieces(self._decoder, clip, states, options.languages)
+            return [_Turn(0.0, clip.seconds, request.language or "", request.said)]
         with self._changed:
             previous = job.language_before(clip)
             if previous is None and not is_independent(pieces):
                 job.unclear[clip.index] = pieces
                 return None
         found = find_turns(
-            self._decoder,
-            clip,
-            pieces,
-            previous=previous,
-            way=work.plan.way,
-            allowed=options.languages,
+            self._recognizer, clip, pieces, previous=previous, options=job.task.options
         )
         with self._changed:
             job.unclear.pop(clip.index, None)
             job.languages[clip.index] = found[-1].language
             self._changed.notify_all()  # the next chunk may depend on it
-            works = [self._work(job, clip, turn.language) for turn in found]
-        return [
-            ChunkDecoding(turn.start, turn.end, turn_work.plan, turn_work.said)
-            for turn, turn_work in zip(found, works, strict=True)
-        ]
+            return [
+                _Turn(turn.start, turn.end, turn.language, job.said_before(clip, turn.language))
+                for turn in found
+            ]
 
-    def _put_back(self, work: _ChunkWork, encoded: StorageView | None) -> None:
+    def _put_back(self, work: _ChunkWork, encoded: EncodedBatch | None) -> None:
         """Return a clip to the waiting ones until the language of the chunk before is known."""
         job, clip = work.job, work.clip
         with self._changed:
             job.in_flight.discard(clip.index)
             job.served -= clip.seconds
-            if encoded is not None and encoded.device == "cpu":
+            if encoded and encoded.in_host_memory:
                 job.encoded[clip.index] = encoded
             job.waiting = sorted([*job.waiting, clip], key=lambda waiting: waiting.index)
             self._changed.notify_all()
 
-    def _decode_turns(
-        self,
-        work: _ChunkWork,
-        turns: list[ChunkDecoding],
-        encoded: StorageView | None,
-        share: float,
+    def _recognize_turns(
+        self, work: _ChunkWork, turns: list[_Turn], encoded: EncodedBatch | None, share: float
     ) -> None:
         began = time.perf_counter()
         if len(turns) > 1:
-            chunk = self._decoder.decode_turns(work.clip, turns)
+            chunk = _build_chunk(work, self._join_turns(work, turns), turns[-1].language)
             self._deliver(work.job, chunk, share + time.perf_counter() - began)
             return
-        work = self._work(work.job, work.clip, turns[0].plan.language)
-        [hypothesis] = self._attempt([work], encoded)
-        self._finish(work, hypothesis, share + time.perf_counter() - began)
+        work = self._work(work.job, work.clip, turns[0].language)
+        [draft] = self._recognize([work], encoded)
+        self._finish(work, draft, share + time.perf_counter() - began)
+
+    def _join_turns(self, work: _ChunkWork, turns: list[_Turn]) -> RecognizedText:
+        """Recognise a clip with several languages, each turn in its own."""
+        text = RecognizedText()
+        for turn in turns:
+            before = [part.text for part in text.segments if part.language == turn.language]
+            request = self._recognizer.prepare(
+                work.clip.cut_part(turn.start, turn.end),
+                work.job.task.options,
+                turn.language,
+                turn.said + "".join(before),
+            )
+            [draft] = self._recognizer.recognize_batch([request])
+            text = text.followed_by(draft.settle_doubts())
+        return text
 
     # --- end of a job ---
 
-    def _finish_job(self, job: _PipelineJob) -> None:
+    def _finish_job(self, job: PipelineJob) -> None:
         """Report the end of the job once, when all its work is done."""
         with self._changed:
             ended = job.done and self._forget_job(job)
@@ -601,13 +455,13 @@ class Pipeline:
             )
             self._remaining_of(job)
 
-    def _forget_job(self, job: _PipelineJob) -> bool:
+    def _forget_job(self, job: PipelineJob) -> bool:
         if self._jobs.get(job.task.job_id) is not job:
             return False
         del self._jobs[job.task.job_id]
         return True
 
-    def _remaining_of(self, job: _PipelineJob) -> None:
+    def _remaining_of(self, job: PipelineJob) -> None:
         if not job.being_read:
             job.clips.close()  # closes the file, too
         if self.idle:
@@ -629,16 +483,20 @@ class Pipeline:
         self._on_fault(fault, self.in_flight())
 
 
-def _fixed_language(options: Options) -> str | None:
-    """Return the language if the options allow exactly one; else None."""
-    if options.language != "auto":
-        return options.language
-    return options.languages[0] if len(options.languages) == 1 else None
-
-
-def _leave_out_unwanted(job: _PipelineJob) -> None:
-    """Remove unwanted clips. Committed chunks keep their text; others get an empty one."""
-    for clip in job.waiting:
-        if not clip.wanted:
-            job.said.setdefault(clip.index, "")
-    job.waiting = [clip for clip in job.waiting if clip.wanted]
+def _build_chunk(work: _ChunkWork, text: RecognizedText, language: str | None) -> Chunk:
+    """Return the chunk of a clip. `language`: at its end."""
+    clip, options = work.clip, work.job.task.options
+    segments = text.segments
+    if clip.speakers:
+        segments = label_segments(segments, clip.speakers.turns, keep_words=options.word_timestamps)
+    return Chunk(
+        clip.index,
+        clip.start,
+        clip.end,
+        segments,
+        clip.channel,
+        text.redone,
+        language=language,
+        track=clip.track,
+        speakers=clip.speakers,
+    )

@@ -18,8 +18,9 @@ from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import ChunkDone, Report, SourceRef, Task, WorkerSpec
 from speakeasyd.engine.faults import EngineFault
-from speakeasyd.engine.model import Model, load_model
+from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
+from speakeasyd.engine.recognizer import Model
 
 _TURNS = 200  # repetitions of the samples: more than any machine can do in the time
 
@@ -62,7 +63,7 @@ def _measure_speed(model: Model, options: Options, seconds: float) -> float:
 
     with as_file(files("speakeasyd") / "data" / "samples") as folder:
         pipeline = Pipeline(
-            decoder=model.decoder,
+            recognizer=model.recognizer,
             replicas=model.replicas,
             batch_size=model.batch_size,
             readers=2,

@@ -1,12 +1,12 @@
-"""Voice activity detection with the Silero model of faster-whisper, block by block.
+"""Voice activity detection with the Silero model, block by block.
 
 The model's recurrent state is kept between blocks.
 """
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import faster_whisper
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ from speakeasyd.engine.audio import BLOCK, Samples
 WINDOW = 512  # samples: 32 ms
 _CONTEXT = 64  # samples of the previous window
 _STATE = 128  # size of the recurrent state
-_ASSET = Path(faster_whisper.__file__).parent / "assets" / "silero_vad_v6.onnx"
+_PACKAGE = "faster_whisper"  # not imported: it only brings the model
+_ASSET = Path("assets") / "silero_vad_v6.onnx"
 _LOUD_ENOUGH = 0.25  # peak amplitude at which the model works well
 _MAX_GAIN = 100.0  # 40 dB
 _PEAK_DECAY = 0.8  # factor a block: the stored peak halves in three seconds
@@ -31,7 +32,7 @@ class VoiceDetector:
         options.enable_cpu_mem_arena = False
         options.log_severity_level = 4
         self._session = onnxruntime.InferenceSession(
-            str(_ASSET), providers=["CPUExecutionProvider"], sess_options=options
+            str(_find_model()), providers=["CPUExecutionProvider"], sess_options=options
         )
 
     def run_model(
@@ -41,6 +42,13 @@ class VoiceDetector:
         inputs: dict[str, Any] = {"input": windows, "h": h, "c": c}
         probabilities, h, c = self._session.run(None, inputs)
         return np.asarray(probabilities, np.float32).reshape(-1), h, c
+
+
+def _find_model() -> Path:
+    spec = find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(_PACKAGE)
+    return Path(spec.origin).parent / _ASSET
 
 
 class VoiceActivity:

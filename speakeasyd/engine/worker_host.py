@@ -29,8 +29,9 @@ from speakeasyd.domain.protocol import (
 from speakeasyd.domain.stepdown import step_down
 from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.faults import EngineFault
-from speakeasyd.engine.model import Model, load_model
+from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import InFlight, Pipeline
+from speakeasyd.engine.recognizer import AnyRecognizer, Model
 
 EXIT_FAULT = 70  # a fault was reported; the state of the process is unreliable
 EXIT_ORPHAN = 71  # the daemon is gone
@@ -76,6 +77,7 @@ class WorkerHost:
         self._tasks: deque[Task] = deque()  # tasks that wait for another model
         self._model: str | None = None
         self._pipeline: Pipeline | None = None
+        self._recognizer: AnyRecognizer | None = None
 
     def run(self) -> int:
         """Serve requests; see `serve_requests`."""
@@ -126,8 +128,9 @@ class WorkerHost:
         while not (model := self._try_load_model(requested)):
             _free_memory()
         self._model = requested
+        self._recognizer = model.recognizer
         self._pipeline = Pipeline(
-            decoder=model.decoder,
+            recognizer=model.recognizer,
             replicas=model.replicas,
             batch_size=model.batch_size,
             readers=min(_MAX_READERS, os.cpu_count() or 1),
@@ -157,10 +160,16 @@ class WorkerHost:
     def _unload_model(self) -> None:
         if self._pipeline and self._pipeline.idle:
             self._pipeline.stop()
-            self._pipeline = self._model = None
+            self._free_model()
             gc.collect()
             heap_retention.return_freed_pages()
             self._send(Unloaded())
+
+    def _free_model(self) -> None:
+        """Free the model of a stopped pipeline."""
+        if self._recognizer:
+            self._recognizer.free()
+        self._pipeline = self._recognizer = self._model = None
 
     # --- faults ---
 
@@ -198,7 +207,7 @@ class WorkerHost:
     def _restart_model(self, wanted: _SoftRestart) -> None:
         """Free the model, load it again, and continue each task where it was."""
         tasks = self._pipeline.stop_and_return_tasks() if self._pipeline else []
-        self._pipeline = self._model = None
+        self._free_model()
         self._spec, self._restarting = wanted.spec, False
         _free_memory()
         pipeline = self._load_model(wanted.model)

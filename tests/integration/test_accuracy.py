@@ -54,7 +54,7 @@ def transcribed(folder: Path, rows: Sequence[Row], state: Path) -> list[str]:
                     over.set()
 
     pipeline = Pipeline(
-        decoder=model.decoder,
+        recognizer=model.recognizer,
         replicas=2,
         batch_size=1,
         readers=2,

@@ -107,7 +107,7 @@ class Run:
 
     def __enter__(self) -> Self:
         self.pipeline = Pipeline(
-            decoder=self.model.decoder,
+            recognizer=self.model.recognizer,
             replicas=self.replicas,
             batch_size=self.batch_size,
             readers=2,
@@ -343,10 +343,14 @@ def test_what_the_decoder_jumped_over_is_told_too(model: Model) -> None:
     )
     sound = np.concatenate([memo, pause, samples_of("answering_machine")[0, : 12 * SAMPLE_RATE]])
     clip = Clip(0, 0.0, None, sound, voiced=((0.2, 6.8), (10.2, 21.8)))
-    plan = model.decoder.create_plan(Options(model="bundled"), "en")
-    [first] = model.decoder.decode_batch([clip.cut_part(0.0, 8.0)], [plan.start], plan.way)
+    recognizer, options = model.recognizer, Options(model="bundled")
+    [draft] = recognizer.recognize_batch(
+        [recognizer.prepare(clip.cut_part(0.0, 8.0), options, "en")]
+    )
+    first = draft.hypothesis
     jumped = replace(first, evidence=replace(first.evidence, speech_s=clip.speech_s))
-    told = text([model.decoder.finish_clip(clip, plan, "", jumped)])
+    whole = recognizer.prepare(clip, options, "en")
+    told = replace(draft, request=whole, hypothesis=jumped).settle_doubts().text
     assert "dentist on Monday" in told
     assert "office of the Harbor Museum" in told
 

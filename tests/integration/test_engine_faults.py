@@ -14,7 +14,7 @@ import pytest
 from speakeasyd import daemon
 from speakeasyd.config import Settings
 from speakeasyd.domain.device_health import RecoveryPolicy
-from speakeasyd.engine.model_files import BUNDLED, choose_model
+from speakeasyd.engine.whisper.model_files import BUNDLED, choose_model
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.local_pool import LocalPool
 

@@ -1,6 +1,6 @@
 """Whisper's tokens to stretches of text."""
 
-from speakeasyd.engine.token_segments import TokenSegment, split_tokens
+from speakeasyd.engine.whisper.token_segments import TokenSegment, split_tokens
 
 BEGIN = 1000
 

@@ -9,9 +9,8 @@ from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import SourceRef, Task
 from speakeasyd.engine.audio import SAMPLE_RATE
 from speakeasyd.engine.clips import Clip
-from speakeasyd.engine.decoding import DecodingMethod, DecodingPlan
 from speakeasyd.engine.language import LanguageTurn, Piece, divide_clip, join_turns
-from speakeasyd.engine.pipeline import _PipelineJob
+from speakeasyd.engine.pipeline_job import PipelineJob
 
 
 def a_clip(index: int = 0, seconds: float = 20.0, **changes: object) -> Clip:
@@ -51,9 +50,9 @@ def test_turns_cover_the_clip_and_change_in_a_pause() -> None:
     assert join_turns(a_clip(), pieces[:2], "en") == [LanguageTurn(0.0, 20.0, "de")]
 
 
-def a_job(**changes: object) -> _PipelineJob:
+def a_job(**changes: object) -> PipelineJob:
     task = Task(JobId(1), Token("mine"), SourceRef("in", b"a.wav"), Options(), None)
-    return _PipelineJob(task, iter(()), **({"plan": None, "said": {}} | changes))  # type: ignore[arg-type]
+    return PipelineJob(task, iter(()), **({"language": None, "said": {}} | changes))  # type: ignore[arg-type]
 
 
 def test_the_text_before_is_that_in_the_same_language() -> None:
@@ -66,10 +65,7 @@ def test_the_text_before_is_that_in_the_same_language() -> None:
 
 
 def test_the_language_before_is_waited_for_only_where_it_can_come() -> None:
-    plan = DecodingPlan(
-        start=(), hints=(), language="de", way=DecodingMethod(), ladder=(), words=False
-    )
-    job = a_job(plan=plan)
+    job = a_job(language="de")
     first, second, third = (a_clip(n, follows=n - 1 if n else None) for n in range(3))
     assert job.language_before(first) == "de"  # that of the file's beginning
     job.waiting = [first, second, third]
@@ -84,10 +80,7 @@ def test_the_language_before_is_waited_for_only_where_it_can_come() -> None:
 
 
 def test_a_chunk_that_depends_on_the_one_before_waits_for_it() -> None:
-    plan = DecodingPlan(
-        start=(), hints=(), language="de", way=DecodingMethod(), ladder=(), words=False
-    )
-    job = a_job(plan=plan)
+    job = a_job(language="de")
     before, clip = a_clip(0), a_clip(1, follows=0)
     job.waiting = [before, clip]
     assert job.can_decode(clip)

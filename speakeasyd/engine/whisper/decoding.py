@@ -4,7 +4,7 @@ Encoder windows are fitted to the speech. Doubtful text is decoded again with ot
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from faster_whisper.transcribe import get_suppressed_tokens
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.speaker_labels import label_segments
+from speakeasyd.domain.recognition import RecognizedText, compute_confidence
 from speakeasyd.domain.text_quality import (
     DecodeStatistics,
     Passage,
@@ -25,19 +25,19 @@ from speakeasyd.domain.text_quality import (
     is_settled,
     is_sparse,
 )
-from speakeasyd.domain.transcript import Chunk, Segment, Word, finite
+from speakeasyd.domain.transcript import Segment, Word, finite
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.faults import label_phase
-from speakeasyd.engine.token_segments import TokenSegment, split_tokens
-from speakeasyd.engine.word_timestamps import align_words
+from speakeasyd.engine.whisper.token_segments import TokenSegment, split_tokens
+from speakeasyd.engine.whisper.word_timestamps import align_words
 
 _HOP = 160  # samples a frame
-_FRAMES_PER_S = SAMPLE_RATE // _HOP
+FRAMES_PER_S = SAMPLE_RATE // _HOP
 FULL_WINDOW = 3000  # frames: 30 s
-_MARGIN = 2 * _FRAMES_PER_S  # frames of silence after the speech
-_FLOOR = 10 * _FRAMES_PER_S  # frames; with shorter windows, the model hallucinates
-_STEP = 1 * _FRAMES_PER_S  # frames: windows are rounded up to this, so that they can be batched
+_MARGIN = 2 * FRAMES_PER_S  # frames of silence after the speech
+_FLOOR = 10 * FRAMES_PER_S  # frames; with shorter windows, the model hallucinates
+_STEP = 1 * FRAMES_PER_S  # frames: windows are rounded up to this, so that they can be batched
 _WIDE = 5  # beam size of the careful methods
 _MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
 _MAX_PROMPT = 223  # tokens
@@ -76,38 +76,12 @@ class DecodingPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkDecoding:
-    """A part of a clip in one language."""
-
-    start: float  # seconds in the clip
-    end: float  # seconds in the clip
-    plan: DecodingPlan
-    said: str  # the text before the clip, in this language
-
-
-@dataclass(frozen=True, slots=True)
 class Hypothesis:
     """A decoded text of one clip."""
 
     tokens: tuple[int, ...]
     evidence: DecodeStatistics
     encoded: StorageView | None  # encoder output, shape (1, frames / 2, width), if it was kept
-
-
-@dataclass(slots=True)
-class _PartialText:
-    """The text of a clip so far."""
-
-    segments: list[Segment] = field(default_factory=list)
-    redone: int = 0
-
-    @property
-    def text(self) -> str:
-        return "".join(segment.text for segment in self.segments)
-
-    def append(self, more: "_PartialText") -> None:
-        self.segments += more.segments
-        self.redone += more.redone
 
 
 def choose_first_method(options: Options) -> DecodingMethod:
@@ -142,7 +116,6 @@ class Decoder:
         self._whisper = whisper
         self._model = whisper.model
         self.multilingual = bool(whisper.model.is_multilingual)
-        self.languages_known = frozenset(whisper.supported_languages)
         self._tokenizer = self.tokenizer("en")
         self._suppressed = list(get_suppressed_tokens(self._tokenizer, [-1]))
 
@@ -201,7 +174,7 @@ class Decoder:
         window[:, : spectrum.shape[1]] = spectrum
         return window
 
-    def languages(self, states: Samples) -> dict[str, float]:
+    def rate_languages(self, states: Samples) -> dict[str, float]:
         """Return each language's probability for encoder states, shape (1, frames / 2, width).
 
         Raises EngineFault.
@@ -269,46 +242,37 @@ class Decoder:
         )
         return Hypothesis(tokens, evidence, encoded)
 
-    # --- one chunk ---
+    # --- the whole text of a clip ---
 
-    def finish_clip(self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis) -> Chunk:
-        """Return the chunk with the text of the whole clip, from its first hypothesis.
-
-        Doubtful text and the rest after an early end are decoded again. Raises EngineFault.
-        """
-        return _chunk(clip, self._decode_remainder(clip, plan, said, first), plan)
-
-    def decode_turns(self, clip: Clip, turns: Sequence[ChunkDecoding]) -> Chunk:
-        """Decode a clip with several languages, each turn in its own. Raises EngineFault."""
-        text = _PartialText()
-        for turn in turns:
-            plan = turn.plan
-            before = [part.text for part in text.segments if part.language == plan.language]
-            said = turn.said + "".join(before)
-            text.append(self._decode_part(clip.cut_part(turn.start, turn.end), plan, said))
-        return _chunk(clip, text, turns[-1].plan)
-
-    def _decode_remainder(
+    def complete_text(
         self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
-    ) -> _PartialText:
-        """Return the text of a clip or a part of one; decode what follows the last timestamp."""
+    ) -> RecognizedText:
+        """Return the text of a clip or a part of one, from its first hypothesis.
+
+        Doubtful text is decoded again, and so is what follows the last timestamp. Raises
+        EngineFault.
+        """
         if text := self._decode_around_pause(clip, plan, said, first):
             return text
         hypothesis, redone = self._choose_text(clip, plan, said, first)
         stretches, resume = split_tokens(
             hypothesis.tokens, timestamp_begin=self._tokenizer.timestamp_begin, seconds=clip.seconds
         )
-        text = _PartialText(redone=redone)
-        if not is_invented(hypothesis.evidence):
-            text.segments = self._segments(stretches, hypothesis, plan, clip)
+        segments = (
+            ()
+            if is_invented(hypothesis.evidence)
+            else self._segments(stretches, hypothesis, plan, clip)
+        )
+        text = RecognizedText(segments, redone)
         if resume and clip.seconds - resume >= _SHORTEST_TAIL_S:
             tail = clip.cut_part(resume)
             if tail.speech_s >= _LEAST_SPEECH_S:
-                text.append(self._decode_part(tail, plan, said + hypothesis.evidence.text))
+                rest = self._decode_part(tail, plan, said + hypothesis.evidence.text)
+                return text.followed_by(rest)
         return text
 
-    def _decode_part(self, clip: Clip, plan: DecodingPlan, said: str) -> _PartialText:
-        return self._decode_remainder(
+    def _decode_part(self, clip: Clip, plan: DecodingPlan, said: str) -> RecognizedText:
+        return self.complete_text(
             clip,
             plan,
             said,
@@ -317,7 +281,7 @@ class Decoder:
 
     def _decode_around_pause(
         self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
-    ) -> _PartialText | None:
+    ) -> RecognizedText | None:
         """If the decoder skipped speech, decode the parts before and after the longest pause.
 
         None if nothing was skipped, or if this gives no more text.
@@ -326,9 +290,9 @@ class Decoder:
         if not (plan.ladder and pause and is_sparse(first.evidence)):
             return None
         middle = sum(pause) / 2
-        text = self._decode_part(clip.cut_part(0.0, middle), plan, said)
-        text.append(self._decode_part(clip.cut_part(middle), plan, said + text.text))
-        text.redone += 1
+        before = self._decode_part(clip.cut_part(0.0, middle), plan, said)
+        after = self._decode_part(clip.cut_part(middle), plan, said + before.text)
+        text = RecognizedText(redone=1).followed_by(before).followed_by(after)
         return text if len(text.text) > len(first.evidence.text) else None
 
     def _choose_text(
@@ -358,17 +322,17 @@ class Decoder:
         hypothesis: Hypothesis,
         plan: DecodingPlan,
         clip: Clip,
-    ) -> list[Segment]:
+    ) -> tuple[Segment, ...]:
         words = (
             self._words(stretches, hypothesis, plan, clip.samples)
-            if plan.words or _has_several_speakers(clip)
+            if plan.words or clip.has_several_speakers
             else [()] * len(stretches)
         )
         found = (
             self._segment(stretch, spoken, hypothesis.evidence, clip, plan)
             for stretch, spoken in zip(stretches, words, strict=True)
         )
-        return [segment for segment in found if segment.text.strip()]
+        return tuple(segment for segment in found if segment.text.strip())
 
     def _segment(
         self,
@@ -385,6 +349,7 @@ class Decoder:
             start=round(at + (timed[0].start if timed else stretch.start), 3),
             end=round(at + (timed[-1].end if timed else stretch.end), 3),
             text=text,
+            confidence=compute_confidence(evidence.avg_logprob),
             avg_logprob=finite(evidence.avg_logprob),
             compression_ratio=finite(compute_compression_ratio(text)),
             no_speech_prob=finite(evidence.no_speech_prob),
@@ -416,28 +381,6 @@ class Decoder:
                 start=plan.start,
                 frames=min(clip.size // _HOP, FULL_WINDOW),
             )
-
-
-def _has_several_speakers(clip: Clip) -> bool:
-    """Return whether words are needed to split segments where the speaker changes."""
-    return clip.speakers is not None and len(clip.speakers.speakers) > 1
-
-
-def _chunk(clip: Clip, text: _PartialText, plan: DecodingPlan) -> Chunk:
-    segments = tuple(text.segments)
-    if clip.speakers:
-        segments = label_segments(segments, clip.speakers.turns, keep_words=plan.words)
-    return Chunk(
-        clip.index,
-        clip.start,
-        clip.end,
-        segments,
-        clip.channel,
-        text.redone,
-        language=plan.language,
-        track=clip.track,
-        speakers=clip.speakers,
-    )
 
 
 def states_of(encoded: StorageView) -> Samples:

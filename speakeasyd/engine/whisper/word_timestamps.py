@@ -8,7 +8,7 @@ from ctranslate2 import StorageView
 from faster_whisper.tokenizer import Tokenizer
 
 from speakeasyd.domain.transcript import Word
-from speakeasyd.engine.token_segments import TIMESTAMP_S, TokenSegment
+from speakeasyd.engine.whisper.token_segments import TIMESTAMP_S, TokenSegment
 
 _LEADING = "\"'“¿([{-"
 _TRAILING = "\"'.。,，!！?？:：”)]}、"  # noqa: RUF001 - full-width punctuation is meant

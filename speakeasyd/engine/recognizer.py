@@ -1,0 +1,114 @@
+"""The contract between the pipeline and a speech model.
+
+Whatever keeps it can be loaded by a worker. `tests/integration/test_recognizer_conformance.py` runs
+over every implementation.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import Loaded
+from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
+from speakeasyd.engine.clips import Clip
+
+Span = tuple[float, float]
+"""Start and end of a stretch of speech, in seconds of its clip."""
+
+
+class Request(Protocol):
+    """A clip, and how it is to be recognised."""
+
+    @property
+    def clip(self) -> Clip: ...
+
+    @property
+    def language(self) -> str | None:
+        """Code; None while it is not known, which is enough for `encode`."""
+
+    @property
+    def said(self) -> str:
+        """The text before the clip, in the same language: its context."""
+
+    @property
+    def batch_key(self) -> Hashable:
+        """Requests with equal keys can share one call."""
+
+    @property
+    def batch_seconds(self) -> float:
+        """What the clip takes of a batch, in seconds. Equal for equal keys."""
+
+
+class EncodedBatch(Protocol):
+    """What the model has computed of the audio of a batch, before any language or text."""
+
+    @property
+    def in_host_memory(self) -> bool:
+        """Whether it can be kept for later without using the device's memory."""
+
+
+class Draft(Protocol):
+    """The first text of a clip."""
+
+    def settle_doubts(self) -> RecognizedText:
+        """Return the final text; doubtful parts are recognised again. Raises EngineFault."""
+
+
+R = TypeVar("R", bound=Request)
+E = TypeVar("E", bound=EncodedBatch)
+
+
+class Recognizer(Protocol[R, E]):
+    """A loaded speech model.
+
+    Thread-safe: every replica calls it. The text of a clip depends on its request alone, not on the
+    batch, the time or what was recognised before, so that a restart gives the same text.
+
+    Errors: EngineFault with the phase in which the model failed. No audio is an error, but text of
+    what is not speech may be invented: clips are cut where there is speech. Segments are in order of time, lie inside their clip, keep the leading
+    space of their text, and have a confidence from 0 to 1.
+    """
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def prepare(self, clip: Clip, options: Options, language: str | None, said: str = "") -> R:
+        """Return the request for a clip. Cheap and without the device: a lock may be held.
+
+        `clip.samples` are mono at 16 kHz, shape (n,), float32 from -1 to 1.
+        """
+
+    def encode(self, requests: Sequence[R]) -> E:
+        """Process the audio of requests with one batch key."""
+
+    def rate_languages(
+        self, encoded: E, stretches: Sequence[Sequence[Span]] | None = None
+    ) -> list[list[LanguageProbabilities]]:
+        """Return the languages of each stretch of each clip, or of each whole clip.
+
+        An empty mapping: the stretch is too short. Only called if `detects_languages`.
+        """
+
+    def recognize_batch(self, requests: Sequence[R], encoded: E | None = None) -> Sequence[Draft]:
+        """Return a draft for each request, all of one batch key, in one call of the model.
+
+        `encoded`: of the same clips, if it exists already.
+        """
+
+    def free(self) -> None:
+        """Release the memory of the model. No other call follows."""
+
+
+AnyRecognizer = Recognizer[Any, Any]
+"""For those who pass on what a recognizer returns, without looking inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded model, with the settings to use it with."""
+
+    recognizer: AnyRecognizer
+    replicas: int
+    batch_size: int  # clips of 30 s in one call
+    loaded: Loaded

@@ -1,0 +1,1 @@
+"""Whisper on CTranslate2: the only importer of faster_whisper."""

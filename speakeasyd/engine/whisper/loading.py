@@ -1,0 +1,94 @@
+"""Loads a Whisper model on a device and verifies it with the canary before it gets work."""
+
+import os
+import time
+from pathlib import Path
+
+from faster_whisper import WhisperModel
+
+from speakeasyd.domain.fault import Phase
+from speakeasyd.domain.protocol import Loaded, WorkerSpec
+from speakeasyd.domain.stepdown import GPU_BATCH
+from speakeasyd.engine import cuda, heap_retention
+from speakeasyd.engine.canary import CanaryFailed, measure_known_words, transcribe_canary
+from speakeasyd.engine.faults import label_phase
+from speakeasyd.engine.recognizer import Model
+from speakeasyd.engine.whisper.model_files import ModelChoice, ModelUnavailable, choose_model
+from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
+
+_KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model must recognise
+_ANY_MODEL_SHARE = 0.5  # share for any other model
+_GPU_REPLICAS = 1
+_COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
+
+
+def load_whisper(requested: str, spec: WorkerSpec) -> Model:
+    """Load the model and run the canary. Raises EngineFault of phase load or canary."""
+    began = time.perf_counter()
+    device = spec.device.partition(":")[0]
+    on_gpu = device == "cuda"
+    replicas = spec.replicas or (_GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
+    compute_type = _COMPUTE_TYPE[device] if spec.compute_type == "auto" else spec.compute_type
+    heap_retention.return_freed_pages()
+    with label_phase(Phase.LOAD):
+        if on_gpu:
+            cuda.preload_cublas()
+        choice = choose_model(
+            requested,
+            device=spec.device,
+            models_dir=Path(spec.state_dir) / "models",
+            offline=spec.offline,
+        )
+        whisper = _create_whisper(choice, spec.device, compute_type, replicas)
+    heap_retention.retain_freed_pages()
+    recognizer = WhisperRecognizer(whisper)
+    with label_phase(Phase.CANARY):
+        _run_canary(recognizer, choice, on_gpu=on_gpu)
+    loaded = Loaded(
+        requested=requested,
+        model=choice.name,
+        device=spec.device,
+        compute_type=whisper.model.compute_type,
+        seconds=round(time.perf_counter() - began, 3),
+        warning=choice.warning,
+    )
+    return Model(recognizer, replicas, spec.batch_size or (GPU_BATCH if on_gpu else 1), loaded)
+
+
+def _create_whisper(
+    choice: ModelChoice, device: str, compute_type: str, replicas: int = 1
+) -> WhisperModel:
+    kind, _, index = device.partition(":")
+    return WhisperModel(
+        str(choice.folder),
+        device=kind,
+        device_index=int(index or 0),
+        compute_type=compute_type,
+        cpu_threads=1,  # two threads generate text slower than one; replicas use the other cores
+        num_workers=replicas,
+    )
+
+
+def _run_canary(recognizer: WhisperRecognizer, choice: ModelChoice, *, on_gpu: bool) -> None:
+    """Transcribe a clip whose words are known.
+
+    If the text is wrong on a GPU, the CPU is tried to tell a faulty GPU from a damaged model.
+    Raises CanaryFailed if the GPU is the cause, ModelUnavailable if the model is.
+    """
+    text = transcribe_canary(recognizer)
+    if _is_canary_correct(text, choice):
+        return
+    result = f"the canary was transcribed as {text[:200]!r}"
+    if on_gpu and _is_canary_correct(_transcribe_on_cpu(choice), choice):
+        raise CanaryFailed(result)
+    raise ModelUnavailable(f"{choice.folder} is damaged, or no speech model: {result}")
+
+
+def _transcribe_on_cpu(choice: ModelChoice) -> str:
+    whisper = _create_whisper(choice, "cpu", _COMPUTE_TYPE["cpu"])
+    return transcribe_canary(WhisperRecognizer(whisper))
+
+
+def _is_canary_correct(text: str, choice: ModelChoice) -> bool:
+    share = _KNOWN_MODEL_SHARE if choice.bundled else _ANY_MODEL_SHARE
+    return measure_known_words(text) >= share

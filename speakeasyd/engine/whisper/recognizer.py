@@ -1,0 +1,146 @@
+"""Whisper on CTranslate2 as a recognizer."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from ctranslate2 import StorageView
+from faster_whisper import WhisperModel
+
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
+from speakeasyd.engine.clips import Clip
+from speakeasyd.engine.recognizer import Span
+from speakeasyd.engine.whisper.decoding import (
+    FRAMES_PER_S,
+    Decoder,
+    DecodingPlan,
+    Hypothesis,
+    states_of,
+)
+
+_STATES_PER_S = 50  # encoder states a second of audio
+_ANY_LANGUAGE = "en"  # stands for a language that is not known yet; every model has it
+_PLANS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperRequest:
+    """A clip with the tokens of its prompt and the window of the encoder."""
+
+    clip: Clip
+    language: str | None
+    said: str
+    plan: DecodingPlan
+    prompt: tuple[int, ...]
+    frames: int
+
+    @property
+    def batch_key(self) -> Hashable:
+        """One call has one decoding method, one length of prompts and one window."""
+        return self.plan.way, len(self.prompt), self.frames
+
+    @property
+    def batch_seconds(self) -> float:
+        return self.frames / FRAMES_PER_S
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedClips:
+    """Encoder states, shape (clips, frames / 2, width), and the length of each clip in seconds."""
+
+    states: StorageView
+    seconds: tuple[float, ...]
+
+    @property
+    def in_host_memory(self) -> bool:
+        return bool(self.states.device == "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperDraft:
+    decoder: Decoder
+    request: WhisperRequest
+    hypothesis: Hypothesis
+
+    def settle_doubts(self) -> RecognizedText:
+        """See `Draft`. Text after an early end is decoded, too."""
+        request = self.request
+        return self.decoder.complete_text(request.clip, request.plan, request.said, self.hypothesis)
+
+
+class WhisperRecognizer:
+    """See `Recognizer`."""
+
+    def __init__(self, whisper: WhisperModel) -> None:
+        self._decoder = Decoder(whisper)
+        self._create_plan = lru_cache(_PLANS_KEPT)(self._decoder.create_plan)
+        self.capabilities = Capabilities(
+            languages=frozenset(whisper.supported_languages),
+            tasks=frozenset(
+                {"transcribe", "translate"} if self._decoder.multilingual else {"transcribe"}
+            ),
+            detects_languages=self._decoder.multilingual,
+            word_times=True,
+            prompts=True,
+        )
+
+    def prepare(
+        self, clip: Clip, options: Options, language: str | None, said: str = ""
+    ) -> WhisperRequest:
+        plan = self._create_plan(options, language or _ANY_LANGUAGE)
+        return WhisperRequest(
+            clip=clip,
+            language=language,
+            said=said,
+            plan=plan,
+            prompt=self._decoder.build_prompt(plan, said),
+            frames=self._decoder.fit_window(clip.samples.size, plan.way),
+        )
+
+    def encode(self, requests: Sequence[WhisperRequest]) -> EncodedClips:
+        clips = [request.clip for request in requests]
+        states = self._decoder.encode_clips([clip.samples for clip in clips], requests[0].frames)
+        return EncodedClips(states, tuple(clip.seconds for clip in clips))
+
+    def rate_languages(
+        self, encoded: EncodedClips, stretches: Sequence[Sequence[Span]] | None = None
+    ) -> list[list[LanguageProbabilities]]:
+        states = states_of(encoded.states)
+        clips = [states[number : number + 1] for number in range(len(encoded.seconds))]
+        if stretches is None:
+            return [[self._decoder.rate_languages(clip)] for clip in clips]
+        rated: list[list[LanguageProbabilities]] = []
+        for clip, seconds, spans in zip(clips, encoded.seconds, stretches, strict=True):
+            # without the silence after the clip, detection is often wrong
+            silence = clip[:, int(seconds * _STATES_PER_S) :]
+            parts = [
+                clip[:, int(start * _STATES_PER_S) : int(end * _STATES_PER_S) + 1]
+                for start, end in spans
+            ]
+            rated.append(
+                [
+                    self._decoder.rate_languages(np.concatenate([part, silence], axis=1))
+                    for part in parts
+                ]
+            )
+        return rated
+
+    def recognize_batch(
+        self, requests: Sequence[WhisperRequest], encoded: EncodedClips | None = None
+    ) -> list[WhisperDraft]:
+        hypotheses = self._decoder.decode_batch(
+            [request.clip for request in requests],
+            [request.prompt for request in requests],
+            requests[0].plan.way,
+            encoded.states if encoded else None,
+        )
+        return [
+            WhisperDraft(self._decoder, request, hypothesis)
+            for request, hypothesis in zip(requests, hypotheses, strict=True)
+        ]
+
+    def free(self) -> None:
+        """Drop the only references to the model."""
+        del self._decoder, self._create_plan
