@@ -73,9 +73,9 @@ def measure(
         found = halves[half_of(recording)]
         found["pieces"] += 1
         found["again"] += final.redone > 0
-        found["repeated first"] += bool(find_repeated_phrase(first.hypothesis.evidence.text))
+        found["repeated first"] += bool(find_repeated_phrase(first.decoded.evidence.text))
         found["repeated"] += bool(find_repeated_phrase(text))
-        found["wrong first"] += wrong_within(recording.said, first.hypothesis.evidence.text)
+        found["wrong first"] += wrong_within(recording.said, first.decoded.evidence.text)
         found["wrong"] += wrong_within(recording.said, text)
         found["cpu"] += process_time() - began  # type: ignore[assignment]  # Counter takes floats
     return halves

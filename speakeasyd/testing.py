@@ -248,7 +248,13 @@ def _build_chunk(index: int, piece: bytes) -> Chunk:
     digest = hashlib.sha256(piece).hexdigest()
     text = "".join(f" {digest[at : at + 4]}" for at in range(0, 16, 4))
     segment = Segment(
-        start, start + CHUNK_S, text, avg_logprob=-0.1, compression_ratio=1.0, no_speech_prob=0.0
+        start,
+        start + CHUNK_S,
+        text,
+        avg_logprob=-0.1,
+        compression_ratio=1.0,
+        no_speech_prob=0.0,
+        confidence=0.9,
     )
     return Chunk(index, start, start + CHUNK_S, (segment,))
 
@@ -571,7 +577,7 @@ class ScriptedEncoding:
 
 
 @dataclass(frozen=True, slots=True)
-class ScriptedDraft:
+class ScriptedHypothesis:
     request: ScriptedRequest
 
     def settle_doubts(self) -> RecognizedText:
@@ -645,8 +651,8 @@ class ScriptedRecognizer:
 
     def recognize_batch(
         self, requests: Sequence[ScriptedRequest], encoded: ScriptedEncoding | None = None
-    ) -> list[ScriptedDraft]:
-        return [ScriptedDraft(request) for request in requests]
+    ) -> list[ScriptedHypothesis]:
+        return [ScriptedHypothesis(request) for request in requests]
 
     def free(self) -> None:
         self._languages = []

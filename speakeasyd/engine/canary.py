@@ -22,8 +22,8 @@ def transcribe_canary(recognizer: AnyRecognizer) -> str:
     """Return the text of the canary. Raises EngineFault."""
     clip = Clip(index=0, start=0.0, channel=None, samples=_load_canary())
     request = recognizer.prepare(clip, Options(fallback=False), "en")
-    [draft] = recognizer.recognize_batch([request])
-    return draft.settle_doubts().text
+    [hypothesis] = recognizer.recognize_batch([request])
+    return hypothesis.settle_doubts().text
 
 
 def measure_known_words(text: str) -> float:

@@ -37,7 +37,7 @@ from speakeasyd.engine.language import (
     rate_pieces,
 )
 from speakeasyd.engine.pipeline_job import PipelineJob
-from speakeasyd.engine.recognizer import AnyRecognizer, Draft, EncodedBatch, Request
+from speakeasyd.engine.recognizer import AnyRecognizer, EncodedBatch, Hypothesis, Request
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import FileFault
 
@@ -308,23 +308,25 @@ class Pipeline:
         if any(work.job.detects for work in batch):
             self._transcribe_detecting(batch, began)
             return
-        drafts = self._recognize(batch, self._take_stored(batch))
+        hypotheses = self._recognize(batch, self._take_stored(batch))
         share = (time.perf_counter() - began) / len(batch)
-        for work, draft in zip(batch, drafts, strict=True):
-            self._finish(work, draft, share)
+        for work, hypothesis in zip(batch, hypotheses, strict=True):
+            self._finish(work, hypothesis, share)
 
     def _take_stored(self, batch: list[_ChunkWork]) -> EncodedBatch | None:
         """Return the encoded clip from finding the language. It serves a batch of one clip only."""
         [work, *more] = batch
         return None if more else work.job.encoded.pop(work.clip.index, None)
 
-    def _recognize(self, batch: list[_ChunkWork], encoded: EncodedBatch | None) -> Sequence[Draft]:
+    def _recognize(
+        self, batch: list[_ChunkWork], encoded: EncodedBatch | None
+    ) -> Sequence[Hypothesis]:
         requests = [work.request for work in batch]
         return self._recognizer.recognize_batch(requests, encoded)
 
-    def _finish(self, work: _ChunkWork, draft: Draft, share: float) -> None:
+    def _finish(self, work: _ChunkWork, hypothesis: Hypothesis, share: float) -> None:
         began = time.perf_counter()
-        text = draft.settle_doubts()
+        text = hypothesis.settle_doubts()
         chunk = _build_chunk(work, text, work.request.language)
         self._deliver(work.job, chunk, share + time.perf_counter() - began)
 
@@ -353,11 +355,11 @@ class Pipeline:
             found is not None and [turn.language for turn in found] == [work.request.language]
             for work, found in zip(batch, turns, strict=True)
         )
-        drafts = self._recognize(batch, encoded) if as_expected else None
+        hypotheses = self._recognize(batch, encoded) if as_expected else None
         share = (time.perf_counter() - began) / len(batch)
         for number, (work, found) in enumerate(zip(batch, turns, strict=True)):
-            if drafts:
-                self._finish(work, drafts[number], share)
+            if hypotheses:
+                self._finish(work, hypotheses[number], share)
             elif found is None:
                 self._put_back(work, alone)
             else:
@@ -419,8 +421,8 @@ class Pipeline:
             self._deliver(work.job, chunk, share + time.perf_counter() - began)
             return
         work = self._work(work.job, work.clip, turns[0].language)
-        [draft] = self._recognize([work], encoded)
-        self._finish(work, draft, share + time.perf_counter() - began)
+        [hypothesis] = self._recognize([work], encoded)
+        self._finish(work, hypothesis, share + time.perf_counter() - began)
 
     def _join_turns(self, work: _ChunkWork, turns: list[_Turn]) -> RecognizedText:
         """Recognise a clip with several languages, each turn in its own."""
@@ -433,8 +435,8 @@ class Pipeline:
                 turn.language,
                 turn.said + "".join(before),
             )
-            [draft] = self._recognizer.recognize_batch([request])
-            text = text.followed_by(draft.settle_doubts())
+            [hypothesis] = self._recognizer.recognize_batch([request])
+            text = text.followed_by(hypothesis.settle_doubts())
         return text
 
     # --- end of a job ---

@@ -48,7 +48,7 @@ class EncodedBatch(Protocol):
         """Whether it can be kept for later without using the device's memory."""
 
 
-class Draft(Protocol):
+class Hypothesis(Protocol):
     """The first text of a clip."""
 
     def settle_doubts(self) -> RecognizedText:
@@ -66,8 +66,9 @@ class Recognizer(Protocol[R, E]):
     batch, the time or what was recognised before, so that a restart gives the same text.
 
     Errors: EngineFault with the phase in which the model failed. No audio is an error, but text of
-    what is not speech may be invented: clips are cut where there is speech. Segments are in order of time, lie inside their clip, keep the leading
-    space of their text, and have a confidence from 0 to 1.
+    what is not speech may be invented: clips are cut where there is speech. Segments are in order
+    of time, lie inside their clip, keep the leading space of their text, and have a confidence from
+    0 to 1.
     """
 
     @property
@@ -90,8 +91,10 @@ class Recognizer(Protocol[R, E]):
         An empty mapping: the stretch is too short. Only called if `detects_languages`.
         """
 
-    def recognize_batch(self, requests: Sequence[R], encoded: E | None = None) -> Sequence[Draft]:
-        """Return a draft for each request, all of one batch key, in one call of the model.
+    def recognize_batch(
+        self, requests: Sequence[R], encoded: E | None = None
+    ) -> Sequence[Hypothesis]:
+        """Return a hypothesis for each request, all of one batch key, in one call of the model.
 
         `encoded`: of the same clips, if it exists already.
         """

@@ -342,6 +342,7 @@ def _build_segment(row: Mapping[str, Any], numbers: Mapping[LocalKey, int]) -> S
         words=tuple(Word(**word) for word in json.loads(row["words"] or "[]")),
         language=row["language"],
         track=row["track"],
+        confidence=row["confidence"],
         speaker=None if local is None else numbers.get(LocalKey(row["chunk"], local)),
         local_speaker=local,
     )

@@ -226,6 +226,7 @@ def _build_segment_rows(job_id: JobId, chunk: Chunk) -> list[dict[str, object]]:
             "language": segment.language,
             "track": segment.track,
             "local_speaker": segment.local_speaker,
+            "confidence": segment.confidence,
         }
         for position, segment in enumerate(chunk.segments)
     ]

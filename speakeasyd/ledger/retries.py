@@ -48,9 +48,9 @@ _UNWRITTEN = exists().where(
     artifacts.c.job_id == retries.c.job_id, artifacts.c.written_at.is_(None)
 )
 
-_NEW_IN_CHUNKS = {"language": None, "track": None, "speakers": None, "speaker_numbers": None}
-_NEW_IN_SEGMENTS = {"language": None, "track": None, "local_speaker": None}
-"""Columns that came after the first retries were kept."""
+_NULLS_OF_CHUNK = {column.name: None for column in chunks.c if column.nullable}
+_NULLS_OF_SEGMENT = {column.name: None for column in segments.c if column.nullable}
+"""What a row has in columns that an earlier version, which stored it, did not know."""
 
 _NUMBER_CHUNKS = (
     update(chunks)
@@ -117,8 +117,8 @@ def read_segments(connection: Connection, job_id: JobId) -> Sequence[Mapping[str
 def _parse_content(content: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The rows of `chunks` and `segments`; columns that an earlier version did not know are null."""
     parsed = json.loads(content)
-    chunk: dict[str, Any] = _NEW_IN_CHUNKS | parsed["chunk"]
-    return chunk, [_NEW_IN_SEGMENTS | row for row in parsed["segments"]]
+    chunk: dict[str, Any] = _NULLS_OF_CHUNK | parsed["chunk"]
+    return chunk, [_NULLS_OF_SEGMENT | row for row in parsed["segments"]]
 
 
 def read_work_chunks(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:

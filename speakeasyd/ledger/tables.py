@@ -223,7 +223,8 @@ segments = Table(
     Column("end_seconds", REAL, nullable=False),
     Column("text", SanitizedText, nullable=False),
     Column("channel", Integer),
-    Column("avg_logprob", REAL),  # null: the model gave no finite number
+    # null: the engine has no such statistic, or the model gave no finite number
+    Column("avg_logprob", REAL),
     Column("compression_ratio", REAL),
     Column("no_speech_prob", REAL),
     Column("words", SanitizedText),  # JSON: [{"start", "end", "text", "probability"}, ...]
@@ -231,6 +232,7 @@ segments = Table(
     Column("track", Integer),  # audio track, from 1; null unless several are transcribed apart
     # from 0, within its chunk: an index into `chunks.speaker_numbers`
     Column("local_speaker", Integer),
+    Column("confidence", REAL),  # 0 to 1; null: transcribed by an earlier version
     ForeignKeyConstraint(
         ["job_id", "chunk"], ["chunks.job_id", "chunks.number"], ondelete="CASCADE"
     ),

@@ -88,7 +88,7 @@ VIEWS: Mapping[str, str] = {
                    SELECT coalesce(nullif(value ->> 'name', ''), 'Speaker ' || (value ->> 'number'))
                    FROM json_each(iif(retries.job_id IS NULL, jobs.speakers, result ->> '$.speakers'))
                    WHERE value ->> 'number' = chunks.speaker_numbers ->> local_speaker
-               ) AS speaker_name
+               ) AS speaker_name, confidence
         FROM segments JOIN jobs ON jobs.id = segments.job_id
         LEFT JOIN chunks ON chunks.job_id = segments.job_id AND chunks.number = segments.chunk
         LEFT JOIN retries ON retries.job_id = jobs.id

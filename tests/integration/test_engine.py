@@ -344,13 +344,13 @@ def test_what_the_decoder_jumped_over_is_told_too(model: Model) -> None:
     sound = np.concatenate([memo, pause, samples_of("answering_machine")[0, : 12 * SAMPLE_RATE]])
     clip = Clip(0, 0.0, None, sound, voiced=((0.2, 6.8), (10.2, 21.8)))
     recognizer, options = model.recognizer, Options(model="bundled")
-    [draft] = recognizer.recognize_batch(
+    [hypothesis] = recognizer.recognize_batch(
         [recognizer.prepare(clip.cut_part(0.0, 8.0), options, "en")]
     )
-    first = draft.hypothesis
+    first = hypothesis.decoded
     jumped = replace(first, evidence=replace(first.evidence, speech_s=clip.speech_s))
     whole = recognizer.prepare(clip, options, "en")
-    told = replace(draft, request=whole, hypothesis=jumped).settle_doubts().text
+    told = replace(hypothesis, request=whole, decoded=jumped).settle_doubts().text
     assert "dentist on Monday" in told
     assert "office of the Harbor Museum" in told
 

@@ -88,7 +88,7 @@ def recognize(
         recognizer.prepare(clip, Options(**options), language_of(recognizer), said)  # type: ignore[arg-type]
         for clip in clips
     ]
-    return [draft.settle_doubts() for draft in recognizer.recognize_batch(requests)]
+    return [hypothesis.settle_doubts() for hypothesis in recognizer.recognize_batch(requests)]
 
 
 def language_of(recognizer: AnyRecognizer) -> str:
@@ -144,8 +144,8 @@ def test_the_text_does_not_depend_on_the_batch(recognizer: AnyRecognizer, speech
 def test_a_text_is_the_same_every_time(recognizer: AnyRecognizer, clip: Clip) -> None:
     assert recognize(recognizer, clip) == recognize(recognizer, clip)
     request = recognizer.prepare(clip, Options(), language_of(recognizer))
-    [draft] = recognizer.recognize_batch([request])
-    assert draft.settle_doubts() == draft.settle_doubts()
+    [hypothesis] = recognizer.recognize_batch([request])
+    assert hypothesis.settle_doubts() == hypothesis.settle_doubts()
 
 
 def test_several_threads_can_use_it(recognizer: AnyRecognizer, clip: Clip) -> None:
@@ -174,8 +174,8 @@ def test_what_was_encoded_before_gives_the_same_text(recognizer: AnyRecognizer, 
     encoded = recognizer.encode([recognizer.prepare(clip, Options(), None)])
     assert isinstance(encoded.in_host_memory, bool)
     request = recognizer.prepare(clip, Options(), language_of(recognizer))
-    [draft] = recognizer.recognize_batch([request], encoded)
-    assert [draft.settle_doubts()] == recognize(recognizer, clip)
+    [hypothesis] = recognizer.recognize_batch([request], encoded)
+    assert [hypothesis.settle_doubts()] == recognize(recognizer, clip)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1], ids=["silence", "noise"])

@@ -59,7 +59,9 @@ async def test_channels_are_woven_by_time(ledger: Ledger) -> None:
 async def test_a_segment_comes_back_as_it_was(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
     words = (Word(0.1, 0.30000000000000004, " Grüß", 0.5), Word(0.3, 0.9, " «Gott»", 1.0))
-    segment = Segment(0.1, 0.9, " Grüß «Gott»", -0.25, 1.5, 1e-9, channel=1, words=words)
+    segment = Segment(
+        0.1, 0.9, " Grüß «Gott»", -0.25, 1.5, 1e-9, channel=1, words=words, confidence=0.75
+    )
     await ledger.store_chunks([(job.id, job.token, Chunk(0, 0.0, 1.0, (segment,)))])
     assert (await ledger.load_transcript(job.id)).segments == (segment,)
 

@@ -1,5 +1,6 @@
 """A retry of a completed job: the finished transcript stays until the new one is whole."""
 
+import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from speakeasyd.domain.job import Job
 from speakeasyd.errors import ErrorCode
+from speakeasyd.ledger import retries
 from speakeasyd.ledger.ledger import Ledger
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status
 
@@ -199,3 +201,11 @@ async def test_a_pruned_job_takes_its_retry_along(ledger: Ledger) -> None:
     assert await ledger.query_rows(
         "SELECT count(*) AS n FROM segments_fts WHERE segments_fts MATCH 'newer'"
     ) == [{"n": 0}]
+
+
+def test_columns_that_an_earlier_version_did_not_store_are_null() -> None:
+    content = {"chunk": {"number": 0}, "segments": [{"text": " Old."}, {"confidence": 0.5}]}
+    chunk, [old, new] = retries._parse_content(json.dumps(content))
+    assert (chunk["number"], chunk["speakers"]) == (0, None)
+    assert (old["text"], old["confidence"], old["local_speaker"]) == (" Old.", None, None)
+    assert new["confidence"] == 0.5

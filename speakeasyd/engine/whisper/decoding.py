@@ -76,7 +76,7 @@ class DecodingPlan:
 
 
 @dataclass(frozen=True, slots=True)
-class Hypothesis:
+class DecodedClip:
     """A decoded text of one clip."""
 
     tokens: tuple[int, ...]
@@ -192,7 +192,7 @@ class Decoder:
         prompts: Sequence[tuple[int, ...]],
         way: DecodingMethod,
         encoded: StorageView | None = None,
-    ) -> list[Hypothesis]:
+    ) -> list[DecodedClip]:
         """Decode clips in one call of the model. Raises EngineFault.
 
         All clips have the same window length, and all prompts the same length. `encoded`: the
@@ -224,7 +224,7 @@ class Decoder:
 
     def _build_hypothesis(
         self, result: Any, clip: Clip, prompt: int, encoded: StorageView | None
-    ) -> Hypothesis:
+    ) -> DecodedClip:
         tokens = tuple(result.sequences_ids[0])
         stretches, _ = split_tokens(tokens, timestamp_begin=self._tokenizer.timestamp_begin)
         evidence = DecodeStatistics(
@@ -240,12 +240,12 @@ class Decoder:
             ),
             speech_end=clip.voiced[-1][1] if clip.voiced else None,
         )
-        return Hypothesis(tokens, evidence, encoded)
+        return DecodedClip(tokens, evidence, encoded)
 
     # --- the whole text of a clip ---
 
     def complete_text(
-        self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
+        self, clip: Clip, plan: DecodingPlan, said: str, first: DecodedClip
     ) -> RecognizedText:
         """Return the text of a clip or a part of one, from its first hypothesis.
 
@@ -280,7 +280,7 @@ class Decoder:
         )
 
     def _decode_around_pause(
-        self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
+        self, clip: Clip, plan: DecodingPlan, said: str, first: DecodedClip
     ) -> RecognizedText | None:
         """If the decoder skipped speech, decode the parts before and after the longest pause.
 
@@ -296,8 +296,8 @@ class Decoder:
         return text if len(text.text) > len(first.evidence.text) else None
 
     def _choose_text(
-        self, clip: Clip, plan: DecodingPlan, said: str, first: Hypothesis
-    ) -> tuple[Hypothesis, int]:
+        self, clip: Clip, plan: DecodingPlan, said: str, first: DecodedClip
+    ) -> tuple[DecodedClip, int]:
         """Return the best hypothesis of the methods tried, and the number of fallbacks used."""
         frames = self.fit_window(clip.samples.size, plan.way)
         prompt = self.build_prompt(plan, said)
@@ -319,7 +319,7 @@ class Decoder:
     def _segments(
         self,
         stretches: Sequence[TokenSegment],
-        hypothesis: Hypothesis,
+        hypothesis: DecodedClip,
         plan: DecodingPlan,
         clip: Clip,
     ) -> tuple[Segment, ...]:
@@ -365,7 +365,7 @@ class Decoder:
     def _words(
         self,
         stretches: Sequence[TokenSegment],
-        hypothesis: Hypothesis,
+        hypothesis: DecodedClip,
         plan: DecodingPlan,
         clip: Samples,
     ) -> list[tuple[Word, ...]]:

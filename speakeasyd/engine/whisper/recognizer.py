@@ -14,9 +14,9 @@ from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.recognizer import Span
 from speakeasyd.engine.whisper.decoding import (
     FRAMES_PER_S,
+    DecodedClip,
     Decoder,
     DecodingPlan,
-    Hypothesis,
     states_of,
 )
 
@@ -59,15 +59,15 @@ class EncodedClips:
 
 
 @dataclass(frozen=True, slots=True)
-class WhisperDraft:
+class WhisperHypothesis:
     decoder: Decoder
     request: WhisperRequest
-    hypothesis: Hypothesis
+    decoded: DecodedClip
 
     def settle_doubts(self) -> RecognizedText:
-        """See `Draft`. Text after an early end is decoded, too."""
+        """See `Hypothesis`. Text after an early end is decoded, too."""
         request = self.request
-        return self.decoder.complete_text(request.clip, request.plan, request.said, self.hypothesis)
+        return self.decoder.complete_text(request.clip, request.plan, request.said, self.decoded)
 
 
 class WhisperRecognizer:
@@ -129,16 +129,16 @@ class WhisperRecognizer:
 
     def recognize_batch(
         self, requests: Sequence[WhisperRequest], encoded: EncodedClips | None = None
-    ) -> list[WhisperDraft]:
-        hypotheses = self._decoder.decode_batch(
+    ) -> list[WhisperHypothesis]:
+        decoded = self._decoder.decode_batch(
             [request.clip for request in requests],
             [request.prompt for request in requests],
             requests[0].plan.way,
             encoded.states if encoded else None,
         )
         return [
-            WhisperDraft(self._decoder, request, hypothesis)
-            for request, hypothesis in zip(requests, hypotheses, strict=True)
+            WhisperHypothesis(self._decoder, request, of_clip)
+            for request, of_clip in zip(requests, decoded, strict=True)
         ]
 
     def free(self) -> None:
