@@ -93,6 +93,12 @@ class Served:
     def post(self, path: str, **more: Any) -> httpx.Response:
         return self.client.post(f"/api/v1{path}", **more)
 
+    def patch(self, path: str, **wish: Any) -> Any:
+        """The JSON of `PATCH /api/v1` + path."""
+        answered = self.client.patch(f"/api/v1{path}", json=wish)
+        assert answered.status_code == 200, answered.text
+        return answered.json()
+
     def upload(
         self, *files: tuple[str, bytes], inbox: str | None = None, **fields: str
     ) -> httpx.Response:

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,7 +11,7 @@ from speakeasyd.cli import parameters as given
 from speakeasyd.cli.ledger_changes import open_for_changes
 from speakeasyd.cli.output import console, print_json, print_rows, print_text
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.people import Person, check_name
+from speakeasyd.ledger.people import check_name
 from speakeasyd.services.voice_samples import measure_sample
 
 Found = TypeVar("Found")
@@ -28,7 +27,7 @@ def list_people(
     """List the people whose voices are recognised, and the samples of their voices."""
     people = _run(config, state, Ledger.load_people)
     if as_json:
-        print_json([_describe_person(person) for person in people])
+        print_json([person.describe() for person in people])
     elif not people:
         console().print("nobody is known")
     else:
@@ -44,13 +43,6 @@ def list_people(
             ]
         )
     return 0
-
-
-def _describe_person(person: Person) -> dict[str, object]:
-    samples = [asdict(sample) for sample in person.samples]
-    for sample in samples:
-        del sample["embedding"]
-    return {"name": person.name, "created_at": person.created_at, "samples": samples}
 
 
 @command.command()

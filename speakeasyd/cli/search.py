@@ -48,6 +48,9 @@ def command(
     channel: Annotated[
         Channel | None, typer.Option(help="Only this channel, if channels are split.")
     ] = None,
+    speaker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only what this speaker says.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="Maximum number of matches.", min=1)] = 20,
     config: given.Config = None,
     state: given.State = None,
@@ -57,7 +60,9 @@ def command(
     """Search in transcripts, best matches first. Exit status 1: no matches."""
     settings = given.load_settings(config, given.Flags(state=state))
     side = None if channel is None else list(Channel).index(channel)
-    filters = SearchFilters(since=since, until=until, batch=batch, preset=preset, channel=side)
+    filters = SearchFilters(
+        since=since, until=until, batch=batch, preset=preset, channel=side, speaker=speaker
+    )
     hits = read_ledger(settings.state, search_text, " ".join(words), limit=limit, filters=filters)
     if as_json:
         print_json([asdict(hit) for hit in hits])
@@ -69,9 +74,10 @@ def command(
 
 
 def _build_row(hit: SearchHit) -> Row:
+    text = hit.snippet.strip()
     return {
         "job": f"job {hit.job_id}",
         "path": hit.path,
         "at": format_position(hit.start),
-        "text": hit.snippet.strip(),
+        "text": f"{hit.speaker}: {text}" if hit.speaker else text,
     }

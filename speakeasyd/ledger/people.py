@@ -34,6 +34,17 @@ class Person:
     created_at: str
     samples: tuple[VoiceSample, ...] = ()
 
+    def describe(self) -> dict[str, object]:
+        """Return what is known, without the embeddings, which say nothing to a reader."""
+        return {
+            "name": self.name,
+            "created_at": self.created_at,
+            "samples": [
+                {"source": sample.source, "seconds": sample.seconds, "model": sample.model}
+                for sample in self.samples
+            ],
+        }
+
 
 def load_people(connection: Connection) -> list[Person]:
     """Return all known people by name, each with all samples."""

@@ -33,15 +33,23 @@ _FILTERED = """
     AND (:preset IS NULL OR jobs.preset = :preset)
     AND jobs.superseded_by IS NULL
 """
+_SPEAKER = """(
+    SELECT coalesce(nullif(value ->> 'name', ''), 'Speaker ' || (value ->> 'number'))
+    FROM chunks JOIN json_each(jobs.speakers)
+    ON value ->> 'number' = chunks.speaker_numbers ->> segments.local_speaker
+    WHERE chunks.job_id = segments.job_id AND chunks.number = segments.chunk
+)"""
+"""SQL expression: the name of who speaks in a segment."""
 _FOUND = f"""
     SELECT segments.job_id, jobs.path, segments.start_seconds AS start, segments.end_seconds AS "end",
            segments.channel, jobs.created_at,
-           snippet(segments_fts, 0, '[', ']', '…', 32) AS snippet
+           snippet(segments_fts, 0, '[', ']', '…', 32) AS snippet, {_SPEAKER} AS speaker
     FROM segments_fts
     JOIN segments ON segments.id = segments_fts.rowid
     JOIN jobs ON jobs.id = segments.job_id
     WHERE segments_fts MATCH :words AND segments_fts.rowid BETWEEN :low AND :high
-      AND (:channel IS NULL OR segments.channel = :channel) AND {_FILTERED}
+      AND (:channel IS NULL OR segments.channel = :channel)
+      AND (:speaker IS NULL OR instr(lower({_SPEAKER}), lower(:speaker))) AND {_FILTERED}
 """  # noqa: S608 - constants
 _BEST = f"{_FOUND} ORDER BY segments_fts.rank LIMIT :limit"
 _NEWEST = f"{_FOUND} ORDER BY segments_fts.rowid DESC LIMIT :limit"
@@ -52,6 +60,12 @@ _PLACES = f"""
            (SELECT max(id) FROM segments WHERE job_id = jobs.id) AS high
     FROM jobs
     WHERE {_FILTERED} AND (:channel IS NULL OR json_extract(options, '$.channels') = 'split')
+      AND (:speaker IS NULL OR EXISTS (
+          SELECT 1 FROM json_each(jobs.speakers) WHERE instr(
+              lower(coalesce(nullif(value ->> 'name', ''), 'Speaker ' || (value ->> 'number'))),
+              lower(:speaker)
+          )
+      ))
       AND EXISTS (SELECT 1 FROM segments WHERE job_id = jobs.id)
     ORDER BY id DESC
 """  # noqa: S608 - constants
@@ -71,6 +85,7 @@ class SearchFilters:
     inbox: str | None = None
     preset: str | None = None
     channel: int | None = None  # 0 is left
+    speaker: str | None = None  # a part of the name; upper and lower case are the same
 
 
 EVERYTHING = SearchFilters()
@@ -87,6 +102,7 @@ class SearchHit:
     channel: int | None
     created_at: str  # when the file was received; UTC, ISO 8601
     snippet: str  # text around the words, which are in brackets
+    speaker: str | None = None  # who says it
 
 
 @dataclass(frozen=True, slots=True)

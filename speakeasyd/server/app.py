@@ -18,8 +18,10 @@ from speakeasyd.server import (
     health,
     jobs,
     openai,
+    people,
     recording,
     search,
+    speakers,
     status,
     uploads,
 )
@@ -55,7 +57,7 @@ def create_application(parts: ServerContext) -> ASGIApp:
     app.state.parts = parts
     error_answers.install_handlers(app)
     api = APIRouter(prefix="/api/v1")
-    for module in (status, uploads, jobs, search, recording, events):
+    for module in (status, uploads, jobs, speakers, people, search, recording, events):
         api.include_router(module.router)
     api.include_router(router)
     app.include_router(api)
@@ -74,7 +76,7 @@ def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
     return CORSMiddleware(
         app,
         allow_origins=origins,
-        allow_methods=["GET", "POST", "HEAD"],
+        allow_methods=["GET", "POST", "PATCH", "DELETE", "HEAD"],
         allow_headers=["*"],
         max_age=PREFLIGHT_S,
     )

@@ -1,6 +1,7 @@
 """The one form of errors in the API: a message and a hint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -43,6 +44,17 @@ class RequestRefused(SpeakeasyError):
     def __init__(self, status: int, what: str, *, hint: str = "") -> None:
         super().__init__(what, hint=hint)
         self.status = status
+
+
+@contextmanager
+def conflicts_as_409() -> Iterator[None]:
+    """Answer expected errors that have no status of their own with 409: the state forbids it."""
+    try:
+        yield
+    except SpeakeasyError as error:
+        if isinstance(error, (RequestRefused, *_STATUSES)):
+            raise
+        raise RequestRefused(409, str(error), hint=error.hint) from error
 
 
 def build_error(status: int, message: str, hint: str = "") -> JSONResponse:

@@ -4,6 +4,7 @@ import hashlib
 import secrets
 import threading
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -39,13 +40,15 @@ class ReceivedFile:
 class UploadForm:
     """A received form. Its files are in `folder`, which its owner removes: move files to keep."""
 
-    def __init__(self, folder: FolderHandle, calls: BlockingCalls, *, file_field: str = "") -> None:
-        """`file_field`: a part of that name is a file even without a file name."""
+    def __init__(
+        self, folder: FolderHandle, calls: BlockingCalls, *, file_fields: Sequence[str] = ()
+    ) -> None:
+        """`file_fields`: parts of these names are files even without a file name."""
         self.folder = folder
         self._transfer = Transfer(calls)
         self._lock = threading.Lock()  # held by the thread that writes or closes files
         self._reader = _FormReader(self)
-        self.file_field = file_field.encode()
+        self.file_fields = frozenset(name.encode() for name in file_fields)
         self._parts = 0
         self._text: defaultdict[str, list[str]] = defaultdict(list)
         self.files: list[ReceivedFile] = []
@@ -160,9 +163,7 @@ class _FormReader:
         is_named = bool(
             self._disposition.get(b"filename")
         )  # a browser sends an empty one where no file was chosen
-        if is_named or (
-            self._form.file_field and self._disposition.get(b"name") == self._form.file_field
-        ):
+        if is_named or self._disposition.get(b"name") in self._form.file_fields:
             self._file = self._form.open_file()
             self._sha256, self._bytes = hashlib.sha256(), 0
         else:

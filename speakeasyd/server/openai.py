@@ -6,9 +6,10 @@ Fields, answers and streamed events: https://platform.openai.com/docs/api-refere
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Literal
 
@@ -20,13 +21,24 @@ from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.job import JobId, Status
 from speakeasyd.domain.language_codes import NAMES, find_code
 from speakeasyd.domain.media_types import HEAD_BYTES, guess_extension
+from speakeasyd.domain.presets import Presets
 from speakeasyd.domain.transcript import Segment, Transcript
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.inbox.rules import InboxRules
+from speakeasyd.ledger.people import VoiceSample
 from speakeasyd.ledger.publication import load_transcript, read_leading_text
 from speakeasyd.ledger.rows import Row
+from speakeasyd.ledger.speakers import load_job_speakers
 from speakeasyd.server.broadcast import LiveClient, encode_json
 from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.server.diarized import (
+    DIARIZED,
+    NAMES_FIELD,
+    REFERENCES,
+    Diarized,
+    build_diarized,
+    read_known_speakers,
+)
 from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.jobs import find_job
 from speakeasyd.server.multipart import ReceivedFile, UploadForm
@@ -47,9 +59,11 @@ STEM = 50  # characters of a file's own name that are kept
 PROMPT = 2000  # characters of a prompt that count: the last ones
 FOLLOW_S = 15.0  # seconds without events after which a stream sends a comment
 USUAL = "whisper-1"  # the name that stands for whatever is configured
+# Names of models that tell speakers apart; they stand for the same
+_DIARIZING = frozenset({"gpt-4o-transcribe-diarize"})
 
 # Those of OpenAI's interface; `srt` and `vtt` are rendered as registered
-_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+_FORMATS = ("json", "text", "srt", "verbose_json", "vtt", DIARIZED)
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -79,6 +93,12 @@ _BODY: dict[str, Any] = {
                             "type": "array",
                             "items": {"type": "string", "enum": ["word", "segment"]},
                         },
+                        NAMES_FIELD: {"type": "array", "items": {"type": "string"}},
+                        REFERENCES: {
+                            "type": "array",
+                            "items": {"type": "string"},
+                            "description": "A recording of each of these speakers, as a data URL.",
+                        },
                     },
                 }
             }
@@ -95,18 +115,22 @@ async def create_transcription(
     _require_running_queue(parts)
     with ExitStack() as stack:
         async with receive_files(
-            request, parts, parts.settings.upload_inbox, file_field="file"
+            request, parts, parts.settings.upload_inbox, file_fields=("file", REFERENCES)
         ) as reception:
             form = reception.form
             wanted, streams = _read_format(form)
+            people = await read_known_speakers(reception)
             client = stack.enter_context(parts.live.register_client())
             taken = await _receive_upload(parts, reception, task)
         if streams:
-            events = _stream_events(parts, taken.job_id, client, stack.pop_all())
+            label = partial(_load_diarized, parts, people=people) if wanted == DIARIZED else None
+            events = _stream_events(parts, taken.job_id, client, stack.pop_all(), label)
             return StreamingResponse(events, media_type="text/event-stream")
         job = await _cancel_on_disconnect(request, _wait_for_end(parts, taken.job_id, client))
     if job["status"] != Status.COMPLETED:
         raise RequestRefused(422, str(job["error"] or f"the job is {job['status']}"))
+    if wanted == DIARIZED:
+        return JSONResponse(await _load_diarized(parts, JobId(taken.job_id), people=people))
     told = await parts.ledger.clients.read(load_transcript, JobId(taken.job_id))
     words = "word" in form.get_texts("timestamp_granularities[]")
     return await parts.calls.rendering.run(_build_answer, told, wanted, words=words, task=task)
@@ -121,8 +145,8 @@ def _read_format(form: UploadForm) -> tuple[str, bool]:
     if wanted not in _FORMATS:
         raise RequestRefused(422, f"response_format must be one of {', '.join(_FORMATS)}")
     streams = form.get_text("stream").lower() in {"true", "1"}
-    if streams and wanted not in {"json", "text"}:
-        raise RequestRefused(422, "with stream, response_format must be json or text")
+    if streams and wanted not in {"json", "text", DIARIZED}:
+        raise RequestRefused(422, f"with stream, response_format must be json, text or {DIARIZED}")
     return wanted, streams
 
 
@@ -171,9 +195,24 @@ def _read_options(parts: ServerContext, form: UploadForm, task: str) -> Mapping[
         key: value for key, value in asked.items() if value
     }
     model = form.get_text("model", USUAL)
-    if model == USUAL:
+    if form.get_text("response_format") == DIARIZED:
+        changes |= _tell_speakers_apart(parts, model)
+    if model == USUAL or model in _DIARIZING:
         return changes
     return changes | {"preset" if model in parts.settings.presets else "model": model}
+
+
+def _tell_speakers_apart(parts: ServerContext, model: str) -> Mapping[str, object]:
+    """Return the options that tell speakers apart, unless the preset or the inbox does."""
+    inbox = parts.settings.upload_inbox
+    presets = Presets(
+        defaults=parts.settings.options,
+        presets=parts.settings.presets,
+        inbox_preset=inbox.preset,
+    )
+    named = {"preset": model} if model in parts.settings.presets else {}
+    is_off = presets.choose_options(FOLDER, named).options.speakers == "off"
+    return {"speakers": "auto"} if is_off else {}
 
 
 def _read_language(text: str) -> str | None:
@@ -251,9 +290,16 @@ async def _wait_for_event(job_id: int, client: LiveClient) -> None:
 
 
 async def _stream_events(
-    parts: ServerContext, job_id: int, client: LiveClient, stack: ExitStack
+    parts: ServerContext,
+    job_id: int,
+    client: LiveClient,
+    stack: ExitStack,
+    load_diarized: Callable[[JobId], Awaitable[Diarized]] | None,
 ) -> AsyncIterator[str]:
-    """Yield server-sent events: text as chunks finish, finally the whole text or an error."""
+    """Yield server-sent events: text as chunks finish, finally the whole text or an error.
+
+    Segments with their speakers come before the end, since only the whole file tells the speakers.
+    """
     sent = ""
     with stack:
         try:
@@ -268,6 +314,9 @@ async def _stream_events(
                     yield ": in progress\n\n"
             if row["status"] != Status.COMPLETED:
                 raise RequestRefused(422, str(row["error"] or f"the job is {row['status']}"))
+            if load_diarized:
+                for segment in (await load_diarized(JobId(job_id)))["segments"]:
+                    yield _format_event(segment)
             yield _format_event({"type": "transcript.text.done", "text": text})
         except SpeakeasyError as error:
             yield _format_event(
@@ -280,6 +329,14 @@ async def _read_text(parts: ServerContext, job_id: JobId, *, ended: bool) -> str
     if ended:
         return (await parts.ledger.clients.read(load_transcript, job_id)).text
     return await parts.ledger.clients.read(read_leading_text, job_id)
+
+
+async def _load_diarized(
+    parts: ServerContext, job_id: JobId, *, people: Sequence[VoiceSample]
+) -> Diarized:
+    told = await parts.ledger.clients.read(load_transcript, job_id)
+    known = await parts.ledger.clients.read(load_job_speakers, job_id)
+    return await parts.calls.rendering.run(build_diarized, told, known, people)
 
 
 def _format_event(data: Mapping[str, object]) -> str:

@@ -168,10 +168,66 @@ class SearchHitAnswer(Answer):
     created_at: str
     snippet: str
     """Matches are in brackets."""
+    speaker: str | None
+    """Who says it, if speakers were told apart."""
 
 
 class SearchHitsAnswer(Answer):
     hits: list[SearchHitAnswer]
+
+
+class SpeakerAnswer(Answer):
+    """A row of the view `speakers`."""
+
+    speaker: int
+    """From 1."""
+    name: str
+    """`Speaker 2` if it is not known."""
+    seconds: float
+    """Of speech."""
+    share: float | None
+    """Of the speech of all speakers, 0 to 1."""
+    words: int
+    similarity: float | None
+    """To the voice of a known person; null if a user gave the name."""
+    suggestion: str | None
+    """A known person who it may be."""
+
+
+class SpeakersAnswer(Answer):
+    speakers: list[SpeakerAnswer]
+    """Empty unless speakers were told apart."""
+
+
+class ChangedSpeakers(Answer):
+    speakers: list[str]
+    """Their names, by number, as the transcript will have them once it is written again."""
+
+
+class VoiceSampleAnswer(Answer):
+    source: str
+    """A file's name, or a job and its speaker."""
+    seconds: float
+    """Of speech."""
+    model: str
+    """Of the embedding. Samples of other models are not compared."""
+
+
+class PersonAnswer(Answer):
+    """A person whose voice is recognised."""
+
+    name: str
+    created_at: str
+    samples: list[VoiceSampleAnswer]
+
+
+class PeopleAnswer(Answer):
+    people: list[PersonAnswer]
+
+
+class ChangedJobs(Answer):
+    jobs: list[int]
+    """The transcripts that name the person; they are written again."""
 
 
 class Hour(Answer):

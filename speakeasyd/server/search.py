@@ -33,11 +33,18 @@ async def search_transcripts(
     inbox: _Name = None,
     preset: _Name = None,
     channel: Annotated[int | None, Query(ge=0, le=255)] = None,
+    speaker: Annotated[_Name, Query(description="A part of the name of who says it.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> Mapping[str, Any]:
     """Find segments with all words: `"a phrase"`, prefix `trans*`, excluded `-not`. `channel` 0 is left."""
     filters = SearchFilters(
-        since=since, until=until, batch=batch, inbox=inbox, preset=preset, channel=channel
+        since=since,
+        until=until,
+        batch=batch,
+        inbox=inbox,
+        preset=preset,
+        channel=channel,
+        speaker=speaker,
     )
     hits = await parts.ledger.searches.read(search_text, q, limit=limit, filters=filters)
     return {"hits": [asdict(hit) for hit in hits]}

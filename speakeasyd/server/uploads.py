@@ -187,9 +187,9 @@ async def upload_files(
 
 @asynccontextmanager
 async def receive_files(
-    request: Request, parts: ServerContext, inbox: InboxSettings, *, file_field: str = ""
+    request: Request, parts: ServerContext, inbox: InboxSettings, *, file_fields: Sequence[str] = ()
 ) -> AsyncIterator[Reception]:
-    """Receive a form into a temporary folder of the inbox. `file_field`: see `UploadForm`.
+    """Receive a form into a temporary folder of the inbox. `file_fields`: see `UploadForm`.
 
     Raises RequestRefused: 503 while the inbox or the ledger is unavailable.
     """
@@ -200,7 +200,7 @@ async def receive_files(
     with parts.uploads.take(inbox.name):
         try:
             staging = await calls.acquire(Staging, Staging.close, parts, inbox)
-            form = UploadForm(staging.folder, calls, file_field=file_field)
+            form = UploadForm(staging.folder, calls, file_fields=file_fields)
             try:
                 await form.receive_form(request)
                 yield Reception(form, staging.root, calls)

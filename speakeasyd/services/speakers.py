@@ -205,6 +205,26 @@ def build_sample(known: JobSpeakers, job_id: JobId, number: int) -> VoiceSample:
     )
 
 
+def recognise_in_job(known: JobSpeakers, people: Sequence[VoiceSample]) -> dict[int, str]:
+    """Return which speakers of a job have these voices: the name by number.
+
+    `people`: a sample of each, with the person's name as its source.
+    """
+    from speakeasyd.domain.speaker_recognition import (  # noqa: PLC0415
+        KnownPerson,
+        average_speakers,
+        recognise_speakers,
+    )
+
+    persons = [
+        KnownPerson(number, sample.source, (sample.embedding,))
+        for number, sample in enumerate(people)
+    ]
+    embeddings = average_speakers(known.chunks, number_by_key(known.file_speakers))
+    found = recognise_speakers(embeddings, persons)
+    return {number: speaker.name for number, speaker in found.items() if speaker.name}
+
+
 async def remember_speaker(ledger: Ledger, job_id: JobId, number: int, name: str = "") -> None:
     """Store a sample of the voice of a speaker of a job, to recognise it in other files.
 

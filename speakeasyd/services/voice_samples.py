@@ -29,7 +29,7 @@ async def measure_sample(
         async with asyncio.timeout(_DEADLINE_S):
             output, errors = await process.communicate()
     except TimeoutError:
-        raise _refuse(source, f"it was not measured within {_DEADLINE_S:.0f} s") from None
+        raise _refuse(source, f"it was not measured within {_DEADLINE_S:.0f} s", least_s) from None
     finally:
         if process.returncode is None:
             process.kill()
@@ -37,14 +37,14 @@ async def measure_sample(
         found = json.loads(output)
     except ValueError:
         lines = errors.decode(errors="replace").strip().splitlines()
-        raise _refuse(source, lines[-1] if lines else "its process died") from None
+        raise _refuse(source, lines[-1] if lines else "its process died", least_s) from None
     if "error" in found:
-        raise _refuse(source, found["error"])
+        raise _refuse(source, found["error"], least_s)
     return VoiceSample(source, found["seconds"], base64.b64decode(found["embedding"]))
 
 
-def _refuse(source: str, reason: str) -> SpeakeasyError:
+def _refuse(source: str, reason: str, least_s: float) -> SpeakeasyError:
     return SpeakeasyError(
         f"{source} is no sample of a voice: {reason}",
-        hint="A sample is a clear recording of one person who speaks for 5 s or longer.",
+        hint=f"A sample is a clear recording of one person who speaks for {least_s:g} s or longer.",
     )

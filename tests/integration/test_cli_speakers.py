@@ -73,6 +73,15 @@ def test_speakers_are_corrected(desk: Desk) -> None:
     assert published(desk)[0] == (1, "Anna")
 
 
+def test_what_a_speaker_says_is_found(desk: Desk) -> None:
+    hits = desk.gets("search", "word", "--speaker", "speaker 2")
+    assert [hit["speaker"] for hit in hits] == ["Speaker 2"] * 2
+    assert {hit["snippet"] for hit in hits} == {" [word] 2 here."}
+    assert desk.asks("search", "word", "--speaker", "Speaker 3") == 0
+    assert "Speaker 3: " in desk.out
+    assert desk.asks("search", "word", "--speaker", "Anna") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

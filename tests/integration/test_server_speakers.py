@@ -1,0 +1,110 @@
+"""Speakers in the API: a real conversation is told apart, corrected, and its speakers recognised."""
+
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.integration.test_diarization import READERS, readings, talk, write_wav
+from tests.served import Served, serving
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("speakers")) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def conversation(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two readers in turn, twice each."""
+    sound, _ = talk(speech, READERS[1:], 2)
+    return write_wav(tmp_path_factory.mktemp("conversation") / "talk.wav", sound)
+
+
+@pytest.fixture(scope="module")
+def job(served: Served, conversation: Path) -> Any:
+    """The details of a job whose speakers are told apart."""
+    answered = served.upload(("talk.wav", conversation.read_bytes()), options='{"speakers": 2}')
+    return served.ended(answered.json()["files"][0]["job_id"])
+
+
+def heard(served: Served, job: Any) -> list[str]:
+    """The names of the speakers, once the job is completed."""
+    assert served.ended(job["job_id"])["status"] == "completed"
+    return [one["name"] for one in served.get(f"/jobs/{job['job_id']}/speakers")["speakers"]]
+
+
+def test_speakers_are_corrected(served: Served, job: Any) -> None:
+    path = f"/jobs/{job['job_id']}/speakers"
+    first, second = served.get(path)["speakers"]
+    assert first["seconds"] > 5
+    assert first["share"] + second["share"] == pytest.approx(1)
+    assert served.patch(path, names={"1": "Linda", "2": "Bo"})["speakers"] == ["Linda", "Bo"]
+    assert heard(served, job) == ["Linda", "Bo"]
+    text = served.client.get(f"/api/v1/jobs/{job['job_id']}/transcript?format=txt").text
+    assert text.startswith("Linda: ")
+    assert served.get("/search", q="printing", speaker="linda")["hits"][0]["speaker"] == "Linda"
+    assert served.get("/search", q="printing", speaker="Bo")["hits"] == []
+    served.patch(path, merge=[1, 2])
+    assert heard(served, job) == ["Linda"]
+    served.patch(path, split=1)
+    assert heard(served, job) == ["Linda", "Speaker 2"]
+    for wish in ({"split": 5}, {"names": {"9": "Eve"}}):
+        refused = served.client.patch(f"/api/v1{path}", json=wish)
+        assert refused.status_code == 409, refused.text
+    assert served.client.patch(f"/api/v1{path}", json={"speak": 1}).status_code == 422
+    assert served.client.patch("/api/v1/jobs/99/speakers", json={}).status_code == 404
+
+
+def test_people_are_remembered_and_forgotten(served: Served, job: Any) -> None:
+    wish = {"name": "Linda", "job_id": job["job_id"], "speaker": 1}
+    assert served.post("/people", json=wish).status_code == 204
+    [person] = served.get("/people")["people"]
+    assert (person["name"], len(person["samples"])) == ("Linda", 1)
+    assert set(person["samples"][0]) == {"source", "seconds", "model"}
+    served.patch(f"/jobs/{job['job_id']}/speakers", count="auto", names={"1": ""})
+    heard(served, job)
+    served.patch(f"/jobs/{job['job_id']}/speakers", count="auto")
+    assert heard(served, job) == ["Linda", "Speaker 2"]
+    assert served.patch("/people/Linda", name="L. J.") == {"jobs": [job["job_id"]]}
+    assert heard(served, job) == ["L. J.", "Speaker 2"]
+    assert served.client.delete("/api/v1/people/L. J.").status_code == 204
+    assert served.client.delete("/api/v1/people/L. J.").status_code == 409
+    assert served.get("/people")["people"] == []
+
+
+def test_openais_client_gets_the_speakers_that_it_knows(
+    served: Served, speech: Path, tmp_path: Path, conversation: Path
+) -> None:
+    voice = write_wav(tmp_path / "voice.wav", readings(speech, READERS[2], 4)[3])
+    reference = f"data:audio/wav;base64,{base64.b64encode(voice.read_bytes()).decode()}"
+    with openai.OpenAI(base_url=f"{served.address}/v1", api_key="unused", max_retries=0) as client:
+
+        def ask(**more: Any) -> Any:
+            return client.audio.transcriptions.create(
+                file=conversation,
+                model="gpt-4o-transcribe-diarize",
+                response_format="diarized_json",
+                **more,
+            )
+
+        told = ask(known_speaker_names=["agent"], known_speaker_references=[reference])
+        assert {segment.speaker for segment in told.segments} == {"A", "agent"}
+        assert told.segments[0].speaker == "A"
+        assert "printing" in told.text
+        events = list(ask(stream=True))
+        segments = [event for event in events if event.type == "transcript.text.segment"]
+        assert {segment.speaker for segment in segments} == {"A", "B"}
+        assert events[-1].type == "transcript.text.done"
+        for wrong in ({"known_speaker_names": ["a"]}, {"known_speaker_references": [reference]}):
+            with pytest.raises(openai.BadRequestError, match="as many"):
+                ask(**wrong)
+        nothing = "data:audio/wav;base64,AAAA"
+        with pytest.raises(openai.BadRequestError, match="no sample of a voice"):
+            ask(known_speaker_names=["a"], known_speaker_references=[nothing])
