@@ -58,7 +58,9 @@ async def read_known_speakers(reception: Reception) -> list[VoiceSample]:
     with TemporaryDirectory(prefix="speakeasyd-") as folder:
         try:
             return [
-                await _measure_reference(reception, file, check_name(name), Path(folder, str(number)))
+                await _measure_reference(
+                    reception, file, check_name(name), Path(folder, str(number))
+                )
                 for number, (name, file) in enumerate(zip(names, references, strict=True))
             ]
         except RequestRefused:

@@ -43,7 +43,9 @@ class NewPersonName(_Wish):
 @router.get("", response_model=PeopleAnswer)
 async def list_people(parts: Lent) -> Mapping[str, Any]:
     """List the people whose voices are recognised."""
-    return {"people": [person.describe() for person in await parts.ledger.clients.read(load_people)]}
+    return {
+        "people": [person.describe() for person in await parts.ledger.clients.read(load_people)]
+    }
 
 
 @router.post("", status_code=204)

@@ -19,6 +19,7 @@ router = APIRouter(prefix="/jobs", tags=["speakers"])
 
 _Id = Annotated[int, "the number of a job"]
 Number = Annotated[int, Field(ge=1, le=MOST_SPEAKERS)]
+_Key = Annotated[str, Field(pattern=r"^[1-9][0-9]?$")]  # a number, as keys are in JSON
 
 
 class SpeakerCorrection(BaseModel):
@@ -32,7 +33,9 @@ class SpeakerCorrection(BaseModel):
     """Numbers of speakers that are one."""
     split: Number | None = None
     """Number of a speaker that is two people."""
-    names: dict[Number, str] = Field({}, max_length=MOST_SPEAKERS)
+    names: dict[_Key, str] = Field(
+        {}, max_length=MOST_SPEAKERS, json_schema_extra={"additionalProperties": False}
+    )
     """Names by number; an empty one removes the name."""
 
 
@@ -56,7 +59,7 @@ async def correct_speakers(
         count=correction.count,
         merge=tuple(correction.merge),
         split=correction.split,
-        names=correction.names,
+        names={int(number): name for number, name in correction.names.items()},
     )
     with conflicts_as_409():
         changed = await change_speakers(parts.ledger, JobId(job_id), change)

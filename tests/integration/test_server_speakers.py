@@ -1,6 +1,7 @@
 """Speakers in the API: a real conversation is told apart, corrected, and its speakers recognised."""
 
 import base64
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.conftest import PATIENCE_S
 from tests.integration.test_diarization import READERS, readings, talk, write_wav
 from tests.served import Served, serving
 
@@ -108,3 +110,45 @@ def test_openais_client_gets_the_speakers_that_it_knows(
         nothing = "data:audio/wav;base64,AAAA"
         with pytest.raises(openai.BadRequestError, match="no sample of a voice"):
             ask(known_speaker_names=["a"], known_speaker_references=[nothing])
+
+
+def test_the_page_corrects_speakers(served: Served, job: Any) -> None:
+    """Hear a voice, say whose it is, see the name everywhere, have the voice forgotten."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("the page is tested where a Chromium is installed")
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    served.patch(f"/jobs/{job['job_id']}/speakers", count=2, names={"1": "", "2": ""})
+    heard(served, job)
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        page = chromium.new_page()
+        page.set_default_timeout(1000 * PATIENCE_S)
+        page.goto(f"{served.address}/#/job/{job['job_id']}")
+        speakers = page.get_by_role("region", name="Speakers")
+        speakers.get_by_role("button", name="Speaker 2", exact=True).click()
+        page.wait_for_function("document.querySelector('audio').currentTime > 1")
+        page.locator(".transcript .who", has_text="Speaker 2").first.click()
+        page.get_by_label("Name", exact=True).fill("Bo")
+        page.get_by_label("Recognise this voice").check()
+        for scheme, width in (("light", 320), ("dark", 1280)):
+            page.emulate_media(color_scheme=scheme)
+            page.set_viewport_size({"width": width, "height": 800})
+            assert not (found := axe.run(page)).violations_count, found.generate_report()
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.get_by_role("button", name="Save").click()
+        page.locator(".transcript .who", has_text="Bo:").first.wait_for()
+        speakers.get_by_role("button", name="Bo", exact=True).wait_for()
+        for scheme in ("light", "dark"):
+            page.emulate_media(color_scheme=scheme)
+            assert not (found := axe.run(page)).violations_count, found.generate_report()
+        page.get_by_role("link", name="People").click()
+        page.get_by_label("Name of Bo").wait_for()
+        assert not (found := axe.run(page)).violations_count, found.generate_report()
+        page.get_by_role("button", name="Forget Bo").click()
+        page.get_by_text("Nobody is known.").wait_for()
+        page.goto(f"{served.address}/#/search?q=the&speaker=bo")
+        page.locator(".hits .moment", has_text="Bo").first.wait_for()
+        chromium.close()
+    assert served.get("/people")["people"] == []

@@ -30,9 +30,9 @@ export async function ask(path, options = {}) {
   return said;
 }
 
-export const send = (path, body) =>
+export const send = (path, body, method = "POST") =>
   ask(path, {
-    method: "POST",
+    method,
     headers: { "Content-Type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
   });

@@ -8,10 +8,11 @@ import * as queue from "./queue.js";
 import * as recorder from "./recorder.js";
 import * as search from "./search.js";
 import * as side from "./side.js";
+import * as speakers from "./speakers.js";
 import * as upload from "./upload.js";
 import { plural } from "./words.js";
 
-const VIEWS = { jobs: queue, job, search };
+const VIEWS = { jobs: queue, job, search, people: speakers };
 const LOOK_MS = 1000,
   LOOK_ANYWAY_MS = 15000;
 const NEWS = {

@@ -3,6 +3,7 @@
 import { ask, send } from "./api.js";
 import { bar, calmly, complain, h, redraw } from "./dom.js";
 import { EventKind, Status } from "./kinds.js";
+import { names, panel } from "./speakers.js";
 import { transcript } from "./transcript.js";
 import { clock, joined, plural, size, when } from "./words.js";
 
@@ -31,7 +32,8 @@ export function open(main, { path: [id], asked, from, renamed }) {
   );
   const empty = h("p", { class: "empty", hidden: true }),
     more = h("section", { class: "more" });
-  const text = transcript(audio),
+  const voices = panel(id, { play: (from, to) => text.playPart(from, to), changed: refresh });
+  const text = transcript(audio, voices.edit),
     look = calmly(load, REFRESH_MS),
     follow = calmly(read, REFRESH_MS);
   const view = { title: `Job ${id}`, refresh, leave, hear };
@@ -45,6 +47,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
     head,
     h("div", { class: "player" }, audio),
     silent,
+    voices.element,
     legend,
     text.element,
     empty,
@@ -103,7 +106,8 @@ export function open(main, { path: [id], asked, from, renamed }) {
     empty.hidden = told.segments.length + told.gaps.length > 0;
     text.element.lang = told.language ?? "";
     text.element.hidden = !empty.hidden;
-    if (!(await text.show(told)) || reached || !told.segments.length) return;
+    voices.show(told);
+    if (!(await text.show(told, names(told))) || reached || !told.segments.length) return;
     reached = true;
     text.reach(Number(asked.get("t")));
   }

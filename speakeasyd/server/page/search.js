@@ -5,7 +5,7 @@ import { h, redraw, tell } from "./dom.js";
 import { clock, joined, plural, when } from "./words.js";
 
 const MOST = 100; // hits
-const FILTERS = ["since", "until", "batch", "preset", "channel"];
+const FILTERS = ["since", "until", "batch", "preset", "speaker", "channel"];
 const SIDES = ["left", "right"];
 
 export function open(main, { asked, status }) {
@@ -40,6 +40,7 @@ export function open(main, { asked, status }) {
           field("Received from", "since", "date"),
           field("to", "until", "date"),
           field("Batch", "batch", "text"),
+          field("Speaker", "speaker", "text"),
           h("label", {}, "Preset ", preset),
           h(
             "label",
@@ -104,7 +105,7 @@ function hit(found) {
         { class: "path" },
         found.path,
         " ",
-        h("span", { class: "moment" }, joined(clock(found.start), SIDES[found.channel])),
+        h("span", { class: "moment" }, joined(clock(found.start), found.speaker ?? SIDES[found.channel])),
       ),
       found.created_at && when(found.created_at),
       h("span", { class: "snippet" }, marked(found.snippet)),

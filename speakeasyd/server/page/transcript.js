@@ -1,6 +1,7 @@
 // The transcript with its audio: the current word is highlighted; a chosen word is played.
 
 import { h, settle } from "./dom.js";
+import { colour } from "./speakers.js";
 import { clock } from "./words.js";
 
 const UNSURE = 0.5; // probability of a word, below which it is marked
@@ -15,15 +16,19 @@ const STEPS = {
   ArrowLeft: [".words > span", -1],
 };
 
-export function transcript(audio) {
+/** `edit(number)` is called when the name of a speaker is chosen. */
+export function transcript(audio, edit) {
   const element = h("div", { class: "transcript", role: "group", "aria-label": "Transcript" });
   const lines = new Map(); // elements of segments and gaps, by content
   let words = [],
     lit = null,
     turn = 0,
-    frame = null;
+    frame = null,
+    stop = null; // where the part that is played ends
 
   element.addEventListener("click", ({ target }) => {
+    const who = target.closest("[data-speaker]")?.dataset.speaker;
+    if (who !== undefined) edit(Number(who));
     const at = target.closest("[data-at]")?.dataset.at;
     if (at !== undefined && getSelection().isCollapsed) play(Number(at));
   });
@@ -41,6 +46,7 @@ export function transcript(audio) {
     element,
     show,
     reach,
+    playPart,
     leave: () => {
       turn += 1;
       cancelAnimationFrame(frame);
@@ -48,12 +54,12 @@ export function transcript(audio) {
   };
 
   /** Updates the text in slices, since ten hours have 100,000 words. Returns false if a later call replaced it. */
-  async function show(told) {
+  async function show(told, speakers = new Map()) {
     const mine = ++turn;
     const pieces = [...told.segments, ...told.gaps.map((gap) => ({ ...gap, gap: true }))].sort(
       (one, other) => one.start - other.start,
     );
-    const keys = pieces.map((piece) => `${piece.start} ${piece.end} ${piece.track} ${piece.channel} ${piece.text}`),
+    const keys = pieces.map((piece) => `${piece.start} ${piece.end} ${piece.track} ${piece.channel} ${speakers.get(piece.speaker)} ${piece.text}`),
       wanted = new Set(keys);
     for (const [key, { node }] of lines) if (!wanted.has(key) && lines.delete(key)) node.remove();
     for (let from = 0; from < pieces.length; from += AT_ONCE) {
@@ -62,7 +68,7 @@ export function transcript(audio) {
       const upto = Math.min(from + AT_ONCE, pieces.length);
       for (let number = from; number < upto; number += 1) {
         if (!lines.has(keys[number]))
-          lines.set(keys[number], pieces[number].gap ? gap(pieces[number]) : segment(pieces[number]));
+          lines.set(keys[number], pieces[number].gap ? gap(pieces[number]) : segment(pieces[number], speakers));
       }
       settle(
         element,
@@ -76,10 +82,16 @@ export function transcript(audio) {
   }
 
   function play(at) {
+    stop = null;
     audio.currentTime = at;
     audio.play().catch(() => {
       /* no audio: the page shows a message */
     });
+  }
+
+  function playPart(from, to) {
+    play(from);
+    stop = to;
   }
 
   /** Seeks without playing. */
@@ -90,6 +102,10 @@ export function transcript(audio) {
   }
 
   function follow() {
+    if (stop !== null && audio.currentTime >= stop) {
+      stop = null;
+      audio.pause();
+    }
     light();
     if (!audio.paused) frame = requestAnimationFrame(follow);
   }
@@ -122,7 +138,7 @@ export function transcript(audio) {
   }
 }
 
-function segment(piece) {
+function segment(piece, speakers) {
   const said = piece.words?.length ? piece.words : [{ ...piece, probability: piece.avg_logprob < GUESSED ? 0 : 1 }];
   const words = said.map(({ start, end, text, probability }) => ({
     start,
@@ -130,7 +146,7 @@ function segment(piece) {
     node: h("span", { "data-at": start, class: probability < UNSURE ? "low" : null }, text.trimStart()),
   }));
   const spaced = words.map(({ node }, number) => [/^\s/.test(said[number].text) ? " " : "", node]);
-  return { words, node: h("p", {}, time(piece.start), h("span", { class: "words" }, speaker(piece), spaced)) };
+  return { words, node: h("p", {}, time(piece.start), h("span", { class: "words" }, speaker(piece, speakers), spaced)) };
 }
 
 const gap = ({ start, end }) => ({
@@ -145,7 +161,14 @@ const time = (at) =>
     clock(at),
   );
 
-function speaker({ track, channel }) {
+function speaker({ track, channel, speaker: number }, speakers) {
+  if (speakers.has(number))
+    return h(
+      "button",
+      { type: "button", class: `who ${colour(number)}`, tabindex: -1, "data-speaker": number, title: "Who is this?" },
+      `${speakers.get(number)}:`,
+    );
+  if (speakers.size) return null;
   const names = [
     track && `Track ${track}`,
     typeof channel === "number" && (["Left", "Right"][channel] ?? `Channel ${channel + 1}`),

@@ -9,7 +9,15 @@ const THANKS_MS = 10000;
 
 const batch = h("input", { name: "batch", placeholder: "a folder of the inbox", autocomplete: "off" });
 const preset = h("select", {}),
-  inbox = h("select", {});
+  inbox = h("select", {}),
+  speakers = h(
+    "select",
+    {},
+    h("option", { value: "" }, "as configured"),
+    h("option", { value: "off" }, "do not tell apart"),
+    h("option", { value: "auto" }, "tell apart"),
+    Array.from({ length: 10 }, (_, number) => h("option", { value: number + 1 }, `tell apart: ${number + 1}`)),
+  );
 const more = h(
   "details",
   {},
@@ -20,6 +28,7 @@ const more = h(
     h("label", {}, "Batch ", batch),
     h("label", {}, "Preset ", preset),
     h("label", {}, "Inbox ", inbox),
+    h("label", {}, "Speakers ", speakers),
   ),
 );
 
@@ -85,7 +94,7 @@ async function within(entry, folder) {
 async function upload(all) {
   const files = all.filter(({ path }) => !path.split("/").at(-1).startsWith("."));
   if (!files.length) return;
-  const wish = { batch: batch.value.trim(), preset: preset.value, inbox: inbox.value };
+  const wish = { batch: batch.value.trim(), preset: preset.value, inbox: inbox.value, speakers: speakers.value };
   const total = files.reduce((sum, { file }) => sum + file.size, 0);
   const what = `${files.length === 1 ? files[0].path : plural(files.length, "file")} (${size(total)})`;
   const meter = bar(0, `Uploading ${what}`),
@@ -154,7 +163,9 @@ function post({ path, file }, wish, signal, progress) {
   const body = new FormData();
   if (wish.batch) body.append("batch", wish.batch);
   if (wish.preset) body.append("preset", wish.preset);
-  body.append("options", '{"word_timestamps": true}'); // the page plays single words
+  const options = { word_timestamps: true }; // the page plays single words
+  if (wish.speakers) options.speakers = wish.speakers;
+  body.append("options", JSON.stringify(options));
   body.append("files", file, path);
   return new Promise((done) => {
     const request = new XMLHttpRequest(),
