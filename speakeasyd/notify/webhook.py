@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import hmac
 from datetime import datetime
-from http.client import HTTPException, InvalidURL
+from http.client import HTTPException, InvalidURL, RemoteDisconnected, responses
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import unquote, urlsplit
@@ -50,10 +50,16 @@ def post_message(
             return DeliverySucceeded()
     except HTTPError as error:
         error.close()
-        return DeliveryFailed(f"it answered {error.code} {error.reason}", final=error.code == GONE)
+        # its own text may quote the address, which may hold a secret
+        answer = f"{error.code} {responses.get(error.code, '')}".strip()
+        return DeliveryFailed(f"it answered {answer}", final=error.code == GONE)
     except (InvalidURL, ValueError):  # their text quotes the address, which may hold a secret
         return DeliveryFailed("its address is not valid")
-    except (OSError, HTTPException) as error:
+    except RemoteDisconnected:
+        return DeliveryFailed("it closed the connection without an answer")
+    except HTTPException as error:  # their text quotes the answer
+        return DeliveryFailed(f"its answer is not HTTP ({type(error).__name__})")
+    except OSError as error:
         return DeliveryFailed(f"it cannot be reached: {error}")
 
 

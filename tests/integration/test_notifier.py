@@ -5,12 +5,13 @@ import base64
 import hashlib
 import hmac
 import json
+import logging
 import os
 import socket
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -319,6 +320,56 @@ async def test_an_address_that_apprise_does_not_know_is_said(tmp_path: Path) -> 
             "pending",
             "apprise does not support this address",
         )
+
+
+# --- secrets in addresses
+
+QUOTING = {
+    "reason": b"HTTP/1.1 500 no such hook: /SECRET\r\ncontent-length: 0\r\n\r\n",
+    "no HTTP": b"what is /SECRET?\r\n\r\n",
+    "version": b"HTTP/9 /SECRET\r\n\r\n",
+    "redirect": b"HTTP/1.1 302 see /SECRET\r\nlocation: /SECRET\r\ncontent-length: 0\r\n\r\n",
+    "header": b"HTTP/1.1 500 X\r\nno header, but /SECRET\r\ncontent-length: 0\r\n\r\n/SECRET",
+    "nothing": b"",
+}
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[int]:
+    """A receiver of one request that sends these bytes. Yields its port."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+@pytest.mark.parametrize("answer", QUOTING.values(), ids=QUOTING.keys())
+@pytest.mark.parametrize("scheme", ["http", "json"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what apprise imports
+async def test_an_address_is_not_told_whatever_the_receiver_answers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, scheme: str, answer: bytes
+) -> None:
+    if scheme == "json":
+        pytest.importorskip("apprise", reason="the extra `notify` is not installed")
+    with answering(answer) as port, caplog.at_level(logging.DEBUG):
+        url = f"{scheme}://user:PASSWORD@127.0.0.1:{port}/SECRET"
+        target = {"apprise": [url]} if scheme == "json" else {"webhooks": [{"url": url}]}
+        async with desk(tmp_path, **target) as it:
+            await one_done_one_failed(it.ledger)
+            await it.notifier.run_once()
+            await it.notifier.senders[0].run_once()
+            [first, *_] = await it.deliveries()
+    told = caplog.text + json.dumps(first)
+    assert (first["attempts"], bool(first["error"])) == (1, True)
+    assert not [secret for secret in ("SECRET", "PASSWORD") if secret in told]
 
 
 # --- a command
