@@ -283,6 +283,7 @@ class Daemon:
             delivery_wait_s=self._settings.notify.retry_max_s,
             final_wait_s=self._settings.watch.incomplete_max_s,
         )
+        self._reloadable.uploads.restore_interrupted(await self._ledger.load_unfinished_uploads())
         started = {
             "pid": os.getpid(),
             "version": __version__,
@@ -321,6 +322,7 @@ class Daemon:
             recorder=recorder,
             admit=self._reloadable.admit_file,
             is_present=self._reloadable.is_present,
+            under_way=self._reloadable.uploads,
         )
         self._stack.push_async_callback(server.stop)
         await server.start()

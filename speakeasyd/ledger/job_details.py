@@ -15,9 +15,8 @@ _SOURCE = """
     WHERE jobs.id = :job
 """
 _SAME_BYTES = """
-    SELECT path_raw, sha256, options FROM jobs
-    WHERE inbox = :inbox AND status NOT IN ('failed', 'cancelled')
-    AND sha256 IN (SELECT value FROM json_each(:hashes))
+    SELECT path_raw, sha256, options, status NOT IN ('failed', 'cancelled') AS has_result FROM jobs
+    WHERE inbox = :inbox AND sha256 IN (SELECT value FROM json_each(:hashes))
 """
 _SPEAKERS = """
     SELECT speaker, name, seconds, share, words, similarity, suggestion FROM speakers
@@ -87,11 +86,12 @@ def find_source(connection: ReadConnection, job: int) -> SourceFile | None:
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """A file that has a job, or had one that was not failed or cancelled."""
+    """A file that has a job."""
 
     path: str  # relative to the inbox, as the system has it
     sha256: str
     options: dict[str, Any]
+    has_result: bool  # its job has not failed and was not cancelled
 
 
 def files_with_bytes(
@@ -102,6 +102,11 @@ def files_with_bytes(
         connection, _SAME_BYTES, {"inbox": inbox, "hashes": json.dumps(hashes)}
     )
     return [
-        KnownFile(os.fsdecode(row["path_raw"]), row["sha256"], json.loads(row["options"]))
+        KnownFile(
+            os.fsdecode(row["path_raw"]),
+            row["sha256"],
+            json.loads(row["options"]),
+            bool(row["has_result"]),
+        )
         for row in rows
     ]

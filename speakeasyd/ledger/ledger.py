@@ -1,6 +1,6 @@
 """The interface of the ledger: every query and every change; the other modules carry them out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -34,6 +34,7 @@ from speakeasyd.domain.transcript import (
     TranscribedTrack,
     Transcript,
 )
+from speakeasyd.domain.uploads import FinishedUpload, UploadRequest
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger import (
     claims,
@@ -46,6 +47,7 @@ from speakeasyd.ledger import (
     search,
     speakers,
     transitions,
+    uploads,
     user_changes,
 )
 from speakeasyd.ledger.duplicates import Duplicates
@@ -113,6 +115,30 @@ class Ledger:
         One transaction. Returns one answer per file, in order.
         """
         return await self._writer.run_operation(new_jobs.add_jobs, jobs, duplicates=duplicates)
+
+    async def begin_upload(self, request: UploadRequest) -> None:
+        """Record an upload before its files are placed."""
+        await self._writer.run_operation(uploads.begin_upload, request)
+
+    async def finish_upload(
+        self, key: str, jobs: Sequence[NewJob], *, duplicates: Duplicates = "reuse"
+    ) -> list[AddedJob]:
+        """As `add_jobs`, for the files of an upload; stores its answer in the same transaction."""
+        return await self._writer.run_operation(
+            uploads.finish_upload, key, jobs, duplicates=duplicates
+        )
+
+    async def forget_upload(self, key: str) -> None:
+        """Delete the record of an upload that was refused."""
+        await self._writer.run_operation(uploads.forget_upload, key)
+
+    async def find_upload(self, key: str) -> FinishedUpload | None:
+        """Return the upload of this key if its jobs were added."""
+        return await self.read(uploads.find_upload, key, self._now())
+
+    async def load_unfinished_uploads(self) -> dict[tuple[str, str], Mapping[str, Any]]:
+        """Return the options of files whose upload was interrupted, by inbox and SHA-256."""
+        return await self.read(uploads.load_unfinished_uploads, self._now())
 
     async def store_waiting_files(self, inbox: str, arrivals: Sequence[WaitingFile]) -> None:
         """Store the arrivals of an inbox that wait for long; replaces the earlier list."""

@@ -379,6 +379,19 @@ arrivals = Table(
     Column("reason", SanitizedText, nullable=False),
 )
 
+upload_keys = Table(
+    "upload_keys",
+    metadata,
+    Column("key", SanitizedText, primary_key=True),
+    Column("fingerprint", SanitizedText, nullable=False),  # hash of the request
+    Column("inbox", SanitizedText, nullable=False),
+    Column("changes", SanitizedText, nullable=False),  # JSON: options as in a sidecar
+    Column("hashes", SanitizedText, nullable=False),  # JSON: SHA-256 of each file
+    Column("answer", SanitizedText),  # JSON; NULL until the jobs are added
+    Column("expires_at", SanitizedText, nullable=False, index=True),
+)
+"""Uploads: those under way, and the answers to those that are done (idempotency keys)."""
+
 state = Table(
     "state",
     metadata,

@@ -43,6 +43,7 @@ from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.jobs import find_job
 from speakeasyd.server.multipart import ReceivedFile, UploadForm
 from speakeasyd.server.schemas import UploadedFile
+from speakeasyd.server.upload_keys import KEY_PARAMETER
 from speakeasyd.server.uploads import (
     Reception,
     check_options,
@@ -65,6 +66,7 @@ _DIARIZING = frozenset({"gpt-4o-transcribe-diarize"})
 # Those of OpenAI's interface; `srt` and `vtt` are rendered as registered
 _FORMATS = ("json", "text", "srt", "verbose_json", "vtt", DIARIZED)
 _BODY: dict[str, Any] = {
+    "parameters": [KEY_PARAMETER],
     "requestBody": {
         "required": True,
         "content": {
@@ -103,7 +105,7 @@ _BODY: dict[str, Any] = {
                 }
             }
         },
-    }
+    },
 }
 
 

@@ -26,6 +26,7 @@ from speakeasyd.server.uploads import remove_stale_uploads
 from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
+from speakeasyd.services.uploads_under_way import UploadsUnderWay
 from speakeasyd.system.limits import file_limit
 
 RETRY_S = 15.0  # seconds between attempts to bind the port
@@ -48,6 +49,7 @@ class Server(Service):
         recorder: Recorder,
         admit: Admit,
         is_present: Callable[[str], bool],
+        under_way: UploadsUnderWay,
     ) -> None:
         super().__init__()
         self._settings = current().server
@@ -61,6 +63,7 @@ class Server(Service):
             recorder=recorder,
             admit=admit,
             is_present=is_present,
+            under_way=under_way,
         )
         self._complained = False
         self.address: str | None = None  # once it listens

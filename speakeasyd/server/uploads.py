@@ -1,12 +1,13 @@
 """Uploads: files are stored in the inbox and added to the ledger before the answer."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import stat
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, groupby
@@ -18,20 +19,25 @@ from fastapi import APIRouter, Query, Request
 from pydantic import TypeAdapter, ValidationError
 
 from speakeasyd.config import InboxSettings
+from speakeasyd.domain.job import Status
 from speakeasyd.domain.naming import make_component
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.presets import Changes, Presets
-from speakeasyd.errors import ErrorCode, FileFault
+from speakeasyd.domain.uploads import UploadRequest
+from speakeasyd.errors import ErrorCode, FileFault, LedgerError
 from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.ledger.job_details import files_with_bytes
 from speakeasyd.safe_open import FolderHandle, LinkRefused
 from speakeasyd.server.blocking_calls import BlockingCalls
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RequestRefused
+from speakeasyd.server.jobs import find_job
 from speakeasyd.server.multipart import ReceivedFile, UploadForm
 from speakeasyd.server.schemas import Upload
 from speakeasyd.server.schemas import UploadedFile as Taken
+from speakeasyd.server.upload_keys import KEY_PARAMETER, compute_fingerprint
+from speakeasyd.services.uploads_under_way import UploadsUnderWay
 
 router = APIRouter(tags=["jobs"])
 log = logging.getLogger(__name__)
@@ -50,6 +56,7 @@ _AWAY = frozenset({ErrorCode.SOURCE_MISSING, ErrorCode.SOURCE_UNREADABLE})
 
 _CHANGES: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 _BODY: dict[str, Any] = {
+    "parameters": [KEY_PARAMETER],
     "requestBody": {
         "required": True,
         "content": {
@@ -72,7 +79,7 @@ _BODY: dict[str, Any] = {
                 }
             }
         },
-    }
+    },
 }
 
 
@@ -105,6 +112,22 @@ class Reception:
     form: UploadForm
     root: FolderHandle
     calls: BlockingCalls  # for everything in this inbox
+    key: str  # idempotency key
+
+    async def place_files(
+        self,
+        parts: ServerContext,
+        inbox: InboxSettings,
+        wanted: Sequence["Wanted"],
+        known: "KnownFiles",
+    ) -> "Placement":
+        """Move the files to their places durably: all or none."""
+
+        def place() -> Placement:
+            placement = Placement(self.root, inbox.name, parts.under_way)
+            return _place_all(placement, self.form.folder, wanted, known)
+
+        return await self.calls.acquire(place, Placement.take_back)
 
 
 class Staging:
@@ -128,18 +151,38 @@ class Staging:
 
 
 class Placement:
-    """The files of an upload at their places in the inbox, and a handle of the inbox of its own."""
+    """The files of an upload at their places in the inbox, and a handle of the inbox of its own.
 
-    def __init__(self, root: FolderHandle) -> None:
+    The paths are reserved until it is closed: the scan of the inbox adds no job for them.
+    """
+
+    def __init__(self, root: FolderHandle, inbox: str, under_way: UploadsUnderWay) -> None:
         self._root = root.open_below("")
+        self._inbox = inbox
+        self.under_way = under_way
+        self._reserved: set[bytes] = set()
         self.files: list[Placed] = []
 
     def close(self) -> None:
         self._root.close()
+        for path in self._reserved:
+            self.under_way.release(self._inbox, path)
+
+    def reserve(self, path: str) -> None:
+        self._reserved.add(os.fsencode(path))
+        self.under_way.reserve(self._inbox, os.fsencode(path))
+
+    def release(self, path: str) -> None:
+        self._reserved.discard(os.fsencode(path))
+        self.under_way.release(self._inbox, os.fsencode(path))
+
+    def was_interrupted(self, sha256: str) -> bool:
+        """Return whether an upload of these bytes was interrupted by the end of a daemon."""
+        return self.under_way.find_options(self._inbox, sha256) is not None
 
     def take_back(self) -> None:
-        """Remove the files of a refused upload."""
-        with self._root:
+        """Remove the files of a refused upload, and close."""
+        with closing(self):
             for one in self.files:
                 if one.moved and not any(
                     _removed(self._root, one.path) for _ in range(TAKE_BACK_TRIES)
@@ -168,7 +211,8 @@ async def upload_files(
     """Upload files. After 201, each file is durable in the inbox and has a job.
 
     After any other answer none has. Repeating an upload (same bytes, names, batch, options) gives
-    the same jobs while its files are in the inbox, so it can be repeated after a lost answer.
+    the same jobs while its files are in the inbox, so it can be repeated after a lost answer. With
+    the header `Idempotency-Key`, it gives them for a day, wherever the files are.
     """
     target = _find_inbox(parts, inbox)
     async with receive_files(request, parts, target) as reception:
@@ -197,13 +241,13 @@ async def receive_files(
         if reason := parts.pauses.reasons.get(cause):
             raise RequestRefused(503, reason, hint="Nothing was stored. Retry later.")
     calls = parts.calls.uploads(inbox.name)
-    with parts.uploads.take(inbox.name):
+    with parts.upload_keys.hold(request) as key, parts.uploads.take(inbox.name):
         try:
             staging = await calls.acquire(Staging, Staging.close, parts, inbox)
             form = UploadForm(staging.folder, calls, file_fields=file_fields)
             try:
                 await form.receive_form(request)
-                yield Reception(form, staging.root, calls)
+                yield Reception(form, staging.root, calls, key)
             finally:
                 await calls.release(form.close)
                 await calls.release(staging.close)
@@ -270,36 +314,107 @@ async def take_upload(
 ) -> list[Taken]:
     """Move received files into the inbox and add a job for each: all or none.
 
-    A file gets a number if its name is taken.
+    A file gets a number if its name is taken. A request whose idempotency key is known gets the
+    jobs of the first one. Raises RequestRefused: 422 if that had other content.
     """
-    known = await _known_paths(parts, inbox, wanted, changes)
-    calls = reception.calls
-    placement = await calls.acquire(_place_all, Placement.take_back, reception, wanted, known)
+    folders = [one.folder for one in wanted]
+    fingerprint = compute_fingerprint(inbox.name, changes, folders, reception.form.files)
+    if earlier := await _find_earlier(parts, reception.key, fingerprint):
+        return earlier
+    hashes = tuple(sorted({one.file.sha256 for one in wanted}))
+    known = await _find_known_files(parts, inbox, wanted, changes)
+    request = UploadRequest(reception.key, fingerprint, inbox.name, changes, hashes)
+    await parts.ledger.begin_upload(request)
     try:
-        await calls.run(_require_inbox, parts, inbox, reception.root)
-        files = [(os.fsencode(one.path), one.file.sha256) for one in placement.files]
-        added = await parts.admit(inbox.name, files, changes, awaited)
-    except asyncio.CancelledError:  # the ledger may have taken them by then
-        await calls.release(placement.close)
+        placement = await reception.place_files(parts, inbox, wanted, known)
+        async with _closing_or_taking_back(parts, reception, placement):
+            await reception.calls.run(_require_inbox, parts, inbox, reception.root)
+            files = [(os.fsencode(one.path), one.file.sha256) for one in placement.files]
+            added = await parts.admit(inbox.name, files, changes, awaited, request.key)
+    except _Committed:
+        return await _find_earlier(parts, request.key, fingerprint) or []
+    except LedgerError:
         raise
     except Exception as error:
-        await calls.release(placement.take_back)
+        with suppress(LedgerError):
+            await parts.ledger.forget_upload(request.key)
         if isinstance(error, FileFault) and error.code in _AWAY:
             raise RequestRefused(
                 503, f"the inbox lost a file: {error}", hint="Retry later."
             ) from error
         raise
-    await calls.release(placement.close)
     return [
         Taken(path=one.path, bytes=one.file.bytes, job_id=job.job_id, status=job.status)
         for one, job in zip(placement.files, added, strict=True)
     ]
 
 
-async def _known_paths(
+class _Committed(Exception):
+    """The ledger stored the jobs of an upload although it reported an error."""
+
+
+@asynccontextmanager
+async def _closing_or_taking_back(
+    parts: ServerContext, reception: Reception, placement: Placement
+) -> AsyncIterator[None]:
+    """Close the placement; after an error without jobs in the ledger, take its files back.
+
+    Raises _Committed after an error with jobs in the ledger.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, LedgerError) and await _is_committed(parts, reception.key):
+            await reception.calls.release(placement.close)
+            raise _Committed from error
+        await reception.calls.release(placement.take_back)
+        raise
+    except BaseException:  # cancelled: the ledger may have taken them by then
+        await reception.calls.release(placement.close)
+        raise
+    await reception.calls.release(placement.close)
+
+
+async def _is_committed(parts: ServerContext, key: str) -> bool:
+    try:
+        return await parts.ledger.find_upload(key) is not None
+    except LedgerError:
+        return False
+
+
+async def _find_earlier(parts: ServerContext, key: str, fingerprint: str) -> list[Taken] | None:
+    """Return the answer to an earlier request with this key, with the present state of its jobs.
+
+    None if there was none. Raises RequestRefused: 422 if it had other content; LedgerError.
+    """
+    earlier = await parts.ledger.find_upload(key)
+    if earlier is None:
+        return None
+    if earlier.fingerprint != fingerprint:
+        raise RequestRefused(
+            422,
+            "this Idempotency-Key was used for another upload",
+            hint="Use a new key for each upload.",
+        )
+    rows = [await find_job(parts, file["job_id"]) for file in earlier.files]
+    return [
+        Taken(**file, status=Status(str(row["status"])))
+        for file, row in zip(earlier.files, rows, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownFiles:
+    """Path and SHA-256 of files with a job."""
+
+    same: frozenset[tuple[str, str]]  # with these options: a repeated upload
+    all: frozenset[tuple[str, str]]
+
+
+async def _find_known_files(
     parts: ServerContext, inbox: InboxSettings, wanted: Sequence[Wanted], changes: Changes
-) -> frozenset[tuple[str, str]]:
-    """Return path and SHA-256 of files that have a job with the same options: a repeated upload."""
+) -> KnownFiles:
+    """Return the files of the inbox with the bytes of received ones."""
     presets = _build_presets(parts, inbox)
     options = {
         batch: presets.choose_options(batch, changes).options
@@ -307,11 +422,13 @@ async def _known_paths(
     }
     hashes = sorted({one.file.sha256 for one in wanted})
     rows = await parts.ledger.clients.read(files_with_bytes, inbox.name, hashes)
-    return frozenset(
+    same = frozenset(
         (row.path, row.sha256)
         for row in rows
-        if Options.model_validate(row.options) == options.get(_name_batch(row.path))
+        if row.has_result
+        and Options.model_validate(row.options) == options.get(_name_batch(row.path))
     )
+    return KnownFiles(same, frozenset((row.path, row.sha256) for row in rows))
 
 
 def check_options(parts: ServerContext, inbox: InboxSettings, changes: Changes) -> Changes:
@@ -376,15 +493,13 @@ def _sanitize_path(file: ReceivedFile, folder: str) -> Wanted:
 
 
 def _place_all(
-    reception: Reception, wanted: Sequence[Wanted], known: frozenset[tuple[str, str]]
+    placement: Placement, staging: FolderHandle, wanted: Sequence[Wanted], known: KnownFiles
 ) -> Placement:
     """Move the files of a form durably: all or none."""
-    placement = Placement(reception.root)
     try:
         for folder, group in groupby(wanted, key=lambda one: one.folder):
             with placement.open_folder(folder) as handle:
-                used = {one.path for one in placement.files}
-                placer = _Placer(reception.form.folder, handle, known, used)
+                placer = _Placer(placement, staging, handle, known)
                 placement.files.extend(map(placer.place, group))
                 handle.sync()
     except BaseException:
@@ -398,15 +513,16 @@ class _Placer:
 
     def __init__(
         self,
+        placement: Placement,
         staging: FolderHandle,
         folder: FolderHandle,
-        known: frozenset[tuple[str, str]],
-        used: set[str],
+        known: KnownFiles,
     ) -> None:
+        self._placement = placement
         self._staging = staging
         self._folder = folder
         self._known = known
-        self._used = used
+        self._used = {one.path for one in placement.files}
         self._names: frozenset[str] | None = None
         self._numbers: dict[str, int] = {}  # the next to try
 
@@ -422,12 +538,20 @@ class _Placer:
                 moved = False
             elif number > 1 and name in self._list_names():
                 continue
-            elif self._staging.move_to(wanted.file.temporary, self._folder, name):
+            elif self._move(wanted.file, name, path):
                 moved = True
             else:
                 continue
             self._used.add(path)
             return Placed(wanted.file, path, moved=moved)
+
+    def _move(self, file: ReceivedFile, name: str, path: str) -> bool:
+        """Move a file to its place. Returns False if the name is taken."""
+        self._placement.reserve(path)
+        moved = self._staging.move_to(file.temporary, self._folder, name)
+        if not moved:
+            self._placement.release(path)
+        return moved
 
     def _list_names(self) -> frozenset[str]:
         if self._names is None:
@@ -435,14 +559,24 @@ class _Placer:
         return self._names
 
     def _is_same(self, file: ReceivedFile, name: str, path: str) -> bool:
-        """Return whether the file of that name has the same bytes, by the ledger."""
-        if (path, file.sha256) not in self._known:
+        """Return whether the file of that name is this one, from the same upload sent before."""
+        is_known = (path, file.sha256) in self._known.same
+        may_be_left = (
+            path,
+            file.sha256,
+        ) not in self._known.all and self._placement.was_interrupted(file.sha256)
+        if not (is_known or may_be_left):
             return False
         try:
             state = self._folder.stat(name)
         except FileNotFoundError:
             return False
-        return stat.S_ISREG(state.st_mode) and state.st_size == file.bytes
+        is_alike = stat.S_ISREG(state.st_mode) and state.st_size == file.bytes
+        return is_alike and (is_known or self._hash(name) == file.sha256)
+
+    def _hash(self, name: str) -> str:
+        with self._folder.open_file(name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def numbered(name: str, number: int) -> str:

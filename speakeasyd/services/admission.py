@@ -30,6 +30,7 @@ from speakeasyd.inbox import file_identity
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.service import Service
+from speakeasyd.services.uploads_under_way import UploadsUnderWay
 from speakeasyd.thread_group import ThreadGroup
 
 SLICE = 1000  # most files observed per round, and most jobs added per transaction
@@ -59,6 +60,7 @@ class Admission(Service):
         arrivals: Arrivals,
         ledger: Ledger,
         clock: Clock,
+        uploads: UploadsUnderWay,
     ) -> None:
         super().__init__()
         self._inbox = inbox
@@ -72,6 +74,7 @@ class Admission(Service):
         self._arrivals = arrivals
         self._ledger = ledger
         self._clock = clock
+        self._uploads = uploads
         # a heap of settled files: small files first, because they are quick
         self._settled: list[tuple[int, bytes, Observation]] = []
         self._workers: set[asyncio.Task[None]] = set()
@@ -123,12 +126,17 @@ class Admission(Service):
         self._hash_threads.close()
 
     async def admit_file(
-        self, files: Sequence[tuple[bytes, str]], changes: Changes, *, awaited: bool = False
+        self,
+        files: Sequence[tuple[bytes, str]],
+        changes: Changes,
+        *,
+        upload: str,
+        awaited: bool = False,
     ) -> list[AddedJob]:
         """Add jobs for files that are known to be complete, in one transaction: all or none.
 
-        `files`: path and SHA-256 of each. `awaited`: a client waits for this text, so the job is
-        not skipped as a duplicate.
+        `files`: path and SHA-256 of each. `upload`: key of the upload, recorded with its jobs.
+        `awaited`: a client waits for this text, so the job is not skipped as a duplicate.
 
         Raises FileFault if a sidecar is wrong, a file is missing or the inbox does not answer;
         LedgerError.
@@ -147,7 +155,7 @@ class Admission(Service):
             for (path, sha256), seen in zip(files, observed, strict=True)
         ]
         duplicates = "reuse" if awaited and self._duplicates == "skip" else self._duplicates
-        return await self._ledger.add_jobs(jobs, duplicates=duplicates)
+        return await self._ledger.finish_upload(upload, jobs, duplicates=duplicates)
 
     def _require_observation(self, seen: Observation | AccessProblem) -> Observation:
         if isinstance(seen, AccessProblem):
@@ -286,9 +294,10 @@ class Admission(Service):
         root = self._inbox.path
         if not seen.file.size:
             return self._build_empty_job(path, seen)
-        if seen.sidecar is None:
-            return self._build_job(path, seen, sha256)
         try:
+            if seen.sidecar is None:
+                changes = self._uploads.find_options(self._inbox.name, sha256)
+                return self._build_job(path, seen, sha256, changes=changes)
             data = file_identity.read_sidecar(root, path, seen.sidecar)
             if isinstance(data, AccessProblem):
                 return data
@@ -330,6 +339,7 @@ class Admission(Service):
 
     async def _add_jobs(self) -> None:
         """Add one slice of results to the ledger. If that fails, they stay for the next round."""
+        self._restore_reserved_files()
         part = self._outcomes[:SLICE]
         if jobs := [outcome for _, outcome in part if isinstance(outcome, NewJob)]:
             try:
@@ -346,6 +356,16 @@ class Admission(Service):
                 self._arrivals.record_observation(path, outcome, now)
             else:
                 self._arrivals.mark_admitted(path, now)
+
+    def _restore_reserved_files(self) -> None:
+        """Observe files again later that an upload is placing, and may take back."""
+        ready = []
+        for path, outcome in self._outcomes:
+            if self._uploads.is_reserved(self._inbox.name, path):
+                self._arrivals.restore_file(path, self._clock.monotonic())
+            else:
+                ready.append((path, outcome))
+        self._outcomes[:] = ready
 
     async def _add_single_job(self, path: bytes, outcome: Outcome) -> tuple[bytes, Outcome]:
         """Add a single job. If the ledger refuses it, its file is observed again later."""

@@ -20,6 +20,7 @@ from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.inbox_monitor import InboxMonitor
 from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.uploads_under_way import UploadsUnderWay
 
 
 class Intake:
@@ -37,8 +38,14 @@ class Intake:
         main_loop: MainLoop,
         clock: Clock,
         anchors: dict[Path, MountAnchor] | None = None,
+        uploads: UploadsUnderWay | None = None,
     ) -> None:
-        """Create the pipelines. `anchors`: mount state of the folders from an earlier intake."""
+        """Create the pipelines.
+
+        `anchors`: mount state of the folders from an earlier intake. `uploads`: those of the
+        server.
+        """
+        uploads = uploads or UploadsUnderWay()
         known = {} if anchors is None else anchors
 
         def build_pipeline(inbox: InboxSettings) -> "InboxPipeline":
@@ -50,6 +57,7 @@ class Intake:
                 pauses=pauses,
                 main_loop=main_loop,
                 clock=clock,
+                uploads=uploads,
             )
 
         self._pipelines = {inbox.name: build_pipeline(inbox) for inbox in settings.inboxes}
@@ -76,14 +84,21 @@ class Intake:
         await asyncio.gather(*(pipeline.run_once() for pipeline in self._pipelines.values()))
 
     async def admit_file(
-        self, inbox: str, files: Sequence[tuple[bytes, str]], changes: Changes, awaited: bool
+        self,
+        inbox: str,
+        files: Sequence[tuple[bytes, str]],
+        changes: Changes,
+        awaited: bool,
+        upload: str,
     ) -> list[AddedJob]:
         """Add jobs for files that are known to be complete, in one transaction: all or none.
 
         `files`: path and SHA-256 of each. `changes`: options as in a sidecar. `awaited`: a client
-        waits for the text. Raises FileFault or LedgerError.
+        waits for the text. `upload`: key of the upload. Raises FileFault or LedgerError.
         """
-        return await self._pipelines[inbox].admission.admit_file(files, changes, awaited=awaited)
+        return await self._pipelines[inbox].admission.admit_file(
+            files, changes, upload=upload, awaited=awaited
+        )
 
     def is_present(self, inbox: str) -> bool:
         """Return whether the inbox is present and its filesystem mounted. Blocks."""
@@ -133,13 +148,19 @@ class InboxPipeline:
         pauses: Pauses,
         main_loop: MainLoop,
         clock: Clock,
+        uploads: UploadsUnderWay,
     ) -> None:
         self._root = inbox.path
         self.anchor = anchor
         self._clock = clock
         self._arrivals = Arrivals(settle_s=settings.watch.settle_s, empty_s=settings.watch.empty_s)
         self.admission = Admission(
-            inbox=inbox, settings=settings, arrivals=self._arrivals, ledger=ledger, clock=clock
+            inbox=inbox,
+            settings=settings,
+            arrivals=self._arrivals,
+            ledger=ledger,
+            clock=clock,
+            uploads=uploads,
         )
         self.monitor = InboxMonitor(
             inbox=inbox,

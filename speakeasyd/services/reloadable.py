@@ -19,6 +19,7 @@ from speakeasyd.services.janitor import Janitor
 from speakeasyd.services.notifier import Notifier
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.resource_guard import ResourceGuard
+from speakeasyd.services.uploads_under_way import UploadsUnderWay
 
 
 class ReloadableServices:
@@ -47,6 +48,7 @@ class ReloadableServices:
         self._clock = clock
         self._wait_for_fixes = wait_for_fixes
         self._anchors: dict[Path, MountAnchor] = {}  # mount state, kept over reloads
+        self.uploads = UploadsUnderWay()
         self.settings = settings
         self.intake, self._services = self._build_services(settings)
 
@@ -95,14 +97,20 @@ class ReloadableServices:
             main_loop=self._main_loop,
             clock=self._clock,
             anchors=self._anchors,
+            uploads=self.uploads,
         )
         return intake, (janitor, resource_guard, notifier, intake)
 
     async def admit_file(
-        self, inbox: str, files: Sequence[tuple[bytes, str]], changes: Changes, awaited: bool
+        self,
+        inbox: str,
+        files: Sequence[tuple[bytes, str]],
+        changes: Changes,
+        awaited: bool,
+        upload: str,
     ) -> list[AddedJob]:
         """As `Intake.admit_file`, of the current intake."""
-        return await self.intake.admit_file(inbox, files, changes, awaited)
+        return await self.intake.admit_file(inbox, files, changes, awaited, upload)
 
     def is_present(self, inbox: str) -> bool:
         """As `Intake.is_present`, of the current intake."""

@@ -27,6 +27,7 @@ from speakeasyd.loop import MainLoop
 from speakeasyd.services.admission import Admission
 from speakeasyd.services.intake import Intake
 from speakeasyd.services.pauses import Pauses
+from speakeasyd.services.uploads_under_way import UploadsUnderWay
 from speakeasyd.testing import ManualClock
 from tests.conftest import PATIENCE_S, eventually
 from tests.ledgers import opened
@@ -51,13 +52,14 @@ class Place:
         self.pauses = Pauses(ledger=ledger, hub=EventHub(), clock=clock)
         self.intake = self.another()
 
-    def another(self, *, ledger: Any = None) -> Intake:
+    def another(self, *, ledger: Any = None, uploads: UploadsUnderWay | None = None) -> Intake:
         return Intake(
             settings=self.settings,
             ledger=ledger or self.ledger,
             pauses=self.pauses,
             main_loop=MainLoop(asyncio.get_running_loop()),
             clock=self.clock,
+            uploads=uploads,
         )
 
     def put(self, name: str | bytes, data: bytes = b"") -> Path:

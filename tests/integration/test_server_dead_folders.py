@@ -14,15 +14,12 @@ from speakeasyd import daemon
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.recording import RecorderState
-from speakeasyd.events import EventHub
 from speakeasyd.safe_open import FolderHandle
 from speakeasyd.server import blocking_calls
-from speakeasyd.server.app import create_application
-from speakeasyd.server.broadcast import LiveBroadcast
 from speakeasyd.server.context import ServerContext
 from speakeasyd.server.uploads import STAGING, remove_stale_uploads
-from speakeasyd.services.failures import ServiceFailures
 from tests.conftest import PATIENCE_S, eventually
+from tests.integration.inprocess import create_client, create_context
 from tests.integration.test_intake import Place
 from tests.ledgers import opened
 
@@ -94,25 +91,11 @@ async def site(tmp_path: Path) -> AsyncIterator[Site]:
     )
     for folder in (dead, well):
         folder.mkdir()
-    clock, hub = SystemClock(), EventHub()
     async with opened(tmp_path / "ledger.db") as ledger:
-        place = Place(root=tmp_path, ledger=ledger, clock=clock, inboxes=inboxes)
+        place = Place(root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes)
         recorder = StuckRecorder()
-        parts = ServerContext(
-            current=lambda: place.settings,
-            ledger=ledger,
-            live=LiveBroadcast(hub),
-            pauses=place.pauses,
-            failures=ServiceFailures(ledger=ledger, hub=hub, clock=clock),
-            pool=cast(Any, None),
-            recorder=cast(Any, recorder),
-            admit=place.intake.admit_file,
-            is_present=place.intake.is_present,
-        )
-        transport = httpx.ASGITransport(create_application(parts))
-        async with httpx.AsyncClient(
-            transport=transport, base_url="http://127.0.0.1", timeout=PATIENCE_S
-        ) as client:
+        parts = create_context(place, recorder=recorder)
+        async with create_client(parts) as client:
             folder = DeadFolder(dead)
             yield Site(parts, client, folder, well, recorder)
             folder.revived.set()

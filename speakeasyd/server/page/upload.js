@@ -158,8 +158,18 @@ function conclude(line, { files, taken, refused, wish }) {
 
 const button = (label, onclick) => h("button", { type: "button", class: "quiet", onclick }, label);
 
-/** Returns the daemon's answer, or `{error}`. One file per request, so a refused file does not affect others. */
-function post({ path, file }, wish, signal, progress) {
+const RETRY_MS = 2000;
+
+/** A key by which the daemon recognises a request that is sent again. */
+function newKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/**
+ * Returns the daemon's answer, or `{error}`. One file per request, so a refused file does not affect others.
+ * After a lost connection it is sent once more, with the same key.
+ */
+function post({ path, file }, wish, signal, progress, key = newKey(), triesLeft = 1) {
   const body = new FormData();
   if (wish.batch) body.append("batch", wish.batch);
   if (wish.preset) body.append("preset", wish.preset);
@@ -171,14 +181,18 @@ function post({ path, file }, wish, signal, progress) {
     const request = new XMLHttpRequest(),
       fail = (message) => done({ error: { message } });
     request.open("POST", `/api/v1/batches${query({ inbox: wish.inbox })}`);
+    request.setRequestHeader("Idempotency-Key", key);
     request.responseType = "json";
     request.upload.onprogress = ({ loaded }) => progress(Math.min(loaded, file.size));
-    request.onerror = () => fail("upload failed, or the daemon does not answer");
+    request.onerror = () => {
+      if (triesLeft <= 0 || signal.aborted) return fail("upload failed, or the daemon does not answer");
+      setTimeout(() => done(post({ path, file }, wish, signal, progress, key, triesLeft - 1)), RETRY_MS);
+    };
     request.onabort = () => fail("cancelled");
     request.onload = async () => {
       if (request.status === 401) {
         await enter();
-        done(post({ path, file }, wish, signal, progress));
+        done(post({ path, file }, wish, signal, progress, key));
         return;
       }
       progress(file.size);
