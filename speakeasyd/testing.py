@@ -53,6 +53,7 @@ from speakeasyd.domain.protocol import (
 from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
+from speakeasyd.safe_open import LinkRefused, open_below
 
 if TYPE_CHECKING:
     from speakeasyd.engine.clips import Clip
@@ -360,7 +361,10 @@ class ScriptedHost:
         if self._model != task.options.model:
             self._load_model(task.options.model)
         try:
-            data = self._locate_source(task.source).read_bytes()
+            data = self._read_source(task.source)
+        except LinkRefused as error:
+            self._send(TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_LINKED, str(error)))
+            return
         except OSError as error:
             self._send(TaskFailed(task.job_id, task.token, ErrorCode.SOURCE_MISSING, str(error)))
             return
@@ -396,12 +400,14 @@ class ScriptedHost:
             task, deque(wanted), len(chunks) * CHUNK_S, warnings
         )
 
-    def _locate_source(self, source: SourceRef) -> Path:
-        return Path(self._spec.folders[source.folder]) / os.fsdecode(source.path)
+    def _read_source(self, source: SourceRef) -> bytes:
+        """Read a source without following links, as the real engine does."""
+        with open_below(Path(self._spec.folders[source.folder]), source.path) as file:
+            return file.read()
 
     def _load_model(self, model: str) -> None:
         self._send(Loading(model))
-        time.sleep(self._script.load_s)
+        _pause(self._script.load_s)
         if fault := self._faults.find_due_fault("load"):
             self._inject_fault(fault)
         self._model = model
@@ -419,7 +425,7 @@ class ScriptedHost:
                 )
             )
         if batch:
-            time.sleep(self._script.chunk_s)
+            _pause(self._script.chunk_s)
         for scripted, chunk in batch:
             done = ChunkDone(scripted.task.job_id, scripted.task.token, chunk)
             fault = self._faults.find_due_fault("chunk", _name_source(scripted.task), chunk.index)
@@ -656,3 +662,8 @@ class ScriptedRecognizer:
 
     def free(self) -> None:
         self._languages = []
+
+
+def _pause(seconds: float) -> None:
+    if seconds:
+        time.sleep(seconds)

@@ -9,12 +9,12 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.torture import absences, badinput, disks, kills, misdeeds, real, writers
+from tests.torture import absences, badinput, disks, kills, misdeeds, outsiders, real, writers
 from tests.torture.scenario import Run, Scenario
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
-    for part in (kills, real, misdeeds, disks, absences, badinput, writers)
+    for part in (kills, real, misdeeds, disks, absences, badinput, writers, outsiders)
     for scenario in part.SCENARIOS
 }
 

@@ -365,11 +365,20 @@ def _toml(
     """JSON's strings, numbers and lists are TOML's, too."""
 
     def lines(table: Mapping[str, object]) -> Iterator[str]:
-        yield from (
-            f"{key} = {json.dumps(value, default=os.fspath)}" for key, value in table.items()
-        )
+        yield from (f"{key} = {_toml_value(value)}" for key, value in table.items())
 
     parts = [*lines({"state": state}), "[[inboxes]]", *lines(inbox)]
     for name, table in tables.items():
         parts += [f"[{name}]", *lines(table)]
     return "\n".join(parts) + "\n"
+
+
+def _toml_value(value: object) -> str:
+    match value:
+        case dict():
+            pairs = (f"{key} = {_toml_value(one)}" for key, one in value.items())
+            return f"{{{', '.join(pairs)}}}"
+        case list():
+            return f"[{', '.join(map(_toml_value, value))}]"
+        case _:
+            return json.dumps(value, default=os.fspath)

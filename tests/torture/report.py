@@ -18,6 +18,7 @@ HEADINGS = (
     "worker restarts",
     "recovery, median s",
     "worst s",
+    "stand-still, s",
 )
 
 
@@ -35,6 +36,7 @@ def _row(run: Run) -> Sequence[str]:
         str(run.restarts),
         _seconds(run.median_s),
         _seconds(run.worst_s),
+        _seconds(run.longest_still_s),
     )
 
 

@@ -36,6 +36,7 @@ class Run:
     restarts: int = 0
     done_again: int = 0
     ready_s: list[float] = field(default_factory=list)
+    still_s: list[float] = field(default_factory=list)
     breaches: list[Breach] = field(default_factory=list)
     seconds: float = 0.0
 
@@ -81,6 +82,11 @@ class Run:
     @property
     def median_s(self) -> float | None:
         return statistics.median(self.ready_s) if self.ready_s else None
+
+    @property
+    def longest_still_s(self) -> float | None:
+        """The longest time without a new transcript, less that without an attack."""
+        return max(self.still_s, default=None)
 
     @property
     def worst_s(self) -> float | None:
