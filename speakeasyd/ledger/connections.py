@@ -8,23 +8,19 @@ client has disconnected has to be interrupted.
 import sqlite3
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.failures import explain_sqlite_error, explained
 from speakeasyd.ledger.pairing import refuse_foreign_log
-from speakeasyd.ledger.readonly import STEP
+from speakeasyd.ledger.snapshot_connection import SnapshotConnection
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
-BUDGET = "budget"  # key of a connection's budget
 WAL_BYTES = 32 * 1024 * 1024  # bytes of the write-ahead log before a checkpoint
-
-_CONNECT = {"isolation_level": None}  # the default makes the driver begin deferred transactions
 
 
 def create_write_engine(path: Path) -> Engine:
@@ -34,12 +30,11 @@ def create_write_engine(path: Path) -> Engine:
     off: the daemon runs them, see `Writer`; other programs leave them to the daemon, since two
     checkpoints at once can corrupt the database in SQLite before 3.51.3.
     """
-    engine = create_engine(
-        _build_url(path, driver="pysqlite", mode="rw"),
-        connect_args=_CONNECT,
-        pool_size=1,
-        max_overflow=0,
+    url = URL.create(
+        "sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": "rw"}
     )
+    # by default, the driver would begin deferred transactions
+    engine = create_engine(url, connect_args={"isolation_level": None}, pool_size=1, max_overflow=0)
     pragmas = _list_pragmas(
         "synchronous = FULL",  # a committed change must survive a power failure
         "wal_autocheckpoint = 0",
@@ -61,39 +56,21 @@ def create_write_engine(path: Path) -> Engine:
 def create_read_engine(path: Path, *, size: int) -> AsyncEngine:
     """Return an engine with connections that cannot write. Every transaction is a snapshot.
 
-    In WAL mode readers never wait for the writer, and the writer never waits for readers. The
-    budget in the `info` of a connection (key `BUDGET`) ends its statements.
+    In WAL mode readers never wait for the writer, and the writer never waits for readers.
     """
-    engine = create_async_engine(
-        _build_url(path, driver="aiosqlite", mode="ro"),
-        connect_args=_CONNECT,
-        pool_size=size,
-        max_overflow=0,
-    )
     pragmas = _list_pragmas("query_only = ON", "wal_autocheckpoint = 0")
 
-    @event.listens_for(engine.sync_engine, "connect")
-    def _set_up(connection: Any, record: ConnectionPoolEntry) -> None:
-        def is_over() -> bool:
-            budget = record.info.get(BUDGET)
-            return budget is not None and budget.is_over()
+    async def connect() -> SnapshotConnection:
+        connection = SnapshotConnection(path, pragmas)
+        await connection
+        return connection
 
-        connection.run_async(lambda driver: driver.executescript(";".join(pragmas)))
-        connection.run_async(lambda driver: driver.set_progress_handler(is_over, STEP))
-
-    @event.listens_for(engine.sync_engine, "begin")
-    def _begin(connection: Connection) -> None:
-        driver: Any = connection.connection.dbapi_connection
-        driver.run_async(lambda driver: driver.execute("BEGIN"))
-
-    return engine
-
-
-def _build_url(path: Path, *, driver: str, mode: Literal["ro", "rw"]) -> URL:
-    return URL.create(
-        f"sqlite+{driver}",
-        database=path.absolute().as_uri(),
-        query={"uri": "true", "mode": mode},
+    return create_async_engine(
+        "sqlite+aiosqlite://",
+        async_creator=connect,
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=size,
+        max_overflow=0,
     )
 
 

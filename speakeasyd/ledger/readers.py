@@ -8,14 +8,14 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
-import aiosqlite
 from sqlalchemy import Connection
 
 from speakeasyd.errors import LedgerBusy, LedgerError
 from speakeasyd.ledger import connections
 from speakeasyd.ledger.readonly import QueryBudget, explain_interrupt
+from speakeasyd.ledger.snapshot_connection import SnapshotConnection
 
 INTERRUPT_S = 0.1  # seconds between two attempts to interrupt a query
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class _RunningQuery:
     budget: QueryBudget
-    driver: aiosqlite.Connection | None = None  # while statements may run on it
+    driver: SnapshotConnection | None = None  # while statements may run on it
     interrupter: asyncio.Task[None] | None = None
 
     def end(self, task: asyncio.Task[Any]) -> None:
@@ -114,8 +114,8 @@ class Readers:
         try:
             async with self._free, self._engine.connect() as connection:
                 raw = await connection.get_raw_connection()
-                raw.info[connections.BUDGET] = budget
-                running.driver = raw.driver_connection
+                driver = cast(SnapshotConnection, raw.driver_connection)
+                running.driver, driver.budget = driver, budget
                 budget.start()
                 timer = self._start_timer(running)
                 try:
@@ -124,7 +124,7 @@ class Readers:
                     if timer:
                         timer.cancel()
                     running.release_driver()
-                    del raw.info[connections.BUDGET]
+                    driver.budget = None
         except Exception as error:
             interrupt = explain_interrupt(error, budget)
             raise interrupt or connections.translate_error(error, self._path) from error
