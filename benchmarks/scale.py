@@ -37,8 +37,10 @@ from benchmarks.corpus import SAMPLES
 from benchmarks.measure import measured
 from speakeasyd.clock import SystemClock
 from speakeasyd.events import EventHub
+from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.rows import fetch_rows
 from tests.ledgers import fill
 
 FILES, JOBS, CLAIMS = 100_000, 1_000_000, 200
@@ -129,9 +131,11 @@ def jobs(root: Path) -> None:
 async def _ask(path: Path) -> None:
     ledger = await Ledger.open(path, clock=SystemClock(), hub=EventHub(), boot_id="benchmark")
     try:
-        await _time("claim", lambda: ledger.claim_jobs(1, model="auto"))
-        await _time("a page of job_status", lambda: ledger.query_rows(PAGE))
-        await _time("batch_progress", lambda: ledger.query_rows("SELECT * FROM batch_progress"))
+        await _time("claim", lambda: ledger.write(claim_jobs, 1, model="auto"))
+        await _time("a page of job_status", lambda: ledger.read(fetch_rows, PAGE))
+        await _time(
+            "batch_progress", lambda: ledger.read(fetch_rows, "SELECT * FROM batch_progress")
+        )
     finally:
         await ledger.close()
 

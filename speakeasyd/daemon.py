@@ -20,11 +20,14 @@ from speakeasyd.domain.pausing import PERSON_PAUSE
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ConfigError
 from speakeasyd.events import Event, EventHub
+from speakeasyd.ledger.deliveries import find_newest_seq
 from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
+from speakeasyd.ledger.maintenance import release_stale_claims, shorten_waits, store_state
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.readonly import LEDGER
+from speakeasyd.ledger.uploads import load_unfinished_uploads
 from speakeasyd.loop import MainLoop
 from speakeasyd.recorder.recorder import Recorder, publish_to_hub
 from speakeasyd.services.dispatcher import Dispatcher
@@ -245,7 +248,7 @@ class Daemon:
         self._start_background_task("events", self._handle_events())
         self._stack.push_async_callback(self._ledger.close)
         self._stack.push_async_callback(self._main_loop.close)
-        began = await self._ledger.find_newest_event()
+        began = await self._ledger.read(find_newest_seq)
         await self._recover_ledger()
         await self._failures.save()  # clears the failures of an earlier daemon
         await self._pauses.restore_manual_pause(obeyed=self._wait_for_fixes)
@@ -277,19 +280,22 @@ class Daemon:
 
     async def _recover_ledger(self) -> None:
         """Release what an earlier daemon held, and record this one. Raises LedgerError."""
-        await self._ledger.release_stale_claims()
-        await self._ledger.shorten_waits(
+        await self._ledger.write(release_stale_claims)
+        await self._ledger.write(
+            shorten_waits,
             self._settings.recovery,
             delivery_wait_s=self._settings.notify.retry_max_s,
             final_wait_s=self._settings.watch.incomplete_max_s,
         )
-        self._reloadable.uploads.restore_interrupted(await self._ledger.load_unfinished_uploads())
+        self._reloadable.uploads.restore_interrupted(
+            await self._ledger.read(load_unfinished_uploads, self._ledger.now())
+        )
         started = {
             "pid": os.getpid(),
             "version": __version__,
             "started_at": format_utc(self._clock.utc()),
         }
-        await self._ledger.store_state("daemon", started)
+        await self._ledger.write(store_state, "daemon", started)
 
     async def _start_server(self) -> None:
         """Start the web server. Its libraries are optional, and slow to import.

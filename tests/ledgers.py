@@ -11,13 +11,18 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from speakeasyd.clock import Clock
+from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.job import Job, NewJob, Signature
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Artifact, Chunk, Segment
 from speakeasyd.events import EventHub
+from speakeasyd.ledger.claims import claim_jobs, update_claimed_job
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.new_jobs import add_jobs
+from speakeasyd.ledger.publication import complete_job
 from speakeasyd.ledger.readonly import LEDGER, query_readonly
+from speakeasyd.ledger.results import mark_transcribed, store_chunks
 from speakeasyd.ledger.rows import Parameters, Row
 from speakeasyd.testing import ManualClock
 
@@ -115,20 +120,24 @@ def an_artifact(path: str, outbox: str = "/outbox") -> Artifact:
 
 async def claimed(ledger: Ledger, *files: NewJob) -> list[Job]:
     """These files, each a job that has been claimed."""
-    await ledger.add_jobs(files)
-    return await ledger.claim_jobs(len(files))
+    await ledger.write(add_jobs, files)
+    return await ledger.write(claim_jobs, len(files))
 
 
 async def finish(ledger: Ledger, job: Job, *texts: str, language: str = "en") -> None:
     """A claimed job to its good end, one chunk a text."""
-    await ledger.update_claimed_job(
-        job.id, job.token, language=language, model="tiny.en", device="cpu", container_seconds=60.0
+    await ledger.write(
+        update_claimed_job,
+        job.id,
+        job.token,
+        JobNoted(language=language, model="tiny.en", device="cpu", container_seconds=60.0),
     )
-    await ledger.store_chunks(
-        [(job.id, job.token, a_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)]
+    await ledger.write(
+        store_chunks,
+        [(job.id, job.token, a_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)],
     )
-    await ledger.mark_transcribed(job.id, job.token, audio_seconds=60.0)
-    await ledger.complete_job(job.id, job.token, [an_artifact(f"{job.id}.txt")])
+    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
+    await ledger.write(complete_job, job.id, job.token, [an_artifact(f"{job.id}.txt")])
 
 
 def query_ledger(state: Path, sql: str, parameters: Parameters = ()) -> list[Row]:
@@ -138,5 +147,5 @@ def query_ledger(state: Path, sql: str, parameters: Parameters = ()) -> list[Row
 
 async def status(ledger: Ledger, job_id: int) -> dict[str, Any]:
     """The row of `job_status`."""
-    [row] = await ledger.query_rows("SELECT * FROM job_status WHERE job_id = ?", [job_id])
+    [row] = query_readonly(ledger.path, "SELECT * FROM job_status WHERE job_id = ?", [job_id])
     return row

@@ -9,6 +9,7 @@ from speakeasyd.clock import SystemClock
 from speakeasyd.domain.event_payloads import DaemonRequest
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.events import EventHub
+from speakeasyd.ledger import maintenance
 from speakeasyd.ledger.access import require_readable, require_writable
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import find_holder
@@ -36,4 +37,4 @@ def send_request(state: Path, request: DaemonRequest) -> None:
 
 async def _store_request(state: Path, request: DaemonRequest) -> None:
     async with open_for_changes(state) as ledger:
-        await ledger.send_request(request)
+        await ledger.write(maintenance.send_request, request)

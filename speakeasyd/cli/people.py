@@ -11,7 +11,13 @@ from speakeasyd.cli import parameters as given
 from speakeasyd.cli.ledger_changes import open_for_changes
 from speakeasyd.cli.output import console, print_json, print_rows, print_text
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.people import check_name
+from speakeasyd.ledger.people import (
+    add_voice_sample,
+    check_name,
+    forget_person,
+    merge_people,
+    rename_person,
+)
 from speakeasyd.services.voice_samples import measure_sample
 
 Found = TypeVar("Found")
@@ -64,7 +70,7 @@ def add(
 
     async def add_sample(ledger: Ledger) -> float:
         sample = await measure_sample(file.absolute(), source=file.name)
-        await ledger.add_voice_sample(name, sample)
+        await ledger.write(add_voice_sample, name, sample)
         return sample.seconds
 
     seconds = _run(config, state, add_sample)
@@ -80,7 +86,7 @@ def rename(
     state: given.State = None,
 ) -> int:
     """Rename a person, also in the transcripts that name them; these are written again."""
-    changed = _run(config, state, lambda ledger: ledger.rename_person(name, new))
+    changed = _run(config, state, lambda ledger: ledger.write(rename_person, name, new))
     print_text(f"renamed{_format_jobs(changed)}")
     return 0
 
@@ -93,7 +99,7 @@ def merge(
     state: given.State = None,
 ) -> int:
     """Two names are one person: the samples go to the second, also in the transcripts."""
-    changed = _run(config, state, lambda ledger: ledger.merge_people(name, into))
+    changed = _run(config, state, lambda ledger: ledger.write(merge_people, name, into))
     print_text(f"merged{_format_jobs(changed)}")
     return 0
 
@@ -101,7 +107,7 @@ def merge(
 @command.command()
 def forget(name: Name, config: given.Config = None, state: given.State = None) -> int:
     """Delete a person and all samples of the voice. Names in transcripts stay."""
-    count = _run(config, state, lambda ledger: ledger.forget_person(name))
+    count = _run(config, state, lambda ledger: ledger.write(forget_person, name))
     print_text(f"forgotten, with {count} {'sample' if count == 1 else 'samples'}")
     return 0
 

@@ -94,7 +94,7 @@ _START = (
 
 
 def find_next_job(
-    connection: Connection, now: str, inboxes: Sequence[str] | None
+    connection: Connection, now: str, *, inboxes: Sequence[str] | None = None
 ) -> NextJob | None:
     """Return the job that `claim_jobs` would claim first; None if there is none."""
     columns = "requested_model, priority, queue_key, id"
@@ -124,7 +124,7 @@ def find_lost_claims(
 
 
 def claim_jobs(
-    tx: Transaction, limit: int, *, model: str | None, inboxes: Sequence[str] | None
+    tx: Transaction, limit: int, *, model: str | None = None, inboxes: Sequence[str] | None = None
 ) -> list[Job]:
     """Claim up to `limit` jobs; at least one if any is available.
 
@@ -169,10 +169,10 @@ def release_claim(
     token: Token,
     *,
     available_at: str | None,
-    error_code: str | None,
-    error: str | None,
-    crash: bool,
-    counts: bool,
+    error_code: str | None = None,
+    error: str | None = None,
+    crash: bool = False,
+    counts: bool = True,
 ) -> None:
     """Return a job to `pending`; its chunks are kept. Raises ClaimLost.
 

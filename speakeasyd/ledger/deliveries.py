@@ -30,17 +30,18 @@ _DONE_BATCHES = text("""
 """)
 
 
-def load_cursor(connection: Connection) -> Mapping[str, Any] | None:
-    """Return the cursor of the notifier; None before its first run.
+def load_cursor(connection: Connection, now: str) -> tuple[int, str]:
+    """Return the notifier's cursor.
 
-    `seq`: number of the last event that was enqueued. `until`: time up to which finished batches
-    were reported.
+    Its parts: the number of the last event that was enqueued, and the time up to which finished
+    batches were reported. Before the first run: the newest event and the current time.
     """
     cursor: Mapping[str, Any] | None = load_state(connection, CURSOR_KEY)
-    return cursor
+    return (cursor["seq"], cursor["until"]) if cursor else (find_newest_seq(connection), now)
 
 
 def find_newest_seq(connection: Connection) -> int:
+    """Return the number of the newest event; 0 if there is none."""
     return connection.scalar(select(func.max(events.c.seq))) or 0
 
 

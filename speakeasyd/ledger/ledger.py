@@ -58,7 +58,7 @@ from speakeasyd.ledger.readonly import QUERY_S, query_readonly
 from speakeasyd.ledger.rows import Parameters, Row
 from speakeasyd.ledger.search import EVERYTHING, SearchFilters, SearchHit
 from speakeasyd.ledger.speakers import JobSpeakers
-from speakeasyd.ledger.writer import Writer
+from speakeasyd.ledger.writer import Transaction, Writer
 
 POSTPONED = 5000  # jobs per transaction, so that other writers do not wait long
 READERS = 3  # connections for the daemon's own work
@@ -101,6 +101,16 @@ class Ledger:
             await readers.close()
         await self._writer.close()
 
+    async def write(
+        self,
+        operation: Callable[Concatenate[Transaction, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run an operation in a transaction of the writer: see `Writer.run_operation`."""
+        return await self._writer.run_operation(operation, *args, **kwargs)
+
     # --- intake
 
     async def find_unknown_files(self, inbox: str, sightings: Sequence[Sighting]) -> list[Sighting]:
@@ -134,11 +144,11 @@ class Ledger:
 
     async def find_upload(self, key: str) -> FinishedUpload | None:
         """Return the upload of this key if its jobs were added."""
-        return await self.read(uploads.find_upload, key, self._now())
+        return await self.read(uploads.find_upload, key, self.now())
 
     async def load_unfinished_uploads(self) -> dict[tuple[str, str], Mapping[str, Any]]:
         """Return the options of files whose upload was interrupted, by inbox and SHA-256."""
-        return await self.read(uploads.load_unfinished_uploads, self._now())
+        return await self.read(uploads.load_unfinished_uploads, self.now())
 
     async def store_waiting_files(self, inbox: str, arrivals: Sequence[WaitingFile]) -> None:
         """Store the arrivals of an inbox that wait for long; replaces the earlier list."""
@@ -160,11 +170,11 @@ class Ledger:
 
     async def find_next_job(self, *, inboxes: Sequence[str] | None = None) -> NextJob | None:
         """Return the job that `claim_jobs` would claim first; None if there is none."""
-        return await self.read(claims.find_next_job, self._now(), inboxes)
+        return await self.read(claims.find_next_job, self.now(), inboxes=inboxes)
 
     async def find_next_retry_time(self) -> str | None:
         """Return the time at which the next waiting job becomes available; None if none waits."""
-        return await self.read(claims.find_next_retry_time, self._now())
+        return await self.read(claims.find_next_retry_time, self.now())
 
     async def find_lost_claims(self, claimed: Sequence[tuple[JobId, Token]]) -> frozenset[JobId]:
         """Return the jobs whose claims are no longer valid."""
@@ -432,7 +442,7 @@ class Ledger:
 
     async def underway(self) -> list[Underway]:
         """Return every claimed job with its progress."""
-        return await self.read(maintenance.underway)
+        return await self.read(maintenance.find_underway)
 
     async def chunks_of_unfinished(self, job_ids: Sequence[JobId]) -> dict[JobId, int]:
         """Return the number of committed chunks of each of these jobs that has not ended."""
@@ -495,12 +505,7 @@ class Ledger:
 
         Before the first run: the newest event and the current time.
         """
-        cursor = await self.read(deliveries.load_cursor)
-        return (
-            (cursor["seq"], cursor["until"])
-            if cursor
-            else (await self.read(deliveries.find_newest_seq), self._now())
-        )
+        return await self.read(deliveries.load_cursor, self.now())
 
     async def find_newest_event(self) -> int:
         return await self.read(deliveries.find_newest_seq)
@@ -571,5 +576,6 @@ class Ledger:
         """Return the segments that contain these words, best first: see `ledger.search`."""
         return await self.searches.read(search.search_text, words, limit=limit, filters=filters)
 
-    def _now(self) -> str:
+    def now(self) -> str:
+        """Return the current time as the ledger stores times."""
         return format_utc(self._clock.utc())

@@ -139,7 +139,7 @@ _KEPT_CHUNKS = (
 )
 
 
-def underway(connection: Connection) -> list[Underway]:
+def find_underway(connection: Connection) -> list[Underway]:
     """Return every claimed job."""
     names = ("id", "claim_token", "inbox", "path", "transcribed", "progress", "crashes")
     columns: list[Any] = [*(jobs.c[name] for name in names), _KEPT_CHUNKS]

@@ -89,7 +89,7 @@ def find_unknown_files(
 
 
 def add_jobs(
-    tx: Transaction, new_jobs: Sequence[NewJob], *, duplicates: Duplicates
+    tx: Transaction, new_jobs: Sequence[NewJob], *, duplicates: Duplicates = "reuse"
 ) -> list[AddedJob]:
     """Add a job for each file, or find the job that it has. One answer per file, in order."""
     known_files = _KnownFiles(tx.connection, new_jobs, across_paths=duplicates == "skip")

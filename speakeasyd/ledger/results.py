@@ -90,7 +90,7 @@ def mark_transcribed(
     token: Token,
     *,
     audio_seconds: float,
-    warnings: Sequence[MediaWarning],
+    warnings: Sequence[MediaWarning] = (),
     tracks: Sequence[TranscribedTrack] = (),
 ) -> None:
     """Record that all chunks are committed. Gaps are added to the warnings. Raises ClaimLost."""

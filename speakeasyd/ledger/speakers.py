@@ -76,7 +76,7 @@ def load_job_speakers(connection: Connection, job_id: JobId) -> JobSpeakers:
 
 
 def store_found_speakers(
-    tx: Transaction, job_id: JobId, token: Token, found: FileSpeakers, warning: str | None
+    tx: Transaction, job_id: JobId, token: Token, found: FileSpeakers, warning: str = ""
 ) -> None:
     """Store the speakers of a transcribed job. Raises ClaimLost.
 

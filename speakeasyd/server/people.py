@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from speakeasyd.domain.job import JobId
+from speakeasyd.ledger import people
 from speakeasyd.ledger.people import LONGEST_NAME, load_people
 from speakeasyd.server.context import Lent
 from speakeasyd.server.error_answers import conflicts_as_409
@@ -60,17 +61,14 @@ async def remember_voice(parts: Lent, wish: RememberedVoice) -> None:
 async def rename_person(parts: Lent, name: _Name, wish: NewPersonName) -> ChangedJobs:
     """Rename a person, or merge two, also in the transcripts. 409: nobody has this name."""
     with conflicts_as_409():
-        people = {person.name for person in await parts.ledger.clients.read(load_people)}
-        change = (
-            parts.ledger.merge_people
-            if wish.name in people - {name}
-            else parts.ledger.rename_person
-        )
-        return ChangedJobs(jobs=await change(name, wish.name))
+        known = {person.name for person in await parts.ledger.clients.read(load_people)}
+        merged = wish.name in known - {name}
+        change = people.merge_people if merged else people.rename_person
+        return ChangedJobs(jobs=await parts.ledger.write(change, name, wish.name))
 
 
 @router.delete("/{name}", status_code=204)
 async def forget_person(parts: Lent, name: _Name) -> None:
     """Delete a person and all samples of the voice. Names in transcripts stay. 409: unknown."""
     with conflicts_as_409():
-        await parts.ledger.forget_person(name)
+        await parts.ledger.write(people.forget_person, name)

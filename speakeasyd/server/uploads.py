@@ -28,6 +28,7 @@ from speakeasyd.domain.uploads import UploadRequest
 from speakeasyd.errors import ErrorCode, FileFault, LedgerError
 from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.ledger.job_details import files_with_bytes
+from speakeasyd.ledger.uploads import begin_upload, find_upload, forget_upload
 from speakeasyd.safe_open import FolderHandle, LinkRefused
 from speakeasyd.server.blocking_calls import BlockingCalls
 from speakeasyd.server.context import Lent, ServerContext
@@ -324,7 +325,7 @@ async def take_upload(
     hashes = tuple(sorted({one.file.sha256 for one in wanted}))
     known = await _find_known_files(parts, inbox, wanted, changes)
     request = UploadRequest(reception.key, fingerprint, inbox.name, changes, hashes)
-    await parts.ledger.begin_upload(request)
+    await parts.ledger.write(begin_upload, request)
     try:
         placement = await reception.place_files(parts, inbox, wanted, known)
         async with _closing_or_taking_back(parts, reception, placement):
@@ -337,7 +338,7 @@ async def take_upload(
         raise
     except Exception as error:
         with suppress(LedgerError):
-            await parts.ledger.forget_upload(request.key)
+            await parts.ledger.write(forget_upload, request.key)
         if isinstance(error, FileFault) and error.code in _AWAY:
             raise RequestRefused(
                 503, f"the inbox lost a file: {error}", hint="Retry later."
@@ -377,7 +378,7 @@ async def _closing_or_taking_back(
 
 async def _is_committed(parts: ServerContext, key: str) -> bool:
     try:
-        return await parts.ledger.find_upload(key) is not None
+        return await parts.ledger.read(find_upload, key, parts.ledger.now()) is not None
     except LedgerError:
         return False
 
@@ -387,7 +388,7 @@ async def _find_earlier(parts: ServerContext, key: str, fingerprint: str) -> lis
 
     None if there was none. Raises RequestRefused: 422 if it had other content; LedgerError.
     """
-    earlier = await parts.ledger.find_upload(key)
+    earlier = await parts.ledger.read(find_upload, key, parts.ledger.now())
     if earlier is None:
         return None
     if earlier.fingerprint != fingerprint:

@@ -28,6 +28,8 @@ from speakeasyd.domain.presets import Changes, Presets, parse_sidecar
 from speakeasyd.errors import ErrorCode, FileFault, LedgerError, LedgerHeld, LedgerUnwritable
 from speakeasyd.inbox import file_identity
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.new_jobs import add_jobs, store_waiting_files
+from speakeasyd.ledger.uploads import finish_upload
 from speakeasyd.services.arrivals import Arrivals
 from speakeasyd.services.service import Service
 from speakeasyd.services.uploads_under_way import UploadsUnderWay
@@ -155,7 +157,7 @@ class Admission(Service):
             for (path, sha256), seen in zip(files, observed, strict=True)
         ]
         duplicates = "reuse" if awaited and self._duplicates == "skip" else self._duplicates
-        return await self._ledger.finish_upload(upload, jobs, duplicates=duplicates)
+        return await self._ledger.write(finish_upload, upload, jobs, duplicates=duplicates)
 
     def _require_observation(self, seen: Observation | AccessProblem) -> Observation:
         if isinstance(seen, AccessProblem):
@@ -343,7 +345,7 @@ class Admission(Service):
         part = self._outcomes[:SLICE]
         if jobs := [outcome for _, outcome in part if isinstance(outcome, NewJob)]:
             try:
-                await self._ledger.add_jobs(jobs, duplicates=self._duplicates)
+                await self._ledger.write(add_jobs, jobs, duplicates=self._duplicates)
             except LedgerError:
                 raise
             except Exception:
@@ -371,7 +373,7 @@ class Admission(Service):
         """Add a single job. If the ledger refuses it, its file is observed again later."""
         if isinstance(outcome, NewJob):
             try:
-                await self._ledger.add_jobs([outcome], duplicates=self._duplicates)
+                await self._ledger.write(add_jobs, [outcome], duplicates=self._duplicates)
             except LedgerError:
                 raise
             except Exception:
@@ -392,7 +394,8 @@ class Admission(Service):
         if reported != self._reported:
             self._log_unreadable(waiting)
             utc = self._clock.utc()
-            await self._ledger.store_waiting_files(
+            await self._ledger.write(
+                store_waiting_files,
                 self._inbox.name,
                 [
                     WaitingFile(

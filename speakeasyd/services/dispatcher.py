@@ -10,6 +10,7 @@ from speakeasyd.domain.pausing import LEDGER_PAUSE
 from speakeasyd.domain.worker_pool import PoolEvent, RoomAvailable, WorkerPool
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import shift_waits
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.job_starter import JobStarter
@@ -169,6 +170,6 @@ class Dispatcher(Service):
         """Shift the stored waits when the wall clock is set, so that they keep their length."""
         if jump := self._jumps.measure():
             log.warning("the clock was set by %+.0f s; stored waits are shifted", jump)
-            await self._ledger.shift_waits(jump)
+            await self._ledger.write(shift_waits, jump)
             self._jumps.accept(jump)
             self._check_queue_at = 0.0

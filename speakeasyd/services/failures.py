@@ -7,6 +7,7 @@ from speakeasyd.clock import Clock, format_utc
 from speakeasyd.domain.event_payloads import FailureBegun, FailureChange, FailureEnded
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import store_state
 
 STATE_KEY = "failures"  # in the ledger's table `state`
 
@@ -47,7 +48,7 @@ class ServiceFailures:
             return
         texts = dict(self._texts)
         try:
-            await self._ledger.store_state(STATE_KEY, texts)
+            await self._ledger.write(store_state, STATE_KEY, texts)
         except Exception as error:  # noqa: BLE001 - reporting a failure must not fail
             log.debug("cannot store the current failures in the ledger: %s", error)
         else:

@@ -6,6 +6,7 @@ from speakeasyd.domain.pausing import LEDGER_PAUSE
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import store_state
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 from speakeasyd.system.notify import notify_watchdog
@@ -35,7 +36,7 @@ class Heartbeat(Service):
         try:
             await self._ledger.try_write()
             if workers != self._stored:
-                await self._ledger.store_state("workers", workers)
+                await self._ledger.write(store_state, "workers", workers)
                 self._stored = workers
         except LedgerUnwritable as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))

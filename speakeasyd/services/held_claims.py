@@ -9,6 +9,7 @@ from speakeasyd.clock import Clock, format_utc
 from speakeasyd.domain.job import Job, JobId, Token
 from speakeasyd.domain.retry import BackoffSettings, compute_backoff
 from speakeasyd.errors import ClaimLost, ErrorCode
+from speakeasyd.ledger.claims import fail_job, find_lost_claims, release_claim
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.publisher import Publisher
 
@@ -76,7 +77,8 @@ class HeldClaims:
         until = format_utc(self._clock.utc() + timedelta(seconds=delay)) if delay else None
         code, text = error or (None, None)
         async with self.ignore_lost_claim(job):
-            await self._ledger.release_claim(
+            await self._ledger.write(
+                release_claim,
                 job.id,
                 job.token,
                 available_at=until,
@@ -90,7 +92,7 @@ class HeldClaims:
     async def fail_job(self, job: Job, code: ErrorCode, text: str) -> None:
         """Fail a job and dispose of its source as configured. Raises LedgerError."""
         async with self.ignore_lost_claim(job):
-            failed = await self._ledger.fail_job(job.id, job.token, code=code, error=text)
+            failed = await self._ledger.write(fail_job, job.id, job.token, code=code, error=text)
             try:
                 if failed:
                     await self._publisher.publish_failure(job, code, text)
@@ -109,7 +111,7 @@ class HeldClaims:
     async def drop_lost_claims(self) -> None:
         """Forget the claims that another program has ended in the ledger. Raises LedgerError."""
         held = dict(self._jobs)
-        for job_id in await self._ledger.find_lost_claims(
-            [(job.id, job.token) for job in held.values()]
+        for job_id in await self._ledger.read(
+            find_lost_claims, [(job.id, job.token) for job in held.values()]
         ):
             self.forget_claim(held[job_id])

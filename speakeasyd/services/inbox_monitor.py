@@ -20,6 +20,8 @@ from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.inbox.scanner import InboxMissing, scan_inbox
 from speakeasyd.inbox.watcher import Watcher
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import store_state
+from speakeasyd.ledger.new_jobs import find_unknown_files
 from speakeasyd.loop import MainLoop
 from speakeasyd.mounts import SILENT, MountAnchor, find_filesystem_type
 from speakeasyd.services.arrivals import Arrivals
@@ -259,7 +261,7 @@ class InboxMonitor(Service):
                 on_untaken=untaken.append,
             )
             while part := await self._call_folder(_take_slice, sightings):
-                unknown = await self._ledger.find_unknown_files(self._inbox.name, part)
+                unknown = await self._ledger.read(find_unknown_files, self._inbox.name, part)
                 await self._on_watcher_event()
                 now = self._clock.monotonic()
                 for sighting in unknown:
@@ -362,7 +364,7 @@ class InboxMonitor(Service):
                     self._event_problem,
                     self._scan_period,
                 )
-            await self._ledger.store_state(f"inbox {self._inbox.name}", state)
+            await self._ledger.write(store_state, f"inbox {self._inbox.name}", state)
             self._published = state
 
     @property

@@ -8,6 +8,7 @@ from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.worker_pool import DeviceChange, WorkerLost
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import close_incident, open_incident
 
 ACTIONS = {
     DeviceState.SOFT_RESTARTING: IncidentAction.RELOAD_MODEL,
@@ -86,13 +87,13 @@ class Incidents:
             job_id=job_id,
             chunk=chunk,
         )
-        incident_id = await self._ledger.open_incident(incident)
+        incident_id = await self._ledger.write(open_incident, incident)
         self._open.setdefault(failure.worker, []).append(incident_id)
 
     async def _close_incident(self, worker: str, cost_seconds: float) -> None:
         incidents = self._open.get(worker, [])
         while incidents:  # one that the ledger could not store is tried again
-            await self._ledger.close_incident(incidents[0], cost_seconds=cost_seconds)
+            await self._ledger.write(close_incident, incidents[0], cost_seconds=cost_seconds)
             del incidents[0]
 
 

@@ -11,7 +11,9 @@ from speakeasyd.domain.recovery import PoisonDecision, decide_poison
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ErrorCode
+from speakeasyd.ledger.claims import claim_jobs, find_next_job
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.results import store_chunks
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
@@ -51,7 +53,7 @@ class JobStarter:
         if self._pauses.yields_machine:
             await self._release_computing()
         while DEVICE_PAUSE not in self._pauses and not self._pauses.yields_machine:
-            first = await self._ledger.find_next_job(inboxes=present)
+            first = await self._ledger.read(find_next_job, self._ledger.now(), inboxes=present)
             if not first:
                 return
             room = self._pool.capacity(first.model)
@@ -60,7 +62,7 @@ class JobStarter:
                 room = min(1, self._pool.capacity(first.model, urgent=True))
             if not room:
                 return
-            jobs = await self._ledger.claim_jobs(room, model=first.model, inboxes=present)
+            jobs = await self._ledger.write(claim_jobs, room, model=first.model, inboxes=present)
             if not jobs:
                 return
             for job in jobs:
@@ -107,7 +109,7 @@ class JobStarter:
                 self._pool.submit_task(only, alone=True, on_cpu=True)
             case PoisonDecision.MARK_GAP:
                 gap = Chunk(index=suspect.index, start=suspect.start, end=suspect.end, gap=True)
-                await self._ledger.store_chunks([(job.id, job.token, gap)])
+                await self._ledger.write(store_chunks, [(job.id, job.token, gap)])
                 await self._claims.release_claim(job)
             case PoisonDecision.FAIL:
                 span = f"from {suspect.start:.1f} s to {suspect.end:.1f} s"

@@ -20,6 +20,17 @@ from speakeasyd.domain.notifications import (
     compute_next_try,
 )
 from speakeasyd.events import Event, EventHub
+from speakeasyd.ledger.deliveries import (
+    enqueue_deliveries,
+    find_finished_batches,
+    find_newest_seq,
+    find_next_delivery,
+    load_cursor,
+    load_events_with_jobs,
+    mark_delivered,
+    mark_delivery_failed,
+    record_finished_batches,
+)
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.services.delivery_targets import DeliveryTarget, build_targets
 from speakeasyd.services.failures import ServiceFailures
@@ -84,11 +95,12 @@ class Notifier(Service):
 
     async def run_once(self) -> float:
         if self._seq is None:
-            self._seq, self._until = await self._ledger.load_notification_cursor()
+            cursor = await self._ledger.read(load_cursor, self._ledger.now())
+            self._seq, self._until = cursor
             # stores the cursor, so that a first run that is killed keeps its starting point
             await self._enqueue_deliveries([], self._seq)
         await self._announce_batches(self._seq)
-        newest = await self._ledger.find_newest_event()
+        newest = await self._ledger.read(find_newest_seq)
         while self._seq < newest:
             self._seq = await self._process_events(self._seq, newest)
         return CHECK_S
@@ -108,14 +120,14 @@ class Notifier(Service):
             self._until = until  # the clock was set back
         if until <= self._until:
             return
-        if done := await self._ledger.find_finished_batches(since=self._until, until=until):
-            await self._ledger.record_finished_batches(done, seq=seq, until=until)
+        if done := await self._ledger.read(find_finished_batches, since=self._until, until=until):
+            await self._ledger.write(record_finished_batches, done, seq=seq, until=until)
         self._until = until
 
     async def _process_events(self, after: int, upto: int) -> int:
         """Enqueue deliveries for the next events. Returns the number of the last event."""
         events = (
-            await self._ledger.load_events_with_jobs(_KINDS, after=after, upto=upto)
+            await self._ledger.read(load_events_with_jobs, _KINDS, after=after, upto=upto)
             if self._targets
             else []
         )
@@ -134,7 +146,7 @@ class Notifier(Service):
     async def _enqueue_deliveries(
         self, wanted: Sequence[tuple[str, Notification]], seq: int
     ) -> None:
-        await self._ledger.enqueue_deliveries(wanted, seq=seq, until=self._until)
+        await self._ledger.write(enqueue_deliveries, wanted, seq=seq, until=self._until)
         self._stored_seq = seq
         for sender in self.senders:
             sender.wake()
@@ -158,7 +170,7 @@ class DeliverySender(Service):
         return f"delivery {self._target.label}"
 
     async def run_once(self) -> float | None:
-        delivery = await self._ledger.find_next_delivery(self._target.name)
+        delivery = await self._ledger.read(find_next_delivery, self._target.name)
         if delivery is None:
             return None
         wait = (delivery.available_at - self._clock.utc()).total_seconds()
@@ -166,7 +178,7 @@ class DeliverySender(Service):
             return wait
         match await self._target.deliver(delivery):
             case DeliverySucceeded():
-                await self._ledger.mark_delivered(delivery)
+                await self._ledger.write(mark_delivered, delivery.id)
             case DeliveryFailed(error=error, final=final):
                 give_up = timedelta(hours=self._settings.give_up_hours)
                 again = compute_next_try(
@@ -176,8 +188,12 @@ class DeliverySender(Service):
                     backoff_settings=self._settings,
                 )
                 again_at = format_utc(again) if again and not final else None
-                await self._ledger.mark_delivery_failed(
-                    delivery, self._target.name, error=error, again_at=again_at
+                await self._ledger.write(
+                    mark_delivery_failed,
+                    delivery,
+                    self._target.name,
+                    error=error,
+                    again_at=again_at,
                 )
         return 0.0
 

@@ -15,6 +15,7 @@ from speakeasyd.domain.pausing import (
 from speakeasyd.errors import LedgerError, LedgerUnwritable
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import load_state, store_state
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class Pauses:
 
         Not `obeyed`: it has no effect here, and stays stored for the next daemon.
         """
-        stored = read_pauses(await self._ledger.load_state("pauses"))
+        stored = read_pauses(await self._ledger.read(load_state, "pauses"))
         manual = {cause: why for cause, why in stored.items() if not cause.kind.ends_by_itself}
         self._reasons, self._kept = (manual, {}) if obeyed else ({}, manual)
         await self._store(self._reasons)
@@ -72,7 +73,9 @@ class Pauses:
     async def _can_write(self) -> bool:
         """Test the ledger with a real write: a full disk still grants the lock."""
         try:
-            await self._ledger.store_state("ledger_written_at", format_utc(self._clock.utc()))
+            await self._ledger.write(
+                store_state, "ledger_written_at", format_utc(self._clock.utc())
+            )
         except LedgerUnwritable:
             return False
         return True
@@ -96,7 +99,7 @@ class Pauses:
     async def _store(self, reasons: Mapping[PauseCause, str]) -> None:
         stored = self._kept | dict(reasons)
         rows = [describe_pause(cause, reason) for cause, reason in stored.items()]
-        await self._ledger.store_state("pauses", rows)
+        await self._ledger.write(store_state, "pauses", rows)
 
     def _publish(self, change: PauseChange) -> None:
         self._hub.publish(Event.of(change, at=format_utc(self._clock.utc())))

@@ -15,6 +15,13 @@ from speakeasyd.domain.tracks import split_transcript
 from speakeasyd.domain.transcript import Artifact, OwnFile, Transcript, WarningKind
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.publication import (
+    complete_job,
+    find_taken_names,
+    own_files,
+    reserve_artifacts,
+    transcript_to_publish,
+)
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.source_disposal import SourceDisposal
@@ -40,9 +47,9 @@ class Publisher:
         """
         outbox = self._outboxes[job.inbox]
         await self._labeller.label_job(job)
-        transcript = await self._ledger.transcript_to_publish(job.id)
+        transcript = await self._ledger.read(transcript_to_publish, job.id)
         files = await asyncio.to_thread(_render_formats, transcript, job.options.formats)
-        own = await self._ledger.own_files(job.id)
+        own = await self._ledger.read(own_files, job.id)
         artifacts = await self._reserve_artifacts(job, outbox, transcript, files, own)
         new = dict(zip([artifact.path for artifact in artifacts], files.values(), strict=True))
         await self._outboxes.call_outbox(
@@ -51,7 +58,7 @@ class Publisher:
         removed = await self._outboxes.call_outbox(
             job.inbox, _remove_others, outbox, own, new.keys()
         )
-        await self._ledger.complete_job(job.id, job.token, artifacts, removed=removed)
+        await self._ledger.write(complete_job, job.id, job.token, artifacts, removed=removed)
         await self._sources.dispose_source(
             job.inbox, _build_ended_job(job, warnings=transcript.warning_kinds)
         )
@@ -81,7 +88,9 @@ class Publisher:
             if await self._outboxes.call_outbox(
                 job.inbox, _are_free_or_own, outbox, artifacts, own
             ):
-                collisions = await self._ledger.reserve_artifacts(job.id, job.token, artifacts)
+                collisions = await self._ledger.write(
+                    reserve_artifacts, job.id, job.token, artifacts
+                )
                 if not collisions:
                     return artifacts
         raise FileFault(
@@ -102,8 +111,8 @@ class Publisher:
         )
         for part in (names[:FIRST_NAMES], names[FIRST_NAMES:]):
             paths = {name: [f"{name}.{ending}" for ending in endings] for name in part}
-            taken = await self._ledger.find_taken_names(
-                str(outbox.path), list(chain(*paths.values())), job_id=job.id
+            taken = await self._ledger.read(
+                find_taken_names, str(outbox.path), list(chain(*paths.values())), job_id=job.id
             )
             for name in part:
                 if taken.isdisjoint(paths[name]):

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import RecoverySettings
+from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.job import Job, JobId, Token
 from speakeasyd.domain.protocol import (
@@ -29,7 +30,9 @@ from speakeasyd.domain.worker_pool import (
     WorkerReport,
 )
 from speakeasyd.errors import ErrorCode, LedgerError, LedgerUnwritable
+from speakeasyd.ledger.claims import update_claimed_job
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.publications import Publications
@@ -106,8 +109,8 @@ class ReportHandler:
         if not done:
             return
         try:
-            lost = await self._ledger.store_chunks(
-                [(job.id, job.token, chunk) for job, chunk in done]
+            lost = await self._ledger.write(
+                store_chunks, [(job.id, job.token, chunk) for job, chunk in done]
             )
         except LedgerError:
             raise
@@ -183,16 +186,22 @@ class ReportHandler:
         async with self._claims.ignore_lost_claim(job):
             match report:
                 case Opened(container_seconds=seconds):
-                    await self._ledger.update_claimed_job(
+                    await self._ledger.write(
+                        update_claimed_job,
                         job.id,
                         job.token,
-                        container_seconds=seconds,
-                        model=loaded.model if loaded else None,
-                        device=loaded.device if loaded else None,
+                        JobNoted(
+                            container_seconds=seconds,
+                            model=loaded.model if loaded else None,
+                            device=loaded.device if loaded else None,
+                        ),
                     )
                 case LanguageFound(language=language, probability=probability):
-                    await self._ledger.update_claimed_job(
-                        job.id, job.token, language=language, language_probability=probability
+                    await self._ledger.write(
+                        update_claimed_job,
+                        job.id,
+                        job.token,
+                        JobNoted(language=language, language_probability=probability),
                     )
                 case TaskDone() if job.token in self._publications:
                     pass  # reported twice
@@ -208,7 +217,8 @@ class ReportHandler:
         warnings = done.warnings
         if loaded and loaded.warning:
             warnings = (MediaWarning(WarningKind.OTHER, loaded.warning), *warnings)
-        await self._ledger.mark_transcribed(
+        await self._ledger.write(
+            mark_transcribed,
             job.id,
             job.token,
             audio_seconds=done.audio_seconds,
@@ -238,8 +248,13 @@ class ReportHandler:
             return
         async with self._claims.ignore_lost_claim(job):
             for chunk in task.suspects:
-                await self._ledger.add_strike(
-                    job.id, job.token, chunk.index, chunk.start, chunk.end
+                await self._ledger.write(
+                    add_strike,
+                    job.id,
+                    job.token,
+                    chunk=chunk.index,
+                    start=chunk.start,
+                    end=chunk.end,
                 )
         if task.opened and job.crashes + 1 >= self._settings.max_attempts:
             await self._claims.fail_job(job, lost.diagnosis.code, reason)

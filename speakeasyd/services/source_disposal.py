@@ -12,6 +12,7 @@ from speakeasyd.events import Event, EventHub
 from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.inbox.scanner import InboxMissing, scan_inbox
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.publication import find_ended_jobs
 from speakeasyd.outbox.source_folder import Kept, SourceFolder, delete_source, restore_aside
 from speakeasyd.services.service import Service
 from speakeasyd.thread_group import ThreadGroup
@@ -80,7 +81,7 @@ class SourceDisposal(Service):
             sightings = await threads.run_within(SCAN_S, self._scan_inbox, inbox)
         except TimeoutError:
             return  # the inbox monitor reports it
-        for ended in await self._ledger.find_ended_jobs(inbox.name, sightings):
+        for ended in await self._ledger.read(find_ended_jobs, inbox.name, sightings):
             await self.dispose_source(inbox.name, ended, again=True)
 
     async def dispose_source(self, name: str, ended: EndedJob, *, again: bool = False) -> None:

@@ -19,8 +19,13 @@ from speakeasyd.domain.job import Job, JobId
 from speakeasyd.domain.options import MOST_SPEAKERS
 from speakeasyd.errors import LedgerError, SpeakeasyError
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.people import Person, VoiceSample, check_name
-from speakeasyd.ledger.speakers import JobSpeakers
+from speakeasyd.ledger.people import Person, VoiceSample, add_voice_sample, check_name, load_people
+from speakeasyd.ledger.speakers import (
+    JobSpeakers,
+    load_job_speakers,
+    replace_speakers,
+    store_found_speakers,
+)
 from speakeasyd.services.voice_samples import SHORTEST_SAMPLE_S
 
 log = logging.getLogger(__name__)
@@ -49,12 +54,12 @@ class SpeakerLabeller:
         """
         if job.options.speakers == "off":
             return
-        known = await self._ledger.load_job_speakers(job.id)
+        known = await self._ledger.read(load_job_speakers, job.id)
         if known.speakers is not None:
             return
         warning = "; ".join(known.errors)
         try:
-            people = await self._ledger.load_people()
+            people = await self._ledger.read(load_people)
             found = await asyncio.to_thread(find_file_speakers, known, people)
         except LedgerError:
             raise
@@ -63,7 +68,7 @@ class SpeakerLabeller:
             found, warning = FileSpeakers(), f"{type(error).__name__}: {error}"
         if warning:
             warning = f"speakers could not be told apart everywhere: {warning}"
-        await self._ledger.store_found_speakers(job.id, job.token, found, warning)
+        await self._ledger.write(store_found_speakers, job.id, job.token, found, warning)
 
 
 def find_file_speakers(
@@ -107,16 +112,16 @@ async def change_speakers(ledger: Ledger, job_id: JobId, change: SpeakerChange) 
     Neither the recording nor a model is needed. Returns the new speakers. Raises SpeakeasyError if
     the change is not possible.
     """
-    known = await ledger.load_job_speakers(job_id)
+    known = await ledger.read(load_job_speakers, job_id)
     if known.speakers is None or not known.chunks:
         raise SpeakeasyError(
             f"the speakers of job {job_id} were not told apart",
             hint='Set speakers = "auto" in its options, then transcribe the file again.',
         )
-    people = await ledger.load_people() if change.count else []
+    people = await ledger.read(load_people) if change.count else []
     changed = await asyncio.to_thread(apply_change, known, change, people)
     if changed != known.file_speakers:
-        await ledger.replace_speakers(job_id, changed, expected=known.speakers)
+        await ledger.write(replace_speakers, job_id, changed, expected=known.speakers)
     return changed
 
 
@@ -231,9 +236,9 @@ async def remember_speaker(ledger: Ledger, job_id: JobId, number: int, name: str
     `name`: the person's; empty: that of the speaker. Raises SpeakeasyError if there is no name, or
     too little speech.
     """
-    known = await ledger.load_job_speakers(job_id)
+    known = await ledger.read(load_job_speakers, job_id)
     sample = build_sample(known, job_id, number)
     names = {speaker.number: speaker.name for speaker in known.speakers or ()}
     if not (name or names[number]):
         raise SpeakeasyError(f"speaker {number} has no name", hint="Give the speaker a name first.")
-    await ledger.add_voice_sample(name or names[number], sample)
+    await ledger.write(add_voice_sample, name or names[number], sample)

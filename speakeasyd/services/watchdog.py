@@ -17,8 +17,15 @@ from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ClaimLost, ErrorCode
+from speakeasyd.ledger.claims import fail_job, release_claim
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.maintenance import Underway
+from speakeasyd.ledger.maintenance import (
+    Underway,
+    chunks_of_unfinished,
+    close_incident,
+    find_underway,
+    open_incident,
+)
 from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
@@ -79,7 +86,7 @@ class StallWatchdog(Service):
         if now - self._checked_at > SUSPENDED_S:
             self._seen.clear()
         self._checked_at = now
-        underway = await self._ledger.underway()
+        underway = await self._ledger.read(find_underway)
         before, self._seen = self._seen, {}
         for job in underway:
             seen = before.get(job.token)
@@ -119,9 +126,12 @@ class StallWatchdog(Service):
         is_final = not job.transcribed and job.crashes + 1 >= self._settings.max_attempts
         try:
             if is_final:
-                await self._ledger.fail_job(job.id, job.token, code=ErrorCode.INTERNAL, error=text)
+                await self._ledger.write(
+                    fail_job, job.id, job.token, code=ErrorCode.INTERNAL, error=text
+                )
             else:
-                await self._ledger.release_claim(
+                await self._ledger.write(
+                    release_claim,
                     job.id,
                     job.token,
                     available_at=None,
@@ -134,14 +144,15 @@ class StallWatchdog(Service):
         log.error("job %s: %s", job.id, text)
         self._abandon_claim(job.id, job.token)
         await self._service_failures.begin_failure(_name(job.id), text)
-        incident = await self._ledger.open_incident(
+        incident = await self._ledger.write(
+            open_incident,
             Incident(
                 kind=STALL,
                 phase=phase,
                 summary=text,
                 action=IncidentAction.FAIL_JOB if is_final else IncidentAction.RELEASE_JOB,
                 job_id=job.id,
-            )
+            ),
         )
         self._stalls[job.id] = _StalledJob(incident=incident, began=now, chunks=job.chunks)
 
@@ -149,14 +160,14 @@ class StallWatchdog(Service):
         """Resolve the stalls whose jobs have ended or made progress."""
         if not self._stalls:
             return
-        chunks = await self._ledger.chunks_of_unfinished(list(self._stalls))
+        chunks = await self._ledger.read(chunks_of_unfinished, list(self._stalls))
         over = [
             job_id for job_id, stall in self._stalls.items() if chunks.get(job_id) != stall.chunks
         ]
         for job_id in over:
             stall = self._stalls[job_id]
-            await self._ledger.close_incident(
-                stall.incident, cost_seconds=round(now - stall.began, 3)
+            await self._ledger.write(
+                close_incident, stall.incident, cost_seconds=round(now - stall.began, 3)
             )
             await self._service_failures.end_failure(_name(job_id))
             del self._stalls[job_id]

@@ -12,14 +12,20 @@ from pathlib import Path
 
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import InboxSettings, Settings
+from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.job import Job, NewJob, Signature
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, TranscribedTrack
 from speakeasyd.durable import TEMPORARY
 from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
 from speakeasyd.events import EventHub
+from speakeasyd.ledger.claims import claim_jobs, update_claimed_job
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import release_stale_claims
 from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.new_jobs import add_jobs
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import mark_transcribed, store_chunks
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
@@ -104,7 +110,7 @@ class Workshop:
     ) -> list[Job]:
         """Files in the inbox become jobs, in this order, claimed, all their chunks committed."""
         wanted = [new_job(self.place, path, options or Options(formats=FORMATS)) for path in paths]
-        added = [one.job_id for one in await self.ledger.add_jobs(wanted)]
+        added = [one.job_id for one in await self.ledger.write(add_jobs, wanted)]
         claimed = {job.id: job for job in await self.claimed()}
         jobs = [claimed[job_id] for job_id in added if job_id in claimed]
         for job in jobs:
@@ -113,7 +119,7 @@ class Workshop:
 
     async def claimed(self) -> list[Job]:
         jobs: list[Job] = []
-        while some := await self.ledger.claim_jobs(100):
+        while some := await self.ledger.write(claim_jobs, 100):
             jobs += some
         return jobs
 
@@ -129,16 +135,21 @@ class Workshop:
         for index, (number, words) in enumerate(spoken):
             segment = Segment(0.0, 2.0, words, -0.2, 1.1, 0.01, track=number)
             chunk = Chunk(index, 0.0, 2.0, (segment,), track=number)
-            await self.ledger.store_chunks([(job.id, job.token, chunk)])
-        await self.ledger.update_claimed_job(
-            job.id, job.token, language="en", model="tiny.en", device="cpu"
+            await self.ledger.write(store_chunks, [(job.id, job.token, chunk)])
+        await self.ledger.write(
+            update_claimed_job,
+            job.id,
+            job.token,
+            JobNoted(language="en", model="tiny.en", device="cpu"),
         )
-        await self.ledger.mark_transcribed(
-            job.id, job.token, audio_seconds=2.0, warnings=warnings, tracks=tracks
+        await self.ledger.write(
+            mark_transcribed, job.id, job.token, audio_seconds=2.0, warnings=warnings, tracks=tracks
         )
 
     async def statuses(self) -> dict[str, str]:
-        rows = await self.ledger.query_rows("SELECT path, status FROM job_status ORDER BY job_id")
+        rows = query_readonly(
+            self.ledger.path, "SELECT path, status FROM job_status ORDER BY job_id"
+        )
         return {str(row["path"]): str(row["status"]) for row in rows}
 
 
@@ -177,7 +188,7 @@ async def workshop(place: Place, *, boot_id: str = "boot") -> AsyncIterator[Work
 async def publish_all(place: Place, boot_id: str) -> None:
     """What a daemon does after a restart, as far as publication goes."""
     async with workshop(place, boot_id=boot_id) as shop:
-        await shop.ledger.release_stale_claims()
+        await shop.ledger.write(release_stale_claims)
         for job in await shop.claimed():
             await shop.publisher.publish_job(job)
         await shop.sources.run_once()

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.clock import SystemClock
+from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.lock import LedgerLock, find_holder
+from speakeasyd.ledger.new_jobs import add_jobs
+from speakeasyd.ledger.results import store_chunks
 from tests.conftest import HOMES
 from tests.ledgers import a_chunk, a_file, finish, opened
 from tests.permissions import Deny, deny, restricted
@@ -40,9 +43,9 @@ def state(tmp_path: Path) -> Path:
 
     async def fill() -> None:
         async with opened(folder / "ledger.db", clock=SystemClock()) as ledger:
-            await ledger.add_jobs([a_file("talk.mp3")])
-            [job] = await ledger.claim_jobs(1)
-            await ledger.store_chunks([(job.id, job.token, a_chunk(0, " Good morning."))])
+            await ledger.write(add_jobs, [a_file("talk.mp3")])
+            [job] = await ledger.write(claim_jobs, 1)
+            await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " Good morning."))])
             await finish(ledger, job)
 
     asyncio.run(fill())

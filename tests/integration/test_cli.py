@@ -20,13 +20,18 @@ from speakeasyd import __version__, cli
 from speakeasyd.cli import status
 from speakeasyd.clock import SystemClock
 from speakeasyd.domain.error_hints import WHAT_TO_DO, find_hint
+from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.fault import FaultKind
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import Job, WaitingFile
 from speakeasyd.domain.pausing import PERSON_PAUSE, PauseCause, PauseKind, describe_pause
 from speakeasyd.errors import ErrorCode
+from speakeasyd.ledger.claims import claim_jobs, fail_job, update_claimed_job
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
+from speakeasyd.ledger.maintenance import open_incident, store_state
+from speakeasyd.ledger.new_jobs import add_jobs, store_waiting_files
+from speakeasyd.ledger.results import store_chunks
 from tests.ledgers import a_chunk, a_file, finish, opened
 
 REPOSITORY = Path(__file__).parents[2]
@@ -78,17 +83,18 @@ async def _fill(path: Path) -> None:
     async with opened(path, clock=SystemClock()) as ledger:
         first, second, third = await _claim(ledger, "talk.mp3", "letter.mp3", "calls/long.wav")
         await finish(ledger, first, " Good morning, ladies", " and gentlemen.")
-        await ledger.fail_job(second.id, second.token, code=ErrorCode.NOT_MEDIA, error="it is text")
-        await ledger.update_claimed_job(
+        await ledger.write(
+            fail_job, second.id, second.token, code=ErrorCode.NOT_MEDIA, error="it is text"
+        )
+        await ledger.write(
+            update_claimed_job,
             third.id,
             third.token,
-            language="en",
-            model="tiny.en",
-            device="cpu",
-            container_seconds=100.0,
+            JobNoted(language="en", model="tiny.en", device="cpu", container_seconds=100.0),
         )
-        await ledger.store_chunks([(third.id, third.token, a_chunk(0, " Half of it."))])
-        await ledger.open_incident(
+        await ledger.write(store_chunks, [(third.id, third.token, a_chunk(0, " Half of it."))])
+        await ledger.write(
+            open_incident,
             Incident(
                 kind=FaultKind.CONTEXT_LOST,
                 phase="encode",
@@ -96,10 +102,11 @@ async def _fill(path: Path) -> None:
                 worker="gpu-0",
                 summary="illegal access",
                 action=IncidentAction.START_WORKER,
-            )
+            ),
         )
-        await ledger.add_jobs([a_file("later.flac")])
-        await ledger.store_waiting_files(
+        await ledger.write(add_jobs, [a_file("later.flac")])
+        await ledger.write(
+            store_waiting_files,
             "inbox",
             [
                 WaitingFile(
@@ -113,8 +120,8 @@ async def _claim(ledger: Ledger, *names: str) -> list[Job]:
     """Claim jobs of these files, in this order whatever the order of the queue."""
     jobs = []
     for name in names:
-        await ledger.add_jobs([a_file(name)])
-        jobs += await ledger.claim_jobs(1)
+        await ledger.write(add_jobs, [a_file(name)])
+        jobs += await ledger.write(claim_jobs, 1)
     return jobs
 
 
@@ -585,7 +592,7 @@ def test_status_says_which_pauses_end_by_themselves(
 ) -> None:
     async def note() -> None:
         async with opened(ledger.state / "ledger.db", clock=SystemClock()) as open_ledger:
-            await open_ledger.store_state("pauses", [describe_pause(cause, "for a reason")])
+            await open_ledger.write(store_state, "pauses", [describe_pause(cause, "for a reason")])
 
     asyncio.run(note())
     with LedgerLock(ledger.state):
@@ -598,7 +605,9 @@ def test_status_says_which_pauses_end_by_themselves(
 def test_why_and_doctor_name_the_pause(ledger: Desk) -> None:
     async def note(cause: PauseCause) -> None:
         async with opened(ledger.state / "ledger.db", clock=SystemClock()) as open_ledger:
-            await open_ledger.store_state("pauses", [describe_pause(cause, "its disk is full")])
+            await open_ledger.write(
+                store_state, "pauses", [describe_pause(cause, "its disk is full")]
+            )
 
     asyncio.run(note(PauseCause(PauseKind.OUTBOX, "inbox")))
     with LedgerLock(ledger.state):

@@ -8,7 +8,8 @@ import pytest
 
 from speakeasyd.clock import SystemClock
 from speakeasyd.engine.voice_sample import UnfitSample, measure_voice
-from speakeasyd.ledger.people import VoiceSample
+from speakeasyd.ledger.claims import claim_jobs
+from speakeasyd.ledger.people import VoiceSample, add_voice_sample
 from tests.integration.test_cli import Desk
 from tests.integration.test_diarization import READERS, readings, write_wav
 from tests.ledgers import a_file, claimed, opened
@@ -35,12 +36,12 @@ async def _fill(path: Path) -> None:
         [other] = await claimed(ledger, a_file("plain.wav"))
         await transcribe(ledger, other)
         await complete(ledger, other)
-        await ledger.add_voice_sample("Anna", VoiceSample("anna.wav", 9.0, heard(1, 500)))
+        await ledger.write(add_voice_sample, "Anna", VoiceSample("anna.wav", 9.0, heard(1, 500)))
 
 
 async def _publish(path: Path) -> None:
     async with opened(path, clock=SystemClock()) as ledger:
-        for job in await ledger.claim_jobs(5):
+        for job in await ledger.write(claim_jobs, 5):
             await complete(ledger, job)
 
 

@@ -13,6 +13,7 @@ from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.events import EventHub
 from speakeasyd.inbox import file_identity
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import load_state
 from speakeasyd.services import admission, service
 from speakeasyd.services.failures import ServiceFailures
 from tests.conftest import eventually
@@ -120,7 +121,7 @@ async def test_a_failed_hash_worker_requeues_its_files(
         here.put("a.wav")
         await here.has(1)
         await eventually(lambda: failures._saved == {}, "all to be well")
-        assert await here.ledger.load_state("failures") == {}
+        assert await here.ledger.read(load_state, "failures") == {}
 
 
 async def test_events_that_could_not_be_taken_are_found_by_a_scan(
@@ -161,7 +162,7 @@ async def test_a_service_that_fails_is_told_of_until_it_works(tmp_path: Path) ->
         await failing.start(failures)
         await eventually(lambda: failures._saved, "the failure")
         assert failures.texts == {"failing": "ValueError: a defect"}
-        assert await here.ledger.load_state("failures") == {"failing": "ValueError: a defect"}
+        assert await here.ledger.read(load_state, "failures") == {"failing": "ValueError: a defect"}
         failing.error = None
         failing.wake()
         await eventually(lambda: not failures.texts, "the end of it")
@@ -179,4 +180,4 @@ async def test_a_failure_that_the_ledger_cannot_note_is_noted_later(
         await failures.begin_failure("a part", "it fails")
         assert failures.texts == {"a part": "it fails"}
         await failures.begin_failure("a part", "it fails")
-        assert await here.ledger.load_state("failures") == {"a part": "it fails"}
+        assert await here.ledger.read(load_state, "failures") == {"a part": "it fails"}

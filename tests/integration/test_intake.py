@@ -22,7 +22,10 @@ from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.events import EventHub
 from speakeasyd.inbox import file_identity
 from speakeasyd.inbox.watcher import Watcher
+from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.new_jobs import add_jobs, find_unknown_files
+from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.loop import MainLoop
 from speakeasyd.services.admission import Admission
 from speakeasyd.services.intake import Intake
@@ -69,9 +72,10 @@ class Place:
         return file
 
     async def jobs(self) -> list[dict[str, Any]]:
-        return await self.ledger.query_rows(
+        return query_readonly(
+            self.ledger.path,
             "SELECT job_status.*, jobs.path_raw, jobs.size, jobs.duplicate_of, jobs.options FROM job_status "
-            "JOIN jobs ON jobs.id = job_id ORDER BY job_id"
+            "JOIN jobs ON jobs.id = job_id ORDER BY job_id",
         )
 
     async def statuses(self) -> list[tuple[str, str]]:
@@ -108,8 +112,8 @@ class Place:
         self.watcher._overflows.attach()
 
     async def state(self, inbox: str = "inbox") -> Any:
-        rows = await self.ledger.query_rows(
-            "SELECT value FROM state WHERE key = ?", [f"inbox {inbox}"]
+        rows = query_readonly(
+            self.ledger.path, "SELECT value FROM state WHERE key = ?", [f"inbox {inbox}"]
         )
         return rows[0]["value"] if rows else ""
 
@@ -216,13 +220,13 @@ async def test_an_empty_file_is_waited_for_and_then_failed(tmp_path: Path) -> No
         for _ in range(14):
             await here.turn(2)
         assert await here.jobs() == []
-        [waiting] = await here.ledger.query_rows("SELECT path, size, reason FROM arrivals")
+        [waiting] = query_readonly(here.ledger.path, "SELECT path, size, reason FROM arrivals")
         assert waiting == {"path": "a.wav", "size": 0, "reason": "it has zero bytes so far"}
         for _ in range(5):
             await here.turn(2)
         [job] = await here.jobs()
         assert (job["status"], job["error_code"]) == ("failed", "empty_file")
-        assert await here.ledger.query_rows("SELECT * FROM arrivals") == []
+        assert query_readonly(here.ledger.path, "SELECT * FROM arrivals") == []
         await here.intake.rescan_all()
         await here.turn(40)
         assert len(await here.jobs()) == 1
@@ -238,7 +242,7 @@ async def test_a_file_that_is_open_for_writing_is_not_complete_however_still(
             for _ in range(30):
                 await here.turn(5)
             assert await here.jobs() == []
-            [waiting] = await here.ledger.query_rows("SELECT reason FROM arrivals")
+            [waiting] = query_readonly(here.ledger.path, "SELECT reason FROM arrivals")
             assert waiting["reason"].startswith("still open for writing by ")
             assert waiting["reason"].endswith(f"(process {os.getpid()})")
             writer.write(b" and the rest")
@@ -337,7 +341,9 @@ async def test_batch_preset_and_sidecar(tmp_path: Path) -> None:
             "calls/b.wav": ("calls", "calls"),
             "other/c.wav": ("other", None),
         }
-        [claimed] = [job for job in await here.ledger.claim_jobs(4) if job.path == b"calls/b.wav"]
+        [claimed] = [
+            job for job in await here.ledger.write(claim_jobs, 4) if job.path == b"calls/b.wav"
+        ]
         assert claimed.options.channels == "split"
         assert claimed.options.beam_size == 1
         assert claimed.options.formats == ("docx",)
@@ -609,7 +615,7 @@ async def test_events_lost_while_a_scan_runs_bring_another_scan(tmp_path: Path) 
                     "Inotify queue overflowed; filesystem events were lost"
                 )
                 await asyncio.sleep(0.05)
-            return await self._ledger.find_unknown_files(*about)
+            return await self._ledger.read(find_unknown_files, *about)
 
     async with by_hand(tmp_path) as here:
         here.put("a.wav")
@@ -652,7 +658,7 @@ class FullDisk(Through):
     async def add_jobs(self, jobs: list[NewJob], **more: Any) -> object:
         if self.full:
             raise LedgerUnwritable("the disk is full")
-        return await self._ledger.add_jobs(jobs, **more)
+        return await self._ledger.write(add_jobs, jobs, **more)
 
 
 async def test_files_wait_for_a_ledger_that_cannot_be_written(

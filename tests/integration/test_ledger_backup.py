@@ -19,6 +19,7 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import backup
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.restoring import restore_ledger
 from speakeasyd.services.janitor import Janitor
@@ -31,11 +32,12 @@ _DAEMON = """
 import asyncio, sys
 from pathlib import Path
 from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.new_jobs import add_jobs
 from tests.ledgers import a_file, opened
 
 async def work(path, names):
     async with opened(path) as ledger:
-        await ledger.add_jobs([a_file(name) for name in names])
+        await ledger.write(add_jobs, [a_file(name) for name in names])
         print("ready", flush=True)
         await asyncio.sleep(600)
 
@@ -64,7 +66,7 @@ def killed_daemon(ledger: Path, *names: str) -> None:
 
 async def _add(ledger: Path, *names: str) -> None:
     async with opened(ledger) as open_ledger:
-        await open_ledger.add_jobs([a_file(name) for name in names])
+        await open_ledger.write(add_jobs, [a_file(name) for name in names])
 
 
 @pytest.fixture
@@ -85,10 +87,10 @@ async def test_a_backup_beside_a_daemon_has_what_is_only_in_the_log(
 ) -> None:
     copy = tmp_path / "copy.db"
     async with opened(ledger) as daemon:
-        await daemon.add_jobs([a_file("new.wav")])
+        await daemon.write(add_jobs, [a_file("new.wav")])
         assert await asyncio.to_thread(says, ledger, "backup", str(copy)) == 0
         assert await asyncio.to_thread(says, ledger, "check") == 0
-        await daemon.add_jobs([a_file("later.wav")])
+        await daemon.write(add_jobs, [a_file("later.wav")])
     assert paths(copy) == ["old.wav", "new.wav"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["copy.db", "state"]
     if os.name == "posix":
@@ -262,7 +264,7 @@ async def test_moving_the_log_into_the_ledger_is_no_replacement(
     monkeypatch.setattr("speakeasyd.ledger.connections.WAL_BYTES", 100_000)
     async with opened(ledger) as daemon:
         for number in range(300):
-            await daemon.add_jobs([a_file(f"{number}.wav")])
+            await daemon.write(add_jobs, [a_file(f"{number}.wav")])
         assert len(await asyncio.to_thread(paths, ledger)) == 301
         assert backup.log_files(ledger)[0].stat().st_size < 400_000
 

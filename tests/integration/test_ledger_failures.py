@@ -13,6 +13,7 @@ import pytest
 
 from speakeasyd.clock import SystemClock
 from speakeasyd.errors import LedgerFull
+from speakeasyd.ledger import new_jobs
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.readonly import LEDGER
@@ -72,7 +73,7 @@ def fill(folder: Path) -> None:
 
 
 async def add_a_job(ledger: Ledger, name: str) -> None:
-    await ledger.add_jobs([a_file(name)])
+    await ledger.write(new_jobs.add_jobs, [a_file(name)])
 
 
 async def add_jobs(ledger: Ledger, count: int) -> None:

@@ -13,6 +13,7 @@ import pytest
 from speakeasyd.errors import LedgerHeld
 from speakeasyd.ledger import locks
 from speakeasyd.ledger.locks import find_holders
+from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.readonly import query_readonly
 from tests.ledgers import a_file, opened
 from tests.served import Served, serving, until
@@ -75,7 +76,7 @@ def test_all_say_who_holds_it_and_the_log_says_it_once(tmp_path: Path) -> None:
 async def test_who_only_wants_to_read_is_told_as_well(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     async with opened(path) as ledger:
-        await ledger.add_jobs([a_file("a.wav")])
+        await ledger.write(add_jobs, [a_file("a.wav")])
     with held(path, pragma="PRAGMA locking_mode = EXCLUSIVE") as pid:
         with pytest.raises(LedgerHeld, match="another program") as refused:
             query_readonly(path, "SELECT 1 FROM jobs")

@@ -11,6 +11,10 @@ import pytest
 
 from speakeasyd.clock import SystemClock
 from speakeasyd.errors import ClaimLost
+from speakeasyd.ledger.claims import claim_jobs, fail_job, find_next_job
+from speakeasyd.ledger.new_jobs import add_jobs
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import store_chunks
 from tests.conftest import REPOSITORY
 from tests.ledgers import a_chunk, a_file, claimed, create, opened
 
@@ -40,22 +44,26 @@ import asyncio, sys
 from pathlib import Path
 from speakeasyd.clock import SystemClock
 from speakeasyd.events import EventHub
+from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import release_stale_claims
+from speakeasyd.ledger.new_jobs import add_jobs
+from speakeasyd.ledger.results import store_chunks
 from tests.ledgers import a_chunk, a_file, finish
 
 async def work(ledger, worker):
     for number in range(1000):
-        [added] = await ledger.add_jobs([a_file(f"{sys.argv[2]} {worker} {number}.wav")])
+        [added] = await ledger.write(add_jobs, [a_file(f"{sys.argv[2]} {worker} {number}.wav")])
         print("added", added.job_id, flush=True)
-        for job in await ledger.claim_jobs(1):
-            await ledger.store_chunks([(job.id, job.token, a_chunk(0, " One"))])
+        for job in await ledger.write(claim_jobs, 1):
+            await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " One"))])
             print("chunk", job.id, flush=True)
             await finish(ledger, job, " One", " two.")
             print("completed", job.id, flush=True)
 
 async def main():
     ledger = await Ledger.open(Path(sys.argv[1]), clock=SystemClock(), hub=EventHub(), boot_id=sys.argv[2])
-    await ledger.release_stale_claims()
+    await ledger.write(release_stale_claims)
     await asyncio.gather(*(work(ledger, worker) for worker in range(3)))
 
 asyncio.run(main())
@@ -71,24 +79,24 @@ def path(tmp_path: Path) -> Path:
 async def test_people_and_daemon_write_side_by_side(path: Path) -> None:
     """Nobody is refused, and a job that a person has taken is taken."""
     async with opened(path, clock=SystemClock()) as ledger:
-        await ledger.add_jobs([a_file(f"{i}") for i in range(5)])
+        await ledger.write(add_jobs, [a_file(f"{i}") for i in range(5)])
         person = await asyncio.create_subprocess_exec(
             sys.executable, "-c", PERSON, str(path), cwd=REPOSITORY
         )
         leaving = asyncio.create_task(person.wait())
         failed = lost = 0
         while not leaving.done():
-            for job in await ledger.claim_jobs(5):
-                taken = await ledger.store_chunks([(job.id, job.token, a_chunk(0, " One."))])
+            for job in await ledger.write(claim_jobs, 5):
+                taken = await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " One."))])
                 lost += len(taken)
                 with suppress(ClaimLost):
-                    await ledger.fail_job(job.id, job.token, code="internal", error="again")
+                    await ledger.write(fail_job, job.id, job.token, code="internal", error="again")
                     failed += 1
                     assert not taken
         assert await leaving == 0
         assert failed > 5
-        [open_attempts] = await ledger.query_rows(
-            "SELECT count(*) AS n FROM attempts WHERE outcome IS NULL"
+        [open_attempts] = query_readonly(
+            ledger.path, "SELECT count(*) AS n FROM attempts WHERE outcome IS NULL"
         )
         assert open_attempts["n"] == 0
 
@@ -99,14 +107,14 @@ async def test_readers_and_writer_do_not_wait_for_each_other(path: Path) -> None
         with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as reader:
             reader.execute("BEGIN")
             assert reader.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
-            await ledger.add_jobs([a_file("b")])  # while somebody reads
+            await ledger.write(add_jobs, [a_file("b")])  # while somebody reads
             assert reader.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
         with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as writer:
             writer.execute("BEGIN IMMEDIATE")
-            assert await ledger.query_rows("SELECT count(*) AS n FROM job_status") == [
+            assert query_readonly(ledger.path, "SELECT count(*) AS n FROM job_status") == [
                 {"n": 2}
             ]  # while somebody writes
-            first = await ledger.find_next_job()
+            first = await ledger.read(find_next_job, ledger.now())
             assert first
             assert first.model == "auto"
 

@@ -16,6 +16,7 @@ from speakeasyd.domain.incidents import ACTION_WORDS, IncidentAction
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.migrate import find_scripts, migrate_ledger, require_local_filesystem
+from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.tables import metadata
 from tests.ledgers import a_file, opened
 
@@ -88,7 +89,7 @@ def head() -> str:
 async def path(tmp_path: Path) -> Path:
     """A ledger of today with one job."""
     async with opened(tmp_path / "ledger.db") as ledger:
-        await ledger.add_jobs([a_file("a.wav")])
+        await ledger.write(add_jobs, [a_file("a.wav")])
     return tmp_path / "ledger.db"
 
 

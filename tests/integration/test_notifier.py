@@ -24,7 +24,11 @@ from speakeasyd.config import InboxSettings, Settings
 from speakeasyd.domain.fault import FaultKind
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.events import EventHub
+from speakeasyd.ledger.claims import fail_job
+from speakeasyd.ledger.deliveries import enqueue_deliveries, find_newest_seq
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import open_incident
+from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.services import delivery_targets
 from speakeasyd.services.notifier import QUIET_S, Notifier
 from speakeasyd.testing import ManualClock
@@ -91,8 +95,9 @@ class Desk:
                 pass
 
     async def deliveries(self) -> list[dict[str, Any]]:
-        return await self.ledger.query_rows(
-            "SELECT kind, status, attempts, error, target FROM deliveries ORDER BY id"
+        return query_readonly(
+            self.ledger.path,
+            "SELECT kind, status, attempts, error, target FROM deliveries ORDER BY id",
         )
 
 
@@ -118,13 +123,14 @@ def web(receiver: Receiver, *kinds: str) -> dict[str, object]:
 async def one_done_one_failed(ledger: Ledger) -> None:
     good, bad = await claimed(ledger, a_file("good.wav"), a_file("bad.wav"))
     await finish(ledger, good, " Hello")
-    await ledger.fail_job(bad.id, bad.token, code="not_media", error="a letter")
+    await ledger.write(fail_job, bad.id, bad.token, code="not_media", error="a letter")
 
 
 async def test_each_piece_of_news_is_posted_once(tmp_path: Path, receiver: Receiver) -> None:
     async with desk(tmp_path, **web(receiver)) as it:
         await one_done_one_failed(it.ledger)
-        await it.ledger.open_incident(
+        await it.ledger.write(
+            open_incident,
             Incident(
                 kind=FaultKind.DEVICE_GONE,
                 phase="encode",
@@ -132,7 +138,7 @@ async def test_each_piece_of_news_is_posted_once(tmp_path: Path, receiver: Recei
                 worker="cuda-0",
                 summary="Xid 79",
                 action=IncidentAction.PROBE_DEVICE,
-            )
+            ),
         )
         await it.turn()
         assert receiver.types() == ["job.completed", "job.failed", "device.open"]
@@ -201,7 +207,9 @@ async def test_nobody_is_asked_for_ever(tmp_path: Path, receiver: Receiver) -> N
         await it.turn()
         assert [row["status"] for row in await it.deliveries()] == ["failed"]
         assert len(receiver.got) == 2
-        told = await it.ledger.query_rows("SELECT data FROM events WHERE kind = 'notice.failed'")
+        told = query_readonly(
+            it.ledger.path, "SELECT data FROM events WHERE kind = 'notice.failed'"
+        )
         assert "503" in str(told)
 
 
@@ -252,8 +260,11 @@ async def test_a_new_target_is_not_told_old_news(tmp_path: Path, receiver: Recei
         await one_done_one_failed(it.ledger)
         clock.advance(QUIET_S + 1)
         await it.turn()
-        await it.ledger.enqueue_deliveries(
-            [], seq=await it.ledger.find_newest_event(), until="2026-01-01T00:00:06.000Z"
+        await it.ledger.write(
+            enqueue_deliveries,
+            [],
+            seq=await it.ledger.read(find_newest_seq),
+            until="2026-01-01T00:00:06.000Z",
         )
     async with desk(tmp_path, clock, **web(receiver)) as it:
         await it.turn()
@@ -269,8 +280,9 @@ async def test_a_batch_is_done_when_nothing_more_comes_to_it(tmp_path: Path) -> 
             await it.turn()
 
         async def told() -> list[dict[str, Any]]:
-            return await it.ledger.query_rows(
-                "SELECT data ->> 'total' AS total FROM events WHERE kind = 'batch.completed'"
+            return query_readonly(
+                it.ledger.path,
+                "SELECT data ->> 'total' AS total FROM events WHERE kind = 'batch.completed'",
             )
 
         assert await told() == []

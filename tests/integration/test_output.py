@@ -15,6 +15,8 @@ import pytest
 from speakeasyd.clock import SystemClock
 from speakeasyd.domain.job import WaitingFile
 from speakeasyd.errors import ErrorCode
+from speakeasyd.ledger.claims import fail_job
+from speakeasyd.ledger.new_jobs import store_waiting_files
 from tests.ledgers import a_file, claimed, finish, opened
 
 if sys.platform == "win32":
@@ -44,11 +46,13 @@ async def _fill(path: Path) -> None:
         first, second, third = await claimed(ledger, *map(a_file, names))
         await finish(ledger, first, " Good morning.")
         await finish(ledger, second, NASTY_TEXT)
-        await ledger.fail_job(
-            third.id, third.token, code=ErrorCode.NOT_MEDIA, error=f"it is {NASTY}"
+        await ledger.write(
+            fail_job, third.id, third.token, code=ErrorCode.NOT_MEDIA, error=f"it is {NASTY}"
         )
-        await ledger.store_waiting_files(
-            "inbox", [WaitingFile(b"\x1b[2J.mkv", 7, "2026-01-01T00:00:00.000Z", f"why {NASTY}")]
+        await ledger.write(
+            store_waiting_files,
+            "inbox",
+            [WaitingFile(b"\x1b[2J.mkv", 7, "2026-01-01T00:00:00.000Z", f"why {NASTY}")],
         )
 
 

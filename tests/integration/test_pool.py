@@ -46,6 +46,7 @@ from speakeasyd.domain.worker_pool import (
 )
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.loop import MainLoop
 from speakeasyd.services import dispatcher, report_handler
 from speakeasyd.services.dispatcher import Dispatcher
@@ -112,7 +113,7 @@ class Run:
         self.wrong: list[PoolEvent] = []  # chunks done twice; losses of tasks that nobody claims
 
     async def add(self, *paths: Path) -> None:
-        await self.ledger.add_jobs([_new_job(path) for path in paths])
+        await self.ledger.write(add_jobs, [_new_job(path) for path in paths])
         self.dispatcher.wake()
 
     def on_event(self, event: PoolEvent) -> None:

@@ -14,6 +14,7 @@ from speakeasyd.ledger.backup import back_up
 from speakeasyd.ledger.failures import read_only
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate_ledger
+from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.outbox.os_errors import translate_os_errors
 from tests.ledgers import a_file, opened
 
@@ -45,7 +46,7 @@ async def test_the_ledger_and_all_beside_it_are_private(
     with LedgerLock(state):
         migrate_ledger(ledger)
         async with opened(ledger) as daemon:
-            await daemon.add_jobs([a_file("a.wav")])
+            await daemon.write(add_jobs, [a_file("a.wav")])
             copy = back_up(ledger, label="daily")
             beside = [path for path in state.iterdir() if path.is_file()]
             assert {path.name for path in beside} >= {

@@ -15,7 +15,9 @@ from speakeasyd.domain.options import Options
 from speakeasyd.domain.transcript import TranscribedTrack
 from speakeasyd.errors import ClaimLost, ErrorCode, FileFault, OutboxUnavailable
 from speakeasyd.events import Event, Subscription
-from speakeasyd.ledger.readonly import find_matching_jobs
+from speakeasyd.ledger.claims import fail_job
+from speakeasyd.ledger.publication import complete_job, load_transcript
+from speakeasyd.ledger.readonly import find_matching_jobs, query_readonly
 from speakeasyd.outbox.publish import Outbox
 from tests.integration.publishing import FORMATS, Place, workshop
 
@@ -33,8 +35,9 @@ async def test_every_format_is_written_and_the_ledger_knows_its_hash(place: Plac
     async with workshop(place) as shop:
         [job] = await shop.ready("talks/monday.mp3", options=Options(formats=formats))
         await shop.publisher.publish_job(job)
-        rows = await shop.ledger.query_rows(
-            "SELECT format, path, sha256, bytes, written_at FROM artifacts ORDER BY id"
+        rows = query_readonly(
+            shop.ledger.path,
+            "SELECT format, path, sha256, bytes, written_at FROM artifacts ORDER BY id",
         )
         assert await shop.statuses() == {"talks/monday.mp3": "completed"}
     assert {row["path"] for row in rows} == {f"talks/monday.{ending}" for ending in formats}
@@ -279,7 +282,9 @@ async def test_a_failed_source_moves_with_a_note_of_why(tmp_path: Path) -> None:
     place.drop("letter.mp3", b"Dear Sir")
     async with workshop(place) as shop:
         [job] = await shop.ready("letter.mp3")
-        await shop.ledger.fail_job(job.id, job.token, code=ErrorCode.NOT_MEDIA, error="a text file")
+        await shop.ledger.write(
+            fail_job, job.id, job.token, code=ErrorCode.NOT_MEDIA, error="a text file"
+        )
         await shop.publisher.publish_failure(job, ErrorCode.NOT_MEDIA, "a text file")
     assert place.written("inbox") == {}
     found = place.written("failed")
@@ -321,7 +326,7 @@ async def test_a_round_finds_what_a_crash_left_and_nothing_that_is_still_needed(
     async with workshop(place) as shop:
         done, again, _ = await shop.ready("done.mp3", "again.mp3", "waiting.mp3")
         for job in (done, again):  # completed, but the daemon died before it put the source away
-            await shop.ledger.complete_job(job.id, job.token, [])
+            await shop.ledger.write(complete_job, job.id, job.token, [])
         await shop.ledger.retry_jobs([again.id])
         place.drop("unknown.mp3")
         await shop.sources.run_once()
@@ -377,9 +382,13 @@ async def test_each_track_has_artifacts_of_its_own(place: Place) -> None:
         [plain] = await shop.ready("talk.mkv", options=options)
         await shop.publisher.publish_job(plain)
         query = "SELECT format, path FROM artifacts WHERE job_id = 1 ORDER BY id"
-        rows = [tuple(row.values()) for row in await shop.ledger.query_rows(query)]
-        [text] = await shop.ledger.query_rows("SELECT text FROM transcript_text WHERE job_id = 1")
-        spoken = await shop.ledger.query_rows("SELECT track FROM segments_text WHERE job_id = 1")
+        rows = [tuple(row.values()) for row in query_readonly(shop.ledger.path, query)]
+        [text] = query_readonly(
+            shop.ledger.path, "SELECT text FROM transcript_text WHERE job_id = 1"
+        )
+        spoken = query_readonly(
+            shop.ledger.path, "SELECT track FROM segments_text WHERE job_id = 1"
+        )
     assert rows == [
         ("srt", "film.eng.srt"),
         ("srt", "film.2.srt"),
@@ -411,7 +420,7 @@ async def test_a_retry_without_tracks_removes_their_artifacts(place: Place) -> N
         await shop.ledger.retry_jobs([job.id])
         [again] = await shop.claimed()
         await shop.transcribed(again, " Once more.")
-        kept = await shop.ledger.load_transcript(job.id)
+        kept = await shop.ledger.read(load_transcript, job.id)
         assert kept.tracks == tracks, "until the new text is whole, the old one is current"
         await shop.publisher.publish_job(again)
     assert list(place.written()) == ["film.srt"]

@@ -14,6 +14,7 @@ from speakeasyd import daemon
 from speakeasyd.clock import SystemClock
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.recording import RecorderState
+from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.safe_open import FolderHandle
 from speakeasyd.server import blocking_calls
 from speakeasyd.server.context import ServerContext
@@ -135,7 +136,9 @@ async def test_an_upload_to_a_dead_inbox_is_refused_and_leaves_nothing(
 
     await eventually(is_clean, "what was done too late to be undone")
     assert (await site.upload("dead")).status_code == 201
-    rows = await site.parts.ledger.query_rows("SELECT inbox, path FROM job_status ORDER BY job_id")
+    rows = query_readonly(
+        site.parts.ledger.path, "SELECT inbox, path FROM job_status ORDER BY job_id"
+    )
     assert [(row["inbox"], row["path"]) for row in rows] == [("well", "a.wav"), ("dead", "a.wav")]
 
 

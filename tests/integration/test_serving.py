@@ -16,6 +16,7 @@ from speakeasyd.config import InboxSettings, ServerSettings, Settings, WatchSett
 from speakeasyd.daemon import Daemon
 from speakeasyd.domain.event_payloads import ResumeRequested
 from speakeasyd.domain.pausing import PERSON_PAUSE
+from speakeasyd.ledger.maintenance import send_request
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
 from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import eventually
@@ -99,5 +100,5 @@ async def test_a_persons_pause_outlives_a_restart(settings: Settings) -> None:
     async with running(settings) as (second, _):
         await eventually(status, "the job")
         assert (second._pauses.reasons, status()) == ({PERSON_PAUSE: "lunch"}, ["pending"])
-        await second._ledger.send_request(ResumeRequested())
+        await second._ledger.write(send_request, ResumeRequested())
         await eventually(lambda: status() == ["completed"], "the text")

@@ -10,13 +10,20 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.clock import SystemClock, format_utc
+from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.fault import FaultKind
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import WaitingFile
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
+from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim, update_claimed_job
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import close_incident, open_incident, store_state
+from speakeasyd.ledger.new_jobs import add_jobs, store_waiting_files
+from speakeasyd.ledger.publication import complete_job
 from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import mark_transcribed, store_chunks
+from speakeasyd.ledger.speakers import load_job_speakers, store_found_speakers
 from speakeasyd.ledger.views import VIEWS
 from speakeasyd.services.speakers import SpeakerChange, apply_change, find_file_speakers
 from tests.conftest import REPOSITORY
@@ -49,22 +56,28 @@ async def a_day(path: Path) -> None:
             ledger, *(a_file(f"talks/{name}.wav") for name in ("one", "call", "hard", "silent"))
         )
         words = (Word(0.0, 0.5, " The", 0.9), Word(0.5, 1.0, " fox", 0.8))
-        await ledger.update_claimed_job(one.id, one.token, language="en", language_probability=0.6)
+        await ledger.write(
+            update_claimed_job, one.id, one.token, JobNoted(language="en", language_probability=0.6)
+        )
         said = Segment(0.0, 1.0, " The quick brown fox", -0.2, 1.0, 0.0, words=words, language="nl")
-        await ledger.store_chunks(
-            [(one.id, one.token, Chunk(9, 0.0, 10.0, (said,), compute_s=1.0))]
+        await ledger.write(
+            store_chunks, [(one.id, one.token, Chunk(9, 0.0, 10.0, (said,), compute_s=1.0))]
         )
         await finish(ledger, one, " jumps.", " Mumble mumble.")
         doubtful = Segment(20.0, 21.0, " Mumble mumble mumble.", -1.5, 2.9, 0.4)
-        await ledger.store_chunks([(call.id, call.token, a_chunk(0, " Hi.", channel=0))])
-        await ledger.store_chunks(
-            [(call.id, call.token, Chunk(1, 20.0, 30.0, (replace(doubtful, channel=1),), 1))]
+        await ledger.write(store_chunks, [(call.id, call.token, a_chunk(0, " Hi.", channel=0))])
+        await ledger.write(
+            store_chunks,
+            [(call.id, call.token, Chunk(1, 20.0, 30.0, (replace(doubtful, channel=1),), 1))],
         )
-        await ledger.store_chunks([(call.id, call.token, a_chunk(3, gap=True))])
+        await ledger.write(store_chunks, [(call.id, call.token, a_chunk(3, gap=True))])
         cut = MediaWarning(WarningKind.CUT, "cut short")
-        await ledger.mark_transcribed(call.id, call.token, audio_seconds=40.0, warnings=[cut])
-        await ledger.complete_job(call.id, call.token, [an_artifact("call.txt")])
-        incident = await ledger.open_incident(
+        await ledger.write(
+            mark_transcribed, call.id, call.token, audio_seconds=40.0, warnings=[cut]
+        )
+        await ledger.write(complete_job, call.id, call.token, [an_artifact("call.txt")])
+        incident = await ledger.write(
+            open_incident,
             Incident(
                 kind=FaultKind.HANG,
                 phase="generate",
@@ -73,33 +86,45 @@ async def a_day(path: Path) -> None:
                 summary="no progress",
                 action=IncidentAction.START_WORKER,
                 job_id=hard.id,
-            )
+            ),
         )
-        await ledger.close_incident(incident, cost_seconds=3.5)
-        await ledger.release_claim(
-            hard.id, hard.token, available_at=None, error_code="worker_crashed", crash=True
+        await ledger.write(close_incident, incident, cost_seconds=3.5)
+        await ledger.write(
+            release_claim,
+            hard.id,
+            hard.token,
+            available_at=None,
+            error_code="worker_crashed",
+            crash=True,
         )
-        [hard] = await ledger.claim_jobs(1)
-        await ledger.fail_job(
-            hard.id, hard.token, code=ErrorCode.POISON, error="what is heard takes workers down"
+        [hard] = await ledger.write(claim_jobs, 1)
+        await ledger.write(
+            fail_job,
+            hard.id,
+            hard.token,
+            code=ErrorCode.POISON,
+            error="what is heard takes workers down",
         )
         await finish(ledger, silent)
-        await ledger.add_jobs([touched(a_file("talks/one.wav"))])
+        await ledger.write(add_jobs, [touched(a_file("talks/one.wav"))])
         later, _running = await claimed(ledger, a_file("later.wav"), a_file("running.wav"))
-        await ledger.release_claim(
+        await ledger.write(
+            release_claim,
             later.id,
             later.token,
             available_at="2999-01-01T00:00:00.000Z",
             error_code="worker_crashed",
         )
-        await ledger.add_jobs([a_file("next.wav")])
+        await ledger.write(add_jobs, [a_file("next.wav")])
         [clean] = await claimed(ledger, replace(a_file("clean.wav", priority=9), batch="clean"))
         await finish(ledger, clean, " All is well.")
         await finish_talk(ledger)
-        await ledger.store_waiting_files(
-            "inbox", [WaitingFile(b"big.wav", 5, format_utc(NOW), "still growing")]
+        await ledger.write(
+            store_waiting_files,
+            "inbox",
+            [WaitingFile(b"big.wav", 5, format_utc(NOW), "still growing")],
         )
-        await ledger.store_state("pauses", {})
+        await ledger.write(store_state, "pauses", {})
 
 
 async def finish_talk(ledger: Ledger) -> None:
@@ -108,16 +133,16 @@ async def finish_talk(ledger: Ledger) -> None:
     spoken = speaking(0, 1, 2)
     budget = replace(spoken.segments[0], text=" The budget is small.")
     chunk = replace(spoken, segments=(budget, *spoken.segments[1:]))
-    await ledger.store_chunks([(talk.id, talk.token, chunk)])
-    await ledger.mark_transcribed(talk.id, talk.token, audio_seconds=10.0)
-    known = await ledger.load_job_speakers(talk.id)
+    await ledger.write(store_chunks, [(talk.id, talk.token, chunk)])
+    await ledger.write(mark_transcribed, talk.id, talk.token, audio_seconds=10.0)
+    known = await ledger.read(load_job_speakers, talk.id)
     found = find_file_speakers(known, [])
     anna = apply_change(
         replace(known, speakers=found.speakers, numbers=found.numbers),
         SpeakerChange(names={1: "Anna"}),
     )
-    await ledger.store_found_speakers(talk.id, talk.token, anna)
-    await ledger.complete_job(talk.id, talk.token, [an_artifact("talk.txt")])
+    await ledger.write(store_found_speakers, talk.id, talk.token, anna)
+    await ledger.write(complete_job, talk.id, talk.token, [an_artifact("talk.txt")])
 
 
 def test_the_cookbook_is_a_book() -> None:

@@ -37,6 +37,7 @@ from speakeasyd.domain.worker_pool import PoolEvent, WorkerLost, WorkerReport
 from speakeasyd.errors import ErrorCode
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import release_stale_claims
 from speakeasyd.loop import MainLoop
 from speakeasyd.services.dispatcher import Dispatcher
 from speakeasyd.services.incidents import Incidents
@@ -178,7 +179,7 @@ class Life(RuleBasedStateMachine):
         self.ledger = await Ledger.open(
             self.root / "ledger.db", clock=self.clock, hub=hub, boot_id=str(self.boots)
         )
-        await self.ledger.release_stale_claims()
+        await self.ledger.write(release_stale_claims)
         pauses = Pauses(ledger=self.ledger, hub=hub, clock=self.clock)
         self.outboxes = Outboxes(inboxes=self.settings.inboxes, pauses=pauses)
         sources = SourceDisposal(

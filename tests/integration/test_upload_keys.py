@@ -15,6 +15,8 @@ from speakeasyd.config.settings import WatchSettings
 from speakeasyd.domain.job import AddedJob
 from speakeasyd.domain.uploads import KEPT_HOURS
 from speakeasyd.errors import LedgerUnwritable
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.uploads import load_unfinished_uploads
 from speakeasyd.server.context import ServerContext
 from speakeasyd.services.uploads_under_way import UploadsUnderWay
 from speakeasyd.testing import ManualClock
@@ -67,7 +69,9 @@ class Door:
     async def restart(self) -> None:
         """Everything that lives in memory is new."""
         self.under_way = UploadsUnderWay()
-        self.under_way.restore_interrupted(await self.place.ledger.load_unfinished_uploads())
+        self.under_way.restore_interrupted(
+            await self.place.ledger.read(load_unfinished_uploads, self.place.ledger.now())
+        )
         self.fault = None
         self.__post_init__()
 
@@ -84,8 +88,9 @@ class Door:
 
     async def jobs(self) -> list[tuple[str, str]]:
         """Path and language of each job."""
-        rows = await self.place.ledger.query_rows(
-            "SELECT path, options ->> 'language' AS language FROM jobs ORDER BY id"
+        rows = query_readonly(
+            self.place.ledger.path,
+            "SELECT path, options ->> 'language' AS language FROM jobs ORDER BY id",
         )
         return [(row["path"], row["language"]) for row in rows]
 

@@ -7,6 +7,9 @@ import pytest
 
 from speakeasyd.domain.job import Job
 from speakeasyd.domain.options import Options
+from speakeasyd.ledger.publication import load_transcript
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.search import search_text
 from tests.integration.publishing import Place, Workshop, workshop
 
 TXT = Options(formats=("txt",))
@@ -20,8 +23,8 @@ async def publish(shop: Workshop, data: bytes, text: str, *, options: Options = 
 
 
 async def superseded(shop: Workshop) -> list[tuple[int, int | None]]:
-    rows = await shop.ledger.query_rows(
-        "SELECT job_id, superseded_by FROM job_status ORDER BY job_id"
+    rows = query_readonly(
+        shop.ledger.path, "SELECT job_id, superseded_by FROM job_status ORDER BY job_id"
     )
     return [(row["job_id"], row["superseded_by"]) for row in rows]  # type: ignore[misc]
 
@@ -35,11 +38,13 @@ async def test_the_natural_name_belongs_to_the_newest_version(tmp_path: Path, so
         three = await publish(shop, b"another", " Something else.")
         assert place.written() == {"talk.txt": "Something else.\n"}
         assert await superseded(shop) == [(one.id, two.id), (two.id, three.id), (three.id, None)]
-        assert (await shop.ledger.load_transcript(one.id)).text == "The first half."
-        assert [hit.job_id for hit in await shop.ledger.search_text("half")] == []
-        assert [hit.job_id for hit in await shop.ledger.search_text("something")] == [three.id]
-        [artifact] = await shop.ledger.query_rows(
-            "SELECT job_id, path, sha256, replaces_sha256 FROM artifacts"
+        assert (await shop.ledger.read(load_transcript, one.id)).text == "The first half."
+        assert [hit.job_id for hit in await shop.ledger.searches.read(search_text, "half")] == []
+        assert [
+            hit.job_id for hit in await shop.ledger.searches.read(search_text, "something")
+        ] == [three.id]
+        [artifact] = query_readonly(
+            shop.ledger.path, "SELECT job_id, path, sha256, replaces_sha256 FROM artifacts"
         )
     written = (place.outbox / "talk.txt").read_bytes()
     assert artifact == {
@@ -86,5 +91,5 @@ async def test_an_earlier_version_that_comes_back_is_the_newest(tmp_path: Path) 
         await publish(shop, b"one", " One.")
         await publish(shop, b"two", " Two.")
         await publish(shop, b"one", " One.")
-        assert [hit.job_id for hit in await shop.ledger.search_text("one")] == [3]
+        assert [hit.job_id for hit in await shop.ledger.searches.read(search_text, "one")] == [3]
     assert place.written() == {"talk.txt": "One.\n"}

@@ -12,8 +12,16 @@ from speakeasyd.clock import JUMP_S, JumpDetector, format_utc
 from speakeasyd.config import RecoverySettings
 from speakeasyd.domain.notifications import Notification, NotificationKind
 from speakeasyd.domain.retry import HOLD_S
+from speakeasyd.ledger.claims import claim_jobs, release_claim
+from speakeasyd.ledger.deliveries import (
+    enqueue_deliveries,
+    find_next_delivery,
+    mark_delivery_failed,
+)
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock, find_holder
+from speakeasyd.ledger.maintenance import release_stale_claims, shift_waits, shorten_waits
+from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_file, claimed, finish, opened, status
 
@@ -43,11 +51,11 @@ async def test_what_never_had_to_wait_goes_at_once(
 ) -> None:
     running, done = await claimed(ledger, a_file("running"), a_file("done"))
     await finish(ledger, done, " text")
-    await ledger.add_jobs([a_file("new")])
+    await ledger.write(add_jobs, [a_file("new")])
     clock.set_wall(jump)
-    await ledger.release_claim(running.id, running.token, available_at=None)
+    await ledger.write(release_claim, running.id, running.token, available_at=None)
     assert await ledger.retry_jobs([done.id]) == [done.id]
-    assert len(await ledger.claim_jobs(10)) == 3
+    assert len(await ledger.write(claim_jobs, 10)) == 3
 
 
 @pytest.mark.parametrize("jump", JUMPS)
@@ -55,19 +63,19 @@ async def test_a_wait_lasts_as_long_as_it_was_meant_to(
     ledger: Ledger, clock: ManualClock, jump: float
 ) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.release_claim(job.id, job.token, available_at=later(clock, 60), crash=True)
+    await ledger.write(release_claim, job.id, job.token, available_at=later(clock, 60), crash=True)
     jumps = JumpDetector(clock)
     clock.set_wall(jump)
     clock.advance(20)
     measured = jumps.measure()
     assert measured == pytest.approx(jump)
-    await ledger.shift_waits(measured)
+    await ledger.write(shift_waits, measured)
     jumps.accept(measured)
     assert jumps.measure() == 0.0
     clock.advance(30)
-    assert await ledger.claim_jobs(1) == []
+    assert await ledger.write(claim_jobs, 1) == []
     clock.advance(11)
-    assert len(await ledger.claim_jobs(1)) == 1
+    assert len(await ledger.write(claim_jobs, 1)) == 1
 
 
 @pytest.mark.parametrize("jump", JUMPS)
@@ -75,18 +83,20 @@ async def test_after_a_restart_no_wait_is_longer_than_its_backoff(
     ledger: Ledger, clock: ManualClock, jump: float
 ) -> None:
     crashed, held = await claimed(ledger, a_file("crashed"), a_file("held", model="tiny"))
-    await ledger.release_claim(crashed.id, crashed.token, available_at=later(clock, 4), crash=True)
-    await ledger.release_claim(held.id, held.token, available_at=None)
+    await ledger.write(
+        release_claim, crashed.id, crashed.token, available_at=later(clock, 4), crash=True
+    )
+    await ledger.write(release_claim, held.id, held.token, available_at=None)
     await ledger.postpone_jobs(
         "tiny", available_at=later(clock, HOLD_S), code="model_unavailable", error="no model"
     )
     clock.set_wall(jump)
-    await ledger.release_stale_claims()
-    await ledger.shorten_waits(WAITS, delivery_wait_s=3600, final_wait_s=3600)
+    await ledger.write(release_stale_claims)
+    await ledger.write(shorten_waits, WAITS, delivery_wait_s=3600, final_wait_s=3600)
     clock.advance(WAITS.retry_s)
-    assert crashed.id in [job.id for job in await ledger.claim_jobs(1)]
+    assert crashed.id in [job.id for job in await ledger.write(claim_jobs, 1)]
     clock.advance(HOLD_S)
-    jobs = await ledger.claim_jobs(10)
+    jobs = await ledger.write(claim_jobs, 10)
     assert (
         held.id in {job.id for job in jobs}
         or (await status(ledger, held.id))["status"] == "processing"
@@ -98,30 +108,30 @@ async def test_jobs_of_an_earlier_version_that_never_waited_go_at_once(
 ) -> None:
     path = tmp_path / "ledger.db"
     async with opened(path, clock=clock) as ledger:
-        await ledger.add_jobs([a_file("a")])
+        await ledger.write(add_jobs, [a_file("a")])
         await ledger._writer.run_operation(
             lambda tx: tx.connection.exec_driver_sql("UPDATE jobs SET available_at = created_at")
         )
     clock.set_wall(-2 * DAY)
     async with opened(path, clock=clock) as ledger:
-        await ledger.release_stale_claims()
-        await ledger.shorten_waits(WAITS, delivery_wait_s=3600, final_wait_s=3600)
-        assert len(await ledger.claim_jobs(1)) == 1
+        await ledger.write(release_stale_claims)
+        await ledger.write(shorten_waits, WAITS, delivery_wait_s=3600, final_wait_s=3600)
+        assert len(await ledger.write(claim_jobs, 1)) == 1
 
 
 async def test_a_person_need_not_wait_for_the_time_of_a_retry(
     ledger: Ledger, clock: ManualClock
 ) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.release_claim(job.id, job.token, available_at=later(clock, 900), crash=True)
-    assert await ledger.claim_jobs(1) == []
+    await ledger.write(release_claim, job.id, job.token, available_at=later(clock, 900), crash=True)
+    assert await ledger.write(claim_jobs, 1) == []
     assert await ledger.retry_jobs([job.id]) == [job.id]
     assert await ledger.retry_jobs([job.id]) == []
-    assert len(await ledger.claim_jobs(1)) == 1
+    assert len(await ledger.write(claim_jobs, 1)) == 1
 
 
 async def test_people_see_a_time_for_what_need_not_wait(ledger: Ledger) -> None:
-    [job] = await ledger.add_jobs([a_file("a")])
+    [job] = await ledger.write(add_jobs, [a_file("a")])
     row = await status(ledger, job.job_id)
     assert row["available_at"] == row["created_at"]
 
@@ -131,13 +141,13 @@ async def test_a_message_waits_no_longer_than_it_was_meant_to(
     ledger: Ledger, clock: ManualClock, jump: float
 ) -> None:
     failed = Notification(NotificationKind.JOB_FAILED, format_utc(clock.utc()), 1, {})
-    await ledger.enqueue_deliveries([("hook", failed)], seq=1, until=format_utc(clock.utc()))
-    first = await ledger.find_next_delivery("hook")
+    await ledger.write(enqueue_deliveries, [("hook", failed)], seq=1, until=format_utc(clock.utc()))
+    first = await ledger.read(find_next_delivery, "hook")
     assert first
-    await ledger.mark_delivery_failed(first, "hook", error="down", again_at=later(clock, 60))
+    await ledger.write(mark_delivery_failed, first, "hook", error="down", again_at=later(clock, 60))
     clock.set_wall(jump)
-    await ledger.shift_waits(jump)
-    again = await ledger.find_next_delivery("hook")
+    await ledger.write(shift_waits, jump)
+    again = await ledger.read(find_next_delivery, "hook")
     assert again
     assert (again.available_at - clock.utc()).total_seconds() == pytest.approx(60)
 

@@ -11,10 +11,25 @@ from pathlib import Path
 
 import pytest
 
+from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.job import TERMINAL, TRANSITIONS, Job, NewJob, Status, SuspectChunk
 from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
 from speakeasyd.errors import ClaimLost, ErrorCode
+from speakeasyd.ledger.claims import (
+    claim_jobs,
+    fail_job,
+    find_lost_claims,
+    find_next_job,
+    find_next_retry_time,
+    release_claim,
+    update_claimed_job,
+)
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import shift_waits, store_state
+from speakeasyd.ledger.new_jobs import add_jobs
+from speakeasyd.ledger.publication import complete_job, load_transcript, reserve_artifacts
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, create, finish, opened, status
 
@@ -31,8 +46,10 @@ async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
 
 
 async def attempts(ledger: Ledger, job_id: int) -> list[tuple[object, object]]:
-    rows = await ledger.query_rows(
-        "SELECT outcome, error_code FROM attempts WHERE job_id = ? ORDER BY id", [job_id]
+    rows = query_readonly(
+        ledger.path,
+        "SELECT outcome, error_code FROM attempts WHERE job_id = ? ORDER BY id",
+        [job_id],
     )
     return [(row["outcome"], row["error_code"]) for row in rows]
 
@@ -45,12 +62,12 @@ def names(jobs: list[Job]) -> list[str]:
 
 
 async def test_the_highest_priority_goes_first_then_the_oldest(ledger: Ledger) -> None:
-    await ledger.add_jobs(
-        [a_file("a"), a_file("b"), a_file("c", priority=5), a_file("d", priority=-5)]
+    await ledger.write(
+        add_jobs, [a_file("a"), a_file("b"), a_file("c", priority=5), a_file("d", priority=-5)]
     )
-    assert names(await ledger.claim_jobs(3)) == ["c", "a", "b"]
-    assert names(await ledger.claim_jobs(3)) == ["d"]
-    assert await ledger.claim_jobs(3) == []
+    assert names(await ledger.write(claim_jobs, 3)) == ["c", "a", "b"]
+    assert names(await ledger.write(claim_jobs, 3)) == ["d"]
+    assert await ledger.write(claim_jobs, 3) == []
 
 
 def a_recording(path: str, seconds: float) -> NewJob:
@@ -62,65 +79,69 @@ def a_recording(path: str, seconds: float) -> NewJob:
 async def test_short_files_go_first_but_a_long_one_is_not_overtaken_forever(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    await ledger.add_jobs([a_recording("long.mp3", 600.0), a_recording("short.mp3", 20.0)])
+    await ledger.write(add_jobs, [a_recording("long.mp3", 600.0), a_recording("short.mp3", 20.0)])
     clock.advance(300.0)
-    await ledger.add_jobs([a_recording("later.mp3", 20.0)])
+    await ledger.write(add_jobs, [a_recording("later.mp3", 20.0)])
     clock.advance(500.0)
-    await ledger.add_jobs([a_recording("too late.mp3", 20.0)])
-    order = names(await ledger.claim_jobs(4))
+    await ledger.write(add_jobs, [a_recording("too late.mp3", 20.0)])
+    order = names(await ledger.write(claim_jobs, 4))
     assert order == ["short.mp3", "later.mp3", "long.mp3", "too late.mp3"]
 
 
 async def test_the_order_of_waiting_files_survives_a_change_of_the_clock(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    await ledger.add_jobs([a_recording("old.mp3", 20.0)])
+    await ledger.write(add_jobs, [a_recording("old.mp3", 20.0)])
     clock.set_wall(-2 * 86400.0)
-    await ledger.shift_waits(-2 * 86400.0)
+    await ledger.write(shift_waits, -2 * 86400.0)
     clock.advance(1.0)
-    await ledger.add_jobs([a_recording("new.mp3", 20.0)])
-    assert names(await ledger.claim_jobs(2)) == ["old.mp3", "new.mp3"]
+    await ledger.write(add_jobs, [a_recording("new.mp3", 20.0)])
+    assert names(await ledger.write(claim_jobs, 2)) == ["old.mp3", "new.mp3"]
 
 
 async def test_only_jobs_of_a_model_or_of_inboxes_are_claimed_if_asked_for(ledger: Ledger) -> None:
-    await ledger.add_jobs(
+    await ledger.write(
+        add_jobs,
         [
             a_file("a", model="small"),
             a_file("b", model="base"),
             a_file("c", inbox="other", model="base"),
-        ]
+        ],
     )
-    assert (await ledger.find_next_job()).model == "small"  # type: ignore[union-attr]
-    assert (await ledger.find_next_job(inboxes=["other"])).model == "base"  # type: ignore[union-attr]
-    assert await ledger.find_next_job(inboxes=[]) is None
-    assert names(await ledger.claim_jobs(9, model="base", inboxes=["other", "inbox"])) == ["b", "c"]
-    assert names(await ledger.claim_jobs(9, inboxes=["other"])) == []
-    assert names(await ledger.claim_jobs(9, model="large")) == []
+    assert (await ledger.read(find_next_job, ledger.now())).model == "small"  # type: ignore[union-attr]
+    assert (await ledger.read(find_next_job, ledger.now(), inboxes=["other"])).model == "base"  # type: ignore[union-attr]
+    assert await ledger.read(find_next_job, ledger.now(), inboxes=[]) is None
+    assert names(await ledger.write(claim_jobs, 9, model="base", inboxes=["other", "inbox"])) == [
+        "b",
+        "c",
+    ]
+    assert names(await ledger.write(claim_jobs, 9, inboxes=["other"])) == []
+    assert names(await ledger.write(claim_jobs, 9, model="large")) == []
 
 
 async def test_a_job_waits_until_its_time_has_come(ledger: Ledger, clock: ManualClock) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.release_claim(job.id, job.token, available_at="2026-01-01T00:01:00.000Z")
-    assert await ledger.claim_jobs(1) == []
-    assert await ledger.find_next_job() is None
-    assert await ledger.find_next_retry_time() == "2026-01-01T00:01:00.000Z"
+    await ledger.write(release_claim, job.id, job.token, available_at="2026-01-01T00:01:00.000Z")
+    assert await ledger.write(claim_jobs, 1) == []
+    assert await ledger.read(find_next_job, ledger.now()) is None
+    assert await ledger.read(find_next_retry_time, ledger.now()) == "2026-01-01T00:01:00.000Z"
     clock.advance(60)
-    assert names(await ledger.claim_jobs(1)) == ["a"]
-    assert await ledger.find_next_retry_time() is None
+    assert names(await ledger.write(claim_jobs, 1)) == ["a"]
+    assert await ledger.read(find_next_retry_time, ledger.now()) is None
 
 
 async def test_jobs_of_a_missing_model_wait_and_say_why(ledger: Ledger, clock: ManualClock) -> None:
-    await ledger.add_jobs(
-        [a_file("a", model="huge"), a_file("b", model="huge"), a_file("c", model="base")]
+    await ledger.write(
+        add_jobs, [a_file("a", model="huge"), a_file("b", model="huge"), a_file("c", model="base")]
     )
     held = await ledger.postpone_jobs(
         "huge", available_at="2026-01-01T00:05:00.000Z", code="model_unavailable", error="404"
     )
     assert held == 2
-    assert names(await ledger.claim_jobs(9)) == ["c"]
+    assert names(await ledger.write(claim_jobs, 9)) == ["c"]
     assert (await status(ledger, 1))["error_code"] == "model_unavailable"
     clock.advance(300)
-    assert names(await ledger.claim_jobs(9)) == ["a", "b"]
+    assert names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
 
 
 # --- whose job it is
@@ -141,29 +162,32 @@ async def test_a_claim_knows_the_job(ledger: Ledger) -> None:
 
 async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
     [old] = await claimed(ledger, a_file("a"))
-    await ledger.release_claim(old.id, old.token, available_at=None)
-    [new] = await ledger.claim_jobs(1)
+    await ledger.write(release_claim, old.id, old.token, available_at=None)
+    [new] = await ledger.write(claim_jobs, 1)
     before = await status(ledger, old.id)
     for change in (
-        ledger.update_claimed_job(old.id, old.token, language="en"),
-        ledger.add_strike(old.id, old.token, 0, 0.0, 1.0),
-        ledger.mark_transcribed(old.id, old.token, audio_seconds=1.0),
-        ledger.release_claim(old.id, old.token, available_at=None),
-        ledger.fail_job(old.id, old.token, code=ErrorCode.INTERNAL, error="late"),
-        ledger.reserve_artifacts(old.id, old.token, [an_artifact("a.txt")]),
-        ledger.complete_job(old.id, old.token, [an_artifact("a.txt")]),
+        ledger.write(update_claimed_job, old.id, old.token, JobNoted(language="en")),
+        ledger.write(add_strike, old.id, old.token, chunk=0, start=0.0, end=1.0),
+        ledger.write(mark_transcribed, old.id, old.token, audio_seconds=1.0),
+        ledger.write(release_claim, old.id, old.token, available_at=None),
+        ledger.write(fail_job, old.id, old.token, code=ErrorCode.INTERNAL, error="late"),
+        ledger.write(reserve_artifacts, old.id, old.token, [an_artifact("a.txt")]),
+        ledger.write(complete_job, old.id, old.token, [an_artifact("a.txt")]),
     ):
         with pytest.raises(ClaimLost):
             await change
-    assert await ledger.store_chunks([(old.id, old.token, a_chunk(0, " late"))]) == {old.id}
+    assert await ledger.write(store_chunks, [(old.id, old.token, a_chunk(0, " late"))]) == {old.id}
     assert await status(ledger, old.id) == before
     assert (
-        await ledger.query_rows(
-            "SELECT 1 FROM chunks UNION SELECT 1 FROM artifacts UNION SELECT 1 FROM strikes"
+        query_readonly(
+            ledger.path,
+            "SELECT 1 FROM chunks UNION SELECT 1 FROM artifacts UNION SELECT 1 FROM strikes",
         )
         == []
     )
-    assert await ledger.find_lost_claims([(old.id, old.token), (new.id, new.token)]) == {old.id}
+    assert await ledger.read(find_lost_claims, [(old.id, old.token), (new.id, new.token)]) == {
+        old.id
+    }
 
 
 # --- what workers deliver
@@ -171,12 +195,15 @@ async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
 
 async def test_chunks_stay_when_a_job_is_given_back(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.update_claimed_job(job.id, job.token, language="de", container_seconds=40.0)
-    await ledger.store_chunks(
-        [(job.id, job.token, a_chunk(0, " eins")), (job.id, job.token, a_chunk(2, " drei"))]
+    await ledger.write(
+        update_claimed_job, job.id, job.token, JobNoted(language="de", container_seconds=40.0)
     )
-    await ledger.release_claim(job.id, job.token, available_at=None)
-    [again] = await ledger.claim_jobs(1)
+    await ledger.write(
+        store_chunks,
+        [(job.id, job.token, a_chunk(0, " eins")), (job.id, job.token, a_chunk(2, " drei"))],
+    )
+    await ledger.write(release_claim, job.id, job.token, available_at=None)
+    [again] = await ledger.write(claim_jobs, 1)
     assert (again.done, again.language, again.attempts) == ({0, 2}, "de", 2)
     assert (await status(ledger, job.id))["progress"] == 0.75
 
@@ -191,44 +218,54 @@ def in_languages(index: int, **texts: str) -> Chunk:
 
 async def test_what_later_chunks_lean_on_is_in_one_language(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.update_claimed_job(job.id, job.token, language="de")
+    await ledger.write(update_claimed_job, job.id, job.token, JobNoted(language="de"))
     done = [
         in_languages(0, de=" eins"),
         in_languages(1, de=" zwei", en=" two"),
         a_chunk(2, gap=True),
     ]
-    await ledger.store_chunks(
-        [(job.id, job.token, chunk) for chunk in [*done, a_chunk(3, " vier")]]
+    await ledger.write(
+        store_chunks, [(job.id, job.token, chunk) for chunk in [*done, a_chunk(3, " vier")]]
     )
-    await ledger.release_claim(job.id, job.token, available_at=None)
-    [again] = await ledger.claim_jobs(1)
+    await ledger.write(release_claim, job.id, job.token, available_at=None)
+    [again] = await ledger.write(claim_jobs, 1)
     assert again.languages == {0: "de", 1: "en", 3: "de"}  # 3: kept by an earlier version
     assert again.said == {0: " eins", 1: " two", 3: " vier"}
 
 
 async def test_the_language_of_a_job_is_that_of_most_of_its_speech(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.update_claimed_job(job.id, job.token, language="de", language_probability=0.9)
+    await ledger.write(
+        update_claimed_job, job.id, job.token, JobNoted(language="de", language_probability=0.9)
+    )
     done = [
         in_languages(0, de=" eins"),
         in_languages(1, fr=" deux", en=" two"),
         in_languages(2, en=" three"),
     ]
-    await ledger.store_chunks([(job.id, job.token, chunk) for chunk in done])
-    await ledger.mark_transcribed(job.id, job.token, audio_seconds=60.0)
+    await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in done])
+    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
     row = await status(ledger, job.id)
     assert (row["language"], row["language_probability"]) == ("en", None)
-    languages = [segment.language for segment in (await ledger.load_transcript(job.id)).segments]
+    languages = [
+        segment.language for segment in (await ledger.read(load_transcript, job.id)).segments
+    ]
     assert languages == ["de", "fr", "en", "en"]
 
 
 async def test_a_job_in_one_language_keeps_what_was_found(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.update_claimed_job(job.id, job.token, language="de", language_probability=0.9)
-    await ledger.store_chunks(
-        [(job.id, job.token, in_languages(0, de=" eins")), (job.id, job.token, a_chunk(1, " zwei"))]
+    await ledger.write(
+        update_claimed_job, job.id, job.token, JobNoted(language="de", language_probability=0.9)
     )
-    await ledger.mark_transcribed(job.id, job.token, audio_seconds=60.0)
+    await ledger.write(
+        store_chunks,
+        [
+            (job.id, job.token, in_languages(0, de=" eins")),
+            (job.id, job.token, a_chunk(1, " zwei")),
+        ],
+    )
+    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
     row = await status(ledger, job.id)
     assert (row["language"], row["language_probability"]) == ("de", 0.9)
 
@@ -236,57 +273,59 @@ async def test_a_job_in_one_language_keeps_what_was_found(ledger: Ledger) -> Non
 async def test_a_chunk_is_kept_once(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     first, second = a_chunk(0, " one"), a_chunk(0, " other")
-    await ledger.store_chunks([(job.id, job.token, first), (job.id, job.token, first)])
-    await ledger.store_chunks([(job.id, job.token, second)])
-    assert (await ledger.load_transcript(job.id)).text == "one"
+    await ledger.write(store_chunks, [(job.id, job.token, first), (job.id, job.token, first)])
+    await ledger.write(store_chunks, [(job.id, job.token, second)])
+    assert (await ledger.read(load_transcript, job.id)).text == "one"
 
 
 async def test_chunks_of_a_lost_claim_do_not_hold_up_the_others(ledger: Ledger) -> None:
     kept, lost = await claimed(ledger, a_file("a"), a_file("b"))
     await ledger.cancel_jobs([lost.id])
-    answer = await ledger.store_chunks(
-        [(lost.id, lost.token, a_chunk(0, " b")), (kept.id, kept.token, a_chunk(0, " a"))]
+    answer = await ledger.write(
+        store_chunks,
+        [(lost.id, lost.token, a_chunk(0, " b")), (kept.id, kept.token, a_chunk(0, " a"))],
     )
     assert answer == {lost.id}
-    assert (await ledger.load_transcript(kept.id)).text == "a"
-    assert (await ledger.load_transcript(lost.id)).segments == ()
+    assert (await ledger.read(load_transcript, kept.id)).text == "a"
+    assert (await ledger.read(load_transcript, lost.id)).segments == ()
 
 
 async def test_progress_never_goes_back_and_ends_at_one(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     seen = []
-    await ledger.update_claimed_job(job.id, job.token, container_seconds=20.0)
+    await ledger.write(update_claimed_job, job.id, job.token, JobNoted(container_seconds=20.0))
     for index in (1, 0):
-        await ledger.store_chunks([(job.id, job.token, a_chunk(index))])
+        await ledger.write(store_chunks, [(job.id, job.token, a_chunk(index))])
         seen.append((await status(ledger, job.id))["progress"])
-    await ledger.mark_transcribed(job.id, job.token, audio_seconds=20.0)
+    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=20.0)
     seen.append((await status(ledger, job.id))["progress"])
     assert seen == [0.99, 0.99, 1.0]
 
 
 async def test_strikes_make_suspects_until_the_chunk_is_in(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    assert await ledger.add_strike(job.id, job.token, 3, 30.0, 40.0) == 1
-    assert await ledger.add_strike(job.id, job.token, 3, 30.0, 40.0) == 2
-    await ledger.release_claim(job.id, job.token, available_at=None)
-    [again] = await ledger.claim_jobs(1)
+    assert await ledger.write(add_strike, job.id, job.token, chunk=3, start=30.0, end=40.0) == 1
+    assert await ledger.write(add_strike, job.id, job.token, chunk=3, start=30.0, end=40.0) == 2
+    await ledger.write(release_claim, job.id, job.token, available_at=None)
+    [again] = await ledger.write(claim_jobs, 1)
     assert again.suspects == (SuspectChunk(index=3, start=30.0, end=40.0, strikes=2),)
-    await ledger.store_chunks([(again.id, again.token, a_chunk(3))])
-    await ledger.release_claim(again.id, again.token, available_at=None)
-    assert (await ledger.claim_jobs(1))[0].suspects == ()
+    await ledger.write(store_chunks, [(again.id, again.token, a_chunk(3))])
+    await ledger.write(release_claim, again.id, again.token, available_at=None)
+    assert (await ledger.write(claim_jobs, 1))[0].suspects == ()
 
 
 async def test_a_gap_is_told_in_the_warning_and_in_the_transcript(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.store_chunks(
-        [(job.id, job.token, a_chunk(0, " one")), (job.id, job.token, a_chunk(1, gap=True))]
+    await ledger.write(
+        store_chunks,
+        [(job.id, job.token, a_chunk(0, " one")), (job.id, job.token, a_chunk(1, gap=True))],
     )
     cut = MediaWarning(WarningKind.CUT, "cut short")
-    await ledger.mark_transcribed(job.id, job.token, audio_seconds=20.0, warnings=[cut])
+    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=20.0, warnings=[cut])
     row = await status(ledger, job.id)
     assert row["warning"] == "cut short; not transcribed: 10.0 s to 20.0 s"
     assert json.loads(row["warning_kinds"]) == ["cut", "left_out"]
-    assert (await ledger.load_transcript(job.id)).gaps == ((10.0, 20.0),)
+    assert (await ledger.read(load_transcript, job.id)).gaps == ((10.0, 20.0),)
 
 
 # --- how a claim ends
@@ -295,7 +334,8 @@ async def test_a_gap_is_told_in_the_warning_and_in_the_transcript(ledger: Ledger
 async def test_each_claim_is_an_attempt_with_an_outcome(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     for crash, counts in ((True, True), (False, False)):
-        await ledger.release_claim(
+        await ledger.write(
+            release_claim,
             job.id,
             job.token,
             available_at=None,
@@ -303,10 +343,10 @@ async def test_each_claim_is_an_attempt_with_an_outcome(ledger: Ledger) -> None:
             crash=crash,
             counts=counts,
         )
-        [job] = await ledger.claim_jobs(1)
+        [job] = await ledger.write(claim_jobs, 1)
     assert (job.crashes, job.attempts) == (1, 2)
-    await ledger.fail_job(
-        job.id, job.token, code=ErrorCode.POISON, error="what is heard takes workers down"
+    await ledger.write(
+        fail_job, job.id, job.token, code=ErrorCode.POISON, error="what is heard takes workers down"
     )
     assert await attempts(ledger, job.id) == [
         ("crashed", "worker_crashed"),
@@ -325,7 +365,7 @@ async def test_each_claim_is_an_attempt_with_an_outcome(ledger: Ledger) -> None:
 async def test_an_attempt_says_where_it_ran(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     await finish(ledger, job, " Hello.")
-    [attempt] = await ledger.query_rows("SELECT model, device, outcome, ended_at FROM attempts")
+    [attempt] = query_readonly(ledger.path, "SELECT model, device, outcome, ended_at FROM attempts")
     assert list(attempt.values()) == ["tiny.en", "cpu", "completed", "2026-01-01T00:00:00.000Z"]
 
 
@@ -333,44 +373,47 @@ async def test_an_attempt_says_where_it_ran(ledger: Ledger) -> None:
 
 
 async def test_of_twins_one_is_done_and_lends_to_the_others(ledger: Ledger) -> None:
-    await ledger.add_jobs(
+    await ledger.write(
+        add_jobs,
         [
             a_file("a", "same"),
             a_file("b", "same"),
             a_file("c", "same", formats=("srt",), priority=-1),
-        ]
+        ],
     )
-    [first] = await ledger.claim_jobs(9)
-    assert await ledger.claim_jobs(9) == []
+    [first] = await ledger.write(claim_jobs, 9)
+    assert await ledger.write(claim_jobs, 9) == []
     await finish(ledger, first, " Hello", " world.", language="nl")
-    [second] = await ledger.claim_jobs(9)
+    [second] = await ledger.write(claim_jobs, 9)
     assert (second.transcribed, second.done, second.language) == (True, {0, 1}, "nl")
-    assert (await ledger.load_transcript(second.id)).text == "Hello world."
-    await ledger.complete_job(second.id, second.token, [])
-    [third] = await ledger.claim_jobs(9)
+    assert (await ledger.read(load_transcript, second.id)).text == "Hello world."
+    await ledger.write(complete_job, second.id, second.token, [])
+    [third] = await ledger.write(claim_jobs, 9)
     assert third.transcribed
     row = await status(ledger, third.id)
     assert (row["audio_seconds"], row["model"], row["compute_seconds"]) == (60.0, "tiny.en", 0.0)
-    spent = await ledger.query_rows(
-        "SELECT job_id, sum(compute_seconds) AS seconds FROM chunks GROUP BY job_id"
+    spent = query_readonly(
+        ledger.path, "SELECT job_id, sum(compute_seconds) AS seconds FROM chunks GROUP BY job_id"
     )
     assert [each["seconds"] for each in spent] == [1.0, 0.0, 0.0]
 
 
 async def test_other_options_are_other_work(ledger: Ledger) -> None:
-    await ledger.add_jobs([a_file("a", "same"), a_file("b", "same", task="translate")])
-    assert names(await ledger.claim_jobs(9)) == ["a", "b"]
+    await ledger.write(add_jobs, [a_file("a", "same"), a_file("b", "same", task="translate")])
+    assert names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
 
 
 async def test_twins_that_shall_each_be_transcribed_do_not_wait(ledger: Ledger) -> None:
-    await ledger.add_jobs([a_file("a", "same"), a_file("b", "same")], duplicates="transcribe")
-    assert names(await ledger.claim_jobs(9)) == ["a", "b"]
+    await ledger.write(
+        add_jobs, [a_file("a", "same"), a_file("b", "same")], duplicates="transcribe"
+    )
+    assert names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
 
 
 async def test_a_transcript_with_a_gap_is_not_lent(ledger: Ledger) -> None:
     [first] = await claimed(ledger, a_file("a", "same"))
-    await ledger.store_chunks([(first.id, first.token, a_chunk(0, gap=True))])
-    await ledger.complete_job(first.id, first.token, [])
+    await ledger.write(store_chunks, [(first.id, first.token, a_chunk(0, gap=True))])
+    await ledger.write(complete_job, first.id, first.token, [])
     [second] = await claimed(ledger, a_file("b", "same"))
     assert not second.transcribed
 
@@ -440,13 +483,13 @@ def test_the_database_refuses_nonsense(database: sqlite3.Connection, change: str
 async def test_words_that_are_no_unicode_do_not_stop_the_ledger(ledger: Ledger) -> None:
     name = os.fsdecode(b"\xff.wav")
     [job] = await claimed(ledger, replace(a_file("a"), batch=name))
-    await ledger.store_state("inbox", {"missing": name})
-    await ledger.fail_job(
-        job.id, job.token, code=ErrorCode.SOURCE_UNREADABLE, error=f"cannot open {name}"
+    await ledger.write(store_state, "inbox", {"missing": name})
+    await ledger.write(
+        fail_job, job.id, job.token, code=ErrorCode.SOURCE_UNREADABLE, error=f"cannot open {name}"
     )
     row = await status(ledger, job.id)
     assert (row["batch"], row["error"]) == ("\\udcff.wav", "cannot open \\udcff.wav")
-    [event] = await ledger.query_rows(
-        "SELECT data ->> 'error' AS error FROM events WHERE kind = 'job.failed'"
+    [event] = query_readonly(
+        ledger.path, "SELECT data ->> 'error' AS error FROM events WHERE kind = 'job.failed'"
     )
     assert event == {"error": "cannot open ?.wav"}

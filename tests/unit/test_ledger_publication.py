@@ -8,6 +8,14 @@ import pytest
 from speakeasyd.domain.transcript import Chunk, Segment, Word
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.publication import (
+    complete_job,
+    find_taken_names,
+    load_transcript,
+    reserve_artifacts,
+)
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import store_chunks
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status
 
 
@@ -18,17 +26,19 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 async def text_in_view(ledger: Ledger, job_id: int) -> object:
-    [row] = await ledger.query_rows("SELECT text FROM transcript_text WHERE job_id = ?", [job_id])
+    [row] = query_readonly(
+        ledger.path, "SELECT text FROM transcript_text WHERE job_id = ?", [job_id]
+    )
     return row["text"]
 
 
 async def test_segments_come_in_the_order_of_time(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("sub/a.wav"))
     chunks = [a_chunk(1, " three,", " four"), a_chunk(0, " One,", " two,")]
-    await ledger.store_chunks([(job.id, job.token, chunk) for chunk in chunks])
-    transcript = await ledger.load_transcript(job.id)
+    await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in chunks])
+    transcript = await ledger.read(load_transcript, job.id)
     assert (transcript.text, transcript.source) == ("One, two, three, four", "a.wav")
-    await ledger.complete_job(job.id, job.token, [])
+    await ledger.write(complete_job, job.id, job.token, [])
     assert await text_in_view(ledger, job.id) == "One, two, three, four"
 
 
@@ -45,14 +55,14 @@ async def test_channels_are_woven_by_time(ledger: Ledger) -> None:
         )
 
     talk = [said(0, 0.0, " Hi.", 0), said(1, 4.0, " Fine.", 0), said(2, 2.0, " How are you?", 1)]
-    await ledger.store_chunks([(job.id, job.token, chunk) for chunk in talk])
-    transcript = await ledger.load_transcript(job.id)
+    await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in talk])
+    transcript = await ledger.read(load_transcript, job.id)
     assert [(s.text, s.channel) for s in transcript.segments] == [
         (" Hi.", 0),
         (" How are you?", 1),
         (" Fine.", 0),
     ]
-    await ledger.complete_job(job.id, job.token, [])
+    await ledger.write(complete_job, job.id, job.token, [])
     assert await text_in_view(ledger, job.id) == transcript.text
 
 
@@ -62,46 +72,51 @@ async def test_a_segment_comes_back_as_it_was(ledger: Ledger) -> None:
     segment = Segment(
         0.1, 0.9, " Grüß «Gott»", -0.25, 1.5, 1e-9, channel=1, words=words, confidence=0.75
     )
-    await ledger.store_chunks([(job.id, job.token, Chunk(0, 0.0, 1.0, (segment,)))])
-    assert (await ledger.load_transcript(job.id)).segments == (segment,)
+    await ledger.write(store_chunks, [(job.id, job.token, Chunk(0, 0.0, 1.0, (segment,)))])
+    assert (await ledger.read(load_transcript, job.id)).segments == (segment,)
 
 
 async def test_silence_is_an_empty_text(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
     await finish(ledger, job)
-    assert (await ledger.load_transcript(job.id)).text == ""
+    assert (await ledger.read(load_transcript, job.id)).text == ""
     assert await text_in_view(ledger, job.id) == ""
 
 
 async def test_there_is_no_transcript_of_an_unknown_job(ledger: Ledger) -> None:
     with pytest.raises(LedgerError, match="no job 7"):
-        await ledger.load_transcript(7)
+        await ledger.read(load_transcript, 7)
 
 
 @pytest.mark.parametrize("twin", ["talk.txt", "TALK.txt", "cafe\u0301.txt"])
 async def test_a_name_belongs_to_one_job(ledger: Ledger, twin: str) -> None:
     one, two = await claimed(ledger, a_file("a"), a_file("b"))
     assert (
-        await ledger.reserve_artifacts(
-            one.id, one.token, [an_artifact("talk.txt"), an_artifact("caf\u00e9.txt")]
+        await ledger.write(
+            reserve_artifacts,
+            one.id,
+            one.token,
+            [an_artifact("talk.txt"), an_artifact("caf\u00e9.txt")],
         )
         == set()
     )
-    assert await ledger.find_taken_names("/outbox", [twin, "free.txt"], job_id=two.id) == {twin}
-    assert await ledger.find_taken_names("/outbox", [twin], job_id=one.id) == set()
-    assert await ledger.find_taken_names("/elsewhere", [twin], job_id=two.id) == set()
-    assert await ledger.reserve_artifacts(
-        two.id, two.token, [an_artifact("free.txt"), an_artifact(twin)]
+    assert await ledger.read(find_taken_names, "/outbox", [twin, "free.txt"], job_id=two.id) == {
+        twin
+    }
+    assert await ledger.read(find_taken_names, "/outbox", [twin], job_id=one.id) == set()
+    assert await ledger.read(find_taken_names, "/elsewhere", [twin], job_id=two.id) == set()
+    assert await ledger.write(
+        reserve_artifacts, two.id, two.token, [an_artifact("free.txt"), an_artifact(twin)]
     ) == {twin}
-    assert await ledger.find_taken_names("/outbox", ["free.txt"], job_id=one.id) == set()
+    assert await ledger.read(find_taken_names, "/outbox", ["free.txt"], job_id=one.id) == set()
 
 
 async def test_completion_says_what_was_written(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
-    await ledger.reserve_artifacts(job.id, job.token, [an_artifact("old.txt")])
-    assert await ledger.query_rows("SELECT written_at FROM artifacts") == [{"written_at": None}]
-    await ledger.complete_job(job.id, job.token, [an_artifact("new.txt")])
-    [artifact] = await ledger.query_rows("SELECT path, written_at FROM artifacts")
+    await ledger.write(reserve_artifacts, job.id, job.token, [an_artifact("old.txt")])
+    assert query_readonly(ledger.path, "SELECT written_at FROM artifacts") == [{"written_at": None}]
+    await ledger.write(complete_job, job.id, job.token, [an_artifact("new.txt")])
+    [artifact] = query_readonly(ledger.path, "SELECT path, written_at FROM artifacts")
     assert artifact == {"path": "new.txt", "written_at": "2026-01-01T00:00:00.000Z"}
     row = await status(ledger, job.id)
     assert (row["status"], row["progress"], row["finished_at"]) == (

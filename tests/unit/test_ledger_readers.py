@@ -13,7 +13,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.util import await_only
 
 from speakeasyd.errors import LedgerBusy, LedgerError, QueryError, QueryTimeout
+from speakeasyd.ledger.claims import find_next_job
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.readers import Readers
 from speakeasyd.ledger.readonly import read_ledger
 from speakeasyd.ledger.rows import ReadConnection, fetch_rows, fetch_value, stream_rows
@@ -107,7 +109,7 @@ async def test_a_query_that_waits_for_a_connection_can_be_cancelled(
 async def test_a_query_sees_one_moment(ledger: Ledger) -> None:
     def count_before_and_after(connection: Connection) -> tuple[object, object]:
         before = fetch_value(connection, "SELECT count(*) FROM jobs")
-        await_only(ledger.add_jobs([a_file("new.wav")]))
+        await_only(ledger.write(add_jobs, [a_file("new.wav")]))
         return before, fetch_value(connection, "SELECT count(*) FROM jobs")
 
     assert await ledger.read(count_before_and_after) == (0, 0)
@@ -144,7 +146,7 @@ async def test_clients_hold_no_reader_of_the_work(ledger: Ledger) -> None:
     asking = [asyncio.create_task(ledger.searches.read(endless)) for _ in range(20)]
     await asyncio.sleep(0)
     began = time.monotonic()
-    assert await ledger.find_next_job() is None
+    assert await ledger.read(find_next_job, ledger.now()) is None
     assert time.monotonic() - began < PATIENCE_S
     for task in asking:
         task.cancel()

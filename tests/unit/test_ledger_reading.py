@@ -11,7 +11,9 @@ import pytest
 
 from speakeasyd.errors import LedgerError, QueryError
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import store_chunks
 from tests.ledgers import a_chunk, a_file, claimed, opened
 
 
@@ -19,7 +21,7 @@ from tests.ledgers import a_chunk, a_file, claimed, opened
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     async with opened(tmp_path / "ledger.db") as ledger:
         [job] = await claimed(ledger, a_file("a.wav"))
-        await ledger.store_chunks([(job.id, job.token, a_chunk(0, " The fox."))])
+        await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " The fox."))])
         yield ledger
 
 
@@ -52,10 +54,11 @@ HOSTILE = [
 async def test_nothing_can_be_changed(ledger: Ledger, tmp_path: Path, statement: str) -> None:
     files = {file.name for file in tmp_path.iterdir()}
     with pytest.raises(QueryError):
-        await ledger.query_rows(statement)
+        query_readonly(ledger.path, statement)
     assert {file.name for file in tmp_path.iterdir()} == files
-    [left] = await ledger.query_rows(
-        "SELECT (SELECT count(*) FROM jobs) AS jobs, (SELECT count(*) FROM state) AS states"
+    [left] = query_readonly(
+        ledger.path,
+        "SELECT (SELECT count(*) FROM jobs) AS jobs, (SELECT count(*) FROM state) AS states",
     )
     assert left == {"jobs": 1, "states": 0}
 
@@ -74,12 +77,12 @@ async def test_nothing_can_be_changed(ledger: Ledger, tmp_path: Path, statement:
     ],
 )
 async def test_everything_can_be_read(ledger: Ledger, query: str) -> None:
-    assert await ledger.query_rows(query)
+    assert query_readonly(ledger.path, query)
 
 
 async def test_parameters_go_by_name_or_by_place(ledger: Ledger) -> None:
-    assert await ledger.query_rows("SELECT :a AS b", {"a": "it's"}) == [{"b": "it's"}]
-    assert await ledger.query_rows("SELECT ? AS b", [2]) == [{"b": 2}]
+    assert query_readonly(ledger.path, "SELECT :a AS b", {"a": "it's"}) == [{"b": "it's"}]
+    assert query_readonly(ledger.path, "SELECT ? AS b", [2]) == [{"b": 2}]
 
 
 def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
@@ -98,7 +101,7 @@ def test_reading_needs_no_daemon_and_makes_no_ledger(tmp_path: Path) -> None:
 
 async def test_reading_works_before_and_after_the_daemon(tmp_path: Path) -> None:
     async with opened(tmp_path / "ledger.db") as ledger:
-        await ledger.add_jobs([a_file("a.wav")])
+        await ledger.write(add_jobs, [a_file("a.wav")])
         assert query_readonly(tmp_path / "ledger.db", "SELECT path FROM job_status") == [
             {"path": "a.wav"}
         ]

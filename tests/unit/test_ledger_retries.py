@@ -8,10 +8,23 @@ from typing import Any
 
 import pytest
 
+from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.job import Job
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger import retries
+from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim, update_claimed_job
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import release_stale_claims
+from speakeasyd.ledger.new_jobs import add_jobs
+from speakeasyd.ledger.publication import (
+    complete_job,
+    load_transcript,
+    reserve_artifacts,
+    transcript_to_publish,
+)
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
+from speakeasyd.ledger.search import search_text
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status
 
 
@@ -23,12 +36,16 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 async def seen(ledger: Ledger, job: Job) -> dict[str, Any]:
     """Everything that people see of a finished transcript."""
-    rows = await ledger.query_rows("SELECT * FROM transcript_text WHERE job_id = ?", [job.id])
+    rows = query_readonly(ledger.path, "SELECT * FROM transcript_text WHERE job_id = ?", [job.id])
     return {
         "view": rows,
-        "found": [(hit.job_id, hit.snippet) for hit in await ledger.search_text("earlier")],
-        "transcript": await ledger.load_transcript(job.id),
-        "artifacts": await ledger.query_rows("SELECT * FROM artifacts WHERE job_id = ?", [job.id]),
+        "found": [
+            (hit.job_id, hit.snippet) for hit in await ledger.searches.read(search_text, "earlier")
+        ],
+        "transcript": await ledger.read(load_transcript, job.id),
+        "artifacts": query_readonly(
+            ledger.path, "SELECT * FROM artifacts WHERE job_id = ?", [job.id]
+        ),
     }
 
 
@@ -38,7 +55,7 @@ async def retried(ledger: Ledger) -> tuple[Job, dict[str, Any], dict[str, Any]]:
     await finish(ledger, job, " earlier", " text", language="de")
     before, row = await seen(ledger, job), await status(ledger, job.id)
     await ledger.retry_jobs([job.id])
-    [again] = await ledger.claim_jobs(1)
+    [again] = await ledger.write(claim_jobs, 1)
     return again, before, row
 
 
@@ -52,26 +69,28 @@ async def test_the_finished_transcript_stays_while_the_retry_is_under_way(ledger
     job, before, _ = await retried(ledger)
     assert before["view"][0]["text"] == "earlier text"
     assert await seen(ledger, job) == before
-    await ledger.update_claimed_job(job.id, job.token, language="en", model="large")
-    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " newer"))])
+    await ledger.write(
+        update_claimed_job, job.id, job.token, JobNoted(language="en", model="large")
+    )
+    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer"))])
     assert await seen(ledger, job) == before
-    await ledger.mark_transcribed(job.id, job.token, audio_seconds=9.0, warnings=())
+    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=9.0, warnings=())
     assert await seen(ledger, job) == before
-    assert (await ledger.transcript_to_publish(job.id)).text == "newer"
+    assert (await ledger.read(transcript_to_publish, job.id)).text == "newer"
     assert (await status(ledger, job.id))["has_transcript"] == 1
 
 
 async def test_a_retry_that_is_whole_replaces_it(ledger: Ledger) -> None:
     job, _, _ = await retried(ledger)
     await finish(ledger, job, " newer", " words", language="en")
-    assert (await ledger.load_transcript(job.id)).text == "newer words"
-    assert await ledger.search_text("earlier") == []
-    assert len(await ledger.search_text("newer")) == 1
+    assert (await ledger.read(load_transcript, job.id)).text == "newer words"
+    assert await ledger.searches.read(search_text, "earlier") == []
+    assert len(await ledger.searches.read(search_text, "newer")) == 1
     row = await status(ledger, job.id)
     assert (row["status"], row["language"], row["retry_error"]) == ("completed", "en", None)
     tables = "SELECT (SELECT count(*) FROM retries) + (SELECT count(*) FROM retry_chunks) AS n"
-    assert await ledger.query_rows(tables) == [{"n": 0}]
-    assert await ledger.query_rows("SELECT count(*) AS n FROM chunks") == [{"n": 2}]
+    assert query_readonly(ledger.path, tables) == [{"n": 0}]
+    assert query_readonly(ledger.path, "SELECT count(*) AS n FROM chunks") == [{"n": 2}]
 
 
 @pytest.mark.parametrize("claimed_again", [True, False])
@@ -79,44 +98,46 @@ async def test_a_cancelled_retry_leaves_the_job_as_it_was(
     ledger: Ledger, claimed_again: bool
 ) -> None:
     job, before, row = await retried(ledger)
-    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " newer"))])
+    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer"))])
     if not claimed_again:
-        await ledger.release_claim(job.id, job.token, available_at=None)
+        await ledger.write(release_claim, job.id, job.token, available_at=None)
     assert await ledger.cancel_jobs([job.id]) == [job.id]
     assert await seen(ledger, job) == before
     assert comparable(await status(ledger, job.id)) == comparable(row)
     assert (await status(ledger, job.id))["retry_error"] is None
     outcomes = [
         one["outcome"]
-        for one in await ledger.query_rows("SELECT outcome FROM attempts ORDER BY id")
+        for one in query_readonly(ledger.path, "SELECT outcome FROM attempts ORDER BY id")
     ]
     assert outcomes == ["completed", "cancelled" if claimed_again else "released"]
 
 
 async def test_a_failed_retry_leaves_the_job_as_it_was_and_says_why(ledger: Ledger) -> None:
     job, before, row = await retried(ledger)
-    await ledger.add_strike(job.id, job.token, 0, 0.0, 10.0)
-    assert not await ledger.fail_job(job.id, job.token, code=ErrorCode.POISON, error="it fell over")
+    await ledger.write(add_strike, job.id, job.token, chunk=0, start=0.0, end=10.0)
+    assert not await ledger.write(
+        fail_job, job.id, job.token, code=ErrorCode.POISON, error="it fell over"
+    )
     assert await seen(ledger, job) == before
     after = await status(ledger, job.id)
     assert comparable(after) == comparable(row)
     assert after["retry_error"] == "poison: it fell over"
     kinds = [
         one["kind"]
-        for one in await ledger.query_rows("SELECT kind FROM events ORDER BY seq DESC LIMIT 1")
+        for one in query_readonly(ledger.path, "SELECT kind FROM events ORDER BY seq DESC LIMIT 1")
     ]
     assert kinds == ["job.retry_failed"]
-    [batch] = await ledger.query_rows(
-        "SELECT completed, failed, total, audio_seconds FROM batch_progress"
+    [batch] = query_readonly(
+        ledger.path, "SELECT completed, failed, total, audio_seconds FROM batch_progress"
     )
     assert batch == {"completed": 1, "failed": 0, "total": 1, "audio_seconds": 60.0}
 
 
 async def test_after_a_failed_retry_another_succeeds(ledger: Ledger) -> None:
     job, _, _ = await retried(ledger)
-    await ledger.fail_job(job.id, job.token, code=ErrorCode.POISON, error="it fell over")
+    await ledger.write(fail_job, job.id, job.token, code=ErrorCode.POISON, error="it fell over")
     await ledger.retry_jobs([job.id])
-    [again] = await ledger.claim_jobs(1)
+    [again] = await ledger.write(claim_jobs, 1)
     assert (again.done, again.suspects) == (frozenset(), ())
     await finish(ledger, again, " newer")
     row = await status(ledger, job.id)
@@ -126,22 +147,23 @@ async def test_after_a_failed_retry_another_succeeds(ledger: Ledger) -> None:
 async def test_a_restart_in_the_middle_of_a_retry_keeps_its_chunks(tmp_path: Path) -> None:
     async with opened(tmp_path / "ledger.db", boot_id="one") as ledger:
         job, before, _ = await retried(ledger)
-        await ledger.add_strike(job.id, job.token, 0, 0.0, 10.0)
-        await ledger.add_strike(job.id, job.token, 1, 10.0, 20.0)
-        await ledger.store_chunks([(job.id, job.token, a_chunk(0, " newer", " part"))])
+        await ledger.write(add_strike, job.id, job.token, chunk=0, start=0.0, end=10.0)
+        await ledger.write(add_strike, job.id, job.token, chunk=1, start=10.0, end=20.0)
+        await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer", " part"))])
     async with opened(tmp_path / "ledger.db", boot_id="two") as ledger:
-        assert (await ledger.release_stale_claims()).jobs == (job.id,)
-        [again] = await ledger.claim_jobs(1)
+        assert (await ledger.write(release_stale_claims)).jobs == (job.id,)
+        [again] = await ledger.write(claim_jobs, 1)
         assert (again.done, again.said) == ({0}, {0: " newer part"})
         assert [suspect.index for suspect in again.suspects] == [1]
         assert await seen(ledger, job) == before
-        lost = await ledger.store_chunks(
-            [(again.id, again.token, a_chunk(0, " twice")), (again.id, again.token, a_chunk(1))]
+        lost = await ledger.write(
+            store_chunks,
+            [(again.id, again.token, a_chunk(0, " twice")), (again.id, again.token, a_chunk(1))],
         )
         assert lost == frozenset()
-        await ledger.mark_transcribed(again.id, again.token, audio_seconds=20.0, warnings=())
-        await ledger.complete_job(again.id, again.token, [an_artifact("a.txt")])
-        assert (await ledger.load_transcript(job.id)).text == "newer part"
+        await ledger.write(mark_transcribed, again.id, again.token, audio_seconds=20.0, warnings=())
+        await ledger.write(complete_job, again.id, again.token, [an_artifact("a.txt")])
+        assert (await ledger.read(load_transcript, job.id)).text == "newer part"
 
 
 async def test_a_gap_in_the_retry_is_told_and_one_in_the_finished_text_is_not(
@@ -149,14 +171,14 @@ async def test_a_gap_in_the_retry_is_told_and_one_in_the_finished_text_is_not(
 ) -> None:
     [job] = await claimed(ledger, a_file("a"))
     gap = replace(a_chunk(0), segments=(), gap=True)
-    await ledger.store_chunks([(job.id, job.token, gap)])
+    await ledger.write(store_chunks, [(job.id, job.token, gap)])
     await finish(ledger, job)
     await ledger.retry_jobs([job.id])
-    [again] = await ledger.claim_jobs(1)
-    await ledger.store_chunks([(again.id, again.token, a_chunk(0, " whole"))])
-    await ledger.mark_transcribed(again.id, again.token, audio_seconds=10.0, warnings=())
-    assert (await ledger.load_transcript(job.id)).gaps == ((0.0, 10.0),)
-    assert (await ledger.transcript_to_publish(job.id)).gaps == ()
+    [again] = await ledger.write(claim_jobs, 1)
+    await ledger.write(store_chunks, [(again.id, again.token, a_chunk(0, " whole"))])
+    await ledger.write(mark_transcribed, again.id, again.token, audio_seconds=10.0, warnings=())
+    assert (await ledger.read(load_transcript, job.id)).gaps == ((0.0, 10.0),)
+    assert (await ledger.read(transcript_to_publish, job.id)).gaps == ()
     assert (await status(ledger, job.id))["warning"] is None
 
 
@@ -164,21 +186,21 @@ async def test_what_fails_when_its_files_may_be_written_already_is_written_again
     ledger: Ledger,
 ) -> None:
     job, before, _ = await retried(ledger)
-    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " newer"))])
-    await ledger.mark_transcribed(job.id, job.token, audio_seconds=10.0, warnings=())
-    await ledger.reserve_artifacts(job.id, job.token, [an_artifact("a.txt")])
+    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer"))])
+    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=10.0, warnings=())
+    await ledger.write(reserve_artifacts, job.id, job.token, [an_artifact("a.txt")])
     await ledger.cancel_jobs([job.id])
-    assert (await ledger.load_transcript(job.id)) == before["transcript"]
-    [again] = await ledger.claim_jobs(1)
+    assert (await ledger.read(load_transcript, job.id)) == before["transcript"]
+    [again] = await ledger.write(claim_jobs, 1)
     assert again.transcribed
-    assert (await ledger.transcript_to_publish(job.id)) == before["transcript"]
-    await ledger.complete_job(again.id, again.token, [an_artifact("a.txt")])
+    assert (await ledger.read(transcript_to_publish, job.id)) == before["transcript"]
+    await ledger.write(complete_job, again.id, again.token, [an_artifact("a.txt")])
     assert (await status(ledger, job.id))["status"] == "completed"
 
 
 async def test_a_new_version_of_the_file_ends_the_retry_of_the_earlier_one(ledger: Ledger) -> None:
     job, before, _ = await retried(ledger)
-    await ledger.add_jobs([a_file("a", "other bytes")])
+    await ledger.write(add_jobs, [a_file("a", "other bytes")])
     assert (await status(ledger, job.id))["status"] == "completed"
     assert (await seen(ledger, job))["view"] == before["view"]
 
@@ -189,17 +211,17 @@ async def test_statistics_may_be_unknown(ledger: Ledger) -> None:
     segment = replace(
         chunk.segments[0], avg_logprob=None, compression_ratio=None, no_speech_prob=None
     )
-    await ledger.store_chunks([(job.id, job.token, replace(chunk, segments=(segment,)))])
-    assert (await ledger.load_transcript(job.id)).segments == (segment,)
+    await ledger.write(store_chunks, [(job.id, job.token, replace(chunk, segments=(segment,)))])
+    assert (await ledger.read(load_transcript, job.id)).segments == (segment,)
 
 
 async def test_a_pruned_job_takes_its_retry_along(ledger: Ledger) -> None:
     job, _, _ = await retried(ledger)
-    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " newer"))])
+    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer"))])
     await ledger.cancel_jobs([job.id])
     assert await ledger.prune_history(jobs_before="2027", events_before="2020") == 1
-    assert await ledger.query_rows(
-        "SELECT count(*) AS n FROM segments_fts WHERE segments_fts MATCH 'newer'"
+    assert query_readonly(
+        ledger.path, "SELECT count(*) AS n FROM segments_fts WHERE segments_fts MATCH 'newer'"
     ) == [{"n": 0}]
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from speakeasyd.errors import QueryError
 from speakeasyd.ledger import search
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.search import SearchFilters, build_match_expression
+from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.search import SearchFilters, build_match_expression, search_text
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_chunk, a_file, claimed, opened
 
@@ -33,22 +34,26 @@ async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
 
 async def test_words_are_found_where_they_are_said(ledger: Ledger) -> None:
     one, two = await claimed(ledger, a_file("one.wav"), a_file("two.wav"))
-    await ledger.store_chunks(
-        [(one.id, one.token, a_chunk(0, " The quick brown fox", " jumps over the Café."))]
+    await ledger.write(
+        store_chunks,
+        [(one.id, one.token, a_chunk(0, " The quick brown fox", " jumps over the Café."))],
     )
-    await ledger.store_chunks([(two.id, two.token, a_chunk(1, " A slow fox."))])
-    assert [(hit.path, hit.start) for hit in await ledger.search_text("quick fox")] == [
-        ("one.wav", 0.0)
-    ]
-    assert {hit.path for hit in await ledger.search_text("FOX")} == {"one.wav", "two.wav"}
-    [hit] = await ledger.search_text("cafe")
+    await ledger.write(store_chunks, [(two.id, two.token, a_chunk(1, " A slow fox."))])
+    assert [
+        (hit.path, hit.start) for hit in await ledger.searches.read(search_text, "quick fox")
+    ] == [("one.wav", 0.0)]
+    assert {hit.path for hit in await ledger.searches.read(search_text, "FOX")} == {
+        "one.wav",
+        "two.wav",
+    }
+    [hit] = await ledger.searches.read(search_text, "cafe")
     assert (hit.job_id, hit.start, hit.end, hit.snippet) == (
         one.id,
         1.0,
         2.0,
         " jumps over the [Café].",
     )
-    assert len(await ledger.search_text("fo*", limit=1)) == 1
+    assert len(await ledger.searches.read(search_text, "fo*", limit=1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -56,18 +61,19 @@ async def test_words_are_found_where_they_are_said(ledger: Ledger) -> None:
 )
 async def test_no_word_is_taken_for_an_operator(ledger: Ledger, words: str) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
-    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " fox"))])
-    assert await ledger.search_text(words) == []
+    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " fox"))])
+    assert await ledger.searches.read(search_text, words) == []
 
 
 async def test_phrases_beginnings_and_what_must_not_be_there(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
-    await ledger.store_chunks(
-        [(job.id, job.token, a_chunk(0, " the quick brown fox", " the brown quick dog"))]
+    await ledger.write(
+        store_chunks,
+        [(job.id, job.token, a_chunk(0, " the quick brown fox", " the brown quick dog"))],
     )
 
     async def starts(words: str) -> set[float]:
-        return {hit.start for hit in await ledger.search_text(words)}
+        return {hit.start for hit in await ledger.searches.read(search_text, words)}
 
     assert await starts("quick brown") == {0.0, 1.0}
     assert await starts('"quick brown"') == {0.0}
@@ -81,16 +87,19 @@ async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
     calls, talk = await claimed(
         ledger, replace(a_file("c.wav"), batch="calls", preset="split"), a_file("t.wav")
     )
-    await ledger.store_chunks([(calls.id, calls.token, a_chunk(0, " hello", channel=0))])
-    await ledger.store_chunks([(calls.id, calls.token, a_chunk(1, " hello", channel=1))])
-    await ledger.store_chunks([(talk.id, talk.token, a_chunk(0, " hello"))])
+    await ledger.write(store_chunks, [(calls.id, calls.token, a_chunk(0, " hello", channel=0))])
+    await ledger.write(store_chunks, [(calls.id, calls.token, a_chunk(1, " hello", channel=1))])
+    await ledger.write(store_chunks, [(talk.id, talk.token, a_chunk(0, " hello"))])
     clock.advance(timedelta(days=40).total_seconds())
     [late] = await claimed(ledger, a_file("late.wav", inbox="other"))
-    await ledger.store_chunks([(late.id, late.token, a_chunk(0, " hello"))])
+    await ledger.write(store_chunks, [(late.id, late.token, a_chunk(0, " hello"))])
 
     async def paths(**filters: object) -> list[str]:
         return sorted(
-            hit.path for hit in await ledger.search_text("hello", filters=SearchFilters(**filters))
+            hit.path
+            for hit in await ledger.searches.read(
+                search_text, "hello", filters=SearchFilters(**filters)
+            )
         )  # type: ignore[arg-type]
 
     assert await paths() == ["c.wav", "c.wav", "late.wav", "t.wav"]
@@ -107,13 +116,18 @@ async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
 
 async def test_of_common_words_the_newest_come_first(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
-    await ledger.store_chunks([(job.id, job.token, a_chunk(0, " so so so", *[" so it was"] * 5))])
-    assert [hit.start for hit in await ledger.search_text("so", limit=2)] == [
+    await ledger.write(
+        store_chunks, [(job.id, job.token, a_chunk(0, " so so so", *[" so it was"] * 5))]
+    )
+    assert [hit.start for hit in await ledger.searches.read(search_text, "so", limit=2)] == [
         0.0,
         1.0,
     ]  # the first has most of it
     with patch.object(search, "RANKED", 3):
-        assert [hit.start for hit in await ledger.search_text("so", limit=2)] == [5.0, 4.0]
+        assert [hit.start for hit in await ledger.searches.read(search_text, "so", limit=2)] == [
+            5.0,
+            4.0,
+        ]
 
 
 @pytest.mark.parametrize(("passed", "stretch"), [(0, 1), (3, 4), (1000, 1), (1000, 1000)])
@@ -130,8 +144,9 @@ async def test_common_words_among_many_files_are_all_found(
     for index in range(3):
         for number, job in enumerate(jobs):
             channel = index % 2 if number % 3 else None
-            await ledger.store_chunks(
-                [(job.id, job.token, a_chunk(index, " so", " so it was", " no", channel=channel))]
+            await ledger.write(
+                store_chunks,
+                [(job.id, job.token, a_chunk(index, " so", " so it was", " no", channel=channel))],
             )
     with patch.multiple(search, RANKED=3, SKIPPED=passed, FIRST_RANGE=stretch):
         for filters in (
@@ -147,7 +162,7 @@ async def test_common_words_among_many_files_are_all_found(
                 if filters.batch in {None, f"batch {number % 2}"}
                 and (filters.channel is None or (number % 3 and filters.channel == index % 2))
             }
-            hits = await ledger.search_text("so", limit=100, filters=filters)
+            hits = await ledger.searches.read(search_text, "so", limit=100, filters=filters)
             assert len(hits) == len(expected)
             assert {(hit.job_id, hit.start) for hit in hits} == expected
 

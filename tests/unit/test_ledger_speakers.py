@@ -10,8 +10,19 @@ from speakeasyd.domain.diarization import MODEL, ChunkSpeakers, LocalSpeaker, Sp
 from speakeasyd.domain.job import Job
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.errors import ClaimLost, SpeakeasyError
+from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.people import VoiceSample
+from speakeasyd.ledger.people import (
+    VoiceSample,
+    add_voice_sample,
+    forget_person,
+    load_people,
+    merge_people,
+    rename_person,
+)
+from speakeasyd.ledger.publication import complete_job, load_transcript, transcript_to_publish
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import mark_transcribed, store_chunks
 from speakeasyd.services.speakers import SpeakerChange, SpeakerLabeller, change_speakers
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, opened
 from tests.unit.test_speakers import heard
@@ -31,18 +42,19 @@ def speaking(index: int, *who: int) -> Chunk:
 
 
 async def transcribe(ledger: Ledger, job: Job, *chunks: Chunk) -> None:
-    await ledger.store_chunks([(job.id, job.token, chunk) for chunk in chunks])
-    await ledger.mark_transcribed(job.id, job.token, audio_seconds=60.0)
+    await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in chunks])
+    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
     await SpeakerLabeller(ledger).label_job(job)
 
 
 async def complete(ledger: Ledger, job: Job) -> None:
-    await ledger.complete_job(job.id, job.token, [an_artifact(f"{job.id}.txt")])
+    await ledger.write(complete_job, job.id, job.token, [an_artifact(f"{job.id}.txt")])
 
 
 async def said(ledger: Ledger) -> list[tuple[Any, ...]]:
-    rows = await ledger.query_rows(
-        'SELECT speaker, speaker_name, text FROM segments_text ORDER BY job_id, start, "end"'
+    rows = query_readonly(
+        ledger.path,
+        'SELECT speaker, speaker_name, text FROM segments_text ORDER BY job_id, start, "end"',
     )
     return [tuple(row.values()) for row in rows]
 
@@ -64,15 +76,16 @@ async def test_speakers_are_in_the_views(tmp_path: Path) -> None:
         assert await said(ledger) == []
         await complete(ledger, job)
         assert await said(ledger) == SAID
-        rows = await ledger.query_rows(
-            "SELECT speaker, name, seconds, round(share, 2) AS share, words FROM speakers"
+        rows = query_readonly(
+            ledger.path,
+            "SELECT speaker, name, seconds, round(share, 2) AS share, words FROM speakers",
         )
         assert [tuple(row.values()) for row in rows] == [
             (1, "Speaker 1", 10.0, 0.4, 6),
             (2, "Speaker 2", 10.0, 0.4, 6),
             (3, "Speaker 3", 5.0, 0.2, 3),
         ]
-        transcript = await ledger.load_transcript(job.id)
+        transcript = await ledger.read(load_transcript, job.id)
         assert [segment.speaker for segment in transcript.segments] == [1, 2, 2, 3, 1]
         assert [(turn.start, turn.end, turn.speaker) for turn in transcript.turns] == [
             (0.0, 5.0, 1),
@@ -89,7 +102,7 @@ async def test_without_speakers_nothing_is_stored(tmp_path: Path) -> None:
         await transcribe(ledger, job, a_chunk(0, " Hello."))
         await complete(ledger, job)
         assert await said(ledger) == [(None, None, " Hello.")]
-        assert await ledger.query_rows("SELECT * FROM speakers") == []
+        assert query_readonly(ledger.path, "SELECT * FROM speakers") == []
         with pytest.raises(SpeakeasyError, match="not told apart"):
             await change_speakers(ledger, job.id, SpeakerChange(names={1: "Anna"}))
 
@@ -103,10 +116,10 @@ async def test_a_change_is_published_without_the_recording(tmp_path: Path) -> No
         assert await said(ledger) == SAID  # until it is published
         with pytest.raises(SpeakeasyError, match="not completed"):
             await change_speakers(ledger, job.id, SpeakerChange(names={1: "Bob"}))
-        [again] = await ledger.claim_jobs(1)
+        [again] = await ledger.write(claim_jobs, 1)
         assert again.transcribed
         await SpeakerLabeller(ledger).label_job(again)
-        new = await ledger.transcript_to_publish(job.id)
+        new = await ledger.read(transcript_to_publish, job.id)
         assert [one.label for one in new.speakers] == ["Anna", "Speaker 2"]
         await complete(ledger, again)
         assert [(number, name) for number, name, _ in await said(ledger)] == [
@@ -134,10 +147,10 @@ async def test_a_retry_finds_speakers_anew_beside_the_finished_ones(tmp_path: Pa
         await transcribe(ledger, job, *TALK)
         await complete(ledger, job)
         await ledger.retry_jobs([job.id])
-        [retry] = await ledger.claim_jobs(1)
+        [retry] = await ledger.write(claim_jobs, 1)
         await transcribe(ledger, retry, speaking(0, 8))
         assert await said(ledger) == SAID
-        assert len((await ledger.load_transcript(job.id)).speakers) == 3
+        assert len((await ledger.read(load_transcript, job.id)).speakers) == 3
         await complete(ledger, retry)
         assert await said(ledger) == [(1, "Speaker 1", " word 8 here.")]
 
@@ -161,7 +174,7 @@ async def test_a_chunk_whose_speakers_are_unknown_is_a_warning(tmp_path: Path) -
         await transcribe(ledger, job, *TALK, failed)
         await complete(ledger, job)
         assert (await said(ledger))[-1] == (None, None, " Who?")
-        [row] = await ledger.query_rows("SELECT warning, warning_kinds FROM job_status")
+        [row] = query_readonly(ledger.path, "SELECT warning, warning_kinds FROM job_status")
         assert row["warning"] == "speakers could not be told apart everywhere: it broke"
         assert row["warning_kinds"] == '["other"]'
 
@@ -169,7 +182,7 @@ async def test_a_chunk_whose_speakers_are_unknown_is_a_warning(tmp_path: Path) -
 async def test_a_lost_claim_changes_nothing(tmp_path: Path) -> None:
     async with opened(tmp_path / "ledger.db") as ledger:
         [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
-        await ledger.store_chunks([(job.id, job.token, TALK[0])])
+        await ledger.write(store_chunks, [(job.id, job.token, TALK[0])])
         await ledger.cancel_jobs([job.id])
         with pytest.raises(ClaimLost):
             await SpeakerLabeller(ledger).label_job(job)
@@ -177,31 +190,33 @@ async def test_a_lost_claim_changes_nothing(tmp_path: Path) -> None:
 
 async def test_known_people(tmp_path: Path) -> None:
     async with opened(tmp_path / "ledger.db") as ledger:
-        await ledger.add_voice_sample(" Anna  B ", VoiceSample("anna.wav", 9.0, heard(1, 500)))
-        await ledger.add_voice_sample("Anna B", VoiceSample("phone.wav", 6.0, heard(1, 501)))
-        await ledger.add_voice_sample("Bob", VoiceSample("bob.wav", 8.0, heard(3, 502)))
+        await ledger.write(
+            add_voice_sample, " Anna  B ", VoiceSample("anna.wav", 9.0, heard(1, 500))
+        )
+        await ledger.write(add_voice_sample, "Anna B", VoiceSample("phone.wav", 6.0, heard(1, 501)))
+        await ledger.write(add_voice_sample, "Bob", VoiceSample("bob.wav", 8.0, heard(3, 502)))
         [job] = await claimed(ledger, a_file("a.wav", speakers="auto"))
         await transcribe(ledger, job, *TALK)
         await complete(ledger, job)
         names = [name for _, name, _ in await said(ledger)]
         assert names == ["Anna B", "Speaker 2", "Speaker 2", "Bob", "Anna B"]
-        assert await ledger.rename_person("Anna B", "Ann") == [job.id]
-        [again] = await ledger.claim_jobs(1)
+        assert await ledger.write(rename_person, "Anna B", "Ann") == [job.id]
+        [again] = await ledger.write(claim_jobs, 1)
         await complete(ledger, again)
         assert (await said(ledger))[0][1] == "Ann"
         with pytest.raises(SpeakeasyError, match="already"):
-            await ledger.rename_person("Ann", "Bob")
+            await ledger.write(rename_person, "Ann", "Bob")
         with pytest.raises(SpeakeasyError, match="no person"):
-            await ledger.forget_person("Eve")
-        assert await ledger.merge_people("Bob", "Ann") == [job.id]
-        [ann] = await ledger.load_people()
+            await ledger.write(forget_person, "Eve")
+        assert await ledger.write(merge_people, "Bob", "Ann") == [job.id]
+        [ann] = await ledger.read(load_people)
         assert [sample.source for sample in ann.samples] == ["anna.wav", "phone.wav", "bob.wav"]
-        assert await ledger.forget_person("Ann") == 3
-        assert await ledger.load_people() == []
-        [again] = await ledger.claim_jobs(1)
+        assert await ledger.write(forget_person, "Ann") == 3
+        assert await ledger.read(load_people) == []
+        [again] = await ledger.write(claim_jobs, 1)
         await complete(ledger, again)
         names = [name for _, name, _ in await said(ledger)]
         assert names == ["Ann", "Speaker 2", "Speaker 2", "Ann", "Ann"]  # what was written stays
         for wrong in ("", "x" * 101, "a\nb\x07"):
             with pytest.raises(SpeakeasyError, match="name"):
-                await ledger.add_voice_sample(wrong, VoiceSample("a.wav", 9.0, b""))
+                await ledger.write(add_voice_sample, wrong, VoiceSample("a.wav", 9.0, b""))

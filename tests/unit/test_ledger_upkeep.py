@@ -7,11 +7,25 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.fault import FaultKind
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import Sighting
 from speakeasyd.domain.notifications import Notification, NotificationKind
+from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim, update_claimed_job
+from speakeasyd.ledger.deliveries import enqueue_deliveries
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import (
+    close_incident,
+    open_incident,
+    release_stale_claims,
+    store_state,
+)
+from speakeasyd.ledger.new_jobs import add_jobs, find_unknown_files
+from speakeasyd.ledger.publication import find_taken_names
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import mark_transcribed, store_chunks
+from speakeasyd.ledger.search import search_text
 from speakeasyd.testing import ManualClock
 from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status, touched
 
@@ -33,20 +47,20 @@ async def test_a_new_daemon_takes_back_what_the_last_one_had(tmp_path: Path) -> 
     path = tmp_path / "ledger.db"
     async with opened(path, boot_id="first") as ledger:
         half, whole, _ = await claimed(ledger, a_file("half"), a_file("whole"), a_file("untouched"))
-        await ledger.store_chunks([(half.id, half.token, a_chunk(0, " one"))])
-        await ledger.store_chunks([(whole.id, whole.token, a_chunk(0, " all"))])
-        await ledger.mark_transcribed(whole.id, whole.token, audio_seconds=10.0)
-        assert await ledger.release_stale_claims() == type(await ledger.release_stale_claims())(
-            jobs=(), chunks=0
-        )  # its own it leaves alone
+        await ledger.write(store_chunks, [(half.id, half.token, a_chunk(0, " one"))])
+        await ledger.write(store_chunks, [(whole.id, whole.token, a_chunk(0, " all"))])
+        await ledger.write(mark_transcribed, whole.id, whole.token, audio_seconds=10.0)
+        assert await ledger.write(release_stale_claims) == type(
+            await ledger.write(release_stale_claims)
+        )(jobs=(), chunks=0)  # its own it leaves alone
     async with opened(path, boot_id="second") as ledger:
-        recovered = await ledger.release_stale_claims()
+        recovered = await ledger.write(release_stale_claims)
         assert (recovered.jobs, recovered.chunks) == ((1, 2, 3), 2)
-        again = {job.path: job for job in await ledger.claim_jobs(3)}
+        again = {job.path: job for job in await ledger.write(claim_jobs, 3)}
         assert again[b"half"].done == {0}
         assert again[b"whole"].transcribed
         assert {
-            row["outcome"] for row in await ledger.query_rows("SELECT outcome FROM attempts")
+            row["outcome"] for row in query_readonly(ledger.path, "SELECT outcome FROM attempts")
         } == {
             "interrupted",
             None,
@@ -57,7 +71,8 @@ async def test_an_incident_is_told_from_beginning_to_end(
     ledger: Ledger, clock: ManualClock
 ) -> None:
     [job] = await claimed(ledger, a_file("a.wav"))
-    incident = await ledger.open_incident(
+    incident = await ledger.write(
+        open_incident,
         Incident(
             kind=FaultKind.CONTEXT_LOST,
             phase="generate",
@@ -68,11 +83,11 @@ async def test_an_incident_is_told_from_beginning_to_end(
             action=IncidentAction.START_WORKER,
             job_id=job.id,
             chunk=3,
-        )
+        ),
     )
     clock.advance(4)
-    await ledger.close_incident(incident, cost_seconds=4.0)
-    [row] = await ledger.query_rows("SELECT * FROM incidents")
+    await ledger.write(close_incident, incident, cost_seconds=4.0)
+    [row] = query_readonly(ledger.path, "SELECT * FROM incidents")
     assert row["incident_id"] == incident
     assert (row["kind"], row["job_id"], row["path"], row["chunk"]) == (
         "context_lost",
@@ -87,10 +102,10 @@ async def test_an_incident_is_told_from_beginning_to_end(
 
 
 async def test_the_state_is_what_was_said_last(ledger: Ledger, clock: ManualClock) -> None:
-    await ledger.store_state("pauses", {"outbox": "full"})
+    await ledger.write(store_state, "pauses", {"outbox": "full"})
     clock.advance(1)
-    await ledger.store_state("pauses", {})
-    assert await ledger.query_rows("SELECT * FROM state") == [
+    await ledger.write(store_state, "pauses", {})
+    assert query_readonly(ledger.path, "SELECT * FROM state") == [
         {"key": "pauses", "value": "{}", "updated_at": "2026-01-01T00:00:01.000Z"}
     ]
 
@@ -98,7 +113,7 @@ async def test_the_state_is_what_was_said_last(ledger: Ledger, clock: ManualCloc
 async def test_old_jobs_go_with_all_that_was_theirs(ledger: Ledger, clock: ManualClock) -> None:
     old, running = await claimed(ledger, a_file("old"), a_file("running"))
     await finish(ledger, old, " Hello.")
-    [skipped] = await ledger.add_jobs([touched(a_file("old"))])
+    [skipped] = await ledger.write(add_jobs, [touched(a_file("old"))])
     clock.advance(DAY_S)
     [young] = await claimed(ledger, a_file("young"))
     await finish(ledger, young, " Hello.")
@@ -108,15 +123,19 @@ async def test_old_jobs_go_with_all_that_was_theirs(ledger: Ledger, clock: Manua
         )
         == 2
     )
-    assert {row["job_id"] for row in await ledger.query_rows("SELECT job_id FROM job_status")} == {
+    assert {
+        row["job_id"] for row in query_readonly(ledger.path, "SELECT job_id FROM job_status")
+    } == {
         running.id,
         young.id,
     }
     assert skipped.job_id not in {running.id, young.id}
-    assert [hit.job_id for hit in await ledger.search_text("hello")] == [young.id]
-    [batch] = await ledger.query_rows("SELECT total, completed, audio_seconds FROM batch_progress")
+    assert [hit.job_id for hit in await ledger.searches.read(search_text, "hello")] == [young.id]
+    [batch] = query_readonly(
+        ledger.path, "SELECT total, completed, audio_seconds FROM batch_progress"
+    )
     assert batch == {"total": 2, "completed": 1, "audio_seconds": 60.0}
-    assert {row["at"][:10] for row in await ledger.query_rows("SELECT at FROM events")} == {
+    assert {row["at"][:10] for row in query_readonly(ledger.path, "SELECT at FROM events")} == {
         "2026-01-02"
     }  # type: ignore[index]
 
@@ -128,27 +147,31 @@ async def test_a_file_whose_job_was_pruned_is_not_transcribed_again(
     [job] = await claimed(ledger, file)
     await finish(ledger, job, " Hello.")
     assert await ledger.prune_history(jobs_before="2027", events_before="2026") == 1
-    assert await ledger.find_unknown_files("inbox", [Sighting(file.path, file.signature)]) == []
-    assert [each.status for each in await ledger.add_jobs([touched(file)])] == ["skipped"]
-    assert [each.status for each in await ledger.add_jobs([a_file("a.wav", "other")])] == [
+    assert (
+        await ledger.read(find_unknown_files, "inbox", [Sighting(file.path, file.signature)]) == []
+    )
+    assert [each.status for each in await ledger.write(add_jobs, [touched(file)])] == ["skipped"]
+    assert [each.status for each in await ledger.write(add_jobs, [a_file("a.wav", "other")])] == [
         "pending"
     ]
-    assert await ledger.find_taken_names("/outbox", [an_artifact(f"{job.id}.txt").path], job_id=99)
+    assert await ledger.read(
+        find_taken_names, "/outbox", [an_artifact(f"{job.id}.txt").path], job_id=99
+    )
 
 
 async def test_the_number_of_a_pruned_job_is_not_given_again(ledger: Ledger) -> None:
     [job] = await claimed(ledger, a_file("a"))
     await finish(ledger, job)
     await ledger.prune_history(jobs_before="2027", events_before="2026")
-    [added] = await ledger.add_jobs([a_file("b")])
+    [added] = await ledger.write(add_jobs, [a_file("b")])
     assert added.job_id > job.id
 
 
 async def test_many_jobs_are_pruned_in_short_steps(ledger: Ledger) -> None:
-    added = await ledger.add_jobs([a_file(str(i)) for i in range(1100)])
+    added = await ledger.write(add_jobs, [a_file(str(i)) for i in range(1100)])
     assert len(await ledger.cancel_jobs([each.job_id for each in added])) == 1100
     assert await ledger.prune_history(jobs_before="2027", events_before="2027") == 1100
-    assert await ledger.query_rows("SELECT * FROM batch_progress") == []
+    assert query_readonly(ledger.path, "SELECT * FROM batch_progress") == []
 
 
 Step = st.tuples(
@@ -169,17 +192,17 @@ async def test_the_counts_of_a_batch_are_those_of_its_jobs(
         for verb, number in steps:
             match verb:
                 case "add":
-                    await ledger.add_jobs([a_file(f"{number}", f"content {number}")])
+                    await ledger.write(add_jobs, [a_file(f"{number}", f"content {number}")])
                 case "claim":
-                    held += await ledger.claim_jobs(number)
+                    held += await ledger.write(claim_jobs, number)
                 case "finish" if held:
                     await finish(ledger, held.pop(), " Hello.")
                 case "fail" if held:
                     job = held.pop()
-                    await ledger.fail_job(job.id, job.token, code="internal", error="")
+                    await ledger.write(fail_job, job.id, job.token, code="internal", error="")
                 case "release" if held:
                     job = held.pop()
-                    await ledger.release_claim(job.id, job.token, available_at=None)
+                    await ledger.write(release_claim, job.id, job.token, available_at=None)
                 case "cancel":
                     await ledger.cancel_jobs([job.id for job in held[:1]])
                     del held[:1]
@@ -191,26 +214,30 @@ async def test_the_counts_of_a_batch_are_those_of_its_jobs(
 
 
 async def test_who_was_told_is_forgotten_with_the_events(ledger: Ledger) -> None:
-    await ledger.enqueue_deliveries(
+    await ledger.write(
+        enqueue_deliveries,
         [("webhook", Notification(NotificationKind.JOB_FAILED, "2026", 1, {}))],
         seq=1,
         until="2026",
     )
     await ledger.prune_history(jobs_before=None, events_before="2025")
-    assert await ledger.query_rows("SELECT target FROM deliveries") == [{"target": "webhook"}]
+    assert query_readonly(ledger.path, "SELECT target FROM deliveries") == [{"target": "webhook"}]
     await ledger.prune_history(jobs_before=None, events_before="2027")
-    assert await ledger.query_rows("SELECT target FROM deliveries") == []
+    assert query_readonly(ledger.path, "SELECT target FROM deliveries") == []
 
 
 async def compare_counts(ledger: Ledger) -> None:
-    [real] = await ledger.query_rows("""
+    [real] = query_readonly(
+        ledger.path,
+        """
         SELECT count(*) AS total, sum(status = 'pending') AS pending, sum(status = 'processing') AS processing,
                sum(status = 'completed') AS completed, sum(status = 'failed') AS failed,
                sum(status = 'cancelled') AS cancelled, sum(status = 'skipped') AS skipped,
                total(audio_seconds) AS audio_seconds
         FROM jobs
-    """)
-    shown = await ledger.query_rows("SELECT * FROM batch_progress")
+    """,
+    )
+    shown = query_readonly(ledger.path, "SELECT * FROM batch_progress")
     expected = [real] if real["total"] else []
     assert [{name: row[name] for name in real} for row in shown] == expected
     for row in shown:
@@ -221,10 +248,10 @@ async def test_the_progress_of_a_batch_counts_what_has_ended_and_what_is_under_w
     ledger: Ledger,
 ) -> None:
     one, two = await claimed(ledger, a_file("a"), a_file("b"))
-    await ledger.add_jobs([a_file("c"), a_file("d")])
-    await ledger.fail_job(one.id, one.token, code="internal", error="")
-    await ledger.update_claimed_job(two.id, two.token, container_seconds=20.0)
-    await ledger.store_chunks([(two.id, two.token, a_chunk(0))])
-    [batch] = await ledger.query_rows("SELECT progress FROM batch_progress")
+    await ledger.write(add_jobs, [a_file("c"), a_file("d")])
+    await ledger.write(fail_job, one.id, one.token, code="internal", error="")
+    await ledger.write(update_claimed_job, two.id, two.token, JobNoted(container_seconds=20.0))
+    await ledger.write(store_chunks, [(two.id, two.token, a_chunk(0))])
+    [batch] = query_readonly(ledger.path, "SELECT progress FROM batch_progress")
     assert batch["progress"] == pytest.approx((1 + 0.5) / 4)
     assert (await status(ledger, two.id))["progress"] == 0.5

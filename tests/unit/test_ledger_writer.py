@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from speakeasyd.domain.event_payloads import JobFailed
+from speakeasyd.domain.event_payloads import JobFailed, JobNoted
 from speakeasyd.domain.fault import FaultKind
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.errors import ClaimLost, LedgerError, LedgerFull, LedgerUnwritable
 from speakeasyd.events import Event, EventHub
+from speakeasyd.ledger.claims import fail_job, update_claimed_job
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import open_incident, store_state
+from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.results import store_chunks
 from speakeasyd.ledger.writer import Transaction, Writer
 from speakeasyd.testing import ManualClock
 from tests.conftest import PATIENCE_S, eventually
@@ -55,7 +59,7 @@ async def heard(hub: EventHub, ledger: Ledger) -> list[Event]:
     """What is published while the ledger answers once more."""
     with hub.subscribe() as subscription:
         await ledger.detect_foreign_commit()
-        await ledger.store_state("last", 1)
+        await ledger.write(store_state, "last", 1)
         return [await anext(subscription) for _ in range(subscription._queue.qsize())]
 
 
@@ -223,11 +227,11 @@ async def test_events_are_published_once_durable_and_kept_in_order(
     async with opened(path, hub=hub) as ledger:
         with hub.subscribe() as subscription:
             [job] = await claimed(ledger, a_file("a"))
-            await ledger.update_claimed_job(job.id, job.token, language="en")
-            await ledger.store_chunks([(job.id, job.token, a_chunk(0, " one"))])
-            await ledger.fail_job(job.id, job.token, code="internal", error="broken")
+            await ledger.write(update_claimed_job, job.id, job.token, JobNoted(language="en"))
+            await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " one"))])
+            await ledger.write(fail_job, job.id, job.token, code="internal", error="broken")
             told = [await anext(subscription) for _ in range(5)]
-        kept = await ledger.query_rows("SELECT seq, kind, job_id FROM events ORDER BY seq")
+        kept = query_readonly(ledger.path, "SELECT seq, kind, job_id FROM events ORDER BY seq")
     assert [(event.kind, event.seq) for event in told] == [
         ("job.added", 1),
         ("job.claimed", 2),
@@ -261,11 +265,11 @@ async def test_numbers_of_events_are_never_given_twice(path: Path, hub: EventHub
     )
     async with opened(path) as daemon, opened(path, boot_id="") as command:
         for ledger in (daemon, command, daemon, command):
-            await ledger.open_incident(incident)
+            await ledger.write(open_incident, incident)
         await daemon.prune_history(jobs_before=None, events_before="2027")
         await command.open_incident(incident)
         assert [
-            row["seq"] for row in await daemon.query_rows("SELECT seq FROM events ORDER BY seq")
+            row["seq"] for row in query_readonly(daemon.path, "SELECT seq FROM events ORDER BY seq")
         ] == [4, 5]
 
 
@@ -275,6 +279,6 @@ async def test_chunks_of_many_jobs_are_one_commit(path: Path) -> None:
         done = [(job.id, job.token, Chunk(index, 0.0, 1.0)) for job in jobs for index in range(5)]
         wal = path.with_name("ledger.db-wal")
         before = wal.stat().st_size
-        assert await ledger.store_chunks(done) == frozenset()
+        assert await ledger.write(store_chunks, done) == frozenset()
         assert (wal.stat().st_size - before) // 4096 < 20  # pages, not fifty transactions
-        assert await ledger.query_rows("SELECT count(*) AS n FROM chunks") == [{"n": 50}]
+        assert query_readonly(ledger.path, "SELECT count(*) AS n FROM chunks") == [{"n": 50}]
