@@ -1,11 +1,10 @@
 """What `doctor` finds out about devices, libraries and the model: in processes of their own, since a sick GPU hangs or
 kills whoever touches it."""
 
+import asyncio
 import json
 import os
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +14,7 @@ from speakeasyd.config import Settings
 from speakeasyd.domain.fault import FaultKind, Phase, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.ledger.lock import find_holder
+from speakeasyd.probe import run_probe
 from speakeasyd.workers.child import set_compute_environment
 
 PROBE_S = 90.0  # seconds; a first touch of a GPU's driver can take long
@@ -24,7 +24,7 @@ HUB_S = 3.0  # seconds
 
 
 def check_devices(settings: Settings) -> Iterator[Finding]:
-    found = run_probe("speakeasyd.engine.gpu_probe")
+    found = run_engine_probe("speakeasyd.engine.gpu_probe")
     gpus, error = found.get("gpus", []), found.get("error", "")
     wanted = settings.workers.device
     if error:
@@ -47,7 +47,7 @@ def check_devices(settings: Settings) -> Iterator[Finding]:
 
 
 def _check_model_files(settings: Settings, device: str) -> Iterator[Finding]:
-    found = run_probe(
+    found = run_engine_probe(
         "speakeasyd.engine.doctor_probe", settings.options.model, device, str(settings.state)
     )
     if "ffmpeg" in found:
@@ -101,7 +101,7 @@ def _run_selftest(settings: Settings, device: str) -> Finding:
         offline=True,
     )
     arguments = (settings.options.model, json.dumps(asdict(spec)))
-    found = run_probe("speakeasyd.engine.selftest", *arguments, deadline_s=SELFTEST_S)
+    found = run_engine_probe("speakeasyd.engine.selftest", *arguments, deadline_s=SELFTEST_S)
     if error := found.get("error"):
         diagnosis = classify_fault(phase=Phase(found.get("phase", "")), error=error, device=device)
         return Finding("engine", Level.FAIL, f"{diagnosis.what}: {error}", diagnosis.hint)
@@ -120,23 +120,9 @@ def _is_hub_reachable() -> bool:
     return True
 
 
-def run_probe(module: str, *arguments: str, deadline_s: float = PROBE_S) -> dict[str, Any]:
-    """What a module of the engine finds. `error` where it finds its end instead."""
-    command = [sys.executable, "-m", module, *arguments]
+def run_engine_probe(module: str, *arguments: str, deadline_s: float = PROBE_S) -> dict[str, Any]:
+    """What a module of the engine finds, in the environment of a worker: see `run_probe`. Blocks."""
     environ = dict(os.environ)
-    set_compute_environment(environ)  # as a worker is
-    try:
-        done = subprocess.run(  # noqa: S603 - ours
-            command, env=environ, capture_output=True, text=True, timeout=deadline_s, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer within {deadline_s:.0f} s"}
-    try:
-        found: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        return {
-            "error": (
-                done.stderr.strip().splitlines() or [f"it died with exit status {done.returncode}"]
-            )[-1]
-        }
-    return found
+    set_compute_environment(environ)
+    probe = run_probe("-m", module, *arguments, environ=environ, deadline_s=deadline_s)
+    return asyncio.run(probe)

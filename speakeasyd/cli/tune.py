@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
-from speakeasyd.cli.engine_checks import run_probe
+from speakeasyd.cli.engine_checks import run_engine_probe
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.config import Settings
 from speakeasyd.config.edits import set_keys
@@ -84,11 +84,11 @@ def command(
 
 def run_trials(settings: Settings, seconds: float) -> Iterator[Trial]:
     """One after the other, what is taken without tuning first. Raises SpeakeasyError if that does not work."""
-    gpus = run_probe("speakeasyd.engine.gpu_probe").get("gpus")
+    gpus = run_engine_probe("speakeasyd.engine.gpu_probe").get("gpus")
     wanted = settings.workers.device
     device = wanted if ":" in wanted else "cuda:0" if gpus and wanted != "cpu" else "cpu"
     for number, spec in enumerate(_propose_specs(device, settings)):
-        found = run_probe(
+        found = run_engine_probe(
             "speakeasyd.engine.tune_trial",
             settings.options.model,
             str(seconds),

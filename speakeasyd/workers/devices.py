@@ -1,17 +1,15 @@
 """Discovers and probes devices in disposable processes, which a faulty device may end."""
 
-import asyncio
-import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from speakeasyd.config import WorkerSettings
 from speakeasyd.domain.fault import Phase, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.probe import run_probe
 from speakeasyd.workers.child import restrict_visible_devices
 
 PROBE_S = 120.0  # seconds for a probe; the first use of a driver can take long
@@ -58,30 +56,8 @@ async def probe_devices(
     environ = dict(os.environ)
     if device:
         restrict_visible_devices(device, state_dir, environ)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environ,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), PROBE_S)
-    except TimeoutError:
-        return ProbeResult(0, f"the probe did not answer within {PROBE_S:.0f} s")
-    finally:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-    try:
-        found = json.loads(out)
-        return ProbeResult(len(found["gpus"]), found["error"])
-    except ValueError:
-        output = err.decode(errors="replace").strip().splitlines()
-        return ProbeResult(
-            0, output[-1] if output else f"the probe died with exit status {process.returncode}"
-        )
+    found = await run_probe(*command, environ=environ, deadline_s=PROBE_S)
+    return ProbeResult(len(found.get("gpus", ())), found["error"])
 
 
 async def check_device(device: str, *, state_dir: str) -> str:
