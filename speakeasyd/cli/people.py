@@ -15,6 +15,7 @@ from speakeasyd.ledger.people import (
     add_voice_sample,
     check_name,
     forget_person,
+    load_people,
     merge_people,
     rename_person,
 )
@@ -31,7 +32,7 @@ def list_people(
     config: given.Config = None, state: given.State = None, as_json: given.Json = False
 ) -> int:
     """List the people whose voices are recognised, and the samples of their voices."""
-    people = _run(config, state, Ledger.load_people)
+    people = _run(config, state, lambda ledger: ledger.read(load_people))
     if as_json:
         print_json([person.describe() for person in people])
     elif not people:

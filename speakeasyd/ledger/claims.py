@@ -126,7 +126,10 @@ def find_lost_claims(
 def claim_jobs(
     tx: Transaction, limit: int, *, model: str | None = None, inboxes: Sequence[str] | None = None
 ) -> list[Job]:
-    """Claim up to `limit` jobs; at least one if any is available.
+    """Claim up to `limit` jobs, by priority and then turn; at least one if any is available.
+
+    May return fewer than are available: call it until it returns none. `model`, `inboxes`: only
+    jobs of these.
 
     Of jobs with the same work key, only one is claimed; the others wait for its transcript. If a
     completed job has done the same work, its chunks are copied and the job is returned with

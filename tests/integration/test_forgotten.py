@@ -13,7 +13,8 @@ from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.events import EventHub
 from speakeasyd.inbox import file_identity
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.maintenance import load_state
+from speakeasyd.ledger.maintenance import load_state, store_state
+from speakeasyd.ledger.new_jobs import add_jobs, find_unknown_files
 from speakeasyd.services import admission, service
 from speakeasyd.services.failures import ServiceFailures
 from tests.conftest import eventually
@@ -94,18 +95,29 @@ async def test_what_is_raised_while_a_file_is_looked_at_or_read_loses_nothing(
         await eventually(lambda: not failures.texts, "all to be well")
 
 
-@pytest.mark.parametrize("where", ["find_unknown_files", "add_jobs", "store_state"])
+@pytest.mark.parametrize("what", [find_unknown_files, add_jobs, store_state])
 async def test_what_the_ledger_raises_loses_nothing(
-    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, what: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        Ledger, where, raising_first(4, RuntimeError("a defect"), getattr(Ledger, where))
-    )
+    left = [4]
+
+    def fail_first(run: Callable[..., Any]) -> Callable[..., Any]:
+        async def call(self: Ledger, function: Callable[..., Any], *args: Any, **more: Any) -> Any:
+            if function is what and left[0]:
+                left[0] -= 1
+                raise RuntimeError("a defect")
+            return await run(self, function, *args, **more)
+
+        return call
+
+    monkeypatch.setattr(Ledger, "read", fail_first(Ledger.read))
+    monkeypatch.setattr(Ledger, "write", fail_first(Ledger.write))
     async with place(tmp_path, watch=QUICK) as here:
         await here.intake.start(failures_of(here))
         for name in "abc":
             here.put(f"{name}.wav")
         await here.has(3)
+        assert not left[0]
 
 
 async def test_a_failed_hash_worker_requeues_its_files(
@@ -172,11 +184,11 @@ async def test_a_service_that_fails_is_told_of_until_it_works(tmp_path: Path) ->
 async def test_a_failure_that_the_ledger_cannot_note_is_noted_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        Ledger, "store_state", raising_first(1, LedgerUnwritable("full"), Ledger.store_state)
-    )
     async with place(tmp_path) as here:
         failures = failures_of(here)
+        monkeypatch.setattr(
+            Ledger, "write", raising_first(1, LedgerUnwritable("full"), Ledger.write)
+        )
         await failures.begin_failure("a part", "it fails")
         assert failures.texts == {"a part": "it fails"}
         await failures.begin_failure("a part", "it fails")

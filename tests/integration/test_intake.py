@@ -16,7 +16,7 @@ import pytest
 from speakeasyd.clock import Clock, SystemClock
 from speakeasyd.config import InboxSettings, Settings, WatchSettings
 from speakeasyd.domain.debounce import AccessProblem, OpenFile
-from speakeasyd.domain.job import NewJob, Signature
+from speakeasyd.domain.job import Signature
 from speakeasyd.domain.pausing import PauseCause, PauseKind
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.events import EventHub
@@ -608,14 +608,14 @@ async def test_events_lost_while_a_scan_runs_bring_another_scan(tmp_path: Path) 
     class Busy(Through):
         scans = 0
 
-        async def find_unknown_files(self, *about: Any) -> object:
-            self.scans += 1
-            if self.scans == 1:
+        async def read(self, query: Callable[..., Any], *about: Any) -> object:
+            self.scans += query is find_unknown_files
+            if query is find_unknown_files and self.scans == 1:
                 logging.getLogger("watchdog").warning(
                     "Inotify queue overflowed; filesystem events were lost"
                 )
                 await asyncio.sleep(0.05)
-            return await self._ledger.read(find_unknown_files, *about)
+            return await self._ledger.read(query, *about)
 
     async with by_hand(tmp_path) as here:
         here.put("a.wav")
@@ -655,10 +655,10 @@ class FullDisk(Through):
 
     full = True
 
-    async def add_jobs(self, jobs: list[NewJob], **more: Any) -> object:
-        if self.full:
+    async def write(self, operation: Callable[..., Any], *about: Any, **more: Any) -> object:
+        if self.full and operation is add_jobs:
             raise LedgerUnwritable("the disk is full")
-        return await self._ledger.write(add_jobs, jobs, **more)
+        return await self._ledger.write(operation, *about, **more)
 
 
 async def test_files_wait_for_a_ledger_that_cannot_be_written(

@@ -14,6 +14,7 @@ from speakeasyd.daemon import Daemon
 from speakeasyd.domain.event_payloads import ReloadRequested
 from speakeasyd.events import EventHub
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import send_request
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript, build_scripted_chunks
 from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import PATIENCE_S, eventually
@@ -53,7 +54,7 @@ async def test_work_is_given_back_and_taken_again(
     async def reload(settings: Settings) -> None:
         wanted[0] = settings
         beside = await Ledger.open(tmp_path / "ledger.db", clock=SystemClock(), hub=EventHub())
-        await beside.send_request(ReloadRequested())
+        await beside.write(send_request, ReloadRequested())
         await beside.close()
 
     await eventually(lambda: job()[:2] >= ("processing", 3), "some chunks")

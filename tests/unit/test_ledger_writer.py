@@ -267,7 +267,7 @@ async def test_numbers_of_events_are_never_given_twice(path: Path, hub: EventHub
         for ledger in (daemon, command, daemon, command):
             await ledger.write(open_incident, incident)
         await daemon.prune_history(jobs_before=None, events_before="2027")
-        await command.open_incident(incident)
+        await command.write(open_incident, incident)
         assert [
             row["seq"] for row in query_readonly(daemon.path, "SELECT seq FROM events ORDER BY seq")
         ] == [4, 5]
