@@ -46,10 +46,21 @@ def list_jobs(
     `filters`: `status`, `batch`, `inbox`, `preset`, `part` (of the path), `before` (a job id); None
     is any value.
     """
-    given = {name: value for name, value in filters.items() if value is not None}
-    where = " AND ".join(_CONDITIONS[name] for name in given) or "TRUE"
+    where, given = _build_condition(filters)
     query = f"SELECT * FROM job_status WHERE {where} ORDER BY job_id DESC LIMIT :limit"  # noqa: S608 - our own words
     return fetch_rows(connection, query, given | {"limit": limit})
+
+
+def list_job_ids(connection: ReadConnection, filters: Mapping[str, object]) -> list[int]:
+    """Return the jobs that match the filters of `list_jobs`, oldest first."""
+    where, given = _build_condition(filters)
+    query = f"SELECT job_id FROM job_status WHERE {where} ORDER BY job_id"  # noqa: S608 - our own words
+    return [int(str(row["job_id"])) for row in fetch_rows(connection, query, given)]
+
+
+def _build_condition(filters: Mapping[str, object]) -> tuple[str, dict[str, object]]:
+    given = {name: value for name, value in filters.items() if value is not None}
+    return " AND ".join(_CONDITIONS[name] for name in given) or "TRUE", given
 
 
 def list_batches(connection: ReadConnection, part: str, *, limit: int) -> list[Row]:

@@ -28,7 +28,8 @@ _BATCHES = """
     SELECT * FROM batch_progress ORDER BY pending + processing > 0 DESC, created_at DESC LIMIT 8
 """
 _IN_WORK = """
-    SELECT job_id, path, progress, device, model, language, started_at FROM job_status
+    SELECT job_id, path, progress, device, model, language, started_at, container_seconds
+    FROM job_status
     WHERE status = 'processing' ORDER BY started_at, job_id LIMIT 12
 """
 _ENDED = """
@@ -57,12 +58,16 @@ _WORKED = """
     FROM jobs WHERE started_at < :now AND (finished_at > :began OR status = 'processing')
 """
 """Periods in which jobs were processed since a time."""
-_LEFT = """
-    SELECT coalesce(
-        sum(coalesce(container_seconds, size * :seconds_per_byte) * (1 - progress)), 0
-    ) AS seconds
-    FROM jobs WHERE status IN ('pending', 'processing')
+_QUEUE = """
+    SELECT sum(seconds) AS total, sum(seconds * (1 - progress)) AS remaining FROM (
+        SELECT coalesce(container_seconds, size * :seconds_per_byte) AS seconds, progress FROM jobs
+        WHERE status IN ('pending', 'processing')
+    )
 """
+_FINISHED = """
+    SELECT coalesce(sum(audio_seconds), 0) FROM batch_progress WHERE pending + processing > 0
+"""
+"""Seconds of audio in the completed files of unfinished batches."""
 _DENSITY = """
     SELECT sum(seconds) / sum(size) AS seconds_per_byte FROM (
         SELECT coalesce(audio_seconds, container_seconds) AS seconds, size FROM jobs
@@ -98,7 +103,8 @@ class Snapshot:
     waiting: list[Row]  # arrivals that wait for long
     incidents: list[Row]
     speed: float | None  # seconds of audio per second
-    left_s: float | None  # seconds until the queue is empty
+    left_s: float | None  # seconds until the queue is empty; None while it is paused
+    progress: float | None  # of the unfinished batches, by seconds of audio
 
 
 def find_daemon(state: Path) -> DaemonPresence:
@@ -129,6 +135,8 @@ def load_overview(connection: ReadConnection, daemon: DaemonPresence) -> Snapsho
     up = daemon.holder
     speed = _measure_speed(connection, now, up.up_s if up else WINDOW_S)
     pauses = _build_pauses(stored.get("pauses"), daemon) if up else {}
+    is_paused = any(not cause.name for cause in pauses)
+    remaining_s, progress = _measure_queue(connection)
     [counts] = fetch_rows(connection, _COUNTS)
     return Snapshot(
         daemon=up,
@@ -146,7 +154,8 @@ def load_overview(connection: ReadConnection, daemon: DaemonPresence) -> Snapsho
         waiting=fetch_rows(connection, _WAITING),
         incidents=fetch_rows(connection, _INCIDENTS, recently),
         speed=speed,
-        left_s=_estimate_seconds_left(connection, speed),
+        left_s=remaining_s / speed if remaining_s and speed and not is_paused else None,
+        progress=progress,
     )
 
 
@@ -207,10 +216,15 @@ def _covered_s(spans: Iterable[tuple[str, str]]) -> float:
     return total
 
 
-def _estimate_seconds_left(connection: ReadConnection, speed: float | None) -> float | None:
-    """Return the estimated seconds until the queue is empty; None if no speed is known."""
+def _measure_queue(connection: ReadConnection) -> tuple[float | None, float | None]:
+    """Return the seconds of audio to be transcribed, and the progress of the unfinished batches.
+
+    None: no file is in the queue, or the length of none is known.
+    """
     density = fetch_value(connection, _DENSITY)
-    if not speed or density is None:
-        return None
-    left = fetch_value(connection, _LEFT, {"seconds_per_byte": density})
-    return float(str(left)) / speed
+    [queue] = fetch_rows(connection, _QUEUE, {"seconds_per_byte": density})
+    if not queue["total"]:
+        return None, None
+    remaining = float(str(queue["remaining"]))
+    total = float(str(queue["total"])) + float(str(fetch_value(connection, _FINISHED)))
+    return remaining, 1 - remaining / total

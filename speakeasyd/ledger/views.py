@@ -17,7 +17,8 @@ VIEWS: Mapping[str, str] = {
                iif(available_at = '', created_at, available_at) AS available_at, preset, warning,
                crashes, compute_seconds, language_probability, size AS bytes, sha256, priority, requested_model,
                duplicate_of, warning_kinds, superseded_by, retry_error,
-               status = 'completed' OR EXISTS (SELECT 1 FROM retries WHERE job_id = jobs.id) AS has_transcript
+               status = 'completed' OR EXISTS (SELECT 1 FROM retries WHERE job_id = jobs.id) AS has_transcript,
+               container_seconds
         FROM jobs
     """,
     "batch_progress": """

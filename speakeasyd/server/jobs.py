@@ -1,7 +1,7 @@
 """Jobs, their transcripts and their audio."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from speakeasyd.config import InboxSettings
 from speakeasyd.domain.error_hints import find_hint
@@ -21,6 +21,7 @@ from speakeasyd.domain.options import Format
 from speakeasyd.domain.tracks import split_transcript
 from speakeasyd.domain.transcript import Transcript
 from speakeasyd.ledger.job_details import SourceFile, find_job_row, find_source, load_job
+from speakeasyd.ledger.job_lists import list_job_ids
 from speakeasyd.ledger.job_lists import list_jobs as load_jobs
 from speakeasyd.ledger.publication import load_transcript
 from speakeasyd.ledger.rows import ReadConnection, Row
@@ -28,7 +29,7 @@ from speakeasyd.outbox.source_folder import propose_archive_names
 from speakeasyd.safe_open import FolderHandle, open_below
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RequestRefused
-from speakeasyd.server.schemas import JobAnswer, JobDetails, Jobs
+from speakeasyd.server.schemas import ChangedJobs, JobAnswer, JobDetails, Jobs, JobSelection
 from speakeasyd.server.sound import OpenFileResponse
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -37,28 +38,30 @@ _Text = Annotated[str | None, Query(max_length=1000)]
 _Number = Annotated[int, Query(ge=0, lt=2**63)]
 
 
-@router.get("", response_model=Jobs)
-async def list_jobs(
-    parts: Lent,
+async def _read_filters(
     *,
     status: Status | None = None,
     batch: _Text = None,
     inbox: _Text = None,
     preset: _Text = None,
-    q: _Text = None,
+    q: Annotated[_Text, Query(description="Part of the path.")] = None,
+) -> dict[str, object]:
+    return {"status": status, "batch": batch, "inbox": inbox, "preset": preset, "part": q}
+
+
+_Filters = Annotated[dict[str, object], Depends(_read_filters)]
+
+
+@router.get("", response_model=Jobs)
+async def list_jobs(
+    parts: Lent,
+    filters: _Filters,
+    *,
     before: _Number | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Mapping[str, Any]:
-    """List jobs, newest first. `q`: part of the path. `before`: the `next` of the previous page."""
-    filters = {
-        "status": status,
-        "batch": batch,
-        "inbox": inbox,
-        "preset": preset,
-        "part": q,
-        "before": before,
-    }
-    rows = await parts.ledger.clients.read(load_jobs, filters, limit=limit + 1)
+    """List jobs, newest first. `before`: the `next` of the previous page."""
+    rows = await parts.ledger.clients.read(load_jobs, filters | {"before": before}, limit=limit + 1)
     page = rows[:limit]
     return {"jobs": page, "next": page[-1]["job_id"] if len(rows) > limit else None}
 
@@ -185,25 +188,52 @@ async def find_job(parts: ServerContext, job_id: int) -> Row:
     return await _read_job(parts, find_job_row, job_id)
 
 
+def _can_be_job(job_id: int) -> bool:
+    """Return whether the number is in SQLite's range for a job."""
+    return 0 <= job_id < 2**63
+
+
 async def _read_job(
     parts: ServerContext, query: Callable[[ReadConnection, int], Row | None], job_id: int
 ) -> Row:
-    row = await parts.ledger.clients.read(query, job_id) if 0 <= job_id < 2**63 else None
+    row = await parts.ledger.clients.read(query, job_id) if _can_be_job(job_id) else None
     if row is None:
         raise RequestRefused(404, f"there is no job {job_id}")
     return row
 
 
+_Wish = Literal["retry", "cancel"]
+
+
+@router.post("/{wish}")
+async def change_jobs(
+    parts: Lent, wish: _Wish, filters: _Filters, chosen: JobSelection | None = None
+) -> ChangedJobs:
+    """Retry ended jobs, or cancel jobs that have not ended: those of the body, or all that match.
+
+    Jobs whose state does not allow it are left out. Without a `status`, a retry is of failed jobs.
+    """
+    if chosen:
+        job_ids = list(filter(_can_be_job, chosen.job_ids))
+    else:
+        if wish == "retry" and not filters["status"]:
+            filters["status"] = Status.FAILED
+        job_ids = await parts.ledger.clients.read(list_job_ids, filters)
+    return ChangedJobs(job_ids=await _change_jobs(parts, wish, job_ids))
+
+
 @router.post("/{job_id}/{wish}", response_model=JobAnswer)
-async def change_job(parts: Lent, job_id: _Id, wish: Literal["retry", "cancel"]) -> Row:
+async def change_job(parts: Lent, job_id: _Id, wish: _Wish) -> Row:
     """Retry an ended job, or cancel one that has not ended. 409: not possible in its state."""
     row = await find_job(parts, job_id)
-    changed = await (
-        parts.ledger.retry_jobs([job_id]) if wish == "retry" else parts.ledger.cancel_jobs([job_id])
-    )
-    if not changed:
+    if not await _change_jobs(parts, wish, [job_id]):
         raise RequestRefused(409, f"the job is {row['status']}", hint=_WHY_NOT[wish])
     return await find_job(parts, job_id)
+
+
+async def _change_jobs(parts: ServerContext, wish: _Wish, job_ids: Sequence[int]) -> list[JobId]:
+    ledger = parts.ledger
+    return await (ledger.retry_jobs(job_ids) if wish == "retry" else ledger.cancel_jobs(job_ids))
 
 
 _WHY_NOT = {

@@ -59,6 +59,8 @@ class JobAnswer(Answer):
     """Why the last retry of a completed job failed. Its earlier transcript is kept."""
     has_transcript: bool
     """Whether there is a finished transcript, also during a retry."""
+    container_seconds: float | None
+    """The length that the file declares."""
 
 
 class Attempt(Answer):
@@ -108,6 +110,14 @@ class Jobs(Answer):
     jobs: list[JobAnswer]
     next: int | None
     """The `before` of the next page; null if there is none."""
+
+
+class JobSelection(BaseModel):
+    job_ids: list[int] = Field(max_length=10_000)
+
+
+class ChangedJobs(Answer):
+    job_ids: list[int]
 
 
 class Batch(Answer):
@@ -270,7 +280,9 @@ class Overview(Answer):
     speed: float | None
     """Seconds of audio per second, over the last minutes."""
     left_s: float | None
-    """Seconds until the queue is empty."""
+    """Seconds until the queue is empty; null while it is paused or if no speed is known."""
+    progress: float | None
+    """Of the unfinished batches, by seconds of audio, 0 to 1; null if no length is known."""
     pauses: dict[str, str]
     """Reasons by cause, for people."""
     paused_by: list[PauseDescription]

@@ -133,6 +133,29 @@ def test_a_file_that_is_refused_keeps_no_other_away(
     tab.close()
 
 
+def test_what_failed_is_counted_and_retried_at_once(page: Any, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"not audio")
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose files").click()
+    chooser.value.set_files([str(broken)])
+    page.locator(".summary").get_by_role("link", name="1 failed").click()
+    job = page.locator(".jobs a", has_text="broken.wav")
+    job.filter(has_text="failed").wait_for()
+    page.get_by_role("button", name="Retry all of these").click()
+    page.locator("#news", has_text="In the queue again: 1 job").wait_for(state="attached")
+
+
+def test_an_unknown_job_is_said_to_be_unknown(browser: Any, address: str) -> None:
+    tab = browser.new_page()
+    tab.set_default_timeout(1000 * PATIENCE_S)
+    tab.goto(f"{address}/#/job/999999")
+    tab.get_by_text("There is no job 999999.").wait_for()
+    tab.get_by_role("link", name="← Queue").click()
+    tab.get_by_role("heading", name="Queue").wait_for()
+    tab.close()
+
+
 def test_the_arrow_keys_go_through_the_text(transcribed: Any) -> None:
     transcribed.locator(".transcript button").first.focus()
     transcribed.keyboard.press("ArrowDown")
@@ -210,8 +233,11 @@ def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_
         served.stop()
         lost = tab.get_by_text("The connection to the daemon is lost")
         lost.wait_for()
+        tab.get_by_role("link", name="Search").click()
+        tab.get_by_role("link", name="Queue", exact=True).click()  # opened while it is away
         served.start()
         lost.wait_for(state="hidden")
+        tab.get_by_text("No jobs yet.").wait_for()
     tab.close()
 
 

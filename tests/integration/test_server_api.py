@@ -108,6 +108,25 @@ def test_lists_are_paged_and_filtered(served: Served) -> None:
     assert len(served.get("/jobs", batch="pages", status="failed")["jobs"]) == 5
 
 
+def test_many_jobs_are_steered_at_once(served: Served) -> None:
+    answered = served.upload(
+        *((f"{number}.wav", b"no audio %d" % number) for number in range(3)), batch="many"
+    ).json()
+    ids = sorted(file["job_id"] for file in answered["files"])
+    for job in ids:
+        served.ended(job)
+    served.post("/pause")
+    try:
+        some = served.post("/jobs/retry", json={"job_ids": [ids[0], 10**9]}).json()
+        assert some == {"job_ids": ids[:1]}
+        rest = served.post("/jobs/retry", params={"batch": "many"}).json()
+        assert rest == {"job_ids": ids[1:]}
+        cancelled = served.post("/jobs/cancel", params={"status": "pending", "q": "many/"}).json()
+        assert cancelled == {"job_ids": ids}
+    finally:
+        served.post("/resume")
+
+
 def test_jobs_are_steered(served: Served, memo: Any) -> None:
     def steer(how: str) -> tuple[int, Any]:
         answered = served.post(f"/jobs/{memo['job_id']}/{how}")

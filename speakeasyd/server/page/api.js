@@ -8,9 +8,10 @@ const FIRST_WAIT_MS = 500,
 const TOKEN_NEEDED = 4401;
 
 export class Problem extends Error {
-  constructor(message, hint = "") {
+  constructor(message, hint = "", status = null) {
     super(message);
     this.hint = hint;
+    this.status = status; // of the answer; null without one
   }
 }
 
@@ -26,7 +27,7 @@ export async function ask(path, options = {}) {
     return ask(path, options);
   }
   const said = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Problem(said?.error.message ?? `The daemon answered ${answer.status}.`, said?.error.hint);
+  if (!answer.ok) throw new Problem(said?.error.message ?? `The daemon answered ${answer.status}.`, said?.error.hint, answer.status);
   return said;
 }
 

@@ -36,6 +36,7 @@ function route() {
   const [name, ...rest] = (path || "jobs").split("/");
   const wanted = VIEWS[name] ?? queue;
   view?.leave?.();
+  byId("problem").hidden = true;
   view = wanted.open(byId("main"), {
     path: rest.map(decodeURIComponent),
     asked: new URLSearchParams(question),
@@ -55,7 +56,7 @@ function route() {
 async function move() {
   places.set(here, { top: lastTop, link: document.activeElement?.getAttribute("href") });
   const back = history.state?.been ? places.get(location.hash) : null;
-  history.replaceState({ been: true }, "");
+  history.replaceState({ ...history.state, been: true }, "");
   route();
   scrollTo(0, 0);
   byId("main").querySelector("h1").focus({ preventScroll: true });
@@ -85,6 +86,7 @@ function entitle() {
 
 function show(now) {
   status = now;
+  side.warn(byId("alerts"), now);
   side.show(byId("side"), now);
   upload.offer(now);
   view.status?.(now);
@@ -105,9 +107,13 @@ const look = calmly(async () => {
 
 listen({
   connected: (is) => {
-    if (is && !byId("banner").hidden) look();
+    const returned = is && !byId("banner").hidden;
     byId("banner").textContent = is ? "" : "The connection to the daemon is lost. Reconnecting.";
     byId("banner").hidden = is;
+    if (!returned) return;
+    byId("problem").hidden = true;
+    look();
+    view.refresh?.();
   },
   snapshot: (now) => {
     show(now);
@@ -130,6 +136,6 @@ byId("problem")
     byId("problem").hidden = true;
   });
 addEventListener("hashchange", move);
-history.replaceState({ been: true }, "");
+history.replaceState({ ...history.state, been: true }, "");
 route();
 setInterval(look, LOOK_ANYWAY_MS);

@@ -23,6 +23,15 @@ export const byId = (id) => document.getElementById(id);
 export const bar = (value, label, properties = {}) =>
   h("progress", { max: 1, value, "aria-label": label, ...properties });
 
+/** Moves the progress bar inside `node`, and the percentage beside it. */
+export function advance(node, value) {
+  const meter = node?.querySelector("progress");
+  if (!meter || value === undefined) return;
+  meter.value = value;
+  const percent = node.querySelector(".percent");
+  if (percent) percent.textContent = `${Math.floor(100 * value)} %`;
+}
+
 const something = (children) =>
   children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
 
@@ -41,8 +50,7 @@ export function keep(list, items, key, make) {
       said = JSON.stringify(rest),
       old = before.get(key(item));
     const entry = old?.said === said ? old : { said, node: make(item) };
-    const meter = entry.node.querySelector("progress");
-    if (meter) meter.value = progress;
+    advance(entry.node, progress);
     now.set(key(item), entry);
   }
   for (const [name, { node }] of before) if (now.get(name)?.node !== node) node.remove();

@@ -1,7 +1,7 @@
 // One job: its progress, its transcript with its audio, attempts and files.
 
 import { ask, send } from "./api.js";
-import { bar, calmly, complain, h, redraw } from "./dom.js";
+import { advance, bar, calmly, complain, h, redraw } from "./dom.js";
 import { EventKind, Status } from "./kinds.js";
 import { names, panel } from "./speakers.js";
 import { transcript } from "./transcript.js";
@@ -53,24 +53,27 @@ export function open(main, { path: [id], asked, from, renamed }) {
     empty,
     more,
   );
-  audio.addEventListener("error", () => {
-    audio.hidden = true;
-    silent.hidden = false;
-    main.classList.add("silent");
-  });
+  audio.addEventListener("error", () => offerAudio(false));
+  audio.addEventListener("loadedmetadata", () => offerAudio(true));
   view.ready = Promise.all([load(), read()]);
   return view;
 
   function refresh() {
+    if (audio.hidden) audio.load(); // the daemon may have been away
     look();
     follow();
   }
 
+  function offerAudio(is) {
+    audio.hidden = !is;
+    silent.hidden = is;
+    main.classList.toggle("silent", !is);
+  }
+
   function hear(events) {
     const mine = events.filter((event) => String(event.job_id) === id);
-    const meter = head.querySelector("progress"),
-      done = mine.findLast(({ kind }) => kind === EventKind.CHUNK_DONE);
-    if (meter && done) meter.value = done.data.progress;
+    const done = mine.findLast(({ kind }) => kind === EventKind.CHUNK_DONE);
+    if (done) advance(head, done.data.progress);
     if (mine.length) refresh();
   }
 
@@ -83,7 +86,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
   }
 
   async function load() {
-    const answers = await Promise.all([ask(`/jobs/${id}`), listFormats()]).catch(complain);
+    const answers = await Promise.all([ask(`/jobs/${id}`), listFormats()]).catch(explain);
     if (!answers || !title.isConnected) return;
     const [job, formats] = answers;
     view.title = title.textContent = job.path;
@@ -95,6 +98,13 @@ export function open(main, { path: [id], asked, from, renamed }) {
         : job.finished_at
           ? "No text."
           : "No text yet. It appears here while it is transcribed.";
+  }
+
+  function explain(problem) {
+    if (problem.status !== 404) return complain(problem);
+    empty.textContent = `There is no job ${id}.`;
+    for (const part of [head, audio, silent, legend, text.element]) part.hidden = true;
+    empty.hidden = false;
   }
 
   async function read() {
@@ -116,8 +126,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
     drawn = details;
     const { attempts_made: attempts, artifacts, incidents, progress, ...job } = details;
     redraw(head, { ...job, downloadable: job.has_transcript || hasText }, heading);
-    const meter = head.querySelector("progress");
-    if (meter) meter.value = progress;
+    advance(head, progress);
     redraw(more, { status: job.status, attempts, artifacts, incidents }, history);
   }
 
@@ -138,9 +147,13 @@ export function open(main, { path: [id], asked, from, renamed }) {
       " · ",
       when(job.finished_at ?? job.created_at),
     );
-    if (job.status === Status.PROCESSING) yield bar(0, "Progress");
-    if (job.error) yield h("p", { class: "problem" }, job.error);
-    if (job.advice) yield h("p", { class: "advice" }, job.advice);
+    if (job.status === Status.PROCESSING)
+      yield h("p", { class: "meter" }, bar(0, "Progress"), h("span", { class: "percent" }));
+    if (job.error && job.finished_at) {
+      yield h("p", { class: "problem" }, job.error);
+      if (job.advice) yield h("p", { class: "advice" }, job.advice);
+    } else if (job.error)
+      yield h("p", { class: "warning" }, `Interrupted, continuing (attempt ${job.attempts + (job.status === Status.PENDING)}). ${job.error}`);
     if (job.warning) yield h("p", { class: "warning" }, job.warning);
     if (job.retry_error)
       yield h("p", { class: "warning" }, `The last retry failed. This is the earlier transcript. ${job.retry_error}`);

@@ -1,19 +1,28 @@
 // The queue: jobs, their progress and the estimated time left. Only one page of it is in the document.
 
-import { ask, query } from "./api.js";
-import { bar, calmly, complain, h, keep, redraw } from "./dom.js";
+import { ask, query, send } from "./api.js";
+import { advance, bar, calmly, complain, h, keep, redraw, tell } from "./dom.js";
 import { EventKind, Status, isAboutJob } from "./kinds.js";
 import * as upload from "./upload.js";
-import { clock, ended, joined, plural, span, when } from "./words.js";
+import { clock, joined, plural, span, when } from "./words.js";
 
 const PAGE = 50,
   REFRESH_MS = 700,
   TYPING_MS = 250;
 const STATUSES = Object.values(Status);
+const CANCEL = { path: "cancel", label: "Cancel all of these", done: "Cancelled" };
+const RETRY = { path: "retry", label: "Retry all of these", done: "In the queue again" };
+const BULK = {
+  [Status.PENDING]: CANCEL,
+  [Status.PROCESSING]: CANCEL,
+  [Status.FAILED]: RETRY,
+  [Status.CANCELLED]: RETRY,
+};
 
 export function open(main, { asked, status }) {
   const filter = { status: asked.get("status"), batch: asked.get("batch"), q: asked.get("q") };
-  let pages = [null]; // the `before` parameter of each page so far
+  const before = asked.get("before");
+  let pages = history.state?.pages ?? (before ? [null, before] : [null]); // the `before` of each page so far
   let rows = new Map(),
     working = new Map(),
     next = null,
@@ -28,6 +37,7 @@ export function open(main, { asked, status }) {
   const newer = h("button", { type: "button", class: "quiet", onclick: () => turnTo(pages.slice(0, -1)) }, "Newer");
   const older = h("button", { type: "button", class: "quiet", onclick: () => turnTo([...pages, next]) }, "Older");
   const number = h("span", { class: "facts" });
+  const all = h("p", { class: "actions" });
   const pager = h("nav", { class: "pager", "aria-label": "Pages of the queue", hidden: true }, newer, number, older);
   const options = [
     h("option", { value: "" }, "all"),
@@ -62,6 +72,7 @@ export function open(main, { asked, status }) {
     upload.form,
     atWork,
     filters,
+    all,
     list,
     empty,
     pager,
@@ -88,11 +99,10 @@ export function open(main, { asked, status }) {
     next = page.next;
     rows = keep(list, page.jobs, (job) => job.job_id, row);
     empty.hidden = page.jobs.length > 0;
-    const all = !Object.values(filter).some(Boolean);
-    filters.hidden = all && !page.jobs.length;
-    empty.textContent = !all
-      ? "No matching jobs."
-      : "No jobs yet. Drop files on this page or into the inbox.";
+    const filtered = Object.values(filter).some(Boolean);
+    filters.hidden = !filtered && !page.jobs.length;
+    empty.textContent = filtered ? "No matching jobs." : "No jobs yet. Drop files on this page or into the inbox.";
+    redraw(all, { status: filter.status, some: page.jobs.length > 0 }, offered);
     newer.disabled = pages.length === 1;
     older.disabled = next === null;
     pager.hidden = newer.disabled && older.disabled;
@@ -102,6 +112,7 @@ export function open(main, { asked, status }) {
 
   async function turnTo(wanted) {
     pages = wanted;
+    history.pushState({ been: true, pages }, "", `#/jobs${query({ ...filter, before: pages.at(-1) })}`);
     await load();
     list.scrollIntoView({ block: "start" });
     list.querySelector("a")?.focus({ preventScroll: true });
@@ -114,8 +125,8 @@ export function open(main, { asked, status }) {
 
   function choose(changes, way = "pushState") {
     Object.assign(filter, changes);
-    history[way]({ been: true }, "", `#/jobs${query(filter)}`);
     pages = [null];
+    history[way]({ been: true }, "", `#/jobs${query(filter)}`);
     load();
   }
 
@@ -123,7 +134,7 @@ export function open(main, { asked, status }) {
     latest = now;
     redraw(
       summary,
-      { counts: now.counts, paused_by: now.paused_by, speed: now.speed, left_s: now.left_s, progress: overall(now.batches) },
+      { counts: now.counts, paused_by: now.paused_by, speed: now.speed, left_s: now.left_s, progress: now.progress },
       summed,
     );
     const hidden = now.in_work.filter((job) => !rows.has(job.job_id));
@@ -142,37 +153,37 @@ export function open(main, { asked, status }) {
   function hear(events) {
     for (const { kind, job_id: id, data } of events) {
       if (kind !== EventKind.CHUNK_DONE) continue;
-      const meter = (rows.get(id) ?? working.get(id))?.querySelector("progress");
-      if (meter) meter.value = data.progress;
+      advance(rows.get(id) ?? working.get(id), data.progress);
     }
     if (events.some(({ kind }) => isAboutJob(kind))) refresh();
   }
-}
 
-/** Progress of all unfinished batches, from 0 to 1; null if there are none. */
-function overall(batches) {
-  const left = batches.filter((batch) => ended(batch) < batch.total);
-  const total = left.reduce((sum, batch) => sum + batch.total, 0);
-  return total ? left.reduce((sum, batch) => sum + batch.progress * batch.total, 0) / total : null;
+  /** What can be done with all jobs that match the filters. */
+  function* offered({ status: wanted, some }) {
+    const wish = BULK[wanted];
+    if (!some || !wish) return;
+    const doing = async () => {
+      const changed = await send(`/jobs/${wish.path}${query(filter)}`).catch(complain);
+      if (changed) tell(`${wish.done}: ${plural(changed.job_ids.length, "job")}`);
+      load();
+    };
+    yield h("button", { type: "button", class: "quiet", onclick: doing }, wish.label);
+  }
 }
 
 function* summed({ counts, speed, left_s: seconds, paused_by: pauses, progress }) {
   const left = counts.pending + counts.processing;
-  yield h(
-    "p",
-    { class: "big" },
-    left ? `${plural(left, "file")} to go` : counts.completed ? "All files are done" : "Ready for files",
-  );
+  yield h("p", { class: "big" }, left ? `${plural(left, "file")} to go` : outcome(counts));
   if (left && progress !== null) yield bar(progress, "Progress of all unfinished batches", { class: "overall" });
   yield h(
     "p",
     { class: "facts" },
     joined(
       left && seconds && `about ${span(seconds)} left`,
-      left && speed && `${speed < 10 ? speed.toFixed(1) : Math.round(speed)}× real time`,
+      left && speed && !pauses.length && `${speed < 10 ? speed.toFixed(1) : Math.round(speed)}× real time`,
       counts.completed && `${counts.completed.toLocaleString()} done`,
-      counts.failed && `${counts.failed.toLocaleString()} failed`,
     ),
+    left > 0 && counts.failed > 0 && [" · ", failures(counts)],
   );
   for (const { reason, ends_by_itself: ends } of pauses) {
     yield h(
@@ -182,6 +193,14 @@ function* summed({ counts, speed, left_s: seconds, paused_by: pauses, progress }
     );
   }
 }
+
+function outcome(counts) {
+  if (counts.failed) return ["Done, ", failures(counts)];
+  return counts.completed ? "All files are done" : "Ready for files";
+}
+
+const failures = ({ failed }) =>
+  h("a", { href: `#/jobs${query({ status: Status.FAILED })}` }, `${failed.toLocaleString()} failed`);
 
 function row(job) {
   return h(
@@ -193,8 +212,8 @@ function row(job) {
       h("span", { class: "path" }, named(job.path)),
       h("span", { class: `status ${job.status}` }, job.status),
       job.status === Status.PROCESSING
-        ? bar(job.progress, `Progress of ${job.path}`)
-        : h("span", { class: "about" }, about(job)),
+        ? h("span", { class: "meter" }, bar(0, `Progress of ${job.path}`), h("span", { class: "percent" }))
+        : h("span", { class: "about", title: job.error }, about(job)),
       when(job.finished_at ?? job.started_at ?? job.created_at),
     ),
   );

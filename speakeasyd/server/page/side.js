@@ -23,6 +23,17 @@ const HOURS = 24,
   WIDE = 240,
   TALL = 60;
 
+/** What needs attention, above the page on every width: failing services, devices, inboxes. */
+export function warn(list, { failures, incidents, inboxes }) {
+  const alerts = [
+    ...Object.entries(failures).map(([name, error]) => `${name}: ${error}`),
+    ...incidents.filter((one) => one.resolved_at === null).map((one) => `${one.device}: ${one.summary}; ${one.action}`),
+    ...inboxes.filter((one) => one.unreadable.length).map((one) => `${one.path}: cannot be read: ${one.unreadable.join(", ")}`),
+  ];
+  list.hidden = !alerts.length;
+  redraw(list, alerts, () => alerts.map((alert) => h("li", {}, alert)));
+}
+
 const list = h("ul"),
   lists = {};
 const sections = Object.entries({
