@@ -373,6 +373,13 @@ class Settings(SettingsTable):
         """The inbox for uploads and recordings from the page."""
         return next(inbox for inbox in self.inboxes if self.server.inbox in {None, inbox.name})
 
+    def list_models(self) -> list[str]:
+        """Return the models that clients may choose: the configured ones, and those for everyone."""
+        of_presets = (preset.get("model") for preset in self.presets.values())
+        return list(
+            dict.fromkeys(("auto", "bundled", self.options.model, *filter(None, of_presets)))
+        )
+
     @model_validator(mode="after")
     def _require_distinct_names(self) -> Self:
         names = [inbox.name for inbox in self.inboxes]

@@ -219,7 +219,7 @@ async def change_jobs(
         if wish == "retry" and not filters["status"]:
             filters["status"] = Status.FAILED
         job_ids = await parts.ledger.clients.read(list_job_ids, filters)
-    return ChangedJobs(job_ids=await _change_jobs(parts, wish, job_ids))
+    return ChangedJobs(jobs=await _change_jobs(parts, wish, job_ids))
 
 
 @router.post("/{job_id}/{wish}", response_model=JobAnswer)

@@ -116,10 +116,6 @@ class JobSelection(BaseModel):
     job_ids: list[int] = Field(max_length=10_000)
 
 
-class ChangedJobs(Answer):
-    job_ids: list[int]
-
-
 class Batch(Answer):
     """A row of the view `batch_progress`."""
 
@@ -237,7 +233,6 @@ class PeopleAnswer(Answer):
 
 class ChangedJobs(Answer):
     jobs: list[int]
-    """The transcripts that name the person; they are written again."""
 
 
 class Hour(Answer):
@@ -297,6 +292,8 @@ class Overview(Answer):
     in_work: list[dict[str, object]]
     ended: list[dict[str, object]]
     """The most recent."""
+    models: list[str]
+    """Those that an upload may choose."""
     presets: list[str]
     inbox_names: list[str]
     recorder: bool

@@ -27,6 +27,7 @@ async def build_overview(parts: ServerContext) -> Mapping[str, Any]:
     settings = parts.settings
     return asdict(snapshot) | {
         "seq": seq,
+        "models": settings.list_models(),
         "presets": sorted(settings.presets),
         "inbox_names": [inbox.name for inbox in settings.inboxes],
         "recorder": find_spec("sounddevice") is not None and find_spec("soundfile") is not None,

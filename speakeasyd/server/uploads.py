@@ -438,19 +438,12 @@ def check_options(parts: ServerContext, inbox: InboxSettings, changes: Changes) 
     Raises RequestRefused: 422 for invalid options, and for a model that is not configured, since a
     model may be a path.
     """
-    settings = parts.settings
     presets = _build_presets(parts, inbox)
     try:
         options = presets.choose_options("", changes).options
     except FileFault as fault:
         raise RequestRefused(422, f"invalid options: {str(fault).partition(': ')[2]}") from fault
-    known = {
-        "auto",
-        "bundled",
-        settings.options.model,
-        *(one.get("model") for one in settings.presets.values()),
-    }
-    if options.model not in known:
+    if options.model not in parts.settings.list_models():
         raise RequestRefused(422, "this model is not configured", hint="Add a preset for it.")
     if "priority" in changes or options.priority:
         return changes

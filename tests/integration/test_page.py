@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.served import MEMO, PATIENCE_S, serving
@@ -89,12 +90,57 @@ def test_a_file_handed_in_becomes_text_beside_its_sound(transcribed: Any) -> Non
     assert "dentist" in Path(download.value.path()).read_text("utf-8")
 
 
+def test_the_recording_is_steered_by_keys_and_the_text_copied(transcribed: Any) -> None:
+    transcribed.locator("h1").focus()
+    transcribed.keyboard.press("ArrowRight")
+    _heard_from(transcribed, 5.0)
+    transcribed.keyboard.press(" ")
+    transcribed.wait_for_function("!document.querySelector('audio').paused")
+    transcribed.keyboard.press(" ")
+    transcribed.wait_for_function("document.querySelector('audio').paused")
+    transcribed.get_by_label("Speed").select_option("1.5")
+    assert transcribed.evaluate("document.querySelector('audio').playbackRate") == 1.5
+    transcribed.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    transcribed.get_by_role("button", name="Copy text").click()
+    transcribed.locator("#news", has_text="Copied").wait_for(state="attached")
+    copied = transcribed.evaluate("navigator.clipboard.readText()")
+    assert "dentist" in copied
+    assert ":" not in copied, "no times"
+
+
+def test_words_without_times_have_estimated_ones(page: Any, address: str) -> None:
+    with MEMO.open("rb") as file:
+        form = {"options": '{"word_timestamps": false}', "batch": "estimated"}
+        answered = httpx.post(f"{address}/api/v1/batches", data=form, files={"files": file})
+    job = answered.json()["files"][0]["job_id"]
+    page.goto(f"{address}/#/job/{job}")
+    page.get_by_text("The times of words are estimated").wait_for()
+    words = page.locator(".transcript p").first.locator(".words > span")
+    times = [float(one.get_attribute("data-at")) for one in words.all()]
+    assert len(times) > 1
+    assert times == sorted(set(times))
+
+
 def test_what_was_said_is_found_and_leads_to_its_moment(transcribed: Any) -> None:
     transcribed.get_by_role("link", name="Search").click()
     transcribed.get_by_label("Words").fill("yellow book")
     transcribed.get_by_role("button", name="Search").click()
     transcribed.locator(".hits mark", has_text="yellow").first.click()
     _heard_from(transcribed, 8.0)
+
+
+def test_options_of_an_upload_are_shown_and_used(page: Any, tmp_path: Path) -> None:
+    page.get_by_text("Options", exact=True).click()
+    page.get_by_label("Batch").fill("chosen")
+    page.get_by_label("Language").fill("en")
+    page.get_by_label("Model").select_option("bundled")
+    page.locator("summary", has_text="Options: batch chosen, language en, model bundled").click()
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose files").click()
+    file = shutil.copy(MEMO, tmp_path / "with_options.flac")
+    chooser.value.set_files([str(file)])
+    page.locator("#uploads").get_by_role("link", name="Open job").click()
+    page.get_by_text("batch chosen").wait_for()
 
 
 def test_it_can_be_steered(transcribed: Any) -> None:

@@ -118,11 +118,11 @@ def test_many_jobs_are_steered_at_once(served: Served) -> None:
     served.post("/pause")
     try:
         some = served.post("/jobs/retry", json={"job_ids": [ids[0], 10**9]}).json()
-        assert some == {"job_ids": ids[:1]}
+        assert some == {"jobs": ids[:1]}
         rest = served.post("/jobs/retry", params={"batch": "many"}).json()
-        assert rest == {"job_ids": ids[1:]}
+        assert rest == {"jobs": ids[1:]}
         cancelled = served.post("/jobs/cancel", params={"status": "pending", "q": "many/"}).json()
-        assert cancelled == {"job_ids": ids}
+        assert cancelled == {"jobs": ids}
     finally:
         served.post("/resume")
 

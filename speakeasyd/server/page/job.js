@@ -3,6 +3,7 @@
 import { ask, send } from "./api.js";
 import { advance, bar, calmly, complain, h, redraw } from "./dom.js";
 import { EventKind, Status } from "./kinds.js";
+import { controls } from "./player.js";
 import { names, panel } from "./speakers.js";
 import { transcript } from "./transcript.js";
 import { clock, joined, plural, size, when } from "./words.js";
@@ -23,12 +24,14 @@ export function open(main, { path: [id], asked, from, renamed }) {
     { class: "facts", hidden: true },
     "The recording is no longer in the inbox, or this browser cannot play it.",
   );
+  const estimated = h("span", { hidden: true }, " The times of words are estimated from those of their segments.");
   const legend = h(
     "p",
     { class: "legend", hidden: true },
     h("span", { class: "low" }, "Dotted"),
     " words have a low probability. ",
     h("span", { class: "hearing" }, "Click a word to play it, or move through the text with the arrow keys."),
+    estimated,
   );
   const empty = h("p", { class: "empty", hidden: true }),
     more = h("section", { class: "more" });
@@ -36,6 +39,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
   const text = transcript(audio, voices.edit),
     look = calmly(load, REFRESH_MS),
     follow = calmly(read, REFRESH_MS);
+  const tools = controls(audio, text);
   const view = { title: `Job ${id}`, refresh, leave, hear };
   let reached = asked.get("t") === null;
   let hasText = false; // whether there is text to download
@@ -45,7 +49,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
     back(from),
     title,
     head,
-    h("div", { class: "player" }, audio),
+    h("div", { class: "player" }, audio, tools.element),
     silent,
     voices.element,
     legend,
@@ -78,6 +82,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
   }
 
   function leave() {
+    tools.leave();
     text.leave();
     audio.pause();
     audio.removeAttribute("src");
@@ -103,7 +108,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
   function explain(problem) {
     if (problem.status !== 404) return complain(problem);
     empty.textContent = `There is no job ${id}.`;
-    for (const part of [head, audio, silent, legend, text.element]) part.hidden = true;
+    for (const part of [head, tools.element, audio, silent, legend, text.element]) part.hidden = true;
     empty.hidden = false;
   }
 
@@ -117,7 +122,11 @@ export function open(main, { path: [id], asked, from, renamed }) {
     text.element.lang = told.language ?? "";
     text.element.hidden = !empty.hidden;
     voices.show(told);
-    if (!(await text.show(told, names(told))) || reached || !told.segments.length) return;
+    tools.element.hidden = !told.segments.length;
+    estimated.hidden = told.segments.every((one) => one.words?.length);
+    if (!(await text.show(told, names(told)))) return;
+    tools.update();
+    if (reached || !told.segments.length) return;
     reached = true;
     text.reach(Number(asked.get("t")));
   }

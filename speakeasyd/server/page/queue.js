@@ -164,7 +164,7 @@ export function open(main, { asked, status }) {
     if (!some || !wish) return;
     const doing = async () => {
       const changed = await send(`/jobs/${wish.path}${query(filter)}`).catch(complain);
-      if (changed) tell(`${wish.done}: ${plural(changed.job_ids.length, "job")}`);
+      if (changed) tell(`${wish.done}: ${plural(changed.jobs.length, "job")}`);
       load();
     };
     yield h("button", { type: "button", class: "quiet", onclick: doing }, wish.label);

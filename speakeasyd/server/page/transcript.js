@@ -5,7 +5,6 @@ import { colour } from "./speakers.js";
 import { clock } from "./words.js";
 
 const UNSURE = 0.5; // probability of a word, below which it is marked
-const GUESSED = -0.8; // the same for a segment without words: its mean log-probability
 const AT_ONCE = 300; // segments created before control returns to the browser
 const LINGER_S = 0.5; // a word stays highlighted after its end
 const EARLY_S = 0.02; // a seek may land slightly before the word
@@ -47,6 +46,10 @@ export function transcript(audio, edit) {
     show,
     reach,
     playPart,
+    showSpoken: () => lit?.node.scrollIntoView({ block: "center" }),
+    listUnsure: () => [...element.querySelectorAll(".words > .low")],
+    listLines: () => [...element.querySelectorAll(".words")].map((line) => line.textContent),
+    focusWord: (word) => focus(word),
     leave: () => {
       turn += 1;
       cancelAnimationFrame(frame);
@@ -130,7 +133,10 @@ export function transcript(audio, edit) {
     for (let next = line; !to && (next = step > 0 ? next.nextElementSibling : next.previousElementSibling);) {
       to = [...next.querySelectorAll(selector)].at(step > 0 ? 0 : -1);
     }
-    if (!to) return;
+    if (to) focus(to);
+  }
+
+  function focus(to) {
     for (const stop of element.querySelectorAll(".at:not([tabindex='-1'])")) stop.tabIndex = -1;
     to.closest("p").querySelector(".at").removeAttribute("tabindex");
     if (!to.matches(".at")) to.tabIndex = -1;
@@ -139,7 +145,7 @@ export function transcript(audio, edit) {
 }
 
 function segment(piece, speakers) {
-  const said = piece.words?.length ? piece.words : [{ ...piece, probability: piece.avg_logprob < GUESSED ? 0 : 1 }];
+  const said = piece.words?.length ? piece.words : estimateWords(piece);
   const words = said.map(({ start, end, text, probability }) => ({
     start,
     end,
@@ -147,6 +153,17 @@ function segment(piece, speakers) {
   }));
   const spaced = words.map(({ node }, number) => [/^\s/.test(said[number].text) ? " " : "", node]);
   return { words, node: h("p", {}, time(piece.start), h("span", { class: "words" }, speaker(piece, speakers), spaced)) };
+}
+
+/** The words of a segment without word times: each takes time by its length. */
+function estimateWords({ start, end, text, confidence }) {
+  const each = text.match(/\s*\S+/g) ?? [text];
+  let done = 0;
+  return each.map((word) => {
+    const from = start + ((end - start) * done) / text.length;
+    done += word.length;
+    return { start: from, end: start + ((end - start) * done) / text.length, text: word, probability: confidence ?? 1 };
+  });
 }
 
 const gap = ({ start, end }) => ({

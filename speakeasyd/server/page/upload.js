@@ -8,7 +8,9 @@ import { plural, size } from "./words.js";
 const THANKS_MS = 10000;
 
 const batch = h("input", { name: "batch", placeholder: "a folder of the inbox", autocomplete: "off" });
-const preset = h("select", {}),
+const language = h("input", { size: 9, placeholder: "as configured", autocomplete: "off" });
+const model = h("select", {}),
+  preset = h("select", {}),
   inbox = h("select", {}),
   speakers = h(
     "select",
@@ -18,14 +20,17 @@ const preset = h("select", {}),
     h("option", { value: "auto" }, "tell apart"),
     Array.from({ length: 10 }, (_, number) => h("option", { value: number + 1 }, `tell apart: ${number + 1}`)),
   );
+const chosen = h("summary", {}, "Options");
 const more = h(
   "details",
-  {},
-  h("summary", {}, "Options"),
+  { onchange: summarize },
+  chosen,
   h(
     "div",
     { class: "filters" },
     h("label", {}, "Batch ", batch),
+    h("label", {}, "Language ", language),
+    h("label", {}, "Model ", model),
     h("label", {}, "Preset ", preset),
     h("label", {}, "Inbox ", inbox),
     h("label", {}, "Speakers ", speakers),
@@ -42,8 +47,21 @@ export const form = h(
   more,
 );
 
-/** Fill the lists of presets and inboxes. */
-export function offer({ presets, inbox_names: inboxes }) {
+/** Show the chosen options also while they are folded. */
+function summarize() {
+  const said = { batch, language, model, preset, inbox, speakers };
+  const given = Object.entries(said).filter(([, field]) => field.value.trim());
+  chosen.textContent = ["Options", given.map(([name, field]) => `${name} ${field.value.trim()}`).join(", ")]
+    .filter(Boolean)
+    .join(": ");
+}
+
+/** Fill the lists of models, presets and inboxes. */
+export function offer({ models, presets, inbox_names: inboxes }) {
+  redraw(model, models, () => [
+    h("option", { value: "" }, "as configured"),
+    ...models.map((name) => h("option", {}, name)),
+  ]);
   redraw(preset, presets, () => [
     h("option", { value: "" }, "preset of the inbox"),
     ...presets.map((name) => h("option", {}, name)),
@@ -94,7 +112,8 @@ async function within(entry, folder) {
 async function upload(all) {
   const files = all.filter(({ path }) => !path.split("/").at(-1).startsWith("."));
   if (!files.length) return;
-  const wish = { batch: batch.value.trim(), preset: preset.value, inbox: inbox.value, speakers: speakers.value };
+  const options = { language: language.value.trim(), model: model.value, speakers: speakers.value };
+  const wish = { batch: batch.value.trim(), preset: preset.value, inbox: inbox.value, options };
   const total = files.reduce((sum, { file }) => sum + file.size, 0);
   const what = `${files.length === 1 ? files[0].path : plural(files.length, "file")} (${size(total)})`;
   const meter = bar(0, `Uploading ${what}`),
@@ -173,8 +192,8 @@ function post({ path, file }, wish, signal, progress, key = newKey(), triesLeft 
   const body = new FormData();
   if (wish.batch) body.append("batch", wish.batch);
   if (wish.preset) body.append("preset", wish.preset);
-  const options = { word_timestamps: true }; // the page plays single words
-  if (wish.speakers) options.speakers = wish.speakers;
+  const given = Object.entries(wish.options).filter(([, value]) => value);
+  const options = { word_timestamps: true, ...Object.fromEntries(given) }; // the page plays single words
   body.append("options", JSON.stringify(options));
   body.append("files", file, path);
   return new Promise((done) => {
