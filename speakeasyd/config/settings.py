@@ -375,10 +375,8 @@ class Settings(SettingsTable):
 
     def list_models(self) -> list[str]:
         """Return the models that clients may choose: the configured ones, and those for everyone."""
-        of_presets = (preset.get("model") for preset in self.presets.values())
-        return list(
-            dict.fromkeys(("auto", "bundled", self.options.model, *filter(None, of_presets)))
-        )
+        of_presets = [str(preset["model"]) for preset in self.presets.values() if "model" in preset]
+        return list(dict.fromkeys(["auto", "bundled", self.options.model, *of_presets]))
 
     @model_validator(mode="after")
     def _require_distinct_names(self) -> Self:
