@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+OWN_KEY = "none "  # beginning of the key of a request that has none
+OWN_KEPT_HOURS = 0.1  # hours, for a request without a key: only its own handler asks for it
 KEPT_HOURS = 24.0  # hours for which a repeated request gets the same answer
 
 

@@ -15,7 +15,13 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.clock import format_utc
 from speakeasyd.domain.job import AddedJob, NewJob
-from speakeasyd.domain.uploads import KEPT_HOURS, FinishedUpload, UploadRequest
+from speakeasyd.domain.uploads import (
+    KEPT_HOURS,
+    OWN_KEPT_HOURS,
+    OWN_KEY,
+    FinishedUpload,
+    UploadRequest,
+)
 from speakeasyd.ledger.duplicates import Duplicates
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.tables import upload_keys
@@ -23,16 +29,18 @@ from speakeasyd.ledger.writer import Transaction
 
 
 def begin_upload(tx: Transaction, request: UploadRequest) -> None:
-    """Record a request before its files are placed. Replaces one of this key that was not done."""
+    """Record a request before its files are placed. Replaces one of this key that was not done.
+
+    Deletes expired rows.
+    """
     tx.connection.execute(delete(upload_keys).where(upload_keys.c.expires_at < tx.now))
-    expires = datetime.fromisoformat(tx.now) + timedelta(hours=KEPT_HOURS)
     row = {
         "fingerprint": request.fingerprint,
         "inbox": request.inbox,
         "changes": json.dumps(dict(request.changes)),
         "hashes": json.dumps(request.hashes),
         "answer": None,
-        "expires_at": format_utc(expires),
+        "expires_at": _hours_from(tx.now, KEPT_HOURS),
     }
     statement = upsert(upload_keys).values(key=request.key, **row)
     tx.connection.execute(statement.on_conflict_do_update(index_elements=["key"], set_=row))
@@ -51,10 +59,19 @@ def finish_upload(
         {"path": os.fsdecode(new.path), "bytes": new.signature.size, "job_id": job.job_id}
         for new, job in zip(jobs, added, strict=True)
     ]
-    tx.connection.execute(
-        update(upload_keys).where(upload_keys.c.key == key).values(answer=json.dumps(answer))
-    )
+    hours = OWN_KEPT_HOURS if key.startswith(OWN_KEY) else KEPT_HOURS
+    row = {
+        "answer": json.dumps(answer),
+        "changes": "{}",
+        "hashes": "[]",
+        "expires_at": _hours_from(tx.now, hours),
+    }
+    tx.connection.execute(update(upload_keys).where(upload_keys.c.key == key).values(row))
     return added
+
+
+def _hours_from(now: str, hours: float) -> str:
+    return format_utc(datetime.fromisoformat(now) + timedelta(hours=hours))
 
 
 def forget_upload(tx: Transaction, key: str) -> None:

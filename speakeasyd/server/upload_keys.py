@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from starlette.requests import Request
 
+from speakeasyd.domain.uploads import OWN_KEY
 from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.multipart import ReceivedFile
 
@@ -54,7 +55,7 @@ class UploadKeys:
 def _read_key(request: Request) -> str:
     said = request.headers.get(HEADER)
     if said is None:
-        return f"none {secrets.token_hex(16)}"
+        return OWN_KEY + secrets.token_hex(16)
     text = said.strip().removeprefix('"').removesuffix('"')
     if not text or len(text) > LONGEST or not text.isprintable():
         raise RequestRefused(400, f"Idempotency-Key must have 1 to {LONGEST} printable characters")

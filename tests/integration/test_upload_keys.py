@@ -220,3 +220,15 @@ async def test_an_upload_that_was_killed_before_its_job_was_added(
         await door.scan()
         assert await door.jobs() == [("a.wav", "de")]
         assert door.files == ["a.wav"]
+
+
+async def test_only_what_may_be_asked_for_again_is_kept(tmp_path: Path) -> None:
+    async with opened_door(tmp_path) as door:
+        for number in range(5):
+            await door.upload(b"RIFF %d" % number, key=False)
+        door.clock.advance(3600)
+        await door.upload()
+        rows = await door.place.ledger.query_rows(
+            "SELECT substr(key, 1, 4) AS kind, hashes FROM upload_keys"
+        )
+        assert [(row["kind"], row["hashes"]) for row in rows] == [("key ", "[]")]
