@@ -17,6 +17,7 @@ from speakeasyd.domain.drained import Drained
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.event_payloads import ConfigRefused, ConfigReloaded, Payload
 from speakeasyd.domain.pausing import PERSON_PAUSE
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ConfigError
 from speakeasyd.events import Event, EventHub
@@ -295,7 +296,7 @@ class Daemon:
             "version": __version__,
             "started_at": format_utc(self._clock.utc()),
         }
-        await self._ledger.write(store_state, "daemon", started)
+        await self._ledger.write(store_state, StateKey.DAEMON, started)
 
     async def _start_server(self) -> None:
         """Start the web server. Its libraries are optional, and slow to import.

@@ -11,17 +11,16 @@ from pathlib import Path
 
 import av
 
-from speakeasyd.engine.whisper import model_files
+from speakeasyd.engine.model import find_model
+from speakeasyd.engine.recognizer import ModelUnavailable
 
 
 def collect_findings(requested: str, device: str, state: Path) -> dict[str, object]:
     """Return the findings as in the module's docstring."""
     ffmpeg = {name: ".".join(map(str, version)) for name, version in av.library_versions.items()}
     try:
-        choice = model_files.choose_model(
-            requested, device=device, models_dir=state / "models", offline=True
-        )
-    except model_files.ModelUnavailable as error:
+        choice = find_model(requested, device=device, models_dir=state / "models")
+    except ModelUnavailable as error:
         return {"ffmpeg": ffmpeg, "error": str(error)}
     return {
         "ffmpeg": ffmpeg,

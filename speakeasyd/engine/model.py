@@ -1,10 +1,20 @@
-"""Loads the model that the options name: the one place that knows which engines there are."""
+"""Finds and loads models: the one place that knows which engines there are."""
+
+from pathlib import Path
 
 from speakeasyd.domain.protocol import WorkerSpec
-from speakeasyd.engine.recognizer import Model
-from speakeasyd.engine.whisper.loading import load_whisper
+from speakeasyd.engine.recognizer import Model, ModelChoice
+from speakeasyd.engine.whisper import loading, model_files
+
+
+def find_model(requested: str, *, device: str, models_dir: Path) -> ModelChoice:
+    """Return the model that the options name, without the model hub. Raises ModelUnavailable.
+
+    `device` decides what `auto` means.
+    """
+    return model_files.choose_model(requested, device=device, models_dir=models_dir, offline=True)
 
 
 def load_model(requested: str, spec: WorkerSpec) -> Model:
     """Load the model and run the canary. Raises EngineFault of phase load or canary."""
-    return load_whisper(requested, spec)
+    return loading.load_whisper(requested, spec)

@@ -6,6 +6,7 @@ over every implementation.
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from speakeasyd.domain.options import Options
@@ -105,6 +106,20 @@ class Recognizer(Protocol[R, E]):
 
 AnyRecognizer = Recognizer[Any, Any]
 """For those who pass on what a recognizer returns, without looking inside."""
+
+
+class ModelUnavailable(Exception):
+    """The model is neither on this machine nor on the hub, or its files are damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """A model's folder and display name; `warning` is set if it is a fallback for another model."""
+
+    folder: Path
+    name: str
+    bundled: bool = False
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

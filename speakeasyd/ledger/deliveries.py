@@ -11,13 +11,13 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.event_payloads import BatchCompleted, NoticeFailed, NoticePostponed
 from speakeasyd.domain.notifications import Delivery, Notification, NotificationKind
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.events import Event
 from speakeasyd.ledger.maintenance import load_state, store_state
 from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs
 from speakeasyd.ledger.text_columns import encode_json
 from speakeasyd.ledger.writer import Transaction
 
-CURSOR_KEY = "notices"  # key of the cursor in the table `state`
 SLICE = 500  # most events per query
 
 _DONE_BATCHES = text("""
@@ -36,7 +36,7 @@ def load_cursor(connection: Connection, now: str) -> tuple[int, str]:
     Its parts: the number of the last event that was enqueued, and the time up to which finished
     batches were reported. Before the first run: the newest event and the current time.
     """
-    cursor: Mapping[str, Any] | None = load_state(connection, CURSOR_KEY)
+    cursor: Mapping[str, Any] | None = load_state(connection, StateKey.NOTIFICATIONS)
     return (cursor["seq"], cursor["until"]) if cursor else (find_newest_seq(connection), now)
 
 
@@ -65,7 +65,7 @@ def record_finished_batches(
 
 
 def store_cursor(tx: Transaction, *, seq: int, until: str) -> None:
-    store_state(tx, CURSOR_KEY, {"seq": seq, "until": until})
+    store_state(tx, StateKey.NOTIFICATIONS, {"seq": seq, "until": until})
 
 
 def load_events_with_jobs(

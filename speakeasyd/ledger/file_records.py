@@ -14,12 +14,11 @@ _ARRIVALS = """
     SELECT since, size, reason FROM arrivals WHERE inbox = :inbox AND path_raw = :path
 """
 _UNREADABLE = """
-    SELECT place.value AS place FROM state, json_each(state.value, '$.unreadable') AS place
-    WHERE state.key = :key
+    SELECT place.value AS place FROM inbox_states, json_each(inbox_states.value, '$.unreadable') AS place
+    WHERE inbox = :inbox
 """
 _WATCHED = """
-    SELECT substr(key, length('inbox ') + 1) AS name, json_extract(value, '$.path') AS path FROM state
-    WHERE key LIKE 'inbox %'
+    SELECT inbox AS name, json_extract(value, '$.path') AS path FROM inbox_states
 """
 _SOURCE = """
     SELECT job_status.inbox, jobs.path_raw FROM artifacts JOIN jobs ON jobs.id = artifacts.job_id
@@ -38,7 +37,7 @@ class FileRecord:
 
 def load_file_record(connection: ReadConnection, inbox: str, path: bytes) -> FileRecord:
     file = {"inbox": inbox, "path": path}
-    places = fetch_rows(connection, _UNREADABLE, {"key": f"inbox {inbox}"})
+    places = fetch_rows(connection, _UNREADABLE, {"inbox": inbox})
     return FileRecord(
         jobs=fetch_rows(connection, _JOBS, file),
         arrivals=fetch_rows(connection, _ARRIVALS, file),

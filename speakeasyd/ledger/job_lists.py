@@ -32,7 +32,7 @@ _RESULTS = """
     SELECT job_status.path, status, error, warning, audio_seconds, compute_seconds, model, text
     FROM job_status LEFT JOIN transcript_text USING (job_id) ORDER BY job_status.job_id
 """
-_INBOX_NOTES = "SELECT key, value ->> 'note' AS note FROM state WHERE key LIKE 'inbox %'"
+_INBOX_NOTES = "SELECT inbox, value ->> 'note' AS note FROM inbox_states"
 _FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
 _AUDIO = "SELECT coalesce(sum(audio_seconds), 0) FROM batch_progress"
 _COUNT = "SELECT count(*) AS n, max(created_at) AS last FROM job_status"
@@ -79,9 +79,9 @@ def list_results(connection: ReadConnection) -> list[Row]:
 
 
 def load_inbox_notes(connection: ReadConnection) -> dict[str, str]:
-    """Return how each inbox is watched, by `inbox NAME`; "ok" if there is nothing to say."""
+    """Return how each inbox is watched, by name; "ok" if there is nothing to say."""
     rows = fetch_rows(connection, _INBOX_NOTES)
-    return {str(row["key"]): str(row["note"] or "ok") for row in rows}
+    return {str(row["inbox"]): str(row["note"] or "ok") for row in rows}
 
 
 @dataclass(frozen=True, slots=True)

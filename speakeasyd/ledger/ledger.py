@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.domain.job import JobId
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.events import EventHub
 from speakeasyd.ledger import claims, maintenance, people, transitions, user_changes
 from speakeasyd.ledger.people import Person, VoiceSample
@@ -148,11 +149,11 @@ class Ledger:
 
     # --- shorthands
 
-    async def load_state(self, key: str) -> Any:
+    async def load_state(self, key: StateKey) -> Any:
         """Return the stored value of `key`, decoded from JSON; None if there is none."""
         return await self.read(maintenance.load_state, key)
 
-    async def store_state(self, key: str, value: object) -> None:
+    async def store_state(self, key: StateKey, value: object) -> None:
         """Store a value as JSON in the table `state`, replacing the earlier one."""
         await self.write(maintenance.store_state, key, value)
 

@@ -18,12 +18,14 @@ from speakeasyd.domain.event_payloads import (
 from speakeasyd.domain.incidents import Incident
 from speakeasyd.domain.job import AttemptOutcome, JobId, Status, Token
 from speakeasyd.domain.retry import BackoffSettings, longest_wait
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.ledger.tables import (
     NO_WAIT,
     batches,
     chunks,
     deliveries,
     events,
+    inbox_states,
     incident_records,
     jobs,
     retry_chunks,
@@ -183,16 +185,23 @@ def close_incident(tx: Transaction, incident_id: int, *, cost_seconds: float) ->
     tx.record_event(IncidentResolved(incident_id=incident_id, cost_seconds=cost_seconds))
 
 
-def load_state(connection: Connection, key: str) -> Any:
+def load_state(connection: Connection, key: StateKey) -> Any:
     """Return the stored value of `key`, decoded from JSON; None if there is none."""
     value = connection.scalar(select(state.c.value).where(state.c.key == key))
     return json.loads(value) if value else None
 
 
-def store_state(tx: Transaction, key: str, value: object) -> None:
+def store_state(tx: Transaction, key: StateKey, value: object) -> None:
     """Store a value as JSON under `key`, replacing the earlier one."""
     row = {"value": encode_json(value), "updated_at": tx.now}
     tx.connection.execute(upsert(state).values(row | {"key": key}).on_conflict_do_update(set_=row))
+
+
+def store_inbox_state(tx: Transaction, inbox: str, value: object) -> None:
+    """Store how an inbox is watched, as JSON, replacing the earlier value."""
+    row = {"value": encode_json(value), "updated_at": tx.now}
+    stored = upsert(inbox_states).values(row | {"inbox": inbox})
+    tx.connection.execute(stored.on_conflict_do_update(set_=row))
 
 
 def send_request(tx: Transaction, request: DaemonRequest) -> None:

@@ -5,10 +5,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from speakeasyd.clock import format_utc
 from speakeasyd.domain.pausing import LEDGER_PAUSE, PauseCause, describe_pause, read_pauses
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.ledger.lock import LockHolder, find_holder
 from speakeasyd.ledger.locks import find_long_hold
 from speakeasyd.ledger.readonly import LEDGER, read_ledger
@@ -134,23 +134,23 @@ def load_overview(connection: ReadConnection, daemon: DaemonPresence) -> Snapsho
     recently = {"since": format_utc(now - RECENT)}
     up = daemon.holder
     speed = _measure_speed(connection, now, up.up_s if up else WINDOW_S)
-    pauses = _build_pauses(stored.get("pauses"), daemon) if up else {}
+    pauses = _build_pauses(stored.get(StateKey.PAUSES), daemon) if up else {}
     is_paused = any(not cause.name for cause in pauses)
     remaining_s, progress = _measure_queue(connection)
     [counts] = fetch_rows(connection, _COUNTS)
     return Snapshot(
         daemon=up,
-        version=stored.get("daemon", {}).get("version", ""),
+        version=stored.get(StateKey.DAEMON, {}).get("version", ""),
         state=str(daemon.state / LEDGER),
         counts={name: int(str(count)) for name, count in counts.items()},
         batches=fetch_rows(connection, _BATCHES),
         in_work=fetch_rows(connection, _IN_WORK),
         ended=fetch_rows(connection, _ENDED, recently),
-        workers=stored.get("workers", []) if up else [],
+        workers=stored.get(StateKey.WORKERS, []) if up else [],
         pauses={str(cause): reason for cause, reason in pauses.items()},
         paused_by=[describe_pause(cause, reason) for cause, reason in pauses.items()],
-        failures=stored.get("failures", {}) if up else {},
-        inboxes=_build_inbox_rows(stored),
+        failures=stored.get(StateKey.FAILURES, {}) if up else {},
+        inboxes=_list_inboxes(connection),
         waiting=fetch_rows(connection, _WAITING),
         incidents=fetch_rows(connection, _INCIDENTS, recently),
         speed=speed,
@@ -180,12 +180,9 @@ def _build_pauses(stored: object, daemon: DaemonPresence) -> dict[PauseCause, st
     return read_pauses(stored) | ({LEDGER_PAUSE: daemon.hold} if daemon.hold else {})
 
 
-def _build_inbox_rows(stored: dict[str, Any]) -> list[Row]:
-    return [
-        {"name": key.removeprefix("inbox ")} | values
-        for key, values in stored.items()
-        if key.startswith("inbox ")
-    ]
+def _list_inboxes(connection: ReadConnection) -> list[Row]:
+    rows = fetch_rows(connection, "SELECT inbox, value FROM inbox_states ORDER BY inbox")
+    return [{"name": row["inbox"]} | json.loads(str(row["value"])) for row in rows]
 
 
 def _measure_speed(connection: ReadConnection, now: datetime, up_s: float) -> float | None:

@@ -395,7 +395,16 @@ upload_keys = Table(
 state = Table(
     "state",
     metadata,
-    Column("key", SanitizedText, primary_key=True),
+    Column("key", SanitizedText, primary_key=True),  # a `StateKey`
     Column("value", SanitizedText, nullable=False),  # JSON
     Column("updated_at", SanitizedText, nullable=False),
 )
+
+inbox_states = Table(
+    "inbox_states",
+    metadata,
+    Column("inbox", SanitizedText, primary_key=True),
+    Column("value", SanitizedText, nullable=False),  # JSON
+    Column("updated_at", SanitizedText, nullable=False),
+)
+"""How the daemon watches each inbox."""

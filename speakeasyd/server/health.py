@@ -37,7 +37,7 @@ async def get_liveness(request: Request, parts: Lent, response: Response) -> Hea
     """
     try:
         async with asyncio.timeout(PATIENCE_S):
-            watchers = await parts.ledger.probes.read(load_inbox_notes)
+            inboxes = await parts.ledger.probes.read(load_inbox_notes)
     except (LedgerError, TimeoutError) as error:
         return _build_health(
             request,
@@ -45,11 +45,12 @@ async def get_liveness(request: Request, parts: Lent, response: Response) -> Hea
             {"loop": "ok", "ledger": str(error) or "no answer"},
             well=False,
         )
-    watchers |= {
-        f"inbox {cause.name}": reason
+    inboxes |= {
+        cause.name: reason
         for cause, reason in parts.pauses.reasons.items()
         if cause.kind is PauseKind.INBOX
     }
+    watchers = {f"inbox {name}": state for name, state in inboxes.items()}
     ledger = parts.pauses.reasons.get(LEDGER_PAUSE, "ok")  # it can be read, or we were not here
     checks = {"loop": "ok", "ledger": ledger} | watchers | dict(parts.failures.texts)
     return _build_health(request, response, checks, well=not parts.failures.texts)

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.domain.event_payloads import FailureBegun, FailureChange, FailureEnded
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import store_state
-
-STATE_KEY = "failures"  # in the ledger's table `state`
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class ServiceFailures:
             return
         texts = dict(self._texts)
         try:
-            await self._ledger.write(store_state, STATE_KEY, texts)
+            await self._ledger.write(store_state, StateKey.FAILURES, texts)
         except Exception as error:  # noqa: BLE001 - reporting a failure must not fail
             log.debug("cannot store the current failures in the ledger: %s", error)
         else:

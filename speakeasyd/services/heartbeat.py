@@ -3,6 +3,7 @@
 from dataclasses import asdict
 
 from speakeasyd.domain.pausing import LEDGER_PAUSE
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.ledger.ledger import Ledger
@@ -36,7 +37,7 @@ class Heartbeat(Service):
         try:
             await self._ledger.try_write()
             if workers != self._stored:
-                await self._ledger.write(store_state, "workers", workers)
+                await self._ledger.write(store_state, StateKey.WORKERS, workers)
                 self._stored = workers
         except LedgerUnwritable as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))

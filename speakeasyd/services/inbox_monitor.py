@@ -20,7 +20,7 @@ from speakeasyd.inbox.rules import InboxRules
 from speakeasyd.inbox.scanner import InboxMissing, scan_inbox
 from speakeasyd.inbox.watcher import Watcher
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.maintenance import store_state
+from speakeasyd.ledger.maintenance import store_inbox_state
 from speakeasyd.ledger.new_jobs import find_unknown_files
 from speakeasyd.loop import MainLoop
 from speakeasyd.mounts import SILENT, MountAnchor, find_filesystem_type
@@ -364,7 +364,7 @@ class InboxMonitor(Service):
                     self._event_problem,
                     self._scan_period,
                 )
-            await self._ledger.write(store_state, f"inbox {self._inbox.name}", state)
+            await self._ledger.write(store_inbox_state, self._inbox.name, state)
             self._published = state
 
     @property

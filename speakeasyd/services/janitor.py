@@ -8,6 +8,7 @@ from pathlib import Path
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import LedgerSettings
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.backup import back_up_on_schedule
 from speakeasyd.ledger.ledger import Ledger
@@ -43,7 +44,7 @@ class Janitor(Service):
         if not hours:
             return
         now = self._clock.utc()
-        last = await self._ledger.read(load_state, "backed_up")
+        last = await self._ledger.read(load_state, StateKey.BACKED_UP)
         if last and abs(now - datetime.fromisoformat(last)) < timedelta(hours=hours):
             return  # a backup from far in the future was made before the clock was set back
         if last:  # otherwise the ledger is new
@@ -55,7 +56,7 @@ class Janitor(Service):
                 log.warning("the ledger was not backed up: %s", error)
                 return
             log.info("the ledger was backed up: %s", copy)
-        await self._ledger.write(store_state, "backed_up", format_utc(now))
+        await self._ledger.write(store_state, StateKey.BACKED_UP, format_utc(now))
 
     def _days_ago(self, days: int) -> str:
         return format_utc(self._clock.utc() - timedelta(days=days))

@@ -12,6 +12,7 @@ from speakeasyd.domain.pausing import (
     describe_pause,
     read_pauses,
 )
+from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.errors import LedgerError, LedgerUnwritable
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.ledger import Ledger
@@ -49,7 +50,7 @@ class Pauses:
 
         Not `obeyed`: it has no effect here, and stays stored for the next daemon.
         """
-        stored = read_pauses(await self._ledger.read(load_state, "pauses"))
+        stored = read_pauses(await self._ledger.read(load_state, StateKey.PAUSES))
         manual = {cause: why for cause, why in stored.items() if not cause.kind.ends_by_itself}
         self._reasons, self._kept = (manual, {}) if obeyed else ({}, manual)
         await self._store(self._reasons)
@@ -74,7 +75,7 @@ class Pauses:
         """Test the ledger with a real write: a full disk still grants the lock."""
         try:
             await self._ledger.write(
-                store_state, "ledger_written_at", format_utc(self._clock.utc())
+                store_state, StateKey.LEDGER_WRITTEN_AT, format_utc(self._clock.utc())
             )
         except LedgerUnwritable:
             return False
@@ -99,7 +100,7 @@ class Pauses:
     async def _store(self, reasons: Mapping[PauseCause, str]) -> None:
         stored = self._kept | dict(reasons)
         rows = [describe_pause(cause, reason) for cause, reason in stored.items()]
-        await self._ledger.write(store_state, "pauses", rows)
+        await self._ledger.write(store_state, StateKey.PAUSES, rows)
 
     def _publish(self, change: PauseChange) -> None:
         self._hub.publish(Event.of(change, at=format_utc(self._clock.utc())))

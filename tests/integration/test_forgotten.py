@@ -13,7 +13,7 @@ from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.events import EventHub
 from speakeasyd.inbox import file_identity
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.maintenance import load_state, store_state
+from speakeasyd.ledger.maintenance import load_state, store_inbox_state
 from speakeasyd.ledger.new_jobs import add_jobs, find_unknown_files
 from speakeasyd.services import admission, service
 from speakeasyd.services.failures import ServiceFailures
@@ -95,7 +95,7 @@ async def test_what_is_raised_while_a_file_is_looked_at_or_read_loses_nothing(
         await eventually(lambda: not failures.texts, "all to be well")
 
 
-@pytest.mark.parametrize("what", [find_unknown_files, add_jobs, store_state])
+@pytest.mark.parametrize("what", [find_unknown_files, add_jobs, store_inbox_state])
 async def test_what_the_ledger_raises_loses_nothing(
     tmp_path: Path, what: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,7 +113,7 @@ class Place:
 
     async def state(self, inbox: str = "inbox") -> Any:
         rows = query_readonly(
-            self.ledger.path, "SELECT value FROM state WHERE key = ?", [f"inbox {inbox}"]
+            self.ledger.path, "SELECT value FROM inbox_states WHERE inbox = ?", [inbox]
         )
         return rows[0]["value"] if rows else ""
 

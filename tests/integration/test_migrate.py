@@ -50,6 +50,10 @@ OLD_INCIDENT = """
     INSERT INTO incident_records (at, kind, phase, device, error, action)
     VALUES ('2026', 'hang', 'encode', 'cpu', ?, ?)
 """
+OLD_STATE = """
+    INSERT INTO state (key, value, updated_at)
+    VALUES ('inbox talks', '{"path": "/in"}', '2026'), ('daemon', '{}', '2026')
+"""
 OLD_EVENT = "INSERT INTO events (at, kind, data) VALUES ('2026', 'incident.opened', ?)"
 OLD_INCIDENTS = [
     ("the worker crashed: SIGSEGV: at 0x0", "a fresh worker takes over", "start_worker"),
@@ -162,6 +166,7 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
         for number, warning in enumerate(OLD_WARNINGS):
             connection.execute(OLD_JOB, [f"{number}.wav", warning])
         connection.executescript(OLD_SEGMENT)
+        connection.execute(OLD_STATE)
         for error, action, _ in OLD_INCIDENTS:
             connection.execute(OLD_INCIDENT, [error, action])
             data = json.dumps({"error": error, "action": action})
@@ -179,6 +184,9 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
         new = "SELECT speaker, confidence FROM segments_text"
         assert connection.execute(new).fetchall() == [(None, None)]
         assert connection.execute("SELECT * FROM speakers").fetchall() == []
+        watched = connection.execute("SELECT inbox, value ->> 'path' FROM inbox_states").fetchall()
+        assert connection.execute("SELECT key FROM state").fetchall() == [("daemon",)]
+    assert watched == [("talks", "/in")]
     assert {warning: found and json.loads(found)[0] for warning, found in kinds} == OLD_WARNINGS
     assert texts == [("0.wav", "nl", " Dag.")]
     assert [(error, kind) for error, kind, _, _ in incidents] == [

@@ -12,8 +12,8 @@ from speakeasyd.domain.stepdown import GPU_BATCH
 from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.canary import CanaryFailed, measure_known_words, transcribe_canary
 from speakeasyd.engine.faults import label_phase
-from speakeasyd.engine.recognizer import Model
-from speakeasyd.engine.whisper.model_files import ModelChoice, ModelUnavailable, choose_model
+from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable
+from speakeasyd.engine.whisper.model_files import choose_model
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 
 _KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model must recognise

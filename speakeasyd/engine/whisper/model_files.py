@@ -4,7 +4,6 @@ import hashlib
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -13,6 +12,7 @@ import psutil
 from faster_whisper.utils import available_models, download_model
 
 from speakeasyd.engine import cuda
+from speakeasyd.engine.recognizer import ModelChoice, ModelUnavailable
 
 BUNDLED = "bundled"
 _BUNDLED_NAME = "tiny.en (bundled)"
@@ -27,20 +27,6 @@ _HUB = "https://huggingface.co"
 _HUB_PATIENCE_S = 3.0  # seconds to connect to the model hub
 _GIB = 1 << 30
 _NEEDED = ("model.bin", "tokenizer.json")  # faster-whisper would ask the hub for the tokenizer
-
-
-class ModelUnavailable(Exception):
-    """The model is neither on this machine nor on the hub, or its files are damaged."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelChoice:
-    """A model's folder and display name; `warning` is set if it is a fallback for another model."""
-
-    folder: Path
-    name: str
-    bundled: bool = False
-    warning: str | None = None
 
 
 def choose_model(requested: str, *, device: str, models_dir: Path, offline: bool) -> ModelChoice:
