@@ -102,6 +102,7 @@ class Run:
     model: Model
     replicas: int = 2
     batch_size: int = 1
+    readers: int = 2
     reports: list[Report] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -110,7 +111,7 @@ class Run:
             recognizer=self.model.recognizer,
             replicas=self.replicas,
             batch_size=self.batch_size,
-            readers=2,
+            readers=self.readers,
             folders=EveryFolder(),
             send=self._note,
             on_fault=lambda fault, _: pytest.fail(str(fault)),
@@ -256,7 +257,7 @@ def test_a_short_file_does_not_wait_for_a_long_one(model: Model, conversation: P
 def test_files_of_equal_length_are_finished_one_after_the_other(
     model: Model, conversation: Path
 ) -> None:
-    with Run(model, replicas=1) as run:
+    with Run(model, replicas=1, readers=1) as run:  # two readers may open the second file first
         for job_id in (1, 2, 3):
             run.pipeline.submit(task(conversation, job_id))
         run.wait_for(lambda reports: sum(isinstance(r, TaskDone) for r in reports) == 3)
