@@ -66,7 +66,7 @@ def _check_model_files(settings: Settings, device: str) -> Iterator[Finding]:
         return
     yield from _check_model(settings, found)
     if "model" in found:
-        yield _run_selftest(settings, device)
+        yield from _run_selftest(settings, device)
 
 
 def _check_model(settings: Settings, found: Mapping[str, Any]) -> Iterator[Finding]:
@@ -83,10 +83,10 @@ def _check_model(settings: Settings, found: Mapping[str, Any]) -> Iterator[Findi
         )
 
 
-def _run_selftest(settings: Settings, device: str) -> Finding:
-    """Decode a sample and transcribe the canary with the model that would be taken now, without the hub.
+def _run_selftest(settings: Settings, device: str) -> Iterator[Finding]:
+    """Decode a sample, tell its voices apart, and transcribe the canary with the model that would be taken now.
 
-    While the daemon runs, its GPU is left to it: a second model might not fit.
+    The hub is not asked. While the daemon runs, its GPU is left to it: a second model might not fit.
     """
     workers = settings.workers
     if device != "cpu" and find_holder(settings.state):
@@ -104,12 +104,24 @@ def _run_selftest(settings: Settings, device: str) -> Finding:
     found = run_engine_probe("speakeasyd.engine.selftest", *arguments, deadline_s=SELFTEST_S)
     if error := found.get("error"):
         diagnosis = classify_fault(phase=Phase(found.get("phase", "")), error=error, device=device)
-        return Finding("engine", Level.FAIL, f"{diagnosis.what}: {error}", diagnosis.hint)
+        yield Finding("engine", Level.FAIL, f"{diagnosis.what}: {error}", diagnosis.hint)
+        return
     decoded = f"decoded {found['decoded']:g} s of a sample"
     canary = (
         f"{found['model']} on {found['device']} ({found['compute_type']}) heard the canary's words"
     )
-    return Finding("engine", Level.OK, f"{decoded}; {canary}")
+    yield Finding("engine", Level.OK, f"{decoded}; {canary}")
+    yield _check_speaker_models(found)
+
+
+def _check_speaker_models(found: Mapping[str, Any]) -> Finding:
+    what = "speaker models"
+    if error := found.get("voices_error"):
+        mend = "Install speakeasyd again: pip install --force-reinstall speakeasyd"
+        return Finding(what, Level.FAIL, error, mend)
+    if found["voices"] != 1:
+        return Finding(what, Level.WARN, f"heard {found['voices']} voices in a sample of one")
+    return Finding(what, Level.OK, "heard the one voice of a sample")
 
 
 def _is_hub_reachable() -> bool:

@@ -108,10 +108,11 @@ async def _change_job(
     state: Path, job_id: JobId, change: SpeakerChange, remember: int | None
 ) -> None:
     async with open_for_changes(state) as ledger:
+        if remember is not None:
+            name = change.names.get(remember, "")
+            await remember_speaker(ledger, job_id, remember, name)
         if change != SpeakerChange():
             await change_speakers(ledger, job_id, change)
-        if remember is not None:
-            await remember_speaker(ledger, job_id, remember)
 
 
 def _load_job_and_speakers(connection: ReadConnection, job: int) -> tuple[Row | None, list[Row]]:

@@ -1,16 +1,20 @@
 """Self-test for the `doctor` command: decodes a sample, loads the model, transcribes the canary.
 
 `python -m speakeasyd.engine.selftest MODEL SPEC`, with SPEC as JSON, prints JSON: `decoded` in
-seconds of audio, `model`, `device` and `compute_type`; or `phase` and `error`.
+seconds of audio, `model`, `device` and `compute_type`; or `phase` and `error`. `voices`: how many
+the speaker models hear in the sample; or `voices_error`.
 """
 
 import json
 import sys
 from importlib.resources import as_file, files
 
+import numpy as np
+
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import WorkerSpec
-from speakeasyd.engine.audio import Audio
+from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.diarization import SpeakerDetector
 from speakeasyd.engine.faults import EngineFault, label_phase
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import load_model
@@ -20,29 +24,37 @@ def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
     """Return the findings as in the module's docstring."""
     try:
         with label_phase(Phase.DECODE):
-            decoded = _decode_sample()
+            samples = _decode_sample()
         loaded = load_model(requested, spec).loaded
     except EngineFault as fault:
         return {"phase": fault.phase, "error": str(fault)}
     return {
-        "decoded": decoded,
+        "decoded": round(samples.size / SAMPLE_RATE, 1),
         "model": loaded.model,
         "device": loaded.device,
         "compute_type": loaded.compute_type,
+        **_count_voices(samples),
     }
 
 
-def _decode_sample() -> float:
-    """Return the seconds of audio decoded from the bundled sample."""
+def _count_voices(samples: Samples) -> dict[str, object]:
+    try:
+        found = SpeakerDetector().find_speakers(samples, 0.0)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
+        return {"voices_error": f"{type(error).__name__}: {error}"}
+    return {"voices": len(found.speakers)}
+
+
+def _decode_sample() -> Samples:
+    """Return the samples of the bundled recording of one voice."""
     with (
         as_file(files("speakeasyd") / "data" / "samples" / "voice_memo.flac") as path,
         MediaFile(str(path)) as source,
     ):
         audio = Audio(source)
-        for _ in audio.blocks():
-            pass
+        samples = np.concatenate([block[0] for block in audio.blocks()])
         audio.close()
-        return round(audio.decoded_seconds, 1)
+        return samples
 
 
 if __name__ == "__main__":

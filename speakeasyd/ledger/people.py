@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from speakeasyd.domain.diarization import MODEL
-from speakeasyd.domain.job import Status
+from speakeasyd.domain.job import JobId, Status
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.ledger.speakers import publish_again, store_speakers
 from speakeasyd.ledger.tables import jobs, people, voice_samples
@@ -58,8 +58,14 @@ def load_people(connection: Connection) -> list[Person]:
     ]
 
 
-def add_voice_sample(tx: Transaction, name: str, sample: VoiceSample) -> int:
-    """Add a sample to a person, who is created if needed. Returns the person's id."""
+def add_voice_sample(
+    tx: Transaction, name: str, sample: VoiceSample, *, speaker: tuple[JobId, int] | None = None
+) -> int:
+    """Add a sample to a person, who is created if needed. Returns the person's id.
+
+    `speaker`: a job and the number of its speaker whose voice it is; if that speaker has this name,
+    it is this person from now on.
+    """
     name = check_name(name)
     person = tx.connection.scalar(select(people.c.id).where(people.c.name == name))
     if person is None:
@@ -68,7 +74,20 @@ def add_voice_sample(tx: Transaction, name: str, sample: VoiceSample) -> int:
     tx.connection.execute(
         insert(voice_samples).values(person_id=person, added_at=tx.now, **asdict(sample))
     )
+    if speaker is not None:
+        _link_speaker(tx, *speaker, name=name, person=int(person))
     return int(person)
+
+
+def _link_speaker(tx: Transaction, job_id: JobId, number: int, *, name: str, person: int) -> None:
+    speakers = parse_speakers(
+        tx.connection.scalar(select(jobs.c.speakers).where(jobs.c.id == job_id))
+    )
+    linked = [
+        replace(one, person=person) if (one.number, one.name) == (number, name) else one
+        for one in speakers
+    ]
+    store_speakers(tx, job_id, linked)
 
 
 def rename_person(tx: Transaction, name: str, new: str) -> list[int]:
@@ -108,7 +127,12 @@ def forget_person(tx: Transaction, name: str) -> int:
     """
     person = _find_person(tx.connection, name)
     count = tx.connection.scalar(select(func.count()).where(voice_samples.c.person_id == person))
-    tx.connection.execute(delete(people).where(people.c.id == person))
+    # Else the samples would stay readable in free pages of the file.
+    tx.connection.exec_driver_sql("PRAGMA secure_delete = ON")
+    try:
+        tx.connection.execute(delete(people).where(people.c.id == person))
+    finally:
+        tx.connection.exec_driver_sql("PRAGMA secure_delete = OFF")
     _update_speakers(tx, person, None, name)
     return int(count or 0)
 

@@ -118,7 +118,7 @@ async def change_speakers(ledger: Ledger, job_id: JobId, change: SpeakerChange) 
             f"the speakers of job {job_id} were not told apart",
             hint='Set speakers = "auto" in its options, then transcribe the file again.',
         )
-    people = await ledger.read(load_people) if change.count else []
+    people = await ledger.read(load_people) if change.count or change.names else []
     changed = await asyncio.to_thread(apply_change, known, change, people)
     if changed != known.file_speakers:
         await ledger.write(replace_speakers, job_id, changed, expected=known.speakers)
@@ -145,7 +145,7 @@ def apply_change(
         found = _split(known, found, change.split)
     _require_numbers(found, change.names)
     renamed = [
-        _rename(speaker, change.names[speaker.number])
+        _rename(speaker, change.names[speaker.number], people)
         if speaker.number in change.names
         else speaker
         for speaker in found.speakers
@@ -153,11 +153,12 @@ def apply_change(
     return replace(found, speakers=tuple(renamed))
 
 
-def _rename(speaker: Speaker, name: str) -> Speaker:
+def _rename(speaker: Speaker, name: str, people: Sequence[Person]) -> Speaker:
+    name = check_name(name) if name.strip() else ""
     return replace(
         speaker,
-        name=check_name(name) if name.strip() else "",
-        person=None,
+        name=name,
+        person=next((person.id for person in people if person.name == name), None),
         similarity=None,
         suggestion="",
     )
@@ -241,4 +242,4 @@ async def remember_speaker(ledger: Ledger, job_id: JobId, number: int, name: str
     names = {speaker.number: speaker.name for speaker in known.speakers or ()}
     if not (name or names[number]):
         raise SpeakeasyError(f"speaker {number} has no name", hint="Give the speaker a name first.")
-    await ledger.write(add_voice_sample, name or names[number], sample)
+    await ledger.write(add_voice_sample, name or names[number], sample, speaker=(job_id, number))

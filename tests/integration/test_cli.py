@@ -468,6 +468,7 @@ def test_doctor(desk: Desk) -> None:
     assert re.search(
         r"decoded [1-9][\d.]* s .* on cpu \(int8\w*\) heard the canary", found["engine"]["text"]
     )
+    assert found["speaker models"]["text"] == "heard the one voice of a sample"
     assert {"speakeasyd", "SQLite", "daemon", "ledger", "state folder", "inbox inbox"} <= set(found)
 
 

@@ -111,6 +111,15 @@ def test_people(desk: Desk) -> None:
     assert desk.asks("people", "list") == 0
     assert "job 1, speaker 2" in desk.out
     assert desk.asks("people", "rename", "Bo", "Anna") == 1
+    assert desk.asks("people", "rename", "Bo", "Bob") == 0
+    assert published(desk)[1] == (2, "Bob")
+    assert desk.asks("people", "rename", "Bob", "Bo") == 0
+    assert "written again: 1" in desk.out
+    assert published(desk)[1] == (2, "Bo")
+    assert desk.asks("speakers", "1", "--name", "3=Eve", "--remember", "3") == 0
+    assert desk.asks("people", "rename", "Eve", "Eva") == 0
+    assert published(desk)[2] == (3, "Eva")
+    assert desk.asks("people", "forget", "Eva") == 0
     assert desk.asks("people", "merge", "Bo", "Anna") == 0
     assert desk.asks("people", "forget", "Anna") == 0
     assert desk.out == "forgotten, with 2 samples\n"

@@ -12,6 +12,7 @@ from tests.integration.test_engine import samples_of, write_wav
 from tests.torture.kills import JITTER_S, MOMENTS, a_chunk_is_safe
 from tests.torture.place import REAL
 from tests.torture.scenario import Run, Scenario
+from tests.torture.speakers import KILL
 
 NAMES = ("voice_memo", "answering_machine", "meeting")
 ENGINE: Mapping[str, Mapping[str, object]] = {
@@ -90,4 +91,5 @@ SCENARIOS = (
         "`kill -9` of the worker, real model",
         lambda run: kill(run, daemon=False),
     ),
+    KILL,
 )

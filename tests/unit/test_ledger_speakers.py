@@ -220,3 +220,13 @@ async def test_known_people(tmp_path: Path) -> None:
         for wrong in ("", "x" * 101, "a\nb\x07"):
             with pytest.raises(SpeakeasyError, match="name"):
                 await ledger.write(add_voice_sample, wrong, VoiceSample("a.wav", 9.0, b""))
+
+
+async def test_a_forgotten_voice_is_overwritten(tmp_path: Path) -> None:
+    voice = heard(7, 700)
+    async with opened(tmp_path / "ledger.db") as ledger:
+        await ledger.write(add_voice_sample, "Anna", VoiceSample("anna.wav", 9.0, voice))
+    assert voice in (tmp_path / "ledger.db").read_bytes()
+    async with opened(tmp_path / "ledger.db") as ledger:
+        await ledger.write(forget_person, "Anna")
+    assert voice not in (tmp_path / "ledger.db").read_bytes()

@@ -214,6 +214,23 @@ def test_changes_by_a_user() -> None:
     assert apply_change(known(two), SpeakerChange(count="auto")).numbers == found.numbers
 
 
+@given(st.sets(st.integers(1, 3)), st.dictionaries(st.integers(1, 3), st.sampled_from("ABC")))
+@settings(max_examples=60, deadline=None)
+def test_a_change_twice_is_as_once(merge: set[int], names: dict[int, str]) -> None:
+    found = find_file_speakers(known(), [])
+    kept = {
+        number: name
+        for number, name in names.items()
+        if number not in merge - {min(merge, default=0)}
+    }
+    once = apply_change(known(found), SpeakerChange(merge=tuple(merge), names=kept))
+    rest = {one.number for one in once.speakers}
+    again = SpeakerChange(merge=tuple(merge & rest), names=kept)
+    assert apply_change(known(once), again) == once
+    assert rest == {1, 2, 3} - (merge - {min(merge, default=0)})
+    assert sum(one.words for one in once.speakers) == sum(one.words for one in found.speakers)
+
+
 def test_a_merged_speaker_can_be_split() -> None:
     found = find_file_speakers(known(), [])
     merged = apply_change(known(found), SpeakerChange(merge=(1, 3)))
