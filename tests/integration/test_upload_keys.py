@@ -228,7 +228,7 @@ async def test_only_what_may_be_asked_for_again_is_kept(tmp_path: Path) -> None:
             await door.upload(b"RIFF %d" % number, key=False)
         door.clock.advance(3600)
         await door.upload()
-        rows = await door.place.ledger.query_rows(
-            "SELECT substr(key, 1, 4) AS kind, hashes FROM upload_keys"
+        rows = query_readonly(
+            door.place.ledger.path, "SELECT substr(key, 1, 4) AS kind, hashes FROM upload_keys"
         )
         assert [(row["kind"], row["hashes"]) for row in rows] == [("key ", "[]")]
