@@ -156,13 +156,14 @@ function segment(piece, speakers) {
 }
 
 /** The words of a segment without word times: each takes time by its length. */
-function estimateWords({ start, end, text, confidence }) {
+function estimateWords({ start, end, text, avg_logprob: logprob }) {
   const each = text.match(/\s*\S+/g) ?? [text];
+  const probability = Math.exp(logprob ?? 0);
   let done = 0;
   return each.map((word) => {
     const from = start + ((end - start) * done) / text.length;
     done += word.length;
-    return { start: from, end: start + ((end - start) * done) / text.length, text: word, probability: confidence ?? 1 };
+    return { start: from, end: start + ((end - start) * done) / text.length, text: word, probability };
   });
 }
 
