@@ -100,6 +100,11 @@ def check_schema(path: Path) -> None:
         raise explain_sqlite_error(error, path) or other_version from error
 
 
+def is_io_error(error: DBAPIError) -> bool:
+    """Return whether the files of the connection cannot be read, or are not the ledger's any more."""
+    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+
+
 def translate_error(error: Exception, path: Path) -> Exception:
     """Return the error of the ledger for an error of SQLite; other errors are returned as they are."""
     cause = error.orig if isinstance(error, DBAPIError) else error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import OperationalError
 
 from speakeasyd.errors import LedgerBusy, LedgerError
 from speakeasyd.ledger import connections
@@ -110,24 +111,33 @@ class Readers:
             raise
 
     async def _run(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
-        budget = running.budget
         try:
-            async with self._free, self._engine.connect() as connection:
-                raw = await connection.get_raw_connection()
-                driver = cast(SnapshotConnection, raw.driver_connection)
-                running.driver, driver.budget = driver, budget
-                budget.start()
-                timer = self._start_timer(running)
+            async with self._free:
                 try:
-                    return await connection.run_sync(query)
-                finally:
-                    if timer:
-                        timer.cancel()
-                    running.release_driver()
-                    driver.budget = None
+                    return await self._run_connected(running, query)
+                except OperationalError as error:
+                    if not connections.is_io_error(error):
+                        raise
+                await self._engine.dispose()  # the ledger's files were away, and may be back
+                return await self._run_connected(running, query)
         except Exception as error:
-            interrupt = explain_interrupt(error, budget)
+            interrupt = explain_interrupt(error, running.budget)
             raise interrupt or connections.translate_error(error, self._path) from error
+
+    async def _run_connected(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
+        async with self._engine.connect() as connection:
+            raw = await connection.get_raw_connection()
+            driver = cast(SnapshotConnection, raw.driver_connection)
+            running.driver, driver.budget = driver, running.budget
+            running.budget.start()
+            timer = self._start_timer(running)
+            try:
+                return await connection.run_sync(query)
+            finally:
+                if timer:
+                    timer.cancel()
+                running.release_driver()
+                driver.budget = None
 
     def _start_timer(self, running: _RunningQuery) -> asyncio.TimerHandle | None:
         task = asyncio.current_task()

@@ -137,7 +137,8 @@ def test_a_state_folder_that_may_not_be_looked_into(
     deny(state)
     done = ask(state, *command)
     assert done.returncode == 2
-    assert f"this user may not open {state}" in done.stderr
+    assert "this user may not" in done.stderr
+    assert str(state) in done.stderr
     assert "down" not in done.stdout
 
 

@@ -79,7 +79,7 @@ _JOBS = "SELECT id, path, status, error_code, crashes FROM jobs ORDER BY id"
 _CHUNKS = """
     SELECT number, start_seconds, end_seconds, gap, (
         SELECT json_group_array(json_array(start_seconds, end_seconds, text, avg_logprob,
-                                           compression_ratio, no_speech_prob))
+                                           compression_ratio, no_speech_prob, confidence))
         FROM segments WHERE segments.job_id = chunks.job_id AND chunk = number
     ) FROM chunks WHERE job_id = ? ORDER BY number
 """
@@ -187,8 +187,8 @@ def _new_job(path: Path) -> NewJob:
 def _read_chunk(row: tuple[int, float, float, int, str]) -> tuple[int, Chunk]:
     number, start, end, gap, segments = row
     parts = tuple(
-        Segment(start, end, text, logprob, ratio, silence)
-        for start, end, text, logprob, ratio, silence in json.loads(segments)
+        Segment(start, end, text, logprob, ratio, silence, confidence=confidence)
+        for start, end, text, logprob, ratio, silence, confidence in json.loads(segments)
     )
     return number, Chunk(number, start, end, parts, gap=bool(gap))
 

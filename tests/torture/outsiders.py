@@ -437,6 +437,6 @@ def _run_scenario(run: Run, *, kind: type[Outsider]) -> None:
 
 
 SCENARIOS = tuple(
-    Scenario(kind.name, kind.fault, partial(_run_scenario, kind=kind), possible, in_quick=True)
+    Scenario(kind.name, kind.fault, partial(_run_scenario, kind=kind), possible)
     for kind, possible in OUTSIDERS.items()
 )
