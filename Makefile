@@ -3,18 +3,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Four processes: many tests wait for files to settle. The hash seed makes them collect the same tests.
+PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile
 
 .PHONY: demo test unit lint torture bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/speakeasyd demo
 
-# Four processes: many tests wait for files to settle. The hash seed makes them collect the same tests.
 test: $(VENV)/.dev
-	PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile
+	$(PYTEST)
 
 unit: $(VENV)/.dev
-	$(BIN)/python -m pytest -q tests/unit
+	$(PYTEST) tests/unit
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
