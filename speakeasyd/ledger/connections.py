@@ -62,7 +62,7 @@ def create_read_engine(path: Path, *, size: int) -> AsyncEngine:
 
     async def connect() -> SnapshotConnection:
         connection = SnapshotConnection(path, pragmas)
-        await connection
+        await connection.open()
         return connection
 
     return create_async_engine(

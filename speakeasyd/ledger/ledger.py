@@ -7,16 +7,14 @@ argument is a connection. The other modules define them; callers hand them to `w
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Concatenate, ParamSpec, Self, TypeVar
 
 from sqlalchemy import Connection
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.domain.job import JobId
-from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.events import EventHub
-from speakeasyd.ledger import claims, maintenance, people, transitions, user_changes
-from speakeasyd.ledger.people import Person, VoiceSample
+from speakeasyd.ledger import claims, maintenance, transitions, user_changes
 from speakeasyd.ledger.readers import Readers
 from speakeasyd.ledger.readonly import QUERY_S
 from speakeasyd.ledger.writer import Transaction, Writer
@@ -146,25 +144,3 @@ class Ledger:
             removed += count
         await self.write(maintenance.delete_old_events, events_before)
         return removed
-
-    # --- shorthands
-
-    async def load_state(self, key: StateKey) -> Any:
-        """Return the stored value of `key`, decoded from JSON; None if there is none."""
-        return await self.read(maintenance.load_state, key)
-
-    async def store_state(self, key: StateKey, value: object) -> None:
-        """Store a value as JSON in the table `state`, replacing the earlier one."""
-        await self.write(maintenance.store_state, key, value)
-
-    async def load_people(self) -> list[Person]:
-        """Return all known people by name, each with all samples."""
-        return await self.read(people.load_people)
-
-    async def add_voice_sample(self, name: str, sample: VoiceSample) -> int:
-        """Add a sample to a person, who is created if needed. Returns the person's id."""
-        return await self.write(people.add_voice_sample, name, sample)
-
-    async def forget_person(self, name: str) -> int:
-        """Delete a person with all samples. Returns how many. Raises SpeakeasyError."""
-        return await self.write(people.forget_person, name)

@@ -4,6 +4,7 @@ aiosqlite itself goes to the thread of the connection to create a cursor, to exe
 close. Each trip costs more than what most statements of the ledger do there.
 """
 
+import asyncio
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -28,6 +29,19 @@ class SnapshotConnection(aiosqlite.Connection):
         self._thread.daemon = True  # a process that fails must not wait for it
         self.budget: QueryBudget | None = None
 
+    async def open(self) -> None:
+        """Open the file. If the caller is cancelled meanwhile, it is closed once it is open."""
+        opening = asyncio.ensure_future(self)
+        try:
+            await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._stop_if_open)
+            raise
+
+    def _stop_if_open(self, opening: asyncio.Future[aiosqlite.Connection]) -> None:
+        if not opening.cancelled() and not opening.exception():
+            self.stop()
+
     def cursor(self) -> "SnapshotCursor":  # type: ignore[override]
         return SnapshotCursor(self, self._conn.cursor())
 
@@ -40,7 +54,7 @@ class SnapshotConnection(aiosqlite.Connection):
         self._conn.rollback()
 
     def _open(self, path: Path, pragmas: Sequence[str]) -> sqlite3.Connection:
-        """Open the file. Runs in the thread."""
+        """Return an open connection. Runs in the thread."""
         connection = sqlite3.connect(
             f"{path.absolute().as_uri()}?mode=ro",
             uri=True,
