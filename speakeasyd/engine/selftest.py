@@ -7,16 +7,13 @@ the speaker models hear in the sample; or `voices_error`.
 
 import json
 import sys
-from importlib.resources import as_file, files
-
-import numpy as np
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import WorkerSpec
-from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.audio import SAMPLE_RATE, Samples
+from speakeasyd.engine.bundled_audio import decode_bundled_audio
 from speakeasyd.engine.diarization import SpeakerDetector
 from speakeasyd.engine.faults import EngineFault, label_phase
-from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import load_model
 
 
@@ -24,7 +21,7 @@ def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
     """Return the findings as in the module's docstring."""
     try:
         with label_phase(Phase.DECODE):
-            samples = _decode_sample()
+            samples = decode_bundled_audio("samples/voice_memo.flac")  # one voice
         loaded = load_model(requested, spec).loaded
     except EngineFault as fault:
         return {"phase": fault.phase, "error": str(fault)}
@@ -43,18 +40,6 @@ def _count_voices(samples: Samples) -> dict[str, object]:
     except Exception as error:  # noqa: BLE001 - whatever it is, it is the finding
         return {"voices_error": f"{type(error).__name__}: {error}"}
     return {"voices": len(found.speakers)}
-
-
-def _decode_sample() -> Samples:
-    """Return the samples of the bundled recording of one voice."""
-    with (
-        as_file(files("speakeasyd") / "data" / "samples" / "voice_memo.flac") as path,
-        MediaFile(str(path)) as source,
-    ):
-        audio = Audio(source)
-        samples = np.concatenate([block[0] for block in audio.blocks()])
-        audio.close()
-        return samples
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ _BATCHES = """
     SELECT * FROM batch_progress ORDER BY pending + processing > 0 DESC, created_at DESC LIMIT 8
 """
 _IN_WORK = """
-    SELECT job_id, path, progress, device, model, language, started_at, container_seconds
-    FROM job_status
+    SELECT job_id, path, progress, device, model, language, started_at FROM job_status
     WHERE status = 'processing' ORDER BY started_at, job_id LIMIT 12
 """
 _ENDED = """

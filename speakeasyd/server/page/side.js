@@ -23,12 +23,14 @@ const HOURS = 24,
   WIDE = 240,
   TALL = 60;
 
+const unreadable = (inbox) => inbox.unreadable.length && `cannot be read: ${inbox.unreadable.join(", ")}`;
+
 /** What needs attention, above the page on every width: failing services, devices, inboxes. */
 export function warn(list, { failures, incidents, inboxes }) {
   const alerts = [
     ...Object.entries(failures).map(([name, error]) => `${name}: ${error}`),
     ...incidents.filter((one) => one.resolved_at === null).map((one) => `${one.device}: ${one.summary}; ${one.action}`),
-    ...inboxes.filter((one) => one.unreadable.length).map((one) => `${one.path}: cannot be read: ${one.unreadable.join(", ")}`),
+    ...inboxes.filter(unreadable).map((one) => `${one.path}: ${unreadable(one)}`),
   ];
   list.hidden = !alerts.length;
   redraw(list, alerts, () => alerts.map((alert) => h("li", {}, alert)));
@@ -120,7 +122,7 @@ function inbox(one) {
     "li",
     {},
     h("code", {}, one.path),
-    warned(one.note, one.unreadable.length && `cannot be read: ${one.unreadable.join(", ")}`),
+    warned(one.note, unreadable(one)),
   );
 }
 
