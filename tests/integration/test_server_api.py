@@ -174,7 +174,6 @@ def test_the_schema_tells_the_truth(served: Served, memo: Any) -> None:
 
         @settings(
             max_examples=12,
-            deadline=None,
             derandomize=True,
             suppress_health_check=list(HealthCheck),
         )

@@ -388,5 +388,5 @@ class Life(RuleBasedStateMachine):
             return connection.execute(sql, values).fetchall()
 
 
-Life.TestCase.settings = settings(max_examples=12, stateful_step_count=25, deadline=None)
+Life.TestCase.settings = settings(max_examples=12, stateful_step_count=25)
 TestLife = Life.TestCase
