@@ -25,7 +25,12 @@ from speakeasyd.ledger.deliveries import find_newest_seq
 from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
-from speakeasyd.ledger.maintenance import release_stale_claims, shorten_waits, store_state
+from speakeasyd.ledger.maintenance import (
+    close_abandoned_incidents,
+    release_stale_claims,
+    shorten_waits,
+    store_state,
+)
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.ledger.uploads import load_unfinished_uploads
@@ -282,6 +287,7 @@ class Daemon:
     async def _recover_ledger(self) -> None:
         """Release what an earlier daemon held, and record this one. Raises LedgerError."""
         await self._ledger.write(release_stale_claims)
+        await self._ledger.write(close_abandoned_incidents)
         await self._ledger.write(
             shorten_waits,
             self._settings.recovery,

@@ -236,11 +236,12 @@ def _build_waiting(waiting: list[Row]) -> Iterator[Text]:
 
 
 def _build_incident(incident: Row) -> Text:
-    cost = incident["cost_seconds"]
-    over = f"resolved after {cost:.1f} s" if cost is not None else "not resolved"
+    is_resolved, cost = incident["resolved_at"] is not None, incident["cost_seconds"]
+    after = f" after {cost:.1f} s" if cost is not None else ""
+    over = f"resolved{after}" if is_resolved else "not resolved"
     return Text(
         f"{format_local_time(incident['at'])}  {incident['device']}: {incident['error']}; {incident['action']}; {over}",
-        "dim" if cost is not None else "yellow",
+        "dim" if is_resolved else "yellow",
     )
 
 

@@ -185,6 +185,12 @@ def close_incident(tx: Transaction, incident_id: int, *, cost_seconds: float) ->
     tx.record_event(IncidentResolved(incident_id=incident_id, cost_seconds=cost_seconds))
 
 
+def close_abandoned_incidents(tx: Transaction) -> None:
+    """Record that the incidents of an earlier daemon ended with it; what they cost is unknown."""
+    left = incident_records.c.resolved_at.is_(None)
+    tx.connection.execute(update(incident_records).where(left).values(resolved_at=tx.now))
+
+
 def load_state(connection: Connection, key: StateKey) -> Any:
     """Return the stored value of `key`, decoded from JSON; None if there is none."""
     value = connection.scalar(select(state.c.value).where(state.c.key == key))

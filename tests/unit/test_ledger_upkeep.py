@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from speakeasyd.domain.event_payloads import JobNoted
-from speakeasyd.domain.fault import FaultKind
+from speakeasyd.domain.fault import FaultKind, Phase
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import Sighting
 from speakeasyd.domain.notifications import Notification, NotificationKind
@@ -16,6 +16,7 @@ from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim, update
 from speakeasyd.ledger.deliveries import enqueue_deliveries
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import (
+    close_abandoned_incidents,
     close_incident,
     open_incident,
     release_stale_claims,
@@ -99,6 +100,29 @@ async def test_an_incident_is_told_from_beginning_to_end(
     assert row["detail"] == "CUDA error: an illegal memory access was encountered"
     assert (row["action"], row["action_kind"]) == ("a new worker is started", "start_worker")
     assert (row["resolved_at"], row["cost_seconds"]) == ("2026-01-01T00:00:04.000Z", 4.0)
+
+
+async def test_the_incidents_of_a_killed_daemon_end_when_the_next_one_starts(
+    ledger: Ledger, clock: ManualClock
+) -> None:
+    incident = Incident(
+        kind=FaultKind.CONTEXT_LOST,
+        phase=Phase.GENERATE,
+        device="cuda:0",
+        worker="w1",
+        summary="the CUDA context is lost",
+        action=IncidentAction.START_WORKER,
+    )
+    over = await ledger.write(open_incident, incident)
+    await ledger.write(close_incident, over, cost_seconds=4.0)
+    await ledger.write(open_incident, incident)
+    clock.advance(9)
+    await ledger.write(close_abandoned_incidents)
+    rows = query_readonly(ledger.path, "SELECT resolved_at, cost_seconds FROM incidents")
+    assert [tuple(row.values()) for row in rows] == [
+        ("2026-01-01T00:00:00.000Z", 4.0),
+        ("2026-01-01T00:00:09.000Z", None),
+    ]
 
 
 async def test_the_state_is_what_was_said_last(ledger: Ledger, clock: ManualClock) -> None:
