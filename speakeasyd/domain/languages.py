@@ -5,7 +5,8 @@ stretches therefore keep the language before them.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 _SWITCH_COST = 1.5  # nats of evidence that a change of language needs
@@ -77,3 +78,16 @@ def _weigh_evidence(stretch: LanguageEvidence) -> float:
 def _find_best(scores: Mapping[str, float]) -> str:
     """Return the language with the highest score; among equals the first in the alphabet."""
     return min(scores, key=lambda code: (-scores[code], code))
+
+
+def choose_main_language(
+    spoken: Iterable[tuple[str | None, float]], detected: str | None
+) -> str | None:
+    """Return the language with most speech; `detected` if there is no speech.
+
+    `spoken`: language and seconds of each segment; without a language it is the detected one.
+    """
+    seconds: defaultdict[str | None, float] = defaultdict(float)
+    for language, duration in spoken:
+        seconds[language or detected] += duration
+    return max(seconds, key=lambda code: (seconds[code], code or ""), default=detected)

@@ -59,7 +59,7 @@ class Presets:
         try:
             return ChosenOptions(_apply_changes(choice.options, changes), choice.preset)
         except ValidationError as error:
-            raise sidecar_error(_explain_error(error)) from error
+            raise sidecar_error(explain_options_error(error)) from error
 
     def _find_preset(self, name: str) -> ChosenOptions:
         if choice := self._by_folder.get(_normalize_name(name)):
@@ -94,7 +94,7 @@ def sidecar_error(what: str) -> FileFault:
     )
 
 
-def _explain_error(error: ValidationError) -> str:
+def explain_options_error(error: ValidationError) -> str:
     """Return a message about the first error: the key and what is allowed."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])

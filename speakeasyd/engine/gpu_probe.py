@@ -13,6 +13,11 @@ import numpy as np
 from speakeasyd.engine import cuda
 
 
+def count_gpus() -> int:
+    """Return the number of GPUs that CUDA lists, without trying them."""
+    return int(ctranslate2.get_cuda_device_count())
+
+
 def collect_findings() -> dict[str, object]:
     """Return the GPUs that CUDA lists, after a small copy on each, and the first error.
 
@@ -20,7 +25,7 @@ def collect_findings() -> dict[str, object]:
     """
     gpus: list[dict[str, object]] = []
     try:
-        if count := ctranslate2.get_cuda_device_count():
+        if count := count_gpus():
             cuda.preload_cublas()
             _require_cublas()
         gpus.extend(_examine_gpu(index) for index in range(count))

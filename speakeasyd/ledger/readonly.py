@@ -96,7 +96,7 @@ def read_ledger(
 
     Raises what the query raises, LedgerError if the ledger cannot be read.
     """
-    with _open_snapshot(state / LEDGER) as connection:
+    with open_snapshot(state / LEDGER) as connection:
         return query(connection, *args, **kwargs)
 
 
@@ -109,7 +109,7 @@ def query_readonly(
     that takes longer than `limit_s` seconds; KeyboardInterrupt if Ctrl-C ended it; LedgerHeld while
     another program locks the ledger; LedgerError if there is no ledger at `path`.
     """
-    with _open_snapshot(path, limit_s) as connection:
+    with open_snapshot(path, limit_s) as connection:
         connection.set_authorizer(_authorize_statement)
         try:
             return fetch_rows(connection, sql, parameters)
@@ -127,7 +127,8 @@ def find_matching_jobs(path: Path, condition: str) -> list[int]:
 
 
 @contextmanager
-def _open_snapshot(path: Path, limit_s: float | None = None) -> Iterator[sqlite3.Connection]:
+def open_snapshot(path: Path, limit_s: float | None = None) -> Iterator[sqlite3.Connection]:
+    """Open the ledger for reading as it is now. Errors: see `read_ledger`, `query_readonly`."""
     budget = QueryBudget(limit_s)
     with open_for_reading(path) as connection, _alarm(connection, limit_s):
         connection.set_progress_handler(budget.is_over, STEP)

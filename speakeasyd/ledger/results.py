@@ -10,6 +10,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.event_payloads import ChunkDone, ChunkStruck, JobTranscribed
 from speakeasyd.domain.job import JobId, Status, Token
+from speakeasyd.domain.languages import choose_main_language
 from speakeasyd.domain.transcript import (
     Chunk,
     MediaWarning,
@@ -120,10 +121,11 @@ def mark_transcribed(
 def _main_language(connection: Connection, job_id: JobId) -> dict[str, str | None]:
     """Return the columns to change if most speech is in another language than the detected one."""
     detected: str | None = connection.scalar(select(jobs.c.language).where(jobs.c.id == job_id))
-    seconds: defaultdict[str | None, float] = defaultdict(float)
-    for row in retries.read_work_segments(connection, job_id):
-        seconds[row["language"] or detected] += row["end_seconds"] - row["start_seconds"]
-    main = max(seconds, key=lambda code: (seconds[code], code or ""), default=detected)
+    spoken = (
+        (row["language"], row["end_seconds"] - row["start_seconds"])
+        for row in retries.read_work_segments(connection, job_id)
+    )
+    main = choose_main_language(spoken, detected)
     return {} if main == detected else {"language": main, "language_probability": None}
 
 
