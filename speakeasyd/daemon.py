@@ -366,6 +366,8 @@ class Daemon:
                         await self._pauses.begin_pause(PERSON_PAUSE, "paused by a person")
                     case EventKind.RESUME_REQUESTED:
                         await self._pauses.end_pause(PERSON_PAUSE)
+                    case EventKind.STOP_REQUESTED:
+                        self._request_stop()
 
     async def _run_reloads(self) -> None:
         while True:

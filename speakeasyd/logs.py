@@ -149,6 +149,7 @@ WORDS: Mapping[EventKind, Wording] = {
     EventKind.RELOAD_REQUESTED: Wording(_PLAIN, "a user requested to reload the configuration"),
     EventKind.PAUSE_REQUESTED: Wording(_QUIET, "a user requested a pause"),
     EventKind.RESUME_REQUESTED: Wording(_QUIET, "a user requested to resume"),
+    EventKind.STOP_REQUESTED: Wording(_PLAIN, "a user requested a stop"),
     EventKind.CONFIG_RELOADED: Wording(
         _PLAIN, "configuration reloaded; changed now: {now}; needs a restart: {restart}"
     ),

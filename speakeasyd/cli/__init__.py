@@ -61,6 +61,7 @@ COMMANDS: Mapping[str, str] = {
     "doctor": "Check this machine for problems.",
     "tune": "Find the fastest settings for this machine.",
     "config": "Show, check or write the configuration.",
+    "service": "Install, start, stop or remove the service of this machine or user.",
 }
 """In the order of the help. Each is a module here with a function, or an application of its own, named `command`."""
 

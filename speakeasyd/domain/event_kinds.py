@@ -85,6 +85,8 @@ class EventKind(StrEnum):
     """A person asked the daemon to pause."""
     RESUME_REQUESTED = "daemon.resume_asked"
     """A person asked the daemon to resume."""
+    STOP_REQUESTED = "daemon.stop_asked"
+    """A person asked the daemon to stop."""
     CONFIG_RELOADED = "config.reloaded"
     """The configuration was reloaded. Not stored."""
     CONFIG_REFUSED = "config.refused"

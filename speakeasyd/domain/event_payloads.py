@@ -315,6 +315,10 @@ class ResumeRequested(DaemonRequest, kind=EventKind.RESUME_REQUESTED):
     pass
 
 
+class StopRequested(DaemonRequest, kind=EventKind.STOP_REQUESTED):
+    pass
+
+
 # --- deliveries
 
 

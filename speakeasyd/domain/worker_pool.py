@@ -162,5 +162,9 @@ class WorkerPool(Protocol):
     def fatal_diagnosis(self) -> Diagnosis | None:
         """The fault that a person has to fix before any task can be taken; None without one."""
 
+    @property
+    def is_supervised(self) -> bool:
+        """Whether hung and dead workers are being found and replaced; a restart helps if not."""
+
     def status(self) -> Sequence[WorkerStatus]:
         """Return the status of each worker."""

@@ -17,7 +17,7 @@ RSS_STEP = 32 << 20  # bytes; smaller changes of a worker's memory are not writt
 
 
 class Heartbeat(Service):
-    """Beats only while the event loop runs and the ledger answers.
+    """Beats only while the event loop runs, the ledger answers and the workers are supervised.
 
     While the ledger accepts no writes, the queue is paused.
     """
@@ -43,5 +43,6 @@ class Heartbeat(Service):
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
         else:
             await self._pauses.end_pause(LEDGER_PAUSE)
-        notify_watchdog()
+        if self._pool.is_supervised:
+            notify_watchdog()
         return BEAT_S

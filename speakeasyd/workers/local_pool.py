@@ -33,6 +33,7 @@ from speakeasyd.workers.supervisor import ProbeDevice, Supervisor, SupervisorCon
 log = logging.getLogger(__name__)
 
 TICK_S = 0.5  # seconds between checks of the liveness deadlines
+SUPERVISED_S = 30.0  # seconds after a check for which the workers count as supervised
 SPARE_IDLE_S = 5.0  # seconds without work after which the spare worker on the CPU is stopped
 
 _SPARE = "cpu-spare"
@@ -94,6 +95,7 @@ class LocalPool(WorkerPool):
         self._waiting: deque[_WaitingTask] = deque()
         self._waiting_for_cpu: deque[_WaitingTask] = deque()
         self._ticker: asyncio.Task[None] | None = None
+        self._checked_at = clock.monotonic()
         self._stopped = False
         self.warning: str | None = None  # why an existing GPU is not used
 
@@ -192,6 +194,10 @@ class LocalPool(WorkerPool):
             return None
         return next((worker.cause for worker in workers if worker.cause), None)
 
+    @property
+    def is_supervised(self) -> bool:
+        return self._context.clock.monotonic() - self._checked_at < SUPERVISED_S
+
     def status(self) -> list[WorkerStatus]:
         return [worker.status(self.warning) for worker in self._all_supervisors()]
 
@@ -276,6 +282,7 @@ class LocalPool(WorkerPool):
         elif self._spare and not self._waiting_for_cpu and self._spare.idle_for() > SPARE_IDLE_S:
             self._retire_spare(self._spare)
             self._spare = None
+        self._checked_at = self._context.clock.monotonic()
 
     def _retire_spare(self, worker: Supervisor) -> None:
         task = asyncio.create_task(worker.stop(SPARE_IDLE_S), name=f"retire {worker.name}")

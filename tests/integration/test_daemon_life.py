@@ -12,16 +12,19 @@ from pathlib import Path
 import pytest
 
 from speakeasyd import cli, daemon
+from speakeasyd.cli.service_steps import carry_out
 from speakeasyd.config import InboxSettings, LogSettings, Settings, WatchSettings, WorkerSettings
 from speakeasyd.daemon import Daemon
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.events import Event
+from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.services import reloadable
 from speakeasyd.services.janitor import Janitor
+from speakeasyd.system.managers.plan import AwaitStop
 from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
 from speakeasyd.workers.local_pool import LocalPool
 from tests.conftest import PATIENCE_S, eventually
-from tests.ledgers import create
+from tests.ledgers import create, query_ledger
 
 RELOADS = 3
 
@@ -123,6 +126,20 @@ def test_the_command_ends_with_the_status_of_a_defect(settings: Settings) -> Non
     )
     assert done.returncode == cli.DEFECT, done.stderr
     assert "a defect: RuntimeError: a defect of the listener" in done.stderr
+
+
+async def test_a_request_in_the_ledger_stops_the_daemon(settings: Settings) -> None:
+    main = await Daemon.open(settings)
+    with LedgerLock(settings.state):
+        running = asyncio.create_task(main.run())
+        started = "SELECT 1 FROM state WHERE key = 'daemon'"
+        await eventually(lambda: query_ledger(settings.state, started), "the start")
+        stopping = asyncio.create_task(
+            asyncio.to_thread(carry_out, (AwaitStop(asks=True),), state=settings.state)
+        )
+        assert await asyncio.wait_for(running, PATIENCE_S) == 0
+        assert not stopping.done(), "the lock is still held"
+    assert await asyncio.wait_for(stopping, PATIENCE_S) == 0
 
 
 async def test_reloads_stop_each_service_once(

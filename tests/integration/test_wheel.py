@@ -37,10 +37,13 @@ def test_the_wheel_carries_what_is_not_code(wheel: Path) -> None:
         "speakeasyd/_migrations/env.py",
         "speakeasyd/py.typed",
     } <= names
-    for folder in ("migrations", "speakeasyd/data"):
+    for folder, prefix in (
+        ("migrations", "speakeasyd/_migrations"),
+        ("contrib", "speakeasyd/_contrib"),
+        ("speakeasyd/data", "speakeasyd/data"),
+    ):
         source = REPOSITORY / folder
         files = (file for file in source.rglob("*") if file.is_file() and file.suffix != ".pyc")
-        prefix = "speakeasyd/_migrations" if folder == "migrations" else folder
         assert {f"{prefix}/{file.relative_to(source).as_posix()}" for file in files} <= names
 
 

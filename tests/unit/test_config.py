@@ -320,13 +320,6 @@ def test_the_docs_have_every_key() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "file", sorted((REPOSITORY / "contrib").rglob("*.toml")), ids=lambda file: file.name
-)
-def test_the_files_that_we_hand_out_load(file: Path) -> None:
-    assert load_configuration(file, environ={}).file == file
-
-
 def test_settings_can_be_written_as_the_file_says_them(file: Path, tmp_path: Path) -> None:
     file.write_text(
         "[[inboxes]]\npath='a'\noutbox='b'\n[presets.fr]\nlanguage='fr'\nhotwords='Zoë \"Q\"'\n[watch]\nsettle_s=0.5"
