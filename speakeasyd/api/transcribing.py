@@ -1,5 +1,6 @@
 """Transcribes a file in this process, without a daemon and without a ledger."""
 
+import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,15 @@ from speakeasyd.domain.fault import classify_fault
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.presets import explain_options_error
-from speakeasyd.domain.protocol import Report, SourceRef, Task, TaskDone, TaskFailed, WorkerSpec
+from speakeasyd.domain.protocol import (
+    Downloading,
+    Report,
+    SourceRef,
+    Task,
+    TaskDone,
+    TaskFailed,
+    WorkerSpec,
+)
 from speakeasyd.domain.transcript import Transcript
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.gpu_probe import count_gpus
@@ -24,6 +33,8 @@ from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import InFlight, Pipeline
 from speakeasyd.engine.recognizer import Model
 from speakeasyd.errors import ConfigError, ErrorCode, FileFault, SpeakeasyError
+
+log = logging.getLogger(__name__)
 
 _FOLDER = "source"  # the name of the file's folder for the pipeline
 _READERS = 1
@@ -115,7 +126,11 @@ def _choose_device(device: str) -> str:
 
 @lru_cache(maxsize=1)
 def _load(requested: str, spec: WorkerSpec) -> Model:
-    return load_model(requested, spec)
+    return load_model(requested, spec, on_download=_log_download)
+
+
+def _log_download(report: Downloading) -> None:
+    log.info("downloading the model %s: %s", report.model, report.text)
 
 
 def _run_pipeline(model: Model, source: Path, options: Options) -> CollectedReports:

@@ -29,6 +29,7 @@ def backup(
     state: given.State = None,
 ) -> int:
     """Write a whole copy of the ledger to a file, also while the daemon works."""
+    from speakeasyd.cli.progress import show_progress  # noqa: PLC0415
     from speakeasyd.ledger.access import open_for_reading, require_readable  # noqa: PLC0415
     from speakeasyd.ledger.backup import copy_ledger  # noqa: PLC0415
     from speakeasyd.ledger.failures import explain_sqlite_error  # noqa: PLC0415
@@ -38,8 +39,8 @@ def backup(
     if file.exists() and file.samefile(ledger):
         raise LedgerError(f"{file} is the ledger itself", hint="Choose another file.")
     try:
-        with open_for_reading(ledger) as source:
-            copy_ledger(source, file, overwrite=force)
+        with open_for_reading(ledger) as source, show_progress("copying the ledger") as advance:
+            copy_ledger(source, file, overwrite=force, on_progress=advance)
     except sqlite3.Error as error:
         unknown = LedgerError(
             f"the ledger cannot be copied: {error}", hint="See: speakeasyd ledger check"
@@ -61,10 +62,12 @@ def restore(
     state: given.State = None,
 ) -> int:
     """Put a copy in place of the ledger, while no daemon runs. The replaced one is kept beside it."""
+    from speakeasyd.cli.progress import show_progress  # noqa: PLC0415
     from speakeasyd.ledger.restoring import restore_ledger as put_back  # noqa: PLC0415
 
     ledger = _ledger(config, state)
-    kept = put_back(file, ledger)
+    with show_progress("checking and copying"):
+        kept = put_back(file, ledger)
     print_text(f"restored: {ledger}" + (f"\nThe replaced ledger is kept: {kept}" if kept else ""))
     return 0
 
@@ -72,10 +75,12 @@ def restore(
 @command.command()
 def check(config: given.Config = None, state: given.State = None) -> int:
     """Look whether the ledger is sound. Exit status: 0 it is, 1 it is damaged, 2 it cannot be read as a ledger."""
+    from speakeasyd.cli.progress import show_progress  # noqa: PLC0415
     from speakeasyd.ledger.restoring import RESTORE, examine_ledger  # noqa: PLC0415
 
     ledger = _ledger(config, state)
-    revision, problems = examine_ledger(ledger)
+    with show_progress("checking the ledger"):
+        revision, problems = examine_ledger(ledger)
     if problems:
         print_text("\n".join([f"{ledger} is damaged:", *problems, RESTORE]))
         return 1

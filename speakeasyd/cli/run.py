@@ -6,7 +6,7 @@ from pathlib import Path
 from speakeasyd import __version__, daemon, logs
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.inbox_folders import prepare_inboxes
-from speakeasyd.config import LoadedSettings
+from speakeasyd.config import LoadedSettings, Settings
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ def command(config: Path | None, flags: given.Flags) -> int:
     prepare_inboxes(settings, strict=flags.inbox is not None)
     logs.configure_logging(settings.log)
     log_start(loaded)
+    log_folders(settings)
     status = daemon.run_daemon(
         settings,
         on_event=logs.EventLogger(),
@@ -42,6 +43,13 @@ def log_start(loaded: LoadedSettings) -> None:
         settings.options.model,
         settings.workers.device,
     )
+
+
+def log_folders(settings: Settings) -> None:
+    for inbox in settings.inboxes:
+        log.info(
+            "put audio or video into %s; its transcript is written to %s", inbox.path, inbox.outbox
+        )
 
 
 def log_stop() -> None:

@@ -12,6 +12,7 @@ import typer
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.engine_checks import run_engine_probe
 from speakeasyd.cli.output import console, print_json
+from speakeasyd.cli.progress import show_progress
 from speakeasyd.config import Settings
 from speakeasyd.config.edits import set_keys
 from speakeasyd.config.loading import list_candidates
@@ -66,7 +67,8 @@ def command(
     """
     loaded = given.load_with_flags(config, given.Flags(state=state, model=model, device=device))
     trials: list[Trial] = []
-    for trial in run_trials(loaded.settings, seconds):
+    remaining = run_trials(loaded.settings, seconds)
+    while trial := _run_next(remaining, len(trials) + 1):
         trials.append(trial)
         if not as_json:
             console().print(_format_trial(trial), markup=False, soft_wrap=True)
@@ -80,6 +82,11 @@ def command(
     if write:
         _write_settings(config or loaded.file or list_candidates()[0], winner)
     return 0
+
+
+def _run_next(trials: Iterator[Trial], number: int) -> Trial | None:
+    with show_progress(f"trial {number}"):
+        return next(trials, None)
 
 
 def run_trials(settings: Settings, seconds: float) -> Iterator[Trial]:

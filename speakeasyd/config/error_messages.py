@@ -14,6 +14,7 @@ from speakeasyd.config.settings import (
     mask_url,
 )
 from speakeasyd.domain.options import Options
+from speakeasyd.domain.wrong_values import drop_consequences, explain_value
 from speakeasyd.errors import ConfigError
 
 Place = tuple[int | str, ...]
@@ -26,7 +27,7 @@ def build_error(error: ValidationError, origins: Mapping[str, str], *, default: 
     """
     lines = [
         f"{find_nearest_origin(origins, problem['loc']) or default}: {_explain_problem(problem)}"
-        for problem in error.errors(include_url=False)
+        for problem in drop_consequences(error.errors(include_url=False))
     ]
     return ConfigError("\n".join(lines), hint="docs/configuration.md explains every key.")
 
@@ -63,15 +64,13 @@ def _explain_problem(problem: Any) -> str:
     match problem["type"]:
         case "extra_forbidden":
             return f"there is no key {dotted}; {_suggest_key(place)}"
-        case "value_error" if not place:  # keys that contradict each other
-            return str(problem["ctx"]["error"])
-        case "value_error":
-            return f"{dotted}: {problem['ctx']['error']}"
         case "string_pattern_mismatch":
             return f"{dotted} is {_show_input(problem)}; allowed: {_describe_key(place)}"
+        case "tuple_type" if place == ("inboxes",):
+            return "inboxes must be in double brackets: [[inboxes]]"
         case _:
-            what = problem["msg"].replace("Input should be", "must be").replace("should", "must")
-            return f"{dotted} is {_show_input(problem)}; it {what[0].lower()}{what[1:]}"
+            shown = _show_input(problem)
+            return explain_value(dotted, problem, shown="" if shown == HIDDEN else shown)
 
 
 def _show_input(problem: Any) -> str:
@@ -98,7 +97,9 @@ def _suggest_key(place: Place) -> str:
 def _describe_key(place: Place) -> str:
     if place[-1] == "[key]":
         return "characters that are allowed in folder names"
-    return find_table(place).model_fields[str(place[-1])].description or ""
+    fields = find_table(place).model_fields
+    key = next(part for part in reversed(place) if part in fields)
+    return fields[str(key)].description or ""
 
 
 def find_nearest_origin(origins: Mapping[str, str], place: Place) -> str | None:

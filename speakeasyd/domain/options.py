@@ -8,6 +8,9 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     field_validator,
     model_validator,
 )
@@ -41,8 +44,17 @@ def _read_number(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
+def _check_speakers(value: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Say once what is allowed, rather than once for each kind of value."""
+    try:
+        return check(_read_number(value))
+    except ValidationError as error:
+        allowed = f"'off', 'auto' or a number from 1 to {MOST_SPEAKERS}"
+        raise ValueError(f"it must be {allowed}, not {value!r:.80}") from error
+
+
 SpeakerCount = Annotated[int, Field(ge=1, le=MOST_SPEAKERS)]
-Speakers = Annotated[Literal["off", "auto"] | SpeakerCount, BeforeValidator(_read_number)]
+Speakers = Annotated[Literal["off", "auto"] | SpeakerCount, WrapValidator(_check_speakers)]
 
 
 def _join_tracks(audio: object) -> object:

@@ -14,6 +14,7 @@ from difflib import get_close_matches
 from pydantic import ValidationError
 
 from speakeasyd.domain.options import Options
+from speakeasyd.domain.wrong_values import explain_value
 from speakeasyd.errors import ErrorCode, FileFault
 
 SIDECAR_ENDING = ".toml"
@@ -99,7 +100,7 @@ def explain_options_error(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return f"{key}: {first['msg']}; it is {first['input']!r:.80}"
+        return explain_value(key, first, shown=f"{first['input']!r:.80}")
     close = get_close_matches(key, Options.model_fields, n=1)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"unknown key {key[:80]!r}; {guess}Allowed: preset, {', '.join(Options.model_fields)}"

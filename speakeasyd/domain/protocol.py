@@ -105,6 +105,24 @@ class Loading:
 
 
 @dataclass(frozen=True, slots=True)
+class Downloading:
+    """A model is being downloaded. Sent every few seconds while bytes arrive."""
+
+    model: str
+    done: int  # bytes
+    total: int | None  # bytes; None: not known
+    bytes_per_s: float
+
+    @property
+    def text(self) -> str:
+        """A message for users: `120 of 484 MB, 8.1 MB/s`."""
+        size = f"{self.done / 1e6:.0f} MB"
+        if self.total:
+            size = f"{self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB"
+        return f"{size}, {self.bytes_per_s / 1e6:.1f} MB/s"
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """The model is loaded and its canary passed."""
 
@@ -212,6 +230,7 @@ class Drained:
 Report = (
     Hello
     | Loading
+    | Downloading
     | Loaded
     | Unloaded
     | Opened

@@ -1,8 +1,9 @@
 """Finds and loads models: the one place that knows which engines there are."""
 
+from collections.abc import Callable
 from pathlib import Path
 
-from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.domain.protocol import Downloading, WorkerSpec
 from speakeasyd.engine.recognizer import Model, ModelChoice
 from speakeasyd.engine.whisper import loading, model_files
 
@@ -15,6 +16,14 @@ def find_model(requested: str, *, device: str, models_dir: Path) -> ModelChoice:
     return model_files.choose_model(requested, device=device, models_dir=models_dir, offline=True)
 
 
-def load_model(requested: str, spec: WorkerSpec) -> Model:
-    """Load the model and run the canary. Raises EngineFault of phase load or canary."""
-    return loading.load_whisper(requested, spec)
+def load_model(
+    requested: str,
+    spec: WorkerSpec,
+    *,
+    on_download: Callable[[Downloading], object] = lambda _: None,
+) -> Model:
+    """Load the model and run the canary. Raises EngineFault of phase load or canary.
+
+    `on_download` is called every few seconds, from another thread, if the model is downloaded.
+    """
+    return loading.load_whisper(requested, spec, on_download=on_download)

@@ -149,7 +149,7 @@ class WorkerHost:
         """
         self._send(Loading(requested))
         try:
-            return load_model(requested, self._spec)
+            return load_model(requested, self._spec, on_download=self._send)
         except EngineFault as fault:
             if not (smaller := self._find_smaller_settings(fault)):
                 raise

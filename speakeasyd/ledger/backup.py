@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.failures import full
 
 KEEP = 3  # number of backups kept from before migrations
+COPY_PAGES = 16_384  # pages that are copied between two reports of progress
 PRIVATE = 0o600  # file mode: a ledger contains all transcripts
 SCHEDULED = "daily"  # label of scheduled backups
 RESERVE_BYTES = 256 << 20  # bytes that a scheduled backup leaves free on the disk
@@ -51,18 +53,36 @@ def back_up_on_schedule(path: Path, *, keep: int) -> Path:
     return back_up(path, label=SCHEDULED, keep=keep)
 
 
-def copy_ledger(source: sqlite3.Connection, target: Path, *, overwrite: bool = False) -> None:
+def copy_ledger(
+    source: sqlite3.Connection,
+    target: Path,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[float], None] | None = None,
+) -> None:
     """Copy a ledger durably. The copy gets its name when it is complete.
 
-    Other programs may read and write the ledger meanwhile. Raises LedgerError.
+    Other programs may read and write the ledger meanwhile. `on_progress` gets the part that is
+    copied, 0 to 1. Raises LedgerError.
     """
+
+    def report_pages(_status: int, remaining: int, total: int) -> None:
+        if on_progress:
+            on_progress(1 - remaining / max(1, total))
+
     if target.exists() and not overwrite:
         raise LedgerError(f"the file {target} exists already", hint="--force overwrites it.")
     unfinished = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, PRIVATE))
         with closing(sqlite3.connect(unfinished, isolation_level=None)) as copy:
-            source.backup(copy)  # in one step: a consistent state that includes the log
+            # A transaction: later changes of others do not make the copy begin again
+            source.execute("BEGIN")
+            source.execute("SELECT 1 FROM sqlite_master").fetchone()
+            try:
+                source.backup(copy, pages=COPY_PAGES, progress=report_pages)
+            finally:
+                source.rollback()
             # one file without a log: it can be read on a read-only disk
             copy.execute("PRAGMA journal_mode = DELETE")
         with unfinished.open("r+b") as file:

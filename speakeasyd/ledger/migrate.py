@@ -1,5 +1,6 @@
 """Migrates a ledger to the schema of this version, before the event loop starts."""
 
+import logging
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
@@ -18,6 +19,8 @@ from speakeasyd.ledger.connections import translate_error
 from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
 from speakeasyd.mounts import NETWORK, Mount, find_filesystem_type
+
+log = logging.getLogger(__name__)
 
 BUSY_MS = 60_000  # milliseconds to wait for another program that migrates or writes
 
@@ -81,7 +84,10 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
             hint="Update speakeasyd, or restore an older copy: speakeasyd ledger restore FILE",
         )
     if revision and revision != newest:
-        back_up(path, label=revision)
+        size_mb = path.stat().st_size / 1e6
+        log.info("upgrading the ledger (%.0f MB) from schema %s to %s", size_mb, revision, newest)
+        copy = back_up(path, label=revision)
+        log.info("the ledger as it was is kept: %s", copy)
     create_private(path)  # SQLite gives its other files the same mode
     engine = _create_engine(path)
     try:
@@ -92,6 +98,8 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
             _check_references(connection)
     finally:
         engine.dispose()
+    if revision and revision != newest:
+        log.info("the ledger is upgraded")
 
 
 def _run_alembic(connection: Connection, scripts: Path) -> None:

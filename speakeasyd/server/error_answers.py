@@ -9,6 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from speakeasyd.domain.wrong_values import explain_value
 from speakeasyd.errors import FileFault, LedgerError, QueryError, QueryTimeout, SpeakeasyError
 from speakeasyd.recorder.libraries import RecorderBusy, RecorderUnavailable
 from speakeasyd.server.schemas import ErrorAnswer
@@ -86,7 +87,7 @@ async def _on_validation_error(_request: Request, error: Exception) -> JSONRespo
     assert isinstance(error, RequestValidationError)  # noqa: S101
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"][1:])
-    return build_error(422, f"{where}: {first['msg']}" if where else str(first["msg"]))
+    return build_error(422, explain_value(where or "the request", first))
 
 
 async def _on_defect(_request: Request, _error: Exception) -> JSONResponse:

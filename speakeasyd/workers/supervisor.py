@@ -17,6 +17,7 @@ from speakeasyd.domain.fault import Diagnosis, FaultKind, Phase, classify_fault
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.protocol import (
     ChunkDone,
+    Downloading,
     Drain,
     Drop,
     Fault,
@@ -302,6 +303,8 @@ class Supervisor:
         match report:
             case Hello():
                 self._apply_event(device_health.WorkerStarted())
+            case Downloading(model=model):
+                log.info("%s: downloading the model %s: %s", self.spec.device, model, report.text)
             case Loaded():
                 report = replace(report, device=self.spec.device)
                 run.model = report

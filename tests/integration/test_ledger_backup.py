@@ -296,3 +296,25 @@ def test_a_scheduled_copy_never_fills_the_disk(
     with pytest.raises(backup.NoRoom):
         backup.back_up_on_schedule(ledger, keep=3)
     assert not (ledger.parent / "backups").exists()
+
+
+async def test_a_copy_in_steps_is_of_one_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, copy = tmp_path / "ledger.db", tmp_path / "copy.db"
+    monkeypatch.setattr(backup, "COPY_PAGES", 1)
+    shares: list[float] = []
+    async with opened(ledger) as open_ledger:
+        await open_ledger.write(add_jobs, [a_file("before")])
+        with closing(sqlite3.connect(ledger)) as other, closing(backup.open_live(ledger)) as source:
+
+            def change_ledger(share: float) -> None:
+                shares.append(share)
+                other.execute("UPDATE jobs SET path = path || '!'")
+                other.commit()
+
+            backup.copy_ledger(source, copy, on_progress=change_ledger)
+    assert shares == sorted(set(shares))
+    assert shares[-1] == 1.0
+    assert len(shares) > 10
+    assert paths(copy) == ["before"]

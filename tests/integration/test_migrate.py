@@ -143,7 +143,10 @@ def test_a_new_ledger_is_ready_for_many_readers(path: Path) -> None:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-def test_an_upgrade_keeps_a_copy_of_what_was(path: Path, tomorrow: Path) -> None:
+def test_an_upgrade_keeps_a_copy_of_what_was(
+    path: Path, tomorrow: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "speakeasyd")
     migrate_ledger(path, scripts=tomorrow)
     assert moods(path) == [("good",)]
     [copy] = (path.parent / "backups").iterdir()
@@ -151,6 +154,10 @@ def test_an_upgrade_keeps_a_copy_of_what_was(path: Path, tomorrow: Path) -> None
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT path FROM job_status").fetchall() == [("a.wav",)]
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    begun, kept, done = caplog.messages
+    assert begun.startswith("upgrading the ledger")
+    assert str(copy) in kept
+    assert done == "the ledger is upgraded"
 
 
 def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:

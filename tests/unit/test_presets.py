@@ -68,9 +68,9 @@ def test_files_without_a_sidecar_share_one_object() -> None:
     [
         ({"langage": "de"}, ["unknown key 'langage'", "did you mean 'language'", "beam_size"]),
         ({"task": "sing"}, ["task", "'transcribe'", "'translate'", "sing"]),
-        ({"beam_size": 0}, ["beam_size", "greater than or equal to 1"]),
+        ({"beam_size": 0}, ["beam_size", "at least 1"]),
         ({"formats": ["pdf"]}, ["formats.0", "'docx'", "pdf"]),
-        ({"formats": []}, ["formats", "at least 1"]),
+        ({"formats": []}, ["formats", "must not be empty"]),
         ({"options": {"task": "translate"}}, ["unknown key 'options'"]),
     ],
 )

@@ -13,6 +13,7 @@ from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.canary import CanaryFailed, measure_known_words, transcribe_canary
 from speakeasyd.engine.faults import label_phase
 from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable
+from speakeasyd.engine.whisper.download import OnDownload
 from speakeasyd.engine.whisper.model_files import choose_model
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 
@@ -22,7 +23,9 @@ _GPU_REPLICAS = 1
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 
 
-def load_whisper(requested: str, spec: WorkerSpec) -> Model:
+def load_whisper(
+    requested: str, spec: WorkerSpec, *, on_download: OnDownload = lambda _: None
+) -> Model:
     """Load the model and run the canary. Raises EngineFault of phase load or canary."""
     began = time.perf_counter()
     device = spec.device.partition(":")[0]
@@ -38,6 +41,7 @@ def load_whisper(requested: str, spec: WorkerSpec) -> Model:
             device=spec.device,
             models_dir=Path(spec.state_dir) / "models",
             offline=spec.offline,
+            on_download=on_download,
         )
         whisper = _create_whisper(choice, spec.device, compute_type, replicas)
     heap_retention.retain_freed_pages()

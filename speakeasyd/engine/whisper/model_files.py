@@ -13,6 +13,7 @@ from faster_whisper.utils import available_models, download_model
 
 from speakeasyd.engine import cuda
 from speakeasyd.engine.recognizer import ModelChoice, ModelUnavailable
+from speakeasyd.engine.whisper.download import OnDownload, fetch_model
 
 BUNDLED = "bundled"
 _BUNDLED_NAME = "tiny.en (bundled)"
@@ -29,7 +30,14 @@ _GIB = 1 << 30
 _NEEDED = ("model.bin", "tokenizer.json")  # faster-whisper would ask the hub for the tokenizer
 
 
-def choose_model(requested: str, *, device: str, models_dir: Path, offline: bool) -> ModelChoice:
+def choose_model(
+    requested: str,
+    *,
+    device: str,
+    models_dir: Path,
+    offline: bool,
+    on_download: OnDownload = lambda _: None,
+) -> ModelChoice:
     """Find or download the model. `device` decides what `auto` means. Raises ModelUnavailable."""
     if requested == BUNDLED:
         return _find_bundled()
@@ -42,7 +50,7 @@ def choose_model(requested: str, *, device: str, models_dir: Path, offline: bool
             + ", ".join(available_models())
         )
     try:
-        return ModelChoice(_fetch_model(name, models_dir, offline=offline), name)
+        return ModelChoice(_find_or_fetch(name, models_dir, offline, on_download), name)
     except OSError as error:
         return _use_bundled_instead(name, error)
 
@@ -63,7 +71,7 @@ def _choose_auto_model(device: str) -> str:
     return "small" if strong else "base"
 
 
-def _fetch_model(name: str, models_dir: Path, *, offline: bool) -> Path:
+def _find_or_fetch(name: str, models_dir: Path, offline: bool, on_download: OnDownload) -> Path:
     """Return the model's folder, from the cache or else from the hub. Raises OSError."""
     try:
         return Path(download_model(name, cache_dir=str(models_dir), local_files_only=True))
@@ -71,7 +79,7 @@ def _fetch_model(name: str, models_dir: Path, *, offline: bool) -> Path:
         if offline:
             raise
     _check_hub_reachable()
-    return Path(download_model(name, cache_dir=str(models_dir)))
+    return fetch_model(name, models_dir, on_download)
 
 
 def _check_hub_reachable() -> None:
