@@ -85,7 +85,7 @@ def _drop_files(files: Sequence[Path], inbox: Path) -> None:
     inbox.mkdir(parents=True, exist_ok=True)
     for file in files:
         if not file.is_file():
-            raise StartError(f"there is no file {file}")
+            raise StartError(f"there is no file {file}", hint="Check its name and folder.")
         part = inbox / f"{file.name}.part"
         shutil.copyfile(file, part)
         part.replace(inbox / file.name)

@@ -126,7 +126,10 @@ def _read_speakers(state: Path, job: int) -> list[Row]:
     if not found:
         raise SpeakeasyError(f"there is no job {job}", hint="`speakeasyd jobs` lists them.")
     if not found["has_transcript"]:
-        raise SpeakeasyError(f"job {job} has no finished transcript yet")
+        raise SpeakeasyError(
+            f"job {job} has no finished transcript yet",
+            hint=f"`speakeasyd show {job}` says what it waits for.",
+        )
     raise SpeakeasyError(
         f"the speakers of job {job} were not told apart, or nobody speaks",
         hint='Set speakers = "auto" in its options, then transcribe the file again.',

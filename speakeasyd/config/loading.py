@@ -148,7 +148,8 @@ def _read_file(file: Path | None) -> Values:
         raise ConfigError(f"{file} is not TOML: {error}", hint=hint) from error
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{file} is not text in UTF-8: {error.reason} at byte {error.start}"
+            f"{file} is not text in UTF-8: {error.reason} at byte {error.start}",
+            hint="Save it again as UTF-8.",
         ) from error
     except OSError as error:
         raise _unreadable(file, error) from error
@@ -173,7 +174,8 @@ def _parse_value(name: str, text: str) -> object:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
-            f"the environment variable {name} is not a list or table in TOML: {error}"
+            f"the environment variable {name} is not a list or table in TOML: {error}",
+            hint='Write a list as ["a", "b"], and a table as { key = "value" }.',
         ) from error
 
 

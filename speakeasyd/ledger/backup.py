@@ -91,7 +91,8 @@ def copy_ledger(
         sync_folder(target.parent)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise LedgerError(f"the ledger cannot be copied to {target}: {reason}") from error
+        what = f"the ledger cannot be copied to {target}: {reason}"
+        raise LedgerError(what, hint="Choose a folder that this user may write to.") from error
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
             raise

@@ -119,15 +119,21 @@ def explained(path: Path) -> Iterator[None]:
         raise explain_os_error(error, path) from error
 
 
+_FIRST_START = (
+    "The daemon creates it at its first start: speakeasyd run. If it has another state folder, give "
+    "it with --state DIR, or its configuration with --config FILE."
+)
+
+
 def missing(path: Path) -> LedgerMissing:
     if path.parent.is_dir():
         return LedgerMissing(
             f"there is no ledger {path}",
-            hint="The daemon creates it at its first start. Is the state folder right?",
+            hint=_FIRST_START,
         )
     return LedgerMissing(
         f"there is no state folder {path.parent}",
-        hint="The daemon creates it. Is the path right?",
+        hint=_FIRST_START,
     )
 
 

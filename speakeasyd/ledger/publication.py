@@ -82,7 +82,9 @@ def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
 def _job_columns(connection: Connection, job_id: JobId) -> dict[str, Any]:
     job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
     if job is None:
-        raise LedgerError(f"there is no job {job_id} in the ledger")
+        raise LedgerError(
+            f"there is no job {job_id} in the ledger", hint="`speakeasyd jobs` lists the jobs."
+        )
     return dict(job._mapping)
 
 

@@ -38,7 +38,10 @@ def restore_ledger(copy: Path, ledger: Path) -> Path | None:
     """
     with explained(copy):
         if not copy.is_file():
-            raise LedgerError(f"there is no file {copy}")
+            raise LedgerError(
+                f"there is no file {copy}",
+                hint="Copies are in the folder `backups` beside the ledger.",
+            )
     with explained(ledger):
         require_local_filesystem(ledger)
         ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

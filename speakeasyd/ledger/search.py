@@ -220,10 +220,13 @@ def build_match_expression(words: str) -> str:
 def _require_cheap(terms: Sequence[tuple[bool, str]]) -> None:
     prefixes = [term for _, term in terms if term.endswith("*")]
     if len(terms) > TERMS:
-        raise QueryError(f"a search may have {TERMS} words; this one has {len(terms)}")
+        raise QueryError(
+            f"a search may have {TERMS} words; this one has {len(terms)}", hint="Use fewer words."
+        )
     if len(prefixes) > PREFIXES:
         raise QueryError(
-            f"a search may have {PREFIXES} words with a *; this one has {len(prefixes)}"
+            f"a search may have {PREFIXES} words with a *; this one has {len(prefixes)}",
+            hint="Leave out the * of some.",
         )
     short = next(
         (

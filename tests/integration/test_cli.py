@@ -155,7 +155,7 @@ def test_a_wrong_command_or_option_is_told_and_costs_2(desk: Desk) -> None:
 def test_an_expected_error_is_a_sentence_and_a_hint(desk: Desk) -> None:
     assert desk.asks("jobs") == 2
     assert desk.err.startswith("speakeasyd: there is no ledger")
-    assert "Is the state folder right?" in desk.err
+    assert "speakeasyd run" in desk.err
     assert "Traceback" not in desk.err
 
 
