@@ -57,7 +57,7 @@ COMMANDS: Mapping[str, str] = {
     "record": "Record from a microphone into the first inbox.",
     "devices": "List recording devices.",
     "sql": "Query the ledger in SQL, read-only.",
-    "ledger": "Back up, restore or check the ledger.",
+    "ledger": "Back up, restore, check or compact the ledger.",
     "doctor": "Check this machine for problems.",
     "tune": "Find the fastest settings for this machine.",
     "config": "Show, check or write the configuration.",

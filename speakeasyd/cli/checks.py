@@ -26,6 +26,7 @@ from speakeasyd.ledger.migrate import require_local_filesystem
 from speakeasyd.ledger.overview import find_pauses
 from speakeasyd.ledger.readonly import LEDGER, read_ledger
 from speakeasyd.mounts import SILENT, find_filesystem_type
+from speakeasyd.system.drives import is_mapped_drive
 
 LOW, EMPTY = 2 << 30, 200 << 20  # bytes of free disk
 # Folders that a default kernel of some years ago watches; large archives have more
@@ -173,6 +174,18 @@ def _check_writable(what: str, folder: Path) -> Finding:
     return Finding(what, Level.OK, room)
 
 
+def check_mapped_drives(settings: Settings) -> Iterator[Finding]:
+    """A Windows service runs in a session of its own (session 0), without the drives of users."""
+    folders = [settings.state]
+    for inbox in settings.inboxes:
+        folders += [inbox.path, *inbox.targets.values()]
+    mapped = [str(folder) for folder in folders if is_mapped_drive(str(folder))]
+    if mapped:
+        text = f"{', '.join(mapped)}: a service of the system does not see mapped drives"
+        mend = "Write \\\\server\\share in the configuration, or use: speakeasyd service install --user"
+        yield Finding("drives", Level.WARN, text, mend)
+
+
 def check_privacy(settings: Settings) -> Iterator[Finding]:
     """Who else on this machine may read transcripts."""
     if sys.platform == "win32":
@@ -217,6 +230,7 @@ CHECKS: tuple[Check, ...] = (
     check_daemon,
     check_ledger,
     check_folders,
+    check_mapped_drives,
     check_privacy,
     check_watching,
     check_devices,

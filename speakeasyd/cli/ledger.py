@@ -88,5 +88,16 @@ def check(config: given.Config = None, state: given.State = None) -> int:
     return 0
 
 
+@command.command()
+def vacuum(config: given.Config = None, state: given.State = None) -> int:
+    """Give unused space back to the disk, while no daemon runs. Needs as much free space as the ledger has."""
+    from speakeasyd.ledger.compaction import compact_ledger  # noqa: PLC0415
+
+    ledger = _ledger(config, state)
+    before, after = compact_ledger(ledger)
+    print_text(f"{ledger}: {before / 2**20:.1f} MB before, {after / 2**20:.1f} MB now")
+    return 0
+
+
 def _ledger(config: Path | None, state: Path | None) -> Path:
     return given.load_settings(config, given.Flags(state=state)).state / LEDGER

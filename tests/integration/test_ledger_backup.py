@@ -24,7 +24,7 @@ from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.restoring import restore_ledger
 from speakeasyd.services.janitor import Janitor
 from speakeasyd.testing import ManualClock
-from tests.ledgers import a_file, create, opened
+from tests.ledgers import a_file, create, fill, opened
 
 PATHS = "SELECT path FROM job_status ORDER BY job_id"
 
@@ -129,6 +129,32 @@ def test_restore_waits_for_no_daemon_and_refuses(
     with LedgerLock(ledger.parent):
         assert says(ledger, "restore", str(copy)) == 2
     assert "Stop it first" in capsys.readouterr().err
+
+
+def test_vacuum_gives_space_back_and_keeps_the_rest(
+    ledger: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(ledger)) as connection:
+        fill(connection, 3000)
+        connection.execute("DELETE FROM jobs WHERE path LIKE 'file %'")
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    before = ledger.stat().st_size
+    with LedgerLock(ledger.parent):
+        assert says(ledger, "vacuum") == 2
+    assert "Stop it first" in capsys.readouterr().err
+    assert ledger.stat().st_size == before
+    assert says(ledger, "vacuum") == 0
+    assert ledger.stat().st_size < before / 2
+    assert says(ledger, "check") == 0
+    assert paths(ledger) == ["old.wav"]
+
+
+def test_vacuum_of_a_killed_daemon_keeps_what_is_in_the_log(ledger: Path) -> None:
+    killed_daemon(ledger, "new.wav")
+    assert says(ledger, "vacuum") == 0
+    assert paths(ledger) == ["old.wav", "new.wav"]
+    migrate_ledger(ledger)
 
 
 def test_restore_where_there_was_no_ledger(ledger: Path, tmp_path: Path) -> None:

@@ -15,10 +15,15 @@ from sqlalchemy import create_engine
 from speakeasyd.domain.incidents import ACTION_WORDS, IncidentAction
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
-from speakeasyd.ledger.migrate import find_scripts, migrate_ledger, require_local_filesystem
+from speakeasyd.ledger.migrate import (
+    find_scripts,
+    known_revisions,
+    migrate_ledger,
+    require_local_filesystem,
+)
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.tables import metadata
-from tests.ledgers import a_file, opened
+from tests.ledgers import a_file, create, opened
 
 NEXT = """
 from alembic import op
@@ -84,9 +89,11 @@ def moods(path: Path) -> list[tuple[str]]:
         return connection.execute("SELECT mood FROM jobs").fetchall()
 
 
+REVISIONS = sorted(known_revisions())
+
+
 def head() -> str:
-    names = sorted(file.name for file in (find_scripts() / "versions").glob("[0-9]*.py"))
-    return names[-1].partition("_")[0]
+    return REVISIONS[-1]
 
 
 @pytest.fixture
@@ -202,6 +209,30 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
     assert incidents[0][2:] == ("the worker crashed", "SIGSEGV: at 0x0")
     assert incidents[1][2:] == ("the driver is missing", "")
     assert told == [(kind,) for _, _, kind in OLD_INCIDENTS]
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+def test_every_earlier_version_comes_up_to_date(tmp_path: Path, revision: str) -> None:
+    then = tmp_path / "then"
+    shutil.copytree(find_scripts(), then, ignore=shutil.ignore_patterns("__pycache__"))
+    for script in (then / "versions").glob("[0-9]*.py"):
+        if script.name.partition("_")[0] > revision:
+            script.unlink()
+    path, new = tmp_path / "ledger.db", tmp_path / "new.db"
+    migrate_ledger(path, scripts=then)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
+        connection.execute(OLD_JOB, ["a.wav", None])
+    migrate_ledger(path)
+    create(new)
+    upgraded, fresh = schema(path), schema(new)
+    assert {name: parts(sql) for name, sql in upgraded.items()} == {
+        name: parts(sql) for name, sql in fresh.items()
+    }
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT path, status FROM job_status").fetchall() == [
+            ("a.wav", "completed")
+        ]
 
 
 def test_every_stored_action_is_known() -> None:

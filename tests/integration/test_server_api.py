@@ -1,5 +1,6 @@
 """The API of a real daemon: what can be asked, what can be steered, and that its schema tells the truth."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from speakeasyd.domain.formats import FORMATS
 from tests.served import MEMO, Served, serving
+from tests.unit.test_monitoring_files import list_asked_metrics
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -160,6 +162,12 @@ def test_the_machine_is_told_of(served: Served, memo: Any) -> None:
         if one.labels == {"status": "completed"}
     ]
     assert done == [float(served.get("/status")["counts"]["completed"])]
+
+
+def test_dashboard_and_alerts_ask_for_what_a_scrape_has(served: Served) -> None:
+    scraped = served.client.get("/metrics").text
+    types = set(re.findall(r"^# TYPE (\w+) ", scraped, re.MULTILINE))
+    assert list_asked_metrics() <= types
 
 
 def test_the_schema_tells_the_truth(served: Served, memo: Any) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from speakeasyd.clock import SystemClock, format_utc
 from speakeasyd.domain.event_payloads import JobNoted
@@ -169,3 +170,21 @@ def test_every_view_is_described_as_it_is(ledger: Path, view: str) -> None:
 def described(view: str) -> list[str]:
     section = PAGE.partition(f"### {view}\n")[2].partition("\n##")[0]
     return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+
+def test_what_datasette_is_told_fits_the_ledger(ledger: Path) -> None:
+    text = (REPOSITORY / "contrib" / "datasette" / "metadata.yaml").read_text(encoding="utf-8")
+    told = yaml.safe_load(text)["databases"]["ledger"]
+    with closing(sqlite3.connect(ledger)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        columns = {
+            view: {row[1] for row in connection.execute(f"PRAGMA table_info({view})")}
+            for view in VIEWS
+        }
+        assert told["tables"].keys() <= names
+        assert VIEWS.keys() <= told["tables"].keys()
+        for view in VIEWS:
+            assert set(told["tables"][view].get("facets", [])) <= columns[view]
+        for name, query in told["queries"].items():
+            rows = connection.execute(query["sql"], {"words": "fox"}).fetchall()
+            assert rows, f"{name} has no answer"
