@@ -4,8 +4,8 @@ import asyncio
 import logging
 import os
 import uuid
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from functools import partial
 from importlib import import_module
 from typing import Any, Self
@@ -22,16 +22,13 @@ from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ConfigError
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.deliveries import find_newest_seq
-from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.maintenance import (
     close_abandoned_incidents,
     release_stale_claims,
     shorten_waits,
     store_state,
 )
-from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.ledger.uploads import load_unfinished_uploads
 from speakeasyd.loop import MainLoop
@@ -48,8 +45,8 @@ from speakeasyd.services.reloadable import ReloadableServices
 from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.services.watchdog import StallWatchdog
 from speakeasyd.system import notify, signals
-from speakeasyd.system.limits import raise_file_limit
 from speakeasyd.thread_group import ThreadGroup
+from speakeasyd.workers.early_worker import EarlyWorker
 from speakeasyd.workers.local_pool import LocalPool
 
 log = logging.getLogger(__name__)
@@ -58,51 +55,6 @@ RECORDING_S = 10.0  # seconds for a recording to be finished when the daemon sto
 
 OnEvent = Callable[[Event], None]
 ReloadSettings = Callable[[], Settings]
-
-
-def run_daemon(
-    settings: Settings,
-    *,
-    once: bool = False,
-    on_event: OnEvent | None = None,
-    reload_settings: ReloadSettings | None = None,
-) -> int:
-    """Run until stopped, or with `once` until the inboxes are drained. Returns the exit status.
-
-    `on_event`: called on the loop with every event; it must be quick. `reload_settings`: loads the
-    configuration again. Raises StartError or LedgerError if it cannot start.
-    """
-    if once:
-        return drain(settings, on_event=on_event).exit_status
-
-    async def run() -> int:
-        daemon = await Daemon.open(settings, on_event=on_event, reload_settings=reload_settings)
-        return await daemon.run()
-
-    with _ledger_locked(settings):
-        return asyncio.run(run())
-
-
-def drain(settings: Settings, *, on_event: OnEvent | None = None) -> Drained:
-    """Run until nothing more can be done, or until stopped. Raises StartError or LedgerError."""
-
-    async def run() -> Drained:
-        daemon = await Daemon.open(settings, wait_for_fixes=False, on_event=on_event)
-        return await daemon.run_until_drained()
-
-    with _ledger_locked(settings):
-        return asyncio.run(run())
-
-
-@contextmanager
-def _ledger_locked(settings: Settings) -> Iterator[None]:
-    """Lock the ledger and migrate it. Raises StartError or LedgerError."""
-    raise_file_limit()
-    with explained(settings.state / LEDGER):
-        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with LedgerLock(settings.state):
-        migrate_ledger(settings.state / LEDGER)
-        yield
 
 
 class Daemon:
@@ -118,6 +70,7 @@ class Daemon:
         wait_for_fixes: bool,
         on_event: OnEvent | None,
         reload_settings: ReloadSettings | None,
+        early: EarlyWorker | None,
     ) -> None:
         """Build the components; see `open`."""
         self._ledger = ledger
@@ -134,7 +87,7 @@ class Daemon:
         self._main_loop = MainLoop(asyncio.get_running_loop())
         self._pauses = Pauses(ledger=ledger, hub=hub, clock=clock)
         self._failures = ServiceFailures(ledger=ledger, hub=hub, clock=clock)
-        self._pool = build_pool(settings, main_loop=self._main_loop, clock=clock)
+        self._pool = build_pool(settings, main_loop=self._main_loop, clock=clock, early=early)
         self._sources = SourceDisposal(ledger=ledger, settings=settings, hub=hub, clock=clock)
         self._outboxes = Outboxes(inboxes=settings.inboxes, pauses=self._pauses)
         self._heartbeat = Heartbeat(ledger=ledger, pauses=self._pauses, pool=self._pool)
@@ -179,12 +132,13 @@ class Daemon:
         clock: Clock | None = None,
         on_event: OnEvent | None = None,
         reload_settings: ReloadSettings | None = None,
+        early: EarlyWorker | None = None,
     ) -> Self:
         """Open the ledger and build the daemon over it, which closes the ledger when it has run.
 
         `wait_for_fixes`: jobs wait for what only a person can fix; otherwise they fail. `on_event`:
         called with every event. `reload_settings`: loads the configuration again; without it, a
-        reload changes nothing. Raises LedgerError.
+        reload changes nothing. `early`: a worker that runs already. Raises LedgerError.
         """
         clock = clock or SystemClock()
         hub = EventHub()
@@ -200,6 +154,7 @@ class Daemon:
                 wait_for_fixes=wait_for_fixes,
                 on_event=on_event,
                 reload_settings=reload_settings,
+                early=early,
             )
         except BaseException:
             await ledger.close()
@@ -414,7 +369,9 @@ class Daemon:
             raise self._defect
 
 
-def build_pool(settings: Settings, *, main_loop: MainLoop, clock: Clock) -> WorkerPool:
+def build_pool(
+    settings: Settings, *, main_loop: MainLoop, clock: Clock, early: EarlyWorker | None
+) -> WorkerPool:
     """Return the pool of workers that the settings ask for."""
     return LocalPool(
         settings=settings.workers,
@@ -423,6 +380,7 @@ def build_pool(settings: Settings, *, main_loop: MainLoop, clock: Clock) -> Work
         folders={inbox.name: inbox.path for inbox in settings.inboxes},
         main_loop=main_loop,
         clock=clock,
+        early=early,
     )
 
 

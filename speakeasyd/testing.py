@@ -46,8 +46,6 @@ from speakeasyd.domain.protocol import (
     Task,
     TaskDone,
     TaskFailed,
-    Unload,
-    Unloaded,
     WorkerSpec,
 )
 from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
@@ -351,9 +349,6 @@ class ScriptedHost:
                 self._open_task(task)
             case Drop(job_id):
                 self._tasks.pop(job_id, None)
-            case Unload() if not self._tasks:
-                self._model = None
-                self._send(Unloaded())
             case _:
                 pass
 

@@ -15,8 +15,8 @@ def command(
     as_json: given.Json = False,
 ) -> int:
     """Cancel jobs that have not ended. A running daemon stops them within a second."""
-    settings = given.load_settings(config, given.Flags(state=state))
-    cancelled = asyncio.run(_cancel_jobs(settings.state, jobs))
+    folder = given.find_state_folder(config, state)
+    cancelled = asyncio.run(_cancel_jobs(folder, jobs))
     refused = sorted(set(jobs) - set(cancelled))
     if as_json:
         print_json({"cancelled": cancelled, "refused": refused})

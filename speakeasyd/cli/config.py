@@ -7,14 +7,15 @@ from typing import Annotated
 import typer
 
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.flags import load_with_flags
 from speakeasyd.cli.ledger_changes import send_request
 from speakeasyd.cli.output import console, print_json, print_text
 from speakeasyd.config import LoadedSettings
-from speakeasyd.config.loading import FILE_VARIABLE, find_file, is_there, list_candidates
 from speakeasyd.config.reference import list_assignments, render_toml_file
 from speakeasyd.domain.event_payloads import ReloadRequested
 from speakeasyd.durable import write_private
 from speakeasyd.errors import ConfigError, SpeakeasyError
+from speakeasyd.setting_sources import FILE_VARIABLE, find_file, is_there, list_candidates
 
 NO_FILE = "no file, the defaults"
 
@@ -24,7 +25,7 @@ command = typer.Typer(no_args_is_help=True)
 @command.command()
 def show(config: given.Config = None, as_json: given.Json = False) -> int:
     """Every key with its value, and who set it where it is not the default."""
-    loaded = given.load_with_flags(config)
+    loaded = load_with_flags(config)
     if as_json:
         print_json(loaded.settings.model_dump(mode="json"))
         return 0
@@ -52,7 +53,7 @@ def check(
     config: given.Config = None,
 ) -> int:
     """Say what is wrong with the configuration. Exit status: 0 all is well, 78 something is wrong."""
-    loaded = given.load_with_flags(file or config)
+    loaded = load_with_flags(file or config)
     print_text(f"{_named(loaded)}: all is well")
     return 0
 
@@ -104,7 +105,7 @@ def _describe_presence(candidate: Path) -> str:
 @command.command()
 def reload(config: given.Config = None, state: given.State = None) -> int:
     """Ask the running daemon to read its configuration again."""
-    send_request(given.load_settings(config, given.Flags(state=state)).state, ReloadRequested())
+    send_request(given.find_state_folder(config, state), ReloadRequested())
     print_text("asked; the daemon's log says what changes now and what needs a restart")
     return 0
 

@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from speakeasyd import daemon, logs
+from speakeasyd import logs
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.flags import Flags, Formats, settings_from_flags
 from speakeasyd.cli.output import console, format_duration
 from speakeasyd.config import Settings
 from speakeasyd.domain.event_kinds import JOB_ENDED, EventKind
 from speakeasyd.errors import StartError
 from speakeasyd.events import Event
+from speakeasyd.launch import drain
 from speakeasyd.ledger.job_lists import EXAMPLES, list_results
 from speakeasyd.ledger.readonly import read_ledger
 from speakeasyd.ledger.rows import Row
@@ -40,14 +42,14 @@ def command(
     language: given.Language = None,
     languages: given.Languages = None,
     task: given.Task = None,
-    formats: given.Formats = None,
+    formats: Formats = None,
 ) -> int:
     """Show it all on sample clips, or on files of yours, in a scratch folder that stays.
 
     Your configuration is left out of it. The bundled model knows English only; --model takes a better one.
     """
     scratch = Path(tempfile.mkdtemp(prefix="speakeasyd-demo-"))
-    flags = given.Flags(
+    flags = Flags(
         inbox=inbox or scratch / "inbox",
         outbox=outbox or scratch / "outbox",
         state=state or scratch / "state",
@@ -59,7 +61,7 @@ def command(
         task=task,
         formats=formats,
     )
-    settings = given.settings_from_flags(flags)
+    settings = settings_from_flags(flags)
     _drop_files(files or _find_samples(), settings.inboxes[0].path)
     out = console()
     out.print(
@@ -100,9 +102,8 @@ def _run_daemon(settings: Settings, log: Path, out: Console) -> int:
     )
     with log.open("w", encoding="utf-8") as stream, Progress(*columns, console=out) as progress:
         logs.configure_logging(settings.log, stream=stream)
-        return daemon.run_daemon(
-            settings, once=True, on_event=_ProgressDisplay(progress, logs.EventLogger())
-        )
+        narrate = _ProgressDisplay(progress, logs.EventLogger())
+        return drain(settings, on_event=narrate).exit_status
 
 
 _END_NOTES = {

@@ -10,6 +10,7 @@ from rich.text import Text
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.checks import CHECKS, find_readers
 from speakeasyd.cli.finding import Check, Finding, Level
+from speakeasyd.cli.flags import Flags, load_with_flags
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.config import LoadedSettings
 from speakeasyd.errors import SpeakeasyError
@@ -31,9 +32,9 @@ def command(
 
     Exit status: 0 all is well, 1 something will not work.
     """
-    flags = given.Flags(inbox=inbox, outbox=outbox, state=state, model=model, device=device)
+    flags = Flags(inbox=inbox, outbox=outbox, state=state, model=model, device=device)
     findings = []
-    for finding in _run_checks(given.load_with_flags(config, flags)):
+    for finding in _run_checks(load_with_flags(config, flags)):
         findings.append(finding)
         if not as_json:
             _print_finding(finding)

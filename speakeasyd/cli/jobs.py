@@ -26,9 +26,9 @@ def command(
     as_json: given.Json = False,
 ) -> int:
     """List jobs, the latest first."""
-    settings = given.load_settings(config, given.Flags(state=state))
+    folder = given.find_state_folder(config, state)
     filters = {"status": status, "batch": batch}
-    rows = read_ledger(settings.state, list_jobs, filters, limit=limit)
+    rows = read_ledger(folder, list_jobs, filters, limit=limit)
     if as_json:
         print_json(rows)
     elif rows:

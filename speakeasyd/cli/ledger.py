@@ -100,4 +100,4 @@ def vacuum(config: given.Config = None, state: given.State = None) -> int:
 
 
 def _ledger(config: Path | None, state: Path | None) -> Path:
-    return given.load_settings(config, given.Flags(state=state)).state / LEDGER
+    return given.find_state_folder(config, state) / LEDGER

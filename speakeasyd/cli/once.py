@@ -5,28 +5,29 @@ from pathlib import Path
 
 from rich.text import Text
 
-from speakeasyd import daemon, logs
-from speakeasyd.cli import parameters as given
+from speakeasyd import logs
+from speakeasyd.cli.flags import Flags, load_with_flags, with_flags
 from speakeasyd.cli.inbox_folders import prepare_inboxes
 from speakeasyd.cli.output import console
 from speakeasyd.cli.run import log_start, log_stop
 from speakeasyd.domain.drained import Drained, Left
+from speakeasyd.launch import drain
 
 NAMED_MOST = 20  # files that are named of each kind
 
 
-@given.with_flags
-def command(config: Path | None, flags: given.Flags) -> int:
+@with_flags
+def command(config: Path | None, flags: Flags) -> int:
     """Transcribe the files in the inboxes, then exit. Also exits if no progress is possible.
 
     Exit status: 0 all is done, 1 some files failed or are left, 2 it could not start.
     """
-    loaded = given.load_with_flags(config, flags)
+    loaded = load_with_flags(config, flags)
     settings = loaded.settings
     prepare_inboxes(settings, strict=True)
     logs.configure_logging(settings.log)
     log_start(loaded)
-    drained = daemon.drain(settings, on_event=logs.EventLogger())
+    drained = drain(settings, on_event=logs.EventLogger())
     log_stop()
     out = console()
     for line in tally(drained):

@@ -116,7 +116,7 @@ def forget(name: Name, config: given.Config = None, state: given.State = None) -
 def _run(
     config: Path | None, state: Path | None, action: Callable[[Ledger], Awaitable[Found]]
 ) -> Found:
-    folder = given.load_settings(config, given.Flags(state=state)).state
+    folder = given.find_state_folder(config, state)
 
     async def run_action() -> Found:
         async with open_for_changes(folder) as ledger:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.flags import Flags, load_settings
 from speakeasyd.cli.inbox_folders import prepare_inboxes
 from speakeasyd.cli.output import console, format_position
 from speakeasyd.domain.recording import (
@@ -55,7 +56,7 @@ def command(
     Exit status: 0 the recording is in the inbox, 1 it broke off (what was recorded is in the inbox all the same), 2 the
     inbox is not there.
     """
-    settings = given.load_settings(config, given.Flags(inbox=inbox))
+    settings = load_settings(config, Flags(inbox=inbox))
     prepare_inboxes(settings, strict=True)
     recorder = Recorder(folder=settings.inboxes[0].path)
     with signals.watch_for_stop() as asked:

@@ -8,6 +8,6 @@ from speakeasyd.domain.event_payloads import ResumeRequested
 
 def command(config: given.Config = None, state: given.State = None) -> int:
     """Resume work after `speakeasyd pause`."""
-    send_request(given.load_settings(config, given.Flags(state=state)).state, ResumeRequested())
+    send_request(given.find_state_folder(config, state), ResumeRequested())
     print_text("asked to resume")
     return 0

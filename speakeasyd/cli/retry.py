@@ -30,9 +30,9 @@ def command(
     """
     if not jobs and not where:
         raise typer.BadParameter("give job numbers, or --where")
-    settings = given.load_settings(config, given.Flags(state=state))
-    matching = find_matching_jobs(settings.state / LEDGER, where) if where else []
-    retried = asyncio.run(_retry_jobs(settings.state, [*(jobs or []), *matching]))
+    folder = given.find_state_folder(config, state)
+    matching = find_matching_jobs(folder / LEDGER, where) if where else []
+    retried = asyncio.run(_retry_jobs(folder, [*(jobs or []), *matching]))
     refused = sorted(set(jobs or ()) - set(retried))
     if as_json:
         print_json({"retried": retried, "refused": refused})
@@ -43,7 +43,7 @@ def command(
             out.print(
                 f"not {given.format_list(refused)}: unknown, not ended, or about a version of the file that is gone"
             )
-        if retried and not find_holder(settings.state):
+        if retried and not find_holder(folder):
             out.print("The daemon is down; they start when it runs.")
     return 1 if refused else 0
 

@@ -3,31 +3,33 @@
 import logging
 from pathlib import Path
 
-from speakeasyd import __version__, daemon, logs
+from speakeasyd import __version__, logs
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.flags import Flags, load_settings, load_with_flags, with_flags
 from speakeasyd.cli.inbox_folders import prepare_inboxes
 from speakeasyd.config import LoadedSettings, Settings
+from speakeasyd.launch import run_daemon
 
 log = logging.getLogger(__name__)
 
 
-@given.with_flags
-def command(config: Path | None, flags: given.Flags) -> int:
+@with_flags
+def command(config: Path | None, flags: Flags) -> int:
     """Watch the inboxes and transcribe new files, until stopped.
 
     Ctrl-C or a termination signal finishes the chunks in flight and leaves; a second one leaves at once. Nothing is
     lost either way.
     """
-    loaded = given.load_with_flags(config, flags)
+    loaded = load_with_flags(config, flags)
     settings = loaded.settings
     prepare_inboxes(settings, strict=flags.inbox is not None)
     logs.configure_logging(settings.log)
     log_start(loaded)
     log_folders(settings)
-    status = daemon.run_daemon(
+    status = run_daemon(
         settings,
         on_event=logs.EventLogger(),
-        reload_settings=lambda: given.load_settings(config, flags),
+        reload_settings=lambda: load_settings(config, flags),
     )
     log_stop()
     return status

@@ -58,12 +58,12 @@ def command(
     as_json: given.Json = False,
 ) -> int:
     """Search in transcripts, best matches first. Exit status 1: no matches."""
-    settings = given.load_settings(config, given.Flags(state=state))
+    folder = given.find_state_folder(config, state)
     side = None if channel is None else list(Channel).index(channel)
     filters = SearchFilters(
         since=since, until=until, batch=batch, preset=preset, channel=side, speaker=speaker
     )
-    hits = read_ledger(settings.state, search_text, " ".join(words), limit=limit, filters=filters)
+    hits = read_ledger(folder, search_text, " ".join(words), limit=limit, filters=filters)
     if as_json:
         print_json([asdict(hit) for hit in hits])
     elif not hits:

@@ -11,12 +11,13 @@ import typer
 from platformdirs import user_data_path
 
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.flags import Flags, load_settings, load_with_flags
 from speakeasyd.cli.output import print_text
 from speakeasyd.cli.service_steps import carry_out, describe_steps
 from speakeasyd.config import Settings
-from speakeasyd.config.loading import find_file, list_candidates
 from speakeasyd.config.reference import format_toml
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.setting_sources import find_file, list_candidates
 from speakeasyd.system.managers.launchd import Launchd
 from speakeasyd.system.managers.plan import Scope, Service, ServiceManager, Steps
 from speakeasyd.system.managers.systemd import SYSTEM_UNITS, Systemd
@@ -144,7 +145,7 @@ def _perform(
         for line in describe_steps(steps):
             print_text(line)
         return 0
-    return carry_out(steps, state=state or given.load_settings(None).state, silent=silent)
+    return carry_out(steps, state=state or load_settings(None).state, silent=silent)
 
 
 def _scope_of(system: bool | None) -> Scope | None:
@@ -209,16 +210,16 @@ def _settle_configuration(
     if scope is Scope.USER:
         file = find_file(file)
     if file:
-        settings = given.load_settings(file)
+        settings = load_settings(file)
         _require_folders(file, settings, inbox, outbox)
         return file, settings, ""
     base = _system_folders() if scope is Scope.SYSTEM else {}
-    flags = given.Flags(
+    flags = Flags(
         inbox=inbox or base.get("inbox"),
         outbox=outbox or base.get("outbox"),
         state=base.get("state"),
     )
-    settings = given.load_with_flags(None, flags).settings
+    settings = load_with_flags(None, flags).settings
     if scope is Scope.USER and not (inbox or outbox):
         return None, settings, ""
     return default, settings, render_config(settings)

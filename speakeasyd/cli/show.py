@@ -26,7 +26,7 @@ def command(
     as_json: given.Json = False,
 ) -> int:
     """Show one job: its state, attempts, artifacts and incidents."""
-    folder = given.load_settings(config, given.Flags(state=state)).state
+    folder = given.find_state_folder(config, state)
     found = read_ledger(folder, _load_report, job)
     if found is None:
         raise SpeakeasyError(f"there is no job {job}", hint="`speakeasyd jobs` lists them.")

@@ -53,7 +53,7 @@ def command(
 
     For example: speakeasyd speakers 7 --merge 2,3 --name 1=Anna --name "2=Dr. Bo"
     """
-    folder = given.load_settings(config, given.Flags(state=state)).state
+    folder = given.find_state_folder(config, state)
     change = SpeakerChange(
         count=_read_count(count),
         merge=_read_numbers(merge),

@@ -26,7 +26,7 @@ def command(
 
     For example: speakeasyd sql "SELECT path, error_code FROM failures"
     """
-    ledger = given.load_settings(config, given.Flags(state=state)).state / LEDGER
+    ledger = given.find_state_folder(config, state) / LEDGER
     rows = query_readonly(ledger, query, limit_s=timeout or None)
     if as_json:
         print_json(rows)

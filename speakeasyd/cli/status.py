@@ -44,7 +44,7 @@ def command(
 
     Exit status: 0 if the daemon is up, 1 if it is down.
     """
-    folder = given.load_settings(config, given.Flags(state=state)).state
+    folder = given.find_state_folder(config, state)
     if watch:
         _watch_status(folder)
         return 0

@@ -11,15 +11,16 @@ import typer
 
 from speakeasyd.cli import parameters as given
 from speakeasyd.cli.engine_checks import run_engine_probe
+from speakeasyd.cli.flags import Flags, load_with_flags
 from speakeasyd.cli.output import console, print_json
 from speakeasyd.cli.progress import show_progress
 from speakeasyd.config import Settings
 from speakeasyd.config.edits import set_keys
-from speakeasyd.config.loading import list_candidates
 from speakeasyd.config.reference import format_toml, render_toml_file
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.setting_sources import list_candidates
 
 # Times as fast that another way has to be, to be chosen over one that was tried before it
 WORTH = 1.03
@@ -65,7 +66,7 @@ def command(
 
     Stop the daemon first; it takes a minute or two. Nothing is changed without --write.
     """
-    loaded = given.load_with_flags(config, given.Flags(state=state, model=model, device=device))
+    loaded = load_with_flags(config, Flags(state=state, model=model, device=device))
     trials: list[Trial] = []
     remaining = run_trials(loaded.settings, seconds)
     while trial := _run_next(remaining, len(trials) + 1):

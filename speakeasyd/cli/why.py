@@ -15,6 +15,7 @@ from rich.text import Text
 
 from speakeasyd import openness
 from speakeasyd.cli import parameters as given
+from speakeasyd.cli.flags import Flags, load_settings
 from speakeasyd.cli.output import console, escape_strings, format_local_time, print_json
 from speakeasyd.clock import format_utc
 from speakeasyd.config import InboxSettings, Settings
@@ -80,7 +81,7 @@ def command(
 
     Exit status: 0 if anything is known about it, else 1.
     """
-    settings = given.load_settings(config, given.Flags(state=state, inbox=inbox, outbox=outbox))
+    settings = load_settings(config, Flags(state=state, inbox=inbox, outbox=outbox))
     known = investigate_file(settings, Path(os.path.abspath(file)))  # noqa: PTH100 - a link is asked about, not its target
     if as_json:
         print_json(asdict(known))

@@ -1,12 +1,10 @@
 """The settings, as models of the configuration file's tables. Immutable; contradictory settings are refused."""
 
-import os
-import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from platformdirs import user_data_path, user_documents_path
+from platformdirs import user_documents_path
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -21,20 +19,12 @@ from pydantic import (
 from speakeasyd.domain import work_hours
 from speakeasyd.domain.notifications import USUAL_NOTIFICATIONS, NotificationKind, check_command
 from speakeasyd.domain.options import Options
-
-_VARIABLE = re.compile(r"\$(?:{(\w+)}|([A-Za-z_]\w*))")
+from speakeasyd.setting_sources import default_state_folder, resolve_path
 
 
 def _resolve_path(path: Path, info: ValidationInfo) -> Path:
-    """Return the absolute path, with `~` and environment variables expanded.
-
-    A relative path is relative to `base` of the validation's context.
-    """
-    for braced, plain in _VARIABLE.findall(str(path)):
-        if (braced or plain) not in os.environ:
-            raise ValueError(f"the environment variable {braced or plain} is not set")
-    base = (info.context or {}).get("base") or Path.cwd()
-    return Path(os.path.normpath(base / Path(os.path.expandvars(path)).expanduser()))
+    """Return the absolute path. A relative one is relative to `base` of the validation's context."""
+    return resolve_path(path, base=(info.context or {}).get("base") or Path.cwd())
 
 
 def _check_options(changes: dict[str, object]) -> dict[str, object]:
@@ -191,7 +181,7 @@ class WorkerSettings(SettingsTable):
     batch_size: int = Field(0, ge=0)
     """Chunks of 30 s in one batch, or more of shorter chunks; 0: as many as fit the device."""
     idle_unload_s: float = Field(600.0, ge=0)
-    """Seconds without work after which the model is unloaded; 0: never."""
+    """Seconds without work after which the worker is ended with its model, until there is work; 0: never."""
     offline: bool = False
     """Never contact the Hugging Face hub: use only models that are on this machine."""
     max_hours: float = Field(24.0, gt=0)
@@ -350,7 +340,7 @@ class Settings(SettingsTable):
     """All settings. `load_configuration` creates them; the rest of the program only reads them."""
 
     state: Folder = Field(
-        default_factory=lambda: user_data_path("speakeasyd", appauthor=False),
+        default_factory=default_state_folder,
         examples=["~/.local/share/speakeasyd"],
     )
     """The folder of the ledger, its lock and downloaded models. It must be on a local disk."""

@@ -26,12 +26,16 @@ class DeviceState(StrEnum):
     """The circuit is open, as in `device_open`, and the CPU does the work meanwhile."""
     RECYCLING = "recycling"
     """The worker finishes its tasks and exits, to be replaced."""
+    UNLOADED = "unloaded"
+    """The worker was ended after a time without work; the next task starts one."""
     STOPPED = "stopped"
     """The daemon is stopping: no worker is started any more."""
 
 
 OPEN = frozenset({DeviceState.DEVICE_OPEN, DeviceState.CPU_ONLY})
-ACCEPTING = frozenset({DeviceState.READY, DeviceState.BUSY, DeviceState.HALF_OPEN})
+ACCEPTING = frozenset(
+    {DeviceState.READY, DeviceState.BUSY, DeviceState.HALF_OPEN, DeviceState.UNLOADED}
+)
 """States in which a worker takes tasks."""
 
 
@@ -132,6 +136,11 @@ class RecycleDue:
 
 
 @dataclass(frozen=True, slots=True)
+class UnloadDue:
+    """The worker has no task, and its memory is wanted back."""
+
+
+@dataclass(frozen=True, slots=True)
 class ProbePassed:
     """A disposable process could use the device."""
 
@@ -158,6 +167,7 @@ RecoveryEvent = (
     | ProgressStopped
     | ProcessExited
     | RecycleDue
+    | UnloadDue
     | ProbePassed
     | ProbeFailed
     | StopRequested

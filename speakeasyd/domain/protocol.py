@@ -22,6 +22,7 @@ class WorkerSpec:
     offline: bool = False  # never contact the model hub
     # Of the sources: the absolute path of each `SourceRef.folder` on the worker's machine
     folders: Mapping[str, str] = field(default_factory=dict, hash=False)
+    preload: str = ""  # a model to load before the first task, as `options.model` names it
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +77,18 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Unload:
-    """Free the model; the next task loads it again."""
-
-
-@dataclass(frozen=True, slots=True)
 class Drain:
     """Finish the chunks in flight, start no more, then exit with status 0."""
 
 
-Request = Task | Drop | Unload | Drain
+Request = Task | Drop | Drain
 
 # --- worker to daemon ---
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The worker is running. It loads the model with the first task."""
+    """The worker is running. It loads the model with the first task, or before by `preload`."""
 
     pid: int
 
@@ -132,11 +128,6 @@ class Loaded:
     compute_type: str
     seconds: float
     warning: str | None = None  # a fallback model was loaded: shown with every result
-
-
-@dataclass(frozen=True, slots=True)
-class Unloaded:
-    """The model was freed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +223,6 @@ Report = (
     | Loading
     | Downloading
     | Loaded
-    | Unloaded
     | Opened
     | Progress
     | LanguageFound

@@ -15,6 +15,7 @@
        │  └──────────────────────────────┘
        └─ Worked ─▶ busy: the circuit is closed
 
+A ready worker that is idle for long is ended: unloaded, until TaskAssigned starts another.
 Names of the events in `domain.device_health`: Started is WorkerStarted, Busy is TaskAssigned,
 Faulted is FaultReported, Silent is ProgressStopped, Died is ProcessExited, Worked is
 ChunkSucceeded. Time and randomness are arguments; actions are returned as values.
@@ -48,6 +49,7 @@ from speakeasyd.domain.device_health import (
     TaskAssigned,
     TasksFinished,
     Transition,
+    UnloadDue,
     WorkerStarted,
 )
 from speakeasyd.domain.fault import Diagnosis, FaultKind, Remedy
@@ -93,7 +95,11 @@ def advance_recovery(
                 state is not DeviceState.POISONED and state not in OPEN
             ):
                 done = _on_fault(health, event, policy)
-            case ProcessExited() if state not in OPEN:
+            case UnloadDue() if state is DeviceState.READY:
+                done = replace(health, state=DeviceState.UNLOADED), (DrainWorker(),)
+            case TaskAssigned() if state is DeviceState.UNLOADED:
+                done = replace(health, state=DeviceState.STARTING), (StartWorker(0.0),)
+            case ProcessExited() if state not in OPEN and state is not DeviceState.UNLOADED:
                 done = _on_exit(
                     health, event, now=now, random_fraction=random_fraction, policy=policy
                 )

@@ -6,9 +6,11 @@ Within a priority, the job with the shortest remaining work is next (`domain/que
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
+from speakeasyd.domain.batching import choose_batch
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
@@ -96,6 +98,7 @@ class Pipeline:
         self._speaker_finder = ChunkSpeakerFinder()
         self._jobs: dict[JobId, PipelineJob] = {}
         self._stopping = False
+        self._waiting_replicas = 0
         self._changed = threading.Condition()
         self._threads = [
             *(
@@ -253,39 +256,48 @@ class Pipeline:
                 if work := self._take_work():
                     self._changed.notify_all()
                     return work
+                self._waiting_replicas += 1
                 self._changed.wait()
+                self._waiting_replicas -= 1
             return None
 
     def _take_work(self) -> PipelineJob | list[_ChunkWork] | None:
-        batch: list[_ChunkWork] = []
-        for job in sorted(self._jobs.values(), key=lambda job: job.turn):
-            if job.can_probe and not batch:
+        jobs = sorted(self._jobs.values(), key=lambda job: job.turn)
+        for number, job in enumerate(jobs):
+            if job.can_probe:
                 job.probing = True
                 return job
-            while (work := self._take_next_clip(job)) and self._fits_batch(work, batch):
-                job.waiting.remove(work.clip)
-                job.in_flight.add(work.clip.index)
-                job.served += work.clip.seconds
-                batch.append(work)
-        return batch or None
+            if ready := list(self._iterate_ready(job)):
+                return self._take_batch(ready, jobs[number + 1 :])
+        return None
 
-    def _take_next_clip(self, job: PipelineJob) -> _ChunkWork | None:
-        if not job.language or not (clip := job.next_clip):
-            return None
-        expected = job.languages.get(clip.index) or job.language_before(clip) or job.language
-        return self._work(job, clip, expected)
+    def _take_batch(
+        self, ready: Sequence[_ChunkWork], later: Sequence[PipelineJob]
+    ) -> list[_ChunkWork]:
+        """Take the clips of the next call: those of one job, filled with those of later ones."""
+        batch = choose_batch(
+            ready,
+            chain.from_iterable(map(self._iterate_ready, later)),
+            key=lambda work: work.request.batch_key,
+            room=lambda work: max(1, int(self._batch_seconds / work.request.batch_seconds)),
+            callers=1 + self._waiting_replicas,
+        )
+        for work in batch:
+            work.job.waiting.remove(work.clip)
+            work.job.in_flight.add(work.clip.index)
+            work.job.served += work.clip.seconds
+        return batch
+
+    def _iterate_ready(self, job: PipelineJob) -> Iterator[_ChunkWork]:
+        """Yield the clips of a job that can be decoded now."""
+        if job.language:
+            for clip in filter(job.can_decode, job.waiting):
+                expected = job.languages.get(clip.index) or job.language_before(clip)
+                yield self._work(job, clip, expected or job.language)
 
     def _work(self, job: PipelineJob, clip: Clip, language: str) -> _ChunkWork:
         said = job.said_before(clip, language)
         return _ChunkWork(job, self._recognizer.prepare(clip, job.task.options, language, said))
-
-    def _fits_batch(self, work: _ChunkWork, batch: list[_ChunkWork]) -> bool:
-        """Return whether one call can recognise the clip with the batch, which must have room."""
-        if not batch:
-            return True
-        request, first = work.request, batch[0].request
-        room = request.batch_seconds * (len(batch) + 1) <= self._batch_seconds
-        return request.batch_key == first.batch_key and room
 
     def _find_language(self, job: PipelineJob) -> None:
         detected = detect_language(self._recognizer, job.waiting[:PROBE_CLIPS], job.task.options)

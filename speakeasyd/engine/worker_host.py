@@ -8,6 +8,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -22,8 +23,6 @@ from speakeasyd.domain.protocol import (
     Report,
     Request,
     Task,
-    Unload,
-    Unloaded,
     WorkerSpec,
 )
 from speakeasyd.domain.stepdown import step_down
@@ -84,10 +83,17 @@ class WorkerHost:
         threading.Thread(target=self._read_requests, name="pipe", daemon=True).start()
         self._send(Hello(os.getpid()))
         try:
+            self._preload_model()
             self._process_requests()
         except EngineFault as fault:
             self._report_and_exit(fault, ())
         return 0
+
+    def _preload_model(self) -> None:
+        """Load the model that the first task will need. If that fails, the task will tell."""
+        if self._spec.preload:
+            with suppress(EngineFault):
+                self._load_model(self._spec.preload)
 
     def _process_requests(self) -> None:
         while True:
@@ -98,9 +104,6 @@ class WorkerHost:
                     self._tasks = deque(task for task in self._tasks if task.job_id != job_id)
                     if self._pipeline:
                         self._pipeline.drop(job_id)
-                case Unload():
-                    if not self._tasks:
-                        self._unload_model()
                 case Drain():
                     if self._pipeline:
                         self._pipeline.stop()
@@ -163,7 +166,6 @@ class WorkerHost:
             self._free_model()
             gc.collect()
             heap_retention.return_freed_pages()
-            self._send(Unloaded())
 
     def _free_model(self) -> None:
         """Free the model of a stopped pipeline."""

@@ -49,6 +49,9 @@ class AssignedTasks:
     def add_task(self, task: Task, *, alone: bool) -> None:
         self._held[task.job_id] = _AssignedTask(task, alone)
 
+    def list_tasks(self) -> list[Task]:
+        return [held.task for held in self._held.values()]
+
     def drop_job(self, job_id: JobId) -> bool:
         """Forget the task of a job. Returns whether there was one."""
         return self._held.pop(job_id, None) is not None

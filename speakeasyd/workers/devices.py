@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,6 +70,37 @@ async def check_device(device: str, *, state_dir: str) -> str:
     )
 
 
+def find_known_devices(
+    settings: WorkerSettings, traces: tuple[str, ...] = _DRIVER_TRACES
+) -> tuple[str, ...] | None:
+    """Return the devices that the workers use; None if only a probe can tell."""
+    if settings.device not in {"auto", "cuda"}:
+        return (settings.device,)
+    if settings.device == "auto" and not _has_nvidia_driver(traces):
+        return ("cpu",)
+    return None
+
+
+def build_specs(
+    settings: WorkerSettings, devices: Iterable[str], *, state_dir: Path
+) -> tuple[WorkerSpec, ...]:
+    return tuple(
+        WorkerSpec(
+            device=device,
+            compute_type=settings.compute_type,
+            replicas=settings.replicas,
+            batch_size=settings.batch_size,
+            state_dir=str(state_dir),
+            offline=settings.offline,
+        )
+        for device in devices
+    )
+
+
+def name_worker(spec: WorkerSpec) -> str:
+    return spec.device.replace(":", "-")
+
+
 async def discover_workers(
     settings: WorkerSettings,
     *,
@@ -83,22 +114,10 @@ async def discover_workers(
     """
 
     def specs(*devices: str) -> tuple[WorkerSpec, ...]:
-        return tuple(
-            WorkerSpec(
-                device=device,
-                compute_type=settings.compute_type,
-                replicas=settings.replicas,
-                batch_size=settings.batch_size,
-                state_dir=str(state_dir),
-                offline=settings.offline,
-            )
-            for device in devices
-        )
+        return build_specs(settings, devices, state_dir=state_dir)
 
-    if settings.device not in {"auto", "cuda"}:
-        return DiscoveredWorkers(specs(settings.device))
-    if settings.device == "auto" and not _has_nvidia_driver(traces):
-        return DiscoveredWorkers(specs("cpu"))
+    if known := find_known_devices(settings, traces):
+        return DiscoveredWorkers(specs(*known))
     found = await look()
     gpus = specs(*(f"cuda:{n}" for n in range(found.gpus)))
     if settings.device == "cuda":

@@ -28,6 +28,7 @@ from speakeasyd.loop import MainLoop
 from speakeasyd.workers import devices, gpu_memory
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.devices import DiscoveredWorkers
+from speakeasyd.workers.early_worker import EarlyWorker
 from speakeasyd.workers.supervisor import ProbeDevice, Supervisor, SupervisorContext
 
 log = logging.getLogger(__name__)
@@ -67,11 +68,12 @@ class LocalPool(WorkerPool):
         specs: tuple[WorkerSpec, ...] = (),
         policy: RecoveryPolicy | None = None,
         probe: ProbeDevice | None = None,
+        early: EarlyWorker | None = None,
     ) -> None:
         """Create the pool; `start` starts the workers.
 
         `folders`: of the sources, by the names in `SourceRef.folder`. `specs`: the workers to run;
-        if empty, those for `settings.device` on this machine.
+        if empty, those for `settings.device` on this machine. `early`: a worker that runs already.
         """
         self._settings, self._state_dir = settings, state_dir
         self._specs = specs
@@ -88,6 +90,7 @@ class LocalPool(WorkerPool):
             probe=probe or partial(devices.check_device, state_dir=str(state_dir)),
             on_event=self._publish_event,
             on_room=self._assign_waiting,
+            early=early,
         )
         self._workers: list[Supervisor] = []
         self._spare: Supervisor | None = None  # on the CPU, for tasks that fail on the GPU
@@ -109,7 +112,9 @@ class LocalPool(WorkerPool):
         if self.warning:
             log.warning("%s", self.warning)
         log.info("transcribing on %s", ", ".join(spec.device for spec in self._specs))
-        self._workers = [self._create_supervisor(_name_worker(spec), spec) for spec in self._specs]
+        self._workers = [
+            self._create_supervisor(devices.name_worker(spec), spec) for spec in self._specs
+        ]
         for worker in self._workers:
             worker.start()
         self._ticker = asyncio.create_task(self._run_ticks(), name="pool ticks")
@@ -174,7 +179,7 @@ class LocalPool(WorkerPool):
 
     def unload_idle_models(self) -> None:
         for worker in self._all_supervisors():
-            worker.unload_model()
+            worker.end_idle_worker()
 
     async def read_gpu_available_mb(self) -> float | None:
         return await gpu_memory.read_gpu_available_mb(gpu_memory.list_gpu_workers(self.status()))
@@ -295,7 +300,3 @@ def _estimate_slots(spec: WorkerSpec) -> int:
     if spec.device == "cpu":
         return _SHORT * (spec.replicas or os.cpu_count() or 1) * max(1, spec.batch_size)
     return _SHORT * max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)
-
-
-def _name_worker(spec: WorkerSpec) -> str:
-    return spec.device.replace(":", "-")

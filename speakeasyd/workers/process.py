@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,39 @@ OnReports = Callable[[list[Report]], Coroutine[Any, Any, None]]
 OnExit = Callable[[ProcessExit], Coroutine[Any, Any, None]]
 
 
+@dataclass(frozen=True, slots=True)
+class SpawnedWorker:
+    """A running worker process, before anybody serves its pipe."""
+
+    process: BaseProcess
+    conn: Connection
+    log: Path
+
+    def kill(self) -> None:
+        """Kill the process at once, even if it is stopped. A worker has nothing to clean up."""
+        with suppress(OSError):
+            self.process.kill()
+
+
+def spawn_worker(name: str, spec: WorkerSpec, target: str) -> SpawnedWorker:
+    """Start a worker that runs `target` ("module:function"). Raises OSError.
+
+    Call it on the main thread: the child asks Linux to be killed with its parent
+    (PR_SET_PDEATHSIG), and that applies to the thread that started it.
+    """
+    log = Path(spec.state_dir) / "workers" / f"{name}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context("spawn")
+    conn, childs_end = context.Pipe()
+    process = context.Process(
+        target=child.run_child, args=(childs_end, spec, target, str(log)), name=name, daemon=True
+    )
+    with _hide_main_module():
+        process.start()
+    childs_end.close()  # else the pipe would never end
+    return SpawnedWorker(process, conn, log)
+
+
 class WorkerProcess:
     """A worker process and the two threads that serve its pipe.
 
@@ -43,42 +77,26 @@ class WorkerProcess:
 
     def __init__(
         self,
+        spawn: Callable[[], SpawnedWorker],
         *,
         name: str,
-        spec: WorkerSpec,
-        target: str,
         main_loop: MainLoop,
         on_reports: OnReports,
         on_exit: OnExit,
     ) -> None:
-        self._log = Path(spec.state_dir) / "workers" / f"{name}.log"
+        self._spawn = spawn
         self._main_loop, self._on_reports, self._on_exit = main_loop, on_reports, on_exit
         self._outbound: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        context = multiprocessing.get_context("spawn")
-        self._conn, self._childs_end = context.Pipe()
-        self._process = context.Process(
-            target=child.run_child,
-            args=(self._childs_end, spec, target, str(self._log)),
-            name=name,
-            daemon=True,
-        )
         self._reader = threading.Thread(target=self._run_reader, name=f"{name}-reader", daemon=True)
         self._writer = threading.Thread(target=self._run_writer, name=f"{name}-writer", daemon=True)
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid
+        return self._worker.process.pid
 
     def start(self) -> None:
-        """Start the process and its threads. Call it on the main thread. Raises OSError.
-
-        The child asks Linux to be killed with its parent (PR_SET_PDEATHSIG), and that applies to
-        the thread that started it.
-        """
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        with _hide_main_module():
-            self._process.start()
-        self._childs_end.close()  # else the pipe would never end
+        """Start the process and its threads. See `spawn_worker`."""
+        self._worker = self._spawn()
         self._reader.start()
         self._writer.start()
 
@@ -87,15 +105,14 @@ class WorkerProcess:
         self._outbound.put(request)
 
     def kill(self) -> None:
-        """Kill the process at once, even if it is stopped. A worker has nothing to clean up."""
-        with suppress(OSError):
-            self._process.kill()
+        """See `SpawnedWorker.kill`."""
+        self._worker.kill()
 
     # --- the reader's thread
 
     def _run_reader(self) -> None:
         pipe_error = _deliver_reports(
-            self._conn,
+            self._worker.conn,
             lambda reports: self._main_loop.schedule_from_thread(self._on_reports, reports),
         )
         if pipe_error:
@@ -103,20 +120,20 @@ class WorkerProcess:
         status = self._wait_for_exit()
         self._outbound.put(None)
         self._writer.join(LEAVE_S)
-        self._conn.close()
+        self._worker.conn.close()
         if pipe_error:  # the exit status is that of our own kill
             error = f"a message was incomplete: {pipe_error}"
-            process_exit = ProcessExit(None, error, _read_tail(self._log))
+            process_exit = ProcessExit(None, error, _read_tail(self._worker.log))
         else:
-            process_exit = ProcessExit(status, "", _read_tail(self._log))
+            process_exit = ProcessExit(status, "", _read_tail(self._worker.log))
         self._main_loop.schedule_from_thread(self._on_exit, process_exit)
 
     def _wait_for_exit(self) -> int:
         """Wait for the process to exit, and kill it after `LEAVE_S`. Returns its exit status."""
-        self._process.join(LEAVE_S)
-        while (status := self._process.exitcode) is None:
+        self._worker.process.join(LEAVE_S)
+        while (status := self._worker.process.exitcode) is None:
             self.kill()
-            self._process.join(LEAVE_S)
+            self._worker.process.join(LEAVE_S)
         return status
 
     # --- the writer's thread
@@ -124,7 +141,7 @@ class WorkerProcess:
     def _run_writer(self) -> None:
         with suppress(OSError):  # the reader notices a closed pipe, too
             while request := self._outbound.get():
-                self._conn.send(request)
+                self._worker.conn.send(request)
 
 
 def _deliver_reports(conn: Connection, deliver: Callable[[list[Report]], None]) -> str | None:

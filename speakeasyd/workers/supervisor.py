@@ -27,8 +27,6 @@ from speakeasyd.domain.protocol import (
     Request,
     Task,
     TaskFailed,
-    Unload,
-    Unloaded,
     WorkerSpec,
 )
 from speakeasyd.domain.report_check import find_complaint
@@ -43,8 +41,9 @@ from speakeasyd.domain.worker_pool import (
 from speakeasyd.errors import ErrorCode
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers.assigned_tasks import AssignedTasks, collect_suspects
+from speakeasyd.workers.early_worker import EarlyWorker
 from speakeasyd.workers.liveness import LivenessTracker, RecycleTracker, count_oom_kills
-from speakeasyd.workers.process import ProcessExit, WorkerProcess
+from speakeasyd.workers.process import ProcessExit, SpawnedWorker, WorkerProcess, spawn_worker
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +68,7 @@ class SupervisorContext:
     probe: ProbeDevice
     on_event: OnPoolEvent
     on_room: Callable[[], None]  # more tasks may fit now
+    early: EarlyWorker | None = None  # a worker that runs already
 
 
 @dataclass(slots=True)
@@ -138,12 +138,10 @@ class Supervisor:
 
         For urgent tasks there are as many slots again.
         """
-        if (
-            self.state not in ACCEPTING
-            or not self._run
-            or self._run.recycling.is_due
-            or self._assigned.alone
-        ):
+        if self.state not in ACCEPTING or self._assigned.alone:
+            return 0
+        is_unloaded = self.state is DeviceState.UNLOADED
+        if bool(self._run) is is_unloaded or (self._run and self._run.recycling.is_due):
             return 0
         if self._assigned and self._assigned.model != model:
             return 0
@@ -173,10 +171,10 @@ class Supervisor:
             self._send_request(Drop(job_id))
             self._on_tasks_changed()
 
-    def unload_model(self) -> None:
-        if self._run and self._run.model and self.empty:
-            self._run.model = None
-            self._send_request(Unload())
+    def end_idle_worker(self) -> None:
+        """End the worker, with its model, if it has no task. The next task starts another."""
+        if self.empty:
+            self._apply_event(device_health.UnloadDue())
 
     async def stop(self, grace_s: float) -> None:
         """Let the worker finish its chunks for `grace_s` seconds, then end it. Idempotent.
@@ -219,7 +217,7 @@ class Supervisor:
         if self.state is DeviceState.READY and self.idle_for() > IDLE_S:
             self._mark_recovered()
         if 0 < self._context.idle_unload_s < self.idle_for():
-            self.unload_model()
+            self.end_idle_worker()
 
     def status(self, warning: str | None = None) -> WorkerStatus:
         run, cause = self._run, self._health.cause
@@ -242,9 +240,8 @@ class Supervisor:
         settings = self._context.settings
         run = _WorkerRun(
             process=WorkerProcess(
+                self._spawn_worker,
                 name=self.name,
-                spec=self.spec,
-                target=self._context.target,
                 main_loop=self._context.main_loop,
                 on_reports=lambda reports: self._on_reports(run, reports),
                 on_exit=lambda exit_: self._on_process_exit(run, exit_),
@@ -266,6 +263,13 @@ class Supervisor:
             return
         self._run = run
         self._exited.clear()
+        for task in self._assigned.list_tasks():
+            self._send_request(task)
+
+    def _spawn_worker(self) -> SpawnedWorker:
+        early = self._context.early
+        adopted = early.take_worker(self.name, self.spec, self._context.target) if early else None
+        return adopted or spawn_worker(self.name, self.spec, self._context.target)
 
     async def _on_reports(self, run: _WorkerRun, reports: list[Report]) -> None:
         if run is self._run:
@@ -313,8 +317,6 @@ class Supervisor:
                     run.fault = None
                     self._apply_event(device_health.ModelVerified())
                     self._mark_recovered()
-            case Unloaded():
-                run.model = None
             case Fault(phase=phase, error=error, soft=soft):
                 run.fault = report
                 diagnosis = classify_fault(phase=phase, error=error, device=self.spec.device)
@@ -343,7 +345,7 @@ class Supervisor:
             return
         self._run = None
         self._exited.set()
-        planned = self.state is DeviceState.STOPPED or (
+        planned = self.state in {DeviceState.STOPPED, DeviceState.UNLOADED} or (
             self.state is DeviceState.RECYCLING and self.empty
         )
         if planned:
@@ -351,6 +353,7 @@ class Supervisor:
             self._apply_event(
                 device_health.ProcessExited(classify_fault(exit_status=exit_.status), frozenset())
             )
+            self._context.on_room()
         else:
             self._handle_exit(run, exit_)
 
@@ -470,7 +473,8 @@ class Supervisor:
         return (
             run.liveness.starting
             or not self.empty
-            or self.state in {DeviceState.SOFT_RESTARTING, DeviceState.RECYCLING}
+            or self.state
+            in {DeviceState.SOFT_RESTARTING, DeviceState.RECYCLING, DeviceState.UNLOADED}
         )
 
     def _on_tasks_changed(self) -> None:

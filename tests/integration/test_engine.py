@@ -33,8 +33,6 @@ from speakeasyd.domain.protocol import (
     Task,
     TaskDone,
     TaskFailed,
-    Unload,
-    Unloaded,
     WorkerSpec,
 )
 from speakeasyd.domain.transcript import Chunk
@@ -421,15 +419,13 @@ def receive(conn: Connection, last: type) -> list[Report]:
     return reports
 
 
-def test_a_worker_loads_works_unloads_and_drains(
+def test_a_worker_loads_works_and_drains(
     worker: tuple[Connection, multiprocessing.Process],
 ) -> None:
     conn, process = worker
     conn.send(task(SAMPLES / "voice_memo.flac", options={"model": "bundled"}))
     first = receive(conn, TaskDone)
     assert [type(report) for report in first[:3]] == [Hello, Loading, Loaded]
-    conn.send(Unload())
-    receive(conn, Unloaded)
     conn.send(Drain())
     receive(conn, Drained)
     process.join(PATIENCE_S)

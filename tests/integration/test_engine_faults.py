@@ -15,6 +15,7 @@ from speakeasyd import daemon
 from speakeasyd.config import Settings
 from speakeasyd.domain.device_health import RecoveryPolicy
 from speakeasyd.engine.whisper.model_files import BUNDLED, choose_model
+from speakeasyd.launch import drain
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.local_pool import LocalPool
 
@@ -70,7 +71,7 @@ class Place:
         )
         recovery = settings.recovery.model_copy(update={"stall_s": stall_s, "retry_s": 0.1})
         self._patch.setattr(daemon, "LocalPool", partial(LocalPool, target=target, policy=POLICY))
-        return daemon.run_daemon(settings.model_copy(update={"recovery": recovery}), once=True)
+        return drain(settings.model_copy(update={"recovery": recovery})).exit_status
 
     def rows(self, sql: str) -> list[sqlite3.Row]:
         connection = sqlite3.connect(self._root / "state" / "ledger.db")

@@ -33,7 +33,6 @@ from speakeasyd.domain.protocol import (
     SourceRef,
     Task,
     TaskDone,
-    Unloaded,
 )
 from speakeasyd.domain.transcript import Chunk, Segment
 from speakeasyd.domain.worker_pool import (
@@ -744,12 +743,13 @@ async def test_a_worker_is_recycled_between_files(tmp_path: Path) -> None:
     assert len([report for report in run.reports if isinstance(report, Hello)]) > 1
 
 
-async def test_an_idle_worker_frees_its_model_and_loads_it_again(tmp_path: Path) -> None:
+async def test_an_idle_worker_is_ended_and_another_started_for_the_next_task(
+    tmp_path: Path,
+) -> None:
     async with running(tmp_path, idle_unload_s=0.1) as run:
         await run.add(*files(tmp_path, 1))
-        await eventually(
-            lambda: any(isinstance(report, Unloaded) for report in run.reports), "the unloading"
-        )
+        await eventually(lambda: run.pool.status()[0].pid is None, "the end of the worker")
+        assert run.pool.status()[0].state is DeviceState.UNLOADED
         await run.add(files(tmp_path, 2)[1])
         await run.finished()
     assert len([report for report in run.reports if isinstance(report, Loaded)]) == 2

@@ -10,8 +10,8 @@ from speakeasyd import cli
 from speakeasyd.cli import service as command
 from speakeasyd.cli.service_steps import carry_out
 from speakeasyd.config import InboxSettings, Settings, load_configuration
-from speakeasyd.config.loading import list_candidates
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.setting_sources import list_candidates
 from speakeasyd.system.managers.plan import CopyFile, MakeFolder, Remove, Run, WriteFile
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="for systemd")

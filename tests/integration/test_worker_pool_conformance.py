@@ -23,7 +23,6 @@ from speakeasyd.domain.protocol import (
     Task,
     TaskDone,
     TaskFailed,
-    Unloaded,
 )
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.domain.worker_pool import (
@@ -366,7 +365,7 @@ async def test_an_idle_model_is_freed_and_loaded_again(build: Build, tmp_path: P
         bench.pool.submit_task(a_task(1))
         await eventually(bench.has_ended(1), "the end of the task")
         bench.pool.unload_idle_models()
-        await eventually(lambda: bench.reports(Unloaded), "the end of the model")
+        await eventually(lambda: not bench.pool.status()[0].model, "the end of the model")
         bench.pool.submit_task(a_task(2))
         await eventually(bench.has_ended(2), "the end of the other")
         assert len(bench.reports(Loaded)) == 2

@@ -18,7 +18,6 @@ from speakeasyd.config import (
 )
 from speakeasyd.config.changes import LIVE
 from speakeasyd.config.error_messages import list_keys
-from speakeasyd.config.loading import list_candidates
 from speakeasyd.config.reference import (
     format_toml,
     list_assignments,
@@ -27,6 +26,7 @@ from speakeasyd.config.reference import (
     render_toml_file,
 )
 from speakeasyd.errors import ConfigError
+from speakeasyd.setting_sources import find_state_folder, list_candidates
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -34,7 +34,7 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _no_configuration_of_this_machine(monkeypatch: pytest.MonkeyPatch, scratch_home: Path) -> None:
     monkeypatch.setattr(
-        "speakeasyd.config.loading.list_candidates", lambda: [scratch_home / "speakeasyd.toml"] * 2
+        "speakeasyd.setting_sources.list_candidates", lambda: [scratch_home / "speakeasyd.toml"] * 2
     )
 
 
@@ -64,6 +64,30 @@ def test_later_layers_win(file: Path) -> None:
     assert loaded.find_origin("watch.poll_s") == "the environment variable SPEAKEASYD_WATCH__POLL_S"
     assert loaded.find_origin("watch.empty_s") == "the command line"
     assert loaded.find_origin("watch.rescan_s") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "flag"),
+    [
+        ("", {}, None),
+        ("state = 'ledger'", {}, None),
+        ("state = '~/ledger'", {"SPEAKEASYD_STATE": "/elsewhere"}, None),
+        ("state = 'ledger'", {"SPEAKEASYD_STATE": "/elsewhere"}, Path("/flag")),
+    ],
+)
+def test_the_state_folder_is_found_without_the_settings(
+    file: Path, text: str, environ: Mapping[str, str], flag: Path | None
+) -> None:
+    file.write_text(text)
+    flags = {"state": str(flag)} if flag else {}
+    settings = load_configuration(file, environ=environ, flags=flags).settings
+    assert find_state_folder(file, environ=environ, flag=flag) == settings.state
+
+
+@pytest.mark.parametrize("text", ["state = 3", "state = '$UNSET/ledger'", "[watch]\nsettle_s = 1"])
+def test_settings_that_have_to_be_checked_are_left_to_the_check(file: Path, text: str) -> None:
+    file.write_text(text)
+    assert find_state_folder(file, environ={}) is None
 
 
 def test_lists_in_the_environment_are_written_as_toml(file: Path) -> None:

@@ -31,6 +31,7 @@ from speakeasyd.domain.device_health import (
     StopRequested,
     TaskAssigned,
     TasksFinished,
+    UnloadDue,
     WorkerStarted,
 )
 from speakeasyd.domain.fault import Diagnosis, classify_fault
@@ -152,6 +153,7 @@ BUSY = walk(WorkerStarted(), TaskAssigned())
 
 SOFT = walk(WorkerStarted(), TaskAssigned(), FaultReported(FULL, soft=True))
 STOPPED = walk(WorkerStarted(), TaskAssigned(), ProgressStopped(HUNG))
+UNLOADED = walk(WorkerStarted(), UnloadDue())
 OPENED = walk(ProcessExited(GONE, jobs()))
 ON_TRIAL = walk(ProcessExited(GONE, jobs()), ProbePassed())
 
@@ -173,6 +175,11 @@ MOVES: list[tuple[DeviceHealth, RecoveryEvent, DeviceState, tuple[RecoveryAction
     (walk(WorkerStarted()), RecycleDue(), DeviceState.RECYCLING, (DrainWorker(),)),
     (walk(WorkerStarted(), RecycleDue()), ProcessExited(LOST, jobs()), DeviceState.STARTING, (StartWorker(0.0),)),
     (walk(WorkerStarted(), RecycleDue()), ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
+    (walk(WorkerStarted()), UnloadDue(), DeviceState.UNLOADED, (DrainWorker(),)),
+    (BUSY, UnloadDue(), DeviceState.BUSY, ()),
+    (UNLOADED, ProcessExited(LOST, jobs()), DeviceState.UNLOADED, ()),
+    (UNLOADED, TaskAssigned(), DeviceState.STARTING, (StartWorker(0.0),)),
+    (UNLOADED, ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
     (SOFT, ModelVerified(), DeviceState.BUSY, ()),
     (SOFT, ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
     (SOFT, FaultReported(FULL, soft=True), DeviceState.SOFT_RESTARTING, ()),
@@ -314,6 +321,7 @@ events: st.SearchStrategy[RecoveryEvent] = st.one_of(
             TasksFinished(),
             ChunkSucceeded(),
             RecycleDue(),
+            UnloadDue(),
             ProbePassed(),
         ]
     ),
@@ -349,9 +357,13 @@ def test_it_always_goes_on_and_never_spins(
         probes = [action for action in actions if isinstance(action, ScheduleProbe)]
         kills = [action for action in actions if isinstance(action, KillWorker)]
         assert health.soft <= policy.soft_limit
-        if isinstance(event, ProcessExited):
+        if isinstance(event, ProcessExited) and before.state is not DeviceState.UNLOADED:
             assert health.state in ACTIONS, "an incident says what is done"
         match event:
+            case ProcessExited() if before.state is DeviceState.UNLOADED:
+                assert not actions
+            case TaskAssigned() if before.state is DeviceState.UNLOADED:
+                assert len(starts) == 1
             case ProcessExited() if before.state not in OPEN:  # something follows every death, once
                 final = health.state in OPEN and ends_for_good(health)
                 assert len(starts) + len(probes) == (0 if final else 1)

@@ -36,12 +36,12 @@ _HOP = 160  # samples a frame
 FRAMES_PER_S = SAMPLE_RATE // _HOP
 FULL_WINDOW = 3000  # frames: 30 s
 _MARGIN = 2 * FRAMES_PER_S  # frames of silence after the speech
+_WINDOWS_S = (10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29)
 _FLOOR = 10 * FRAMES_PER_S  # frames; with shorter windows, the model hallucinates
-_STEP = 1 * FRAMES_PER_S  # frames: windows are rounded up to this, so that they can be batched
 _WIDE = 5  # beam size of the careful methods
 _MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
 _MAX_PROMPT = 223  # tokens
-_PROMPT_STEP = 16  # tokens: prompts of equal length can be batched
+_CONTEXT_LENGTHS = tuple(range(0, 223, 16))  # tokens
 _SHORTEST_TAIL_S = 0.5  # seconds: a shorter rest of a clip is not decoded
 _LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a hallucination
 
@@ -144,7 +144,8 @@ class Decoder:
     def build_prompt(self, plan: DecodingPlan, said: str) -> tuple[int, ...]:
         """Return the prompt's tokens: hints, the text before, then language and task."""
         before = self._tokenizer.encode(" " + said.strip()) if said.strip() else []
-        room = min(len(before), _MAX_PROMPT - len(plan.hints)) // _PROMPT_STEP * _PROMPT_STEP
+        most = min(len(before), _MAX_PROMPT - len(plan.hints))
+        room = max(length for length in _CONTEXT_LENGTHS if length <= most)
         context = (*plan.hints, *before[len(before) - room :])
         return (self._tokenizer.sot_prev, *context, *plan.start) if context else plan.start
 
@@ -154,8 +155,10 @@ class Decoder:
     def fit_window(samples: int, way: DecodingMethod) -> int:
         """Return the frames of the encoder's window for this many samples."""
         speech = samples // _HOP
-        fitted = max(_FLOOR, -(-(speech + _MARGIN) // _STEP) * _STEP)
-        return FULL_WINDOW if way.full_window else min(FULL_WINDOW, fitted)
+        if way.full_window:
+            return FULL_WINDOW
+        frames = (seconds * FRAMES_PER_S for seconds in _WINDOWS_S)
+        return next((window for window in frames if window >= speech + _MARGIN), FULL_WINDOW)
 
     def encode_clips(self, clips: Sequence[Samples], frames: int) -> StorageView:
         """Return the encoder's output, shape (clips, frames / 2, width). Raises EngineFault."""

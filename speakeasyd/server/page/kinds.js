@@ -42,5 +42,6 @@ export const DeviceState = {
   HALF_OPEN: "half_open",
   CPU_ONLY: "cpu_only",
   RECYCLING: "recycling",
+  UNLOADED: "unloaded",
   STOPPED: "stopped",
 };

@@ -15,6 +15,7 @@ const STATES = {
   [DeviceState.HALF_OPEN]: "is testing its device",
   [DeviceState.CPU_ONLY]: "device unavailable; the CPU is used",
   [DeviceState.RECYCLING]: "is being recycled",
+  [DeviceState.UNLOADED]: "is unloaded until there is work",
   [DeviceState.STOPPED]: "has stopped",
 };
 const HOURS = 24,

@@ -1,0 +1,72 @@
+"""Starts a daemon: the lock, then a worker, and while that imports its libraries, everything else."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from speakeasyd.config import Settings
+from speakeasyd.domain.drained import Drained
+from speakeasyd.events import Event
+from speakeasyd.ledger.failures import explained
+from speakeasyd.ledger.lock import LedgerLock
+from speakeasyd.ledger.readonly import LEDGER
+from speakeasyd.system.limits import raise_file_limit
+from speakeasyd.workers.early_worker import start_early_worker
+
+if TYPE_CHECKING:
+    from speakeasyd.daemon import Daemon
+
+OnEvent = Callable[[Event], None]
+ReloadSettings = Callable[[], Settings]
+
+
+def run_daemon(
+    settings: Settings,
+    *,
+    on_event: OnEvent | None = None,
+    reload_settings: ReloadSettings | None = None,
+) -> int:
+    """Run until stopped. Returns the exit status.
+
+    `on_event`: called on the loop with every event; it must be quick. `reload_settings`: loads the
+    configuration again. Raises StartError or LedgerError if it cannot start.
+    """
+
+    async def run() -> int:
+        daemon = await open_daemon(on_event=on_event, reload_settings=reload_settings)
+        return await daemon.run()
+
+    with _prepare_daemon(settings) as open_daemon:
+        return asyncio.run(run())
+
+
+def drain(settings: Settings, *, on_event: OnEvent | None = None) -> Drained:
+    """Run until nothing more can be done, or until stopped. Raises StartError or LedgerError."""
+
+    async def run() -> Drained:
+        daemon = await open_daemon(wait_for_fixes=False, on_event=on_event)
+        return await daemon.run_until_drained()
+
+    with _prepare_daemon(settings, preload=True) as open_daemon:
+        return asyncio.run(run())
+
+
+@contextmanager
+def _prepare_daemon(
+    settings: Settings, *, preload: bool = False
+) -> Iterator[Callable[..., Awaitable["Daemon"]]]:
+    """Lock the ledger, start a worker, and migrate the ledger. Yields `Daemon.open`.
+
+    `preload`: the worker loads the model, if files wait. Raises StartError or LedgerError.
+    """
+    raise_file_limit()
+    with explained(settings.state / LEDGER):
+        settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with LedgerLock(settings.state), start_early_worker(settings, preload=preload) as early:
+        from speakeasyd.daemon import Daemon  # noqa: PLC0415 - slow: the worker starts meanwhile
+        from speakeasyd.ledger.migrate import migrate_ledger  # noqa: PLC0415 - the same
+
+        migrate_ledger(settings.state / LEDGER)
+        yield partial(Daemon.open, settings, early=early)

@@ -1,0 +1,61 @@
+"""A worker that is started before the daemon, so that both import their libraries at the same time."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+
+from speakeasyd.config import Settings
+from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.workers.child import ENGINE
+from speakeasyd.workers.devices import build_specs, find_known_devices, name_worker
+from speakeasyd.workers.process import SpawnedWorker, spawn_worker
+
+
+@dataclass(slots=True)
+class EarlyWorker:
+    """A running worker until the pool takes it."""
+
+    name: str
+    spec: WorkerSpec
+    worker: SpawnedWorker | None
+
+    def take_worker(self, name: str, spec: WorkerSpec, target: str) -> SpawnedWorker | None:
+        """Return the worker, once, if it is the one that is wanted; else end it."""
+        worker, self.worker = self.worker, None
+        if worker and (name, spec, target) != (self.name, self.spec, ENGINE):
+            worker.kill()
+            return None
+        return worker
+
+
+@contextmanager
+def start_early_worker(
+    settings: Settings, *, preload: bool = False
+) -> Iterator[EarlyWorker | None]:
+    """Start the worker of a machine without a GPU; with `preload`, it loads the model if files wait.
+
+    None if the devices must be probed first. A worker that nobody took is killed at the end.
+    """
+    early = None
+    if find_known_devices(settings.workers) == ("cpu",):
+        early = _start_worker(settings, preload=preload and _are_files_waiting(settings))
+    try:
+        yield early
+    finally:
+        if early and early.worker:
+            early.worker.kill()
+            early.worker.process.join()
+
+
+def _start_worker(settings: Settings, *, preload: bool) -> EarlyWorker | None:
+    [plain] = build_specs(settings.workers, ("cpu",), state_dir=settings.state)
+    spec = replace(plain, folders={inbox.name: str(inbox.path) for inbox in settings.inboxes})
+    name = name_worker(spec)
+    preloading = replace(spec, preload=settings.options.model if preload else "")
+    with suppress(OSError):  # the pool tries again, and tells it
+        return EarlyWorker(name, spec, spawn_worker(name, preloading, ENGINE))
+    return None
+
+
+def _are_files_waiting(settings: Settings) -> bool:
+    return any(next(inbox.path.iterdir(), None) for inbox in settings.inboxes)

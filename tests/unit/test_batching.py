@@ -1,0 +1,45 @@
+"""Which clips share a call: here a clip is its kind, and the kind says how many fit."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from speakeasyd.domain.batching import choose_batch
+
+
+def choose(first: str, later: str = "", *, room: int = 4, callers: int = 1) -> str:
+    return "".join(choose_batch(first, later, key=str.lower, room=lambda _: room, callers=callers))
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "chosen"),
+    [
+        ("a", "", "a"),
+        ("abB", "", "bB"),  # the largest group
+        ("ab", "bbb", "a"),  # whose turn it is, not what is most
+        ("a", "bAbAA", "aAAA"),  # filled from other files
+        ("aaaaa", "aaa", "aaaa"),  # no more than fit
+    ],
+)
+def test_one_call_takes_the_largest_group_of_the_next_file(
+    first: str, later: str, chosen: str
+) -> None:
+    assert choose(first, later) == chosen
+
+
+@pytest.mark.parametrize(("waiting", "shares"), [("aaaa", [2, 2]), ("aaa", [2, 1]), ("a", [1])])
+def test_replicas_that_wait_share_what_is_left(waiting: str, shares: Sequence[int]) -> None:
+    left = waiting
+    for callers, share in zip((2, 1), shares, strict=False):
+        batch = choose(left, callers=callers)
+        assert len(batch) == share
+        left = left[len(batch) :]
+    assert not left
+
+
+def test_a_full_queue_is_not_shared_out() -> None:
+    assert len(choose("a" * 8, callers=2)) == 4
+
+
+def test_a_clip_that_needs_more_than_a_call_is_taken_alone() -> None:
+    assert choose("aa", room=1) == "a"
