@@ -35,6 +35,7 @@ from speakeasyd.engine.whisper import decoding
 PIECES = ((0.0, 1.0), (0.0, 0.45), (0.3, 0.8), (0.55, 1.0), (0.13, 0.97))
 """Start and end of the pieces, as fractions of a recording."""
 SHORTEST_S, LONGEST_S = 1.5, 28.0
+LONGEST_WINDOW_S = 30
 FRAMES_PER_S = 100
 
 
@@ -53,7 +54,8 @@ def main() -> None:
     )
     for window in asked.windows.split(","):
         margin, floor = map(float, window.split("/"))
-        decoding._MARGIN, decoding._FLOOR = int(margin * FRAMES_PER_S), int(floor * FRAMES_PER_S)
+        decoding._MARGIN = int(margin * FRAMES_PER_S)
+        decoding._WINDOWS_S = tuple(range(int(floor), LONGEST_WINDOW_S))
         for half, found in enumerate(measure(recognizer, clips)):
             names = ("pieces", "again", "repeated first", "repeated", "wrong first", "wrong", "cpu")
             print(window, half, "|", *(round(found[name]) for name in names), flush=True)

@@ -28,9 +28,11 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
     WorkerSpec,
 )
-from speakeasyd.engine import decoding
-from speakeasyd.engine.model import Model, load_model
+from speakeasyd.domain.stepdown import CPU_BATCH
+from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
+from speakeasyd.engine.recognizer import Model
+from speakeasyd.engine.whisper import decoding
 
 ROUNDS, LONGEST_S, FRAMES_PER_S = 3, 1000.0, 100
 
@@ -40,11 +42,20 @@ class Choice:
     name: str
     floor: int = 10  # seconds: the shortest window
     margin: int = 2  # seconds of the window after the speech
+    windows: Sequence[int] = decoding._WINDOWS_S  # seconds
+    contexts: Sequence[int] = decoding._CONTEXTS  # tokens of the text before
+    batch: int = CPU_BATCH  # windows of 30 s in one call
     options: tuple[tuple[str, Any], ...] = ()
 
 
 CHOICES = (
     Choice("the defaults"),
+    Choice("batch 1", batch=1),
+    Choice("batch 2", batch=2),
+    Choice("batch 8", batch=8),
+    Choice("windows of 10 to 16, 20, 25 and 30 s", windows=(*range(10, 17), 20, 25)),
+    Choice("contexts of 0 or 48 tokens", contexts=(0, 48)),
+    Choice("no context", contexts=(0,)),
     Choice("floor 5 s", floor=5),
     Choice("floor 15 s", floor=15),
     Choice("floor 20 s", floor=20),
@@ -106,7 +117,10 @@ def transcribe(
     model: Model, chosen: Sequence[Recording], choice: Choice
 ) -> tuple[float, dict[str, str]]:
     """Return the seconds of processor time, and the texts by file name."""
-    vars(decoding).update(_FLOOR=choice.floor * FRAMES_PER_S, _MARGIN=choice.margin * FRAMES_PER_S)
+    windows = (choice.floor, *(length for length in choice.windows if length > choice.floor))
+    vars(decoding).update(
+        _WINDOWS_S=windows, _MARGIN=choice.margin * FRAMES_PER_S, _CONTEXTS=choice.contexts
+    )
     done: dict[int, dict[int, str]] = {number: {} for number in range(len(chosen))}
     left, over = set(done), threading.Event()
 
@@ -123,7 +137,7 @@ def transcribe(
     pipeline = Pipeline(
         recognizer=model.recognizer,
         replicas=model.replicas,
-        batch_size=model.batch_size,
+        batch_size=choice.batch,
         readers=2,
         folders={str(one.path.parent): str(one.path.parent) for one in chosen},
         send=hear,

@@ -18,6 +18,7 @@ from speakeasyd.config import Settings
 from speakeasyd.config.edits import set_keys
 from speakeasyd.config.reference import format_toml, render_toml_file
 from speakeasyd.domain.protocol import WorkerSpec
+from speakeasyd.domain.stepdown import CPU_BATCH
 from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.setting_sources import list_candidates
@@ -119,9 +120,14 @@ def _propose_specs(device: str, settings: Settings) -> Iterator[WorkerSpec]:
 
 
 def _propose_cpu_settings(cores: int) -> list[tuple[str, int, int]]:
-    """Models side by side: as many as cores, or as physical ones; more than one core for a model never paid."""
+    """Models side by side: as many as cores, or as physical ones; more than one core for a model never paid.
+
+    The batch size depends on the processor: libraries that prepare the weights in each call gain most.
+    """
     counts = dict.fromkeys((cores, max(1, cores // 2), max(1, cores - 1)))
-    return [*(("int8", count, 1) for count in counts), ("float32", cores, 1)]
+    batches = [("int8", cores, size) for size in (CPU_BATCH, 1, 2, 2 * CPU_BATCH)]
+    others = [("int8", count, CPU_BATCH) for count in counts if count != cores]
+    return [*batches, *others, ("float32", cores, CPU_BATCH)]
 
 
 def choose_best(trials: Sequence[Trial]) -> Trial:

@@ -6,6 +6,7 @@ from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.protocol import WorkerSpec
 
 GPU_BATCH = 16  # default number of chunks of 30 s in one call on a GPU
+CPU_BATCH = 4  # on a CPU, for a small model
 
 _SMALL = frozenset({"int8", "int8_float16", "int8_float32", "int8_bfloat16"})
 

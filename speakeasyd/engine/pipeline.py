@@ -43,8 +43,8 @@ from speakeasyd.engine.recognizer import AnyRecognizer, EncodedBatch, Hypothesis
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import FileFault
 
-# Seconds of speech decoded ahead for each slot of a batch: two passages of long chunks
-_AHEAD_S = 240.0
+# Seconds of speech decoded ahead for each slot of a batch: more than a passage of long chunks
+_AHEAD_S = 160.0
 _LONGEST_CLIP_S = 30.0  # seconds: what batch_size counts in
 
 InFlight = tuple[tuple[JobId, int], ...]

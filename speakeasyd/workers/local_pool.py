@@ -16,7 +16,7 @@ from speakeasyd.domain.device_health import OPEN, DeviceState, RecoveryPolicy
 from speakeasyd.domain.fault import Diagnosis
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import Task, WorkerSpec
-from speakeasyd.domain.stepdown import GPU_BATCH
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH
 from speakeasyd.domain.worker_pool import (
     OnPoolEvent,
     PoolEvent,
@@ -298,5 +298,5 @@ class LocalPool(WorkerPool):
 def _estimate_slots(spec: WorkerSpec) -> int:
     """Return an estimate of the short chunks that a worker computes at the same time."""
     if spec.device == "cpu":
-        return _SHORT * (spec.replicas or os.cpu_count() or 1) * max(1, spec.batch_size)
+        return _SHORT * (spec.replicas or os.cpu_count() or 1) * (spec.batch_size or CPU_BATCH)
     return _SHORT * max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)

@@ -56,7 +56,7 @@ def transcribed(folder: Path, rows: Sequence[Row], state: Path) -> list[str]:
     pipeline = Pipeline(
         recognizer=model.recognizer,
         replicas=2,
-        batch_size=1,
+        batch_size=model.batch_size,
         readers=2,
         folders=EveryFolder(),
         send=hear,

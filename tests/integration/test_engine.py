@@ -216,10 +216,12 @@ def test_a_restart_gives_the_same_text_as_none(
     assert again == [chunk for chunk in undisturbed if chunk.index not in done]
 
 
-def test_the_text_does_not_depend_on_the_number_of_replicas(
-    model: Model, conversation: Path, undisturbed: list[Chunk]
+@pytest.mark.parametrize("how", [{"replicas": 1}, {"batch_size": 4}], ids=str)
+def test_the_text_does_not_depend_on_replicas_and_batches(
+    model: Model, conversation: Path, undisturbed: list[Chunk], how: dict[str, int]
 ) -> None:
-    assert transcribe(model, task(conversation), replicas=1).chunks() == undisturbed
+    others = [task(SAMPLES / "meeting.flac", job_id) for job_id in (2, 3)]
+    assert transcribe(model, task(conversation), *others, **how).chunks() == undisturbed
 
 
 def test_only_what_is_asked_for_is_done(

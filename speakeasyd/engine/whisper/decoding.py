@@ -36,12 +36,13 @@ _HOP = 160  # samples a frame
 FRAMES_PER_S = SAMPLE_RATE // _HOP
 FULL_WINDOW = 3000  # frames: 30 s
 _MARGIN = 2 * FRAMES_PER_S  # frames of silence after the speech
-_WINDOWS_S = (10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29)
-_FLOOR = 10 * FRAMES_PER_S  # frames; with shorter windows, the model hallucinates
+# Seconds: the windows besides the full one. In shorter ones, the model hallucinates
+_WINDOWS_S = tuple(range(10, 30))
 _WIDE = 5  # beam size of the careful methods
 _MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
 _MAX_PROMPT = 223  # tokens
-_CONTEXT_LENGTHS = tuple(range(0, 223, 16))  # tokens
+# Tokens of the text before: clips with prompts of equal length can share a call
+_CONTEXTS = tuple(range(0, _MAX_PROMPT, 16))
 _SHORTEST_TAIL_S = 0.5  # seconds: a shorter rest of a clip is not decoded
 _LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a hallucination
 
@@ -145,7 +146,7 @@ class Decoder:
         """Return the prompt's tokens: hints, the text before, then language and task."""
         before = self._tokenizer.encode(" " + said.strip()) if said.strip() else []
         most = min(len(before), _MAX_PROMPT - len(plan.hints))
-        room = max(length for length in _CONTEXT_LENGTHS if length <= most)
+        room = max(length for length in _CONTEXTS if length <= most)
         context = (*plan.hints, *before[len(before) - room :])
         return (self._tokenizer.sot_prev, *context, *plan.start) if context else plan.start
 

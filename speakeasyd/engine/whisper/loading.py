@@ -8,7 +8,7 @@ from faster_whisper import WhisperModel
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
-from speakeasyd.domain.stepdown import GPU_BATCH
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH
 from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.canary import CanaryFailed, measure_known_words, transcribe_canary
 from speakeasyd.engine.faults import label_phase
@@ -19,6 +19,7 @@ from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 
 _KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model must recognise
 _ANY_MODEL_SHARE = 0.5  # share for any other model
+_SMALL_MODEL = 200 << 20  # bytes: tiny and base. Larger ones need more memory, and gain less
 _GPU_REPLICAS = 1
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 
@@ -56,7 +57,13 @@ def load_whisper(
         seconds=round(time.perf_counter() - began, 3),
         warning=choice.warning,
     )
-    return Model(recognizer, replicas, spec.batch_size or (GPU_BATCH if on_gpu else 1), loaded)
+    batch_size = spec.batch_size or (GPU_BATCH if on_gpu else _choose_cpu_batch(choice))
+    return Model(recognizer, replicas, batch_size, loaded)
+
+
+def _choose_cpu_batch(choice: ModelChoice) -> int:
+    is_small = (choice.folder / "model.bin").stat().st_size <= _SMALL_MODEL
+    return CPU_BATCH if is_small else 1
 
 
 def _create_whisper(
