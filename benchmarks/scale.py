@@ -41,7 +41,7 @@ from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.rows import fetch_rows
-from tests.ledgers import fill
+from tests.ledgers import insert_jobs
 
 FILES, JOBS, CLAIMS = 100_000, 1_000_000, 200
 IDLE_S = 60.0
@@ -123,7 +123,7 @@ def jobs(root: Path) -> None:
     path = root / "ledger.db"
     migrate_ledger(path)
     with closing(sqlite3.connect(path)) as connection:
-        fill(connection, JOBS)
+        insert_jobs(connection, JOBS)
         connection.execute("ANALYZE")
     asyncio.run(_ask(path))
 

@@ -88,7 +88,7 @@ class ManualClock:
 
 # --- the script ---
 
-Deed = Literal[
+FaultAction = Literal[
     "fault",  # report `text` with `phase`, then exit
     "soft_fault",  # report it as soft, load the model again, continue
     "abort",
@@ -111,12 +111,12 @@ Deed = Literal[
 class InjectedFault:
     """A fault and its trigger: loading a model, opening a file, or a chunk before it is sent."""
 
-    do: Deed
+    action: FaultAction
     at: Literal["load", "open", "chunk"] = "chunk"
     file: str = ""  # only files whose path contains this
     chunk: int | None = None  # only the chunk with this index
     device: str = ""  # only on devices that begin with this
-    after: Deed | None = None  # only after another fault of this kind was injected
+    after: FaultAction | None = None  # only after another fault of this kind was injected
     times: int = 1  # how often, over all worker processes; 0: always
     text: str = ""
     phase: Phase = Phase.GENERATE
@@ -127,7 +127,7 @@ class InjectedFault:
 class FaultScript:
     """The faults to inject, and the simulated durations."""
 
-    misdeeds: tuple[InjectedFault, ...] = ()
+    faults: tuple[InjectedFault, ...] = ()
     chunk_s: float = 0.0  # simulated seconds of compute for each batch of chunks
     load_s: float = 0.0  # simulated seconds to load a model
 
@@ -141,7 +141,7 @@ class FaultScript:
         except FileNotFoundError:
             return cls()
         return cls(
-            tuple(InjectedFault(**fault) for fault in found["misdeeds"]),
+            tuple(InjectedFault(**fault) for fault in found["faults"]),
             found["chunk_s"],
             found["load_s"],
         )
@@ -166,7 +166,7 @@ class _FaultInjector:
     def find_due_fault(
         self, at: str, path: str = "", chunk: int | None = None
     ) -> InjectedFault | None:
-        for number, fault in enumerate(self._script.misdeeds):
+        for number, fault in enumerate(self._script.faults):
             fits = fault.at == at and fault.file in path and self._device.startswith(fault.device)
             is_enabled = fault.after is None or self._was_injected(fault.after)
             if (
@@ -178,8 +178,8 @@ class _FaultInjector:
                 return fault
         return None
 
-    def _was_injected(self, deed: str) -> bool:
-        numbers = (n for n, fault in enumerate(self._script.misdeeds) if fault.do == deed)
+    def _was_injected(self, action: str) -> bool:
+        numbers = (n for n, fault in enumerate(self._script.faults) if fault.action == action)
         return any((self._done / f"{number}-0").exists() for number in numbers)
 
     def _count_use(self, number: int, times: int) -> bool:
@@ -240,6 +240,12 @@ def build_scripted_chunks(data: bytes) -> list[Chunk]:
     """Return the chunks of a file with these bytes; injected faults do not change them."""
     pieces = [data[start : start + PIECE] for start in range(0, len(data), PIECE)]
     return [_build_chunk(index, piece) for index, piece in enumerate(pieces)]
+
+
+def build_scripted_text(data: bytes) -> str:
+    """Return the transcript of a file with these bytes."""
+    chunks = build_scripted_chunks(data)
+    return "".join(segment.text for chunk in chunks for segment in chunk.segments).strip()
 
 
 def _build_chunk(index: int, piece: bytes) -> Chunk:
@@ -377,7 +383,7 @@ class ScriptedHost:
         chunks = build_scripted_chunks(data)
         self._send(Opened(task.job_id, task.token, len(chunks) * CHUNK_S))
         fault = self._faults.find_due_fault("open", _name_source(task))
-        if fault and fault.do == "refuse":
+        if fault and fault.action == "refuse":
             self._send(TaskFailed(task.job_id, task.token, ErrorCode.NOT_MEDIA, fault.text))
             return
         if fault:
@@ -424,10 +430,10 @@ class ScriptedHost:
         for scripted, chunk in batch:
             done = ChunkDone(scripted.task.job_id, scripted.task.token, chunk)
             fault = self._faults.find_due_fault("chunk", _name_source(scripted.task), chunk.index)
-            if fault and fault.do == "no_word":
+            if fault and fault.action == "no_word":
                 scripted.silent = True
                 continue
-            if fault and fault.do == "odd_report":
+            if fault and fault.action == "odd_report":
                 self._send(ODD_REPORTS[fault.text](done))
                 continue
             if fault:
@@ -459,11 +465,11 @@ class ScriptedHost:
         done: ChunkDone | None = None,
     ) -> None:
         """Inject a fault. Returns only if the process survives it."""
-        if end := _ENDS.get(fault.do):
+        if end := _FATAL_ACTIONS.get(fault.action):
             end(fault)
-        match fault.do:
+        match fault.action:
             case "fault" | "soft_fault":
-                soft = fault.do == "soft_fault"
+                soft = fault.action == "soft_fault"
                 self._send(Fault(Phase(fault.phase), fault.text, tuple(in_flight), soft))
                 if not soft:
                     os._exit(_EXIT_FAULT)
@@ -480,10 +486,10 @@ class ScriptedHost:
                 self._send(done)
                 os.abort()
             case _:
-                raise ValueError(f"{fault.do!r} is not possible at {fault.at!r}")
+                raise ValueError(f"{fault.action!r} is not possible at {fault.at!r}")
 
     def _exhaust_memory(self, in_flight: tuple[tuple[JobId, int], ...]) -> None:
-        _limit_memory(200_000_000)
+        limit_memory(200_000_000)
         blocks: list[bytes] = []
         try:
             while True:
@@ -520,15 +526,15 @@ def _stop_process() -> None:
     _hang_forever()
 
 
-def _print_last_words(text: str) -> None:
+def _print_and_abort(text: str) -> None:
     sys.stderr.write(text)
     sys.stderr.flush()
     os.abort()
 
 
-_ENDS: Mapping[Deed, Callable[[InjectedFault], object]] = {
+_FATAL_ACTIONS: Mapping[FaultAction, Callable[[InjectedFault], object]] = {
     "abort": lambda _: os.abort(),
-    "last_words": lambda fault: _print_last_words(fault.text),
+    "last_words": lambda fault: _print_and_abort(fault.text),
     "segfault": lambda _: ctypes.string_at(0),
     "exit": lambda fault: os._exit(fault.status),
     "hang": lambda _: _hang_forever(),
@@ -537,7 +543,7 @@ _ENDS: Mapping[Deed, Callable[[InjectedFault], object]] = {
 """Faults that end or block the process without using the engine."""
 
 
-def _limit_memory(more: int) -> None:
+def limit_memory(more: int) -> None:
     """Limit the address space to its current size plus this many bytes."""
     if sys.platform != "win32":
         import resource  # noqa: PLC0415 - there is none on Windows

@@ -1,9 +1,10 @@
-"""What every test may rely on."""
+"""Fixtures and helpers of all tests."""
 
 import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,9 +13,7 @@ settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SPEECH = (
-    REPOSITORY.parent / "shared" / "data"
-)  # real recordings with references; not everybody has them
+SPEECH = REPOSITORY.parent / "shared" / "data"  # real recordings with references, if they are there
 HOMES = (
     "HOME",
     "USERPROFILE",
@@ -24,33 +23,42 @@ HOMES = (
     "XDG_CONFIG_HOME",
     "XDG_STATE_HOME",
 )
-PATIENCE_S = 300.0  # seconds: only a failure waits for so long, however busy the machine is
+PATIENCE_S = 300.0  # seconds; only a failing test waits so long
 
 
 @pytest.fixture(autouse=True)
 def scratch_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of its own for each test: none may touch the real one."""
+    """Give each test its own home folder, so that none touches the real one."""
     home = tmp_path_factory.mktemp("home")
     for name in HOMES:
         monkeypatch.setenv(name, str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("SPEAKEASYD_SERVER__ENABLED", "false")  # but where it is what is tested
+    monkeypatch.setenv("SPEAKEASYD_SERVER__ENABLED", "false")  # tests of the server enable it
     return home
 
 
 @pytest.fixture(scope="session")
 def speech() -> Path:
-    """The folder of real recordings; skips where it is not."""
+    """Return the folder of real recordings, or skip the test."""
     if not (SPEECH / "manifest.jsonl").is_file():
-        pytest.skip("the recordings are not here (shared/data beside the repository)")
+        pytest.skip("there are no recordings (shared/data beside the repository)")
     return SPEECH
 
 
-async def eventually(
+async def wait_until(
     condition: Callable[[], object], what: str, *, patience_s: float = PATIENCE_S
 ) -> None:
-    """Wait until `condition()` is true; fails with `what` was waited for."""
+    """Wait until the condition is true. `what` describes it in the failure."""
     deadline = time.monotonic() + patience_s
     while not condition():
-        assert time.monotonic() < deadline, f"waited {patience_s:.0f} s in vain for: {what}"
+        assert time.monotonic() < deadline, f"waited {patience_s:.0f} s for {what}"
         await asyncio.sleep(0.01)
+
+
+def poll_until(condition: Callable[[], Any], what: str) -> Any:
+    """Return the first true value of the condition, outside of an event loop."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited {PATIENCE_S:.0f} s for {what}"
+        time.sleep(0.02)
+    return value

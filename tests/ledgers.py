@@ -1,4 +1,4 @@
-"""What the tests of the ledger have in common: an empty ledger, files to put in, chunks to keep."""
+"""Helpers for tests of the ledger: empty ledgers, and jobs, chunks and artifacts to store in them."""
 
 import hashlib
 import sqlite3
@@ -26,7 +26,7 @@ from speakeasyd.ledger.results import mark_transcribed, store_chunks
 from speakeasyd.ledger.rows import Parameters, Row
 from speakeasyd.testing import ManualClock
 
-_MANY = """
+_INSERT_JOBS = """
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :jobs)
     INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, work_key, options, requested_model,
                       status, created_at, available_at, finished_at, audio_seconds)
@@ -38,33 +38,36 @@ _MANY = """
 
 
 @cache
-def _empty() -> bytes:
+def _build_empty_ledger() -> bytes:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "ledger.db"
         migrate_ledger(path)
         return path.read_bytes()
 
 
-def create(path: Path) -> None:
-    """An empty ledger. The migrations run once for all tests."""
-    path.write_bytes(_empty())
+def create_ledger(path: Path) -> None:
+    """Create an empty ledger. The migrations run once for all tests."""
+    path.write_bytes(_build_empty_ledger())
 
 
-def fill(connection: sqlite3.Connection, jobs: int) -> None:
-    """So many jobs in 20 batches, half of them pending, half completed."""
+def insert_jobs(connection: sqlite3.Connection, jobs: int) -> None:
+    """Insert jobs in 20 batches, half of them pending, half completed."""
     batches = [(f"batch {number}", "2026") for number in range(20)]
     connection.executemany("INSERT INTO batches (name, created_at) VALUES (?, ?)", batches)
-    connection.execute(_MANY, {"jobs": jobs})
+    connection.execute(_INSERT_JOBS, {"jobs": jobs})
     connection.commit()
 
 
 @asynccontextmanager
-async def opened(
+async def open_ledger(
     path: Path, *, clock: Clock | None = None, hub: EventHub | None = None, boot_id: str = "boot"
 ) -> AsyncIterator[Ledger]:
-    """A ledger, new or old, as the daemon has it; with `boot_id=""`, as a command beside the daemon has it."""
+    """Open a ledger as the daemon does; with `boot_id=""`, as a command beside the daemon does.
+
+    It is created if it does not exist.
+    """
     if not path.exists():
-        create(path)
+        create_ledger(path)
     ledger = await Ledger.open(
         path, clock=clock or ManualClock(), hub=hub or EventHub(), boot_id=boot_id
     )
@@ -74,8 +77,10 @@ async def opened(
         await ledger.close()
 
 
-def a_file(path: bytes | str, content: str = "", *, inbox: str = "inbox", **options: Any) -> NewJob:
-    """A file with this content; without any, with one that no other file has."""
+def build_job(
+    path: bytes | str, content: str = "", *, inbox: str = "inbox", **options: Any
+) -> NewJob:
+    """Return a job for a file with this content; without it, the content is unique to the path."""
     raw = path.encode() if isinstance(path, str) else path
     digest = hashlib.sha256(content.encode() or raw).hexdigest()
     return NewJob(
@@ -89,13 +94,13 @@ def a_file(path: bytes | str, content: str = "", *, inbox: str = "inbox", **opti
     )
 
 
-def touched(file: NewJob) -> NewJob:
-    """The same bytes with a newer time."""
+def with_newer_time(file: NewJob) -> NewJob:
+    """Return a job for the same bytes with a newer modification time."""
     return replace(file, signature=replace(file.signature, mtime_ns=file.signature.mtime_ns + 1))
 
 
-def a_chunk(index: int, *texts: str, channel: int | None = None, **more: Any) -> Chunk:
-    """The ten seconds of speech at `index`, one segment a text."""
+def build_chunk(index: int, *texts: str, channel: int | None = None, **more: Any) -> Chunk:
+    """Return the chunk of ten seconds at `index`, with one segment for each text."""
     start = index * 10.0
     segments = tuple(
         Segment(
@@ -114,18 +119,18 @@ def a_chunk(index: int, *texts: str, channel: int | None = None, **more: Any) ->
     )
 
 
-def an_artifact(path: str, outbox: str = "/outbox") -> Artifact:
+def build_artifact(path: str, outbox: str = "/outbox") -> Artifact:
     return Artifact(format="txt", outbox=outbox, path=path, sha256="0" * 64, bytes=3)
 
 
-async def claimed(ledger: Ledger, *files: NewJob) -> list[Job]:
-    """These files, each a job that has been claimed."""
+async def add_claimed_jobs(ledger: Ledger, *files: NewJob) -> list[Job]:
+    """Add the jobs and claim them."""
     await ledger.write(add_jobs, files)
     return await ledger.write(claim_jobs, len(files))
 
 
-async def finish(ledger: Ledger, job: Job, *texts: str, language: str = "en") -> None:
-    """A claimed job to its good end, one chunk a text."""
+async def finish_job(ledger: Ledger, job: Job, *texts: str, language: str = "en") -> None:
+    """Complete a claimed job with one chunk for each text."""
     await ledger.write(
         update_claimed_job,
         job.id,
@@ -134,18 +139,18 @@ async def finish(ledger: Ledger, job: Job, *texts: str, language: str = "en") ->
     )
     await ledger.write(
         store_chunks,
-        [(job.id, job.token, a_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)],
+        [(job.id, job.token, build_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)],
     )
     await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
-    await ledger.write(complete_job, job.id, job.token, [an_artifact(f"{job.id}.txt")])
+    await ledger.write(complete_job, job.id, job.token, [build_artifact(f"{job.id}.txt")])
 
 
 def query_ledger(state: Path, sql: str, parameters: Parameters = ()) -> list[Row]:
-    """The rows of a query to the ledger in this state folder."""
+    """Return the rows of a query to the ledger in this state folder."""
     return query_readonly(state / LEDGER, sql, parameters)
 
 
-async def status(ledger: Ledger, job_id: int) -> dict[str, Any]:
-    """The row of `job_status`."""
+async def read_status(ledger: Ledger, job_id: int) -> dict[str, Any]:
+    """Return the row of `job_status`."""
     [row] = query_readonly(ledger.path, "SELECT * FROM job_status WHERE job_id = ?", [job_id])
     return row

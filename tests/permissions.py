@@ -1,4 +1,4 @@
-"""Commands to which permissions are denied, also where the tests run as root."""
+"""Runs commands without the rights of root, so that file permissions apply to them."""
 
 import os
 import shutil
@@ -8,18 +8,21 @@ from pathlib import Path
 
 import pytest
 
-_OVERRIDES = "-dac_override,-dac_read_search,-fowner"
+_CAPABILITIES = "-dac_override,-dac_read_search,-fowner"
 
 
-def restricted() -> list[str]:
-    """What to put before a command so that the permissions of files bind it. Skips where that cannot be had."""
+def build_restricted_prefix() -> list[str]:
+    """Return the start of a command that file permissions apply to.
+
+    Skips the test if this machine cannot do it.
+    """
     if sys.platform == "win32":
-        pytest.skip("permissions of POSIX")
+        pytest.skip("needs POSIX permissions")
     if os.getuid() != 0:
         return []
     if sys.platform != "linux" or not shutil.which("setpriv"):
-        pytest.skip("nothing is denied to root, and setpriv is not there to change that")
-    return ["setpriv", f"--bounding-set={_OVERRIDES}", f"--inh-caps={_OVERRIDES}"]
+        pytest.skip("root has all rights, and there is no setpriv to drop them")
+    return ["setpriv", f"--bounding-set={_CAPABILITIES}", f"--inh-caps={_CAPABILITIES}"]
 
 
 Deny = Callable[..., None]
@@ -27,7 +30,7 @@ Deny = Callable[..., None]
 
 @pytest.fixture
 def deny(request: pytest.FixtureRequest) -> Deny:
-    """Changes the mode of a file or folder until the test is over, so that it can be cleaned up."""
+    """Return a function that changes the mode of a file or folder until the test ends."""
 
     def change(path: Path, mode: int = 0) -> None:
         before = path.stat().st_mode & 0o7777

@@ -1,4 +1,4 @@
-"""References to files that lie anywhere on this machine."""
+"""References to source files anywhere on this machine."""
 
 import os
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from speakeasyd.domain.protocol import SourceRef
 
 
-class EveryFolder(dict[str, str]):
-    """Every folder of this machine, named by its own path."""
+class AllFolders(dict[str, str]):
+    """Maps every folder of this machine from its own path, as `WorkerSpec.folders` does by name."""
 
     def __contains__(self, _name: object) -> bool:
         return True
@@ -16,5 +16,5 @@ class EveryFolder(dict[str, str]):
         return name
 
 
-def refer_to(path: Path) -> SourceRef:
+def build_source_ref(path: Path) -> SourceRef:
     return SourceRef(str(path.parent), os.fsencode(path.name))

@@ -1,4 +1,4 @@
-"""The server's application in the process of the test, with a real intake and ledger."""
+"""Runs the server's application inside the test process, with a real intake and ledger."""
 
 from typing import Any, cast
 
@@ -11,25 +11,25 @@ from speakeasyd.server.context import ServerContext
 from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.uploads_under_way import UploadsUnderWay
 from tests.conftest import PATIENCE_S
-from tests.integration.test_intake import Place
+from tests.integration.test_intake import IntakeSetup
 
 
-def create_context(place: Place, **more: Any) -> ServerContext:
-    """`more`: components in place of the usual ones."""
+def create_context(setup: IntakeSetup, **more: Any) -> ServerContext:
+    """Create the server's context. `more` replaces components."""
     hub = EventHub()
-    usual = {
-        "current": lambda: place.settings,
-        "ledger": place.ledger,
+    defaults = {
+        "current": lambda: setup.settings,
+        "ledger": setup.ledger,
         "live": LiveBroadcast(hub),
-        "pauses": place.pauses,
-        "failures": ServiceFailures(ledger=place.ledger, hub=hub, clock=place.clock),
+        "pauses": setup.pauses,
+        "failures": ServiceFailures(ledger=setup.ledger, hub=hub, clock=setup.clock),
         "pool": cast(Any, None),
         "recorder": cast(Any, None),
-        "admit": place.intake.admit_file,
-        "is_present": place.intake.is_present,
+        "admit": setup.intake.admit_file,
+        "is_present": setup.intake.is_present,
         "under_way": UploadsUnderWay(),
     }
-    return ServerContext(**(usual | more))
+    return ServerContext(**(defaults | more))
 
 
 def create_client(parts: ServerContext) -> httpx.AsyncClient:

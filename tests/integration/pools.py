@@ -1,4 +1,4 @@
-"""Pools under test. A pool that keeps the contract is one more line in `FACTORIES`."""
+"""The pools that the conformance tests run on. A new pool is one more line in `FACTORIES`."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,10 +24,10 @@ async def find_no_fault(_device: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSetup:
-    """What a pool is built for. Its workers run the scripted engine unless `target` is given."""
+    """What a pool is built from. Its workers run the scripted engine unless `target` is given."""
 
-    state: Path  # of the workers; the fault script is in it
-    folders: Mapping[str, Path]  # of the sources, by the name in `SourceRef.folder`
+    state: Path  # state folder of the workers, with the fault script
+    folders: Mapping[str, Path]  # folders of sources by `SourceRef.folder`
     main_loop: MainLoop
     devices: tuple[str, ...] = ("cuda:0",)
     batch: int = 3

@@ -1,4 +1,4 @@
-"""A place with a real ledger in which jobs are ready to be published, and a process that publishes them."""
+"""Publishes jobs with a real ledger, in the test process or in a child process."""
 
 import asyncio
 import ctypes
@@ -32,13 +32,13 @@ from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.source_disposal import SourceDisposal
 
 FORMATS = ("txt", "srt", "json")
-OUTAGE = 3  # exit status: the outbox could not be written
-PR_SET_PTRACER, ANYBODY = 0x59616D61, -1  # of prctl(2)
+OUTAGE = 3  # exit status if the outbox is not writable
+PR_SET_PTRACER, ANYBODY = 0x59616D61, -1  # for prctl(2)
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Folders of one inbox, and what is done with its sources."""
+class PublicationFolders:
+    """The folders of one inbox, and the setting for its sources."""
 
     root: Path
     sources: str = "keep"
@@ -70,7 +70,7 @@ class Place:
         )
         return Settings(state=self.root / "state", inboxes=(inbox,))
 
-    def drop(self, path: str, data: bytes | None = None) -> Path:
+    def create_source(self, path: str, data: bytes | None = None) -> Path:
         source = self.inbox / path
         source.parent.mkdir(parents=True, exist_ok=True)
         source.write_bytes(
@@ -78,8 +78,8 @@ class Place:
         )
         return source
 
-    def written(self, folder: str = "outbox") -> dict[str, str]:
-        """Every file of a folder with its text."""
+    def read_files(self, folder: str = "outbox") -> dict[str, str]:
+        """Return the text of every file in a folder, by relative path."""
         top = self.root / folder
         return {
             path.relative_to(top).as_posix(): path.read_text(encoding="utf-8", errors="replace")
@@ -87,20 +87,20 @@ class Place:
             if path.is_file() or path.is_symlink()
         }
 
-    def temporaries(self) -> list[Path]:
+    def list_temporary_files(self) -> list[Path]:
         return [path for path in self.root.rglob(".*") if TEMPORARY.fullmatch(path.name)]
 
 
 @dataclass(frozen=True, slots=True)
-class Workshop:
-    place: Place
+class PublicationSetup:
+    folders: PublicationFolders
     ledger: Ledger
     publisher: Publisher
     sources: SourceDisposal
     outboxes: Outboxes
     hub: EventHub
 
-    async def ready(
+    async def prepare_jobs(
         self,
         *paths: str,
         text: str = " It is done.",
@@ -108,29 +108,31 @@ class Workshop:
         warnings: tuple[MediaWarning, ...] = (),
         tracks: tuple[TranscribedTrack, ...] = (),
     ) -> list[Job]:
-        """Files in the inbox become jobs, in this order, claimed, all their chunks committed."""
-        wanted = [new_job(self.place, path, options or Options(formats=FORMATS)) for path in paths]
+        """Add files as jobs in this order, claim them and commit all their chunks."""
+        wanted = [
+            build_new_job(self.folders, path, options or Options(formats=FORMATS)) for path in paths
+        ]
         added = [one.job_id for one in await self.ledger.write(add_jobs, wanted)]
-        claimed = {job.id: job for job in await self.claimed()}
+        claimed = {job.id: job for job in await self.claim_all_jobs()}
         jobs = [claimed[job_id] for job_id in added if job_id in claimed]
         for job in jobs:
-            await self.transcribed(job, text, *warnings, tracks=tracks)
+            await self.commit_transcript(job, text, *warnings, tracks=tracks)
         return jobs
 
-    async def claimed(self) -> list[Job]:
+    async def claim_all_jobs(self) -> list[Job]:
         jobs: list[Job] = []
         while some := await self.ledger.write(claim_jobs, 100):
             jobs += some
         return jobs
 
-    async def transcribed(
+    async def commit_transcript(
         self,
         job: Job,
         text: str,
         *warnings: MediaWarning,
         tracks: tuple[TranscribedTrack, ...] = (),
     ) -> None:
-        """Each track says the text and its number."""
+        """Commit the text as a segment. Each track gets the text and its number."""
         spoken = [(track.number, f"{text} {track.number}") for track in tracks] or [(None, text)]
         for index, (number, words) in enumerate(spoken):
             segment = Segment(0.0, 2.0, words, -0.2, 1.1, 0.01, track=number)
@@ -146,15 +148,15 @@ class Workshop:
             mark_transcribed, job.id, job.token, audio_seconds=2.0, warnings=warnings, tracks=tracks
         )
 
-    async def statuses(self) -> dict[str, str]:
+    async def read_statuses(self) -> dict[str, str]:
         rows = query_readonly(
             self.ledger.path, "SELECT path, status FROM job_status ORDER BY job_id"
         )
         return {str(row["path"]): str(row["status"]) for row in rows}
 
 
-def new_job(place: Place, path: str, options: Options) -> NewJob:
-    source = place.inbox / path
+def build_new_job(folders: PublicationFolders, path: str, options: Options) -> NewJob:
+    source = folders.inbox / path
     return NewJob(
         inbox="in",
         path=path.encode("utf-8", "surrogateescape"),
@@ -167,41 +169,45 @@ def new_job(place: Place, path: str, options: Options) -> NewJob:
 
 
 @asynccontextmanager
-async def workshop(place: Place, *, boot_id: str = "boot") -> AsyncIterator[Workshop]:
-    path = place.root / "state" / "ledger.db"
+async def open_publication_setup(
+    folders: PublicationFolders, *, boot_id: str = "boot"
+) -> AsyncIterator[PublicationSetup]:
+    path = folders.root / "state" / "ledger.db"
     path.parent.mkdir(parents=True, exist_ok=True)
     migrate_ledger(path)
     hub, clock = EventHub(), SystemClock()
     ledger = await Ledger.open(path, clock=clock, hub=hub, boot_id=boot_id)
     try:
-        sources = SourceDisposal(ledger=ledger, settings=place.settings, hub=hub, clock=clock)
+        sources = SourceDisposal(ledger=ledger, settings=folders.settings, hub=hub, clock=clock)
         outboxes = Outboxes(
-            inboxes=place.settings.inboxes, pauses=Pauses(ledger=ledger, hub=hub, clock=clock)
+            inboxes=folders.settings.inboxes, pauses=Pauses(ledger=ledger, hub=hub, clock=clock)
         )
         await outboxes.prepare_folders()
         publisher = Publisher(ledger=ledger, outboxes=outboxes, sources=sources)
-        yield Workshop(place, ledger, publisher, sources, outboxes, hub)
+        yield PublicationSetup(folders, ledger, publisher, sources, outboxes, hub)
     finally:
         await ledger.close()
 
 
-async def publish_all(place: Place, boot_id: str) -> None:
-    """What a daemon does after a restart, as far as publication goes."""
-    async with workshop(place, boot_id=boot_id) as shop:
-        await shop.ledger.write(release_stale_claims)
-        for job in await shop.claimed():
-            await shop.publisher.publish_job(job)
-        await shop.sources.run_once()
+async def publish_all_jobs(folders: PublicationFolders, boot_id: str) -> None:
+    """Publish as a daemon does after a restart."""
+    async with open_publication_setup(folders, boot_id=boot_id) as setup:
+        await setup.ledger.write(release_stale_claims)
+        for job in await setup.claim_all_jobs():
+            await setup.publisher.publish_job(job)
+        await setup.sources.run_once()
 
 
-def publish_when_told(place: Place, boot_id: str, told: Connection) -> None:
-    """The whole of a child process. Exits with 0, or OUTAGE."""
+def run_publisher_child(
+    folders: PublicationFolders, boot_id: str, start_signal: Connection
+) -> None:
+    """Run the child process. It waits for a message and exits with 0 or OUTAGE."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(
             PR_SET_PTRACER, ANYBODY, 0, 0, 0
-        )  # else some systems let only ancestors trace it
-    told.recv()
+        )  # some systems allow only ancestors to trace
+    start_signal.recv()
     try:
-        asyncio.run(publish_all(place, boot_id))
+        asyncio.run(publish_all_jobs(folders, boot_id))
     except (OutboxUnavailable, LedgerUnwritable):
         sys.exit(OUTAGE)

@@ -1,4 +1,4 @@
-"""Commands for whom the ledger is not writable, or not readable: they read what can be read, and say what is denied."""
+"""Commands without the right to write or read the ledger: what they print, and what is denied."""
 
 import asyncio
 import os
@@ -17,14 +17,14 @@ from speakeasyd.ledger.lock import LedgerLock, find_holder
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.results import store_chunks
 from tests.conftest import HOMES
-from tests.ledgers import a_chunk, a_file, finish, opened
-from tests.permissions import Deny, deny, restricted
+from tests.ledgers import build_chunk, build_job, finish_job, open_ledger
+from tests.permissions import Deny, build_restricted_prefix, deny
 
 __all__ = ["deny"]
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX permissions")
 
-QUESTIONS = (
+READING_COMMANDS = (
     ["status"],
     ["jobs"],
     ["show", "1"],
@@ -36,42 +36,54 @@ QUESTIONS = (
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A state folder whose ledger was closed in good order: no `-wal`, no `-shm`."""
+    """A state folder whose ledger was closed normally: no `-wal`, no `-shm`."""
     folder = tmp_path / "state"
     folder.mkdir()
     (tmp_path / "inbox").mkdir()
 
-    async def fill() -> None:
-        async with opened(folder / "ledger.db", clock=SystemClock()) as ledger:
-            await ledger.write(add_jobs, [a_file("talk.mp3")])
+    async def fill_ledger() -> None:
+        async with open_ledger(folder / "ledger.db", clock=SystemClock()) as ledger:
+            await ledger.write(add_jobs, [build_job("talk.mp3")])
             [job] = await ledger.write(claim_jobs, 1)
-            await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " Good morning."))])
-            await finish(ledger, job)
+            await ledger.write(
+                store_chunks, [(job.id, job.token, build_chunk(0, " Good morning."))]
+            )
+            await finish_job(ledger, job)
 
-    asyncio.run(fill())
+    asyncio.run(fill_ledger())
     return folder
 
 
-def ask(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [*restricted(), sys.executable, "-m", "speakeasyd", *words, "--state", str(state)]
+def run_restricted(state: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        *build_restricted_prefix(),
+        sys.executable,
+        "-m",
+        "speakeasyd",
+        *words,
+        "--state",
+        str(state),
+    ]
     return subprocess.run(
         command, cwd=state.parent, capture_output=True, text=True, timeout=90, check=False
     )
 
 
-@pytest.mark.parametrize("question", QUESTIONS, ids=lambda words: words[0])
-def test_questions_need_no_right_to_write(state: Path, deny: Deny, question: list[str]) -> None:
+@pytest.mark.parametrize("command", READING_COMMANDS, ids=lambda words: words[0])
+def test_reading_commands_need_no_right_to_write(
+    state: Path, deny: Deny, command: list[str]
+) -> None:
     for file in state.iterdir():
         deny(file, 0o444)
     deny(state, 0o555)
-    done = ask(state, *question)
-    assert done.returncode == (1 if question[0] == "status" else 0), done.stderr
+    done = run_restricted(state, *command)
+    assert done.returncode == (1 if command[0] == "status" else 0), done.stderr
     assert "unable to open" not in done.stdout + done.stderr
 
 
 @pytest.fixture
 def in_use(state: Path) -> Iterator[sqlite3.Connection]:
-    """The ledger is open elsewhere, with a change that is in its log alone."""
+    """Keep the ledger open with a change that is only in its log."""
     connection = sqlite3.connect(state / "ledger.db", isolation_level=None)
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("UPDATE jobs SET path = 'renamed.mp3'")
@@ -79,17 +91,17 @@ def in_use(state: Path) -> Iterator[sqlite3.Connection]:
     connection.close()
 
 
-def test_what_is_in_the_log_alone_is_read_without_the_right_to_write(
+def test_a_change_in_the_log_is_read_without_the_right_to_write(
     state: Path, in_use: sqlite3.Connection, deny: Deny
 ) -> None:
     for file in state.iterdir():
         deny(file, 0o444)
     deny(state, 0o555)
-    assert "renamed.mp3" in ask(state, "sql", "SELECT path FROM job_status").stdout
+    assert "renamed.mp3" in run_restricted(state, "sql", "SELECT path FROM job_status").stdout
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_a_log_whose_index_cannot_be_used_is_never_left_out(
+def test_a_log_with_an_unusable_index_is_read(
     state: Path, in_use: sqlite3.Connection, deny: Deny, tmp_path: Path, is_there: bool
 ) -> None:
     killed = tmp_path / "killed"
@@ -98,15 +110,13 @@ def test_a_log_whose_index_cannot_be_used_is_never_left_out(
         shutil.copyfile(state / name, killed / name)
         deny(killed / name, 0 if name.endswith("-shm") else 0o444)
     deny(killed, 0o555)
-    assert "renamed.mp3" in ask(killed, "sql", "SELECT path FROM job_status").stdout
+    assert "renamed.mp3" in run_restricted(killed, "sql", "SELECT path FROM job_status").stdout
 
 
-def test_a_log_that_may_not_be_read_is_told(
-    state: Path, in_use: sqlite3.Connection, deny: Deny
-) -> None:
+def test_an_unreadable_log_is_reported(state: Path, in_use: sqlite3.Connection, deny: Deny) -> None:
     deny(state / "ledger.db-wal")
     deny(state / "ledger.db-shm")
-    done = ask(state, "sql", "SELECT path FROM job_status")
+    done = run_restricted(state, "sql", "SELECT path FROM job_status")
     assert done.returncode == 2
     assert "this user may not read" in done.stderr
     assert "ledger.db-wal" in done.stderr
@@ -115,14 +125,12 @@ def test_a_log_that_may_not_be_read_is_told(
 @pytest.mark.parametrize(
     "change", [["pause"], ["resume"], ["retry", "1"], ["cancel", "1"], ["config", "reload"]]
 )
-def test_changes_without_the_right_to_write_are_not_allowed(
-    state: Path, deny: Deny, change: list[str]
-) -> None:
+def test_changes_need_the_right_to_write(state: Path, deny: Deny, change: list[str]) -> None:
     with LedgerLock(state):
         for file in state.iterdir():
             deny(file, 0o444)
         deny(state, 0o555)
-        done = ask(state, *change)
+        done = run_restricted(state, *change)
     assert done.returncode == 2
     assert "this user may not change" in done.stderr
     assert "disk" not in done.stderr
@@ -131,28 +139,28 @@ def test_changes_without_the_right_to_write_are_not_allowed(
 @pytest.mark.parametrize(
     "command", [["status"], ["pause"], ["jobs"], ["retry", "1"], ["search", "morning"]]
 )
-def test_a_state_folder_that_may_not_be_looked_into(
+def test_an_unreadable_state_folder_is_reported(
     state: Path, deny: Deny, command: list[str]
 ) -> None:
     deny(state)
-    done = ask(state, *command)
+    done = run_restricted(state, *command)
     assert done.returncode == 2
     assert "this user may not" in done.stderr
     assert str(state) in done.stderr
     assert "down" not in done.stdout
 
 
-def test_a_daemon_is_seen_by_those_who_may_only_read(state: Path, deny: Deny) -> None:
+def test_a_running_daemon_is_seen_with_read_permission(state: Path, deny: Deny) -> None:
     with LedgerLock(state):
         deny(state / "daemon.lock", 0o444)
         deny(state, 0o555)
-        done = ask(state, "status")
+        done = run_restricted(state, "status")
         assert done.returncode == 0
         assert f"process {os.getpid()}" in done.stdout
         assert find_holder(state)
 
 
-def test_looking_at_the_lock_keeps_nobody_from_looking(state: Path) -> None:
+def test_reading_the_lock_does_not_block_other_readers(state: Path) -> None:
     with LedgerLock(state):
         signed = (state / "daemon.lock").read_bytes()
     (state / "daemon.lock").write_bytes(
@@ -161,14 +169,14 @@ def test_looking_at_the_lock_keeps_nobody_from_looking(state: Path) -> None:
     assert find_holder(state) is None
 
 
-def test_no_ledger_and_no_state_folder_are_two_things(tmp_path: Path) -> None:
+def test_a_missing_ledger_and_a_missing_state_folder_differ(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "there is no ledger" in ask(tmp_path / "empty", "jobs").stderr
-    assert "there is no state folder" in ask(tmp_path / "nowhere", "jobs").stderr
+    assert "there is no ledger" in run_restricted(tmp_path / "empty", "jobs").stderr
+    assert "there is no state folder" in run_restricted(tmp_path / "nowhere", "jobs").stderr
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root may mount")
-def test_a_read_only_mount(state: Path, tmp_path: Path) -> None:
+def test_a_read_only_mount_can_be_read(state: Path, tmp_path: Path) -> None:
     mounted = tmp_path / "mounted"
     mounted.mkdir()
     made = subprocess.run(
@@ -178,16 +186,16 @@ def test_a_read_only_mount(state: Path, tmp_path: Path) -> None:
         pytest.skip("this system lets root mount nothing")
     try:
         subprocess.run(["mount", "-o", "remount,ro,bind", str(mounted)], check=True)
-        for question in QUESTIONS:
-            done = ask(mounted, *question)
-            assert done.returncode == (1 if question[0] == "status" else 0), done.stderr
-        done = ask(mounted, "retry", "1")
+        for command in READING_COMMANDS:
+            done = run_restricted(mounted, *command)
+            assert done.returncode == (1 if command[0] == "status" else 0), done.stderr
+        done = run_restricted(mounted, "retry", "1")
         assert "is on a read-only filesystem" in done.stderr
     finally:
         subprocess.run(["umount", str(mounted)], check=True)
 
 
-def test_why_of_a_file_that_the_asker_may_not_look_at(state: Path, deny: Deny) -> None:
+def test_why_of_an_unreadable_file(state: Path, deny: Deny) -> None:
     inbox = state.parent / "inbox"
     places = ["--inbox", str(inbox), "--outbox", str(state.parent / "outbox")]
     (inbox / "closed").mkdir()
@@ -195,58 +203,68 @@ def test_why_of_a_file_that_the_asker_may_not_look_at(state: Path, deny: Deny) -
     (inbox / "secret.mp3").write_bytes(b"x")
     deny(inbox / "secret.mp3")
     deny(inbox / "closed")
-    done = ask(state, "why", str(inbox / "closed" / "a.mp3"), *places)
+    done = run_restricted(state, "why", str(inbox / "closed" / "a.mp3"), *places)
     assert (done.returncode, done.stderr) == (0, "")
     assert "you have no permission to read it" in done.stdout
-    done = ask(state, "why", str(inbox / "secret.mp3"), *places)
+    done = run_restricted(state, "why", str(inbox / "secret.mp3"), *places)
     assert (done.returncode, done.stderr) == (0, "")
     assert "it is in the inbox and has no job yet" in done.stdout
 
 
-# --- the configuration, and other places
+# --- the configuration and other folders
 
 
 @pytest.mark.parametrize("closed", ["file", "folder"])
-def test_a_configuration_that_may_not_be_read(state: Path, deny: Deny, closed: str) -> None:
+def test_an_unreadable_configuration_is_reported(state: Path, deny: Deny, closed: str) -> None:
     file = state.parent / "etc" / "speakeasyd.toml"
     file.parent.mkdir()
     file.write_text("")
     deny(file if closed == "file" else file.parent)
-    done = ask(state, "status", "--config", str(file))
+    done = run_restricted(state, "status", "--config", str(file))
     assert done.returncode == 78
     assert f"cannot read {file}: Permission denied" in done.stderr
     assert "a member of the group" in done.stderr
-    check = [*restricted(), sys.executable, "-m", "speakeasyd", "config", "check", str(file)]
+    check = [
+        *build_restricted_prefix(),
+        sys.executable,
+        "-m",
+        "speakeasyd",
+        "config",
+        "check",
+        str(file),
+    ]
     assert subprocess.run(check, capture_output=True, check=False).returncode == 78
 
 
-def test_a_home_that_may_not_be_looked_into_is_left_out(
+def test_an_unreadable_home_folder_is_skipped(
     state: Path, deny: Deny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Programs that change the user may keep the HOME of who called them."""
+    """Programs that change the user may keep the HOME of their caller."""
     home = state.parent / "home"
     home.mkdir()
     for name in HOMES:
         monkeypatch.setenv(name, str(home))
     deny(home)
-    done = ask(state, "jobs")
+    done = run_restricted(state, "jobs")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_inbox_that_may_not_be_looked_at(state: Path, deny: Deny) -> None:
+def test_an_unreadable_inbox_is_reported(state: Path, deny: Deny) -> None:
     inbox = state.parent / "closed" / "inbox"
     inbox.mkdir(parents=True)
     deny(inbox.parent)
-    done = ask(state, "once", "--inbox", str(inbox), "--outbox", str(state.parent / "outbox"))
+    done = run_restricted(
+        state, "once", "--inbox", str(inbox), "--outbox", str(state.parent / "outbox")
+    )
     assert done.returncode == 2
     assert f"the inbox {inbox}: Permission denied" in done.stderr
 
 
-def test_a_refusal_of_the_system_is_no_defect(state: Path, deny: Deny) -> None:
+def test_a_permission_error_is_not_a_defect(state: Path, deny: Deny) -> None:
     folder = state.parent / "closed"
     folder.mkdir()
     deny(folder, 0o555)
-    command = [*restricted(), sys.executable, "-m", "speakeasyd", "config", "init"]
+    command = [*build_restricted_prefix(), sys.executable, "-m", "speakeasyd", "config", "init"]
     done = subprocess.run(
         [*command, str(folder / "deep" / "speakeasyd.toml")],
         capture_output=True,
@@ -258,13 +276,15 @@ def test_a_refusal_of_the_system_is_no_defect(state: Path, deny: Deny) -> None:
     assert "defect" not in done.stderr
 
 
-def test_doctor_looks_at_all_that_this_user_may_look_at(state: Path, deny: Deny) -> None:
+def test_doctor_checks_everything_that_the_user_can_read(state: Path, deny: Deny) -> None:
     for folder in (inbox := state.parent / "closed" / "inbox", outbox := state.parent / "shut"):
         folder.mkdir(parents=True)
     deny(state)
     deny(inbox.parent)
     deny(outbox, 0o555)
-    done = ask(state, "doctor", "--inbox", str(inbox), "--outbox", str(outbox), "--device", "cpu")
+    done = run_restricted(
+        state, "doctor", "--inbox", str(inbox), "--outbox", str(outbox), "--device", "cpu"
+    )
     assert done.returncode == 1
     assert done.stderr == ""
     for said in (
@@ -279,11 +299,13 @@ def test_doctor_looks_at_all_that_this_user_may_look_at(state: Path, deny: Deny)
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root may give files away")
-def test_doctor_says_that_the_ledger_is_somebody_elses(state: Path) -> None:
-    """Whether somebody else may write there is not this user's business."""
+def test_doctor_reports_that_another_user_owns_the_ledger(state: Path) -> None:
+    """It does not check the other user's right to write."""
     os.chown(state, 12345, 12345)
     state.chmod(0o755)
-    done = ask(state, "doctor", "--inbox", str(state.parent / "inbox"), "--device", "cpu")
+    done = run_restricted(
+        state, "doctor", "--inbox", str(state.parent / "inbox"), "--device", "cpu"
+    )
     assert done.returncode == 0, done.stdout
     assert "warn user: the ledger belongs to another user" in done.stdout
     assert f"warn state folder: {state} cannot be written: Permission denied" in done.stdout
@@ -292,7 +314,7 @@ def test_doctor_says_that_the_ledger_is_somebody_elses(state: Path) -> None:
 @pytest.mark.skipif(
     os.name != "posix" or os.getuid() != 0, reason="only root may run a process as another user"
 )
-def test_what_another_user_may_read(tmp_path: Path) -> None:
+def test_another_users_read_permission(tmp_path: Path) -> None:
     from speakeasyd.system.users import may_read
 
     nobody = 65534

@@ -1,4 +1,4 @@
-"""Media files of every kind to samples, or to a clear word about why not."""
+"""Decoding of media files of every kind, and the errors of files that cannot be decoded."""
 
 import hashlib
 import json
@@ -34,14 +34,14 @@ def decode(
     return np.concatenate(blocks, axis=1), warning
 
 
-def fault(path: Path, **options: float) -> ErrorCode:
+def decode_and_catch_fault(path: Path, **options: float) -> ErrorCode:
     with pytest.raises(FileFault) as caught:
         decode(path, **options)
     return caught.value.code
 
 
 def write_wav(path: Path, channels: np.ndarray, rate: int = SAMPLE_RATE) -> Path:
-    """Channels: shape (channels, samples), -1 to 1."""
+    """Write samples of shape (channels, samples), from -1 to 1."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(channels.shape[0])
         file.setsampwidth(2)
@@ -50,24 +50,24 @@ def write_wav(path: Path, channels: np.ndarray, rate: int = SAMPLE_RATE) -> Path
     return path
 
 
-def tone(seconds: float, rate: int = SAMPLE_RATE, hertz: float = 440.0) -> np.ndarray:
+def create_tone(seconds: float, rate: int = SAMPLE_RATE, hertz: float = 440.0) -> np.ndarray:
     return 0.5 * np.sin(2 * np.pi * hertz * np.arange(int(seconds * rate)) / rate)
 
 
-def rms(samples: np.ndarray) -> float:
+def compute_rms(samples: np.ndarray) -> float:
     return float(np.sqrt(np.mean(samples**2)))
 
 
 def test_16_khz_mono_passes_through_unchanged(tmp_path: Path) -> None:
-    sound = tone(2.5)
+    sound = create_tone(2.5)
     samples, warning = decode(write_wav(tmp_path / "a.wav", sound[np.newaxis]))
     assert samples.shape == (1, sound.size)
     assert np.abs(samples[0] - sound).max() < 1e-4
     assert warning is None
 
 
-def test_a_tag_that_is_not_utf8_does_not_matter(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "a.wav", tone(1.0)[np.newaxis])
+def test_a_tag_that_is_not_utf8_is_ignored(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", create_tone(1.0)[np.newaxis])
     title = (
         b"LIST"
         + (16).to_bytes(4, "little")
@@ -83,32 +83,34 @@ def test_a_tag_that_is_not_utf8_does_not_matter(tmp_path: Path) -> None:
 
 
 def test_other_rates_are_resampled(tmp_path: Path) -> None:
-    samples, _ = decode(write_wav(tmp_path / "a.wav", tone(3.0, 44_100)[np.newaxis], 44_100))
+    samples, _ = decode(write_wav(tmp_path / "a.wav", create_tone(3.0, 44_100)[np.newaxis], 44_100))
     assert samples.shape[1] == pytest.approx(3 * SAMPLE_RATE, abs=64)
-    assert rms(samples) == pytest.approx(rms(tone(3.0)), rel=0.02)
+    assert compute_rms(samples) == pytest.approx(compute_rms(create_tone(3.0)), rel=0.02)
 
 
 @pytest.mark.parametrize("rate", [SAMPLE_RATE, 44_100])
 def test_opposite_channels_do_not_cancel_out(tmp_path: Path, rate: int) -> None:
-    sound = tone(3.0, rate)
+    sound = create_tone(3.0, rate)
     samples, _ = decode(write_wav(tmp_path / "a.wav", np.stack([sound, -sound]), rate))
-    assert rms(samples) > 0.9 * rms(sound)
+    assert compute_rms(samples) > 0.9 * compute_rms(sound)
 
 
-def test_channels_can_be_kept_apart(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "call.wav", np.stack([tone(2.0, 8000), np.zeros(16_000)]), 8000)
+def test_channels_can_be_split(tmp_path: Path) -> None:
+    path = write_wav(
+        tmp_path / "call.wav", np.stack([create_tone(2.0, 8000), np.zeros(16_000)]), 8000
+    )
     samples, _ = decode(path, split=True)
     assert samples.shape[0] == 2
-    assert rms(samples[0]) > 0.3
-    assert rms(samples[1]) < 0.01
+    assert compute_rms(samples[0]) > 0.3
+    assert compute_rms(samples[1]) < 0.01
 
 
 @pytest.mark.parametrize("share", [0.3, 0.7])
-def test_a_cut_file_says_so(tmp_path: Path, share: float) -> None:
+def test_a_cut_file_gives_a_warning(tmp_path: Path, share: float) -> None:
     whole = MEMO.read_bytes()
     flac = tmp_path / "cut.flac"
     flac.write_bytes(whole[: int(len(whole) * share)])
-    wav = write_wav(tmp_path / "cut.wav", tone(3.0)[np.newaxis])
+    wav = write_wav(tmp_path / "cut.wav", create_tone(3.0)[np.newaxis])
     wav.write_bytes(wav.read_bytes()[: int(wav.stat().st_size * share)])
     for path in (flac, wav):
         _, warning = decode(path)
@@ -116,8 +118,8 @@ def test_a_cut_file_says_so(tmp_path: Path, share: float) -> None:
         assert warning.kind is WarningKind.CUT
 
 
-def test_a_streamed_wav_of_unknown_length_is_no_cut_file(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "streamed.wav", tone(2.0)[np.newaxis])
+def test_a_streamed_wav_of_unknown_length_is_not_cut(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "streamed.wav", create_tone(2.0)[np.newaxis])
     raw = bytearray(path.read_bytes())
     raw[4:8] = raw[40:44] = b"\xff\xff\xff\xff"
     path.write_bytes(raw)
@@ -135,10 +137,10 @@ def test_a_streamed_wav_of_unknown_length_is_no_cut_file(tmp_path: Path) -> None
         (b"ffconcat version 1.0\nfile other.flac\n", ErrorCode.NOT_MEDIA),
     ],
 )
-def test_what_is_not_media_is_refused(tmp_path: Path, content: bytes, code: ErrorCode) -> None:
+def test_files_without_media_are_refused(tmp_path: Path, content: bytes, code: ErrorCode) -> None:
     path = tmp_path / "a.mp3"
     path.write_bytes(content)
-    assert fault(path) == code
+    assert decode_and_catch_fault(path) == code
 
 
 def test_a_playlist_cannot_name_other_files(tmp_path: Path) -> None:
@@ -146,25 +148,33 @@ def test_a_playlist_cannot_name_other_files(tmp_path: Path) -> None:
     path.write_text(
         f"#EXTM3U\n#EXT-X-TARGETDURATION:20\n#EXTINF:14,\n{MEMO.as_uri()}\n#EXT-X-ENDLIST\n"
     )
-    assert fault(path) in {ErrorCode.NOT_MEDIA, ErrorCode.NO_AUDIO, ErrorCode.NO_SAMPLES}
+    assert decode_and_catch_fault(path) in {
+        ErrorCode.NOT_MEDIA,
+        ErrorCode.NO_AUDIO,
+        ErrorCode.NO_SAMPLES,
+    }
 
 
-def test_a_header_alone_has_no_samples(tmp_path: Path) -> None:
-    assert fault(write_wav(tmp_path / "a.wav", np.zeros((1, 0)))) == ErrorCode.NO_SAMPLES
-
-
-def test_longer_than_allowed_is_refused() -> None:
-    assert fault(MEMO, max_seconds=5.0) == ErrorCode.TOO_LONG
-
-
-def test_a_forged_rate_is_refused(tmp_path: Path) -> None:
+def test_a_file_with_only_a_header_has_no_samples(tmp_path: Path) -> None:
     assert (
-        fault(write_wav(tmp_path / "bomb.wav", tone(1.0)[np.newaxis], 7)) == ErrorCode.DECODE_FAILED
+        decode_and_catch_fault(write_wav(tmp_path / "a.wav", np.zeros((1, 0))))
+        == ErrorCode.NO_SAMPLES
     )
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path: Path) -> None:
-    assert fault(tmp_path / "gone.wav") == ErrorCode.SOURCE_MISSING
+def test_a_file_longer_than_the_limit_is_refused() -> None:
+    assert decode_and_catch_fault(MEMO, max_seconds=5.0) == ErrorCode.TOO_LONG
+
+
+def test_a_forged_sample_rate_is_refused(tmp_path: Path) -> None:
+    assert (
+        decode_and_catch_fault(write_wav(tmp_path / "bomb.wav", create_tone(1.0)[np.newaxis], 7))
+        == ErrorCode.DECODE_FAILED
+    )
+
+
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
+    assert decode_and_catch_fault(tmp_path / "gone.wav") == ErrorCode.SOURCE_MISSING
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="colons and pipes cannot be in names there")
@@ -183,11 +193,11 @@ def test_links_and_pipes_are_not_opened(tmp_path: Path) -> None:
     if sys.platform != "win32":
         os.mkfifo(tmp_path / "fifo.wav")
     (tmp_path / "link.flac").symlink_to(MEMO)
-    assert fault(tmp_path / "fifo.wav") == ErrorCode.SOURCE_UNREADABLE
-    assert fault(tmp_path / "link.flac") == ErrorCode.SOURCE_LINKED
+    assert decode_and_catch_fault(tmp_path / "fifo.wav") == ErrorCode.SOURCE_UNREADABLE
+    assert decode_and_catch_fault(tmp_path / "link.flac") == ErrorCode.SOURCE_LINKED
 
 
-def test_new_bytes_under_the_name_are_noticed(tmp_path: Path) -> None:
+def test_changed_bytes_of_a_file_are_noticed(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.write_bytes(MEMO.read_bytes())
     with MediaFile(str(path)) as source:
@@ -199,20 +209,20 @@ def test_new_bytes_under_the_name_are_noticed(tmp_path: Path) -> None:
     assert caught.value.code == ErrorCode.SOURCE_REPLACED
 
 
-def test_only_the_version_that_was_taken_is_read(tmp_path: Path) -> None:
+def test_only_the_hashed_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a.flac"
     path.write_bytes(MEMO.read_bytes())
     taken, sha256 = Signature.of(path.stat()), hashlib.sha256(MEMO.read_bytes()).hexdigest()
     os.utime(path, ns=(0, 0))
     with MediaFile(str(path), taken, sha256) as source:
-        source.require_unchanged()  # touched, with the same bytes
+        source.require_unchanged()  # a newer time with the same bytes
     path.write_bytes(MEMO.read_bytes() + b"more")
     with pytest.raises(FileFault) as caught:
         MediaFile(str(path), taken, sha256)
     assert caught.value.code == ErrorCode.SOURCE_REPLACED
 
 
-def test_speech_is_found_however_quiet() -> None:
+def test_quiet_speech_is_found() -> None:
     samples, _ = decode(MEMO)
     detector = VoiceDetector()
     for gain in (1.0, 0.003):
@@ -224,7 +234,7 @@ def test_speech_is_found_however_quiet() -> None:
         assert (probabilities > 0.5).mean() > 0.5
 
 
-def test_digital_silence_is_silence() -> None:
+def test_digital_silence_has_no_speech() -> None:
     activity = VoiceActivity(VoiceDetector())
     assert not activity.process_block(np.zeros(BLOCK, np.float32)).any()
     assert activity.process_block(np.zeros(700, np.float32)).size == 2
@@ -238,8 +248,8 @@ def test_every_recording_decodes_as_expected(speech: Path) -> None:
         if row["kind"] not in {"format", "broken"} or "five_hours" in name:
             continue
         if expect == "error":
-            fault(speech / name)
+            decode_and_catch_fault(speech / name)
         elif expect in {"transcript", "partial"} and "text_after_audio" not in name:
             samples, warning = decode(speech / name)
             assert bool(warning) == (expect == "partial"), (name, warning)
-            assert rms(samples) > 1e-4, name
+            assert compute_rms(samples) > 1e-4, name

@@ -1,4 +1,4 @@
-"""Files whose headers are wrong, files of several files, and files that end early."""
+"""Files with wrong headers, concatenated files, and files that end early."""
 
 import struct
 from collections.abc import Callable
@@ -25,16 +25,16 @@ def decode(path: Path, *, split: bool = False) -> tuple[Samples, set[WarningKind
     return samples, kinds
 
 
-def voice(seconds: float, seed: int = 1) -> np.ndarray:
+def create_voice(seconds: float, seed: int = 1) -> np.ndarray:
     noise = np.random.default_rng(seed).normal(scale=0.1, size=int(seconds * SAMPLE_RATE))
     return (noise * 32767).astype("<i2")
 
 
-def seconds(samples: Samples) -> float:
+def measure_seconds(samples: Samples) -> float:
     return samples.shape[1] / SAMPLE_RATE
 
 
-def wave(
+def build_wave(
     sound: np.ndarray, *, declared: int | None = None, tail: bytes = b"", channels: int = 1
 ) -> bytes:
     body = sound.astype("<i2").tobytes()
@@ -54,13 +54,13 @@ def wave(
     return b"RIFF" + struct.pack("<I", min(0xFFFF_FFFF, 36 + size + len(tail))) + content
 
 
-def rf64(sound: np.ndarray, *, declared: int) -> bytes:
-    plain = wave(sound, declared=0xFFFF_FFFF)
+def build_rf64(sound: np.ndarray, *, declared: int) -> bytes:
+    plain = build_wave(sound, declared=0xFFFF_FFFF)
     sizes = struct.pack("<QQQI", declared + 72, declared, declared // 2, 0)
     return b"RF64\xff\xff\xff\xffWAVEds64" + struct.pack("<I", 28) + sizes + plain[12:]
 
 
-def wave64(sound: np.ndarray, *, declared: int) -> bytes:
+def build_wave64(sound: np.ndarray, *, declared: int) -> bytes:
     suffix = bytes.fromhex("f3acd3118cd100c04f8edb8a")
     form = struct.pack("<HHIIHH", 1, 1, SAMPLE_RATE, 2 * SAMPLE_RATE, 2, 16)
     body = sound.astype("<i2").tobytes()
@@ -74,7 +74,7 @@ def wave64(sound: np.ndarray, *, declared: int) -> bytes:
     )
 
 
-def aiff(sound: np.ndarray, *, declared: int) -> bytes:
+def build_aiff(sound: np.ndarray, *, declared: int) -> bytes:
     body = sound.astype(">i2").tobytes()
     rate = struct.pack(">HQ", 16383 + 13, SAMPLE_RATE << (63 - 13))
     common = b"COMM" + struct.pack(">IhIh", 18, 1, declared // 2, 16) + rate
@@ -85,64 +85,66 @@ def aiff(sound: np.ndarray, *, declared: int) -> bytes:
 
 
 Writer = Callable[..., bytes]
-WRITERS = pytest.mark.parametrize("write", [wave, rf64, wave64, aiff])
+WRITERS = pytest.mark.parametrize("write", [build_wave, build_rf64, build_wave64, build_aiff])
 
 
 @WRITERS
-def test_all_is_read_where_the_header_says_less(tmp_path: Path, write: Writer) -> None:
+def test_samples_beyond_the_declared_size_are_read(tmp_path: Path, write: Writer) -> None:
     path = tmp_path / "a.wav"
-    path.write_bytes(write(voice(11.0), declared=SECOND))
+    path.write_bytes(write(create_voice(11.0), declared=SECOND))
     samples, kinds = decode(path)
-    assert seconds(samples) == 11.0
-    assert np.abs(samples[0] - voice(11.0) / 32768).max() < 1e-3
+    assert measure_seconds(samples) == 11.0
+    assert np.abs(samples[0] - create_voice(11.0) / 32768).max() < 1e-3
     assert kinds == {WarningKind.REPAIRED}
 
 
 @WRITERS
-def test_a_size_that_was_never_filled_in(tmp_path: Path, write: Writer) -> None:
+def test_a_placeholder_size_is_ignored(tmp_path: Path, write: Writer) -> None:
     path = tmp_path / "a.wav"
-    path.write_bytes(write(voice(3.0), declared=0))
-    assert seconds(decode(path)[0]) == 3.0
+    path.write_bytes(write(create_voice(3.0), declared=0))
+    assert measure_seconds(decode(path)[0]) == 3.0
 
 
 @WRITERS
-def test_a_right_header_is_believed(tmp_path: Path, write: Writer) -> None:
+def test_a_correct_header_is_used(tmp_path: Path, write: Writer) -> None:
     path = tmp_path / "a.wav"
-    path.write_bytes(write(voice(3.0), declared=3 * SECOND))
-    assert (seconds(decode(path)[0]), decode(path)[1]) == (3.0, set())
+    path.write_bytes(write(create_voice(3.0), declared=3 * SECOND))
+    assert (measure_seconds(decode(path)[0]), decode(path)[1]) == (3.0, set())
 
 
 @WRITERS
-def test_what_the_header_promises_and_is_not_there_is_cut(tmp_path: Path, write: Writer) -> None:
+def test_missing_samples_give_the_cut_warning(tmp_path: Path, write: Writer) -> None:
     path = tmp_path / "a.wav"
-    path.write_bytes(write(voice(3.0), declared=4 * SECOND))
+    path.write_bytes(write(create_voice(3.0), declared=4 * SECOND))
     assert decode(path)[1] == {WarningKind.CUT}
 
 
 @WRITERS
-def test_a_few_bytes_short_is_not_cut(tmp_path: Path, write: Writer) -> None:
+def test_a_few_missing_bytes_give_no_warning(tmp_path: Path, write: Writer) -> None:
     path = tmp_path / "a.wav"
-    path.write_bytes(write(voice(3.0), declared=3 * SECOND + 44))
+    path.write_bytes(write(create_voice(3.0), declared=3 * SECOND + 44))
     assert decode(path)[1] == set()
 
 
-def test_chunks_behind_the_sound_are_not_sound(tmp_path: Path) -> None:
+def test_chunks_after_the_samples_are_not_decoded(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     note = b"a note " * 10_000
-    path.write_bytes(wave(voice(2.0), tail=b"LIST" + struct.pack("<I", len(note)) + note))
-    assert (seconds(decode(path)[0]), decode(path)[1]) == (2.0, set())
+    path.write_bytes(
+        build_wave(create_voice(2.0), tail=b"LIST" + struct.pack("<I", len(note)) + note)
+    )
+    assert (measure_seconds(decode(path)[0]), decode(path)[1]) == (2.0, set())
 
 
 @pytest.mark.parametrize("copies", [2, 3])
-def test_wave_files_one_after_the_other(tmp_path: Path, copies: int) -> None:
+def test_concatenated_wave_files_are_read(tmp_path: Path, copies: int) -> None:
     path = tmp_path / "a.wav"
-    path.write_bytes(wave(voice(2.0)) * copies)
+    path.write_bytes(build_wave(create_voice(2.0)) * copies)
     samples, kinds = decode(path)
-    assert (seconds(samples), kinds) == (2.0 * copies, set())
+    assert (measure_seconds(samples), kinds) == (2.0 * copies, set())
 
 
-def test_more_than_4_gb_whose_size_wrapped(tmp_path: Path) -> None:
-    """A sparse file: the sound is at its end, 4 GB behind the beginning."""
+def test_a_size_that_wrapped_at_4_gb_is_corrected(tmp_path: Path) -> None:
+    """The file is sparse; its samples are at the end, after 4 GB."""
     path = tmp_path / "a.wav"
     size = (1 << 32) + 60 * 48_000 * 8
     form = struct.pack("<HHIIHH", 1, 4, 48_000, 48_000 * 8, 8, 16)
@@ -168,7 +170,7 @@ def test_more_than_4_gb_whose_size_wrapped(tmp_path: Path) -> None:
         audio.close()
 
 
-def encode(
+def encode_file(
     path: Path, codec: str, sound: np.ndarray, *, rate: int, layout: str = "mono", form: str = "ogg"
 ) -> Path:
     planar = "fltp" if codec != "flac" else "s16"
@@ -192,12 +194,12 @@ def encode(
 
 
 def test_all_links_of_a_chained_ogg_are_read(tmp_path: Path) -> None:
-    """Each with its own codec, rate and channels."""
+    """Each link has its own codec, rate and channels."""
     links = [
-        encode(tmp_path / "1.ogg", "libopus", voice(3.0), rate=48_000),
-        encode(tmp_path / "2.ogg", "flac", voice(3.0, 2), rate=44_100, layout="stereo"),
-        encode(tmp_path / "3.ogg", "flac", voice(3.0, 3), rate=16_000),
-        encode(tmp_path / "4.ogg", "libopus", voice(3.0, 4), rate=48_000),
+        encode_file(tmp_path / "1.ogg", "libopus", create_voice(3.0), rate=48_000),
+        encode_file(tmp_path / "2.ogg", "flac", create_voice(3.0, 2), rate=44_100, layout="stereo"),
+        encode_file(tmp_path / "3.ogg", "flac", create_voice(3.0, 3), rate=16_000),
+        encode_file(tmp_path / "4.ogg", "libopus", create_voice(3.0, 4), rate=48_000),
     ]
     lengths = [decode(link)[0].shape[1] for link in links]
     path = tmp_path / "chained.ogg"
@@ -209,8 +211,8 @@ def test_all_links_of_a_chained_ogg_are_read(tmp_path: Path) -> None:
     assert float(np.sqrt(np.mean(last**2))) > 0.03
 
 
-def test_an_ogg_without_a_last_page_is_whole_and_one_within_a_page_is_cut(tmp_path: Path) -> None:
-    whole = encode(tmp_path / "a.ogg", "libopus", voice(10.0), rate=48_000).read_bytes()
+def test_an_ogg_is_cut_only_within_a_page(tmp_path: Path) -> None:
+    whole = encode_file(tmp_path / "a.ogg", "libopus", create_voice(10.0), rate=48_000).read_bytes()
     last = whole.rfind(b"OggS")
     path = tmp_path / "b.ogg"
     path.write_bytes(whole[:last])
@@ -222,12 +224,14 @@ def test_an_ogg_without_a_last_page_is_whole_and_one_within_a_page_is_cut(tmp_pa
 @pytest.mark.parametrize(
     ("name", "codec", "form"), [("a.m4a", "aac", "mp4"), ("a.mka", "libopus", "matroska")]
 )
-def test_containers_that_are_cut(tmp_path: Path, name: str, codec: str, form: str) -> None:
+def test_cut_containers_give_the_cut_warning(
+    tmp_path: Path, name: str, codec: str, form: str
+) -> None:
     options = {"movflags": "faststart"} if form == "mp4" else {}
     path = tmp_path / name
     with av.open(str(path), "w", format=form, options=options) as container:
         stream = container.add_stream(codec, rate=48_000, layout="mono")
-        sound = voice(30.0)
+        sound = create_voice(30.0)
         for start in range(0, sound.size, 1024):
             data = sound[np.newaxis, start : start + 1024].astype(np.float32) / 32768
             frame = av.AudioFrame.from_ndarray(data, format="fltp", layout="mono")
@@ -241,38 +245,38 @@ def test_containers_that_are_cut(tmp_path: Path, name: str, codec: str, form: st
 
 
 @pytest.mark.parametrize("channels", [3, 6, 7, 8, 9, 16, 32, 64])
-def test_a_voice_on_any_of_many_channels(tmp_path: Path, channels: int) -> None:
+def test_a_voice_on_any_of_many_channels_is_kept(tmp_path: Path, channels: int) -> None:
     sound = np.zeros((SAMPLE_RATE * 2, channels), "<i2")
-    sound[:, channels // 2] = voice(2.0)
+    sound[:, channels // 2] = create_voice(2.0)
     path = tmp_path / "a.wav"
-    path.write_bytes(wave(sound, channels=channels))
+    path.write_bytes(build_wave(sound, channels=channels))
     mixed, kinds = decode(path)
-    assert np.abs(mixed[0] - voice(2.0) / 32768).max() < 1e-3
+    assert np.abs(mixed[0] - create_voice(2.0) / 32768).max() < 1e-3
     assert kinds == set()
     apart, kinds = decode(path, split=True)
     assert apart.shape[0] == channels
-    assert np.abs(apart[channels // 2] - voice(2.0) / 32768).max() < 1e-3
+    assert np.abs(apart[channels // 2] - create_voice(2.0) / 32768).max() < 1e-3
     assert kinds == {WarningKind.SILENT}
 
 
 @pytest.mark.parametrize("channels", [9, 64])
-def test_many_channels_at_another_rate(tmp_path: Path, channels: int) -> None:
+def test_many_channels_are_resampled(tmp_path: Path, channels: int) -> None:
     sound = np.zeros((SAMPLE_RATE, channels), "<i2")
-    sound[:, -1] = voice(1.0)
-    raw = bytearray(wave(sound, channels=channels))
+    sound[:, -1] = create_voice(1.0)
+    raw = bytearray(build_wave(sound, channels=channels))
     raw[24:28] = struct.pack("<I", 48_000)
     path = tmp_path / "a.wav"
     path.write_bytes(raw)
     mixed, _ = decode(path)
-    assert seconds(mixed) == pytest.approx(1 / 3, abs=0.01)
+    assert measure_seconds(mixed) == pytest.approx(1 / 3, abs=0.01)
     assert float(np.sqrt(np.mean(mixed**2))) > 0.03
 
 
 @pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf, 1e30])
-def test_one_sample_that_is_no_number(tmp_path: Path, fault: float) -> None:
-    sound = (voice(3.0) / 32768).astype("<f4")
+def test_a_sample_that_is_not_a_number_becomes_silence(tmp_path: Path, fault: float) -> None:
+    sound = (create_voice(3.0) / 32768).astype("<f4")
     sound[20_000] = fault
-    raw = bytearray(wave(np.zeros(0, "<i2"), declared=sound.nbytes))
+    raw = bytearray(build_wave(np.zeros(0, "<i2"), declared=sound.nbytes))
     raw[20:36] = struct.pack("<HHIIHH", 3, 1, SAMPLE_RATE, 4 * SAMPLE_RATE, 4, 32)
     path = tmp_path / "a.wav"
     path.write_bytes(bytes(raw) + sound.tobytes())
@@ -283,9 +287,9 @@ def test_one_sample_that_is_no_number(tmp_path: Path, fault: float) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, 0.0, 0.25])
-def test_nothing_to_hear_is_said(tmp_path: Path, value: float) -> None:
+def test_silence_gives_a_warning(tmp_path: Path, value: float) -> None:
     sound = np.full(48_000, value, "<f4")
-    raw = bytearray(wave(np.zeros(0, "<i2"), declared=sound.nbytes))
+    raw = bytearray(build_wave(np.zeros(0, "<i2"), declared=sound.nbytes))
     raw[20:36] = struct.pack("<HHIIHH", 3, 1, SAMPLE_RATE, 4 * SAMPLE_RATE, 4, 32)
     path = tmp_path / "a.wav"
     path.write_bytes(bytes(raw) + sound.tobytes())
@@ -294,12 +298,12 @@ def test_nothing_to_hear_is_said(tmp_path: Path, value: float) -> None:
     assert WarningKind.SILENT in kinds
 
 
-def test_what_is_missing_in_the_middle_is_damage_not_a_cut(speech: Path) -> None:
+def test_missing_data_in_the_middle_gives_the_damaged_warning(speech: Path) -> None:
     assert decode(speech / "broken" / "corrupt_middle.mp3")[1] == {WarningKind.DAMAGED}
     assert decode(speech / "broken" / "truncated.mp3")[1] == {WarningKind.CUT}
 
 
-def test_odd_files_that_people_have(speech: Path) -> None:
+def test_unusual_real_files_are_decoded(speech: Path) -> None:
     expected = {
         "01_one_nan_sample.wav": (5.0, {WarningKind.REPAIRED}),
         "01_one_inf_sample.wav": (5.0, {WarningKind.REPAIRED}),
@@ -326,13 +330,13 @@ def test_odd_files_that_people_have(speech: Path) -> None:
         pytest.skip("the odd recordings are not here")
     for name, (length, kinds) in expected.items():
         samples, found = decode(odd / name)
-        assert seconds(samples) == pytest.approx(length, abs=0.05), name
+        assert measure_seconds(samples) == pytest.approx(length, abs=0.05), name
         assert found == kinds, name
         assert float(np.sqrt(np.mean(samples**2))) > 0.005, name
 
 
-def test_a_bad_seek_is_the_files_fault(tmp_path: Path) -> None:
-    """A length that leads before the beginning of the file."""
+def test_an_invalid_seek_is_a_fault_of_the_file(tmp_path: Path) -> None:
+    """A length points before the beginning of the file."""
     head = b"caff" + struct.pack(">HH", 1, 0)
     description = struct.pack(">dIIIIII", 16_000.0, int.from_bytes(b"lpcm", "big"), 2, 2, 1, 1, 16)
     chunks = b"desc" + struct.pack(">q", 32) + description + b"free" + struct.pack(">q", -4_000)
@@ -346,17 +350,17 @@ def test_a_bad_seek_is_the_files_fault(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "codec"), [("a.au", "pcm_s16be"), ("a.caf", "pcm_s16be"), ("a.w64", "pcm_s16le")]
 )
-def test_sizes_of_other_headers(tmp_path: Path, name: str, codec: str) -> None:
+def test_sizes_in_other_headers_are_used(tmp_path: Path, name: str, codec: str) -> None:
     path = tmp_path / name
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=SAMPLE_RATE, layout="mono")
         frame = av.AudioFrame.from_ndarray(
-            voice(3.0)[np.newaxis].astype(np.int16), format="s16", layout="mono"
+            create_voice(3.0)[np.newaxis].astype(np.int16), format="s16", layout="mono"
         )
         frame.sample_rate, frame.pts = SAMPLE_RATE, 0
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    assert (seconds(decode(path)[0]), decode(path)[1]) == (3.0, set())
+    assert (measure_seconds(decode(path)[0]), decode(path)[1]) == (3.0, set())
     path.write_bytes(path.read_bytes()[:-SECOND])
     assert decode(path)[1] == {WarningKind.CUT}
 
@@ -389,28 +393,30 @@ def write_container(path: Path, codec: str, sound: np.ndarray) -> Path:
 
 
 @pytest.mark.parametrize(("name", "codec"), SIZED)
-def test_containers_of_a_kind_one_after_the_other(tmp_path: Path, name: str, codec: str) -> None:
-    """FFmpeg stops at the second, or takes it for damage."""
-    one = write_container(tmp_path / f"1{name}", codec, voice(6.0))
+def test_concatenated_containers_are_read(tmp_path: Path, name: str, codec: str) -> None:
+    """FFmpeg stops at the second, or considers it damage."""
+    one = write_container(tmp_path / f"1{name}", codec, create_voice(6.0))
     alone, kinds = decode(one)
     assert kinds == set()
     joined = tmp_path / name
     joined.write_bytes(3 * one.read_bytes())
     samples, kinds = decode(joined)
-    assert seconds(samples) == pytest.approx(3 * seconds(alone), abs=0.02)
+    assert measure_seconds(samples) == pytest.approx(3 * measure_seconds(alone), abs=0.02)
     assert kinds == set()
 
 
 @pytest.mark.parametrize(("name", "codec"), SIZED)
-def test_a_container_that_says_how_long_it_is_is_cut(tmp_path: Path, name: str, codec: str) -> None:
-    path = write_container(tmp_path / name, codec, voice(20.0))
+def test_a_container_with_a_declared_length_can_be_cut(
+    tmp_path: Path, name: str, codec: str
+) -> None:
+    path = write_container(tmp_path / name, codec, create_voice(20.0))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     assert decode(path)[1] == {WarningKind.CUT}
 
 
 @pytest.mark.parametrize("head", [b"\x03ds2", b"\x03enc"])
-def test_a_ds2_dictation_fails_with_what_to_do(tmp_path: Path, head: bytes) -> None:
+def test_a_ds2_dictation_fails_with_a_hint(tmp_path: Path, head: bytes) -> None:
     path = tmp_path / "letter.ds2"
     path.write_bytes(head + bytes(20_000))
     with pytest.raises(FileFault, match=r"DS2 dictation.*export it as WAV") as caught:

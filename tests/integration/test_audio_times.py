@@ -1,4 +1,4 @@
-"""Sound is where the container's clock has it: late beginnings, holes, several tracks."""
+"""Audio is placed by the container's timestamps: late starts, holes, several tracks."""
 
 import time
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from speakeasyd.engine.clips import Clip, read_clips
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.track_list import describe_tracks
 from speakeasyd.engine.vad import VoiceDetector
-from tests.sources import EveryFolder, refer_to
+from tests.sources import AllFolders, build_source_ref
 
-RATE = 48_000  # Hz, of the files
+RATE = 48_000  # of the files, Hz
 FRAME = 960  # samples
 PRECISION_S = 0.05
 CONTAINERS = [
@@ -35,12 +35,12 @@ CONTAINERS = [
 ]
 
 
-def beep(seconds: float, hertz: float = 800.0) -> np.ndarray:
+def create_beep(seconds: float, hertz: float = 800.0) -> np.ndarray:
     count = int(seconds * RATE) // FRAME * FRAME
     return np.asarray(0.5 * np.sin(2 * np.pi * hertz * np.arange(count) / RATE), np.float32)
 
 
-def write(
+def write_container(
     path: Path,
     codec: str,
     sounds: Sequence[Sequence[tuple[float, np.ndarray]]],
@@ -48,7 +48,7 @@ def write(
     video: str | None = None,
     seconds: float = 12.0,
 ) -> Path:
-    """Each track has sounds that begin at their times, with nothing at all between them."""
+    """Write tracks with sounds that begin at given times, and no packets between them."""
     with av.open(str(path), "w") as container:
         tracks = [container.add_stream(codec, rate=RATE, layout="mono") for _ in sounds]
         packets: list[tuple[float, Any]] = []
@@ -89,8 +89,8 @@ def decode(path: Path, **options: Any) -> tuple[Samples, tuple[MediaWarning, ...
     return samples, warnings
 
 
-def onsets(channel: np.ndarray) -> list[float]:
-    """When it becomes loud after 100 ms and more of quiet, in seconds."""
+def find_onsets(channel: np.ndarray) -> list[float]:
+    """Return when the channel becomes loud after at least 100 ms of silence, in seconds."""
     window = SAMPLE_RATE // 200
     peaks = np.abs(channel[: channel.size // window * window]).reshape(-1, window).max(axis=1)
     found, last = [], -100
@@ -102,24 +102,24 @@ def onsets(channel: np.ndarray) -> list[float]:
 
 
 @pytest.mark.parametrize(("name", "codec", "video"), CONTAINERS)
-def test_sound_that_begins_late_and_has_a_hole(
+def test_a_late_start_and_a_hole_are_kept(
     tmp_path: Path, name: str, codec: str, video: str
 ) -> None:
-    path = write(
+    path = write_container(
         tmp_path / name,
         codec,
-        [[(2.0, beep(1.0)), (7.0, beep(1.0)), (8.5, beep(1.0))]],
+        [[(2.0, create_beep(1.0)), (7.0, create_beep(1.0)), (8.5, create_beep(1.0))]],
         video=video,
     )
     samples, warnings = decode(path)
-    assert onsets(samples[0]) == pytest.approx([2.0, 7.0, 8.5], abs=PRECISION_S)
+    assert find_onsets(samples[0]) == pytest.approx([2.0, 7.0, 8.5], abs=PRECISION_S)
     assert warnings == ()
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.webm"])
-def test_sound_alone_may_begin_late(tmp_path: Path, name: str) -> None:
-    samples, _ = decode(write(tmp_path / name, "libopus", [[(3.0, beep(1.0))]]))
-    assert onsets(samples[0]) == pytest.approx([3.0], abs=PRECISION_S)
+def test_audio_without_video_may_begin_late(tmp_path: Path, name: str) -> None:
+    samples, _ = decode(write_container(tmp_path / name, "libopus", [[(3.0, create_beep(1.0))]]))
+    assert find_onsets(samples[0]) == pytest.approx([3.0], abs=PRECISION_S)
 
 
 @pytest.mark.parametrize(
@@ -131,56 +131,64 @@ def test_sound_alone_may_begin_late(tmp_path: Path, name: str) -> None:
         ("a.mpg", "mp2", "mpeg2video"),
     ],
 )
-def test_sound_that_begins_far_behind_the_pictures(
+def test_audio_may_begin_long_after_the_video(
     tmp_path: Path, name: str, codec: str, video: str
 ) -> None:
-    """FFmpeg looks a few seconds far for what a track is. The pictures go on behind the sound."""
-    sound = [(50.0, beep(2.0))]
-    samples, warnings = decode(write(tmp_path / name, codec, [sound], video=video, seconds=60.0))
-    assert onsets(samples[0]) == pytest.approx([50.0], abs=PRECISION_S)
+    """FFmpeg probes only a few seconds of a track. The video continues after the audio."""
+    sound = [(50.0, create_beep(2.0))]
+    samples, warnings = decode(
+        write_container(tmp_path / name, codec, [sound], video=video, seconds=60.0)
+    )
+    assert find_onsets(samples[0]) == pytest.approx([50.0], abs=PRECISION_S)
     assert warnings == ()
 
 
 def test_small_holes_add_up(tmp_path: Path) -> None:
-    """As a connection leaves them that loses a packet now and then."""
-    parts = [(1.0 + number * 0.54, beep(0.52)) for number in range(60)]
+    """A connection that loses packets causes such holes."""
+    parts = [(1.0 + number * 0.54, create_beep(0.52)) for number in range(60)]
     samples, warnings = decode(
-        write(tmp_path / "a.mkv", "libopus", [[(0.0, 0 * beep(1.0)), *parts]])
+        write_container(tmp_path / "a.mkv", "libopus", [[(0.0, 0 * create_beep(1.0)), *parts]])
     )
     assert samples.shape[1] / SAMPLE_RATE == pytest.approx(1.0 + 59 * 0.54 + 0.52, abs=PRECISION_S)
     assert warnings == ()
 
 
-def test_a_hole_of_twenty_hours_costs_nothing(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mkv", "libopus", [[(0.0, beep(1.0)), (72_000.0, beep(1.0))]])
+def test_a_hole_of_twenty_hours_uses_no_time(tmp_path: Path) -> None:
+    path = write_container(
+        tmp_path / "a.mkv", "libopus", [[(0.0, create_beep(1.0)), (72_000.0, create_beep(1.0))]]
+    )
     began = time.process_time()
     with MediaFile(str(path)) as source:
         audio = Audio(source)
         items = list(audio.read())
         audio.close()
-    assert time.process_time() - began < 5.0  # of the processor, not of the clock
+    assert time.process_time() - began < 5.0  # CPU time, not wall time
     holes = [item for item in items if isinstance(item, Hole)]
     assert len(holes) == 1
     assert len(items) < 10
     assert audio.decoded_seconds == pytest.approx(72_001.0, abs=PRECISION_S)
 
 
-def test_chunks_behind_a_hole_have_the_times_of_the_file(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mkv", "libopus", [[(0.0, beep(3.0)), (3600.0, beep(3.0))]])
+def test_chunks_after_a_hole_have_the_times_of_the_file(tmp_path: Path) -> None:
+    path = write_container(
+        tmp_path / "a.mkv", "libopus", [[(0.0, create_beep(3.0)), (3600.0, create_beep(3.0))]]
+    )
     for vad in (False, True):
-        task = Task(1, "token", refer_to(path), Options(vad=vad), "en")  # type: ignore[arg-type] # plain ids
-        items = list(read_clips(task, VoiceDetector(), folders=EveryFolder()))
+        task = Task(1, "token", build_source_ref(path), Options(vad=vad), "en")  # type: ignore[arg-type] # plain ids
+        items = list(read_clips(task, VoiceDetector(), folders=AllFolders()))
         clips = [item for item in items if isinstance(item, Clip)]
         assert all(clip.seconds < 10.0 for clip in clips)
         if not vad:
             assert [clip.start for clip in clips] == pytest.approx([0.0, 3600.0 - 0.32], abs=1.1)
-            assert onsets(clips[1].samples)[0] + clips[1].start == pytest.approx(
+            assert find_onsets(clips[1].samples)[0] + clips[1].start == pytest.approx(
                 3600.0, abs=PRECISION_S
             )
 
 
 def test_the_same_bytes_give_the_same_blocks(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.mkv", "libopus", [[(1.0, beep(2.0)), (40.0, beep(2.0))]])
+    path = write_container(
+        tmp_path / "a.mkv", "libopus", [[(1.0, create_beep(2.0)), (40.0, create_beep(2.0))]]
+    )
     assert np.array_equal(decode(path)[0], decode(path)[0])
 
 
@@ -189,32 +197,32 @@ def all_tracks(container: Any) -> TrackChoice:
 
 
 def test_tracks_together_share_one_clock(tmp_path: Path) -> None:
-    """Of any offsets, holes and lengths."""
-    first = [(1.0, beep(1.0)), (300.0, beep(1.0))]
-    second = [(4.0, beep(1.0, 500.0)), (5.5, beep(1.0, 500.0))]
-    path = write(tmp_path / "a.mkv", "libopus", [first, second])
+    """Offsets, holes and lengths vary."""
+    first = [(1.0, create_beep(1.0)), (300.0, create_beep(1.0))]
+    second = [(4.0, create_beep(1.0, 500.0)), (5.5, create_beep(1.0, 500.0))]
+    path = write_container(tmp_path / "a.mkv", "libopus", [first, second])
     apart, warnings = decode(path, split=True, choose_tracks=all_tracks)
-    assert onsets(apart[0]) == pytest.approx([1.0, 300.0], abs=PRECISION_S)
-    assert onsets(apart[1]) == pytest.approx([4.0, 5.5], abs=PRECISION_S)
+    assert find_onsets(apart[0]) == pytest.approx([1.0, 300.0], abs=PRECISION_S)
+    assert find_onsets(apart[1]) == pytest.approx([4.0, 5.5], abs=PRECISION_S)
     mixed, _ = decode(path, choose_tracks=all_tracks)
-    assert onsets(mixed[0]) == pytest.approx([1.0, 4.0, 5.5, 300.0], abs=PRECISION_S)
+    assert find_onsets(mixed[0]) == pytest.approx([1.0, 4.0, 5.5, 300.0], abs=PRECISION_S)
     assert warnings == ()
 
 
-def test_files_one_after_the_other_lose_nothing(tmp_path: Path) -> None:
-    one = write(
+def test_concatenated_files_are_complete(tmp_path: Path) -> None:
+    one = write_container(
         tmp_path / "a.ts",
         "mp2",
-        [[(0.0, beep(1.0)), (2.0, beep(1.0))]],
+        [[(0.0, create_beep(1.0)), (2.0, create_beep(1.0))]],
         video="mpeg2video",
         seconds=3.0,
     )
     path = tmp_path / "b.ts"
     path.write_bytes(one.read_bytes() * 2)
     samples, warnings = decode(path)
-    assert len(onsets(samples[0])) in {
+    assert len(find_onsets(samples[0])) in {
         3,
         4,
-    }  # the end of the first meets the beginning of the second
+    }  # the first ends where the second begins
     assert samples.shape[1] / SAMPLE_RATE == pytest.approx(6.0, abs=0.1)
     assert [warning.kind for warning in warnings] == [WarningKind.TIMELINE]

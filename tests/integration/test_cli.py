@@ -1,4 +1,4 @@
-"""Every command on a real ledger: what it prints, and how it ends."""
+"""Every command on a real ledger: output and exit status."""
 
 import ast
 import asyncio
@@ -32,13 +32,13 @@ from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.maintenance import open_incident, store_state
 from speakeasyd.ledger.new_jobs import add_jobs, store_waiting_files
 from speakeasyd.ledger.results import store_chunks
-from tests.ledgers import a_chunk, a_file, finish, opened
+from tests.ledgers import build_chunk, build_job, finish_job, open_ledger
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-class Desk:
-    """A person at a terminal, with an inbox, an outbox and a state folder."""
+class CommandLine:
+    """Runs commands on an inbox, an outbox and a state folder."""
 
     def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.inbox, self.outbox, self.state = root / "inbox", root / "outbox", root / "state"
@@ -47,42 +47,46 @@ class Desk:
         self._capsys = capsys
         self.out = self.err = ""
 
-    def says(self, *arguments: str) -> int:
-        """Give a command. Returns its exit status; what it printed is in `out` and `err`."""
+    def run(self, *arguments: str) -> int:
+        """Run a command. Returns its exit status; its output is in `out` and `err`."""
         status = cli.main(arguments)
         self.out, self.err = self._capsys.readouterr()
         return status
 
-    def asks(self, *arguments: str) -> int:
-        return self.says(*arguments, "--state", str(self.state))
+    def run_on_state(self, *arguments: str) -> int:
+        return self.run(*arguments, "--state", str(self.state))
 
-    def gets(self, *arguments: str) -> Any:
-        assert self.asks(*arguments, "--json") in {0, 1}, self.err
+    def run_for_json(self, *arguments: str) -> Any:
+        assert self.run_on_state(*arguments, "--json") in {0, 1}, self.err
         return json.loads(self.out)
 
-    def why(self, file: Path) -> int:
-        return self.asks("why", str(file), "--inbox", str(self.inbox), "--outbox", str(self.outbox))
+    def run_why(self, file: Path) -> int:
+        return self.run_on_state(
+            "why", str(file), "--inbox", str(self.inbox), "--outbox", str(self.outbox)
+        )
 
 
 @pytest.fixture
-def desk(
+def command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> Desk:
+) -> CommandLine:
     monkeypatch.setenv("COLUMNS", "120")
-    return Desk(tmp_path, capsys)
+    return CommandLine(tmp_path, capsys)
 
 
 @pytest.fixture
-def ledger(desk: Desk) -> Desk:
-    """Four jobs: 1 completed, 2 failed, 3 half done by a daemon that is gone, 4 pending."""
-    asyncio.run(_fill(desk.state / "ledger.db"))
-    return desk
+def ledger(command_line: CommandLine) -> CommandLine:
+    """A ledger with four jobs: 1 completed, 2 failed, 3 half done by a dead daemon, 4 pending."""
+    asyncio.run(_fill_ledger(command_line.state / "ledger.db"))
+    return command_line
 
 
-async def _fill(path: Path) -> None:
-    async with opened(path, clock=SystemClock()) as ledger:
-        first, second, third = await _claim(ledger, "talk.mp3", "letter.mp3", "calls/long.wav")
-        await finish(ledger, first, " Good morning, ladies", " and gentlemen.")
+async def _fill_ledger(path: Path) -> None:
+    async with open_ledger(path, clock=SystemClock()) as ledger:
+        first, second, third = await _claim_in_order(
+            ledger, "talk.mp3", "letter.mp3", "calls/long.wav"
+        )
+        await finish_job(ledger, first, " Good morning, ladies", " and gentlemen.")
         await ledger.write(
             fail_job, second.id, second.token, code=ErrorCode.NOT_MEDIA, error="it is text"
         )
@@ -92,7 +96,7 @@ async def _fill(path: Path) -> None:
             third.token,
             JobNoted(language="en", model="tiny.en", device="cpu", container_seconds=100.0),
         )
-        await ledger.write(store_chunks, [(third.id, third.token, a_chunk(0, " Half of it."))])
+        await ledger.write(store_chunks, [(third.id, third.token, build_chunk(0, " Half of it."))])
         await ledger.write(
             open_incident,
             Incident(
@@ -104,7 +108,7 @@ async def _fill(path: Path) -> None:
                 action=IncidentAction.START_WORKER,
             ),
         )
-        await ledger.write(add_jobs, [a_file("later.flac")])
+        await ledger.write(add_jobs, [build_job("later.flac")])
         await ledger.write(
             store_waiting_files,
             "inbox",
@@ -116,54 +120,56 @@ async def _fill(path: Path) -> None:
         )
 
 
-async def _claim(ledger: Ledger, *names: str) -> list[Job]:
-    """Claim jobs of these files, in this order whatever the order of the queue."""
+async def _claim_in_order(ledger: Ledger, *names: str) -> list[Job]:
+    """Claim jobs of these files in the given order."""
     jobs = []
     for name in names:
-        await ledger.write(add_jobs, [a_file(name)])
+        await ledger.write(add_jobs, [build_job(name)])
         jobs += await ledger.write(claim_jobs, 1)
     return jobs
 
 
-# --- the boundary
+# --- options, errors and defects
 
 
-def test_the_version(desk: Desk) -> None:
-    assert desk.says("--version") == 0
-    assert desk.out == f"speakeasyd {__version__}\n"
+def test_the_version(command_line: CommandLine) -> None:
+    assert command_line.run("--version") == 0
+    assert command_line.out == f"speakeasyd {__version__}\n"
 
 
-def test_every_command_has_help_and_the_whole_has_all_of_them(desk: Desk) -> None:
-    assert desk.says("--help") == 0
-    overview = desk.out
+def test_every_command_has_help(command_line: CommandLine) -> None:
+    assert command_line.run("--help") == 0
+    overview = command_line.out
     for name in cli.COMMANDS:
         assert re.search(rf"^\W*{name} ", overview, re.MULTILINE)
-        assert desk.says(name, "--help") == 0
-        assert f"speakeasyd {name}" in desk.out
+        assert command_line.run(name, "--help") == 0
+        assert f"speakeasyd {name}" in command_line.out
 
 
-def test_a_wrong_command_or_option_is_told_and_costs_2(desk: Desk) -> None:
-    assert desk.says("statsu") == 2
-    assert "Did you mean 'status'?" in desk.err
-    assert desk.says("jobs", "--status", "lost") == 2
-    assert "'pending'" in desk.err
-    assert desk.says("show", "one") == 2
-    assert desk.says("retry") == 2
-    assert "--where" in desk.err
+def test_an_unknown_command_or_option_exits_with_2(command_line: CommandLine) -> None:
+    assert command_line.run("statsu") == 2
+    assert "Did you mean 'status'?" in command_line.err
+    assert command_line.run("jobs", "--status", "lost") == 2
+    assert "'pending'" in command_line.err
+    assert command_line.run("show", "one") == 2
+    assert command_line.run("retry") == 2
+    assert "--where" in command_line.err
 
 
-def test_an_expected_error_is_a_sentence_and_a_hint(desk: Desk) -> None:
-    assert desk.asks("jobs") == 2
-    assert desk.err.startswith("speakeasyd: there is no ledger")
-    assert "speakeasyd run" in desk.err
-    assert "Traceback" not in desk.err
+def test_an_expected_error_prints_a_message_and_a_hint(command_line: CommandLine) -> None:
+    assert command_line.run_on_state("jobs") == 2
+    assert command_line.err.startswith("speakeasyd: there is no ledger")
+    assert "speakeasyd run" in command_line.err
+    assert "Traceback" not in command_line.err
 
 
-def test_a_wrong_configuration_stops_every_command(desk: Desk, tmp_path: Path) -> None:
+def test_an_invalid_configuration_stops_every_command(
+    command_line: CommandLine, tmp_path: Path
+) -> None:
     file = tmp_path / "wrong.toml"
     file.write_text("[watch]\nsetle_s = 1")
-    assert desk.says("status", "--config", str(file)) == 78
-    assert f"{file}: there is no key watch.setle_s; did you mean settle_s?" in desk.err
+    assert command_line.run("status", "--config", str(file)) == 78
+    assert f"{file}: there is no key watch.setle_s; did you mean settle_s?" in command_line.err
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="systemd")
@@ -182,31 +188,31 @@ def test_errors_have_a_priority_in_the_journal(tmp_path: Path) -> None:
     assert all(line.startswith("<3>") for line in lines)
 
 
-def test_a_defect_leaves_a_file_and_costs_3(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_a_defect_writes_a_report_and_exits_with_3(
+    command_line: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def broken(_state: Path) -> None:
+    def raise_defect(_state: Path) -> None:
         raise ZeroDivisionError("a defect made for this test")
 
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(status, "take_snapshot", broken)
-    assert desk.asks("status") == 3
-    assert "Traceback" not in desk.err
+    monkeypatch.setattr(status, "take_snapshot", raise_defect)
+    assert command_line.run_on_state("status") == 3
+    assert "Traceback" not in command_line.err
     [file] = tmp_path.glob("speakeasyd-defect-*.log")
-    assert str(file) in desk.err
+    assert str(file) in command_line.err
     assert "a defect made for this test" in file.read_text(encoding="utf-8")
 
 
-def test_ctrl_c_costs_130(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(_state: Path) -> None:
+def test_ctrl_c_exits_with_130(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def raise_interrupt(_state: Path) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(status, "take_snapshot", interrupted)
-    assert desk.asks("status") == 130
+    monkeypatch.setattr(status, "take_snapshot", raise_interrupt)
+    assert command_line.run_on_state("status") == 130
 
 
-def test_starting_is_quick_and_imports_no_models_library() -> None:
-    """Measured in imports, which do not depend on the machine's mood."""
+def test_the_start_imports_no_model_library() -> None:
+    """Imports are counted because times depend on the machine."""
     probe = (
         "import sys; from speakeasyd.cli import main; main(sys.argv[1:]);"
         "print(sorted({name.partition('.')[0] for name in sys.modules}), file=sys.stderr)"
@@ -229,34 +235,34 @@ def test_starting_is_quick_and_imports_no_models_library() -> None:
         assert unwanted & set(re.findall(r"'(\w+)'", done.stderr)) == set(), arguments
 
 
-# --- asking
+# --- reading commands
 
 
-def test_jobs(ledger: Desk) -> None:
-    assert ledger.asks("jobs") == 0
+def test_jobs(ledger: CommandLine) -> None:
+    assert ledger.run_on_state("jobs") == 0
     assert [line.split()[0] for line in ledger.out.splitlines()] == ["job", "4", "3", "2", "1"]
-    assert [job["job_id"] for job in ledger.gets("jobs", "--status", "failed")] == [2]
-    assert [job["job_id"] for job in ledger.gets("jobs", "--limit", "2")] == [4, 3]
-    assert ledger.gets("jobs", "--batch", "nothing") == []
+    assert [job["job_id"] for job in ledger.run_for_json("jobs", "--status", "failed")] == [2]
+    assert [job["job_id"] for job in ledger.run_for_json("jobs", "--limit", "2")] == [4, 3]
+    assert ledger.run_for_json("jobs", "--batch", "nothing") == []
 
 
-def test_show(ledger: Desk) -> None:
-    assert ledger.asks("show", "1", "--text") == 0
+def test_show(ledger: CommandLine) -> None:
+    assert ledger.run_on_state("show", "1", "--text") == 0
     assert ledger.out == "Good morning, ladies and gentlemen.\n"
-    assert ledger.asks("show", "3", "--text") == 0
+    assert ledger.run_on_state("show", "3", "--text") == 0
     assert ledger.out == "Half of it.\n"
-    told = ledger.gets("show", "1")
+    told = ledger.run_for_json("show", "1")
     assert told["artifacts"][0]["path"] == "1.txt"
     assert told["attempts_made"][0]["outcome"] == "completed"
-    assert ledger.asks("show", "2") == 0
+    assert ledger.run_on_state("show", "2") == 0
     assert "not_media, it is text" in ledger.out
     assert " ".join(find_hint("not_media").split()) in " ".join(ledger.out.split())
-    assert ledger.asks("show", "99") == 1
+    assert ledger.run_on_state("show", "99") == 1
     assert "no job 99" in ledger.err
 
 
-def test_status_in_json(ledger: Desk) -> None:
-    told = ledger.gets("status")
+def test_status_in_json(ledger: CommandLine) -> None:
+    told = ledger.run_for_json("status")
     assert told["daemon"] is None
     assert told["counts"] == {
         "pending": 1,
@@ -270,79 +276,81 @@ def test_status_in_json(ledger: Desk) -> None:
     assert told["speed"] > 0
 
 
-def test_status_for_people(ledger: Desk) -> None:
-    assert ledger.asks("status") == 1, "the daemon is down"
+def test_status_for_people(ledger: CommandLine) -> None:
+    assert ledger.run_on_state("status") == 1, "the daemon is down"
     assert "down" in ledger.out
     assert "calls/long.wav" in ledger.out
     assert "illegal access; a new worker is started; not resolved" in ledger.out
     assert "copying.mkv waits since" in ledger.out
     with LedgerLock(ledger.state):
-        assert ledger.asks("status") == 0
+        assert ledger.run_on_state("status") == 0
         assert f"process {os.getpid()}" in ledger.out
 
 
-def test_status_on_the_screen_until_ctrl_c(ledger: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_on_the_screen_until_ctrl_c(
+    ledger: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def press_ctrl_c(_seconds: float) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(status.time, "sleep", press_ctrl_c)
-    assert ledger.asks("status", "--watch") == 0
+    assert ledger.run_on_state("status", "--watch") == 0
     assert "calls/long.wav" in ledger.out
 
 
-def test_a_killed_daemon_is_down(ledger: Desk) -> None:
+def test_a_killed_daemon_is_down(ledger: CommandLine) -> None:
     signature = {"pid": os.getpid(), "host": "here", "started_at": "2026-01-01T00:00:00.000Z"}
     (ledger.state / "daemon.lock").write_text(json.dumps(signature))
-    assert ledger.gets("status")["daemon"] is None
+    assert ledger.run_for_json("status")["daemon"] is None
 
 
-def test_sql(ledger: Desk) -> None:
+def test_sql(ledger: CommandLine) -> None:
     query = "SELECT job_id, path FROM job_status WHERE job_id < 3 ORDER BY 1"
-    assert ledger.gets("sql", query) == [
+    assert ledger.run_for_json("sql", query) == [
         {"job_id": 1, "path": "talk.mp3"},
         {"job_id": 2, "path": "letter.mp3"},
     ]
-    assert ledger.asks("sql", query, "--csv") == 0
+    assert ledger.run_on_state("sql", query, "--csv") == 0
     assert list(csv.reader(io.StringIO(ledger.out)))[1:] == [["1", "talk.mp3"], ["2", "letter.mp3"]]
-    assert ledger.asks("sql", "SELECT 1 WHERE 0") == 0
+    assert ledger.run_on_state("sql", "SELECT 1 WHERE 0") == 0
     assert "no rows" in ledger.out
-    assert ledger.asks("sql", "DELETE FROM jobs") == 2
+    assert ledger.run_on_state("sql", "DELETE FROM jobs") == 2
     assert "more than read" in ledger.err
-    assert ledger.asks("sql", "SELEC") == 2
-    assert len(ledger.gets("jobs")) == 4
+    assert ledger.run_on_state("sql", "SELEC") == 2
+    assert len(ledger.run_for_json("jobs")) == 4
 
 
-def test_search(ledger: Desk) -> None:
-    [hit] = ledger.gets("search", "morning", "lad*")
+def test_search(ledger: CommandLine) -> None:
+    [hit] = ledger.run_for_json("search", "morning", "lad*")
     assert (hit["job_id"], hit["path"]) == (1, "talk.mp3")
-    assert ledger.asks("search", "morning") == 0
+    assert ledger.run_on_state("search", "morning") == 0
     assert "[morning]" in ledger.out
-    assert ledger.asks("search", "evening") == 1
+    assert ledger.run_on_state("search", "evening") == 1
 
 
-# --- changing
+# --- changing commands
 
 
-def test_retry(ledger: Desk) -> None:
-    assert ledger.asks("retry", "2") == 0
+def test_retry(ledger: CommandLine) -> None:
+    assert ledger.run_on_state("retry", "2") == 0
     assert "1 to retry: 2" in ledger.out
     assert "daemon is down" in ledger.out
-    assert ledger.gets("jobs", "--status", "pending")[1]["attempts"] == 0
-    assert ledger.gets("retry", "2", "1") == {"retried": [1], "refused": [2]}
+    assert ledger.run_for_json("jobs", "--status", "pending")[1]["attempts"] == 0
+    assert ledger.run_for_json("retry", "2", "1") == {"retried": [1], "refused": [2]}
 
 
-def test_retry_by_condition(ledger: Desk) -> None:
-    assert ledger.gets("retry", "--where", "error_code = 'not_media'") == {
+def test_retry_by_condition(ledger: CommandLine) -> None:
+    assert ledger.run_for_json("retry", "--where", "error_code = 'not_media'") == {
         "retried": [2],
         "refused": [],
     }
-    assert ledger.asks("retry", "--where", "no_such_column = 1") == 2
+    assert ledger.run_on_state("retry", "--where", "no_such_column = 1") == 2
     assert "no_such_column" in ledger.err
 
 
-def test_cancel(ledger: Desk) -> None:
-    assert ledger.gets("cancel", "4", "3", "1") == {"cancelled": [3, 4], "refused": [1]}
-    assert ledger.asks("cancel", "1") == 1
+def test_cancel(ledger: CommandLine) -> None:
+    assert ledger.run_for_json("cancel", "4", "3", "1") == {"cancelled": [3, 4], "refused": [1]}
+    assert ledger.run_on_state("cancel", "1") == 1
     assert "ended already" in ledger.out
 
 
@@ -359,109 +367,113 @@ def test_cancel(ledger: Desk) -> None:
         ("copying.mkv", ["7 bytes: it is still being written"]),
     ],
 )
-def test_why_of_a_file_with_a_past(ledger: Desk, name: str, said: list[str]) -> None:
-    assert ledger.why(ledger.inbox / name) == 0
+def test_why_of_a_known_file(ledger: CommandLine, name: str, said: list[str]) -> None:
+    assert ledger.run_why(ledger.inbox / name) == 0
     assert [part for part in said if part not in ledger.out] == []
 
 
-def test_why_of_a_file_that_is_ignored(ledger: Desk) -> None:
+def test_why_of_a_file_that_is_ignored(ledger: CommandLine) -> None:
     (ledger.inbox / "notes.txt").write_text("x")
-    assert ledger.why(ledger.inbox / "notes.txt") == 0
+    assert ledger.run_why(ledger.inbox / "notes.txt") == 0
     assert re.search(r"it is ignored: .*txt.* is not among watch.extensions", ledger.out)
     (ledger.inbox / "talk.mp3.part").write_text("x")
-    assert ledger.why(ledger.inbox / "talk.mp3.part") == 0
+    assert ledger.run_why(ledger.inbox / "talk.mp3.part") == 0
     assert "'*.part'" in ledger.out
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_why_of_a_link(ledger: Desk) -> None:
+def test_why_of_a_link(ledger: CommandLine) -> None:
     (ledger.inbox / "link.mp3").symlink_to("/dev/null")
-    assert ledger.why(ledger.inbox / "link.mp3") == 0
+    assert ledger.run_why(ledger.inbox / "link.mp3") == 0
     assert "symbolic link" in ledger.out
 
 
-def test_why_of_a_file_that_is_new_or_nowhere(ledger: Desk) -> None:
+def test_why_of_a_new_or_missing_file(ledger: CommandLine) -> None:
     (ledger.inbox / "new.mp3").write_text("x")
-    assert ledger.why(ledger.inbox / "new.mp3") == 0
+    assert ledger.run_why(ledger.inbox / "new.mp3") == 0
     assert "no job yet" in ledger.out
     assert "daemon is down" in ledger.out
     with LedgerLock(ledger.state):
-        ledger.why(ledger.inbox / "new.mp3")
+        ledger.run_why(ledger.inbox / "new.mp3")
         assert "has been still for 2 s" in ledger.out
-    assert ledger.why(ledger.inbox / "never.mp3") == 1
+    assert ledger.run_why(ledger.inbox / "never.mp3") == 1
     assert "No such file" in ledger.out
-    assert ledger.why(ledger.inbox.parent / "elsewhere.mp3") == 1
+    assert ledger.run_why(ledger.inbox.parent / "elsewhere.mp3") == 1
     assert f"Copy it into one: {ledger.inbox}" in " ".join(ledger.out.split())
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the ledger of the tests has a POSIX outbox")
-def test_why_of_a_transcript(ledger: Desk) -> None:
-    assert ledger.why(Path("/outbox/1.txt")) == 0
+def test_why_of_a_transcript(ledger: CommandLine) -> None:
+    assert ledger.run_why(Path("/outbox/1.txt")) == 0
     assert "it is a transcript of talk.mp3" in ledger.out
 
 
-def test_why_before_the_first_start(desk: Desk) -> None:
-    (desk.inbox / "new.mp3").write_text("x")
-    assert desk.why(desk.inbox / "new.mp3") == 0
-    assert "speakeasyd run" in desk.out
+def test_why_before_the_first_start(command_line: CommandLine) -> None:
+    (command_line.inbox / "new.mp3").write_text("x")
+    assert command_line.run_why(command_line.inbox / "new.mp3") == 0
+    assert "speakeasyd run" in command_line.out
 
 
 # --- config
 
 
-def test_config_init_check_show_path(desk: Desk, tmp_path: Path) -> None:
+def test_config_init_check_show_path(command_line: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "deep" / "speakeasyd.toml"
-    assert desk.says("config", "init", str(file)) == 0
-    assert desk.says("config", "init", str(file)) == 1
-    assert "--force" in desk.err
-    assert desk.says("config", "init", str(file), "--force") == 0
-    assert desk.says("config", "check", str(file)) == 0
-    assert "all is well" in desk.out
+    assert command_line.run("config", "init", str(file)) == 0
+    assert command_line.run("config", "init", str(file)) == 1
+    assert "--force" in command_line.err
+    assert command_line.run("config", "init", str(file), "--force") == 0
+    assert command_line.run("config", "check", str(file)) == 0
+    assert "all is well" in command_line.out
     file.write_text("[watch]\nsettle_s = 7\n[presets.fr]\nlanguage = 'fr'\n")
-    assert desk.says("config", "show", "--config", str(file)) == 0
-    assert f"settle_s = 7  # {file}" in desk.out
-    assert "rescan_s = 300\n" in desk.out
-    assert "[presets.fr]" in desk.out
-    assert desk.says("config", "show", "--config", str(file), "--json") == 0
-    assert json.loads(desk.out)["watch"]["settle_s"] == 7
-    assert desk.says("config", "path", "--config", str(file)) == 0
-    assert f"in use: {file}" in desk.out
-    assert desk.says("config", "path", "--config", str(tmp_path / "nowhere.toml")) == 78
-    assert "looked for" in desk.out
-    assert desk.says("config", "init", "--stdout") == 0
-    assert desk.out == (REPOSITORY / "config" / "speakeasyd.toml").read_text(encoding="utf-8")
+    assert command_line.run("config", "show", "--config", str(file)) == 0
+    assert f"settle_s = 7  # {file}" in command_line.out
+    assert "rescan_s = 300\n" in command_line.out
+    assert "[presets.fr]" in command_line.out
+    assert command_line.run("config", "show", "--config", str(file), "--json") == 0
+    assert json.loads(command_line.out)["watch"]["settle_s"] == 7
+    assert command_line.run("config", "path", "--config", str(file)) == 0
+    assert f"in use: {file}" in command_line.out
+    assert command_line.run("config", "path", "--config", str(tmp_path / "nowhere.toml")) == 78
+    assert "looked for" in command_line.out
+    assert command_line.run("config", "init", "--stdout") == 0
+    assert command_line.out == (REPOSITORY / "config" / "speakeasyd.toml").read_text(
+        encoding="utf-8"
+    )
     file.write_text("[log]\nlevel = 'loud'")
-    assert desk.says("config", "check", str(file)) == 78
+    assert command_line.run("config", "check", str(file)) == 78
 
 
-def test_flags_choose_one_inbox_of_several(desk: Desk, tmp_path: Path) -> None:
+def test_flags_choose_one_inbox_of_several(command_line: CommandLine, tmp_path: Path) -> None:
     file = tmp_path / "two.toml"
     file.write_text(
         "[[inboxes]]\nname='a'\npath='a'\noutbox='x'\n[[inboxes]]\nname='b'\npath='b'\noutbox='y'\n"
     )
-    assert desk.says("once", "--config", str(file), "--outbox", str(desk.outbox)) == 78
-    assert "there are several inboxes" in desk.err
-    places = ["--inbox", str(tmp_path / "nowhere"), "--state", str(desk.state)]
-    assert desk.says("once", "--config", str(file), *places) == 2
-    assert f"there is no inbox {tmp_path / 'nowhere'}" in desk.err
+    assert (
+        command_line.run("once", "--config", str(file), "--outbox", str(command_line.outbox)) == 78
+    )
+    assert "there are several inboxes" in command_line.err
+    places = ["--inbox", str(tmp_path / "nowhere"), "--state", str(command_line.state)]
+    assert command_line.run("once", "--config", str(file), *places) == 2
+    assert f"there is no inbox {tmp_path / 'nowhere'}" in command_line.err
 
 
 # --- doctor
 
 
 @pytest.mark.real
-def test_doctor(desk: Desk) -> None:
+def test_doctor(command_line: CommandLine) -> None:
     places = [
         "--inbox",
-        str(desk.inbox),
+        str(command_line.inbox),
         "--outbox",
-        str(desk.outbox),
+        str(command_line.outbox),
         "--model",
         "bundled",
         "--device",
         "cpu",
     ]
-    found = {finding["what"]: finding for finding in desk.gets("doctor", *places)}
+    found = {finding["what"]: finding for finding in command_line.run_for_json("doctor", *places)}
     assert found["model bundled"]["level"] == "ok"
     assert "libavcodec" in found["FFmpeg"]["text"]
     assert found["engine"]["level"] == "ok"
@@ -474,33 +486,35 @@ def test_doctor(desk: Desk) -> None:
 
 @pytest.mark.real
 def test_doctor_finds_an_engine_that_cannot_decode(
-    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command_line: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A library of another version is told as such, with the advice that fits."""
+    """An incompatible library is reported with fitting advice."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "sitecustomize.py").write_text("import av\nav.open = lambda file: None\n")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'other'}{os.pathsep}{REPOSITORY}")
     assert (
-        desk.asks("doctor", "--inbox", str(desk.inbox), "--model", "bundled", "--device", "cpu")
+        command_line.run_on_state(
+            "doctor", "--inbox", str(command_line.inbox), "--model", "bundled", "--device", "cpu"
+        )
         == 1
     )
-    told = " ".join(desk.out.split())
+    told = " ".join(command_line.out.split())
     assert "fail engine: a defect of speakeasyd, or of its installation: TypeError" in told
     assert "install speakeasyd again" in told
 
 
 @pytest.mark.real
-def test_doctor_has_nothing_to_say_against_the_default_inbox(desk: Desk) -> None:
-    """It is made at the first start."""
+def test_doctor_accepts_a_missing_default_inbox(command_line: CommandLine) -> None:
+    """The first start creates it."""
     found = {
         finding["what"]: finding
-        for finding in desk.gets("doctor", "--model", "bundled", "--device", "cpu")
+        for finding in command_line.run_for_json("doctor", "--model", "bundled", "--device", "cpu")
     }
     assert found["inbox inbox"]["level"] == "ok"
     assert "to be made" in found["inbox inbox"]["text"]
 
 
-def test_doctor_says_how_to_mend(desk: Desk, tmp_path: Path) -> None:
+def test_doctor_prints_how_to_fix_problems(command_line: CommandLine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     places = [
         "--inbox",
@@ -510,14 +524,14 @@ def test_doctor_says_how_to_mend(desk: Desk, tmp_path: Path) -> None:
         "--device",
         "cuda",
     ]
-    assert desk.asks("doctor", *places, "--model", "no such model") == 1
-    told = " ".join(desk.out.split())
+    assert command_line.run_on_state("doctor", *places, "--model", "no such model") == 1
+    told = " ".join(command_line.out.split())
     assert "is not there Create it, or mount it." in told
     assert "fail GPU: none is found" in told or "ok GPU: cuda:0" in told
     assert re.search(r"fail model no such model: .*no model 'no such model'", told)
 
 
-# --- the words
+# --- error codes
 
 
 def test_every_error_code_has_advice() -> None:
@@ -526,15 +540,15 @@ def test_every_error_code_has_advice() -> None:
 
 
 def test_every_error_code_is_in_the_docs() -> None:
-    """What happened, in the words of the code itself, and what to do."""
+    """The page has the docstring and the hint of every code."""
     docs = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
-    what_happened = _docstrings("ErrorCode")
+    what_happened = _read_member_docstrings("ErrorCode")
     for code, advice in WHAT_TO_DO.items():
         assert f"### `{code}`\n\n{what_happened[code.name]}\n\n{advice}\n" in docs
 
 
-def _docstrings(name: str) -> dict[str, str]:
-    """The text below each member of an enum in errors.py."""
+def _read_member_docstrings(name: str) -> dict[str, str]:
+    """Return the docstring of each member of an enum in errors.py."""
     tree = ast.parse((REPOSITORY / "speakeasyd" / "errors.py").read_text(encoding="utf-8"))
     [enum] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
     return {
@@ -548,12 +562,12 @@ def _docstrings(name: str) -> dict[str, str]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="it takes a signal from a timer")
-def test_ctrl_c_in_a_query_says_that_it_was_interrupted(ledger: Desk) -> None:
+def test_ctrl_c_in_a_query_prints_that_it_was_interrupted(ledger: CommandLine) -> None:
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS n FROM n"
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
         signal.setitimer(signal.ITIMER_REAL, 1.0)
-        assert ledger.asks("sql", "--timeout", "0", endless) == 130
+        assert ledger.run_on_state("sql", "--timeout", "0", endless) == 130
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
@@ -561,7 +575,9 @@ def test_ctrl_c_in_a_query_says_that_it_was_interrupted(ledger: Desk) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-def test_config_show_tells_no_secret(desk: Desk, tmp_path: Path, arguments: list[str]) -> None:
+def test_config_show_hides_secrets(
+    command_line: CommandLine, tmp_path: Path, arguments: list[str]
+) -> None:
     file = tmp_path / "speakeasyd.toml"
     file.write_text(
         """
@@ -576,9 +592,9 @@ def test_config_show_tells_no_secret(desk: Desk, tmp_path: Path, arguments: list
         ]
         """
     )
-    assert desk.says("config", "show", "--config", str(file), *arguments) == 0
-    assert "hidden" not in desk.out
-    assert all(host in desk.out for host in ("one.example", "two.example", "three.example"))
+    assert command_line.run("config", "show", "--config", str(file), *arguments) == 0
+    assert "hidden" not in command_line.out
+    assert all(host in command_line.out for host in ("one.example", "two.example", "three.example"))
 
 
 @pytest.mark.parametrize(
@@ -588,37 +604,35 @@ def test_config_show_tells_no_secret(desk: Desk, tmp_path: Path, arguments: list
         (PauseCause(PauseKind.OUTBOX, "in"), "It ends when the cause is removed", "resume"),
     ],
 )
-def test_status_says_which_pauses_end_by_themselves(
-    ledger: Desk, cause: PauseCause, says: str, never: str
+def test_status_prints_which_pauses_end_by_themselves(
+    ledger: CommandLine, cause: PauseCause, says: str, never: str
 ) -> None:
-    async def note() -> None:
-        async with opened(ledger.state / "ledger.db", clock=SystemClock()) as open_ledger:
-            await open_ledger.write(store_state, "pauses", [describe_pause(cause, "for a reason")])
+    async def store_pause() -> None:
+        async with open_ledger(ledger.state / "ledger.db", clock=SystemClock()) as opened:
+            await opened.write(store_state, "pauses", [describe_pause(cause, "for a reason")])
 
-    asyncio.run(note())
+    asyncio.run(store_pause())
     with LedgerLock(ledger.state):
-        assert ledger.asks("status") == 0
+        assert ledger.run_on_state("status") == 0
         assert says in ledger.out
         assert never not in ledger.out
-        assert ledger.gets("status")["paused_by"] == [describe_pause(cause, "for a reason")]
+        assert ledger.run_for_json("status")["paused_by"] == [describe_pause(cause, "for a reason")]
 
 
-def test_why_and_doctor_name_the_pause(ledger: Desk) -> None:
-    async def note(cause: PauseCause) -> None:
-        async with opened(ledger.state / "ledger.db", clock=SystemClock()) as open_ledger:
-            await open_ledger.write(
-                store_state, "pauses", [describe_pause(cause, "its disk is full")]
-            )
+def test_why_and_doctor_name_the_pause(ledger: CommandLine) -> None:
+    async def store_pause(cause: PauseCause) -> None:
+        async with open_ledger(ledger.state / "ledger.db", clock=SystemClock()) as opened:
+            await opened.write(store_state, "pauses", [describe_pause(cause, "its disk is full")])
 
-    asyncio.run(note(PauseCause(PauseKind.OUTBOX, "inbox")))
+    asyncio.run(store_pause(PauseCause(PauseKind.OUTBOX, "inbox")))
     with LedgerLock(ledger.state):
-        assert ledger.why(ledger.inbox / "later.flac") == 0
+        assert ledger.run_why(ledger.inbox / "later.flac") == 0
         assert "It waits in the queue, which is paused: its disk is full" in ledger.out
-        found = ledger.gets("doctor", "--inbox", str(ledger.inbox), "--device", "cpu")
+        found = ledger.run_for_json("doctor", "--inbox", str(ledger.inbox), "--device", "cpu")
         queue = {"what": "queue", "level": "warn", "mend": ""}
         assert queue | {"text": "paused (outbox inbox): its disk is full"} in found
-        asyncio.run(note(PauseCause(PauseKind.OUTBOX, "another inbox")))
-        assert ledger.why(ledger.inbox / "later.flac") == 0
+        asyncio.run(store_pause(PauseCause(PauseKind.OUTBOX, "another inbox")))
+        assert ledger.run_why(ledger.inbox / "later.flac") == 0
         assert "It is waiting in the queue." in ledger.out
 
 
@@ -627,7 +641,7 @@ def test_why_and_doctor_name_the_pause(ledger: Desk) -> None:
     ("words", "offered"),
     [("speakeasyd st", {"status"}), ("speakeasyd search --li", {"--limit", "--line"})],
 )
-def test_bash_is_told_how_words_may_go_on(words: str, offered: set[str]) -> None:
+def test_bash_completes_words(words: str, offered: set[str]) -> None:
     asked = {
         "COMP_WORDS": words,
         "COMP_CWORD": str(words.count(" ")),

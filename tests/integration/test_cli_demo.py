@@ -1,4 +1,4 @@
-"""The commands that start the daemon, as a newcomer gives them, on real speech."""
+"""Commands that start the daemon, with real speech."""
 
 import os
 import re
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.real
 REPOSITORY = Path(__file__).parents[2]
 
 
-def speakeasyd(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+def run_command(*arguments: str, cwd: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "speakeasyd", *arguments],
         capture_output=True,
@@ -40,32 +40,32 @@ def sample() -> Path:
     return Path(str(resources.files("speakeasyd") / "data" / "samples" / "voice_memo.flac"))
 
 
-def test_the_demo_takes_ones_own_file(sample: Path, tmp_path: Path) -> None:
+def test_the_demo_accepts_a_file(sample: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.flac"
     mine.write_bytes(sample.read_bytes())
     wrong = tmp_path / "speakeasyd.toml"
     wrong.write_text("nonsense")
-    done = speakeasyd(
+    done = run_command(
         "demo", "mine.flac", cwd=tmp_path, TMPDIR=str(tmp_path), SPEAKEASYD_CONFIG=str(wrong)
     )
     assert done.returncode == 0, done.stderr
     assert "call the dentist" in done.stdout.lower()
     assert "mine.txt" in done.stdout
     [state] = re.findall(r"sql \"SELECT path, text .*\" --state \"(.*)\"", done.stdout)
-    asked = speakeasyd(
+    asked = run_command(
         "sql", "SELECT path FROM transcript_text", "--state", state, "--csv", cwd=tmp_path
     )
     assert asked.stdout == "path\nmine.flac\n"
     assert (mine.exists(), sample.exists()) == (True, True)
 
 
-def test_the_demo_says_which_file_is_not_there(tmp_path: Path) -> None:
-    done = speakeasyd("demo", "nowhere.mp3", cwd=tmp_path, TMPDIR=str(tmp_path))
+def test_the_demo_names_a_missing_file(tmp_path: Path) -> None:
+    done = run_command("demo", "nowhere.mp3", cwd=tmp_path, TMPDIR=str(tmp_path))
     assert done.returncode == 2
     assert "there is no file nowhere.mp3" in done.stderr
 
 
-def test_the_demo_says_why_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_prints_why_it_waits(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress(console=Console(width=200)) as progress:
         paused = Event(
             kind=EventKind.QUEUE_PAUSED,
@@ -85,7 +85,7 @@ def test_once_counts_and_logs_json_to_a_pipe(sample: Path, tmp_path: Path) -> No
         "state = 'state'\n[[inboxes]]\npath = 'inbox'\noutbox = 'outbox'\n[watch]\nsettle_s = 0.2\n"
         "[options]\nmodel = 'bundled'\nformats = ['txt']\n"
     )
-    done = speakeasyd("once", "--config", str(config), "--formats", "vtt,txt", cwd=tmp_path)
+    done = run_command("once", "--config", str(config), "--formats", "vtt,txt", cwd=tmp_path)
     assert done.returncode == 1
     counts, *named = done.stdout.strip().splitlines()
     assert sorted(counts.split(", ")) == ["1 completed", "1 failed"]
@@ -96,8 +96,8 @@ def test_once_counts_and_logs_json_to_a_pipe(sample: Path, tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "outbox").iterdir()) == ["memo.txt", "memo.vtt"]
 
 
-def test_the_default_inbox_is_made(tmp_path: Path, scratch_home: Path) -> None:
-    done = speakeasyd("once", cwd=tmp_path, SPEAKEASYD_OPTIONS__MODEL="bundled")
+def test_the_default_inbox_is_created(tmp_path: Path, scratch_home: Path) -> None:
+    done = run_command("once", cwd=tmp_path, SPEAKEASYD_OPTIONS__MODEL="bundled")
     assert done.returncode == 0, done.stderr
     assert done.stdout == "nothing to do\n"
     assert [path for path in scratch_home.rglob("inbox") if path.is_dir()]

@@ -1,4 +1,4 @@
-"""The clock of a running daemon is set, for real: libfaketime moves the wall clock, and the monotonic one not."""
+"""The wall clock of a running daemon is changed by libfaketime; the monotonic clock is not."""
 
 import os
 import re
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.served import MEMO, Served, until
+from tests.conftest import poll_until
+from tests.serving_daemon import VOICE_MEMO, ServingDaemon
 
 LIBRARY = (
     next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
@@ -24,12 +25,12 @@ pytestmark = [
 ]
 
 
-class Wall:
-    """The wall clock of the daemon and of the commands."""
+class WallClock:
+    """The wall clock of the daemon and of commands."""
 
     def __init__(self, root: Path) -> None:
         self._file = root / "faketime"
-        self.set("+0")
+        self.set_offset("+0")
         self.environment = {
             "LD_PRELOAD": str(LIBRARY),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
@@ -37,73 +38,79 @@ class Wall:
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
 
-    def set(self, offset: str) -> None:
+    def set_offset(self, offset: str) -> None:
         self._file.write_text(offset + "\n")
 
 
 @pytest.fixture
-def wall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wall:
-    wall = Wall(tmp_path)
-    for name, value in wall.environment.items():
+def wall_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WallClock:
+    wall_clock = WallClock(tmp_path)
+    for name, value in wall_clock.environment.items():
         monkeypatch.setenv(name, value)
-    return wall
+    return wall_clock
 
 
 @pytest.fixture
-def served(tmp_path: Path, wall: Wall) -> Iterator[Served]:
-    served = Served(tmp_path, {})
-    served.start()
+def daemon(tmp_path: Path, wall_clock: WallClock) -> Iterator[ServingDaemon]:
+    daemon = ServingDaemon(tmp_path, {})
+    daemon.start()
     try:
-        yield served
+        yield daemon
     finally:
-        served.stop()
+        daemon.stop()
 
 
-def drop(served: Served, name: str, tail: bytes = b"") -> None:
-    """Other bytes each time, so that it is transcribed each time."""
-    part = served.root / f"{name}.part"
-    part.write_bytes(MEMO.read_bytes() + tail)
-    part.rename(served.inbox / name)
+def drop_file(daemon: ServingDaemon, name: str, tail: bytes = b"") -> None:
+    """Drop a file whose last bytes make it unique."""
+    part = daemon.root / f"{name}.part"
+    part.write_bytes(VOICE_MEMO.read_bytes() + tail)
+    part.rename(daemon.inbox / name)
 
 
-def status_of(served: Served, name: str) -> str:
+def read_job_status(daemon: ServingDaemon, name: str) -> str:
     found = [
         row["status"]
-        for row in served.rows("SELECT path, status FROM job_status")
+        for row in daemon.query_ledger("SELECT path, status FROM job_status")
         if row["path"] == name
     ]
     return str(found[0]) if found else ""
 
 
-def head_of_status(served: Served) -> str:
-    command = [sys.executable, "-m", "speakeasyd", "status", "--state", str(served.state)]
+def read_status_headline(daemon: ServingDaemon) -> str:
+    command = [sys.executable, "-m", "speakeasyd", "status", "--state", str(daemon.state)]
     found = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=True, env=os.environ
     )
     return found.stdout.splitlines()[0]
 
 
-def test_files_go_on_being_transcribed_whatever_the_clock_says(served: Served, wall: Wall) -> None:
-    drop(served, "first.flac")
-    until(lambda: status_of(served, "first.flac") == "completed", "the first file")
-    for number, offset in enumerate(["-2h", "-2d", "+2h", "+2d", "+0"]):
-        wall.set(offset)
-        name = f"file {number}.flac"
-        drop(served, name, bytes([number + 1]) * 8)
-        until(lambda name=name: status_of(served, name) == "completed", f"{name} at {offset}")
-        assert served.post("/jobs/1/retry").status_code == 200
-        until(lambda: status_of(served, "first.flac") == "completed", f"a retry at {offset}")
-        assert re.search(r"up for \d+ (s|min)", head_of_status(served))
-
-
-def test_after_a_restart_with_the_clock_set_back_what_waits_goes(
-    served: Served, wall: Wall
+def test_files_are_transcribed_after_every_change_of_the_clock(
+    daemon: ServingDaemon, wall_clock: WallClock
 ) -> None:
-    served.post("/pause")
-    drop(served, "waits.flac")
-    until(lambda: status_of(served, "waits.flac") == "pending", "the job")
-    served.stop()
-    wall.set("-2d")
-    served.start()
-    served.post("/resume")
-    until(lambda: status_of(served, "waits.flac") == "completed", "the transcript")
+    drop_file(daemon, "first.flac")
+    poll_until(lambda: read_job_status(daemon, "first.flac") == "completed", "the first file")
+    for number, offset in enumerate(["-2h", "-2d", "+2h", "+2d", "+0"]):
+        wall_clock.set_offset(offset)
+        name = f"file {number}.flac"
+        drop_file(daemon, name, bytes([number + 1]) * 8)
+        poll_until(
+            lambda name=name: read_job_status(daemon, name) == "completed", f"{name} at {offset}"
+        )
+        assert daemon.post("/jobs/1/retry").status_code == 200
+        poll_until(
+            lambda: read_job_status(daemon, "first.flac") == "completed", f"a retry at {offset}"
+        )
+        assert re.search(r"up for \d+ (s|min)", read_status_headline(daemon))
+
+
+def test_pending_jobs_are_transcribed_after_a_restart_with_an_earlier_clock(
+    daemon: ServingDaemon, wall_clock: WallClock
+) -> None:
+    daemon.post("/pause")
+    drop_file(daemon, "waits.flac")
+    poll_until(lambda: read_job_status(daemon, "waits.flac") == "pending", "the job")
+    daemon.stop()
+    wall_clock.set_offset("-2d")
+    daemon.start()
+    daemon.post("/resume")
+    poll_until(lambda: read_job_status(daemon, "waits.flac") == "completed", "the transcript")

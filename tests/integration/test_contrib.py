@@ -1,4 +1,4 @@
-"""The files of `contrib` fit the program, and the installer says what it would do."""
+"""The service files are valid, and the installer has a dry run."""
 
 import json
 import re
@@ -20,7 +20,7 @@ needs_bash = pytest.mark.skipif(
 )
 
 
-def rehearse(*options: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
+def run_dry(*options: str, python: str = sys.executable) -> subprocess.CompletedProcess[str]:
     command = [
         "bash",
         CONTRIB / "systemd" / "install.sh",
@@ -33,40 +33,40 @@ def rehearse(*options: str, python: str = sys.executable) -> subprocess.Complete
 
 
 @needs_bash
-def test_the_installer_can_be_rehearsed() -> None:
-    done = rehearse("--outbox", "/data/texts", "--inbox", "/data/my sound")
+def test_the_installer_has_a_dry_run() -> None:
+    done = run_dry("--outbox", "/data/texts", "--inbox", "/data/my sound")
     assert done.returncode == 0, done.stderr
     assert "[bundled,server]" in done.stdout
     service = "service install --system --outbox /data/texts --inbox /data/my sound"
     assert f"+ /opt/speakeasyd/venv/bin/speakeasyd {service}\n" in done.stdout
     for wrong in (["--outbox"], ["--nonsense"]):
-        assert rehearse(*wrong).returncode == 2
+        assert run_dry(*wrong).returncode == 2
 
 
 @needs_bash
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         ("case $2 in *ensurepip*) exit 1;; *%d*) echo 3.11;; esac", "apt install python3.11-venv"),
         ('case $2 in *"(3, 11)"*) exit 1;; *) echo 3.9;; esac', "3.11 or newer is needed"),
     ],
 )
-def test_the_installer_says_what_is_missing_before_it_makes_anything(
-    tmp_path: Path, body: str, said: str
+def test_the_installer_reports_missing_programs_first(
+    tmp_path: Path, body: str, message: str
 ) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{body}\n")
     python.chmod(0o755)
-    done = rehearse(python=str(python))
+    done = run_dry(python=str(python))
     assert done.returncode == 1
-    assert said in done.stderr
+    assert message in done.stderr
     assert "+ " not in done.stdout
 
 
-def test_the_unit_needs_no_program_of_its_own_and_lets_workers_leave() -> None:
+def test_the_unit_stops_all_processes() -> None:
     unit = (CONTRIB / "systemd" / "speakeasyd.service").read_text()
     assert "/bin/kill" not in unit
-    assert "KillMode=control-group" in unit  # "mixed" kills the last helper process
+    assert "KillMode=control-group" in unit  # "mixed" kills helper processes that remain
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="for Nautilus and Finder")

@@ -1,4 +1,4 @@
-"""The whole daemon on real speech: what a person sees."""
+"""The complete daemon on real speech."""
 
 import json
 import os
@@ -7,16 +7,15 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 import speakeasyd
-from tests.conftest import PATIENCE_S
-from tests.permissions import Deny, deny, restricted
+from tests.conftest import PATIENCE_S, poll_until
+from tests.permissions import Deny, build_restricted_prefix, deny
 
 __all__ = ["deny"]
 
@@ -25,16 +24,16 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
 SAMPLES = sorted((Path(speakeasyd.__file__).parent / "data" / "samples").glob("*.flac"))
 
 
-class Place:
-    """A scratch inbox, outbox and state folder, and the daemon over them as a process of its own."""
+class DaemonProcess:
+    """Folders, and a daemon for them in a process of its own."""
 
     def __init__(self, root: Path) -> None:
         self.inbox, self.outbox, self.state = root / "inbox", root / "outbox", root / "state"
         self.inbox.mkdir()
         self.options: tuple[str, ...] = ("--model", "bundled", "--settle", "0.2")
-        self.daemon: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | None = None
 
-    def command(self, verb: str, *more: str) -> list[str]:
+    def build_command(self, verb: str, *more: str) -> list[str]:
         places = [
             "--inbox",
             str(self.inbox),
@@ -45,12 +44,16 @@ class Place:
         ]
         return [sys.executable, "-m", "speakeasyd", verb, *places, *self.options, *more]
 
-    def once(self) -> subprocess.CompletedProcess[str]:
+    def run_once(self) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command("once"), capture_output=True, text=True, timeout=PATIENCE_S, check=False
+            self.build_command("once"),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
 
-    def asks(self, verb: str, *words: str) -> str:
+    def run_command(self, verb: str, *words: str) -> str:
         command = [sys.executable, "-m", "speakeasyd", verb, *words, "--state", str(self.state)]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=PATIENCE_S, check=True
@@ -58,18 +61,18 @@ class Place:
 
     def start(self, prefix: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         with (self.state.parent / "log").open("ab") as log:
-            self.daemon = subprocess.Popen([*prefix, *self.command("run")], stderr=log)
-        return self.daemon
+            self.process = subprocess.Popen([*prefix, *self.build_command("run")], stderr=log)
+        return self.process
 
-    def drop(self, sample: Path, name: str | None = None) -> Path:
-        """Put a file into the inbox as a careful writer does: under a temporary name, then renamed."""
+    def drop_file(self, sample: Path, name: str | None = None) -> Path:
+        """Copy a file into the inbox under a temporary name, then rename it."""
         target = self.inbox / (name or sample.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
         shutil.copyfile(sample, part)
         return part.rename(target)
 
-    def rows(self, sql: str) -> list[sqlite3.Row]:
+    def query_ledger(self, sql: str) -> list[sqlite3.Row]:
         connection = sqlite3.connect(f"file:{self.state / 'ledger.db'}?mode=ro", uri=True)
         connection.row_factory = sqlite3.Row
         try:
@@ -77,174 +80,179 @@ class Place:
         finally:
             connection.close()
 
-    def statuses(self) -> dict[str, str]:
+    def read_statuses(self) -> dict[str, str]:
         try:
             return {
                 row["path"]: row["status"]
-                for row in self.rows("SELECT path, status FROM job_status")
+                for row in self.query_ledger("SELECT path, status FROM job_status")
             }
-        except sqlite3.OperationalError:  # not there yet
+        except sqlite3.OperationalError:  # there is no ledger yet
             return {}
 
-    def texts(self) -> dict[str, str]:
+    def read_texts(self) -> dict[str, str]:
         return {
-            row["path"]: row["text"] for row in self.rows("SELECT path, text FROM transcript_text")
+            row["path"]: row["text"]
+            for row in self.query_ledger("SELECT path, text FROM transcript_text")
         }
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.05)
-
-
 @pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
-    yield place
-    if place.daemon and place.daemon.poll() is None:
-        place.daemon.kill()
-    if place.daemon:
-        place.daemon.wait()
+def daemon(tmp_path: Path) -> Iterator[DaemonProcess]:
+    daemon = DaemonProcess(tmp_path)
+    yield daemon
+    if daemon.process and daemon.process.poll() is None:
+        daemon.process.kill()
+    if daemon.process:
+        daemon.process.wait()
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The texts of the samples from a run that nothing disturbed."""
-    place = Place(tmp_path_factory.mktemp("undisturbed"))
+def expected_texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the texts of the samples from a run without faults."""
+    daemon = DaemonProcess(tmp_path_factory.mktemp("undisturbed"))
     for sample in SAMPLES:
-        place.drop(sample)
-    assert place.once().returncode == 0
-    return place.texts()
+        daemon.drop_file(sample)
+    assert daemon.run_once().returncode == 0
+    return daemon.read_texts()
 
 
-def test_audio_in_text_out(place: Place, undisturbed: dict[str, str]) -> None:
-    place.drop(SAMPLES[0])
-    place.drop(SAMPLES[1], "interviews/monday.flac")
-    done = place.once()
+def test_audio_becomes_text(daemon: DaemonProcess, expected_texts: dict[str, str]) -> None:
+    daemon.drop_file(SAMPLES[0])
+    daemon.drop_file(SAMPLES[1], "interviews/monday.flac")
+    done = daemon.run_once()
     assert done.returncode == 0, done.stderr
-    text = (place.outbox / f"{SAMPLES[0].stem}.txt").read_text(encoding="utf-8")
-    assert " ".join(text.split()) == " ".join(undisturbed[SAMPLES[0].name].split())
-    assert (place.outbox / "interviews" / "monday.srt").is_file()
-    assert place.statuses() == {SAMPLES[0].name: "completed", "interviews/monday.flac": "completed"}
-    why = place.asks(
-        "why", str(place.inbox / "interviews" / "monday.flac")
-    )  # the flag that named the inbox is forgotten
+    text = (daemon.outbox / f"{SAMPLES[0].stem}.txt").read_text(encoding="utf-8")
+    assert " ".join(text.split()) == " ".join(expected_texts[SAMPLES[0].name].split())
+    assert (daemon.outbox / "interviews" / "monday.srt").is_file()
+    assert daemon.read_statuses() == {
+        SAMPLES[0].name: "completed",
+        "interviews/monday.flac": "completed",
+    }
+    why = daemon.run_command(
+        "why", str(daemon.inbox / "interviews" / "monday.flac")
+    )  # `why` gets no inbox on its command line
     assert "job 2: completed" in why or "job 1: completed" in why
 
 
-def test_a_second_run_does_nothing_twice(place: Place) -> None:
-    place.drop(SAMPLES[0])
-    assert place.once().returncode == 0
-    assert place.once().returncode == 0
-    assert [row["attempts"] for row in place.rows("SELECT attempts FROM job_status")] == [1]
+def test_a_second_run_repeats_no_work(daemon: DaemonProcess) -> None:
+    daemon.drop_file(SAMPLES[0])
+    assert daemon.run_once().returncode == 0
+    assert daemon.run_once().returncode == 0
+    assert [row["attempts"] for row in daemon.query_ledger("SELECT attempts FROM job_status")] == [
+        1
+    ]
 
 
-def test_the_same_bytes_under_another_name_cost_nothing(place: Place) -> None:
-    place.drop(SAMPLES[0], "a.flac")
-    assert place.once().returncode == 0
-    place.drop(SAMPLES[0], "b.flac")
-    assert place.once().returncode == 0
-    assert (place.outbox / "b.txt").read_bytes() == (place.outbox / "a.txt").read_bytes()
-    spent = place.rows(
+def test_a_copy_under_another_name_needs_no_work(daemon: DaemonProcess) -> None:
+    daemon.drop_file(SAMPLES[0], "a.flac")
+    assert daemon.run_once().returncode == 0
+    daemon.drop_file(SAMPLES[0], "b.flac")
+    assert daemon.run_once().returncode == 0
+    assert (daemon.outbox / "b.txt").read_bytes() == (daemon.outbox / "a.txt").read_bytes()
+    spent = daemon.query_ledger(
         "SELECT sum(chunks.compute_seconds) AS s FROM chunks JOIN jobs ON jobs.id = job_id WHERE path = 'b.flac'"
     )
     assert spent[0]["s"] == 0
 
 
-def test_what_is_no_audio_fails_and_the_neighbours_go_on(place: Place) -> None:
-    (place.inbox / "letter.mp3").write_text("Dear Sir or Madam")
-    place.drop(SAMPLES[0])
-    assert place.once().returncode == 1
-    failed = place.rows("SELECT path, error_code FROM failures")
+def test_a_file_without_audio_fails_alone(daemon: DaemonProcess) -> None:
+    (daemon.inbox / "letter.mp3").write_text("Dear Sir or Madam")
+    daemon.drop_file(SAMPLES[0])
+    assert daemon.run_once().returncode == 1
+    failed = daemon.query_ledger("SELECT path, error_code FROM failures")
     assert [tuple(row) for row in failed] == [("letter.mp3", "not_media")]
-    assert place.statuses()[SAMPLES[0].name] == "completed"
+    assert daemon.read_statuses()[SAMPLES[0].name] == "completed"
 
 
-def test_new_bytes_under_an_old_name_are_a_job_of_their_own(
-    place: Place, undisturbed: dict[str, str]
+def test_a_new_version_gets_its_own_job(
+    daemon: DaemonProcess, expected_texts: dict[str, str]
 ) -> None:
-    place.drop(SAMPLES[0], "memo.flac")
-    assert place.once().returncode == 0
-    place.drop(SAMPLES[1], "memo.flac")
-    assert place.once().returncode == 0
-    rows = place.rows(
+    daemon.drop_file(SAMPLES[0], "memo.flac")
+    assert daemon.run_once().returncode == 0
+    daemon.drop_file(SAMPLES[1], "memo.flac")
+    assert daemon.run_once().returncode == 0
+    rows = daemon.query_ledger(
         "SELECT status, text FROM job_status JOIN transcript_text USING (job_id) ORDER BY job_id"
     )
     assert [row["status"] for row in rows] == ["completed", "completed"]
-    assert rows[1]["text"] == undisturbed[SAMPLES[1].name]
-    assert rows[0]["text"] == undisturbed[SAMPLES[0].name], "the ledger keeps the earlier text"
-    texts = [path.name for path in place.outbox.glob("memo*.txt")]
+    assert rows[1]["text"] == expected_texts[SAMPLES[1].name]
+    assert rows[0]["text"] == expected_texts[SAMPLES[0].name], "the ledger keeps the earlier text"
+    texts = [path.name for path in daemon.outbox.glob("memo*.txt")]
     assert texts == ["memo.txt"], "the newest version has the natural name"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_killed_worker_is_replaced_and_a_killed_daemon_goes_on(
-    place: Place, undisturbed: dict[str, str]
+def test_work_continues_after_a_killed_worker_and_a_killed_daemon(
+    daemon: DaemonProcess, expected_texts: dict[str, str]
 ) -> None:
-    daemon = place.start()
+    process = daemon.start()
     for sample in SAMPLES:
-        place.drop(sample)
-    until(lambda: "processing" in place.statuses().values(), "a job in work")
-    for child in psutil.Process(daemon.pid).children(recursive=True):
+        daemon.drop_file(sample)
+    poll_until(lambda: "processing" in daemon.read_statuses().values(), "a job in progress")
+    for child in psutil.Process(process.pid).children(recursive=True):
         child.kill()
-    until(lambda: place.rows("SELECT 1 FROM chunks LIMIT 1"), "a chunk from the new worker")
-    daemon.kill()
-    daemon.wait()
-    assert place.once().returncode == 0
-    assert place.texts() == undisturbed
-    assert set(place.statuses().values()) == {"completed"}
-    left = [path.name for path in place.outbox.rglob("*") if path.is_file()]
+    poll_until(
+        lambda: daemon.query_ledger("SELECT 1 FROM chunks LIMIT 1"), "a chunk from the new worker"
+    )
+    process.kill()
+    process.wait()
+    assert daemon.run_once().returncode == 0
+    assert daemon.read_texts() == expected_texts
+    assert set(daemon.read_statuses().values()) == {"completed"}
+    left = [path.name for path in daemon.outbox.rglob("*") if path.is_file()]
     assert sorted(left) == sorted(
         f"{sample.stem}.{ending}" for sample in SAMPLES for ending in ("txt", "srt")
     )
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_a_file_that_may_not_be_read_is_named_and_is_taken_once_it_may(
-    place: Place, deny: Deny
+def test_an_unreadable_file_is_named_and_transcribed_later(
+    daemon: DaemonProcess, deny: Deny
 ) -> None:
-    prefix = restricted()
-    file = place.drop(SAMPLES[0], "secret.flac")
+    prefix = build_restricted_prefix()
+    file = daemon.drop_file(SAMPLES[0], "secret.flac")
     deny(file)
-    (place.inbox / "notes.xyz").write_text("not audio")
-    place.start(prefix)
-    until((place.state / "ledger.db").exists, "the ledger")
-    until(lambda: "secret.flac" in place.asks("status"), "status to name the file")
-    assert "1 file is not taken (notes.xyz)" in place.asks("status")
-    why = place.asks("why", str(file))
+    (daemon.inbox / "notes.xyz").write_text("not audio")
+    daemon.start(prefix)
+    poll_until((daemon.state / "ledger.db").exists, "the ledger")
+    poll_until(
+        lambda: "secret.flac" in daemon.run_command("status"), "the file in the output of status"
+    )
+    assert "1 file is not taken (notes.xyz)" in daemon.run_command("status")
+    why = daemon.run_command("why", str(file))
     assert "there is no permission to read it" in why
     assert "Let the daemon's user read it" in why
     file.chmod(0o644)
-    until(lambda: place.statuses().get("secret.flac") == "completed", "the transcript")
+    poll_until(lambda: daemon.read_statuses().get("secret.flac") == "completed", "the transcript")
 
 
-def test_a_terminated_daemon_leaves_in_good_order(place: Place) -> None:
-    daemon = place.start()
-    place.drop(SAMPLES[0])
-    until(lambda: "completed" in place.statuses().values(), "the transcript")
-    worker_pids = [child.pid for child in psutil.Process(daemon.pid).children(recursive=True)]
-    os.kill(daemon.pid, signal.SIGTERM)
-    assert daemon.wait(timeout=PATIENCE_S) == 0
-    until(lambda: not any(psutil.pid_exists(pid) for pid in worker_pids), "no orphans")
+def test_a_terminated_daemon_stops_gracefully(daemon: DaemonProcess) -> None:
+    process = daemon.start()
+    daemon.drop_file(SAMPLES[0])
+    poll_until(lambda: "completed" in daemon.read_statuses().values(), "the transcript")
+    worker_pids = [child.pid for child in psutil.Process(process.pid).children(recursive=True)]
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=PATIENCE_S) == 0
+    poll_until(
+        lambda: not any(psutil.pid_exists(pid) for pid in worker_pids), "the exit of all workers"
+    )
 
 
-def test_the_second_daemon_says_who_holds_the_ledger(place: Place) -> None:
-    daemon = place.start()
-    place.drop(SAMPLES[0])
-    until(lambda: "completed" in place.statuses().values(), "the daemon to be up")
-    second = place.once()
+def test_a_second_daemon_names_the_holder_of_the_ledger(daemon: DaemonProcess) -> None:
+    process = daemon.start()
+    daemon.drop_file(SAMPLES[0])
+    poll_until(lambda: "completed" in daemon.read_statuses().values(), "the first transcript")
+    second = daemon.run_once()
     assert second.returncode == 2
-    assert str(daemon.pid) in second.stderr
+    assert str(process.pid) in second.stderr
 
 
-def test_a_cancelled_job_stays_cancelled(place: Place) -> None:
-    place.start()
+def test_a_cancelled_job_stays_cancelled(daemon: DaemonProcess) -> None:
+    daemon.start()
     for copy in range(6):
-        place.drop(SAMPLES[0], f"{copy}.flac")
-    until(lambda: place.statuses().get("5.flac") == "pending", "a pending job")
-    job_id = place.rows("SELECT job_id FROM job_status WHERE path = '5.flac'")[0]["job_id"]
+        daemon.drop_file(SAMPLES[0], f"{copy}.flac")
+    poll_until(lambda: daemon.read_statuses().get("5.flac") == "pending", "a pending job")
+    job_id = daemon.query_ledger("SELECT job_id FROM job_status WHERE path = '5.flac'")[0]["job_id"]
     command = [
         sys.executable,
         "-m",
@@ -252,29 +260,37 @@ def test_a_cancelled_job_stays_cancelled(place: Place) -> None:
         "cancel",
         str(job_id),
         "--state",
-        str(place.state),
+        str(daemon.state),
         "--json",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     assert json.loads(done.stdout)["cancelled"] == [job_id]
-    until(
-        lambda: set(place.statuses().values()) == {"completed", "cancelled"}, "the rest to be done"
+    poll_until(
+        lambda: set(daemon.read_statuses().values()) == {"completed", "cancelled"},
+        "the rest to be done",
     )
-    assert place.statuses()["5.flac"] == "cancelled"
+    assert daemon.read_statuses()["5.flac"] == "cancelled"
 
 
-def test_a_changed_configuration_is_taken_on_while_it_runs(place: Place, tmp_path: Path) -> None:
+def test_a_changed_configuration_is_loaded_at_run_time(
+    daemon: DaemonProcess, tmp_path: Path
+) -> None:
     config = tmp_path / "speakeasyd.toml"
     config.write_text('[options]\nformats = ["txt"]\n', encoding="utf-8")
-    place.options += ("--config", str(config))
-    place.start()
-    place.drop(SAMPLES[0])
-    until(lambda: "completed" in place.statuses().values(), "the first transcript")
+    daemon.options += ("--config", str(config))
+    daemon.start()
+    daemon.drop_file(SAMPLES[0])
+    poll_until(lambda: "completed" in daemon.read_statuses().values(), "the first transcript")
     config.write_text('[options]\nformats = ["md"]\n', encoding="utf-8")
-    command = [sys.executable, "-m", "speakeasyd", "config", "reload", "--state", str(place.state)]
+    command = [sys.executable, "-m", "speakeasyd", "config", "reload", "--state", str(daemon.state)]
     subprocess.run(command, timeout=PATIENCE_S, check=True)
-    until(lambda: place.rows("SELECT 1 FROM events WHERE kind = 'daemon.reload_asked'"), "the wish")
-    log = place.state.parent / "log"
-    until(lambda: "configuration reloaded" in log.read_text(encoding="utf-8"), "the reload")
-    place.drop(SAMPLES[1])
-    until((place.outbox / f"{SAMPLES[1].stem}.md").is_file, "the second transcript, as Markdown")
+    poll_until(
+        lambda: daemon.query_ledger("SELECT 1 FROM events WHERE kind = 'daemon.reload_asked'"),
+        "the request",
+    )
+    log = daemon.state.parent / "log"
+    poll_until(lambda: "configuration reloaded" in log.read_text(encoding="utf-8"), "the reload")
+    daemon.drop_file(SAMPLES[1])
+    poll_until(
+        (daemon.outbox / f"{SAMPLES[1].stem}.md").is_file, "the second transcript, as Markdown"
+    )

@@ -1,4 +1,4 @@
-"""The life of a daemon: a defect in a background task ends it in good order, and reloads leave nothing behind."""
+"""Defects in background tasks end the daemon with a status; reloads stop every service once."""
 
 import asyncio
 import logging
@@ -6,14 +6,13 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from speakeasyd import cli, daemon
+from speakeasyd import cli
 from speakeasyd.cli.service_steps import carry_out
-from speakeasyd.config import InboxSettings, LogSettings, Settings, WatchSettings, WorkerSettings
+from speakeasyd.config import LogSettings, Settings
 from speakeasyd.daemon import Daemon
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.events import Event
@@ -21,41 +20,27 @@ from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.services import reloadable
 from speakeasyd.services.janitor import Janitor
 from speakeasyd.system.managers.plan import AwaitStop
-from speakeasyd.testing import PIECE, SCRIPTED, FaultScript
-from speakeasyd.workers.local_pool import LocalPool
-from tests.conftest import PATIENCE_S, eventually
-from tests.ledgers import create, query_ledger
+from tests.conftest import PATIENCE_S, wait_until
+from tests.integration.scripted_daemon import create_settings, drop_file, use_scripted_engine
+from tests.ledgers import query_ledger
 
 RELOADS = 3
 
 
-class Broken(Exception):
-    """A defect."""
+class InjectedDefect(Exception):
+    """A defect that a test injects."""
 
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    monkeypatch.setattr(daemon, "LocalPool", partial(LocalPool, target=SCRIPTED))
-    inbox = InboxSettings(path=tmp_path / "inbox", outbox=tmp_path / "outbox")
-    inbox.path.mkdir()
-    create(tmp_path / "ledger.db")
-    FaultScript().write_to(tmp_path)
-    return Settings(
-        state=tmp_path,
-        inboxes=(inbox,),
-        watch=WatchSettings(settle_s=0.1),
-        workers=WorkerSettings(device="cpu"),
-    )
+    use_scripted_engine(monkeypatch)
+    return create_settings(tmp_path)
 
 
-def put(settings: Settings, name: str) -> None:
-    (settings.inboxes[0].path / name).write_bytes(name.encode().ljust(PIECE, b"."))
-
-
-def raise_on(kind: EventKind) -> Callable[[Event], None]:
+def build_failing_listener(kind: EventKind) -> Callable[[Event], None]:
     def on_event(event: Event) -> None:
         if event.kind is kind:
-            raise Broken(f"at {kind}")
+            raise InjectedDefect(f"at {kind}")
 
     return on_event
 
@@ -63,9 +48,9 @@ def raise_on(kind: EventKind) -> Callable[[Event], None]:
 async def test_an_exception_in_the_event_listener_ends_the_daemon(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    main = await Daemon.open(settings, on_event=raise_on(EventKind.JOB_ADDED))
-    put(settings, "a.wav")
-    with pytest.raises(Broken, match=r"at job\.added"):
+    main = await Daemon.open(settings, on_event=build_failing_listener(EventKind.JOB_ADDED))
+    drop_file(settings, "a.wav")
+    with pytest.raises(InjectedDefect, match=r"at job\.added"):
         await asyncio.wait_for(main.run(), PATIENCE_S)
     [record] = [record for record in caplog.records if record.levelno == logging.CRITICAL]
     assert "'events' failed" in record.getMessage()
@@ -77,21 +62,21 @@ async def test_an_exception_in_a_reload_ends_the_daemon(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     def reload_settings() -> Settings:
-        raise Broken("at the reload")
+        raise InjectedDefect("at the reload")
 
     main = await Daemon.open(settings, reload_settings=reload_settings)
     main._reload_requested.set()
-    with pytest.raises(Broken, match="at the reload"):
+    with pytest.raises(InjectedDefect, match="at the reload"):
         await asyncio.wait_for(main.run(), PATIENCE_S)
     assert "'reloads' failed" in caplog.text
 
 
 async def test_an_exception_ends_a_run_until_drained(settings: Settings) -> None:
-    put(settings, "a.wav")
+    drop_file(settings, "a.wav")
     main = await Daemon.open(
-        settings, wait_for_fixes=False, on_event=raise_on(EventKind.JOB_COMPLETED)
+        settings, wait_for_fixes=False, on_event=build_failing_listener(EventKind.JOB_COMPLETED)
     )
-    with pytest.raises(Broken):
+    with pytest.raises(InjectedDefect):
         await asyncio.wait_for(main.run_until_drained(), PATIENCE_S)
 
 
@@ -111,8 +96,8 @@ if __name__ == "__main__":
 """
 
 
-def test_the_command_ends_with_the_status_of_a_defect(settings: Settings) -> None:
-    put(settings, "a.wav")
+def test_the_command_exits_with_the_status_of_a_defect(settings: Settings) -> None:
+    drop_file(settings, "a.wav")
     [inbox] = settings.inboxes
     program = settings.state / "program.py"
     program.write_text(PROGRAM)
@@ -133,7 +118,7 @@ async def test_a_request_in_the_ledger_stops_the_daemon(settings: Settings) -> N
     with LedgerLock(settings.state):
         running = asyncio.create_task(main.run())
         started = "SELECT 1 FROM state WHERE key = 'daemon'"
-        await eventually(lambda: query_ledger(settings.state, started), "the start")
+        await wait_until(lambda: query_ledger(settings.state, started), "the start")
         stopping = asyncio.create_task(
             asyncio.to_thread(carry_out, (AwaitStop(asks=True),), state=settings.state)
         )
@@ -167,7 +152,7 @@ async def test_reloads_stop_each_service_once(
     running = asyncio.create_task(main.run())
     for count in range(1, RELOADS + 1):
         main._reload_requested.set()
-        await eventually(lambda count=count: len(reloads) == count, "the reload")
+        await wait_until(lambda count=count: len(reloads) == count, "the reload")
     main._stop_requested.set()
     assert await asyncio.wait_for(running, PATIENCE_S) == 0
     changed = [reload.data["now"] for reload in reloads]

@@ -1,4 +1,4 @@
-"""Folders on a server that does not answer hold up neither the others nor the stop."""
+"""Folders on a server that does not respond delay neither other folders nor the stop."""
 
 import asyncio
 import threading
@@ -17,18 +17,18 @@ from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services import inbox_monitor, outboxes
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
-from tests.conftest import eventually
-from tests.integration.test_intake import QUICK, Place
-from tests.ledgers import opened
+from tests.conftest import wait_until
+from tests.integration.test_intake import FAST_WATCHING, IntakeSetup
+from tests.ledgers import open_ledger
 
-ANSWER_S = 0.5  # seconds until a folder counts as one that does not answer
-HUNG_CALLS = 40  # more than the shared executor has threads
+ANSWER_S = 0.5  # seconds until a folder counts as unresponsive
+HUNG_CALLS = 40  # more than the threads of the shared executor
 TEST_LIMIT_S = 60.0
 
 
 @pytest.fixture
 def release() -> Iterator[threading.Event]:
-    """What the calls of a dead folder wait for; set at the end, so that their threads go."""
+    """An event that releases the blocked calls at the end, so that their threads exit."""
     event = threading.Event()
     yield event
     event.set()
@@ -36,53 +36,53 @@ def release() -> Iterator[threading.Event]:
 
 @pytest.fixture
 def dead(tmp_path: Path, release: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder; whoever looks at it waits for ever, as on a hard mount whose server is gone."""
+    """A folder whose calls block, as on a hard mount without its server."""
     folder = tmp_path / "dead"
     folder.mkdir()
     original = MountAnchor.is_present, Watcher.stop_watching, Outbox.probe_writable
 
-    def holds(anchor: MountAnchor) -> bool:
+    def block_calls(anchor: MountAnchor) -> bool:
         return release.wait() if anchor._folder == folder else original[0](anchor)
 
-    def disarm(watcher: Watcher) -> None:
+    def stop_watcher(watcher: Watcher) -> None:
         if watcher._root == folder:
             release.wait()
         original[1](watcher)
 
-    def try_out(outbox: Outbox) -> None:
+    def check_outbox(outbox: Outbox) -> None:
         if outbox.path == folder:
             release.wait()
         original[2](outbox)
 
-    monkeypatch.setattr(MountAnchor, "is_present", holds)
-    monkeypatch.setattr(Watcher, "stop_watching", disarm)
-    monkeypatch.setattr(Outbox, "probe_writable", try_out)
+    monkeypatch.setattr(MountAnchor, "is_present", block_calls)
+    monkeypatch.setattr(Watcher, "stop_watching", stop_watcher)
+    monkeypatch.setattr(Outbox, "probe_writable", check_outbox)
     for module in (inbox_monitor, outboxes):
         monkeypatch.setattr(module, "ANSWER_S", ANSWER_S)
     monkeypatch.setattr(inbox_monitor, "STOP_S", ANSWER_S)
     return folder
 
 
-async def test_a_dead_inbox_is_paused_and_the_others_go_on(tmp_path: Path, dead: Path) -> None:
+async def test_a_dead_inbox_is_paused_and_others_continue(tmp_path: Path, dead: Path) -> None:
     inboxes = (
         InboxSettings(name="dead", path=dead, outbox=tmp_path / "out" / "dead"),
         InboxSettings(name="well", path=tmp_path / "inbox", outbox=tmp_path / "out" / "well"),
     )
     (tmp_path / "inbox").mkdir()
-    async with opened(tmp_path / "ledger.db") as ledger:
-        place = Place(
-            root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes, watch=QUICK
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        place = IntakeSetup(
+            root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes, watch=FAST_WATCHING
         )
         await place.intake.start()
-        place.put("talk.wav")
+        place.write_file("talk.wav")
 
         async def has_job() -> bool:
-            return bool(await place.jobs())
+            return bool(await place.query_jobs())
 
         async with asyncio.timeout(TEST_LIMIT_S):
             while not await has_job():
                 await asyncio.sleep(0.02)
-        await eventually(
+        await wait_until(
             lambda: any("does not answer" in why for why in place.pauses.reasons.values()),
             "the pause",
         )
@@ -93,14 +93,14 @@ async def test_a_dead_inbox_is_paused_and_the_others_go_on(tmp_path: Path, dead:
         await asyncio.wait_for(place.intake.stop(), TEST_LIMIT_S)
 
 
-async def test_calls_to_a_dead_outbox_end_and_take_no_shared_thread(
+async def test_calls_to_a_dead_outbox_end_and_use_no_shared_thread(
     tmp_path: Path, dead: Path
 ) -> None:
     inboxes = [
         InboxSettings(name="dead", path=tmp_path / "in" / "a", outbox=dead),
         InboxSettings(name="well", path=tmp_path / "in" / "b", outbox=tmp_path / "out"),
     ]
-    async with opened(tmp_path / "ledger.db") as ledger:
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
         pauses = Pauses(ledger=ledger, hub=EventHub(), clock=SystemClock())
         both = Outboxes(inboxes=inboxes, pauses=pauses)
         async with asyncio.timeout(TEST_LIMIT_S):

@@ -1,4 +1,4 @@
-"""Speakers told apart by the real models, on conversations that are mixed from real clips."""
+"""Speaker detection by the real models, on conversations mixed from real clips."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from speakeasyd.engine.diarization import SpeakerDetector
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.speaker_models import EMBEDDING, SEGMENTATION
 from speakeasyd.engine.vad import VoiceDetector
-from tests.sources import EveryFolder, refer_to
+from tests.sources import AllFolders, build_source_ref
 
 pytestmark = pytest.mark.real
 
@@ -39,23 +39,27 @@ def detector() -> SpeakerDetector:
     return SpeakerDetector()
 
 
-def load(path: Path) -> Samples:
+def load_samples(path: Path) -> Samples:
     with MediaFile(str(path)) as source, closing(Audio(source, split=False)) as audio:
         blocks = [block[0] for block in audio.read() if not isinstance(block, Hole)]
     return np.concatenate(blocks)
 
 
-def readings(speech: Path, reader: str, count: int) -> list[Samples]:
+def load_readings(speech: Path, reader: str, count: int) -> list[Samples]:
     paths = sorted((speech / "clips").glob(f"{reader}*"))[:count]
     if len(paths) < count:
         pytest.skip(f"there are not {count} clips of {reader}")
-    cut = [load(path)[: 7 * SAMPLE_RATE] for path in paths]
+    cut = [load_samples(path)[: 7 * SAMPLE_RATE] for path in paths]
     return [0.05 * one / np.sqrt(np.mean(one**2)) for one in cut]
 
 
-def talk(speech: Path, readers: Sequence[str], rounds: int) -> tuple[Samples, list[int]]:
-    """The readers in turn, half a second between them; and who speaks in each sample (-1: nobody)."""
-    spoken = [readings(speech, reader, rounds) for reader in readers]
+def create_conversation(
+    speech: Path, readers: Sequence[str], rounds: int
+) -> tuple[Samples, list[int]]:
+    """Return readers who take turns with pauses of half a second, and the speaker of each sample
+    (-1: none).
+    """
+    spoken = [load_readings(speech, reader, rounds) for reader in readers]
     sound, truth = [], []
     for turn in range(rounds):
         for number, clips in enumerate(spoken):
@@ -74,19 +78,19 @@ def write_wav(path: Path, *channels: Samples) -> Path:
 
 def cut_clips(path: Path, **options: object) -> list[Clip]:
     wanted = Options.model_validate({"speakers": "auto"} | options)
-    task = Task(JobId(1), Token("t"), refer_to(path), wanted, "en")
+    task = Task(JobId(1), Token("t"), build_source_ref(path), wanted, "en")
     method = ChunkSpeakerFinder().choose_method(wanted)
-    found = read_clips(task, VoiceDetector(), folders=EveryFolder(), find_speakers=method)
+    found = read_clips(task, VoiceDetector(), folders=AllFolders(), find_speakers=method)
     return [item for item in found if isinstance(item, Clip)]
 
 
-def speakers_of(clips: Sequence[Clip]) -> list[tuple[int, ChunkSpeakers]]:
+def list_chunk_speakers(clips: Sequence[Clip]) -> list[tuple[int, ChunkSpeakers]]:
     return [(clip.index, clip.speakers) for clip in clips if clip.speakers]
 
 
 def test_three_readers_are_three_speakers(speech: Path, tmp_path: Path) -> None:
-    sound, truth = talk(speech, READERS, 4)
-    chunks = speakers_of(cut_clips(write_wav(tmp_path / "talk.wav", sound)))
+    sound, truth = create_conversation(speech, READERS, 4)
+    chunks = list_chunk_speakers(cut_clips(write_wav(tmp_path / "talk.wav", sound)))
     found = find_speakers(chunks, low=1, high=30)
     assert len(set(found.values())) == 3
     shared = np.zeros((3, 3))
@@ -103,23 +107,23 @@ def test_three_readers_are_three_speakers(speech: Path, tmp_path: Path) -> None:
 
 
 def test_one_reader_is_one_speaker(speech: Path, tmp_path: Path) -> None:
-    sound, _ = talk(speech, READERS[:1], 5)
-    chunks = speakers_of(cut_clips(write_wav(tmp_path / "memo.wav", sound)))
+    sound, _ = create_conversation(speech, READERS[:1], 5)
+    chunks = list_chunk_speakers(cut_clips(write_wav(tmp_path / "memo.wav", sound)))
     assert set(find_speakers(chunks, low=1, high=30).values()) == {0}
 
 
-def test_a_chunk_depends_on_its_samples_alone(
+def test_the_result_of_a_chunk_depends_only_on_its_samples(
     speech: Path, tmp_path: Path, detector: SpeakerDetector
 ) -> None:
-    sound, _ = talk(speech, READERS[:2], 3)
+    sound, _ = create_conversation(speech, READERS[:2], 3)
     clips = cut_clips(write_wav(tmp_path / "talk.wav", sound))
     assert len(clips) >= 2
     for clip in reversed(clips):
         assert detector.find_speakers(clip.samples, clip.start) == clip.speakers
 
 
-def test_another_process_finds_the_same(speech: Path, tmp_path: Path) -> None:
-    sound, _ = talk(speech, READERS[:2], 2)
+def test_another_process_gives_the_same_result(speech: Path, tmp_path: Path) -> None:
+    sound, _ = create_conversation(speech, READERS[:2], 2)
     path = write_wav(tmp_path / "talk.wav", sound)
     program = (
         "import sys, hashlib, json; from pathlib import Path; "
@@ -143,17 +147,17 @@ def test_silence_and_noise_have_no_speaker(detector: SpeakerDetector) -> None:
         assert detector.find_speakers(sound, 0.0).turns == ()
 
 
-def test_with_split_channels_each_is_a_speaker_unless_asked(speech: Path, tmp_path: Path) -> None:
-    sound, _ = talk(speech, READERS[:2], 2)
+def test_split_channels_are_speakers_by_default(speech: Path, tmp_path: Path) -> None:
+    sound, _ = create_conversation(speech, READERS[:2], 2)
     other = np.roll(sound, SAMPLE_RATE)
     path = write_wav(tmp_path / "call.wav", sound, other)
-    channels = speakers_of(cut_clips(path, channels="split"))
+    channels = list_chunk_speakers(cut_clips(path, channels="split"))
     assert {found.model for _, found in channels} == {"channel:Left", "channel:Right"}
-    inside = speakers_of(cut_clips(path, channels="split", speakers=2))
+    inside = list_chunk_speakers(cut_clips(path, channels="split", speakers=2))
     assert len(set(find_speakers(inside, low=2, high=2).values())) == 2
 
 
-def test_speakers_off_loads_nothing() -> None:
+def test_without_speakers_no_model_is_loaded() -> None:
     program = (
         "import sys; from speakeasyd.domain.options import Options; "
         "from speakeasyd.engine.pipeline import Pipeline; import speakeasyd.daemon; "
@@ -170,7 +174,7 @@ def test_speakers_off_loads_nothing() -> None:
 def test_a_damaged_model_is_a_warning(
     speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
 ) -> None:
-    sound, _ = talk(speech, READERS[:1], 1)
+    sound, _ = create_conversation(speech, READERS[:1], 1)
     path = write_wav(tmp_path / "memo.wav", sound)
     (tmp_path / "data" / "speakers").mkdir(parents=True)
     if damage == "changed":
@@ -184,21 +188,21 @@ def test_a_damaged_model_is_a_warning(
     assert clip.speakers.speakers == ()
 
 
-def test_a_conversation_comes_out_with_its_speakers(speech: Path, tmp_path: Path) -> None:
-    """The whole way: a file in, transcripts that say who speaks out, and again after a change."""
-    sound, _ = talk(speech, READERS[:2], 3)
+def test_a_conversation_is_published_with_its_speakers(speech: Path, tmp_path: Path) -> None:
+    """From a file to transcripts with speakers, and again after a change."""
+    sound, _ = create_conversation(speech, READERS[:2], 3)
     inbox, outbox, state = (tmp_path / name for name in ("inbox", "outbox", "state"))
     inbox.mkdir()
     write_wav(inbox / "talk.wav", sound)
     folders = ("--inbox", inbox, "--outbox", outbox, "--state", state)
     options = ("--model", "bundled", "--speakers", "auto", "--formats", "txt,json,vtt,tsv")
 
-    def run(*arguments: object) -> None:
+    def run_daemon(*arguments: object) -> None:
         command = [sys.executable, "-m", "speakeasyd", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    run("once", *folders, *options)
+    run_daemon("once", *folders, *options)
     document = json.loads((outbox / "talk.json").read_text("utf-8"))
     assert [speaker["number"] for speaker in document["speakers"]] == [1, 2]
     assert {segment["speaker"] for segment in document["segments"]} == {1, 2}
@@ -210,10 +214,12 @@ def test_a_conversation_comes_out_with_its_speakers(speech: Path, tmp_path: Path
     assert "\tspeaker\n" in (outbox / "talk.tsv").read_text("utf-8")
     shutil.rmtree(inbox)
     inbox.mkdir()
-    voice = write_wav(tmp_path / "voice.wav", np.concatenate(readings(speech, READERS[0], 5)[3:]))
-    run("people", "add", "Anna", voice, "--state", state)
-    run("speakers", 1, "--count", "auto", "--name", "2=Bo", "--state", state)
-    run("once", *folders, *options)
+    voice = write_wav(
+        tmp_path / "voice.wav", np.concatenate(load_readings(speech, READERS[0], 5)[3:])
+    )
+    run_daemon("people", "add", "Anna", voice, "--state", state)
+    run_daemon("speakers", 1, "--count", "auto", "--name", "2=Bo", "--state", state)
+    run_daemon("once", *folders, *options)
     paragraphs = (outbox / "talk.txt").read_text("utf-8").split("\n\n")
     assert [paragraph.partition(":")[0].strip() for paragraph in paragraphs] == ["Anna", "Bo"] * 3
     assert sorted(path.name for path in outbox.iterdir()) == [

@@ -1,4 +1,4 @@
-"""Looks at real files, and their identity."""
+"""Observation and hashing of real files."""
 
 import hashlib
 import os
@@ -23,22 +23,22 @@ as_user = pytest.mark.skipif(
 )
 
 
-def digest(root: Path, path: bytes, expected: Signature | None = None) -> str | AccessProblem:
+def hash_file(root: Path, path: bytes, expected: Signature | None = None) -> str | AccessProblem:
     if expected is None:
         expected = Signature.of((root / os.fsdecode(path)).lstat())
     return file_identity.hash_file(root, path, expected, stopped=lambda: False)
 
 
-def test_the_bytes_are_what_is_known_of_a_file(tmp_path: Path) -> None:
+def test_a_file_is_identified_by_its_bytes(tmp_path: Path) -> None:
     data = os.urandom(3 * 1024 * 1024 + 5)
     (tmp_path / "a.wav").write_bytes(data)
-    assert digest(tmp_path, b"a.wav") == hashlib.sha256(data).hexdigest()
+    assert hash_file(tmp_path, b"a.wav") == hashlib.sha256(data).hexdigest()
     assert file_identity.observe_file(tmp_path, b"a.wav") == Observation(
         Signature.of((tmp_path / "a.wav").stat())
     )
 
 
-def test_a_sidecar_belongs_to_the_look(tmp_path: Path) -> None:
+def test_an_observation_includes_the_sidecar(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"1")
     (tmp_path / "a.wav.toml").write_bytes(b"beam_size = 2")
     seen = file_identity.observe_file(tmp_path, b"a.wav")
@@ -47,15 +47,15 @@ def test_a_sidecar_belongs_to_the_look(tmp_path: Path) -> None:
     assert file_identity.read_sidecar(tmp_path, b"a.wav", seen.sidecar) == b"beam_size = 2"
 
 
-KERNEL_TICK_S = 0.05  # seconds: file times are that coarse
+KERNEL_TICK_S = 0.05  # seconds; the resolution of file times
 
 
 @posix
-def test_no_date_that_can_be_set_makes_a_file_older(tmp_path: Path) -> None:
+def test_settable_times_do_not_make_a_file_older(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     own = file_identity.find_local_device(tmp_path)
 
-    def rested() -> float:
+    def observe_rest() -> float:
         seen = file_identity.observe_file(tmp_path, b"a.wav", own=own)
         assert isinstance(seen, Observation)
         return seen.rested
@@ -64,43 +64,43 @@ def test_no_date_that_can_be_set_makes_a_file_older(tmp_path: Path) -> None:
     file.write_bytes(b"1")
     os.utime(file, (0, 0))
     written = time.time()
-    assert rested() <= time.time() - before
+    assert observe_rest() <= time.time() - before
     while time.time() < written + 0.2:
-        assert rested() <= time.time() - file.stat().st_ctime
-    assert own is None or rested() >= 0.2
+        assert observe_rest() <= time.time() - file.stat().st_ctime
+    assert own is None or observe_rest() >= 0.2
     before = time.time() - KERNEL_TICK_S
     (tmp_path / "a.wav.toml").write_bytes(b"beam_size = 2")
-    assert rested() <= time.time() - before
+    assert observe_rest() <= time.time() - before
     assert file_identity.observe_file(tmp_path, b"a.wav", own=None).rested == 0.0  # type: ignore[union-attr]
 
 
-def test_a_file_that_is_not_as_it_was_has_changed(tmp_path: Path) -> None:
+def test_a_changed_file_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     file.write_bytes(b"1")
     before = Signature.of(file.stat())
     file.write_bytes(b"22")
-    assert digest(tmp_path, b"a.wav", before) is AccessProblem.CHANGED
+    assert hash_file(tmp_path, b"a.wav", before) is AccessProblem.CHANGED
 
 
-def test_a_file_that_changes_while_it_is_read_has_changed(tmp_path: Path) -> None:
+def test_a_change_during_hashing_is_noticed(tmp_path: Path) -> None:
     file = tmp_path / "a.wav"
     file.write_bytes(bytes(4 * file_identity.BLOCK))
 
-    def write_meanwhile() -> bool:
+    def write_during_hashing() -> bool:
         with file.open("ab") as other:
             other.write(b"more")
         return False
 
     expected = Signature.of(file.stat())
     assert (
-        file_identity.hash_file(tmp_path, b"a.wav", expected, stopped=write_meanwhile)
+        file_identity.hash_file(tmp_path, b"a.wav", expected, stopped=write_during_hashing)
         is AccessProblem.CHANGED
     )
 
 
-def test_reading_ends_when_the_daemon_stops(tmp_path: Path) -> None:
+def test_hashing_ends_when_the_daemon_stops(tmp_path: Path) -> None:
     with (tmp_path / "a.wav").open("wb") as file:
-        file.truncate(8 * 1024**4)  # sparse; to read it all would take hours
+        file.truncate(8 * 1024**4)  # sparse; hashing it would take hours
     started = time.monotonic()
     stop = threading.Event()
     stop.set()
@@ -112,24 +112,24 @@ def test_reading_ends_when_the_daemon_stops(tmp_path: Path) -> None:
     assert time.monotonic() - started < PATIENCE_S
 
 
-def test_what_is_not_there_is_gone(tmp_path: Path) -> None:
+def test_a_missing_file_is_gone(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "file").touch()
     nothing = Signature(1, 1, 1)
     for path in (b"a.wav", b"file/a.wav", b"folder.wav"):
         assert file_identity.observe_file(tmp_path, path) is AccessProblem.GONE
-        assert digest(tmp_path, path, nothing) is AccessProblem.GONE
+        assert hash_file(tmp_path, path, nothing) is AccessProblem.GONE
 
 
 @posix
-def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     assert file_identity.observe_file(tmp_path, b"pipe.wav") is AccessProblem.GONE
-    assert digest(tmp_path, b"pipe.wav") is AccessProblem.GONE
+    assert hash_file(tmp_path, b"pipe.wav") is AccessProblem.GONE
 
 
 @posix
-def test_no_link_leads_out(tmp_path: Path) -> None:
+def test_links_out_of_the_inbox_are_refused(tmp_path: Path) -> None:
     inbox, outside = tmp_path / "inbox", tmp_path / "outside"
     inbox.mkdir()
     outside.mkdir()
@@ -138,8 +138,8 @@ def test_no_link_leads_out(tmp_path: Path) -> None:
     (inbox / "folder").symlink_to(outside)
     secret = Signature.of((outside / "secret.wav").stat())
     assert file_identity.observe_file(inbox, b"link.wav") is AccessProblem.GONE
-    assert digest(inbox, b"link.wav", secret) is AccessProblem.GONE
-    assert digest(inbox, b"folder/secret.wav", secret) is AccessProblem.GONE
+    assert hash_file(inbox, b"link.wav", secret) is AccessProblem.GONE
+    assert hash_file(inbox, b"folder/secret.wav", secret) is AccessProblem.GONE
     (inbox / "a.wav").touch()
     (inbox / "a.wav.toml").symlink_to(outside / "secret.wav")
     assert file_identity.observe_file(inbox, b"a.wav") == Observation(
@@ -147,36 +147,36 @@ def test_no_link_leads_out(tmp_path: Path) -> None:
     )
 
 
-def test_an_inbox_that_is_itself_a_link_is_fine(tmp_path: Path) -> None:
+def test_the_inbox_itself_may_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "a.wav").write_bytes(b"1")
     try:
         (tmp_path / "inbox").symlink_to(tmp_path / "real", target_is_directory=True)
     except OSError:
         pytest.skip("links are not allowed here")
-    assert digest(tmp_path / "inbox", b"a.wav") == hashlib.sha256(b"1").hexdigest()
+    assert hash_file(tmp_path / "inbox", b"a.wav") == hashlib.sha256(b"1").hexdigest()
 
 
 @posix
-def test_hostile_names_are_names(tmp_path: Path) -> None:
+def test_hostile_names_are_accepted(tmp_path: Path) -> None:
     for name in (b"a\nb.wav", b"-rf.wav", b"\xff\xfe.wav", b"n" * 251 + b".wav"):
         (tmp_path / os.fsdecode(name)).write_bytes(name)
         assert isinstance(file_identity.observe_file(tmp_path, name), Observation)
-        assert digest(tmp_path, name) == hashlib.sha256(name).hexdigest()
+        assert hash_file(tmp_path, name) == hashlib.sha256(name).hexdigest()
 
 
 @as_user
 def test_a_file_without_permission_is_denied(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"1")
     (tmp_path / "a.wav").chmod(0)
-    assert digest(tmp_path, b"a.wav") is AccessProblem.DENIED
+    assert hash_file(tmp_path, b"a.wav") is AccessProblem.DENIED
 
 
 @pytest.mark.skipif(
     sys.platform != "linux" or os.geteuid() != 0, reason="needs root to step down from"
 )
 def test_a_file_without_permission_is_denied_to_a_user(tmp_path: Path) -> None:
-    """Root is denied nothing, so another user looks."""
+    """Root has all rights, so the test uses another user."""
     code = """if True:
         import os, sys
         from pathlib import Path
@@ -201,7 +201,7 @@ def test_a_file_without_permission_is_denied_to_a_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [64 * 1024 + 1, 100 * 1024 * 1024])
-def test_a_large_sidecar_is_refused_unread(tmp_path: Path, size: int) -> None:
+def test_a_large_sidecar_is_not_read(tmp_path: Path, size: int) -> None:
     (tmp_path / "a.wav").touch()
     with (tmp_path / "a.wav.toml").open("wb") as file:
         file.truncate(size)
@@ -211,7 +211,7 @@ def test_a_large_sidecar_is_refused_unread(tmp_path: Path, size: int) -> None:
     assert caught.value.code is ErrorCode.BAD_SIDECAR
 
 
-def test_a_sidecar_that_is_not_as_it_was_makes_the_file_wait(tmp_path: Path) -> None:
+def test_a_changed_sidecar_delays_the_file(tmp_path: Path) -> None:
     (tmp_path / "a.wav").touch()
     assert (
         file_identity.read_sidecar(tmp_path, b"a.wav", Signature(1, 1, 1)) is AccessProblem.CHANGED
@@ -225,10 +225,10 @@ def test_a_sidecar_that_is_not_as_it_was_makes_the_file_wait(tmp_path: Path) -> 
 @pytest.mark.skipif(
     sys.platform != "linux" or not shutil.which("unshare"), reason="counts open files in /proc"
 )
-def test_no_descriptor_stays_open(tmp_path: Path) -> None:
+def test_no_descriptor_remains_open(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "a.wav").write_bytes(b"1")
     before = len(list(Path("/proc/self/fd").iterdir()))
     for path in (b"a.wav", b"folder.wav", b"gone.wav"):
-        digest(tmp_path, path, Signature(1, 1, 1))
+        hash_file(tmp_path, path, Signature(1, 1, 1))
     assert len(list(Path("/proc/self/fd").iterdir())) == before

@@ -1,4 +1,4 @@
-"""From files that appear to jobs in a real ledger, with real files, events and threads."""
+"""From files in an inbox to jobs in a real ledger, with real files, events and threads."""
 
 import asyncio
 import logging
@@ -32,19 +32,19 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.uploads_under_way import UploadsUnderWay
 from speakeasyd.testing import ManualClock
-from tests.conftest import PATIENCE_S, eventually
-from tests.ledgers import opened
+from tests.conftest import PATIENCE_S, wait_until
+from tests.ledgers import open_ledger
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="asks the kernel who writes")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="names and files that only POSIX has")
 
-QUICK = WatchSettings(settle_s=0.2)
+FAST_WATCHING = WatchSettings(settle_s=0.2)
 
-AWAY = PauseCause(PauseKind.INBOX, "inbox")
+MISSING_INBOX = PauseCause(PauseKind.INBOX, "inbox")
 
 
-class Place:
-    """An inbox, the ledger, and the intake between them."""
+class IntakeSetup:
+    """An inbox, its ledger, and the intake between them."""
 
     def __init__(self, *, root: Path, ledger: Ledger, clock: Clock, **settings: Any) -> None:
         self.inbox = root / "inbox"
@@ -53,9 +53,11 @@ class Place:
         inboxes = settings.pop("inboxes", (InboxSettings(path=self.inbox, outbox=root / "outbox"),))
         self.settings = Settings(state=root, inboxes=inboxes, **settings)
         self.pauses = Pauses(ledger=ledger, hub=EventHub(), clock=clock)
-        self.intake = self.another()
+        self.intake = self.create_intake()
 
-    def another(self, *, ledger: Any = None, uploads: UploadsUnderWay | None = None) -> Intake:
+    def create_intake(
+        self, *, ledger: Any = None, uploads: UploadsUnderWay | None = None
+    ) -> Intake:
         return Intake(
             settings=self.settings,
             ledger=ledger or self.ledger,
@@ -65,32 +67,32 @@ class Place:
             uploads=uploads,
         )
 
-    def put(self, name: str | bytes, data: bytes = b"") -> Path:
+    def write_file(self, name: str | bytes, data: bytes = b"") -> Path:
         file = self.inbox / os.fsdecode(name)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data or file.name.encode(errors="replace"))
         return file
 
-    async def jobs(self) -> list[dict[str, Any]]:
+    async def query_jobs(self) -> list[dict[str, Any]]:
         return query_readonly(
             self.ledger.path,
             "SELECT job_status.*, jobs.path_raw, jobs.size, jobs.duplicate_of, jobs.options FROM job_status "
             "JOIN jobs ON jobs.id = job_id ORDER BY job_id",
         )
 
-    async def statuses(self) -> list[tuple[str, str]]:
-        return [(job["path"], job["status"]) for job in await self.jobs()]
+    async def read_statuses(self) -> list[tuple[str, str]]:
+        return [(job["path"], job["status"]) for job in await self.query_jobs()]
 
-    async def has(self, jobs: int, *, patience_s: float = PATIENCE_S) -> None:
-        """Wait for so many jobs, and for nothing more to come."""
+    async def wait_for_jobs(self, jobs: int, *, patience_s: float = PATIENCE_S) -> None:
+        """Wait for this number of jobs, and until the intake is idle."""
         deadline = time.monotonic() + patience_s
-        while (count := len(await self.jobs())) < jobs or not self.intake.idle:
+        while (count := len(await self.query_jobs())) < jobs or not self.intake.idle:
             assert time.monotonic() < deadline, f"{count} of {jobs} jobs"
             await asyncio.sleep(0.02)
         assert count == jobs
 
-    async def turn(self, seconds: float = 0.0) -> None:
-        """Let the manual clock run, then one round, and more for as long as files are being read."""
+    async def run_round(self, seconds: float = 0.0) -> None:
+        """Advance the manual clock and run a round, and more while files are hashed."""
         assert isinstance(self.clock, ManualClock)
         self.clock.advance(seconds)
         await self.intake.run_once()
@@ -105,13 +107,13 @@ class Place:
     def watcher(self) -> Watcher:
         return next(iter(self.intake._pipelines.values())).monitor._watcher
 
-    async def deafen(self) -> None:
-        """What is seen of systems that take a watch and then tell nothing: all looks well, and no event comes."""
+    async def silence_watcher(self) -> None:
+        """Stop the events but not the watch, as some systems do."""
         await asyncio.to_thread(self.watcher.stop_watching)
         self.watcher._identity = self.watcher._read_folder_identity()
         self.watcher._overflows.attach()
 
-    async def state(self, inbox: str = "inbox") -> Any:
+    async def read_inbox_state(self, inbox: str = "inbox") -> Any:
         rows = query_readonly(
             self.ledger.path, "SELECT value FROM inbox_states WHERE inbox = ?", [inbox]
         )
@@ -119,36 +121,38 @@ class Place:
 
 
 @asynccontextmanager
-async def place(root: Path, *, clock: Clock | None = None, **settings: Any) -> AsyncIterator[Place]:
-    """With the services running, or with a clock turned by hand and rounds run by `turn`."""
+async def create_setup(
+    root: Path, *, clock: Clock | None = None, **settings: Any
+) -> AsyncIterator[IntakeSetup]:
+    """Yield a setup with the services running, or with a manual clock and rounds of `run_round`."""
     clock = clock or SystemClock()
     (root / "inbox").mkdir(exist_ok=True)
-    async with opened(root / "ledger.db", clock=clock) as ledger:
-        here = Place(root=root, ledger=ledger, clock=clock, **settings)
+    async with open_ledger(root / "ledger.db", clock=clock) as ledger:
+        setup = IntakeSetup(root=root, ledger=ledger, clock=clock, **settings)
         try:
-            yield here
+            yield setup
         finally:
-            await here.intake.stop()
+            await setup.intake.stop()
 
 
 @asynccontextmanager
-async def running(root: Path, **settings: Any) -> AsyncIterator[Place]:
-    async with place(root, **{"watch": QUICK, **settings}) as here:
-        await here.intake.start()
-        yield here
+async def run_intake(root: Path, **settings: Any) -> AsyncIterator[IntakeSetup]:
+    async with create_setup(root, **{"watch": FAST_WATCHING, **settings}) as setup:
+        await setup.intake.start()
+        yield setup
 
 
 @asynccontextmanager
-async def by_hand(root: Path, **settings: Any) -> AsyncIterator[Place]:
+async def run_by_rounds(root: Path, **settings: Any) -> AsyncIterator[IntakeSetup]:
     with pytest.MonkeyPatch.context() as patch:
-        # the real time since a change counts for nothing: the manual clock alone decides
+        # only the manual clock counts, not the real time since a change
         patch.setattr(file_identity, "find_local_device", lambda _root: None)
-        async with place(root, clock=ManualClock(), **settings) as here:
-            yield here
+        async with create_setup(root, clock=ManualClock(), **settings) as setup:
+            yield setup
 
 
-class Through:
-    """The ledger, to be given a fault: what is not overridden goes to the real one."""
+class LedgerProxy:
+    """Passes calls to the real ledger; subclasses override some to inject faults."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -157,141 +161,141 @@ class Through:
         return getattr(self._ledger, name)
 
 
-# --- settle
+# --- debounce
 
 
-async def test_a_file_becomes_a_pending_job_after_two_looks(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        here.put("a.wav", b"sound")
-        await here.turn()
-        assert await here.jobs() == []
-        assert not here.intake.idle
-        await here.turn(1.9)
-        assert await here.jobs() == []
-        await here.turn(0.1)
-        [job] = await here.jobs()
+async def test_a_file_becomes_a_pending_job_after_two_observations(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        setup.write_file("a.wav", b"sound")
+        await setup.run_round()
+        assert await setup.query_jobs() == []
+        assert not setup.intake.idle
+        await setup.run_round(1.9)
+        assert await setup.query_jobs() == []
+        await setup.run_round(0.1)
+        [job] = await setup.query_jobs()
         assert (job["path"], job["status"], job["size"], job["batch"]) == (
             "a.wav",
             "pending",
             5,
             "inbox",
         )
-        assert here.intake.idle
+        assert setup.intake.idle
 
 
-async def test_a_file_with_an_old_date_settles_like_any_other(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        os.utime(here.put("a.wav"), (0, 0))
-        await here.turn()
-        assert await here.jobs() == []
-        await here.turn(2)
-        assert await here.statuses() == [("a.wav", "pending")]
+async def test_an_old_date_does_not_shorten_the_debounce(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        os.utime(setup.write_file("a.wav"), (0, 0))
+        await setup.run_round()
+        assert await setup.query_jobs() == []
+        await setup.run_round(2)
+        assert await setup.read_statuses() == [("a.wav", "pending")]
 
 
-async def test_a_growing_file_is_one_job_once_it_has_grown(tmp_path: Path) -> None:
-    async with by_hand(tmp_path, watch=WatchSettings(poll="always")) as here:
-        file = here.put("a.wav", b"1")
+async def test_a_growing_file_becomes_one_job(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path, watch=WatchSettings(poll="always")) as setup:
+        file = setup.write_file("a.wav", b"1")
         for _ in range(5):
-            await here.turn(1.5)
+            await setup.run_round(1.5)
             with file.open("ab") as more:
                 more.write(b"more")
-        await here.turn(1.5)
-        assert await here.jobs() == []
-        await here.turn(2)
-        await here.turn(2)
-        assert [job["size"] for job in await here.jobs()] == [21]
+        await setup.run_round(1.5)
+        assert await setup.query_jobs() == []
+        await setup.run_round(2)
+        await setup.run_round(2)
+        assert [job["size"] for job in await setup.query_jobs()] == [21]
 
 
 async def test_a_preallocated_copy_waits_for_its_bytes(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        file = here.put("a.wav", bytes(1000))
+    async with run_by_rounds(tmp_path) as setup:
+        file = setup.write_file("a.wav", bytes(1000))
         for second in range(5):
-            os.utime(file, ns=(second, second))  # what writing into it does to its date
-            await here.turn(1.5)
-        assert await here.jobs() == []
-        await here.turn(2)
-        assert len(await here.jobs()) == 1
+            os.utime(file, ns=(second, second))  # as writing into it does
+            await setup.run_round(1.5)
+        assert await setup.query_jobs() == []
+        await setup.run_round(2)
+        assert len(await setup.query_jobs()) == 1
 
 
-async def test_an_empty_file_is_waited_for_and_then_failed(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        here.put("a.wav").write_bytes(b"")
-        await here.turn()
+async def test_an_empty_file_waits_and_then_fails(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        setup.write_file("a.wav").write_bytes(b"")
+        await setup.run_round()
         for _ in range(14):
-            await here.turn(2)
-        assert await here.jobs() == []
-        [waiting] = query_readonly(here.ledger.path, "SELECT path, size, reason FROM arrivals")
+            await setup.run_round(2)
+        assert await setup.query_jobs() == []
+        [waiting] = query_readonly(setup.ledger.path, "SELECT path, size, reason FROM arrivals")
         assert waiting == {"path": "a.wav", "size": 0, "reason": "it has zero bytes so far"}
         for _ in range(5):
-            await here.turn(2)
-        [job] = await here.jobs()
+            await setup.run_round(2)
+        [job] = await setup.query_jobs()
         assert (job["status"], job["error_code"]) == ("failed", "empty_file")
-        assert query_readonly(here.ledger.path, "SELECT * FROM arrivals") == []
-        await here.intake.rescan_all()
-        await here.turn(40)
-        assert len(await here.jobs()) == 1
+        assert query_readonly(setup.ledger.path, "SELECT * FROM arrivals") == []
+        await setup.intake.rescan_all()
+        await setup.run_round(40)
+        assert len(await setup.query_jobs()) == 1
 
 
 @linux
-async def test_a_file_that_is_open_for_writing_is_not_complete_however_still(
+async def test_a_file_open_for_writing_is_not_complete(
     tmp_path: Path,
 ) -> None:
-    async with by_hand(tmp_path) as here:
-        with here.put("a.wav", b"half").open("ab") as writer:
-            await here.turn()
+    async with run_by_rounds(tmp_path) as setup:
+        with setup.write_file("a.wav", b"half").open("ab") as writer:
+            await setup.run_round()
             for _ in range(30):
-                await here.turn(5)
-            assert await here.jobs() == []
-            [waiting] = query_readonly(here.ledger.path, "SELECT reason FROM arrivals")
+                await setup.run_round(5)
+            assert await setup.query_jobs() == []
+            [waiting] = query_readonly(setup.ledger.path, "SELECT reason FROM arrivals")
             assert waiting["reason"].startswith("still open for writing by ")
             assert waiting["reason"].endswith(f"(process {os.getpid()})")
             writer.write(b" and the rest")
         for _ in range(4):
-            await here.turn(5)
-        assert [job["size"] for job in await here.jobs()] == [17]
+            await setup.run_round(5)
+        assert [job["size"] for job in await setup.query_jobs()] == [17]
 
 
 @linux
-async def test_a_writer_who_closes_without_a_change_is_noticed_at_once(tmp_path: Path) -> None:
-    async with running(tmp_path) as here:
-        with here.put("a.wav").open("ab"):
-            await eventually(lambda: _held(here), "the writer to be seen")
-            assert await here.jobs() == []
-        await here.has(1)
+async def test_closing_an_unchanged_file_is_noticed(tmp_path: Path) -> None:
+    async with run_intake(tmp_path) as setup:
+        with setup.write_file("a.wav").open("ab"):
+            await wait_until(lambda: _is_waiting_for_writer(setup), "the detection of the writer")
+            assert await setup.query_jobs() == []
+        await setup.wait_for_jobs(1)
 
 
 @linux
-async def test_an_empty_file_that_is_open_is_not_given_up(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        file = here.put("a.wav")
+async def test_an_open_empty_file_does_not_fail(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        file = setup.write_file("a.wav")
         file.write_bytes(b"")
         with file.open("ab") as writer:
-            await here.turn()
+            await setup.run_round()
             for _ in range(20):
-                await here.turn(5)
-            assert await here.jobs() == []
+                await setup.run_round(5)
+            assert await setup.query_jobs() == []
             writer.write(b"sound")
         for _ in range(4):
-            await here.turn(5)
-        assert await here.statuses() == [("a.wav", "pending")]
+            await setup.run_round(5)
+        assert await setup.read_statuses() == [("a.wav", "pending")]
 
 
-def _held(here: Place) -> bool:
-    arrivals = here.admission._arrivals._by_path.values()
+def _is_waiting_for_writer(setup: IntakeSetup) -> bool:
+    arrivals = setup.admission._arrivals._by_path.values()
     return any(isinstance(arrival.stillness.trouble, OpenFile) for arrival in arrivals)
 
 
-async def test_a_file_that_goes_before_it_settles_is_forgotten(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        file = here.put("a.wav")
-        await here.turn()
+async def test_a_file_deleted_before_it_settles_gets_no_job(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        file = setup.write_file("a.wav")
+        await setup.run_round()
         file.unlink()
-        await here.turn(2)
-        assert here.intake.idle
-        assert await here.jobs() == []
+        await setup.run_round(2)
+        assert setup.intake.idle
+        assert await setup.query_jobs() == []
 
 
-async def test_a_file_that_changes_while_it_is_read_settles_anew(
+async def test_a_file_changed_during_hashing_settles_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = file_identity.hash_file
@@ -300,7 +304,7 @@ async def test_a_file_that_changes_while_it_is_read_settles_anew(
     def hash_and_change(
         root: Path, path: bytes, expected: Signature, *, stopped: Callable[[], bool]
     ) -> str | AccessProblem:
-        def change_once() -> bool:  # called after each block that is read
+        def change_once() -> bool:  # called after each block
             if not changes:
                 with file.open("r+b") as other:
                     changes.append(other.write(b"x"))
@@ -309,16 +313,16 @@ async def test_a_file_that_changes_while_it_is_read_settles_anew(
         return real(root, path, expected, stopped=change_once)
 
     monkeypatch.setattr(file_identity, "hash_file", hash_and_change)
-    async with by_hand(tmp_path) as here:
-        file = here.put("a.wav", bytes(100))
-        await here.turn()
-        await here.turn(2)
+    async with run_by_rounds(tmp_path) as setup:
+        file = setup.write_file("a.wav", bytes(100))
+        await setup.run_round()
+        await setup.run_round(2)
         assert changes
-        assert await here.jobs() == []
-        await here.turn(2)
-        assert await here.jobs() == []
-        await here.turn(2)
-        assert await here.statuses() == [("a.wav", "pending")]
+        assert await setup.query_jobs() == []
+        await setup.run_round(2)
+        assert await setup.query_jobs() == []
+        await setup.run_round(2)
+        assert await setup.read_statuses() == [("a.wav", "pending")]
 
 
 # --- options
@@ -326,15 +330,15 @@ async def test_a_file_that_changes_while_it_is_read_settles_anew(
 
 async def test_batch_preset_and_sidecar(tmp_path: Path) -> None:
     presets = {"calls": {"channels": "split", "beam_size": 2}}
-    async with by_hand(tmp_path, presets=presets) as here:
-        here.put("calls/a.wav")
-        here.put("calls/deep/b.wav")
-        here.put("calls/b.wav.toml", b"beam_size = 1\nformats = ['docx']")
-        here.put("calls/b.wav")
-        here.put("other/c.wav")
-        await here.turn()
-        await here.turn(2)
-        jobs = {job["path"]: job for job in await here.jobs()}
+    async with run_by_rounds(tmp_path, presets=presets) as setup:
+        setup.write_file("calls/a.wav")
+        setup.write_file("calls/deep/b.wav")
+        setup.write_file("calls/b.wav.toml", b"beam_size = 1\nformats = ['docx']")
+        setup.write_file("calls/b.wav")
+        setup.write_file("other/c.wav")
+        await setup.run_round()
+        await setup.run_round(2)
+        jobs = {job["path"]: job for job in await setup.query_jobs()}
         assert {path: (job["batch"], job["preset"]) for path, job in jobs.items()} == {
             "calls/a.wav": ("calls", "calls"),
             "calls/deep/b.wav": ("calls", "calls"),
@@ -342,7 +346,7 @@ async def test_batch_preset_and_sidecar(tmp_path: Path) -> None:
             "other/c.wav": ("other", None),
         }
         [claimed] = [
-            job for job in await here.ledger.write(claim_jobs, 4) if job.path == b"calls/b.wav"
+            job for job in await setup.ledger.write(claim_jobs, 4) if job.path == b"calls/b.wav"
         ]
         assert claimed.options.channels == "split"
         assert claimed.options.beam_size == 1
@@ -358,79 +362,79 @@ async def test_batch_preset_and_sidecar(tmp_path: Path) -> None:
         (b"a" * 65537, ["65537 bytes"]),
     ],
 )
-async def test_a_bad_sidecar_fails_its_file_with_a_reason_and_no_other(
+async def test_a_bad_sidecar_fails_only_its_file(
     tmp_path: Path, sidecar: bytes, words: list[str]
 ) -> None:
-    async with by_hand(tmp_path) as here:
-        here.put("a.wav.toml", sidecar)
-        here.put("a.wav")
-        here.put("b.wav")
-        await here.turn()
-        await here.turn(2)
-        jobs = {job["path"]: job for job in await here.jobs()}
+    async with run_by_rounds(tmp_path) as setup:
+        setup.write_file("a.wav.toml", sidecar)
+        setup.write_file("a.wav")
+        setup.write_file("b.wav")
+        await setup.run_round()
+        await setup.run_round(2)
+        jobs = {job["path"]: job for job in await setup.query_jobs()}
         assert (jobs["a.wav"]["status"], jobs["a.wav"]["error_code"]) == ("failed", "bad_sidecar")
         assert all(word in jobs["a.wav"]["error"] for word in words)
         assert jobs["b.wav"]["status"] == "pending"
 
 
-async def test_a_file_with_a_mended_sidecar_is_tried_again_once_it_is_touched(
+async def test_a_file_with_a_fixed_sidecar_is_retried_once_touched(
     tmp_path: Path,
 ) -> None:
-    async with by_hand(tmp_path) as here:
-        here.put("a.wav.toml", b"nonsense")
-        file = here.put("a.wav")
-        await here.turn()
-        await here.turn(2)
-        here.put("a.wav.toml", b"beam_size = 1")
+    async with run_by_rounds(tmp_path) as setup:
+        setup.write_file("a.wav.toml", b"nonsense")
+        file = setup.write_file("a.wav")
+        await setup.run_round()
+        await setup.run_round(2)
+        setup.write_file("a.wav.toml", b"beam_size = 1")
         os.utime(file, (5, 5))
-        await here.intake.rescan_all()
-        await here.turn()
-        await here.turn(2)
-        assert await here.statuses() == [("a.wav", "failed"), ("a.wav", "pending")]
+        await setup.intake.rescan_all()
+        await setup.run_round()
+        await setup.run_round(2)
+        assert await setup.read_statuses() == [("a.wav", "failed"), ("a.wav", "pending")]
 
 
-async def test_a_file_waits_for_a_sidecar_that_is_still_written(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        here.put("a.wav")
-        await here.turn()
-        await here.turn(1)
-        here.put("a.wav.toml", b"beam_size = 1")
-        await here.turn(1)
-        assert await here.jobs() == []
-        await here.turn(2)
-        [job] = await here.jobs()
+async def test_a_file_waits_for_an_unsettled_sidecar(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        setup.write_file("a.wav")
+        await setup.run_round()
+        await setup.run_round(1)
+        setup.write_file("a.wav.toml", b"beam_size = 1")
+        await setup.run_round(1)
+        assert await setup.query_jobs() == []
+        await setup.run_round(2)
+        [job] = await setup.query_jobs()
         assert '"beam_size":1' in job["options"]
 
 
 # --- identity
 
 
-async def test_a_file_that_is_known_is_not_taken_again(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        here.put("a.wav")
-        await here.turn()
-        await here.turn(2)
-        here.intake = here.another()
-        await here.turn()
-        assert here.intake.idle
-        assert len(await here.jobs()) == 1
+async def test_a_known_file_is_not_added_again(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        setup.write_file("a.wav")
+        await setup.run_round()
+        await setup.run_round(2)
+        setup.intake = setup.create_intake()
+        await setup.run_round()
+        assert setup.intake.idle
+        assert len(await setup.query_jobs()) == 1
 
 
-async def test_the_same_bytes_again_are_skipped_and_others_replace(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        file = here.put("a.wav", b"one")
-        await here.turn()
-        await here.turn(2)
+async def test_equal_bytes_are_skipped_and_new_ones_replace(tmp_path: Path) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        file = setup.write_file("a.wav", b"one")
+        await setup.run_round()
+        await setup.run_round(2)
         os.utime(file, (5, 5))
-        await here.intake.rescan_all()
-        await here.turn()
-        await here.turn(2)
-        other = here.put("other.tmp", b"two")
+        await setup.intake.rescan_all()
+        await setup.run_round()
+        await setup.run_round(2)
+        other = setup.write_file("other.tmp", b"two")
         other.replace(file)
-        await here.intake.rescan_all()
-        await here.turn()
-        await here.turn(2)
-        jobs = await here.jobs()
+        await setup.intake.rescan_all()
+        await setup.run_round()
+        await setup.run_round(2)
+        jobs = await setup.query_jobs()
         assert [(job["status"], job["error_code"]) for job in jobs] == [
             ("cancelled", "source_replaced"),
             ("skipped", None),
@@ -450,12 +454,12 @@ async def test_hostile_names_become_jobs_like_any_other(tmp_path: Path) -> None:
         b"e\xcc\x81.wav",
     ]
     names += [b"\xff-folder/a.wav", b"a\nfolder/a.wav"]
-    async with by_hand(tmp_path) as here:
+    async with run_by_rounds(tmp_path) as setup:
         for name in names:
-            here.put(name)
-        await here.turn()
-        await here.turn(2)
-        jobs = await here.jobs()
+            setup.write_file(name)
+        await setup.run_round()
+        await setup.run_round(2)
+        jobs = await setup.query_jobs()
         assert {job["path_raw"] for job in jobs} == set(names)
         assert {job["status"] for job in jobs} == {"pending"}
         assert {job["batch"] for job in jobs} == {"inbox", "\\xff-folder", "a\nfolder"}
@@ -464,148 +468,152 @@ async def test_hostile_names_become_jobs_like_any_other(tmp_path: Path) -> None:
 @posix
 async def test_pipes_and_links_out_are_never_jobs(tmp_path: Path) -> None:
     (tmp_path / "secret.wav").write_bytes(b"secret")
-    async with running(tmp_path) as here:
-        os.mkfifo(here.inbox / "pipe.wav")
-        (here.inbox / "link.wav").symlink_to(tmp_path / "secret.wav")
-        (here.inbox / "folder").symlink_to(tmp_path)
-        here.put("a.wav")
-        await here.has(1)
-        assert await here.statuses() == [("a.wav", "pending")]
+    async with run_intake(tmp_path) as setup:
+        os.mkfifo(setup.inbox / "pipe.wav")
+        (setup.inbox / "link.wav").symlink_to(tmp_path / "secret.wav")
+        (setup.inbox / "folder").symlink_to(tmp_path)
+        setup.write_file("a.wav")
+        await setup.wait_for_jobs(1)
+        assert await setup.read_statuses() == [("a.wav", "pending")]
 
 
-async def test_a_huge_file_holds_up_nobody(tmp_path: Path) -> None:
-    async with running(tmp_path) as here:
-        with (here.inbox / "huge.wav").open("wb") as file:
-            file.truncate(8 * 1024**4)  # sparse; to read it takes hours
-        doors = here.intake._pipelines.values()
-        await eventually(
+async def test_a_huge_file_delays_no_other(tmp_path: Path) -> None:
+    async with run_intake(tmp_path) as setup:
+        with (setup.inbox / "huge.wav").open("wb") as file:
+            file.truncate(8 * 1024**4)  # sparse; hashing it takes hours
+        doors = setup.intake._pipelines.values()
+        await wait_until(
             lambda: any(pipeline.admission._workers for pipeline in doors),
-            "the huge file to be read",
+            "the start of hashing",
         )
         for number in range(40):
-            here.put(f"{number}.wav")
+            setup.write_file(f"{number}.wav")
         deadline = time.monotonic() + PATIENCE_S
-        while len(await here.jobs()) < 40:
+        while len(await setup.query_jobs()) < 40:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
-        assert not here.intake.idle
+        assert not setup.intake.idle
         started = time.monotonic()
-        await here.intake.stop()
+        await setup.intake.stop()
         assert time.monotonic() - started < PATIENCE_S
 
 
 # --- events and scans, with the services running
 
 
-async def test_files_that_were_there_and_files_that_come_are_each_one_job(tmp_path: Path) -> None:
+async def test_present_and_new_files_become_one_job_each(tmp_path: Path) -> None:
     (tmp_path / "inbox" / "old").mkdir(parents=True)
     (tmp_path / "inbox" / "old" / "a.wav").write_bytes(b"old")
-    async with running(tmp_path) as here:
-        await here.has(1)
-        here.put("new/b.wav")
+    async with run_intake(tmp_path) as setup:
+        await setup.wait_for_jobs(1)
+        setup.write_file("new/b.wav")
         (tmp_path / "c.wav").write_bytes(b"c")
-        (tmp_path / "c.wav").rename(here.inbox / "c.wav")
-        await here.has(3)
-        assert {path for path, _ in await here.statuses()} == {"old/a.wav", "new/b.wav", "c.wav"}
+        (tmp_path / "c.wav").rename(setup.inbox / "c.wav")
+        await setup.wait_for_jobs(3)
+        assert {path for path, _ in await setup.read_statuses()} == {
+            "old/a.wav",
+            "new/b.wav",
+            "c.wav",
+        }
 
 
 async def test_a_folder_moved_in_with_its_files(tmp_path: Path) -> None:
     for name in ("x/a.wav", "x/deep/b.wav", "x/deep/er/c.wav"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    async with running(tmp_path) as here:
-        await here.has(0)
-        (tmp_path / "x").rename(here.inbox / "x")
-        await here.has(3)
+    async with run_intake(tmp_path) as setup:
+        await setup.wait_for_jobs(0)
+        (tmp_path / "x").rename(setup.inbox / "x")
+        await setup.wait_for_jobs(3)
 
 
 async def test_a_slow_writer_is_waited_for(tmp_path: Path) -> None:
-    async with by_hand(tmp_path) as here:
-        with (here.inbox / "a.wav").open("wb", buffering=0) as file:
+    async with run_by_rounds(tmp_path) as setup:
+        with (setup.inbox / "a.wav").open("wb", buffering=0) as file:
             for _ in range(30):
                 file.write(b"more")
-                await here.turn(0.1)
-            assert await here.jobs() == []
+                await setup.run_round(0.1)
+            assert await setup.query_jobs() == []
         for _ in range(10):
-            await here.turn(2)
-        assert [job["size"] for job in await here.jobs()] == [120]
+            await setup.run_round(2)
+        assert [job["size"] for job in await setup.query_jobs()] == [120]
 
 
-async def test_thousands_at_once_are_each_exactly_one_job(tmp_path: Path) -> None:
+async def test_thousands_of_files_become_one_job_each(tmp_path: Path) -> None:
     for folder in "abcd":
         (tmp_path / "many" / folder).mkdir(parents=True)
         for number in range(500):
             (tmp_path / "many" / folder / f"{number}.wav").write_bytes(f"{folder}{number}".encode())
-    async with running(tmp_path) as here:
-        await asyncio.to_thread(shutil.copytree, tmp_path / "many", here.inbox / "many")
-        await here.has(2000, patience_s=60)
-        jobs = await here.jobs()
+    async with run_intake(tmp_path) as setup:
+        await asyncio.to_thread(shutil.copytree, tmp_path / "many", setup.inbox / "many")
+        await setup.wait_for_jobs(2000, patience_s=60)
+        jobs = await setup.query_jobs()
         assert len({job["path"] for job in jobs}) == 2000
         assert {job["status"] for job in jobs} == {"pending"}
 
 
-async def test_a_missing_inbox_pauses_loses_nothing_and_comes_back(tmp_path: Path) -> None:
+async def test_a_missing_inbox_is_paused_and_loses_nothing(tmp_path: Path) -> None:
     second = InboxSettings(name="second", path=tmp_path / "second", outbox=tmp_path / "out2")
     second.path.mkdir()
     first = InboxSettings(path=tmp_path / "inbox", outbox=tmp_path / "out")
-    async with running(tmp_path, inboxes=(first, second)) as here:
-        here.put("a.wav")
-        await here.has(1)
-        here.inbox.rename(tmp_path / "away")
-        await eventually(lambda: AWAY in here.pauses, "the pause")
+    async with run_intake(tmp_path, inboxes=(first, second)) as setup:
+        setup.write_file("a.wav")
+        await setup.wait_for_jobs(1)
+        setup.inbox.rename(tmp_path / "away")
+        await wait_until(lambda: MISSING_INBOX in setup.pauses, "the pause")
         (second.path / "b.wav").write_bytes(b"b")
-        await here.has(2)
-        assert await here.statuses() == [("a.wav", "pending"), ("b.wav", "pending")]
-        here.inbox.mkdir()
-        shutil.copy2(tmp_path / "away" / "a.wav", here.inbox / "c.wav")
-        await eventually(lambda: AWAY not in here.pauses, "the return")
-        await here.has(3)
-        here.put("d.wav")
-        await here.has(4)
+        await setup.wait_for_jobs(2)
+        assert await setup.read_statuses() == [("a.wav", "pending"), ("b.wav", "pending")]
+        setup.inbox.mkdir()
+        shutil.copy2(tmp_path / "away" / "a.wav", setup.inbox / "c.wav")
+        await wait_until(lambda: MISSING_INBOX not in setup.pauses, "the end of the pause")
+        await setup.wait_for_jobs(3)
+        setup.write_file("d.wav")
+        await setup.wait_for_jobs(4)
 
 
-async def test_an_inbox_that_is_missing_at_the_start_is_no_reason_not_to_start(
+async def test_the_daemon_starts_without_its_inbox(
     tmp_path: Path,
 ) -> None:
     first = InboxSettings(path=tmp_path / "nowhere", outbox=tmp_path / "out")
-    async with running(tmp_path, inboxes=(first,)) as here:
-        await eventually(lambda: AWAY in here.pauses, "the pause")
-        assert here.intake.idle
+    async with run_intake(tmp_path, inboxes=(first,)) as setup:
+        await wait_until(lambda: MISSING_INBOX in setup.pauses, "the pause")
+        assert setup.intake.idle
         (tmp_path / "nowhere").mkdir()
         (tmp_path / "nowhere" / "a.wav").write_bytes(b"a")
-        await eventually(lambda: AWAY not in here.pauses, "the return")
-        await here.has(1)
+        await wait_until(lambda: MISSING_INBOX not in setup.pauses, "the end of the pause")
+        await setup.wait_for_jobs(1)
 
 
-async def test_scans_alone_find_everything_where_there_are_no_events(tmp_path: Path) -> None:
+async def test_scans_find_all_files_without_events(tmp_path: Path) -> None:
     watch = WatchSettings(settle_s=0.2, poll="always", poll_s=0.5)
-    async with running(tmp_path, watch=watch) as here:
-        await here.has(0)
-        here.put("a.wav")
-        here.put("deep/b.wav")
-        await eventually(lambda: not here.intake.idle, "the scan")
-        await here.has(2)
-        assert '"events": false' in await here.state()
+    async with run_intake(tmp_path, watch=watch) as setup:
+        await setup.wait_for_jobs(0)
+        setup.write_file("a.wav")
+        setup.write_file("deep/b.wav")
+        await wait_until(lambda: not setup.intake.idle, "the scan")
+        await setup.wait_for_jobs(2)
+        assert '"events": false' in await setup.read_inbox_state()
 
 
-async def test_lost_events_bring_a_scan(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    async with by_hand(tmp_path) as here:
-        await here.turn()
-        await here.deafen()
-        here.put("a.wav")
-        await here.turn(2)
-        assert here.intake.idle
+async def test_lost_events_cause_a_scan(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with run_by_rounds(tmp_path) as setup:
+        await setup.run_round()
+        await setup.silence_watcher()
+        setup.write_file("a.wav")
+        await setup.run_round(2)
+        assert setup.intake.idle
         logging.getLogger("watchdog").warning(
             "Inotify queue overflowed; filesystem events were lost"
         )
-        await eventually(lambda: "dropped events" in caplog.text, "the news")
-        await here.turn()
-        await here.turn(2)
-        assert await here.statuses() == [("a.wav", "pending")]
+        await wait_until(lambda: "dropped events" in caplog.text, "the event")
+        await setup.run_round()
+        await setup.run_round(2)
+        assert await setup.read_statuses() == [("a.wav", "pending")]
 
 
-async def test_events_lost_while_a_scan_runs_bring_another_scan(tmp_path: Path) -> None:
-    class Busy(Through):
+async def test_events_lost_during_a_scan_cause_another_scan(tmp_path: Path) -> None:
+    class BusyLedger(LedgerProxy):
         scans = 0
 
         async def read(self, query: Callable[..., Any], *about: Any) -> object:
@@ -617,41 +625,41 @@ async def test_events_lost_while_a_scan_runs_bring_another_scan(tmp_path: Path) 
                 await asyncio.sleep(0.05)
             return await self._ledger.read(query, *about)
 
-    async with by_hand(tmp_path) as here:
-        here.put("a.wav")
-        busy = Busy(here.ledger)
-        here.intake = here.another(ledger=busy)
-        await here.turn()
-        await here.turn(0.1)
+    async with run_by_rounds(tmp_path) as setup:
+        setup.write_file("a.wav")
+        busy = BusyLedger(setup.ledger)
+        setup.intake = setup.create_intake(ledger=busy)
+        await setup.run_round()
+        await setup.run_round(0.1)
         assert busy.scans == 2
-        await here.turn(0.1)
+        await setup.run_round(0.1)
         assert busy.scans == 2
 
 
-async def test_files_without_an_event_make_the_watcher_new_and_scans_frequent(
+async def test_files_without_events_restart_the_watcher(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with by_hand(tmp_path, watch=WatchSettings(rescan_s=100, poll_s=7)) as here:
-        await here.turn()
-        assert '"scan_every_s": 100' in await here.state()
-        await here.deafen()
-        here.put("a.wav")
-        await here.turn(100)
-        await here.turn(2)
-        assert await here.statuses() == [("a.wav", "pending")]
-        await here.turn(2)
+    async with run_by_rounds(tmp_path, watch=WatchSettings(rescan_s=100, poll_s=7)) as setup:
+        await setup.run_round()
+        assert '"scan_every_s": 100' in await setup.read_inbox_state()
+        await setup.silence_watcher()
+        setup.write_file("a.wav")
+        await setup.run_round(100)
+        await setup.run_round(2)
+        assert await setup.read_statuses() == [("a.wav", "pending")]
+        await setup.run_round(2)
         assert "without an event" in caplog.text
-        assert '"scan_every_s": 7' in await here.state()
-        assert here.watcher._observer is not None
-        await here.turn(101)
-        assert '"scan_every_s": 100' in await here.state()
+        assert '"scan_every_s": 7' in await setup.read_inbox_state()
+        assert setup.watcher._observer is not None
+        await setup.run_round(101)
+        assert '"scan_every_s": 100' in await setup.read_inbox_state()
 
 
 # --- the ledger
 
 
-class FullDisk(Through):
-    """The ledger, with a disk that is full for a while."""
+class FullDisk(LedgerProxy):
+    """A ledger whose disk is full for a while."""
 
     full = True
 
@@ -661,31 +669,31 @@ class FullDisk(Through):
         return await self._ledger.write(operation, *about, **more)
 
 
-async def test_files_wait_for_a_ledger_that_cannot_be_written(
+async def test_files_wait_for_an_unwritable_ledger(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with by_hand(tmp_path) as here:
-        disk = FullDisk(here.ledger)
-        here.intake = here.another(ledger=disk)
-        here.put("a.wav")
-        await here.turn()
-        await here.turn(2)
-        await here.turn(2)
+    async with run_by_rounds(tmp_path) as setup:
+        disk = FullDisk(setup.ledger)
+        setup.intake = setup.create_intake(ledger=disk)
+        setup.write_file("a.wav")
+        await setup.run_round()
+        await setup.run_round(2)
+        await setup.run_round(2)
         assert "the disk is full" in caplog.text
-        assert not here.intake.idle
-        assert await here.jobs() == []
+        assert not setup.intake.idle
+        assert await setup.query_jobs() == []
         disk.full = False
-        await here.turn(5)
-        assert await here.statuses() == [("a.wav", "pending")]
-        assert here.intake.idle
+        await setup.run_round(5)
+        assert await setup.read_statuses() == [("a.wav", "pending")]
+        assert setup.intake.idle
 
 
-async def test_stopping_and_starting_again_loses_nothing(tmp_path: Path) -> None:
-    async with running(tmp_path) as here:
+async def test_a_restart_loses_nothing(tmp_path: Path) -> None:
+    async with run_intake(tmp_path) as setup:
         for number in range(300):
-            here.put(f"{number}.wav")
-        await here.intake.stop()
-        await here.intake.stop()
-        here.intake = here.another()
-        await here.intake.start()
-        await here.has(300)
+            setup.write_file(f"{number}.wav")
+        await setup.intake.stop()
+        await setup.intake.stop()
+        setup.intake = setup.create_intake()
+        await setup.intake.start()
+        await setup.wait_for_jobs(300)

@@ -1,4 +1,4 @@
-"""The layers hold: in the imports as they are written, and in what a running parent process has loaded."""
+"""The layers hold in the source and in what a parent process has loaded."""
 
 import ast
 import re
@@ -36,7 +36,7 @@ LOCAL_CALLS = {
     ("services/publisher.py", "_render_formats"),
     ("services/speakers.py", "apply_change"),
     ("services/speakers.py", "find_file_speakers"),
-    ("server/app.py", "FileResponse"),  # both send files of the installed package
+    ("server/app.py", "FileResponse"),  # both serve files of the installed package
     ("server/app.py", "StaticFiles"),
     ("server/status.py", "find_daemon"),
 }
@@ -67,9 +67,10 @@ SHARED = {
     ),
     *("Jinja2Templates", "WSGIMiddleware", "SpooledTemporaryFile"),
 }
-"""Names of asyncio, anyio and starlette whose calls run in shared threads, name look-ups included."""
+"""Names of asyncio, anyio and starlette whose calls run in shared threads, name look-ups included.
+"""
 
-OTHER_PROCESSES = {"cli", "engine"}  # packages that do not run on the daemon's loop
+OTHER_PROCESSES = {"cli", "engine"}  # packages outside the daemon's event loop
 
 
 def test_only_named_local_calls_use_the_shared_executor() -> None:
@@ -105,7 +106,7 @@ def test_every_way_to_the_shared_executor_is_found(source: str, found: set[str])
 
 
 def _find_shared_calls(tree: ast.Module) -> Iterator[str]:
-    """What is given to shared threads; a use that is no plain call counts by its own name."""
+    """Return what runs in shared threads. A use that is not a plain call counts by its name."""
     calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
     for node in ast.walk(tree):
         match node:
@@ -133,7 +134,7 @@ def _find_executor_call(call: ast.Call) -> Iterator[str]:
 
 
 def test_no_endpoint_and_no_dependency_runs_in_a_shared_thread() -> None:
-    """FastAPI runs those that are not coroutines in anyio's threads."""
+    """FastAPI runs functions that are not coroutines in anyio's threads."""
     checked = 0
     for file in sorted((REPOSITORY / "speakeasyd" / "server").glob("*.py")):
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -148,7 +149,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _find_handlers(tree: ast.Module) -> Iterator[str]:
-    """Names of what FastAPI calls: endpoints, dependencies, handlers of errors."""
+    """Return the names of functions that FastAPI calls: endpoints, dependencies, error handlers."""
     for node in ast.walk(tree):
         match node:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name):
@@ -162,7 +163,7 @@ def _find_handlers(tree: ast.Module) -> Iterator[str]:
 
 
 def _is_of_router(made: ast.expr) -> bool:
-    """Whether it is `router.get(...)`, `app.get(...)` or the like."""
+    """Whether it is `router.get(...)`, `app.get(...)` or similar."""
     match made:
         case ast.Call(func=ast.Attribute(value=ast.Name(id="router" | "app" | "api"))):
             return True
@@ -173,16 +174,16 @@ SQL = re.compile(
     r"\b(SELECT\s.+\sFROM|INSERT\s+(OR\s+\w+\s+)?INTO|UPDATE\s+\w+\s+SET|DELETE\s+FROM|PRAGMA)\s",
     re.DOTALL,
 )
-SHOWN = {"cli/sql.py"}
+SQL_IN_TEXTS = {"cli/sql.py"}
 """Modules with SQL that is shown to users and not run."""
 
 
 def test_only_the_ledger_has_sql() -> None:
-    """Everything else calls the queries of the ledger, which share their texts."""
+    """All other packages call the queries of the ledger."""
     found = {
         (module, text)
         for file in sorted((REPOSITORY / "speakeasyd").rglob("*.py"))
-        if (module := file.relative_to(REPOSITORY / "speakeasyd").as_posix()) not in SHOWN
+        if (module := file.relative_to(REPOSITORY / "speakeasyd").as_posix()) not in SQL_IN_TEXTS
         if not module.startswith("ledger/")
         for text in _find_strings(file)
         if SQL.search(text)

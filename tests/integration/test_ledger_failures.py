@@ -1,4 +1,4 @@
-"""Not there, not allowed, full, read-only and held by another program are told apart, with what to do."""
+"""A missing, forbidden, full, read-only or locked ledger gets its own error and hint."""
 
 import os
 import shutil
@@ -17,37 +17,45 @@ from speakeasyd.ledger import new_jobs
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.readonly import LEDGER
-from tests.ledgers import a_file, opened
-from tests.permissions import Deny, deny, restricted
+from tests.ledgers import build_job, open_ledger
+from tests.permissions import Deny, build_restricted_prefix, deny
 
 __all__ = ["deny"]
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="mounts of Linux")
 
-CHANGES = (["retry", "1"], ["cancel", "1"])
-QUESTIONS = (["jobs"], ["ledger", "check"], ["sql", "SELECT 1 AS one"])
+CHANGING_COMMANDS = (["retry", "1"], ["cancel", "1"])
+READING_COMMANDS = (["jobs"], ["ledger", "check"], ["sql", "SELECT 1 AS one"])
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk of its own with a state folder on it. Skips where nothing may be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    """Mount a small file system with a state folder. Skips the test without the right to mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "small", place], capture_output=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "small", folder], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"no mount: {mounted.stderr.decode()}")
     try:
-        (place / "state").mkdir()
-        yield place / "state"
+        (folder / "state").mkdir()
+        yield folder / "state"
     finally:
-        subprocess.run(["umount", "--lazy", place], check=True)
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-def ask(state: Path, *words: str) -> str:
-    """What the command says on its way out with an error."""
-    command = [*restricted(), sys.executable, "-m", "speakeasyd", *words, "--state", str(state)]
+def run_and_read_error(state: Path, *words: str) -> str:
+    """Return what the command prints when it fails."""
+    command = [
+        *build_restricted_prefix(),
+        sys.executable,
+        "-m",
+        "speakeasyd",
+        *words,
+        "--state",
+        str(state),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode, done.stdout
     assert "Traceback" not in done.stderr
@@ -55,15 +63,15 @@ def ask(state: Path, *words: str) -> str:
     return done.stderr
 
 
-def inbox_and_outbox(place: Path) -> list[str]:
-    folders = (place / "in", place / "out")
+def build_folder_options(root: Path) -> list[str]:
+    folders = (root / "in", root / "out")
     for folder in folders:
         folder.mkdir()
     return ["--inbox", str(folders[0]), "--outbox", str(folders[1])]
 
 
-def fill(folder: Path) -> None:
-    """Until not one byte more has room."""
+def fill_disk(folder: Path) -> None:
+    """Fill the disk to the last byte."""
     with (folder / "ballast").open("wb", buffering=0) as ballast:
         try:
             while ballast.write(b"\0" * 4096):
@@ -72,38 +80,38 @@ def fill(folder: Path) -> None:
             pass
 
 
-async def add_a_job(ledger: Ledger, name: str) -> None:
-    await ledger.write(new_jobs.add_jobs, [a_file(name)])
+async def add_job_by_command(ledger: Ledger, name: str) -> None:
+    await ledger.write(new_jobs.add_jobs, [build_job(name)])
 
 
-async def add_jobs(ledger: Ledger, count: int) -> None:
+async def add_jobs_by_command(ledger: Ledger, count: int) -> None:
     for number in range(count):
-        await add_a_job(ledger, f"{number}.mp3")
+        await add_job_by_command(ledger, f"{number}.mp3")
 
 
 async def test_a_full_disk(disk: Path) -> None:
-    async with opened(disk / LEDGER, clock=SystemClock()) as ledger:
-        await add_a_job(ledger, "one.mp3")
-        fill(disk)
+    async with open_ledger(disk / LEDGER, clock=SystemClock()) as ledger:
+        await add_job_by_command(ledger, "one.mp3")
+        fill_disk(disk)
         with pytest.raises(LedgerFull, match="is full") as refused:
-            await add_jobs(ledger, 1000)
+            await add_jobs_by_command(ledger, 1000)
         assert "room" in refused.value.hint
         (disk / "ballast").unlink()
-        await add_a_job(ledger, "two.mp3")  # it goes on
+        await add_job_by_command(ledger, "two.mp3")  # it continues
 
 
 @pytest.mark.parametrize("command", [["once"], ["run"]], ids=" ".join)
 def test_a_daemon_does_not_start_on_a_full_disk(disk: Path, command: list[str]) -> None:
-    fill(disk)
-    assert "is full" in ask(disk, *command, *inbox_and_outbox(disk.parents[1]))
+    fill_disk(disk)
+    assert "is full" in run_and_read_error(disk, *command, *build_folder_options(disk.parents[1]))
 
 
-@pytest.mark.parametrize("command", [*CHANGES, ["once"]], ids=" ".join)
+@pytest.mark.parametrize("command", [*CHANGING_COMMANDS, ["once"]], ids=" ".join)
 def test_a_read_only_disk(disk: Path, command: list[str], tmp_path: Path) -> None:
     migrate_ledger(disk / LEDGER)
     subprocess.run(["mount", "-o", "remount,ro", disk.parent], check=True)
-    folders = inbox_and_outbox(tmp_path)
-    said = ask(disk, *command, *(folders if command == ["once"] else ()))
+    folders = build_folder_options(tmp_path)
+    said = run_and_read_error(disk, *command, *(folders if command == ["once"] else ()))
     assert "read-only filesystem" in said
     assert "mount" in said
 
@@ -121,51 +129,51 @@ def test_a_read_only_disk_can_be_checked_and_backed_up(disk: Path, tmp_path: Pat
 
 def test_a_backup_to_a_full_disk(disk: Path, tmp_path: Path) -> None:
     migrate_ledger(tmp_path / LEDGER)
-    fill(disk)
-    said = ask(tmp_path, "ledger", "backup", str(disk / "copy.db"))
+    fill_disk(disk)
+    said = run_and_read_error(tmp_path, "ledger", "backup", str(disk / "copy.db"))
     assert "is full" in said or "No space left" in said
     assert str(disk / "copy.db") in said
 
 
-@pytest.mark.parametrize("words", [*CHANGES, *QUESTIONS], ids=" ".join)
-def test_what_is_not_there(tmp_path: Path, words: list[str]) -> None:
+@pytest.mark.parametrize("words", [*CHANGING_COMMANDS, *READING_COMMANDS], ids=" ".join)
+def test_a_missing_ledger(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "state").mkdir()
-    assert "there is no ledger" in ask(tmp_path / "state", *words)
-    assert "there is no state folder" in ask(tmp_path / "nowhere", *words)
+    assert "there is no ledger" in run_and_read_error(tmp_path / "state", *words)
+    assert "there is no state folder" in run_and_read_error(tmp_path / "nowhere", *words)
 
 
-@pytest.mark.parametrize("words", [*CHANGES, *QUESTIONS, ["once"]], ids=" ".join)
+@pytest.mark.parametrize("words", [*CHANGING_COMMANDS, *READING_COMMANDS, ["once"]], ids=" ".join)
 @pytest.mark.parametrize("which", ["folder", "file"])
-def test_what_is_not_allowed(tmp_path: Path, deny: Deny, words: list[str], which: str) -> None:
+def test_a_forbidden_ledger(tmp_path: Path, deny: Deny, words: list[str], which: str) -> None:
     state = tmp_path / "state"
     state.mkdir()
     migrate_ledger(state / LEDGER)
     deny(state if which == "folder" else state / LEDGER)
-    folders = inbox_and_outbox(tmp_path)
-    said = ask(state, *words, *(folders if words == ["once"] else ()))
+    folders = build_folder_options(tmp_path)
+    said = run_and_read_error(state, *words, *(folders if words == ["once"] else ()))
     assert "this user may not" in said
     assert "chmod" in said or "sudo" in said or "as the user" in said
 
 
 @pytest.mark.parametrize("words", [["jobs"], ["retry", "1"]], ids=" ".join)
-def test_what_another_program_holds(tmp_path: Path, words: list[str]) -> None:
+def test_a_ledger_locked_by_another_program(tmp_path: Path, words: list[str]) -> None:
     migrate_ledger(tmp_path / LEDGER)
     with closing(sqlite3.connect(tmp_path / LEDGER)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("PRAGMA journal_mode = DELETE")
         other.execute("BEGIN EXCLUSIVE")
-        said = ask(tmp_path, *words)
+        said = run_and_read_error(tmp_path, *words)
         assert f"process {os.getpid()}" in said
         assert "locked by another program" in said
 
 
-def test_owners_are_told_how_to_give_themselves_the_right(tmp_path: Path, deny: Deny) -> None:
+def test_owners_get_a_hint_about_permissions(tmp_path: Path, deny: Deny) -> None:
     migrate_ledger(tmp_path / LEDGER)
     deny(tmp_path / LEDGER, 0o400)
-    assert f"chmod u+rwX {tmp_path / LEDGER}" in ask(tmp_path, "retry", "1")
+    assert f"chmod u+rwX {tmp_path / LEDGER}" in run_and_read_error(tmp_path, "retry", "1")
 
 
-Spoil = Callable[[Path], None]
+DamageFunction = Callable[[Path], None]
 
 
 @pytest.mark.parametrize(
@@ -175,10 +183,10 @@ Spoil = Callable[[Path], None]
         lambda path: path.write_text("x" * 5000),
     ],
 )
-def test_damage_is_neither_of_them(tmp_path: Path, spoil: Spoil) -> None:
+def test_a_damaged_ledger_has_its_own_error(tmp_path: Path, spoil: DamageFunction) -> None:
     migrate_ledger(tmp_path / LEDGER)
     shutil.copy(tmp_path / LEDGER, tmp_path / "kept.db")
     spoil(tmp_path / LEDGER)
-    said = ask(tmp_path, "jobs")
+    said = run_and_read_error(tmp_path, "jobs")
     assert "damaged" in said
     assert "ledger restore" in said

@@ -1,4 +1,4 @@
-"""One daemon per ledger, as the operating system sees it."""
+"""One daemon for each ledger, by the operating system's locks."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 from speakeasyd.errors import LedgerMissing, StartError
 from speakeasyd.ledger.lock import LedgerLock, find_holder
 
-HOLD = """
+HOLD_PROGRAM = """
 import sys
 from pathlib import Path
 from speakeasyd.ledger.lock import LedgerLock
@@ -21,10 +21,10 @@ with LedgerLock(Path(sys.argv[1])):
 
 
 @pytest.fixture
-def other(tmp_path: Path) -> "subprocess.Popen[str]":
-    """Another process that holds the lock until its input ends."""
+def other_holder(tmp_path: Path) -> "subprocess.Popen[str]":
+    """Start a process that holds the lock until its input ends."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
+        [sys.executable, "-c", HOLD_PROGRAM, str(tmp_path)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -34,31 +34,33 @@ def other(tmp_path: Path) -> "subprocess.Popen[str]":
     return process
 
 
-def test_a_second_daemon_hears_who_is_there(tmp_path: Path, other: "subprocess.Popen[str]") -> None:
-    with other:
+def test_a_second_daemon_names_the_first(
+    tmp_path: Path, other_holder: "subprocess.Popen[str]"
+) -> None:
+    with other_holder:
         with (
             pytest.raises(
-                StartError, match=rf"process {other.pid} on .*, since 20\d\d-"
+                StartError, match=rf"process {other_holder.pid} on .*, since 20\d\d-"
             ) as refused,
             LedgerLock(tmp_path),
         ):
             pass
         there = find_holder(tmp_path)
         assert there
-        assert there.pid == other.pid
-        other.communicate("")
+        assert there.pid == other_holder.pid
+        other_holder.communicate("")
     assert refused.value.hint
     with LedgerLock(tmp_path):
         pass
 
 
-def test_a_lock_ends_with_its_process_however_that_ends(
-    tmp_path: Path, other: "subprocess.Popen[str]"
+def test_a_lock_ends_with_its_process(
+    tmp_path: Path, other_holder: "subprocess.Popen[str]"
 ) -> None:
-    with other:
-        other.kill()
-        other.wait()
-    assert (tmp_path / "daemon.lock").read_bytes()  # its signature is still there
+    with other_holder:
+        other_holder.kill()
+        other_holder.wait()
+    assert (tmp_path / "daemon.lock").read_bytes()  # its file is still there
     assert find_holder(tmp_path) is None
     with LedgerLock(tmp_path):
         there = find_holder(tmp_path)
@@ -74,7 +76,7 @@ def test_a_lock_is_free_after_an_error(tmp_path: Path) -> None:
         pass
 
 
-def test_a_state_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+def test_a_missing_state_folder_is_reported(tmp_path: Path) -> None:
     with (
         pytest.raises(LedgerMissing, match="there is no state folder"),
         LedgerLock(tmp_path / "nowhere"),

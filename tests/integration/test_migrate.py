@@ -1,4 +1,4 @@
-"""A ledger comes up to date whole or not at all."""
+"""A migration of the ledger is complete or changes nothing."""
 
 import json
 import runpy
@@ -23,9 +23,9 @@ from speakeasyd.ledger.migrate import (
 )
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.tables import metadata
-from tests.ledgers import a_file, create, opened
+from tests.ledgers import build_job, create_ledger, open_ledger
 
-NEXT = """
+NEXT_MIGRATION = """
 from alembic import op
 
 revision = "9999"
@@ -79,12 +79,12 @@ OLD_WARNINGS = {
 }
 
 
-def schema(path: Path) -> dict[str, str]:
+def read_schema(path: Path) -> dict[str, str]:
     with closing(sqlite3.connect(path)) as connection:
         return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
 
 
-def moods(path: Path) -> list[tuple[str]]:
+def read_moods(path: Path) -> list[tuple[str]]:
     with closing(sqlite3.connect(path)) as connection:
         return connection.execute("SELECT mood FROM jobs").fetchall()
 
@@ -92,28 +92,28 @@ def moods(path: Path) -> list[tuple[str]]:
 REVISIONS = sorted(known_revisions())
 
 
-def head() -> str:
+def read_head() -> str:
     return REVISIONS[-1]
 
 
 @pytest.fixture
 async def path(tmp_path: Path) -> Path:
-    """A ledger of today with one job."""
-    async with opened(tmp_path / "ledger.db") as ledger:
-        await ledger.write(add_jobs, [a_file("a.wav")])
+    """The path of a current ledger with one job."""
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        await ledger.write(add_jobs, [build_job("a.wav")])
     return tmp_path / "ledger.db"
 
 
 @pytest.fixture
-def tomorrow(tmp_path: Path) -> Path:
-    """Migrations with one more, that does its work in one go."""
-    return with_next(tmp_path / "tomorrow", middle="pass")
+def newer_scripts(tmp_path: Path) -> Path:
+    """Migrations with an additional one."""
+    return add_next_migration(tmp_path / "tomorrow", middle="pass")
 
 
-def with_next(scripts: Path, *, middle: str) -> Path:
+def add_next_migration(scripts: Path, *, middle: str) -> Path:
     shutil.copytree(find_scripts(), scripts, ignore=shutil.ignore_patterns("__pycache__"))
     (scripts / "versions" / "9999_next.py").write_text(
-        NEXT.format(down=head(), middle=middle), encoding="utf-8"
+        NEXT_MIGRATION.format(down=read_head(), middle=middle), encoding="utf-8"
     )
     return scripts
 
@@ -123,8 +123,12 @@ def test_the_tables_in_code_are_those_of_the_migrations(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'declared.db'}")
     metadata.create_all(engine)
     engine.dispose()
-    declared = {name: parts(sql) for name, sql in schema(tmp_path / "declared.db").items()}
-    migrated = {name: parts(sql) for name, sql in schema(tmp_path / "migrated.db").items()}
+    declared = {
+        name: split_definition(sql) for name, sql in read_schema(tmp_path / "declared.db").items()
+    }
+    migrated = {
+        name: split_definition(sql) for name, sql in read_schema(tmp_path / "migrated.db").items()
+    }
     assert {name: migrated[name] for name in declared} == declared
     more = migrated.keys() - declared.keys() - views.VIEWS.keys()
     assert {name for name in more if not name.startswith(("jobs_", "segments_"))} == {
@@ -132,15 +136,18 @@ def test_the_tables_in_code_are_those_of_the_migrations(tmp_path: Path) -> None:
     }  # triggers, FTS
 
 
-def parts(sql: str) -> list[str]:
-    """SQLite appends the columns that a migration adds behind the constraints: the order is no difference."""
+def split_definition(sql: str) -> list[str]:
+    """Return the parts of a table's definition.
+
+    SQLite appends migrated columns after the constraints, so their order is ignored.
+    """
     return sorted("".join(sql.split()).removesuffix(")").split(","))
 
 
-def test_a_second_time_changes_nothing(path: Path) -> None:
-    before = schema(path)
+def test_a_second_migration_changes_nothing(path: Path) -> None:
+    before = read_schema(path)
     migrate_ledger(path)
-    assert schema(path) == before
+    assert read_schema(path) == before
     assert not (path.parent / "backups").exists()
 
 
@@ -150,14 +157,14 @@ def test_a_new_ledger_is_ready_for_many_readers(path: Path) -> None:
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
 
 
-def test_an_upgrade_keeps_a_copy_of_what_was(
-    path: Path, tomorrow: Path, caplog: pytest.LogCaptureFixture
+def test_an_upgrade_keeps_a_copy(
+    path: Path, newer_scripts: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "speakeasyd")
-    migrate_ledger(path, scripts=tomorrow)
-    assert moods(path) == [("good",)]
+    migrate_ledger(path, scripts=newer_scripts)
+    assert read_moods(path) == [("good",)]
     [copy] = (path.parent / "backups").iterdir()
-    assert "mood" not in schema(copy)["jobs"]
+    assert "mood" not in read_schema(copy)["jobs"]
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT path FROM job_status").fetchall() == [("a.wav",)]
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -175,7 +182,7 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     migrate_ledger(path, scripts=first)
     with closing(sqlite3.connect(path)) as connection, connection:
-        assert "deliveries" not in schema(path)
+        assert "deliveries" not in read_schema(path)
         connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
         for number, warning in enumerate(OLD_WARNINGS):
             connection.execute(OLD_JOB, [f"{number}.wav", warning])
@@ -186,7 +193,7 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
             data = json.dumps({"error": error, "action": action})
             connection.execute(OLD_EVENT, [data])
     migrate_ledger(path)
-    assert "deliveries" in schema(path)
+    assert "deliveries" in read_schema(path)
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT batch FROM batch_progress").fetchall() == [("talks",)]
         kinds = connection.execute("SELECT warning, warning_kinds FROM job_status").fetchall()
@@ -224,10 +231,10 @@ def test_every_earlier_version_comes_up_to_date(tmp_path: Path, revision: str) -
         connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
         connection.execute(OLD_JOB, ["a.wav", None])
     migrate_ledger(path)
-    create(new)
-    upgraded, fresh = schema(path), schema(new)
-    assert {name: parts(sql) for name, sql in upgraded.items()} == {
-        name: parts(sql) for name, sql in fresh.items()
+    create_ledger(new)
+    upgraded, fresh = read_schema(path), read_schema(new)
+    assert {name: split_definition(sql) for name, sql in upgraded.items()} == {
+        name: split_definition(sql) for name, sql in fresh.items()
     }
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT path, status FROM job_status").fetchall() == [
@@ -244,88 +251,90 @@ def test_every_stored_action_is_known() -> None:
     ), "the present wording is among those that were stored"
 
 
-def test_the_last_three_copies_are_kept(path: Path, tomorrow: Path) -> None:
+def test_the_last_three_copies_are_kept(path: Path, newer_scripts: Path) -> None:
     for _ in range(5):
         previous = path.read_bytes()
-        migrate_ledger(path, scripts=tomorrow)
-        assert moods(path) == [("good",)]
+        migrate_ledger(path, scripts=newer_scripts)
+        assert read_moods(path) == [("good",)]
         path.write_bytes(previous)
     assert len(list((path.parent / "backups").iterdir())) == 3
 
 
-def test_a_newer_ledger_is_refused_and_left_alone(path: Path, tomorrow: Path) -> None:
-    migrate_ledger(path, scripts=tomorrow)
-    before = schema(path)
+def test_a_newer_ledger_is_refused_and_unchanged(path: Path, newer_scripts: Path) -> None:
+    migrate_ledger(path, scripts=newer_scripts)
+    before = read_schema(path)
     with pytest.raises(LedgerError, match="newer version") as refused:
         migrate_ledger(path)
     assert refused.value.hint
-    assert schema(path) == before
+    assert read_schema(path) == before
 
 
 def test_an_upgrade_that_fails_changes_nothing(path: Path, tmp_path: Path) -> None:
-    scripts = with_next(tmp_path / "broken", middle='op.execute("INSERT INTO nowhere VALUES (1)")')
-    before = schema(path)
+    scripts = add_next_migration(
+        tmp_path / "broken", middle='op.execute("INSERT INTO nowhere VALUES (1)")'
+    )
+    before = read_schema(path)
     with pytest.raises(LedgerError, match="cannot be created or upgraded"):
         migrate_ledger(path, scripts=scripts)
-    assert schema(path) == before
+    assert read_schema(path) == before
 
 
 def test_an_upgrade_that_breaks_references_changes_nothing(path: Path, tmp_path: Path) -> None:
-    scripts = with_next(
+    scripts = add_next_migration(
         tmp_path / "broken", middle="op.execute(\"UPDATE jobs SET batch = 'nowhere'\")"
     )
     with pytest.raises(LedgerError, match="broken references"):
         migrate_ledger(path, scripts=scripts)
-    assert "mood" not in schema(path)["jobs"]
+    assert "mood" not in read_schema(path)["jobs"]
 
 
-def test_killed_in_the_middle_the_next_start_mends(
-    path: Path, tmp_path: Path, tomorrow: Path
+def test_a_killed_upgrade_is_completed_at_the_next_start(
+    path: Path, tmp_path: Path, newer_scripts: Path
 ) -> None:
-    scripts = with_next(tmp_path / "killed", middle="import os; os.kill(os.getpid(), 9)")
+    scripts = add_next_migration(tmp_path / "killed", middle="import os; os.kill(os.getpid(), 9)")
     code = (
         "import sys; from pathlib import Path; from speakeasyd.ledger.migrate import migrate_ledger as migrate;"
         "migrate(Path(sys.argv[1]), scripts=Path(sys.argv[2]))"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(path), str(scripts)], check=False)
     assert killed.returncode not in {0, 1}
-    assert "mood" not in schema(path)["jobs"]
-    migrate_ledger(path, scripts=tomorrow)
-    assert moods(path) == [("good",)]
+    assert "mood" not in read_schema(path)["jobs"]
+    migrate_ledger(path, scripts=newer_scripts)
+    assert read_moods(path) == [("good",)]
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
-async def test_views_are_renewed_without_a_migration(
+async def test_views_are_updated_without_a_migration(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    today = schema(path)["job_status"]
+    today = read_schema(path)["job_status"]
     monkeypatch.setattr(views, "VIEWS", {"job_status": "SELECT id AS job_id, 1 AS more FROM jobs"})
     migrate_ledger(path)
     assert set(views.VIEWS) == {
-        name for name, sql in schema(path).items() if sql.startswith("CREATE VIEW")
+        name for name, sql in read_schema(path).items() if sql.startswith("CREATE VIEW")
     }
     monkeypatch.undo()
     migrate_ledger(path)
-    assert schema(path)["job_status"] == today
+    assert read_schema(path)["job_status"] == today
 
 
-def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
+def test_a_damaged_ledger_is_reported(tmp_path: Path) -> None:
     (tmp_path / "ledger.db").write_bytes(b"no database, " * 1000)
     with pytest.raises(LedgerError, match="damaged") as refused:
         migrate_ledger(tmp_path / "ledger.db")
     assert "backups" in refused.value.hint
 
 
-# --- where a ledger must not lie
+# --- unsupported locations
 
 
 @pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p", "NFS"])
-def test_a_network_filesystem_is_refused(tmp_path: Path, kind: str) -> None:
+def test_a_network_file_system_is_refused(tmp_path: Path, kind: str) -> None:
     with pytest.raises(LedgerError, match="network filesystem") as refused:
         require_local_filesystem(
             tmp_path / "ledger.db",
             [(PurePath(tmp_path.anchor), "ext4"), (tmp_path.resolve(), kind)],
         )
     assert "inboxes and outboxes may stay" in refused.value.hint
-    require_local_filesystem(tmp_path / "ledger.db")  # as it really is
+    require_local_filesystem(tmp_path / "ledger.db")  # the real type

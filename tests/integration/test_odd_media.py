@@ -1,4 +1,4 @@
-"""Media that people really drop and that is not as its headers say, through the whole daemon."""
+"""Real media files that contradict their headers, processed by the complete daemon."""
 
 import json
 import os
@@ -10,23 +10,23 @@ from pathlib import Path
 import pytest
 
 from speakeasyd.domain.transcript import WarningKind
-from tests.integration.test_daemon import Place
+from tests.integration.test_daemon import DaemonProcess
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(2400)]
 
-MODEL_VARIABLE = "MULTILINGUAL_MODEL"  # names a folder with a multilingual model, such as base
+MODEL_VARIABLE = "MULTILINGUAL_MODEL"  # folder of a multilingual model, such as base
 CUE = re.compile(r"(\d+):(\d+):(\d+),(\d+) --> ")
-A_FIFTH = 0.2  # of the words that a plain file of the same speech has
+FIFTH_OF_WORDS = 0.2  # of the words of a plain file with the same speech
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a player or a person would say is right."""
+    """The correct outcome as a player shows it or a person says."""
 
     words: int
     kinds: frozenset[WarningKind] = frozenset()
-    said: str = "fellow Americans"  # somewhere in the text
-    first_cue_s: tuple[float, float] | None = None  # the least and the most
+    said: str = "fellow Americans"  # part of the text
+    first_cue_s: tuple[float, float] | None = None  # minimum and maximum
     last_cue_s: tuple[float, float] | None = None
 
 
@@ -59,7 +59,7 @@ EXPECTED = {
 
 
 @pytest.fixture(scope="module")
-def odd(speech: Path) -> Path:
+def odd_files(speech: Path) -> Path:
     folder = speech / "odd"
     if not folder.is_dir():
         pytest.skip("the odd recordings are not here")
@@ -67,39 +67,39 @@ def odd(speech: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(odd: Path, tmp_path_factory: pytest.TempPathFactory) -> Place:
-    """One run over all of them: none may disturb another."""
-    place = Place(tmp_path_factory.mktemp("odd"))
+def daemon(odd_files: Path, tmp_path_factory: pytest.TempPathFactory) -> DaemonProcess:
+    """One run over all files, which must not affect each other."""
+    place = DaemonProcess(tmp_path_factory.mktemp("odd"))
     for name in EXPECTED:
-        folder = place.inbox / name  # two may have the same name but for the ending
+        folder = place.inbox / name  # some names differ only in their extensions
         folder.mkdir()
-        shutil.copyfile(odd / name, folder / name)
-        sidecar = odd / f"{name}.toml"
+        shutil.copyfile(odd_files / name, folder / name)
+        sidecar = odd_files / f"{name}.toml"
         if sidecar.is_file():
             shutil.copyfile(sidecar, folder / sidecar.name)
-    done = place.once()
+    done = place.run_once()
     assert done.returncode == 0, done.stdout + done.stderr
     return place
 
 
 def read_cues(path: Path) -> list[float]:
-    """When each cue begins, in seconds."""
+    """Return when each cue begins, in seconds."""
     found = CUE.findall(path.read_text(encoding="utf-8"))
     return [3600 * int(h) + 60 * int(m) + int(s) + int(ms) / 1000 for h, m, s, ms in found]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_an_odd_file_ends_as_a_person_would_say_is_right(finished: Place, name: str) -> None:
+def test_an_unusual_file_has_the_expected_outcome(daemon: DaemonProcess, name: str) -> None:
     expected = EXPECTED[name]
     path = f"{name}/{name}"
-    assert finished.statuses()[path] == "completed"
-    text = " ".join(finished.texts()[path].split())
+    assert daemon.read_statuses()[path] == "completed"
+    text = " ".join(daemon.read_texts()[path].split())
     assert expected.said in text
-    assert len(text.split()) == pytest.approx(expected.words, rel=A_FIFTH)
-    rows = finished.rows("SELECT path, warning_kinds FROM job_status")
+    assert len(text.split()) == pytest.approx(expected.words, rel=FIFTH_OF_WORDS)
+    rows = daemon.query_ledger("SELECT path, warning_kinds FROM job_status")
     kinds = {row["path"]: set(json.loads(row["warning_kinds"] or "[]")) for row in rows}
     assert kinds[path] == expected.kinds
-    folder, stem = finished.outbox / name, Path(name).stem
+    folder, stem = daemon.outbox / name, Path(name).stem
     assert " ".join((folder / f"{stem}.txt").read_text("utf-8").split()) == text
     cues = read_cues(folder / f"{stem}.srt")
     if expected.first_cue_s:
@@ -111,12 +111,12 @@ def test_an_odd_file_ends_as_a_person_would_say_is_right(finished: Place, name: 
 
 
 @pytest.mark.skipif(MODEL_VARIABLE not in os.environ, reason=f"{MODEL_VARIABLE} names no model")
-def test_german_then_english(odd: Path, tmp_path: Path) -> None:
-    place = Place(tmp_path)
+def test_german_followed_by_english(odd_files: Path, tmp_path: Path) -> None:
+    place = DaemonProcess(tmp_path)
     place.options = ("--model", os.environ[MODEL_VARIABLE], "--settle", "0.2")
-    place.drop(odd / "13_de20_then_en60.opus")
-    done = place.once()
+    place.drop_file(odd_files / "13_de20_then_en60.opus")
+    done = place.run_once()
     assert done.returncode == 0, done.stdout + done.stderr
-    segments = place.rows("SELECT start, language FROM segments_text ORDER BY start")
+    segments = place.query_ledger("SELECT start, language FROM segments_text ORDER BY start")
     assert {row["language"] for row in segments if row["start"] < 19.0} == {"de"}
     assert {row["language"] for row in segments if row["start"] > 21.0} == {"en"}

@@ -1,4 +1,4 @@
-"""Whether a file is open for writing, asked of the real kernel."""
+"""Whether a file is open for writing, by the real kernel."""
 
 import mmap
 import os
@@ -22,8 +22,8 @@ for _ in range(500):
     os.close(os.open(sys.argv[1], os.O_WRONLY))
 """
 AS_NOBODY = "import os, sys; from speakeasyd.openness import judge_openness; os.setgid(65534); os.setuid(65534); "
-JUDGE = "print(judge_openness(sys.argv[1]).value)"
-HOLD = "held = open(sys.argv[1], 'ab'); "
+CHECK_PROGRAM = "print(judge_openness(sys.argv[1]).value)"
+HOLD_PROGRAM = "held = open(sys.argv[1], 'ab'); "
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_file_is_open_while_anybody_may_write_to_it(file: Path) -> None:
+def test_a_file_is_open_while_a_process_can_write_to_it(file: Path) -> None:
     assert judge_openness(file) is Openness.CLOSED
     assert find_writer(file) is None
     with file.open("ab"):
@@ -43,12 +43,12 @@ def test_a_file_is_open_while_anybody_may_write_to_it(file: Path) -> None:
     assert judge_openness(file) is Openness.CLOSED
 
 
-def test_readers_are_no_writers(file: Path) -> None:
+def test_readers_do_not_count(file: Path) -> None:
     with file.open("rb"):
         assert judge_openness(file) is Openness.CLOSED
 
 
-def test_a_writable_mapping_outlives_its_descriptor(file: Path) -> None:
+def test_a_writable_mapping_counts_without_its_descriptor(file: Path) -> None:
     with file.open("r+b") as opened:
         mapping = mmap.mmap(opened.fileno(), 5)
     assert judge_openness(file) is Openness.OPEN
@@ -56,14 +56,14 @@ def test_a_writable_mapping_outlives_its_descriptor(file: Path) -> None:
     assert judge_openness(file) is Openness.CLOSED
 
 
-def test_what_is_no_file_or_gone_is_not_known(tmp_path: Path) -> None:
+def test_missing_and_special_files_are_unknown(tmp_path: Path) -> None:
     (tmp_path / "link.wav").symlink_to(tmp_path / "nothing")
     os.mkfifo(tmp_path / "pipe.wav")
     for name in ("gone.wav", "link.wav", "pipe.wav"):
         assert judge_openness(tmp_path / name) is Openness.UNKNOWN
 
 
-def test_asking_disturbs_neither_the_writer_nor_the_one_who_asks(file: Path) -> None:
+def test_the_check_affects_neither_the_writer_nor_the_caller(file: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", WRITE_OFTEN, file], stdout=subprocess.PIPE
     ) as writer:
@@ -77,7 +77,7 @@ def test_asking_disturbs_neither_the_writer_nor_the_one_who_asks(file: Path) -> 
 @pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="needs to act as another user"
 )
-def test_of_another_users_file_only_a_visible_writer_is_known(file: Path) -> None:
+def test_only_visible_writers_of_other_users_files_are_found(file: Path) -> None:
     for folder in file.parents:
         if folder.stat().st_mode & 0o777 == 0o700:
             folder.chmod(0o755)
@@ -88,12 +88,12 @@ def test_of_another_users_file_only_a_visible_writer_is_known(file: Path) -> Non
         return subprocess.check_output(command, cwd=REPOSITORY, text=True).strip()
 
     with file.open("ab"):
-        assert ask_as_nobody(JUDGE) == "unknown"
-    assert ask_as_nobody(JUDGE) == "unknown"
-    assert ask_as_nobody(HOLD + JUDGE) == "open"
+        assert ask_as_nobody(CHECK_PROGRAM) == "unknown"
+    assert ask_as_nobody(CHECK_PROGRAM) == "unknown"
+    assert ask_as_nobody(HOLD_PROGRAM + CHECK_PROGRAM) == "open"
 
 
-def test_why_says_that_a_file_is_still_open_for_writing(tmp_path: Path) -> None:
+def test_why_reports_that_a_file_is_open_for_writing(tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     state = {"state": tmp_path / "state", "inboxes": [{"path": inbox, "outbox": tmp_path / "out"}]}

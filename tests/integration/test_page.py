@@ -1,4 +1,4 @@
-"""The page, in a real browser, on a real daemon."""
+"""The page in a real browser, with a real daemon."""
 
 import shutil
 import time
@@ -9,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.served import MEMO, PATIENCE_S, serving
+from tests.conftest import PATIENCE_S
+from tests.serving_daemon import VOICE_MEMO, run_daemon
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the page is tested where playwright is installed"
@@ -22,7 +23,7 @@ pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="the page is tested where a Chromium is installed"),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # of playwright's own processes
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),  # by playwright's own processes
 ]
 
 
@@ -31,9 +32,9 @@ ENTRY = "a secret of tests, long enough"
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a daemon which has done nothing yet."""
-    with serving(tmp_path_factory.mktemp("page")) as served:
-        yield served.address
+    """The address of a daemon without jobs."""
+    with run_daemon(tmp_path_factory.mktemp("page")) as daemon:
+        yield daemon.address
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """A fresh tab on the queue; an error on its console fails the test."""
+    """Open a tab on the queue. An error on its console fails the test."""
     tab = browser.new_page()
     errors: list[str] = []
     tab.on("pageerror", lambda error: errors.append(str(error)))
@@ -60,18 +61,18 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 
 @pytest.fixture
 def transcribed(page: Any, address: str) -> Any:
-    """The page of a job that was handed in by the page."""
+    """Open the page of a job that was uploaded by the page."""
     if not page.get_by_role("link", name="voice_memo.flac").count():
         with page.expect_file_chooser() as chooser:
             page.get_by_role("button", name="Choose files").click()
-        chooser.value.set_files([str(MEMO)])
+        chooser.value.set_files([str(VOICE_MEMO)])
     page.locator(".jobs a", has_text="voice_memo.flac").filter(has_text="completed").first.click()
     page.get_by_text("dentist").first.wait_for()
     return page
 
 
-def _heard_from(page: Any, at: float) -> None:
-    """The sound is there, or a little later."""
+def _wait_for_position(page: Any, at: float) -> None:
+    """Wait until the player is at this position, or a little later."""
     deadline = time.monotonic() + PATIENCE_S
     while (
         not at - 1 <= page.evaluate("document.querySelector('audio')?.currentTime ?? -1") <= at + 5
@@ -80,20 +81,20 @@ def _heard_from(page: Any, at: float) -> None:
         page.wait_for_timeout(50)
 
 
-def test_a_file_handed_in_becomes_text_beside_its_sound(transcribed: Any) -> None:
+def test_an_uploaded_file_shows_text_and_audio(transcribed: Any) -> None:
     word = transcribed.locator(".transcript [data-at]", has_text="dentist").first
     word.click()
-    _heard_from(transcribed, float(word.get_attribute("data-at")))
+    _wait_for_position(transcribed, float(word.get_attribute("data-at")))
     transcribed.locator(".transcript .lit").wait_for()
     with transcribed.expect_download() as download:
         transcribed.get_by_role("link", name="srt", exact=True).click()
     assert "dentist" in Path(download.value.path()).read_text("utf-8")
 
 
-def test_the_recording_is_steered_by_keys_and_the_text_copied(transcribed: Any) -> None:
+def test_keys_control_playback_and_copy_text(transcribed: Any) -> None:
     transcribed.locator("h1").focus()
     transcribed.keyboard.press("ArrowRight")
-    _heard_from(transcribed, 5.0)
+    _wait_for_position(transcribed, 5.0)
     transcribed.keyboard.press(" ")
     transcribed.wait_for_function("!document.querySelector('audio').paused")
     transcribed.keyboard.press(" ")
@@ -109,7 +110,7 @@ def test_the_recording_is_steered_by_keys_and_the_text_copied(transcribed: Any) 
 
 
 def test_words_without_times_have_estimated_ones(page: Any, address: str) -> None:
-    with MEMO.open("rb") as file:
+    with VOICE_MEMO.open("rb") as file:
         form = {"options": '{"word_timestamps": false}', "batch": "estimated"}
         answered = httpx.post(f"{address}/api/v1/batches", data=form, files={"files": file})
     job = answered.json()["files"][0]["job_id"]
@@ -121,15 +122,15 @@ def test_words_without_times_have_estimated_ones(page: Any, address: str) -> Non
     assert times == sorted(set(times))
 
 
-def test_what_was_said_is_found_and_leads_to_its_moment(transcribed: Any) -> None:
+def test_a_search_result_leads_to_its_position(transcribed: Any) -> None:
     transcribed.get_by_role("link", name="Search").click()
     transcribed.get_by_label("Words").fill("yellow book")
     transcribed.get_by_role("button", name="Search").click()
     transcribed.locator(".hits mark", has_text="yellow").first.click()
-    _heard_from(transcribed, 8.0)
+    _wait_for_position(transcribed, 8.0)
 
 
-def test_options_of_an_upload_are_shown_and_used(page: Any, tmp_path: Path) -> None:
+def test_options_of_an_upload_are_shown_and_applied(page: Any, tmp_path: Path) -> None:
     page.get_by_text("Options", exact=True).click()
     page.get_by_label("Batch").fill("chosen")
     page.get_by_label("Language").fill("en")
@@ -137,13 +138,13 @@ def test_options_of_an_upload_are_shown_and_used(page: Any, tmp_path: Path) -> N
     page.locator("summary", has_text="Options: batch chosen, language en, model bundled").click()
     with page.expect_file_chooser() as chooser:
         page.get_by_role("button", name="Choose files").click()
-    file = shutil.copy(MEMO, tmp_path / "with_options.flac")
+    file = shutil.copy(VOICE_MEMO, tmp_path / "with_options.flac")
     chooser.value.set_files([str(file)])
     page.locator("#uploads").get_by_role("link", name="Open job").click()
     page.get_by_text("batch chosen").wait_for()
 
 
-def test_it_can_be_steered(transcribed: Any) -> None:
+def test_jobs_and_the_queue_can_be_changed(transcribed: Any) -> None:
     transcribed.get_by_role("button", name="Pause").click()
     transcribed.get_by_role("button", name="Resume").wait_for()
     transcribed.get_by_role("button", name="Try again").click()
@@ -156,30 +157,28 @@ def test_it_can_be_steered(transcribed: Any) -> None:
     transcribed.locator(".job-head .status", has_text="completed").wait_for()
 
 
-def test_the_queue_is_filtered_by_its_address(transcribed: Any, address: str) -> None:
+def test_the_address_filters_the_queue(transcribed: Any, address: str) -> None:
     transcribed.goto(f"{address}/#/jobs?status=failed")
     transcribed.get_by_text("No matching jobs.").wait_for()
     transcribed.go_back()
     transcribed.get_by_text("dentist").first.wait_for()
 
 
-def test_a_file_that_is_refused_keeps_no_other_away(
-    browser: Any, address: str, tmp_path: Path
-) -> None:
+def test_a_refused_file_does_not_block_others(browser: Any, address: str, tmp_path: Path) -> None:
     notes = tmp_path / "notes.pdf"
     notes.write_bytes(b"%PDF")
     tab = browser.new_page()
     tab.goto(address)
     with tab.expect_file_chooser() as chooser:
         tab.get_by_role("button", name="Choose files").click()
-    chooser.value.set_files([str(notes), str(shutil.copy(MEMO, tmp_path / "second.flac"))])
+    chooser.value.set_files([str(notes), str(shutil.copy(VOICE_MEMO, tmp_path / "second.flac"))])
     tab.locator("#uploads li", has_text="notes.pdf").wait_for()
     tab.locator("#uploads").get_by_role("link", name="Open job").click()
     tab.get_by_role("heading", name="second.flac").wait_for()
     tab.close()
 
 
-def test_what_failed_is_counted_and_retried_at_once(page: Any, tmp_path: Path) -> None:
+def test_failed_jobs_are_counted_and_retried_together(page: Any, tmp_path: Path) -> None:
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"not audio")
     with page.expect_file_chooser() as chooser:
@@ -192,7 +191,7 @@ def test_what_failed_is_counted_and_retried_at_once(page: Any, tmp_path: Path) -
     page.locator("#news", has_text="In the queue again: 1 job").wait_for(state="attached")
 
 
-def test_an_unknown_job_is_said_to_be_unknown(browser: Any, address: str) -> None:
+def test_an_unknown_job_shows_a_message(browser: Any, address: str) -> None:
     tab = browser.new_page()
     tab.set_default_timeout(1000 * PATIENCE_S)
     tab.goto(f"{address}/#/job/999999")
@@ -202,7 +201,7 @@ def test_an_unknown_job_is_said_to_be_unknown(browser: Any, address: str) -> Non
     tab.close()
 
 
-def test_the_arrow_keys_go_through_the_text(transcribed: Any) -> None:
+def test_arrow_keys_move_through_the_text(transcribed: Any) -> None:
     transcribed.locator(".transcript button").first.focus()
     transcribed.keyboard.press("ArrowDown")
     transcribed.keyboard.press("ArrowRight")
@@ -214,17 +213,17 @@ def test_the_arrow_keys_go_through_the_text(transcribed: Any) -> None:
     )
     at = float(word.get_attribute("data-at"))
     transcribed.keyboard.press("Enter")
-    _heard_from(transcribed, at)
+    _wait_for_position(transcribed, at)
 
 
-def test_back_is_where_one_was(transcribed: Any) -> None:
+def test_back_restores_the_position(transcribed: Any) -> None:
     opened = transcribed.evaluate("location.hash")
     assert transcribed.evaluate("document.activeElement.tagName") == "H1"
     transcribed.go_back()
     transcribed.locator(f".jobs a[href='{opened}']:focus").wait_for()
 
 
-def test_ten_hours_of_text_freeze_nothing(transcribed: Any) -> None:
+def test_ten_hours_of_text_stay_responsive(transcribed: Any) -> None:
     def line(number: int) -> dict[str, Any]:
         words = [
             {
@@ -264,11 +263,13 @@ def test_ten_hours_of_text_freeze_nothing(transcribed: Any) -> None:
     )
 
 
-def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_path: Path) -> None:
+def test_the_page_asks_for_the_token_and_reconnects_after_a_restart(
+    browser: Any, tmp_path: Path
+) -> None:
     tab = browser.new_page()
     tab.set_default_timeout(1000 * PATIENCE_S)
-    with serving(tmp_path, SERVER__TOKEN=ENTRY) as served:
-        tab.goto(served.address)
+    with run_daemon(tmp_path, SERVER__TOKEN=ENTRY) as daemon:
+        tab.goto(daemon.address)
         secret = tab.get_by_label("Token", exact=True)
         secret.fill("guessed")
         secret.press("Enter")
@@ -276,19 +277,19 @@ def test_it_asks_for_the_token_and_comes_back_after_a_restart(browser: Any, tmp_
         secret.fill(ENTRY)
         secret.press("Enter")
         tab.locator("aside li").first.wait_for()
-        served.stop()
+        daemon.stop()
         lost = tab.get_by_text("The connection to the daemon is lost")
         lost.wait_for()
         tab.get_by_role("link", name="Search").click()
-        tab.get_by_role("link", name="Queue", exact=True).click()  # opened while it is away
-        served.start()
+        tab.get_by_role("link", name="Queue", exact=True).click()  # opened without a connection
+        daemon.start()
         lost.wait_for(state="hidden")
         tab.get_by_text("No jobs yet.").wait_for()
     tab.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 320), ("dark", 1280)])
-def test_everybody_can_use_it(browser: Any, address: str, scheme: str, width: int) -> None:
+def test_the_page_is_accessible(browser: Any, address: str, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     tab = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})
     for view in ("#/jobs", "#/job/1", "#/search?q=the&since=2020"):

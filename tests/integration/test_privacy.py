@@ -1,4 +1,4 @@
-"""Who may read what speakeasyd writes: the owner, and the group where the state folder is the group's too."""
+"""File permissions: the owner can read, and the group if it has the state folder."""
 
 import os
 import stat
@@ -16,7 +16,7 @@ from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.outbox.os_errors import translate_os_errors
-from tests.ledgers import a_file, opened
+from tests.ledgers import build_job, open_ledger
 
 if sys.platform == "win32":
     pytest.skip("modes of POSIX", allow_module_level=True)
@@ -29,14 +29,14 @@ def permissive_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def mode(path: Path) -> int:
+def read_mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
 @pytest.mark.parametrize(
     ("folder", "files"), [(0o700, 0o600), (0o750, 0o640), (0o755, 0o640), (0o2770, 0o660)]
 )
-async def test_the_ledger_and_all_beside_it_are_private(
+async def test_the_ledger_and_files_beside_it_are_private(
     tmp_path: Path, folder: int, files: int
 ) -> None:
     state = tmp_path / "state"
@@ -45,8 +45,8 @@ async def test_the_ledger_and_all_beside_it_are_private(
     ledger = state / "ledger.db"
     with LedgerLock(state):
         migrate_ledger(ledger)
-        async with opened(ledger) as daemon:
-            await daemon.write(add_jobs, [a_file("a.wav")])
+        async with open_ledger(ledger) as daemon:
+            await daemon.write(add_jobs, [build_job("a.wav")])
             copy = back_up(ledger, label="daily")
             beside = [path for path in state.iterdir() if path.is_file()]
             assert {path.name for path in beside} >= {
@@ -55,23 +55,23 @@ async def test_the_ledger_and_all_beside_it_are_private(
                 "ledger.db-shm",
                 "daemon.lock",
             }
-            assert {path.name: oct(mode(path)) for path in beside} == {
+            assert {path.name: oct(read_mode(path)) for path in beside} == {
                 path.name: oct(files) for path in beside
             }
-            assert mode(copy) == 0o600
-            assert mode(copy.parent) & 0o777 == 0o700
+            assert read_mode(copy) == 0o600
+            assert read_mode(copy.parent) & 0o777 == 0o700
 
 
-def test_a_new_configuration_is_for_its_owner_alone(tmp_path: Path) -> None:
+def test_a_new_configuration_is_readable_only_by_its_owner(tmp_path: Path) -> None:
     file = tmp_path / "speakeasyd.toml"
     assert cli.main(["config", "init", str(file)]) == 0
-    assert mode(file) == 0o600
+    assert read_mode(file) == 0o600
     file.chmod(0o640)
     assert cli.main(["config", "init", "--force", str(file)]) == 0
-    assert mode(file) == 0o640, "as somebody chose"
+    assert read_mode(file) == 0o640, "as somebody chose"
 
 
-def test_doctor_warns_where_others_may_read(
+def test_doctor_warns_about_files_that_others_can_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state, config = tmp_path / "state", tmp_path / "speakeasyd.toml"

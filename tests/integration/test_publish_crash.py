@@ -1,4 +1,4 @@
-"""Publication killed, or refused by the disk, at each of its system calls in turn; then taken up again."""
+"""Publication that is killed, or fails, at each of its system calls and is then continued."""
 
 import asyncio
 import hashlib
@@ -20,20 +20,18 @@ from tests.conftest import PATIENCE_S
 from tests.integration.publishing import (
     FORMATS,
     OUTAGE,
-    Place,
-    publish_all,
-    publish_when_told,
-    workshop,
+    PublicationFolders,
+    open_publication_setup,
+    publish_all_jobs,
+    run_publisher_child,
 )
 
-WRITES = "write"  # of the outbox's files; SQLite uses another call
-SYNCS = "fsync,fdatasync"  # of the outbox and of the ledger's commits
+WRITES = "write"  # to the outbox; SQLite uses another call
+SYNCS = "fsync,fdatasync"  # in the outbox, and of the ledger's commits
 RENAMES = "rename,renameat,renameat2"
 OTHERS = "unlink,unlinkat,mkdir,mkdirat"
-MOST = 60  # calls of a kind; a publication needs far fewer
-PROCESSES = multiprocessing.get_context(
-    "forkserver"
-)  # imports what is slow to import once, and forks from there
+MAX_CALLS = 60  # a publication has far fewer calls of each kind
+PROCESSES = multiprocessing.get_context("forkserver")  # slow imports happen once, before the forks
 PROCESSES.set_forkserver_preload(["tests.integration.publishing"])
 
 
@@ -48,36 +46,36 @@ def strace_works() -> bool:
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
-        sys.platform != "linux" or not strace_works(), reason="needs strace, and leave to use it"
+        sys.platform != "linux" or not strace_works(), reason="needs strace and the right to use it"
     ),
 ]
 
 
-EARLIER = ("json", "txt", "tsv")  # formats of the version that was published before
+EARLIER_FORMATS = ("json", "txt", "tsv")  # of the earlier version
 
 
-def stage(root: Path) -> Place:
-    """A claimed, transcribed job of a daemon that is no more. An earlier version of its file was published."""
-    place = Place(root, sources="archive")
+def prepare_publication(root: Path) -> PublicationFolders:
+    """Prepare a transcribed job of a dead daemon. An earlier version of its file is published."""
+    folders = PublicationFolders(root, sources="archive")
 
     async def prepare() -> None:
-        async with workshop(place, boot_id="before") as shop:
-            place.drop("talks/monday.mp3", b"half of monday")
-            [half] = await shop.ready(
-                "talks/monday.mp3", text=" It is", options=Options(formats=EARLIER)
+        async with open_publication_setup(folders, boot_id="before") as setup:
+            folders.create_source("talks/monday.mp3", b"half of monday")
+            [earlier] = await setup.prepare_jobs(
+                "talks/monday.mp3", text=" It is", options=Options(formats=EARLIER_FORMATS)
             )
-            await shop.publisher.publish_job(half)
-            place.drop("talks/monday.mp3", b"monday")
-            await shop.ready("talks/monday.mp3")
+            await setup.publisher.publish_job(earlier)
+            folders.create_source("talks/monday.mp3", b"monday")
+            await setup.prepare_jobs("talks/monday.mp3")
 
     asyncio.run(prepare())
-    return place
+    return folders
 
 
-def publish_under(place: Place, inject: str) -> int | None:
-    """The exit code of a publication into which a fault is injected; below zero for a signal."""
-    theirs, ours = PROCESSES.Pipe(duplex=False)
-    child = PROCESSES.Process(target=publish_when_told, args=(place, "during", theirs))
+def publish_with_fault(folders: PublicationFolders, inject: str) -> int | None:
+    """Return the exit status of a publication with an injected fault; negative for a signal."""
+    child_end, own_end = PROCESSES.Pipe(duplex=False)
+    child = PROCESSES.Process(target=run_publisher_child, args=(folders, "during", child_end))
     child.start()
     calls, _ = inject.split(":", 1)
     command = [
@@ -95,16 +93,16 @@ def publish_under(place: Place, inject: str) -> int | None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as strace:
         assert strace.stderr
         assert "attached" in strace.stderr.readline()
-        ours.send("go")
+        own_end.send("go")
         child.join(timeout=PATIENCE_S)
-    theirs.close()
-    ours.close()
+    child_end.close()
+    own_end.close()
     return child.exitcode
 
 
-def recorded(place: Place) -> dict[str, str]:
-    """All SHA-256 that a path may have, of the artifacts that the ledger knows, intended or written."""
-    connection = sqlite3.connect(place.root / "state" / "ledger.db")
+def read_artifact_hashes(folders: PublicationFolders) -> dict[str, str]:
+    """Return the hashes that the file at each path may have, by the ledger."""
+    connection = sqlite3.connect(folders.root / "state" / "ledger.db")
     try:
         return dict(
             connection.execute(
@@ -115,52 +113,54 @@ def recorded(place: Place) -> dict[str, str]:
         connection.close()
 
 
-def assert_nothing_is_half_written(place: Place) -> None:
-    known = recorded(place)
-    assert (place.outbox / "talks" / "monday.txt").exists(), "there is a transcript at any time"
-    for path in place.outbox.rglob("*"):
-        if path.is_file() and path not in place.temporaries():
-            relative = path.relative_to(place.outbox).as_posix()
+def assert_files_are_complete(folders: PublicationFolders) -> None:
+    known = read_artifact_hashes(folders)
+    assert (folders.outbox / "talks" / "monday.txt").exists(), "there is always a transcript"
+    for path in folders.outbox.rglob("*"):
+        if path.is_file() and path not in folders.list_temporary_files():
+            relative = path.relative_to(folders.outbox).as_posix()
             assert hashlib.sha256(path.read_bytes()).hexdigest() in known[relative], (
-                f"{relative} is not whole"
+                f"{relative} is incomplete"
             )
-    sources = [*place.written("inbox").values(), *place.written("archive").values()]
-    assert "monday" in sources, "the source is whole, here or there, or on its way"
+    sources = [*folders.read_files("inbox").values(), *folders.read_files("archive").values()]
+    assert "monday" in sources, "the source is complete in one of the folders"
 
 
-def assert_taken_up(place: Place) -> None:
-    asyncio.run(publish_all(place, "after"))
-    assert sorted(place.written()) == sorted(f"talks/monday.{ending}" for ending in FORMATS)
-    assert set(recorded(place)) == set(place.written())
-    assert_nothing_is_half_written(place)
-    assert place.temporaries() == []
-    assert place.written("inbox") == {}
-    assert place.written()["talks/monday.txt"] == "It is done.\n"
-    assert place.written("archive") == {
+def assert_publication_continues(folders: PublicationFolders) -> None:
+    asyncio.run(publish_all_jobs(folders, "after"))
+    assert sorted(folders.read_files()) == sorted(f"talks/monday.{ending}" for ending in FORMATS)
+    assert set(read_artifact_hashes(folders)) == set(folders.read_files())
+    assert_files_are_complete(folders)
+    assert folders.list_temporary_files() == []
+    assert folders.read_files("inbox") == {}
+    assert folders.read_files()["talks/monday.txt"] == "It is done.\n"
+    assert folders.read_files("archive") == {
         "talks/monday.mp3": "half of monday",
         "talks/monday (2).mp3": "monday",
     }
 
 
-def rounds(
+def inject_at_each_call(
     root: Path, inject: Callable[[int], str], *, exactly: int | None = None
 ) -> list[int | None]:
-    """Inject at the first call, the second, and so on until the program runs through untouched, or `exactly` times."""
+    """Inject at the first call, the second, and so on until there is no such call, or `exactly`
+    times.
+    """
     ends: list[int | None] = []
     for number in count(1):
-        place = stage(root / str(number))
-        ends.append(publish_under(place, inject(number)))
-        assert_nothing_is_half_written(place)
-        assert_taken_up(place)
-        if number == (exactly or MOST) or (ends[-1] == 0 and not exactly):
+        folders = prepare_publication(root / str(number))
+        ends.append(publish_with_fault(folders, inject(number)))
+        assert_files_are_complete(folders)
+        assert_publication_continues(folders)
+        if number == (exactly or MAX_CALLS) or (ends[-1] == 0 and not exactly):
             return ends
     raise AssertionError
 
 
 @pytest.mark.parametrize("calls", [RENAMES, SYNCS, WRITES, OTHERS])
-def test_killed_at_any_call_it_goes_on_where_it_was(tmp_path: Path, calls: str) -> None:
-    ends = rounds(tmp_path, lambda number: f"{calls}:signal=KILL:when={number}")
-    assert ends[-1] == 0, "the last round found no call to be killed at"
+def test_a_publication_killed_at_any_call_is_continued(tmp_path: Path, calls: str) -> None:
+    ends = inject_at_each_call(tmp_path, lambda number: f"{calls}:signal=KILL:when={number}")
+    assert ends[-1] == 0, "the last run had no such call"
     assert len(ends) > 2
     assert set(ends[:-1]) == {-signal.SIGKILL}
 
@@ -168,13 +168,13 @@ def test_killed_at_any_call_it_goes_on_where_it_was(tmp_path: Path, calls: str) 
 @pytest.mark.parametrize(
     ("calls", "error"), [(SYNCS, "EIO"), (WRITES, "ENOSPC"), (RENAMES, "ENOSPC"), (OTHERS, "EROFS")]
 )
-def test_a_disk_that_refuses_any_call_leaves_nothing_half_written(
+def test_a_publication_with_any_failed_call_leaves_complete_files(
     tmp_path: Path, calls: str, error: str
 ) -> None:
-    # Some refusals are passed over: of the removal of a draft that has been renamed, of the note which log belongs to
-    # the ledger. The rounds after them may still meet others.
+    # Some failures are ignored: removing a renamed draft, writing which log belongs to
+    # the ledger. Later calls may still fail the publication.
     tolerant = calls in {OTHERS, WRITES}
-    ends = rounds(
+    ends = inject_at_each_call(
         tmp_path,
         lambda number: f"{calls}:error={error}:when={number}",
         exactly=6 if tolerant else None,

@@ -25,9 +25,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def test_documented_examples(folder: Path) -> None:
     (folder / "state").mkdir()
-    async with ledgers.opened(folder / "state" / LEDGER) as ledger:
-        [job] = await ledgers.claimed(ledger, ledgers.a_file("monday.mp3"))
-        await ledgers.finish(ledger, job, " Good morning.", " The budget is agreed.")
+    async with ledgers.open_ledger(folder / "state" / LEDGER) as ledger:
+        [job] = await ledgers.add_claimed_jobs(ledger, ledgers.build_job("monday.mp3"))
+        await ledgers.finish_job(ledger, job, " Good morning.", " The budget is agreed.")
     page = REPOSITORY / "docs" / "python.md"
     outcome = doctest.testfile(str(page), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert outcome.attempted

@@ -1,7 +1,4 @@
-"""What every recognizer has to keep: the scripted one of the test kit, and Whisper on CTranslate2.
-
-A new engine is one more line in `FACTORIES`.
-"""
+"""The contract of every recognizer. A new engine is one more line in `FACTORIES`."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -74,28 +71,28 @@ def speech() -> Samples:
 
 @pytest.fixture
 def clip(speech: Samples) -> Clip:
-    return a_clip(speech)
+    return build_clip(speech)
 
 
-def a_clip(samples: Samples, *, start: float = 0.0) -> Clip:
+def build_clip(samples: Samples, *, start: float = 0.0) -> Clip:
     return Clip(0, start, None, samples, voiced=((0.0, samples.size / SAMPLE_RATE),))
 
 
-def recognize(
+def recognize_clips(
     recognizer: AnyRecognizer, *clips: Clip, said: str = "", **options: object
 ) -> list[RecognizedText]:
     requests = [
-        recognizer.prepare(clip, Options(**options), language_of(recognizer), said)  # type: ignore[arg-type]
+        recognizer.prepare(clip, Options(**options), detect_language(recognizer), said)  # type: ignore[arg-type]
         for clip in clips
     ]
     return [hypothesis.settle_doubts() for hypothesis in recognizer.recognize_batch(requests)]
 
 
-def language_of(recognizer: AnyRecognizer) -> str:
+def detect_language(recognizer: AnyRecognizer) -> str:
     return "en" if "en" in recognizer.capabilities.languages else ""
 
 
-def test_it_says_what_it_can(recognizer: AnyRecognizer) -> None:
+def test_capabilities_are_declared(recognizer: AnyRecognizer) -> None:
     able = recognizer.capabilities
     assert able.languages
     assert able.detects_languages == (len(able.languages) > 1)
@@ -103,94 +100,96 @@ def test_it_says_what_it_can(recognizer: AnyRecognizer) -> None:
     assert able.tasks <= {"transcribe", "translate"}
 
 
-def test_segments_lie_in_their_clip_and_have_a_confidence(
+def test_segments_are_inside_their_clip_with_a_confidence(
     recognizer: AnyRecognizer, clip: Clip
 ) -> None:
-    [found] = recognize(recognizer, clip)
+    [found] = recognize_clips(recognizer, clip)
     assert found.text.startswith(" ")
     before = clip.start
     for segment in found.segments:
         assert before - ROUNDING_S <= segment.start <= segment.end <= clip.end + ROUNDING_S
         assert segment.text.strip()
-        assert segment.language == language_of(recognizer)
+        assert segment.language == detect_language(recognizer)
         assert segment.confidence is not None
         assert 0 <= segment.confidence <= 1
         before = segment.start
 
 
-def test_times_are_those_of_the_file(recognizer: AnyRecognizer, speech: Samples) -> None:
-    [here] = recognize(recognizer, a_clip(speech))
-    [later] = recognize(recognizer, a_clip(speech, start=100.0))
+def test_times_are_relative_to_the_file(recognizer: AnyRecognizer, speech: Samples) -> None:
+    [here] = recognize_clips(recognizer, build_clip(speech))
+    [later] = recognize_clips(recognizer, build_clip(speech, start=100.0))
     assert later.text == here.text
-    assert spans(later.segments) == pytest.approx(
-        np.array(spans(here.segments)) + 100, abs=ROUNDING_S
+    assert list_times(later.segments) == pytest.approx(
+        np.array(list_times(here.segments)) + 100, abs=ROUNDING_S
     )
 
 
-def spans(segments: tuple[Segment, ...]) -> list[tuple[float, float]]:
+def list_times(segments: tuple[Segment, ...]) -> list[tuple[float, float]]:
     return [(segment.start, segment.end) for segment in segments]
 
 
 def test_the_text_does_not_depend_on_the_batch(recognizer: AnyRecognizer, speech: Samples) -> None:
-    first, second = a_clip(speech), a_clip(speech[::-1].copy())
+    first, second = build_clip(speech), build_clip(speech[::-1].copy())
     requests = [
-        recognizer.prepare(clip, Options(), language_of(recognizer)) for clip in (first, second)
+        recognizer.prepare(clip, Options(), detect_language(recognizer)) for clip in (first, second)
     ]
     assert requests[0].batch_key == requests[1].batch_key
-    together = recognize(recognizer, first, second)
-    assert together == [*recognize(recognizer, first), *recognize(recognizer, second)]
+    together = recognize_clips(recognizer, first, second)
+    assert together == [*recognize_clips(recognizer, first), *recognize_clips(recognizer, second)]
 
 
-def test_a_text_is_the_same_every_time(recognizer: AnyRecognizer, clip: Clip) -> None:
-    assert recognize(recognizer, clip) == recognize(recognizer, clip)
-    request = recognizer.prepare(clip, Options(), language_of(recognizer))
+def test_results_are_reproducible(recognizer: AnyRecognizer, clip: Clip) -> None:
+    assert recognize_clips(recognizer, clip) == recognize_clips(recognizer, clip)
+    request = recognizer.prepare(clip, Options(), detect_language(recognizer))
     [hypothesis] = recognizer.recognize_batch([request])
     assert hypothesis.settle_doubts() == hypothesis.settle_doubts()
 
 
-def test_several_threads_can_use_it(recognizer: AnyRecognizer, clip: Clip) -> None:
-    [expected] = recognize(recognizer, clip)
+def test_several_threads_can_recognize(recognizer: AnyRecognizer, clip: Clip) -> None:
+    [expected] = recognize_clips(recognizer, clip)
     with ThreadPoolExecutor(3) as threads:
-        found = list(threads.map(lambda _: recognize(recognizer, clip), range(3)))
+        found = list(threads.map(lambda _: recognize_clips(recognizer, clip), range(3)))
     assert found == [[expected]] * 3
 
 
-def test_requests_tell_how_they_share_a_call(recognizer: AnyRecognizer, speech: Samples) -> None:
+def test_requests_have_batch_keys(recognizer: AnyRecognizer, speech: Samples) -> None:
     lengths = [
         recognizer.prepare(
-            a_clip(np.zeros(seconds * SAMPLE_RATE, np.float32)), Options(), None
+            build_clip(np.zeros(seconds * SAMPLE_RATE, np.float32)), Options(), None
         ).batch_seconds
         for seconds in (1, 5, 15, 30)
     ]
     assert lengths == sorted(lengths)
     assert lengths[-1] >= 30
-    one, other = (recognizer.prepare(a_clip(sound), Options(), "en") for sound in (speech, -speech))
+    one, other = (
+        recognizer.prepare(build_clip(sound), Options(), "en") for sound in (speech, -speech)
+    )
     assert (one.batch_key, one.batch_seconds) == (other.batch_key, other.batch_seconds)
     assert hash(one.batch_key) == hash(other.batch_key)
 
 
-def test_what_was_encoded_before_gives_the_same_text(recognizer: AnyRecognizer, clip: Clip) -> None:
-    """The language need not be known for it."""
+def test_an_earlier_encoding_gives_the_same_text(recognizer: AnyRecognizer, clip: Clip) -> None:
+    """The encoding does not need the language."""
     encoded = recognizer.encode([recognizer.prepare(clip, Options(), None)])
     assert isinstance(encoded.in_host_memory, bool)
-    request = recognizer.prepare(clip, Options(), language_of(recognizer))
+    request = recognizer.prepare(clip, Options(), detect_language(recognizer))
     [hypothesis] = recognizer.recognize_batch([request], encoded)
-    assert [hypothesis.settle_doubts()] == recognize(recognizer, clip)
+    assert [hypothesis.settle_doubts()] == recognize_clips(recognizer, clip)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1], ids=["silence", "noise"])
-def test_what_is_not_speech_is_no_error(recognizer: AnyRecognizer, level: float) -> None:
+def test_audio_without_speech_gives_no_error(recognizer: AnyRecognizer, level: float) -> None:
     noise = np.random.default_rng(1).normal(size=5 * SAMPLE_RATE) * level
     clip = Clip(0, 0.0, None, noise.astype(np.float32))
-    [found] = recognize(recognizer, clip)
+    [found] = recognize_clips(recognizer, clip)
     assert all(0 <= s.start <= s.end <= clip.end + ROUNDING_S for s in found.segments)
 
 
-def test_words_are_timed_if_asked_for(recognizer: AnyRecognizer, clip: Clip) -> None:
+def test_words_have_times_on_request(recognizer: AnyRecognizer, clip: Clip) -> None:
     if not recognizer.capabilities.word_times:
         pytest.skip("it has no times of words")
-    [plain] = recognize(recognizer, clip)
-    [timed] = recognize(recognizer, clip, word_timestamps=True)
+    [plain] = recognize_clips(recognizer, clip)
+    [timed] = recognize_clips(recognizer, clip, word_timestamps=True)
     assert not any(segment.words for segment in plain.segments)
     assert timed.text == plain.text
     for segment in timed.segments:
@@ -200,23 +199,25 @@ def test_words_are_timed_if_asked_for(recognizer: AnyRecognizer, clip: Clip) -> 
             assert 0 <= word.probability <= 1
 
 
-def test_context_and_hints_are_taken(recognizer: AnyRecognizer, clip: Clip) -> None:
-    """They may be ignored, if the capabilities say so."""
-    [plain] = recognize(recognizer, clip)
-    [hinted] = recognize(
+def test_context_and_prompts_are_accepted(recognizer: AnyRecognizer, clip: Clip) -> None:
+    """Capabilities may declare that they are ignored."""
+    [plain] = recognize_clips(recognizer, clip)
+    [hinted] = recognize_clips(
         recognizer, clip, said=" We met at the harbour.", initial_prompt="Harbour Museum."
     )
     assert hinted.text
     assert recognizer.capabilities.prompts or hinted == plain
 
 
-def test_languages_are_rated_for_clips_and_stretches(
+def test_languages_are_rated_for_clips_and_parts(
     recognizer: AnyRecognizer, speech: Samples
 ) -> None:
     able = recognizer.capabilities
     if not able.detects_languages:
         pytest.skip("it knows one language")
-    requests = [recognizer.prepare(a_clip(sound), Options(), None) for sound in (speech, speech)]
+    requests = [
+        recognizer.prepare(build_clip(sound), Options(), None) for sound in (speech, speech)
+    ]
     encoded = recognizer.encode(requests)
     whole = recognizer.rate_languages(encoded)
     assert [len(of_clip) for of_clip in whole] == [1, 1]
@@ -227,8 +228,8 @@ def test_languages_are_rated_for_clips_and_stretches(
         assert sum(found.values()) == pytest.approx(1, abs=0.01)
 
 
-class EveryTask:
-    """Runs tasks through a pipeline and keeps its reports."""
+class TaskRunner:
+    """Runs tasks in a pipeline and keeps its reports."""
 
     def __init__(self, recognizer: AnyRecognizer) -> None:
         self.reports: list[Report] = []
@@ -257,10 +258,10 @@ class EveryTask:
 
 
 @pytest.mark.parametrize("options", [{}, {"word_timestamps": True}, {"speakers": 2}], ids=str)
-def test_the_pipeline_transcribes_a_file_with_it(
+def test_the_pipeline_transcribes_a_file(
     recognizer: AnyRecognizer, options: dict[str, object]
 ) -> None:
-    run = EveryTask(recognizer)
+    run = TaskRunner(recognizer)
     run.run(**options)
     [found] = [report for report in run.reports if isinstance(report, LanguageFound)]
     assert found.language in recognizer.capabilities.languages

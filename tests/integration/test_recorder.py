@@ -1,4 +1,4 @@
-"""The recorder: on a source that the test plays, and on a real PortAudio stream from a virtual device."""
+"""The recorder with a source that the test controls, and with a real PortAudio stream."""
 
 import array
 import asyncio
@@ -28,7 +28,7 @@ from speakeasyd.recorder.libraries import RecorderBusy, RecorderUnavailable
 from speakeasyd.recorder.microphone import OnBlock
 from speakeasyd.recorder.recorder import Recorder, publish_to_hub
 from speakeasyd.recorder.recording_file import ABANDONED_S, RecordingFile, publish_unfinished
-from tests.conftest import PATIENCE_S
+from tests.conftest import PATIENCE_S, poll_until
 
 soundfile = pytest.importorskip(
     "soundfile", reason="the extra `record` is not installed", exc_type=ImportError
@@ -37,7 +37,7 @@ soundfile = pytest.importorskip(
 RATE = 8000
 
 
-def tone(seconds: float, *, amplitude: float = 0.5, rate: int = RATE) -> bytes:
+def create_tone(seconds: float, *, amplitude: float = 0.5, rate: int = RATE) -> bytes:
     count = round(seconds * rate)
     return array.array(
         "h",
@@ -45,8 +45,8 @@ def tone(seconds: float, *, amplitude: float = 0.5, rate: int = RATE) -> bytes:
     ).tobytes()
 
 
-class Played:
-    """A source whose audio thread is the test itself."""
+class ControlledSource:
+    """A source whose audio thread is the test."""
 
     name, rate, channels = "played", RATE, 1
 
@@ -58,7 +58,7 @@ class Played:
     def start(self, on_block: OnBlock) -> None:
         self.alive, self.hear = True, on_block
 
-    def play(self, block: bytes, *, gap: bool = False) -> None:
+    def play_samples(self, block: bytes, *, gap: bool = False) -> None:
         assert self.hear is not None
         self.hear(memoryview(block), gap)
 
@@ -68,9 +68,9 @@ class Played:
 
 
 @dataclass
-class Studio:
+class RecorderSetup:
     folder: Path
-    source: Played = field(default_factory=Played)
+    source: ControlledSource = field(default_factory=ControlledSource)
     events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -78,14 +78,14 @@ class Studio:
             folder=self.folder, publish=self.events.append, source=lambda _device: self.source
         )
 
-    def kinds(self) -> list[str]:
+    def list_event_kinds(self) -> list[str]:
         return [
             event.kind.removeprefix("recorder.")
             for event in self.events
             if event.kind != "recorder.level"
         ]
 
-    def audio(self) -> bytes:
+    def read_audio(self) -> bytes:
         [file] = self.folder.iterdir()
         assert soundfile.info(str(file)).samplerate == RATE
         samples, _ = soundfile.read(str(file), dtype="int16")
@@ -93,167 +93,160 @@ class Studio:
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Iterator[Studio]:
+def setup(tmp_path: Path) -> Iterator[RecorderSetup]:
     folder = tmp_path / "inbox"
     folder.mkdir()
-    studio = Studio(folder)
-    yield studio
-    studio.recorder.stop()
+    setup = RecorderSetup(folder)
+    yield setup
+    setup.recorder.stop()
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.01)
+# --- a source that the test controls
 
 
-# --- a source that the test plays
-
-
-def test_what_was_played_is_in_the_file(studio: Studio) -> None:
-    began = studio.recorder.start()
+def test_played_audio_is_in_the_file(setup: RecorderSetup) -> None:
+    began = setup.recorder.start()
     assert (began.phase, began.device, began.rate) == (RecordingPhase.RECORDING, "played", RATE)
-    for start in range(0, len(tone(2.0)), 320):
-        studio.source.play(tone(2.0)[start : start + 320])
-    state = studio.recorder.stop()
-    assert studio.audio() == tone(2.0)
+    for start in range(0, len(create_tone(2.0)), 320):
+        setup.source.play_samples(create_tone(2.0)[start : start + 320])
+    state = setup.recorder.stop()
+    assert setup.read_audio() == create_tone(2.0)
     assert (state.phase, state.seconds, state.reason) == (RecordingPhase.IDLE, 2.0, "")
-    assert state.file == str(next(studio.folder.iterdir()))
-    assert studio.kinds() == ["started", "stopped"]
+    assert state.file == str(next(setup.folder.iterdir()))
+    assert setup.list_event_kinds() == ["started", "stopped"]
 
 
-def test_a_growing_recording_is_no_arrival(studio: Studio) -> None:
-    studio.recorder.start()
-    studio.source.play(tone(1.0))
-    until(lambda: studio.recorder.state.seconds, "the level")
-    assert list(studio.folder.iterdir()) != []
+def test_a_growing_recording_is_not_an_arrival(setup: RecorderSetup) -> None:
+    setup.recorder.start()
+    setup.source.play_samples(create_tone(1.0))
+    poll_until(lambda: setup.recorder.state.seconds, "the level")
+    assert list(setup.folder.iterdir()) != []
 
-    def arrivals() -> list[bytes]:
+    def list_arrivals() -> list[bytes]:
         rules = InboxRules(WatchSettings())
         return [
             sighting.path
-            for sighting in scan_inbox(studio.folder, rules, on_error=lambda _path, _error: None)
+            for sighting in scan_inbox(setup.folder, rules, on_error=lambda _path, _error: None)
         ]
 
-    assert arrivals() == []
-    studio.recorder.stop()
-    assert len(arrivals()) == 1
+    assert list_arrivals() == []
+    setup.recorder.stop()
+    assert len(list_arrivals()) == 1
 
 
-def test_the_level_is_told(studio: Studio) -> None:
-    studio.recorder.start()
-    studio.source.play(tone(0.5, amplitude=0.5))
-    until(lambda: any(event.kind == "recorder.level" for event in studio.events), "a level")
-    level = next(event for event in studio.events if event.kind == "recorder.level")
+def test_the_level_is_reported(setup: RecorderSetup) -> None:
+    setup.recorder.start()
+    setup.source.play_samples(create_tone(0.5, amplitude=0.5))
+    poll_until(lambda: any(event.kind == "recorder.level" for event in setup.events), "a level")
+    level = next(event for event in setup.events if event.kind == "recorder.level")
     assert level.data["peak_db"] == pytest.approx(-6.0, abs=0.1)
     assert level.data["seconds"] == pytest.approx(0.5)
 
 
-def test_it_ends_by_itself(studio: Studio) -> None:
-    studio.recorder.start(limits=RecordingLimits(until_silence_s=1.0))
-    studio.source.play(bytes(len(tone(3.0))))
-    studio.source.play(tone(1.0))
-    until(lambda: studio.recorder.state.seconds == 4.0, "both blocks")
-    assert studio.recorder.active
-    studio.source.play(bytes(len(tone(1.0))))
-    assert studio.recorder.wait_until_ended(PATIENCE_S)
-    assert (studio.recorder.state.phase, studio.recorder.state.reason) == (
+def test_a_recording_ends_by_itself(setup: RecorderSetup) -> None:
+    setup.recorder.start(limits=RecordingLimits(until_silence_s=1.0))
+    setup.source.play_samples(bytes(len(create_tone(3.0))))
+    setup.source.play_samples(create_tone(1.0))
+    poll_until(lambda: setup.recorder.state.seconds == 4.0, "both blocks")
+    assert setup.recorder.active
+    setup.source.play_samples(bytes(len(create_tone(1.0))))
+    assert setup.recorder.wait_until_ended(PATIENCE_S)
+    assert (setup.recorder.state.phase, setup.recorder.state.reason) == (
         RecordingPhase.IDLE,
         "1 s of silence",
     )
 
 
 def test_lost_audio_is_counted_and_the_rest_kept(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+    setup: RecorderSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "RING_S", 1.0)
-    studio.recorder.start()
-    studio.source.play(tone(1.5))  # more than the ring holds
-    studio.source.play(tone(0.5), gap=True)  # the device itself lost some before it
-    state = studio.recorder.stop()
-    assert studio.audio() == tone(0.5)
+    setup.recorder.start()
+    setup.source.play_samples(create_tone(1.5))  # more than the ring buffer holds
+    setup.source.play_samples(create_tone(0.5), gap=True)  # the device lost some before
+    state = setup.recorder.stop()
+    assert setup.read_audio() == create_tone(0.5)
     assert state.overflows == 2
-    assert studio.kinds()[-2:] == ["overflow", "stopped"]
+    assert setup.list_event_kinds()[-2:] == ["overflow", "stopped"]
 
 
-def test_an_unplugged_device_ends_it_and_keeps_what_there_is(studio: Studio) -> None:
-    studio.recorder.start()
-    studio.source.play(tone(1.0))
-    studio.source.alive = False
-    assert studio.recorder.wait_until_ended(PATIENCE_S)
-    state = studio.recorder.state
+def test_an_unplugged_device_ends_the_recording(setup: RecorderSetup) -> None:
+    setup.recorder.start()
+    setup.source.play_samples(create_tone(1.0))
+    setup.source.alive = False
+    assert setup.recorder.wait_until_ended(PATIENCE_S)
+    state = setup.recorder.state
     assert state.phase is RecordingPhase.FAILED
     assert "unplugged" in state.reason
-    assert studio.audio() == tone(1.0)
-    assert studio.kinds() == ["started", "failed"]
+    assert setup.read_audio() == create_tone(1.0)
+    assert setup.list_event_kinds() == ["started", "failed"]
 
 
-def test_a_device_that_falls_silent_without_a_word_counts_as_gone(
-    studio: Studio, monkeypatch: pytest.MonkeyPatch
+def test_a_device_without_callbacks_counts_as_gone(
+    setup: RecorderSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(recording, "SILENT_S", 0.3)
-    studio.recorder.start()
-    studio.source.play(tone(1.0))
-    assert studio.recorder.wait_until_ended(PATIENCE_S)
-    assert studio.recorder.state.phase is RecordingPhase.FAILED
-    assert studio.audio() == tone(1.0)
+    setup.recorder.start()
+    setup.source.play_samples(create_tone(1.0))
+    assert setup.recorder.wait_until_ended(PATIENCE_S)
+    assert setup.recorder.state.phase is RecordingPhase.FAILED
+    assert setup.read_audio() == create_tone(1.0)
 
 
-def test_a_stop_in_the_middle_of_a_callback_keeps_its_block(studio: Studio) -> None:
-    studio.recorder.start()
-    studio.source.on_stop = lambda: studio.source.play(
-        tone(0.25)
-    )  # still under way while the stream is being stopped
-    studio.recorder.stop()
-    assert studio.audio() == tone(0.25)
+def test_a_stop_during_a_callback_keeps_its_block(setup: RecorderSetup) -> None:
+    setup.recorder.start()
+    setup.source.on_stop = lambda: setup.source.play_samples(
+        create_tone(0.25)
+    )  # still running while the stream stops
+    setup.recorder.stop()
+    assert setup.read_audio() == create_tone(0.25)
 
 
-def test_nothing_recorded_leaves_no_file(studio: Studio) -> None:
-    studio.recorder.start()
-    assert studio.recorder.stop().file is None
-    assert list(studio.folder.iterdir()) == []
+def test_an_empty_recording_leaves_no_file(setup: RecorderSetup) -> None:
+    setup.recorder.start()
+    assert setup.recorder.stop().file is None
+    assert list(setup.folder.iterdir()) == []
 
 
-def test_one_at_a_time_and_the_next_has_a_name_of_its_own(studio: Studio) -> None:
-    studio.recorder.start()
+def test_recordings_are_exclusive_and_have_unique_names(setup: RecorderSetup) -> None:
+    setup.recorder.start()
     with pytest.raises(RecorderBusy):
-        studio.recorder.start()
-    studio.source.play(tone(0.1))
-    first = studio.recorder.stop().file
-    studio.recorder.start()
-    studio.source.play(tone(0.1))
-    second = studio.recorder.stop().file
+        setup.recorder.start()
+    setup.source.play_samples(create_tone(0.1))
+    first = setup.recorder.stop().file
+    setup.recorder.start()
+    setup.source.play_samples(create_tone(0.1))
+    second = setup.recorder.stop().file
     assert first
     assert second
     assert first != second
-    assert len(list(studio.folder.iterdir())) == 2
+    assert len(list(setup.folder.iterdir())) == 2
 
 
-def test_a_device_that_cannot_be_opened_leaves_nothing_behind(studio: Studio) -> None:
-    def refuse(_on_block: OnBlock) -> None:
+def test_a_device_that_cannot_be_opened_leaves_no_files(setup: RecorderSetup) -> None:
+    def fail_to_start(_on_block: OnBlock) -> None:
         raise RecorderUnavailable("it is in use")
 
-    studio.source.start = refuse  # type: ignore[method-assign]
+    setup.source.start = fail_to_start  # type: ignore[method-assign]
     with pytest.raises(RecorderUnavailable):
-        studio.recorder.start()
-    assert list(studio.folder.iterdir()) == []
-    assert not studio.recorder.active
+        setup.recorder.start()
+    assert list(setup.folder.iterdir()) == []
+    assert not setup.recorder.active
 
 
-def test_a_folder_that_is_gone_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nowhere"):
-        Studio(tmp_path / "nowhere").recorder.start()
+        RecorderSetup(tmp_path / "nowhere").recorder.start()
 
 
-def test_a_killed_recording_is_rescued_by_the_next(studio: Studio) -> None:
-    take = RecordingFile.create_file(studio.folder, began=datetime.now(UTC), rate=RATE, channels=1)
-    take.write_block(tone(3.0))
-    assert publish_unfinished(studio.folder) == [], "somebody may be at it"
-    [growing] = studio.folder.iterdir()
+def test_a_killed_recording_is_recovered_at_the_next_start(setup: RecorderSetup) -> None:
+    take = RecordingFile.create_file(setup.folder, began=datetime.now(UTC), rate=RATE, channels=1)
+    take.write_block(create_tone(3.0))
+    assert publish_unfinished(setup.folder) == [], "somebody may be at it"
+    [growing] = setup.folder.iterdir()
     old = time.time() - 2 * ABANDONED_S
     os.utime(growing, (old, old))
-    [rescued] = publish_unfinished(studio.folder)
+    [rescued] = publish_unfinished(setup.folder)
     with soundfile.SoundFile(str(rescued)) as flac:
         assert flac.samplerate == RATE
         assert len(flac.read(RATE, dtype="int16")) == RATE
@@ -261,8 +254,10 @@ def test_a_killed_recording_is_rescued_by_the_next(studio: Studio) -> None:
     take.close()
 
 
-def test_an_inbox_that_is_away_takes_no_recording(tmp_path: Path) -> None:
-    recorder = Recorder(folder=tmp_path, source=lambda _device: Played(), is_present=lambda: False)
+def test_a_missing_inbox_refuses_recordings(tmp_path: Path) -> None:
+    recorder = Recorder(
+        folder=tmp_path, source=lambda _device: ControlledSource(), is_present=lambda: False
+    )
     with pytest.raises(FileNotFoundError, match="no longer mounted"):
         recorder.start()
     assert not list(tmp_path.iterdir())
@@ -270,12 +265,10 @@ def test_an_inbox_that_is_away_takes_no_recording(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open folder cannot be moved there")
 @pytest.mark.parametrize("happens", ["unmounted", "moved", "deleted"])
-def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(
-    tmp_path: Path, happens: str
-) -> None:
+def test_a_recording_survives_the_loss_of_its_inbox(tmp_path: Path, happens: str) -> None:
     folder, spare, elsewhere = tmp_path / "inbox", tmp_path / "spare", tmp_path / "elsewhere"
     folder.mkdir()
-    source, present, events = Played(), [True], list[Event]()
+    source, present, events = ControlledSource(), [True], list[Event]()
     recorder = Recorder(
         folder=folder,
         publish=events.append,
@@ -284,8 +277,8 @@ def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(
         spare=spare,
     )
     recorder.start()
-    source.play(tone(2.0))
-    until(lambda: recorder.state.seconds, "the audio to be written")
+    source.play_samples(create_tone(2.0))
+    poll_until(lambda: recorder.state.seconds, "the written audio")
     match happens:
         case "unmounted":
             present[0] = False
@@ -295,11 +288,11 @@ def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(
         case "deleted":
             shutil.rmtree(folder)
 
-    def goes_on() -> bool:
-        source.play(tone(0.05))
+    def is_recording() -> bool:
+        source.play_samples(create_tone(0.05))
         return recorder.active
 
-    until(lambda: not goes_on(), "the end of the recording")
+    poll_until(lambda: not is_recording(), "the end of the recording")
     assert recorder.state.phase is RecordingPhase.FAILED
     assert "no longer mounted" in recorder.state.reason
     where = {"unmounted": folder, "moved": elsewhere, "deleted": spare}[happens]
@@ -309,14 +302,14 @@ def test_an_inbox_that_goes_away_ends_the_recording_and_keeps_it(
     assert len(soundfile.read(str(file), dtype="int16")[0]) >= 2 * RATE
 
 
-async def test_the_loop_hears_of_it_through_the_one_hand_over(tmp_path: Path) -> None:
-    hub, main_loop, source = EventHub(), MainLoop(asyncio.get_running_loop()), Played()
+async def test_events_reach_the_loop_through_the_main_loop(tmp_path: Path) -> None:
+    hub, main_loop, source = EventHub(), MainLoop(asyncio.get_running_loop()), ControlledSource()
     recorder = Recorder(
         folder=tmp_path, publish=publish_to_hub(main_loop, hub), source=lambda _device: source
     )
     with hub.subscribe() as events:
         await asyncio.to_thread(recorder.start)
-        source.play(tone(0.3))
+        source.play_samples(create_tone(0.3))
         await asyncio.to_thread(recorder.stop)
         kinds = [(await anext(events)).kind]
         while kinds[-1] != "recorder.stopped":
@@ -330,14 +323,14 @@ async def test_the_loop_hears_of_it_through_the_one_hand_over(tmp_path: Path) ->
 
 
 @dataclass
-class Room:
-    """A sound server with one virtual loudspeaker, and a microphone before it."""
+class SoundServer:
+    """A sound server with one virtual loudspeaker and its monitor as microphone."""
 
     environment: dict[str, str]
     server: subprocess.Popen[bytes]
     inbox: Path
 
-    def record(self, *options: str) -> subprocess.Popen[str]:
+    def start_recorder(self, *options: str) -> subprocess.Popen[str]:
         command = [
             sys.executable,
             "-m",
@@ -356,23 +349,23 @@ class Room:
             text=True,
         )
 
-    def play(self, seconds: float) -> None:
+    def play_samples(self, seconds: float) -> None:
         play = ["pacat", "--raw", "--format=s16le", "--rate=16000", "--channels=1", "--device=room"]
         subprocess.run(
             play,
-            input=tone(seconds, rate=16000),
+            input=create_tone(seconds, rate=16000),
             env=self.environment,
             check=True,
             timeout=PATIENCE_S,
         )
 
-    def growing(self) -> bool:
-        """Whether blocks come: the server takes a while to begin."""
+    def is_recording_audio(self) -> bool:
+        """Whether blocks arrive. The server takes some time to begin."""
         return any(file.stat().st_size > 150 for file in self.inbox.glob(".*.recording"))
 
 
 @pytest.fixture
-def room(tmp_path: Path, scratch_home: Path) -> Iterator[Room]:
+def sound_server(tmp_path: Path, scratch_home: Path) -> Iterator[SoundServer]:
     if sys.platform != "linux" or not shutil.which("pulseaudio") or not shutil.which("pacat"):
         pytest.skip(
             "no virtual microphone: it needs PulseAudio (apt install pulseaudio libasound2-plugins)"
@@ -385,7 +378,7 @@ def room(tmp_path: Path, scratch_home: Path) -> Iterator[Room]:
         "COLUMNS": "200",
     }
 
-    def asked(*command: str) -> str:
+    def run_program(*command: str) -> str:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return done.stdout + done.stderr
 
@@ -406,29 +399,31 @@ def room(tmp_path: Path, scratch_home: Path) -> Iterator[Room]:
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until(
-            lambda: "room.monitor" in asked("pactl", "list", "short", "sources") or server.poll(),
+        poll_until(
+            lambda: (
+                "room.monitor" in run_program("pactl", "list", "short", "sources") or server.poll()
+            ),
             "the sound server",
         )
-        listed = asked(sys.executable, "-m", "speakeasyd", "devices", "--json")
+        listed = run_program(sys.executable, "-m", "speakeasyd", "devices", "--json")
         if '"room"' not in listed:
             pytest.skip(f"PortAudio does not see the virtual microphone: {listed}")
         inbox = tmp_path / "inbox"
         inbox.mkdir()
-        yield Room(environment, server, inbox)
+        yield SoundServer(environment, server, inbox)
     finally:
         server.kill()
         server.wait()
 
 
-def test_a_real_microphone_is_recorded_until_it_falls_silent(room: Room) -> None:
-    recording = room.record("--until-silence", "2.5", "--max", "600")
-    until(room.growing, "the recording")
-    room.play(1.0)
+def test_a_real_microphone_is_recorded_until_silence(sound_server: SoundServer) -> None:
+    recording = sound_server.start_recorder("--until-silence", "2.5", "--max", "600")
+    poll_until(sound_server.is_recording_audio, "the recording")
+    sound_server.play_samples(1.0)
     out, err = recording.communicate(timeout=PATIENCE_S)
     assert recording.returncode == 0, err
     assert "2.5 s of silence" in out
-    [file] = room.inbox.iterdir()
+    [file] = sound_server.inbox.iterdir()
     samples, rate = soundfile.read(str(file), dtype="int16")
     loud = [abs(int(sample)) > 1000 for sample in samples]
     loud_s = sum(loud) / rate
@@ -439,33 +434,35 @@ def test_a_real_microphone_is_recorded_until_it_falls_silent(room: Room) -> None
     )
 
 
-def test_a_microphone_that_vanishes_leaves_what_it_gave(room: Room) -> None:
-    recording = room.record()
-    until(room.growing, "the recording")
-    room.server.kill()
+def test_a_recording_of_a_removed_microphone_is_kept(sound_server: SoundServer) -> None:
+    recording = sound_server.start_recorder()
+    poll_until(sound_server.is_recording_audio, "the recording")
+    sound_server.server.kill()
     out, err = recording.communicate(timeout=PATIENCE_S)
     assert recording.returncode == 1, err
     assert "unplugged" in out
-    [file] = room.inbox.iterdir()
+    [file] = sound_server.inbox.iterdir()
     assert file.suffix == ".flac"
     assert soundfile.info(str(file)).duration > 0
 
 
 @pytest.mark.parametrize("request_to_stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_request_to_stop_ends_a_recording_in_good_order(
-    room: Room, request_to_stop: signal.Signals
+def test_a_request_to_stop_completes_a_recording(
+    sound_server: SoundServer, request_to_stop: signal.Signals
 ) -> None:
-    recording = room.record()
-    until(room.growing, "the recording")
+    recording = sound_server.start_recorder()
+    poll_until(sound_server.is_recording_audio, "the recording")
     recording.send_signal(request_to_stop)
     out, err = recording.communicate(timeout=PATIENCE_S)
     assert recording.returncode == 0, err
-    [file] = room.inbox.iterdir()
+    [file] = sound_server.inbox.iterdir()
     assert str(file) in out
     assert soundfile.info(str(file)).duration > 0
 
 
-def test_a_microphone_that_comes_later_is_found(room: Room, scratch_home: Path) -> None:
+def test_a_microphone_connected_later_is_found(
+    sound_server: SoundServer, scratch_home: Path
+) -> None:
     code = (
         "import sys; from speakeasyd.recorder.microphone import list_devices;"
         "seen = lambda: [d.name for d in list_devices()];"
@@ -474,6 +471,6 @@ def test_a_microphone_that_comes_later_is_found(room: Room, scratch_home: Path) 
     )
     command = [sys.executable, "-c", code, str(scratch_home / ".asoundrc")]
     found = subprocess.run(
-        command, env=room.environment, capture_output=True, text=True, check=True
+        command, env=sound_server.environment, capture_output=True, text=True, check=True
     )
     assert found.stdout.split() == ["hall"]

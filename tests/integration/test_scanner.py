@@ -1,4 +1,4 @@
-"""What a scan finds on a real filesystem, and why it leaves out the rest."""
+"""What a scan finds in a real file system, and why it ignores the rest."""
 
 import os
 import socket
@@ -23,29 +23,29 @@ as_user = pytest.mark.skipif(
 )
 
 
-def no_errors(path: bytes, error: OSError) -> None:
+def fail_on_error(path: bytes, error: OSError) -> None:
     raise AssertionError(path) from error
 
 
-def found(root: Path, rules: InboxRules | None = None, folder: bytes = b"") -> set[bytes]:
+def scan_paths(root: Path, rules: InboxRules | None = None, folder: bytes = b"") -> set[bytes]:
     return {
         s.path
         for s in scan_inbox(
-            root, rules or InboxRules(WatchSettings()), folder=folder, on_error=no_errors
+            root, rules or InboxRules(WatchSettings()), folder=folder, on_error=fail_on_error
         )
     }
 
 
-def put(root: Path, *names: str | bytes) -> None:
+def create_files(root: Path, *names: str | bytes) -> None:
     for name in names:
         place = root / os.fsdecode(name)
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(b"x")
 
 
-def test_audio_and_video_are_found_at_any_depth_and_the_rest_is_left_out(tmp_path: Path) -> None:
+def test_audio_and_video_are_found_at_any_depth(tmp_path: Path) -> None:
     wanted = ["a.wav", "B.MP3", "deep/er/c.m4a", "v.mkv"]
-    put(
+    create_files(
         tmp_path,
         *wanted,
         "a.wav.toml",
@@ -55,18 +55,21 @@ def test_audio_and_video_are_found_at_any_depth_and_the_rest_is_left_out(tmp_pat
         "x.wav.part",
         "d/._a.wav",
     )
-    put(tmp_path, ".stversions/a.wav", "@eaDir/a.wav", "~lock.wav", "a.CRDOWNLOAD")
-    assert found(tmp_path) == {name.encode() for name in wanted}
+    create_files(tmp_path, ".stversions/a.wav", "@eaDir/a.wav", "~lock.wav", "a.CRDOWNLOAD")
+    assert scan_paths(tmp_path) == {name.encode() for name in wanted}
 
 
-def test_unknown_extensions_are_tried_by_setting_but_never_sidecars_or_ignored_names(
+def test_unknown_extensions_are_optional(
     tmp_path: Path,
 ) -> None:
-    put(tmp_path, "a.xyz", "noextension", "a.xyz.toml", "b.toml", "c.tmp")
-    assert found(tmp_path, InboxRules(WatchSettings(unknown="try"))) == {b"a.xyz", b"noextension"}
+    create_files(tmp_path, "a.xyz", "noextension", "a.xyz.toml", "b.toml", "c.tmp")
+    assert scan_paths(tmp_path, InboxRules(WatchSettings(unknown="try"))) == {
+        b"a.xyz",
+        b"noextension",
+    }
 
 
-def test_endings_that_phones_recorders_and_old_programs_write_are_taken(tmp_path: Path) -> None:
+def test_known_extensions_are_accepted(tmp_path: Path) -> None:
     endings = [
         "3gpp",
         "3g2",
@@ -83,11 +86,11 @@ def test_endings_that_phones_recorders_and_old_programs_write_are_taken(tmp_path
         "f4v",
     ]
     endings += ["m4p", "amr", "awb", "caf", "ogx", "wtv", "rmvb", "sph", "MP3", "Wav"]
-    put(tmp_path, *(f"a.{ending}" for ending in endings))
-    assert found(tmp_path) == {f"a.{ending}".encode() for ending in endings}
+    create_files(tmp_path, *(f"a.{ending}" for ending in endings))
+    assert scan_paths(tmp_path) == {f"a.{ending}".encode() for ending in endings}
 
 
-def test_recycle_bins_and_snapshots_of_file_servers_are_left_alone(tmp_path: Path) -> None:
+def test_recycle_bins_and_snapshots_are_ignored(tmp_path: Path) -> None:
     folders = [
         "#recycle",
         "@Recycle",
@@ -97,18 +100,18 @@ def test_recycle_bins_and_snapshots_of_file_servers_are_left_alone(tmp_path: Pat
         ".Trash-1000",
         "$RECYCLE.BIN",
     ]
-    put(tmp_path, "a.wav", *(f"{folder}/a.wav" for folder in folders))
-    assert found(tmp_path) == {b"a.wav"}
+    create_files(tmp_path, "a.wav", *(f"{folder}/a.wav" for folder in folders))
+    assert scan_paths(tmp_path) == {b"a.wav"}
 
 
-def test_a_sighting_tells_what_stat_says(tmp_path: Path) -> None:
-    put(tmp_path, "a.wav")
-    [sighting] = scan_inbox(tmp_path, InboxRules(WatchSettings()), on_error=no_errors)
+def test_a_sighting_has_the_fields_of_stat(tmp_path: Path) -> None:
+    create_files(tmp_path, "a.wav")
+    [sighting] = scan_inbox(tmp_path, InboxRules(WatchSettings()), on_error=fail_on_error)
     assert sighting.signature == Signature.of((tmp_path / "a.wav").lstat())
 
 
-def test_dates_and_inodes_of_any_length_fit_the_ledger(tmp_path: Path) -> None:
-    put(tmp_path, "a.wav")
+def test_large_times_and_inodes_fit_the_ledger(tmp_path: Path) -> None:
+    create_files(tmp_path, "a.wav")
     real = (tmp_path / "a.wav").lstat()
     strange = SimpleNamespace(
         st_size=real.st_size, st_mtime_ns=253402300799 * 10**9, st_ino=2**64 - 1
@@ -119,7 +122,7 @@ def test_dates_and_inodes_of_any_length_fit_the_ledger(tmp_path: Path) -> None:
 
 
 @posix
-def test_names_are_kept_as_the_system_gives_them(tmp_path: Path) -> None:
+def test_names_are_kept_as_bytes(tmp_path: Path) -> None:
     names = [
         b"a\nb.wav",
         b"-rf.wav",
@@ -128,43 +131,43 @@ def test_names_are_kept_as_the_system_gives_them(tmp_path: Path) -> None:
         "\u00e9.wav".encode(),
         b"e\xcc\x81.wav",
     ]
-    put(tmp_path, *names)
-    assert found(tmp_path) == set(names)
+    create_files(tmp_path, *names)
+    assert scan_paths(tmp_path) == set(names)
 
 
 @posix
 def test_links_pipes_and_sockets_are_never_followed_or_opened(tmp_path: Path) -> None:
     inbox, outside = tmp_path / "inbox", tmp_path / "outside"
-    put(inbox, "a.wav")
-    put(outside, "secret.wav")
+    create_files(inbox, "a.wav")
+    create_files(outside, "secret.wav")
     (inbox / "link.wav").symlink_to(outside / "secret.wav")
     (inbox / "folder").symlink_to(outside)
     (inbox / "loop").symlink_to(inbox)
     os.mkfifo(inbox / "pipe.wav")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(inbox / "s.wav"))
-        assert found(inbox) == {b"a.wav"}
-        assert found(inbox, folder=b"folder") == set()
+        assert scan_paths(inbox) == {b"a.wav"}
+        assert scan_paths(inbox, folder=b"folder") == set()
 
 
 def test_one_folder_can_be_scanned_alone(tmp_path: Path) -> None:
-    put(tmp_path, "a.wav", "d/b.wav", "d/e/c.wav", ".hidden/d.wav")
-    assert found(tmp_path, folder=b"d") == {b"d/b.wav", b"d/e/c.wav"}
-    assert found(tmp_path, folder=b".hidden") == set()
-    assert found(tmp_path, folder=b"gone") == set()
+    create_files(tmp_path, "a.wav", "d/b.wav", "d/e/c.wav", ".hidden/d.wav")
+    assert scan_paths(tmp_path, folder=b"d") == {b"d/b.wav", b"d/e/c.wav"}
+    assert scan_paths(tmp_path, folder=b".hidden") == set()
+    assert scan_paths(tmp_path, folder=b"gone") == set()
 
 
-def test_a_missing_root_is_not_an_empty_one(tmp_path: Path) -> None:
-    assert found(tmp_path) == set()
+def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
+    assert scan_paths(tmp_path) == set()
     for place in (tmp_path / "gone", tmp_path / "file"):
         (tmp_path / "file").touch()
         with pytest.raises(InboxMissing, match="cannot be read"):
-            list(scan_inbox(place, InboxRules(WatchSettings()), on_error=no_errors))
+            list(scan_inbox(place, InboxRules(WatchSettings()), on_error=fail_on_error))
 
 
 @as_user
-def test_a_folder_that_cannot_be_read_is_told_and_the_others_go_on(tmp_path: Path) -> None:
-    put(tmp_path, "closed/a.wav", "open/b.wav")
+def test_an_unreadable_folder_is_reported_and_others_are_scanned(tmp_path: Path) -> None:
+    create_files(tmp_path, "closed/a.wav", "open/b.wav")
     (tmp_path / "closed").chmod(0)
     told: list[bytes] = []
     try:
@@ -179,7 +182,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_others_go_on(tmp_path: Pat
     assert (rest, told) == ([b"open/b.wav"], [b"closed"])
 
 
-def test_folders_of_others_inside_the_inbox_are_left_out(tmp_path: Path) -> None:
+def test_excluded_folders_are_ignored(tmp_path: Path) -> None:
     root = tmp_path / "in"
     inbox = InboxSettings(
         path=root,
@@ -188,7 +191,7 @@ def test_folders_of_others_inside_the_inbox_are_left_out(tmp_path: Path) -> None
         failed=tmp_path / "failed",
     )
     other = InboxSettings(name="other", path=tmp_path / "in2", outbox=root / "theirs")
-    put(
+    create_files(
         root,
         "a.wav",
         "out/b.wav",
@@ -198,7 +201,7 @@ def test_folders_of_others_inside_the_inbox_are_left_out(tmp_path: Path) -> None
         "outer/f.wav",
     )
     rules = InboxRules.for_inbox(Settings(inboxes=(inbox, other)), inbox)
-    assert found(root, rules) == {b"a.wav", b"done/d.wav", b"outer/f.wav"}
+    assert scan_paths(root, rules) == {b"a.wav", b"done/d.wav", b"outer/f.wav"}
     assert rules.why_ignored(b"out/deep/b.wav") == "'out' is an outbox"
     assert rules.why_ignored(b"done/archive/c.wav") == "'done/archive' is an archive"
 
@@ -215,23 +218,23 @@ def test_folders_of_others_inside_the_inbox_are_left_out(tmp_path: Path) -> None
         (b"\xff.\xff", "'.\\\\xff'"),
     ],
 )
-def test_people_are_told_why_a_file_is_left_out(path: bytes, words: str) -> None:
+def test_the_reason_for_an_ignored_file_is_given(path: bytes, words: str) -> None:
     reason = InboxRules(WatchSettings()).why_ignored(path)
     assert reason
     assert words in reason
 
 
-def test_no_pattern_at_all_ignores_nothing() -> None:
+def test_without_patterns_nothing_is_ignored() -> None:
     assert InboxRules(WatchSettings(ignore=())).why_ignored(b".a/~b.wav") is None
 
 
-def test_a_huge_folder_is_read_as_it_comes(tmp_path: Path) -> None:
+def test_a_large_folder_is_streamed(tmp_path: Path) -> None:
     for number in range(3000):
         (tmp_path / f"{number}.wav").touch()
     tracemalloc.start()
     try:
         count = sum(
-            1 for _ in scan_inbox(tmp_path, InboxRules(WatchSettings()), on_error=no_errors)
+            1 for _ in scan_inbox(tmp_path, InboxRules(WatchSettings()), on_error=fail_on_error)
         )
         _, peak = tracemalloc.get_traced_memory()
     finally:
@@ -240,10 +243,10 @@ def test_a_huge_folder_is_read_as_it_comes(tmp_path: Path) -> None:
     assert peak < 200_000
 
 
-def test_a_scan_left_half_way_lets_go_of_its_folder(tmp_path: Path) -> None:
-    put(tmp_path, "a.wav", "b.wav")
+def test_an_abandoned_scan_closes_its_folder(tmp_path: Path) -> None:
+    create_files(tmp_path, "a.wav", "b.wav")
     sightings: Iterator[object] = scan_inbox(
-        tmp_path, InboxRules(WatchSettings()), on_error=no_errors
+        tmp_path, InboxRules(WatchSettings()), on_error=fail_on_error
     )
     thread = threading.Thread(target=next, args=(sightings,))
     thread.start()

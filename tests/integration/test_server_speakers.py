@@ -1,4 +1,4 @@
-"""Speakers in the API: a real conversation is told apart, corrected, and its speakers recognised."""
+"""Speakers in the API: detection in a real conversation, correction, and recognition of people."""
 
 import base64
 import shutil
@@ -10,85 +10,90 @@ import openai
 import pytest
 
 from tests.conftest import PATIENCE_S
-from tests.integration.test_diarization import READERS, readings, talk, write_wav
-from tests.served import Served, serving
+from tests.integration.test_diarization import (
+    READERS,
+    create_conversation,
+    load_readings,
+    write_wav,
+)
+from tests.serving_daemon import ServingDaemon, run_daemon
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("speakers")) as served:
-        yield served
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingDaemon]:
+    with run_daemon(tmp_path_factory.mktemp("speakers")) as daemon:
+        yield daemon
 
 
 @pytest.fixture(scope="module")
 def conversation(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two readers in turn, twice each."""
-    sound, _ = talk(speech, READERS[1:], 2)
+    """Return a recording of two readers who take turns, two each."""
+    sound, _ = create_conversation(speech, READERS[1:], 2)
     return write_wav(tmp_path_factory.mktemp("conversation") / "talk.wav", sound)
 
 
 @pytest.fixture(scope="module")
-def job(served: Served, conversation: Path) -> Any:
-    """The details of a job whose speakers are told apart."""
-    answered = served.upload(("talk.wav", conversation.read_bytes()), options='{"speakers": 2}')
-    return served.ended(answered.json()["files"][0]["job_id"])
+def job(daemon: ServingDaemon, conversation: Path) -> Any:
+    """Return the details of a job with speakers."""
+    answered = daemon.upload(("talk.wav", conversation.read_bytes()), options='{"speakers": 2}')
+    return daemon.wait_for_job(answered.json()["files"][0]["job_id"])
 
 
-def heard(served: Served, job: Any) -> list[str]:
-    """The names of the speakers, once the job is completed."""
-    assert served.ended(job["job_id"])["status"] == "completed"
-    return [one["name"] for one in served.get(f"/jobs/{job['job_id']}/speakers")["speakers"]]
+def wait_for_speaker_names(daemon: ServingDaemon, job: Any) -> list[str]:
+    """Return the names of the speakers once the job is completed."""
+    assert daemon.wait_for_job(job["job_id"])["status"] == "completed"
+    return [one["name"] for one in daemon.get(f"/jobs/{job['job_id']}/speakers")["speakers"]]
 
 
-def test_speakers_are_corrected(served: Served, job: Any) -> None:
+def test_speakers_are_corrected(daemon: ServingDaemon, job: Any) -> None:
     path = f"/jobs/{job['job_id']}/speakers"
-    first, second = served.get(path)["speakers"]
+    first, second = daemon.get(path)["speakers"]
     assert first["seconds"] > 5
     assert first["share"] + second["share"] == pytest.approx(1)
-    assert served.patch(path, names={"1": "Linda", "2": "Bo"})["speakers"] == ["Linda", "Bo"]
-    assert heard(served, job) == ["Linda", "Bo"]
-    text = served.client.get(f"/api/v1/jobs/{job['job_id']}/transcript?format=txt").text
+    assert daemon.patch(path, names={"1": "Linda", "2": "Bo"})["speakers"] == ["Linda", "Bo"]
+    assert wait_for_speaker_names(daemon, job) == ["Linda", "Bo"]
+    text = daemon.client.get(f"/api/v1/jobs/{job['job_id']}/transcript?format=txt").text
     assert text.startswith("Linda: ")
-    assert served.get("/search", q="printing", speaker="linda")["hits"][0]["speaker"] == "Linda"
-    assert served.get("/search", q="printing", speaker="Bo")["hits"] == []
-    served.patch(path, merge=[1, 2])
-    assert heard(served, job) == ["Linda"]
-    served.patch(path, split=1)
-    assert heard(served, job) == ["Linda", "Speaker 2"]
+    assert daemon.get("/search", q="printing", speaker="linda")["hits"][0]["speaker"] == "Linda"
+    assert daemon.get("/search", q="printing", speaker="Bo")["hits"] == []
+    daemon.patch(path, merge=[1, 2])
+    assert wait_for_speaker_names(daemon, job) == ["Linda"]
+    daemon.patch(path, split=1)
+    assert wait_for_speaker_names(daemon, job) == ["Linda", "Speaker 2"]
     for wish in ({"split": 5}, {"names": {"9": "Eve"}}):
-        refused = served.client.patch(f"/api/v1{path}", json=wish)
+        refused = daemon.client.patch(f"/api/v1{path}", json=wish)
         assert refused.status_code == 409, refused.text
-    assert served.client.patch(f"/api/v1{path}", json={"speak": 1}).status_code == 422
-    assert served.client.patch("/api/v1/jobs/99/speakers", json={}).status_code == 404
+    assert daemon.client.patch(f"/api/v1{path}", json={"speak": 1}).status_code == 422
+    assert daemon.client.patch("/api/v1/jobs/99/speakers", json={}).status_code == 404
 
 
-def test_people_are_remembered_and_forgotten(served: Served, job: Any) -> None:
+def test_people_are_recognised_and_deleted(daemon: ServingDaemon, job: Any) -> None:
     wish = {"name": "Linda", "job_id": job["job_id"], "speaker": 1}
-    assert served.post("/people", json=wish).status_code == 204
-    [person] = served.get("/people")["people"]
+    assert daemon.post("/people", json=wish).status_code == 204
+    [person] = daemon.get("/people")["people"]
     assert (person["name"], len(person["samples"])) == ("Linda", 1)
     assert set(person["samples"][0]) == {"source", "seconds", "model"}
-    served.patch(f"/jobs/{job['job_id']}/speakers", count="auto", names={"1": ""})
-    heard(served, job)
-    served.patch(f"/jobs/{job['job_id']}/speakers", count="auto")
-    assert heard(served, job) == ["Linda", "Speaker 2"]
-    assert served.patch("/people/Linda", name="L. J.") == {"jobs": [job["job_id"]]}
-    assert heard(served, job) == ["L. J.", "Speaker 2"]
-    assert served.client.delete("/api/v1/people/L. J.").status_code == 204
-    assert served.client.delete("/api/v1/people/L. J.").status_code == 409
-    assert served.get("/people")["people"] == []
+    daemon.patch(f"/jobs/{job['job_id']}/speakers", count="auto", names={"1": ""})
+    wait_for_speaker_names(daemon, job)
+    daemon.patch(f"/jobs/{job['job_id']}/speakers", count="auto")
+    assert wait_for_speaker_names(daemon, job) == ["Linda", "Speaker 2"]
+    assert daemon.patch("/people/Linda", name="L. J.") == {"jobs": [job["job_id"]]}
+    assert wait_for_speaker_names(daemon, job) == ["L. J.", "Speaker 2"]
+    assert daemon.client.delete("/api/v1/people/L. J.").status_code == 204
+    assert daemon.client.delete("/api/v1/people/L. J.").status_code == 409
+    assert daemon.get("/people")["people"] == []
 
 
-def test_openais_client_gets_the_speakers_that_it_knows(
-    served: Served, speech: Path, tmp_path: Path, conversation: Path
+def test_openais_client_gets_known_speakers(
+    daemon: ServingDaemon, speech: Path, tmp_path: Path, conversation: Path
 ) -> None:
-    voice = write_wav(tmp_path / "voice.wav", readings(speech, READERS[2], 4)[3])
+    voice = write_wav(tmp_path / "voice.wav", load_readings(speech, READERS[2], 4)[3])
     reference = f"data:audio/wav;base64,{base64.b64encode(voice.read_bytes()).decode()}"
-    with openai.OpenAI(base_url=f"{served.address}/v1", api_key="unused", max_retries=0) as client:
+    with openai.OpenAI(base_url=f"{daemon.address}/v1", api_key="unused", max_retries=0) as client:
 
-        def ask(**more: Any) -> Any:
+        def send_request(**more: Any) -> Any:
             return client.audio.transcriptions.create(
                 file=conversation,
                 model="gpt-4o-transcribe-diarize",
@@ -96,36 +101,36 @@ def test_openais_client_gets_the_speakers_that_it_knows(
                 **more,
             )
 
-        told = ask(known_speaker_names=["agent"], known_speaker_references=[reference])
+        told = send_request(known_speaker_names=["agent"], known_speaker_references=[reference])
         assert {segment.speaker for segment in told.segments} == {"A", "agent"}
         assert told.segments[0].speaker == "A"
         assert "printing" in told.text
-        events = list(ask(stream=True))
+        events = list(send_request(stream=True))
         segments = [event for event in events if event.type == "transcript.text.segment"]
         assert {segment.speaker for segment in segments} == {"A", "B"}
         assert events[-1].type == "transcript.text.done"
         for wrong in ({"known_speaker_names": ["a"]}, {"known_speaker_references": [reference]}):
             with pytest.raises(openai.BadRequestError, match="as many"):
-                ask(**wrong)
+                send_request(**wrong)
         nothing = "data:audio/wav;base64,AAAA"
         with pytest.raises(openai.BadRequestError, match="no sample of a voice"):
-            ask(known_speaker_names=["a"], known_speaker_references=[nothing])
+            send_request(known_speaker_names=["a"], known_speaker_references=[nothing])
 
 
-def test_the_page_corrects_speakers(served: Served, job: Any) -> None:
-    """Hear a voice, say whose it is, see the name everywhere, have the voice forgotten."""
+def test_the_page_corrects_speakers(daemon: ServingDaemon, job: Any) -> None:
+    """Play a voice, name it, see the name everywhere, and delete the person."""
     playwright = pytest.importorskip("playwright.sync_api")
     browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
     if browser is None:
         pytest.skip("the page is tested where a Chromium is installed")
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    served.patch(f"/jobs/{job['job_id']}/speakers", count=2, names={"1": "", "2": ""})
-    heard(served, job)
+    daemon.patch(f"/jobs/{job['job_id']}/speakers", count=2, names={"1": "", "2": ""})
+    wait_for_speaker_names(daemon, job)
     with playwright.sync_playwright() as started:
         chromium = started.chromium.launch(executable_path=browser, args=["--no-sandbox"])
         page = chromium.new_page()
         page.set_default_timeout(1000 * PATIENCE_S)
-        page.goto(f"{served.address}/#/job/{job['job_id']}")
+        page.goto(f"{daemon.address}/#/job/{job['job_id']}")
         speakers = page.get_by_role("region", name="Speakers")
         speakers.get_by_role("button", name="Speaker 2", exact=True).click()
         page.wait_for_function("document.querySelector('audio').currentTime > 1")
@@ -148,7 +153,7 @@ def test_the_page_corrects_speakers(served: Served, job: Any) -> None:
         assert not (found := axe.run(page)).violations_count, found.generate_report()
         page.get_by_role("button", name="Forget Bo").click()
         page.get_by_text("Nobody is known.").wait_for()
-        page.goto(f"{served.address}/#/search?q=the&speaker=bo")
+        page.goto(f"{daemon.address}/#/search?q=the&speaker=bo")
         page.locator(".hits .moment", has_text="Bo").first.wait_for()
         chromium.close()
-    assert served.get("/people")["people"] == []
+    assert daemon.get("/people")["people"] == []

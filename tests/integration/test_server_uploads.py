@@ -1,4 +1,4 @@
-"""Files that come over HTTP, well meant and ill."""
+"""Uploads over HTTP, valid and hostile."""
 
 import ctypes
 import os
@@ -12,33 +12,34 @@ from pathlib import Path
 
 import pytest
 
-from tests.served import Served, serving, until
+from tests.conftest import poll_until
+from tests.serving_daemon import ServingDaemon, run_daemon
 
 pytestmark = pytest.mark.real
 
-numbers = count()
+file_numbers = count()
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A daemon that is paused: what lands and what is noted is all that counts here."""
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServingDaemon]:
+    """A paused daemon: only the received files and the jobs matter here."""
     settings = {
         "SERVER__UPLOAD_MB": "1",
-        "WATCH__SETTLE_S": "60",  # so that a job is of an upload, not of the scan
+        "WATCH__SETTLE_S": "60",  # so that uploads add the jobs, not scans
         "PRESETS__LETTERS__LANGUAGE": "en",
         "PRESETS__CALLS__CHANNELS": "split",
     }
-    with serving(tmp_path_factory.mktemp("uploads"), **settings) as served:
-        served.post("/pause")
-        yield served
+    with run_daemon(tmp_path_factory.mktemp("uploads"), **settings) as daemon:
+        daemon.post("/pause")
+        yield daemon
 
 
 @pytest.fixture(autouse=True)
-def nothing_else(served: Served) -> Iterator[None]:
-    """Every file that a test leaves is below the inbox and has a job, and no draft stays."""
+def check_files(daemon: ServingDaemon) -> Iterator[None]:
+    """After each test, all files are in the inbox and have jobs, and there are no drafts."""
     yield
-    until(lambda: not served.drafts, "drafts to go")
-    assert {path.name for path in served.root.iterdir()} <= {
+    poll_until(lambda: not daemon.drafts, "the removal of drafts")
+    assert {path.name for path in daemon.root.iterdir()} <= {
         ".cache",
         "inbox",
         "outbox",
@@ -46,20 +47,20 @@ def nothing_else(served: Served) -> Iterator[None]:
         "log",
     }
     there = {
-        path.relative_to(served.inbox).as_posix()
-        for path in served.inbox.rglob("*")
+        path.relative_to(daemon.inbox).as_posix()
+        for path in daemon.inbox.rglob("*")
         if path.is_file()
     }
-    assert there == {row["path"] for row in served.rows("SELECT path FROM job_status")}
+    assert there == {row["path"] for row in daemon.query_ledger("SELECT path FROM job_status")}
 
 
-def content() -> bytes:
-    """Bytes that were never uploaded before."""
-    return b"RIFF %d" % next(numbers)
+def create_content() -> bytes:
+    """Return bytes that were not uploaded before."""
+    return b"RIFF %d" % next(file_numbers)
 
 
-def raw_form(*headers: str, body: bytes = b"RIFF") -> bytes:
-    """A part as no library would write it."""
+def build_raw_form(*headers: str, body: bytes = b"RIFF") -> bytes:
+    """Return a form with a part that no client library would write."""
     lines = "".join(f"{header}\r\n" for header in headers).encode("utf-8", "surrogateescape")
     return b"--edge\r\n" + lines + b"\r\n" + body + b"\r\n"
 
@@ -67,17 +68,19 @@ def raw_form(*headers: str, body: bytes = b"RIFF") -> bytes:
 RAW = {"content-type": "multipart/form-data; boundary=edge"}
 
 
-def test_many_at_once_each_with_its_job(served: Served) -> None:
-    answered = served.upload(*((f"call {n}.wav", content()) for n in range(5)), batch="monday")
+def test_concurrent_uploads_get_one_job_each(daemon: ServingDaemon) -> None:
+    answered = daemon.upload(
+        *((f"call {n}.wav", create_content()) for n in range(5)), batch="monday"
+    )
     assert answered.status_code == 201
     told = answered.json()
     assert (told["batch"], told["inbox"]) == ("monday", "inbox")
     for n, file in enumerate(told["files"]):
         assert file["path"] == f"monday/call {n}.wav"
-        job = served.get(f"/jobs/{file['job_id']}")
+        job = daemon.get(f"/jobs/{file['job_id']}")
         assert (job["path"], job["batch"], job["bytes"]) == (file["path"], "monday", file["bytes"])
-        assert (served.inbox / file["path"]).stat().st_size == file["bytes"]
-    assert served.get("/batches", q="Monda")["batches"][0]["total"] == 5
+        assert (daemon.inbox / file["path"]).stat().st_size == file["bytes"]
+    assert daemon.get("/batches", q="Monda")["batches"][0]["total"] == 5
 
 
 @pytest.mark.parametrize(
@@ -101,14 +104,14 @@ def test_many_at_once_each_with_its_job(served: Served) -> None:
         ("a.wav.toml", None),
     ],
 )
-def test_names_stay_in_the_inbox(served: Served, name: str, path: str | None) -> None:
-    answered = served.upload((name, content()))
+def test_names_stay_in_the_inbox(daemon: ServingDaemon, name: str, path: str | None) -> None:
+    answered = daemon.upload((name, create_content()))
     if path is None:
         assert answered.status_code == 422
         assert "is refused" in answered.json()["error"]["message"]
     else:
         assert [file["path"] for file in answered.json()["files"]] == [path]
-        assert (served.inbox / path).is_file()
+        assert (daemon.inbox / path).is_file()
 
 
 @pytest.mark.parametrize(
@@ -119,62 +122,70 @@ def test_names_stay_in_the_inbox(served: Served, name: str, path: str | None) ->
         ('quo\\"te.wav', "quo_te.wav"),
     ],
 )
-def test_bytes_that_are_no_name(served: Served, name: str, path: str) -> None:
+def test_names_with_invalid_bytes_are_accepted(daemon: ServingDaemon, name: str, path: str) -> None:
     form = (
-        raw_form(f'Content-Disposition: form-data; name="files"; filename="{name}"', body=content())
+        build_raw_form(
+            f'Content-Disposition: form-data; name="files"; filename="{name}"',
+            body=create_content(),
+        )
         + b"--edge--"
     )
-    answered = served.post("/batches", content=form, headers=RAW)
+    answered = daemon.post("/batches", content=form, headers=RAW)
     assert answered.status_code in {201, 400}, answered.text
     if answered.status_code == 201:
         assert answered.json()["files"][0]["path"] == path
 
 
-def test_two_of_the_same_name_are_two_files(served: Served) -> None:
-    first, second = served.upload(("twin.wav", content()), ("twin.wav", content())).json()["files"]
+def test_equal_names_become_two_files(daemon: ServingDaemon) -> None:
+    first, second = daemon.upload(
+        ("twin.wav", create_content()), ("twin.wav", create_content())
+    ).json()["files"]
     assert (first["path"], second["path"]) == ("twin.wav", "twin (2).wav")
     assert first["job_id"] != second["job_id"]
 
 
-def test_one_bad_name_and_none_of_them_lands(served: Served) -> None:
-    assert served.upload(("good.wav", content()), ("bad.pdf", content())).status_code == 422
-    assert not (served.inbox / "good.wav").exists()
+def test_one_bad_name_refuses_all_files(daemon: ServingDaemon) -> None:
+    assert (
+        daemon.upload(("good.wav", create_content()), ("bad.pdf", create_content())).status_code
+        == 422
+    )
+    assert not (daemon.inbox / "good.wav").exists()
 
 
 @pytest.mark.parametrize("batch", ["../..", "/", "a/b", "....", "CON", " "])
-def test_a_batch_is_one_folder(served: Served, batch: str) -> None:
+def test_a_batch_becomes_one_folder(daemon: ServingDaemon, batch: str) -> None:
     path = Path(
-        served.upload(("in a batch.wav", content()), batch=batch).json()["files"][0]["path"]
+        daemon.upload(("in a batch.wav", create_content()), batch=batch).json()["files"][0]["path"]
     )
     assert len(path.parts) == (2 if batch.strip(" .") else 1)
     assert ".." not in path.parts
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
-def test_a_link_in_the_inbox_leads_nowhere(served: Served, tmp_path: Path) -> None:
-    (served.inbox / "elsewhere").symlink_to(tmp_path)
+def test_links_in_the_inbox_are_not_followed(daemon: ServingDaemon, tmp_path: Path) -> None:
+    (daemon.inbox / "elsewhere").symlink_to(tmp_path)
     try:
-        assert served.upload(("elsewhere/new/a.wav", content())).status_code == 422
-        assert served.upload(("a.wav", content()), batch="elsewhere").status_code == 422
+        assert daemon.upload(("elsewhere/new/a.wav", create_content())).status_code == 422
+        assert daemon.upload(("a.wav", create_content()), batch="elsewhere").status_code == 422
     finally:
-        (served.inbox / "elsewhere").unlink()
+        (daemon.inbox / "elsewhere").unlink()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_file_is_no_folder(served: Served) -> None:
-    served.upload(("plain.wav", content()))
-    answered = served.upload(("plain.wav/below.wav", content()))
+def test_a_file_is_not_used_as_a_folder(daemon: ServingDaemon) -> None:
+    daemon.upload(("plain.wav", create_content()))
+    answered = daemon.upload(("plain.wav/below.wav", create_content()))
     assert answered.status_code == 422
     assert "not a folder" in answered.text
 
 
-def test_options_and_presets(served: Served) -> None:
-    answered = served.upload(
-        ("told.wav", content()), preset="letters", options='{"word_timestamps": true}'
+def test_options_and_presets_are_applied(daemon: ServingDaemon) -> None:
+    answered = daemon.upload(
+        ("told.wav", create_content()), preset="letters", options='{"word_timestamps": true}'
     )
-    job = served.get(f"/jobs/{answered.json()['files'][0]['job_id']}")
+    job = daemon.get(f"/jobs/{answered.json()['files'][0]['job_id']}")
     assert job["preset"] == "letters"
-    (row,) = served.rows("SELECT max(id), options ->> 'word_timestamps' AS words FROM jobs")
+    (row,) = daemon.query_ledger("SELECT max(id), options ->> 'word_timestamps' AS words FROM jobs")
     assert row["words"]
 
 
@@ -193,29 +204,29 @@ def test_options_and_presets(served: Served) -> None:
         {"options": '{"language": "\\ud800"}'},
     ],
 )
-def test_wrong_options_and_nothing_lands(served: Served, fields: dict[str, str]) -> None:
-    before = served.rows("SELECT count(*) AS n FROM jobs")
-    assert served.upload(("never.wav", content()), **fields).status_code == 422
-    assert served.rows("SELECT count(*) AS n FROM jobs") == before
+def test_invalid_options_refuse_all_files(daemon: ServingDaemon, fields: dict[str, str]) -> None:
+    before = daemon.query_ledger("SELECT count(*) AS n FROM jobs")
+    assert daemon.upload(("never.wav", create_content()), **fields).status_code == 422
+    assert daemon.query_ledger("SELECT count(*) AS n FROM jobs") == before
 
 
-def test_no_file_no_inbox_no_form(served: Served) -> None:
-    assert served.upload(("files", b""), inbox="unknown").status_code == 422
-    assert served.post("/batches", files={"batch": (None, "b")}).status_code == 422
+def test_invalid_requests_are_refused(daemon: ServingDaemon) -> None:
+    assert daemon.upload(("files", b""), inbox="unknown").status_code == 422
+    assert daemon.post("/batches", files={"batch": (None, "b")}).status_code == 422
     nothing_chosen = (
-        raw_form('Content-Disposition: form-data; name="files"; filename=""', body=b"")
+        build_raw_form('Content-Disposition: form-data; name="files"; filename=""', body=b"")
         + b"--edge--"
     )
-    answered = served.post("/batches", content=nothing_chosen, headers=RAW)
+    answered = daemon.post("/batches", content=nothing_chosen, headers=RAW)
     assert (answered.status_code, "has no file" in answered.text) == (422, True)
-    assert served.post("/batches", json={"files": []}).status_code == 415
+    assert daemon.post("/batches", json={"files": []}).status_code == 415
     no_boundary = {"content-type": "multipart/form-data"}
-    assert served.post("/batches", content=b"--\r\n", headers=no_boundary).status_code == 415
+    assert daemon.post("/batches", content=b"--\r\n", headers=no_boundary).status_code == 415
     endless = {"content-type": f"multipart/form-data; boundary={'x' * 5000}"}
-    assert served.post("/batches", content=b"--\r\n", headers=endless).status_code == 400
+    assert daemon.post("/batches", content=b"--\r\n", headers=endless).status_code == 400
 
 
-WHOLE = raw_form('Content-Disposition: form-data; name="files"; filename="whole.wav"')
+WHOLE = build_raw_form('Content-Disposition: form-data; name="files"; filename="whole.wav"')
 
 
 @pytest.mark.parametrize(
@@ -225,107 +236,111 @@ WHOLE = raw_form('Content-Disposition: form-data; name="files"; filename="whole.
         WHOLE[:30],
         WHOLE,
         WHOLE + b"--edge",
-        WHOLE + raw_form("X" * 10_000 + ": y"),
-        WHOLE + raw_form(*(f"X-{n}: y" for n in range(100))),
+        WHOLE + build_raw_form("X" * 10_000 + ": y"),
+        WHOLE + build_raw_form(*(f"X-{n}: y" for n in range(100))),
         WHOLE + b"--edge\r\n\x00\xff: \r\n\r\n--edge--",
     ],
 )
-def test_a_broken_form(served: Served, body: bytes) -> None:
-    assert served.post("/batches", content=body, headers=RAW).status_code == 400
+def test_a_broken_form_is_refused(daemon: ServingDaemon, body: bytes) -> None:
+    assert daemon.post("/batches", content=body, headers=RAW).status_code == 400
 
 
-def test_fields_fill_no_memory(served: Served) -> None:
+def test_long_fields_are_refused(daemon: ServingDaemon) -> None:
     many = (
-        raw_form(f'Content-Disposition: form-data; name="{"n" * 2000}"', body=b"") * 100
+        build_raw_form(f'Content-Disposition: form-data; name="{"n" * 2000}"', body=b"") * 100
         + b"--edge--"
     )
-    assert served.post("/batches", content=many, headers=RAW).status_code == 413
-    assert served.upload(("a.wav", content()), batch="b" * 100_000).status_code == 413
+    assert daemon.post("/batches", content=many, headers=RAW).status_code == 413
+    assert daemon.upload(("a.wav", create_content()), batch="b" * 100_000).status_code == 413
 
 
-def test_too_large(served: Served) -> None:
-    answered = served.upload(("large.wav", bytes(1_100_000)))
+def test_a_large_upload_is_refused(daemon: ServingDaemon) -> None:
+    answered = daemon.upload(("large.wav", bytes(1_100_000)))
     assert answered.status_code == 413
     assert answered.json()["error"]["hint"]
 
 
-def test_a_client_that_leaves_in_the_middle(served: Served) -> None:
-    with socket.create_connection(("127.0.0.1", served.port)) as client:
+def test_an_interrupted_upload_leaves_no_files(daemon: ServingDaemon) -> None:
+    with socket.create_connection(("127.0.0.1", daemon.port)) as client:
         head = "POST /api/v1/batches HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900000\r\n"
         client.sendall(
             f"{head}Content-Type: {RAW['content-type']}\r\n\r\n".encode() + WHOLE + bytes(100_000)
         )
-        until(lambda: served.drafts, "the draft")
-    until(lambda: not served.drafts, "the draft to go")
+        poll_until(lambda: daemon.drafts, "the draft")
+    poll_until(lambda: not daemon.drafts, "the removal of the draft")
 
 
-def test_what_a_crash_left_goes_at_the_next_start(served: Served) -> None:
-    left = served.inbox / ".speakeasyd-upload-left"
+def test_drafts_of_a_killed_daemon_are_removed_at_the_next_start(daemon: ServingDaemon) -> None:
+    left = daemon.inbox / ".speakeasyd-upload-left"
     left.mkdir()
     (left / "half.wav").write_bytes(b"RIFF")
-    served.stop()
-    served.start()
-    until(lambda: not left.exists(), "the sweep")
+    daemon.stop()
+    daemon.start()
+    poll_until(lambda: not left.exists(), "the removal of stale drafts")
 
 
 @pytest.mark.skipif(
     sys.platform == "win32" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="modes"
 )
-def test_an_inbox_that_cannot_be_written(served: Served) -> None:
-    served.inbox.chmod(0o500)
+def test_an_inbox_without_write_permission_is_reported(daemon: ServingDaemon) -> None:
+    daemon.inbox.chmod(0o500)
     try:
-        assert served.upload(("a.wav", content())).status_code == 503
+        assert daemon.upload(("a.wav", create_content())).status_code == 503
     finally:
-        served.inbox.chmod(0o700)
+        daemon.inbox.chmod(0o700)
 
 
 @pytest.mark.parametrize("size", [191, 192, 250, 254, 255])
-def test_a_name_as_long_as_a_filesystem_takes(served: Served, size: int) -> None:
+def test_the_longest_possible_name_is_accepted(daemon: ServingDaemon, size: int) -> None:
     name = "é" * ((size - 4) // 2) + "x" * ((size - 4) % 2) + ".wav"
     assert len(name.encode()) == size
-    paths = [served.upload((name, content())).json()["files"][0]["path"] for _ in range(2)]
+    paths = [daemon.upload((name, create_content())).json()["files"][0]["path"] for _ in range(2)]
     assert paths[0] == name
     assert re.search(r" \(\d+\)\.wav$", paths[1])
     assert len(paths[1].encode()) <= 255
-    assert all((served.inbox / path).is_file() for path in paths)
+    assert all((daemon.inbox / path).is_file() for path in paths)
 
 
-def test_a_name_that_is_too_long_is_refused_for_that(served: Served) -> None:
-    answered = served.upload(("x" * 252 + ".wav", content()))
+def test_a_longer_name_is_refused(daemon: ServingDaemon) -> None:
+    answered = daemon.upload(("x" * 252 + ".wav", create_content()))
     assert answered.status_code == 422
     assert "255 bytes" in answered.text
 
 
-def test_an_upload_sent_again_is_the_same(served: Served) -> None:
-    files = [("again.wav", content()), ("again.wav", content()), ("b/again.wav", content())]
-    first = served.upload(*files, batch="twice").json()
-    assert served.upload(*files, batch="twice").json() == first
+def test_a_repeated_upload_returns_the_same_jobs(daemon: ServingDaemon) -> None:
+    files = [
+        ("again.wav", create_content()),
+        ("again.wav", create_content()),
+        ("b/again.wav", create_content()),
+    ]
+    first = daemon.upload(*files, batch="twice").json()
+    assert daemon.upload(*files, batch="twice").json() == first
     assert len({file["job_id"] for file in first["files"]}) == 3
-    other = served.upload(files[0], batch="twice", options='{"language": "fr"}').json()["files"][0]
+    other = daemon.upload(files[0], batch="twice", options='{"language": "fr"}').json()["files"][0]
     assert other["path"] == "twice/again (3).wav"
 
 
-def test_many_equal_names_are_no_burden(served: Served) -> None:
+def test_many_equal_names_are_accepted(daemon: ServingDaemon) -> None:
     many = 600
-    answered = served.upload(*(("equal.wav", content()) for _ in range(many)), batch="equal")
+    answered = daemon.upload(*(("equal.wav", create_content()) for _ in range(many)), batch="equal")
     paths = [file["path"] for file in answered.json()["files"]]
     assert paths[:2] == ["equal/equal.wav", "equal/equal (2).wav"]
     assert len(set(paths)) == many
-    (row,) = served.rows("SELECT count(*) AS n FROM events WHERE kind = 'job.added'")
+    (row,) = daemon.query_ledger("SELECT count(*) AS n FROM events WHERE kind = 'job.added'")
     assert row["n"] >= many
 
 
-def test_too_many_parts(served: Served) -> None:
-    part = raw_form('Content-Disposition: form-data; name=""', body=b"")
-    answered = served.post("/batches", content=part * 7000 + b"--edge--", headers=RAW)
+def test_too_many_parts_are_refused(daemon: ServingDaemon) -> None:
+    part = build_raw_form('Content-Disposition: form-data; name=""', body=b"")
+    answered = daemon.post("/batches", content=part * 7000 + b"--edge--", headers=RAW)
     assert answered.status_code == 413
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it takes Linux's exchange of two names")
-def test_a_folder_that_is_swapped_for_a_link_while_files_come(
-    served: Served, tmp_path: Path
+def test_a_folder_replaced_by_a_link_during_uploads_is_not_followed(
+    daemon: ServingDaemon, tmp_path: Path
 ) -> None:
-    folder, link, stopped = served.inbox / "swapped", served.inbox / "link.tmp", threading.Event()
+    folder, link, stopped = daemon.inbox / "swapped", daemon.inbox / "link.tmp", threading.Event()
     folder.mkdir()
     link.symlink_to(tmp_path)
     libc = ctypes.CDLL(None)
@@ -342,7 +357,9 @@ def test_a_folder_that_is_swapped_for_a_link_while_files_come(
     swapping = threading.Thread(target=swap)
     swapping.start()
     try:
-        answers = [served.upload((f"swapped/{n}.wav", content())).status_code for n in range(60)]
+        answers = [
+            daemon.upload((f"swapped/{n}.wav", create_content())).status_code for n in range(60)
+        ]
     finally:
         stopped.set()
         swapping.join()
@@ -350,6 +367,7 @@ def test_a_folder_that_is_swapped_for_a_link_while_files_come(
     assert set(answers) <= {201, 422, 503}
     assert not list(tmp_path.iterdir())
     taken = {
-        row["path"] for row in served.rows("SELECT path FROM job_status WHERE batch = 'swapped'")
+        row["path"]
+        for row in daemon.query_ledger("SELECT path FROM job_status WHERE batch = 'swapped'")
     }
     assert len(taken) == answers.count(201)

@@ -1,4 +1,4 @@
-"""docs/sql.md, run as it is printed: every question has an answer, and every view is described as it is."""
+"""The queries of docs/sql.md are run as printed, and its descriptions are compared with the views."""
 
 import asyncio
 import re
@@ -28,8 +28,16 @@ from speakeasyd.ledger.speakers import load_job_speakers, store_found_speakers
 from speakeasyd.ledger.views import VIEWS
 from speakeasyd.services.speakers import SpeakerChange, apply_change, find_file_speakers
 from tests.conftest import REPOSITORY
-from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, touched
-from tests.unit.test_ledger_speakers import speaking
+from tests.ledgers import (
+    add_claimed_jobs,
+    build_artifact,
+    build_chunk,
+    build_job,
+    finish_job,
+    open_ledger,
+    with_newer_time,
+)
+from tests.unit.test_ledger_speakers import build_chunk_with_speakers
 
 PAGE = (REPOSITORY / "docs" / "sql.md").read_text(encoding="utf-8")
 COOKBOOK = dict(re.findall(r"^### (.+?)\n+```sql\n(.+?)```", PAGE, re.MULTILINE | re.DOTALL))
@@ -45,16 +53,16 @@ NOW = SystemClock().utc()
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger after a day in which a bit of everything happened."""
+    """A ledger after a day with jobs of every kind."""
     path = tmp_path_factory.mktemp("cookbook") / "ledger.db"
-    asyncio.run(a_day(path))
+    asyncio.run(fill_ledger(path))
     return path
 
 
-async def a_day(path: Path) -> None:
-    async with opened(path, clock=SystemClock()) as ledger:
-        one, call, hard, silent = await claimed(
-            ledger, *(a_file(f"talks/{name}.wav") for name in ("one", "call", "hard", "silent"))
+async def fill_ledger(path: Path) -> None:
+    async with open_ledger(path, clock=SystemClock()) as ledger:
+        one, call, hard, silent = await add_claimed_jobs(
+            ledger, *(build_job(f"talks/{name}.wav") for name in ("one", "call", "hard", "silent"))
         )
         words = (Word(0.0, 0.5, " The", 0.9), Word(0.5, 1.0, " fox", 0.8))
         await ledger.write(
@@ -64,19 +72,19 @@ async def a_day(path: Path) -> None:
         await ledger.write(
             store_chunks, [(one.id, one.token, Chunk(9, 0.0, 10.0, (said,), compute_s=1.0))]
         )
-        await finish(ledger, one, " jumps.", " Mumble mumble.")
+        await finish_job(ledger, one, " jumps.", " Mumble mumble.")
         doubtful = Segment(20.0, 21.0, " Mumble mumble mumble.", -1.5, 2.9, 0.4)
-        await ledger.write(store_chunks, [(call.id, call.token, a_chunk(0, " Hi.", channel=0))])
+        await ledger.write(store_chunks, [(call.id, call.token, build_chunk(0, " Hi.", channel=0))])
         await ledger.write(
             store_chunks,
             [(call.id, call.token, Chunk(1, 20.0, 30.0, (replace(doubtful, channel=1),), 1))],
         )
-        await ledger.write(store_chunks, [(call.id, call.token, a_chunk(3, gap=True))])
+        await ledger.write(store_chunks, [(call.id, call.token, build_chunk(3, gap=True))])
         cut = MediaWarning(WarningKind.CUT, "cut short")
         await ledger.write(
             mark_transcribed, call.id, call.token, audio_seconds=40.0, warnings=[cut]
         )
-        await ledger.write(complete_job, call.id, call.token, [an_artifact("call.txt")])
+        await ledger.write(complete_job, call.id, call.token, [build_artifact("call.txt")])
         incident = await ledger.write(
             open_incident,
             Incident(
@@ -106,9 +114,11 @@ async def a_day(path: Path) -> None:
             code=ErrorCode.POISON,
             error="what is heard takes workers down",
         )
-        await finish(ledger, silent)
-        await ledger.write(add_jobs, [touched(a_file("talks/one.wav"))])
-        later, _running = await claimed(ledger, a_file("later.wav"), a_file("running.wav"))
+        await finish_job(ledger, silent)
+        await ledger.write(add_jobs, [with_newer_time(build_job("talks/one.wav"))])
+        later, _running = await add_claimed_jobs(
+            ledger, build_job("later.wav"), build_job("running.wav")
+        )
         await ledger.write(
             release_claim,
             later.id,
@@ -116,9 +126,11 @@ async def a_day(path: Path) -> None:
             available_at="2999-01-01T00:00:00.000Z",
             error_code="worker_crashed",
         )
-        await ledger.write(add_jobs, [a_file("next.wav")])
-        [clean] = await claimed(ledger, replace(a_file("clean.wav", priority=9), batch="clean"))
-        await finish(ledger, clean, " All is well.")
+        await ledger.write(add_jobs, [build_job("next.wav")])
+        [clean] = await add_claimed_jobs(
+            ledger, replace(build_job("clean.wav", priority=9), batch="clean")
+        )
+        await finish_job(ledger, clean, " All is well.")
         await finish_talk(ledger)
         await ledger.write(
             store_waiting_files,
@@ -129,9 +141,11 @@ async def a_day(path: Path) -> None:
 
 
 async def finish_talk(ledger: Ledger) -> None:
-    """A job with two speakers, one of them with a name."""
-    [talk] = await claimed(ledger, a_file("talks/talk.wav", speakers="auto", priority=9))
-    spoken = speaking(0, 1, 2)
+    """Complete a job with two speakers, one of whom has a name."""
+    [talk] = await add_claimed_jobs(
+        ledger, build_job("talks/talk.wav", speakers="auto", priority=9)
+    )
+    spoken = build_chunk_with_speakers(0, 1, 2)
     budget = replace(spoken.segments[0], text=" The budget is small.")
     chunk = replace(spoken, segments=(budget, *spoken.segments[1:]))
     await ledger.write(store_chunks, [(talk.id, talk.token, chunk)])
@@ -143,31 +157,31 @@ async def finish_talk(ledger: Ledger) -> None:
         SpeakerChange(names={1: "Anna"}),
     )
     await ledger.write(store_found_speakers, talk.id, talk.token, anna)
-    await ledger.write(complete_job, talk.id, talk.token, [an_artifact("talk.txt")])
+    await ledger.write(complete_job, talk.id, talk.token, [build_artifact("talk.txt")])
 
 
-def test_the_cookbook_is_a_book() -> None:
+def test_the_cookbook_has_queries() -> None:
     assert len(COOKBOOK) >= 24
     assert len(COOKBOOK) == PAGE.count("```sql")
 
 
 @pytest.mark.parametrize("question", COOKBOOK)
-def test_every_question_has_an_answer(ledger: Path, question: str) -> None:
+def test_every_query_returns_rows(ledger: Path, question: str) -> None:
     rows = query_readonly(ledger, COOKBOOK[question])
     assert rows, "the query is right, but finds nothing where something is to be found"
     assert any(value is not None for value in rows[0].values())
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_view_is_described_as_it_is(ledger: Path, view: str) -> None:
+def test_every_view_is_described(ledger: Path, view: str) -> None:
     with closing(sqlite3.connect(ledger)) as connection:
         columns = [row[1] for row in connection.execute(f"PRAGMA table_info({view})")]
-    assert columns == described(view)
+    assert columns == read_description(view)
     promised = FIRST_COLUMNS.get(view, "").split()
     assert columns[: len(promised)] == promised
 
 
-def described(view: str) -> list[str]:
+def read_description(view: str) -> list[str]:
     section = PAGE.partition(f"### {view}\n")[2].partition("\n##")[0]
     return re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
 

@@ -48,14 +48,14 @@ from speakeasyd.services.publisher import Publisher
 from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.testing import CHUNK_S, PIECE, ManualClock, build_scripted_chunks
 from speakeasyd.workers.assigned_tasks import AssignedTasks
-from tests.ledgers import create
+from tests.ledgers import create_ledger
 
 NAMES = ("a.wav", "b.wav", "sub/a.wav", "c.flac")
 CONTENTS = tuple(
     bytes([letter]) * (PIECE * chunks) for letter, chunks in zip(b"xyz", (1, 2, 3), strict=True)
 )
 SETTLE_S = 2.0
-PEACE = 400  # rounds after which there must be nothing left to do
+FINAL_ROUNDS = 400  # rounds after which nothing may remain to do
 FAULTS = (
     classify_fault(
         phase="generate", error="CUDA failed with error an illegal memory access was encountered"
@@ -66,8 +66,8 @@ FAULTS = (
 )
 
 
-class StandIn:
-    """A pool with one worker that is never in a hurry: `say` lets it say its next word about one of its tasks."""
+class ManualPool:
+    """A pool with one worker that sends its next report about a task only in `send_report`."""
 
     device = "cpu"
     blocked_reason = None
@@ -86,7 +86,7 @@ class StandIn:
         self, task: Task, *, alone: bool = False, on_cpu: bool = False, urgent: bool = False
     ) -> None:
         self._hand.add_task(task, alone=alone or on_cpu)
-        self._plays[task.job_id] = _play(task, self._inbox)
+        self._plays[task.job_id] = list_reports(task, self._inbox)
 
     def drop_job(self, job_id: JobId) -> None:
         self._hand.drop_job(job_id)
@@ -95,8 +95,8 @@ class StandIn:
     async def stop(self, _grace_s: float) -> None:
         self._plays.clear()
 
-    def say(self, which: int) -> bool:
-        """False if there is nothing to be said."""
+    def send_report(self, which: int) -> bool:
+        """Send the next report about a task. Returns False if there is none."""
         if not self._plays:
             return False
         job_id = list(self._plays)[which % len(self._plays)]
@@ -107,7 +107,7 @@ class StandIn:
         self._hear(WorkerReport("cpu", report))
         return True
 
-    def die(self, fault: int) -> None:
+    def kill_worker(self, fault: int) -> None:
         diagnosis = FAULTS[fault % len(FAULTS)]
         tasks = self._hand.take_all(None, blame=diagnosis.blames_work)
         self._plays.clear()
@@ -127,7 +127,7 @@ class StandIn:
         )
 
 
-def _play(task: Task, inbox: Path) -> Iterator[Report]:
+def list_reports(task: Task, inbox: Path) -> Iterator[Report]:
     try:
         data = (inbox / os.fsdecode(task.source.path)).read_bytes()
     except OSError as error:
@@ -143,8 +143,8 @@ def _play(task: Task, inbox: Path) -> Iterator[Report]:
     yield TaskDone(task.job_id, task.token, len(chunks) * CHUNK_S)
 
 
-class Life(RuleBasedStateMachine):
-    """`there`: the bytes that lie in the inbox, by path."""
+class DaemonMachine(RuleBasedStateMachine):
+    """Rules and invariants. `present`: the bytes of the files in the inbox, by path."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Life(RuleBasedStateMachine):
         self._folder = tempfile.TemporaryDirectory()
         self.root = Path(self._folder.name)
         self.clock = ManualClock()
-        self.there: dict[str, bytes] = {}
+        self.present: dict[str, bytes] = {}
         self.boots = 0
         inbox = InboxSettings(path=self.root / "inbox", outbox=self.root / "outbox")
         self.settings = Settings(
@@ -161,19 +161,19 @@ class Life(RuleBasedStateMachine):
             watch=WatchSettings(settle_s=SETTLE_S, poll="always", poll_s=0.5),
             recovery=RecoverySettings(
                 max_attempts=1000, stop_grace_s=1.0
-            ),  # nobody here is really at fault
+            ),  # the faults are injected, so none counts
         )
         (self.root / "inbox").mkdir()
-        create(self.root / "ledger.db")
+        create_ledger(self.root / "ledger.db")
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         return self._runner.run(coroutine)
 
     @initialize()
-    def boot(self) -> None:
-        self.run(self._boot())
+    def start_daemon(self) -> None:
+        self.run(self._start_daemon())
 
-    async def _boot(self) -> None:
+    async def _start_daemon(self) -> None:
         self.boots += 1
         hub = EventHub()
         self.ledger = await Ledger.open(
@@ -186,7 +186,7 @@ class Life(RuleBasedStateMachine):
             ledger=self.ledger, settings=self.settings, hub=hub, clock=self.clock
         )
         heard: list[PoolEvent] = []
-        self.pool = StandIn(self.root / "inbox", heard.append)
+        self.pool = ManualPool(self.root / "inbox", heard.append)
         self.dispatcher = Dispatcher(
             ledger=self.ledger,
             pool=self.pool,  # type: ignore[arg-type] # a stand-in
@@ -209,27 +209,27 @@ class Life(RuleBasedStateMachine):
         )
         await self.outboxes.prepare_folders()
 
-    # --- files, and what is told of them
+    # --- files and their events
 
     @rule(name=st.sampled_from(NAMES), content=st.sampled_from(CONTENTS))
     def drop(self, name: str, content: bytes) -> None:
-        """New, or in place of another that does not wait for its turn."""
-        if self._status(name) not in {"pending", "processing"}:
+        """Write a new file, or replace another that does not wait."""
+        if self._read_status(name) not in {"pending", "processing"}:
             part = self.root / "part"
             part.write_bytes(content)
             target = self.root / "inbox" / name
             target.parent.mkdir(exist_ok=True)
             part.replace(target)
-            self.there[name] = content
+            self.present[name] = content
 
     @rule(name=st.sampled_from(NAMES))
     def delete(self, name: str) -> None:
         (self.root / "inbox" / name).unlink(missing_ok=True)
-        self.there.pop(name, None)
+        self.present.pop(name, None)
 
     @rule(name=st.sampled_from(NAMES), times=st.integers(1, 3), hint=st.booleans())
     def event(self, name: str, times: int, hint: bool) -> None:
-        """Late, doubled, of a file that is not there; or there is none, and a scan has to find the file."""
+        """Report an event: late, repeated, about a missing file, or never."""
         for _ in range(times):
             now = self.clock.monotonic()
             next(iter(self.intake._pipelines.values()))._arrivals.notice_file(
@@ -239,11 +239,11 @@ class Life(RuleBasedStateMachine):
     # --- time and work
 
     @rule(seconds=st.sampled_from([0.1, 1.0, SETTLE_S, 20.0]))
-    def time_passes(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        self.run(self._take_in())
+        self.run(self._run_intake())
 
-    async def _take_in(self) -> None:
+    async def _run_intake(self) -> None:
         await self.intake.run_once()
         while any(pipeline.admission._workers for pipeline in self.intake._pipelines.values()):
             await self.intake.run_once()
@@ -255,21 +255,21 @@ class Life(RuleBasedStateMachine):
     @rule(which=st.integers(0, 5), words=st.integers(1, 6))
     def work(self, which: int, words: int) -> None:
         for _ in range(words):
-            self.pool.say(which)
+            self.pool.send_report(which)
 
-    # --- harm
+    # --- faults
 
     @rule(fault=st.integers(0, len(FAULTS) - 1))
-    def worker_dies(self, fault: int) -> None:
-        self.pool.die(fault)
+    def kill_worker(self, fault: int) -> None:
+        self.pool.kill_worker(fault)
 
     @rule()
-    def daemon_dies(self) -> None:
-        """What it had in memory is gone."""
-        self.run(self._bury())
-        self.run(self._boot())
+    def kill_daemon(self) -> None:
+        """Lose everything in memory."""
+        self.run(self._close_daemon())
+        self.run(self._start_daemon())
 
-    async def _bury(self) -> None:
+    async def _close_daemon(self) -> None:
         publishing = list(self.dispatcher._publications._running.values())
         for task in publishing:
             task.cancel()
@@ -279,86 +279,88 @@ class Life(RuleBasedStateMachine):
 
     @precondition(lambda self: (self.root / "outbox").is_dir())
     @rule()
-    def outbox_goes(self) -> None:
+    def remove_outbox(self) -> None:
         (self.root / "outbox").rename(self.root / "outbox away")
 
     @precondition(lambda self: (self.root / "outbox away").is_dir())
     @rule()
-    def outbox_comes_back(self) -> None:
+    def restore_outbox(self) -> None:
         (self.root / "outbox away").rename(self.root / "outbox")
 
     @rule(name=st.sampled_from(NAMES), retry=st.booleans())
-    def person(self, name: str, retry: bool) -> None:
+    def change_job(self, name: str, retry: bool) -> None:
         ids = [
             row["job_id"]
-            for row in self._rows("SELECT job_id FROM job_status WHERE path = ?", name)
+            for row in self._query_rows("SELECT job_id FROM job_status WHERE path = ?", name)
         ]
         if retry:
             self.run(self.ledger.retry_jobs(ids))
-        elif name not in self.there:  # a wish that is granted would be no loss
+        elif name not in self.present:  # a cancelled job is no lost file
             self.run(self.ledger.cancel_jobs(ids))
 
-    # --- what must hold
+    # --- invariants
 
     @invariant()
-    def one_live_job_for_a_path(self) -> None:
+    def check_one_live_job_for_each_path(self) -> None:
         if self.boots:
             live = (
                 "SELECT path, count(*) AS n FROM job_status WHERE finished_at IS NULL GROUP BY path"
             )
-            assert all(row["n"] == 1 for row in self._rows(live))
+            assert all(row["n"] == 1 for row in self._query_rows(live))
 
     @invariant()
-    def what_is_said_to_be_written_is_there(self) -> None:
+    def check_written_artifacts_exist(self) -> None:
         outbox = next(
             folder
             for folder in (self.root / "outbox", self.root / "outbox away")
             if folder.is_dir()
         )
-        for row in self._rows("SELECT path, sha256 FROM artifacts WHERE written_at IS NOT NULL"):
+        for row in self._query_rows(
+            "SELECT path, sha256 FROM artifacts WHERE written_at IS NOT NULL"
+        ):
             assert hashlib.sha256((outbox / row["path"]).read_bytes()).hexdigest() == row["sha256"]
 
     def teardown(self) -> None:
         try:
             if self.boots:
-                self._make_peace()
-                self._judge()
-                self.run(self._bury())
+                self._end_all_faults()
+                self._check_results()
+                self.run(self._close_daemon())
         finally:
             self._runner.close()
             self._folder.cleanup()
 
-    def _make_peace(self) -> None:
+    def _end_all_faults(self) -> None:
         if (self.root / "outbox away").is_dir():
-            self.outbox_comes_back()
-        for _ in range(PEACE):
+            self.restore_outbox()
+        for _ in range(FINAL_ROUNDS):
             self.clock.advance(SETTLE_S)
-            self.run(self._round())
-            while self.pool.say(0):
+            self.run(self._run_round())
+            while self.pool.send_report(0):
                 pass
-            if self._is_peace():
+            if self._is_idle():
                 return
         left = [
             tuple(row)
-            for row in self._rows("SELECT path, status FROM jobs WHERE finished_at IS NULL")
+            for row in self._query_rows("SELECT path, status FROM jobs WHERE finished_at IS NULL")
         ]
         raise AssertionError(f"no peace: {left}")
 
-    async def _round(self) -> None:
-        await self._take_in()
+    async def _run_round(self) -> None:
+        await self._run_intake()
         await self.outboxes.run_once()
         await self.dispatcher.run_once()
         await self.dispatcher._publications.wait_all(6.0)
 
-    def _is_peace(self) -> bool:
-        open_jobs = self._rows("SELECT 1 FROM jobs WHERE finished_at IS NULL")
-        known = all(self._status(name) for name in self.there)
+    def _is_idle(self) -> bool:
+        open_jobs = self._query_rows("SELECT 1 FROM jobs WHERE finished_at IS NULL")
+        known = all(self._read_status(name) for name in self.present)
         return known and self.intake.idle and self.dispatcher.idle and not open_jobs
 
-    def _judge(self) -> None:
+    def _check_results(self) -> None:
         latest = "SELECT job_id, status, sha256 FROM job_status WHERE path = ? AND status != 'skipped' ORDER BY job_id"
-        for name, content in self.there.items():
-            *_, job = self._rows(latest, name)
+        for name, content in self.present.items():
+            *_, job = self._query_rows(latest, name)
             assert (job["status"], job["sha256"]) == (
                 "completed",
                 hashlib.sha256(content).hexdigest(),
@@ -368,25 +370,27 @@ class Life(RuleBasedStateMachine):
                 for chunk in build_scripted_chunks(content)
                 for segment in chunk.segments
             )
-            [said] = self._rows("SELECT text FROM transcript_text WHERE job_id = ?", job["job_id"])
+            [said] = self._query_rows(
+                "SELECT text FROM transcript_text WHERE job_id = ?", job["job_id"]
+            )
             assert said["text"] == text.strip(), name
         written = {
             path.relative_to(self.root / "outbox").as_posix()
             for path in (self.root / "outbox").rglob("*.*")
         }
-        assert written == {row["path"] for row in self._rows("SELECT path FROM artifacts")}
+        assert written == {row["path"] for row in self._query_rows("SELECT path FROM artifacts")}
 
-    def _status(self, name: str) -> str | None:
-        rows = self._rows(
+    def _read_status(self, name: str) -> str | None:
+        rows = self._query_rows(
             "SELECT status FROM job_status WHERE path = ? ORDER BY job_id DESC LIMIT 1", name
         )
         return rows[0]["status"] if rows else None
 
-    def _rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
+    def _query_rows(self, sql: str, *values: object) -> list[sqlite3.Row]:
         with closing(sqlite3.connect(self.root / "ledger.db")) as connection:
             connection.row_factory = sqlite3.Row
             return connection.execute(sql, values).fetchall()
 
 
-Life.TestCase.settings = settings(max_examples=12, stateful_step_count=25)
-TestLife = Life.TestCase
+DaemonMachine.TestCase.settings = settings(max_examples=12, stateful_step_count=25)
+TestDaemonMachine = DaemonMachine.TestCase

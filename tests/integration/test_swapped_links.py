@@ -1,5 +1,6 @@
-"""Folders that are replaced by a link at every second moment: nothing outside is read or written,
-and what was refused for that is done once the folder is there again.
+"""A folder alternates with a link.
+
+Nothing outside is read or written, and refused work is done later.
 """
 
 import hashlib
@@ -26,8 +27,8 @@ from speakeasyd.outbox.source_folder import Kept, SourceFolder, delete_source
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="it takes calls that Windows lacks")
 
-SWAP_S = 1.0  # seconds of swapping
-INSIDE, OUTSIDE = b"inside", b"secret"  # of one size
+SWAP_S = 1.0  # seconds of alternation
+INSIDE, OUTSIDE = b"inside", b"secret"  # of equal size
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def outside(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def swapping(folder: Path, other: Path) -> Iterator[None]:
-    """A folder that is a link to `other` at every second moment."""
+def alternate_with_link(folder: Path, other: Path) -> Iterator[None]:
+    """Replace a folder by a link to `other` and back, until the block ends."""
     stopped = threading.Event()
     kept = folder.with_name("kept aside")
 
@@ -54,7 +55,7 @@ def swapping(folder: Path, other: Path) -> Iterator[None]:
             while kept.exists():
                 try:
                     kept.rename(folder)
-                except OSError:  # the folder was made anew meanwhile
+                except OSError:  # the folder was created again meanwhile
                     folder.rename(folder.with_name(f"made {next(number)}"))
 
     thread = threading.Thread(target=swap)
@@ -66,8 +67,8 @@ def swapping(folder: Path, other: Path) -> Iterator[None]:
         thread.join()
 
 
-def repeat(call: Callable[[int], object]) -> int:
-    """Call until the time is over. Returns how often."""
+def repeat_call(call: Callable[[int], object]) -> int:
+    """Repeat the call until the time is over. Returns the number of calls."""
     deadline = time.monotonic() + SWAP_S
     number = 0
     while time.monotonic() < deadline:
@@ -82,18 +83,18 @@ def make_inbox(tmp_path: Path) -> Path:
     return tmp_path / "inbox"
 
 
-def signature(path: Path) -> Signature:
+def read_signature(path: Path) -> Signature:
     return Signature.of(path.stat())
 
 
-def test_the_intake_sees_nothing_outside(tmp_path: Path, outside: Path) -> None:
+def test_the_intake_finds_nothing_outside(tmp_path: Path, outside: Path) -> None:
     inbox = make_inbox(tmp_path)
     (outside / "only outside.wav").write_bytes(OUTSIDE)
-    true = signature(inbox / "talks" / "a.wav")
-    false = signature(outside / "a.wav")
+    true = read_signature(inbox / "talks" / "a.wav")
+    false = read_signature(outside / "a.wav")
     rules = InboxRules(WatchSettings())
 
-    def look(_number: int) -> None:
+    def observe(_number: int) -> None:
         seen = file_identity.observe_file(inbox, b"talks/a.wav")
         assert isinstance(seen, AccessProblem) or seen.file == true
         found = file_identity.hash_file(inbox, b"talks/a.wav", false, stopped=lambda: False)
@@ -101,8 +102,8 @@ def test_the_intake_sees_nothing_outside(tmp_path: Path, outside: Path) -> None:
         sightings = scan_inbox(inbox, rules, on_error=lambda path, error: None)
         assert all(b"only" not in one.path for one in sightings)
 
-    with swapping(inbox / "talks", outside):
-        assert repeat(look)
+    with alternate_with_link(inbox / "talks", outside):
+        assert repeat_call(observe)
     assert file_identity.observe_file(inbox, b"talks/a.wav") == file_identity.Observation(true)
 
 
@@ -118,8 +119,8 @@ def test_a_worker_reads_nothing_outside(tmp_path: Path, outside: Path) -> None:
             codes.add(fault.code)
 
     codes: set[ErrorCode] = set()
-    with swapping(inbox / "talks", outside):
-        assert repeat(read)
+    with alternate_with_link(inbox / "talks", outside):
+        assert repeat_call(read)
     assert codes <= {ErrorCode.SOURCE_LINKED, ErrorCode.SOURCE_MISSING}
     codes.clear()
     read(0)
@@ -142,8 +143,8 @@ def test_the_outbox_writes_and_removes_nothing_outside(tmp_path: Path, outside: 
             outbox.remove_file("talks/a.wav", hashes={"no hash of it"})
             outbox.prepare_folder()
 
-    with swapping(tmp_path / "outbox" / "talks", outside):
-        repeat(write)
+    with alternate_with_link(tmp_path / "outbox" / "talks", outside):
+        repeat_call(write)
     write(-1)
     assert [path.name for path in outside.iterdir()] == ["a.wav"]
     assert (outside / "a.wav").read_bytes() == OUTSIDE
@@ -158,14 +159,14 @@ def make_source(inbox: Path, number: int) -> EndedJob:
     return EndedJob(
         JobId(number),
         os.fsencode(path.relative_to(inbox)),
-        signature(path),
+        read_signature(path),
         sha256,
         None,
         frozenset(),
     )
 
 
-def test_the_archive_takes_nothing_elsewhere(tmp_path: Path, outside: Path) -> None:
+def test_the_archive_moves_nothing_elsewhere(tmp_path: Path, outside: Path) -> None:
     inbox = make_inbox(tmp_path)
     archive = SourceFolder(tmp_path / "archive")
     archive.prepare_folder()
@@ -178,8 +179,8 @@ def test_the_archive_takes_nothing_elsewhere(tmp_path: Path, outside: Path) -> N
         except OutboxUnavailable:
             refused.append(ended)
 
-    with swapping(tmp_path / "archive" / "talks", outside):
-        moves = repeat(lambda number: move(make_source(inbox, number)))
+    with alternate_with_link(tmp_path / "archive" / "talks", outside):
+        moves = repeat_call(lambda number: move(make_source(inbox, number)))
     again, refused = refused, []
     for ended in again:
         move(ended)
@@ -190,7 +191,7 @@ def test_the_archive_takes_nothing_elsewhere(tmp_path: Path, outside: Path) -> N
 
 
 def test_nothing_outside_is_moved_or_deleted(tmp_path: Path, outside: Path) -> None:
-    """The link leads to a file with the very bytes and times of the source."""
+    """The link leads to a file with the bytes and times of the source."""
     inbox = make_inbox(tmp_path)
     archive = SourceFolder(tmp_path / "archive")
     archive.prepare_folder()
@@ -201,7 +202,7 @@ def test_nothing_outside_is_moved_or_deleted(tmp_path: Path, outside: Path) -> N
         victim = outside / f"{number}.wav"
         os.link(inbox / "talks" / f"{number}.wav", victim)
         victims.append(victim)
-    with swapping(inbox / "talks", outside):
+    with alternate_with_link(inbox / "talks", outside):
         for number, ended in enumerate(jobs):
             with suppress(OSError, FileFault, OutboxUnavailable):
                 if number % 2:

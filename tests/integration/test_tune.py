@@ -1,4 +1,4 @@
-"""`speakeasyd tune` measures this machine and keeps what it finds."""
+"""`speakeasyd tune` measures this machine and stores the best settings."""
 
 import subprocess
 import sys
@@ -15,42 +15,44 @@ from speakeasyd.engine import tune_trial as trial_module
 from speakeasyd.engine.pipeline import Pipeline
 
 
-def trial(replicas: int, speed: float) -> Trial:
+def build_trial(replicas: int, speed: float) -> Trial:
     return Trial(WorkerSpec("cpu", "int8", replicas, 1, "state"), speed, 0)
 
 
-def test_another_way_has_to_be_worth_the_change() -> None:
-    usual, little, much = trial(2, 10.0), trial(1, 10.2), trial(3, 11.0)
+def test_settings_change_only_for_a_clear_gain() -> None:
+    usual, little, much = build_trial(2, 10.0), build_trial(1, 10.2), build_trial(3, 11.0)
     assert choose_best([usual, little]) is usual
     assert choose_best([usual, little, much]) is much
 
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_a_trial_of_a_few_chunks_counts_all_its_time(
+def test_a_short_trial_counts_its_total_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Replicas that began together end together: the time between their first chunks says nothing."""
+    """Replicas that start together also end together, so the time between their first chunks says
+    nothing.
+    """
     spec = WorkerSpec("cpu", "int8", 2, 1, str(tmp_path), offline=True)
-    done_when_read: list[int] = []  # chunks, at each look at the clock
+    done_when_read: list[int] = []  # chunks at each reading of the clock
     chunks: list[ChunkDone] = []
 
     class CountingPipeline(Pipeline):
         def __init__(self, *, send: Callable[[Report], None], **others: Any) -> None:
-            def count(report: Report) -> None:
+            def count_report(report: Report) -> None:
                 if isinstance(report, ChunkDone):
                     chunks.append(report)
                 send(report)
 
-            super().__init__(send=count, **others)
+            super().__init__(send=count_report, **others)
 
-    class Clock:
+    class FakeClock:
         def monotonic(self) -> float:
             done_when_read.append(len(chunks))
             return 10.0 * len(done_when_read)
 
     monkeypatch.setattr(trial_module, "Pipeline", CountingPipeline)
-    monkeypatch.setattr(trial_module, "time", Clock())
+    monkeypatch.setattr(trial_module, "time", FakeClock())
     speed = trial_module.collect_findings("bundled", 0.01, spec)["speed"]
     assert done_when_read == [0, len(chunks)], "from before the first chunk to after the last"
     assert chunks

@@ -1,4 +1,4 @@
-"""The wheel is whole: installed alone in a clean environment, it runs from elsewhere."""
+"""The wheel is complete: installed in a clean environment, it works."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def _pip(python: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_wheel_carries_what_is_not_code(wheel: Path) -> None:
+def test_the_wheel_contains_data_files(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {
         "speakeasyd/_config/speakeasyd.toml",
@@ -56,7 +56,7 @@ def test_it_transcribes_from_a_clean_environment(wheel: Path, tmp_path: Path) ->
     sample = REPOSITORY / "speakeasyd" / "data" / "samples" / "voice_memo.flac"
     (elsewhere / "inbox" / sample.name).write_bytes(sample.read_bytes())
 
-    def run(*arguments: str) -> str:
+    def run_command(*arguments: str) -> str:
         environment = {
             key: value for key, value in os.environ.items() if not key.startswith("PYTHON")
         }
@@ -71,8 +71,10 @@ def test_it_transcribes_from_a_clean_environment(wheel: Path, tmp_path: Path) ->
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    assert run("--version").startswith("speakeasyd ")
-    run("config", "init", "here.toml")
+    assert run_command("--version").startswith("speakeasyd ")
+    run_command("config", "init", "here.toml")
     assert (elsewhere / "here.toml").is_file()
-    run("once", "--inbox", "inbox", "--outbox", "outbox", "--state", "state", "--model", "bundled")
+    run_command(
+        "once", "--inbox", "inbox", "--outbox", "outbox", "--state", "state", "--model", "bundled"
+    )
     assert (elsewhere / "outbox" / "voice_memo.txt").read_text("utf-8").strip()

@@ -1,4 +1,4 @@
-"""Everything that can be done to speakeasyd on one machine, done to it; what was lost, as a table.
+"""Injects faults into running daemons and counts lost, duplicate and wrong results.
 
 python -m tests.torture [--only NAME] [--quick] [--seed N]
 
@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 
 from tests.torture import report
-from tests.torture.catalogue import SCENARIOS, chosen, torture
+from tests.torture.catalogue import SCENARIOS, run_scenarios, select_scenarios
 from tests.torture.scenario import Scenario
 
-LANES = 3  # scenarios side by side: they wait more than they compute
+PROCESSES = 3  # they wait more than they compute
 
 
 def main() -> int:
@@ -27,43 +27,49 @@ def main() -> int:
         "--only",
         metavar="NAME",
         default="",
-        help=f"what begins so (a pattern): {' '.join(SCENARIOS)}",
+        help=f"scenarios whose names match this pattern at their start: {' '.join(SCENARIOS)}",
     )
-    parser.add_argument("--quick", action="store_true", help="a round or two of a few")
+    parser.add_argument(
+        "--quick", action="store_true", help="few scenarios, one or two rounds each"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
-    parser.add_argument("--lanes", type=int, default=LANES)
-    asked = parser.parse_args()
-    print(f"seed {asked.seed}", flush=True)
+    parser.add_argument("--processes", type=int, default=PROCESSES)
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}", flush=True)
     scratch = Path(tempfile.mkdtemp(prefix="torture-"))
     runs = []
-    names = possible(chosen(asked.only, quick=asked.quick))
-    for run in torture(
-        names, scratch=scratch, seed=asked.seed, quick=asked.quick, lanes=asked.lanes
+    names = remove_impossible(select_scenarios(arguments.only, quick=arguments.quick))
+    for run in run_scenarios(
+        names,
+        scratch=scratch,
+        seed=arguments.seed,
+        quick=arguments.quick,
+        processes=arguments.processes,
     ):
         print(
-            f"{run.name}: {run.rounds} rounds, {run.seconds:.0f} s, {run.done_again} chunks done again"
+            f"{run.name}: {run.rounds} rounds, {run.seconds:.0f} s, "
+            f"{run.repeated_chunks} chunks repeated"
         )
-        print("".join(f"  {breach}\n" for breach in run.breaches), end="", flush=True)
+        print("".join(f"  {violation}\n" for violation in run.violations), end="", flush=True)
         runs.append(run)
-    print(report.table(runs))
-    if not (asked.only or asked.quick):
-        report.write(report.table(runs))
-    failed = any(run.breaches for run in runs)
+    print(report.render_table(runs))
+    if not (arguments.only or arguments.quick):
+        report.write_page(report.render_table(runs))
+    failed = any(run.violations for run in runs)
     if failed:
-        print(f"what is left of it lies in {scratch}")
+        print(f"the files are kept in {scratch}")
     else:
         shutil.rmtree(scratch)
     return int(failed)
 
 
-def possible(scenarios: list[Scenario]) -> list[str]:
-    print(
-        "".join(
-            f"{one.name}: not possible on this machine\n" for one in scenarios if not one.possible()
-        ),
-        end="",
-    )
-    return [one.name for one in scenarios if one.possible()]
+def remove_impossible(scenarios: list[Scenario]) -> list[str]:
+    """Return the names of scenarios that this machine can run. Prints the others."""
+    possible = {scenario.name: scenario.is_possible() for scenario in scenarios}
+    for name, is_possible in possible.items():
+        if not is_possible:
+            print(f"{name}: not possible on this machine")
+    return [name for name, is_possible in possible.items() if is_possible]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Real CUDA faults in the middle of a real transcription: what does CTranslate2 do, and what does a reload cure?
+"""Injects real CUDA faults to learn how CTranslate2 fails and what a reload repairs.
 
     python -m tests.torture.cuda_faults MODEL_DIR [--out results.jsonl]
 
-Needs an NVIDIA GPU. Each case runs in a process of its own: load the model, transcribe once (the golden tokens), start
-transcribing in a loop in a thread, inject the fault into the same primary context through libcuda, note what
-the thread saw, then try the in-process cure (drop the model, collect, empty torch's cache, load again, compare with
-the golden tokens). Every line is printed at once, so that an abort loses none. No run on a GPU has confirmed it yet.
+Needs an NVIDIA GPU. Each case runs in its own process: load the model, transcribe once (the golden
+tokens), transcribe in a loop in a thread, inject the fault into the same primary context through
+libcuda, record what the thread raised, then try the in-process remedy: drop the model, collect
+garbage, empty torch's cache, load again, compare with the golden tokens. Every line is printed at
+once, so an abort loses none. It has not been run on a GPU yet.
 """
 
 import argparse
@@ -54,7 +55,7 @@ CASES = (*KERNELS, "out_of_memory_at_load", "out_of_memory_at_generate", "none")
 PATIENCE_S = 20.0
 
 
-class Driver:
+class CudaDriver:
     """The few calls of libcuda that poison the primary context, which CTranslate2 and torch share."""
 
     def __init__(self) -> None:
@@ -95,7 +96,7 @@ class Driver:
         )
 
 
-def say(**fact: object) -> None:
+def print_fact(**fact: object) -> None:
     print(json.dumps(fact), flush=True)
 
 
@@ -112,99 +113,99 @@ class Model:
         )
         self.load_s = time.monotonic() - began
 
-    def tokens(self) -> list[int]:
+    def generate(self) -> list[int]:
         features = self._storage.from_array(self._features)
         out = self._model.generate(features, [[50257, 50362]], beam_size=5, max_length=60)
         return list(out[0].sequences_ids[0])
 
 
-def _words(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     return f"{type(error).__module__}.{type(error).__name__}: {error}"
 
 
-def attempt(what: str, function):  # type: ignore[no-untyped-def]
+def run_step(what: str, function):  # type: ignore[no-untyped-def]
     began = time.monotonic()
     try:
         value = function()
-    except BaseException as error:  # to learn what comes is the point
-        say(step=what, raised=_words(error), s=round(time.monotonic() - began, 3))
+    except BaseException as error:  # any exception is a result
+        print_fact(step=what, raised=_describe_error(error), s=round(time.monotonic() - began, 3))
         return None
-    say(step=what, ok=True, s=round(time.monotonic() - began, 3))
+    print_fact(step=what, ok=True, s=round(time.monotonic() - began, 3))
     return value
 
 
-def child(case: str, folder: str) -> None:
-    neighbour = None
+def run_child(case: str, folder: str) -> None:
+    memory_filler = None
     if os.environ.get("WITH_TORCH"):
         import torch
 
-        torch.zeros(1, device="cuda")  # torch now lives in the same primary context
+        torch.zeros(1, device="cuda")  # torch now uses the same primary context
     if case == "out_of_memory_at_load":
-        neighbour = hog()
-    model = attempt("load", lambda: Model(folder))
-    golden = attempt("golden", model.tokens) if model else None
+        memory_filler = start_memory_filler()
+    model = run_step("load", lambda: Model(folder))
+    golden = run_step("golden", model.generate) if model else None
     if case == "out_of_memory_at_generate":
-        neighbour = hog()
-        model and attempt(
-            "generate beside the neighbour", lambda: [model.tokens() for _ in range(3)]
+        memory_filler = start_memory_filler()
+        model and run_step(
+            "generate beside the memory filler", lambda: [model.generate() for _ in range(3)]
         )
     if case in KERNELS:
-        loop(model, case)
-    if neighbour:
-        neighbour.kill()
-        neighbour.wait()
-    say(step="in-process cure begins")
+        inject_kernel_fault(model, case)
+    if memory_filler:
+        memory_filler.kill()
+        memory_filler.wait()
+    print_fact(step="in-process remedy begins")
     model = None
     gc.collect()
-    say(step="model dropped")
+    print_fact(step="model dropped")
     if "torch" in sys.modules:
-        attempt("torch.cuda.synchronize", torch.cuda.synchronize)
-        attempt("torch.cuda.empty_cache", torch.cuda.empty_cache)
-    time.sleep(1)  # as the recipe under test asks
-    again = attempt("load again", lambda: Model(folder))
-    tokens = attempt("generate again", again.tokens) if again else None
-    say(
-        step="cured",
+        run_step("torch.cuda.synchronize", torch.cuda.synchronize)
+        run_step("torch.cuda.empty_cache", torch.cuda.empty_cache)
+    time.sleep(1)  # the remedy waits for the driver
+    again = run_step("load again", lambda: Model(folder))
+    tokens = run_step("generate again", again.generate) if again else None
+    print_fact(
+        step="remedy done",
         same_tokens=golden is not None and tokens == golden if golden else bool(tokens),
     )
     os._exit(0)
 
 
-def loop(model: Model, case: str) -> None:
+def inject_kernel_fault(model: Model, case: str) -> None:
     failed = threading.Event()
 
     def work() -> None:
         try:
             while not failed.is_set():
-                model.tokens()
+                model.generate()
         except BaseException as error:
-            say(step="in flight", raised=_words(error))
+            print_fact(step="in flight", raised=_describe_error(error))
         failed.set()
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    driver = Driver()
-    time.sleep(0.3)  # let it be in the middle of a generate
+    driver = CudaDriver()
+    time.sleep(0.3)  # the thread is inside `generate` now
     driver.launch(case)
-    say(step="injected")
+    print_fact(step="injected")
     if not failed.wait(PATIENCE_S):
-        say(step="in flight", hung_for_s=PATIENCE_S)
+        print_fact(step="in flight", hung_for_s=PATIENCE_S)
         if case == "endless":
-            os._exit(99)  # what a parent does with a worker that makes no progress
+            os._exit(99)  # a parent would kill it now
 
 
-def hog() -> subprocess.Popen[bytes]:
-    """A neighbour process that takes all but a few MB of the device's memory."""
+def start_memory_filler() -> subprocess.Popen[bytes]:
+    """Start a process that takes all but a few MB of the device's memory."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.torture.cuda_faults", "--hog"], stdout=subprocess.PIPE
+        [sys.executable, "-m", "tests.torture.cuda_faults", "--fill-memory"], stdout=subprocess.PIPE
     )
     assert process.stdout
-    say(step="neighbour", says=process.stdout.readline().decode().strip())
+    print_fact(step="memory filler", output=process.stdout.readline().decode().strip())
     return process
 
 
-def take_all() -> None:
-    driver, size = Driver(), 0
+def fill_memory() -> None:
+    driver, size = CudaDriver(), 0
     for step in (1 << 30, 1 << 26, 1 << 22):
         while True:
             try:
@@ -223,13 +224,13 @@ def main() -> None:
     )
     parser.add_argument("model", nargs="?")
     parser.add_argument("--case")
-    parser.add_argument("--hog", action="store_true")
+    parser.add_argument("--fill-memory", action="store_true")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    if arguments.hog:
-        take_all()
+    if arguments.fill_memory:
+        fill_memory()
     if arguments.case:
-        child(arguments.case, arguments.model)
+        run_child(arguments.case, arguments.model)
     for torch in ("", "1"):
         for case in CASES:
             run_case(case, arguments.model, torch, arguments.out)
@@ -243,9 +244,9 @@ def run_case(case: str, folder: str, torch: str, out: Path | None) -> None:
         done = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=120, check=False
         )
-        output, last_words, status = done.stdout, done.stderr, done.returncode
+        output, errors, status = done.stdout, done.stderr, done.returncode
     except subprocess.TimeoutExpired as late:
-        output, last_words = str(late.stdout or b"", "utf8"), str(late.stderr or b"", "utf8")
+        output, errors = str(late.stdout or b"", "utf8"), str(late.stderr or b"", "utf8")
         status = "killed after 120 s"
     fact = {
         "case": case,
@@ -253,7 +254,7 @@ def run_case(case: str, folder: str, torch: str, out: Path | None) -> None:
         "exit_status": status,
         "seconds": round(time.monotonic() - began, 1),
         "steps": [json.loads(line) for line in output.splitlines()],
-        "last_words": last_words[-600:],
+        "errors": errors[-600:],
     }
     print(json.dumps(fact, indent=1), flush=True)
     if out:

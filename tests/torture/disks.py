@@ -1,4 +1,4 @@
-"""The disk's part: death, or a refusal, at one system call after the other, by strace."""
+"""Kills processes at, or fails, system calls on the ledger and the outbox by strace."""
 
 import shutil
 import sqlite3
@@ -12,184 +12,195 @@ from pathlib import Path
 from speakeasyd.ledger.migrate import find_scripts, migrate_ledger
 from speakeasyd.testing import FaultScript
 from tests.integration import test_publish_crash as publication
-from tests.integration.test_migrate import moods, with_next
-from tests.torture.place import Place
+from tests.integration.test_migrate import add_next_migration, read_moods
+from tests.torture.daemon_under_test import DaemonUnderTest
 from tests.torture.scenario import Run, Scenario
 
 WRITES, SYNCS = "pwrite64", "fdatasync,fsync"  # as SQLite makes them
-MOST = 250  # writes to the ledger while two files are done: about so many
-STRACE = ("strace", "-D", "-f", "-qq", "-A")  # -D: the program stays our child
+MAX_WRITES = 250  # about as many writes to the ledger as two files need
+STRACE = ("strace", "-D", "-f", "-qq", "-A")  # -D: the program remains a direct child
 MIGRATE = (
     "import sys; from pathlib import Path; from speakeasyd.ledger.migrate import migrate_ledger as migrate;"
     "migrate(Path(sys.argv[1]), scripts=Path(sys.argv[2]))"
 )
 
 
-def tampered(ledger: Path, inject: str, *, log: Path) -> Sequence[str]:
-    """A command to run a program under, whose calls on the ledger's files are tampered with."""
+def build_strace_command(ledger: Path, inject: str, *, log: Path) -> Sequence[str]:
+    """Return a command that runs a program and injects faults into its calls on the ledger's files."""
     calls, _ = inject.split(":", 1)
     where = (f"-P{ledger}", f"-P{ledger}-wal")
     return (*STRACE, f"-o{log}", *where, f"-etrace={calls}", f"-einject={inject}")
 
 
-# --- the outbox -------------------------------------------------------------------------------------------------------
+# --- the outbox
 
 
-def publish(run: Run, *, calls: str, what: str) -> None:
-    """Publication alone, at its first such call, the second, and so on until it runs through untouched."""
-    most = 2 if run.quick else None
-    ends = publication.rounds(
-        run.scratch, lambda number: f"{calls}:{what}:when={number}", exactly=most
+def fail_publication_calls(run: Run, *, calls: str, action: str) -> None:
+    """Run only publications, and inject the action at the first such call, the second, and so on."""
+    max_call = 2 if run.quick else None
+    ends = publication.inject_at_each_call(
+        run.scratch, lambda number: f"{calls}:{action}:when={number}", exactly=max_call
     )
-    run.rounds = sum(end != 0 for end in ends)  # but for the last, which met no such call
+    run.rounds = sum(end != 0 for end in ends)  # the last run had no such call left
 
 
-# --- the ledger -------------------------------------------------------------------------------------------------------
+# --- the ledger
 
 
 def kill_at_commits(run: Run) -> None:
-    """Killed when a commit is made durable: the first, the second, and so on until nothing is left to kill."""
-    with run.place() as place:
-        prepare(place, run)
+    """Kill the daemon at the first sync of a commit, the second, and so on until it survives."""
+    with run.create_daemon() as daemon:
+        prepare_ledger(daemon, run)
         for number in count(1):
-            died = killed(place, run, f"{SYNCS}:signal=KILL:when={number}")
-            run.rounds += died
-            if not died or (run.quick and number == 2):
+            was_killed = run_until_killed(daemon, run, f"{SYNCS}:signal=KILL:when={number}")
+            run.rounds += was_killed
+            if not was_killed or (run.quick and number == 2):
                 break
-        settle(place)
+        daemon.run_until_done()
     if not run.rounds:
-        run.complain("nothing was killed")
+        run.report_violation("no daemon was killed")
 
 
 def kill_at_writes(run: Run) -> None:
-    with run.place() as place:
-        prepare(place, run)
+    with run.create_daemon() as daemon:
+        prepare_ledger(daemon, run)
         for _ in range(1 if run.quick else 25):
-            run.rounds += killed(
-                place, run, f"{WRITES}:signal=KILL:when={run.dice.randrange(1, MOST)}"
+            run.rounds += run_until_killed(
+                daemon, run, f"{WRITES}:signal=KILL:when={run.rng.randrange(1, MAX_WRITES)}"
             )
-        settle(place)
+        daemon.run_until_done()
 
 
-def prepare(place: Place, run: Run) -> None:
-    """A ledger that is up to date, so that what follows meets the daemon's own writes."""
-    place.script(FaultScript(chunk_s=0.01))
-    work(place, run)
-    settle(place)
+def prepare_ledger(daemon: DaemonUnderTest, run: Run) -> None:
+    """Create and migrate the ledger, so that faults affect only the daemon's own writes."""
+    daemon.write_fault_script(FaultScript(chunk_s=0.01))
+    drop_two_files(daemon, run)
+    daemon.run_until_done()
 
 
-def work(place: Place, run: Run) -> None:
+def drop_two_files(daemon: DaemonUnderTest, run: Run) -> None:
     for _ in range(2):
-        place.drop_script(f"{len(place.texts)}.wav", chunks=4, dice=run.dice)
+        daemon.drop_scripted_file(f"{len(daemon.texts)}.wav", chunks=4, rng=run.rng)
 
 
-def settle(place: Place) -> None:
-    place.start()
-    place.wait_for_end()
-    place.stop()
+def run_until_killed(daemon: DaemonUnderTest, run: Run, inject: str) -> bool:
+    """Run the daemon under strace, then kill it.
+
+    Returns whether the injection had ended it before.
+    """
+    drop_two_files(daemon, run)
+    run_under_strace(daemon, inject)
+    was_killed = daemon.has_exited
+    daemon.kill()
+    run.check_daemon(daemon, ended=False)
+    return was_killed
 
 
-def killed(place: Place, run: Run, inject: str) -> bool:
-    """Whether the daemon met its end before that of its work."""
-    work(place, run)
-    start_tampered(place, inject)
-    died = place.left
-    place.kill_daemon()
-    run.judge(place, ended=False)
-    return died
+def refuse_calls(run: Run, *, calls: str, error: str, max_call: int) -> None:
+    """Fail one call during work.
 
-
-def refuse(run: Run, *, calls: str, error: str, most: int) -> None:
-    """The disk refuses one call in the middle; the queue waits, goes on by itself, and uses up no attempts."""
-    with run.place() as place:
-        prepare(place, run)
+    The queue must pause, continue by itself and use up no attempts.
+    """
+    with run.create_daemon() as daemon:
+        prepare_ledger(daemon, run)
         for _ in range(1 if run.quick else 6):
-            work(place, run)
-            inject = f"{calls}:error={error}:when={run.dice.randrange(3, most)}"
-            start_tampered(place, inject)
-            if place.left or place.stop() != 0:
-                run.complain(f"the daemon did not outlive {inject}")
-                settle(place)
-        run.rounds = tampered_with(place)
-        if used := place.rows("SELECT path FROM jobs WHERE attempts > 1 OR crashes > 0"):
-            run.complain(f"attempts were used up: {[row['path'] for row in used]}")
+            drop_two_files(daemon, run)
+            inject = f"{calls}:error={error}:when={run.rng.randrange(3, max_call)}"
+            run_under_strace(daemon, inject)
+            if daemon.has_exited or daemon.stop() != 0:
+                run.report_violation(f"the daemon did not survive {inject}")
+                daemon.run_until_done()
+        run.rounds = count_injections(daemon)
+        run.check_attempts(daemon)
 
 
-def start_tampered(place: Place, inject: str) -> None:
-    """Until the daemon is dead or all its work is done."""
-    place.start(under=tampered(place.state / "ledger.db", inject, log=place.root / "strace.log"))
-    place.until(lambda: place.left or place.unfinished() == 0, "death, or the end of all jobs")
+def run_under_strace(daemon: DaemonUnderTest, inject: str) -> None:
+    """Run the daemon until it exits or all jobs have ended."""
+    daemon.start(
+        wrapper=build_strace_command(
+            daemon.state / "ledger.db", inject, log=daemon.root / "strace.log"
+        )
+    )
+    daemon.wait_until(
+        lambda: daemon.has_exited or daemon.count_unfinished() == 0,
+        "its exit, or the end of all jobs",
+    )
 
 
-def tampered_with(place: Place) -> int:
-    """How many calls."""
-    return (place.root / "strace.log").read_text("utf-8").count("INJECTED")
+def count_injections(daemon: DaemonUnderTest) -> int:
+    """Return the number of injected faults."""
+    return (daemon.root / "strace.log").read_text("utf-8").count("INJECTED")
 
 
-# --- the migration ----------------------------------------------------------------------------------------------------
+# --- the migration
 
 
-def first_start(run: Run) -> None:
-    """Killed while the ledger is made."""
-    for _ in run.times(10):
-        with run.place() as place:
-            work(place, run)
-            killed(place, run, f"{WRITES}:signal=KILL:when={run.dice.randrange(1, 150)}")
-            settle(place)
+def kill_first_start(run: Run) -> None:
+    """Kill the daemon while it creates the ledger."""
+    for _ in run.count_rounds(10):
+        with run.create_daemon() as daemon:
+            drop_two_files(daemon, run)
+            run_until_killed(daemon, run, f"{WRITES}:signal=KILL:when={run.rng.randrange(1, 150)}")
+            daemon.run_until_done()
 
 
-def upgrade(run: Run) -> None:
-    """Killed while the ledger is brought to a newer schema; tried again, it is there as a whole."""
-    scripts = with_next(run.scratch / "scripts", middle="pass")
-    for number in run.times(20, quick=2):
+def kill_upgrade(run: Run) -> None:
+    """Kill the migration of a ledger. The second try must complete it."""
+    scripts = add_next_migration(run.scratch / "scripts", middle="pass")
+    for number in run.count_rounds(20, quick=2):
         ledger = run.scratch / str(number) / "ledger.db"
         ledger.parent.mkdir()
         migrate_ledger(ledger, scripts=find_scripts())
         calls = WRITES if number % 2 else SYNCS
         inject = f"{calls}:signal=KILL:when={number // 2 + 1}"
-        under = tampered(ledger, inject, log=ledger.with_name("strace.log"))
-        command = (*under, sys.executable, "-c", MIGRATE, str(ledger), str(scripts))
+        wrapper = build_strace_command(ledger, inject, log=ledger.with_name("strace.log"))
+        command = (*wrapper, sys.executable, "-c", MIGRATE, str(ledger), str(scripts))
         subprocess.run(command, check=False, capture_output=True)
         migrate_ledger(ledger, scripts=scripts)
-        moods(ledger)
+        read_moods(ledger)
         with closing(sqlite3.connect(ledger)) as connection:
             found = connection.execute("PRAGMA integrity_check").fetchall()
         if found != [("ok",)]:
-            run.complain(f"integrity: {found}")
+            run.report_violation(f"integrity: {found}")
 
 
-def _publication(name: str, fault: str, calls: str, what: str) -> Scenario:
-    return Scenario(name, fault, lambda run: publish(run, calls=calls, what=what), possible)
+def _build_publication_scenario(name: str, fault: str, calls: str, action: str) -> Scenario:
+    return Scenario(
+        name,
+        fault,
+        lambda run: fail_publication_calls(run, calls=calls, action=action),
+        is_possible,
+    )
 
 
-def possible() -> bool:
+def is_possible() -> bool:
     return shutil.which("strace") is not None and publication.strace_works()
 
 
 KILL = "signal=KILL"
 SCENARIOS = (
-    _publication(
+    _build_publication_scenario(
         "outbox-kill-renames", "killed at each rename of a publication", publication.RENAMES, KILL
     ),
-    _publication(
+    _build_publication_scenario(
         "outbox-kill-syncs",
         "killed at each fsync and commit of a publication",
         publication.SYNCS,
         KILL,
     ),
-    _publication(
+    _build_publication_scenario(
         "outbox-kill-writes", "killed at each write of a publication", publication.WRITES, KILL
     ),
-    _publication(
+    _build_publication_scenario(
         "outbox-enospc-write",
         "disk full at each write of a publication",
         publication.WRITES,
         "error=ENOSPC",
     ),
-    _publication(
+    _build_publication_scenario(
         "outbox-enospc-rename", "disk full at each rename", publication.RENAMES, "error=ENOSPC"
     ),
-    _publication(
+    _build_publication_scenario(
         "outbox-eio",
         "I/O error at each fsync and commit of a publication",
         publication.SYNCS,
@@ -199,28 +210,34 @@ SCENARIOS = (
         "ledger-kill-commits",
         "killed at each commit of the ledger, during work",
         kill_at_commits,
-        possible,
+        is_possible,
     ),
     Scenario(
         "ledger-kill-writes",
         "killed at a write to the ledger, during work",
         kill_at_writes,
-        possible,
+        is_possible,
     ),
     Scenario(
         "ledger-eio",
         "I/O error when the ledger commits",
-        lambda run: refuse(run, calls=SYNCS, error="EIO", most=14),
-        possible,
+        lambda run: refuse_calls(run, calls=SYNCS, error="EIO", max_call=14),
+        is_possible,
     ),
     Scenario(
         "ledger-enospc",
         "disk full at a write to the ledger",
-        lambda run: refuse(run, calls=WRITES, error="ENOSPC", most=MOST // 2),
-        possible,
+        lambda run: refuse_calls(run, calls=WRITES, error="ENOSPC", max_call=MAX_WRITES // 2),
+        is_possible,
     ),
-    Scenario("migration-first", "killed while the ledger is created", first_start, possible),
     Scenario(
-        "migration-upgrade", "killed while the ledger is upgraded", upgrade, possible, in_quick=True
+        "migration-first", "killed while the ledger is created", kill_first_start, is_possible
+    ),
+    Scenario(
+        "migration-upgrade",
+        "killed while the ledger is upgraded",
+        kill_upgrade,
+        is_possible,
+        in_quick=True,
     ),
 )

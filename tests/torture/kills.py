@@ -1,128 +1,135 @@
-"""kill -9 at random moments, and the signals that ask to leave."""
+"""Kills daemons and workers, and stops daemons by signals, at random moments."""
 
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from speakeasyd.testing import FaultScript
-from tests.torture.place import Place
+from tests.torture.daemon_under_test import DaemonUnderTest
 from tests.torture.scenario import Run, Scenario
 
-BACKLOG = 3  # files that are always there to be done
-CHUNKS = 12  # a file
-PACE = FaultScript(chunk_s=0.05)
-JITTER_S = 0.3
+BACKLOG = 3  # unfinished files that there always are
+CHUNKS = 12  # of each file
+SLOW_CHUNKS = FaultScript(chunk_s=0.05)
+MAX_DELAY_S = 0.3  # seconds between an event and a kill
 
 
-def a_job_is_under_way(place: Place) -> None:
-    place.until(lambda: "processing" in place.statuses().values(), "a job in work")
+def wait_for_job_in_work(daemon: DaemonUnderTest) -> None:
+    daemon.wait_until(lambda: "processing" in daemon.read_statuses().values(), "a job in progress")
 
 
-def a_chunk_is_safe(place: Place) -> None:
-    before = place.progress()
-    place.until(lambda: place.progress() > before, "a chunk")
+def wait_for_committed_chunk(daemon: DaemonUnderTest) -> None:
+    before = daemon.count_progress()
+    daemon.wait_until(lambda: daemon.count_progress() > before, "a committed chunk")
 
 
-def a_transcript_is_out(place: Place) -> None:
-    before = place.unfinished()
-    place.until(lambda: place.unfinished() < before, "a transcript")
+def wait_for_transcript(daemon: DaemonUnderTest) -> None:
+    before = daemon.count_unfinished()
+    daemon.wait_until(lambda: daemon.count_unfinished() < before, "a transcript")
 
 
-def at_once(_place: Place) -> None:
-    """While the daemon starts: it takes about a second."""
-    time.sleep(JITTER_S)
+def wait_for_start(_daemon: DaemonUnderTest) -> None:
+    """Wait until the daemon is starting, which takes about a second."""
+    time.sleep(MAX_DELAY_S)
 
 
-MOMENTS: tuple[Callable[[Place], None], ...] = (
-    at_once,
-    a_job_is_under_way,
-    a_chunk_is_safe,
-    a_transcript_is_out,
+MOMENTS: tuple[Callable[[DaemonUnderTest], None], ...] = (
+    wait_for_start,
+    wait_for_job_in_work,
+    wait_for_committed_chunk,
+    wait_for_transcript,
 )
 
 
-def feed(place: Place, dice: random.Random) -> None:
-    for _ in range(BACKLOG - place.unfinished()):
-        place.drop_script(f"{len(place.texts)}.wav", chunks=CHUNKS, dice=dice)
+def wait_for_random_moment(
+    daemon: DaemonUnderTest,
+    rng: random.Random,
+    moments: Sequence[Callable[[DaemonUnderTest], None]] = MOMENTS,
+) -> None:
+    rng.choice(moments)(daemon)
+    time.sleep(rng.uniform(0, MAX_DELAY_S))
+
+
+def drop_files(daemon: DaemonUnderTest, rng: random.Random) -> None:
+    for _ in range(BACKLOG - daemon.count_unfinished()):
+        daemon.drop_scripted_file(f"{len(daemon.texts)}.wav", chunks=CHUNKS, rng=rng)
 
 
 def kill_daemon(run: Run) -> None:
-    with run.place() as place:
-        place.script(PACE)
-        feed(place, run.dice)
-        place.start()
-        a_chunk_is_safe(place)
-        for _ in run.times(200, quick=2):
-            feed(place, run.dice)
-            moment = run.dice.choice(MOMENTS)
-            moment(place)
-            time.sleep(run.dice.uniform(0, JITTER_S))
-            place.kill_daemon()
-            run.judge(place, ended=False)
-            feed(place, run.dice)
-            if run.dice.random() < len(MOMENTS[1:]) / len(MOMENTS):
-                with run.readiness(place):
-                    place.start()
+    with run.create_daemon() as daemon:
+        daemon.write_fault_script(SLOW_CHUNKS)
+        drop_files(daemon, run.rng)
+        daemon.start()
+        wait_for_committed_chunk(daemon)
+        for _ in run.count_rounds(200, quick=2):
+            drop_files(daemon, run.rng)
+            wait_for_random_moment(daemon, run.rng)
+            daemon.kill()
+            run.check_daemon(daemon, ended=False)
+            drop_files(daemon, run.rng)
+            if run.rng.random() < len(MOMENTS[1:]) / len(MOMENTS):
+                with run.measure_recovery(daemon):
+                    daemon.start()
             else:
-                place.start()
-        place.wait_for_end()
-        place.stop()
+                daemon.start()
+        daemon.wait_for_all_jobs()
+        daemon.stop()
 
 
-def kill_worker(run: Run) -> None:
-    with run.place() as place:
-        place.script(PACE)
-        place.start()
-        for _ in run.times(200, quick=2):
-            feed(place, run.dice)
-            run.dice.choice(MOMENTS[1:])(place)
-            feed(place, run.dice)
-            time.sleep(run.dice.uniform(0, JITTER_S))
-            feed(place, run.dice)
-            with run.readiness(place):
-                place.until(place.kill_worker, "a worker")
-        place.wait_for_end()
-        place.stop()
+def kill_workers(run: Run) -> None:
+    with run.create_daemon() as daemon:
+        daemon.write_fault_script(SLOW_CHUNKS)
+        daemon.start()
+        for _ in run.count_rounds(200, quick=2):
+            drop_files(daemon, run.rng)
+            wait_for_random_moment(daemon, run.rng, MOMENTS[1:])
+            drop_files(daemon, run.rng)
+            with run.measure_recovery(daemon):
+                daemon.wait_until(daemon.kill_workers, "a worker")
+        daemon.wait_for_all_jobs()
+        daemon.stop()
 
 
-def ask_to_leave(run: Run, *, signals: tuple[signal.Signals, ...]) -> None:
-    """In mid-work. What is in flight is finished, or given back: nothing that is safe is done again."""
-    with run.place() as place:
-        place.script(FaultScript(chunk_s=0.1))
-        for _ in run.times(10, quick=1):
-            feed(place, run.dice)
-            place.start()
-            assert place.daemon
-            run.dice.choice(MOMENTS[1:])(place)
-            time.sleep(run.dice.uniform(0, JITTER_S))
+def stop_during_work(run: Run, *, signals: tuple[signal.Signals, ...]) -> None:
+    """Send signals during work.
+
+    Jobs in work are finished or given back; committed chunks are kept.
+    """
+    with run.create_daemon() as daemon:
+        daemon.write_fault_script(FaultScript(chunk_s=0.1))
+        for _ in run.count_rounds(10, quick=1):
+            drop_files(daemon, run.rng)
+            daemon.start()
+            assert daemon.process
+            wait_for_random_moment(daemon, run.rng, MOMENTS[1:])
             for number in signals:
-                place.daemon.send_signal(number)
-                time.sleep(run.dice.uniform(0, 0.1))
-            status = place.daemon.wait(timeout=30)
+                daemon.process.send_signal(number)
+                time.sleep(run.rng.uniform(0, 0.1))
+            status = daemon.process.wait(timeout=30)
             if status not in {0, *(-number for number in signals[1:])}:
-                run.complain(f"the daemon left with {status}")
-            place.take_stock()
-            run.judge(place, ended=False)
-            if stuck := place.rows("SELECT path FROM jobs WHERE status = 'processing'"):
-                run.complain(f"left behind as processing: {[row['path'] for row in stuck]}")
-        place.start()
-        place.wait_for_end()
-        place.stop()
+                run.report_violation(f"the daemon exited with {status}")
+            daemon.record_committed_chunks()
+            run.check_daemon(daemon, ended=False)
+            if stuck := daemon.query_ledger("SELECT path FROM jobs WHERE status = 'processing'"):
+                run.report_violation(f"still processing: {[row['path'] for row in stuck]}")
+        daemon.run_until_done()
 
 
 SCENARIOS = (
     Scenario("kill-daemon", "`kill -9` of the daemon, scripted engine", kill_daemon, in_quick=True),
-    Scenario("kill-worker", "`kill -9` of the worker, scripted engine", kill_worker, in_quick=True),
     Scenario(
-        "term", "SIGTERM during work", lambda run: ask_to_leave(run, signals=(signal.SIGTERM,))
+        "kill-worker", "`kill -9` of the worker, scripted engine", kill_workers, in_quick=True
+    ),
+    Scenario(
+        "term", "SIGTERM during work", lambda run: stop_during_work(run, signals=(signal.SIGTERM,))
     ),
     Scenario(
         "term-twice",
         "SIGTERM twice during work",
-        lambda run: ask_to_leave(run, signals=(signal.SIGTERM,) * 2),
+        lambda run: stop_during_work(run, signals=(signal.SIGTERM,) * 2),
     ),
     Scenario(
-        "ctrl-c", "Ctrl-C during work", lambda run: ask_to_leave(run, signals=(signal.SIGINT,))
+        "ctrl-c", "Ctrl-C during work", lambda run: stop_during_work(run, signals=(signal.SIGINT,))
     ),
 )

@@ -1,4 +1,4 @@
-"""The table, as Markdown, and its place in the documentation."""
+"""Renders the results as a Markdown table and writes it into the documentation."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,30 +22,30 @@ HEADINGS = (
 )
 
 
-def table(runs: Iterable[Run]) -> str:
-    rows = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *map(_row, runs)]
+def render_table(runs: Iterable[Run]) -> str:
+    rows = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *map(_render_row, runs)]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _row(run: Run) -> Sequence[str]:
-    harms = (str(run.harm(kind)) for kind in ("lost", "doubled", "wrong", "other"))
+def _render_row(run: Run) -> Sequence[str]:
+    counts = (str(run.count_violations(kind)) for kind in ("lost", "doubled", "wrong", "other"))
     return (
         run.fault,
         str(run.rounds),
-        *harms,
+        *counts,
         str(run.restarts),
-        _seconds(run.median_s),
-        _seconds(run.worst_s),
-        _seconds(run.longest_still_s),
+        _format_seconds(run.median_recovery_s),
+        _format_seconds(run.worst_recovery_s),
+        _format_seconds(run.longest_standstill_s),
     )
 
 
-def _seconds(value: float | None) -> str:
+def _format_seconds(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}"
 
 
-def write(text: str, page: Path = PAGE) -> None:
-    """Put the text between the marks."""
+def write_page(text: str, page: Path = PAGE) -> None:
+    """Replace the text between the marks."""
     before, _, rest = page.read_text("utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
     page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", "utf-8")

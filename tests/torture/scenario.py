@@ -1,4 +1,4 @@
-"""What a scenario gets, and what it leaves behind: one row of the table."""
+"""`Scenario`, which describes a kind of fault, and `Run`, which collects its results."""
 
 import random
 import statistics
@@ -9,85 +9,105 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.torture.place import Breach, Harm, Place
+from tests.torture.daemon_under_test import DaemonUnderTest, Violation, ViolationKind
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """`play` does the harm, round by round, and hands every place that it made to `Run.judge`."""
+    """`execute` injects the fault, round by round, into daemons of `Run.create_daemon`."""
 
     name: str
-    fault: str  # what the table calls it
-    play: "Callable[[Run], None]"
-    possible: Callable[[], bool] = lambda: True  # on this machine
-    in_quick: bool = False  # whether a quick run has time for it
+    fault: str  # its name in the table
+    execute: "Callable[[Run], None]"
+    is_possible: Callable[[], bool] = lambda: True  # on this machine
+    in_quick: bool = False  # whether a quick run includes it
 
 
 @dataclass(slots=True)
 class Run:
-    """One scenario under way. All chance comes from `dice`, so that a seed tells what was done."""
+    """The state and the results of one scenario.
+
+    All random numbers come from `rng`, so a seed repeats them.
+    """
 
     name: str
     fault: str
     scratch: Path
-    dice: random.Random
+    rng: random.Random
     quick: bool = False
     rounds: int = 0
     restarts: int = 0
-    done_again: int = 0
-    ready_s: list[float] = field(default_factory=list)
-    still_s: list[float] = field(default_factory=list)
-    breaches: list[Breach] = field(default_factory=list)
+    repeated_chunks: int = 0
+    recovery_s: list[float] = field(default_factory=list)
+    standstill_s: list[float] = field(default_factory=list)
+    violations: list[Violation] = field(default_factory=list)
     seconds: float = 0.0
 
-    def times(self, full: int, *, quick: int = 1) -> Iterator[int]:
-        """Count the rounds."""
+    def count_rounds(self, full: int, *, quick: int = 1) -> Iterator[int]:
+        """Yield the number of each round and count it when it is complete."""
         for number in range(quick if self.quick else full):
             yield number
             self.rounds += 1
 
     @contextmanager
-    def place(self, **more: Any) -> Iterator[Place]:
-        """A fresh place; judged at the end, and nothing of it left running."""
-        place = Place(self.scratch / f"place-{len(list(self.scratch.iterdir()))}", **more)
-        try:
-            yield place
-            self.judge(place)
-        finally:
-            place.close()
+    def create_daemon(self, **more: Any) -> Iterator[DaemonUnderTest]:
+        """Create a daemon with its own folders.
 
-    def judge(self, place: Place, *, ended: bool = True) -> None:
-        self.breaches += place.broken(ended=ended)
+        At the end it is checked, and its processes are killed.
+        """
+        daemon = DaemonUnderTest(
+            self.scratch / f"daemon-{len(list(self.scratch.iterdir()))}", **more
+        )
+        try:
+            yield daemon
+            self.check_daemon(daemon)
+        finally:
+            daemon.close()
+
+    def check_daemon(self, daemon: DaemonUnderTest, *, ended: bool = True) -> None:
+        self.violations += daemon.find_violations(ended=ended)
         if ended:
-            self.restarts += place.rows("SELECT count(*) FROM incidents")[0][0] + place.starts - 1
-            self.done_again += place.done_again()
+            self.restarts += (
+                daemon.query_ledger("SELECT count(*) FROM incidents")[0][0] + daemon.starts - 1
+            )
+            self.repeated_chunks += daemon.count_repeated_chunks()
 
     @contextmanager
-    def readiness(self, place: Place) -> Iterator[None]:
-        """Inside, a fault is brought about. Measured is the time from then until a fresh worker's work is safe."""
-        stale = {worker.pid for worker in place.workers()}
+    def measure_recovery(self, daemon: DaemonUnderTest) -> Iterator[None]:
+        """Measure the time from the end of the block, which injects a fault, to the next committed
+        chunk.
+        """
+        stale = {worker.pid for worker in daemon.list_workers()}
         yield
         began = time.monotonic()
-        place.until(lambda: {worker.pid for worker in place.workers()} - stale, "a fresh worker")
-        before = place.progress()
-        place.until(lambda: place.progress() > before, "work to go on")
-        self.ready_s.append(time.monotonic() - began)
+        daemon.wait_until(
+            lambda: {worker.pid for worker in daemon.list_workers()} - stale, "a new worker"
+        )
+        before = daemon.count_progress()
+        daemon.wait_until(lambda: daemon.count_progress() > before, "a committed chunk")
+        self.recovery_s.append(time.monotonic() - began)
 
-    def complain(self, what: str) -> None:
-        self.breaches.append(Breach("other", what))
+    def check_attempts(self, daemon: DaemonUnderTest) -> None:
+        """Report jobs that used more than one attempt."""
+        used = daemon.query_ledger("SELECT path FROM jobs WHERE attempts > 1 OR crashes > 0")
+        if used:
+            self.report_violation(f"attempts were used up: {[row['path'] for row in used]}")
 
-    def harm(self, kind: Harm) -> int:
-        return sum(breach.harm == kind for breach in self.breaches)
+    def report_violation(self, what: str) -> None:
+        self.violations.append(Violation("other", what))
+
+    def count_violations(self, kind: ViolationKind) -> int:
+        return sum(violation.kind == kind for violation in self.violations)
 
     @property
-    def median_s(self) -> float | None:
-        return statistics.median(self.ready_s) if self.ready_s else None
+    def median_recovery_s(self) -> float | None:
+        return statistics.median(self.recovery_s) if self.recovery_s else None
 
     @property
-    def longest_still_s(self) -> float | None:
-        """The longest time without a new transcript, less that without an attack."""
-        return max(self.still_s, default=None)
+    def longest_standstill_s(self) -> float | None:
+        """Return the longest time without a new transcript, less the usual time."""
+        return max(self.standstill_s, default=None)
 
     @property
-    def worst_s(self) -> float | None:
-        return max(self.ready_s, default=None)
+    def worst_recovery_s(self) -> float | None:
+        return max(self.recovery_s, default=None)

@@ -1,14 +1,13 @@
-"""kill -9 while speakers are told apart: the same rows and artifacts as without."""
+"""Kills daemons and workers while they identify speakers, and compares rows and artifacts."""
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from tests.integration.test_engine import samples_of, write_wav
-from tests.torture.kills import JITTER_S, MOMENTS
-from tests.torture.place import REAL, Place
+from tests.integration.test_engine import read_samples, write_wav
+from tests.torture.daemon_under_test import REAL, DaemonUnderTest
+from tests.torture.kills import MOMENTS, wait_for_random_moment
 from tests.torture.scenario import Run, Scenario
 
 FORMATS = ("json", "rttm", "vtt")
@@ -26,40 +25,41 @@ _ROWS = """
 _SPEAKERS = "SELECT speaker, name, seconds, words FROM speakers WHERE path = '{path}' ORDER BY 1"
 
 
-def kill(run: Run) -> None:
-    """Each round a fresh file, the daemon or its worker killed at a random moment of it."""
-    parts = [samples_of(name)[:, : 12 * 16_000] for name in ("voice_memo", "answering_machine")]
+def kill_during_work(run: Run) -> None:
+    """In each round, kill the daemon or its worker at a random moment of a new file."""
+    parts = [read_samples(name)[:, : 12 * 16_000] for name in ("voice_memo", "answering_machine")]
     sound = np.concatenate(parts, axis=1)
     file = write_wav(run.scratch / "talk.wav", sound)
-    with run.place(program=REAL, settings=SETTINGS) as place:
-        place.drop(file)
-        place.start()
-        place.wait_for_end()
-        expected = results(place, "talk")
+    with run.create_daemon(program=REAL, settings=SETTINGS) as daemon:
+        daemon.drop_file(file)
+        daemon.start()
+        daemon.wait_for_all_jobs()
+        expected = read_results(daemon, "talk")
         if not expected[1]:
-            run.complain("nobody was heard in the recording")
-        for number in run.times(100):
-            place.drop(file, f"{number}.wav")
-            run.dice.choice(MOMENTS[:3])(place)
-            time.sleep(run.dice.uniform(0, JITTER_S))
-            if run.dice.random() < 0.5:
-                place.kill_daemon()
-                place.start()
+            run.report_violation("no speaker was found in the recording")
+        for number in run.count_rounds(100):
+            daemon.drop_file(file, f"{number}.wav")
+            wait_for_random_moment(daemon, run.rng, MOMENTS[:3])
+            if run.rng.random() < 0.5:
+                daemon.kill()
+                daemon.start()
             else:
-                place.kill_worker()
-            place.wait_for_end()
-            if results(place, str(number)) != expected:
-                run.complain(f"round {number}: other rows or artifacts than without a kill")
-        place.stop()
+                daemon.kill_workers()
+            daemon.wait_for_all_jobs()
+            if read_results(daemon, str(number)) != expected:
+                run.report_violation(f"round {number}: other rows or artifacts than without a kill")
+        daemon.stop()
 
 
-def results(place: Place, stem: str) -> tuple[list[object], list[object], dict[str, list[str]]]:
-    """Return the rows of chunks, the speakers, and the lines of the artifacts that say who speaks."""
+def read_results(
+    daemon: DaemonUnderTest, stem: str
+) -> tuple[list[object], list[object], dict[str, list[str]]]:
+    """Return the rows of chunks, the speakers, and the lines of the artifacts with speakers."""
     rows, speakers = (
-        [tuple(row) for row in place.rows(query.format(path=f"{stem}.wav"))]
+        [tuple(row) for row in daemon.query_ledger(query.format(path=f"{stem}.wav"))]
         for query in (_ROWS, _SPEAKERS)
     )
-    artifacts = {ending: read_lines(place.outbox / f"{stem}.{ending}") for ending in FORMATS}
+    artifacts = {ending: read_lines(daemon.outbox / f"{stem}.{ending}") for ending in FORMATS}
     return rows, speakers, artifacts
 
 
@@ -69,6 +69,9 @@ def read_lines(artifact: Path) -> list[str]:
     return [line for line in lines if not line.startswith((' "job_id"', ' "created_at"'))]
 
 
-KILL = Scenario(
-    "speakers-kill", "`kill -9` while speakers are told apart, real model", kill, in_quick=True
+SCENARIO = Scenario(
+    "speakers-kill",
+    "`kill -9` while speakers are told apart, real model",
+    kill_during_work,
+    in_quick=True,
 )

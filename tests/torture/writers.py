@@ -1,7 +1,7 @@
-"""Programs that write into the inbox in every way: slowly, with pauses, open or closed, cut, replaced, killed midway.
+"""Programs that write into the inbox slowly, with pauses, truncate, replace or stop early.
 
-Whatever they do, all that a writer left is in a source that still exists, or in a transcript without a warning that it
-is cut; and no transcript of a part stays under the natural name.
+What a writer has written must remain as a source, or have a transcript without the warning `cut`.
+No transcript of a part may keep the natural name.
 """
 
 import hashlib
@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from speakeasyd.testing import build_scripted_chunks, missing_bytes, with_header
+from speakeasyd.testing import build_scripted_text, missing_bytes, with_header
 from tests.integration.test_engine import SAMPLES
-from tests.torture.place import REAL, SCRIPTED, Place
-from tests.torture.real import undisturbed
+from tests.torture.daemon_under_test import REAL, SCRIPTED, DaemonUnderTest
+from tests.torture.real_engine import transcribe_files
 from tests.torture.scenario import Run, Scenario
 
-AT_ONCE = 20  # writers side by side
-PAUSE_S = 1.0  # seconds that a writer pauses, at most: several times what lets a file settle
+BATCH_SIZE = 20  # writers at the same time
+PAUSE_S = 1.0  # the longest pause of a writer: several times `settle_s`
 SETTINGS: Mapping[str, Mapping[str, object]] = {
     "watch": {
         "settle_s": 0.1,
@@ -37,187 +37,192 @@ MODES = ("keep", "archive", "delete")
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a writer has to write, and what its transcript then says."""
+    """The bytes that a writer writes, and the expected transcript."""
 
-    whole: bytes
-    text: Callable[[bytes], str | None]  # of what was left; None: whatever the engine makes of it
+    complete: bytes
+    text: Callable[[bytes], str | None]  # of the written bytes; None: any text
     is_cut: Callable[[bytes], bool]
 
 
-Way = Callable[[Path, bytes, random.Random], None]
+WriteMethod = Callable[[Path, bytes, random.Random], None]
 
 
-def in_parts(whole: bytes, dice: random.Random) -> Iterator[bytes]:
-    """With a pause before each but the first."""
-    cuts = sorted(dice.randrange(len(whole)) for _ in range(dice.randrange(1, 4)))
-    for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True):
+def split_with_pauses(complete: bytes, rng: random.Random) -> Iterator[bytes]:
+    """Yield the bytes in parts, with a pause before each but the first."""
+    cuts = sorted(rng.randrange(len(complete)) for _ in range(rng.randrange(1, 4)))
+    for start, end in zip([0, *cuts], [*cuts, len(complete)], strict=True):
         if start:
-            time.sleep(dice.uniform(0, PAUSE_S))
-        yield whole[start:end]
+            time.sleep(rng.uniform(0, PAUSE_S))
+        yield complete[start:end]
 
 
-def hold_open(path: Path, whole: bytes, dice: random.Random) -> None:
+def write_slowly(path: Path, complete: bytes, rng: random.Random) -> None:
     with path.open("wb", buffering=0) as file:
-        for part in in_parts(whole, dice):
+        for part in split_with_pauses(complete, rng):
             file.write(part)
 
 
-def close_and_append(path: Path, whole: bytes, dice: random.Random) -> None:
+def append_parts(path: Path, complete: bytes, rng: random.Random) -> None:
     path.unlink(missing_ok=True)
-    for part in in_parts(whole, dice):
+    for part in split_with_pauses(complete, rng):
         with path.open("ab") as file:
             file.write(part)
 
 
-def rename_when_whole(path: Path, whole: bytes, dice: random.Random) -> None:
+def rename_when_complete(path: Path, complete: bytes, rng: random.Random) -> None:
     part = path.with_name(f".{path.name}.part")
-    close_and_append(part, whole, dice)
+    append_parts(part, complete, rng)
     part.replace(path)
 
 
-def truncate_and_write_again(path: Path, whole: bytes, dice: random.Random) -> None:
-    close_and_append(path, with_header(dice.randbytes(200)), dice)
-    time.sleep(dice.uniform(0, PAUSE_S))
-    hold_open(path, whole, dice)
+def truncate_and_rewrite(path: Path, complete: bytes, rng: random.Random) -> None:
+    append_parts(path, with_header(rng.randbytes(200)), rng)
+    time.sleep(rng.uniform(0, PAUSE_S))
+    write_slowly(path, complete, rng)
 
 
-def replace_whole(path: Path, whole: bytes, dice: random.Random) -> None:
-    rename_when_whole(path, with_header(dice.randbytes(300)), dice)
-    time.sleep(dice.uniform(0, 2 * PAUSE_S))
-    rename_when_whole(path, whole, dice)
+def replace_file(path: Path, complete: bytes, rng: random.Random) -> None:
+    rename_when_complete(path, with_header(rng.randbytes(300)), rng)
+    time.sleep(rng.uniform(0, 2 * PAUSE_S))
+    rename_when_complete(path, complete, rng)
 
 
-def break_off(path: Path, whole: bytes, dice: random.Random) -> None:
-    close_and_append(path, whole[: dice.randrange(1, len(whole))], dice)
+def stop_early(path: Path, complete: bytes, rng: random.Random) -> None:
+    append_parts(path, complete[: rng.randrange(1, len(complete))], rng)
 
 
-def touch_afterwards(path: Path, whole: bytes, dice: random.Random) -> None:
-    hold_open(path, whole, dice)
-    time.sleep(dice.uniform(0, PAUSE_S))
+def touch_after_writing(path: Path, complete: bytes, rng: random.Random) -> None:
+    write_slowly(path, complete, rng)
+    time.sleep(rng.uniform(0, PAUSE_S))
     if path.exists():
         path.touch()
 
 
-WAYS: tuple[Way, ...] = (
-    hold_open,
-    close_and_append,
-    rename_when_whole,
-    truncate_and_write_again,
-    replace_whole,
-    break_off,
-    touch_afterwards,
+WRITE_METHODS: tuple[WriteMethod, ...] = (
+    write_slowly,
+    append_parts,
+    rename_when_complete,
+    truncate_and_rewrite,
+    replace_file,
+    stop_early,
+    touch_after_writing,
 )
 
 
 @dataclass(slots=True)
 class Writer:
     path: Path
-    way: Way
+    method: WriteMethod
     content: Content
     seed: float
-    left: bytes = b""  # what it left when it ended
+    written: bytes = b""  # what the file had when the writer ended
 
     def run(self) -> None:
-        self.way(self.path, self.content.whole, random.Random(self.seed))
-        self.left = self.content.whole
-        if self.way is break_off:
-            self.left = self.path.read_bytes()
+        self.method(self.path, self.content.complete, random.Random(self.seed))
+        self.written = self.content.complete
+        if self.method is stop_early:
+            self.written = self.path.read_bytes()
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.left).hexdigest()
+        return hashlib.sha256(self.written).hexdigest()
 
 
-def scripted_content(dice: random.Random) -> Content:
+def create_scripted_content(rng: random.Random) -> Content:
     return Content(
-        whole=with_header(dice.randbytes(dice.randrange(50, 600))),
-        text=lambda left: "".join(
-            s.text for chunk in build_scripted_chunks(left) for s in chunk.segments
-        ),
-        is_cut=lambda left: missing_bytes(left) != 0,
+        complete=with_header(rng.randbytes(rng.randrange(50, 600))),
+        text=build_scripted_text,
+        is_cut=lambda written: missing_bytes(written) != 0,
     )
 
 
-def write_in_every_way(run: Run, *, sources: str, rounds: int) -> None:
+def run_all_methods(run: Run, *, sources: str, rounds: int) -> None:
     settings = {**SETTINGS, "inbox": {"sources": sources, "archive": run.scratch / "archive"}}
-    place = Place(run.scratch / "place", program=SCRIPTED, settings=settings)
+    daemon = DaemonUnderTest(run.scratch / "daemon", program=SCRIPTED, settings=settings)
     try:
-        place.start()
-        wanted = rounds if not run.quick else 8
-        while run.rounds < wanted:
+        daemon.start()
+        rounds = 8 if run.quick else rounds
+        while run.rounds < rounds:
             contents = [
-                scripted_content(run.dice) for _ in range(min(AT_ONCE, wanted - run.rounds))
+                create_scripted_content(run.rng)
+                for _ in range(min(BATCH_SIZE, rounds - run.rounds))
             ]
-            batch = [_a_writer(place, run, content, WAYS) for content in contents]
-            carry_out(place, run, batch, sources=sources, kill=run.dice.random() < 0.5)
-        place.stop()
+            batch = [_create_writer(daemon, run, content, WRITE_METHODS) for content in contents]
+            run_writers(daemon, run, batch, sources=sources, kill=run.rng.random() < 0.5)
+        daemon.stop()
     finally:
-        place.close()
+        daemon.close()
 
 
-def _a_writer(place: Place, run: Run, content: Content, ways: tuple[Way, ...]) -> Writer:
+def _create_writer(
+    daemon: DaemonUnderTest, run: Run, content: Content, methods: tuple[WriteMethod, ...]
+) -> Writer:
     run.rounds += 1
     return Writer(
-        place.inbox / f"{run.rounds}.flac", run.dice.choice(ways), content, run.dice.random()
+        daemon.inbox / f"{run.rounds}.flac", run.rng.choice(methods), content, run.rng.random()
     )
 
 
-def carry_out(place: Place, run: Run, batch: list[Writer], *, sources: str, kill: bool) -> None:
+def run_writers(
+    daemon: DaemonUnderTest, run: Run, batch: list[Writer], *, sources: str, kill: bool
+) -> None:
     threads = [threading.Thread(target=writer.run) for writer in batch]
     for thread in threads:
         thread.start()
     if kill:
-        time.sleep(run.dice.uniform(0, 2 * PAUSE_S))
-        place.kill_daemon()
-        place.start()
+        time.sleep(run.rng.uniform(0, 2 * PAUSE_S))
+        daemon.kill()
+        daemon.start()
     for thread in threads:
         thread.join()
-    place.until(
-        lambda: all(_has_ended(place, writer) for writer in batch), "the end of what was written"
+    daemon.wait_until(
+        lambda: all(_is_done(daemon, writer) for writer in batch), "the end of the jobs"
     )
     if sources != "keep":
-        whole = [writer for writer in batch if not writer.content.is_cut(writer.left)]
-        place.until(
-            lambda: not any(w.path.exists() for w in whole), "the whole sources to be put away"
+        complete = [writer for writer in batch if not writer.content.is_cut(writer.written)]
+        daemon.wait_until(
+            lambda: not any(w.path.exists() for w in complete), "the disposal of complete sources"
         )
     for writer in batch:
-        for what in find_losses(place, writer):
-            run.complain(f"{writer.path.name}, {writer.way.__name__}, {sources}: {what}")
+        for what in find_losses(daemon, writer):
+            run.report_violation(f"{writer.path.name}, {writer.method.__name__}, {sources}: {what}")
 
 
-def _has_ended(place: Place, writer: Writer) -> bool:
-    """Whether there is a job about what was left, and none of the file's jobs is under way."""
-    jobs = _jobs(place, writer)
+def _is_done(daemon: DaemonUnderTest, writer: Writer) -> bool:
+    """Whether there is a job about the written bytes, and all jobs of the file have ended."""
+    jobs = _query_jobs(daemon, writer)
     return all(job["finished_at"] for job in jobs) and writer.sha256 in {
         job["sha256"] for job in jobs
     }
 
 
-def _jobs(place: Place, writer: Writer) -> list[dict[str, object]]:
+def _query_jobs(daemon: DaemonUnderTest, writer: Writer) -> list[dict[str, object]]:
     name = writer.path.name
-    rows = place._rows_so_far(f"SELECT * FROM job_status WHERE path = '{name}' ORDER BY job_id")  # noqa: S608
+    rows = daemon.query_if_readable(
+        f"SELECT * FROM job_status WHERE path = '{name}' ORDER BY job_id"  # noqa: S608
+    )
     return [dict(row) for row in rows]
 
 
-def find_losses(place: Place, writer: Writer) -> Iterator[str]:
-    left, is_cut = writer.left, writer.content.is_cut(writer.left)
+def find_losses(daemon: DaemonUnderTest, writer: Writer) -> Iterator[str]:
+    written, is_cut = writer.written, writer.content.is_cut(writer.written)
     sources = [
         path
-        for path in place.root.parent.rglob("*")
-        if path.is_file() and path.parent != place.state
+        for path in daemon.root.parent.rglob("*")
+        if path.is_file() and path.parent != daemon.state
     ]
     source_exists = any(
-        path.stat().st_size == len(left) and path.read_bytes() == left for path in sources
+        path.stat().st_size == len(written) and path.read_bytes() == written for path in sources
     )
     jobs = [
         job
-        for job in _jobs(place, writer)
+        for job in _query_jobs(daemon, writer)
         if job["status"] == "completed" and not job["superseded_by"]
     ]
-    if is_cut and not (writer.path.exists() and writer.path.read_bytes() == left):
-        yield "the source of a cut recording is not where it was"
+    if is_cut and not (writer.path.exists() and writer.path.read_bytes() == written):
+        yield "the source of a cut recording was moved or changed"
     if not source_exists and (is_cut or writer.sha256 not in {job["sha256"] for job in jobs}):
-        yield "lost: neither its source nor its transcript is there"
+        yield "lost: it has neither a source nor a transcript"
     for job in jobs:
         if job["sha256"] != writer.sha256:
             yield f"job {job['job_id']} of an earlier version is current"
@@ -225,40 +230,45 @@ def find_losses(place: Place, writer: Writer) -> Iterator[str]:
             yield f"job {job['job_id']} has the warning {job['warning']!r}"
     if not jobs and not is_cut:
         yield "it has no transcript"
-    written = sorted(path.name for path in place.outbox.glob(f"{writer.path.stem}.*"))
-    if written != [f"{writer.path.stem}.txt"][: len(jobs)]:
-        yield f"in the outbox are {written}"
+    artifacts = sorted(path.name for path in daemon.outbox.glob(f"{writer.path.stem}.*"))
+    if artifacts != [f"{writer.path.stem}.txt"][: len(jobs)]:
+        yield f"the outbox has {artifacts}"
         return
-    text = writer.content.text(left)
+    text = writer.content.text(written)
     if (
         jobs
         and text is not None
-        and (place.outbox / written[0]).read_text("utf-8").split() != text.split()
+        and (daemon.outbox / artifacts[0]).read_text("utf-8").split() != text.split()
     ):
-        yield "the transcript under the natural name says something else"
+        yield "the transcript under the natural name has another text"
 
 
 def write_real(run: Run) -> None:
-    """The same of real recordings, by the real engine."""
+    """Write real recordings, which the real engine transcribes."""
     sample = SAMPLES / "voice_memo.flac"
-    text = undisturbed(run, [sample])[sample]
-    whole = sample.read_bytes()
+    text = transcribe_files(run, [sample])[sample]
+    complete = sample.read_bytes()
     content = Content(
-        whole=whole,
-        text=lambda left: text if left == whole else None,
-        is_cut=lambda left: left != whole,
+        complete=complete,
+        text=lambda written: text if written == complete else None,
+        is_cut=lambda written: written != complete,
     )
     settings = {**SETTINGS, "inbox": {"sources": "delete"}}
-    place = Place(run.scratch / "place", program=REAL, settings=settings)
+    daemon = DaemonUnderTest(run.scratch / "daemon", program=REAL, settings=settings)
     try:
-        place.start()
-        ways: tuple[Way, ...] = (hold_open, close_and_append, rename_when_whole, touch_afterwards)
-        for way in ways:
-            writers = [_a_writer(place, run, content, (way,)) for _ in range(2)]
-            carry_out(place, run, writers, sources="delete", kill=False)
-        place.stop()
+        daemon.start()
+        methods: tuple[WriteMethod, ...] = (
+            write_slowly,
+            append_parts,
+            rename_when_complete,
+            touch_after_writing,
+        )
+        for method in methods:
+            writers = [_create_writer(daemon, run, content, (method,)) for _ in range(2)]
+            run_writers(daemon, run, writers, sources="delete", kill=False)
+        daemon.stop()
     finally:
-        place.close()
+        daemon.close()
 
 
 SCENARIOS = (
@@ -266,8 +276,8 @@ SCENARIOS = (
         Scenario(
             f"writers-{mode}",
             f"writers that pause, append, truncate, replace or stop early; sources = {mode}",
-            lambda run, mode=mode: write_in_every_way(run, sources=mode, rounds=170),  # type: ignore[misc]
-            possible=lambda: os.name == "posix",
+            lambda run, mode=mode: run_all_methods(run, sources=mode, rounds=170),  # type: ignore[misc]
+            is_possible=lambda: os.name == "posix",
             in_quick=True,
         )
         for mode in MODES

@@ -1,4 +1,4 @@
-"""The table of files that are not in the ledger yet."""
+"""`Arrivals`: files without a job."""
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -10,8 +10,11 @@ from speakeasyd.services.arrivals import Arrivals
 PATHS = (b"a.wav", b"b.wav")
 
 
-class Machine(RuleBasedStateMachine):
-    """Events, looks, readings and time in any order: no file is handed on twice at once, none is left behind."""
+class ArrivalsMachine(RuleBasedStateMachine):
+    """Events, observations, hashing and time in any order.
+
+    No file is processed twice at once, and none is forgotten.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -19,33 +22,33 @@ class Machine(RuleBasedStateMachine):
         self.now = 0.0
         self.files: dict[bytes, int | None] = dict.fromkeys(
             PATHS, 1
-        )  # the size of each; None: gone
+        )  # size of each file; None: deleted
         self.noticed: set[bytes] = set()
-        self.in_hand: list[bytes] = []  # being looked at
-        self.taken: list[bytes] = []  # being read
+        self.in_hand: list[bytes] = []  # under observation
+        self.taken: list[bytes] = []  # being hashed
 
     @rule(seconds=st.sampled_from([0.0, 0.1, 0.5, 1.5, 2.0, 7.0]))
-    def wait(self, seconds: float) -> None:
+    def pass_time(self, seconds: float) -> None:
         self.now += seconds
 
     @rule(path=st.sampled_from(PATHS), announced=st.booleans(), hint=st.booleans())
-    def notice(self, path: bytes, announced: bool, hint: bool) -> None:
+    def notice_file(self, path: bytes, announced: bool, hint: bool) -> None:
         self.arrivals.notice_file(path, self.now, announced=announced, hint=hint)
         self.noticed.add(path)
 
     @rule(path=st.sampled_from(PATHS), size=st.sampled_from([0, 1, 2, None]))
-    def change(self, path: bytes, size: int | None) -> None:
+    def change_file(self, path: bytes, size: int | None) -> None:
         self.files[path] = size
 
     @precondition(lambda self: not self.in_hand)
     @rule()
-    def begin_look(self) -> None:
+    def begin_observation(self) -> None:
         self.in_hand = self.arrivals._take_due(self.now, 10)
         assert len(set(self.in_hand)) == len(self.in_hand)
         assert not set(self.in_hand) & set(self.taken)
 
     @rule()
-    def end_look(self) -> None:
+    def end_observation(self) -> None:
         for path in self.in_hand:
             size = self.files[path]
             found = AccessProblem.GONE if size is None else Observation(Signature(size, 0, 1))
@@ -58,7 +61,7 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.taken)
     @rule(trouble=st.sampled_from([None, AccessProblem.CHANGED, AccessProblem.DENIED]))
-    def end_reading(self, trouble: AccessProblem | None) -> None:
+    def end_hashing(self, trouble: AccessProblem | None) -> None:
         path = self.taken.pop(0)
         if trouble:
             self.arrivals.record_observation(path, trouble, self.now)
@@ -68,17 +71,17 @@ class Machine(RuleBasedStateMachine):
                 self.noticed.discard(path)
 
     @invariant()
-    def none_is_left_behind(self) -> None:
+    def check_no_file_is_forgotten(self) -> None:
         assert self.noticed == set(self.arrivals._by_path)
         waiting = self.noticed - set(self.taken) - set(self.in_hand)
         queue = set(self.arrivals._queue)
         assert all((self.arrivals._by_path[path].due, path) in queue for path in waiting)
 
 
-TestArrivals = Machine.TestCase
+TestArrivals = ArrivalsMachine.TestCase
 
 
-def test_an_event_while_a_file_is_read_makes_it_a_new_arrival() -> None:
+def test_an_event_during_hashing_makes_a_new_arrival() -> None:
     arrivals = Arrivals(settle_s=0.0, empty_s=1.0)
     found = Observation(Signature(1, 0, 1))
     arrivals.notice_file(b"a.wav", 0.0, announced=True)
@@ -92,7 +95,7 @@ def test_an_event_while_a_file_is_read_makes_it_a_new_arrival() -> None:
     assert arrivals._take_due(0.3, 10) == [b"a.wav"]
 
 
-def test_what_has_not_let_itself_be_read_for_long_does_not_keep_the_rest_waiting() -> None:
+def test_a_file_that_stays_unreadable_delays_no_others() -> None:
     arrivals = Arrivals(settle_s=1.0, empty_s=1.0)
     assert arrivals.is_idle(0.0)
     arrivals.notice_file(b"a.wav", 0.0, announced=True)
@@ -103,7 +106,7 @@ def test_what_has_not_let_itself_be_read_for_long_does_not_keep_the_rest_waiting
     assert arrivals.is_idle(20.0)
 
 
-def test_a_file_that_no_event_told_of_is_remembered_as_missed() -> None:
+def test_a_file_without_an_event_counts_as_missed() -> None:
     for announced in (True, False):
         arrivals = Arrivals(settle_s=0.0, empty_s=1.0)
         arrivals.notice_file(b"a.wav", 0.0, announced=announced)
@@ -113,7 +116,7 @@ def test_a_file_that_no_event_told_of_is_remembered_as_missed() -> None:
         assert arrivals.missed is not announced
 
 
-def test_an_event_during_the_look_that_settles_a_file_does_not_hand_it_on_twice() -> None:
+def test_an_event_during_the_last_observation_repeats_nothing() -> None:
     arrivals = Arrivals(settle_s=2.0, empty_s=5.0)
     seen = Observation(Signature(1, 0, 1))
     arrivals.notice_file(b"a.wav", 0.0, announced=True)

@@ -1,4 +1,4 @@
-"""Where speech is cut: nothing lost, nothing twice, never too long, the same however it is fed."""
+"""Cutting of speech into chunks: complete, disjoint, bounded, independent of how the input is fed."""
 
 from itertools import pairwise
 
@@ -20,7 +20,7 @@ settings = st.sampled_from(
 )
 
 
-def cut(
+def cut_spans(
     probabilities: list[float], cutting: ChunkingRules = SMALL, step: int = 10_000
 ) -> list[ChunkSpan]:
     chunker = Chunker(cutting)
@@ -34,7 +34,7 @@ def cut(
 def test_spans_are_ordered_disjoint_within_bounds_and_not_too_long(
     probabilities: list[float], how: ChunkingRules
 ) -> None:
-    spans = cut(probabilities, how)
+    spans = cut_spans(probabilities, how)
     for span in spans:
         assert 0 <= span.start < span.end <= len(probabilities)
         assert span.end - span.start <= how.longest
@@ -44,7 +44,9 @@ def test_spans_are_ordered_disjoint_within_bounds_and_not_too_long(
 
 @given(runs, settings)
 def test_speech_is_never_lost(probabilities: list[float], how: ChunkingRules) -> None:
-    covered = {window for span in cut(probabilities, how) for window in range(span.start, span.end)}
+    covered = {
+        window for span in cut_spans(probabilities, how) for window in range(span.start, span.end)
+    }
     spoken = {
         n
         for n, probability in enumerate(probabilities)
@@ -57,11 +59,11 @@ def test_speech_is_never_lost(probabilities: list[float], how: ChunkingRules) ->
 def test_the_spans_do_not_depend_on_how_they_are_fed(
     probabilities: list[float], how: ChunkingRules, step: int
 ) -> None:
-    assert cut(probabilities, how, step) == cut(probabilities, how)
+    assert cut_spans(probabilities, how, step) == cut_spans(probabilities, how)
 
 
 @given(runs, settings)
-def test_what_a_span_contains_was_still_needed_before_it_came(
+def test_needed_samples_are_kept_until_their_span_ends(
     probabilities: list[float], how: ChunkingRules
 ) -> None:
     chunker = Chunker(how)
@@ -73,37 +75,37 @@ def test_what_a_span_contains_was_still_needed_before_it_came(
 
 
 @given(runs, settings)
-def test_voiced_runs_lie_in_their_span(probabilities: list[float], how: ChunkingRules) -> None:
-    for span in cut(probabilities, how):
+def test_voiced_runs_are_inside_their_span(probabilities: list[float], how: ChunkingRules) -> None:
+    for span in cut_spans(probabilities, how):
         assert span.voiced
         assert all(span.start <= start < end <= span.end for start, end in span.voiced)
 
 
 def test_silence_has_no_chunks() -> None:
-    assert cut([0.1] * 500) == []
+    assert cut_spans([0.1] * 500) == []
 
 
-def test_a_short_silence_stays_inside_and_a_long_one_parts() -> None:
-    assert len(cut([0.9] * 5 + [0.0] * 6 + [0.9] * 5)) == 1
-    assert len(cut([0.9] * 5 + [0.0] * 9 + [0.9] * 5)) == 2
+def test_only_long_silence_separates_spans() -> None:
+    assert len(cut_spans([0.9] * 5 + [0.0] * 6 + [0.9] * 5)) == 1
+    assert len(cut_spans([0.9] * 5 + [0.0] * 9 + [0.9] * 5)) == 2
 
 
-def test_long_speech_is_cut_where_least_is_spoken() -> None:
+def test_long_speech_is_cut_at_the_least_speech() -> None:
     speech = [0.9] * 70
     speech[30:33] = [0.5, 0.4, 0.5]
-    first, second = cut(speech)
+    first, second = cut_spans(speech)
     assert first.end == second.start == 31
 
 
 def test_a_span_keeps_some_silence_around_its_speech() -> None:
-    (span,) = cut([0.0] * 10 + [0.9] * 5 + [0.0] * 20)
+    (span,) = cut_spans([0.0] * 10 + [0.9] * 5 + [0.0] * 20)
     assert (span.start, span.end, span.voiced) == (8, 17, ((10, 15),))
 
 
 @pytest.mark.parametrize("everything", [False, True])
-def test_silence_that_was_never_recorded_is_in_no_chunk(everything: bool) -> None:
-    """However long: twenty hours cost nothing, and what follows is where it belongs."""
-    hole = 2_250_000  # windows: 20 h
+def test_a_hole_is_in_no_chunk(everything: bool) -> None:
+    """A hole of twenty hours takes no time, and speech after it keeps its times."""
+    hole = 2_250_000  # windows; 20 h
     chunker = Chunker(ChunkingRules(everything=everything))
     spans = chunker.add_probabilities([0.9] * 100)
     spans += chunker.feed_silence(hole)

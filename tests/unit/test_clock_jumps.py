@@ -1,6 +1,5 @@
-"""The wall clock is set forward and back: nothing waits for a time that was never meant."""
+"""Jumps of the wall clock change no waits."""
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,35 +22,24 @@ from speakeasyd.ledger.lock import LedgerLock, find_holder
 from speakeasyd.ledger.maintenance import release_stale_claims, shift_waits, shorten_waits
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.testing import ManualClock
-from tests.ledgers import a_file, claimed, finish, opened, status
+from tests.ledgers import add_claimed_jobs, build_job, finish_job, open_ledger, read_status
 
 HOUR, DAY = 3600.0, 86400.0
 JUMPS = (-2 * DAY, -2 * HOUR, 2 * HOUR, 2 * DAY)
 WAITS = RecoverySettings(retry_s=5, retry_max_s=900)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
-    async with opened(tmp_path / "ledger.db", clock=clock) as ledger:
-        yield ledger
-
-
-def later(clock: ManualClock, seconds: float) -> str:
+def format_time_after(clock: ManualClock, seconds: float) -> str:
     return format_utc(clock.utc() + timedelta(seconds=seconds))
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-async def test_what_never_had_to_wait_goes_at_once(
+async def test_jobs_without_a_wait_start_immediately(
     ledger: Ledger, clock: ManualClock, jump: float
 ) -> None:
-    running, done = await claimed(ledger, a_file("running"), a_file("done"))
-    await finish(ledger, done, " text")
-    await ledger.write(add_jobs, [a_file("new")])
+    running, done = await add_claimed_jobs(ledger, build_job("running"), build_job("done"))
+    await finish_job(ledger, done, " text")
+    await ledger.write(add_jobs, [build_job("new")])
     clock.set_wall(jump)
     await ledger.write(release_claim, running.id, running.token, available_at=None)
     assert await ledger.retry_jobs([done.id]) == [done.id]
@@ -59,11 +47,11 @@ async def test_what_never_had_to_wait_goes_at_once(
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-async def test_a_wait_lasts_as_long_as_it_was_meant_to(
-    ledger: Ledger, clock: ManualClock, jump: float
-) -> None:
-    [job] = await claimed(ledger, a_file("a"))
-    await ledger.write(release_claim, job.id, job.token, available_at=later(clock, 60), crash=True)
+async def test_a_wait_keeps_its_length(ledger: Ledger, clock: ManualClock, jump: float) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    await ledger.write(
+        release_claim, job.id, job.token, available_at=format_time_after(clock, 60), crash=True
+    )
     jumps = JumpDetector(clock)
     clock.set_wall(jump)
     clock.advance(20)
@@ -82,13 +70,22 @@ async def test_a_wait_lasts_as_long_as_it_was_meant_to(
 async def test_after_a_restart_no_wait_is_longer_than_its_backoff(
     ledger: Ledger, clock: ManualClock, jump: float
 ) -> None:
-    crashed, held = await claimed(ledger, a_file("crashed"), a_file("held", model="tiny"))
+    crashed, held = await add_claimed_jobs(
+        ledger, build_job("crashed"), build_job("held", model="tiny")
+    )
     await ledger.write(
-        release_claim, crashed.id, crashed.token, available_at=later(clock, 4), crash=True
+        release_claim,
+        crashed.id,
+        crashed.token,
+        available_at=format_time_after(clock, 4),
+        crash=True,
     )
     await ledger.write(release_claim, held.id, held.token, available_at=None)
     await ledger.postpone_jobs(
-        "tiny", available_at=later(clock, HOLD_S), code="model_unavailable", error="no model"
+        "tiny",
+        available_at=format_time_after(clock, HOLD_S),
+        code="model_unavailable",
+        error="no model",
     )
     clock.set_wall(jump)
     await ledger.write(release_stale_claims)
@@ -99,52 +96,52 @@ async def test_after_a_restart_no_wait_is_longer_than_its_backoff(
     jobs = await ledger.write(claim_jobs, 10)
     assert (
         held.id in {job.id for job in jobs}
-        or (await status(ledger, held.id))["status"] == "processing"
+        or (await read_status(ledger, held.id))["status"] == "processing"
     )
 
 
-async def test_jobs_of_an_earlier_version_that_never_waited_go_at_once(
+async def test_jobs_of_an_earlier_version_without_a_wait_start_immediately(
     tmp_path: Path, clock: ManualClock
 ) -> None:
     path = tmp_path / "ledger.db"
-    async with opened(path, clock=clock) as ledger:
-        await ledger.write(add_jobs, [a_file("a")])
+    async with open_ledger(path, clock=clock) as ledger:
+        await ledger.write(add_jobs, [build_job("a")])
         await ledger._writer.run_operation(
             lambda tx: tx.connection.exec_driver_sql("UPDATE jobs SET available_at = created_at")
         )
     clock.set_wall(-2 * DAY)
-    async with opened(path, clock=clock) as ledger:
+    async with open_ledger(path, clock=clock) as ledger:
         await ledger.write(release_stale_claims)
         await ledger.write(shorten_waits, WAITS, delivery_wait_s=3600, final_wait_s=3600)
         assert len(await ledger.write(claim_jobs, 1)) == 1
 
 
-async def test_a_person_need_not_wait_for_the_time_of_a_retry(
-    ledger: Ledger, clock: ManualClock
-) -> None:
-    [job] = await claimed(ledger, a_file("a"))
-    await ledger.write(release_claim, job.id, job.token, available_at=later(clock, 900), crash=True)
+async def test_a_manual_retry_needs_no_wait(ledger: Ledger, clock: ManualClock) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    await ledger.write(
+        release_claim, job.id, job.token, available_at=format_time_after(clock, 900), crash=True
+    )
     assert await ledger.write(claim_jobs, 1) == []
     assert await ledger.retry_jobs([job.id]) == [job.id]
     assert await ledger.retry_jobs([job.id]) == []
     assert len(await ledger.write(claim_jobs, 1)) == 1
 
 
-async def test_people_see_a_time_for_what_need_not_wait(ledger: Ledger) -> None:
-    [job] = await ledger.write(add_jobs, [a_file("a")])
-    row = await status(ledger, job.job_id)
+async def test_jobs_without_a_wait_show_a_time(ledger: Ledger) -> None:
+    [job] = await ledger.write(add_jobs, [build_job("a")])
+    row = await read_status(ledger, job.job_id)
     assert row["available_at"] == row["created_at"]
 
 
 @pytest.mark.parametrize("jump", JUMPS)
-async def test_a_message_waits_no_longer_than_it_was_meant_to(
-    ledger: Ledger, clock: ManualClock, jump: float
-) -> None:
+async def test_a_delivery_keeps_its_wait(ledger: Ledger, clock: ManualClock, jump: float) -> None:
     failed = Notification(NotificationKind.JOB_FAILED, format_utc(clock.utc()), 1, {})
     await ledger.write(enqueue_deliveries, [("hook", failed)], seq=1, until=format_utc(clock.utc()))
     first = await ledger.read(find_next_delivery, "hook")
     assert first
-    await ledger.write(mark_delivery_failed, first, "hook", error="down", again_at=later(clock, 60))
+    await ledger.write(
+        mark_delivery_failed, first, "hook", error="down", again_at=format_time_after(clock, 60)
+    )
     clock.set_wall(jump)
     await ledger.write(shift_waits, jump)
     again = await ledger.read(find_next_delivery, "hook")
@@ -153,7 +150,7 @@ async def test_a_message_waits_no_longer_than_it_was_meant_to(
 
 
 @given(st.lists(st.tuples(st.floats(-0.5, 0.5), st.floats(0.1, 5.0)), max_size=50))
-def test_slow_adjustment_is_no_jump(steps: list[tuple[float, float]]) -> None:
+def test_slow_adjustment_is_not_a_jump(steps: list[tuple[float, float]]) -> None:
     clock = ManualClock()
     jumps = JumpDetector(clock)
     for adjusted, passed in steps:
@@ -174,7 +171,7 @@ def test_a_jump_is_measured_until_it_is_accepted(size: float, back: bool) -> Non
     assert jumps.measure() == 0.0
 
 
-def test_how_long_the_daemon_is_up_is_no_matter_of_the_wall_clock(
+def test_uptime_does_not_depend_on_the_wall_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with LedgerLock(tmp_path):

@@ -1,4 +1,4 @@
-"""Settings: where they come from, what is refused and how it is said."""
+"""Settings: sources, validation and messages."""
 
 import tomllib
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _no_configuration_of_this_machine(monkeypatch: pytest.MonkeyPatch, scratch_home: Path) -> None:
+def _hide_local_configuration(monkeypatch: pytest.MonkeyPatch, scratch_home: Path) -> None:
     monkeypatch.setattr(
         "speakeasyd.setting_sources.list_candidates", lambda: [scratch_home / "speakeasyd.toml"] * 2
     )
@@ -43,7 +43,7 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "speakeasyd.toml"
 
 
-def refused(file: Path, text: str, environ: Mapping[str, str] | None = None) -> str:
+def read_refusal(file: Path, text: str, environ: Mapping[str, str] | None = None) -> str:
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
         load_configuration(file, environ=environ or {})
@@ -54,7 +54,7 @@ def refused(file: Path, text: str, environ: Mapping[str, str] | None = None) -> 
 # --- layers
 
 
-def test_later_layers_win(file: Path) -> None:
+def test_later_layers_override_earlier_ones(file: Path) -> None:
     file.write_text("[watch]\nsettle_s = 1\npoll_s = 1\nempty_s = 1\n")
     environ = {"SPEAKEASYD_WATCH__POLL_S": "2", "SPEAKEASYD_WATCH__EMPTY_S": "2"}
     loaded = load_configuration(file, environ=environ, flags={"watch": {"empty_s": 3}})
@@ -101,7 +101,7 @@ def test_lists_in_the_environment_are_written_as_toml(file: Path) -> None:
     assert settings.workers.offline is True
 
 
-def test_a_preset_may_come_from_the_environment(file: Path) -> None:
+def test_a_preset_can_come_from_the_environment(file: Path) -> None:
     file.write_text("[presets.fr]\nlanguage = 'fr'\n")
     settings = load_configuration(file, environ={"SPEAKEASYD_PRESETS__FR__BEAM_SIZE": "2"}).settings
     assert settings.presets == {"fr": {"language": "fr", "beam_size": 2}}
@@ -117,7 +117,7 @@ def test_the_file_of_the_environment_and_none_at_all(file: Path) -> None:
     assert loaded.settings.log.level == "info"
 
 
-def test_a_file_that_was_named_must_be_there(tmp_path: Path) -> None:
+def test_a_named_file_must_exist(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no file .*nowhere\.toml"):
         load_configuration(tmp_path / "nowhere.toml", environ={})
     with pytest.raises(ConfigError, match="SPEAKEASYD_CONFIG"):
@@ -131,7 +131,7 @@ def test_the_users_file_comes_before_the_machines() -> None:
     assert machine.is_absolute()
 
 
-def test_a_mark_at_the_beginning_is_skipped(file: Path) -> None:
+def test_a_byte_order_mark_is_skipped(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbf[log]\nlevel = 'error'\n")
     assert load_configuration(file, environ={}).settings.log.level == "error"
 
@@ -151,12 +151,12 @@ def test_paths_count_from_the_file_and_are_filled_in(
 
 
 def test_a_variable_that_is_not_set_is_refused(file: Path) -> None:
-    said = refused(file, 'state = "${NO_SUCH_VARIABLE}/state"')
+    said = read_refusal(file, 'state = "${NO_SUCH_VARIABLE}/state"')
     assert "state" in said
     assert "NO_SUCH_VARIABLE is not set" in said
 
 
-# --- what is refused
+# --- validation
 
 WRONG = [
     ("[watch]\nsetle_s = 1", ["watch.setle_s", "did you mean settle_s?"]),
@@ -230,35 +230,33 @@ WRONG = [
         "server = 'SECRET'",
     ],
 )
-def test_what_may_be_secret_is_not_shown(file: Path, text: str) -> None:
-    assert "SECRET" not in refused(file, text)
+def test_possible_secrets_are_hidden(file: Path, text: str) -> None:
+    assert "SECRET" not in read_refusal(file, text)
 
 
 @pytest.mark.parametrize(
     ("text", "said"), WRONG, ids=[text.replace("\n", " ") for text, _ in WRONG]
 )
-def test_what_is_wrong_is_said_with_file_key_and_what_is_allowed(
-    file: Path, text: str, said: list[str]
-) -> None:
-    message = refused(file, text)
+def test_an_error_names_file_key_and_allowed_values(file: Path, text: str, said: list[str]) -> None:
+    message = read_refusal(file, text)
     assert message.startswith(str(file))
     assert [part for part in said if part not in message] == []
 
 
-def test_everything_that_is_wrong_is_said_at_once(file: Path) -> None:
-    message = refused(file, "[watch]\nsettle_s = -1\n[log]\nlevel = 'loud'\nformt = 'x'")
+def test_all_errors_are_reported_together(file: Path) -> None:
+    message = read_refusal(file, "[watch]\nsettle_s = -1\n[log]\nlevel = 'loud'\nformt = 'x'")
     assert len(message.splitlines()) == 3
 
 
-def test_a_variable_or_flag_is_named_as_the_one_to_blame(file: Path) -> None:
-    said = refused(file, "[watch]\npoll_s = 1", environ={"SPEAKEASYD_WATCH__POLL_S": "soon"})
+def test_an_error_names_its_variable_or_flag(file: Path) -> None:
+    said = read_refusal(file, "[watch]\npoll_s = 1", environ={"SPEAKEASYD_WATCH__POLL_S": "soon"})
     assert said.startswith(
         "the environment variable SPEAKEASYD_WATCH__POLL_S: watch.poll_s is 'soon'"
     )
-    assert "SPEAKEASYD_WACTH__POLL_S: there is no key wacth" in refused(
+    assert "SPEAKEASYD_WACTH__POLL_S: there is no key wacth" in read_refusal(
         file, "", {"SPEAKEASYD_WACTH__POLL_S": "1"}
     )
-    assert "SPEAKEASYD_OPTIONS__FORMATS is not a list" in refused(
+    assert "SPEAKEASYD_OPTIONS__FORMATS is not a list" in read_refusal(
         file, "", {"SPEAKEASYD_OPTIONS__FORMATS": "[txt"}
     )
     with pytest.raises(ConfigError, match=r"the command line: options\.task is 'sing'"):
@@ -284,7 +282,7 @@ def test_an_outbox_below_the_inbox_is_allowed(file: Path) -> None:
 
 
 @given(st.text())
-def test_no_file_makes_it_stumble(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
+def test_any_file_is_loaded_or_refused(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     file = tmp_path_factory.mktemp("fuzz") / "speakeasyd.toml"
     file.write_text(text, encoding="utf-8", errors="replace")
     with suppress(ConfigError):
@@ -294,8 +292,8 @@ def test_no_file_makes_it_stumble(tmp_path_factory: pytest.TempPathFactory, text
 # --- the reference
 
 
-def test_the_commented_file_is_the_one_that_the_tables_make() -> None:
-    """To mend it: speakeasyd config init --force config/speakeasyd.toml"""
+def test_the_commented_file_is_up_to_date() -> None:
+    """To regenerate it: speakeasyd config init --force config/speakeasyd.toml"""
     assert (REPOSITORY / "config" / "speakeasyd.toml").read_text(
         encoding="utf-8"
     ) == render_toml_file()
@@ -308,8 +306,8 @@ def test_the_commented_file_changes_nothing() -> None:
     )
 
 
-def test_every_key_is_in_it_with_its_true_default(tmp_path: Path) -> None:
-    """All `#` before keys taken away, the file still loads, and says what it said before."""
+def test_every_key_is_in_the_file_with_its_default(tmp_path: Path) -> None:
+    """Without the `#` before keys, the file loads and gives the same settings."""
     uncommented = [
         line.removeprefix("# ")
         for line in render_toml_file().splitlines()
@@ -327,24 +325,24 @@ def test_every_key_is_in_it_with_its_true_default(tmp_path: Path) -> None:
 
 
 def _is_key(line: str) -> bool:
-    """A key, a further line of a list, or the header of the example of a preset."""
+    """Whether it is a key, a continued line of a list, or the header of the preset example."""
     return line.startswith(("    ", "[")) or line.partition(" = ")[0] in {
         name for _, _, name in list_keys()
     }
 
 
-def test_every_key_has_one_line_of_why() -> None:
+def test_every_key_has_a_comment_line() -> None:
     assert [key.name for key in list_reference() if not key.why.strip().endswith(".")] == []
 
 
 def test_the_docs_have_every_key() -> None:
-    """To mend it: put what `markdown()` gives between the marks."""
+    """To fix it: put the output of `render_markdown()` between the marks."""
     assert render_markdown() in (REPOSITORY / "docs" / "configuration.md").read_text(
         encoding="utf-8"
     )
 
 
-def test_settings_can_be_written_as_the_file_says_them(file: Path, tmp_path: Path) -> None:
+def test_settings_are_written_as_in_the_file(file: Path, tmp_path: Path) -> None:
     file.write_text(
         "[[inboxes]]\npath='a'\noutbox='b'\n[presets.fr]\nlanguage='fr'\nhotwords='Zoë \"Q\"'\n[watch]\nsettle_s=0.5"
     )
@@ -375,7 +373,7 @@ def test_secrets_are_shown_as_stars(file: Path) -> None:
 # --- reload
 
 
-def test_a_reload_tells_what_has_to_wait() -> None:
+def test_a_reload_reports_what_needs_a_restart() -> None:
     old = Settings()
     new = Settings.model_validate(
         {
@@ -408,12 +406,12 @@ def test_a_reload_tells_what_has_to_wait() -> None:
     )
 
 
-def test_nothing_changes_by_itself() -> None:
+def test_equal_settings_have_no_changes() -> None:
     changes = compare_settings(Settings(), Settings())
     assert (changes.now, changes.restart) == ((), ())
 
 
-def test_what_is_live_exists() -> None:
+def test_live_keys_exist() -> None:
     known = {f"{table}.{name}" if table else name for table, _, name in list_keys()} | {"presets"}
     assert [
         live for live in LIVE if not any(key == live or key.startswith(f"{live}.") for key in known)

@@ -1,4 +1,6 @@
-"""What the source imports is what pyproject.toml declares, and an extra's libraries stay where the extra belongs."""
+"""Imports match the dependencies of pyproject.toml, and libraries of extras are used only where
+allowed.
+"""
 
 import ast
 import sys
@@ -19,17 +21,19 @@ EXTRA_FOLDERS = {
     "record": "speakeasyd/recorder",
     "notify": "speakeasyd/notify",
 }
-LOADED_BY_OTHERS = {"websockets"}  # uvicorn loads it by itself
-OURS = {"speakeasyd", "tests", "benchmarks"}
+LOADED_BY_OTHERS = {"websockets"}  # loaded by uvicorn
+OWN_PACKAGES = {"speakeasyd", "tests", "benchmarks"}
 DISTRIBUTIONS = packages_distributions()
 
 
-def declared(requirements: list[str]) -> set[str]:
+def parse_requirements(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(line).name) for line in requirements}
 
 
-CORE = declared(PROJECT["dependencies"])
-EXTRAS = {name: declared(lines) for name, lines in PROJECT["optional-dependencies"].items()}
+CORE = parse_requirements(PROJECT["dependencies"])
+EXTRAS = {
+    name: parse_requirements(lines) for name, lines in PROJECT["optional-dependencies"].items()
+}
 
 
 def imported_modules(file: Path) -> Iterator[str]:
@@ -48,17 +52,17 @@ def imported_modules(file: Path) -> Iterator[str]:
 
 
 def needed_distributions(file: Path) -> set[str]:
-    """The distributions that a source file imports from, by their names on the index."""
+    """Return the distributions that a source file imports, by their names in the index."""
     tops = {module.partition(".")[0] for module in imported_modules(file)}
-    foreign = tops - OURS - set(sys.stdlib_module_names)
+    foreign = tops - OWN_PACKAGES - set(sys.stdlib_module_names)
     return {canonicalize_name(DISTRIBUTIONS.get(top, [top])[0]) for top in foreign}
 
 
-def sources(*folders: str) -> list[Path]:
+def list_sources(*folders: str) -> list[Path]:
     return [file for folder in folders for file in sorted((REPOSITORY / folder).rglob("*.py"))]
 
 
-def allowed_in(file: Path) -> set[str]:
+def list_allowed_distributions(file: Path) -> set[str]:
     path = file.relative_to(REPOSITORY).as_posix()
     extras = [
         EXTRAS[extra] for extra, folder in EXTRA_FOLDERS.items() if path.startswith(f"{folder}/")
@@ -69,8 +73,8 @@ def allowed_in(file: Path) -> set[str]:
 def test_the_package_imports_what_is_declared_for_it() -> None:
     undeclared = {
         f"{file.relative_to(REPOSITORY)}: {name}"
-        for file in sources("speakeasyd", "migrations")
-        for name in needed_distributions(file) - allowed_in(file)
+        for file in list_sources("speakeasyd", "migrations")
+        for name in needed_distributions(file) - list_allowed_distributions(file)
     }
     assert not undeclared
 
@@ -79,22 +83,24 @@ def test_tests_and_benchmarks_import_what_is_declared() -> None:
     everything = CORE.union(*EXTRAS.values())
     undeclared = {
         f"{file.relative_to(REPOSITORY)}: {name}"
-        for file in sources("tests", "benchmarks", "docs")
+        for file in list_sources("tests", "benchmarks", "docs")
         for name in needed_distributions(file) - everything
     }
     assert not undeclared
 
 
 @pytest.mark.parametrize("group", ["dependencies", *EXTRA_FOLDERS])
-def test_what_is_declared_is_imported(group: str) -> None:
+def test_every_declared_dependency_is_imported(group: str) -> None:
     names = CORE if group == "dependencies" else EXTRAS[group]
     used = {
-        name for file in sources("speakeasyd", "migrations") for name in needed_distributions(file)
+        name
+        for file in list_sources("speakeasyd", "migrations")
+        for name in needed_distributions(file)
     }
     assert names - used <= LOADED_BY_OTHERS
 
 
-def test_no_dependency_may_grow_into_a_version_nobody_has_tried() -> None:
+def test_every_dependency_has_an_upper_bound() -> None:
     groups = [
         PROJECT["dependencies"],
         *(PROJECT["optional-dependencies"][extra] for extra in ("gpu", *EXTRA_FOLDERS)),

@@ -1,4 +1,4 @@
-"""Links and paths in the documents exist; so do the code names that the glossary gives."""
+"""Links and paths in the documents exist, and so do the code names in the glossary."""
 
 import re
 from pathlib import Path
@@ -16,25 +16,25 @@ PAGES = [
 LINK = re.compile(r"\]\(([^)\s#]+)?(?:#([^)\s]+))?\)")
 CODE = re.compile(r"`([^`\n]+)`")
 CODE_PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*/?")
-CODE_FOLDERS = ("", "speakeasyd")  # paths are relative to one of them
+CODE_FOLDERS = ("", "speakeasyd")  # folders that paths may be relative to
 SOURCE_ENDINGS = (".py", ".js", ".mako", ".md", ".html")
 NOT_OURS = ("NAME.py", "NUMBER_what_it_does.py", ".mp3")  # placeholders and users' files
 
 
-def _name(page: Path) -> str:
+def _format_page_name(page: Path) -> str:
     return page.relative_to(REPOSITORY).as_posix()
 
 
-def _anchors(page: Path) -> set[str]:
-    """The anchors that GitHub gives the headings of a page."""
+def _list_anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub creates for the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
     }
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_name)
-def test_relative_links_lead_somewhere(page: Path) -> None:
+@pytest.mark.parametrize("page", PAGES, ids=_format_page_name)
+def test_targets_of_relative_links_exist(page: Path) -> None:
     broken = []
     for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
         if re.match(r"[a-z]+:", target):
@@ -42,12 +42,12 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
         linked = page.parent / target if target else page
         if not linked.exists():
             broken.append(target)
-        elif anchor and linked.suffix == ".md" and anchor not in _anchors(linked):
+        elif anchor and linked.suffix == ".md" and anchor not in _list_anchors(linked):
             broken.append(f"{target}#{anchor}")
     assert broken == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_name)
+@pytest.mark.parametrize("page", PAGES, ids=_format_page_name)
 def test_code_paths_exist(page: Path) -> None:
     missing = [
         path
@@ -59,7 +59,7 @@ def test_code_paths_exist(page: Path) -> None:
 
 
 def _is_code_path(text: str) -> bool:
-    """Whether the text names a file or folder of the project rather than one of the user."""
+    """Whether the text names a file or folder of the project, not one of the user."""
     if not CODE_PATH.fullmatch(text) or text.endswith(NOT_OURS):
         return False
     top_folders = {path.name for root in CODE_FOLDERS for path in (REPOSITORY / root).iterdir()}

@@ -1,4 +1,4 @@
-"""Which texts are decoded again, which are dropped, which of several is kept."""
+"""Which texts are decoded again, dropped, or chosen among several."""
 
 from dataclasses import replace
 
@@ -29,8 +29,8 @@ REFRAIN = "Row, row, row your boat. Row, row, row your boat."
 ONCE = "Row, row, row your boat."
 
 
-def say(text: str, **changes: object) -> DecodeStatistics:
-    """Evidence of a text spoken at an ordinary pace."""
+def build_evidence(text: str, **changes: object) -> DecodeStatistics:
+    """Return evidence of a text at an ordinary speaking rate."""
     seconds = len(text) / 14
     said = {
         "text": text,
@@ -67,10 +67,10 @@ def test_each_doubt_has_its_sign(changes: dict[str, object], doubt: Doubt) -> No
 
 
 def test_one_looping_passage_is_found_in_a_long_text() -> None:
-    """Over the whole text, the compression ratio hides it."""
+    """The compression ratio of the whole text does not show it."""
     loop = Passage(20.0, 24.0, " on and on and on" * 5)
     varied = " ".join(f"word{number * 7919 % 1009}" for number in range(60))
-    evidence = say(varied + loop.text, passages=(Passage(0.0, 20.0, varied), loop))
+    evidence = build_evidence(varied + loop.text, passages=(Passage(0.0, 20.0, varied), loop))
     assert Doubt.REPETITIVE in find_doubts(evidence)
 
 
@@ -86,7 +86,7 @@ def test_one_looping_passage_is_found_in_a_long_text() -> None:
         "どうもありがとうございます。どうもありがとうございます。",
     ],
 )
-def test_a_phrase_said_again_at_once_is_found(text: str) -> None:
+def test_an_immediately_repeated_phrase_is_found(text: str) -> None:
     assert find_repeated_phrase(text)
 
 
@@ -105,7 +105,7 @@ def test_a_phrase_said_again_at_once_is_found(text: str) -> None:
         "...",
     ],
 )
-def test_what_people_do_say_is_no_repeated_phrase(text: str) -> None:
+def test_natural_repetitions_are_accepted(text: str) -> None:
     assert find_repeated_phrase(text) == ()
 
 
@@ -114,61 +114,65 @@ def test_a_phrase_repeated_from_the_text_before_is_found() -> None:
     text = "Could you please let me out of the box?"
     assert find_repeated_phrase(text, said=said)
     assert not find_repeated_phrase("Who is there?", said=said + text)
-    first = say(text, said=said)
+    first = build_evidence(text, said=said)
     assert find_doubts(first) == {Doubt.REPEATED}
-    other = say("I said who is there.", speech_s=first.speech_s, said=said, avg_logprob=-0.5)
+    other = build_evidence(
+        "I said who is there.", speech_s=first.speech_s, said=said, avg_logprob=-0.5
+    )
     assert choose_text([first, other]) == 1
     assert choose_text([first, replace(first, avg_logprob=-0.4)]) == 0
 
 
-def test_a_repetition_that_another_way_confirms_is_kept() -> None:
-    first, second = say(REFRAIN), say(REFRAIN, avg_logprob=-0.4)
-    other = say(ONCE, speech_s=first.speech_s, avg_logprob=-0.5)
+def test_a_repetition_confirmed_by_another_decoding_is_kept() -> None:
+    first, second = build_evidence(REFRAIN), build_evidence(REFRAIN, avg_logprob=-0.4)
+    other = build_evidence(ONCE, speech_s=first.speech_s, avg_logprob=-0.5)
     assert not is_settled([first])
     assert is_settled([first, second])
     assert choose_text([first, second]) == 0
     assert choose_text([first, second, other]) == 0
 
 
-def test_other_words_of_the_same_number_confirm_a_repetition() -> None:
-    first = say("Serve it in a chafing dish. Serve it in a chafing dish.")
-    other = say("Serve it in a chafing dish. Serve it in the chaffing dish.", avg_logprob=-0.2)
+def test_an_equal_number_of_other_words_confirms_a_repetition() -> None:
+    first = build_evidence("Serve it in a chafing dish. Serve it in a chafing dish.")
+    other = build_evidence(
+        "Serve it in a chafing dish. Serve it in the chaffing dish.", avg_logprob=-0.2
+    )
     assert is_settled([first, other])
     assert choose_text([first, replace(other, avg_logprob=-0.6)]) == 0
 
 
-def test_a_text_that_loops_itself_confirms_nothing() -> None:
-    first = say(REFRAIN)
-    loop = say(ONCE * 20, speech_s=first.speech_s, avg_logprob=-0.6)
+def test_a_looping_text_confirms_nothing() -> None:
+    first = build_evidence(REFRAIN)
+    loop = build_evidence(ONCE * 20, speech_s=first.speech_s, avg_logprob=-0.6)
     assert not is_settled([loop, first])
-    once = say(ONCE, speech_s=first.speech_s, avg_logprob=-0.4)
+    once = build_evidence(ONCE, speech_s=first.speech_s, avg_logprob=-0.4)
     assert choose_text([first, loop, once]) == 2
 
 
-def test_a_repetition_that_no_other_way_confirms_is_replaced() -> None:
-    invented = say(REFRAIN, avg_logprob=-0.3)
-    once = say(ONCE, speech_s=invented.speech_s, avg_logprob=-0.45)
+def test_an_unconfirmed_repetition_is_replaced() -> None:
+    invented = build_evidence(REFRAIN, avg_logprob=-0.3)
+    once = build_evidence(ONCE, speech_s=invented.speech_s, avg_logprob=-0.45)
     assert choose_text([invented, once]) == 1
 
 
-def test_a_repetition_that_does_not_fit_into_the_time_is_not_confirmed() -> None:
-    first = say(REFRAIN, speech_s=0.8)
+def test_a_repetition_longer_than_the_speech_is_not_confirmed() -> None:
+    first = build_evidence(REFRAIN, speech_s=0.8)
     assert not is_settled([first, first])
-    assert choose_text([first, first, say(ONCE, avg_logprob=-0.7)]) == 2
+    assert choose_text([first, first, build_evidence(ONCE, avg_logprob=-0.7)]) == 2
 
 
-def test_nothing_is_known_of_the_pace_where_no_speech_was_detected() -> None:
+def test_without_detected_speech_the_rate_is_unknown() -> None:
     assert find_doubts(replace(SOUND, speech_s=0.0, speech_end=None)) == frozenset()
 
 
-def test_a_text_too_short_for_what_was_said_is_worse_than_an_unsure_one() -> None:
+def test_a_text_too_short_for_the_speech_is_worse_than_an_unsure_one() -> None:
     jumped = replace(SOUND, speech_s=12.0, avg_logprob=-0.1)
     assert is_sparse(jumped)
     assert choose_text([jumped, replace(jumped, tokens=40, avg_logprob=-0.6)]) == 1
-    assert not is_sparse(replace(SOUND, tokens=1))  # too little speech to judge by
+    assert not is_sparse(replace(SOUND, tokens=1))  # too little speech to decide
 
 
-def test_an_unsure_text_over_likely_silence_is_an_invention_and_not_decoded_again() -> None:
+def test_an_unsure_text_over_likely_silence_is_dropped() -> None:
     invented = replace(SOUND, avg_logprob=-1.3, no_speech_prob=0.8)
     assert is_invented(invented)
     assert is_settled([invented])

@@ -1,4 +1,4 @@
-"""Keys set in a file that a person keeps."""
+"""Setting keys in a configuration file that a person maintains."""
 
 import tomllib
 
@@ -8,7 +8,7 @@ from speakeasyd.config.reference import render_toml_file
 VALUES = {"replicas": 3, "compute_type": "int8"}
 
 
-def test_a_key_is_set_where_it_is_explained() -> None:
+def test_a_key_is_set_at_its_comment() -> None:
     before, after = (
         render_toml_file().splitlines(),
         set_keys(render_toml_file(), "workers", VALUES).splitlines(),
@@ -20,7 +20,7 @@ def test_a_key_is_set_where_it_is_explained() -> None:
     }
 
 
-def test_a_value_that_a_person_has_set_is_replaced_and_the_rest_stays() -> None:
+def test_an_existing_value_is_replaced() -> None:
     text = '# mine\n[workers]\nreplicas = 1  # for now\ndevice = "cpu"\n\n[recovery]\nreplicas = "not this one"\n'
     after = set_keys(text, "workers", VALUES)
     assert tomllib.loads(after)["workers"] == {"device": "cpu", **VALUES}
@@ -28,7 +28,7 @@ def test_a_value_that_a_person_has_set_is_replaced_and_the_rest_stays() -> None:
     assert after.endswith('[recovery]\nreplicas = "not this one"\n')
 
 
-def test_a_table_that_is_not_there_is_added() -> None:
+def test_a_missing_table_is_added() -> None:
     assert tomllib.loads(set_keys("[log]\nlevel = 'debug'\n", "workers", VALUES)) == {
         "log": {"level": "debug"},
         "workers": VALUES,

@@ -1,4 +1,4 @@
-"""Every kind of event has a payload, in the documentation and in the API's schema."""
+"""Every kind of event has a payload, a row in the documentation and a schema in the API."""
 
 from dataclasses import asdict
 from typing import Any
@@ -33,20 +33,20 @@ def test_every_kind_and_every_member_is_explained() -> None:
     assert all(row.split(" | ")[1].endswith(".") for row in rows)
 
 
-def _message(**event: Any) -> dict[str, Any]:
+def _build_message(**event: Any) -> dict[str, Any]:
     return {"type": "events", "events": [event]}
 
 
 @pytest.mark.parametrize("payload", [DONE, JobNoted(progress=0.5)], ids=lambda it: it.event_kind)
-def test_an_event_as_it_is_sent_is_valid(payload: Any) -> None:
+def test_a_sent_event_is_valid(payload: Any) -> None:
     event = Event.of(payload, at="2026-01-01T00:00:00.000Z", job_id=JobId(1))
-    MESSAGES.validate_python(_message(**asdict(event)))
+    MESSAGES.validate_python(_build_message(**asdict(event)))
 
 
-def test_the_data_of_another_kind_is_invalid() -> None:
+def test_data_of_another_kind_is_invalid() -> None:
     event = asdict(Event.of(DONE, at="2026-01-01T00:00:00.000Z"))
     with pytest.raises(ValidationError):
-        MESSAGES.validate_python(_message(**event | {"kind": "job.retry_failed"}))
+        MESSAGES.validate_python(_build_message(**event | {"kind": "job.retry_failed"}))
 
 
 def test_the_schema_of_the_api_has_the_messages_of_the_websocket() -> None:

@@ -1,4 +1,4 @@
-"""Every text and exit status that is known from the field, to the right fault."""
+"""Known error messages and exit statuses are classified correctly."""
 
 import re
 
@@ -79,7 +79,7 @@ TEXTS = [
         "host_memory",
     ),
     ("decode", "OSError: [Errno 12] Cannot allocate memory", "host_memory"),
-    # the device does not answer
+    # the device does not respond
     ("load", "RuntimeError: CUDA failed with error unknown error", "device_gone"),
     (
         "load",
@@ -97,7 +97,7 @@ TEXTS = [
         "device_gone",
     ),
     ("load", "RuntimeError: CUDA failed with error initialization error", "device_gone"),
-    # what a person has to mend
+    # needs a person
     (
         "encode",
         "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded",
@@ -157,7 +157,7 @@ TEXTS = [
         "ModelUnavailable: /models/a is damaged: the canary was transcribed as 'la la la'",
         "configuration",
     ),
-    # a defect of ours, or of the installation
+    # a defect of speakeasyd or its installation
     ("host", "ModuleNotFoundError: No module named 'ctranslate2'", "defect"),
     ("host", "ImportError: DLL load failed while importing _ext", "defect"),
     ("canary", "TypeError: open() got an unexpected keyword argument 'metadata_errors'", "defect"),
@@ -173,11 +173,11 @@ TEXTS = [
     ("align", "NameError: name 'np' is not defined", "defect"),
     ("vad", "KeyError: 'onnx::input'", "defect"),
     ("canary", "AssertionError: ", "defect"),
-    ("load", "KeyError: 'alignment_heads'", "configuration"),  # a damaged model's
+    ("load", "KeyError: 'alignment_heads'", "configuration"),  # a damaged model
     # the file
     ("decode", "av.error.InvalidDataError: [Errno 1094995529] Invalid data found", "file"),
     ("decode", "IndexError: tuple index out of range", "file"),
-    # the same words elsewhere are a defect of ours
+    # elsewhere the same messages are defects
     ("generate", "IndexError: tuple index out of range", "defect"),
     ("generate", "RuntimeError: nobody has seen this yet", "unknown"),
     ("host", "", "unknown"),
@@ -185,14 +185,14 @@ TEXTS = [
 
 
 @pytest.mark.parametrize(("phase", "text", "kind"), TEXTS)
-def test_texts(phase: str, text: str, kind: str) -> None:
+def test_messages_are_classified(phase: str, text: str, kind: str) -> None:
     assert classify_fault(phase=phase, error=text).kind == kind
 
 
 @pytest.mark.parametrize(
     ("phase", "text", "kind"), [*TEXTS, ("encode", "OutOfMemoryError: no", "host_memory")]
 )
-def test_a_worker_on_the_cpu_is_not_told_about_a_gpu(phase: str, text: str, kind: str) -> None:
+def test_errors_on_the_cpu_do_not_mention_a_gpu(phase: str, text: str, kind: str) -> None:
     diagnosis = classify_fault(phase=phase, error=text, device="cpu")
     assert not re.search(GPU_WORDS, f"{diagnosis.what} {diagnosis.hint}", re.IGNORECASE)
     on_gpu = classify_fault(phase=phase, error=text)
@@ -201,14 +201,14 @@ def test_a_worker_on_the_cpu_is_not_told_about_a_gpu(phase: str, text: str, kind
 
 
 @pytest.mark.parametrize("status", [*range(-31, 130), 0xC0000005, 0xC0000135, 0xC000012D])
-def test_no_exit_status_of_a_worker_on_the_cpu_speaks_of_a_gpu(status: int) -> None:
+def test_exit_statuses_on_the_cpu_do_not_mention_a_gpu(status: int) -> None:
     for silent in (False, True):
         diagnosis = classify_fault(exit_status=status, silent=silent, device="cpu")
         assert not re.search(GPU_WORDS, f"{diagnosis.what} {diagnosis.hint}", re.IGNORECASE)
 
 
 @pytest.mark.parametrize("phase", ["load", "canary", "host", "generate"])
-def test_a_defect_says_how_to_mend_the_installation_and_what_to_report(phase: str) -> None:
+def test_a_defect_has_a_hint_about_installation_and_report(phase: str) -> None:
     diagnosis = classify_fault(
         phase=phase, error="TypeError: f() takes 1 positional argument but 2 were given"
     )
@@ -241,11 +241,11 @@ def test_a_defect_says_how_to_mend_the_installation_and_what_to_report(phase: st
         ("model.bin has an invalid payload size", Remedy.OTHER_MODEL, ErrorCode.MODEL_UNAVAILABLE),
     ],
 )
-def test_what_helps(text: str, remedy: Remedy, code: ErrorCode) -> None:
+def test_remedies(text: str, remedy: Remedy, code: ErrorCode) -> None:
     diagnosis = classify_fault(phase="load", error=text)
     assert (diagnosis.remedy, diagnosis.code) == (remedy, code)
     assert diagnosis.hint
-    if diagnosis.soft:  # a process that may mend itself must be sound
+    if diagnosis.soft:  # a soft restart needs a working process
         assert NATURES[diagnosis.kind].context_survives
 
 
@@ -259,25 +259,25 @@ def test_what_helps(text: str, remedy: Remedy, code: ErrorCode) -> None:
         (-9, "killed"),
         (3, "context_lost"),
         (0xC0000409, "context_lost"),
-        (0xC0000409 - (1 << 32), "context_lost"),  # the same, signed
+        (0xC0000409 - (1 << 32), "context_lost"),  # the same as a signed number
         (0xC0000005, "context_lost"),
         (0xC0000017, "host_memory"),
         (0xC0000135, "defect"),
-        (0, "unknown"),  # left in peace, but with work in hand
+        (0, "unknown"),  # exit status 0 during work
         (70, "unknown"),
         (-15, "killed"),
     ],
 )
-def test_exit_statuses(status: int, kind: str) -> None:
+def test_exit_statuses_are_classified(status: int, kind: str) -> None:
     assert classify_fault(exit_status=status).kind == kind
 
 
-def test_a_kill_is_the_systems_doing_only_where_it_counted_one() -> None:
+def test_a_kill_counts_as_out_of_memory_only_with_a_counted_event() -> None:
     assert classify_fault(exit_status=-9, short_of_memory=True).kind is FaultKind.HOST_MEMORY
     assert classify_fault(exit_status=-11, short_of_memory=True).kind is FaultKind.CONTEXT_LOST
 
 
-def test_what_counts_first() -> None:
+def test_precedence_of_evidence() -> None:
     abort = "terminate called after throwing an instance of 'std::runtime_error'\n  what():  "
     full, lost = (
         "CUDA failed with error out of memory",
@@ -294,6 +294,6 @@ def test_what_counts_first() -> None:
     )
 
 
-def test_unknown_is_taken_for_a_lost_context() -> None:
+def test_an_unknown_error_counts_as_a_lost_context() -> None:
     assert NATURES[FaultKind.UNKNOWN] == NATURES[FaultKind.CONTEXT_LOST]
     assert set(NATURES) == set(FaultKind)

@@ -1,4 +1,4 @@
-"""What every registered output format must do, and that registering a format is all it takes."""
+"""The contract of every registered output format."""
 
 import asyncio
 import re
@@ -26,8 +26,10 @@ from tests.conftest import REPOSITORY
 EMPTY = Transcript(1, "silence.ogg", None, "tiny.en", 5.0)
 
 
-def say(*texts: str, source: str = "talk.mp3", channels: tuple[int | None, ...] = ()) -> Transcript:
-    """Return a transcript with these segments, of two seconds each."""
+def build_transcript(
+    *texts: str, source: str = "talk.mp3", channels: tuple[int | None, ...] = ()
+) -> Transcript:
+    """Return a transcript with these segments of two seconds each."""
     segments = (
         Segment(2.0 * number, 2.0 * number + 2, text, -0.2, 1.1, 0.01, channel)
         for number, (text, channel) in enumerate(
@@ -38,7 +40,7 @@ def say(*texts: str, source: str = "talk.mp3", channels: tuple[int | None, ...] 
 
 
 WITH_WORDS = replace(
-    say(),
+    build_transcript(),
     segments=(
         Segment(
             *(0.5, 2.5, " Good morning.", -0.2, 1.1, 0.01),
@@ -46,7 +48,9 @@ WITH_WORDS = replace(
         ),
     ),
 )
-UNICODE = say(" Grüße, 日本語。", " 👩🏽‍🚀 مرحبا بكم", " e\u0301 안녕하세요", source="Übung №1.mp3")
+UNICODE = build_transcript(
+    " Grüße, 日本語。", " 👩🏽‍🚀 مرحبا بكم", " e\u0301 안녕하세요", source="Übung №1.mp3"
+)
 LANGUAGES = replace(
     WITH_WORDS,
     language=None,
@@ -72,7 +76,7 @@ SPEAKERS = replace(
 )
 [FIRST_TRACK, _] = split_transcript(TRACKS).values()
 WARNED = replace(
-    say(" Before."),
+    build_transcript(" Before."),
     warning="the file is cut",
     warning_kinds=frozenset({WarningKind.CUT}),
     gaps=((10.0, 35.0),),
@@ -84,7 +88,7 @@ HOSTILE_TEXTS = (
     " [00:01.00]x <b>&amp;</b> | \\ ``` # *",
 )
 HOSTILE = replace(
-    say(*HOSTILE_TEXTS, source=HOSTILE_TEXTS[0]),
+    build_transcript(*HOSTILE_TEXTS, source=HOSTILE_TEXTS[0]),
     warning=HOSTILE_TEXTS[1],
     metadata={HOSTILE_TEXTS[0]: HOSTILE_TEXTS[1]},
 )
@@ -96,10 +100,12 @@ EXAMPLES = {
     "tracks": TRACKS,
     "one track": FIRST_TRACK,
     "speakers": SPEAKERS,
-    "channels": say(" Hello?", " Who is there?", channels=(0, 1)),
+    "channels": build_transcript(" Hello?", " Who is there?", channels=(0, 1)),
     "warnings and gaps": WARNED,
     "control characters": HOSTILE,
-    "not finite": replace(say(), segments=(Segment(0, 1, " Hm.", float("-inf"), float("nan"), 0),)),
+    "not finite": replace(
+        build_transcript(), segments=(Segment(0, 1, " Hm.", float("-inf"), float("nan"), 0),)
+    ),
 }
 
 every_format = pytest.mark.parametrize("spec", FORMATS.values(), ids=lambda spec: spec.name)
@@ -107,7 +113,7 @@ every_example = pytest.mark.parametrize("transcript", EXAMPLES.values(), ids=EXA
 
 
 @every_format
-def test_the_entry_is_complete(spec: FormatSpec) -> None:
+def test_the_registry_entry_is_complete(spec: FormatSpec) -> None:
     assert FORMATS[spec.name] is spec
     assert re.fullmatch("[a-z0-9]+", spec.name), "it is the ending of a file and a field of hooks"
     assert re.fullmatch(r"[a-z]+/[\w.+-]+", spec.media_type)
@@ -129,7 +135,7 @@ def test_equal_transcripts_give_equal_files(spec: FormatSpec, transcript: Transc
 
 @every_format
 @every_example
-def test_text_has_whole_lines_and_no_control_characters(
+def test_text_has_complete_lines_and_no_control_characters(
     spec: FormatSpec, transcript: Transcript
 ) -> None:
     text = spec.render(transcript)
@@ -144,8 +150,8 @@ def test_text_has_whole_lines_and_no_control_characters(
 @every_format
 @pytest.mark.parametrize("hostile", HOSTILE_TEXTS)
 def test_a_text_cannot_add_lines_or_columns(spec: FormatSpec, hostile: str) -> None:
-    harmless = spec.render(say(" Yes.", " No."))
-    attacked = spec.render(say(" Yes.", " No" + hostile))
+    harmless = spec.render(build_transcript(" Yes.", " No."))
+    attacked = spec.render(build_transcript(" Yes.", " No" + hostile))
     if isinstance(harmless, str) and isinstance(attacked, str):
         assert attacked.count("\n") == harmless.count("\n")
         assert attacked.count("\t") == harmless.count("\t")
@@ -168,7 +174,7 @@ def test_a_format_that_is_not_registered_is_refused() -> None:
         Options(formats=("toy",))
 
 
-def test_registering_a_format_is_all_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_registered_format_needs_no_other_change(monkeypatch: pytest.MonkeyPatch) -> None:
     toy = FormatSpec(
         name="toy",
         media_type="text/x-toy",

@@ -1,4 +1,4 @@
-"""Every format, to the letter; and no text that breaks one."""
+"""The exact output of every format, and arbitrary text in each of them."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.transcript import Segment, Transcript, Word
 
 
-def segment(
+def build_segment(
     start: float, end: float, text: str, *, channel: int | None = None, words: tuple[Word, ...] = ()
 ) -> Segment:
     return Segment(start, end, text, -0.25, 1.1, 0.0123456, channel, words)
@@ -26,14 +26,14 @@ MEMO = Transcript(
     model="tiny.en",
     audio_seconds=3725.04,
     segments=(
-        segment(
+        build_segment(
             0.0,
             2.5,
             " Buy milk,",
             words=(Word(0.0, 1.0, " Buy", 0.5), Word(1.0, 2.5, " milk,", 0.75)),
         ),
-        segment(2.5, 4.0, " and *bread*."),
-        segment(9.0, 10.25, "\tCall\nBob & <Ann>."),
+        build_segment(2.5, 4.0, " and *bread*."),
+        build_segment(9.0, 10.25, "\tCall\nBob & <Ann>."),
     ),
     gaps=((60.0, 85.0),),
     warning="the file is cut",
@@ -46,9 +46,9 @@ CALL = Transcript(
     model="small",
     audio_seconds=6.0,
     segments=(
-        segment(0, 1, " Hallo.", channel=0),
-        segment(1, 2, " Wer da?", channel=1),
-        segment(2, 3, " Ich.", channel=0),
+        build_segment(0, 1, " Hallo.", channel=0),
+        build_segment(1, 2, " Wer da?", channel=1),
+        build_segment(2, 3, " Ich.", channel=0),
     ),
 )
 EMPTY = Transcript(9, "silence.ogg", None, "tiny.en", 5.0)
@@ -66,9 +66,10 @@ def test_txt() -> None:
     assert render_text(EMPTY, "txt") == ""
 
 
-def test_a_speech_without_a_pause_is_parted_at_its_sentences() -> None:
+def test_speech_without_pauses_is_split_at_sentences() -> None:
     lecture = [
-        segment(start, start + 1, f" Sentence number {start} ends here.") for start in range(100)
+        build_segment(start, start + 1, f" Sentence number {start} ends here.")
+        for start in range(100)
     ]
     parts = render_text(Transcript(1, "a", "en", "m", 100.0, tuple(lecture)), "txt").split("\n\n")
     assert len(parts) == 5
@@ -107,7 +108,7 @@ def test_md() -> None:
     assert render_text(EMPTY, "md").endswith("*No speech was found.*\n")
 
 
-def test_json_has_everything() -> None:
+def test_json_has_all_fields() -> None:
     document = json.loads(render_text(MEMO, "json"))
     assert list(document) == [
         "schema",
@@ -149,7 +150,7 @@ def test_json_has_everything() -> None:
     assert json.loads(render_text(EMPTY, "json"))["segments"] == []
 
 
-def test_json_knows_no_infinity() -> None:
+def test_json_has_no_infinity() -> None:
     odd = Segment(0.0, 1.0, " Hm.", float("-inf"), float("nan"), 0.0)
     [written] = json.loads(render_text(Transcript(1, "a", "en", "m", 1.0, (odd,)), "json"))[
         "segments"
@@ -157,7 +158,7 @@ def test_json_knows_no_infinity() -> None:
     assert (written["avg_logprob"], written["compression_ratio"]) == (None, None)
 
 
-def test_docx_says_the_same_in_the_same_bytes() -> None:
+def test_equal_transcripts_give_equal_docx_files() -> None:
     data = render_docx(MEMO)
     document = docx.Document(io.BytesIO(data))
     said = [paragraph.text for paragraph in document.paragraphs if paragraph.text]
@@ -179,7 +180,7 @@ def test_docx_says_the_same_in_the_same_bytes() -> None:
         assert {info.date_time[0] for info in archive.infolist()} == {1980}
 
 
-def test_a_docx_without_speech_says_so() -> None:
+def test_a_docx_without_speech_has_a_note() -> None:
     assert "No speech" in docx.Document(io.BytesIO(render_docx(EMPTY))).paragraphs[-1].text
 
 
@@ -194,7 +195,7 @@ ANY_TEXT = st.text(
 @given(texts=st.lists(ANY_TEXT, max_size=4), source=ANY_TEXT, channel=st.sampled_from([None, 0, 5]))
 def test_no_text_breaks_a_format(texts: list[str], source: str, channel: int | None) -> None:
     said = tuple(
-        segment(start, start + 1, text, channel=channel) for start, text in enumerate(texts)
+        build_segment(start, start + 1, text, channel=channel) for start, text in enumerate(texts)
     )
     transcript = Transcript(1, source, "en", "m", 10.0, said, warning=source)
     rows = render_text(transcript, "tsv").removesuffix("\n").split("\n")

@@ -1,4 +1,4 @@
-"""Whatever people write and whatever the model says: nothing but the documented errors comes out."""
+"""Arbitrary configurations, sidecars and transcripts raise only documented errors."""
 
 import json
 from contextlib import suppress
@@ -20,7 +20,7 @@ from tests.unit.test_subtitles import parse_srt
 
 ANY = st.text(
     st.characters(exclude_categories=()), max_size=30
-)  # lone surrogates and control codes, too
+)  # including lone surrogates and control characters
 PLAIN = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 SCALARS = st.one_of(
     st.booleans(),
@@ -48,29 +48,29 @@ INBOXES = st.lists(
 )
 
 
-def toml(table: dict[str, object]) -> str:
-    """Inline tables hold all that JSON's shapes can say; what TOML has no word for comes out as wrong TOML."""
+def render_toml(table: dict[str, object]) -> str:
+    """Return inline tables of JSON values. Values that TOML does not have become invalid TOML."""
 
-    def written(value: object) -> str:
+    def render_value(value: object) -> str:
         if isinstance(value, dict):
             return (
                 "{"
-                + ", ".join(f"{json.dumps(key)} = {written(inner)}" for key, inner in value.items())
+                + ", ".join(
+                    f"{json.dumps(key)} = {render_value(inner)}" for key, inner in value.items()
+                )
                 + "}"
             )
         if isinstance(value, list):
-            return f"[{', '.join(map(written, value))}]"
+            return f"[{', '.join(map(render_value, value))}]"
         return json.dumps(value)
 
-    return "".join(f"{json.dumps(key)} = {written(value)}\n" for key, value in table.items())
+    return "".join(f"{json.dumps(key)} = {render_value(value)}\n" for key, value in table.items())
 
 
 @given(OPTIONS, st.sampled_from(["", "meetings", "nowhere"]))
-def test_a_sidecar_gives_options_or_says_what_is_wrong_with_it(
-    changes: dict[str, object], folder: str
-) -> None:
+def test_a_sidecar_gives_options_or_an_error(changes: dict[str, object], folder: str) -> None:
     presets = Presets(defaults=Options(), presets={"meetings": {"language": "de"}})
-    data = toml(changes).encode("utf-8", "replace")
+    data = render_toml(changes).encode("utf-8", "replace")
     faults: list[FileFault] = []
     try:
         check_template(presets.choose_options(folder, parse_sidecar(data)).options.name)
@@ -82,7 +82,8 @@ def test_a_sidecar_gives_options_or_says_what_is_wrong_with_it(
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     file=st.one_of(
-        st.binary(max_size=200), TABLES.map(toml).map(lambda text: text.encode("utf-8", "replace"))
+        st.binary(max_size=200),
+        TABLES.map(render_toml).map(lambda text: text.encode("utf-8", "replace")),
     ),
     flags=TABLES | st.fixed_dictionaries({"inboxes": INBOXES}),
     environ=st.dictionaries(
@@ -93,7 +94,7 @@ def test_a_sidecar_gives_options_or_says_what_is_wrong_with_it(
         max_size=2,
     ),
 )
-def test_a_configuration_is_taken_or_explained(
+def test_a_configuration_is_accepted_or_refused_with_a_reason(
     tmp_path: Path, file: bytes, flags: dict[str, object], environ: dict[str, str]
 ) -> None:
     path = tmp_path / "speakeasyd.toml"
@@ -144,23 +145,23 @@ TIMES = st.floats(-10, 1e6, allow_nan=False)
     gaps=st.lists(st.tuples(TIMES, TIMES), max_size=2),
     source=ANY,
 )
-def test_any_transcript_can_be_written(
+def test_any_transcript_can_be_rendered(
     said: list[Segment], gaps: list[tuple[float, float]], source: str
 ) -> None:
-    """Even one that no engine makes: out of order, ending before it begins, before the beginning of the file."""
+    """Including impossible ones: unordered, with negative times or lengths."""
     transcript = Transcript(1, source, None, "tiny.en", 60.0, tuple(said), tuple(gaps))
-    written = {name: spec.render_file(transcript) for name, spec in FORMATS.items()}
-    json.loads(written["json"])
-    times = [(start, end) for start, end, _ in parse_srt(written["srt"].decode())]
+    render_value = {name: spec.render_file(transcript) for name, spec in FORMATS.items()}
+    json.loads(render_value["json"])
+    times = [(start, end) for start, end, _ in parse_srt(render_value["srt"].decode())]
     assert all(start <= end for start, end in times)
     assert [start for start, _ in times] == sorted(start for start, _ in times)
-    assert written["vtt"].startswith(b"WEBVTT\n")
+    assert render_value["vtt"].startswith(b"WEBVTT\n")
 
 
-def test_what_is_written_for_the_fuzz_is_toml() -> None:
-    assert parse_sidecar(toml({"language": "en", "formats": ["txt"]}).encode()) == {
+def test_the_rendered_input_is_toml() -> None:
+    assert parse_sidecar(render_toml({"language": "en", "formats": ["txt"]}).encode()) == {
         "language": "en",
         "formats": ["txt"],
     }
     with pytest.raises(FileFault):
-        parse_sidecar(toml({"a": None}).encode())
+        parse_sidecar(render_toml({"a": None}).encode())

@@ -1,4 +1,4 @@
-"""What a worker's heap holds, and gives back: counted in pages, each test in a process of its own."""
+"""Memory of a worker's heap, counted in pages. Each test runs in its own process."""
 
 import platform
 import subprocess
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="anoth
 BLOCK = "block = bytearray(64 << 20); del block"
 
 
-def figure(*lines: str) -> int:
+def read_page_faults(*lines: str) -> int:
     begin = "import resource, psutil; from speakeasyd.engine import heap_retention"
     faults = "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt"
     code = "\n".join([begin, faults, *lines])
@@ -22,16 +22,16 @@ def figure(*lines: str) -> int:
     )
 
 
-def test_a_large_block_that_comes_again_costs_no_pages() -> None:
+def test_a_repeated_large_block_needs_no_new_pages() -> None:
     again = ["before = faults()", BLOCK, "print(faults() - before)"]
-    assert figure(BLOCK, *again) > 16_000  # each of 4 KB
-    assert figure("heap_retention.retain_freed_pages()", BLOCK, *again) < 100
+    assert read_page_faults(BLOCK, *again) > 16_000  # of 4 KB each
+    assert read_page_faults("heap_retention.retain_freed_pages()", BLOCK, *again) < 100
 
 
-def test_what_was_held_is_given_back() -> None:
+def test_freed_memory_is_returned() -> None:
     weigh = "resident = psutil.Process().memory_info().rss"
     assert (
-        figure(
+        read_page_faults(
             "heap_retention.retain_freed_pages()",
             BLOCK,
             weigh,

@@ -1,4 +1,4 @@
-"""The watchdog of the service manager hears from the daemon only while it is healthy."""
+"""The service manager's watchdog gets a heartbeat only from a healthy daemon."""
 
 import asyncio
 import socket
@@ -16,7 +16,7 @@ from speakeasyd.services.heartbeat import Heartbeat
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.testing import ManualClock
 from speakeasyd.workers.local_pool import SUPERVISED_S, LocalPool
-from tests.ledgers import create
+from tests.ledgers import create_ledger
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="for systemd")
 
@@ -29,7 +29,7 @@ class Watchdog:
         self._socket.setblocking(False)
         self._socket.bind(str(address))
 
-    def heard(self) -> bool:
+    def read_message(self) -> bool:
         try:
             return self._socket.recv(1000) == b"WATCHDOG=1"
         except BlockingIOError:
@@ -39,12 +39,12 @@ class Watchdog:
         self._socket.close()
 
 
-async def test_the_watchdog_hears_of_a_healthy_daemon_only(
+async def test_only_a_healthy_daemon_sends_heartbeats(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # the address of a socket must be short
+    monkeypatch.chdir(tmp_path)  # the path of a socket has a length limit
     monkeypatch.setenv("NOTIFY_SOCKET", "notify")
-    create(tmp_path / "ledger.db")
+    create_ledger(tmp_path / "ledger.db")
     clock, hub, main_loop = ManualClock(), EventHub(), MainLoop(asyncio.get_running_loop())
     ledger = await Ledger.open(tmp_path / "ledger.db", clock=clock, hub=hub)
     pauses = Pauses(ledger=ledger, hub=hub, clock=clock)
@@ -60,13 +60,13 @@ async def test_the_watchdog_hears_of_a_healthy_daemon_only(
     watchdog = Watchdog(Path("notify"))
     try:
         await heartbeat.run_once()
-        assert watchdog.heard()
-        clock.advance(SUPERVISED_S)  # nobody has looked at the workers
+        assert watchdog.read_message()
+        clock.advance(SUPERVISED_S)  # the workers were not checked
         await heartbeat.run_once()
-        assert not watchdog.heard()
+        assert not watchdog.read_message()
         pool._tick_supervisors()
         await heartbeat.run_once()
-        assert watchdog.heard()
+        assert watchdog.read_message()
         assert LEDGER_PAUSE not in pauses
     finally:
         watchdog.close()

@@ -1,4 +1,4 @@
-"""Hours of work, against a table of every minute of the week."""
+"""Hours of work, compared with a table of every minute of the week."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -27,34 +27,34 @@ _FIRST, _LAST = datetime(2000, 1, 1), datetime(2100, 1, 1)  # noqa: DTZ001 - hyp
 moments = st.datetimes(timezones=st.just(UTC), min_value=_FIRST, max_value=_LAST)
 
 
-def minutes(span: WorkWindow) -> set[int]:
-    """Those of the week, from Monday 00:00, that the span covers."""
+def list_minutes(span: WorkWindow) -> set[int]:
+    """Return the minutes of the week, from Monday 00:00, that the span covers."""
     return {
         (day * 1440 + span.begin + step) % WEEK for day in span.days for step in range(span.length)
     }
 
 
 @given(st.lists(spans, min_size=1, max_size=3), moments)
-def test_they_hold_exactly_in_their_minutes(some: list[WorkWindow], moment: datetime) -> None:
+def test_hours_are_open_exactly_in_their_minutes(some: list[WorkWindow], moment: datetime) -> None:
     minute = moment.weekday() * 1440 + moment.hour * 60 + moment.minute
-    assert is_work_time(some, moment) == (minute in set().union(*map(minutes, some)))
+    assert is_work_time(some, moment) == (minute in set().union(*map(list_minutes, some)))
 
 
 @given(st.lists(spans, min_size=1, max_size=3), moments)
-def test_the_next_beginning_is_the_first(some: list[WorkWindow], moment: datetime) -> None:
+def test_the_next_opening_is_the_first(some: list[WorkWindow], moment: datetime) -> None:
     begin = find_next_begin(some, moment)
     now = moment.replace(second=0, microsecond=0)
     assert now <= begin < now + timedelta(days=7, minutes=1)
     assert is_work_time(some, begin)
     if not is_work_time(some, moment):
         between = range(int((begin - now).total_seconds()) // 60)
-        covered = set().union(*map(minutes, some))
+        covered = set().union(*map(list_minutes, some))
         start = now.weekday() * 1440 + now.hour * 60 + now.minute
         assert not covered & {(start + step) % WEEK for step in between}
 
 
 @given(spans)
-def test_what_is_written_is_what_is_read(span: WorkWindow) -> None:
+def test_hours_are_parsed_as_formatted(span: WorkWindow) -> None:
     end = (span.begin + span.length) % 1440
     days = ",".join(DAYS[day] for day in sorted(span.days))
     assert (
@@ -75,23 +75,23 @@ def test_what_is_written_is_what_is_read(span: WorkWindow) -> None:
         ("sat,sun 08:00-20:00", {5, 6}, 480, 720),
     ],
 )
-def test_how_they_are_written(text: str, days: set[int], begin: int, length: int) -> None:
+def test_formatting_of_hours(text: str, days: set[int], begin: int, length: int) -> None:
     assert parse_window(text) == WorkWindow(frozenset(days), begin, length)
 
 
 @pytest.mark.parametrize(
     "text", ["", "night", "25:00-07:00", "22:00", "22:60-23:00", "mo 1:00-2:00", "24:00-01:00", "-"]
 )
-def test_what_is_no_span_is_said(text: str) -> None:
+def test_an_invalid_span_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"span of time|no time|no day|24:00"):
         parse_window(text)
 
 
-def test_a_night_that_began_on_friday_lasts_into_saturday() -> None:
+def test_a_night_on_friday_ends_on_saturday() -> None:
     friday = [parse_window("fri 22:00-07:00")]
     at = [MONDAY + timedelta(days=4, hours=hour) for hour in (21, 22, 30, 31)]
     assert [is_work_time(friday, moment) for moment in at] == [False, True, True, False]
 
 
-def test_without_any_they_always_hold() -> None:
+def test_without_spans_it_is_always_open() -> None:
     assert is_work_time([], MONDAY)

@@ -1,4 +1,4 @@
-"""Languages as people and programs write them."""
+"""Languages by code and name."""
 
 import pytest
 

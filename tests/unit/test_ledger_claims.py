@@ -1,9 +1,9 @@
-"""Claims: whose turn it is, whose job it is, and what stays when a job is given back."""
+"""Claims: order, ownership, and results of jobs that are given back."""
 
 import json
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from itertools import product
@@ -31,21 +31,18 @@ from speakeasyd.ledger.publication import complete_job, load_transcript, reserve
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
 from speakeasyd.testing import ManualClock
-from tests.ledgers import a_chunk, a_file, an_artifact, claimed, create, finish, opened, status
+from tests.ledgers import (
+    add_claimed_jobs,
+    build_artifact,
+    build_chunk,
+    build_job,
+    create_ledger,
+    finish_job,
+    read_status,
+)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
-    async with opened(tmp_path / "ledger.db", clock=clock) as ledger:
-        yield ledger
-
-
-async def attempts(ledger: Ledger, job_id: int) -> list[tuple[object, object]]:
+async def query_attempts(ledger: Ledger, job_id: int) -> list[tuple[object, object]]:
     rows = query_readonly(
         ledger.path,
         "SELECT outcome, error_code FROM attempts WHERE job_id = ? ORDER BY id",
@@ -54,130 +51,138 @@ async def attempts(ledger: Ledger, job_id: int) -> list[tuple[object, object]]:
     return [(row["outcome"], row["error_code"]) for row in rows]
 
 
-def names(jobs: list[Job]) -> list[str]:
+def list_names(jobs: list[Job]) -> list[str]:
     return [job.path.decode() for job in jobs]
 
 
-# --- whose turn it is
+# --- order
 
 
 async def test_the_highest_priority_goes_first_then_the_oldest(ledger: Ledger) -> None:
     await ledger.write(
-        add_jobs, [a_file("a"), a_file("b"), a_file("c", priority=5), a_file("d", priority=-5)]
+        add_jobs,
+        [build_job("a"), build_job("b"), build_job("c", priority=5), build_job("d", priority=-5)],
     )
-    assert names(await ledger.write(claim_jobs, 3)) == ["c", "a", "b"]
-    assert names(await ledger.write(claim_jobs, 3)) == ["d"]
+    assert list_names(await ledger.write(claim_jobs, 3)) == ["c", "a", "b"]
+    assert list_names(await ledger.write(claim_jobs, 3)) == ["d"]
     assert await ledger.write(claim_jobs, 3) == []
 
 
-def a_recording(path: str, seconds: float) -> NewJob:
-    file = a_file(path)
+def build_recording(path: str, seconds: float) -> NewJob:
+    file = build_job(path)
     size = round(seconds * 16_000)  # bytes of an MP3
     return replace(file, signature=replace(file.signature, size=size))
 
 
-async def test_short_files_go_first_but_a_long_one_is_not_overtaken_forever(
+async def test_short_files_go_first_but_a_long_one_waits_a_limited_time(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    await ledger.write(add_jobs, [a_recording("long.mp3", 600.0), a_recording("short.mp3", 20.0)])
+    await ledger.write(
+        add_jobs, [build_recording("long.mp3", 600.0), build_recording("short.mp3", 20.0)]
+    )
     clock.advance(300.0)
-    await ledger.write(add_jobs, [a_recording("later.mp3", 20.0)])
+    await ledger.write(add_jobs, [build_recording("later.mp3", 20.0)])
     clock.advance(500.0)
-    await ledger.write(add_jobs, [a_recording("too late.mp3", 20.0)])
-    order = names(await ledger.write(claim_jobs, 4))
+    await ledger.write(add_jobs, [build_recording("too late.mp3", 20.0)])
+    order = list_names(await ledger.write(claim_jobs, 4))
     assert order == ["short.mp3", "later.mp3", "long.mp3", "too late.mp3"]
 
 
-async def test_the_order_of_waiting_files_survives_a_change_of_the_clock(
-    ledger: Ledger, clock: ManualClock
-) -> None:
-    await ledger.write(add_jobs, [a_recording("old.mp3", 20.0)])
+async def test_a_change_of_the_clock_keeps_the_order(ledger: Ledger, clock: ManualClock) -> None:
+    await ledger.write(add_jobs, [build_recording("old.mp3", 20.0)])
     clock.set_wall(-2 * 86400.0)
     await ledger.write(shift_waits, -2 * 86400.0)
     clock.advance(1.0)
-    await ledger.write(add_jobs, [a_recording("new.mp3", 20.0)])
-    assert names(await ledger.write(claim_jobs, 2)) == ["old.mp3", "new.mp3"]
+    await ledger.write(add_jobs, [build_recording("new.mp3", 20.0)])
+    assert list_names(await ledger.write(claim_jobs, 2)) == ["old.mp3", "new.mp3"]
 
 
-async def test_only_jobs_of_a_model_or_of_inboxes_are_claimed_if_asked_for(ledger: Ledger) -> None:
+async def test_claims_can_be_limited_to_a_model_or_inboxes(ledger: Ledger) -> None:
     await ledger.write(
         add_jobs,
         [
-            a_file("a", model="small"),
-            a_file("b", model="base"),
-            a_file("c", inbox="other", model="base"),
+            build_job("a", model="small"),
+            build_job("b", model="base"),
+            build_job("c", inbox="other", model="base"),
         ],
     )
     assert (await ledger.read(find_next_job, ledger.now())).model == "small"  # type: ignore[union-attr]
     assert (await ledger.read(find_next_job, ledger.now(), inboxes=["other"])).model == "base"  # type: ignore[union-attr]
     assert await ledger.read(find_next_job, ledger.now(), inboxes=[]) is None
-    assert names(await ledger.write(claim_jobs, 9, model="base", inboxes=["other", "inbox"])) == [
+    assert list_names(
+        await ledger.write(claim_jobs, 9, model="base", inboxes=["other", "inbox"])
+    ) == [
         "b",
         "c",
     ]
-    assert names(await ledger.write(claim_jobs, 9, inboxes=["other"])) == []
-    assert names(await ledger.write(claim_jobs, 9, model="large")) == []
+    assert list_names(await ledger.write(claim_jobs, 9, inboxes=["other"])) == []
+    assert list_names(await ledger.write(claim_jobs, 9, model="large")) == []
 
 
 async def test_a_job_waits_until_its_time_has_come(ledger: Ledger, clock: ManualClock) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(release_claim, job.id, job.token, available_at="2026-01-01T00:01:00.000Z")
     assert await ledger.write(claim_jobs, 1) == []
     assert await ledger.read(find_next_job, ledger.now()) is None
     assert await ledger.read(find_next_retry_time, ledger.now()) == "2026-01-01T00:01:00.000Z"
     clock.advance(60)
-    assert names(await ledger.write(claim_jobs, 1)) == ["a"]
+    assert list_names(await ledger.write(claim_jobs, 1)) == ["a"]
     assert await ledger.read(find_next_retry_time, ledger.now()) is None
 
 
-async def test_jobs_of_a_missing_model_wait_and_say_why(ledger: Ledger, clock: ManualClock) -> None:
+async def test_jobs_of_a_missing_model_wait_with_a_reason(
+    ledger: Ledger, clock: ManualClock
+) -> None:
     await ledger.write(
-        add_jobs, [a_file("a", model="huge"), a_file("b", model="huge"), a_file("c", model="base")]
+        add_jobs,
+        [build_job("a", model="huge"), build_job("b", model="huge"), build_job("c", model="base")],
     )
     held = await ledger.postpone_jobs(
         "huge", available_at="2026-01-01T00:05:00.000Z", code="model_unavailable", error="404"
     )
     assert held == 2
-    assert names(await ledger.write(claim_jobs, 9)) == ["c"]
-    assert (await status(ledger, 1))["error_code"] == "model_unavailable"
+    assert list_names(await ledger.write(claim_jobs, 9)) == ["c"]
+    assert (await read_status(ledger, 1))["error_code"] == "model_unavailable"
     clock.advance(300)
-    assert names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
+    assert list_names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
 
 
-# --- whose job it is
+# --- ownership
 
 
-async def test_a_claim_knows_the_job(ledger: Ledger) -> None:
-    file = a_file(b"sub/\xff.wav", language="de")
-    [job] = await claimed(ledger, file)
+async def test_a_claim_has_the_fields_of_its_job(ledger: Ledger) -> None:
+    file = build_job(b"sub/\xff.wav", language="de")
+    [job] = await add_claimed_jobs(ledger, file)
     assert (job.path, job.signature, job.options, job.attempts) == (
         file.path,
         file.signature,
         file.options,
         1,
     )
-    row = await status(ledger, job.id)
+    row = await read_status(ledger, job.id)
     assert (row["status"], row["started_at"]) == ("processing", "2026-01-01T00:00:00.000Z")
 
 
 async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
-    [old] = await claimed(ledger, a_file("a"))
+    [old] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(release_claim, old.id, old.token, available_at=None)
     [new] = await ledger.write(claim_jobs, 1)
-    before = await status(ledger, old.id)
+    before = await read_status(ledger, old.id)
     for change in (
         ledger.write(update_claimed_job, old.id, old.token, JobNoted(language="en")),
         ledger.write(add_strike, old.id, old.token, chunk=0, start=0.0, end=1.0),
         ledger.write(mark_transcribed, old.id, old.token, audio_seconds=1.0),
         ledger.write(release_claim, old.id, old.token, available_at=None),
         ledger.write(fail_job, old.id, old.token, code=ErrorCode.INTERNAL, error="late"),
-        ledger.write(reserve_artifacts, old.id, old.token, [an_artifact("a.txt")]),
-        ledger.write(complete_job, old.id, old.token, [an_artifact("a.txt")]),
+        ledger.write(reserve_artifacts, old.id, old.token, [build_artifact("a.txt")]),
+        ledger.write(complete_job, old.id, old.token, [build_artifact("a.txt")]),
     ):
         with pytest.raises(ClaimLost):
             await change
-    assert await ledger.write(store_chunks, [(old.id, old.token, a_chunk(0, " late"))]) == {old.id}
-    assert await status(ledger, old.id) == before
+    assert await ledger.write(store_chunks, [(old.id, old.token, build_chunk(0, " late"))]) == {
+        old.id
+    }
+    assert await read_status(ledger, old.id) == before
     assert (
         query_readonly(
             ledger.path,
@@ -190,42 +195,45 @@ async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
     }
 
 
-# --- what workers deliver
+# --- results of workers
 
 
-async def test_chunks_stay_when_a_job_is_given_back(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+async def test_chunks_are_kept_when_a_job_is_given_back(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
         update_claimed_job, job.id, job.token, JobNoted(language="de", container_seconds=40.0)
     )
     await ledger.write(
         store_chunks,
-        [(job.id, job.token, a_chunk(0, " eins")), (job.id, job.token, a_chunk(2, " drei"))],
+        [
+            (job.id, job.token, build_chunk(0, " eins")),
+            (job.id, job.token, build_chunk(2, " drei")),
+        ],
     )
     await ledger.write(release_claim, job.id, job.token, available_at=None)
     [again] = await ledger.write(claim_jobs, 1)
     assert (again.done, again.language, again.attempts) == ({0, 2}, "de", 2)
-    assert (await status(ledger, job.id))["progress"] == 0.75
+    assert (await read_status(ledger, job.id))["progress"] == 0.75
 
 
-def in_languages(index: int, **texts: str) -> Chunk:
-    """A chunk with a segment of a second in each of these languages."""
-    chunk = a_chunk(index, *texts.values())
+def build_chunk_in_languages(index: int, **texts: str) -> Chunk:
+    """Return a chunk with a segment of a second in each of these languages."""
+    chunk = build_chunk(index, *texts.values())
     segments = zip(chunk.segments, texts, strict=True)
     spoken = tuple(replace(segment, language=code) for segment, code in segments)
     return replace(chunk, segments=spoken, language=spoken[-1].language)
 
 
-async def test_what_later_chunks_lean_on_is_in_one_language(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+async def test_context_for_later_chunks_is_in_one_language(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(update_claimed_job, job.id, job.token, JobNoted(language="de"))
     done = [
-        in_languages(0, de=" eins"),
-        in_languages(1, de=" zwei", en=" two"),
-        a_chunk(2, gap=True),
+        build_chunk_in_languages(0, de=" eins"),
+        build_chunk_in_languages(1, de=" zwei", en=" two"),
+        build_chunk(2, gap=True),
     ]
     await ledger.write(
-        store_chunks, [(job.id, job.token, chunk) for chunk in [*done, a_chunk(3, " vier")]]
+        store_chunks, [(job.id, job.token, chunk) for chunk in [*done, build_chunk(3, " vier")]]
     )
     await ledger.write(release_claim, job.id, job.token, available_at=None)
     [again] = await ledger.write(claim_jobs, 1)
@@ -234,18 +242,18 @@ async def test_what_later_chunks_lean_on_is_in_one_language(ledger: Ledger) -> N
 
 
 async def test_the_language_of_a_job_is_that_of_most_of_its_speech(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
         update_claimed_job, job.id, job.token, JobNoted(language="de", language_probability=0.9)
     )
     done = [
-        in_languages(0, de=" eins"),
-        in_languages(1, fr=" deux", en=" two"),
-        in_languages(2, en=" three"),
+        build_chunk_in_languages(0, de=" eins"),
+        build_chunk_in_languages(1, fr=" deux", en=" two"),
+        build_chunk_in_languages(2, en=" three"),
     ]
     await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in done])
     await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
-    row = await status(ledger, job.id)
+    row = await read_status(ledger, job.id)
     assert (row["language"], row["language_probability"]) == ("en", None)
     languages = [
         segment.language for segment in (await ledger.read(load_transcript, job.id)).segments
@@ -254,36 +262,36 @@ async def test_the_language_of_a_job_is_that_of_most_of_its_speech(ledger: Ledge
 
 
 async def test_a_job_in_one_language_keeps_what_was_found(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
         update_claimed_job, job.id, job.token, JobNoted(language="de", language_probability=0.9)
     )
     await ledger.write(
         store_chunks,
         [
-            (job.id, job.token, in_languages(0, de=" eins")),
-            (job.id, job.token, a_chunk(1, " zwei")),
+            (job.id, job.token, build_chunk_in_languages(0, de=" eins")),
+            (job.id, job.token, build_chunk(1, " zwei")),
         ],
     )
     await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
-    row = await status(ledger, job.id)
+    row = await read_status(ledger, job.id)
     assert (row["language"], row["language_probability"]) == ("de", 0.9)
 
 
 async def test_a_chunk_is_kept_once(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
-    first, second = a_chunk(0, " one"), a_chunk(0, " other")
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    first, second = build_chunk(0, " one"), build_chunk(0, " other")
     await ledger.write(store_chunks, [(job.id, job.token, first), (job.id, job.token, first)])
     await ledger.write(store_chunks, [(job.id, job.token, second)])
     assert (await ledger.read(load_transcript, job.id)).text == "one"
 
 
-async def test_chunks_of_a_lost_claim_do_not_hold_up_the_others(ledger: Ledger) -> None:
-    kept, lost = await claimed(ledger, a_file("a"), a_file("b"))
+async def test_chunks_of_a_lost_claim_do_not_affect_others(ledger: Ledger) -> None:
+    kept, lost = await add_claimed_jobs(ledger, build_job("a"), build_job("b"))
     await ledger.cancel_jobs([lost.id])
     answer = await ledger.write(
         store_chunks,
-        [(lost.id, lost.token, a_chunk(0, " b")), (kept.id, kept.token, a_chunk(0, " a"))],
+        [(lost.id, lost.token, build_chunk(0, " b")), (kept.id, kept.token, build_chunk(0, " a"))],
     )
     assert answer == {lost.id}
     assert (await ledger.read(load_transcript, kept.id)).text == "a"
@@ -291,48 +299,51 @@ async def test_chunks_of_a_lost_claim_do_not_hold_up_the_others(ledger: Ledger) 
 
 
 async def test_progress_never_goes_back_and_ends_at_one(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     seen = []
     await ledger.write(update_claimed_job, job.id, job.token, JobNoted(container_seconds=20.0))
     for index in (1, 0):
-        await ledger.write(store_chunks, [(job.id, job.token, a_chunk(index))])
-        seen.append((await status(ledger, job.id))["progress"])
+        await ledger.write(store_chunks, [(job.id, job.token, build_chunk(index))])
+        seen.append((await read_status(ledger, job.id))["progress"])
     await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=20.0)
-    seen.append((await status(ledger, job.id))["progress"])
+    seen.append((await read_status(ledger, job.id))["progress"])
     assert seen == [0.99, 0.99, 1.0]
 
 
-async def test_strikes_make_suspects_until_the_chunk_is_in(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+async def test_strikes_make_suspects_until_the_chunk_is_committed(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     assert await ledger.write(add_strike, job.id, job.token, chunk=3, start=30.0, end=40.0) == 1
     assert await ledger.write(add_strike, job.id, job.token, chunk=3, start=30.0, end=40.0) == 2
     await ledger.write(release_claim, job.id, job.token, available_at=None)
     [again] = await ledger.write(claim_jobs, 1)
     assert again.suspects == (SuspectChunk(index=3, start=30.0, end=40.0, strikes=2),)
-    await ledger.write(store_chunks, [(again.id, again.token, a_chunk(3))])
+    await ledger.write(store_chunks, [(again.id, again.token, build_chunk(3))])
     await ledger.write(release_claim, again.id, again.token, available_at=None)
     assert (await ledger.write(claim_jobs, 1))[0].suspects == ()
 
 
-async def test_a_gap_is_told_in_the_warning_and_in_the_transcript(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+async def test_a_gap_is_in_the_warning_and_in_the_transcript(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
         store_chunks,
-        [(job.id, job.token, a_chunk(0, " one")), (job.id, job.token, a_chunk(1, gap=True))],
+        [
+            (job.id, job.token, build_chunk(0, " one")),
+            (job.id, job.token, build_chunk(1, gap=True)),
+        ],
     )
     cut = MediaWarning(WarningKind.CUT, "cut short")
     await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=20.0, warnings=[cut])
-    row = await status(ledger, job.id)
+    row = await read_status(ledger, job.id)
     assert row["warning"] == "cut short; not transcribed: 10.0 s to 20.0 s"
     assert json.loads(row["warning_kinds"]) == ["cut", "left_out"]
     assert (await ledger.read(load_transcript, job.id)).gaps == ((10.0, 20.0),)
 
 
-# --- how a claim ends
+# --- ends of claims
 
 
 async def test_each_claim_is_an_attempt_with_an_outcome(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
     for crash, counts in ((True, True), (False, False)):
         await ledger.write(
             release_claim,
@@ -348,12 +359,12 @@ async def test_each_claim_is_an_attempt_with_an_outcome(ledger: Ledger) -> None:
     await ledger.write(
         fail_job, job.id, job.token, code=ErrorCode.POISON, error="what is heard takes workers down"
     )
-    assert await attempts(ledger, job.id) == [
+    assert await query_attempts(ledger, job.id) == [
         ("crashed", "worker_crashed"),
         ("released", "worker_crashed"),
         ("failed", "poison"),
     ]
-    row = await status(ledger, job.id)
+    row = await read_status(ledger, job.id)
     assert (row["status"], row["error_code"], row["attempts"], row["crashes"]) == (
         "failed",
         "poison",
@@ -362,35 +373,35 @@ async def test_each_claim_is_an_attempt_with_an_outcome(ledger: Ledger) -> None:
     )
 
 
-async def test_an_attempt_says_where_it_ran(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
-    await finish(ledger, job, " Hello.")
+async def test_an_attempt_records_its_device(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    await finish_job(ledger, job, " Hello.")
     [attempt] = query_readonly(ledger.path, "SELECT model, device, outcome, ended_at FROM attempts")
     assert list(attempt.values()) == ["tiny.en", "cpu", "completed", "2026-01-01T00:00:00.000Z"]
 
 
-# --- the same work once
+# --- equal work
 
 
-async def test_of_twins_one_is_done_and_lends_to_the_others(ledger: Ledger) -> None:
+async def test_equal_jobs_share_one_transcription(ledger: Ledger) -> None:
     await ledger.write(
         add_jobs,
         [
-            a_file("a", "same"),
-            a_file("b", "same"),
-            a_file("c", "same", formats=("srt",), priority=-1),
+            build_job("a", "same"),
+            build_job("b", "same"),
+            build_job("c", "same", formats=("srt",), priority=-1),
         ],
     )
     [first] = await ledger.write(claim_jobs, 9)
     assert await ledger.write(claim_jobs, 9) == []
-    await finish(ledger, first, " Hello", " world.", language="nl")
+    await finish_job(ledger, first, " Hello", " world.", language="nl")
     [second] = await ledger.write(claim_jobs, 9)
     assert (second.transcribed, second.done, second.language) == (True, {0, 1}, "nl")
     assert (await ledger.read(load_transcript, second.id)).text == "Hello world."
     await ledger.write(complete_job, second.id, second.token, [])
     [third] = await ledger.write(claim_jobs, 9)
     assert third.transcribed
-    row = await status(ledger, third.id)
+    row = await read_status(ledger, third.id)
     assert (row["audio_seconds"], row["model"], row["compute_seconds"]) == (60.0, "tiny.en", 0.0)
     spent = query_readonly(
         ledger.path, "SELECT job_id, sum(compute_seconds) AS seconds FROM chunks GROUP BY job_id"
@@ -398,27 +409,27 @@ async def test_of_twins_one_is_done_and_lends_to_the_others(ledger: Ledger) -> N
     assert [each["seconds"] for each in spent] == [1.0, 0.0, 0.0]
 
 
-async def test_other_options_are_other_work(ledger: Ledger) -> None:
-    await ledger.write(add_jobs, [a_file("a", "same"), a_file("b", "same", task="translate")])
-    assert names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
+async def test_other_options_need_another_transcription(ledger: Ledger) -> None:
+    await ledger.write(add_jobs, [build_job("a", "same"), build_job("b", "same", task="translate")])
+    assert list_names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
 
 
-async def test_twins_that_shall_each_be_transcribed_do_not_wait(ledger: Ledger) -> None:
+async def test_equal_jobs_can_be_transcribed_separately(ledger: Ledger) -> None:
     await ledger.write(
-        add_jobs, [a_file("a", "same"), a_file("b", "same")], duplicates="transcribe"
+        add_jobs, [build_job("a", "same"), build_job("b", "same")], duplicates="transcribe"
     )
-    assert names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
+    assert list_names(await ledger.write(claim_jobs, 9)) == ["a", "b"]
 
 
-async def test_a_transcript_with_a_gap_is_not_lent(ledger: Ledger) -> None:
-    [first] = await claimed(ledger, a_file("a", "same"))
-    await ledger.write(store_chunks, [(first.id, first.token, a_chunk(0, gap=True))])
+async def test_a_transcript_with_a_gap_is_not_copied(ledger: Ledger) -> None:
+    [first] = await add_claimed_jobs(ledger, build_job("a", "same"))
+    await ledger.write(store_chunks, [(first.id, first.token, build_chunk(0, gap=True))])
     await ledger.write(complete_job, first.id, first.token, [])
-    [second] = await claimed(ledger, a_file("b", "same"))
+    [second] = await add_claimed_jobs(ledger, build_job("b", "same"))
     assert not second.transcribed
 
 
-# --- what no program may do
+# --- constraints of the database
 
 
 INSERT = """
@@ -428,8 +439,8 @@ INSERT = """
 """
 
 
-def fitting(status: Status) -> tuple[str, str | None, str | None]:
-    """A status with the finished_at and the claim_token that go with it."""
+def build_status_columns(status: Status) -> tuple[str, str | None, str | None]:
+    """Return a status with a valid finished_at and claim_token."""
     return (
         status,
         "2026" if status in TERMINAL else None,
@@ -439,8 +450,8 @@ def fitting(status: Status) -> tuple[str, str | None, str | None]:
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
-    """The ledger as any other program may open it."""
-    create(tmp_path / "ledger.db")
+    """The ledger as any other program opens it."""
+    create_ledger(tmp_path / "ledger.db")
     with closing(sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute("INSERT INTO batches (name, created_at) VALUES ('b', '2026')")
@@ -448,13 +459,14 @@ def database(tmp_path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @pytest.mark.parametrize(("old", "new"), list(product(Status, Status)))
-def test_the_database_holds_every_program_to_the_transitions(
+def test_the_database_enforces_the_transitions(
     database: sqlite3.Connection, old: Status, new: Status
 ) -> None:
-    database.execute(INSERT, fitting(old))
+    database.execute(INSERT, build_status_columns(old))
     try:
         database.execute(
-            "UPDATE jobs SET status = ?, finished_at = ?, claim_token = ?", fitting(new)
+            "UPDATE jobs SET status = ?, finished_at = ?, claim_token = ?",
+            build_status_columns(new),
         )
         allowed = True
     except sqlite3.IntegrityError:
@@ -467,27 +479,27 @@ def test_the_database_holds_every_program_to_the_transitions(
     [
         "UPDATE jobs SET status = 'done'",
         "UPDATE jobs SET status = 'failed'",  # without finished_at
-        "UPDATE jobs SET finished_at = '2026'",  # without having ended
+        "UPDATE jobs SET finished_at = '2026'",  # without an end
         "UPDATE jobs SET claim_token = 'mine'",  # without processing
         "UPDATE jobs SET status = 'processing'",  # without a token
         "UPDATE jobs SET progress = 1.5",
         "UPDATE jobs SET batch = 'nowhere'",
     ],
 )
-def test_the_database_refuses_nonsense(database: sqlite3.Connection, change: str) -> None:
-    database.execute(INSERT, fitting(Status.PENDING))
+def test_the_database_refuses_invalid_values(database: sqlite3.Connection, change: str) -> None:
+    database.execute(INSERT, build_status_columns(Status.PENDING))
     with pytest.raises(sqlite3.IntegrityError):
         database.execute(change)
 
 
-async def test_words_that_are_no_unicode_do_not_stop_the_ledger(ledger: Ledger) -> None:
+async def test_text_that_is_not_unicode_is_stored(ledger: Ledger) -> None:
     name = os.fsdecode(b"\xff.wav")
-    [job] = await claimed(ledger, replace(a_file("a"), batch=name))
+    [job] = await add_claimed_jobs(ledger, replace(build_job("a"), batch=name))
     await ledger.write(store_state, "inbox", {"missing": name})
     await ledger.write(
         fail_job, job.id, job.token, code=ErrorCode.SOURCE_UNREADABLE, error=f"cannot open {name}"
     )
-    row = await status(ledger, job.id)
+    row = await read_status(ledger, job.id)
     assert (row["batch"], row["error"]) == ("\\udcff.wav", "cannot open \\udcff.wav")
     [event] = query_readonly(
         ledger.path, "SELECT data ->> 'error' AS error FROM events WHERE kind = 'job.failed'"

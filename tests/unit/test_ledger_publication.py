@@ -1,7 +1,4 @@
-"""The publisher's side: texts in order, names that are taken once."""
-
-from collections.abc import AsyncIterator
-from pathlib import Path
+"""Publication: order of the text, and unique names."""
 
 import pytest
 
@@ -16,36 +13,37 @@ from speakeasyd.ledger.publication import (
 )
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import store_chunks
-from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status
+from tests.ledgers import (
+    add_claimed_jobs,
+    build_artifact,
+    build_chunk,
+    build_job,
+    finish_job,
+    read_status,
+)
 
 
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with opened(tmp_path / "ledger.db") as ledger:
-        yield ledger
-
-
-async def text_in_view(ledger: Ledger, job_id: int) -> object:
+async def read_text(ledger: Ledger, job_id: int) -> object:
     [row] = query_readonly(
         ledger.path, "SELECT text FROM transcript_text WHERE job_id = ?", [job_id]
     )
     return row["text"]
 
 
-async def test_segments_come_in_the_order_of_time(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("sub/a.wav"))
-    chunks = [a_chunk(1, " three,", " four"), a_chunk(0, " One,", " two,")]
+async def test_segments_are_ordered_by_time(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("sub/a.wav"))
+    chunks = [build_chunk(1, " three,", " four"), build_chunk(0, " One,", " two,")]
     await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in chunks])
     transcript = await ledger.read(load_transcript, job.id)
     assert (transcript.text, transcript.source) == ("One, two, three, four", "a.wav")
     await ledger.write(complete_job, job.id, job.token, [])
-    assert await text_in_view(ledger, job.id) == "One, two, three, four"
+    assert await read_text(ledger, job.id) == "One, two, three, four"
 
 
-async def test_channels_are_woven_by_time(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("call.wav"))
+async def test_channels_are_merged_by_time(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("call.wav"))
 
-    def said(index: int, start: float, text: str, channel: int) -> Chunk:
+    def build_segment_at(index: int, start: float, text: str, channel: int) -> Chunk:
         return Chunk(
             index,
             start,
@@ -54,7 +52,11 @@ async def test_channels_are_woven_by_time(ledger: Ledger) -> None:
             channel,
         )
 
-    talk = [said(0, 0.0, " Hi.", 0), said(1, 4.0, " Fine.", 0), said(2, 2.0, " How are you?", 1)]
+    talk = [
+        build_segment_at(0, 0.0, " Hi.", 0),
+        build_segment_at(1, 4.0, " Fine.", 0),
+        build_segment_at(2, 2.0, " How are you?", 1),
+    ]
     await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in talk])
     transcript = await ledger.read(load_transcript, job.id)
     assert [(s.text, s.channel) for s in transcript.segments] == [
@@ -63,11 +65,11 @@ async def test_channels_are_woven_by_time(ledger: Ledger) -> None:
         (" Fine.", 0),
     ]
     await ledger.write(complete_job, job.id, job.token, [])
-    assert await text_in_view(ledger, job.id) == transcript.text
+    assert await read_text(ledger, job.id) == transcript.text
 
 
-async def test_a_segment_comes_back_as_it_was(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a.wav"))
+async def test_a_stored_segment_is_equal(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
     words = (Word(0.1, 0.30000000000000004, " Grüß", 0.5), Word(0.3, 0.9, " «Gott»", 1.0))
     segment = Segment(
         0.1, 0.9, " Grüß «Gott»", -0.25, 1.5, 1e-9, channel=1, words=words, confidence=0.75
@@ -76,11 +78,11 @@ async def test_a_segment_comes_back_as_it_was(ledger: Ledger) -> None:
     assert (await ledger.read(load_transcript, job.id)).segments == (segment,)
 
 
-async def test_silence_is_an_empty_text(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a.wav"))
-    await finish(ledger, job)
+async def test_silence_gives_an_empty_text(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
+    await finish_job(ledger, job)
     assert (await ledger.read(load_transcript, job.id)).text == ""
-    assert await text_in_view(ledger, job.id) == ""
+    assert await read_text(ledger, job.id) == ""
 
 
 async def test_there_is_no_transcript_of_an_unknown_job(ledger: Ledger) -> None:
@@ -90,13 +92,13 @@ async def test_there_is_no_transcript_of_an_unknown_job(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("twin", ["talk.txt", "TALK.txt", "cafe\u0301.txt"])
 async def test_a_name_belongs_to_one_job(ledger: Ledger, twin: str) -> None:
-    one, two = await claimed(ledger, a_file("a"), a_file("b"))
+    one, two = await add_claimed_jobs(ledger, build_job("a"), build_job("b"))
     assert (
         await ledger.write(
             reserve_artifacts,
             one.id,
             one.token,
-            [an_artifact("talk.txt"), an_artifact("caf\u00e9.txt")],
+            [build_artifact("talk.txt"), build_artifact("caf\u00e9.txt")],
         )
         == set()
     )
@@ -106,19 +108,19 @@ async def test_a_name_belongs_to_one_job(ledger: Ledger, twin: str) -> None:
     assert await ledger.read(find_taken_names, "/outbox", [twin], job_id=one.id) == set()
     assert await ledger.read(find_taken_names, "/elsewhere", [twin], job_id=two.id) == set()
     assert await ledger.write(
-        reserve_artifacts, two.id, two.token, [an_artifact("free.txt"), an_artifact(twin)]
+        reserve_artifacts, two.id, two.token, [build_artifact("free.txt"), build_artifact(twin)]
     ) == {twin}
     assert await ledger.read(find_taken_names, "/outbox", ["free.txt"], job_id=one.id) == set()
 
 
-async def test_completion_says_what_was_written(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
-    await ledger.write(reserve_artifacts, job.id, job.token, [an_artifact("old.txt")])
+async def test_completion_records_the_written_files(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    await ledger.write(reserve_artifacts, job.id, job.token, [build_artifact("old.txt")])
     assert query_readonly(ledger.path, "SELECT written_at FROM artifacts") == [{"written_at": None}]
-    await ledger.write(complete_job, job.id, job.token, [an_artifact("new.txt")])
+    await ledger.write(complete_job, job.id, job.token, [build_artifact("new.txt")])
     [artifact] = query_readonly(ledger.path, "SELECT path, written_at FROM artifacts")
     assert artifact == {"path": "new.txt", "written_at": "2026-01-01T00:00:00.000Z"}
-    row = await status(ledger, job.id)
+    row = await read_status(ledger, job.id)
     assert (row["status"], row["progress"], row["finished_at"]) == (
         "completed",
         1.0,

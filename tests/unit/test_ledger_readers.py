@@ -1,4 +1,4 @@
-"""Questions of clients end in time, and hold nothing that the work needs."""
+"""Queries of clients have a time limit and block no work."""
 
 import asyncio
 import time
@@ -21,17 +21,11 @@ from speakeasyd.ledger.readonly import read_ledger
 from speakeasyd.ledger.rows import ReadConnection, fetch_rows, fetch_value, stream_rows
 from speakeasyd.ledger.search import build_match_expression
 from tests.conftest import PATIENCE_S
-from tests.ledgers import a_file, opened
+from tests.ledgers import build_job
 
 ENDLESS = (
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) AS n FROM n"
 )
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with opened(tmp_path / "ledger.db") as one:
-        yield one
 
 
 @pytest.fixture
@@ -41,24 +35,22 @@ async def readers(ledger: Ledger, tmp_path: Path) -> AsyncIterator[Readers]:
     await readers.close()
 
 
-def endless(connection: Connection) -> object:
+def run_endless_query(connection: Connection) -> object:
     return connection.execute(text(ENDLESS)).all()
 
 
-async def test_a_question_has_a_time_limit(readers: Readers) -> None:
+async def test_a_query_has_a_time_limit(readers: Readers) -> None:
     with pytest.raises(QueryTimeout, match=r"longer than 0\.3 s"):
-        await readers.read(endless)
+        await readers.read(run_endless_query)
     with pytest.raises(QueryTimeout):
-        await readers.read(endless)
+        await readers.read(run_endless_query)
     assert await readers.read(fetch_rows, "SELECT 1 AS one") == [{"one": 1}]
 
 
-async def test_a_question_that_nobody_waits_for_any_more_is_ended(
-    ledger: Ledger, tmp_path: Path
-) -> None:
+async def test_an_abandoned_query_is_interrupted(ledger: Ledger, tmp_path: Path) -> None:
     readers = Readers(tmp_path / "ledger.db", size=2, limit_s=3600.0)
     async with asyncio.timeout(PATIENCE_S):
-        asking = [asyncio.create_task(readers.read(endless)) for _ in range(2)]
+        asking = [asyncio.create_task(readers.read(run_endless_query)) for _ in range(2)]
         await asyncio.sleep(0)
         for task in asking:
             task.cancel()
@@ -67,12 +59,12 @@ async def test_a_question_that_nobody_waits_for_any_more_is_ended(
         await readers.close()
 
 
-async def test_an_interrupted_connection_goes_back_clean(ledger: Ledger, tmp_path: Path) -> None:
+async def test_an_interrupted_connection_can_be_used_again(ledger: Ledger, tmp_path: Path) -> None:
     readers = Readers(tmp_path / "ledger.db", size=1)
     seen: list[object] = []
     started = asyncio.Event()
 
-    def look(connection: Connection) -> int:
+    def read_connection(connection: Connection) -> int:
         driver = connection.connection.driver_connection
         seen.append(driver)
         assert isinstance(driver, aiosqlite.Connection)
@@ -81,12 +73,12 @@ async def test_an_interrupted_connection_goes_back_clean(ledger: Ledger, tmp_pat
         return len(connection.execute(text(ENDLESS if len(seen) == 1 else "SELECT 1")).all())
 
     async with asyncio.timeout(PATIENCE_S):
-        asking = asyncio.create_task(readers.read(look))
+        asking = asyncio.create_task(readers.read(read_connection))
         await started.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert await readers.read(look) == 1
+        assert await readers.read(read_connection) == 1
         await readers.close()
     assert seen[0] is seen[1]
 
@@ -95,7 +87,7 @@ async def test_a_query_that_waits_for_a_connection_can_be_cancelled(
     ledger: Ledger, tmp_path: Path
 ) -> None:
     readers = Readers(tmp_path / "ledger.db", size=1)
-    asking = [asyncio.create_task(readers.read(endless)) for _ in range(3)]
+    asking = [asyncio.create_task(readers.read(run_endless_query)) for _ in range(3)]
     await asyncio.sleep(0)
     async with asyncio.timeout(PATIENCE_S):
         for task in reversed(asking):
@@ -106,10 +98,10 @@ async def test_a_query_that_waits_for_a_connection_can_be_cancelled(
         await readers.close()
 
 
-async def test_a_query_sees_one_moment(ledger: Ledger) -> None:
+async def test_a_query_reads_one_snapshot(ledger: Ledger) -> None:
     def count_before_and_after(connection: Connection) -> tuple[object, object]:
         before = fetch_value(connection, "SELECT count(*) FROM jobs")
-        await_only(ledger.write(add_jobs, [a_file("new.wav")]))
+        await_only(ledger.write(add_jobs, [build_job("new.wav")]))
         return before, fetch_value(connection, "SELECT count(*) FROM jobs")
 
     assert await ledger.read(count_before_and_after) == (0, 0)
@@ -132,9 +124,9 @@ async def test_rows_are_streamed(ledger: Ledger, tmp_path: Path) -> None:
     assert read_ledger(tmp_path, take_three) == [1, 2, 3]
 
 
-async def test_a_stop_waits_for_no_question(ledger: Ledger, tmp_path: Path) -> None:
+async def test_a_stop_does_not_wait_for_queries(ledger: Ledger, tmp_path: Path) -> None:
     readers = Readers(tmp_path / "ledger.db", size=1, limit_s=3600.0)
-    asking = [asyncio.create_task(readers.read(endless)) for _ in range(3)]
+    asking = [asyncio.create_task(readers.read(run_endless_query)) for _ in range(3)]
     await asyncio.sleep(0)
     async with asyncio.timeout(PATIENCE_S):
         await readers.close()
@@ -142,8 +134,8 @@ async def test_a_stop_waits_for_no_question(ledger: Ledger, tmp_path: Path) -> N
     assert all(isinstance(answer, LedgerError | asyncio.CancelledError) for answer in answers)
 
 
-async def test_clients_hold_no_reader_of_the_work(ledger: Ledger) -> None:
-    asking = [asyncio.create_task(ledger.searches.read(endless)) for _ in range(20)]
+async def test_clients_use_no_readers_of_the_work(ledger: Ledger) -> None:
+    asking = [asyncio.create_task(ledger.searches.read(run_endless_query)) for _ in range(20)]
     await asyncio.sleep(0)
     began = time.monotonic()
     assert await ledger.read(find_next_job, ledger.now()) is None
@@ -153,7 +145,7 @@ async def test_clients_hold_no_reader_of_the_work(ledger: Ledger) -> None:
     await asyncio.gather(*asking, return_exceptions=True)
 
 
-async def test_questions_that_wait_are_bounded(readers: Readers) -> None:
+async def test_waiting_queries_are_bounded(readers: Readers) -> None:
     asking = [asyncio.create_task(readers.read(fetch_rows, "SELECT 1")) for _ in range(200)]
     answers = await asyncio.gather(*asking, return_exceptions=True)
     assert any(isinstance(answer, LedgerBusy) for answer in answers)
@@ -169,10 +161,10 @@ async def test_questions_that_wait_are_bounded(readers: Readers) -> None:
         '"a"*',
     ],
 )
-def test_what_would_take_very_long_is_refused(words: str) -> None:
+def test_a_very_slow_search_is_refused(words: str) -> None:
     with pytest.raises(QueryError):
         build_match_expression(words)
 
 
-def test_a_beginning_of_two_letters_is_enough() -> None:
+def test_a_prefix_of_two_letters_is_enough() -> None:
     assert build_match_expression("tr* 日*") == '"tr" * AND "日" *'

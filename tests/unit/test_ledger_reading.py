@@ -1,4 +1,4 @@
-"""Queries of people's own can read everything and change nothing."""
+"""Users' queries can read everything and change nothing."""
 
 import sqlite3
 import subprocess
@@ -14,14 +14,14 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import store_chunks
-from tests.ledgers import a_chunk, a_file, claimed, opened
+from tests.ledgers import add_claimed_jobs, build_chunk, build_job, open_ledger
 
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with opened(tmp_path / "ledger.db") as ledger:
-        [job] = await claimed(ledger, a_file("a.wav"))
-        await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " The fox."))])
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
+        await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " The fox."))])
         yield ledger
 
 
@@ -80,12 +80,12 @@ async def test_everything_can_be_read(ledger: Ledger, query: str) -> None:
     assert query_readonly(ledger.path, query)
 
 
-async def test_parameters_go_by_name_or_by_place(ledger: Ledger) -> None:
+async def test_parameters_by_name_or_position(ledger: Ledger) -> None:
     assert query_readonly(ledger.path, "SELECT :a AS b", {"a": "it's"}) == [{"b": "it's"}]
     assert query_readonly(ledger.path, "SELECT ? AS b", [2]) == [{"b": 2}]
 
 
-def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
+def test_a_slow_query_is_stopped(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "ledger.db")) as connection:
         connection.execute("CREATE TABLE jobs (id)")
     endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
@@ -93,15 +93,15 @@ def test_a_query_that_takes_too_long_is_stopped(tmp_path: Path) -> None:
         query_readonly(tmp_path / "ledger.db", endless, limit_s=0.05)
 
 
-def test_reading_needs_no_daemon_and_makes_no_ledger(tmp_path: Path) -> None:
+def test_reading_needs_no_daemon_and_creates_no_ledger(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
         query_readonly(tmp_path / "ledger.db", "SELECT 1")
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_reading_works_before_and_after_the_daemon(tmp_path: Path) -> None:
-    async with opened(tmp_path / "ledger.db") as ledger:
-        await ledger.write(add_jobs, [a_file("a.wav")])
+    async with open_ledger(tmp_path / "ledger.db") as ledger:
+        await ledger.write(add_jobs, [build_job("a.wav")])
         assert query_readonly(tmp_path / "ledger.db", "SELECT path FROM job_status") == [
             {"path": "a.wav"}
         ]

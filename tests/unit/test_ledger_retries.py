@@ -1,7 +1,6 @@
-"""A retry of a completed job: the finished transcript stays until the new one is whole."""
+"""A retry of a completed job keeps the finished transcript until the new one is complete."""
 
 import json
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,19 @@ from speakeasyd.ledger.publication import (
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
 from speakeasyd.ledger.search import search_text
-from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status
+from tests.ledgers import (
+    add_claimed_jobs,
+    build_artifact,
+    build_chunk,
+    build_job,
+    finish_job,
+    open_ledger,
+    read_status,
+)
 
 
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    async with opened(tmp_path / "ledger.db") as ledger:
-        yield ledger
-
-
-async def seen(ledger: Ledger, job: Job) -> dict[str, Any]:
-    """Everything that people see of a finished transcript."""
+async def read_transcript_state(ledger: Ledger, job: Job) -> dict[str, Any]:
+    """Return everything that users see of a finished transcript."""
     rows = query_readonly(ledger.path, "SELECT * FROM transcript_text WHERE job_id = ?", [job.id])
     return {
         "view": rows,
@@ -50,43 +51,43 @@ async def seen(ledger: Ledger, job: Job) -> dict[str, Any]:
 
 
 async def retried(ledger: Ledger) -> tuple[Job, dict[str, Any], dict[str, Any]]:
-    """A completed job that is claimed again; what was seen of it, and its row, before."""
-    [job] = await claimed(ledger, a_file("a"))
-    await finish(ledger, job, " earlier", " text", language="de")
-    before, row = await seen(ledger, job), await status(ledger, job.id)
+    """A completed job that was claimed again, what users saw of it, and its earlier row."""
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    await finish_job(ledger, job, " earlier", " text", language="de")
+    before, row = await read_transcript_state(ledger, job), await read_status(ledger, job.id)
     await ledger.retry_jobs([job.id])
     [again] = await ledger.write(claim_jobs, 1)
     return again, before, row
 
 
-def comparable(row: dict[str, Any]) -> dict[str, Any]:
+def remove_changing_columns(row: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value for name, value in row.items() if name not in {"retry_error", "available_at"}
     }
 
 
-async def test_the_finished_transcript_stays_while_the_retry_is_under_way(ledger: Ledger) -> None:
+async def test_the_finished_transcript_is_kept_during_the_retry(ledger: Ledger) -> None:
     job, before, _ = await retried(ledger)
     assert before["view"][0]["text"] == "earlier text"
-    assert await seen(ledger, job) == before
+    assert await read_transcript_state(ledger, job) == before
     await ledger.write(
         update_claimed_job, job.id, job.token, JobNoted(language="en", model="large")
     )
-    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer"))])
-    assert await seen(ledger, job) == before
+    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer"))])
+    assert await read_transcript_state(ledger, job) == before
     await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=9.0, warnings=())
-    assert await seen(ledger, job) == before
+    assert await read_transcript_state(ledger, job) == before
     assert (await ledger.read(transcript_to_publish, job.id)).text == "newer"
-    assert (await status(ledger, job.id))["has_transcript"] == 1
+    assert (await read_status(ledger, job.id))["has_transcript"] == 1
 
 
-async def test_a_retry_that_is_whole_replaces_it(ledger: Ledger) -> None:
+async def test_a_complete_retry_replaces_it(ledger: Ledger) -> None:
     job, _, _ = await retried(ledger)
-    await finish(ledger, job, " newer", " words", language="en")
+    await finish_job(ledger, job, " newer", " words", language="en")
     assert (await ledger.read(load_transcript, job.id)).text == "newer words"
     assert await ledger.searches.read(search_text, "earlier") == []
     assert len(await ledger.searches.read(search_text, "newer")) == 1
-    row = await status(ledger, job.id)
+    row = await read_status(ledger, job.id)
     assert (row["status"], row["language"], row["retry_error"]) == ("completed", "en", None)
     tables = "SELECT (SELECT count(*) FROM retries) + (SELECT count(*) FROM retry_chunks) AS n"
     assert query_readonly(ledger.path, tables) == [{"n": 0}]
@@ -94,17 +95,17 @@ async def test_a_retry_that_is_whole_replaces_it(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("claimed_again", [True, False])
-async def test_a_cancelled_retry_leaves_the_job_as_it_was(
-    ledger: Ledger, claimed_again: bool
-) -> None:
+async def test_a_cancelled_retry_restores_the_job(ledger: Ledger, claimed_again: bool) -> None:
     job, before, row = await retried(ledger)
-    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer"))])
+    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer"))])
     if not claimed_again:
         await ledger.write(release_claim, job.id, job.token, available_at=None)
     assert await ledger.cancel_jobs([job.id]) == [job.id]
-    assert await seen(ledger, job) == before
-    assert comparable(await status(ledger, job.id)) == comparable(row)
-    assert (await status(ledger, job.id))["retry_error"] is None
+    assert await read_transcript_state(ledger, job) == before
+    assert remove_changing_columns(await read_status(ledger, job.id)) == remove_changing_columns(
+        row
+    )
+    assert (await read_status(ledger, job.id))["retry_error"] is None
     outcomes = [
         one["outcome"]
         for one in query_readonly(ledger.path, "SELECT outcome FROM attempts ORDER BY id")
@@ -112,15 +113,15 @@ async def test_a_cancelled_retry_leaves_the_job_as_it_was(
     assert outcomes == ["completed", "cancelled" if claimed_again else "released"]
 
 
-async def test_a_failed_retry_leaves_the_job_as_it_was_and_says_why(ledger: Ledger) -> None:
+async def test_a_failed_retry_restores_the_job_with_a_reason(ledger: Ledger) -> None:
     job, before, row = await retried(ledger)
     await ledger.write(add_strike, job.id, job.token, chunk=0, start=0.0, end=10.0)
     assert not await ledger.write(
         fail_job, job.id, job.token, code=ErrorCode.POISON, error="it fell over"
     )
-    assert await seen(ledger, job) == before
-    after = await status(ledger, job.id)
-    assert comparable(after) == comparable(row)
+    assert await read_transcript_state(ledger, job) == before
+    after = await read_status(ledger, job.id)
+    assert remove_changing_columns(after) == remove_changing_columns(row)
     assert after["retry_error"] == "poison: it fell over"
     kinds = [
         one["kind"]
@@ -139,75 +140,78 @@ async def test_after_a_failed_retry_another_succeeds(ledger: Ledger) -> None:
     await ledger.retry_jobs([job.id])
     [again] = await ledger.write(claim_jobs, 1)
     assert (again.done, again.suspects) == (frozenset(), ())
-    await finish(ledger, again, " newer")
-    row = await status(ledger, job.id)
+    await finish_job(ledger, again, " newer")
+    row = await read_status(ledger, job.id)
     assert (row["status"], row["retry_error"]) == ("completed", None)
 
 
 async def test_a_restart_in_the_middle_of_a_retry_keeps_its_chunks(tmp_path: Path) -> None:
-    async with opened(tmp_path / "ledger.db", boot_id="one") as ledger:
+    async with open_ledger(tmp_path / "ledger.db", boot_id="one") as ledger:
         job, before, _ = await retried(ledger)
         await ledger.write(add_strike, job.id, job.token, chunk=0, start=0.0, end=10.0)
         await ledger.write(add_strike, job.id, job.token, chunk=1, start=10.0, end=20.0)
-        await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer", " part"))])
-    async with opened(tmp_path / "ledger.db", boot_id="two") as ledger:
+        await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer", " part"))])
+    async with open_ledger(tmp_path / "ledger.db", boot_id="two") as ledger:
         assert (await ledger.write(release_stale_claims)).jobs == (job.id,)
         [again] = await ledger.write(claim_jobs, 1)
         assert (again.done, again.said) == ({0}, {0: " newer part"})
         assert [suspect.index for suspect in again.suspects] == [1]
-        assert await seen(ledger, job) == before
+        assert await read_transcript_state(ledger, job) == before
         lost = await ledger.write(
             store_chunks,
-            [(again.id, again.token, a_chunk(0, " twice")), (again.id, again.token, a_chunk(1))],
+            [
+                (again.id, again.token, build_chunk(0, " twice")),
+                (again.id, again.token, build_chunk(1)),
+            ],
         )
         assert lost == frozenset()
         await ledger.write(mark_transcribed, again.id, again.token, audio_seconds=20.0, warnings=())
-        await ledger.write(complete_job, again.id, again.token, [an_artifact("a.txt")])
+        await ledger.write(complete_job, again.id, again.token, [build_artifact("a.txt")])
         assert (await ledger.read(load_transcript, job.id)).text == "newer part"
 
 
-async def test_a_gap_in_the_retry_is_told_and_one_in_the_finished_text_is_not(
+async def test_only_gaps_of_the_retry_are_reported(
     ledger: Ledger,
 ) -> None:
-    [job] = await claimed(ledger, a_file("a"))
-    gap = replace(a_chunk(0), segments=(), gap=True)
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    gap = replace(build_chunk(0), segments=(), gap=True)
     await ledger.write(store_chunks, [(job.id, job.token, gap)])
-    await finish(ledger, job)
+    await finish_job(ledger, job)
     await ledger.retry_jobs([job.id])
     [again] = await ledger.write(claim_jobs, 1)
-    await ledger.write(store_chunks, [(again.id, again.token, a_chunk(0, " whole"))])
+    await ledger.write(store_chunks, [(again.id, again.token, build_chunk(0, " whole"))])
     await ledger.write(mark_transcribed, again.id, again.token, audio_seconds=10.0, warnings=())
     assert (await ledger.read(load_transcript, job.id)).gaps == ((0.0, 10.0),)
     assert (await ledger.read(transcript_to_publish, job.id)).gaps == ()
-    assert (await status(ledger, job.id))["warning"] is None
+    assert (await read_status(ledger, job.id))["warning"] is None
 
 
-async def test_what_fails_when_its_files_may_be_written_already_is_written_again(
+async def test_a_failure_during_publication_writes_the_files_again(
     ledger: Ledger,
 ) -> None:
     job, before, _ = await retried(ledger)
-    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer"))])
+    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer"))])
     await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=10.0, warnings=())
-    await ledger.write(reserve_artifacts, job.id, job.token, [an_artifact("a.txt")])
+    await ledger.write(reserve_artifacts, job.id, job.token, [build_artifact("a.txt")])
     await ledger.cancel_jobs([job.id])
     assert (await ledger.read(load_transcript, job.id)) == before["transcript"]
     [again] = await ledger.write(claim_jobs, 1)
     assert again.transcribed
     assert (await ledger.read(transcript_to_publish, job.id)) == before["transcript"]
-    await ledger.write(complete_job, again.id, again.token, [an_artifact("a.txt")])
-    assert (await status(ledger, job.id))["status"] == "completed"
+    await ledger.write(complete_job, again.id, again.token, [build_artifact("a.txt")])
+    assert (await read_status(ledger, job.id))["status"] == "completed"
 
 
 async def test_a_new_version_of_the_file_ends_the_retry_of_the_earlier_one(ledger: Ledger) -> None:
     job, before, _ = await retried(ledger)
-    await ledger.write(add_jobs, [a_file("a", "other bytes")])
-    assert (await status(ledger, job.id))["status"] == "completed"
-    assert (await seen(ledger, job))["view"] == before["view"]
+    await ledger.write(add_jobs, [build_job("a", "other bytes")])
+    assert (await read_status(ledger, job.id))["status"] == "completed"
+    assert (await read_transcript_state(ledger, job))["view"] == before["view"]
 
 
 async def test_statistics_may_be_unknown(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
-    chunk = a_chunk(0, " text")
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    chunk = build_chunk(0, " text")
     segment = replace(
         chunk.segments[0], avg_logprob=None, compression_ratio=None, no_speech_prob=None
     )
@@ -215,9 +219,9 @@ async def test_statistics_may_be_unknown(ledger: Ledger) -> None:
     assert (await ledger.read(load_transcript, job.id)).segments == (segment,)
 
 
-async def test_a_pruned_job_takes_its_retry_along(ledger: Ledger) -> None:
+async def test_a_pruned_job_removes_its_retry(ledger: Ledger) -> None:
     job, _, _ = await retried(ledger)
-    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " newer"))])
+    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer"))])
     await ledger.cancel_jobs([job.id])
     assert await ledger.prune_history(jobs_before="2027", events_before="2020") == 1
     assert query_readonly(

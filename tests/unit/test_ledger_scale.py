@@ -1,4 +1,4 @@
-"""With many jobs the hot questions go by an index; a plan that sorts or scans would pass every other test."""
+"""With many jobs, frequent queries use an index. Other tests would not notice a scan."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,26 +9,26 @@ from sqlalchemy import ClauseElement
 from sqlalchemy.dialects import sqlite
 
 from speakeasyd.ledger import claims
-from tests.ledgers import create, fill
+from tests.ledgers import create_ledger, insert_jobs
 
 JOBS = 20_000
 
 
 @pytest.fixture(scope="module")
-def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
+def large_ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sqlite3.Connection]:
     path = tmp_path_factory.mktemp("crowded") / "ledger.db"
-    create(path)
+    create_ledger(path)
     with closing(sqlite3.connect(path)) as connection:
-        fill(connection, JOBS)
+        insert_jobs(connection, JOBS)
         yield connection
 
 
-def plan(connection: sqlite3.Connection, query: str) -> list[str]:
-    """How SQLite goes about it: one line a step. Parameters need no values for that."""
+def explain_query(connection: sqlite3.Connection, query: str) -> list[str]:
+    """Return the steps of SQLite's query plan. Parameters need no values."""
     return [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {query}")]
 
 
-def compiled(statement: ClauseElement) -> str:
+def compile_statement(statement: ClauseElement) -> str:
     return str(statement.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}))
 
 
@@ -46,13 +46,13 @@ PAGES = {
 
 
 @pytest.mark.parametrize("query", PAGES.values(), ids=PAGES)
-def test_a_page_is_found_by_an_index(crowded: sqlite3.Connection, query: str) -> None:
-    steps = plan(crowded, query)
+def test_a_page_uses_an_index(large_ledger: sqlite3.Connection, query: str) -> None:
+    steps = explain_query(large_ledger, query)
     assert not [step for step in steps if step.startswith("SCAN") or "TEMP B-TREE" in step], steps
 
 
-def test_a_text_is_put_together_from_its_own_segments(crowded: sqlite3.Connection) -> None:
-    steps = plan(crowded, "SELECT * FROM transcript_text WHERE job_id = 5")
+def test_a_text_is_read_from_its_own_segments(large_ledger: sqlite3.Connection) -> None:
+    steps = explain_query(large_ledger, "SELECT * FROM transcript_text WHERE job_id = 5")
     assert "SEARCH jobs USING INTEGER PRIMARY KEY (rowid=?)" in steps
     assert not [step for step in steps if step.startswith(("SCAN jobs", "SCAN segments"))], steps
 
@@ -60,24 +60,24 @@ def test_a_text_is_put_together_from_its_own_segments(crowded: sqlite3.Connectio
 @pytest.mark.parametrize("model", [None, "auto"])
 @pytest.mark.parametrize("inboxes", [None, ["inbox"]])
 def test_the_next_job_is_found_without_sorting(
-    crowded: sqlite3.Connection, model: str | None, inboxes: list[str] | None
+    large_ledger: sqlite3.Connection, model: str | None, inboxes: list[str] | None
 ) -> None:
     queue = claims.select_claimable("*", "2027", 1, model=model, inboxes=inboxes)
-    steps = plan(crowded, compiled(queue))
+    steps = explain_query(large_ledger, compile_statement(queue))
     assert steps[0].startswith(
         "SEARCH jobs USING INDEX ix_jobs_claim" if model else "SCAN jobs USING INDEX ix_jobs_next"
     )
     assert not [step for step in steps if "TEMP B-TREE" in step]
 
 
-def test_batches_are_summed_up_from_their_counts(crowded: sqlite3.Connection) -> None:
-    steps = plan(crowded, "SELECT * FROM batch_progress")
+def test_batches_are_read_from_their_counts(large_ledger: sqlite3.Connection) -> None:
+    steps = explain_query(large_ledger, "SELECT * FROM batch_progress")
     assert not [
         step
         for step in steps
         if step.startswith(("SCAN jobs", "SEARCH jobs USING INDEX ix_jobs_batch"))
     ], steps
-    rows = crowded.execute(
+    rows = large_ledger.execute(
         "SELECT total, completed, pending, audio_seconds, progress FROM batch_progress"
     ).fetchall()
     assert sum(row[0] for row in rows) == JOBS

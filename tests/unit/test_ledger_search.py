@@ -1,11 +1,9 @@
-"""Where words were said."""
+"""Full-text search."""
 
 import sqlite3
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -18,27 +16,16 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.results import store_chunks
 from speakeasyd.ledger.search import SearchFilters, build_match_expression, search_text
 from speakeasyd.testing import ManualClock
-from tests.ledgers import a_chunk, a_file, claimed, opened
+from tests.ledgers import add_claimed_jobs, build_chunk, build_job
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
-    async with opened(tmp_path / "ledger.db", clock=clock) as one:
-        yield one
-
-
-async def test_words_are_found_where_they_are_said(ledger: Ledger) -> None:
-    one, two = await claimed(ledger, a_file("one.wav"), a_file("two.wav"))
+async def test_words_are_found_at_their_times(ledger: Ledger) -> None:
+    one, two = await add_claimed_jobs(ledger, build_job("one.wav"), build_job("two.wav"))
     await ledger.write(
         store_chunks,
-        [(one.id, one.token, a_chunk(0, " The quick brown fox", " jumps over the Café."))],
+        [(one.id, one.token, build_chunk(0, " The quick brown fox", " jumps over the Café."))],
     )
-    await ledger.write(store_chunks, [(two.id, two.token, a_chunk(1, " A slow fox."))])
+    await ledger.write(store_chunks, [(two.id, two.token, build_chunk(1, " A slow fox."))])
     assert [
         (hit.path, hit.start) for hit in await ledger.searches.read(search_text, "quick fox")
     ] == [("one.wav", 0.0)]
@@ -59,42 +46,42 @@ async def test_words_are_found_where_they_are_said(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     "words", ["", '"', "a AND", "text:fox", "(", "* ^", "NEAR(a b)", "it's", "-fox"]
 )
-async def test_no_word_is_taken_for_an_operator(ledger: Ledger, words: str) -> None:
-    [job] = await claimed(ledger, a_file("a.wav"))
-    await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " fox"))])
+async def test_words_are_not_operators(ledger: Ledger, words: str) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
+    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " fox"))])
     assert await ledger.searches.read(search_text, words) == []
 
 
-async def test_phrases_beginnings_and_what_must_not_be_there(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a.wav"))
+async def test_phrases_prefixes_and_exclusions(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
     await ledger.write(
         store_chunks,
-        [(job.id, job.token, a_chunk(0, " the quick brown fox", " the brown quick dog"))],
+        [(job.id, job.token, build_chunk(0, " the quick brown fox", " the brown quick dog"))],
     )
 
-    async def starts(words: str) -> set[float]:
+    async def list_starts(words: str) -> set[float]:
         return {hit.start for hit in await ledger.searches.read(search_text, words)}
 
-    assert await starts("quick brown") == {0.0, 1.0}
-    assert await starts('"quick brown"') == {0.0}
-    assert await starts('"quick bro"*') == {0.0}
-    assert await starts('"quick brown') == {0.0}  # the second quote is still to be typed
-    assert await starts("qu* -fox") == {1.0}
-    assert await starts('brown -"quick dog"') == {0.0}
+    assert await list_starts("quick brown") == {0.0, 1.0}
+    assert await list_starts('"quick brown"') == {0.0}
+    assert await list_starts('"quick bro"*') == {0.0}
+    assert await list_starts('"quick brown') == {0.0}  # the second quote is not typed yet
+    assert await list_starts("qu* -fox") == {1.0}
+    assert await list_starts('brown -"quick dog"') == {0.0}
 
 
 async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
-    calls, talk = await claimed(
-        ledger, replace(a_file("c.wav"), batch="calls", preset="split"), a_file("t.wav")
+    calls, talk = await add_claimed_jobs(
+        ledger, replace(build_job("c.wav"), batch="calls", preset="split"), build_job("t.wav")
     )
-    await ledger.write(store_chunks, [(calls.id, calls.token, a_chunk(0, " hello", channel=0))])
-    await ledger.write(store_chunks, [(calls.id, calls.token, a_chunk(1, " hello", channel=1))])
-    await ledger.write(store_chunks, [(talk.id, talk.token, a_chunk(0, " hello"))])
+    await ledger.write(store_chunks, [(calls.id, calls.token, build_chunk(0, " hello", channel=0))])
+    await ledger.write(store_chunks, [(calls.id, calls.token, build_chunk(1, " hello", channel=1))])
+    await ledger.write(store_chunks, [(talk.id, talk.token, build_chunk(0, " hello"))])
     clock.advance(timedelta(days=40).total_seconds())
-    [late] = await claimed(ledger, a_file("late.wav", inbox="other"))
-    await ledger.write(store_chunks, [(late.id, late.token, a_chunk(0, " hello"))])
+    [late] = await add_claimed_jobs(ledger, build_job("late.wav", inbox="other"))
+    await ledger.write(store_chunks, [(late.id, late.token, build_chunk(0, " hello"))])
 
-    async def paths(**filters: object) -> list[str]:
+    async def list_paths(**filters: object) -> list[str]:
         return sorted(
             hit.path
             for hit in await ledger.searches.read(
@@ -102,27 +89,27 @@ async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
             )
         )  # type: ignore[arg-type]
 
-    assert await paths() == ["c.wav", "c.wav", "late.wav", "t.wav"]
-    assert await paths(batch="calls", channel=1) == ["c.wav"]
-    assert await paths(preset="split") == ["c.wav", "c.wav"]
-    assert await paths(inbox="other") == ["late.wav"]
-    assert await paths(since="2026-02") == ["late.wav"]
-    assert await paths(until="2026-01", channel=0) == ["c.wav"]
-    assert await paths(since="2026-01-01", until="2026-01-01") == ["c.wav", "c.wav", "t.wav"]
-    assert await paths(since="2026-01-01 00:01") == ["late.wav"]
-    assert await paths(until="2026-01-01 00:01") == ["c.wav", "c.wav", "t.wav"]
-    assert await paths(since="2027") == await paths(until="2025") == []
+    assert await list_paths() == ["c.wav", "c.wav", "late.wav", "t.wav"]
+    assert await list_paths(batch="calls", channel=1) == ["c.wav"]
+    assert await list_paths(preset="split") == ["c.wav", "c.wav"]
+    assert await list_paths(inbox="other") == ["late.wav"]
+    assert await list_paths(since="2026-02") == ["late.wav"]
+    assert await list_paths(until="2026-01", channel=0) == ["c.wav"]
+    assert await list_paths(since="2026-01-01", until="2026-01-01") == ["c.wav", "c.wav", "t.wav"]
+    assert await list_paths(since="2026-01-01 00:01") == ["late.wav"]
+    assert await list_paths(until="2026-01-01 00:01") == ["c.wav", "c.wav", "t.wav"]
+    assert await list_paths(since="2027") == await list_paths(until="2025") == []
 
 
-async def test_of_common_words_the_newest_come_first(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a.wav"))
+async def test_newest_hits_of_common_words_come_first(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
     await ledger.write(
-        store_chunks, [(job.id, job.token, a_chunk(0, " so so so", *[" so it was"] * 5))]
+        store_chunks, [(job.id, job.token, build_chunk(0, " so so so", *[" so it was"] * 5))]
     )
     assert [hit.start for hit in await ledger.searches.read(search_text, "so", limit=2)] == [
         0.0,
         1.0,
-    ]  # the first has most of it
+    ]  # the first has most hits
     with patch.object(search, "RANKED", 3):
         assert [hit.start for hit in await ledger.searches.read(search_text, "so", limit=2)] == [
             5.0,
@@ -134,11 +121,11 @@ async def test_of_common_words_the_newest_come_first(ledger: Ledger) -> None:
 async def test_common_words_among_many_files_are_all_found(
     ledger: Ledger, passed: int, stretch: int
 ) -> None:
-    """However far apart the files that pass lie, and though the chunks of some were made at the same time."""
+    """Matching files may be far apart, and chunks of several files may have equal times."""
     files = [
-        a_file(f"{number}.wav", channels="split" if number % 3 else "mix") for number in range(8)
+        build_job(f"{number}.wav", channels="split" if number % 3 else "mix") for number in range(8)
     ]
-    jobs = await claimed(
+    jobs = await add_claimed_jobs(
         ledger, *(replace(file, batch=f"batch {n % 2}") for n, file in enumerate(files))
     )
     for index in range(3):
@@ -146,7 +133,13 @@ async def test_common_words_among_many_files_are_all_found(
             channel = index % 2 if number % 3 else None
             await ledger.write(
                 store_chunks,
-                [(job.id, job.token, a_chunk(index, " so", " so it was", " no", channel=channel))],
+                [
+                    (
+                        job.id,
+                        job.token,
+                        build_chunk(index, " so", " so it was", " no", channel=channel),
+                    )
+                ],
             )
     with patch.multiple(search, RANKED=3, SKIPPED=passed, FIRST_RANGE=stretch):
         for filters in (
@@ -171,12 +164,12 @@ async def test_common_words_among_many_files_are_all_found(
     words=st.text(st.characters(codec="utf-8"), max_size=30)
     | st.text('ab"*-^:(){} \0', max_size=12)
 )
-def test_whatever_is_typed_is_a_query(words: str) -> None:
+def test_any_text_is_a_valid_query(words: str) -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute(
         "CREATE VIRTUAL TABLE t USING fts5(text, tokenize = 'unicode61 remove_diacritics 2')"
     )
-    with suppress(QueryError):  # too many words or beginnings, which would cost too much
+    with suppress(QueryError):  # too many words or prefixes
         if query := build_match_expression(words):
             connection.execute("SELECT * FROM t WHERE t MATCH ?", [query]).fetchall()
     connection.close()

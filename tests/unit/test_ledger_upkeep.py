@@ -1,6 +1,5 @@
-"""After a restart, and after a long time."""
+"""Maintenance of the ledger: after a restart, and of old rows."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -28,33 +27,33 @@ from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import mark_transcribed, store_chunks
 from speakeasyd.ledger.search import search_text
 from speakeasyd.testing import ManualClock
-from tests.ledgers import a_chunk, a_file, an_artifact, claimed, finish, opened, status, touched
+from tests.ledgers import (
+    add_claimed_jobs,
+    build_artifact,
+    build_chunk,
+    build_job,
+    finish_job,
+    open_ledger,
+    read_status,
+    with_newer_time,
+)
 
 DAY_S = 86400.0
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
-async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
-    async with opened(tmp_path / "ledger.db", clock=clock) as ledger:
-        yield ledger
-
-
-async def test_a_new_daemon_takes_back_what_the_last_one_had(tmp_path: Path) -> None:
+async def test_a_new_daemon_releases_the_claims_of_the_last_one(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
-    async with opened(path, boot_id="first") as ledger:
-        half, whole, _ = await claimed(ledger, a_file("half"), a_file("whole"), a_file("untouched"))
-        await ledger.write(store_chunks, [(half.id, half.token, a_chunk(0, " one"))])
-        await ledger.write(store_chunks, [(whole.id, whole.token, a_chunk(0, " all"))])
+    async with open_ledger(path, boot_id="first") as ledger:
+        half, whole, _ = await add_claimed_jobs(
+            ledger, build_job("half"), build_job("whole"), build_job("untouched")
+        )
+        await ledger.write(store_chunks, [(half.id, half.token, build_chunk(0, " one"))])
+        await ledger.write(store_chunks, [(whole.id, whole.token, build_chunk(0, " all"))])
         await ledger.write(mark_transcribed, whole.id, whole.token, audio_seconds=10.0)
         assert await ledger.write(release_stale_claims) == type(
             await ledger.write(release_stale_claims)
-        )(jobs=(), chunks=0)  # its own it leaves alone
-    async with opened(path, boot_id="second") as ledger:
+        )(jobs=(), chunks=0)  # its own claims are kept
+    async with open_ledger(path, boot_id="second") as ledger:
         recovered = await ledger.write(release_stale_claims)
         assert (recovered.jobs, recovered.chunks) == ((1, 2, 3), 2)
         again = {job.path: job for job in await ledger.write(claim_jobs, 3)}
@@ -68,10 +67,10 @@ async def test_a_new_daemon_takes_back_what_the_last_one_had(tmp_path: Path) -> 
         }
 
 
-async def test_an_incident_is_told_from_beginning_to_end(
+async def test_an_incident_is_recorded_from_beginning_to_end(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    [job] = await claimed(ledger, a_file("a.wav"))
+    [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
     incident = await ledger.write(
         open_incident,
         Incident(
@@ -125,7 +124,7 @@ async def test_the_incidents_of_a_killed_daemon_end_when_the_next_one_starts(
     ]
 
 
-async def test_the_state_is_what_was_said_last(ledger: Ledger, clock: ManualClock) -> None:
+async def test_the_latest_state_is_read(ledger: Ledger, clock: ManualClock) -> None:
     await ledger.write(store_state, "pauses", {"outbox": "full"})
     clock.advance(1)
     await ledger.write(store_state, "pauses", {})
@@ -134,13 +133,13 @@ async def test_the_state_is_what_was_said_last(ledger: Ledger, clock: ManualCloc
     ]
 
 
-async def test_old_jobs_go_with_all_that_was_theirs(ledger: Ledger, clock: ManualClock) -> None:
-    old, running = await claimed(ledger, a_file("old"), a_file("running"))
-    await finish(ledger, old, " Hello.")
-    [skipped] = await ledger.write(add_jobs, [touched(a_file("old"))])
+async def test_old_jobs_are_pruned_with_all_their_rows(ledger: Ledger, clock: ManualClock) -> None:
+    old, running = await add_claimed_jobs(ledger, build_job("old"), build_job("running"))
+    await finish_job(ledger, old, " Hello.")
+    [skipped] = await ledger.write(add_jobs, [with_newer_time(build_job("old"))])
     clock.advance(DAY_S)
-    [young] = await claimed(ledger, a_file("young"))
-    await finish(ledger, young, " Hello.")
+    [young] = await add_claimed_jobs(ledger, build_job("young"))
+    await finish_job(ledger, young, " Hello.")
     assert (
         await ledger.prune_history(
             jobs_before="2026-01-01T12:00:00.000Z", events_before="2026-01-01T12:00:00.000Z"
@@ -167,32 +166,34 @@ async def test_old_jobs_go_with_all_that_was_theirs(ledger: Ledger, clock: Manua
 async def test_a_file_whose_job_was_pruned_is_not_transcribed_again(
     ledger: Ledger, clock: ManualClock
 ) -> None:
-    file = a_file("a.wav")
-    [job] = await claimed(ledger, file)
-    await finish(ledger, job, " Hello.")
+    file = build_job("a.wav")
+    [job] = await add_claimed_jobs(ledger, file)
+    await finish_job(ledger, job, " Hello.")
     assert await ledger.prune_history(jobs_before="2027", events_before="2026") == 1
     assert (
         await ledger.read(find_unknown_files, "inbox", [Sighting(file.path, file.signature)]) == []
     )
-    assert [each.status for each in await ledger.write(add_jobs, [touched(file)])] == ["skipped"]
-    assert [each.status for each in await ledger.write(add_jobs, [a_file("a.wav", "other")])] == [
-        "pending"
+    assert [each.status for each in await ledger.write(add_jobs, [with_newer_time(file)])] == [
+        "skipped"
     ]
+    assert [
+        each.status for each in await ledger.write(add_jobs, [build_job("a.wav", "other")])
+    ] == ["pending"]
     assert await ledger.read(
-        find_taken_names, "/outbox", [an_artifact(f"{job.id}.txt").path], job_id=99
+        find_taken_names, "/outbox", [build_artifact(f"{job.id}.txt").path], job_id=99
     )
 
 
-async def test_the_number_of_a_pruned_job_is_not_given_again(ledger: Ledger) -> None:
-    [job] = await claimed(ledger, a_file("a"))
-    await finish(ledger, job)
+async def test_the_id_of_a_pruned_job_is_not_reused(ledger: Ledger) -> None:
+    [job] = await add_claimed_jobs(ledger, build_job("a"))
+    await finish_job(ledger, job)
     await ledger.prune_history(jobs_before="2027", events_before="2026")
-    [added] = await ledger.write(add_jobs, [a_file("b")])
+    [added] = await ledger.write(add_jobs, [build_job("b")])
     assert added.job_id > job.id
 
 
 async def test_many_jobs_are_pruned_in_short_steps(ledger: Ledger) -> None:
-    added = await ledger.write(add_jobs, [a_file(str(i)) for i in range(1100)])
+    added = await ledger.write(add_jobs, [build_job(str(i)) for i in range(1100)])
     assert len(await ledger.cancel_jobs([each.job_id for each in added])) == 1100
     assert await ledger.prune_history(jobs_before="2027", events_before="2027") == 1100
     assert query_readonly(ledger.path, "SELECT * FROM batch_progress") == []
@@ -211,16 +212,16 @@ Step = st.tuples(
 async def test_the_counts_of_a_batch_are_those_of_its_jobs(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ) -> None:
-    async with opened(tmp_path_factory.mktemp("counts") / "ledger.db") as ledger:
+    async with open_ledger(tmp_path_factory.mktemp("counts") / "ledger.db") as ledger:
         held = []
         for verb, number in steps:
             match verb:
                 case "add":
-                    await ledger.write(add_jobs, [a_file(f"{number}", f"content {number}")])
+                    await ledger.write(add_jobs, [build_job(f"{number}", f"content {number}")])
                 case "claim":
                     held += await ledger.write(claim_jobs, number)
                 case "finish" if held:
-                    await finish(ledger, held.pop(), " Hello.")
+                    await finish_job(ledger, held.pop(), " Hello.")
                 case "fail" if held:
                     job = held.pop()
                     await ledger.write(fail_job, job.id, job.token, code="internal", error="")
@@ -237,7 +238,7 @@ async def test_the_counts_of_a_batch_are_those_of_its_jobs(
         await compare_counts(ledger)
 
 
-async def test_who_was_told_is_forgotten_with_the_events(ledger: Ledger) -> None:
+async def test_deliveries_are_pruned_with_their_events(ledger: Ledger) -> None:
     await ledger.write(
         enqueue_deliveries,
         [("webhook", Notification(NotificationKind.JOB_FAILED, "2026", 1, {}))],
@@ -268,14 +269,14 @@ async def compare_counts(ledger: Ledger) -> None:
         assert 0 <= row["progress"] <= 1  # type: ignore[operator]
 
 
-async def test_the_progress_of_a_batch_counts_what_has_ended_and_what_is_under_way(
+async def test_the_progress_of_a_batch_counts_ended_and_current_jobs(
     ledger: Ledger,
 ) -> None:
-    one, two = await claimed(ledger, a_file("a"), a_file("b"))
-    await ledger.write(add_jobs, [a_file("c"), a_file("d")])
+    one, two = await add_claimed_jobs(ledger, build_job("a"), build_job("b"))
+    await ledger.write(add_jobs, [build_job("c"), build_job("d")])
     await ledger.write(fail_job, one.id, one.token, code="internal", error="")
     await ledger.write(update_claimed_job, two.id, two.token, JobNoted(container_seconds=20.0))
-    await ledger.write(store_chunks, [(two.id, two.token, a_chunk(0))])
+    await ledger.write(store_chunks, [(two.id, two.token, build_chunk(0))])
     [batch] = query_readonly(ledger.path, "SELECT progress FROM batch_progress")
     assert batch["progress"] == pytest.approx((1 + 0.5) / 4)
-    assert (await status(ledger, two.id))["progress"] == 0.5
+    assert (await read_status(ledger, two.id))["progress"] == 0.5

@@ -1,4 +1,4 @@
-"""One writer: grouped, never interrupted, honest about a disk that refuses, and heard by all."""
+"""The writer: grouped operations, cancellation, full disks and events."""
 
 import asyncio
 import sqlite3
@@ -23,13 +23,13 @@ from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import store_chunks
 from speakeasyd.ledger.writer import Transaction, Writer
 from speakeasyd.testing import ManualClock
-from tests.conftest import PATIENCE_S, eventually
-from tests.ledgers import a_chunk, a_file, claimed, create, opened
+from tests.conftest import PATIENCE_S, wait_until
+from tests.ledgers import add_claimed_jobs, build_chunk, build_job, create_ledger, open_ledger
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    create(tmp_path / "ledger.db")
+    create_ledger(tmp_path / "ledger.db")
     return tmp_path / "ledger.db"
 
 
@@ -45,76 +45,74 @@ async def writer(path: Path, hub: EventHub) -> AsyncIterator[Writer]:
     await writer.close()
 
 
-def put(tx: Transaction, key: str) -> None:
+def insert_state(tx: Transaction, key: str) -> None:
     tx.connection.execute(text("INSERT INTO state VALUES (:key, '1', '2026')"), {"key": key})
     tx.record_event(JobFailed(error_code="test", error=key))
 
 
-def keys(path: Path) -> list[str]:
+def list_keys(path: Path) -> list[str]:
     with closing(sqlite3.connect(path)) as connection:
         return [key for (key,) in connection.execute("SELECT key FROM state ORDER BY key")]
 
 
-async def heard(hub: EventHub, ledger: Ledger) -> list[Event]:
-    """What is published while the ledger answers once more."""
+async def collect_events(hub: EventHub, ledger: Ledger) -> list[Event]:
+    """Return the events that are published until the next answer of the ledger."""
     with hub.subscribe() as subscription:
         await ledger.detect_foreign_commit()
         await ledger.write(store_state, "last", 1)
         return [await anext(subscription) for _ in range(subscription._queue.qsize())]
 
 
-async def test_operations_that_wait_together_share_a_transaction(
-    path: Path, writer: Writer
-) -> None:
-    def commits() -> int:
+async def test_waiting_operations_share_a_transaction(path: Path, writer: Writer) -> None:
+    def count_commits() -> int:
         return path.with_name("ledger.db-wal").stat().st_size
 
-    await writer.run_operation(put, "first")
-    alone = commits()
-    await writer.run_operation(put, "second")
-    one_more = commits() - alone
-    await asyncio.gather(*(writer.run_operation(put, f"many {i}") for i in range(20)))
-    assert commits() - alone - one_more < 5 * one_more
-    assert len(keys(path)) == 22
+    await writer.run_operation(insert_state, "first")
+    alone = count_commits()
+    await writer.run_operation(insert_state, "second")
+    one_more = count_commits() - alone
+    await asyncio.gather(*(writer.run_operation(insert_state, f"many {i}") for i in range(20)))
+    assert count_commits() - alone - one_more < 5 * one_more
+    assert len(list_keys(path)) == 22
 
 
-async def test_one_that_fails_takes_back_only_its_own(
+async def test_a_failed_operation_is_rolled_back_alone(
     path: Path, writer: Writer, hub: EventHub
 ) -> None:
     def put_and_fail(tx: Transaction) -> None:
-        put(tx, "never")
+        insert_state(tx, "never")
         raise ClaimLost("not this one")
 
     with hub.subscribe() as subscription:
         outcomes = await asyncio.gather(
-            writer.run_operation(put, "a"),
+            writer.run_operation(insert_state, "a"),
             writer.run_operation(put_and_fail),
-            writer.run_operation(put, "b"),
+            writer.run_operation(insert_state, "b"),
             return_exceptions=True,
         )
         told = [(await anext(subscription)).data["error"] for _ in range(2)]
     assert [type(outcome) for outcome in outcomes] == [type(None), ClaimLost, type(None)]
-    assert keys(path) == ["a", "b"]
+    assert list_keys(path) == ["a", "b"]
     assert told == ["a", "b"]
 
 
 async def test_a_cancelled_caller_interrupts_nothing(path: Path, writer: Writer) -> None:
-    def slow(tx: Transaction) -> None:
+    def write_slowly(tx: Transaction) -> None:
         count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 300000) SELECT max(i) FROM n"
         tx.connection.execute(text(count))
-        put(tx, "slow")
+        insert_state(tx, "slow")
 
     callers = [
-        asyncio.create_task(writer.run_operation(slow)),
-        asyncio.create_task(writer.run_operation(put, "queued")),
+        asyncio.create_task(writer.run_operation(write_slowly)),
+        asyncio.create_task(writer.run_operation(insert_state, "queued")),
     ]
     await asyncio.sleep(0)
     for caller in callers:
         caller.cancel()
         with suppress(asyncio.CancelledError):
             await caller
-    await writer.run_operation(put, "after")
-    assert keys(path) == ["after", "queued", "slow"]
+    await writer.run_operation(insert_state, "after")
+    assert list_keys(path) == ["after", "queued", "slow"]
     with closing(sqlite3.connect(path, timeout=0)) as other:  # the write lock is free
         other.execute("INSERT INTO state VALUES ('other', '1', '2026')")
 
@@ -123,96 +121,100 @@ async def test_callers_of_a_cancelled_writer_get_an_error(path: Path) -> None:
     writer = await Writer.open(path, clock=ManualClock(), hub=EventHub(), boot_id="boot")
     entered, proceed = threading.Event(), threading.Event()
 
-    def wait(_transaction: Transaction) -> None:
+    def wait_in_transaction(_transaction: Transaction) -> None:
         entered.set()
         assert proceed.wait(PATIENCE_S)
 
-    callers = [asyncio.create_task(writer.run_operation(wait))]
+    callers = [asyncio.create_task(writer.run_operation(wait_in_transaction))]
     await asyncio.to_thread(entered.wait, PATIENCE_S)
-    callers.append(asyncio.create_task(writer.run_operation(put, "a")))
-    await asyncio.sleep(0)  # it waits behind the first
+    callers.append(asyncio.create_task(writer.run_operation(insert_state, "a")))
+    await asyncio.sleep(0)  # it waits for the first
     assert writer._task
     writer._task.cancel()
     outcomes = await asyncio.wait_for(asyncio.gather(*callers, return_exceptions=True), PATIENCE_S)
     proceed.set()
     assert [type(outcome) for outcome in outcomes] == [LedgerError, LedgerError]
     with pytest.raises(LedgerError):
-        await writer.run_operation(put, "b")
+        await writer.run_operation(insert_state, "b")
     await writer.close()
 
 
-async def test_closing_carries_out_what_waits(path: Path) -> None:
+async def test_closing_completes_waiting_operations(path: Path) -> None:
     writer = await Writer.open(path, clock=ManualClock(), hub=EventHub(), boot_id="boot")
-    waiting = [asyncio.create_task(writer.run_operation(put, str(i))) for i in range(3)]
+    waiting = [asyncio.create_task(writer.run_operation(insert_state, str(i))) for i in range(3)]
     await asyncio.sleep(0)
     await writer.close()
     await asyncio.gather(*waiting)
-    assert keys(path) == ["0", "1", "2"]
+    assert list_keys(path) == ["0", "1", "2"]
     await writer.close()
     with pytest.raises(LedgerError, match="closed"):
-        await writer.run_operation(put, "late")
+        await writer.run_operation(insert_state, "late")
 
 
-async def test_a_full_disk_is_said_to_every_caller_and_survived(path: Path, writer: Writer) -> None:
+async def test_every_caller_gets_the_error_of_a_full_disk(path: Path, writer: Writer) -> None:
     pages = 0
 
-    def no_more_room(tx: Transaction) -> None:
+    def fill_disk(tx: Transaction) -> None:
         nonlocal pages
         pages = tx.connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         tx.connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
 
-    def big(tx: Transaction) -> None:
+    def write_large_value(tx: Transaction) -> None:
         tx.connection.execute(
             text("INSERT INTO state VALUES ('big', :value, '2026')"), {"value": "x" * 1_000_000}
         )
 
-    await writer.run_operation(no_more_room)
+    await writer.run_operation(fill_disk)
     outcomes = await asyncio.gather(
-        writer.run_operation(put, "a"), writer.run_operation(big), return_exceptions=True
+        writer.run_operation(insert_state, "a"),
+        writer.run_operation(write_large_value),
+        return_exceptions=True,
     )
     assert [type(outcome) for outcome in outcomes] == [LedgerFull, LedgerFull]
-    assert keys(path) == []
+    assert list_keys(path) == []
     await writer.run_operation(
         lambda tx: tx.connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
     )
-    await writer.run_operation(big)
-    assert keys(path) == ["big"]
+    await writer.run_operation(write_large_value)
+    assert list_keys(path) == ["big"]
 
 
-async def test_another_program_s_lock_is_waited_for_then_said(path: Path, writer: Writer) -> None:
+async def test_a_lock_of_another_program_is_an_error_after_a_wait(
+    path: Path, writer: Writer
+) -> None:
     await writer._run_in_thread(writer._read_pragma, "busy_timeout = 50")
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerUnwritable):
-            await writer.run_operation(put, "a")
+            await writer.run_operation(insert_state, "a")
         other.execute("ROLLBACK")
-    await writer.run_operation(put, "b")
-    assert keys(path) == ["b"]
+    await writer.run_operation(insert_state, "b")
+    assert list_keys(path) == ["b"]
 
 
-async def test_a_long_log_is_cut_even_if_a_reader_kept_it(path: Path, writer: Writer) -> None:
+async def test_a_long_log_is_truncated_after_a_reader(path: Path, writer: Writer) -> None:
     writer._wal_limit = 100_000
     wal = path.with_name("ledger.db-wal")
     with closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM state").fetchone()
         for i in range(30):
-            await writer.run_operation(put, f"{i}" + "x" * 5000)
+            await writer.run_operation(insert_state, f"{i}" + "x" * 5000)
         assert wal.stat().st_size > 100_000
         reader.execute("COMMIT")
     writer._wal_limit = 100_000
-    await writer.run_operation(put, "last")
-    await eventually(lambda: wal.stat().st_size == 0, "the log to be cut")
+    await writer.run_operation(insert_state, "last")
+    await wait_until(lambda: wal.stat().st_size == 0, "the truncated log")
 
 
-async def test_a_ledger_that_is_not_there_is_said_and_not_made(tmp_path: Path) -> None:
+async def test_a_missing_ledger_is_an_error_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="there is no ledger"):
         await Ledger.open(tmp_path / "ledger.db", clock=ManualClock(), hub=EventHub())
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"no database, " * 500])
-async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: bytes) -> None:
+async def test_another_file_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ledger.db").write_bytes(content)
     with pytest.raises(LedgerError):
         await Ledger.open(tmp_path / "ledger.db", clock=ManualClock(), hub=EventHub())
@@ -224,11 +226,11 @@ async def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, content: byte
 async def test_events_are_published_once_durable_and_kept_in_order(
     path: Path, hub: EventHub
 ) -> None:
-    async with opened(path, hub=hub) as ledger:
+    async with open_ledger(path, hub=hub) as ledger:
         with hub.subscribe() as subscription:
-            [job] = await claimed(ledger, a_file("a"))
+            [job] = await add_claimed_jobs(ledger, build_job("a"))
             await ledger.write(update_claimed_job, job.id, job.token, JobNoted(language="en"))
-            await ledger.write(store_chunks, [(job.id, job.token, a_chunk(0, " one"))])
+            await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " one"))])
             await ledger.write(fail_job, job.id, job.token, code="internal", error="broken")
             told = [await anext(subscription) for _ in range(5)]
         kept = query_readonly(ledger.path, "SELECT seq, kind, job_id FROM events ORDER BY seq")
@@ -244,13 +246,13 @@ async def test_events_are_published_once_durable_and_kept_in_order(
     ]
 
 
-async def test_what_another_program_did_is_published_here_too(path: Path, hub: EventHub) -> None:
-    async with opened(path, hub=hub) as daemon, opened(path, boot_id="") as command:
+async def test_events_of_other_programs_are_published(path: Path, hub: EventHub) -> None:
+    async with open_ledger(path, hub=hub) as daemon, open_ledger(path, boot_id="") as command:
         assert not await daemon.detect_foreign_commit()
-        [job] = await claimed(daemon, a_file("a"))
+        [job] = await add_claimed_jobs(daemon, build_job("a"))
         assert not await daemon.detect_foreign_commit()
         await command.cancel_jobs([job.id])
-        told = await heard(hub, daemon)
+        told = await collect_events(hub, daemon)
         assert [(event.kind, event.job_id, event.seq) for event in told] == [
             ("job.cancelled", job.id, 3)
         ]
@@ -259,11 +261,11 @@ async def test_what_another_program_did_is_published_here_too(path: Path, hub: E
         assert await daemon.detect_foreign_commit()
 
 
-async def test_numbers_of_events_are_never_given_twice(path: Path, hub: EventHub) -> None:
+async def test_event_ids_are_never_reused(path: Path, hub: EventHub) -> None:
     incident = Incident(
         kind=FaultKind.HANG, phase="encode", summary="", action=IncidentAction.START_WORKER
     )
-    async with opened(path) as daemon, opened(path, boot_id="") as command:
+    async with open_ledger(path) as daemon, open_ledger(path, boot_id="") as command:
         for ledger in (daemon, command, daemon, command):
             await ledger.write(open_incident, incident)
         await daemon.prune_history(jobs_before=None, events_before="2027")
@@ -274,8 +276,8 @@ async def test_numbers_of_events_are_never_given_twice(path: Path, hub: EventHub
 
 
 async def test_chunks_of_many_jobs_are_one_commit(path: Path) -> None:
-    async with opened(path) as ledger:
-        jobs = await claimed(ledger, *(a_file(str(i)) for i in range(10)))
+    async with open_ledger(path) as ledger:
+        jobs = await add_claimed_jobs(ledger, *(build_job(str(i)) for i in range(10)))
         done = [(job.id, job.token, Chunk(index, 0.0, 1.0)) for job in jobs for index in range(5)]
         wal = path.with_name("ledger.db-wal")
         before = wal.stat().st_size

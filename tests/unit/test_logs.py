@@ -1,4 +1,4 @@
-"""The log: who reads it, what is on each line, and in which words."""
+"""The log: formats, fields and wording."""
 
 import io
 import json
@@ -27,7 +27,7 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("speakeasyd")
     before = root.handlers[:], root.level, ours.level
     yield
@@ -36,29 +36,29 @@ def _as_it_was() -> Iterator[None]:
     ours.setLevel(our_level)
 
 
-def written(stream: io.StringIO, **settings: object) -> io.StringIO:
+def read_lines(stream: io.StringIO, **settings: object) -> io.StringIO:
     logs.configure_logging(LogSettings.model_validate(settings), stream=stream)
     return stream
 
 
-def narrated(*events: Event, level: str = "info") -> list[str]:
-    """The lines that people see, without their times."""
-    stream = written(Terminal(), level=level)
+def log_to_terminal(*events: Event, level: str = "info") -> list[str]:
+    """Return the lines on a terminal, without times."""
+    stream = read_lines(Terminal(), level=level)
     narrate = logs.EventLogger()
     for event in events:
         narrate(event)
     return [line.partition(" ")[2] for line in stream.getvalue().splitlines()]
 
 
-def event(kind: str, job_id: int | None = None, /, **data: object) -> Event:
+def build_event(kind: str, job_id: int | None = None, /, **data: object) -> Event:
     return Event(kind=EventKind(kind), at=NOW, job_id=job_id, data=data)
 
 
 def test_a_terminal_gets_lines_and_everything_else_json() -> None:
-    terminal, pipe = written(Terminal()), io.StringIO()
+    terminal, pipe = read_lines(Terminal()), io.StringIO()
     logging.getLogger("speakeasyd.x").info("hello")
     assert terminal.getvalue().endswith(" info     hello\n")
-    written(pipe)
+    read_lines(pipe)
     logging.getLogger("speakeasyd.x").warning("hello", extra={"job": 7})
     line = json.loads(pipe.getvalue())
     assert (line["level"], line["logger"], line["job"], line["message"]) == (
@@ -71,16 +71,16 @@ def test_a_terminal_gets_lines_and_everything_else_json() -> None:
 
 
 def test_the_format_can_be_forced() -> None:
-    pipe, terminal = written(io.StringIO(), format="human"), Terminal()
+    pipe, terminal = read_lines(io.StringIO(), format="human"), Terminal()
     logging.getLogger("speakeasyd").info("hello")
     assert pipe.getvalue().endswith("hello\n")
-    written(terminal, format="json")
+    read_lines(terminal, format="json")
     logging.getLogger("speakeasyd").info("hello")
     assert json.loads(terminal.getvalue())["message"] == "hello"
 
 
 def test_the_job_is_on_every_line_inside() -> None:
-    stream = written(Terminal())
+    stream = read_lines(Terminal())
     with logs.log_job(12):
         logging.getLogger("speakeasyd.deep.down").info("hello")
     logging.getLogger("speakeasyd").info("hello")
@@ -89,16 +89,16 @@ def test_the_job_is_on_every_line_inside() -> None:
     assert "job" not in second
 
 
-def test_libraries_are_heard_from_warnings_on() -> None:
-    stream = written(Terminal(), level="debug")
+def test_libraries_log_warnings_and_errors() -> None:
+    stream = read_lines(Terminal(), level="debug")
     logging.getLogger("alembic").info("chatter")
     logging.getLogger("alembic").warning("trouble")
     logging.getLogger("speakeasyd").debug("detail")
     assert [line.split()[-1] for line in stream.getvalue().splitlines()] == ["trouble", "detail"]
 
 
-def test_the_level_can_change_while_it_runs() -> None:
-    stream = written(Terminal(), level="error")
+def test_the_level_can_change_at_run_time() -> None:
+    stream = read_lines(Terminal(), level="error")
     logging.getLogger("speakeasyd").info("unheard")
     logs.set_level(LogSettings(level="info"))
     logging.getLogger("speakeasyd").info("heard")
@@ -106,8 +106,8 @@ def test_the_level_can_change_while_it_runs() -> None:
     assert "unheard" not in stream.getvalue()
 
 
-def test_an_exception_has_its_trace_in_both() -> None:
-    for stream in (written(Terminal()), written(io.StringIO())):
+def test_an_exception_has_its_trace_in_both_formats() -> None:
+    for stream in (read_lines(Terminal()), read_lines(io.StringIO())):
         logs.configure_logging(LogSettings(), stream=stream)
         try:
             _ = 1 / 0
@@ -116,17 +116,17 @@ def test_an_exception_has_its_trace_in_both() -> None:
         assert "ZeroDivisionError: " in stream.getvalue()
 
 
-def test_a_files_name_cannot_forge_a_line() -> None:
-    [line] = narrated(event("job.added", 1, path="a\n12:00:00 error evil\x1b[2J.mp3"))
+def test_a_file_name_cannot_forge_a_line() -> None:
+    [line] = log_to_terminal(build_event("job.added", 1, path="a\n12:00:00 error evil\x1b[2J.mp3"))
     assert line == r"info     job 1  new: a\n12:00:00 error evil\x1b[2J.mp3"
 
 
-def test_a_job_from_beginning_to_end() -> None:
-    assert narrated(
-        event("job.added", 1, path="talk.mp3", inbox="inbox"),
-        event("job.claimed", 1, path="talk.mp3", attempt=1),
-        event("chunk.done", 1, chunk=0, end=12.34, progress=0.5),
-        event("job.completed", 1, artifacts=["talk.txt", "talk.srt"]),
+def test_lines_of_a_job() -> None:
+    assert log_to_terminal(
+        build_event("job.added", 1, path="talk.mp3", inbox="inbox"),
+        build_event("job.claimed", 1, path="talk.mp3", attempt=1),
+        build_event("chunk.done", 1, chunk=0, end=12.34, progress=0.5),
+        build_event("job.completed", 1, artifacts=["talk.txt", "talk.srt"]),
     ) == [
         "info     job 1  new: talk.mp3",
         "info     job 1  started: talk.mp3, attempt 1",
@@ -134,10 +134,10 @@ def test_a_job_from_beginning_to_end() -> None:
     ]
 
 
-def test_debug_tells_of_every_chunk_and_of_every_field_that_became_known() -> None:
-    assert narrated(
-        event("chunk.done", 1, chunk=0, end=12.34, gap=False, progress=0.5),
-        event("job.noted", 1, model="{long}", device=None),
+def test_debug_logs_every_chunk_and_field() -> None:
+    assert log_to_terminal(
+        build_event("chunk.done", 1, chunk=0, end=12.34, gap=False, progress=0.5),
+        build_event("job.noted", 1, model="{long}", device=None),
         level="debug",
     ) == ["debug    job 1  chunk 0 is done, up to 12.3 s", "debug    job 1  updated: model {long}"]
 
@@ -146,16 +146,16 @@ def test_debug_tells_of_every_chunk_and_of_every_field_that_became_known() -> No
     ("told", "said"),
     [
         (
-            event("job.failed", 2, error_code="not_media", error="it is text"),
+            build_event("job.failed", 2, error_code="not_media", error="it is text"),
             "failed (not_media): : it is text",
         ),
         (
-            event("queue.paused", cause="outbox", reason="the disk is full"),
+            build_event("queue.paused", cause="outbox", reason="the disk is full"),
             "paused (outbox): the disk is full",
         ),
-        (event("chunk.struck", 2, chunk=3, strikes=1), "a worker died on chunk 3, strike 1"),
+        (build_event("chunk.struck", 2, chunk=3, strikes=1), "a worker died on chunk 3, strike 1"),
         (
-            event(
+            build_event(
                 "incident.opened",
                 kind="hang",
                 device="cuda:0",
@@ -167,26 +167,26 @@ def test_debug_tells_of_every_chunk_and_of_every_field_that_became_known() -> No
         ),
     ],
 )
-def test_trouble_is_a_warning(told: Event, said: str) -> None:
-    [line] = narrated(told)
+def test_faults_are_warnings(told: Event, said: str) -> None:
+    [line] = log_to_terminal(told)
     assert line.startswith("warning ")
     assert line.endswith(said)
 
 
-def test_what_has_no_reason_is_told_without_one() -> None:
-    [line] = narrated(event("job.released", 2, path="talk.mp3", error=None))
+def test_a_missing_reason_is_left_out() -> None:
+    [line] = log_to_terminal(build_event("job.released", 2, path="talk.mp3", error=None))
     assert line.endswith("returned to the queue: talk.mp3")
 
 
 def test_events_are_json_with_their_data() -> None:
-    stream = written(io.StringIO())
-    logs.EventLogger()(event("job.failed", 2, error_code="poison", error="x"))
+    stream = read_lines(io.StringIO())
+    logs.EventLogger()(build_event("job.failed", 2, error_code="poison", error="x"))
     line = json.loads(stream.getvalue())
     assert (line["event"], line["job"], line["data"]["error_code"]) == ("job.failed", 2, "poison")
 
 
-def test_every_kind_of_event_has_words() -> None:
-    """A kind without words could not be logged, and a field that it lacks would be left out."""
+def test_every_kind_of_event_has_a_wording() -> None:
+    """A kind without a wording could not be logged."""
     assert set(logs.WORDS) == set(EventKind)
     for kind, wording in logs.WORDS.items():
         names = {name for _, name, _, _ in Formatter().parse(wording.text) if name}
@@ -194,7 +194,7 @@ def test_every_kind_of_event_has_words() -> None:
         assert names <= known, kind
 
 
-def test_repeated_lines_are_counted_not_written() -> None:
+def test_repeated_lines_are_counted() -> None:
     stream, now = io.StringIO(), [0.0]
     handler = CountingHandler(stream, monotonic=lambda: now[0])
     logger = logging.Logger("test")  # noqa: LOG001 - known to nobody else
@@ -214,7 +214,7 @@ def test_repeated_lines_are_counted_not_written() -> None:
     assert stream.getvalue().splitlines()[-1] == "once more: new: c.wav"
 
 
-def test_the_lines_that_are_remembered_are_bounded() -> None:
+def test_remembered_lines_are_bounded() -> None:
     stream = io.StringIO()
     logger = logging.Logger("test")  # noqa: LOG001 - known to nobody else
     logger.addHandler(handler := CountingHandler(stream))
@@ -224,8 +224,8 @@ def test_the_lines_that_are_remembered_are_bounded() -> None:
     assert stream.getvalue().count("\n") == 5000
 
 
-def test_a_reload_says_plainly_that_nothing_needs_a_restart() -> None:
-    stream = written(Terminal(), format="human")
+def test_a_reload_reports_that_nothing_needs_a_restart() -> None:
+    stream = read_lines(Terminal(), format="human")
     data = {"now": ["log.level", "watch.settle_s"], "restart": []}
     logs.EventLogger()(Event(kind="config.reloaded", at=NOW, data=data))
     said = stream.getvalue()

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes."""
+"""Media types by the first bytes of a file."""
 
 import pytest
 
@@ -29,5 +29,5 @@ from speakeasyd.domain.media_types import guess_extension
         (b"\xff\xd8\xff\xe0", None),
     ],
 )
-def test_the_first_bytes_tell(head: bytes, extension: str | None) -> None:
+def test_the_first_bytes_give_the_type(head: bytes, extension: str | None) -> None:
     assert guess_extension(head) == extension

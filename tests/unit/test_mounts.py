@@ -1,4 +1,4 @@
-"""What filesystem a folder is on."""
+"""The file system of a folder."""
 
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -27,11 +27,11 @@ MOUNTS = [
         ("/srv/state", "cifs"),
     ],
 )
-def test_the_deepest_mount_counts(folder: str, kind: str) -> None:
+def test_the_deepest_mount_is_used(folder: str, kind: str) -> None:
     assert find_deepest_mount(PurePosixPath(folder), MOUNTS) == kind
 
 
-def test_drives_are_mounts_too() -> None:
+def test_drives_are_mounts() -> None:
     drives = [(PureWindowsPath("C:\\"), "NTFS"), (PureWindowsPath("Z:\\"), "smbfs")]
     assert find_deepest_mount(PureWindowsPath("z:\\state"), drives) == "smbfs"
 
@@ -43,11 +43,11 @@ def test_the_type_is_in_lower_case() -> None:
     )
 
 
-def test_the_disk_that_tests_run_on_is_asked_for_real(tmp_path: Path) -> None:
+def test_the_file_system_of_this_machine_is_found(tmp_path: Path) -> None:
     assert find_filesystem_type(tmp_path)
 
 
-def test_an_empty_folder_that_a_mount_left_behind_is_away(
+def test_an_empty_mount_point_counts_as_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mounted = {tmp_path}
@@ -65,7 +65,7 @@ def test_an_empty_folder_that_a_mount_left_behind_is_away(
     assert anchor.is_present()
 
 
-def test_a_mount_point_of_the_systems_table_must_be_mounted(
+def test_a_mount_point_in_fstab_must_be_mounted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = tmp_path / "fstab"

@@ -1,4 +1,4 @@
-"""Naming: only what is allowed gets through, and nothing that comes out can hurt a filesystem."""
+"""Names of artifacts: templates are validated, and results are safe for every file system."""
 
 import os
 import unicodedata
@@ -38,7 +38,7 @@ RESERVED = {
 }
 
 
-def best(template: str, *, folder: str = "", **values: str) -> str:
+def choose_first_name(template: str, *, folder: str = "", **values: str) -> str:
     return next(propose_names(template, VALUES | values, folder=folder))
 
 
@@ -55,7 +55,7 @@ def best(template: str, *, folder: str = "", **values: str) -> str:
 )
 def test_a_template_is_filled(template: str, name: str) -> None:
     check_template(template)
-    assert best(template) == name
+    assert choose_first_name(template) == name
 
 
 @pytest.mark.parametrize(
@@ -79,24 +79,26 @@ def test_a_template_is_filled(template: str, name: str) -> None:
         " ",
     ],
 )
-def test_anything_else_is_refused_with_the_fields_that_are_allowed(template: str) -> None:
+def test_other_fields_are_refused_with_the_allowed_ones(template: str) -> None:
     with pytest.raises(ConfigError) as refusal:
         check_template(template)
     assert all(f"{{{field}}}" in refusal.value.hint for field in FIELDS)
 
 
-def test_the_source_s_folders_are_mirrored() -> None:
-    assert best("{preset}/{stem}", folder="2026/january") == "2026/january/talks/monday"
+def test_folders_of_the_source_are_mirrored() -> None:
+    assert (
+        choose_first_name("{preset}/{stem}", folder="2026/january") == "2026/january/talks/monday"
+    )
 
 
-def test_collisions_go_to_the_whole_name_then_to_numbers_then_to_the_job() -> None:
+def test_collisions_use_the_full_name_then_numbers_then_the_job() -> None:
     names = list(propose_names("{stem}", VALUES))
     assert names[:4] == ["monday", "monday.mp3", "monday (2)", "monday (3)"]
     assert names[-1] == "monday (job 7)"
     assert len(set(map(build_collision_key, names))) == len(names)
 
 
-def test_a_template_without_the_stem_has_no_second_name() -> None:
+def test_a_template_without_the_stem_has_no_alternative_name() -> None:
     assert list(propose_names("{date}", VALUES))[:2] == ["2026-01-31", "2026-01-31 (2)"]
 
 
@@ -124,7 +126,7 @@ def test_a_text_becomes_a_safe_component(text: str, name: str) -> None:
     assert make_component(text) == name
 
 
-def test_names_are_cut_between_characters() -> None:
+def test_names_are_shortened_between_characters() -> None:
     assert len(make_component("é" * 200).encode()) <= LONGEST
     assert set(make_component("日" * 200)) == {"日"}
 
@@ -186,6 +188,6 @@ def assert_valid(part: str, *, room: int) -> None:
 
 
 @given(st.text(max_size=20))
-def test_names_that_differ_in_case_or_form_only_collide(text: str) -> None:
+def test_names_that_differ_only_in_case_or_form_collide(text: str) -> None:
     assert build_collision_key(text) == build_collision_key(unicodedata.normalize("NFD", text))
     assert build_collision_key(text) == build_collision_key(build_collision_key(text))

@@ -1,4 +1,4 @@
-"""How news is worded, signed and passed to a command."""
+"""Wording, signature and command-line fields of notifications."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -20,15 +20,15 @@ from speakeasyd.notify.webhook import sign_message
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def test_the_signature_is_that_of_the_standard() -> None:
-    """The example that the libraries of Standard Webhooks are tested with."""
+def test_the_signature_follows_the_standard() -> None:
+    """The example is from the libraries of Standard Webhooks."""
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # noqa: S105 - a published example
     payload = b'{"test": 2432232314}'
     signed = sign_message(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", payload)
     assert signed == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_any_word_is_a_secret() -> None:
+def test_any_word_can_be_a_secret() -> None:
     assert sign_message("hush", "a", "1", b"x") != sign_message("whsec_?", "a", "1", b"x")
 
 
@@ -57,13 +57,13 @@ def test_any_word_is_a_secret() -> None:
         ),
     ],
 )
-def test_the_words_say_what_happened(kind: str, data: dict[str, object], words: list[str]) -> None:
+def test_wording_of_notifications(kind: str, data: dict[str, object], words: list[str]) -> None:
     said = " ".join(word_message(NotificationKind(kind), data))
     assert [word for word in words if word not in said] == []
 
 
 @given(st.dictionaries(st.sampled_from(["txt", "source"]), st.text(max_size=20)))
-def test_a_field_stays_one_argument_whatever_is_in_it(fields: dict[str, str]) -> None:
+def test_a_field_is_always_one_argument(fields: dict[str, str]) -> None:
     filled = fill_command(["mail", "--file={txt}", "{source}", "{}"], fields)
     assert filled == ["mail", f"--file={fields.get('txt', '')}", fields.get("source", ""), "{}"]
 
@@ -75,7 +75,7 @@ def test_an_unknown_field_is_refused() -> None:
 
 
 @given(st.integers(0, 100), st.floats(0, 100))
-def test_a_try_is_never_behind_the_time_to_give_up(attempts: int, hours_old: float) -> None:
+def test_no_attempt_is_after_the_last_time(attempts: int, hours_old: float) -> None:
     created = NOW - timedelta(hours=hours_old)
     delivery = Delivery(
         id=1,

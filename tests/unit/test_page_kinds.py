@@ -1,4 +1,4 @@
-"""The closed sets in the page's scripts are those of the daemon, and written in one place."""
+"""Closed sets in the page's scripts equal those of the daemon and are written in one file."""
 
 import re
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""The machine is left to others outside of the hours of work and when memory is short, and taken again by itself."""
+"""Work pauses outside its hours and when memory is short, and resumes by itself."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -27,12 +27,12 @@ from speakeasyd.services.resource_guard import ResourceGuard
 from speakeasyd.system.memory import read_available_mb
 from speakeasyd.testing import ManualClock
 from speakeasyd.workers.gpu_memory import find_least_mb, list_gpu_workers, read_gpu_available_mb
-from tests.ledgers import opened
+from tests.ledgers import open_ledger
 
 # --- the rule
 
 
-def test_pressure_ends_only_after_some_calm() -> None:
+def test_pressure_ends_only_after_a_calm_period() -> None:
     state = update_pressure(MemoryPressure(), available=99, limit=100)
     assert state.high
     assert update_pressure(state, available=110, limit=100).high, "not enough to come back"
@@ -64,14 +64,14 @@ def test_pressure_is_high_exactly_from_a_shortage_to_the_calm(
         assert state.high == (last is not None and not ended)
 
 
-def test_no_limit_is_never_short() -> None:
+def test_without_a_limit_memory_is_never_short() -> None:
     assert update_pressure(MemoryPressure(high=True), available=0, limit=0) == MemoryPressure()
 
 
-# --- what there is
+# --- measurements
 
 
-def test_our_own_share_of_a_gpu_is_not_held_against_it() -> None:
+def test_own_memory_on_a_gpu_does_not_count() -> None:
     free = [["GPU-a", "1000"], ["GPU-b", "3000"]]
     held = [["GPU-a", "7", "5000"], ["GPU-a", "8", "2000"], ["GPU-b", "9", "100"]]
     assert find_least_mb(free, held, ()) == 1000
@@ -82,7 +82,7 @@ def test_our_own_share_of_a_gpu_is_not_held_against_it() -> None:
     assert find_least_mb([], [], ()) is None
 
 
-async def test_the_tool_is_asked_for_real(tmp_path: Path) -> None:
+async def test_the_real_tool_is_called(tmp_path: Path) -> None:
     if sys.platform == "win32":
         pytest.skip("a shell script stands for nvidia-smi")
     tool = tmp_path / "nvidia-smi"
@@ -94,7 +94,7 @@ async def test_the_tool_is_asked_for_real(tmp_path: Path) -> None:
     assert await read_gpu_available_mb([], tool=str(tmp_path / "missing")) is None
 
 
-def test_the_memory_of_this_machine() -> None:
+def test_the_memory_of_this_machine_is_read() -> None:
     assert 1 < read_available_mb() < 1e9
 
 
@@ -118,7 +118,7 @@ class FakePool:
 
 
 @dataclass
-class Machine:
+class PoliteSetup:
     polite: ResourceGuard
     pauses: Pauses
     clock: ManualClock
@@ -128,12 +128,12 @@ class Machine:
 
 
 @asynccontextmanager
-async def machine(folder: Path, **settings: object) -> AsyncIterator[Machine]:
+async def create_setup(folder: Path, **settings: object) -> AsyncIterator[PoliteSetup]:
     local = datetime(2026, 1, 5, 12).astimezone()
     memory, vram = [5000.0], cast("list[float | None]", [None])
     clock, hub, pool = ManualClock(local), EventHub(), FakePool(vram)
 
-    async with opened(folder / "ledger.db", clock=clock, hub=hub) as ledger:
+    async with open_ledger(folder / "ledger.db", clock=clock, hub=hub) as ledger:
         pauses = Pauses(ledger=ledger, hub=hub, clock=clock)
         polite = ResourceGuard(
             settings=PoliteSettings.model_validate(settings),
@@ -142,11 +142,11 @@ async def machine(folder: Path, **settings: object) -> AsyncIterator[Machine]:
             clock=clock,
             memory_mb=lambda: memory[0],
         )
-        yield Machine(polite, pauses, clock, pool, memory, vram)
+        yield PoliteSetup(polite, pauses, clock, pool, memory, vram)
 
 
 async def test_the_hours_of_work(tmp_path: Path) -> None:
-    async with machine(tmp_path, hours=["13:00-14:00"]) as it:
+    async with create_setup(tmp_path, hours=["13:00-14:00"]) as it:
         await it.polite.run_once()
         assert it.pauses.yields_machine
         assert PauseCause(PauseKind.HOURS) in it.pauses
@@ -158,8 +158,8 @@ async def test_the_hours_of_work(tmp_path: Path) -> None:
         assert it.pauses.yields_machine
 
 
-async def test_short_memory_frees_the_models_and_comes_back(tmp_path: Path) -> None:
-    async with machine(tmp_path, memory_mb=1000) as it:
+async def test_short_memory_frees_models_until_it_ends(tmp_path: Path) -> None:
+    async with create_setup(tmp_path, memory_mb=1000) as it:
         await it.polite.run_once()
         assert not it.pauses.yields_machine
         it.memory[0] = 900
@@ -173,8 +173,8 @@ async def test_short_memory_frees_the_models_and_comes_back(tmp_path: Path) -> N
         assert not it.pauses.yields_machine
 
 
-async def test_a_gpu_that_others_need(tmp_path: Path) -> None:
-    async with machine(tmp_path, vram_mb=1000) as it:
+async def test_short_gpu_memory_pauses_work(tmp_path: Path) -> None:
+    async with create_setup(tmp_path, vram_mb=1000) as it:
         await it.polite.run_once()
         assert not it.pauses.yields_machine
         it.vram[0] = 10
@@ -182,8 +182,8 @@ async def test_a_gpu_that_others_need(tmp_path: Path) -> None:
         assert PauseCause(PauseKind.VRAM) in it.pauses
 
 
-async def test_nothing_set_never_pauses(tmp_path: Path) -> None:
-    async with machine(tmp_path) as it:
+async def test_without_settings_nothing_pauses(tmp_path: Path) -> None:
+    async with create_setup(tmp_path) as it:
         it.memory[0] = 0
         await it.polite.run_once()
         assert not it.pauses.yields_machine

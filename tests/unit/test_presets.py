@@ -19,47 +19,47 @@ PRESETS: dict[str, dict[str, object]] = {
 DEFAULTS = Options(priority=3, beam_size=7)
 
 
-def presets(inbox_preset: str | None = None) -> Presets:
+def create_presets(inbox_preset: str | None = None) -> Presets:
     return Presets(defaults=DEFAULTS, presets=PRESETS, inbox_preset=inbox_preset)
 
 
-def test_without_preset_and_sidecar_the_defaults_hold() -> None:
-    assert presets().choose_options("") == ChosenOptions(DEFAULTS, None)
-    assert presets().choose_options("some folder") == ChosenOptions(DEFAULTS, None)
+def test_without_preset_and_sidecar_the_defaults_apply() -> None:
+    assert create_presets().choose_options("") == ChosenOptions(DEFAULTS, None)
+    assert create_presets().choose_options("some folder") == ChosenOptions(DEFAULTS, None)
 
 
 def test_each_level_overrides_the_one_below_and_keeps_the_rest() -> None:
-    choice = presets("meetings").choose_options("calls", {"beam_size": 2})
+    choice = create_presets("meetings").choose_options("calls", {"beam_size": 2})
     assert choice.preset == "calls"
-    assert choice.options.priority == 3  # of the defaults
-    assert choice.options.language == "de"  # of the inbox's preset
+    assert choice.options.priority == 3  # from the defaults
+    assert choice.options.language == "de"  # from the inbox's preset
     assert choice.options.formats == ("txt", "docx")
-    assert choice.options.channels == "split"  # of the folder's preset
-    assert choice.options.beam_size == 2  # of the sidecar
+    assert choice.options.channels == "split"  # from the folder's preset
+    assert choice.options.beam_size == 2  # from the sidecar
 
 
 def test_a_sidecar_may_name_another_preset() -> None:
-    choice = presets().choose_options("calls", {"preset": "meetings", "beam_size": 2})
+    choice = create_presets().choose_options("calls", {"preset": "meetings", "beam_size": 2})
     assert (choice.preset, choice.options.language, choice.options.beam_size) == (
         "meetings",
         "de",
         2,
     )
-    assert choice.options.channels == "mix"  # the folder's preset does not hold any more
+    assert choice.options.channels == "mix"  # the folder's preset does not apply
     with pytest.raises(FileFault, match=r"no preset 'sing'.*calls, meetings"):
-        presets().choose_options("", {"preset": "sing"})
+        create_presets().choose_options("", {"preset": "sing"})
 
 
-def test_the_preset_of_the_inbox_is_named_where_no_folder_names_another() -> None:
-    assert presets("meetings").choose_options("").preset == "meetings"
+def test_the_preset_of_the_inbox_is_the_default() -> None:
+    assert create_presets("meetings").choose_options("").preset == "meetings"
 
 
-def test_a_folder_is_known_in_either_unicode_form() -> None:
-    assert presets().choose_options(unicodedata.normalize("NFD", "Übung")).preset == "Übung"
+def test_a_folder_is_found_in_either_unicode_form() -> None:
+    assert create_presets().choose_options(unicodedata.normalize("NFD", "Übung")).preset == "Übung"
 
 
 def test_files_without_a_sidecar_share_one_object() -> None:
-    chooser = presets()
+    chooser = create_presets()
     assert chooser.choose_options("calls").options is chooser.choose_options("calls").options
 
 
@@ -74,11 +74,11 @@ def test_files_without_a_sidecar_share_one_object() -> None:
         ({"options": {"task": "translate"}}, ["unknown key 'options'"]),
     ],
 )
-def test_a_wrong_sidecar_is_refused_with_the_key_and_what_is_allowed(
+def test_an_invalid_sidecar_is_refused_with_key_and_allowed_values(
     sidecar: dict[str, object], words: list[str]
 ) -> None:
     with pytest.raises(FileFault) as caught:
-        presets().choose_options("calls", sidecar)
+        create_presets().choose_options("calls", sidecar)
     assert caught.value.code is ErrorCode.BAD_SIDECAR
     assert caught.value.hint
     for word in words:
@@ -95,7 +95,7 @@ def test_a_wrong_sidecar_is_refused_with_the_key_and_what_is_allowed(
         (b"a=1\na=2", "TOML"),
     ],
 )
-def test_what_is_not_toml_is_refused(data: bytes, word: str) -> None:
+def test_a_sidecar_that_is_not_toml_is_refused(data: bytes, word: str) -> None:
     with pytest.raises(FileFault, match=word) as caught:
         parse_sidecar(data)
     assert caught.value.code is ErrorCode.BAD_SIDECAR
@@ -106,9 +106,9 @@ def test_what_is_not_toml_is_refused(data: bytes, word: str) -> None:
         st.binary(max_size=300), st.text(alphabet="ab=[]{}\"'#.\n1", max_size=100).map(str.encode)
     )
 )
-def test_no_sidecar_does_more_than_be_refused(data: bytes) -> None:
+def test_any_sidecar_is_accepted_or_refused(data: bytes) -> None:
     with suppress(FileFault):
-        presets().choose_options("", parse_sidecar(data))
+        create_presets().choose_options("", parse_sidecar(data))
 
 
 def test_a_sidecar_saved_by_notepad_is_read() -> None:
@@ -116,6 +116,6 @@ def test_a_sidecar_saved_by_notepad_is_read() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
-def test_a_sidecar_in_utf_16_says_so(encoding: str) -> None:
+def test_a_sidecar_in_utf_16_has_a_fitting_error(encoding: str) -> None:
     with pytest.raises(FileFault, match="it is UTF-16; save it as UTF-8"):
         parse_sidecar('language = "de"\n'.encode(encoding))

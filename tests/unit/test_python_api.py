@@ -52,16 +52,16 @@ def test_transcribe_takes_every_option_of_a_transcript() -> None:
 
 
 def test_a_record_has_every_column_of_the_view(state: Path) -> None:
-    ledgers.create(state / LEDGER)
+    ledgers.create_ledger(state / LEDGER)
     columns = query_readonly(state / LEDGER, "SELECT name FROM pragma_table_info('job_status')")
     names = [field.name for field in fields(speakeasyd.JobRecord)]
     assert sorted(names) == sorted(str(row["name"]) for row in columns)
 
 
 async def test_documented_examples_of_the_ledger(state: Path) -> None:
-    async with ledgers.opened(state / LEDGER) as ledger:
-        [job] = await ledgers.claimed(ledger, ledgers.a_file("monday.mp3"))
-        await ledgers.finish(ledger, job, " Good morning.", " The budget is agreed.")
+    async with ledgers.open_ledger(state / LEDGER) as ledger:
+        [job] = await ledgers.add_claimed_jobs(ledger, ledgers.build_job("monday.mp3"))
+        await ledgers.finish_job(ledger, job, " Good morning.", " The budget is agreed.")
     for module in (ledger_api, rendering):
         outcome = doctest.testmod(module)
         assert outcome.attempted
@@ -69,9 +69,9 @@ async def test_documented_examples_of_the_ledger(state: Path) -> None:
 
 
 def test_jobs_are_read_page_by_page(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledgers.create(state / LEDGER)
+    ledgers.create_ledger(state / LEDGER)
     with closing(sqlite3.connect(state / LEDGER)) as connection:
-        ledgers.fill(connection, 7)
+        ledgers.insert_jobs(connection, 7)
     monkeypatch.setattr(ledger_api, "_PAGE", 2)
     ledger = speakeasyd.Ledger(state)
     assert [job.job_id for job in ledger.jobs()] == [7, 6, 5, 4, 3, 2, 1]
@@ -83,7 +83,7 @@ def test_errors_say_what_to_do(state: Path) -> None:
     with pytest.raises(speakeasyd.SpeakeasyError) as missing:
         next(speakeasyd.Ledger(state).jobs())
     assert missing.value.hint
-    ledgers.create(state / "copy.db")
+    ledgers.create_ledger(state / "copy.db")
     copy = speakeasyd.Ledger(state / "copy.db")
     assert list(copy.jobs()) == []
     for read in (copy.job, copy.transcript):

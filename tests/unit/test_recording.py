@@ -1,4 +1,4 @@
-"""When a recording ends by itself, and the ring between the audio thread and the writer."""
+"""When a recording ends by itself, and the ring buffer between the audio thread and the writer."""
 
 import threading
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from speakeasyd.recorder.ring_buffer import RingBuffer
 LOUD, QUIET = SOUND_DB + 10, SOUND_DB - 10
 
 
-def test_silence_counts_from_the_last_sound() -> None:
+def test_silence_is_measured_from_the_last_sound() -> None:
     limits = RecordingLimits(until_silence_s=2)
     heard = RecordingProgress().add_block(60, QUIET)
     assert find_stop_reason(limits, heard) is None, "nobody is cut off before the first word"
@@ -31,7 +31,7 @@ def test_silence_counts_from_the_last_sound() -> None:
     assert find_stop_reason(limits, heard.add_block(0.1, QUIET)) == "2 s of silence"
 
 
-def test_the_longest_recording() -> None:
+def test_a_recording_ends_at_its_longest_length() -> None:
     assert find_stop_reason(RecordingLimits(max_s=3), RecordingProgress(2.9)) is None
     assert find_stop_reason(RecordingLimits(max_s=3), RecordingProgress(3.0)) == "it is 3 s long"
     assert find_stop_reason(RecordingLimits(), RecordingProgress(1e9, 0.0)) is None
@@ -43,13 +43,13 @@ def test_decibels(peak: int, db: float) -> None:
 
 
 @given(st.datetimes(timezones=st.just(UTC)).filter(lambda moment: 1990 < moment.year < 2100))
-def test_a_name_is_one_that_every_filesystem_takes(moment: datetime) -> None:
+def test_names_are_valid_in_every_file_system(moment: datetime) -> None:
     assert not set(build_stem(moment)) & set('\\/:*?"<>|')
 
 
 @given(st.integers(1, 20), st.lists(st.one_of(st.none(), st.binary(max_size=25)), max_size=60))
-def test_a_ring_gives_back_what_it_took_in_order(size: int, steps: list[bytes | None]) -> None:
-    """A step of None takes. A block that has no room is refused whole."""
+def test_a_ring_buffer_keeps_order(size: int, steps: list[bytes | None]) -> None:
+    """A step of None reads. A block without room is refused completely."""
     ring, waiting, came, wanted = RingBuffer(size), b"", b"", b""
     for step in steps:
         if step is None:
@@ -64,7 +64,7 @@ def test_a_ring_gives_back_what_it_took_in_order(size: int, steps: list[bytes | 
     assert came + ring.take() == wanted
 
 
-def test_two_threads_share_a_ring_without_a_lock() -> None:
+def test_two_threads_share_a_ring_buffer_without_a_lock() -> None:
     ring, whole = RingBuffer(1000), bytes(range(256)) * 40
     blocks = [whole[start : start + 96] for start in range(0, len(whole), 96)]
 

@@ -1,4 +1,6 @@
-"""The recovery of a device: it always goes on, never spins, and blames nobody too early."""
+"""The recovery of a device: it always continues, never loops without waits, and blames no file too
+early.
+"""
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -73,11 +75,11 @@ DIAGNOSES = [
 ]
 
 
-def jobs(*numbers: int) -> frozenset[JobId]:
+def build_suspects(*numbers: int) -> frozenset[JobId]:
     return frozenset(map(JobId, numbers))
 
 
-def walk(
+def replay(
     *events: RecoveryEvent,
     health: DeviceHealth | None = None,
     policy: RecoveryPolicy = POLICY,
@@ -91,7 +93,7 @@ def walk(
     return health
 
 
-def after(
+def step(
     health: DeviceHealth,
     event: RecoveryEvent,
     *,
@@ -105,79 +107,97 @@ def after(
     return health.state, actions
 
 
-# --- what only a person can mend --------------------------------------------------------------------------------------
+# --- faults that need a person
 
 
-def test_a_defect_is_tried_a_few_times_and_then_no_more() -> None:
+def test_a_defect_is_retried_only_a_few_times() -> None:
     health = DeviceHealth()
     for _ in range(POLICY.faults_to_open - 1):
         health, actions = advance_recovery(
-            health, ProcessExited(DEFECT, jobs()), now=0.0, random_fraction=1.0, policy=POLICY
+            health,
+            ProcessExited(DEFECT, build_suspects()),
+            now=0.0,
+            random_fraction=1.0,
+            policy=POLICY,
         )
         assert [type(action) for action in actions] == [StartWorker]
         assert not needs_person(health, POLICY)
     health, actions = advance_recovery(
-        health, ProcessExited(DEFECT, jobs()), now=0.0, random_fraction=1.0, policy=POLICY
+        health, ProcessExited(DEFECT, build_suspects()), now=0.0, random_fraction=1.0, policy=POLICY
     )
     assert (health.state, actions) == (DeviceState.DEVICE_OPEN, ())
     assert needs_person(health, POLICY)
 
 
-def test_a_defect_that_only_some_files_meet_does_not_stop_the_others() -> None:
-    health = walk(
-        *(ProcessExited(DEFECT, jobs(number)) for number in range(POLICY.faults_to_open - 1))
+def test_a_defect_with_some_files_does_not_stop_others() -> None:
+    health = replay(
+        *(
+            ProcessExited(DEFECT, build_suspects(number))
+            for number in range(POLICY.faults_to_open - 1)
+        )
     )
     health, actions = advance_recovery(
-        health, ProcessExited(DEFECT, jobs(9)), now=0.0, random_fraction=1.0, policy=POLICY
+        health,
+        ProcessExited(DEFECT, build_suspects(9)),
+        now=0.0,
+        random_fraction=1.0,
+        policy=POLICY,
     )
     assert [type(action) for action in actions] == [ScheduleProbe]
     assert not needs_person(health, POLICY)
 
 
 @pytest.mark.parametrize("cause", [CRASHED, GONE, LOST, classify_fault()])
-def test_workers_that_never_get_to_work_need_a_person_in_the_end(cause: Diagnosis) -> None:
+def test_workers_that_never_start_work_need_a_person(cause: Diagnosis) -> None:
     health = DeviceHealth()
     for _ in range(POLICY.faults_to_open + 1):
-        health = walk(ProcessExited(cause, jobs()), ProbePassed(), WorkerStarted(), health=health)
-    health = walk(ProcessExited(cause, jobs()), health=health)
+        health = replay(
+            ProcessExited(cause, build_suspects()), ProbePassed(), WorkerStarted(), health=health
+        )
+    health = replay(ProcessExited(cause, build_suspects()), health=health)
     assert needs_person(health, POLICY)
     assert not needs_person(
-        walk(ProbePassed(), WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=health),
+        replay(ProbePassed(), WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=health),
         POLICY,
     )
 
 
-# --- the table --------------------------------------------------------------------------------------------------------
+# --- the table
 
-BUSY = walk(WorkerStarted(), TaskAssigned())
+BUSY = replay(WorkerStarted(), TaskAssigned())
 
-SOFT = walk(WorkerStarted(), TaskAssigned(), FaultReported(FULL, soft=True))
-STOPPED = walk(WorkerStarted(), TaskAssigned(), ProgressStopped(HUNG))
-UNLOADED = walk(WorkerStarted(), UnloadDue())
-OPENED = walk(ProcessExited(GONE, jobs()))
-ON_TRIAL = walk(ProcessExited(GONE, jobs()), ProbePassed())
+SOFT = replay(WorkerStarted(), TaskAssigned(), FaultReported(FULL, soft=True))
+STOPPED = replay(WorkerStarted(), TaskAssigned(), ProgressStopped(HUNG))
+UNLOADED = replay(WorkerStarted(), UnloadDue())
+OPENED = replay(ProcessExited(GONE, build_suspects()))
+HALF_OPEN = replay(ProcessExited(GONE, build_suspects()), ProbePassed())
 
-MOVES: list[tuple[DeviceHealth, RecoveryEvent, DeviceState, tuple[RecoveryAction, ...]]] = [
+TRANSITIONS: list[tuple[DeviceHealth, RecoveryEvent, DeviceState, tuple[RecoveryAction, ...]]] = [
     (DeviceHealth(), WorkerStarted(), DeviceState.READY, ()),
-    (walk(WorkerStarted()), TaskAssigned(), DeviceState.BUSY, ()),
+    (replay(WorkerStarted()), TaskAssigned(), DeviceState.BUSY, ()),
     (BUSY, TasksFinished(), DeviceState.READY, ()),
     (BUSY, ChunkSucceeded(), DeviceState.BUSY, ()),
     (BUSY, FaultReported(LOST, soft=False), DeviceState.POISONED, (KillWorker(3.0),)),
     (BUSY, FaultReported(FULL, soft=True), DeviceState.SOFT_RESTARTING, ()),
     (DeviceHealth(), FaultReported(FULL, soft=True), DeviceState.POISONED, (KillWorker(3.0),)),
     (BUSY, ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
-    (BUSY, ProcessExited(LOST, jobs(1)), DeviceState.STARTING, (StartWorker(1.0),)),
-    (BUSY, ProcessExited(NO_LIBRARY, jobs()), DeviceState.DEVICE_OPEN, (ScheduleProbe(300.0),)),
-    (BUSY, ProcessExited(GONE, jobs()), DeviceState.DEVICE_OPEN, (ScheduleProbe(10.0),)),
-    (BUSY, ProcessExited(OLD_CARD, jobs()), DeviceState.DEVICE_OPEN, ()),
-    (BUSY, ProcessExited(NO_MODEL, jobs()), DeviceState.STARTING, (StartWorker(1.0),)),
+    (BUSY, ProcessExited(LOST, build_suspects(1)), DeviceState.STARTING, (StartWorker(1.0),)),
+    (BUSY, ProcessExited(NO_LIBRARY, build_suspects()), DeviceState.DEVICE_OPEN, (ScheduleProbe(300.0),)),
+    (BUSY, ProcessExited(GONE, build_suspects()), DeviceState.DEVICE_OPEN, (ScheduleProbe(10.0),)),
+    (BUSY, ProcessExited(OLD_CARD, build_suspects()), DeviceState.DEVICE_OPEN, ()),
+    (BUSY, ProcessExited(NO_MODEL, build_suspects()), DeviceState.STARTING, (StartWorker(1.0),)),
     (BUSY, RecycleDue(), DeviceState.BUSY, ()),
-    (walk(WorkerStarted()), RecycleDue(), DeviceState.RECYCLING, (DrainWorker(),)),
-    (walk(WorkerStarted(), RecycleDue()), ProcessExited(LOST, jobs()), DeviceState.STARTING, (StartWorker(0.0),)),
-    (walk(WorkerStarted(), RecycleDue()), ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
-    (walk(WorkerStarted()), UnloadDue(), DeviceState.UNLOADED, (DrainWorker(),)),
+    (replay(WorkerStarted()), RecycleDue(), DeviceState.RECYCLING, (DrainWorker(),)),
+    (
+        replay(WorkerStarted(), RecycleDue()),
+        ProcessExited(LOST, build_suspects()),
+        DeviceState.STARTING,
+        (StartWorker(0.0),),
+    ),
+    (replay(WorkerStarted(), RecycleDue()), ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
+    (replay(WorkerStarted()), UnloadDue(), DeviceState.UNLOADED, (DrainWorker(),)),
     (BUSY, UnloadDue(), DeviceState.BUSY, ()),
-    (UNLOADED, ProcessExited(LOST, jobs()), DeviceState.UNLOADED, ()),
+    (UNLOADED, ProcessExited(LOST, build_suspects()), DeviceState.UNLOADED, ()),
     (UNLOADED, TaskAssigned(), DeviceState.STARTING, (StartWorker(0.0),)),
     (UNLOADED, ProgressStopped(HUNG), DeviceState.POISONED, (KillWorker(0.0),)),
     (SOFT, ModelVerified(), DeviceState.BUSY, ()),
@@ -185,109 +205,129 @@ MOVES: list[tuple[DeviceHealth, RecoveryEvent, DeviceState, tuple[RecoveryAction
     (SOFT, FaultReported(FULL, soft=True), DeviceState.SOFT_RESTARTING, ()),
     (SOFT, FaultReported(LOST, soft=False), DeviceState.POISONED, (KillWorker(3.0),)),
     (SOFT, TasksFinished(), DeviceState.SOFT_RESTARTING, ()),
-    (SOFT, ProcessExited(LOST, jobs(1)), DeviceState.STARTING, (StartWorker(1.0),)),
+    (SOFT, ProcessExited(LOST, build_suspects(1)), DeviceState.STARTING, (StartWorker(1.0),)),
     (STOPPED, ModelVerified(), DeviceState.POISONED, ()),
     (STOPPED, ProgressStopped(HUNG), DeviceState.POISONED, ()),
-    (STOPPED, ProcessExited(HUNG, jobs(1)), DeviceState.STARTING, (StartWorker(1.0),)),
+    (STOPPED, ProcessExited(HUNG, build_suspects(1)), DeviceState.STARTING, (StartWorker(1.0),)),
     (OPENED, ProbePassed(), DeviceState.HALF_OPEN, (StartWorker(0.0),)),
     (OPENED, ProbeFailed(GONE), DeviceState.DEVICE_OPEN, (ScheduleProbe(20.0),)),
     (OPENED, ProbeFailed(NO_LIBRARY), DeviceState.DEVICE_OPEN, (ScheduleProbe(300.0),)),
-    (ON_TRIAL, ChunkSucceeded(), DeviceState.BUSY, ()),
-    (ON_TRIAL, ProcessExited(LOST, jobs(1)), DeviceState.DEVICE_OPEN, (ScheduleProbe(20.0),)),
-    (ON_TRIAL, ProcessExited(NO_MODEL, jobs()), DeviceState.HALF_OPEN, (StartWorker(2.0),)),
-    (ON_TRIAL, FaultReported(LOST, soft=True), DeviceState.POISONED, (KillWorker(3.0),)),
+    (HALF_OPEN, ChunkSucceeded(), DeviceState.BUSY, ()),
+    (HALF_OPEN, ProcessExited(LOST, build_suspects(1)), DeviceState.DEVICE_OPEN, (ScheduleProbe(20.0),)),
+    (HALF_OPEN, ProcessExited(NO_MODEL, build_suspects()), DeviceState.HALF_OPEN, (StartWorker(2.0),)),
+    (HALF_OPEN, FaultReported(LOST, soft=True), DeviceState.POISONED, (KillWorker(3.0),)),
     (BUSY, StopRequested(), DeviceState.STOPPED, (DrainWorker(),)),
-    (walk(StopRequested()), ProcessExited(LOST, jobs(1)), DeviceState.STOPPED, ()),
-    (walk(StopRequested()), StopRequested(), DeviceState.STOPPED, ()),
+    (replay(StopRequested()), ProcessExited(LOST, build_suspects(1)), DeviceState.STOPPED, ()),
+    (replay(StopRequested()), StopRequested(), DeviceState.STOPPED, ()),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("health", "event", "state", "actions"), MOVES)
-def test_moves(
+@pytest.mark.parametrize(("health", "event", "state", "actions"), TRANSITIONS)
+def test_transitions(
     health: DeviceHealth,
     event: RecoveryEvent,
     state: DeviceState,
     actions: tuple[RecoveryAction, ...],
 ) -> None:
-    assert after(health, event) == (state, actions)
+    assert step(health, event) == (state, actions)
 
 
-def test_the_cpu_stands_in_only_if_allowed() -> None:
+def test_the_cpu_replaces_a_device_only_if_allowed() -> None:
     allowed = replace(POLICY, cpu_stand_in=True)
-    assert after(BUSY, ProcessExited(GONE, jobs()), policy=allowed)[0] is DeviceState.CPU_ONLY
     assert (
-        after(walk(ProcessExited(GONE, jobs()), policy=allowed), ProbePassed(), policy=allowed)[0]
+        step(BUSY, ProcessExited(GONE, build_suspects()), policy=allowed)[0] is DeviceState.CPU_ONLY
+    )
+    assert (
+        step(
+            replay(ProcessExited(GONE, build_suspects()), policy=allowed),
+            ProbePassed(),
+            policy=allowed,
+        )[0]
         is DeviceState.HALF_OPEN
     )
 
 
-def test_a_fault_on_trial_opens_the_circuit_again() -> None:
-    trial = walk(ProcessExited(GONE, jobs()), ProbePassed(), FaultReported(LOST, soft=False))
-    assert after(trial, ProcessExited(LOST, jobs(1)))[0] is DeviceState.DEVICE_OPEN
-
-
-def test_a_closed_circuit_forgets() -> None:
-    assert walk(ProcessExited(GONE, jobs()), ProbePassed(), ChunkSucceeded()) == DeviceHealth(
-        state=DeviceState.BUSY
+def test_a_fault_while_half_open_opens_the_circuit_again() -> None:
+    trial = replay(
+        ProcessExited(GONE, build_suspects()), ProbePassed(), FaultReported(LOST, soft=False)
     )
+    assert step(trial, ProcessExited(LOST, build_suspects(1)))[0] is DeviceState.DEVICE_OPEN
 
 
-def test_waits_grow_with_failures_in_a_row_and_shrink_after_work() -> None:
+def test_a_closed_circuit_resets_its_counts() -> None:
+    assert replay(
+        ProcessExited(GONE, build_suspects()), ProbePassed(), ChunkSucceeded()
+    ) == DeviceHealth(state=DeviceState.BUSY)
+
+
+def test_waits_grow_with_consecutive_failures() -> None:
     policy = replace(POLICY, faults_to_open=100)
     health, waits = DeviceHealth(), []
     for turn in range(8):
         health, actions = advance_recovery(
-            health, ProcessExited(LOST, jobs(turn)), now=0.0, random_fraction=1.0, policy=policy
+            health,
+            ProcessExited(LOST, build_suspects(turn)),
+            now=0.0,
+            random_fraction=1.0,
+            policy=policy,
         )
         waits += [action.after_s for action in actions if isinstance(action, StartWorker)]
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
-    recovered = walk(WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=health)
-    assert after(recovered, ProcessExited(LOST, jobs(9)), policy=policy) == (
+    recovered = replay(WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=health)
+    assert step(recovered, ProcessExited(LOST, build_suspects(9)), policy=policy) == (
         DeviceState.STARTING,
         (StartWorker(1.0),),
     )
 
 
-def test_soft_restarts_in_a_row_are_bounded() -> None:
+def test_consecutive_soft_restarts_are_bounded() -> None:
     health = BUSY
     for _ in range(POLICY.soft_limit):
-        health = walk(FaultReported(FULL, soft=True), ModelVerified(), health=health)
+        health = replay(FaultReported(FULL, soft=True), ModelVerified(), health=health)
         assert health.state is DeviceState.BUSY
-    assert after(health, FaultReported(FULL, soft=True))[0] is DeviceState.POISONED
+    assert step(health, FaultReported(FULL, soft=True))[0] is DeviceState.POISONED
 
 
-# --- which faults condemn the device ----------------------------------------------------------------------------------
+# --- the circuit breaker
 
 
 def test_faults_on_different_files_open_the_circuit() -> None:
-    twice = walk(ProcessExited(LOST, jobs(1)), ProcessExited(LOST, jobs(2)))
+    twice = replay(ProcessExited(LOST, build_suspects(1)), ProcessExited(LOST, build_suspects(2)))
     assert twice.state is DeviceState.STARTING
-    assert after(twice, ProcessExited(LOST, jobs(3)))[0] is DeviceState.DEVICE_OPEN
+    assert step(twice, ProcessExited(LOST, build_suspects(3)))[0] is DeviceState.DEVICE_OPEN
 
 
-def test_one_file_never_condemns_the_device() -> None:
-    health = walk(*[ProcessExited(LOST, jobs(7, other)) for other in range(20)])
+def test_faults_of_one_file_never_open_the_circuit() -> None:
+    health = replay(*[ProcessExited(LOST, build_suspects(7, other)) for other in range(20)])
     assert health.state is DeviceState.STARTING
 
 
-def test_a_worker_killed_from_outside_says_nothing_of_its_device() -> None:
-    """However often, on trial or not: a fresh worker comes, after a wait that grows."""
-    assert walk(*[ProcessExited(KILLED, jobs()) for _ in range(20)]).state is DeviceState.STARTING
-    trial = walk(ProcessExited(GONE, jobs()), ProbePassed(), ProcessExited(KILLED, jobs()))
+def test_kills_from_outside_do_not_count_against_the_device() -> None:
+    """A new worker starts after a growing wait, however often it happens."""
+    assert (
+        replay(*[ProcessExited(KILLED, build_suspects()) for _ in range(20)]).state
+        is DeviceState.STARTING
+    )
+    trial = replay(
+        ProcessExited(GONE, build_suspects()),
+        ProbePassed(),
+        ProcessExited(KILLED, build_suspects()),
+    )
     assert (trial.state, trial.on_trial) == (DeviceState.HALF_OPEN, True)
 
 
-def test_old_faults_are_forgotten() -> None:
-    health = walk(ProcessExited(LOST, jobs(1)), ProcessExited(LOST, jobs(2)))
+def test_old_faults_do_not_count() -> None:
+    health = replay(ProcessExited(LOST, build_suspects(1)), ProcessExited(LOST, build_suspects(2)))
     assert (
-        after(health, ProcessExited(LOST, jobs(3)), now=POLICY.window_s)[0] is DeviceState.STARTING
+        step(health, ProcessExited(LOST, build_suspects(3)), now=POLICY.window_s)[0]
+        is DeviceState.STARTING
     )
 
 
 @pytest.mark.parametrize("diagnosis", [BAD_FILE, NO_MODEL])
-def test_neither_files_nor_models_are_held_against_the_device(diagnosis: Diagnosis) -> None:
+def test_faults_of_files_and_models_do_not_count_against_the_device(diagnosis: Diagnosis) -> None:
     assert (
-        walk(*[ProcessExited(diagnosis, jobs(turn)) for turn in range(20)]).state
+        replay(*[ProcessExited(diagnosis, build_suspects(turn)) for turn in range(20)]).state
         is DeviceState.STARTING
     )
 
@@ -296,7 +336,7 @@ def test_neither_files_nor_models_are_held_against_the_device(diagnosis: Diagnos
     st.lists(st.frozensets(st.integers(1, 6).map(JobId), max_size=3), max_size=8),
     st.integers(1, 6).map(JobId),
 )
-def test_a_common_file_explains_all_its_faults(
+def test_a_common_suspect_explains_all_faults(
     suspects: list[frozenset[JobId]], poison: JobId
 ) -> None:
     assert (
@@ -308,7 +348,7 @@ def test_a_common_file_explains_all_its_faults(
     )
 
 
-# --- whatever comes ---------------------------------------------------------------------------------------------------
+# --- arbitrary events
 
 diagnoses = st.sampled_from(DIAGNOSES)
 suspects = st.frozensets(st.integers(1, 5).map(JobId), max_size=3)
@@ -335,14 +375,14 @@ moments = st.lists(
 )
 
 
-def ends_for_good(health: DeviceHealth) -> bool:
-    """Whether no probe can tell that it is mended."""
+def stays_failed(health: DeviceHealth) -> bool:
+    """Whether no probe can find that it is fixed."""
     return health.cause == OLD_CARD or (health.cause == DEFECT and health.unexplained > 0)
 
 
 @given(moments, st.booleans())
 @settings(deadline=None)
-def test_it_always_goes_on_and_never_spins(
+def test_it_always_continues_and_always_waits(
     moments: list[tuple[RecoveryEvent, float, float]], stand_in: bool
 ) -> None:
     policy = replace(POLICY, cpu_stand_in=stand_in)
@@ -364,16 +404,16 @@ def test_it_always_goes_on_and_never_spins(
                 assert not actions
             case TaskAssigned() if before.state is DeviceState.UNLOADED:
                 assert len(starts) == 1
-            case ProcessExited() if before.state not in OPEN:  # something follows every death, once
-                final = health.state in OPEN and ends_for_good(health)
+            case ProcessExited() if before.state not in OPEN:  # exactly one consequence
+                final = health.state in OPEN and stays_failed(health)
                 assert len(starts) + len(probes) == (0 if final else 1)
                 if before.state is not DeviceState.RECYCLING:
                     assert all(start.after_s >= policy.restart_min_s for start in starts)
                     assert health.failures == before.failures + 1
             case ProbePassed() | ProbeFailed() if before.state in OPEN:
-                final = isinstance(event, ProbeFailed) and ends_for_good(health)
+                final = isinstance(event, ProbeFailed) and stays_failed(health)
                 assert len(starts) + len(probes) == (0 if final else 1)
-            case _:  # a worker is begun, and a device probed, for no other reason
+            case _:  # nothing else starts workers or probes
                 assert not starts
                 assert not probes
         if health.state is DeviceState.POISONED and before.state is not DeviceState.POISONED:
@@ -386,7 +426,7 @@ def test_it_always_goes_on_and_never_spins(
     assert stopped.state is DeviceState.STOPPED
 
 
-# --- a chunk that workers died on -------------------------------------------------------------------------------------
+# --- poison chunks
 
 
 @pytest.mark.parametrize(
@@ -402,7 +442,7 @@ def test_it_always_goes_on_and_never_spins(
         (2, "cpu", True, "gap", PoisonDecision.MARK_GAP),
     ],
 )
-def test_verdicts(
+def test_decisions_about_poison(
     strikes: int, device: str, cpu_fallback: bool, on_poison: str, expected: PoisonDecision
 ) -> None:
     given_up = RecoverySettings.model_validate(
@@ -412,7 +452,7 @@ def test_verdicts(
 
 
 @given(st.sampled_from(["cpu", "cuda:0"]), st.booleans(), st.sampled_from(["gap", "fail"]))
-def test_poison_costs_at_most_three_workers_and_nobody_is_condemned_unheard(
+def test_poison_ends_at_most_three_workers_and_needs_proof(
     device: str, cpu_fallback: bool, on_poison: str
 ) -> None:
     mercy = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
@@ -423,18 +463,18 @@ def test_poison_costs_at_most_three_workers_and_nobody_is_condemned_unheard(
     assert all(each in {PoisonDecision.MARK_GAP, PoisonDecision.FAIL} for each in verdicts[2:])
 
 
-# --- a whole day's work, as a model -----------------------------------------------------------------------------------
+# --- a simulation of a day
 
 
 @dataclass
-class Day:
-    """Jobs of three chunks on one GPU. A poison chunk kills every worker; others die of what nobody is to blame for."""
+class SimulatedDay:
+    """Jobs of three chunks on one GPU. A poison chunk ends every worker; others end by accident."""
 
     poison: tuple[int, int] | None
     mercy: RecoverySettings
-    cpu_can: bool  # the CPU survives the poison
-    bad_luck: list[int]  # numbers of the batches in which a worker dies for no reason of the work's
-    health: DeviceHealth = field(default_factory=lambda: walk(WorkerStarted()))
+    cpu_can: bool  # whether the CPU survives the poison chunk
+    bad_luck: list[int]  # numbers of batches in which a worker ends by accident
+    health: DeviceHealth = field(default_factory=lambda: replay(WorkerStarted()))
     now: float = 0.0
     batches: int = 0
     deaths: int = 0
@@ -444,28 +484,30 @@ class Day:
     given_up: set[tuple[int, int]] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
 
-    def live(self) -> None:
-        while todo := [(job, n) for job in range(1, 5) for n in range(3) if self.needs(job, n)]:
+    def run(self) -> None:
+        while todo := [
+            (job, n) for job in range(1, 5) for n in range(3) if self.has_pending(job, n)
+        ]:
             assert self.batches < 100, "it never ends"
             suspects = [chunk for chunk in todo if self.strikes[chunk]]
-            self.try_one(suspects[0]) if suspects else self.compute(todo[::3][:3], "cuda:0")
+            self.try_alone(suspects[0]) if suspects else self.compute_batch(todo[::3][:3], "cuda:0")
 
-    def needs(self, job: int, n: int) -> bool:
+    def has_pending(self, job: int, n: int) -> bool:
         return (job, n) not in self.done | self.given_up and job not in self.failed
 
-    def try_one(self, chunk: tuple[int, int]) -> None:
+    def try_alone(self, chunk: tuple[int, int]) -> None:
         match decide_poison(strikes=self.strikes[chunk], device="cuda:0", settings=self.mercy):
             case PoisonDecision.TRY_ALONE:
-                self.compute([chunk], "cuda:0")
+                self.compute_batch([chunk], "cuda:0")
             case PoisonDecision.TRY_ON_CPU:
-                self.compute([chunk], "cpu")
+                self.compute_batch([chunk], "cpu")
             case PoisonDecision.MARK_GAP:
                 self.given_up.add(chunk)
             case PoisonDecision.FAIL:
                 self.given_up.add(chunk)
                 self.failed.add(chunk[0])
 
-    def compute(self, batch: list[tuple[int, int]], device: str) -> None:
+    def compute_batch(self, batch: list[tuple[int, int]], device: str) -> None:
         self.batches += 1
         poisoned = self.poison in batch and not (device == "cpu" and self.cpu_can)
         if not poisoned and self.batches not in self.bad_luck:
@@ -475,10 +517,10 @@ class Day:
         self.strikes.update(batch)
         self.died_alone.update(batch if len(batch) == 1 else [])
         if device == "cuda:0":
-            self.recover(ProcessExited(LOST, frozenset(JobId(job) for job, _ in batch)))
+            self.start_worker(ProcessExited(LOST, frozenset(JobId(job) for job, _ in batch)))
 
-    def recover(self, died: ProcessExited) -> None:
-        """Until there is a worker again; every wait is a real one."""
+    def start_worker(self, died: ProcessExited) -> None:
+        """Wait until there is a worker again. Every wait is counted."""
         self.health, actions = advance_recovery(
             self.health, died, now=self.now, random_fraction=0.0, policy=POLICY
         )
@@ -489,7 +531,7 @@ class Day:
             self.health, actions = advance_recovery(
                 self.health, ProbePassed(), now=self.now, random_fraction=0.0, policy=POLICY
             )
-        self.health = walk(WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=self.health)
+        self.health = replay(WorkerStarted(), TaskAssigned(), ChunkSucceeded(), health=self.health)
 
 
 @given(
@@ -499,7 +541,7 @@ class Day:
     cpu_can=st.booleans(),
     bad_luck=st.lists(st.integers(1, 20), max_size=4, unique=True),
 )
-def test_all_work_ends_nobody_pays_for_a_neighbour_and_poison_costs_three_workers(
+def test_a_day_completes_all_work(
     poison: tuple[int, int] | None,
     cpu_fallback: bool,
     on_poison: str,
@@ -507,8 +549,8 @@ def test_all_work_ends_nobody_pays_for_a_neighbour_and_poison_costs_three_worker
     bad_luck: list[int],
 ) -> None:
     mercy = RecoverySettings.model_validate({"cpu_fallback": cpu_fallback, "on_poison": on_poison})
-    day = Day(poison, mercy, cpu_can, bad_luck)
-    day.live()
+    day = SimulatedDay(poison, mercy, cpu_can, bad_luck)
+    day.run()
     assert day.deaths <= 3 + len(bad_luck)
     assert all(day.died_alone[chunk] > cpu_fallback for chunk in day.given_up)
     if not bad_luck:

@@ -1,4 +1,4 @@
-"""What a worker sends is what its types say."""
+"""Reports of workers are checked against their types."""
 
 import math
 from dataclasses import replace
@@ -30,7 +30,7 @@ CHUNK = Chunk(0, 0.0, 1.0, (SEGMENT,))
         Fault(Phase.LOAD, "error", ((JOB, 1),)),
     ],
 )
-def test_what_engines_send_is_taken(report: object) -> None:
+def test_valid_reports_are_accepted(report: object) -> None:
     assert find_complaint(report) is None
 
 
@@ -41,14 +41,14 @@ def test_a_number_must_be_finite(value: object) -> None:
     assert find_complaint(LanguageFound(JOB, TOKEN, "en", value))  # type: ignore[arg-type]
 
 
-def test_a_probability_must_be_there() -> None:
+def test_a_probability_must_be_present() -> None:
     assert find_complaint(LanguageFound(JOB, TOKEN, "en", None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     "report", [None, {}, "Hello", Chunk(0, 0.0, 1.0), object.__new__(ChunkDone)]
 )
-def test_what_is_no_report_is_told(report: object) -> None:
+def test_invalid_reports_are_described(report: object) -> None:
     assert find_complaint(report)
 
 
@@ -60,9 +60,7 @@ anything = st.recursive(
 
 
 @given(anything, anything, anything)
-def test_nothing_makes_the_check_itself_fail(
-    index: object, start: object, segments: object
-) -> None:
+def test_the_check_never_raises(index: object, start: object, segments: object) -> None:
     odd = Chunk(index, start, 1.0, segments)  # type: ignore[arg-type]
     complaint = find_complaint(ChunkDone(JOB, TOKEN, odd))
     assert complaint is None or complaint.startswith("ChunkDone.chunk.")

@@ -20,10 +20,10 @@ def test_the_ceiling_doubles_up_to_the_limit() -> None:
 
 
 @given(attempts=st.integers(-5, 10**9), random_fraction=st.floats(0, 1))
-def test_jitter_stays_within(attempts: int, random_fraction: float) -> None:
+def test_jitter_stays_within_the_ceiling(attempts: int, random_fraction: float) -> None:
     wait = compute_backoff(attempts, Waits(), random_fraction=lambda: random_fraction)
     assert 0 <= wait <= compute_backoff_ceiling(attempts, base=5.0, limit=900.0) <= 900.0
 
 
-def test_two_jobs_that_failed_together_do_not_come_back_together() -> None:
+def test_jobs_that_fail_together_are_retried_apart() -> None:
     assert len({compute_backoff(3, Waits()) for _ in range(20)}) > 1

@@ -1,4 +1,4 @@
-"""Nothing outside a folder is read or written through a link in it."""
+"""Links in a folder never lead to reads or writes outside of it."""
 
 import errno
 import os
@@ -20,46 +20,46 @@ def root(tmp_path: Path) -> Path:
     return root
 
 
-def read(root: Path, path: str) -> bytes:
+def read_below(root: Path, path: str) -> bytes:
     with open_below(root, path) as file:
         return file.read()
 
 
 def test_a_regular_file_is_read(root: Path) -> None:
-    assert read(root, "a/b/file") == b"inside"
+    assert read_below(root, "a/b/file") == b"inside"
     assert stat_below(root, b"a/b/file").st_size == 6
 
 
 def test_the_top_folder_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(root)
-    assert read(tmp_path / "link", "a/b/file") == b"inside"
+    assert read_below(tmp_path / "link", "a/b/file") == b"inside"
 
 
 @pytest.mark.parametrize("linked", ["a", "a/b", "a/b/file"])
-def test_no_part_may_be_a_link(root: Path, linked: str) -> None:
+def test_no_part_of_a_path_may_be_a_link(root: Path, linked: str) -> None:
     place = root / linked
     place.rename(root / "moved")
     place.symlink_to(root / "moved")
     with pytest.raises(LinkRefused):
-        read(root, "a/b/file")
+        read_below(root, "a/b/file")
 
 
 @pytest.mark.parametrize(
     "path", ["", "/etc/passwd", "../outside/file", "a/../../outside/file", "a//b", "a/./b"]
 )
-def test_a_path_that_leads_elsewhere_is_refused(root: Path, path: str) -> None:
+def test_a_path_out_of_the_folder_is_refused(root: Path, path: str) -> None:
     with pytest.raises(ValueError, match="not a path"):
         split_path(path)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names")
-def test_a_pipe_is_no_file_and_is_not_waited_for(root: Path) -> None:
+def test_a_pipe_is_refused_without_waiting(root: Path) -> None:
     os.mkfifo(root / "pipe")
     with pytest.raises(FileNotFoundError):
-        read(root, "pipe")
+        read_below(root, "pipe")
 
 
-def test_folders_are_made_and_a_file_moves_over_nothing(root: Path) -> None:
+def test_folders_are_created_and_moves_replace_nothing(root: Path) -> None:
     with FolderHandle.open(root) as top, FolderHandle.open(root, "x/y", create=True) as below:
         for content, moved in ((b"first", True), (b"second", False)):
             with top.draft() as (name, file):
@@ -67,10 +67,10 @@ def test_folders_are_made_and_a_file_moves_over_nothing(root: Path) -> None:
                 assert top.move_to(name, below, "file") is moved
         assert top.names().count("x") == 1
         assert not [name for name in top.names() if "speakeasyd-tmp" in name]
-    assert read(root, "x/y/file") == b"first"
+    assert read_below(root, "x/y/file") == b"first"
 
 
-def test_a_link_is_never_written_through(root: Path, tmp_path: Path) -> None:
+def test_nothing_is_written_through_a_link(root: Path, tmp_path: Path) -> None:
     (root / "elsewhere").symlink_to(tmp_path / "outside")
     (root / "name").symlink_to(tmp_path / "outside" / "new")
     with pytest.raises(LinkRefused):
@@ -80,26 +80,26 @@ def test_a_link_is_never_written_through(root: Path, tmp_path: Path) -> None:
     assert [one.name for one in (tmp_path / "outside").iterdir()] == ["file"]
 
 
-def test_a_file_has_the_place_of_a_folder(root: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_refused(root: Path) -> None:
     (root / "plain").write_bytes(b"")
     with pytest.raises(NotADirectoryError):
         FolderHandle.open(root, "plain/below", create=True)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="it takes calls that Windows lacks")
-def test_a_folder_that_is_swapped_for_a_link_meanwhile(root: Path, tmp_path: Path) -> None:
-    """Whatever the moment, the file inside is read or none."""
-    with swapping(root / "a" / "b", tmp_path / "outside"):
+def test_a_folder_that_alternates_with_a_link_is_read_safely(root: Path, tmp_path: Path) -> None:
+    """At any moment, the file inside is read or none."""
+    with AlternatingLink(root / "a" / "b", tmp_path / "outside"):
         for _ in range(3000):
             try:
-                assert read(root, "a/b/file") == b"inside"
+                assert read_below(root, "a/b/file") == b"inside"
             except OSError as error:
                 assert error.errno in {errno.ELOOP, errno.ENOENT}  # noqa: PT017
 
 
 @pytest.mark.skipif(os.name == "nt", reason="it takes calls that Windows lacks")
-def test_nothing_is_written_outside_meanwhile(root: Path, tmp_path: Path) -> None:
-    with swapping(root / "a" / "b", tmp_path / "outside"):
+def test_nothing_is_written_outside_an_alternating_folder(root: Path, tmp_path: Path) -> None:
+    with AlternatingLink(root / "a" / "b", tmp_path / "outside"):
         for number in range(1000):
             try:
                 with FolderHandle.open(root, "a/b") as folder:
@@ -109,12 +109,12 @@ def test_nothing_is_written_outside_meanwhile(root: Path, tmp_path: Path) -> Non
     assert [one.name for one in (tmp_path / "outside").iterdir()] == ["file"]
 
 
-class swapping:  # noqa: N801 - used like a function
-    """A folder that is a link to another at every second moment."""
+class AlternatingLink:
+    """A folder that alternates with a link to another."""
 
     def __init__(self, folder: Path, other: Path) -> None:
         self._folder, self._other, self._stopped = folder, other, threading.Event()
-        self._thread = threading.Thread(target=self._swap)
+        self._thread = threading.Thread(target=self._alternate)
 
     def __enter__(self) -> None:
         self._thread.start()
@@ -123,7 +123,7 @@ class swapping:  # noqa: N801 - used like a function
         self._stopped.set()
         self._thread.join()
 
-    def _swap(self) -> None:
+    def _alternate(self) -> None:
         kept = self._folder.with_name("kept")
         while not self._stopped.is_set():
             self._folder.rename(kept)

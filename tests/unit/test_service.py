@@ -1,4 +1,4 @@
-"""The loop of the services: whatever moment it is told to stop in, it does."""
+"""The loop of the services ends whenever it is stopped."""
 
 import asyncio
 
@@ -7,11 +7,14 @@ import pytest
 from speakeasyd.services.service import Service
 from tests.conftest import PATIENCE_S
 
-MOST_TURNS = 6  # of the loop, from a wake to the next `run_once`
+MAX_TURNS = 6  # turns of the loop from a wake to the next `run_once`
 
 
-class Counting(Service):
-    """`swallows`: it takes a cancellation for something else, as libraries do now and then."""
+class CountingService(Service):
+    """A service that counts its rounds.
+
+    `swallows`: it ignores a cancellation, as libraries may do.
+    """
 
     def __init__(self, *, swallows: bool = False) -> None:
         super().__init__()
@@ -28,34 +31,34 @@ class Counting(Service):
         return 60.0
 
 
-async def stops(service: Service) -> None:
-    """Without a second cancellation, which a time limit around `stop` would be."""
+async def wait_for_stop(service: Service) -> None:
+    """Wait without a time limit around `stop`, which would cancel a second time."""
     done, _ = await asyncio.wait({asyncio.create_task(service.stop())}, timeout=PATIENCE_S)
     assert done, "it does not stop"
 
 
-@pytest.mark.parametrize("turns", range(MOST_TURNS))
-async def test_stopped_right_after_it_was_woken_it_stops(turns: int) -> None:
-    service = Counting()
+@pytest.mark.parametrize("turns", range(MAX_TURNS))
+async def test_a_stop_directly_after_a_wake_ends_it(turns: int) -> None:
+    service = CountingService()
     await service.start()
     await asyncio.sleep(0.01)
     service.wake()
     for _ in range(turns):
         await asyncio.sleep(0)
-    await stops(service)
+    await wait_for_stop(service)
     assert service.rounds <= 2
 
 
-async def test_a_cancellation_that_got_lost_does_not_keep_it_alive() -> None:
-    service = Counting(swallows=True)
+async def test_a_lost_cancellation_does_not_keep_it_running() -> None:
+    service = CountingService(swallows=True)
     await service.start()
     await asyncio.sleep(0.01)
-    await stops(service)
+    await wait_for_stop(service)
     assert service.rounds == 1
 
 
-async def test_stopped_twice_or_never_started_is_fine() -> None:
-    service = Counting()
+async def test_stop_can_be_repeated_and_needs_no_start() -> None:
+    service = CountingService()
     await service.stop()
     await service.start()
     await service.stop()

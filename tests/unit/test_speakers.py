@@ -1,4 +1,6 @@
-"""Who speaks, without a model: clustering, numbers, names, words and recognition on made embeddings."""
+"""Speakers without a model: clustering, numbers, names, words and recognition on synthetic
+embeddings.
+"""
 
 import random
 from dataclasses import replace
@@ -44,20 +46,20 @@ from speakeasyd.services.speakers import SpeakerChange, apply_change, find_file_
 SIZE = 192
 
 
-def voice(number: int) -> Array:
-    """The voice of a speaker; different ones are almost orthogonal."""
+def build_voice(number: int) -> Array:
+    """Return the voice of a speaker. Different voices are almost orthogonal."""
     vector = np.random.default_rng(number).standard_normal(SIZE).astype(np.float32)
     return vector / np.linalg.norm(vector)
 
 
-def heard(speaker: int, seed: int, noise: float = 0.3) -> bytes:
-    """An embedding of this speaker, as it is heard once."""
-    other = voice(10_000 + seed)
-    return encode_embedding(voice(speaker) + noise * other)
+def build_embedding(speaker: int, seed: int, noise: float = 0.3) -> bytes:
+    """Return an embedding of this speaker with noise."""
+    other = build_voice(10_000 + seed)
+    return encode_embedding(build_voice(speaker) + noise * other)
 
 
-def a_chunk(start: float, *turns: tuple[int, float], seed: int = 0) -> ChunkSpeakers:
-    """These speakers one after the other, each for some seconds."""
+def build_speaker_chunk(start: float, *turns: tuple[int, float], seed: int = 0) -> ChunkSpeakers:
+    """Return a chunk in which these speakers take turns of some seconds."""
     order = list(dict.fromkeys(speaker for speaker, _ in turns))
     at, stretches = start, []
     for speaker, seconds in turns:
@@ -65,21 +67,21 @@ def a_chunk(start: float, *turns: tuple[int, float], seed: int = 0) -> ChunkSpea
         at += seconds
     spoken = [sum(s for who, s in turns if who == speaker) for speaker in order]
     speakers = tuple(
-        LocalSpeaker(seconds, heard(speaker, seed * 100 + speaker))
+        LocalSpeaker(seconds, build_embedding(speaker, seed * 100 + speaker))
         for speaker, seconds in zip(order, spoken, strict=True)
     )
     return ChunkSpeakers(MODEL, speakers, tuple(stretches))
 
 
 CONVERSATION = [
-    (0, a_chunk(0.0, (7, 6.0), (3, 8.0), seed=1)),
-    (1, a_chunk(30.0, (3, 5.0), (5, 9.0), (7, 4.0), seed=2)),
-    (2, a_chunk(60.0, (5, 12.0), seed=3)),
+    (0, build_speaker_chunk(0.0, (7, 6.0), (3, 8.0), seed=1)),
+    (1, build_speaker_chunk(30.0, (3, 5.0), (5, 9.0), (7, 4.0), seed=2)),
+    (2, build_speaker_chunk(60.0, (5, 12.0), seed=3)),
 ]
 WORDS = {LocalKey(0, 0): 10, LocalKey(0, 1): 20, LocalKey(1, 0): 5, LocalKey(2, 0): 30}
 
 
-def known(speakers: FileSpeakers | None = None, **options: object) -> JobSpeakers:
+def build_known_people(speakers: FileSpeakers | None = None, **options: object) -> JobSpeakers:
     return JobSpeakers(
         Options.model_validate({"speakers": "auto"} | options),
         speakers.speakers if speakers else None,
@@ -98,7 +100,9 @@ def known(speakers: FileSpeakers | None = None, **options: object) -> JobSpeaker
 )
 @settings(max_examples=60, deadline=None)
 def test_clusters_are_the_speakers_in_any_order(said: list[int], rng: random.Random) -> None:
-    embeddings = np.stack([voice(who) + 0.2 * voice(500 + i) for i, who in enumerate(said)])
+    embeddings = np.stack(
+        [build_voice(who) + 0.2 * build_voice(500 + i) for i, who in enumerate(said)]
+    )
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
     seconds = np.array([1.0 + i % 5 for i in range(len(said))], np.float32)
     labels = cluster_embeddings(embeddings, seconds, 0.3)
@@ -124,10 +128,10 @@ def test_clusters_are_the_speakers_in_any_order(said: list[int], rng: random.Ran
     st.integers(0, 4),
 )
 @settings(max_examples=60, deadline=None)
-def test_the_number_of_speakers_keeps_its_limits(
+def test_the_number_of_speakers_is_within_its_limits(
     talk: list[list[tuple[int, float]]], low: int, more: int
 ) -> None:
-    chunks = [(i, a_chunk(i * 40.0, *turns, seed=i)) for i, turns in enumerate(talk)]
+    chunks = [(i, build_speaker_chunk(i * 40.0, *turns, seed=i)) for i, turns in enumerate(talk)]
     found = find_speakers(chunks, low=low, high=low + more)
     leaves = sum(len(chunk.speakers) for _, chunk in chunks)
     assert len(found) == leaves
@@ -147,18 +151,21 @@ def test_speakers_are_found_across_chunks() -> None:
     }
 
 
-def test_who_says_a_word_or_two_is_no_speaker() -> None:
-    chunks = [*CONVERSATION, (3, a_chunk(90.0, (9, 0.8), seed=4))]
+def test_one_or_two_words_make_no_speaker() -> None:
+    chunks = [*CONVERSATION, (3, build_speaker_chunk(90.0, (9, 0.8), seed=4))]
     assert len(set(find_speakers(chunks, low=1, high=30).values())) == 3
 
 
 def test_embeddings_of_another_model_are_not_compared() -> None:
-    other = replace(a_chunk(90.0, (9, 20.0)), model="older")
+    other = replace(build_speaker_chunk(90.0, (9, 20.0)), model="older")
     assert LocalKey(3, 0) not in find_speakers([*CONVERSATION, (3, other)], low=1, high=30)
 
 
 def test_a_long_file_is_clustered_in_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
-    chunks = [(i, a_chunk(i * 30.0, (i % 4, 8.0), ((i + 1) % 4, 6.0), seed=i)) for i in range(60)]
+    chunks = [
+        (i, build_speaker_chunk(i * 30.0, (i % 4, 8.0), ((i + 1) % 4, 6.0), seed=i))
+        for i in range(60)
+    ]
     whole = find_speakers(chunks, low=1, high=30)
     monkeypatch.setattr("speakeasyd.domain.speaker_clustering.MOST_LEAVES", 20)
     assert number_speakers(chunks, find_speakers(chunks, low=1, high=30)) == number_speakers(
@@ -172,7 +179,7 @@ def test_a_channel_is_a_speaker() -> None:
         (1, describe_channel("Right", 0.0, [(0.0, 1.0)])),
         (2, describe_channel("Left", 30.0, [(0.0, 2.0)])),
     ]
-    found = find_file_speakers(replace(known(), chunks=tuple(chunks)), [])
+    found = find_file_speakers(replace(build_known_people(), chunks=tuple(chunks)), [])
     assert [(one.number, one.label, one.seconds) for one in found.speakers] == [
         (1, "Left", 5.0),
         (2, "Right", 1.0),
@@ -180,7 +187,7 @@ def test_a_channel_is_a_speaker() -> None:
     assert found.numbers == {0: (1,), 1: (2,), 2: (1,)}
 
 
-def test_what_is_stored_is_read_again() -> None:
+def test_stored_speakers_are_read_equal() -> None:
     for _, chunk in CONVERSATION:
         assert ChunkSpeakers.from_json(chunk.to_json()) == chunk
 
@@ -189,58 +196,62 @@ def test_what_is_stored_is_read_again() -> None:
 
 
 def test_a_table_of_speakers() -> None:
-    found = find_file_speakers(known(), [])
+    found = find_file_speakers(build_known_people(), [])
     assert [(one.number, one.seconds, one.words) for one in found.speakers] == [
         (1, 10.0, 10),
         (2, 13.0, 25),
         (3, 21.0, 30),
     ]
-    assert found == find_file_speakers(known(), [])
+    assert found == find_file_speakers(build_known_people(), [])
 
 
 def test_changes_by_a_user() -> None:
-    found = find_file_speakers(known(), [])
-    named = apply_change(known(found), SpeakerChange(names={2: " Anna  Berg", 3: "Bob"}))
+    found = find_file_speakers(build_known_people(), [])
+    named = apply_change(
+        build_known_people(found), SpeakerChange(names={2: " Anna  Berg", 3: "Bob"})
+    )
     assert [one.label for one in named.speakers] == ["Speaker 1", "Anna Berg", "Bob"]
     assert named.numbers == found.numbers
-    merged = apply_change(known(named), SpeakerChange(merge=(1, 3)))
+    merged = apply_change(build_known_people(named), SpeakerChange(merge=(1, 3)))
     assert [(one.number, one.seconds) for one in merged.speakers] == [(1, 31.0), (2, 13.0)]
-    assert apply_change(known(merged), SpeakerChange(merge=(1, 1))) == merged
-    again = apply_change(known(merged), SpeakerChange(count=3))
+    assert apply_change(build_known_people(merged), SpeakerChange(merge=(1, 1))) == merged
+    again = apply_change(build_known_people(merged), SpeakerChange(count=3))
     assert again.numbers == found.numbers
     assert again.speakers[1].name == "Anna Berg"
-    two = apply_change(known(again), SpeakerChange(count=2))
+    two = apply_change(build_known_people(again), SpeakerChange(count=2))
     assert len(two.speakers) == 2
-    assert apply_change(known(two), SpeakerChange(count="auto")).numbers == found.numbers
+    assert (
+        apply_change(build_known_people(two), SpeakerChange(count="auto")).numbers == found.numbers
+    )
 
 
 @given(st.sets(st.integers(1, 3)), st.dictionaries(st.integers(1, 3), st.sampled_from("ABC")))
 @settings(max_examples=60, deadline=None)
-def test_a_change_twice_is_as_once(merge: set[int], names: dict[int, str]) -> None:
-    found = find_file_speakers(known(), [])
+def test_a_repeated_change_changes_nothing(merge: set[int], names: dict[int, str]) -> None:
+    found = find_file_speakers(build_known_people(), [])
     kept = {
         number: name
         for number, name in names.items()
         if number not in merge - {min(merge, default=0)}
     }
-    once = apply_change(known(found), SpeakerChange(merge=tuple(merge), names=kept))
+    once = apply_change(build_known_people(found), SpeakerChange(merge=tuple(merge), names=kept))
     rest = {one.number for one in once.speakers}
     again = SpeakerChange(merge=tuple(merge & rest), names=kept)
-    assert apply_change(known(once), again) == once
+    assert apply_change(build_known_people(once), again) == once
     assert rest == {1, 2, 3} - (merge - {min(merge, default=0)})
     assert sum(one.words for one in once.speakers) == sum(one.words for one in found.speakers)
 
 
 def test_a_merged_speaker_can_be_split() -> None:
-    found = find_file_speakers(known(), [])
-    merged = apply_change(known(found), SpeakerChange(merge=(1, 3)))
-    split = apply_change(known(merged), SpeakerChange(split=1))
+    found = find_file_speakers(build_known_people(), [])
+    merged = apply_change(build_known_people(found), SpeakerChange(merge=(1, 3)))
+    split = apply_change(build_known_people(merged), SpeakerChange(split=1))
     assert sorted(one.seconds for one in split.speakers) == [10.0, 13.0, 21.0]
     assert split_speaker(CONVERSATION, [LocalKey(0, 0)]) == frozenset()
 
 
 def test_names_follow_the_speech() -> None:
-    numbers = number_by_key(find_file_speakers(known(), []))
+    numbers = number_by_key(find_file_speakers(build_known_people(), []))
     old = build_file_speakers(
         CONVERSATION, numbers, WORDS, {3: Speaker(3, name="Bob"), 1: Speaker(1, name="Eve")}
     )
@@ -251,17 +262,17 @@ def test_names_follow_the_speech() -> None:
 # --- words
 
 
-def words(*spans: tuple[float, float, str]) -> tuple[Word, ...]:
+def draw_words(*spans: tuple[float, float, str]) -> tuple[Word, ...]:
     return tuple(Word(start, end, text, 0.9) for start, end, text in spans)
 
 
-def a_segment(*spans: tuple[float, float, str]) -> Segment:
+def build_segment(*spans: tuple[float, float, str]) -> Segment:
     text = "".join(text for _, _, text in spans)
-    return Segment(spans[0][0], spans[-1][1], text, -0.2, 1.0, 0.0, words=words(*spans))
+    return Segment(spans[0][0], spans[-1][1], text, -0.2, 1.0, 0.0, words=draw_words(*spans))
 
 
 def test_a_segment_is_split_where_the_speaker_changes() -> None:
-    said = a_segment((0.0, 1.0, " Are"), (1.0, 2.0, " you?"), (2.1, 3.0, " Yes."))
+    said = build_segment((0.0, 1.0, " Are"), (1.0, 2.0, " you?"), (2.1, 3.0, " Yes."))
     turns = [SpeakerTurn(0.0, 2.05, 1), SpeakerTurn(2.05, 3.2, 0)]
     first, second = label_segments([said], turns, keep_words=True)
     assert (first.text, first.local_speaker, first.start, first.end) == (" Are you?", 1, 0.0, 2.0)
@@ -270,7 +281,7 @@ def test_a_segment_is_split_where_the_speaker_changes() -> None:
     assert all(part.words == () for part in label_segments([said], turns, keep_words=False))
 
 
-def test_the_floor_counts_more_than_an_overlap() -> None:
+def test_the_main_turn_counts_more_than_an_overlap() -> None:
     turns = [SpeakerTurn(0.0, 1.0, 0), SpeakerTurn(0.0, 1.0, 1, overlap=True)]
     assert find_speaker(0.0, 1.0, turns) == 0
     assert find_speaker(1.5, 1.6, turns) == 0
@@ -294,7 +305,7 @@ def test_no_word_is_lost_or_moved(
             -0.2,
             1.0,
             0.0,
-            words=words(
+            words=draw_words(
                 (start, start + length / 2, f" a{i}"),
                 (start + length / 2, start + length, f" b{i}"),
             ),
@@ -328,8 +339,11 @@ def test_joined_turns_keep_speakers_apart(raw: list[tuple[float, float, int, boo
 # --- known people
 
 
-def people(*numbers: int) -> list[KnownPerson]:
-    return [KnownPerson(n, f"person {n}", (heard(n, 900 + n), heard(n, 950 + n))) for n in numbers]
+def build_people(*numbers: int) -> list[KnownPerson]:
+    return [
+        KnownPerson(n, f"person {n}", (build_embedding(n, 900 + n), build_embedding(n, 950 + n)))
+        for n in numbers
+    ]
 
 
 @given(st.permutations([1, 2, 3]), st.permutations([1, 2, 3, 4]))
@@ -337,26 +351,28 @@ def people(*numbers: int) -> list[KnownPerson]:
 def test_each_known_person_is_named_once_in_any_order(
     order: list[int], speakers: list[int]
 ) -> None:
-    embeddings = {place: voice(who) for place, who in enumerate(speakers, 1)}
-    found = recognise_speakers(embeddings, people(*order))
+    embeddings = {place: build_voice(who) for place, who in enumerate(speakers, 1)}
+    found = recognise_speakers(embeddings, build_people(*order))
     names = {place: found[place].name for place in found}
     assert names == {place: f"person {who}" for place, who in enumerate(speakers, 1) if who != 4}
 
 
 def test_a_similar_voice_is_only_suggested() -> None:
-    between = voice(1) * 0.7 + voice(2) * 0.7
+    between = build_voice(1) * 0.7 + build_voice(2) * 0.7
     near = {1: (between / np.linalg.norm(between)).astype(np.float32)}
-    found = recognise_speakers(near, people(1, 2))
+    found = recognise_speakers(near, build_people(1, 2))
     assert found[1].name == ""
     assert found[1].suggestion in {"person 1", "person 2"}
-    assert recognise_speakers({1: voice(8)}, people(1, 2)) == {}
-    assert recognise_speakers({1: voice(8)}, []) == {}
+    assert recognise_speakers({1: build_voice(8)}, build_people(1, 2)) == {}
+    assert recognise_speakers({1: build_voice(8)}, []) == {}
 
 
 def test_known_people_are_named_in_a_file() -> None:
-    anna = Person(4, "Anna", "2026", (VoiceSample("a.wav", 9.0, heard(5, 77)),))
-    other = Person(5, "Old", "2026", (VoiceSample("b.wav", 9.0, heard(7, 78), model="older"),))
-    found = find_file_speakers(known(), [anna, other])
+    anna = Person(4, "Anna", "2026", (VoiceSample("a.wav", 9.0, build_embedding(5, 77)),))
+    other = Person(
+        5, "Old", "2026", (VoiceSample("b.wav", 9.0, build_embedding(7, 78), model="older"),)
+    )
+    found = find_file_speakers(build_known_people(), [anna, other])
     assert [(one.name, one.person) for one in found.speakers] == [
         ("", None),
         ("", None),
@@ -369,7 +385,7 @@ def test_known_people_are_named_in_a_file() -> None:
 # --- options
 
 
-def test_what_the_options_mean() -> None:
+def test_options_for_speakers() -> None:
     assert Options(speakers="auto").speaker_limits == (1, 30)
     assert Options.model_validate({"speakers": "3"}).speaker_limits == (3, 3)
     assert Options(speakers="auto", speakers_min=2, speakers_max=4).speaker_limits == (2, 4)

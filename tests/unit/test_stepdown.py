@@ -1,4 +1,4 @@
-"""The settings to try next: always smaller, always an end, and the same in the worker as in the daemon."""
+"""Reduced settings after a fault: always smaller, finite, equal in worker and daemon."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ LOST = classify_fault(error="CUDA failed with error an illegal memory access was
 TYPES = ["auto", "int8", "float16", "int8_float16", "float32", "bfloat16"]
 
 
-def ladder(spec: WorkerSpec, diagnosis: Diagnosis) -> list[tuple[int, str]]:
+def list_steps(spec: WorkerSpec, diagnosis: Diagnosis) -> list[tuple[int, str]]:
     steps = []
     while below := step_down(spec, diagnosis.remedy):
         spec = below
@@ -25,41 +25,41 @@ def ladder(spec: WorkerSpec, diagnosis: Diagnosis) -> list[tuple[int, str]]:
     return steps
 
 
-def test_out_of_memory_steps_down_the_batch_and_then_the_weights() -> None:
+def test_out_of_memory_reduces_the_batch_and_then_the_weights() -> None:
     gpu = WorkerSpec("cuda:0", "auto", 0, 0, "")
-    assert ladder(gpu, FULL) == [
+    assert list_steps(gpu, FULL) == [
         (8, "auto"),
         (4, "auto"),
         (2, "auto"),
         (1, "auto"),
         (1, "int8_float16"),
     ]
-    assert ladder(replace(gpu, batch_size=3, compute_type="int8"), FULL) == [(1, "int8")]
+    assert list_steps(replace(gpu, batch_size=3, compute_type="int8"), FULL) == [(1, "int8")]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
 @pytest.mark.parametrize("compute_type", TYPES)
-def test_an_unsupported_type_ends_at_one_that_all_devices_can(
+def test_an_unsupported_type_ends_at_one_that_all_devices_support(
     device: str, compute_type: str
 ) -> None:
-    steps = ladder(WorkerSpec(device, compute_type, 0, 4, ""), UNSUPPORTED)
+    steps = list_steps(WorkerSpec(device, compute_type, 0, 4, ""), UNSUPPORTED)
     assert all(batch == 4 for batch, _ in steps)
     assert compute_type == "float32" or steps[-1][1] == "float32"
 
 
-def test_other_faults_step_nothing_down() -> None:
-    assert ladder(WorkerSpec("cuda:0", "auto", 0, 16, ""), LOST) == []
+def test_other_faults_reduce_nothing() -> None:
+    assert list_steps(WorkerSpec("cuda:0", "auto", 0, 16, ""), LOST) == []
 
 
-@pytest.mark.parametrize("remedy", set(Remedy) - SOFT)
+@pytest.mark.parametrize("remedy", sorted(set(Remedy) - SOFT))
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_only_a_sound_context_may_go_on(device: str, remedy: Remedy) -> None:
-    """The worker goes on where there is a step: there must be none for what needs another process."""
+def test_faults_that_need_a_new_process_have_no_step(device: str, remedy: Remedy) -> None:
+    """A worker continues in its process if there is a step."""
     assert step_down(WorkerSpec(device, "auto", 0, 0, ""), remedy) is None
 
 
-def test_a_full_gpu_is_no_matter_of_the_cpus() -> None:
-    assert ladder(WorkerSpec("cpu", "auto", 4, 8, ""), FULL) == []
+def test_a_full_gpu_does_not_affect_the_cpu() -> None:
+    assert list_steps(WorkerSpec("cpu", "auto", 4, 8, ""), FULL) == []
 
 
 @given(
@@ -67,7 +67,7 @@ def test_a_full_gpu_is_no_matter_of_the_cpus() -> None:
     batch=st.integers(0, 64),
     faults=st.lists(st.sampled_from([FULL, UNSUPPORTED])),
 )
-def test_a_worker_is_known_in_the_daemon_by_another_name_and_steps_down_alike(
+def test_worker_and_daemon_take_equal_steps(
     compute_type: str, batch: int, faults: list[Diagnosis]
 ) -> None:
     inside, outside = (

@@ -1,4 +1,4 @@
-"""Subtitles: whatever the transcript, players can read the file and people can read the text."""
+"""Subtitles: players can read every file, and people can read the text."""
 
 import html
 import re
@@ -24,39 +24,41 @@ from speakeasyd.domain.typesetting import COLUMNS, measure_width
 SRT_BLOCK = re.compile(r"(\d+)\n(\S+) --> (\S+)\n((?:[^\n]+\n){1,2})")
 
 
-def transcript(
-    *segments: Segment, gaps: tuple[tuple[float, float], ...] = (), seconds: float = 60.0
+def build_transcript(
+    *draw_segments: Segment, gaps: tuple[tuple[float, float], ...] = (), seconds: float = 60.0
 ) -> Transcript:
-    return Transcript(1, "a.wav", "en", "tiny.en", seconds, segments, gaps)
+    return Transcript(1, "a.wav", "en", "tiny.en", seconds, draw_segments, gaps)
 
 
-def segment(
+def build_segment(
     start: float, end: float, text: str, *, channel: int | None = None, words: tuple[Word, ...] = ()
 ) -> Segment:
     return Segment(start, end, text, -0.2, 1.1, 0.01, channel, words)
 
 
-def seconds(stamp: str) -> float:
+def parse_time(stamp: str) -> float:
     hours, minutes, rest = stamp.replace(",", ".").split(":")
     return int(hours) * 3600 + int(minutes) * 60 + float(rest)
 
 
 def parse_srt(text: str) -> list[tuple[float, float, list[str]]]:
-    """As strict as the strictest player: numbers in order, one blank line between blocks, nothing else."""
+    """Parse as strictly as the strictest player: consecutive numbers, one blank line between
+    blocks.
+    """
     assert "".join(found.group() + "\n" for found in SRT_BLOCK.finditer(text)) == (
         text + "\n" if text else ""
     )
     parsed = []
     for number, found in enumerate(SRT_BLOCK.finditer(text), 1):
         assert int(found[1]) == number
-        parsed.append((seconds(found[2]), seconds(found[3]), found[4].splitlines()))
+        parsed.append((parse_time(found[2]), parse_time(found[3]), found[4].splitlines()))
     return parsed
 
 
-def test_srt_and_vtt_look_as_they_should() -> None:
-    said = transcript(
-        segment(1.5, 3.0, " Fish & chips --> <b>now</b>."),
-        segment(3661.0, 3663.5, " Later."),
+def test_srt_and_vtt_have_their_syntax() -> None:
+    said = build_transcript(
+        build_segment(1.5, 3.0, " Fish & chips --> <b>now</b>."),
+        build_segment(3661.0, 3663.5, " Later."),
         seconds=3700,
     )
     assert render_srt(said) == (
@@ -68,62 +70,70 @@ def test_srt_and_vtt_look_as_they_should() -> None:
     )
 
 
-def test_nothing_said_is_an_empty_file() -> None:
-    assert render_srt(transcript()) == ""
-    assert render_vtt(transcript()) == "WEBVTT\n"
-    assert render_srt(transcript(segment(0, 1, "  "))) == ""
+def test_an_empty_transcript_gives_an_empty_file() -> None:
+    assert render_srt(build_transcript()) == ""
+    assert render_vtt(build_transcript()) == "WEBVTT\n"
+    assert render_srt(build_transcript(build_segment(0, 1, "  "))) == ""
 
 
-def test_a_long_segment_is_parted_where_sentences_and_clauses_end() -> None:
+def test_a_long_segment_is_split_at_sentences_and_clauses() -> None:
     text = (
         " We met at the harbour in the early morning, when the boats came in. The wind had turned to the north,"
         " and nobody wanted to go out again before noon."
     )
-    shown = build_cues(transcript(segment(0, 12, text)))
+    shown = build_cues(build_transcript(build_segment(0, 12, text)))
     assert [cue.lines for cue in shown] == [
         ("We met at the harbour in the early", "morning, when the boats came in."),
         ("The wind had turned to the north, and", "nobody wanted to go out again before noon."),
     ]
 
 
-def test_words_give_the_times() -> None:
+def test_cues_have_the_times_of_words() -> None:
     words = (
         Word(1.0, 1.2, " Yes.", 0.9),
         Word(8.0, 8.5, " Well", 0.9),
         Word(8.5, 9.0, ", no.", 0.9),
     )
-    shown = build_cues(transcript(segment(1.0, 9.0, " Yes. Well, no.", words=words)))
+    shown = build_cues(build_transcript(build_segment(1.0, 9.0, " Yes. Well, no.", words=words)))
     assert [(cue.start, cue.lines) for cue in shown] == [(1.0, ("Yes.",)), (8.0, ("Well, no.",))]
 
 
-def test_words_that_say_something_else_are_not_believed() -> None:
-    shown = build_cues(transcript(segment(1.0, 3.0, " Yes.", words=(Word(0.0, 9.0, " No.", 0.9),))))
+def test_words_that_differ_from_the_text_are_ignored() -> None:
+    shown = build_cues(
+        build_transcript(build_segment(1.0, 3.0, " Yes.", words=(Word(0.0, 9.0, " No.", 0.9),)))
+    )
     assert shown == [Cue(1.0, 3.0, ("Yes.",))]
 
 
-def test_a_cue_stays_into_the_silence_until_it_is_read_but_not_into_the_next() -> None:
+def test_a_cue_stays_until_it_can_be_read() -> None:
     line = " These forty columns are said in a hurry."
     shown = build_cues(
-        transcript(segment(0, 0.5, line), segment(10, 10.5, line), segment(11, 11.2, " Quick."))
+        build_transcript(
+            build_segment(0, 0.5, line),
+            build_segment(10, 10.5, line),
+            build_segment(11, 11.2, " Quick."),
+        )
     )
     assert [(cue.start, round(cue.end, 2)) for cue in shown] == [(0, 2.35), (10, 11), (11, 12)]
 
 
 def test_a_short_silence_is_closed() -> None:
-    first, _ = build_cues(transcript(segment(0, 3, " One thing."), segment(3.2, 5, " Another.")))
+    first, _ = build_cues(
+        build_transcript(build_segment(0, 3, " One thing."), build_segment(3.2, 5, " Another."))
+    )
     assert first.end == 3.2
 
 
-def test_a_cue_does_not_stay_for_ever() -> None:
-    assert build_cues(transcript(segment(0, 25, " Thank you.")))[0].end == LONGEST_S
+def test_a_cue_ends_in_long_silence() -> None:
+    assert build_cues(build_transcript(build_segment(0, 25, " Thank you.")))[0].end == LONGEST_S
 
 
-def test_japanese_is_set_in_full_width_lines_and_no_line_begins_with_a_full_stop() -> None:
+def test_japanese_lines_have_full_width_and_never_begin_with_a_stop() -> None:
     text = (
         "これは長い文章です。字幕の幅を確認するために、もう少し続けて書いてみましょう。はい、そうです。"
         * 3
     )
-    shown = build_cues(transcript(segment(0, 40, text), seconds=40))
+    shown = build_cues(build_transcript(build_segment(0, 40, text), seconds=40))
     lines = [line for cue in shown for line in cue.lines]
     assert "".join(lines) == text
     assert max(map(measure_width, lines)) <= COLUMNS
@@ -135,13 +145,19 @@ def test_korean_and_arabic_are_broken_between_words() -> None:
         "안녕하세요 저는 오늘 서울에서 온 사람입니다 " * 4,
         "مرحبا بكم في هذا التسجيل الطويل جدا " * 5,
     ):
-        lines = [line for cue in build_cues(transcript(segment(0, 20, text))) for line in cue.lines]
+        lines = [
+            line
+            for cue in build_cues(build_transcript(build_segment(0, 20, text)))
+            for line in cue.lines
+        ]
         assert " ".join(lines).split() == text.split()
 
 
-def test_two_who_speak_at_once_are_shown_one_after_the_other_with_their_names() -> None:
-    both = transcript(
-        segment(0, 3, " Hello?", channel=0), segment(0, 3, " Who is there?", channel=1), seconds=5
+def test_simultaneous_speakers_are_shown_in_turn() -> None:
+    both = build_transcript(
+        build_segment(0, 3, " Hello?", channel=0),
+        build_segment(0, 3, " Who is there?", channel=1),
+        seconds=5,
     )
     assert [(start, lines) for start, _, lines in parse_srt(render_srt(both))] == [
         (0.0, ["Left: Hello?"]),
@@ -152,7 +168,9 @@ def test_two_who_speak_at_once_are_shown_one_after_the_other_with_their_names() 
 
 def test_a_gap_is_marked() -> None:
     shown = build_cues(
-        transcript(segment(0, 3, " Before."), segment(40, 42, " After."), gaps=((10, 35),))
+        build_transcript(
+            build_segment(0, 3, " Before."), build_segment(40, 42, " After."), gaps=((10, 35),)
+        )
     )
     assert [(cue.start, " ".join(cue.lines)) for cue in shown] == [
         (0, "Before."),
@@ -166,9 +184,9 @@ def test_a_gap_is_marked() -> None:
     [" a\nb\n\n2\n00:00:01,000 --> 00:00:02,000\nforged", " \x00\x1b[2J\x85\u2028x\ufeff\ud800"],
 )
 def test_no_text_can_forge_a_cue(text: str) -> None:
-    [(_, _, lines)] = parse_srt(render_srt(transcript(segment(0, 5, text))))
+    [(_, _, lines)] = parse_srt(render_srt(build_transcript(build_segment(0, 5, text))))
     assert all(line.isprintable() for line in lines)
-    assert render_vtt(transcript(segment(0, 5, text))).count("-->") == 1
+    assert render_vtt(build_transcript(build_segment(0, 5, text))).count("-->") == 1
 
 
 ALPHABET = st.one_of(
@@ -180,8 +198,8 @@ TIMES = st.floats(0, 20_000, allow_nan=False)
 
 
 @st.composite
-def segments(draw: st.DrawFn) -> tuple[Segment, ...]:
-    """In order of their start, but overlapping and of any length, with and without words and channels."""
+def draw_segments(draw: st.DrawFn) -> tuple[Segment, ...]:
+    """Draw segments ordered by start, possibly overlapping, with and without words and channels."""
     made = []
     apart = draw(st.booleans())
     for start in sorted(draw(st.lists(TIMES, max_size=8))):
@@ -193,23 +211,23 @@ def segments(draw: st.DrawFn) -> tuple[Segment, ...]:
             parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
             words = tuple(Word(draw(TIMES), draw(TIMES), part, 0.5) for part in parts)
         made.append(
-            segment(
+            build_segment(
                 start, end, text, channel=draw(st.integers(0, 1)) if apart else None, words=words
             )
         )
     return tuple(made)
 
 
-def letters(text: str) -> str:
+def join_letters(text: str) -> str:
     return "".join(strip_controls(text).split())
 
 
 @settings(max_examples=150, deadline=None)
-@given(segments())
-def test_cues_never_overlap_fit_their_lines_and_keep_every_word_in_order(
+@given(draw_segments())
+def test_cues_are_disjoint_fit_their_lines_and_keep_all_words(
     said: tuple[Segment, ...],
 ) -> None:
-    shown = build_cues(transcript(*said))
+    shown = build_cues(build_transcript(*said))
     for cue, following in pairwise(shown):
         assert cue.end <= following.start
     for cue in shown:
@@ -220,21 +238,24 @@ def test_cues_never_overlap_fit_their_lines_and_keep_every_word_in_order(
         assert measure_width(cue.lines[0]) + label <= COLUMNS
         assert all(measure_width(line) <= COLUMNS for line in cue.lines)
     for channel, name in ((None, ""), (0, "Left"), (1, "Right")):
-        heard = letters("".join(one.text for one in said if one.channel == channel))
-        assert letters("".join("".join(cue.lines) for cue in shown if cue.speaker == name)) == heard
+        heard = join_letters("".join(one.text for one in said if one.channel == channel))
+        assert (
+            join_letters("".join("".join(cue.lines) for cue in shown if cue.speaker == name))
+            == heard
+        )
 
 
 @settings(max_examples=100, deadline=None)
-@given(segments())
-def test_what_is_written_can_be_read_back(said: tuple[Segment, ...]) -> None:
-    shown = build_cues(transcript(*said))
-    parsed = parse_srt(render_srt(transcript(*said)))
+@given(draw_segments())
+def test_rendered_subtitles_can_be_parsed(said: tuple[Segment, ...]) -> None:
+    shown = build_cues(build_transcript(*said))
+    parsed = parse_srt(render_srt(build_transcript(*said)))
     assert len(parsed) == len(shown)
     for (start, end, _), cue in zip(parsed, shown, strict=True):
         assert start == pytest.approx(cue.start, abs=0.001)
         assert end == pytest.approx(cue.end, abs=0.001)
         assert start < end
-    blocks = render_vtt(transcript(*said)).removesuffix("\n").split("\n\n")
+    blocks = render_vtt(build_transcript(*said)).removesuffix("\n").split("\n\n")
     assert blocks[0] == "WEBVTT"
     texts = [
         html.unescape(re.sub(r"^<v \w+>", "", block.split("\n", 1)[1])) for block in blocks[1:]

@@ -1,4 +1,4 @@
-"""How rows become a table."""
+"""Rows as tables for terminals."""
 
 import pytest
 from hypothesis import given
@@ -20,36 +20,36 @@ ROWS: list[Row] = [
 ]
 
 
-def shown(rows: list[Row], width: int | None, *, header: bool = True) -> list[str]:
+def render_lines(rows: list[Row], width: int | None, *, header: bool = True) -> list[str]:
     return [
         line.plain
         for line in table_lines(rows, plan_layout(rows, width, header=header), header=header)
     ]
 
 
-def test_without_a_terminal_it_is_as_wide_as_it_has_to_be() -> None:
-    assert shown(ROWS, None) == [
+def test_without_a_terminal_the_width_is_unlimited() -> None:
+    assert render_lines(ROWS, None) == [
         "job_id  audio_seconds  path                                 created_at",
         "     7         1234.5  a folder/a long name of a file.flac  2026-11-28T20:20:36.123Z",
         "    12                 短い.wav                             2026-11-28T20:20:36.123Z",
     ]
 
 
-def test_on_a_terminal_the_longest_cells_are_cut_first() -> None:
-    assert shown(ROWS, 72) == [
+def test_on_a_terminal_the_longest_cells_are_shortened_first() -> None:
+    assert render_lines(ROWS, 72) == [
         "job_id  audio_seconds  path                     created_at",
         "     7         1234.5  a folder/a long name o…  2026-11-28T20:20:36.123Z",
         "    12                 短い.wav                 2026-11-28T20:20:36.123Z",
     ]
 
 
-def test_a_number_is_never_cut_but_its_header_may_be() -> None:
-    narrow = shown(ROWS, 42)
+def test_numbers_are_never_shortened() -> None:
+    narrow = render_lines(ROWS, 42)
     assert narrow[0].startswith("job_id  audio_sec…  path")
     assert "1234.5" in narrow[1]
 
 
-def test_columns_for_which_there_is_no_room_are_left_out_and_that_is_seen() -> None:
+def test_columns_without_room_are_hidden_and_marked() -> None:
     rows: list[Row] = [{f"column_{number}": "some words of text" for number in range(30)}]
     layout = plan_layout(rows, 80)
     lines = [line.plain for line in table_lines(rows, layout)]
@@ -57,7 +57,7 @@ def test_columns_for_which_there_is_no_room_are_left_out_and_that_is_seen() -> N
     assert all(line.endswith("…") and cell_len(line) <= 80 for line in lines)
 
 
-def test_a_field_a_line() -> None:
+def test_one_field_on_each_line() -> None:
     assert [line.plain for line in record_lines(ROWS)][:6] == [
         "       job_id = 7",
         "audio_seconds = 1234.5",
@@ -86,7 +86,7 @@ def test_one_line_for_each_row_no_wider_than_the_terminal(
     rows: list[Row] = [
         {f"column {number}": value for number, value in enumerate(row)} for row in table
     ]
-    lines = shown(rows, width, header=header)
+    lines = render_lines(rows, width, header=header)
     assert len(lines) == len(rows) + header
     assert all(cell_len(line) <= width for line in lines)
     assert not any("\n" in line or "\x1b" in line for line in lines)

@@ -1,4 +1,4 @@
-"""Calls that never return keep neither their callers, nor other groups, nor the end of the process."""
+"""Calls that never return block neither their callers, other groups, nor the exit of the process."""
 
 import asyncio
 import contextvars
@@ -10,7 +10,7 @@ import pytest
 
 from speakeasyd.thread_group import SPARE_THREADS, ThreadGroup
 
-TEST_LIMIT_S = 300.0  # seconds; far more than any of these calls takes
+TEST_LIMIT_S = 300.0  # seconds; far more than any of these calls needs
 
 
 async def test_a_call_returns_its_result_and_raises_its_error() -> None:
@@ -26,14 +26,14 @@ async def test_a_call_sees_the_context_of_its_caller() -> None:
     assert await ThreadGroup("test").run(name.get) == "job 7"
 
 
-async def test_calls_run_in_their_order_one_at_a_time() -> None:
+async def test_calls_run_in_order_and_one_at_a_time() -> None:
     group = ThreadGroup("test")
     ran: list[int] = []
     await asyncio.gather(*(group.run(ran.append, number) for number in range(50)))
     assert ran == list(range(50))
 
 
-async def test_as_many_calls_run_together_as_the_group_is_large() -> None:
+async def test_the_size_of_the_group_limits_parallel_calls() -> None:
     group = ThreadGroup("test", size=3)
     together = threading.Barrier(3)
     await asyncio.wait_for(
@@ -41,43 +41,43 @@ async def test_as_many_calls_run_together_as_the_group_is_large() -> None:
     )
 
 
-async def test_the_deadline_is_over_the_whole_call_and_the_next_call_has_a_thread() -> None:
+async def test_after_a_deadline_the_next_call_has_a_thread() -> None:
     group = ThreadGroup("test")
-    release = threading.Event()
+    release_resource = threading.Event()
     with pytest.raises(TimeoutError):
-        await group.run_within(0.01, release.wait)
+        await group.run_within(0.01, release_resource.wait)
     assert await asyncio.wait_for(group.run(lambda: "next"), TEST_LIMIT_S) == "next"
-    release.set()
+    release_resource.set()
 
 
-async def test_calls_that_never_return_do_not_add_threads_without_bound() -> None:
+async def test_calls_that_never_return_use_bounded_threads() -> None:
     group = ThreadGroup("bounded")
-    release = threading.Event()
+    release_resource = threading.Event()
     for _ in range(SPARE_THREADS + 5):
         with pytest.raises(TimeoutError):
-            await group.run_within(0.01, release.wait)
+            await group.run_within(0.01, release_resource.wait)
     threads = [thread for thread in threading.enumerate() if thread.name == "bounded"]
     assert len(threads) == SPARE_THREADS + 1
-    release.set()
+    release_resource.set()
     assert await asyncio.wait_for(group.run(lambda: "well again"), TEST_LIMIT_S) == "well again"
 
 
-async def test_a_cancelled_call_that_has_not_begun_does_not_begin() -> None:
+async def test_a_cancelled_waiting_call_is_not_run() -> None:
     group = ThreadGroup("test")
-    release, begun = threading.Event(), threading.Event()
-    first = asyncio.create_task(group.run(release.wait))
+    release_resource, begun = threading.Event(), threading.Event()
+    first = asyncio.create_task(group.run(release_resource.wait))
     waiting = asyncio.create_task(group.run(begun.set))
     await asyncio.sleep(0)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    release.set()
+    release_resource.set()
     await first
     await group.run(lambda: None)
     assert not begun.is_set()
 
 
-async def test_the_threads_of_a_closed_group_end_and_a_later_call_has_a_new_one() -> None:
+async def test_threads_of_a_closed_group_end() -> None:
     group = ThreadGroup("closing")
     await group.run(lambda: None)
     [thread] = [thread for thread in threading.enumerate() if thread.name == "closing"]
@@ -88,15 +88,15 @@ async def test_the_threads_of_a_closed_group_end_and_a_later_call_has_a_new_one(
     assert await asyncio.wait_for(group.run(lambda: "later"), TEST_LIMIT_S) == "later"
 
 
-async def test_a_call_behind_a_close_is_run_all_the_same() -> None:
+async def test_a_call_queued_behind_a_close_is_run() -> None:
     group = ThreadGroup("test")
-    release = threading.Event()
-    first = asyncio.create_task(group.run(release.wait))
+    release_resource = threading.Event()
+    first = asyncio.create_task(group.run(release_resource.wait))
     await asyncio.sleep(0)
     group.close()
     second = asyncio.create_task(group.run(lambda: "ran"))
     await asyncio.sleep(0)
-    release.set()
+    release_resource.set()
     assert await asyncio.wait_for(second, TEST_LIMIT_S) == "ran"
     await first
 
@@ -113,7 +113,7 @@ asyncio.run(main())
 """
 
 
-def test_the_process_ends_although_a_call_does_not() -> None:
+def test_the_process_exits_despite_a_blocked_call() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         capture_output=True,
@@ -124,38 +124,38 @@ def test_the_process_ends_although_a_call_does_not() -> None:
     assert ended.stdout == "left\n"
 
 
-async def test_a_result_that_comes_too_late_is_released() -> None:
+async def test_a_late_result_is_released() -> None:
     group = ThreadGroup("test")
     begun, answer, released = threading.Event(), threading.Event(), threading.Event()
     results: list[str] = []
 
-    def acquire() -> str:
+    def acquire_resource() -> str:
         begun.set()
         answer.wait()
         return "an open file"
 
-    def release(result: str) -> None:
+    def release_resource(result: str) -> None:
         results.append(result)
         released.set()
 
-    while not begun.is_set():  # the time may be over before the call begins
+    while not begun.is_set():  # the deadline may pass before the call begins
         with pytest.raises(TimeoutError):
-            await group.acquire_within(0.01, acquire, release)
+            await group.acquire_within(0.01, acquire_resource, release_resource)
     answer.set()
     await asyncio.wait_for(asyncio.to_thread(released.wait), TEST_LIMIT_S)
     assert results == ["an open file"]
-    assert await group.acquire_within(TEST_LIMIT_S, lambda: "wanted", release) == "wanted"
+    assert await group.acquire_within(TEST_LIMIT_S, lambda: "wanted", release_resource) == "wanted"
     assert results == ["an open file"]
 
 
-async def test_a_result_is_released_if_its_caller_is_cancelled_before_it_is_taken() -> None:
+async def test_a_result_for_a_cancelled_caller_is_released() -> None:
     group = ThreadGroup("test")
     returned, released = threading.Event(), threading.Event()
     caller = asyncio.create_task(
         group.acquire_within(TEST_LIMIT_S, returned.set, lambda _result: released.set())
     )
     await asyncio.sleep(0)
-    returned.wait(TEST_LIMIT_S)  # the loop does not run meanwhile: it cannot take the result
+    returned.wait(TEST_LIMIT_S)  # the loop does not run meanwhile, so it cannot take the result
     while not group._idle:
         pass
     caller.cancel()

@@ -1,4 +1,4 @@
-"""Which audio tracks are transcribed."""
+"""The choice of audio tracks."""
 
 from dataclasses import replace
 
@@ -27,22 +27,22 @@ SPEECH, AUDIBLE, SILENT, BROKEN = (
 )
 
 
-def tracks(*described: tuple[str, TrackSound]) -> list[AudioTrack]:
-    """Languages and sounds; the first is the default one."""
+def build_tracks(*described: tuple[str, TrackSound]) -> list[AudioTrack]:
+    """Return tracks with languages and sounds; the first is the default."""
     return [
         AudioTrack(number, language, is_default=number == 1, sound=sound)
         for number, (language, sound) in enumerate(described, 1)
     ]
 
 
-def choose(
+def choose_numbers(
     found: list[AudioTrack], audio: str = "auto", *languages: str, camera: bool = False
 ) -> TrackChoice:
     request = parse_request(audio)
     return choose_tracks(found, request, languages=languages, from_camera=camera)
 
 
-def numbers(choice: TrackChoice) -> list[list[int]]:
+def list_numbers(choice: TrackChoice) -> list[list[int]]:
     return [[track.number for track in group] for group in choice.groups]
 
 
@@ -60,14 +60,14 @@ def numbers(choice: TrackChoice) -> list[list[int]]:
         ("gsw", "gsw"),
     ],
 )
-def test_the_option_is_taken_as_people_write_it(given: object, kept: str) -> None:
+def test_spellings_of_the_option_are_accepted(given: object, kept: str) -> None:
     assert Options.model_validate({"audio": given}).audio == kept
 
 
 @pytest.mark.parametrize(
     "given", ["", 0, -1, "0", 1.5, True, "eng,", "all,eng", "Klingon", "²", [], None, 10**30]
 )
-def test_what_makes_no_sense_is_refused(given: object) -> None:
+def test_invalid_values_of_the_option_are_refused(given: object) -> None:
     with pytest.raises(ValidationError):
         Options.model_validate({"audio": given})
 
@@ -75,58 +75,58 @@ def test_what_makes_no_sense_is_refused(given: object) -> None:
 @pytest.mark.parametrize(
     ("found", "languages", "chosen"),
     [
-        (tracks(("", SPEECH), ("", SPEECH)), (), [1]),
-        (tracks(("", SILENT), ("", SPEECH)), (), [2]),
-        (tracks(("", AUDIBLE), ("", SPEECH)), (), [2]),
-        (tracks(("", SILENT), ("", AUDIBLE)), (), [2]),
-        (tracks(("", SILENT), ("", SILENT)), (), [1]),
-        (tracks(("eng", SPEECH), ("deu", SPEECH)), ("de",), [2]),
-        (tracks(("eng", SPEECH), ("ger", AUDIBLE)), ("de",), [2]),
-        (tracks(("eng", SPEECH), ("de-AT", SPEECH)), ("de",), [2]),
-        (tracks(("eng", SPEECH), ("fra", SPEECH)), ("de",), [1]),
-        (tracks(("eng", SPEECH), ("deu", SILENT), ("", SPEECH)), ("de",), [3]),
-        (tracks(("", BROKEN), ("", SPEECH)), (), [2]),
-        (tracks(("eng", SPEECH), ("deu", BROKEN)), ("de",), [1]),
+        (build_tracks(("", SPEECH), ("", SPEECH)), (), [1]),
+        (build_tracks(("", SILENT), ("", SPEECH)), (), [2]),
+        (build_tracks(("", AUDIBLE), ("", SPEECH)), (), [2]),
+        (build_tracks(("", SILENT), ("", AUDIBLE)), (), [2]),
+        (build_tracks(("", SILENT), ("", SILENT)), (), [1]),
+        (build_tracks(("eng", SPEECH), ("deu", SPEECH)), ("de",), [2]),
+        (build_tracks(("eng", SPEECH), ("ger", AUDIBLE)), ("de",), [2]),
+        (build_tracks(("eng", SPEECH), ("de-AT", SPEECH)), ("de",), [2]),
+        (build_tracks(("eng", SPEECH), ("fra", SPEECH)), ("de",), [1]),
+        (build_tracks(("eng", SPEECH), ("deu", SILENT), ("", SPEECH)), ("de",), [3]),
+        (build_tracks(("", BROKEN), ("", SPEECH)), (), [2]),
+        (build_tracks(("eng", SPEECH), ("deu", BROKEN)), ("de",), [1]),
     ],
 )
 def test_the_choice_is_automatic(
     found: list[AudioTrack], languages: tuple[str, ...], chosen: list[int]
 ) -> None:
-    choice = choose(found, "auto", *languages)
-    assert numbers(choice) == [chosen]
+    choice = choose_numbers(found, "auto", *languages)
+    assert list_numbers(choice) == [chosen]
     [warning] = choice.warnings
     assert warning.kind is WarningKind.LEFT_OUT
 
 
-def test_a_commentary_is_not_taken_by_itself() -> None:
-    comment = replace(tracks(("eng", SPEECH))[0], is_auxiliary=True)
+def test_a_commentary_is_not_chosen_automatically() -> None:
+    comment = replace(build_tracks(("eng", SPEECH))[0], is_auxiliary=True)
     feature = AudioTrack(2, "eng", sound=AUDIBLE)
-    assert numbers(choose([comment, feature])) == [[2]]
-    assert numbers(choose([comment, feature], "1")) == [[1]]
-    assert numbers(choose([comment])) == [[1]]
+    assert list_numbers(choose_numbers([comment, feature])) == [[2]]
+    assert list_numbers(choose_numbers([comment, feature], "1")) == [[1]]
+    assert list_numbers(choose_numbers([comment])) == [[1]]
 
 
-def test_what_is_left_out_is_named() -> None:
-    found = tracks(("eng", SPEECH), ("jpn", SPEECH), ("", SILENT))
+def test_omitted_tracks_are_named() -> None:
+    found = build_tracks(("eng", SPEECH), ("jpn", SPEECH), ("", SILENT))
     found[1] = replace(found[1], title="Director's\ncut")
-    [warning] = choose(found).warnings
+    [warning] = choose_numbers(found).warnings
     assert warning.text == (
         """track 1 is transcribed; left out: track 2 (jpn, "Director's cut", speech), 3 (silent)"""
     )
 
 
-def test_microphones_of_a_camera_are_heard_together() -> None:
+def test_microphones_of_a_camera_are_mixed() -> None:
     found = [AudioTrack(1, is_default=True), AudioTrack(2)]
     assert not must_measure(found, parse_request("auto"), from_camera=True)
-    assert choose(found, camera=True) == TrackChoice((tuple(found),))
+    assert choose_numbers(found, camera=True) == TrackChoice((tuple(found),))
     told_apart = [replace(found[0], language="eng"), replace(found[1], language="deu")]
-    assert numbers(choose(told_apart, camera=True)) == [[1]]
+    assert list_numbers(choose_numbers(told_apart, camera=True)) == [[1]]
     with_mix = [AudioTrack(1, channels=2, is_default=True), *(AudioTrack(n) for n in (2, 3))]
-    assert numbers(choose(with_mix, camera=True)) == [[1]]
+    assert list_numbers(choose_numbers(with_mix, camera=True)) == [[1]]
     with_mix[0] = replace(with_mix[0], sound=SILENT)
     with_mix[2] = replace(with_mix[2], sound=SPEECH)
-    assert numbers(choose(with_mix, camera=True)) == [[2, 3]]
-    assert numbers(choose(found)) == [[1]], "other containers keep other things apart"
+    assert list_numbers(choose_numbers(with_mix, camera=True)) == [[2, 3]]
+    assert list_numbers(choose_numbers(found)) == [[1]], "other containers keep other things apart"
 
 
 @pytest.mark.parametrize(
@@ -144,21 +144,21 @@ def test_microphones_of_a_camera_are_heard_together() -> None:
         ("7", [[1]], [WarningKind.OTHER, WarningKind.LEFT_OUT]),
     ],
 )
-def test_tracks_are_asked_for(
+def test_requested_tracks_are_chosen(
     audio: str, chosen: list[list[int]], kinds: list[WarningKind]
 ) -> None:
-    found = tracks(("eng", SPEECH), ("deu", SPEECH), ("deu", SILENT))
-    choice = choose(found, audio)
-    assert numbers(choice) == chosen
+    found = build_tracks(("eng", SPEECH), ("deu", SPEECH), ("deu", SILENT))
+    choice = choose_numbers(found, audio)
+    assert list_numbers(choice) == chosen
     assert [warning.kind for warning in choice.warnings] == kinds
 
 
-def test_the_only_track_of_a_file_may_be_in_any_language() -> None:
-    assert choose([AudioTrack(1)], "deu").warnings == ()
-    assert len(choose([AudioTrack(1, "eng")], "deu").warnings) == 1
+def test_a_single_track_may_have_any_language() -> None:
+    assert choose_numbers([AudioTrack(1)], "deu").warnings == ()
+    assert len(choose_numbers([AudioTrack(1, "eng")], "deu").warnings) == 1
 
 
-def test_tags_that_name_no_language_are_none() -> None:
+def test_tags_without_a_language_are_ignored() -> None:
     assert [clean_language_tag(tag) for tag in ("und", " eng ", "", "mul")] == ["", "eng", "", ""]
 
 

@@ -1,4 +1,4 @@
-"""Which refusals of the filesystem are waited out, and which end the one job."""
+"""Which errors of the file system wait, and which fail one job."""
 
 import errno
 from pathlib import Path
@@ -25,7 +25,7 @@ from speakeasyd.outbox.os_errors import is_outage, translate_os_errors
         "ENOTCONN",
     ],
 )
-def test_a_folder_that_is_full_or_away_is_waited_for(number: str) -> None:
+def test_a_full_or_missing_folder_waits(number: str) -> None:
     code = getattr(errno, number, None)
     if code is None:
         pytest.skip(f"{number} is unknown here")
@@ -42,7 +42,7 @@ def test_a_folder_that_is_full_or_away_is_waited_for(number: str) -> None:
 @pytest.mark.parametrize(
     "number", ["ENAMETOOLONG", "EINVAL", "ENOTDIR", "EISDIR", "EILSEQ", "EFBIG"]
 )
-def test_a_name_that_will_never_be_taken_ends_the_job(number: str) -> None:
+def test_an_impossible_name_fails_the_job(number: str) -> None:
     error = OSError(getattr(errno, number), "no")
     assert not is_outage(error)
     with pytest.raises(FileFault) as refusal, translate_os_errors(Path("/out")):
@@ -50,7 +50,7 @@ def test_a_name_that_will_never_be_taken_ends_the_job(number: str) -> None:
     assert refusal.value.code is ErrorCode.OUTPUT_REFUSED
 
 
-def test_an_unplugged_drive_on_windows_is_waited_for() -> None:
+def test_an_unplugged_drive_on_windows_waits() -> None:
     error = OSError(errno.EINVAL, "a device attached to the system is not functioning")
     error.winerror = 59  # type: ignore[attr-defined,unused-ignore]  # only Windows knows it
     assert is_outage(error)
@@ -64,6 +64,6 @@ def test_an_unplugged_drive_on_windows_is_waited_for() -> None:
         ("\\\\?\\C:\\out", "\\\\?\\C:\\out"),
     ],
 )
-def test_windows_gets_paths_that_may_be_long(path: str, long: str) -> None:
+def test_windows_gets_paths_without_a_length_limit(path: str, long: str) -> None:
     assert to_long_path(path, platform="win32") == long
     assert to_long_path(path, platform="linux") == path

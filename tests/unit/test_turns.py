@@ -1,4 +1,4 @@
-"""Turns of languages inside of a chunk, and what a chunk knows of those before it."""
+"""Language turns inside a chunk, and the context from earlier chunks."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,12 @@ from speakeasyd.engine.language import LanguageTurn, Piece, divide_clip, join_tu
 from speakeasyd.engine.pipeline_job import PipelineJob
 
 
-def a_clip(index: int = 0, seconds: float = 20.0, **changes: object) -> Clip:
+def build_clip(index: int = 0, seconds: float = 20.0, **changes: object) -> Clip:
     samples = np.zeros(int(seconds * SAMPLE_RATE), np.float32)
     return Clip(index, 0.0, None, samples, **changes)  # type: ignore[arg-type]
 
 
-def spoken(start: float, end: float, language: str) -> Piece:
+def build_text(start: float, end: float, language: str) -> Piece:
     probabilities = {"de": 0.01, "en": 0.01} | {language: 0.98}
     return Piece(start, end, LanguageEvidence(end - start, probabilities))
 
@@ -26,65 +26,65 @@ def spoken(start: float, end: float, language: str) -> Piece:
 @pytest.mark.parametrize(
     ("voiced", "expected"),
     [
-        ((), [(0.0, 10.0), (10.0, 20.0)]),  # voice detection is off
+        ((), [(0.0, 10.0), (10.0, 20.0)]),  # without voice detection
         (((1.0, 3.0),), [(1.0, 3.0)]),
         (((1.0, 3.0), (3.2, 6.0), (6.1, 8.0)), [(1.0, 6.0), (6.1, 8.0)]),  # short pauses
         (((1.0, 3.0), (4.0, 6.0)), [(1.0, 3.0), (4.0, 6.0)]),  # a long pause
-        (((1.0, 1.5), (4.0, 6.0)), [(1.0, 6.0)]),  # too little speech before it
-        (((0.0, 18.0),), [(0.0, 9.0), (9.0, 18.0)]),  # no pause at all
+        (((1.0, 1.5), (4.0, 6.0)), [(1.0, 6.0)]),  # too little speech before the pause
+        (((0.0, 18.0),), [(0.0, 9.0), (9.0, 18.0)]),  # no pause
     ],
 )
 def test_a_clip_is_divided_at_pauses(
     voiced: tuple[tuple[float, float], ...], expected: list[tuple[float, float]]
 ) -> None:
-    found = [(start, end) for start, end, _ in divide_clip(a_clip(voiced=voiced))]
+    found = [(start, end) for start, end, _ in divide_clip(build_clip(voiced=voiced))]
     assert found == expected
 
 
-def test_turns_cover_the_clip_and_change_in_a_pause() -> None:
-    pieces = [spoken(0.5, 6.0, "de"), spoken(6.2, 11.0, "de"), spoken(12.0, 19.0, "en")]
-    assert join_turns(a_clip(), pieces, "de") == [
+def test_turns_cover_the_clip_and_change_in_pauses() -> None:
+    pieces = [build_text(0.5, 6.0, "de"), build_text(6.2, 11.0, "de"), build_text(12.0, 19.0, "en")]
+    assert join_turns(build_clip(), pieces, "de") == [
         LanguageTurn(0.0, 11.5, "de"),
         LanguageTurn(11.5, 20.0, "en"),
     ]
-    assert join_turns(a_clip(), pieces[:2], "en") == [LanguageTurn(0.0, 20.0, "de")]
+    assert join_turns(build_clip(), pieces[:2], "en") == [LanguageTurn(0.0, 20.0, "de")]
 
 
-def a_job(**changes: object) -> PipelineJob:
+def build_job_context(**changes: object) -> PipelineJob:
     task = Task(JobId(1), Token("mine"), SourceRef("in", b"a.wav"), Options(), None)
     return PipelineJob(task, iter(()), **({"language": None, "said": {}} | changes))  # type: ignore[arg-type]
 
 
-def test_the_text_before_is_that_in_the_same_language() -> None:
-    job = a_job(languages={0: "de", 1: "en", 2: "de"})
+def test_the_context_is_text_in_the_same_language() -> None:
+    job = build_job_context(languages={0: "de", 1: "en", 2: "de"})
     job.said.update({0: " eins", 1: " two", 2: " drei"})
-    clip = a_clip(3, leans_on=(0, 1, 2))
+    clip = build_clip(3, leans_on=(0, 1, 2))
     assert job.said_before(clip, "de") == " eins drei"
     assert job.said_before(clip, "en") == " two"
     assert job.said_before(clip, "fr") == ""
 
 
-def test_the_language_before_is_waited_for_only_where_it_can_come() -> None:
-    job = a_job(language="de")
-    first, second, third = (a_clip(n, follows=n - 1 if n else None) for n in range(3))
-    assert job.language_before(first) == "de"  # that of the file's beginning
+def test_an_earlier_language_is_awaited_only_if_it_can_come() -> None:
+    job = build_job_context(language="de")
+    first, second, third = (build_clip(n, follows=n - 1 if n else None) for n in range(3))
+    assert job.language_before(first) == "de"  # the file's first language
     job.waiting = [first, second, third]
     assert job.language_before(second) is None
     job.languages[0] = "en"
     assert job.language_before(second) == "en"
     assert job.language_before(third) is None
-    job.waiting = [third]  # the second was given up
+    job.waiting = [third]  # the second was abandoned
     assert job.language_before(third) == "en"
     job.in_flight = {1}
     assert job.language_before(third) is None
 
 
-def test_a_chunk_that_depends_on_the_one_before_waits_for_it() -> None:
-    job = a_job(language="de")
-    before, clip = a_clip(0), a_clip(1, follows=0)
+def test_a_dependent_chunk_waits_for_the_one_before() -> None:
+    job = build_job_context(language="de")
+    before, clip = build_clip(0), build_clip(1, follows=0)
     job.waiting = [before, clip]
     assert job.can_decode(clip)
-    job.unclear[1] = [spoken(0.0, 1.0, "en")]
+    job.unclear[1] = [build_text(0.0, 1.0, "en")]
     assert not job.can_decode(clip)
     job.languages[0] = "en"
     assert job.can_decode(clip)

@@ -1,4 +1,4 @@
-"""The parts of the workers' side that need no process: who is suspect, who is silent, which devices there are."""
+"""Parts of the workers package that need no process: suspects, liveness, wear and devices."""
 
 import os
 import subprocess
@@ -33,58 +33,62 @@ from speakeasyd.workers.child import restrict_visible_devices, set_compute_envir
 from speakeasyd.workers.devices import ProbeResult, check_device, discover_workers, probe_devices
 from speakeasyd.workers.liveness import ASLEEP_S, START_S, LivenessTracker, RecycleTracker
 
-# --- what is in hand --------------------------------------------------------------------------------------------------
+# --- suspects
 
 A, B, C = JobId(1), JobId(2), JobId(3)
 TOKEN = Token("mine")
 
 
-def started(job: JobId, index: int, token: Token = TOKEN) -> ChunkStarted:
+def build_chunk_started(job: JobId, index: int, token: Token = TOKEN) -> ChunkStarted:
     return ChunkStarted(job, token, index, index * 10.0, index * 10.0 + 10)
 
 
-def done(job: JobId, index: int) -> ChunkDone:
+def build_chunk_done(job: JobId, index: int) -> ChunkDone:
     return ChunkDone(job, TOKEN, Chunk(index, 0.0, 10.0))
 
 
-def fault(phase: str) -> Fault:
+def build_fault(phase: str) -> Fault:
     return Fault(Phase(phase), "RuntimeError: something", ())
 
 
 @pytest.fixture
-def hand() -> AssignedTasks:
-    """A computes two chunks, B has been opened, C only waits."""
-    hand = AssignedTasks()
+def in_flight() -> AssignedTasks:
+    """A has two chunks on the device, B was opened, C waits."""
+    in_flight = AssignedTasks()
     for job in (A, B, C):
-        hand.add_task(Task(job, TOKEN, SourceRef("in", b"%d" % job), Options(), None), alone=False)
+        in_flight.add_task(
+            Task(job, TOKEN, SourceRef("in", b"%d" % job), Options(), None), alone=False
+        )
     for report in (
         Opened(A, TOKEN, 30.0),
-        started(A, 0),
-        started(A, 1),
-        started(A, 2),
-        done(A, 1),
+        build_chunk_started(A, 0),
+        build_chunk_started(A, 1),
+        build_chunk_started(A, 2),
+        build_chunk_done(A, 1),
         Opened(B, TOKEN, 9.0),
     ):
-        hand.record_report(report, 0.0)
-    return hand
+        in_flight.record_report(report, 0.0)
+    return in_flight
 
 
 @pytest.mark.parametrize("phase", ["encode", "generate", "align", "host"])
-def test_chunks_on_the_device_are_suspect(hand: AssignedTasks, phase: str) -> None:
-    assert hand.take_all(fault(phase), blame=True) == (
-        LostTask(A, TOKEN, suspects=(started(A, 0), started(A, 2))),
+def test_chunks_on_the_device_are_suspect(in_flight: AssignedTasks, phase: str) -> None:
+    assert in_flight.take_all(build_fault(phase), blame=True) == (
+        LostTask(A, TOKEN, suspects=(build_chunk_started(A, 0), build_chunk_started(A, 2))),
         LostTask(B, TOKEN),
         LostTask(C, TOKEN),
     )
-    assert not hand
+    assert not in_flight
 
 
-def test_a_death_without_a_word_suspects_the_chunks_on_the_device(hand: AssignedTasks) -> None:
-    assert collect_suspects(hand.take_all(None, blame=True)) == {A}
+def test_an_exit_without_a_report_suspects_the_chunks_on_the_device(
+    in_flight: AssignedTasks,
+) -> None:
+    assert collect_suspects(in_flight.take_all(None, blame=True)) == {A}
 
 
-def test_a_fault_in_reading_suspects_the_files_being_read(hand: AssignedTasks) -> None:
-    lost = hand.take_all(fault("decode"), blame=True)
+def test_a_fault_in_decoding_suspects_the_open_files(in_flight: AssignedTasks) -> None:
+    lost = in_flight.take_all(build_fault("decode"), blame=True)
     assert lost == (
         LostTask(A, TOKEN, opened=True),
         LostTask(B, TOKEN, opened=True),
@@ -92,42 +96,44 @@ def test_a_fault_in_reading_suspects_the_files_being_read(hand: AssignedTasks) -
     )
 
 
-def test_with_nothing_on_the_device_the_files_being_read_are_suspect(hand: AssignedTasks) -> None:
-    hand.record_report(done(A, 0), 0.0)
-    hand.record_report(done(A, 2), 0.0)
-    assert [task.opened for task in hand.take_all(None, blame=True)] == [True, True, False]
+def test_with_an_idle_device_the_open_files_are_suspect(in_flight: AssignedTasks) -> None:
+    in_flight.record_report(build_chunk_done(A, 0), 0.0)
+    in_flight.record_report(build_chunk_done(A, 2), 0.0)
+    assert [task.opened for task in in_flight.take_all(None, blame=True)] == [True, True, False]
 
 
 @pytest.mark.parametrize(
     ("phase", "blame"), [("load", True), ("canary", True), ("generate", False)]
 )
-def test_nobody_is_suspect_of_what_is_not_the_works_doing(
-    hand: AssignedTasks, phase: str, blame: bool
+def test_faults_unrelated_to_work_have_no_suspects(
+    in_flight: AssignedTasks, phase: str, blame: bool
 ) -> None:
-    assert collect_suspects(hand.take_all(fault(phase), blame=blame)) == frozenset()
+    assert collect_suspects(in_flight.take_all(build_fault(phase), blame=blame)) == frozenset()
 
 
-def test_late_answers_to_an_earlier_claim_count_for_nothing(hand: AssignedTasks) -> None:
-    hand.record_report(started(C, 5, Token("earlier")), 0.0)
-    hand.record_report(TaskDone(C, Token("earlier"), 9.0), 0.0)
-    assert len(hand) == 3
-    assert not any(task.suspects for task in hand.take_all(None, blame=True) if task.job_id == C)
+def test_late_reports_of_an_earlier_claim_are_ignored(in_flight: AssignedTasks) -> None:
+    in_flight.record_report(build_chunk_started(C, 5, Token("earlier")), 0.0)
+    in_flight.record_report(TaskDone(C, Token("earlier"), 9.0), 0.0)
+    assert len(in_flight) == 3
+    assert not any(
+        task.suspects for task in in_flight.take_all(None, blame=True) if task.job_id == C
+    )
 
 
-def test_what_is_done_or_dropped_is_not_in_hand(hand: AssignedTasks) -> None:
-    hand.record_report(TaskDone(A, TOKEN, 30.0), 0.0)
-    assert hand.drop_job(B)
-    assert not hand.drop_job(B)
-    assert [task.job_id for task in hand.take_all(None, blame=True)] == [C]
+def test_done_and_dropped_tasks_are_not_in_flight(in_flight: AssignedTasks) -> None:
+    in_flight.record_report(TaskDone(A, TOKEN, 30.0), 0.0)
+    assert in_flight.drop_job(B)
+    assert not in_flight.drop_job(B)
+    assert [task.job_id for task in in_flight.take_all(None, blame=True)] == [C]
 
 
-# --- signs of life ----------------------------------------------------------------------------------------------------
+# --- liveness
 
 LOADED = Loaded("auto", "tiny", "cuda:0", "int8", 1.0)
 
 
-def silence(life: LivenessTracker, since: float) -> float:
-    """Seconds of silence after which it is overdue, looked at every second."""
+def measure_patience(life: LivenessTracker, since: float) -> float:
+    """Return the seconds of silence after which the worker is overdue."""
     now = since
     while not life.is_overdue(now):
         now += 1.0
@@ -141,66 +147,66 @@ def silence(life: LivenessTracker, since: float) -> float:
         ([], "cuda:0", START_S),
         ([Hello(1), Loading("large")], "cuda:0", 200),
         ([Hello(1), Loading("large"), LOADED], "cuda:0", 100),
-        ([Hello(1), LOADED, done(A, 0)], "cuda:0", 20),
-        ([Hello(1), LOADED, done(A, 0), fault("generate")], "cuda:0", 200),
-        ([Hello(1), LOADED, done(A, 0)], "cpu", 30),
-        ([Hello(1), LOADED, done(A, 0), Loading("small")], "cpu", 600),
+        ([Hello(1), LOADED, build_chunk_done(A, 0)], "cuda:0", 20),
+        ([Hello(1), LOADED, build_chunk_done(A, 0), build_fault("generate")], "cuda:0", 200),
+        ([Hello(1), LOADED, build_chunk_done(A, 0)], "cpu", 30),
+        ([Hello(1), LOADED, build_chunk_done(A, 0), Loading("small")], "cpu", 600),
     ],
 )
-def test_patience_depends_on_what_is_being_done(
+def test_the_liveness_deadline_depends_on_the_phase(
     reports: list[Report], device: str, allowed: float
 ) -> None:
     life = LivenessTracker(stall_s=20.0, device=device, now=0.0)
     for report in reports:
         life.record_report(report, 0.0)
-    assert silence(life, 0.0) == allowed + 1
+    assert measure_patience(life, 0.0) == allowed + 1
 
 
-def test_a_worker_that_has_shown_its_pace_is_held_to_it() -> None:
+def test_the_liveness_deadline_follows_the_measured_pace() -> None:
     life = LivenessTracker(stall_s=100.0, device="cpu", now=0.0)
-    life.record_report(done(A, 0), 0.0)
-    life.record_report(done(A, 1), 0.1)
-    assert silence(life, 0.1) == 31
-    life.record_report(done(A, 2), 5.1)
-    assert silence(life, 5.1) == 51
-    life.record_report(done(A, 3), 95.1)
-    assert silence(life, 95.1) == 301
+    life.record_report(build_chunk_done(A, 0), 0.0)
+    life.record_report(build_chunk_done(A, 1), 0.1)
+    assert measure_patience(life, 0.1) == 31
+    life.record_report(build_chunk_done(A, 2), 5.1)
+    assert measure_patience(life, 5.1) == 51
+    life.record_report(build_chunk_done(A, 3), 95.1)
+    assert measure_patience(life, 95.1) == 301
 
 
-def test_any_report_is_a_sign_of_life() -> None:
+def test_any_report_restarts_the_deadline() -> None:
     life = LivenessTracker(stall_s=20.0, device="cuda:0", now=0.0)
-    life.record_report(done(A, 0), 0.0)
+    life.record_report(build_chunk_done(A, 0), 0.0)
     for now in range(0, 300, 5):
         life.record_report(Progress(A, TOKEN, float(now)), float(now))
         assert not life.is_overdue(float(now))
 
 
-def test_a_machine_that_slept_is_not_held_against_the_worker() -> None:
+def test_a_sleep_of_the_machine_does_not_count() -> None:
     life = LivenessTracker(stall_s=20.0, device="cuda:0", now=0.0)
-    life.record_report(done(A, 0), 0.0)
+    life.record_report(build_chunk_done(A, 0), 0.0)
     assert not life.is_overdue(1.0)
     assert not life.is_overdue(1.0 + ASLEEP_S + 3600)
-    assert silence(life, 3611.0) == 21
+    assert measure_patience(life, 3611.0) == 21
 
 
-# --- wear -------------------------------------------------------------------------------------------------------------
+# --- recycling
 
 
-def test_hours_of_audio_wear_a_worker_out() -> None:
+def test_a_worker_is_recycled_after_hours_of_audio() -> None:
     wear = RecycleTracker(hours=25 / 3600, growth_mb=0)
     for index in range(3):
         assert not wear.is_due
-        wear.record_report(done(A, index))
+        wear.record_report(build_chunk_done(A, index))
     assert wear.is_due
 
 
-def test_growth_counts_from_when_the_model_had_worked() -> None:
+def test_memory_growth_is_measured_after_the_first_work() -> None:
     wear = RecycleTracker(hours=0, growth_mb=100)
     wear.record_memory(10_000_000)
     wear.record_report(LOADED)
     wear.record_memory(900_000_000)  # the model
     assert not wear.is_due
-    wear.record_report(done(A, 0))
+    wear.record_report(build_chunk_done(A, 0))
     wear.record_memory(1_000_000_000)
     wear.record_memory(1_099_000_000)
     assert not wear.is_due
@@ -208,7 +214,7 @@ def test_growth_counts_from_when_the_model_had_worked() -> None:
     assert wear.is_due
 
 
-def test_wear_can_be_turned_off() -> None:
+def test_recycling_can_be_disabled() -> None:
     wear = RecycleTracker(hours=0, growth_mb=0)
     wear.record_report(ChunkDone(A, TOKEN, Chunk(0, 0.0, 1e9)))
     wear.record_memory(1)
@@ -216,7 +222,7 @@ def test_wear_can_be_turned_off() -> None:
     assert not wear.is_due
 
 
-# --- devices ----------------------------------------------------------------------------------------------------------
+# --- devices
 
 
 @pytest.mark.parametrize(
@@ -239,12 +245,12 @@ def test_a_worker_sees_one_device(device: str, given: str | None, shown: str) ->
 
 
 async def found(device: str, findings: ProbeResult, *, driver: Path) -> tuple[list[str], str]:
-    async def looked() -> ProbeResult:
+    async def list_probed() -> ProbeResult:
         return findings
 
     settings = WorkerSettings(device=device, compute_type="int8", replicas=3, batch_size=5)
     discovery = await discover_workers(
-        settings, state_dir=Path("state"), look=looked, traces=(str(driver),)
+        settings, state_dir=Path("state"), look=list_probed, traces=(str(driver),)
     )
     assert all(spec == replace(discovery.specs[0], device=spec.device) for spec in discovery.specs)
     assert (
@@ -270,12 +276,12 @@ async def test_devices_by_setting(tmp_path: Path) -> None:
     assert await found("cuda", nothing, driver=tmp_path) == (["cuda:0"], "")
 
 
-async def test_auto_takes_every_gpu_and_never_falls_to_the_cpu_silently(tmp_path: Path) -> None:
+async def test_auto_uses_every_gpu_and_never_the_cpu_silently(tmp_path: Path) -> None:
     assert await found("auto", ProbeResult(2), driver=tmp_path) == (["cuda:0", "cuda:1"], "")
     assert await found("auto", ProbeResult(2), driver=tmp_path / "missing") == (
         ["cpu"],
         "",
-    )  # not even looked for
+    )  # not even probed
     devices, warning = await found("auto", ProbeResult(0), driver=tmp_path)
     assert devices == ["cpu"]
     assert "CUDA finds no GPU" in warning
@@ -285,7 +291,7 @@ async def test_auto_takes_every_gpu_and_never_falls_to_the_cpu_silently(tmp_path
     assert LIBRARY in warning
 
 
-async def test_the_probe_answers_for_this_machine() -> None:
+async def test_the_probe_works_on_this_machine() -> None:
     findings = await probe_devices()
     assert findings.gpus or not findings.error
     assert await check_device("cpu", state_dir="") == ""
@@ -303,7 +309,7 @@ async def test_the_probe_answers_for_this_machine() -> None:
         ("""print('{"gpus": [{}, {}], "error": "a word"}')""", "a word"),
     ],
 )
-async def test_a_probe_that_dies_is_an_answer_too(code: str, expected: str) -> None:
+async def test_a_crashed_probe_is_a_result(code: str, expected: str) -> None:
     findings = await probe_devices("cuda:0", command=("-c", code))
     assert expected in findings.error
 
@@ -315,13 +321,13 @@ async def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> N
     assert "did not answer" in findings.error
 
 
-async def test_a_gpu_that_is_not_there_is_not_well() -> None:
+async def test_a_missing_gpu_fails_its_probe() -> None:
     if sys.platform == "darwin" or (await probe_devices()).gpus == 0:
         assert "no CUDA-capable device" in await check_device("cuda:0", state_dir="")
 
 
 def test_no_library_starts_threads_of_its_own() -> None:
-    """They would spin on the cores that the replicas need."""
+    """Such threads would use the cores of the replicas."""
     environ = {
         name: value for name, value in os.environ.items() if not name.endswith("NUM_THREADS")
     }
@@ -333,7 +339,7 @@ def test_no_library_starts_threads_of_its_own() -> None:
     assert told.stdout.split() == ["1"]
 
 
-def test_what_a_person_says_of_the_libraries_stays() -> None:
+def test_variables_set_by_a_person_are_kept() -> None:
     environ = {"OMP_NUM_THREADS": "3", "CT2_FORCE_CPU_ISA": "GENERIC"}
     set_compute_environment(environ)
     assert environ == {"OMP_NUM_THREADS": "3", "CT2_FORCE_CPU_ISA": "GENERIC"}

@@ -1,4 +1,4 @@
-"""The daemon, with CTRL_BREAK raised in it after so many seconds: breakable.py SECONDS [speakeasyd's arguments]"""
+"""Runs the daemon and raises CTRL_BREAK in it after some seconds: breakable.py SECONDS [ARGUMENTS]"""
 
 import signal
 import sys
@@ -10,4 +10,4 @@ if __name__ == "__main__":
     seconds = float(sys.argv.pop(1))
     if seconds and sys.platform == "win32":
         threading.Timer(seconds, signal.raise_signal, [signal.SIGBREAK]).start()
-    print("left with status", main(), flush=True)
+    print("exit status", main(), flush=True)
