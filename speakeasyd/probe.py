@@ -13,8 +13,8 @@ async def run_probe(
 ) -> dict[str, Any]:
     """Run Python with these arguments; return the JSON object that the program prints.
 
-    If it prints none, the only key is `error`: it did not answer within `deadline_s` seconds, or
-    its last words. Raises OSError if the process cannot be started.
+    If it prints none, the only key is `error`: that it did not answer within `deadline_s`
+    seconds, or the end of its output. Raises OSError if the process cannot be started.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -1,4 +1,4 @@
-"""Threads for calls that may block for ever: network, a user's command, a folder on a dead server.
+"""Threads for calls that may block forever: network, a user's command, a folder on a dead server.
 
 Such a call cannot be interrupted. It must not run in the event loop's shared executor: the few
 threads of that executor serve all local work, and the process waits for them at exit. A thread
@@ -27,7 +27,7 @@ SPARE_THREADS = 3  # most threads that are added to replace those with an abando
 @dataclass(eq=False, slots=True)
 class _Call:
     run: Callable[[], Any]
-    release: Callable[[Any], object] | None = None  # for a result that nobody waits for
+    release: Callable[[Any], object] | None = None  # for a result whose caller is gone
     future: Future[Any] = field(default_factory=Future)
     started: bool = False
     given_up: bool = False  # the caller no longer waits

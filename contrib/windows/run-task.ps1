@@ -12,7 +12,7 @@ param(
     [Parameter(Mandatory = $true)][string]$Log,
     [Parameter(Mandatory = $true)][string]$Command
 )
-$Done = 0, 78 # stopped on request; a wrong configuration, which a restart does not mend
+$Done = 0, 78 # stopped on request; a wrong configuration, which a restart does not fix
 $env:PYTHONUTF8 = "1"
 
 function Move-FullLog {

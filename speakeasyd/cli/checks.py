@@ -182,8 +182,8 @@ def check_mapped_drives(settings: Settings) -> Iterator[Finding]:
     mapped = [str(folder) for folder in folders if is_mapped_drive(str(folder))]
     if mapped:
         text = f"{', '.join(mapped)}: a service of the system does not see mapped drives"
-        mend = "Write \\\\server\\share in the configuration, or use: speakeasyd service install --user"
-        yield Finding("drives", Level.WARN, text, mend)
+        hint = "Write \\\\server\\share in the configuration, or use: speakeasyd service install --user"
+        yield Finding("drives", Level.WARN, text, hint)
 
 
 def check_privacy(settings: Settings) -> Iterator[Finding]:
@@ -215,12 +215,12 @@ def check_watching(_settings: Settings) -> Iterator[Finding]:
     if sys.platform == "linux" and limit.exists():
         watches = int(limit.read_text())
         few = watches < FEW_WATCHES
-        mend = (
+        hint = (
             "For inboxes with very many sub-folders: sysctl fs.inotify.max_user_watches=524288"
             if few
             else ""
         )
-        yield Finding("inotify", Level.OK, f"up to {watches} folders can be watched", mend)
+        yield Finding("inotify", Level.OK, f"up to {watches} folders can be watched", hint)
 
 
 CHECKS: tuple[Check, ...] = (

@@ -83,7 +83,7 @@ def _find_samples() -> list[Path]:
 
 
 def _drop_files(files: Sequence[Path], inbox: Path) -> None:
-    """As a careful program does it: under another name first, so that nobody sees half a file."""
+    """Copy the files under hidden names, then rename them, so that no partial file is seen."""
     inbox.mkdir(parents=True, exist_ok=True)
     for file in files:
         if not file.is_file():

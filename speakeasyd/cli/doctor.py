@@ -28,9 +28,9 @@ def command(
     device: given.Device = None,
     as_json: given.Json = False,
 ) -> int:
-    """Look for what is missing or wrong on this machine, and say how to mend it. Changes nothing.
+    """Look for what is missing or wrong on this machine, and print how to fix it. Changes nothing.
 
-    Exit status: 0 all is well, 1 something will not work.
+    Exit status: 0 without failures, 1 if something will not work.
     """
     flags = Flags(inbox=inbox, outbox=outbox, state=state, model=model, device=device)
     findings = []

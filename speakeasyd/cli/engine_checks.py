@@ -1,5 +1,7 @@
-"""What `doctor` finds out about devices, libraries and the model: in processes of their own, since a sick GPU hangs or
-kills whoever touches it."""
+"""Checks of devices, libraries and the model for `doctor`.
+
+They run in separate processes, because a defective GPU blocks or ends any process that uses it.
+"""
 
 import asyncio
 import json
@@ -75,8 +77,8 @@ def _check_model(settings: Settings, found: Mapping[str, Any]) -> Iterator[Findi
         yield Finding(what, Level.OK, f"{found['model']}, in {found['folder']}")
     elif settings.workers.offline or not _is_hub_reachable():
         level = Level.WARN if "model" in found else Level.FAIL
-        mend = "Fetch it where there is a network and name its folder in options.model."
-        yield Finding(what, level, f"{found.get('warning') or found.get('error')}", mend)
+        hint = "Fetch it where there is a network and name its folder in options.model."
+        yield Finding(what, level, f"{found.get('warning') or found.get('error')}", hint)
     else:
         yield Finding(
             what, Level.OK, "not here yet; it is fetched from the hub when it is first needed"
@@ -117,8 +119,8 @@ def _run_selftest(settings: Settings, device: str) -> Iterator[Finding]:
 def _check_speaker_models(found: Mapping[str, Any]) -> Finding:
     what = "speaker models"
     if error := found.get("voices_error"):
-        mend = "Install speakeasyd again: pip install --force-reinstall speakeasyd"
-        return Finding(what, Level.FAIL, error, mend)
+        hint = "Install speakeasyd again: pip install --force-reinstall speakeasyd"
+        return Finding(what, Level.FAIL, error, hint)
     if found["voices"] != 1:
         return Finding(what, Level.WARN, f"heard {found['voices']} voices in a sample of one")
     return Finding(what, Level.OK, "heard the one voice of a sample")

@@ -133,5 +133,5 @@ def format_position(seconds: float) -> str:
 
 
 def format_local_time(moment: object) -> str:
-    """A time of the ledger, in the time zone of who reads it."""
+    """Return a time of the ledger in the local time zone."""
     return f"{datetime.fromisoformat(str(moment)).astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""

@@ -40,7 +40,7 @@ _DENIED = frozenset(problem.value for problem in NO_PERMISSION)
 
 
 class Presence(Enum):
-    """Whether a file is there, as far as the user who asks can tell."""
+    """Whether a file exists, as far as the user can see."""
 
     THERE = "there"
     ABSENT = "absent"
@@ -163,7 +163,7 @@ def _why_denied(settings: Settings, inbox: InboxSettings, file: Path, record: Fi
 
 
 def _why_kept(inbox: InboxSettings, job: Row) -> str:
-    """Why the source of a completed job is still there although it was to be put away; empty if it was not."""
+    """Return why the source of a completed job was not disposed of; empty if it should be kept."""
     if job["status"] != Status.COMPLETED or inbox.sources == "keep":
         return ""
     holds = PARTIAL if inbox.sources == "delete" else INCOMPLETE

@@ -183,7 +183,7 @@ def _shorten_wait(settle_s: float) -> float:
 def _handle_problem(
     before: DebounceState, trouble: AccessProblem | OpenFile, now: float, settle_s: float
 ) -> tuple[DebounceState, Decision]:
-    """Schedule looks at growing intervals. A file that changed while read is debounced anew."""
+    """Schedule observations with backoff. A file that changed during hashing is debounced again."""
     if trouble is AccessProblem.CHANGED:
         return DebounceState(first=before.first, since=now, trouble=trouble), WaitUntil(
             now + max(settle_s, LOOK_AGAIN_S)

@@ -171,7 +171,7 @@ def _on_exit(
         after.failures, base=policy.restart_s, limit=policy.restart_max_s
     )
     restart = StartWorker(max(policy.restart_min_s, wait))
-    if _is_device_innocent(event.diagnosis):
+    if _is_unrelated_to_device(event.diagnosis):
         return replace(
             after, state=DeviceState.HALF_OPEN if health.on_trial else DeviceState.STARTING
         ), (restart,)
@@ -184,7 +184,7 @@ def _on_exit(
     return replace(after, state=DeviceState.STARTING), (restart,)
 
 
-def _is_device_innocent(diagnosis: Diagnosis) -> bool:
+def _is_unrelated_to_device(diagnosis: Diagnosis) -> bool:
     """Return whether the device is not the cause of the fault."""
     return (
         diagnosis.kind in {FaultKind.KILLED, FaultKind.FILE}

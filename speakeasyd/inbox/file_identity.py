@@ -112,7 +112,7 @@ def hash_file(
 
 
 def find_writer(root: Path, path: bytes) -> OpenFile | None:
-    """Who has the file open for writing; None if nobody has, or it cannot be known."""
+    """Return the program that has the file open for writing; None if there is none or it is unknown."""
     above, _, name = path.rpartition(b"/")
     try:
         with FolderHandle.open(root, above) as folder:

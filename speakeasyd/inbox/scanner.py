@@ -28,11 +28,11 @@ def scan_inbox(
     on_error: OnError,
     on_untaken: OnUntaken = lambda _path: None,
 ) -> Iterator[Sighting]:
-    """The files below `root`, or below one folder in it, that the rules let through, as they come.
+    """Yield the files below `root`, or below one folder in it, that the rules allow.
 
-    Blocks: iterate over it in a thread. Never follows a link and opens folders alone. A folder or file that cannot
-    be read is told to `on_error`, one that vanishes meanwhile is left out. A file that is left out for its extension
-    alone, and what is not a regular file, is told to `on_untaken`. Raises InboxMissing.
+    It blocks, so iterate over it in a thread. It never follows a link and opens only folders.
+    `on_error` gets folders and files that cannot be read; those that disappear are left out.
+    `on_untaken` gets files with other extensions and special files. Raises InboxMissing.
     """
     if folder and rules.why_folder_ignored(folder):
         return

@@ -93,16 +93,16 @@ class WatchChanges:
     )  # true: closed by its writer, or moved in
     folders: set[bytes] = field(
         default_factory=set
-    )  # appeared, perhaps with files in them that no event tells of
-    untaken: bool = False  # a file came that is left out for its extension alone
-    lost: bool = False  # the system could not keep up: there were more events than are told here
+    )  # appeared, perhaps with files in them that had no event
+    untaken: bool = False  # a file was left out only for its extension
+    lost: bool = False  # the system dropped events
 
     def __bool__(self) -> bool:
         return bool(self.files or self.folders or self.untaken or self.lost)
 
 
 class Watcher:
-    """Watches one inbox. `on_news` runs on the main loop, once for any number of events.
+    """Watches one inbox. `on_changes` runs on the main loop, once for any number of events.
 
     It then asks `take_changes` for them.
 
@@ -115,13 +115,13 @@ class Watcher:
         root: Path,
         rules: InboxRules,
         main_loop: MainLoop,
-        on_news: Callable[[], Coroutine[None, None, object]],
+        on_changes: Callable[[], Coroutine[None, None, object]],
     ) -> None:
         self._root = root
         self._top = os.path.realpath(root)  # macOS gives paths of events without the links in them
         self._rules = rules
         self._main_loop = main_loop
-        self._on_news = on_news
+        self._on_changes = on_changes
         self._arming = threading.Lock()
         self._lock = threading.Lock()  # on the news
         self._news = WatchChanges()
@@ -130,9 +130,9 @@ class Watcher:
         self._overflows = _OverflowLogHandler(self._record_overflow)
 
     def start_watching(self) -> str | None:
-        """Watch from now on, with a new observer. Returns what people should know when not all events will come.
+        """Start a new observer. Returns a warning for users if it will not get all events.
 
-        Raises InboxMissing. The old observer goes once the new one is there, so nothing is missed in between.
+        The old observer is stopped after that, so no event is lost. Raises InboxMissing.
         """
         with self._arming:
             return self._start_observer()
@@ -218,7 +218,7 @@ class Watcher:
             first = not self._news
             change(self._news)
         if first:
-            self._main_loop.schedule_from_thread(self._on_news)
+            self._main_loop.schedule_from_thread(self._on_changes)
 
     def _make_relative(self, path: bytes) -> bytes | None:
         top = os.fsencode(self._top) + os.fsencode(os.sep)

@@ -1,7 +1,7 @@
 """Queries of the daemon: in snapshots, on connections that can only read.
 
-A query is interrupted when nobody awaits it any more (its task was cancelled, because its client
-has disconnected), when its time is over, and when the daemon stops.
+A query is interrupted when its task is cancelled (its client has disconnected), when its time is
+over, and when the daemon stops.
 """
 
 import asyncio

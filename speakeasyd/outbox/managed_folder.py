@@ -1,4 +1,4 @@
-"""A folder of ours: created once, swept, and from then on either there or away, never silently made anew."""
+"""A folder of the daemon: created once, swept, and never created again without an error."""
 
 import errno
 import os
@@ -28,7 +28,7 @@ class ManagedFolder:
                 _remove_drafts(self._find_mount_folder())
                 self._mount = find_mount_point(self.path)
         except FileFault as fault:  # no one file is at fault here, but the folder
-            hint = "Name another folder, or move away what is there; the queue goes on by itself."
+            hint = "Name another folder, or move away what is there; the queue resumes by itself."
             raise OutboxUnavailable(str(fault), hint=hint) from fault
 
     def require_folder(self) -> None:

@@ -1,4 +1,4 @@
-"""What a refusal of the filesystem means: wait until the folder is well again, or give up this one file."""
+"""Classifies errors of the file system: outages of a folder, which end, and faults of one file."""
 
 import errno
 from collections.abc import Iterator
@@ -38,10 +38,10 @@ _WINDOWS_OUTAGES = frozenset({39, 51, 55, 59, 64, 121, 433, 483, 1117, 1167, 123
 """Errors of full, failing and vanished drives and shares that Python gives the number EINVAL."""
 
 _HINTS = {
-    errno.ENOSPC: "Free some space; the queue goes on by itself.",
-    errno.EROFS: "Make the folder writable again; the queue goes on by itself.",
-    errno.EACCES: "Let speakeasyd's user write there; the queue goes on by itself.",
-    errno.ENOENT: "Mount or create the folder again; the queue goes on by itself.",
+    errno.ENOSPC: "Free some space; the queue resumes by itself.",
+    errno.EROFS: "Make the folder writable again; the queue resumes by itself.",
+    errno.EACCES: "Let speakeasyd's user write there; the queue resumes by itself.",
+    errno.ENOENT: "Mount or create the folder again; the queue resumes by itself.",
 }
 
 
@@ -52,7 +52,7 @@ def is_outage(error: OSError) -> bool:
 
 @contextmanager
 def translate_os_errors(root: Path) -> Iterator[None]:
-    """An OSError inside becomes OutboxUnavailable, for the folder as a whole, or FileFault, for the one file."""
+    """Translate an OSError to OutboxUnavailable for the folder, or to FileFault for the file."""
     try:
         yield
     except OSError as error:
@@ -61,7 +61,7 @@ def translate_os_errors(root: Path) -> Iterator[None]:
             reason += f". {cause.removesuffix('.')}"
         if is_outage(error):
             hint = _HINTS.get(
-                error.errno or 0, "The queue goes on by itself once the folder is well again."
+                error.errno or 0, "The queue resumes by itself once the folder is writable."
             )
             raise OutboxUnavailable(f"{root} cannot be written: {reason}", hint=hint) from error
         what = f"the file cannot be written in {root}: {reason}"

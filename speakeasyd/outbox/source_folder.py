@@ -132,7 +132,7 @@ def _set_aside(root: Path, ended: EndedJob) -> Iterator[_Aside | Kept]:
             yield hidden
             return
         try:
-            # Who had opened it by then is seen now; nobody can open it any more.
+            # A program that opened it before is found now; no other can open it under its name.
             yield _why_kept(folder, hidden, ended.signature) or _Aside(folder, hidden)
         finally:
             if folder.has(hidden):
@@ -152,7 +152,7 @@ def _hide_source(folder: FolderHandle, name: str, signature: Signature) -> str |
 
 
 def _why_kept(folder: FolderHandle, name: str, signature: Signature) -> Kept | None:
-    """Why a file may not be touched; None if it is the version that the job was about, and nobody writes to it."""
+    """Return why a file must be kept; None if it is the version of the job and has no writer."""
     try:
         state = folder.stat(name)
     except FileNotFoundError:

@@ -53,7 +53,7 @@ class BlockingCalls:
         return await self._acquire(ANSWER_S, acquire, release, *args, **kwargs)
 
     async def release(self, function: Callable[[], object]) -> None:
-        """Run a call that frees something. It goes on in its thread if it takes long.
+        """Run a call that frees something. It continues in its thread if it takes long.
 
         A failure is logged, not raised.
         """

@@ -1,7 +1,7 @@
 """Limits of connections: their number, and the time that each may take for a request.
 
 uvicorn limits neither: its keep-alive timer ends with the first byte, and its concurrency limit
-applies to complete headers. A slow client could hold a connection and its descriptor for ever.
+applies to complete headers. A slow client could hold a connection and its descriptor forever.
 """
 
 import asyncio

@@ -206,9 +206,7 @@ def _add_security_headers(scope: Scope, send: Send) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.update(_POLICY)
-            kept = scope["path"].startswith(
-                "/static/"
-            )  # by the browser, who asks whether it is still the same
+            kept = scope["path"].startswith("/static/")  # browsers revalidate it
             headers.setdefault("Cache-Control", "no-cache" if kept else "no-store")
         await send(message)
 

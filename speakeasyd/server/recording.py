@@ -43,7 +43,7 @@ async def start_recording(
     try:
         return await parts.calls.recorder.acquire(
             parts.recorder.start,
-            lambda _state: parts.recorder.stop(),  # nobody knows of this recording
+            lambda _state: parts.recorder.stop(),  # the client got an error
             device=wanted.device,
             limits=limits,
         )

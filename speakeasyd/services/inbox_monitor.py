@@ -78,7 +78,10 @@ class InboxMonitor(Service):
         self._threads = ThreadGroup(f"inbox {inbox.name}")
         self._anchor = anchor
         self._watcher = Watcher(
-            root=inbox.path, rules=self._rules, main_loop=main_loop, on_news=self._on_watcher_event
+            root=inbox.path,
+            rules=self._rules,
+            main_loop=main_loop,
+            on_changes=self._on_watcher_event,
         )
         self._event_problem: str | None = None  # why not all events are received; None if they are
         self._arm_again_at = 0.0  # monotonic seconds; used only while there is an event problem

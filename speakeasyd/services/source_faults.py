@@ -15,7 +15,7 @@ from speakeasyd.thread_group import ThreadGroup
 RECHECK_MISSING_S = 10.0  # seconds after which a missing source is looked for again
 MISSING_WINDOW_S = 60.0  # seconds within which a source must be missing twice for its job to fail
 LINK_TRIES = 20  # most attempts to open a source in whose place a link was found
-LINK_TRIES_ONCE = 4  # the same when the daemon waits for nobody
+LINK_TRIES_ONCE = 4  # the same for `once`, which waits for no fixes
 LINK_WAIT_S = 120.0  # most seconds between two such attempts
 ANSWER_S = 60.0  # seconds for a source's folder to answer
 # seconds until a file that has grown is checked again; by then the intake has replaced its job

@@ -34,7 +34,7 @@ def start_early_worker(
 ) -> Iterator[EarlyWorker | None]:
     """Start the worker of a machine without a GPU; with `preload`, it loads the model if files wait.
 
-    None if the devices must be probed first. A worker that nobody took is killed at the end.
+    None if the devices must be probed first. An unused worker is killed at the end.
     """
     early = None
     if find_known_devices(settings.workers) == ("cpu",):

@@ -32,7 +32,7 @@ class EventCollector:
             root=root,
             rules=rules or InboxRules(WatchSettings()),
             main_loop=MainLoop(asyncio.get_running_loop()),
-            on_news=self._take_events,
+            on_changes=self._take_events,
         )
 
     async def _take_events(self) -> None:
@@ -251,7 +251,7 @@ def test_a_closed_loop_raises_nothing_into_threads(inbox: Path) -> None:
 
     main_loop = MainLoop(loop)
     watcher = Watcher(
-        root=inbox, rules=InboxRules(WatchSettings()), main_loop=main_loop, on_news=ignore_events
+        root=inbox, rules=InboxRules(WatchSettings()), main_loop=main_loop, on_changes=ignore_events
     )
     watcher.start_watching()
     try:
@@ -281,7 +281,7 @@ def test_a_system_without_free_watches_gives_a_hint(inbox: Path, limit: str, wor
         from speakeasyd.inbox.rules import InboxRules
         from speakeasyd.inbox.watcher import Watcher
         Path(f"/proc/sys/user/max_inotify_{sys.argv[2]}").write_text("3" if sys.argv[2] == "watches" else "0")
-        watcher = Watcher(root=Path(sys.argv[1]), rules=InboxRules(WatchSettings()), main_loop=None, on_news=None)
+        watcher = Watcher(root=Path(sys.argv[1]), rules=InboxRules(WatchSettings()), main_loop=None, on_changes=None)
         print(watcher.start_watching(), "; healthy:", watcher.is_healthy())
         watcher.stop_watching()
     """

@@ -18,7 +18,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The user and the group of a file. None: whoever runs the command."""
+    """The user and the group of a file. None: the user who runs the command."""
 
     user: str
     group: str
