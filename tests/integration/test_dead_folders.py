@@ -70,27 +70,27 @@ async def test_a_dead_inbox_is_paused_and_others_continue(tmp_path: Path, dead: 
     )
     (tmp_path / "inbox").mkdir()
     async with open_ledger(tmp_path / "ledger.db") as ledger:
-        place = IntakeSetup(
+        setup = IntakeSetup(
             root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes, watch=FAST_WATCHING
         )
-        await place.intake.start()
-        place.write_file("talk.wav")
+        await setup.intake.start()
+        setup.write_file("talk.wav")
 
         async def has_job() -> bool:
-            return bool(await place.query_jobs())
+            return bool(await setup.query_jobs())
 
         async with asyncio.timeout(TEST_LIMIT_S):
             while not await has_job():
                 await asyncio.sleep(0.02)
         await wait_until(
-            lambda: any("does not answer" in why for why in place.pauses.reasons.values()),
+            lambda: any("does not answer" in why for why in setup.pauses.reasons.values()),
             "the pause",
         )
         assert (
             await asyncio.wait_for(asyncio.to_thread(lambda: "local work"), TEST_LIMIT_S)
             == "local work"
         )
-        await asyncio.wait_for(place.intake.stop(), TEST_LIMIT_S)
+        await asyncio.wait_for(setup.intake.stop(), TEST_LIMIT_S)
 
 
 async def test_calls_to_a_dead_outbox_end_and_use_no_shared_thread(

@@ -134,8 +134,8 @@ def test_another_process_gives_the_same_result(speech: Path, tmp_path: Path) -> 
     done = subprocess.run(
         [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
     )
-    here = json.dumps([clip.speakers.to_json() for clip in cut_clips(path) if clip.speakers])
-    assert done.stdout.strip() == hashlib.sha256(here.encode()).hexdigest()
+    own = json.dumps([clip.speakers.to_json() for clip in cut_clips(path) if clip.speakers])
+    assert done.stdout.strip() == hashlib.sha256(own.encode()).hexdigest()
 
 
 def test_silence_and_noise_have_no_speaker(detector: SpeakerDetector) -> None:

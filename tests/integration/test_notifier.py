@@ -110,10 +110,10 @@ async def open_notifier(
     settings = Settings.model_validate({"inboxes": [inbox], "state": folder, "notify": notify})
     async with open_ledger(folder / "ledger.db", clock=clock, hub=hub) as ledger:
         notifier = Notifier(settings=settings, ledger=ledger, hub=hub, clock=clock)
-        desk = NotifierSetup(ledger, notifier, clock)
-        await desk.run_round()
+        setup = NotifierSetup(ledger, notifier, clock)
+        await setup.run_round()
         clock.advance(1)
-        yield desk
+        yield setup
 
 
 def build_webhook_settings(receiver: Receiver, *kinds: str) -> dict[str, object]:

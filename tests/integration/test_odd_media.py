@@ -69,17 +69,17 @@ def odd_files(speech: Path) -> Path:
 @pytest.fixture(scope="module")
 def daemon(odd_files: Path, tmp_path_factory: pytest.TempPathFactory) -> DaemonProcess:
     """One run over all files, which must not affect each other."""
-    place = DaemonProcess(tmp_path_factory.mktemp("odd"))
+    daemon = DaemonProcess(tmp_path_factory.mktemp("odd"))
     for name in EXPECTED:
-        folder = place.inbox / name  # some names differ only in their extensions
+        folder = daemon.inbox / name  # some names differ only in their extensions
         folder.mkdir()
         shutil.copyfile(odd_files / name, folder / name)
         sidecar = odd_files / f"{name}.toml"
         if sidecar.is_file():
             shutil.copyfile(sidecar, folder / sidecar.name)
-    done = place.run_once()
+    done = daemon.run_once()
     assert done.returncode == 0, done.stdout + done.stderr
-    return place
+    return daemon
 
 
 def read_cues(path: Path) -> list[float]:
@@ -112,11 +112,11 @@ def test_an_unusual_file_has_the_expected_outcome(daemon: DaemonProcess, name: s
 
 @pytest.mark.skipif(MODEL_VARIABLE not in os.environ, reason=f"{MODEL_VARIABLE} names no model")
 def test_german_followed_by_english(odd_files: Path, tmp_path: Path) -> None:
-    place = DaemonProcess(tmp_path)
-    place.options = ("--model", os.environ[MODEL_VARIABLE], "--settle", "0.2")
-    place.drop_file(odd_files / "13_de20_then_en60.opus")
-    done = place.run_once()
+    daemon = DaemonProcess(tmp_path)
+    daemon.options = ("--model", os.environ[MODEL_VARIABLE], "--settle", "0.2")
+    daemon.drop_file(odd_files / "13_de20_then_en60.opus")
+    done = daemon.run_once()
     assert done.returncode == 0, done.stdout + done.stderr
-    segments = place.query_ledger("SELECT start, language FROM segments_text ORDER BY start")
+    segments = daemon.query_ledger("SELECT start, language FROM segments_text ORDER BY start")
     assert {row["language"] for row in segments if row["start"] < 19.0} == {"de"}
     assert {row["language"] for row in segments if row["start"] > 21.0} == {"en"}

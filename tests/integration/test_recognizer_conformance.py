@@ -116,11 +116,11 @@ def test_segments_are_inside_their_clip_with_a_confidence(
 
 
 def test_times_are_relative_to_the_file(recognizer: AnyRecognizer, speech: Samples) -> None:
-    [here] = recognize_clips(recognizer, build_clip(speech))
+    [first] = recognize_clips(recognizer, build_clip(speech))
     [later] = recognize_clips(recognizer, build_clip(speech, start=100.0))
-    assert later.text == here.text
+    assert later.text == first.text
     assert list_times(later.segments) == pytest.approx(
-        np.array(list_times(here.segments)) + 100, abs=ROUNDING_S
+        np.array(list_times(first.segments)) + 100, abs=ROUNDING_S
     )
 
 

@@ -38,9 +38,9 @@ def scan_paths(root: Path, rules: InboxRules | None = None, folder: bytes = b"")
 
 def create_files(root: Path, *names: str | bytes) -> None:
     for name in names:
-        place = root / os.fsdecode(name)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(b"x")
+        path = root / os.fsdecode(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
 
 
 def test_audio_and_video_are_found_at_any_depth(tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def test_one_folder_can_be_scanned_alone(tmp_path: Path) -> None:
 
 def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
     assert scan_paths(tmp_path) == set()
-    for place in (tmp_path / "gone", tmp_path / "file"):
+    for path in (tmp_path / "gone", tmp_path / "file"):
         (tmp_path / "file").touch()
         with pytest.raises(InboxMissing, match="cannot be read"):
-            list(scan_inbox(place, InboxRules(WatchSettings()), on_error=fail_on_error))
+            list(scan_inbox(path, InboxRules(WatchSettings()), on_error=fail_on_error))
 
 
 @as_user

@@ -93,9 +93,11 @@ async def setup(tmp_path: Path) -> AsyncIterator[ServerSetup]:
     for folder in (dead, healthy):
         folder.mkdir()
     async with open_ledger(tmp_path / "ledger.db") as ledger:
-        place = IntakeSetup(root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes)
+        intake_setup = IntakeSetup(
+            root=tmp_path, ledger=ledger, clock=SystemClock(), inboxes=inboxes
+        )
         recorder = StuckRecorder()
-        parts = create_context(place, recorder=recorder)
+        parts = create_context(intake_setup, recorder=recorder)
         async with create_client(parts) as client:
             folder = DeadFolder(dead)
             yield ServerSetup(parts, client, folder, healthy, recorder)

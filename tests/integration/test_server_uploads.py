@@ -346,8 +346,13 @@ def test_a_folder_replaced_by_a_link_during_uploads_is_not_followed(
     libc = ctypes.CDLL(None)
 
     def exchange() -> None:
-        here = -100  # AT_FDCWD
-        assert libc.renameat2(here, os.fsencode(folder), here, os.fsencode(link), 2) == 0
+        current_folder = -100  # AT_FDCWD
+        assert (
+            libc.renameat2(
+                current_folder, os.fsencode(folder), current_folder, os.fsencode(link), 2
+            )
+            == 0
+        )
 
     def swap() -> None:
         while not stopped.is_set():

@@ -229,14 +229,14 @@ def test_a_restart_finds_the_same_chunks(
         tmp_path / "a.mkv", TrackContent(longer, "eng"), TrackContent(meeting, "deu")
     )
     whole = build_task(path, options={"audio": "eng,deu"})
-    undisturbed = transcribe_file(model, whole).build_chunks()
-    for done in (undisturbed[:1], undisturbed[1:]):
+    expected = transcribe_file(model, whole).build_chunks()
+    for done in (expected[:1], expected[1:]):
         skip = frozenset(chunk.index for chunk in done)
         said = {chunk.index: chunk.text_in_language for chunk in done}
         rest = transcribe_file(
             model, replace(whole, skip=skip, said=said, language="en")
         ).build_chunks()
-        assert sorted([*done, *rest], key=lambda chunk: chunk.index) == undisturbed
+        assert sorted([*done, *rest], key=lambda chunk: chunk.index) == expected
 
 
 def test_channels_of_each_track_can_be_split(

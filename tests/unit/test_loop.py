@@ -118,7 +118,7 @@ async def test_what_a_coroutine_raises_is_logged(caplog: pytest.LogCaptureFixtur
     main = MainLoop(asyncio.get_running_loop())
     run_in_thread(lambda: main.schedule_from_thread(Recorder().fail, "the third file"))
     await wait_until(lambda: caplog.records, "a log record")
-    assert "Noted.fail failed" in caplog.text
+    assert "Recorder.fail failed" in caplog.text
     assert "a defect with the third file" in caplog.text
 
 
@@ -185,7 +185,7 @@ def assert_dropped(main: MainLoop, caplog: pytest.LogCaptureFixture) -> None:
     )
     assert main.dropped == 2
     assert recorder.calls == []
-    assert "no running loop for Noted.note; dropped 2 so far" in caplog.text
+    assert "no running loop for Recorder.record; dropped 2 so far" in caplog.text
 
 
 @pytest.mark.parametrize("debug", [False, True])
