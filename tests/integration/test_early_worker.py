@@ -1,5 +1,7 @@
 """The worker that is started before the daemon."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +69,12 @@ def test_a_worker_that_is_not_used_is_ended(
         assert use(early) is None
     process.join(PATIENCE_S)
     assert process.exitcode
+
+
+def test_a_worker_imports_nothing_of_the_hub_until_it_downloads() -> None:
+    """Its interface imports half as much as all the rest of a worker."""
+    probe = "import sys, speakeasyd.engine.worker_host; sys.exit('huggingface_hub.hf_api' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
 def test_devices_that_have_to_be_probed_get_no_early_worker(settings: Settings) -> None:

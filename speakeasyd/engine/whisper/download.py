@@ -8,7 +8,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from faster_whisper.utils import _MODELS, download_model
-from huggingface_hub import HfApi
 
 from speakeasyd.domain.protocol import Downloading
 
@@ -59,6 +58,8 @@ def _watch_download(
 
 def _ask_size(repository: str) -> int | None:
     """Return the bytes to download in all; None if the hub does not say."""
+    from huggingface_hub import HfApi  # noqa: PLC0415 - half a second of every worker's start
+
     try:
         files = HfApi().model_info(repository, files_metadata=True).siblings or []
     except Exception:  # noqa: BLE001 - only the figure is missing then
