@@ -132,7 +132,7 @@ def _build_json_segment(
     number: int, segment: Segment, track: TranscribedTrack | None
 ) -> dict[str, object]:
     values = _round_numbers(asdict(segment))
-    del values["local_speaker"], values["confidence"]
+    del values["local_speaker"]
     return {
         "id": number,
         **values,

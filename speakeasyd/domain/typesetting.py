@@ -88,6 +88,8 @@ def break_lines(part: Sequence[Piece], indent: int = 0) -> list[str] | None:
     left, whole = indent, indent + _measure_pieces(part)
     if whole <= COLUMNS:
         return [join_pieces(part)]
+    if whole > 2 * COLUMNS + 1:  # the space at the break takes no column
+        return None
     best: tuple[float, int] | None = None
     for cut in range(1, len(part)):
         left += part[cut - 1].columns - (part[cut - 1].spaced if cut == 1 else 0)

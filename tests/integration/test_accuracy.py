@@ -19,11 +19,13 @@ from tests.sources import AllFolders, build_source_ref
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(4000)]
 
-REFERENCE_ERRORS = {"clips": 8.2, "long": 8.9}
-"""Percent of words wrong in a faster-whisper loop with its defaults and the bundled model (`python
--m benchmarks`).
+REFERENCE_ERRORS = {"clips": 6.8, "long": 2.6}
+"""Percent of words wrong in a faster-whisper loop with its defaults and the bundled model
+(`python -m benchmarks.usual loop`) over the recordings below; `python -m benchmarks` has all.
 """
-ALLOWED_DIFFERENCE = 0.5  # percentage points above the reference
+ALLOWED_DIFFERENCE = 1.0  # percentage points above the reference: about 13 words of the clips
+CLIP_STEP = 4  # every fourth clip
+LONGEST_S = 400.0  # seconds of a long recording
 
 Row = dict[str, Any]
 
@@ -80,15 +82,16 @@ def transcribe_files(folder: Path, rows: Sequence[Row], state: Path) -> list[str
     return ["".join(told[index] for index in sorted(told)) for told in chunks.values()]
 
 
-@pytest.mark.parametrize(
-    ("kinds", "theirs"),
-    [({"clip", "format"}, REFERENCE_ERRORS["clips"]), ({"long"}, REFERENCE_ERRORS["long"])],
-)
+@pytest.mark.parametrize("group", ["clips", "long"])
 def test_word_errors_are_not_above_the_reference(
-    speech: Path, manifest: list[Row], tmp_path: Path, kinds: set[str], theirs: float
+    speech: Path, manifest: list[Row], tmp_path: Path, group: str
 ) -> None:
-    rows = [row for row in manifest if row["kind"] in kinds]
+    if group == "clips":
+        rows = [row for row in manifest if row["kind"] in {"clip", "format"}][::CLIP_STEP]
+    else:
+        long = [row for row in manifest if row["kind"] == "long"]
+        rows = [row for row in long if row["duration_s"] < LONGEST_S]
     normal = EnglishTextNormalizer()
     heard = [normal(text) or "-" for text in transcribe_files(speech, rows, tmp_path)]
     wrong = 100 * jiwer.wer([normal(row["reference"]) for row in rows], heard)
-    assert wrong <= theirs + ALLOWED_DIFFERENCE
+    assert wrong <= REFERENCE_ERRORS[group] + ALLOWED_DIFFERENCE

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from speakeasyd.config import InboxSettings, RecoverySettings, Settings, WatchSettings
 from speakeasyd.domain.device_health import DeviceState
-from speakeasyd.domain.fault import classify_fault
+from speakeasyd.domain.fault import Phase, classify_fault
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
     ChunkDone,
@@ -58,10 +58,11 @@ SETTLE_S = 2.0
 FINAL_ROUNDS = 400  # rounds after which nothing may remain to do
 FAULTS = (
     classify_fault(
-        phase="generate", error="CUDA failed with error an illegal memory access was encountered"
+        phase=Phase.GENERATE,
+        error="CUDA failed with error an illegal memory access was encountered",
     ),
     classify_fault(exit_status=-9),
-    classify_fault(phase="decode", error="MemoryError: "),
+    classify_fault(phase=Phase.DECODE, error="MemoryError: "),
     classify_fault(silent=True),
 )
 
@@ -117,7 +118,7 @@ class ManualPool:
                 "cpu",
                 tasks,
                 diagnosis,
-                None,
+                Phase.GENERATE,
                 diagnosis.what,
                 -6,
                 "",

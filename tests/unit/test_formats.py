@@ -16,7 +16,7 @@ from speakeasyd.domain.transcript import Segment, Transcript, Word
 def build_segment(
     start: float, end: float, text: str, *, channel: int | None = None, words: tuple[Word, ...] = ()
 ) -> Segment:
-    return Segment(start, end, text, -0.25, 1.1, 0.0123456, channel, words)
+    return Segment(start, end, text, -0.25, 1.1, 0.0123456, channel, words, confidence=0.75)
 
 
 MEMO = Transcript(
@@ -138,6 +138,7 @@ def test_json_has_all_fields() -> None:
         "avg_logprob": -0.25,
         "compression_ratio": 1.1,
         "no_speech_prob": 0.012,
+        "confidence": 0.75,
         "channel": None,
         "language": None,
         "track": None,
