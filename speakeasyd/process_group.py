@@ -6,10 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 import weakref
 from collections.abc import Callable
 
 import psutil
+
+MARK = "SPEAKEASYD_PROCESS_GROUP"  # environment variable of the command and its descendants
 
 if sys.platform == "win32":
     _KILL_ON_JOB_CLOSE = 0x2000
@@ -77,18 +80,35 @@ else:
 class ProcessGroup:
     """Starts a command in its own process group; on Windows, in a job object.
 
-    Raises OSError or ValueError if it cannot be started. `kill` ends every process of the group at
-    once, also background processes, except those that created a session of their own. It may be
-    called several times, while or after the command runs.
+    Raises OSError or ValueError if it cannot be started. `kill` ends every process that the command
+    started, also background processes. It may be called several times, while or after the command
+    runs.
     """
 
     def __init__(self, command: list[str], *, environment: dict[str, str], stderr: int) -> None:
+        self._mark = uuid.uuid4().hex
+        self._others = set(psutil.pids())
         self.process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - the administrator chose the command
             command,
-            env=environment,
+            env={**environment, MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,
         )
-        self.kill = _make_killer(self.process)
+        self._kill_group = _make_killer(self.process)
+
+    def kill(self) -> None:
+        self._kill_group()
+        if sys.platform != "win32":
+            self._kill_marked()
+
+    def _kill_marked(self) -> None:
+        """Kill processes that created a session of their own: they have the mark, too."""
+        while new := set(psutil.pids()) - self._others:
+            self._others |= new
+            for pid in new:
+                with contextlib.suppress(psutil.Error, OSError):
+                    process = psutil.Process(pid)
+                    if process.environ().get(MARK) == self._mark:
+                        process.kill()

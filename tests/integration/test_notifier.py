@@ -537,13 +537,32 @@ open(sys.argv[1], "w").write(str(child.pid))
 """
 
 
-async def test_a_child_of_a_successful_command_is_ended(
-    tmp_path: Path,
-) -> None:
+DETACHED_PROGRAM = """
+import os, sys, time
+if os.fork() == 0:
+    os.setsid()
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    open(sys.argv[1], "w").write(str(child))
+    os._exit(0)
+os.wait()
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        BACKGROUND_PROGRAM,
+        pytest.param(
+            DETACHED_PROGRAM,
+            marks=pytest.mark.skipif(sys.platform == "win32", reason="forks"),
+        ),
+    ],
+)
+async def test_a_child_of_a_successful_command_is_ended(tmp_path: Path, program: str) -> None:
     pid = tmp_path / "pid"
-    async with open_notifier(
-        tmp_path, hook=[sys.executable, "-c", BACKGROUND_PROGRAM, str(pid)]
-    ) as setup:
+    async with open_notifier(tmp_path, hook=[sys.executable, "-c", program, str(pid)]) as setup:
         await complete_one_and_fail_one(setup.ledger)
         await setup.run_round()
         assert [row["status"] for row in await setup.query_deliveries()] == ["delivered"]
