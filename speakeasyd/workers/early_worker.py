@@ -58,4 +58,6 @@ def _start_worker(settings: Settings, *, preload: bool) -> EarlyWorker | None:
 
 
 def _are_files_waiting(settings: Settings) -> bool:
-    return any(next(inbox.path.iterdir(), None) for inbox in settings.inboxes)
+    with suppress(OSError):
+        return any(next(inbox.path.iterdir(), None) for inbox in settings.inboxes)
+    return False
