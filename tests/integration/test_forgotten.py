@@ -177,9 +177,9 @@ async def test_a_failing_service_is_reported_until_it_works(tmp_path: Path) -> N
         failing = FailingService()
         await failing.start(failures)
         await wait_until(lambda: failures._saved, "the failure")
-        assert failures.texts == {"failing": "ValueError: a defect"}
+        assert failures.texts == {"failingservice": "ValueError: a defect"}
         assert await setup.ledger.read(load_state, "failures") == {
-            "failing": "ValueError: a defect"
+            "failingservice": "ValueError: a defect"
         }
         failing.error = None
         failing.wake()
