@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print_whatever_names_there_are()
     try:
         status = int(
-            get_command(_build_app(arguments)).main(arguments, "speakeasyd", standalone_mode=False)
+            get_command(build_app(arguments)).main(arguments, "speakeasyd", standalone_mode=False)
             or 0
         )
     except SpeakeasyError as error:
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
-def _build_app(arguments: Sequence[str]) -> typer.Typer:
+def build_app(arguments: Sequence[str]) -> typer.Typer:
     """All commands by name, but only the one that is asked for is imported: starting up has to be quick."""
     app = typer.Typer(
         help="Drop audio into a folder, get transcripts out of another.",

@@ -45,6 +45,15 @@ router = APIRouter()
 
 def create_application(parts: ServerContext) -> ASGIApp:
     """Build the application. The guard handles every request first."""
+    app = build_routes()
+    app.state.parts = parts
+    guarded = RequestGuard(app, parts.settings.server, parts.wrong_tokens)
+    origins = parts.settings.server.origins
+    return _allow_origins(guarded, origins) if origins else guarded
+
+
+def build_routes() -> FastAPI:
+    """Build every route, with the schema of the API."""
     app = FastAPI(
         title="speakeasyd",
         version=__version__,
@@ -54,7 +63,6 @@ def create_application(parts: ServerContext) -> ASGIApp:
         redoc_url=None,
         responses=RESPONSES,
     )
-    app.state.parts = parts
     error_answers.install_handlers(app)
     api = APIRouter(prefix="/api/v1")
     for module in (status, uploads, jobs, speakers, people, search, recording, events):
@@ -66,9 +74,7 @@ def create_application(parts: ServerContext) -> ASGIApp:
     app.get("/", include_in_schema=False)(_serve_page)
     app.mount("/static", StaticFiles(directory=PAGE))
     describe_events(app, "/api/v1/events")
-    guarded = RequestGuard(app, parts.settings.server, parts.wrong_tokens)
-    origins = parts.settings.server.origins
-    return _allow_origins(guarded, origins) if origins else guarded
+    return app
 
 
 def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
