@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Four processes: many tests wait for files to settle. The hash seed makes them collect the same tests.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile
 
-.PHONY: demo test unit lint torture bench clean
+.PHONY: demo test unit lint docs torture bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/speakeasyd demo
@@ -22,6 +22,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	$(BIN)/python -m mkdocs build --strict
+
 torture: $(VENV)/.dev
 	$(BIN)/python -m tests.torture
 
@@ -36,6 +39,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bundled]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
