@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from speakeasyd.cli.status import render
-from speakeasyd.ledger.overview import take
+from speakeasyd.cli.status import render_status
+from speakeasyd.ledger.overview import take_snapshot
 
 console = Console(
     record=True, width=96, file=io.StringIO(), force_terminal=True, color_system="truecolor"
 )
-console.print(render(take(Path(sys.argv[1]))))
+console.print(render_status(take_snapshot(Path(sys.argv[1]))))
 svg = console.export_svg(title="speakeasyd status --watch")
 sys.stdout.write(
     re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)

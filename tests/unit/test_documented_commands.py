@@ -14,6 +14,8 @@ from typer.main import get_command
 from speakeasyd.cli import COMMANDS, build_app
 from speakeasyd.config.loading import combine_sources
 from speakeasyd.domain.options import Options
+from speakeasyd.ledger.readonly import LEDGER, find_matching_jobs, query_readonly
+from tests import ledgers
 from tests.unit.test_docs import PAGES
 
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -71,6 +73,17 @@ def test_every_command_is_understood(
         except typer.TyperException as error:
             refused[command] = error.format_message()
     assert refused == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_query_of_a_command_is_answered(page: Path, tmp_path: Path) -> None:
+    ledgers.create(tmp_path / LEDGER)
+    for command in dict.fromkeys(commands(page)):
+        match shlex.split(command):
+            case [_, "sql", query, *_] if " " in query:
+                query_readonly(tmp_path / LEDGER, query)
+            case [_, "retry" | "cancel", *_, "--where", condition]:
+                find_matching_jobs(tmp_path / LEDGER, condition)
 
 
 def test_commands_are_found_and_wrong_ones_refused(tmp_path: Path) -> None:
