@@ -21,6 +21,13 @@ def private_mode(folder: Path) -> int:
     return 0o600 | (folder.stat().st_mode & 0o060)
 
 
+def give_to_folder_owner(path: Path) -> None:
+    """Give a new file to the owner of its folder: a command of root must not shut out a service."""
+    if sys.platform != "win32" and os.geteuid() == 0:
+        owner = path.parent.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)
+
+
 def create_private(path: Path) -> None:
     """Create an empty file that others cannot read, whatever the umask.
 
@@ -32,6 +39,7 @@ def create_private(path: Path) -> None:
         return
     os.close(handle)
     path.chmod(private_mode(path.parent))
+    give_to_folder_owner(path)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -43,9 +43,8 @@ def explain_read_only(folder: Path) -> str:
     if "INVOCATION_ID" not in os.environ:
         return ""
     return (
-        "Unless its disk is read-only, ReadWritePaths of the unit does not name it: run "
-        f"`systemctl edit speakeasyd`, write [Service] and ReadWritePaths={folder}, "
-        "and restart the service."
+        f"Unless its disk is read-only, the unit lacks ReadWritePaths={folder}: as root, run "
+        "`speakeasyd service install`, which writes it for each folder of the configuration."
     )
 
 

@@ -162,7 +162,9 @@ def _find_manager(scope: Scope, winsw: Path | None = None) -> ServiceManager:
     if sys.platform == "darwin":
         user = os.environ.get("SUDO_USER") or getpass.getuser()
         return Launchd(scope, Path(f"~{user}").expanduser(), os.getuid(), user)
-    return Systemd(scope, SYSTEM_UNITS if scope is Scope.SYSTEM else _find_user_units())
+    if scope is Scope.SYSTEM:
+        return Systemd(scope, SYSTEM_UNITS)
+    return Systemd(scope, _find_user_units(), getpass.getuser())
 
 
 def _find_user_units() -> Path:

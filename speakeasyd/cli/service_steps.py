@@ -96,9 +96,11 @@ def _carry_out(step: Step, state: Path) -> int:
             shutil.copyfile(source, target)
         case Remove(paths):
             for path in paths:
-                path.unlink(missing_ok=True)
-                with suppress(OSError):
-                    path.parent.rmdir()  # only if it is empty
+                if path.is_dir():
+                    with suppress(OSError):  # something else is in it
+                        path.rmdir()
+                else:
+                    path.unlink(missing_ok=True)
         case Run(command, may_fail):
             status = _run(command)
             return 0 if may_fail else status

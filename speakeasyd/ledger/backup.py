@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from speakeasyd.durable import sync_folder
+from speakeasyd.durable import give_to_folder_owner, sync_folder
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.failures import full
 
@@ -29,11 +29,14 @@ def back_up(path: Path, *, label: str, keep: int = KEEP) -> Path:
     Deletes the oldest backups of the same kind beyond `keep`. Raises LedgerError.
     """
     folder = path.parent / "backups"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    if not folder.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        give_to_folder_owner(folder)
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%fZ")
     copy = folder / f"{path.stem}-{moment}-{label}{path.suffix}"
     with closing(open_live(path)) as source:
         copy_ledger(source, copy)
+    give_to_folder_owner(copy)
     for old in _list_copies(path, scheduled=label == SCHEDULED)[:-keep]:
         old.unlink()
     return copy

@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from speakeasyd.durable import private_mode, sync_folder
+from speakeasyd.durable import give_to_folder_owner, private_mode, sync_folder
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.access import open_for_reading
 from speakeasyd.ledger.backup import copy_ledger, log_files, open_copy
@@ -51,6 +51,7 @@ def restore_ledger(copy: Path, ledger: Path) -> Path | None:
             _copy_checked(copy, fresh, without_log=ledger.exists() and copy.samefile(ledger))
             replaced = _keep_replaced(ledger)
             fresh.chmod(private_mode(ledger.parent))
+            give_to_folder_owner(fresh)
             # if killed after this line, the next start detects that the log is of another ledger
             fresh.replace(ledger)
             for file in log_files(ledger):

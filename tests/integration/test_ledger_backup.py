@@ -131,6 +131,22 @@ def test_restore_refuses_beside_a_daemon(
     assert "Stop it first" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may give files away")
+def test_what_root_puts_back_belongs_to_the_service(ledger: Path, tmp_path: Path) -> None:
+    copy, state = tmp_path / "copy.db", ledger.parent
+    assert says(ledger, "backup", str(copy)) == 0
+    for path in (state, *state.iterdir()):
+        os.chown(path, 4321, 4322)
+    (state / "daemon.lock").unlink(missing_ok=True)
+    assert says(ledger, "restore", str(copy)) == 0
+    assert says(ledger, "vacuum") == 0
+    asyncio.run(_add(ledger, "new.wav"))
+    backup.back_up(ledger, label="test")
+    owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in state.rglob("*")}
+    assert {"ledger.db", "daemon.lock", "backups"} <= owners.keys()
+    assert set(owners.values()) == {(4321, 4322)}, owners
+
+
 def test_vacuum_gives_space_back_and_keeps_the_rest(
     ledger: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -124,7 +124,8 @@ def test_steps_are_carried_out_until_one_fails(
     assert stat.S_IMODE((tmp_path / "b" / "c").stat().st_mode) == 0o750
     assert (kept.read_text(), stat.S_IMODE(kept.stat().st_mode)) == ("mine", 0o640)
     assert (tmp_path / "copy").read_text() == "text"
-    carry_out((Remove((new, tmp_path / "absent")),), state=tmp_path)
+    carry_out((Remove((new, tmp_path / "absent", new.parent, tmp_path)),), state=tmp_path)
     assert not new.parent.exists()
+    assert tmp_path.exists()  # it is not empty
     with pytest.raises(SpeakeasyError, match="no program"):
         carry_out((Run(("/nonexistent/systemctl",)),), state=tmp_path)

@@ -45,7 +45,7 @@ SERVICE = Service(
     targets=(Path("/data/my texts"),),
 )
 SYSTEM = Systemd(Scope.SYSTEM, SYSTEM_UNITS)
-USER = Systemd(Scope.USER, Path("/home/anna/.config/systemd/user"))
+USER = Systemd(Scope.USER, Path("/home/anna/.config/systemd/user"), "anna")
 
 
 def commands(steps: Steps) -> list[str]:
@@ -89,7 +89,7 @@ def test_a_gpu_gets_its_devices_and_their_absence_takes_them_back() -> None:
 def test_a_systemd_service_of_a_user_needs_no_rights() -> None:
     steps = USER.install(Service(program=(str(PROGRAM),), state=Path("/home/anna/state")))
     assert commands(steps) == [
-        "loginctl --no-ask-password enable-linger",
+        "loginctl --no-ask-password enable-linger anna",
         "systemctl --user daemon-reload",
         "systemctl --user enable speakeasyd.service",
         "systemctl --user reset-failed speakeasyd.service",
@@ -107,10 +107,10 @@ def test_what_the_other_commands_run_under_systemd() -> None:
     assert commands(SYSTEM.start()) == ["systemctl start speakeasyd.service"]
     assert commands(USER.stop()) == ["systemctl --user stop speakeasyd.service"]
     assert commands(SYSTEM.logs(lines=7, follow=True)) == [
-        "journalctl --unit=speakeasyd.service --lines=7 --follow"
+        "journalctl --quiet --unit=speakeasyd.service --lines=7 --follow"
     ]
     assert commands(USER.logs(lines=7, follow=False)) == [
-        "journalctl --user-unit=speakeasyd.service --lines=7 --no-pager"
+        "journalctl --quiet --user-unit=speakeasyd.service --lines=7 --no-pager"
     ]
     [files] = [step for step in SYSTEM.uninstall() if isinstance(step, Remove)]
     assert SYSTEM.definition in files.paths

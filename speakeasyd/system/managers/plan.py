@@ -50,7 +50,7 @@ class CopyFile:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """Delete files, as far as they exist, and folders that become empty by that."""
+    """Delete files, and folders that are empty, as far as they exist."""
 
     paths: tuple[Path, ...]
 

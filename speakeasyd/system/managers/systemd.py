@@ -42,6 +42,8 @@ class Systemd:
     scope: Scope
     units: Path
     """The folder of the unit files."""
+    user: str = ""
+    """Who calls, for a service of a user."""
 
     @property
     def definition(self) -> Path:
@@ -64,7 +66,9 @@ class Systemd:
             self._systemctl("restart", UNIT),
         )
         if self.scope is Scope.USER:
-            linger = Run(("loginctl", "--no-ask-password", "enable-linger"), may_fail=True)
+            # Without it, the service runs only while the user is logged in.
+            command = ("loginctl", "--no-ask-password", "enable-linger", self.user)
+            linger = Run(command, may_fail=True)
             return (*write_config(service), unit, linger, *begin)
         return (*_prepare_system(service), unit, *self._write_drop_ins(service), *begin)
 
@@ -81,14 +85,13 @@ class Systemd:
             yield Remove((self._gpu_file,))
 
     def uninstall(self) -> Steps:
-        files = [self.definition, self._folders_file, self._gpu_file]
+        files = [self.definition, self._folders_file, self._gpu_file, self._gpu_file.parent]
         if self.scope is Scope.SYSTEM:
             files.append(ACCOUNT_FILE)
         return (
             self._systemctl("disable", "--now", UNIT, may_fail=True),
             Remove(tuple(files)),
             self._systemctl("daemon-reload"),
-            self._systemctl("reset-failed", UNIT, may_fail=True),
         )
 
     def start(self) -> Steps:
@@ -102,7 +105,7 @@ class Systemd:
 
     def logs(self, *, lines: int, follow: bool) -> Steps:
         unit = "--user-unit" if self.scope is Scope.USER else "--unit"
-        command = ["journalctl", f"{unit}={UNIT}", f"--lines={lines}"]
+        command = ["journalctl", "--quiet", f"{unit}={UNIT}", f"--lines={lines}"]
         return (Run((*command, "--follow" if follow else "--no-pager")),)
 
     def _systemctl(self, *words: str, may_fail: bool = False) -> Run:
