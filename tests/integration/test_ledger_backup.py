@@ -134,12 +134,12 @@ def test_restore_refuses_beside_a_daemon(
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root may give files away")
 def test_what_root_puts_back_belongs_to_the_service(ledger: Path, tmp_path: Path) -> None:
     copy, state = tmp_path / "copy.db", ledger.parent
-    assert says(ledger, "backup", str(copy)) == 0
+    assert read_paths_by_command(ledger, "backup", str(copy)) == 0
     for path in (state, *state.iterdir()):
         os.chown(path, 4321, 4322)
     (state / "daemon.lock").unlink(missing_ok=True)
-    assert says(ledger, "restore", str(copy)) == 0
-    assert says(ledger, "vacuum") == 0
+    assert read_paths_by_command(ledger, "restore", str(copy)) == 0
+    assert read_paths_by_command(ledger, "vacuum") == 0
     asyncio.run(_add(ledger, "new.wav"))
     backup.back_up(ledger, label="test")
     owners = {path.name: (path.stat().st_uid, path.stat().st_gid) for path in state.rglob("*")}
