@@ -77,7 +77,7 @@ def test_every_command_is_understood(
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_query_of_a_command_is_answered(page: Path, tmp_path: Path) -> None:
-    ledgers.create(tmp_path / LEDGER)
+    ledgers.create_ledger(tmp_path / LEDGER)
     for command in dict.fromkeys(commands(page)):
         match shlex.split(command):
             case [_, "sql", query, *_] if " " in query:
