@@ -463,8 +463,8 @@ import asyncio, sys
 from pathlib import Path
 from tests.integration.test_notifier import open_notifier
 async def main():
-    async with open_notifier(Path(sys.argv[1]), hook=[sys.executable, "-c", sys.argv[2], sys.argv[3]]) as it:
-        await it.turn()
+    async with open_notifier(Path(sys.argv[1]), hook=[sys.executable, "-c", sys.argv[2], sys.argv[3]]) as setup:
+        await setup.run_round()
 asyncio.run(main())
 """
 
