@@ -363,7 +363,7 @@ def test_a_folder_replaced_by_a_link_during_uploads_is_not_followed(
     swapping.start()
     try:
         answers = [
-            daemon.upload((f"swapped/{n}.wav", create_content())).status_code for n in range(60)
+            daemon.upload((f"swapped/{n}.wav", create_content())).status_code for n in range(30)
         ]
     finally:
         stopped.set()

@@ -191,7 +191,7 @@ def assert_dropped(main: MainLoop, caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize("debug", [False, True])
 def test_a_loop_that_ends_during_calls(debug: bool, caplog: pytest.LogCaptureFixture) -> None:
     """Threads call while the loop closes. Each call is run or counted."""
-    for _ in range(10):
+    for _ in range(3):
         calls: list[int] = []
         begun: list[int] = []
         main, threads = asyncio.run(
