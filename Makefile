@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Four processes: many tests wait for files to settle. The hash seed makes them collect the same tests.
-PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile
+# Four processes: many tests wait for files to settle. The hash seed makes them collect the same tests. Not
+# reordered: tests/conftest.py puts the slow modules first.
+PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test unit lint docs torture bench clean
 

@@ -26,6 +26,12 @@ HOMES = (
 PATIENCE_S = 300.0  # seconds; only a failing test waits so long
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Start the modules with slow tests first, so that all processes are busy to the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def scratch_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Give each test its own home folder, so that none touches the real one."""

@@ -89,7 +89,7 @@ def test_files_are_transcribed_after_every_change_of_the_clock(
 ) -> None:
     drop_file(daemon, "first.flac")
     poll_until(lambda: read_job_status(daemon, "first.flac") == "completed", "the first file")
-    for number, offset in enumerate(["-2h", "-2d", "+2h", "+2d", "+0"]):
+    for number, offset in enumerate(["-2h", "+2d", "-2d"]):
         wall_clock.set_offset(offset)
         name = f"file {number}.flac"
         drop_file(daemon, name, bytes([number + 1]) * 8)
