@@ -23,6 +23,7 @@ HOMES = (
     "XDG_CONFIG_HOME",
     "XDG_STATE_HOME",
 )
+SERVER_VARIABLE = "SPEAKEASYD_SERVER__ENABLED"
 PATIENCE_S = 300.0  # seconds; only a failing test waits so long
 
 
@@ -39,7 +40,7 @@ def scratch_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     for name in HOMES:
         monkeypatch.setenv(name, str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("SPEAKEASYD_SERVER__ENABLED", "false")  # tests of the server enable it
+    monkeypatch.setenv(SERVER_VARIABLE, "false")  # tests of the server enable it
     return home
 
 

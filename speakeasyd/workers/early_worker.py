@@ -24,6 +24,7 @@ class EarlyWorker:
         worker, self.worker = self.worker, None
         if worker and (name, spec, target) != (self.name, self.spec, ENGINE):
             worker.kill()
+            worker.process.join()
             return None
         return worker
 

@@ -129,7 +129,7 @@ def test_a_ledger_that_another_program_locks(daemon: DaemonProcess) -> None:
     other = sqlite3.connect(daemon.state / "ledger.db", isolation_level=None)
     try:
         once = subprocess.Popen(daemon.build_command("once"), stdout=subprocess.PIPE, text=True)
-        poll_until(lambda: _daemon_wrote(daemon, once), "the start of the daemon")
+        poll_until(lambda: daemon.query_ledger("SELECT 1 FROM jobs"), "the job")
         other.execute("BEGIN IMMEDIATE")
         said, _ = once.communicate(timeout=PATIENCE_S)
     finally:
@@ -140,11 +140,6 @@ def test_a_ledger_that_another_program_locks(daemon: DaemonProcess) -> None:
     assert once.returncode == 1
     assert str(source) in said
     assert "locked" in said
-
-
-def _daemon_wrote(daemon: DaemonProcess, once: subprocess.Popen[str]) -> bool:
-    rows = daemon.query_ledger("SELECT value ->> 'pid' AS pid FROM state WHERE key = 'daemon'")
-    return bool(rows) and rows[0]["pid"] == once.pid
 
 
 def test_jobs_of_a_removed_inbox(daemon: DaemonProcess, tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def test_a_missing_inbox_is_reported(daemon: ServingDaemon) -> None:
     assert daemon.client.get("/healthz").json()["checks"]["inbox inbox"] == "ok"
     shutil.rmtree(daemon.inbox)
     poll_until(
-        lambda: "gone" in daemon.client.get("/healthz").json()["checks"]["inbox inbox"], "the event"
+        lambda: "missing" in daemon.client.get("/healthz").json()["checks"]["inbox inbox"],
+        "the event",
     )
     assert daemon.upload(("a.wav", b"RIFF")).status_code == 503
     assert daemon.post("/recorder/start").status_code == 503

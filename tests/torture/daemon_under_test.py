@@ -21,7 +21,7 @@ import psutil
 from speakeasyd.durable import TEMPORARY
 from speakeasyd.ledger.new_jobs import display_path
 from speakeasyd.testing import PIECE, FaultScript, build_scripted_text, read_started_chunks
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, SERVER_VARIABLE
 
 PATIENCE_S = 120.0
 POLL_S = 0.02  # seconds between two checks of a condition
@@ -103,8 +103,12 @@ class DaemonUnderTest:
             "--config",
             str(self.root / "speakeasyd.toml"),
         ]
+        # The configuration says whether the server runs
+        environment = {name: value for name, value in os.environ.items() if name != SERVER_VARIABLE}
         with (self.root / "daemon.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=REPOSITORY)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=REPOSITORY, env=environment
+            )
         self.starts += 1
 
     def list_workers(self) -> list[psutil.Process]:
@@ -112,7 +116,7 @@ class DaemonUnderTest:
             return []
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(self.process.pid).children(recursive=True)
-            return [child for child in children if _is_worker(child)]
+            return list(filter(_is_worker, children))
         return []
 
     def kill(self) -> None:
@@ -364,7 +368,9 @@ class DaemonUnderTest:
 
 
 def _is_worker(process: psutil.Process) -> bool:
-    return "spawn_main" in " ".join(process.cmdline()) and process.is_running()
+    with suppress(psutil.NoSuchProcess):
+        return "spawn_main" in " ".join(process.cmdline()) and process.is_running()
+    return False
 
 
 def _is_alive(process: psutil.Process) -> bool:
