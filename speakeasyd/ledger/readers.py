@@ -100,15 +100,21 @@ class Readers:
             self._run(running, lambda connection: query(connection, *args, **kwargs))
         )
         self._running[task] = running
-        task.add_done_callback(self._running.pop)
+        task.add_done_callback(self._forget)
         try:
-            return await asyncio.shield(task)
+            await asyncio.wait([task])
         except asyncio.CancelledError:
-            if task.cancelled():  # by `close`
-                raise LedgerError("the ledger is closed") from None
             running.budget.cancel()
             running.end(task)
             raise
+        if task.cancelled():  # by `close`
+            raise LedgerError("the ledger is closed")
+        return task.result()
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        del self._running[task]
+        if not task.cancelled():
+            task.exception()  # retrieved: asyncio logs no error of a query that nobody awaits
 
     async def _run(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
         try:

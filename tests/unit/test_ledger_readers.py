@@ -1,6 +1,8 @@
 """Queries of clients have a time limit and block no work."""
 
 import asyncio
+import gc
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -57,6 +59,30 @@ async def test_an_abandoned_query_is_interrupted(ledger: Ledger, tmp_path: Path)
         await asyncio.gather(*asking, return_exceptions=True)
         assert await readers.read(fetch_rows, "SELECT 1 AS one") == [{"one": 1}]
         await readers.close()
+
+
+async def test_the_error_of_an_abandoned_query_is_not_logged(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    readers = Readers(tmp_path / "ledger.db", size=1)
+    started = threading.Event()
+
+    def query(connection: Connection) -> object:
+        started.set()
+        return run_endless_query(connection)
+
+    async with asyncio.timeout(PATIENCE_S):
+        asking = asyncio.create_task(readers.read(query))
+        await asyncio.to_thread(started.wait)
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        await readers.read(fetch_value, "SELECT 1")  # once the connection is free
+        await readers.close()
+    del asking  # its traceback refers to the query
+    gc.collect()
+    assert not reported
 
 
 async def test_an_interrupted_connection_can_be_used_again(ledger: Ledger, tmp_path: Path) -> None:
