@@ -2,13 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from speakeasyd.config import Settings
 from speakeasyd.domain.drained import Drained
-from speakeasyd.events import Event
 from speakeasyd.ledger.failures import explained
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.readonly import LEDGER
@@ -16,17 +15,14 @@ from speakeasyd.system.limits import raise_file_limit
 from speakeasyd.workers.early_worker import start_early_worker
 
 if TYPE_CHECKING:
-    from speakeasyd.daemon import Daemon
-
-OnEvent = Callable[[Event], None]
-ReloadSettings = Callable[[], Settings]
+    from speakeasyd.daemon import Daemon, OnEvent, ReloadSettings
 
 
 def run_daemon(
     settings: Settings,
     *,
-    on_event: OnEvent | None = None,
-    reload_settings: ReloadSettings | None = None,
+    on_event: "OnEvent | None" = None,
+    reload_settings: "ReloadSettings | None" = None,
 ) -> int:
     """Run until stopped. Returns the exit status.
 
@@ -42,15 +38,25 @@ def run_daemon(
         return asyncio.run(run())
 
 
-def drain(settings: Settings, *, on_event: OnEvent | None = None) -> Drained:
+def drain(settings: Settings, *, on_event: "OnEvent | None" = None) -> Drained:
     """Run until nothing more can be done, or until stopped. Raises StartError or LedgerError."""
 
     async def run() -> Drained:
         daemon = await open_daemon(wait_for_fixes=False, on_event=on_event)
         return await daemon.run_until_drained()
 
-    with _prepare_daemon(settings, preload=True) as open_daemon:
+    with _prepare_daemon(settings, preload=has_new_files(settings)) as open_daemon:
         return asyncio.run(run())
+
+
+def has_new_files(settings: Settings) -> bool:
+    """Return whether an inbox has an entry that is newer than the ledger. Blocks."""
+    with suppress(OSError):
+        ledger = settings.state / LEDGER
+        known_at = ledger.stat().st_mtime if ledger.exists() else 0.0
+        entries = (entry for inbox in settings.inboxes for entry in inbox.path.iterdir())
+        return any(entry.lstat().st_ctime > known_at for entry in entries)
+    return False
 
 
 @contextmanager
@@ -59,7 +65,7 @@ def _prepare_daemon(
 ) -> Iterator[Callable[..., Awaitable["Daemon"]]]:
     """Lock the ledger, start a worker, and migrate the ledger. Yields `Daemon.open`.
 
-    `preload`: the worker loads the model, if files wait. Raises StartError or LedgerError.
+    `preload`: the worker loads the model. Raises StartError or LedgerError.
     """
     raise_file_limit()
     with explained(settings.state / LEDGER):

@@ -27,7 +27,7 @@ from speakeasyd.domain.transcript import (
     join_texts,
 )
 from speakeasyd.ledger.speakers import JobSpeakers
-from speakeasyd.services.speakers import find_file_speakers
+from speakeasyd.services.speakers import describe_problems, find_file_speakers
 
 
 @dataclass
@@ -59,8 +59,7 @@ class CollectedReports:
         if loaded.warning:
             warnings.insert(0, MediaWarning(WarningKind.OTHER, loaded.warning))
         speakers, problems = _find_speakers(chunks, options)
-        if problems:
-            text = f"speakers could not be told apart everywhere: {'; '.join(problems)}"
+        if text := describe_problems(problems):
             warnings.append(MediaWarning(WarningKind.OTHER, text))
         numbers = number_by_key(speakers)
         segments = [

@@ -1,11 +1,11 @@
 """Finds and loads models: the one place that knows which engines there are."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-from speakeasyd.domain.protocol import Downloading, WorkerSpec
+from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.engine.recognizer import Model, ModelChoice
 from speakeasyd.engine.whisper import loading, model_files
+from speakeasyd.engine.whisper.download import OnDownload
 
 
 def find_model(requested: str, *, device: str, models_dir: Path) -> ModelChoice:
@@ -20,7 +20,7 @@ def load_model(
     requested: str,
     spec: WorkerSpec,
     *,
-    on_download: Callable[[Downloading], object] = lambda _: None,
+    on_download: OnDownload = lambda _: None,
 ) -> Model:
     """Load the model and run the canary. Raises EngineFault of phase load or canary.
 

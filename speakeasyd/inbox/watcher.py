@@ -123,8 +123,8 @@ class Watcher:
         self._main_loop = main_loop
         self._on_changes = on_changes
         self._arming = threading.Lock()
-        self._lock = threading.Lock()  # on the news
-        self._news = WatchChanges()
+        self._lock = threading.Lock()  # of the changes
+        self._changes = WatchChanges()
         self._observer: BaseObserver | None = None
         self._identity: tuple[int, int] | None = None
         self._overflows = _OverflowLogHandler(self._record_overflow)
@@ -153,8 +153,8 @@ class Watcher:
     def take_changes(self) -> WatchChanges:
         """What came since the last time."""
         with self._lock:
-            news, self._news = self._news, WatchChanges()
-        return news
+            changes, self._changes = self._changes, WatchChanges()
+        return changes
 
     def _start_observer(self) -> str | None:
         self._top = os.path.realpath(self._root)
@@ -201,22 +201,24 @@ class Watcher:
             return
         if isinstance(event, DirCreatedEvent | DirMovedEvent):
             if not self._rules.why_folder_ignored(path):
-                self._update_changes(lambda news: news.folders.add(path))
+                self._update_changes(lambda changes: changes.folders.add(path))
         elif not self._rules.why_ignored(path):
             finished = moved or isinstance(event, FileClosedEvent)
             self._update_changes(
-                lambda news: news.files.update({path: finished or news.files.get(path, False)})
+                lambda changes: changes.files.update(
+                    {path: finished or changes.files.get(path, False)}
+                )
             )
         elif self._rules.has_other_extension(os.path.basename(os.fsdecode(path))):  # noqa: PTH119 - it is no path of ours
-            self._update_changes(lambda news: setattr(news, "untaken", True))
+            self._update_changes(lambda changes: setattr(changes, "untaken", True))
 
     def _record_overflow(self) -> None:
-        self._update_changes(lambda news: setattr(news, "lost", True))
+        self._update_changes(lambda changes: setattr(changes, "lost", True))
 
     def _update_changes(self, change: Callable[[WatchChanges], object]) -> None:
         with self._lock:
-            first = not self._news
-            change(self._news)
+            first = not self._changes
+            change(self._changes)
         if first:
             self._main_loop.schedule_from_thread(self._on_changes)
 

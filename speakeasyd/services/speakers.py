@@ -57,7 +57,7 @@ class SpeakerLabeller:
         known = await self._ledger.read(load_job_speakers, job.id)
         if known.speakers is not None:
             return
-        warning = "; ".join(known.errors)
+        problems: Sequence[str] = known.errors
         try:
             people = await self._ledger.read(load_people)
             found = await asyncio.to_thread(find_file_speakers, known, people)
@@ -65,10 +65,17 @@ class SpeakerLabeller:
             raise
         except Exception as error:
             log.exception("the speakers of job %s cannot be told apart", job.id)
-            found, warning = FileSpeakers(), f"{type(error).__name__}: {error}"
-        if warning:
-            warning = f"speakers could not be told apart everywhere: {warning}"
-        await self._ledger.write(store_found_speakers, job.id, job.token, found, warning)
+            found, problems = FileSpeakers(), [f"{type(error).__name__}: {error}"]
+        await self._ledger.write(
+            store_found_speakers, job.id, job.token, found, describe_problems(problems)
+        )
+
+
+def describe_problems(problems: Sequence[str]) -> str:
+    """Return the warning about a file whose speakers are not known everywhere; empty without one."""
+    if not problems:
+        return ""
+    return f"speakers could not be told apart everywhere: {'; '.join(problems)}"
 
 
 def find_file_speakers(

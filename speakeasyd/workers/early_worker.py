@@ -33,13 +33,13 @@ class EarlyWorker:
 def start_early_worker(
     settings: Settings, *, preload: bool = False
 ) -> Iterator[EarlyWorker | None]:
-    """Start the worker of a machine without a GPU; with `preload`, it loads the model if files wait.
+    """Start the worker of a machine without a GPU; with `preload`, it loads the model.
 
     None if the devices must be probed first. An unused worker is killed at the end.
     """
     early = None
     if find_known_devices(settings.workers) == ("cpu",):
-        early = _start_worker(settings, preload=preload and _are_files_waiting(settings))
+        early = _start_worker(settings, preload=preload)
     try:
         yield early
     finally:
@@ -56,9 +56,3 @@ def _start_worker(settings: Settings, *, preload: bool) -> EarlyWorker | None:
     with suppress(OSError):  # the pool tries again, and tells it
         return EarlyWorker(name, spec, spawn_worker(name, preloading, ENGINE))
     return None
-
-
-def _are_files_waiting(settings: Settings) -> bool:
-    with suppress(OSError):
-        return any(next(inbox.path.iterdir(), None) for inbox in settings.inboxes)
-    return False

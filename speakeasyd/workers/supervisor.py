@@ -140,8 +140,11 @@ class Supervisor:
         """
         if self.state not in ACCEPTING or self._assigned.alone:
             return 0
-        is_unloaded = self.state is DeviceState.UNLOADED
-        if bool(self._run) is is_unloaded or (self._run and self._run.recycling.is_due):
+        if self.state is DeviceState.UNLOADED:
+            is_ready = self._run is None  # the earlier worker has ended
+        else:
+            is_ready = self._run is not None and not self._run.recycling.is_due
+        if not is_ready:
             return 0
         if self._assigned and self._assigned.model != model:
             return 0

@@ -1,5 +1,6 @@
 """The worker that is started before the daemon."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ import pytest
 
 from speakeasyd.config import Settings
 from speakeasyd.domain.protocol import Hello, Loaded, Loading, Report
+from speakeasyd.launch import has_new_files
+from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.early_worker import EarlyWorker, start_early_worker
 from tests.conftest import PATIENCE_S
@@ -81,3 +84,14 @@ def test_devices_that_have_to_be_probed_get_no_early_worker(settings: Settings) 
     workers = settings.workers.model_copy(update={"device": "cuda"})
     with start_early_worker(settings.model_copy(update={"workers": workers})) as early:
         assert early is None
+
+
+def test_only_files_newer_than_the_ledger_are_new(settings: Settings) -> None:
+    assert has_new_files(settings)
+    settings.state.mkdir()
+    ledger = settings.state / LEDGER
+    ledger.touch()
+    created_at = (settings.inboxes[0].path / "memo.wav").stat().st_ctime
+    for changed_at, expected in ((created_at - 60, True), (created_at + 60, False)):
+        os.utime(ledger, (changed_at, changed_at))
+        assert has_new_files(settings) is expected
