@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from speakeasyd.api.collected_reports import CollectedReports
 from speakeasyd.config import Settings
+from speakeasyd.domain.devices import CPU, FIRST_GPU
 from speakeasyd.domain.error_hints import find_hint
 from speakeasyd.domain.fault import classify_fault
 from speakeasyd.domain.job import JobId, Token
@@ -120,8 +121,8 @@ def transcribe(
 
 def _choose_device(device: str) -> str:
     if device == "auto":
-        return "cuda:0" if count_gpus() else "cpu"
-    return "cuda:0" if device == "cuda" else device
+        return FIRST_GPU if count_gpus() else CPU
+    return FIRST_GPU if device == "cuda" else device
 
 
 @lru_cache(maxsize=1)

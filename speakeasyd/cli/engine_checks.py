@@ -13,6 +13,7 @@ from typing import Any
 
 from speakeasyd.cli.finding import Finding, Level
 from speakeasyd.config import Settings
+from speakeasyd.domain.devices import CPU, FIRST_GPU, is_gpu
 from speakeasyd.domain.fault import FaultKind, Phase, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.ledger.lock import find_holder
@@ -32,20 +33,20 @@ def check_devices(settings: Settings) -> Iterator[Finding]:
     if error:
         diagnosis = classify_fault(phase=Phase.LOAD, error=error)
         about = "engine" if diagnosis.kind is FaultKind.DEFECT else "GPU"
-        level = Level.WARN if about == "GPU" and wanted == "cpu" else Level.FAIL
+        level = Level.WARN if about == "GPU" and wanted == CPU else Level.FAIL
         yield Finding(about, level, f"{diagnosis.what}: {error}", diagnosis.hint)
     elif gpus:
         sizes = ", ".join(
             f"cuda:{number} with {gpu['memory'] / 2**30:.0f} GB" for number, gpu in enumerate(gpus)
         )
         yield Finding("GPU", Level.OK, f"{sizes}; cuBLAS is there")
-    elif wanted.startswith("cuda"):
+    elif is_gpu(wanted):
         yield Finding(
             "GPU", Level.FAIL, "none is found", 'Install the driver, or set workers.device = "cpu".'
         )
     else:
         yield Finding("GPU", Level.OK, "none; the CPU does the work")
-    yield from _check_model_files(settings, "cuda:0" if gpus and wanted != "cpu" else "cpu")
+    yield from _check_model_files(settings, FIRST_GPU if gpus and wanted != CPU else CPU)
 
 
 def _check_model_files(settings: Settings, device: str) -> Iterator[Finding]:
@@ -91,9 +92,9 @@ def _run_selftest(settings: Settings, device: str) -> Iterator[Finding]:
     The hub is not asked. While the daemon runs, its GPU is left to it: a second model might not fit.
     """
     workers = settings.workers
-    if device != "cpu" and find_holder(settings.state):
-        device = "cpu"
-    compute_type = workers.compute_type if device != "cpu" or workers.device == "cpu" else "auto"
+    if device != CPU and find_holder(settings.state):
+        device = CPU
+    compute_type = workers.compute_type if device != CPU or workers.device == CPU else "auto"
     spec = WorkerSpec(
         device=device,
         compute_type=compute_type,

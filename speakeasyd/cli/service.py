@@ -16,6 +16,7 @@ from speakeasyd.cli.output import print_text
 from speakeasyd.cli.service_steps import carry_out, describe_steps
 from speakeasyd.config import Settings
 from speakeasyd.config.reference import format_toml
+from speakeasyd.domain.devices import CPU
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.setting_sources import find_file, list_candidates
 from speakeasyd.system.managers.launchd import Launchd
@@ -198,7 +199,7 @@ def _describe_service(
         state=settings.state,
         inboxes=tuple(one.path for one in settings.inboxes),
         targets=tuple(dict.fromkeys(targets)),
-        gpu=sys.platform == "linux" and GPU.exists() and settings.workers.device != "cpu",
+        gpu=sys.platform == "linux" and GPU.exists() and settings.workers.device != CPU,
     )
 
 

@@ -23,6 +23,7 @@ from speakeasyd.cli.output import (
     print_json,
 )
 from speakeasyd.cli.tables import STATUS_STYLES
+from speakeasyd.domain.job import TERMINAL, Status
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.overview import Snapshot, take_snapshot
 from speakeasyd.ledger.rows import Row
@@ -113,7 +114,7 @@ def _build_head(snapshot: Snapshot) -> Text:
 def _build_counts(snapshot: Snapshot) -> Text:
     line = Text()
     for name, count in snapshot.counts.items():
-        if count or name in {"pending", "completed"}:
+        if count or name in {Status.PENDING, Status.COMPLETED}:
             line.append(f"{count} {name}  ", style=STATUS_STYLES[name])
     if snapshot.speed and snapshot.daemon:
         line.append(f" {snapshot.speed:.1f} times as fast as speech", style="bold")
@@ -137,9 +138,7 @@ def _create_grid(*justified: str) -> Table:
 def _build_batches(batches: list[Row]) -> Table:
     grid = _create_grid("left", "left", "right", "right", "left")
     for batch in batches:
-        ended = sum(
-            int(str(batch[name])) for name in ("completed", "failed", "cancelled", "skipped")
-        )
+        ended = sum(int(str(batch[status])) for status in TERMINAL)
         failed = Text(f"{batch['failed']} failed", style="red") if batch["failed"] else Text("")
         grid.add_row(
             _build_name(batch["batch"]),

@@ -3,13 +3,14 @@
 The psql and sqlite3 shells do the same. A row never takes a second line, and no word or date is broken over lines.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from speakeasyd.domain.escaping import escape_line
+from speakeasyd.domain.job import Status
 from speakeasyd.ledger.rows import Row
 
 GAP = "  "  # between two cells
@@ -17,13 +18,13 @@ LEAST = 10  # columns of the terminal that a cut cell keeps at least
 ELLIPSIS = "…"
 HEADER_STYLE = "bold"
 
-STATUS_STYLES = {
-    "pending": "cyan",
-    "processing": "bold blue",
-    "completed": "green",
-    "failed": "bold red",
-    "cancelled": "yellow",
-    "skipped": "dim",
+STATUS_STYLES: Mapping[str, str] = {
+    Status.PENDING: "cyan",
+    Status.PROCESSING: "bold blue",
+    Status.COMPLETED: "green",
+    Status.FAILED: "bold red",
+    Status.CANCELLED: "yellow",
+    Status.SKIPPED: "dim",
 }
 
 

@@ -17,6 +17,7 @@ from speakeasyd.cli.progress import show_progress
 from speakeasyd.config import Settings
 from speakeasyd.config.edits import set_keys
 from speakeasyd.config.reference import format_toml, render_toml_file
+from speakeasyd.domain.devices import CPU, FIRST_GPU, is_gpu
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.domain.stepdown import CPU_BATCH
 from speakeasyd.durable import write_private
@@ -95,7 +96,7 @@ def run_trials(settings: Settings, seconds: float) -> Iterator[Trial]:
     """One after the other, what is taken without tuning first. Raises SpeakeasyError if that does not work."""
     gpus = run_engine_probe("speakeasyd.engine.gpu_probe").get("gpus")
     wanted = settings.workers.device
-    device = wanted if ":" in wanted else "cuda:0" if gpus and wanted != "cpu" else "cpu"
+    device = wanted if ":" in wanted else FIRST_GPU if gpus and wanted != CPU else CPU
     for number, spec in enumerate(_propose_specs(device, settings)):
         found = run_engine_probe(
             "speakeasyd.engine.tune_trial",
@@ -114,7 +115,7 @@ def run_trials(settings: Settings, seconds: float) -> Iterator[Trial]:
 def _propose_specs(device: str, settings: Settings) -> Iterator[WorkerSpec]:
     state, offline = str(settings.state), settings.workers.offline
     for compute_type, replicas, batch_size in (
-        _GPU if device.startswith("cuda") else _propose_cpu_settings(os.cpu_count() or 1)
+        _GPU if is_gpu(device) else _propose_cpu_settings(os.cpu_count() or 1)
     ):
         yield WorkerSpec(device, compute_type, replicas, batch_size, state, offline)
 

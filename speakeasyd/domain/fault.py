@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from speakeasyd.domain.devices import CPU
 from speakeasyd.errors import ErrorCode
 
 
@@ -390,7 +391,7 @@ def classify_fault(
             or (_BY_PHASE.get(phase) if error else None)
             or _diagnose_exit(exit_status, short_of_memory=short_of_memory)
         )
-    return _ON_CPU.get(diagnosis, diagnosis) if device == "cpu" else diagnosis
+    return _ON_CPU.get(diagnosis, diagnosis) if device == CPU else diagnosis
 
 
 def _diagnose_text(phase: Phase, text: str) -> Diagnosis | None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.formats import FORMATS
+from speakeasyd.domain.job import Status
 from speakeasyd.domain.retry import BackoffSettings, compute_backoff
 
 
@@ -43,6 +44,17 @@ class Notification:
     at: str  # UTC, ISO 8601
     seq: int  # number of the event
     data: Mapping[str, object]  # of the event and of its job
+
+
+class DeliveryStatus(StrEnum):
+    """The state of a delivery. The value is stored in the ledger."""
+
+    PENDING = "pending"
+    """Waits for its first attempt, or for the next one after a failure."""
+    DELIVERED = "delivered"
+    """The target accepted the message."""
+    FAILED = "failed"
+    """Given up: the target refused it for good, or did not accept it for too long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +118,7 @@ def word_message(kind: NotificationKind, data: Mapping[str, object]) -> tuple[st
         case NotificationKind.BATCH_COMPLETED:
             counts = ", ".join(
                 f"{known[name]} {name}"
-                for name in ("completed", "failed", "cancelled", "skipped")
+                for name in (Status.COMPLETED, Status.FAILED, Status.CANCELLED, Status.SKIPPED)
                 if known.get(name)
             )
             return (

@@ -52,6 +52,7 @@ from speakeasyd.domain.device_health import (
     UnloadDue,
     WorkerStarted,
 )
+from speakeasyd.domain.devices import CPU
 from speakeasyd.domain.fault import Diagnosis, FaultKind, Remedy
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.retry import compute_backoff_ceiling
@@ -274,6 +275,6 @@ def decide_poison(*, strikes: int, device: str, settings: PoisonPolicy) -> Poiso
     """Return what to do with a chunk after this many strikes; `device`: the one the pool uses."""
     if strikes < 2:
         return PoisonDecision.TRY_ALONE
-    if strikes == 2 and settings.cpu_fallback and device != "cpu":
+    if strikes == 2 and settings.cpu_fallback and device != CPU:
         return PoisonDecision.TRY_ON_CPU
     return PoisonDecision.MARK_GAP if settings.on_poison == "gap" else PoisonDecision.FAIL

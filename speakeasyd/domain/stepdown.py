@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from speakeasyd.domain.devices import is_gpu
 from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.protocol import WorkerSpec
 
@@ -17,7 +18,7 @@ def step_down(spec: WorkerSpec, remedy: Remedy) -> WorkerSpec | None:
     The batch size is reduced first: it takes memory but does not affect accuracy. `spec` should
     have the batch size in use if it is known.
     """
-    on_gpu = spec.device.startswith("cuda")
+    on_gpu = is_gpu(spec.device)
     match remedy:
         case Remedy.STEP_DOWN if on_gpu and (batch := spec.batch_size or GPU_BATCH) > 1:
             return replace(spec, batch_size=batch // 2)

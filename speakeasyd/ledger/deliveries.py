@@ -10,11 +10,11 @@ from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from speakeasyd.domain.event_kinds import EventKind
 from speakeasyd.domain.event_payloads import BatchCompleted, NoticeFailed, NoticePostponed
-from speakeasyd.domain.notifications import Delivery, Notification, NotificationKind
+from speakeasyd.domain.notifications import Delivery, DeliveryStatus, Notification, NotificationKind
 from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.events import Event
 from speakeasyd.ledger.maintenance import load_state, store_state
-from speakeasyd.ledger.tables import artifacts, deliveries, events, jobs
+from speakeasyd.ledger.tables import PENDING_DELIVERY, artifacts, deliveries, events, jobs
 from speakeasyd.ledger.text_columns import encode_json
 from speakeasyd.ledger.writer import Transaction
 
@@ -115,7 +115,7 @@ def enqueue_deliveries(
 
 def find_next_delivery(connection: Connection, target: str) -> Delivery | None:
     """Return the delivery of a target that is due first; None if there is none."""
-    due = select(deliveries).where(deliveries.c.target == target, text("status = 'pending'"))
+    due = select(deliveries).where(deliveries.c.target == target, PENDING_DELIVERY)
     row = connection.execute(
         due.order_by(deliveries.c.available_at, deliveries.c.id).limit(1)
     ).one_or_none()
@@ -132,7 +132,7 @@ def find_next_delivery(connection: Connection, target: str) -> Delivery | None:
 
 
 def mark_delivered(tx: Transaction, delivery_id: int) -> None:
-    _update_delivery(tx, delivery_id, status="delivered", ended_at=tx.now, error=None)
+    _update_delivery(tx, delivery_id, status=DeliveryStatus.DELIVERED, ended_at=tx.now, error=None)
 
 
 def mark_delivery_failed(
@@ -140,7 +140,9 @@ def mark_delivery_failed(
 ) -> None:
     """Record a failed attempt. `again_at`: time of the next attempt; None: give up."""
     if again_at is None:
-        _update_delivery(tx, delivery.id, status="failed", ended_at=tx.now, error=error)
+        _update_delivery(
+            tx, delivery.id, status=DeliveryStatus.FAILED, ended_at=tx.now, error=error
+        )
         tx.record_event(NoticeFailed(target=target, about=delivery.kind, error=error))
     else:
         _update_delivery(tx, delivery.id, available_at=again_at, error=error)

@@ -21,6 +21,7 @@ from speakeasyd.domain.retry import BackoffSettings, longest_wait
 from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.ledger.tables import (
     NO_WAIT,
+    PENDING_DELIVERY,
     batches,
     chunks,
     deliveries,
@@ -102,7 +103,7 @@ def shorten_waits(
         (deliveries.c.attempts > 0, delivery_wait_s),
     ):
         until = add_seconds(tx.now, wait_s)
-        longer = text("status = 'pending'") & tried & (deliveries.c.available_at > until)
+        longer = PENDING_DELIVERY & tried & (deliveries.c.available_at > until)
         tx.connection.execute(update(deliveries).where(longer).values(available_at=until))
 
 
@@ -112,7 +113,7 @@ def shift_waits(tx: Transaction, seconds: float) -> None:
     for column, waits in (
         (jobs.c.available_at, (jobs.c.status == Status.PENDING) & (jobs.c.available_at != NO_WAIT)),
         (jobs.c.final_at, unfinished & jobs.c.final_at.is_not(None)),
-        (deliveries.c.available_at, text("status = 'pending'")),
+        (deliveries.c.available_at, PENDING_DELIVERY),
     ):
         shifted = func.strftime("%Y-%m-%dT%H:%M:%fZ", column, f"{seconds:+.3f} seconds")
         tx.connection.execute(update(column.table).where(waits).values({column.name: shifted}))

@@ -5,6 +5,8 @@ should query the views (`views.py`): their columns are stable; the tables may ch
 version.
 """
 
+from enum import StrEnum
+
 from sqlalchemy import (
     BLOB,
     REAL,
@@ -21,6 +23,8 @@ from sqlalchemy import (
     text,
 )
 
+from speakeasyd.domain.job import AttemptOutcome, Status
+from speakeasyd.domain.notifications import DeliveryStatus
 from speakeasyd.ledger.text_columns import SanitizedText
 
 NO_WAIT = ""
@@ -38,6 +42,12 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+
+def _build_set_check(column: str, allowed: type[StrEnum]) -> CheckConstraint:
+    """Return the constraint that the column has one of these values, or none."""
+    values = ", ".join(f"'{value}'" for value in allowed)
+    return CheckConstraint(f"{column} IN ({values})", name=f"{column}_is_legal")
 
 
 def _counter_column(name: str) -> Column[int]:
@@ -109,10 +119,7 @@ jobs = Table(
     Column("tracks", SanitizedText),  # JSON: those transcribed apart; null: there is one transcript
     # JSON: `Speaker`s, by number; null: not asked for, or not found yet
     Column("speakers", SanitizedText),
-    CheckConstraint(
-        "status IN ('pending', 'processing', 'completed', 'failed', 'cancelled', 'skipped')",
-        name="status_is_legal",
-    ),
+    _build_set_check("status", Status),
     CheckConstraint(
         "(finished_at IS NOT NULL) = (status IN ('completed', 'failed', 'cancelled', 'skipped'))",
         name="finished_exactly_when_ended",
@@ -187,10 +194,7 @@ attempts = Table(
     Column("error_code", SanitizedText),
     Column("error", SanitizedText),
     CheckConstraint("(ended_at IS NULL) = (outcome IS NULL)", name="ended_exactly_with_outcome"),
-    CheckConstraint(
-        "outcome IN ('completed', 'failed', 'cancelled', 'released', 'crashed', 'interrupted')",
-        name="outcome_is_legal",
-    ),
+    _build_set_check("outcome", AttemptOutcome),
 )
 
 chunks = Table(
@@ -347,6 +351,9 @@ events = Table(
     Column("data", SanitizedText, nullable=False),  # JSON
 )
 
+PENDING_DELIVERY = text(f"status = '{DeliveryStatus.PENDING}'")
+"""A condition on `deliveries`, without a bound value: SQLite may use the index of pending ones."""
+
 deliveries = Table(
     "deliveries",
     metadata,
@@ -355,16 +362,16 @@ deliveries = Table(
     Column("seq", Integer, nullable=False),  # of the event
     Column("kind", SanitizedText, nullable=False),
     Column("payload", SanitizedText, nullable=False),  # JSON, the same in every attempt
-    Column("status", SanitizedText, nullable=False, server_default=text("'pending'")),
+    Column("status", SanitizedText, nullable=False, server_default=DeliveryStatus.PENDING),
     _counter_column("attempts"),
     Column("created_at", SanitizedText, nullable=False, index=True),
     Column("available_at", SanitizedText, nullable=False),
     Column("ended_at", SanitizedText),
     Column("error", SanitizedText),  # of the last attempt
-    CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status_is_legal"),
+    _build_set_check("status", DeliveryStatus),
     CheckConstraint("(ended_at IS NULL) = (status = 'pending')", name="ended_exactly_when_over"),
     UniqueConstraint("target", "seq"),
-    Index("ix_deliveries_due", "target", "available_at", sqlite_where=text("status = 'pending'")),
+    Index("ix_deliveries_due", "target", "available_at", sqlite_where=PENDING_DELIVERY),
 )
 """Events on their way to delivery targets (outbox pattern)."""
 

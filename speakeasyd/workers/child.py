@@ -13,6 +13,7 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from speakeasyd.domain.devices import FIRST_GPU, is_gpu
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Fault, WorkerSpec
 
@@ -35,9 +36,7 @@ def run_child(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None
     try:
         module, _, function = target.partition(":")
         serve: Serve = getattr(import_module(module), function)
-        status = serve(
-            conn, replace(spec, device="cuda:0") if spec.device.startswith("cuda") else spec
-        )
+        status = serve(conn, replace(spec, device=FIRST_GPU) if is_gpu(spec.device) else spec)
     except BaseException as error:  # noqa: BLE001 - every error is reported to the daemon
         traceback.print_exc()
         status = EXIT_BROKEN

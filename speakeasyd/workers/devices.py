@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from speakeasyd.config import WorkerSettings
+from speakeasyd.domain.devices import CPU, FIRST_GPU
 from speakeasyd.domain.fault import Phase, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.probe import run_probe
@@ -62,7 +63,7 @@ async def probe_devices(
 
 async def check_device(device: str, *, state_dir: str) -> str:
     """Probe one device. Returns its error; empty if the device works."""
-    if device == "cpu":
+    if device == CPU:
         return ""
     found = await probe_devices(device, state_dir=state_dir)
     return found.error or (
@@ -77,7 +78,7 @@ def find_known_devices(
     if settings.device not in {"auto", "cuda"}:
         return (settings.device,)
     if settings.device == "auto" and not _has_nvidia_driver(traces):
-        return ("cpu",)
+        return (CPU,)
     return None
 
 
@@ -121,10 +122,10 @@ async def discover_workers(
     found = await look()
     gpus = specs(*(f"cuda:{n}" for n in range(found.gpus)))
     if settings.device == "cuda":
-        return DiscoveredWorkers(gpus or specs("cuda:0"))  # without a GPU, the worker reports why
+        return DiscoveredWorkers(gpus or specs(FIRST_GPU))  # without a GPU, the worker reports why
     if gpus and not found.error:
         return DiscoveredWorkers(gpus)
-    return DiscoveredWorkers(specs("cpu"), _explain_no_gpu(found))
+    return DiscoveredWorkers(specs(CPU), _explain_no_gpu(found))
 
 
 def _has_nvidia_driver(traces: tuple[str, ...]) -> bool:

@@ -5,6 +5,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from speakeasyd.config import Settings
+from speakeasyd.domain.devices import CPU
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.devices import build_specs, find_known_devices, name_worker
@@ -38,7 +39,7 @@ def start_early_worker(
     None if the devices must be probed first. An unused worker is killed at the end.
     """
     early = None
-    if find_known_devices(settings.workers) == ("cpu",):
+    if find_known_devices(settings.workers) == (CPU,):
         early = _start_worker(settings, preload=preload)
     try:
         yield early
@@ -49,7 +50,7 @@ def start_early_worker(
 
 
 def _start_worker(settings: Settings, *, preload: bool) -> EarlyWorker | None:
-    [plain] = build_specs(settings.workers, ("cpu",), state_dir=settings.state)
+    [plain] = build_specs(settings.workers, (CPU,), state_dir=settings.state)
     spec = replace(plain, folders={inbox.name: str(inbox.path) for inbox in settings.inboxes})
     name = name_worker(spec)
     preloading = replace(spec, preload=settings.options.model if preload else "")

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 
+from speakeasyd.domain.devices import is_gpu
 from speakeasyd.domain.worker_pool import WorkerStatus
 
 ANSWER_S = 10.0  # seconds for nvidia-smi; with a faulty driver it may never end
@@ -16,7 +17,7 @@ _OURS = ("--query-compute-apps=gpu_uuid,pid,used_memory", "--format=csv,noheader
 def list_gpu_workers(workers: Iterable[WorkerStatus]) -> list[int]:
     """Return the process ids of the workers that have a model on a GPU."""
     return [
-        worker.pid for worker in workers if worker.pid and worker.model and worker.device != "cpu"
+        worker.pid for worker in workers if worker.pid and worker.model and is_gpu(worker.device)
     ]
 
 

@@ -5,6 +5,7 @@ from contextlib import suppress
 from enum import Enum
 from pathlib import Path
 
+from speakeasyd.domain.devices import CPU
 from speakeasyd.domain.protocol import ChunkDone, Fault, Hello, Loaded, Loading, Report
 
 START_S = 60.0  # seconds, at least, for a process to start: a slow disk, a virus scanner
@@ -28,7 +29,7 @@ class LivenessTracker:
     """The liveness deadline of a worker: a watchdog timer that every report restarts."""
 
     def __init__(self, *, stall_s: float, device: str, now: float) -> None:
-        self._stall_s = stall_s * (_CPU_PATIENCE if device == "cpu" else 1.0)
+        self._stall_s = stall_s * (_CPU_PATIENCE if device == CPU else 1.0)
         self._phase = _LivenessPhase.STARTING
         self._last_sign = self._last_look = now
         self._longest = 0.0  # seconds: the longest silence between two reports while working

@@ -13,6 +13,7 @@ from pathlib import Path
 from speakeasyd.clock import Clock
 from speakeasyd.config import RecoverySettings, WorkerSettings
 from speakeasyd.domain.device_health import OPEN, DeviceState, RecoveryPolicy
+from speakeasyd.domain.devices import CPU
 from speakeasyd.domain.fault import Diagnosis
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import Task, WorkerSpec
@@ -145,7 +146,7 @@ class LocalPool(WorkerPool):
 
     @property
     def device(self) -> str:
-        return self._specs[0].device if self._specs else "cpu"
+        return self._specs[0].device if self._specs else CPU
 
     def capacity(self, model: str, *, urgent: bool = False) -> int:
         """Return how many more tasks for this model to submit now; 0 after `stop`.
@@ -255,13 +256,13 @@ class LocalPool(WorkerPool):
     def _ensure_spare(self) -> Supervisor:
         if self._spare is None:
             compute_type = "auto"  # the configured type may fit the GPU only
-            spec = replace(self._specs[0], device="cpu", compute_type=compute_type, batch_size=0)
+            spec = replace(self._specs[0], device=CPU, compute_type=compute_type, batch_size=0)
             self._spare = self._create_supervisor(_SPARE, spec)
             self._spare.start()
         return self._spare
 
     def _create_supervisor(self, name: str, spec: WorkerSpec) -> Supervisor:
-        on_cpu = spec.device == "cpu"
+        on_cpu = spec.device == CPU
         context = (
             replace(self._context, policy=replace(self._policy, cpu_stand_in=False))
             if on_cpu
@@ -297,6 +298,6 @@ class LocalPool(WorkerPool):
 
 def _estimate_slots(spec: WorkerSpec) -> int:
     """Return an estimate of the short chunks that a worker computes at the same time."""
-    if spec.device == "cpu":
+    if spec.device == CPU:
         return _SHORT * (spec.replicas or os.cpu_count() or 1) * (spec.batch_size or CPU_BATCH)
     return _SHORT * max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)

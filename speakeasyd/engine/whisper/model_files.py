@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import psutil
 from faster_whisper.utils import available_models, download_model
 
+from speakeasyd.domain.devices import is_gpu
 from speakeasyd.engine import cuda
 from speakeasyd.engine.recognizer import ModelChoice, ModelUnavailable
 from speakeasyd.engine.whisper.download import OnDownload, fetch_model
@@ -64,7 +65,7 @@ def _use_folder(folder: Path) -> ModelChoice:
 
 def _choose_auto_model(device: str) -> str:
     """Return the model that `auto` means on this machine."""
-    if device.startswith("cuda"):
+    if is_gpu(device):
         roomy = cuda.read_total_memory(int(device.partition(":")[2] or 0)) >= 5 * _GIB
         return "large-v3-turbo" if roomy else "small"
     strong = (os.cpu_count() or 1) >= 4 and psutil.virtual_memory().total >= 8 * _GIB
