@@ -4,7 +4,6 @@ import io
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from string import Formatter
 from typing import get_type_hints
@@ -24,16 +23,6 @@ NOW = "2026-01-01T00:00:00.000Z"
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
-
-
-@pytest.fixture(autouse=True)
-def _restore_logging() -> Iterator[None]:
-    root, ours = logging.getLogger(), logging.getLogger("speakeasyd")
-    before = root.handlers[:], root.level, ours.level
-    yield
-    root.handlers[:], level, our_level = before
-    root.setLevel(level)
-    ours.setLevel(our_level)
 
 
 def read_lines(stream: io.StringIO, **settings: object) -> io.StringIO:
