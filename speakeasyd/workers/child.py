@@ -12,6 +12,7 @@ from dataclasses import replace
 from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, Protocol
 
 from speakeasyd.domain.devices import FIRST_GPU, is_gpu
 from speakeasyd.domain.fault import Phase
@@ -21,10 +22,20 @@ ENGINE = "speakeasyd.engine.worker_host:serve_requests"
 EXIT_BROKEN = 70  # same as the engine's: a fault was reported
 _PR_SET_PDEATHSIG = 1
 
-Serve = Callable[[Connection, WorkerSpec], int]
+Serve = Callable[[Connection, Any], int]
 
 
-def run_child(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None:
+class ChildSpec(Protocol):
+    """The settings of a child process; a `WorkerSpec` if it is a worker. It can be pickled."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def state_dir(self) -> str: ...
+
+
+def run_child(conn: Connection, spec: ChildSpec, target: str, log: str) -> None:
     """Run `target` ("module:function") with the pipe, then end the process by `os._exit`.
 
     A normal exit would free the model, which can abort the process.
@@ -36,7 +47,9 @@ def run_child(conn: Connection, spec: WorkerSpec, target: str, log: str) -> None
     try:
         module, _, function = target.partition(":")
         serve: Serve = getattr(import_module(module), function)
-        status = serve(conn, replace(spec, device=FIRST_GPU) if is_gpu(spec.device) else spec)
+        if isinstance(spec, WorkerSpec) and is_gpu(spec.device):
+            spec = replace(spec, device=FIRST_GPU)
+        status = serve(conn, spec)
     except BaseException as error:  # noqa: BLE001 - every error is reported to the daemon
         traceback.print_exc()
         status = EXIT_BROKEN

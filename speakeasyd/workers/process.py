@@ -11,28 +11,22 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from speakeasyd.domain.protocol import Report, Request, WorkerSpec
+import psutil
+
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers import child
+from speakeasyd.workers.link import OnExit, ProcessExit
+from speakeasyd.workers.liveness import count_oom_kills
 
 LEAVE_S = 3.0  # seconds to exit after the pipe is closed, before the process is killed
 _BATCH = 256  # reports delivered together, at most
 _LAST_OUTPUT = 4096  # bytes of the log's end
 
 
-@dataclass(frozen=True, slots=True)
-class ProcessExit:
-    """How a process ended."""
-
-    status: int | None  # as `Process.exitcode`: negative for a signal; None if unknown
-    error: str = ""  # an error of the pipe or of the start
-    last_words: str = ""  # the end of its stderr
-
-
-OnReports = Callable[[list[Report]], Coroutine[Any, Any, None]]
-OnExit = Callable[[ProcessExit], Coroutine[Any, Any, None]]
+SentT = TypeVar("SentT")  # messages to the process, such as `Request`
+ReceivedT = TypeVar("ReceivedT")  # messages of the process, such as `Report`
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +43,7 @@ class SpawnedWorker:
             self.process.kill()
 
 
-def spawn_worker(name: str, spec: WorkerSpec, target: str) -> SpawnedWorker:
+def spawn_worker(name: str, spec: child.ChildSpec, target: str) -> SpawnedWorker:
     """Start a worker that runs `target` ("module:function"). Raises OSError.
 
     Call it on the main thread: the child asks Linux to be killed with its parent
@@ -68,8 +62,8 @@ def spawn_worker(name: str, spec: WorkerSpec, target: str) -> SpawnedWorker:
     return SpawnedWorker(process, conn, log)
 
 
-class WorkerProcess:
-    """A worker process and the two threads that serve its pipe.
+class WorkerProcess(Generic[SentT, ReceivedT]):
+    """A worker process of this machine and the two threads that serve its pipe.
 
     With threads, neither a full pipe nor a stopped child can block the loop. `on_reports` and
     `on_exit` are run on the loop, in order; `on_exit` once, last, when the process was reaped.
@@ -81,12 +75,12 @@ class WorkerProcess:
         *,
         name: str,
         main_loop: MainLoop,
-        on_reports: OnReports,
+        on_reports: Callable[[list[ReceivedT]], Coroutine[Any, Any, None]],
         on_exit: OnExit,
     ) -> None:
         self._spawn = spawn
         self._main_loop, self._on_reports, self._on_exit = main_loop, on_reports, on_exit
-        self._outbound: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._outbound: queue.SimpleQueue[SentT | None] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._run_reader, name=f"{name}-reader", daemon=True)
         self._writer = threading.Thread(target=self._run_writer, name=f"{name}-writer", daemon=True)
 
@@ -96,17 +90,25 @@ class WorkerProcess:
 
     def start(self) -> None:
         """Start the process and its threads. See `spawn_worker`."""
+        self._oom_kills = count_oom_kills()
         self._worker = self._spawn()
         self._reader.start()
         self._writer.start()
 
-    def send_request(self, request: Request) -> None:
+    def send_request(self, request: SentT) -> None:
         """Queue a request. Never blocks or raises, even if the worker is dead."""
         self._outbound.put(request)
 
     def kill(self) -> None:
         """See `SpawnedWorker.kill`."""
         self._worker.kill()
+
+    def read_resident_bytes(self) -> int:
+        """Return the resident set size of the process in bytes; 0 if it is gone."""
+        try:
+            return int(psutil.Process(self.pid).memory_info().rss)
+        except psutil.Error:
+            return 0
 
     # --- the reader's thread
 
@@ -121,11 +123,12 @@ class WorkerProcess:
         self._outbound.put(None)
         self._writer.join(LEAVE_S)
         self._worker.conn.close()
-        if pipe_error:  # the exit status is that of our own kill
-            error = f"a message was incomplete: {pipe_error}"
-            process_exit = ProcessExit(None, error, _read_tail(self._worker.log))
-        else:
-            process_exit = ProcessExit(status, "", _read_tail(self._worker.log))
+        process_exit = ProcessExit(
+            None if pipe_error else status,  # with an error, it is that of our own kill
+            f"a message was incomplete: {pipe_error}" if pipe_error else "",
+            _read_tail(self._worker.log),
+            short_of_memory=count_oom_kills() > self._oom_kills,
+        )
         self._main_loop.schedule_from_thread(self._on_exit, process_exit)
 
     def _wait_for_exit(self) -> int:
@@ -144,13 +147,13 @@ class WorkerProcess:
                 self._worker.conn.send(request)
 
 
-def _deliver_reports(conn: Connection, deliver: Callable[[list[Report]], None]) -> str | None:
+def _deliver_reports(conn: Connection, deliver: Callable[[list[ReceivedT]], None]) -> str | None:
     """Deliver reports in batches until the pipe closes. Returns the error of the last message.
 
     None if the pipe was closed between two messages.
     """
     while True:
-        reports: list[Report] = []
+        reports: list[ReceivedT] = []
         try:
             reports.append(conn.recv())
             while len(reports) < _BATCH and conn.poll():

@@ -1,4 +1,4 @@
-"""Supervises one device: its worker process, the worker's tasks, and recovery."""
+"""Supervises one device: its worker, the worker's tasks, and recovery."""
 
 import asyncio
 import logging
@@ -6,8 +6,6 @@ import random
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, replace
-
-import psutil
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import RecoverySettings
@@ -39,11 +37,9 @@ from speakeasyd.domain.worker_pool import (
     WorkerStatus,
 )
 from speakeasyd.errors import ErrorCode
-from speakeasyd.loop import MainLoop
 from speakeasyd.workers.assigned_tasks import AssignedTasks, collect_suspects
-from speakeasyd.workers.early_worker import EarlyWorker
-from speakeasyd.workers.liveness import LivenessTracker, RecycleTracker, count_oom_kills
-from speakeasyd.workers.process import ProcessExit, SpawnedWorker, WorkerProcess, spawn_worker
+from speakeasyd.workers.link import ConnectWorker, ProcessExit, WorkerLink
+from speakeasyd.workers.liveness import LivenessTracker, RecycleTracker
 
 log = logging.getLogger(__name__)
 
@@ -59,28 +55,25 @@ ProbeDevice = Callable[[str], Awaitable[str]]
 class SupervisorContext:
     """What all supervisors of a pool share."""
 
-    target: str  # "module:function" that the workers run
+    connect: ConnectWorker
     settings: RecoverySettings
     idle_unload_s: float
     policy: RecoveryPolicy
-    main_loop: MainLoop
     clock: Clock
     probe: ProbeDevice
     on_event: OnPoolEvent
     on_room: Callable[[], None]  # more tasks may fit now
-    early: EarlyWorker | None = None  # a worker that runs already
 
 
 @dataclass(slots=True)
 class _WorkerRun:
     """One worker process, from its start to its exit."""
 
-    process: WorkerProcess
+    process: WorkerLink
     liveness: LivenessTracker
     recycling: RecycleTracker
     started: float  # seconds, monotonic
     memory_checked: float  # seconds, monotonic: when its memory was measured
-    oom_kills: int  # of the system, when the worker started
     model: Loaded | None = None
     fault: Fault | None = None
     silent: bool = False  # it missed its liveness deadline and is killed
@@ -214,7 +207,7 @@ class Supervisor:
             )
         if now - run.memory_checked > MEMORY_CHECK_S:
             run.memory_checked = now
-            run.recycling.record_memory(_read_resident_bytes(run.process))
+            run.recycling.record_memory(run.process.read_resident_bytes())
         if run.recycling.is_due and self.empty:
             self._apply_event(device_health.RecycleDue())
         if self.state is DeviceState.READY and self.idle_for() > IDLE_S:
@@ -242,10 +235,9 @@ class Supervisor:
         now = self._clock.monotonic()
         settings = self._context.settings
         run = _WorkerRun(
-            process=WorkerProcess(
-                self._spawn_worker,
-                name=self.name,
-                main_loop=self._context.main_loop,
+            process=self._context.connect(
+                self.name,
+                self.spec,
                 on_reports=lambda reports: self._on_reports(run, reports),
                 on_exit=lambda exit_: self._on_process_exit(run, exit_),
             ),
@@ -255,7 +247,6 @@ class Supervisor:
             ),
             started=now,
             memory_checked=float("-inf"),
-            oom_kills=count_oom_kills(),
         )
         try:
             run.process.start()
@@ -268,11 +259,6 @@ class Supervisor:
         self._exited.clear()
         for task in self._assigned.list_tasks():
             self._send_request(task)
-
-    def _spawn_worker(self) -> SpawnedWorker:
-        early = self._context.early
-        adopted = early.take_worker(self.name, self.spec, self._context.target) if early else None
-        return adopted or spawn_worker(self.name, self.spec, self._context.target)
 
     async def _on_reports(self, run: _WorkerRun, reports: list[Report]) -> None:
         if run is self._run:
@@ -385,7 +371,7 @@ class Supervisor:
             last_words=exit_.last_words,
             exit_status=exit_.status,
             silent=run.silent,
-            short_of_memory=count_oom_kills() > run.oom_kills,
+            short_of_memory=exit_.short_of_memory,
             device=self.spec.device,
         )
         if fault and fault.traceback and diagnosis.kind in {FaultKind.DEFECT, FaultKind.UNKNOWN}:
@@ -516,11 +502,3 @@ class Supervisor:
                 down_s=down_s,
             )
         )
-
-
-def _read_resident_bytes(process: WorkerProcess) -> int:
-    """Return the resident set size of the process in bytes; 0 if it is gone."""
-    try:
-        return int(psutil.Process(process.pid).memory_info().rss)
-    except psutil.Error:
-        return 0

@@ -15,7 +15,8 @@ from speakeasyd.loop import MainLoop
 from speakeasyd.services.heartbeat import Heartbeat
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.testing import ManualClock
-from speakeasyd.workers.local_pool import SUPERVISED_S, LocalPool
+from speakeasyd.workers.local_pool import LocalPool
+from speakeasyd.workers.supervised_pool import SUPERVISED_S
 from tests.ledgers import create_ledger
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="for systemd")
