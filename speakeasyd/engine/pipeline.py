@@ -5,12 +5,8 @@ Within a priority, the job with the shortest remaining work is next (`domain/que
 """
 
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain
+from collections.abc import Callable, Mapping
 
-from speakeasyd.domain.batching import choose_batch
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import (
@@ -24,50 +20,23 @@ from speakeasyd.domain.protocol import (
     TaskDone,
     TaskFailed,
 )
-from speakeasyd.domain.recognition import RecognizedText, choose_language
-from speakeasyd.domain.speaker_labels import label_segments
+from speakeasyd.domain.recognition import choose_language
 from speakeasyd.domain.transcript import Chunk
+from speakeasyd.engine.batch_choice import BatchChooser, ChunkWork
+from speakeasyd.engine.batch_transcriber import BatchTranscriber
 from speakeasyd.engine.chunk_speakers import ChunkSpeakerFinder
 from speakeasyd.engine.clips import Clip, EndOfFile, YieldTurn, read_clips
 from speakeasyd.engine.faults import EngineFault
-from speakeasyd.engine.language import (
-    PROBE_CLIPS,
-    Piece,
-    detect_language,
-    find_turns,
-    is_independent,
-    rate_pieces,
-)
+from speakeasyd.engine.language import PROBE_CLIPS, detect_language
 from speakeasyd.engine.pipeline_job import PipelineJob
-from speakeasyd.engine.recognizer import AnyRecognizer, EncodedBatch, Hypothesis, Request
+from speakeasyd.engine.recognizer import AnyRecognizer
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import FileFault
 
 # Seconds of speech decoded ahead for each slot of a batch: more than a passage of long chunks
 _AHEAD_S = 160.0
-_LONGEST_CLIP_S = 30.0  # seconds: what batch_size counts in
 
 InFlight = tuple[tuple[JobId, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _ChunkWork:
-    job: PipelineJob
-    request: Request
-
-    @property
-    def clip(self) -> Clip:
-        return self.request.clip
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """A part of a clip in one language."""
-
-    start: float  # seconds in the clip
-    end: float  # seconds in the clip
-    language: str
-    said: str  # the text before the clip, in this language
 
 
 class Pipeline:
@@ -91,7 +60,7 @@ class Pipeline:
         """`folders`: see `WorkerSpec.folders`."""
         self._recognizer = recognizer
         self._folders = folders
-        self._batch_seconds = batch_size * _LONGEST_CLIP_S
+        self._chooser = BatchChooser(recognizer, batch_size)
         self._ahead_limit = _AHEAD_S * replicas * batch_size
         self._send, self._on_fault, self._on_idle = send, on_fault, on_idle
         self._detector = VoiceDetector()
@@ -100,6 +69,7 @@ class Pipeline:
         self._stopping = False
         self._waiting_replicas = 0
         self._changed = threading.Condition()
+        self._transcriber = BatchTranscriber(recognizer, self._changed)
         self._threads = [
             *(
                 threading.Thread(
@@ -157,7 +127,7 @@ class Pipeline:
         with self._changed:
             job = self._jobs.pop(job_id, None)
         if job:
-            self._remaining_of(job)
+            self._close_ended_job(job)
 
     def stop(self) -> None:
         """Finish and report the chunks in flight, and start no more."""
@@ -227,7 +197,7 @@ class Pipeline:
                         job.leave_out_unwanted()
             self._changed.notify_all()
             gone = job is not self._jobs.get(job.task.job_id)
-        self._remaining_of(job) if gone else self._finish_job(job)
+        self._close_ended_job(job) if gone else self._finish_job(job)
 
     def _on_file_fault(self, job: PipelineJob, fault: FileFault) -> None:
         with self._changed:
@@ -235,7 +205,7 @@ class Pipeline:
             ours = self._forget_job(job)
         if ours:
             self._send(TaskFailed(job.task.job_id, job.task.token, fault.code, str(fault)))
-        self._remaining_of(job)
+        self._close_ended_job(job)
 
     # --- computing ---
 
@@ -246,58 +216,21 @@ class Pipeline:
             else:
                 self._transcribe_batch(work)
 
-    def _wait_for_work(self) -> PipelineJob | list[_ChunkWork] | None:
+    def _wait_for_work(self) -> PipelineJob | list[ChunkWork] | None:
         """Wait for a job whose language is to be detected, or a batch of clips for one call.
 
         Returns None when the pipeline stops.
         """
         with self._changed:
             while not self._stopping:
-                if work := self._take_work():
+                callers = 1 + self._waiting_replicas
+                if work := self._chooser.take_work(self._jobs.values(), callers=callers):
                     self._changed.notify_all()
                     return work
                 self._waiting_replicas += 1
                 self._changed.wait()
                 self._waiting_replicas -= 1
             return None
-
-    def _take_work(self) -> PipelineJob | list[_ChunkWork] | None:
-        jobs = sorted(self._jobs.values(), key=lambda job: job.turn)
-        for number, job in enumerate(jobs):
-            if job.can_probe:
-                job.probing = True
-                return job
-            if ready := list(self._iterate_ready(job)):
-                return self._take_batch(ready, jobs[number + 1 :])
-        return None
-
-    def _take_batch(
-        self, ready: Sequence[_ChunkWork], later: Sequence[PipelineJob]
-    ) -> list[_ChunkWork]:
-        """Take the clips of the next call: those of one job, filled with those of later ones."""
-        batch = choose_batch(
-            ready,
-            chain.from_iterable(map(self._iterate_ready, later)),
-            key=lambda work: work.request.batch_key,
-            room=lambda work: max(1, int(self._batch_seconds / work.request.batch_seconds)),
-            callers=1 + self._waiting_replicas,
-        )
-        for work in batch:
-            work.job.waiting.remove(work.clip)
-            work.job.in_flight.add(work.clip.index)
-            work.job.served += work.clip.seconds
-        return batch
-
-    def _iterate_ready(self, job: PipelineJob) -> Iterator[_ChunkWork]:
-        """Yield the clips of a job that can be decoded now."""
-        if job.language:
-            for clip in filter(job.can_decode, job.waiting):
-                expected = job.languages.get(clip.index) or job.language_before(clip)
-                yield self._work(job, clip, expected or job.language)
-
-    def _work(self, job: PipelineJob, clip: Clip, language: str) -> _ChunkWork:
-        said = job.said_before(clip, language)
-        return _ChunkWork(job, self._recognizer.prepare(clip, job.task.options, language, said))
 
     def _find_language(self, job: PipelineJob) -> None:
         detected = detect_language(self._recognizer, job.waiting[:PROBE_CLIPS], job.task.options)
@@ -312,144 +245,20 @@ class Pipeline:
             self._changed.notify_all()
         self._finish_job(job)
 
-    def _transcribe_batch(self, batch: list[_ChunkWork]) -> None:
+    def _transcribe_batch(self, batch: list[ChunkWork]) -> None:
         for work in batch:
             task, clip = work.job.task, work.clip
             self._send(ChunkStarted(task.job_id, task.token, clip.index, clip.start, clip.end))
-        began = time.perf_counter()
-        if any(work.job.detects for work in batch):
-            self._transcribe_detecting(batch, began)
-            return
-        hypotheses = self._recognize(batch, self._take_stored(batch))
-        share = (time.perf_counter() - began) / len(batch)
-        for work, hypothesis in zip(batch, hypotheses, strict=True):
-            self._finish(work, hypothesis, share)
+        for job, chunk in self._transcriber.transcribe_batch(batch):
+            self._deliver_chunk(job, chunk)
 
-    def _take_stored(self, batch: list[_ChunkWork]) -> EncodedBatch | None:
-        """Return the encoded clip from finding the language. It serves a batch of one clip only."""
-        [work, *more] = batch
-        return None if more else work.job.encoded.pop(work.clip.index, None)
-
-    def _recognize(
-        self, batch: list[_ChunkWork], encoded: EncodedBatch | None
-    ) -> Sequence[Hypothesis]:
-        requests = [work.request for work in batch]
-        return self._recognizer.recognize_batch(requests, encoded)
-
-    def _finish(self, work: _ChunkWork, hypothesis: Hypothesis, share: float) -> None:
-        began = time.perf_counter()
-        text = hypothesis.settle_doubts()
-        chunk = _build_chunk(work, text, work.request.language)
-        self._deliver(work.job, chunk, share + time.perf_counter() - began)
-
-    def _deliver(self, job: PipelineJob, chunk: Chunk, took: float) -> None:
-        self._send(
-            ChunkDone(job.task.job_id, job.task.token, replace(chunk, compute_s=round(took, 4)))
-        )
+    def _deliver_chunk(self, job: PipelineJob, chunk: Chunk) -> None:
+        self._send(ChunkDone(job.task.job_id, job.task.token, chunk))
         with self._changed:
             job.in_flight.discard(chunk.index)
             job.said[chunk.index] = chunk.text_in_language
             self._changed.notify_all()  # clips of its passage may use it as context now
         self._finish_job(job)
-
-    # --- chunks whose language is detected ---
-
-    def _transcribe_detecting(self, batch: list[_ChunkWork], began: float) -> None:
-        """Transcribe clips after detecting their languages; in one call if all are as expected."""
-        encoded = self._take_stored(batch)
-        encoded = encoded or self._recognizer.encode([work.request for work in batch])
-        alone = encoded if len(batch) == 1 else None
-        pieces = self._rate_pieces(batch, encoded)
-        turns = [
-            self._find_turns(work, of_clip) for work, of_clip in zip(batch, pieces, strict=True)
-        ]
-        as_expected = all(
-            found is not None and [turn.language for turn in found] == [work.request.language]
-            for work, found in zip(batch, turns, strict=True)
-        )
-        hypotheses = self._recognize(batch, encoded) if as_expected else None
-        share = (time.perf_counter() - began) / len(batch)
-        for number, (work, found) in enumerate(zip(batch, turns, strict=True)):
-            if hypotheses:
-                self._finish(work, hypotheses[number], share)
-            elif found is None:
-                self._put_back(work, alone)
-            else:
-                self._recognize_turns(work, found, alone, share)
-
-    def _rate_pieces(self, batch: list[_ChunkWork], encoded: EncodedBatch) -> list[list[Piece]]:
-        """Return the pieces of each clip; none where the language is fixed."""
-        known = [work.job.unclear.get(work.clip.index, []) for work in batch]
-        rated = rate_pieces(
-            self._recognizer,
-            encoded,
-            [
-                work.clip if work.job.detects and not pieces else None
-                for work, pieces in zip(batch, known, strict=True)
-            ],
-            [work.job.task.options.languages for work in batch],
-        )
-        return [before or new for before, new in zip(known, rated, strict=True)]
-
-    def _find_turns(self, work: _ChunkWork, pieces: list[Piece]) -> list[_Turn] | None:
-        """Return the turns; None if they depend on the chunk before, whose language is unknown."""
-        job, clip, request = work.job, work.clip, work.request
-        if not job.detects:
-            return [_Turn(0.0, clip.seconds, request.language or "", request.said)]
-        with self._changed:
-            previous = job.language_before(clip)
-            if previous is None and not is_independent(pieces):
-                job.unclear[clip.index] = pieces
-                return None
-        found = find_turns(
-            self._recognizer, clip, pieces, previous=previous, options=job.task.options
-        )
-        with self._changed:
-            job.unclear.pop(clip.index, None)
-            job.languages[clip.index] = found[-1].language
-            self._changed.notify_all()  # the next chunk may depend on it
-            return [
-                _Turn(turn.start, turn.end, turn.language, job.said_before(clip, turn.language))
-                for turn in found
-            ]
-
-    def _put_back(self, work: _ChunkWork, encoded: EncodedBatch | None) -> None:
-        """Return a clip to the waiting ones until the language of the chunk before is known."""
-        job, clip = work.job, work.clip
-        with self._changed:
-            job.in_flight.discard(clip.index)
-            job.served -= clip.seconds
-            if encoded and encoded.in_host_memory:
-                job.encoded[clip.index] = encoded
-            job.waiting = sorted([*job.waiting, clip], key=lambda waiting: waiting.index)
-            self._changed.notify_all()
-
-    def _recognize_turns(
-        self, work: _ChunkWork, turns: list[_Turn], encoded: EncodedBatch | None, share: float
-    ) -> None:
-        began = time.perf_counter()
-        if len(turns) > 1:
-            chunk = _build_chunk(work, self._join_turns(work, turns), turns[-1].language)
-            self._deliver(work.job, chunk, share + time.perf_counter() - began)
-            return
-        work = self._work(work.job, work.clip, turns[0].language)
-        [hypothesis] = self._recognize([work], encoded)
-        self._finish(work, hypothesis, share + time.perf_counter() - began)
-
-    def _join_turns(self, work: _ChunkWork, turns: list[_Turn]) -> RecognizedText:
-        """Recognise a clip with several languages, each turn in its own."""
-        text = RecognizedText()
-        for turn in turns:
-            before = [part.text for part in text.segments if part.language == turn.language]
-            request = self._recognizer.prepare(
-                work.clip.cut_part(turn.start, turn.end),
-                work.job.task.options,
-                turn.language,
-                turn.said + "".join(before),
-            )
-            [hypothesis] = self._recognizer.recognize_batch([request])
-            text = text.followed_by(hypothesis.settle_doubts())
-        return text
 
     # --- end of a job ---
 
@@ -467,7 +276,7 @@ class Pipeline:
                     job.finished.tracks,
                 )
             )
-            self._remaining_of(job)
+            self._close_ended_job(job)
 
     def _forget_job(self, job: PipelineJob) -> bool:
         if self._jobs.get(job.task.job_id) is not job:
@@ -475,7 +284,7 @@ class Pipeline:
         del self._jobs[job.task.job_id]
         return True
 
-    def _remaining_of(self, job: PipelineJob) -> None:
+    def _close_ended_job(self, job: PipelineJob) -> None:
         if not job.being_read:
             job.clips.close()  # closes the file, too
         if self.idle:
@@ -495,22 +304,3 @@ class Pipeline:
             self._stopping = True
             self._changed.notify_all()
         self._on_fault(fault, self.in_flight())
-
-
-def _build_chunk(work: _ChunkWork, text: RecognizedText, language: str | None) -> Chunk:
-    """Return the chunk of a clip. `language`: at its end."""
-    clip, options = work.clip, work.job.task.options
-    segments = text.segments
-    if clip.speakers:
-        segments = label_segments(segments, clip.speakers.turns, keep_words=options.word_timestamps)
-    return Chunk(
-        clip.index,
-        clip.start,
-        clip.end,
-        segments,
-        clip.channel,
-        text.redone,
-        language=language,
-        track=clip.track,
-        speakers=clip.speakers,
-    )

@@ -8,7 +8,7 @@ from speakeasyd.domain.protocol import Opened, Progress, Task
 from speakeasyd.domain.queue_order import compute_queue_key
 from speakeasyd.engine.clips import Clip, EndOfFile, YieldTurn
 from speakeasyd.engine.language import PROBE_CLIPS, PROBE_SECONDS, Piece
-from speakeasyd.engine.recognizer import EncodedBatch
+from speakeasyd.engine.recognizer import EncodedBatch, Request
 
 
 @dataclass(eq=False, slots=True)
@@ -33,6 +33,8 @@ class PipelineJob:
         default_factory=dict
     )  # by chunk, from finding the language
     waiting: list[Clip] = field(default_factory=list)
+    prepared: dict[int, Request] = field(default_factory=dict)
+    """Requests of waiting clips, from earlier choices of a batch."""
     in_flight: set[int] = field(default_factory=set)
     being_read: bool = False
     probing: bool = False
@@ -127,6 +129,21 @@ class PipelineJob:
             said=dict(self.said),
             languages={index: code for index, code in self.languages.items() if index in self.said},
         )
+
+    def take_clip(self, clip: Clip) -> None:
+        """Move a waiting clip to those in flight."""
+        self.waiting.remove(clip)
+        self.prepared.pop(clip.index, None)
+        self.in_flight.add(clip.index)
+        self.served += clip.seconds
+
+    def put_back(self, clip: Clip, encoded: EncodedBatch | None) -> None:
+        """Return a clip in flight to the waiting ones, with what was encoded of it."""
+        self.in_flight.discard(clip.index)
+        self.served -= clip.seconds
+        if encoded and encoded.in_host_memory:
+            self.encoded[clip.index] = encoded
+        self.waiting = sorted([*self.waiting, clip], key=lambda waiting: waiting.index)
 
     def leave_out_unwanted(self) -> None:
         """Remove unwanted clips. Committed chunks keep their text; others get an empty one."""

@@ -1,0 +1,72 @@
+"""The choice of clips for a call: each is prepared once, as long as its language and context stay."""
+
+import numpy as np
+
+from speakeasyd.domain.job import JobId, Token
+from speakeasyd.domain.options import Options
+from speakeasyd.domain.protocol import SourceRef, Task
+from speakeasyd.engine.audio import SAMPLE_RATE
+from speakeasyd.engine.batch_choice import BatchChooser, ChunkWork
+from speakeasyd.engine.clips import Clip
+from speakeasyd.engine.pipeline_job import PipelineJob
+from speakeasyd.engine.recognizer import Request
+from speakeasyd.testing import ScriptedRecognizer
+
+
+class CountingRecognizer(ScriptedRecognizer):
+    def __init__(self) -> None:
+        super().__init__(("de", "en"))
+        self.prepared: list[tuple[int, str | None]] = []
+
+    def prepare(
+        self, clip: Clip, options: Options, language: str | None, said: str = ""
+    ) -> Request:
+        self.prepared.append((clip.index, language))
+        return super().prepare(clip, options, language, said)
+
+
+def build_job(clips: int) -> PipelineJob:
+    task = Task(JobId(1), Token("t"), SourceRef("in", "talk.wav"), Options(), language=None)
+    job = PipelineJob(task, iter(()), "en", said={})  # type: ignore[arg-type]
+    samples = np.zeros(20 * SAMPLE_RATE, np.float32)
+    job.waiting = [
+        Clip(index, 20.0 * index, None, samples, follows=index - 1 if index else None)
+        for index in range(clips)
+    ]
+    return job
+
+
+def take_indices(chooser: BatchChooser, job: PipelineJob) -> list[int]:
+    batch = chooser.take_work([job], callers=1)
+    assert isinstance(batch, list)
+    assert all(isinstance(work, ChunkWork) for work in batch)
+    return [work.clip.index for work in batch]
+
+
+def test_a_clip_is_prepared_once_however_often_it_is_looked_at() -> None:
+    recognizer, job = CountingRecognizer(), build_job(6)
+    chooser = BatchChooser(recognizer, 1)
+    taken = [take_indices(chooser, job) for _ in range(6)]
+    assert taken == [[index] for index in range(6)]
+    assert sorted(recognizer.prepared) == [(index, "en") for index in range(6)]
+    assert job.prepared == {}  # nothing is kept of clips that were taken
+
+
+def test_a_clip_is_prepared_again_when_the_language_before_it_is_found() -> None:
+    recognizer, job = CountingRecognizer(), build_job(3)
+    chooser = BatchChooser(recognizer, 1)
+    assert take_indices(chooser, job) == [0]
+    job.languages[0] = "de"
+    assert take_indices(chooser, job) == [1]
+    assert recognizer.prepared[3:] == [(1, "de")]
+
+
+def test_a_clip_that_is_put_back_keeps_its_place() -> None:
+    job = build_job(3)
+    chooser = BatchChooser(CountingRecognizer(), 1)
+    [first] = job.waiting[:1]
+    assert take_indices(chooser, job) == [0]
+    assert (job.in_flight, job.served) == ({0}, 20.0)
+    job.put_back(first, None)
+    assert (job.in_flight, job.served) == (set(), 0.0)
+    assert take_indices(chooser, job) == [0]
