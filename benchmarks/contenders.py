@@ -107,7 +107,10 @@ def _whisperx(setup: Setup, inbox: Path, out: Path) -> list[str]:
 def _written(out: Path) -> Texts:
     """Return the texts by stem; the recordings of a set have different stems."""
     found = {path.stem: json.loads(path.read_text("utf-8")) for path in out.glob("*.json")}
-    return {stem: "".join(one["text"] for one in told["segments"]) for stem, told in found.items()}
+    return {
+        stem: "".join(one["text"] for one in transcript["segments"])
+        for stem, transcript in found.items()
+    }
 
 
 CONTENDERS = (

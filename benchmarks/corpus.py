@@ -22,7 +22,7 @@ SETS = {
 @dataclass(frozen=True, slots=True)
 class Recording:
     path: Path
-    said: str  # the reference text; empty without one
+    reference: str  # the reference text; empty without one
     seconds: float
 
 
@@ -44,12 +44,13 @@ def wrong_words(recordings: Sequence[Recording], texts: Mapping[str, str]) -> fl
     """Return the word error rate in percent; `texts` by file name."""
     normal = EnglishTextNormalizer()
     pairs = [
-        (normal(one.said), normal(texts.get(one.path.name, "")) or "-")
+        (normal(one.reference), normal(texts.get(one.path.name, "")) or "-")
         for one in recordings
-        if one.said
+        if one.reference
     ]
     return (
-        100 * jiwer.wer([said for said, _ in pairs], [heard for _, heard in pairs])
+        100
+        * jiwer.wer([reference for reference, _ in pairs], [hypothesis for _, hypothesis in pairs])
         if pairs
         else float("nan")
     )

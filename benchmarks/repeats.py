@@ -48,7 +48,7 @@ def main() -> None:
         "bundled", WorkerSpec("cpu", "int8", 1, 1, str(Path.cwd()), offline=True)
     ).recognizer
     chosen = recordings("short", longest_s=LONGEST_S, limit=asked.limit)
-    clips = [(one, clip) for one in chosen if one.said for clip in cut(one)]
+    clips = [(one, clip) for one in chosen if one.reference for clip in cut(one)]
     print(
         "window half | pieces  decoded again  repetitions: first, kept  word errors: first, kept  s"
     )
@@ -77,8 +77,8 @@ def measure(
         found["again"] += final.redone > 0
         found["repeated first"] += bool(find_repeated_phrase(first.decoded.evidence.text))
         found["repeated"] += bool(find_repeated_phrase(text))
-        found["wrong first"] += wrong_within(recording.said, first.decoded.evidence.text)
-        found["wrong"] += wrong_within(recording.said, text)
+        found["wrong first"] += wrong_within(recording.reference, first.decoded.evidence.text)
+        found["wrong"] += wrong_within(recording.reference, text)
         found["cpu"] += process_time() - began  # type: ignore[assignment]  # Counter takes floats
     return halves
 
@@ -107,14 +107,14 @@ def find_speech(samples: Samples) -> tuple[tuple[float, float], ...]:
     return ((spoken[0] * WINDOW / SAMPLE_RATE, (spoken[-1] + 1) * WINDOW / SAMPLE_RATE),)
 
 
-def wrong_within(said: str, heard: str) -> int:
-    """Return the word errors of `heard` against the best matching part of `said`."""
+def wrong_within(reference: str, hypothesis: str) -> int:
+    """Return the word errors of `hypothesis` against the best matching part of `reference`."""
     normal = EnglishTextNormalizer()
-    reference, words = normal(said).split(), normal(heard).split()
-    above = [0] * (len(reference) + 1)
+    expected, words = normal(reference).split(), normal(hypothesis).split()
+    above = [0] * (len(expected) + 1)
     for number, word in enumerate(words, 1):
         row = [number]
-        for column, other in enumerate(reference, 1):
+        for column, other in enumerate(expected, 1):
             row.append(min(above[column - 1] + (word != other), above[column] + 1, row[-1] + 1))
         above = row
     return min(above)

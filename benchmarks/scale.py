@@ -266,11 +266,11 @@ async def _listen(late: list[float] | None) -> None:
         address, max_size=None, compression=None
     ):  # until the server is up
         async for text in socket:
-            if late is not None and (told := json.loads(text))["type"] == "events":
+            if late is not None and (message := json.loads(text))["type"] == "events":
                 now = time.time()
                 late += [
                     1000 * (now - datetime.fromisoformat(event["at"]).timestamp())
-                    for event in told["events"]
+                    for event in message["events"]
                 ]
 
 

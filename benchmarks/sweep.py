@@ -122,16 +122,16 @@ def transcribe(
         _WINDOWS_S=windows, _MARGIN=choice.margin * FRAMES_PER_S, _CONTEXTS=choice.contexts
     )
     done: dict[int, dict[int, str]] = {number: {} for number in range(len(chosen))}
-    left, over = set(done), threading.Event()
+    remaining, over = set(done), threading.Event()
 
-    def hear(report: Report) -> None:
+    def collect_report(report: Report) -> None:
         if isinstance(report, ChunkDone):
             done[report.job_id][report.chunk.index] = "".join(
                 segment.text for segment in report.chunk.segments
             )
         elif isinstance(report, TaskDone | TaskFailed):
-            left.discard(report.job_id)
-            if not left:
+            remaining.discard(report.job_id)
+            if not remaining:
                 over.set()
 
     pipeline = Pipeline(
@@ -140,7 +140,7 @@ def transcribe(
         batch_size=choice.batch,
         readers=2,
         folders={str(one.path.parent): str(one.path.parent) for one in chosen},
-        send=hear,
+        send=collect_report,
         on_fault=lambda fault, _: print(fault),
         on_idle=lambda: None,
     )

@@ -365,12 +365,12 @@ def measure_errors(reference: Sequence[Turn], found: Sequence[SpeakerTurn]) -> S
         heard[numbers.index(turn.speaker), part] = True
     truth, heard = truth[:, counted], heard[:, counted]
     right = sum((truth[who] & heard[number]).astype(int) for who, number in _pair(truth, heard))
-    speaking, told = truth.sum(0), heard.sum(0)
+    speaking, detected = truth.sum(0), heard.sum(0)
     return Score(
         speech=speaking.sum() * STEP_S,
-        missed=np.maximum(0, speaking - told).sum() * STEP_S,
-        false=np.maximum(0, told - speaking).sum() * STEP_S,
-        confused=(np.minimum(speaking, told) - right).sum() * STEP_S,
+        missed=np.maximum(0, speaking - detected).sum() * STEP_S,
+        false=np.maximum(0, detected - speaking).sum() * STEP_S,
+        confused=(np.minimum(speaking, detected) - right).sum() * STEP_S,
         count=len(names),
         found=len(numbers),
     )
@@ -423,9 +423,9 @@ def measure_product(recording: Recording, folder: Path) -> ProductScore:
         memory[speakers] = after.ru_maxrss * 1024
         cpu[speakers] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     [document] = (folder / "auto" / "out").glob("*.json")
-    told = json.loads(document.read_text(encoding="utf-8"))
+    transcript = json.loads(document.read_text(encoding="utf-8"))
     pairs: Counter[tuple[str, int]] = Counter()
-    for segment in told["segments"]:
+    for segment in transcript["segments"]:
         for word in segment["words"]:
             middle = (word["start"] + word["end"]) / 2
             for who in {who for start, end, who in recording.turns if start <= middle < end}:

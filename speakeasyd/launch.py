@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from speakeasyd.config import Settings
 from speakeasyd.domain.drained import Drained
-from speakeasyd.ledger.failures import explained
+from speakeasyd.ledger.failures import explain_errors
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.system.limits import raise_file_limit
@@ -68,7 +68,7 @@ def _prepare_daemon(
     `preload`: the worker loads the model. Raises StartError or LedgerError.
     """
     raise_file_limit()
-    with explained(settings.state / LEDGER):
+    with explain_errors(settings.state / LEDGER):
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(settings.state), start_early_worker(settings, preload=preload) as early:
         from speakeasyd.daemon import Daemon  # noqa: PLC0415 - slow: the worker starts meanwhile

@@ -40,7 +40,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         now = self._monotonic()
         self._write_counts(now)
-        key = _key(record)
+        key = _build_key(record)
         if seen := self._seen.get(key):
             seen.count += 1
             return
@@ -82,7 +82,7 @@ class CountingHandler(logging.StreamHandler[TextIO]):
         super().emit(record)
 
 
-def _key(record: logging.LogRecord) -> tuple[object, ...]:
+def _build_key(record: logging.LogRecord) -> tuple[object, ...]:
     message = _ADDRESS.sub("", record.getMessage()[:KEY_CHARACTERS])
     cause = record.exc_info[0] if record.exc_info else None
     return record.name, record.levelno, getattr(record, "job", None), message, cause

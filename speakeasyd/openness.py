@@ -35,7 +35,7 @@ if sys.platform == "linux":
             answer = _try_lease(descriptor)
             if answer is not Openness.UNKNOWN:
                 return answer
-            is_written = _identify(os.fstat(descriptor)) in _writers.by_file()
+            is_written = _identify_file(os.fstat(descriptor)) in _writers.by_file()
             return Openness.OPEN if is_written else Openness.UNKNOWN
         finally:
             os.close(descriptor)
@@ -57,7 +57,7 @@ if sys.platform == "linux":
         Returns "" if it is unknown.
         """
         try:
-            return _writers.by_file().get(_identify(os.lstat(path)), "")
+            return _writers.by_file().get(_identify_file(os.lstat(path)), "")
         except OSError:
             return ""
 
@@ -149,7 +149,7 @@ def _find_writers() -> Iterator[tuple[FileId, str]]:
                     if stat.S_ISREG(state.st_mode) and _is_for_writing(
                         process / "fdinfo" / descriptor.name
                     ):
-                        yield _identify(state), _name_process(process)
+                        yield _identify_file(state), _name_process(process)
 
 
 def _is_for_writing(info: Path) -> bool:
@@ -165,5 +165,5 @@ def _name_process(process: Path) -> str:
     return f"{name} (process {process.name})"
 
 
-def _identify(state: os.stat_result) -> FileId:
+def _identify_file(state: os.stat_result) -> FileId:
     return state.st_dev, state.st_ino

@@ -127,7 +127,7 @@ class FolderHandle:
 
     def enter(self, name: str, *, create: bool = False) -> Self:
         """Open a folder in this one. Raises LinkRefused, NotADirectoryError, or another OSError."""
-        self._check(name)
+        self._check_name(name)
         if create:
             self.make_folder(name)
         path = self.path / name
@@ -146,17 +146,17 @@ class FolderHandle:
 
     def make_folder(self, name: str) -> bool:
         """Create a folder, durably. Returns False if the name is taken. Raises OSError."""
-        self._check(name)
+        self._check_name(name)
         try:
-            os.mkdir(self._resolve(name), dir_fd=self._descriptor)
+            os.mkdir(self._resolve_name(name), dir_fd=self._descriptor)
         except FileExistsError:
             return False
         self.sync()
         return True
 
     def remove_folder(self, name: str) -> None:
-        self._check(name)
-        os.rmdir(self._resolve(name), dir_fd=self._descriptor)
+        self._check_name(name)
+        os.rmdir(self._resolve_name(name), dir_fd=self._descriptor)
 
     def scan(self) -> "Iterator[os.DirEntry[str]]":
         """The entries of this folder. Their `path` is a whole path on Windows only."""
@@ -180,8 +180,8 @@ class FolderHandle:
 
     def stat(self, name: str) -> os.stat_result:
         """Return the state of the name itself; links are not followed. Raises OSError."""
-        self._check(name)
-        return os.stat(self._resolve(name), dir_fd=self._descriptor, follow_symlinks=False)
+        self._check_name(name)
+        return os.stat(self._resolve_name(name), dir_fd=self._descriptor, follow_symlinks=False)
 
     def has(self, name: str) -> bool:
         """Return whether the name exists; a link counts as well."""
@@ -204,7 +204,9 @@ class FolderHandle:
         if not stat.S_ISREG(before.st_mode):
             raise NotRegular(path)
         try:
-            file = FileIO(os.open(self._resolve(name), READ_FLAGS, dir_fd=self._descriptor), "r")
+            file = FileIO(
+                os.open(self._resolve_name(name), READ_FLAGS, dir_fd=self._descriptor), "r"
+            )
         except OSError as error:
             if error.errno in {errno.ELOOP, errno.EMLINK, errno.ENXIO}:
                 raise LinkRefused(path) from error
@@ -217,9 +219,9 @@ class FolderHandle:
 
     def create_file(self, name: str) -> BinaryIO:
         """Create a file for writing and reading. Raises FileExistsError if the name exists."""
-        self._check(name)
+        self._check_name(name)
         return os.fdopen(
-            os.open(self._resolve(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "w+b"
+            os.open(self._resolve_name(name), _CREATE_FLAGS, 0o666, dir_fd=self._descriptor), "w+b"
         )
 
     @contextmanager
@@ -259,17 +261,17 @@ class FolderHandle:
                 self.remove_file(name)
 
     def remove_file(self, name: str) -> None:
-        self._check(name)
-        os.unlink(self._resolve(name), dir_fd=self._descriptor)
+        self._check_name(name)
+        os.unlink(self._resolve_name(name), dir_fd=self._descriptor)
 
     def move_to(self, name: str, target: "FolderHandle", new_name: str) -> bool:
         """Move a file on the same filesystem. Returns False if the name is taken; never replaces.
 
         Raises OSError.
         """
-        self._check(name)
-        target._check(new_name)
-        source, wanted = self._resolve(name), target._resolve(new_name)
+        self._check_name(name)
+        target._check_name(new_name)
+        source, wanted = self._resolve_name(name), target._resolve_name(new_name)
         try:
             os.link(
                 source,
@@ -292,11 +294,11 @@ class FolderHandle:
 
     def replace_to(self, name: str, target: "FolderHandle", new_name: str) -> None:
         """Move a file; replaces the target if it exists. Raises OSError."""
-        self._check(name)
-        target._check(new_name)
+        self._check_name(name)
+        target._check_name(new_name)
         os.replace(
-            self._resolve(name),
-            target._resolve(new_name),
+            self._resolve_name(name),
+            target._resolve_name(new_name),
             src_dir_fd=self._descriptor,
             dst_dir_fd=target._descriptor,
         )
@@ -319,16 +321,16 @@ class FolderHandle:
 
     def path_to_open(self, name: str) -> Path:
         """A path for calls that take no descriptor. On Linux it starts at this open folder."""
-        self._check(name)
+        self._check_name(name)
         if self._descriptor is None or not _HAS_PROC:
             return self.path / name
         return Path(f"/proc/self/fd/{self._descriptor}", name)
 
-    def _resolve(self, name: str) -> str:
+    def _resolve_name(self, name: str) -> str:
         """Return the path for a system call: relative to the descriptor; on Windows absolute."""
         return name if self._descriptor is not None else str(self.path / name)
 
-    def _check(self, name: str) -> None:
+    def _check_name(self, name: str) -> None:
         if name in _UNSAFE_PARTS or "/" in name or "\0" in name or (not POSIX and "\\" in name):
             raise ValueError(f"{name!r} is not the name of a file in a folder")
         if POSIX and self._descriptor is None:

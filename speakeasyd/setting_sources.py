@@ -108,10 +108,10 @@ def is_there(file: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise _explain_unreadable(file, error) from error
 
 
-def _unreadable(file: Path, error: OSError) -> ConfigError:
+def _explain_unreadable(file: Path, error: OSError) -> ConfigError:
     hint = ""
     if isinstance(error, PermissionError):
         hint = (
@@ -160,7 +160,7 @@ def _read_file(file: Path | None) -> Values:
             hint="Save it again as UTF-8.",
         ) from error
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise _explain_unreadable(file, error) from error
 
 
 def _read_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, Values]]:

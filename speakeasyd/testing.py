@@ -408,7 +408,7 @@ class ScriptedHost:
 
     def _load_model(self, model: str) -> None:
         self._send(Loading(model))
-        _pause(self._script.load_s)
+        _wait_seconds(self._script.load_s)
         if fault := self._faults.find_due_fault("load"):
             self._inject_fault(fault)
         self._model = model
@@ -426,7 +426,7 @@ class ScriptedHost:
                 )
             )
         if batch:
-            _pause(self._script.chunk_s)
+            _wait_seconds(self._script.chunk_s)
         for scripted, chunk in batch:
             done = ChunkDone(scripted.task.job_id, scripted.task.token, chunk)
             fault = self._faults.find_due_fault("chunk", _name_source(scripted.task), chunk.index)
@@ -564,7 +564,7 @@ _LIKELY = 0.9  # probability of the language that a stretch is said to have
 class ScriptedRequest:
     clip: "Clip"
     language: str | None
-    said: str
+    context: str
     words: bool
 
     @property
@@ -628,10 +628,10 @@ class ScriptedRecognizer:
         )
 
     def prepare(
-        self, clip: "Clip", options: Options, language: str | None, said: str = ""
+        self, clip: "Clip", options: Options, language: str | None, context: str = ""
     ) -> ScriptedRequest:
         words = options.word_timestamps or clip.has_several_speakers
-        return ScriptedRequest(clip, language, said, words)
+        return ScriptedRequest(clip, language, context, words)
 
     def encode(self, requests: Sequence[ScriptedRequest]) -> ScriptedEncoding:
         return ScriptedEncoding(tuple(request.clip for request in requests))
@@ -665,6 +665,6 @@ class ScriptedRecognizer:
         self._languages = []
 
 
-def _pause(seconds: float) -> None:
+def _wait_seconds(seconds: float) -> None:
     if seconds:
         time.sleep(seconds)

@@ -55,9 +55,7 @@ class CollectedReports:
         if self.done is None:
             raise ValueError("the task is not done")
         chunks = sorted(self.chunks, key=lambda chunk: chunk.index)
-        warnings = list(self.done.warnings)
-        if loaded.warning:
-            warnings.insert(0, MediaWarning(WarningKind.OTHER, loaded.warning))
+        warnings = list(loaded.add_warning(self.done.warnings))
         speakers, problems = _find_speakers(chunks, options)
         if text := describe_problems(problems):
             warnings.append(MediaWarning(WarningKind.OTHER, text))
@@ -68,11 +66,11 @@ class CollectedReports:
             for segment in chunk.segments
         ]
         segments.sort(key=lambda segment: segment.start)
-        spoken = ((segment.language, segment.end - segment.start) for segment in segments)
+        durations = ((segment.language, segment.end - segment.start) for segment in segments)
         return Transcript(
             job_id=0,
             source=source,
-            language=choose_main_language(spoken, self.language),
+            language=choose_main_language(durations, self.language),
             model=loaded.model,
             audio_seconds=self.done.audio_seconds,
             segments=tuple(segments),

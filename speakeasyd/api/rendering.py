@@ -11,8 +11,8 @@ def render(transcript: Transcript, name: str) -> bytes:
     Raises SpeakeasyError for an unknown format.
 
     >>> from speakeasyd import Segment, Transcript, render
-    >>> said = Segment(0.5, 2.0, " Good morning.")
-    >>> talk = Transcript(0, "talk.mp3", "en", "small", 2.0, segments=(said,))
+    >>> segment = Segment(0.5, 2.0, " Good morning.")
+    >>> talk = Transcript(0, "talk.mp3", "en", "small", 2.0, segments=(segment,))
     >>> print(render(talk, "srt").decode())
     1
     00:00:00,500 --> 00:00:02,000

@@ -110,7 +110,7 @@ def transcribe(
         offline=offline,
     )
     try:
-        model = _load(asked.model, spec)
+        model = _load_model(asked.model, spec)
         collected = _run_pipeline(model, source, asked)
     except EngineFault as fault:
         diagnosis = classify_fault(phase=fault.phase, error=str(fault), device=spec.device)
@@ -126,7 +126,7 @@ def _choose_device(device: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _load(requested: str, spec: WorkerSpec) -> Model:
+def _load_model(requested: str, spec: WorkerSpec) -> Model:
     return load_model(requested, spec, on_download=_log_download)
 
 

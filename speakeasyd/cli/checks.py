@@ -116,7 +116,7 @@ def check_folders(settings: Settings) -> Iterator[Finding]:
     owner = _find_other_owner(settings.state)
     for finding in _check_all_folders(settings):
         if owner and finding.level is Level.FAIL:
-            yield replace(finding, level=Level.WARN, mend=f"It matters whether {owner} may do so.")
+            yield replace(finding, level=Level.WARN, hint=f"It matters whether {owner} may do so.")
         else:
             yield finding
 

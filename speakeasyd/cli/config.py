@@ -54,7 +54,7 @@ def check(
 ) -> int:
     """Say what is wrong with the configuration. Exit status: 0 all is well, 78 something is wrong."""
     loaded = load_with_flags(file or config)
-    print_text(f"{_named(loaded)}: all is well")
+    print_text(f"{_name_file(loaded)}: all is well")
     return 0
 
 
@@ -110,5 +110,5 @@ def reload(config: given.Config = None, state: given.State = None) -> int:
     return 0
 
 
-def _named(loaded: LoadedSettings) -> str:
+def _name_file(loaded: LoadedSettings) -> str:
     return str(loaded.file or NO_FILE)

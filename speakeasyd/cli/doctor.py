@@ -85,5 +85,5 @@ def _print_finding(finding: Finding) -> None:
         + Text(finding.text)
     )
     console().print(line, soft_wrap=True)
-    if finding.mend:
-        console().print(Text(f"     {finding.mend}", "none"), soft_wrap=True)
+    if finding.hint:
+        console().print(Text(f"     {finding.hint}", "none"), soft_wrap=True)

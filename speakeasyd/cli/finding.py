@@ -18,7 +18,7 @@ class Finding:
     what: str
     level: Level
     text: str
-    mend: str = ""
+    hint: str = ""
 
 
 Check = Callable[[Settings], Iterator[Finding]]

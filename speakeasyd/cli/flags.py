@@ -54,11 +54,11 @@ class Flags:
             "watch": {"settle_s": self.settle},
             "workers": {"device": self.device},
         }
-        told = {
+        values = {
             name: {key: value for key, value in table.items() if value is not None}
             for name, table in tables.items()
         }
-        return told | ({"state": str(self.state)} if self.state else {})
+        return values | ({"state": str(self.state)} if self.state else {})
 
 
 def load_settings(config: Path | None, flags: Flags = Flags()) -> Settings:

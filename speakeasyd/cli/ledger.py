@@ -32,9 +32,9 @@ def backup(
     from speakeasyd.cli.progress import show_progress  # noqa: PLC0415
     from speakeasyd.ledger.access import open_for_reading, require_readable  # noqa: PLC0415
     from speakeasyd.ledger.backup import copy_ledger  # noqa: PLC0415
-    from speakeasyd.ledger.failures import explain_sqlite_error  # noqa: PLC0415
+    from speakeasyd.ledger.failures import build_sqlite_error  # noqa: PLC0415
 
-    ledger = _ledger(config, state)
+    ledger = _find_ledger(config, state)
     require_readable(ledger)
     if file.exists() and file.samefile(ledger):
         raise LedgerError(f"{file} is the ledger itself", hint="Choose another file.")
@@ -42,10 +42,7 @@ def backup(
         with open_for_reading(ledger) as source, show_progress("copying the ledger") as advance:
             copy_ledger(source, file, overwrite=force, on_progress=advance)
     except sqlite3.Error as error:
-        unknown = LedgerError(
-            f"the ledger cannot be copied: {error}", hint="See: speakeasyd ledger check"
-        )
-        raise explain_sqlite_error(error, ledger) or unknown from error
+        raise build_sqlite_error(error, ledger, "copied") from error
     print_text(f"written: {file}")
     return 0
 
@@ -65,7 +62,7 @@ def restore(
     from speakeasyd.cli.progress import show_progress  # noqa: PLC0415
     from speakeasyd.ledger.restoring import restore_ledger as put_back  # noqa: PLC0415
 
-    ledger = _ledger(config, state)
+    ledger = _find_ledger(config, state)
     with show_progress("checking and copying"):
         kept = put_back(file, ledger)
     print_text(f"restored: {ledger}" + (f"\nThe replaced ledger is kept: {kept}" if kept else ""))
@@ -78,7 +75,7 @@ def check(config: given.Config = None, state: given.State = None) -> int:
     from speakeasyd.cli.progress import show_progress  # noqa: PLC0415
     from speakeasyd.ledger.restoring import RESTORE, examine_ledger  # noqa: PLC0415
 
-    ledger = _ledger(config, state)
+    ledger = _find_ledger(config, state)
     with show_progress("checking the ledger"):
         revision, problems = examine_ledger(ledger)
     if problems:
@@ -93,11 +90,11 @@ def vacuum(config: given.Config = None, state: given.State = None) -> int:
     """Give unused space back to the disk, while no daemon runs. Needs as much free space as the ledger has."""
     from speakeasyd.ledger.compaction import compact_ledger  # noqa: PLC0415
 
-    ledger = _ledger(config, state)
+    ledger = _find_ledger(config, state)
     before, after = compact_ledger(ledger)
     print_text(f"{ledger}: {before / 2**20:.1f} MB before, {after / 2**20:.1f} MB now")
     return 0
 
 
-def _ledger(config: Path | None, state: Path | None) -> Path:
+def _find_ledger(config: Path | None, state: Path | None) -> Path:
     return given.find_state_folder(config, state) / LEDGER

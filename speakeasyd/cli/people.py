@@ -32,7 +32,7 @@ def list_people(
     config: given.Config = None, state: given.State = None, as_json: given.Json = False
 ) -> int:
     """List the people whose voices are recognised, and the samples of their voices."""
-    people = _run(config, state, lambda ledger: ledger.read(load_people))
+    people = _run_action(config, state, lambda ledger: ledger.read(load_people))
     if as_json:
         print_json([person.describe() for person in people])
     elif not people:
@@ -74,7 +74,7 @@ def add(
         await ledger.write(add_voice_sample, name, sample)
         return sample.seconds
 
-    seconds = _run(config, state, add_sample)
+    seconds = _run_action(config, state, add_sample)
     print_text(f"{name}: {seconds:.0f} s of speech are remembered")
     return 0
 
@@ -87,7 +87,7 @@ def rename(
     state: given.State = None,
 ) -> int:
     """Rename a person, also in the transcripts that name them; these are written again."""
-    changed = _run(config, state, lambda ledger: ledger.write(rename_person, name, new))
+    changed = _run_action(config, state, lambda ledger: ledger.write(rename_person, name, new))
     print_text(f"renamed{_format_jobs(changed)}")
     return 0
 
@@ -100,7 +100,7 @@ def merge(
     state: given.State = None,
 ) -> int:
     """Two names are one person: the samples go to the second, also in the transcripts."""
-    changed = _run(config, state, lambda ledger: ledger.write(merge_people, name, into))
+    changed = _run_action(config, state, lambda ledger: ledger.write(merge_people, name, into))
     print_text(f"merged{_format_jobs(changed)}")
     return 0
 
@@ -108,12 +108,12 @@ def merge(
 @command.command()
 def forget(name: Name, config: given.Config = None, state: given.State = None) -> int:
     """Delete a person and all samples of the voice. Names in transcripts stay."""
-    count = _run(config, state, lambda ledger: ledger.write(forget_person, name))
+    count = _run_action(config, state, lambda ledger: ledger.write(forget_person, name))
     print_text(f"forgotten, with {count} {'sample' if count == 1 else 'samples'}")
     return 0
 
 
-def _run(
+def _run_action(
     config: Path | None, state: Path | None, action: Callable[[Ledger], Awaitable[Found]]
 ) -> Found:
     folder = given.find_state_folder(config, state)

@@ -70,8 +70,8 @@ def command(
         return _print_result(recorder.stop())
 
 
-def _parse_device(said: str | None) -> str | int | None:
-    return int(said) if said and said.isdecimal() else said
+def _parse_device(text: str | None) -> str | int | None:
+    return int(text) if text and text.isdecimal() else text
 
 
 def render_meter(state: RecorderState) -> RenderableType:

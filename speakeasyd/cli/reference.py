@@ -54,7 +54,7 @@ def _render_section(command: Any, parent: Any, name: str, level: int = 2) -> Ite
     ]
     if records:
         rows = [
-            f"| `{_escape(_TYPE.sub('', names))}` | {_escape(help_text)} |"
+            f"| `{_escape_cell(_TYPE.sub('', names))}` | {_escape_cell(help_text)} |"
             for names, help_text in records
         ]
         yield "\n".join(["| | |", "|---|---|", *rows, ""])
@@ -62,5 +62,5 @@ def _render_section(command: Any, parent: Any, name: str, level: int = 2) -> Ite
         yield from _render_section(inner, context, inner_name, level + 1)
 
 
-def _escape(text: str) -> str:
+def _escape_cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")

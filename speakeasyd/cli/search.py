@@ -20,10 +20,10 @@ class Channel(StrEnum):
 
 
 def _parse_time(what: str) -> Any:
-    def check(said: str | None) -> str | None:
-        if said and not re.match(TIME, said):
+    def check(text: str | None) -> str | None:
+        if text and not re.match(TIME, text):
             raise typer.BadParameter("give a date such as 2026-05-03 or 2026-05")
-        return said
+        return text
 
     return typer.Option(
         metavar="DATE",

@@ -59,7 +59,7 @@ def install(
     _require_rights(scope, dry_run)
     service = _describe_service(scope, config, inbox, outbox)
     steps = _find_manager(scope, winsw).install(service)
-    status = _perform(steps, dry_run, state=service.state)
+    status = _perform_steps(steps, dry_run, state=service.state)
     if status == 0 and not dry_run:
         inboxes = given.format_list(service.inboxes)
         print_text(
@@ -136,10 +136,10 @@ def _perform_installed(
     scope, manager = found or managers[0]
     if not silent:
         _require_rights(scope, dry_run)
-    return _perform(plan(manager), dry_run, silent=silent)
+    return _perform_steps(plan(manager), dry_run, silent=silent)
 
 
-def _perform(
+def _perform_steps(
     steps: Steps, dry_run: bool, *, silent: bool = False, state: Path | None = None
 ) -> int:
     if dry_run:

@@ -33,9 +33,9 @@ LOOK_S = 0.2  # seconds between two looks at its lock
 def describe_steps(steps: Steps) -> Iterator[str]:
     """Yield the lines that tell what the steps would do."""
     for step in steps:
-        yield f"+ {_describe(step)}"
+        yield f"+ {_describe_step(step)}"
         if isinstance(step, WriteFile) and not (step.keep and step.path.exists()):
-            yield from (f"    {line}" for line in _decode(step.content).splitlines())
+            yield from (f"    {line}" for line in _decode_content(step.content).splitlines())
 
 
 def carry_out(steps: Steps, *, state: Path, silent: bool = False) -> int:
@@ -45,7 +45,7 @@ def carry_out(steps: Steps, *, state: Path, silent: bool = False) -> int:
     """
     for step in steps:
         if not silent:
-            print_text(f"+ {_describe(step)}")
+            print_text(f"+ {_describe_step(step)}")
             sys.stdout.flush()  # before the output of commands
         status = _carry_out(step, state)
         if status:
@@ -53,7 +53,7 @@ def carry_out(steps: Steps, *, state: Path, silent: bool = False) -> int:
     return 0
 
 
-def _describe(step: Step) -> str:
+def _describe_step(step: Step) -> str:
     match step:
         case MakeFolder(path, mode, owner):
             return f"make the folder {path} ({_describe_rights(mode, owner)}), if it is missing"
@@ -77,7 +77,7 @@ def _describe_rights(mode: int, owner: Owner | None) -> str:
     return f"{mode:04o}" + (f" {owner.user}:{owner.group}" if owner else "")
 
 
-def _decode(content: bytes) -> str:
+def _decode_content(content: bytes) -> str:
     return content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8")
 
 
@@ -102,7 +102,7 @@ def _carry_out(step: Step, state: Path) -> int:
                 else:
                     path.unlink(missing_ok=True)
         case Run(command, may_fail):
-            status = _run(command)
+            status = _run_command(command)
             return 0 if may_fail else status
         case AwaitStop(asks):
             _await_stop(state, asks=asks)
@@ -115,7 +115,7 @@ def _set_rights(path: Path, mode: int, owner: Owner | None) -> None:
     path.chmod(mode)
 
 
-def _run(command: tuple[str, ...]) -> int:
+def _run_command(command: tuple[str, ...]) -> int:
     try:
         return subprocess.run(command, check=False).returncode  # noqa: S603 - as planned
     except FileNotFoundError as error:

@@ -66,8 +66,8 @@ def _print_job(job: Row, more: dict[str, list[Row]]) -> None:
         "attempts": map(_format_attempt, more["attempts_made"]),
         "artifacts": map(_format_artifact, more["artifacts"]),
     }
-    for title, said in (lines | {"incidents": map(_format_incident, more["incidents"])}).items():
-        for number, line in enumerate(said):
+    for title, entries in (lines | {"incidents": map(_format_incident, more["incidents"])}).items():
+        for number, line in enumerate(entries):
             out.print(
                 Text(f"{'' if number else title:<21}", "dim") + Text(escape_line(line), "none"),
                 soft_wrap=True,

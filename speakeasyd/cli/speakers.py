@@ -140,11 +140,11 @@ def _format_speaker(row: Row) -> Text:
     seconds, share, similarity = (
         cast(float, row[name] or 0.0) for name in ("seconds", "share", "similarity")
     )
-    told = f"  {format_position(seconds)}  {share:.0%}  {row['words']} words"
+    line = f"  {format_position(seconds)}  {share:.0%}  {row['words']} words"
     if row["suggestion"]:
-        told += f"  perhaps {escape_line(str(row['suggestion']))} ({similarity:.2f})"
+        line += f"  perhaps {escape_line(str(row['suggestion']))} ({similarity:.2f})"
     elif row["similarity"] is not None:
-        told += f"  recognised ({similarity:.2f})"
+        line += f"  recognised ({similarity:.2f})"
     return Text.assemble(
-        (f"{row['speaker']:>2}  ", "dim"), (escape_line(str(row["name"])), "bold"), told
+        (f"{row['speaker']:>2}  ", "dim"), (escape_line(str(row["name"])), "bold"), line
     )

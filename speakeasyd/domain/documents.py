@@ -22,10 +22,10 @@ def render_docx(transcript: Transcript) -> bytes:
     _set_properties(document, transcript)
     document.add_heading(join_lines(transcript.source), level=1)
     _add_head(document, build_head(transcript))
-    said = list(build_paragraphs(transcript))
-    for paragraph in said:
+    paragraphs = list(build_paragraphs(transcript))
+    for paragraph in paragraphs:
         _add_paragraph(document, paragraph)
-    if not said:
+    if not paragraphs:
         document.add_paragraph().add_run(NO_SPEECH).italic = True
     packed = io.BytesIO()
     document.save(packed)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class UnfinishedFile:
     """A file that was not transcribed, with the reason as a message for users."""
 
     path: str
@@ -17,8 +17,8 @@ class Drained:
     """What one run has done and left."""
 
     ended: Mapping[str, int]  # jobs that ended during the run, by status
-    failed: tuple[Left, ...]  # those of them that failed
-    left: tuple[Left, ...]  # files that wait for the next run
+    failed: tuple[UnfinishedFile, ...]  # those of them that failed
+    unfinished: tuple[UnfinishedFile, ...]  # files that wait for the next run
     untaken: tuple[str, ...]  # names of files that the configuration excludes
     troubles: tuple[
         str, ...
@@ -27,4 +27,4 @@ class Drained:
     @property
     def exit_status(self) -> int:
         """0: every file was transcribed. 1: something failed or is left."""
-        return int(bool(self.failed or self.left or self.troubles))
+        return int(bool(self.failed or self.unfinished or self.troubles))

@@ -170,7 +170,7 @@ class Job:
     preset: str | None
     language: str | None  # detected in an earlier attempt
     done: frozenset[int] = frozenset()  # indexes of the committed chunks
-    said: Mapping[int, str] = field(
+    texts: Mapping[int, str] = field(
         default_factory=dict
     )  # their texts, which later chunks lean on; none for a gap
     languages: Mapping[int, str] = field(

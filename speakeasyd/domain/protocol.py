@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import JobId, Signature, Token
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.transcript import Chunk, MediaWarning, TranscribedTrack
+from speakeasyd.domain.transcript import Chunk, MediaWarning, TranscribedTrack, WarningKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Task:
     skip: frozenset[int] = frozenset()
     only: frozenset[int] | None = None
     max_seconds: float = 0.0  # refuse longer audio; 0: no limit
-    said: Mapping[int, str] = field(default_factory=dict)
+    texts: Mapping[int, str] = field(default_factory=dict)
     """Text of the committed chunks, by index: the context in which later chunks are decoded.
 
     A chunk in `skip` but not here was given up. Of a chunk in several languages, this is the text
@@ -128,6 +128,12 @@ class Loaded:
     compute_type: str
     seconds: float
     warning: str | None = None  # a fallback model was loaded: shown with every result
+
+    def add_warning(self, warnings: tuple[MediaWarning, ...]) -> tuple[MediaWarning, ...]:
+        """Return the warnings of a file, with the one about the model before them."""
+        if self.warning is None:
+            return warnings
+        return (MediaWarning(WarningKind.OTHER, self.warning), *warnings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,14 +43,14 @@ class _Leaves:
 
 def decode_embedding(data: bytes) -> Array:
     """Return the embedding as float32 of unit length, shape (192,)."""
-    return _normalize(np.frombuffer(data, "<f2").astype(np.float32))
+    return _normalize_vectors(np.frombuffer(data, "<f2").astype(np.float32))
 
 
 def encode_embedding(embedding: Array) -> bytes:
     return embedding.astype("<f2").tobytes()
 
 
-def _normalize(vectors: Array) -> Array:
+def _normalize_vectors(vectors: Array) -> Array:
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     unit: Array = vectors / np.maximum(lengths, np.float32(1e-9))
     return unit
@@ -62,7 +62,7 @@ def cluster_embeddings(embeddings: Array, seconds: Array, threshold: float) -> L
     Average linkage, each embedding with the weight of its seconds. The closest pair is joined first,
     until all cosine distances are above `threshold`.
     """
-    return _label(len(embeddings), _join_closest(embeddings, seconds, threshold))
+    return _label_clusters(len(embeddings), _join_closest(embeddings, seconds, threshold))
 
 
 def _join_closest(embeddings: Array, seconds: Array, threshold: float = np.inf) -> list[_Merge]:
@@ -98,15 +98,15 @@ def _join_closest(embeddings: Array, seconds: Array, threshold: float = np.inf) 
     return merges
 
 
-def _label(count: int, merges: Sequence[_Merge]) -> Labels:
+def _label_clusters(count: int, merges: Sequence[_Merge]) -> Labels:
     """Return the cluster of each of `count` leaves after these merges."""
     labels = np.arange(count)
     for merge in merges:
         labels[labels == merge.gone] = merge.kept
-    return _renumber(labels)
+    return _renumber_labels(labels)
 
 
-def _renumber(labels: Labels) -> Labels:
+def _renumber_labels(labels: Labels) -> Labels:
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
     order = np.argsort(np.argsort(first))
     renumbered: Labels = order[inverse]
@@ -118,7 +118,7 @@ def average_clusters(embeddings: Array, seconds: Array, labels: Labels) -> Array
     weights = np.asarray(seconds, np.float32) + np.float32(1e-6)
     sums = np.zeros((int(labels.max()) + 1, embeddings.shape[1]), np.float32)
     np.add.at(sums, labels, embeddings * weights[:, np.newaxis])
-    return _normalize(sums)
+    return _normalize_vectors(sums)
 
 
 def find_speakers(
@@ -136,11 +136,11 @@ def find_speakers(
     leaves = _gather_leaves(chunks)
     if not leaves.keys:
         return {}
-    groups, embeddings, seconds = _reduce(leaves)
+    groups, embeddings, seconds = _reduce_leaves(leaves)
     labels, large = _cut_within(embeddings, seconds, low, high)
     means = np.stack(
         [
-            _normalize(
+            _normalize_vectors(
                 np.average(
                     leaves.embeddings[labels[groups] == label],
                     axis=0,
@@ -175,7 +175,7 @@ def _gather_leaves(chunks: Sequence[tuple[int, ChunkSpeakers]]) -> _Leaves:
     )
 
 
-def _reduce(leaves: _Leaves) -> tuple[Labels, Array, Array]:
+def _reduce_leaves(leaves: _Leaves) -> tuple[Labels, Array, Array]:
     """Join the leaves of long files stretch by stretch, so that memory stays bounded.
 
     Returns the group of each leaf, and embeddings and seconds of the groups.
@@ -211,7 +211,7 @@ def _cut_within(embeddings: Array, seconds: Array, low: int, high: int) -> tuple
             break
     usual = sum(merge.distance <= SAME_IN_FILE for merge in merges)
     cut = min(range(len(counts)), key=lambda cut: (misses[cut], abs(cut - usual), cut))
-    labels = _label(len(embeddings), merges[:cut])
+    labels = _label_clusters(len(embeddings), merges[:cut])
     spoken = np.bincount(labels, seconds)
     return labels, np.flatnonzero(spoken >= min(shortest_s, spoken.max() / 2))
 
@@ -241,13 +241,13 @@ def split_speaker(
     if len(chosen) < 2:
         return frozenset()
     embeddings, seconds = leaves.embeddings[chosen], leaves.seconds[chosen]
-    labels = _divide(embeddings, seconds)
+    labels = _divide_embeddings(embeddings, seconds)
     return frozenset(
         leaves.keys[number] for number, label in zip(chosen, labels, strict=True) if label
     )
 
 
-def _divide(embeddings: Array, seconds: Array) -> Labels:
+def _divide_embeddings(embeddings: Array, seconds: Array) -> Labels:
     """Return 0 or 1 for each embedding."""
     labels, large = _cut_within(embeddings, seconds, 2, 2)
     if len(large) != 2:

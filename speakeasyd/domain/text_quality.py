@@ -48,7 +48,7 @@ class DecodeStatistics:
     cut_off: bool = False  # the decoder reached its token limit
     passages: tuple[Passage, ...] = ()
     speech_end: float | None = None  # seconds in the clip; None: unknown
-    said: str = ""  # the text before it, which the decoder may repeat
+    context: str = ""  # the text before it, which the decoder may repeat
 
     @property
     def compression_ratio(self) -> float:
@@ -149,7 +149,7 @@ def _confirms_repetition(evidence: DecodeStatistics, other: DecodeStatistics) ->
     if not _IMPOSSIBLE.isdisjoint(find_doubts(evidence) | find_doubts(other)):
         return False
     phrase = _repeated_phrase(evidence)
-    words, others = Counter(_words(evidence.text)), Counter(_words(other.text))
+    words, others = Counter(_split_words(evidence.text)), Counter(_split_words(other.text))
     expected = sum(words[word] for word in set(phrase))
     found = sum(min(words[word], others[word]) for word in set(phrase))
     missing = words.total() - others.total()
@@ -171,17 +171,17 @@ def is_invented(evidence: DecodeStatistics) -> bool:
 
 
 def _repeated_phrase(evidence: DecodeStatistics) -> tuple[str, ...]:
-    return find_repeated_phrase(evidence.text, said=evidence.said)
+    return find_repeated_phrase(evidence.text, context=evidence.context)
 
 
-def find_repeated_phrase(text: str, said: str = "") -> tuple[str, ...]:
+def find_repeated_phrase(text: str, context: str = "") -> tuple[str, ...]:
     """Return the words of the first phrase that is repeated suspiciously often; else empty.
 
     Single words and pairs are often repeated on purpose ("no, no, no"): they need more
-    repetitions. The phrase may begin in `said`, the text before this one.
+    repetitions. The phrase may begin in `context`, the text before this one.
     """
-    before = list(_words(said))[-_WORDS_BEFORE:]
-    words = [*before, *_words(text)]
+    before = list(_split_words(context))[-_WORDS_BEFORE:]
+    words = [*before, *_split_words(text)]
     for length in range(1, len(words) // 2 + 1):
         run = 0  # words that equal the one `length` before, in a row
         for index in range(length, len(words)):
@@ -206,7 +206,7 @@ def _least_count(phrase: Sequence[str]) -> int:
     return _SUSPICIOUS_COUNT.get(max(1, words), 2)
 
 
-def _words(text: str) -> Iterator[str]:
+def _split_words(text: str) -> Iterator[str]:
     """Yield words without case and punctuation; single letters in scripts without spaces."""
     for part in text.casefold().split():
         word = "".join(char for char in part if unicodedata.category(char)[0] in "LMN")
@@ -223,7 +223,7 @@ def _is_unspaced(word: str) -> bool:
 def _is_hurried(evidence: DecodeStatistics) -> bool:
     if not evidence.speech_s:  # unknown, or the clip is only noise
         return False
-    letters = sum(map(len, _words(evidence.text)))
+    letters = sum(map(len, _split_words(evidence.text)))
     return letters > _FASTEST * (evidence.speech_s + _SLACK_S)
 
 

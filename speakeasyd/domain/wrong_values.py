@@ -55,8 +55,8 @@ def _explain_rule(problem: Any) -> str:
     if kind in _RULES:
         is_list = context.get("field_type") in {"List", "Set", "Tuple"}
         return _RULES[kind].format(**context, unit="entries" if is_list else "characters")
-    told = str(problem["msg"]).replace("Input should be", "must be").replace("should", "must")
-    return told[0].lower() + told[1:]
+    message = str(problem["msg"]).replace("Input should be", "must be").replace("should", "must")
+    return message[0].lower() + message[1:]
 
 
 def drop_consequences(problems: Sequence[Any]) -> list[Any]:

@@ -59,7 +59,7 @@ class Assembly:
                     lane.skip(silent * BLOCK)
                 yield Hole(silent)
             elif min(lane.length for lane in self._lanes) >= BLOCK:
-                yield self._take(BLOCK)
+                yield self._take_samples(BLOCK)
             else:
                 return
 
@@ -67,11 +67,11 @@ class Assembly:
         """All blocks that are left; the last may be shorter."""
         self.align()
         yield from self.take_ready()
-        left = self._lanes[0].length
-        if left:
-            yield self._take(left)
+        remaining = self._lanes[0].length
+        if remaining:
+            yield self._take_samples(remaining)
 
-    def _take(self, count: int) -> Samples:
+    def _take_samples(self, count: int) -> Samples:
         taken = [lane.take(count) for lane in self._lanes]
         return taken[0] if len(taken) == 1 else np.concatenate(taken)
 
@@ -131,10 +131,10 @@ class _TrackQueue:
 
     def skip(self, count: int) -> None:
         """Leave out samples of the leading silence."""
-        left = self.leading_silence - count
+        remaining = self.leading_silence - count
         self._pieces.popleft()
-        if left:
-            self._pieces.appendleft(Silence(left))
+        if remaining:
+            self._pieces.appendleft(Silence(remaining))
         self.length -= count
 
 

@@ -17,7 +17,7 @@ from speakeasyd.domain.tracks import AudioTrack, TrackChoice
 from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine import damage
 from speakeasyd.engine.assembly import BLOCK, SAMPLE_RATE, Assembly, Hole
-from speakeasyd.engine.layout import Part, open_part, survey
+from speakeasyd.engine.layout import Part, find_layout, open_part
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.samples import ChannelMixer, SampleCleaner, Samples
 from speakeasyd.engine.timeline import Timeline
@@ -65,15 +65,17 @@ class Audio:
         self._source = source
         self._max_seconds = max_seconds or float("inf")
         _require_known_format(source.file)
-        self._layout = survey(source.file, source.size)
-        self._container = self._open(self._layout.parts[0])
+        self._layout = find_layout(source.file, source.size)
+        self._container = self._open_part(self._layout.parts[0])
         try:
             self._groups = self._choose_tracks(choose_tracks)
             streams = self._find_streams(self._container)
             self._format = self._container.format.name
             whole = len(self._layout.parts) == 1 and not self._layout.parts[0].stale
             self.container_seconds = (
-                _seconds(self._container, [stream for _, stream in streams]) if whole else None
+                _find_duration(self._container, [stream for _, stream in streams])
+                if whole
+                else None
             )
             self._declared = damage.declared_seconds(
                 self._format, self.container_seconds, counted=self._layout.counts_frames
@@ -118,8 +120,8 @@ class Audio:
         """
         assembly = Assembly(self._track_channels)
         for part in self._layout.parts:
-            yield from map(self._finish, self._read_part(part, assembly))
-        yield from map(self._finish, assembly.take_rest())
+            yield from map(self._finish_block, self._read_part(part, assembly))
+        yield from map(self._finish_block, assembly.take_rest())
         if self._heard == 0:
             raise FileFault(
                 ErrorCode.NO_SAMPLES,
@@ -130,17 +132,17 @@ class Audio:
         """After the last block: what a reader must know about the audio."""
         found = (
             *self._warnings,
-            self._missing(),
+            self._describe_missing(),
             self._repaired_header(),
             self._odd_samples(),
             self._odd_times(),
-            self._silence(),
+            self._describe_silence(),
         )
         return tuple(warning for warning in found if warning)
 
     # --- what is missing or odd -----------------------------------------------------------------
 
-    def _missing(self) -> MediaWarning | None:
+    def _describe_missing(self) -> MediaWarning | None:
         decoded, declared = self.decoded_seconds, self._declared
         by_bytes = damage.seconds_of_bytes(self._layout.missing, self._source.size, decoded)
         if declared and damage.missing_seconds(self._format, declared, decoded):
@@ -151,10 +153,10 @@ class Audio:
         if by_bytes:
             text = f"cut: the file ends early, after {decoded:.1f} s; about {by_bytes:.1f} s are missing"
             return MediaWarning(WarningKind.CUT, text)
-        text = self._damage()
+        text = self._describe_damage()
         return MediaWarning(WarningKind.DAMAGED, f"damaged: {text}") if text else None
 
-    def _damage(self) -> str:
+    def _describe_damage(self) -> str:
         if damage.is_noticeable(self._lost_seconds):
             return f"{self._lost_seconds:.1f} s could not be decoded and were left out"
         if self._broken_reads:
@@ -184,7 +186,7 @@ class Audio:
         text = f"the timestamps of the file jump (times: {self._jumps}); the sound was joined there"
         return MediaWarning(WarningKind.TIMELINE, text)
 
-    def _silence(self) -> MediaWarning | None:
+    def _describe_silence(self) -> MediaWarning | None:
         silent = self._cleaner.silent_channels
         if all(silent):
             return MediaWarning(WarningKind.SILENT, "silent: nothing can be heard in the recording")
@@ -214,7 +216,7 @@ class Audio:
                 ErrorCode.TOO_LONG, f"longer than the allowed {self._max_seconds / 3600:g} hours"
             )
 
-    def _open(self, part: Part) -> Any:
+    def _open_part(self, part: Part) -> Any:
         file, size = self._source.file, self._source.size
         container = _open_container(open_part(file, part, size))
         if all(stream.codec_context.channels for stream in _list_decodable(container)):
@@ -230,7 +232,7 @@ class Audio:
         self._warnings = choice.warnings
         if len(self._container.streams.audio) > 1:  # it may have been read in
             self._container.close()
-            self._container = self._open(self._layout.parts[0])
+            self._container = self._open_part(self._layout.parts[0])
         return choice.groups
 
     def _find_streams(self, container: Any) -> list[tuple[int, Any]]:
@@ -263,7 +265,7 @@ class Audio:
         counts = iter(self._track_channels)
         return [sum(itertools.islice(counts, len(group))) for group in self._groups]
 
-    def _finish(self, block: Samples | Hole) -> Samples | Hole:
+    def _finish_block(self, block: Samples | Hole) -> Samples | Hole:
         length = block.blocks * BLOCK if isinstance(block, Hole) else block.shape[1]
         self.decoded_seconds += length / SAMPLE_RATE
         self._check_length(self.decoded_seconds)
@@ -285,15 +287,15 @@ class Audio:
         try:
             if part != self._layout.parts[0]:
                 self._container.close()
-                self._container = self._open(part)
+                self._container = self._open_part(part)
             streams = self._find_streams(self._container)
         except FileFault as fault:
             if fault.code == ErrorCode.SOURCE_UNREADABLE:
                 raise
             self._unreadable_parts += 1
             return
-        tracks = {place: Track(self._timeline(), self._written) for place, _ in streams}
-        for number, frame in self._frames(streams):
+        tracks = {place: Track(self._create_timeline(), self._written) for place, _ in streams}
+        for number, frame in self._iterate_frames(streams):
             for piece in tracks[number].add(frame):
                 assembly.push(number, piece)
             if assembly.may_be_ready:
@@ -306,7 +308,7 @@ class Audio:
         self._written = max(track.written for track in tracks.values())
         self._jumps += sum(track.timeline.jumps for track in tracks.values())
 
-    def _timeline(self) -> Timeline:
+    def _create_timeline(self) -> Timeline:
         names = set(self._container.format.name.split(","))
         return Timeline(
             _start_of_file(self._container, from_zero=bool(names & _CLOCK_FROM_ZERO)),
@@ -314,10 +316,10 @@ class Audio:
             broadcast=bool(names & _BROADCAST),
         )
 
-    def _frames(self, streams: Sequence[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    def _iterate_frames(self, streams: Sequence[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
         """Each frame with the number of its track. What cannot be decoded is counted and left out."""
         numbers = {stream.index: number for number, stream in streams}
-        for packet in self._packets([stream for _, stream in streams]):
+        for packet in self._iterate_packets([stream for _, stream in streams]):
             try:
                 frames = packet.decode()
             except av.FFmpegError:
@@ -327,7 +329,7 @@ class Audio:
             for frame in frames:
                 yield number, frame
 
-    def _packets(self, streams: Sequence[Any]) -> Iterator[Any]:
+    def _iterate_packets(self, streams: Sequence[Any]) -> Iterator[Any]:
         """A container that is damaged is read on behind the damage, as long as that leads anywhere."""
         failures = 0
         packets = self._container.demux(*streams)
@@ -413,7 +415,7 @@ def _start_of_file(container: Any, *, from_zero: bool) -> float | None:
     return first
 
 
-def _seconds(container: Any, streams: Sequence[Any]) -> float | None:
+def _find_duration(container: Any, streams: Sequence[Any]) -> float | None:
     # Matroska has one length for all of its tracks; FFmpeg may give it to each of them.
     of_each = "matroska" not in container.format.name
     durations = [stream.duration * stream.time_base for stream in streams if stream.duration]

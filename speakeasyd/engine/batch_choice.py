@@ -72,9 +72,9 @@ class BatchChooser:
 
     def _prepare_clip(self, job: PipelineJob, clip: Clip, language: str) -> Request:
         """Return the request for a clip: the one of an earlier choice, if it is still valid."""
-        said = job.said_before(clip, language)
+        context = job.context_before(clip, language)
         request = job.prepared.get(clip.index)
-        if request is None or (request.language, request.said) != (language, said):
-            request = self._recognizer.prepare(clip, job.task.options, language, said)
+        if request is None or (request.language, request.context) != (language, context):
+            request = self._recognizer.prepare(clip, job.task.options, language, context)
             job.prepared[clip.index] = request
         return request

@@ -71,7 +71,7 @@ class BatchTranscriber:
                 work.clip if is_whole else work.clip.cut_part(turn.start, turn.end),
                 work.job.task.options,
                 turn.language,
-                turn.said + "".join(before),
+                turn.context + "".join(before),
             )
             [hypothesis] = self._recognizer.recognize_batch(
                 [request], encoded if is_whole else None

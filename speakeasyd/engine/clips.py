@@ -126,7 +126,7 @@ def read_clips(
             )
             for number, lane in enumerate(audio.lanes)
         ]
-        told = time.monotonic()
+        reported_at = time.monotonic()
         for number, block in enumerate(_read_blocks(audio)):
             if isinstance(block, Hole):
                 for reader in readers:
@@ -134,8 +134,8 @@ def read_clips(
             else:
                 for reader, samples in zip(readers, block, strict=True):
                     yield from reader.add_block(samples)
-            if time.monotonic() - told > _PROGRESS_S:
-                told = time.monotonic()
+            if time.monotonic() - reported_at > _PROGRESS_S:
+                reported_at = time.monotonic()
                 yield Progress(task.job_id, task.token, audio.decoded_seconds)
             if number % _PAUSE_BLOCKS == 0:
                 yield YieldTurn()

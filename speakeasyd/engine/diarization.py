@@ -90,12 +90,12 @@ class SpeakerDetector:
         labels[trusted] = cluster_embeddings(embeddings[trusted], seconds[trusted], SAME_IN_CHUNK)
         means = average_clusters(embeddings[trusted], seconds[trusted], labels[trusted])
         labels[~trusted] = (embeddings[~trusted] @ means.T).argmax(1)
-        spoken = np.bincount(labels, seconds, len(means))
+        speech_s = np.bincount(labels, seconds, len(means))
         return ChunkSpeakers(
             MODEL,
             tuple(
                 LocalSpeaker(round(float(share), 3), encode_embedding(mean))
-                for share, mean in zip(spoken, means, strict=True)
+                for share, mean in zip(speech_s, means, strict=True)
             ),
             tuple(sorted(_build_turns(activity.counts, pieces, labels, start), key=order_turns)),
         )
@@ -147,11 +147,11 @@ class SpeakerDetector:
             is_short = (end - start) * _FRAME_S < _SHORTEST_S
             if not activity.counts[start:end].any() or (is_short and not is_alone):
                 continue
-            for first, last, heard in _cut_into_pieces(start, end):
-                speech = _cut_samples(samples, heard, min(heard + _PIECE, end))
+            for first, last, first_frame in _cut_into_pieces(start, end):
+                speech = _cut_samples(samples, first_frame, min(first_frame + _PIECE, end))
                 if speech.size >= _LEAST_SAMPLES:
-                    heard_s = (min(heard + _PIECE, end) - heard) * _FRAME_S
-                    is_trusted = bool(is_alone and heard_s >= _TRUSTED_S)
+                    piece_s = (min(first_frame + _PIECE, end) - first_frame) * _FRAME_S
+                    is_trusted = bool(is_alone and piece_s >= _TRUSTED_S)
                     yield _Piece(first, last, is_trusted, self.embed(speech))
 
 
@@ -171,9 +171,9 @@ def _cut_into_pieces(start: int, end: int) -> Iterator[tuple[int, int, int]]:
         yield start, end, start
         return
     count = int(np.ceil((length - _PIECE) / _PIECE)) + 1
-    heard = np.linspace(start, end - _PIECE, count).round().astype(int).tolist()
-    middles = [(one + other + _PIECE) // 2 for one, other in pairwise(heard)]
-    yield from zip([start, *middles], [*middles, end], heard, strict=True)
+    first_frame = np.linspace(start, end - _PIECE, count).round().astype(int).tolist()
+    middles = [(one + other + _PIECE) // 2 for one, other in pairwise(first_frame)]
+    yield from zip([start, *middles], [*middles, end], first_frame, strict=True)
 
 
 def _cut_samples(samples: Samples, start: int, end: int) -> Samples:

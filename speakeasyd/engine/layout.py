@@ -1,7 +1,7 @@
 """What of a file is to be read, and how much of it is missing, judged by its structure alone.
 
 FFmpeg believes what a header says: it stops where a stale size ends, and at the second file of
-several that were joined. `survey` finds the parts, and the header fields that have to be read
+several that were joined. `find_layout` finds the parts, and the header fields that have to be read
 differently. Only headers are read; the cost does not grow with the length of the audio.
 """
 
@@ -76,9 +76,9 @@ class PartFile(io.RawIOBase):
         return position
 
     def read(self, size: int = -1) -> bytes:
-        left = max(0, self._part.end - self._part.start - self._position)
+        remaining = max(0, self._part.end - self._part.start - self._position)
         self._file.seek(self._part.start + self._position)
-        data = self._file.read(left if size < 0 else min(size, left))
+        data = self._file.read(remaining if size < 0 else min(size, remaining))
         for offset, patch in self._part.patches:
             at = offset - self._position
             if -len(patch) < at < len(data):
@@ -97,9 +97,9 @@ def open_part(file: BinaryIO, part: Part, size: int) -> BinaryIO:
     return PartFile(file, part)  # type: ignore[return-value] # what FFmpeg's bridge needs of a file
 
 
-def survey(file: BinaryIO, size: int) -> Layout:
+def find_layout(file: BinaryIO, size: int) -> Layout:
     """Moves the file's position. Whatever is not understood is one part and misses nothing."""
-    head = _read(file, 0, 16)
+    head = _read_bytes(file, 0, 16)
     if head[:4] in _WAVE_HEADS and head[8:12] == b"WAVE":
         return _survey_wave(file, size)
     if head[:4] == b"riff" and head[4:16] == bytes.fromhex("2e91cf11a5d628db04c10000"):
@@ -144,7 +144,7 @@ class _RiffReader:
     wide: bool = False  # Wave64: names of 16 bytes, lengths of 8 that include the header
 
     def read(self, file: BinaryIO, at: int) -> _RiffChunk | None:
-        header = _read(file, at, 24 if self.wide else 8)
+        header = _read_bytes(file, at, 24 if self.wide else 8)
         if len(header) < (24 if self.wide else 8):
             return None
         if self.wide:
@@ -187,19 +187,19 @@ class _Survey:
     survey_next: Callable[[BinaryIO, int, int], Layout]
 
     def judge_data(self, chunk: _RiffChunk, length: int) -> _Data:
-        left = self.size - chunk.body
+        remaining = self.size - chunk.body
         if length == 0 or length >= 1 << 62:  # never filled in
             ends_here = length == 0 and self._find_rest(chunk.body) is not None
-            return _Data(self.size, patched=left > 0 and not ends_here)
-        if length >= left:
-            return _Data(self.size, missing=length - left)
-        for whole in range(length, left, _WRAP):
+            return _Data(self.size, patched=remaining > 0 and not ends_here)
+        if length >= remaining:
+            return _Data(self.size, missing=length - remaining)
+        for whole in range(length, remaining, _WRAP):
             rest = self._find_rest(self.chunks.after(chunk, whole))
             if rest is not None and whole == length:
                 return _Data(rest)
             if rest is not None:
                 return _Data(chunk.body + whole, patched=True)
-        wrapped = (left - length) % _WRAP <= 1
+        wrapped = (remaining - length) % _WRAP <= 1
         return _Data(self.size, patched=True, stale=not wrapped)
 
     def _find_rest(self, at: int) -> int | None:
@@ -230,14 +230,14 @@ def _survey_wave(file: BinaryIO, size: int, start: int = 0) -> Layout:
     for chunk in chunks.walk(file, start + 12, size):
         if chunk.name == b"ds64":
             wide_size_at = chunk.body + 8
-            wide_size = int.from_bytes(_read(file, wide_size_at, 8), "little")
+            wide_size = int.from_bytes(_read_bytes(file, wide_size_at, 8), "little")
         if chunk.name != b"data":
             continue
         length, patch_at, unknown = chunk.length, chunk.at + 4, b"\xff\xff\xff\xff"
-        left = size - chunk.body
+        remaining = size - chunk.body
         if wide_size_at is not None and wide_size is not None:
-            length, patch_at, unknown = wide_size, wide_size_at, left.to_bytes(8, "little")
-        elif length in {0, _UNKNOWN_32} or length >= _UNKNOWN_RIFF_SIZE >= left:
+            length, patch_at, unknown = wide_size, wide_size_at, remaining.to_bytes(8, "little")
+        elif length in {0, _UNKNOWN_32} or length >= _UNKNOWN_RIFF_SIZE >= remaining:
             length = 0
         survey = _Survey(file, size, chunks, _WAVE_HEADS, _survey_wave)
         return survey.lay_out(start, survey.judge_data(chunk, length), (patch_at - start, unknown))
@@ -259,10 +259,10 @@ def _survey_aiff(file: BinaryIO, size: int, start: int = 0) -> Layout:
     for chunk in chunks.walk(file, start + 12, size):
         if chunk.name == b"SSND":
             survey = _Survey(file, size, chunks, frozenset({b"FORM"}), _survey_aiff)
-            left = min(size - chunk.body, _UNKNOWN_32)
-            patch = chunk.at + 4 - start, left.to_bytes(4, "big")
+            remaining = min(size - chunk.body, _UNKNOWN_32)
+            patch = chunk.at + 4 - start, remaining.to_bytes(4, "big")
             layout = survey.lay_out(start, survey.judge_data(chunk, chunk.length), patch)
-            return replace(layout, missing=layout.missing + size - chunk.body - left)
+            return replace(layout, missing=layout.missing + size - chunk.body - remaining)
     return Layout((Part(start, size),))
 
 
@@ -277,7 +277,7 @@ def _survey_ogg(file: BinaryIO, size: int) -> Layout:
     while at < size:
         page = _read_page(file, at)
         if page is None:
-            following = _find(file, b"OggS", at + 1, size)
+            following = _find_pattern(file, b"OggS", at + 1, size)
             if following is None:
                 break
             at = following
@@ -294,7 +294,7 @@ def _survey_ogg(file: BinaryIO, size: int) -> Layout:
 
 def _read_page(file: BinaryIO, at: int) -> tuple[bool, int] | None:
     """Whether it is a stream's first page, and its length in bytes."""
-    header = _read(file, at, 27)
+    header = _read_bytes(file, at, 27)
     if len(header) < 27 or header[:4] != b"OggS":
         return None
     table = file.read(header[26])
@@ -307,7 +307,7 @@ def _read_page(file: BinaryIO, at: int) -> tuple[bool, int] | None:
 def _survey_mp4(file: BinaryIO, size: int) -> Layout:
     starts, at, has_movie, missing = [0], 0, False, 0
     while at + 8 <= size:
-        header = _read(file, at, 16)
+        header = _read_bytes(file, at, 16)
         length, name = int.from_bytes(header[:4], "big"), header[4:8]
         if name not in _MP4_BOXES:
             break
@@ -328,13 +328,13 @@ def _survey_mp4(file: BinaryIO, size: int) -> Layout:
 
 def _survey_sized(file: BinaryIO, size: int) -> Layout:
     """Containers that say how long they are: another of the kind may follow right behind."""
-    head = _read(file, 0, 4)
+    head = _read_bytes(file, 0, 4)
     find_end = _SIZED_HEADS[head]
     starts = [0]
     while True:
         start = starts[-1]
         promised = find_end(file, start, size)
-        if not (start < promised < size and _read(file, promised, 4) == head):
+        if not (start < promised < size and _read_bytes(file, promised, 4) == head):
             break
         starts.append(promised)
     if len(starts) == 1:
@@ -346,7 +346,7 @@ def _survey_sized(file: BinaryIO, size: int) -> Layout:
 
 def _find_end_of_matroska(file: BinaryIO, start: int, _size: int) -> int:
     """Where the segment ends, 0 if it does not say."""
-    head = _read(file, start, _PROBE_BYTES)
+    head = _read_bytes(file, start, _PROBE_BYTES)
     at = head.find(_SEGMENT)
     if at < 0 or at + 5 > len(head) or not head[at + 4]:
         return 0
@@ -356,7 +356,7 @@ def _find_end_of_matroska(file: BinaryIO, start: int, _size: int) -> int:
 
 
 def _find_end_of_au(file: BinaryIO, start: int, _size: int) -> int:
-    head = _read(file, start, 12)
+    head = _read_bytes(file, start, 12)
     length = int.from_bytes(head[8:12], "big")
     return start + int.from_bytes(head[4:8], "big") + length if length != _UNKNOWN_32 else 0
 
@@ -364,7 +364,7 @@ def _find_end_of_au(file: BinaryIO, start: int, _size: int) -> int:
 def _find_end_of_caf(file: BinaryIO, start: int, size: int) -> int:
     at = start + 8
     while at + 12 <= size:
-        header = _read(file, at, 12)
+        header = _read_bytes(file, at, 12)
         length = int.from_bytes(header[4:], "big", signed=True)
         if header[:4] == b"caff":
             break
@@ -375,7 +375,7 @@ def _find_end_of_caf(file: BinaryIO, start: int, size: int) -> int:
 
 
 def _find_end_of_asf(file: BinaryIO, start: int, _size: int) -> int:
-    head = _read(file, start, _PROBE_BYTES)
+    head = _read_bytes(file, start, _PROBE_BYTES)
     at = head.find(_ASF_FILE_PROPERTIES)
     broadcast = at < 0 or at + 92 > len(head) or head[at + 88] & 1
     return 0 if broadcast else start + int.from_bytes(head[at + 40 : at + 48], "little")
@@ -383,7 +383,7 @@ def _find_end_of_asf(file: BinaryIO, start: int, _size: int) -> int:
 
 def _find_end_of_flv(file: BinaryIO, start: int, _size: int) -> int:
     """Writers that return to the head when they have ended put the size among the metadata."""
-    head = _read(file, start, _PROBE_BYTES)
+    head = _read_bytes(file, start, _PROBE_BYTES)
     at = head.lower().find(_FLV_SIZE)
     value = head[at + len(_FLV_SIZE) : at + len(_FLV_SIZE) + 8]
     if at < 0 or len(value) < 8:
@@ -408,11 +408,11 @@ _SURVEYS: Mapping[bytes, Callable[[BinaryIO, int], Layout]] = {
 
 def _read_xing(file: BinaryIO) -> tuple[int, bool]:
     """Where an MP3 ends by its Xing header, 0 if unknown, and whether it counts the frames."""
-    head = _read(file, 0, 10)
+    head = _read_bytes(file, 0, 10)
     tag = 0
     if head[:3] == b"ID3" and len(head) == 10:
         tag = 10 + sum((head[6 + n] & 0x7F) << 7 * (3 - n) for n in range(4))
-    frame = _read(file, tag, 64)
+    frame = _read_bytes(file, tag, 64)
     if len(frame) < 4 or frame[0] != 0xFF or frame[1] & 0xE6 != 0xE2:
         return 0, False
     at = max(frame.find(b"Xing"), frame.find(b"Info"))
@@ -428,14 +428,14 @@ def _read_xing(file: BinaryIO) -> tuple[int, bool]:
 # --- bytes --------------------------------------------------------------------------------------
 
 
-def _read(file: BinaryIO, at: int, count: int) -> bytes:
+def _read_bytes(file: BinaryIO, at: int, count: int) -> bytes:
     file.seek(at)
     return file.read(count)
 
 
-def _find(file: BinaryIO, pattern: bytes, at: int, size: int) -> int | None:
+def _find_pattern(file: BinaryIO, pattern: bytes, at: int, size: int) -> int | None:
     while at < size:
-        found = _read(file, at, _PROBE_BYTES).find(pattern)
+        found = _read_bytes(file, at, _PROBE_BYTES).find(pattern)
         if found >= 0:
             return at + found
         at += _PROBE_BYTES - len(pattern) + 1

@@ -115,7 +115,7 @@ class Pipeline:
                 task,
                 clips,
                 language,
-                said=dict(task.said),
+                texts=dict(task.texts),
                 languages=dict(task.languages),
                 detects=capabilities.detects_languages and not task.options.fixed_language,
                 known_languages=capabilities.languages,
@@ -256,7 +256,7 @@ class Pipeline:
         self._send(ChunkDone(job.task.job_id, job.task.token, chunk))
         with self._changed:
             job.in_flight.discard(chunk.index)
-            job.said[chunk.index] = chunk.text_in_language
+            job.texts[chunk.index] = chunk.text_in_language
             self._changed.notify_all()  # clips of its passage may use it as context now
         self._finish_job(job)
 

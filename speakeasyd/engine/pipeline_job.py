@@ -21,7 +21,7 @@ class PipelineJob:
     task: Task
     clips: Generator[Opened | Progress | Clip | EndOfFile | YieldTurn]
     language: str | None  # at the start of the file; None: not known yet
-    said: dict[int, str]  # text of the chunks that are done; "" for those given up
+    texts: dict[int, str]  # text of the chunks that are done; "" for those given up
     languages: dict[int, str] = field(
         default_factory=dict
     )  # at the end of the chunks, as far as known
@@ -60,7 +60,7 @@ class PipelineJob:
         return next(filter(self.can_decode, self.waiting), None)
 
     def can_decode(self, clip: Clip) -> bool:
-        if not all(index in self.said for index in clip.leans_on):
+        if not all(index in self.texts for index in clip.leans_on):
             return False
         return clip.index not in self.unclear or self.language_before(clip) is not None
 
@@ -89,10 +89,10 @@ class PipelineJob:
         is_possible = tagged in self.known_languages and (not allowed or tagged in allowed)
         return tagged if tagged and is_possible else found
 
-    def said_before(self, clip: Clip, language: str) -> str:
+    def context_before(self, clip: Clip, language: str) -> str:
         """Return the text before the clip in its passage, limited to this language."""
         return "".join(
-            self.said[index]
+            self.texts[index]
             for index in clip.leans_on
             if self.languages.get(index, language) == language
         )
@@ -125,9 +125,11 @@ class PipelineJob:
         return replace(
             self.task,
             language=self.language or self.task.language,
-            skip=self.task.skip.union(self.said),
-            said=dict(self.said),
-            languages={index: code for index, code in self.languages.items() if index in self.said},
+            skip=self.task.skip.union(self.texts),
+            texts=dict(self.texts),
+            languages={
+                index: code for index, code in self.languages.items() if index in self.texts
+            },
         )
 
     def take_clip(self, clip: Clip) -> None:
@@ -149,5 +151,5 @@ class PipelineJob:
         """Remove unwanted clips. Committed chunks keep their text; others get an empty one."""
         for clip in self.waiting:
             if not clip.wanted:
-                self.said.setdefault(clip.index, "")
+                self.texts.setdefault(clip.index, "")
         self.waiting = [clip for clip in self.waiting if clip.wanted]

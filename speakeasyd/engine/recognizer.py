@@ -29,7 +29,7 @@ class Request(Protocol):
         """Code; None while it is not known, which is enough for `encode`."""
 
     @property
-    def said(self) -> str:
+    def context(self) -> str:
         """The text before the clip, in the same language: its context."""
 
     @property
@@ -75,7 +75,7 @@ class Recognizer(Protocol[R, E]):
     @property
     def capabilities(self) -> Capabilities: ...
 
-    def prepare(self, clip: Clip, options: Options, language: str | None, said: str = "") -> R:
+    def prepare(self, clip: Clip, options: Options, language: str | None, context: str = "") -> R:
         """Return the request for a clip. Cheap and without the device: a lock may be held.
 
         `clip.samples` are mono at 16 kHz, shape (n,), float32 from -1 to 1.

@@ -56,10 +56,10 @@ class SampleCleaner:
         self._level = max(1.0, self._level * _RELEASE, _HEADROOM * float(typical))
         faulty = ~(sane & (magnitudes <= max(_LIMIT, _OUTLIER * self._level)))
         self.silenced += int(faulty.any(axis=0).sum())
-        kept: Samples = np.where(faulty, np.float32(0.0), block)
+        cleaned: Samples = np.where(faulty, np.float32(0.0), block)
         if self._level > _LIMIT:
-            kept /= np.float32(self._level)
-        return kept
+            cleaned /= np.float32(self._level)
+        return cleaned
 
     def _remove_offset(self, block: Samples, constant: NDArray[np.bool_]) -> Samples:
         length = block.shape[1]

@@ -40,14 +40,14 @@ class Timeline:
         gap = 0.0
         repeated = self._last is not None and frame.time == self._last.time
         if frame.time is not None and not repeated:
-            gap = self._gap(frame, frame.time, following)
+            gap = self._measure_gap(frame, frame.time, following)
             self._last, self._since = frame, 0.0
         self._begun = True
         self._since += frame.seconds
         self.end += gap + frame.seconds
         return gap
 
-    def _gap(self, frame: Stamp, time: float, following: Stamp | None) -> float:
+    def _measure_gap(self, frame: Stamp, time: float, following: Stamp | None) -> float:
         gap = time + self._zero + self._shift - self.end
         is_hole = 0.0 < gap <= self._longest_hole
         if not self._begun:

@@ -31,33 +31,35 @@ class Track:
         require_plausible(frame)
         stamp = Stamp(frame.time, frame.samples / frame.sample_rate)
         held, self._held = self._held, (frame, stamp)
-        return self._place(*held, stamp) if held else []
+        return self._place_frame(*held, stamp) if held else []
 
     def finish(self) -> list[Samples | Silence]:
-        pieces = self._place(*self._held, None) if self._held else []
+        pieces = self._place_frame(*self._held, None) if self._held else []
         self._held = None
-        return [*pieces, *self._count(self._converter.flush())]
+        return [*pieces, *self._count_samples(self._converter.flush())]
 
-    def _place(self, frame: Any, stamp: Stamp, following: Stamp | None) -> list[Samples | Silence]:
+    def _place_frame(
+        self, frame: Any, stamp: Stamp, following: Stamp | None
+    ) -> list[Samples | Silence]:
         gap = self.timeline.place(stamp, following)
         if gap == 0.0:
-            return self._count(self._converter.convert(frame))
+            return self._count_samples(self._converter.convert(frame))
         if gap < 0.0:
             self._to_trim += round(-gap * SAMPLE_RATE)
-            return self._count(self._converter.convert(frame))
-        pieces = self._count(self._converter.flush())
+            return self._count_samples(self._converter.convert(frame))
+        pieces = self._count_samples(self._converter.flush())
         begin = self.timeline.end - stamp.seconds
         silence = max(0, round(begin * SAMPLE_RATE) - self.written)
         self.written += silence
-        return [*pieces, Silence(silence), *self._count(self._converter.convert(frame))]
+        return [*pieces, Silence(silence), *self._count_samples(self._converter.convert(frame))]
 
-    def _count(self, pieces: list[Samples]) -> list[Samples | Silence]:
+    def _count_samples(self, pieces: list[Samples]) -> list[Samples | Silence]:
         if self._to_trim:
-            pieces = [self._trim(piece) for piece in pieces]
+            pieces = [self._trim_overlap(piece) for piece in pieces]
         self.written += sum(piece.shape[1] for piece in pieces)
         return list(pieces)
 
-    def _trim(self, piece: Samples) -> Samples:
+    def _trim_overlap(self, piece: Samples) -> Samples:
         trimmed = min(self._to_trim, piece.shape[1])
         self._to_trim -= trimmed
         return piece[:, trimmed:]
@@ -94,14 +96,14 @@ class FrameConverter:
             target = "flt" if many else "fltp"
             self._resampler = AudioResampler(target, frame.layout, SAMPLE_RATE)
         frame.pts = None  # the timeline alone judges the timestamps
-        return [*before, *self._resample(frame)]
+        return [*before, *self._resample_frame(frame)]
 
     def flush(self) -> list[Samples]:
-        pieces = self._resample(None)
+        pieces = self._resample_frame(None)
         self._resampler = None
         return pieces
 
-    def _resample(self, frame: Any) -> list[Samples]:
+    def _resample_frame(self, frame: Any) -> list[Samples]:
         if self._resampler is None:
             return []
         return [_to_samples(piece, 1.0) for piece in self._resampler.resample(frame)]

@@ -51,7 +51,7 @@ def _measure_sounds(
     probes = {stream.index: _TrackProbe(detector) for stream in streams if stream.codec_context}
     decodable = [stream for stream in streams if stream.codec_context]
     for begin, seconds in _list_places(container):
-        if not _listen(container, decodable, begin, seconds, probes):
+        if not _probe_tracks(container, decodable, begin, seconds, probes):
             break
         if all(probe.sound is TrackSound.SPEECH for probe in probes.values()):
             break
@@ -82,7 +82,7 @@ def _halve_intervals(number: int) -> float:
     return fraction
 
 
-def _listen(
+def _probe_tracks(
     container: Any,
     streams: Sequence[Any],
     begin: float | None,
@@ -153,13 +153,13 @@ class _TrackProbe:
         try:
             for frame in packet.decode():
                 require_plausible(frame)
-                self._keep(self._converter.convert(frame))
+                self._keep_pieces(self._converter.convert(frame))
         except (av.FFmpegError, FileFault):
             return
 
     def finish_place(self) -> None:
         """What follows comes from another place of the file."""
-        self._keep(self._converter.flush())
+        self._keep_pieces(self._converter.flush())
         if not self._pieces:
             return
         block = self._cleaner.clean_samples(np.concatenate(self._pieces, axis=1))
@@ -167,6 +167,6 @@ class _TrackProbe:
         probabilities = VoiceActivity(self._detector).process_block(block[0])
         self._speech_windows += int((probabilities >= _SPEECH_PROBABILITY).sum())
 
-    def _keep(self, pieces: list[Samples]) -> None:
+    def _keep_pieces(self, pieces: list[Samples]) -> None:
         self._decoded = self._decoded or bool(pieces)
         self._pieces += [self._mixer.mix_channels(piece) for piece in pieces if piece.size]

@@ -16,7 +16,7 @@ class ContextTurn:
     start: float  # seconds in the clip
     end: float  # seconds in the clip
     language: str
-    said: str  # the text before the clip, in this language
+    context: str  # the text before the clip, in this language
 
 
 class TurnFinder:
@@ -55,7 +55,7 @@ class TurnFinder:
     def _find_turns_of(self, work: ChunkWork, pieces: list[Piece]) -> list[ContextTurn] | None:
         job, clip, request = work.job, work.clip, work.request
         if not job.detects:
-            return [ContextTurn(0.0, clip.seconds, request.language or "", request.said)]
+            return [ContextTurn(0.0, clip.seconds, request.language or "", request.context)]
         with self._changed:
             previous = job.language_before(clip)
             if previous is None and not is_independent(pieces):
@@ -70,7 +70,7 @@ class TurnFinder:
             self._changed.notify_all()  # the next chunk may depend on it
             return [
                 ContextTurn(
-                    turn.start, turn.end, turn.language, job.said_before(clip, turn.language)
+                    turn.start, turn.end, turn.language, job.context_before(clip, turn.language)
                 )
                 for turn in found
             ]

@@ -61,9 +61,9 @@ class VoiceActivity:
     def __init__(self, detector: VoiceDetector) -> None:
         self._detector = detector
         self._peak = 0.0
-        self._reset()
+        self._reset_state()
 
-    def _reset(self) -> None:
+    def _reset_state(self) -> None:
         self._h = np.zeros((1, 1, _STATE), np.float32)
         self._c = np.zeros((1, 1, _STATE), np.float32)
         self._context = np.zeros(_CONTEXT, np.float32)
@@ -72,7 +72,7 @@ class VoiceActivity:
         """Return the ceil(n / 512) probabilities of a block of shape (n,)."""
         count = -(-block.size // WINDOW)
         if not block.any():  # digital silence needs no model
-            self._reset()
+            self._reset_state()
             self._peak *= _PEAK_DECAY
             return np.zeros(count, np.float32)
         padded = np.zeros(count * WINDOW, np.float32)
@@ -88,7 +88,7 @@ class VoiceActivity:
 
     def skip(self, blocks: int) -> None:
         """Advance by this many blocks without sound."""
-        self._reset()
+        self._reset_state()
         self._peak *= _PEAK_DECAY**blocks
 
     def _compute_gain(self, block: Samples) -> np.float32:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.failures import (
-    denied,
+    build_denied_error,
+    build_read_only_error,
+    explain_errors,
     explain_sqlite_error,
-    explained,
     find_denied,
     is_on_read_only_filesystem,
-    read_only,
 )
 from speakeasyd.ledger.pairing import refuse_foreign_log
 
@@ -31,10 +31,10 @@ def require_readable(path: Path) -> None:
 
     Raises LedgerMissing if there is no ledger, LedgerDenied if this user may not read it.
     """
-    with explained(path):
+    with explain_errors(path):
         path.stat()
     if not os.access(path, os.R_OK):
-        raise denied("read", path)
+        raise build_denied_error("read", path)
 
 
 def require_writable(path: Path) -> None:
@@ -45,9 +45,9 @@ def require_writable(path: Path) -> None:
     """
     require_readable(path)
     if is_on_read_only_filesystem(path):
-        raise read_only(path)
+        raise build_read_only_error(path)
     if place := find_denied(path, os.W_OK):
-        raise denied("change", place)
+        raise build_denied_error("change", place)
 
 
 @contextmanager
@@ -68,12 +68,12 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
     with suppress(PermissionError):  # not every reader may read the pair file
         refuse_foreign_log(path)
     try:
-        connection = _connect(path, "mode=ro")
+        connection = _connect_readonly(path, "mode=ro")
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
-            raise _unreadable(path, error) from error
+            raise _explain_unreadable(path, error) from error
     except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
     else:
         with closing(connection):
             yield connection
@@ -85,18 +85,18 @@ def open_for_reading(path: Path) -> Iterator[sqlite3.Connection]:
         ):
             yield copy
         return
-    before = _signature(path)
+    before = _read_signature(path)
     try:
-        connection = _connect(path, "mode=ro&immutable=1")
+        connection = _connect_readonly(path, "mode=ro&immutable=1")
     except sqlite3.Error as error:
-        raise _unreadable(path, error) from error
+        raise _explain_unreadable(path, error) from error
     with closing(connection):
         yield connection
-    if _signature(path) != before:
+    if _read_signature(path) != before:
         raise LedgerError(f"the ledger {path} was changed while it was read", hint="Try again.")
 
 
-def _connect(path: Path, options: str) -> sqlite3.Connection:
+def _connect_readonly(path: Path, options: str) -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?{options}", uri=True, timeout=BUSY_S, check_same_thread=False
     )
@@ -117,16 +117,16 @@ def _open_copy(path: Path, folder: str) -> sqlite3.Connection:
     copy = Path(folder) / path.name
     log = Path(f"{path}-wal")
     if not os.access(log, os.R_OK):
-        raise denied("read", log)
+        raise build_denied_error("read", log)
     for _ in range(COPY_TRIES):
-        before = _signature(path)
+        before = _read_signature(path)
         shutil.copyfile(path, copy)
         shutil.copyfile(log, f"{copy}-wal")
-        if _signature(path) == before:
+        if _read_signature(path) == before:
             try:
-                return _connect(copy, "mode=rw")
+                return _connect_readonly(copy, "mode=rw")
             except sqlite3.Error as error:
-                raise _unreadable(path, error) from error
+                raise _explain_unreadable(path, error) from error
     shm = Path(f"{path}-shm")
     raise LedgerError(
         f"the ledger {path} changes all the time, and {shm} cannot be used",
@@ -134,7 +134,7 @@ def _open_copy(path: Path, folder: str) -> sqlite3.Connection:
     )
 
 
-def _signature(path: Path) -> tuple[tuple[int, int], ...]:
+def _read_signature(path: Path) -> tuple[tuple[int, int], ...]:
     """Return sizes and times of the ledger and its log; they differ once either was written."""
     states = []
     for file in (path, Path(f"{path}-wal")):
@@ -153,6 +153,6 @@ def _bytes_in_log(path: Path) -> int:
         return 0
 
 
-def _unreadable(path: Path, error: sqlite3.Error) -> LedgerError:
+def _explain_unreadable(path: Path, error: sqlite3.Error) -> LedgerError:
     fallback = LedgerError(f"cannot read the ledger {path}: {error}")
     return explain_sqlite_error(error, path) or fallback

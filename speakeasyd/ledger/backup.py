@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speakeasyd.durable import give_to_folder_owner, sync_folder
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.failures import full
+from speakeasyd.ledger.failures import build_full_error
 
 KEEP = 3  # number of backups kept from before migrations
 COPY_PAGES = 16_384  # pages that are copied between two reports of progress
@@ -99,7 +99,7 @@ def copy_ledger(
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_FULL:
             raise
-        raise full(target) from error
+        raise build_full_error(target) from error
     finally:
         for leftover in (unfinished, *log_files(unfinished)):
             leftover.unlink(missing_ok=True)

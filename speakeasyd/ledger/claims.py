@@ -70,7 +70,7 @@ _SAID = """(
             AND coalesce(segments.language = chunks.language, TRUE) ORDER BY position
         ))) FROM chunks WHERE job_id = jobs.id AND NOT gap
     ) END
-) AS said"""
+) AS texts"""
 _LANGUAGES = f"""(
     SELECT json_group_object(number, coalesce(language, jobs.language)) FROM {WORK_CHUNKS}
     WHERE NOT gap AND coalesce(language, jobs.language) IS NOT NULL
@@ -296,7 +296,7 @@ def _build_claimed_job(tx: Transaction, row: Row[Any], token: str) -> Job:
         preset=row.preset,
         language=row.language,
         done=frozenset(json.loads(row.done)),
-        said={int(chunk): text for chunk, text in json.loads(row.said).items()},
+        texts={int(chunk): text for chunk, text in json.loads(row.texts).items()},
         languages={int(chunk): code for chunk, code in json.loads(row.languages).items()},
         transcribed=bool(row.transcribed),
         suspects=tuple(SuspectChunk(*suspect) for suspect in json.loads(row.suspects)),

@@ -4,9 +4,8 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.access import require_writable
-from speakeasyd.ledger.failures import explain_sqlite_error
+from speakeasyd.ledger.failures import build_sqlite_error
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.pairing import changing_database, refuse_foreign_log
 
@@ -32,8 +31,5 @@ def compact_ledger(ledger: Path) -> tuple[int, int]:
                 connection.execute("VACUUM")
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except sqlite3.Error as error:
-            unknown = LedgerError(
-                f"the ledger cannot be compacted: {error}", hint="See: speakeasyd ledger check"
-            )
-            raise explain_sqlite_error(error, ledger) or unknown from error
+            raise build_sqlite_error(error, ledger, "compacted") from error
         return before, ledger.stat().st_size

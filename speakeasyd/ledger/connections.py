@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from speakeasyd.errors import LedgerError
-from speakeasyd.ledger.failures import explain_sqlite_error, explained
+from speakeasyd.ledger.failures import explain_errors, explain_sqlite_error
 from speakeasyd.ledger.pairing import refuse_foreign_log
 from speakeasyd.ledger.snapshot_connection import SnapshotConnection
 
@@ -47,7 +47,7 @@ def create_write_engine(path: Path) -> Engine:
             connection.execute(pragma).close()
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
+    def _begin_transaction(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
@@ -84,7 +84,7 @@ def check_schema(path: Path) -> None:
 
     Raises LedgerError, or one of its subclasses that says why the ledger cannot be opened.
     """
-    with explained(path):
+    with explain_errors(path):
         path.stat()
     refuse_foreign_log(path)
     try:

@@ -64,20 +64,28 @@ def explain_sqlite_error(error: Exception, path: Path) -> LedgerError | None:
     return None
 
 
+def build_sqlite_error(error: sqlite3.Error, ledger: Path, action: str) -> LedgerError:
+    """Return the error of the ledger for any error of SQLite. `action`: such as "copied"."""
+    unknown = LedgerError(
+        f"the ledger cannot be {action}: {error}", hint="See: speakeasyd ledger check"
+    )
+    return explain_sqlite_error(error, ledger) or unknown
+
+
 def _explain_place(path: Path, code: int, error: Exception) -> LedgerError:
     """SQLite tells little: "unable to open database file" may mean each of these."""
     if code == sqlite3.SQLITE_FULL:
-        return full(path)
+        return build_full_error(path)
     try:
         path.stat()
     except OSError as gone:
         return explain_os_error(gone, path)
     if is_on_read_only_filesystem(path):
-        return read_only(path)
+        return build_read_only_error(path)
     if _has_no_room(path.parent):
-        return full(path)
+        return build_full_error(path)
     if place := find_denied(path, os.R_OK | os.W_OK):
-        return denied(_name_denied_use(place), place)
+        return build_denied_error(_name_denied_use(place), place)
     return _explain_system(path, code, error)
 
 
@@ -98,20 +106,20 @@ def _explain_system(path: Path, code: int, error: Exception) -> LedgerError:
 def explain_os_error(error: OSError, path: Path) -> LedgerError:
     """Return the error of the ledger for a refusal of the system at `path`."""
     if error.errno in _MISSING_ERRNOS:
-        return missing(path)
+        return build_missing_error(path)
     if error.errno in _DENIED_ERRNOS:
         place = find_denied(path, os.R_OK | os.W_OK) or path.parent
-        return denied(_name_denied_use(place), place)
+        return build_denied_error(_name_denied_use(place), place)
     if error.errno == errno.EROFS:
-        return read_only(path)
+        return build_read_only_error(path)
     if error.errno in _FULL_ERRNOS:
-        return full(path)
+        return build_full_error(path)
     reason = error.strerror or str(error)
     return LedgerUnwritable(f"the state folder {path.parent} cannot be used: {reason}")
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explain_errors(path: Path) -> Iterator[None]:
     """Translate an OSError inside into the error of the ledger at `path`."""
     try:
         yield
@@ -125,7 +133,7 @@ _FIRST_START = (
 )
 
 
-def missing(path: Path) -> LedgerMissing:
+def build_missing_error(path: Path) -> LedgerMissing:
     if path.parent.is_dir():
         return LedgerMissing(
             f"there is no ledger {path}",
@@ -137,12 +145,12 @@ def missing(path: Path) -> LedgerMissing:
     )
 
 
-def denied(action: str, place: Path) -> LedgerDenied:
+def build_denied_error(action: str, place: Path) -> LedgerDenied:
     """`action`: what was refused, such as "read"."""
     return LedgerDenied(f"this user may not {action} {place}", hint=_suggest_user(place))
 
 
-def read_only(path: Path) -> LedgerReadOnly:
+def build_read_only_error(path: Path) -> LedgerReadOnly:
     return LedgerReadOnly(
         f"{path} is on a read-only filesystem",
         hint=explain_read_only(path.parent)
@@ -150,7 +158,7 @@ def read_only(path: Path) -> LedgerReadOnly:
     )
 
 
-def full(path: Path) -> LedgerFull:
+def build_full_error(path: Path) -> LedgerFull:
     free = ""
     with suppress(OSError):
         free = f" ({shutil.disk_usage(path.parent).free >> 10} KiB are free)"

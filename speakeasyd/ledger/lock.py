@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Self
 from speakeasyd.clock import format_utc
 from speakeasyd.durable import create_private
 from speakeasyd.errors import LedgerDenied, StartError
-from speakeasyd.ledger.failures import explain_os_error, explained
+from speakeasyd.ledger.failures import explain_errors, explain_os_error
 
 FILE_NAME = "daemon.lock"
 TRIES = 4
@@ -31,30 +31,30 @@ LOCK_OFFSET = 1 << 30
 if sys.platform == "win32":
     import msvcrt
 
-    def _acquire(file: BinaryIO) -> None:
+    def _acquire_lock(file: BinaryIO) -> None:
         file.seek(LOCK_OFFSET)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 
-    _share = _acquire
+    _share_lock = _acquire_lock
 
-    def _release(file: BinaryIO) -> None:
+    def _release_lock(file: BinaryIO) -> None:
         file.seek(LOCK_OFFSET)
         msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
 
 else:
     import fcntl
 
-    def _acquire(file: BinaryIO) -> None:
+    def _acquire_lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _share(file: BinaryIO) -> None:
+    def _share_lock(file: BinaryIO) -> None:
         """Take a shared lock. Raises OSError while a daemon holds the lock.
 
         Readers do not exclude each other.
         """
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
-    def _release(file: BinaryIO) -> None:
+    def _release_lock(file: BinaryIO) -> None:
         fcntl.flock(file, fcntl.LOCK_UN)
 
 
@@ -94,7 +94,7 @@ class LedgerLock:
                 hint="Stop it first, or give this one a state folder of its own.",
             ) from error
         try:
-            with explained(self._path):
+            with explain_errors(self._path):
                 self._write_holder(file)
         except BaseException:
             with suppress(OSError):  # what could not be written cannot be flushed either
@@ -111,7 +111,7 @@ class LedgerLock:
     ) -> None:
         if self._file:
             self._file.truncate(0)
-            _release(self._file)
+            _release_lock(self._file)
             self._file.close()
             self._file = None
 
@@ -166,10 +166,10 @@ def find_holder(state: Path) -> LockHolder | None:
         holder = _read_holder(file)
         if holder:
             try:
-                _share(file)
+                _share_lock(file)
             except OSError:
                 return holder
-            _release(file)
+            _release_lock(file)
     return None
 
 
@@ -177,12 +177,12 @@ def _acquire_with_retries(file: BinaryIO) -> None:
     """Take the lock; retries for a moment, since a reader may hold it. Raises OSError."""
     for _ in range(TRIES):
         try:
-            _acquire(file)
+            _acquire_lock(file)
         except OSError:
             time.sleep(PAUSE_S)
         else:
             return
-    _acquire(file)
+    _acquire_lock(file)
 
 
 def _seconds_up(signature: Mapping[str, Any]) -> float:

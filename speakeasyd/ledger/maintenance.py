@@ -188,8 +188,8 @@ def close_incident(tx: Transaction, incident_id: int, *, cost_seconds: float) ->
 
 def close_abandoned_incidents(tx: Transaction) -> None:
     """Record that the incidents of an earlier daemon ended with it; what they cost is unknown."""
-    left = incident_records.c.resolved_at.is_(None)
-    tx.connection.execute(update(incident_records).where(left).values(resolved_at=tx.now))
+    unresolved = incident_records.c.resolved_at.is_(None)
+    tx.connection.execute(update(incident_records).where(unresolved).values(resolved_at=tx.now))
 
 
 def load_state(connection: Connection, key: StateKey) -> Any:

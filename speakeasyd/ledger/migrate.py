@@ -16,7 +16,7 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.backup import back_up
 from speakeasyd.ledger.connections import translate_error
-from speakeasyd.ledger.failures import explained
+from speakeasyd.ledger.failures import explain_errors
 from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
 from speakeasyd.mounts import NETWORK, Mount, find_filesystem_type
 
@@ -49,7 +49,7 @@ def migrate_ledger(path: Path, *, scripts: Path | None = None) -> None:
     damaged or not writable.
     """
     try:
-        with explained(path):
+        with explain_errors(path):
             require_local_filesystem(path)
             refuse_foreign_log(path)
             forget_pair(path)
@@ -137,7 +137,7 @@ def _create_engine(path: Path) -> Engine:
         connection.execute("PRAGMA foreign_keys = OFF")
 
     @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
+    def _begin_transaction(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

@@ -97,10 +97,10 @@ class Readers:
             raise LedgerBusy("too many queries at once", hint="Try again in a moment.")
         running = _RunningQuery(QueryBudget(self._limit_s))
         task = asyncio.create_task(
-            self._run(running, lambda connection: query(connection, *args, **kwargs))
+            self._run_query(running, lambda connection: query(connection, *args, **kwargs))
         )
         self._running[task] = running
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._forget_query)
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
@@ -111,12 +111,12 @@ class Readers:
             raise LedgerError("the ledger is closed")
         return task.result()
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
+    def _forget_query(self, task: asyncio.Task[Any]) -> None:
         del self._running[task]
         if not task.cancelled():
             task.exception()  # retrieved: asyncio logs no error of a query that nobody awaits
 
-    async def _run(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
+    async def _run_query(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
         try:
             async with self._free:
                 try:

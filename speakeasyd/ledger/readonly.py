@@ -130,7 +130,7 @@ def find_matching_jobs(path: Path, condition: str) -> list[int]:
 def open_snapshot(path: Path, limit_s: float | None = None) -> Iterator[sqlite3.Connection]:
     """Open the ledger for reading as it is now. Errors: see `read_ledger`, `query_readonly`."""
     budget = QueryBudget(limit_s)
-    with open_for_reading(path) as connection, _alarm(connection, limit_s):
+    with open_for_reading(path) as connection, _limit_time(connection, limit_s):
         connection.set_progress_handler(budget.is_over, STEP)
         try:
             connection.execute("BEGIN")
@@ -146,7 +146,7 @@ def open_snapshot(path: Path, limit_s: float | None = None) -> Iterator[sqlite3.
 
 
 @contextmanager
-def _alarm(connection: sqlite3.Connection, limit_s: float | None) -> Iterator[None]:
+def _limit_time(connection: sqlite3.Connection, limit_s: float | None) -> Iterator[None]:
     """Interrupt the query from a timer thread when its time is over. Needs no event loop."""
     if limit_s is None:
         yield

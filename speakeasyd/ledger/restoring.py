@@ -12,7 +12,7 @@ from speakeasyd.durable import give_to_folder_owner, private_mode, sync_folder
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.access import open_for_reading
 from speakeasyd.ledger.backup import copy_ledger, log_files, open_copy
-from speakeasyd.ledger.failures import explain_os_error, explain_sqlite_error, explained
+from speakeasyd.ledger.failures import explain_errors, explain_os_error, explain_sqlite_error
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import known_revisions, require_local_filesystem
 from speakeasyd.ledger.pairing import forget_pair
@@ -36,13 +36,13 @@ def restore_ledger(copy: Path, ledger: Path) -> Path | None:
     `copy` may be the ledger's own file; then its log is ignored. Raises LedgerError, before
     anything is changed, if `copy` is not an intact ledger; StartError while a daemon runs.
     """
-    with explained(copy):
+    with explain_errors(copy):
         if not copy.is_file():
             raise LedgerError(
                 f"there is no file {copy}",
                 hint="Copies are in the folder `backups` beside the ledger.",
             )
-    with explained(ledger):
+    with explain_errors(ledger):
         require_local_filesystem(ledger)
         ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with LedgerLock(ledger.parent):

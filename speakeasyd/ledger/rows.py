@@ -25,7 +25,7 @@ def fetch_rows(connection: ReadConnection, sql: str, parameters: Parameters = ()
     """Return the rows of a statement."""
     if isinstance(connection, sqlite3.Connection):
         return list(stream_rows(connection, sql, parameters))
-    result = connection.exec_driver_sql(sql, _convert(parameters))
+    result = connection.exec_driver_sql(sql, _convert_parameters(parameters))
     return [dict(row) for row in result.mappings()]
 
 
@@ -45,11 +45,11 @@ def stream_rows(
         for row in cursor:
             yield dict(zip(names, row, strict=True))
         return
-    given = _convert(parameters)
+    given = _convert_parameters(parameters)
     with connection.exec_driver_sql(sql, given, execution_options=STREAMED) as result:
         for mapping in result.mappings():
             yield dict(mapping)
 
 
-def _convert(parameters: Parameters) -> dict[str, object] | tuple[object, ...]:
+def _convert_parameters(parameters: Parameters) -> dict[str, object] | tuple[object, ...]:
     return dict(parameters) if isinstance(parameters, Mapping) else tuple(parameters)

@@ -13,14 +13,14 @@ _JUST_ENDED = f"""finished_at IS NOT NULL AND id IN (
 )"""  # noqa: S608 - constants
 _ENDED = f"SELECT status, count(*) AS n FROM jobs WHERE {_JUST_ENDED} GROUP BY status"  # noqa: S608 - constants
 _FAILED = f"SELECT inbox, path, error FROM jobs WHERE status = 'failed' AND {_JUST_ENDED}"  # noqa: S608 - constants
-_LEFT = "SELECT inbox, path, error FROM jobs WHERE status IN ('pending', 'processing')"
+_UNFINISHED_JOBS = "SELECT inbox, path, error FROM jobs WHERE status IN ('pending', 'processing')"
 
 
 @dataclass(frozen=True, slots=True)
 class RunAccount:
     ended: dict[str, int]  # jobs by status
     failed: list[Row]  # inbox, path and error of each job
-    left: list[Row]  # the same of the jobs that have not ended
+    unfinished: list[Row]  # the same of the jobs that have not ended
 
 
 def load_run_account(connection: ReadConnection, began: int) -> RunAccount:
@@ -29,7 +29,7 @@ def load_run_account(connection: ReadConnection, began: int) -> RunAccount:
     return RunAccount(
         ended={str(row["status"]): int(str(row["n"])) for row in ended},
         failed=fetch_rows(connection, _FAILED, {"began": began}),
-        left=fetch_rows(connection, _LEFT),
+        unfinished=fetch_rows(connection, _UNFINISHED_JOBS),
     )
 
 

@@ -80,11 +80,13 @@ class SnapshotCursor(aiosqlite.Cursor):
         self._complete = True  # whether `_rows` has all rows that were not fetched yet
 
     async def execute(self, sql: str, parameters: Iterable[Any] | None = None) -> "SnapshotCursor":
-        self._rows = await self._connection.run_in_thread(self._start, sql, parameters or ())
+        self._rows = await self._connection.run_in_thread(
+            self._start_statement, sql, parameters or ()
+        )
         self._complete = len(self._rows) < ROWS
         return self
 
-    def _start(self, sql: str, parameters: Any) -> list[Any]:
+    def _start_statement(self, sql: str, parameters: Any) -> list[Any]:
         """Execute a statement, in a transaction. Runs in the thread."""
         if not self._cursor.connection.in_transaction:
             self._cursor.connection.execute("BEGIN")

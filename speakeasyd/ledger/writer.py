@@ -21,7 +21,7 @@ from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger import connections
 from speakeasyd.ledger.backup import log_files
 from speakeasyd.ledger.event_log import EventDraft, EventLog
-from speakeasyd.ledger.failures import explained
+from speakeasyd.ledger.failures import explain_errors
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.ledger.pairing import changing_database, forget_pair
 
@@ -117,7 +117,7 @@ class Writer:
             boot_id=boot_id,
         )
         try:
-            await writer._run_in_thread(writer._connect)
+            await writer._run_in_thread(writer._open_connection)
         except DBAPIError as error:
             writer._pool.dispose()
             writer._thread.shutdown()
@@ -132,7 +132,7 @@ class Writer:
         self._closing = True
         self._wake.set()
         await asyncio.wait({self._task})
-        await self._run_in_thread(self._disconnect)
+        await self._run_in_thread(self._close_connection)
         self._thread.shutdown()
 
     async def run_operation(
@@ -213,7 +213,7 @@ class Writer:
 
     # --- in the writer thread
 
-    def _connect(self) -> None:
+    def _open_connection(self) -> None:
         self._connection = self._pool.connect()
         with self._connection.begin():
             self._journal = EventLog(self._connection)
@@ -223,12 +223,12 @@ class Writer:
                     f"PRAGMA user_version = {secrets.randbelow(2**31)}"
                 )
         self._files = {
-            file: identity for file in (self._path, self._wal) if (identity := _identify(file))
+            file: identity for file in (self._path, self._wal) if (identity := _identify_file(file))
         }
         if self._boot_id:
             self._run_checkpoint()
 
-    def _disconnect(self) -> None:
+    def _close_connection(self) -> None:
         if self._boot_id:
             forget_pair(self._path)
         self._connection.close()
@@ -297,8 +297,8 @@ class Writer:
         lost.
         """
         for file, opened in self._files.items():
-            with explained(self._path):
-                found = _identify(file)
+            with explain_errors(self._path):
+                found = _identify_file(file)
             if found != opened:
                 what = (
                     "another file has taken the place of"
@@ -320,7 +320,7 @@ class Writer:
         return int(driver.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
-def _identify(file: Path) -> tuple[int, int] | None:
+def _identify_file(file: Path) -> tuple[int, int] | None:
     """Return device and inode; None if there is no file."""
     try:
         state = file.stat()

@@ -68,7 +68,7 @@ class HookRun:
         A failure is final, without a retry: the command may have done a part of its work.
         """
         try:
-            group = self._start()
+            group = self._start_command()
         except (OSError, ValueError) as error:
             return DeliveryFailed(f"{self._command[0]} cannot be run: {error}", final=True)
         if group is None:
@@ -95,7 +95,7 @@ class HookRun:
             if self._group:
                 self._group.kill()
 
-    def _start(self) -> ProcessGroup | None:
+    def _start_command(self) -> ProcessGroup | None:
         with self._lock:
             if not self._is_killed:
                 self._group = ProcessGroup(

@@ -84,7 +84,7 @@ class RecordingFile:
 
         On a full disk, the part that was written is published: it can be decoded. Raises OSError.
         """
-        self._close()
+        self._close_file()
         with suppress(OSError):
             self._sync_file()
         if not POSIX:
@@ -111,7 +111,7 @@ class RecordingFile:
 
     def delete_file(self) -> None:
         """Delete the file, because nothing was recorded."""
-        self._close()
+        self._close_file()
         self._file.close()
         with suppress(FileNotFoundError):
             self._folder.remove_file(self._growing)
@@ -121,7 +121,7 @@ class RecordingFile:
         self._file.close()
         self._folder.close()
 
-    def _close(self) -> None:
+    def _close_file(self) -> None:
         with suppress(RuntimeError):
             self._flac.close()
 

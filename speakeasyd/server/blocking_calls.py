@@ -39,7 +39,7 @@ class BlockingCalls:
         self, seconds: float, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """As `run`, with another deadline in seconds."""
-        return await self._acquire(seconds, function, _keep, *args, **kwargs)
+        return await self._acquire(seconds, function, _keep_result, *args, **kwargs)
 
     async def acquire(
         self,
@@ -133,5 +133,5 @@ class CallGroups:
         return self._of_inboxes[key]
 
 
-def _keep(_result: object) -> None:
+def _keep_result(_result: object) -> None:
     """Release nothing."""

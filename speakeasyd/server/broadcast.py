@@ -72,7 +72,7 @@ class LiveBroadcast:
         """Broadcast until cancelled."""
         with self._hub.subscribe(backlog=None) as subscription:
             async for first in subscription:
-                self._broadcast([first, *subscription.take_waiting()])
+                self._send_events([first, *subscription.take_waiting()])
                 await asyncio.sleep(GATHER_S)
 
     @contextmanager
@@ -84,7 +84,7 @@ class LiveBroadcast:
         finally:
             self._clients.discard(client)
 
-    def _broadcast(self, events: Sequence[Event]) -> None:
+    def _send_events(self, events: Sequence[Event]) -> None:
         if self._clients:
             together = build_message(events)
             self._clients -= {

@@ -105,7 +105,7 @@ class LimitedConnection(H11Protocol):
             self.limit,
         )
         if not idle:
-            self._end(_TOO_MANY)
+            self._end_connection(_TOO_MANY)
             return
         held = Counter(one.peer for one in idle)
         oldest = min(idle, key=lambda one: (-held[one.peer], one._waiting_since))
@@ -117,7 +117,7 @@ class LimitedConnection(H11Protocol):
             self._check_sending()
         elif self.is_idle:
             if self.loop.time() - self._waiting_since > HEADER_S:
-                self._end(_TOO_SLOW)
+                self._end_connection(_TOO_SLOW)
         else:
             self._check_body()
             self._check_sending()
@@ -131,7 +131,7 @@ class LimitedConnection(H11Protocol):
         answered = self.cycle.response_complete
         allowed = LEFTOVER_S if answered else BODY_S + self._received / BODY_RATE
         if self._body_s > allowed:
-            self._end(b"" if self.cycle.response_started else _TOO_SLOW)
+            self._end_connection(b"" if self.cycle.response_started else _TOO_SLOW)
 
     def _check_sending(self) -> None:
         unsent = self.transport.get_write_buffer_size()
@@ -140,7 +140,7 @@ class LimitedConnection(H11Protocol):
         if self._unsent_s > SEND_S:
             self.transport.abort()
 
-    def _end(self, answer: bytes) -> None:
+    def _end_connection(self, answer: bytes) -> None:
         """Write a final response, if given, and close the connection."""
         if answer:
             self.transport.write(answer)

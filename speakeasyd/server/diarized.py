@@ -89,16 +89,16 @@ def _store_reference(form: UploadForm, file: ReceivedFile, path: Path) -> None:
 
 
 def build_diarized(
-    told: Transcript, known: JobSpeakers, people: Sequence[VoiceSample] = ()
+    transcript: Transcript, known: JobSpeakers, people: Sequence[VoiceSample] = ()
 ) -> Diarized:
     """Return the answer. Speakers without a name are called A, B, C, ... as in OpenAI's."""
-    names = {speaker.number: speaker.name for speaker in told.speakers if speaker.name}
+    names = {speaker.number: speaker.name for speaker in transcript.speakers if speaker.name}
     if people:
         names |= recognise_in_job(known, people)
     return Diarized(
         task="transcribe",
-        duration=told.audio_seconds,
-        text=told.text,
+        duration=transcript.audio_seconds,
+        text=transcript.text,
         segments=[
             DiarizedSegment(
                 id=f"seg_{number}",
@@ -108,9 +108,9 @@ def build_diarized(
                 speaker=names.get(segment.speaker or 0) or name_by_letter(segment.speaker),
                 text=segment.text,
             )
-            for number, segment in enumerate(told.segments)
+            for number, segment in enumerate(transcript.segments)
         ],
-        usage={"type": "duration", "seconds": told.audio_seconds},
+        usage={"type": "duration", "seconds": transcript.audio_seconds},
     )
 
 

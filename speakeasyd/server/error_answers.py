@@ -78,9 +78,9 @@ async def _on_expected_error(_request: Request, error: Exception) -> JSONRespons
 
 async def _on_http_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101
-    told = build_error(error.status_code, str(error.detail), _HINTS.get(error.status_code, ""))
-    told.headers.update(error.headers or {})
-    return told
+    answer = build_error(error.status_code, str(error.detail), _HINTS.get(error.status_code, ""))
+    answer.headers.update(error.headers or {})
+    return answer
 
 
 async def _on_validation_error(_request: Request, error: Exception) -> JSONResponse:

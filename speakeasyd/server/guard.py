@@ -56,7 +56,7 @@ class RequestGuard:
             await _send_refusal(scope, receive, send, 403, problem)
             return
         knows_token = self._knows_token(asked)
-        if not knows_token and _bearer(asked) is not None:
+        if not knows_token and _read_bearer_token(asked) is not None:
             await self._wrong_tokens.record_failure(peer(asked))
             await _send_refusal(scope, receive, send, 401, "wrong token")
         elif not (knows_token or self._is_open(scope["path"])):
@@ -100,8 +100,8 @@ class RequestGuard:
         """Return whether the request has the token; True if none is configured."""
         if self._token is None:
             return True
-        if (said := _bearer(asked)) is not None:
-            return compare_constant_time(said, self._token)
+        if (credential := _read_bearer_token(asked)) is not None:
+            return compare_constant_time(credential, self._token)
         return compare_constant_time(
             asked.cookies.get(COOKIE, "").encode("latin-1"), derive_session(self._token)
         )
@@ -112,10 +112,10 @@ def peer(asked: HTTPConnection) -> str:
     return asked.client.host if asked.client else "an unknown address"
 
 
-def _bearer(asked: HTTPConnection) -> bytes | None:
+def _read_bearer_token(asked: HTTPConnection) -> bytes | None:
     """Return the bearer token of the header, or None."""
-    scheme, _, said = asked.headers.get("authorization", "").partition(" ")
-    return said.strip().encode("latin-1") if scheme.lower() == "bearer" else None
+    scheme, _, credential = asked.headers.get("authorization", "").partition(" ")
+    return credential.strip().encode("latin-1") if scheme.lower() == "bearer" else None
 
 
 def derive_session(token: str) -> str:
@@ -123,9 +123,9 @@ def derive_session(token: str) -> str:
     return hmac.new(token.encode(), b"speakeasyd session", hashlib.sha256).hexdigest()
 
 
-def compare_constant_time(said: bytes, secret: str) -> bool:
+def compare_constant_time(credential: bytes, secret: str) -> bool:
     """Compare in constant time."""
-    return hmac.compare_digest(said, secret.encode())
+    return hmac.compare_digest(credential, secret.encode())
 
 
 def _collect_own_names(settings: ServerSettings) -> frozenset[str]:
@@ -164,7 +164,7 @@ async def _until_gone(app: ASGIApp, scope: Scope, receive: Receive, send: Send) 
         await app(scope, _beginning_with(first, receive), send)
         return
     gone = asyncio.ensure_future(_until_disconnected(receive))
-    answering = asyncio.ensure_future(app(scope, _beginning_with(first, _from(gone)), send))
+    answering = asyncio.ensure_future(app(scope, _beginning_with(first, _receive_from(gone)), send))
     try:
         await asyncio.wait({answering, gone}, return_when=asyncio.FIRST_COMPLETED)
         if answering.done():
@@ -181,7 +181,7 @@ async def _until_disconnected(receive: Receive) -> Message:
     return message
 
 
-def _from(message: asyncio.Future[Message]) -> Receive:
+def _receive_from(message: asyncio.Future[Message]) -> Receive:
     async def receive() -> Message:
         return await asyncio.shield(message)
 
@@ -189,13 +189,13 @@ def _from(message: asyncio.Future[Message]) -> Receive:
 
 
 def _beginning_with(first: Message, receive: Receive) -> Receive:
-    told = False
+    is_passed_on = False
 
     async def receive_next() -> Message:
-        nonlocal told
-        if told:
+        nonlocal is_passed_on
+        if is_passed_on:
             return await receive()
-        told = True
+        is_passed_on = True
         return first
 
     return receive_next
@@ -206,8 +206,8 @@ def _add_security_headers(scope: Scope, send: Send) -> Send:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.update(_POLICY)
-            kept = scope["path"].startswith("/static/")  # browsers revalidate it
-            headers.setdefault("Cache-Control", "no-cache" if kept else "no-store")
+            is_revalidated = scope["path"].startswith("/static/")  # browsers revalidate it
+            headers.setdefault("Cache-Control", "no-cache" if is_revalidated else "no-store")
         await send(message)
 
     return send_guarded

@@ -73,12 +73,12 @@ def _build_health(
 ) -> HealthAnswer:
     """Build the answer. Reasons may name folders, so they are shown only with the token."""
     response.status_code = 200 if well else 503
-    told = (
+    shown = (
         checks
         if request.scope[TRUSTED]
         else {name: _find_kind(value) for name, value in checks.items()}
     )
-    return HealthAnswer(status="ok" if well else "failing", checks=dict(told))
+    return HealthAnswer(status="ok" if well else "failing", checks=dict(shown))
 
 
 def _find_kind(value: str) -> str:

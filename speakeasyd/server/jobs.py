@@ -88,15 +88,15 @@ async def get_transcript(
     404 for a download of which there is no text, and for a track that has no transcript of its own.
     """
     row = await find_job(parts, job_id)
-    told = await parts.ledger.clients.read(load_transcript, JobId(job_id))
-    if format and not row["has_transcript"] and not told.segments:
+    transcript = await parts.ledger.clients.read(load_transcript, JobId(job_id))
+    if format and not row["has_transcript"] and not transcript.segments:
         raise RequestRefused(
             404, f"there is no transcript: the job is {row['status']}", hint=str(row["error"] or "")
         )
     if track is not None:
-        told = _find_track(told, track)
+        transcript = _find_track(transcript, track)
     wanted = FORMATS[format or "json"]
-    body = await parts.calls.rendering.run(wanted.render_file, told)
+    body = await parts.calls.rendering.run(wanted.render_file, transcript)
     answer = Response(body, media_type=wanted.media_type)
     if format:
         name = f"{Path(str(row['path'])).stem}.{format}"
@@ -106,9 +106,9 @@ async def get_transcript(
     return answer
 
 
-def _find_track(told: Transcript, number: int) -> Transcript:
+def _find_track(transcript: Transcript, number: int) -> Transcript:
     """What is transcribed of one audio track. Raises RequestRefused if it is not kept apart."""
-    for part in split_transcript(told).values():
+    for part in split_transcript(transcript).values():
         if part.track and part.track.number == number:
             return part
     raise RequestRefused(404, f"audio track {number} has no transcript of its own")

@@ -75,9 +75,9 @@ class UploadForm:
             async for data in request.stream():
                 block += data
                 if len(block) >= BLOCK:
-                    await self._transfer.run(len(block), self._write, parser, bytes(block))
+                    await self._transfer.run(len(block), self._parse_block, parser, bytes(block))
                     block.clear()
-            await self._transfer.run(len(block), self._write, parser, bytes(block))
+            await self._transfer.run(len(block), self._parse_block, parser, bytes(block))
             parser.finalize()
         except FormParserError as error:
             raise RequestRefused(400, f"invalid form: {error}") from error
@@ -91,7 +91,7 @@ class UploadForm:
         with self._lock:
             self._reader.close()
 
-    def _write(self, parser: MultipartParser, block: bytes) -> None:
+    def _parse_block(self, parser: MultipartParser, block: bytes) -> None:
         with self._lock:
             parser.write(block)
 
@@ -190,9 +190,9 @@ class _FormReader:
             temporary, file = self._file
             sync_file(file)
             file.close()
-            told = self._disposition.get(b"filename", b"").decode("utf-8", "replace")
+            filename = self._disposition.get(b"filename", b"").decode("utf-8", "replace")
             self._form.files.append(
-                ReceivedFile(name, told, temporary, self._bytes, self._sha256.hexdigest())
+                ReceivedFile(name, filename, temporary, self._bytes, self._sha256.hexdigest())
             )
         else:
             self._form.add_field(name, bytes(self._said))

@@ -133,9 +133,11 @@ async def create_transcription(
         raise RequestRefused(422, str(job["error"] or f"the job is {job['status']}"))
     if wanted == DIARIZED:
         return JSONResponse(await _load_diarized(parts, JobId(taken.job_id), people=people))
-    told = await parts.ledger.clients.read(load_transcript, JobId(taken.job_id))
+    transcript = await parts.ledger.clients.read(load_transcript, JobId(taken.job_id))
     words = "word" in form.get_texts("timestamp_granularities[]")
-    return await parts.calls.rendering.run(_build_answer, told, wanted, words=words, task=task)
+    return await parts.calls.rendering.run(
+        _build_answer, transcript, wanted, words=words, task=task
+    )
 
 
 def _read_format(form: UploadForm) -> tuple[str, bool]:
@@ -198,13 +200,13 @@ def _read_options(parts: ServerContext, form: UploadForm, task: str) -> Mapping[
     }
     model = form.get_text("model", USUAL)
     if form.get_text("response_format") == DIARIZED:
-        changes |= _tell_speakers_apart(parts, model)
+        changes |= _choose_speaker_options(parts, model)
     if model == USUAL or model in _DIARIZING:
         return changes
     return changes | {"preset" if model in parts.settings.presets else "model": model}
 
 
-def _tell_speakers_apart(parts: ServerContext, model: str) -> Mapping[str, object]:
+def _choose_speaker_options(parts: ServerContext, model: str) -> Mapping[str, object]:
     """Return the options that tell speakers apart, unless the preset or the inbox does."""
     inbox = parts.settings.upload_inbox
     presets = Presets(
@@ -336,42 +338,42 @@ async def _read_text(parts: ServerContext, job_id: JobId, *, ended: bool) -> str
 async def _load_diarized(
     parts: ServerContext, job_id: JobId, *, people: Sequence[VoiceSample]
 ) -> Diarized:
-    told = await parts.ledger.clients.read(load_transcript, job_id)
+    transcript = await parts.ledger.clients.read(load_transcript, job_id)
     known = await parts.ledger.clients.read(load_job_speakers, job_id)
-    return await parts.calls.rendering.run(build_diarized, told, known, people)
+    return await parts.calls.rendering.run(build_diarized, transcript, known, people)
 
 
 def _format_event(data: Mapping[str, object]) -> str:
     return f"data: {encode_json(data)}\n\n"
 
 
-def _build_answer(told: Transcript, wanted: str, *, words: bool, task: str) -> Response:
+def _build_answer(transcript: Transcript, wanted: str, *, words: bool, task: str) -> Response:
     match wanted:
         case "json":
-            return JSONResponse({"text": told.text})
+            return JSONResponse({"text": transcript.text})
         case "verbose_json":
-            return JSONResponse(_build_verbose(told, words=words, task=task))
+            return JSONResponse(_build_verbose(transcript, words=words, task=task))
         case "text":
-            return PlainTextResponse(told.text + "\n")
+            return PlainTextResponse(transcript.text + "\n")
         case _:
-            return PlainTextResponse(FORMATS[wanted].render_file(told))
+            return PlainTextResponse(FORMATS[wanted].render_file(transcript))
 
 
-def _build_verbose(told: Transcript, *, words: bool, task: str) -> Mapping[str, object]:
-    spoken = [
+def _build_verbose(transcript: Transcript, *, words: bool, task: str) -> Mapping[str, object]:
+    timed_words = [
         {"word": word.text.strip(), "start": word.start, "end": word.end}
-        for segment in told.segments
+        for segment in transcript.segments
         for word in segment.words
     ]
     return {
         "task": "translate" if task == "translations" else "transcribe",
-        "language": NAMES.get(told.language or "", told.language),
-        "duration": told.audio_seconds,
-        "text": told.text,
+        "language": NAMES.get(transcript.language or "", transcript.language),
+        "duration": transcript.audio_seconds,
+        "text": transcript.text,
         "segments": [
-            _build_segment(number, segment) for number, segment in enumerate(told.segments)
+            _build_segment(number, segment) for number, segment in enumerate(transcript.segments)
         ],
-    } | ({"words": spoken} if words else {})
+    } | ({"words": timed_words} if words else {})
 
 
 def _build_segment(number: int, segment: Segment) -> Mapping[str, object]:

@@ -51,7 +51,7 @@ def _render_request(method: str, path: str, request: Schema) -> Iterator[str]:
     if text := str(request.get("description", "")).strip():
         yield f"{text}\n"
     rows = [
-        f"| `{one['name']}` | {one['in']} | {_name_type(one['schema'])} | {_describe(one)} |"
+        f"| `{one['name']}` | {one['in']} | {_name_type(one['schema'])} | {_describe_schema(one)} |"
         for one in request.get("parameters", ())
     ]
     if rows:
@@ -61,10 +61,10 @@ def _render_request(method: str, path: str, request: Schema) -> Iterator[str]:
     for status, answer in request["responses"].items():
         if status.startswith("2"):
             contents = answer.get("content", {}).items()
-            told = ", ".join(
+            types = ", ".join(
                 f"{_name_type(one.get('schema', {}))}, `{media}`" for media, one in contents
             )
-            yield f"Answer {status}: {told or 'no content'}.\n"
+            yield f"Answer {status}: {types or 'no content'}.\n"
 
 
 def _render_type(name: str, definition: Schema) -> Iterator[str]:
@@ -74,7 +74,9 @@ def _render_type(name: str, definition: Schema) -> Iterator[str]:
     if values := definition.get("enum"):
         yield f"One of {', '.join(f'`{value}`' for value in values)}.\n"
     fields = definition.get("properties", {})
-    rows = [f"| `{key}` | {_name_type(one)} | {_describe(one)} |" for key, one in fields.items()]
+    rows = [
+        f"| `{key}` | {_name_type(one)} | {_describe_schema(one)} |" for key, one in fields.items()
+    ]
     if rows:
         yield "\n".join(["| field | type | |", "|---|---|---|", *rows, ""])
 
@@ -107,5 +109,5 @@ def _name_plain_type(schema: Schema) -> str:
             return str(schema.get("type", "any"))
 
 
-def _describe(schema: Schema) -> str:
+def _describe_schema(schema: Schema) -> str:
     return " ".join(str(schema.get("description", "")).split()).replace("|", "\\|")

@@ -53,10 +53,10 @@ class UploadKeys:
 
 
 def _read_key(request: Request) -> str:
-    said = request.headers.get(HEADER)
-    if said is None:
+    header = request.headers.get(HEADER)
+    if header is None:
         return OWN_KEY + secrets.token_hex(16)
-    text = said.strip().removeprefix('"').removesuffix('"')
+    text = header.strip().removeprefix('"').removesuffix('"')
     if not text or len(text) > LONGEST or not text.isprintable():
         raise RequestRefused(400, f"Idempotency-Key must have 1 to {LONGEST} printable characters")
     return f"key {text}"

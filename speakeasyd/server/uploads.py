@@ -186,7 +186,7 @@ class Placement:
         with closing(self):
             for one in self.files:
                 if one.moved and not any(
-                    _removed(self._root, one.path) for _ in range(TAKE_BACK_TRIES)
+                    _remove_file(self._root, one.path) for _ in range(TAKE_BACK_TRIES)
                 ):
                     log.warning("cannot remove %r of a refused upload from the inbox", one.path)
 
@@ -221,8 +221,8 @@ async def upload_files(
         if not form.files:
             raise RequestRefused(422, "the form has no file")
         changes = check_options(parts, target, _read_fields(form))
-        said = form.get_text("batch").strip(" .")
-        batch = make_component(said) if said else ""
+        name = form.get_text("batch").strip(" .")
+        batch = make_component(name) if name else ""
         wanted = [choose_place(parts, target, file, folder=batch) for file in form.files]
         taken = await take_upload(parts, target, reception, wanted=wanted, changes=changes)
         return Upload(
@@ -299,9 +299,9 @@ async def remove_stale_uploads(parts: ServerContext) -> None:
 
 def _remove_stale(inbox: Path, run_id: str) -> None:
     """`run_id`: of the present uploads, which stay."""
-    for left in inbox.glob(f"{STAGING}*"):
-        if not left.name.startswith(f"{STAGING}{run_id}-"):
-            rmtree(left, ignore_errors=True)
+    for stale in inbox.glob(f"{STAGING}*"):
+        if not stale.name.startswith(f"{STAGING}{run_id}-"):
+            rmtree(stale, ignore_errors=True)
 
 
 async def take_upload(
@@ -478,8 +478,8 @@ def _find_inbox(parts: ServerContext, name: str | None) -> InboxSettings:
 
 def _sanitize_path(file: ReceivedFile, folder: str) -> Wanted:
     """Build a place below the inbox from a client's file name; no part leads out of it."""
-    said = [part for part in file.name.replace("\\", "/").split("/") if part.strip(" .")]
-    *above, name = said or ["_"]
+    names = [part for part in file.name.replace("\\", "/").split("/") if part.strip(" .")]
+    *above, name = names or ["_"]
     folders = [
         make_component(part, room=NUMBER_ROOM) for part in chain([folder] if folder else [], above)
     ]
@@ -524,7 +524,7 @@ class _Placer:
         while True:
             number = self._numbers.get(wanted.name, 1)
             self._numbers[wanted.name] = number + 1
-            name = numbered(wanted.name, number)
+            name = number_name(wanted.name, number)
             path = replace(wanted, name=name).path
             if path in self._used:
                 continue
@@ -532,14 +532,14 @@ class _Placer:
                 moved = False
             elif number > 1 and name in self._list_names():
                 continue
-            elif self._move(wanted.file, name, path):
+            elif self._move_file(wanted.file, name, path):
                 moved = True
             else:
                 continue
             self._used.add(path)
             return Placed(wanted.file, path, moved=moved)
 
-    def _move(self, file: ReceivedFile, name: str, path: str) -> bool:
+    def _move_file(self, file: ReceivedFile, name: str, path: str) -> bool:
         """Move a file to its place. Returns False if the name is taken."""
         self._placement.reserve(path)
         moved = self._staging.move_to(file.temporary, self._folder, name)
@@ -566,14 +566,14 @@ class _Placer:
         except FileNotFoundError:
             return False
         is_alike = stat.S_ISREG(state.st_mode) and state.st_size == file.bytes
-        return is_alike and (is_known or self._hash(name) == file.sha256)
+        return is_alike and (is_known or self._hash_file(name) == file.sha256)
 
-    def _hash(self, name: str) -> str:
+    def _hash_file(self, name: str) -> str:
         with self._folder.open_file(name) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def numbered(name: str, number: int) -> str:
+def number_name(name: str, number: int) -> str:
     """Return `name (2).wav`; a long name is shortened."""
     if number == 1:
         return name
@@ -583,7 +583,7 @@ def numbered(name: str, number: int) -> str:
     return os.fsencode(plain.stem)[:room].decode("utf-8", "ignore") + ending
 
 
-def _removed(root: FolderHandle, path: str) -> bool:
+def _remove_file(root: FolderHandle, path: str) -> bool:
     """Remove a file. Returns whether it is gone; False while a folder above it is a link."""
     folder, _, name = path.rpartition("/")
     try:

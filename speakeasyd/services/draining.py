@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import Settings
-from speakeasyd.domain.drained import Drained, Left
+from speakeasyd.domain.drained import Drained, UnfinishedFile
 from speakeasyd.domain.pausing import DEVICE_PAUSE, LEDGER_PAUSE, PauseCause, PauseKind
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import LedgerError
@@ -152,12 +152,12 @@ class Draining:
         except LedgerError as error:
             account = RunAccount({}, [], [])
             problems = [*problems, str(error)]
-        failed = [Left(build_path(row), str(row["error"])) for row in account.failed]
-        left = [Left(build_path(row), reason(row)) for row in account.left]
+        failed = [UnfinishedFile(build_path(row), str(row["error"])) for row in account.failed]
+        unfinished = [UnfinishedFile(build_path(row), reason(row)) for row in account.unfinished]
         return Drained(
             ended=account.ended,
             failed=tuple(failed),
-            left=(*left, *self._intake.left()),
+            unfinished=(*unfinished, *self._intake.list_unfinished()),
             untaken=tuple(self._intake.untaken),
             troubles=tuple(problems),
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from speakeasyd.clock import Clock
 from speakeasyd.config import InboxSettings, Settings
-from speakeasyd.domain.drained import Left
+from speakeasyd.domain.drained import UnfinishedFile
 from speakeasyd.domain.job import AddedJob
 from speakeasyd.domain.presets import Changes
 from speakeasyd.ledger.ledger import Ledger
@@ -104,9 +104,11 @@ class Intake:
         """Return whether the inbox is present and its filesystem mounted. Blocks."""
         return self._pipelines[inbox].anchor.is_present()
 
-    def left(self) -> list[Left]:
+    def list_unfinished(self) -> list[UnfinishedFile]:
         """Return the files in the inboxes that are not in the ledger, and why not."""
-        return [left for pipeline in self._pipelines.values() for left in pipeline.left()]
+        return [
+            file for pipeline in self._pipelines.values() for file in pipeline.list_unfinished()
+        ]
 
     @property
     def untaken(self) -> list[str]:
@@ -186,11 +188,11 @@ class InboxPipeline:
     def refusal(self) -> str:
         return self.monitor.refusal or self.admission.refusal
 
-    def left(self) -> Iterator[Left]:
+    def list_unfinished(self) -> Iterator[UnfinishedFile]:
         for path, reason in self._arrivals.unread():
-            yield Left(str(self._build_path(path)), self.refusal or reason)
+            yield UnfinishedFile(str(self._build_path(path)), self.refusal or reason)
         for path, reason in self.monitor.unreadable.items():
-            yield Left(str(self._build_path(path)), f"cannot be read: {reason}")
+            yield UnfinishedFile(str(self._build_path(path)), f"cannot be read: {reason}")
 
     def untaken(self) -> Iterator[Path]:
         return map(self._build_path, self.monitor.untaken)

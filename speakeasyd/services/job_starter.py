@@ -126,7 +126,7 @@ class JobStarter:
             options=job.options,
             language=job.language,
             skip=job.done,
-            said=job.said,
+            texts=job.texts,
             languages=job.languages,
             only=only,
             added_at=job.queue_key - expected_seconds,

@@ -54,10 +54,10 @@ class Outboxes(Service):
     async def prepare_folders(self) -> None:
         """Create the outboxes and remove old drafts. Pauses the queue of an outbox that fails."""
         await asyncio.gather(
-            *(self._prepare(inbox, outbox) for inbox, outbox in self._outboxes.items())
+            *(self._prepare_outbox(inbox, outbox) for inbox, outbox in self._outboxes.items())
         )
 
-    async def _prepare(self, inbox: str, outbox: Outbox) -> None:
+    async def _prepare_outbox(self, inbox: str, outbox: Outbox) -> None:
         try:
             await self.call_outbox(inbox, outbox.prepare_folder)
             await self.call_outbox(inbox, outbox.probe_writable)

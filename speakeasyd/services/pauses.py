@@ -53,7 +53,7 @@ class Pauses:
         stored = read_pauses(await self._ledger.read(load_state, StateKey.PAUSES))
         manual = {cause: why for cause, why in stored.items() if not cause.kind.ends_by_itself}
         self._reasons, self._kept = (manual, {}) if obeyed else ({}, manual)
-        await self._store(self._reasons)
+        await self._store_reasons(self._reasons)
 
     async def begin_pause(self, cause: PauseCause, reason: str) -> None:
         """Begin a pause, or change its reason. Does nothing if cause and reason are unchanged."""
@@ -84,31 +84,31 @@ class Pauses:
     async def begin_durably(self, cause: PauseCause, reason: str) -> None:
         """Begin a pause once the ledger has stored it. Raises LedgerError; nothing changes then."""
         async with self._changing:
-            await self._store(self._reasons | {cause: reason})
+            await self._store_reasons(self._reasons | {cause: reason})
             self._reasons[cause] = reason
-            self._publish(QueuePaused.of(cause, reason))
+            self._publish_change(QueuePaused.of(cause, reason))
 
     async def end_durably(self, cause: PauseCause) -> None:
         """End a pause once the ledger has stored it. Raises LedgerError; nothing changes then."""
         async with self._changing:
             if reason := self._reasons.get(cause):
                 remaining = {key: value for key, value in self._reasons.items() if key != cause}
-                await self._store(remaining)
+                await self._store_reasons(remaining)
                 self._reasons.pop(cause, None)
-                self._publish(QueueResumed.of(cause, reason))
+                self._publish_change(QueueResumed.of(cause, reason))
 
-    async def _store(self, reasons: Mapping[PauseCause, str]) -> None:
+    async def _store_reasons(self, reasons: Mapping[PauseCause, str]) -> None:
         stored = self._kept | dict(reasons)
         rows = [describe_pause(cause, reason) for cause, reason in stored.items()]
         await self._ledger.write(store_state, StateKey.PAUSES, rows)
 
-    def _publish(self, change: PauseChange) -> None:
+    def _publish_change(self, change: PauseChange) -> None:
         self._hub.publish(Event.of(change, at=format_utc(self._clock.utc())))
 
     async def _publish_change(self, change: PauseChange) -> None:
-        self._publish(change)
+        self._publish_change(change)
         try:
             async with self._changing:
-                await self._store(self._reasons)
+                await self._store_reasons(self._reasons)
         except LedgerError:  # the subscribers of the hub, such as the log, have the event anyway
             log.debug("cannot store the pause %s in the ledger", change.cause)

@@ -20,7 +20,7 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
 )
 from speakeasyd.domain.retry import HOLD_S
-from speakeasyd.domain.transcript import Chunk, MediaWarning, WarningKind
+from speakeasyd.domain.transcript import Chunk
 from speakeasyd.domain.worker_pool import (
     DeviceChange,
     LostTask,
@@ -214,9 +214,7 @@ class ReportHandler:
 
     async def _finish_job(self, job: Job, done: TaskDone, loaded: Loaded | None) -> None:
         """Mark a job as transcribed and start its publication. Raises ClaimLost, LedgerError."""
-        warnings = done.warnings
-        if loaded and loaded.warning:
-            warnings = (MediaWarning(WarningKind.OTHER, loaded.warning), *warnings)
+        warnings = loaded.add_warning(done.warnings) if loaded else done.warnings
         await self._ledger.write(
             mark_transcribed,
             job.id,

@@ -146,13 +146,13 @@ def apply_change(
     if change.merge:
         _require_numbers(found, change.merge)
         numbers = merge_numbers(number_by_key(found), change.merge)
-        found = _rebuild(known, found, numbers)
+        found = _rebuild_speakers(known, found, numbers)
     if change.split is not None:
         _require_numbers(found, [change.split])
-        found = _split(known, found, change.split)
+        found = _split_speaker(known, found, change.split)
     _require_numbers(found, change.names)
     renamed = [
-        _rename(speaker, change.names[speaker.number], people)
+        _rename_speaker(speaker, change.names[speaker.number], people)
         if speaker.number in change.names
         else speaker
         for speaker in found.speakers
@@ -160,7 +160,7 @@ def apply_change(
     return replace(found, speakers=tuple(renamed))
 
 
-def _rename(speaker: Speaker, name: str, people: Sequence[Person]) -> Speaker:
+def _rename_speaker(speaker: Speaker, name: str, people: Sequence[Person]) -> Speaker:
     name = check_name(name) if name.strip() else ""
     return replace(
         speaker,
@@ -171,14 +171,14 @@ def _rename(speaker: Speaker, name: str, people: Sequence[Person]) -> Speaker:
     )
 
 
-def _rebuild(
+def _rebuild_speakers(
     known: JobSpeakers, found: FileSpeakers, numbers: Mapping[LocalKey, int]
 ) -> FileSpeakers:
     names = {speaker.number: speaker for speaker in found.speakers}
     return build_file_speakers(known.chunks, numbers, known.words, names)
 
 
-def _split(known: JobSpeakers, found: FileSpeakers, number: int) -> FileSpeakers:
+def _split_speaker(known: JobSpeakers, found: FileSpeakers, number: int) -> FileSpeakers:
     from speakeasyd.domain.speaker_clustering import split_speaker  # noqa: PLC0415
 
     numbers = number_by_key(found)
@@ -187,7 +187,9 @@ def _split(known: JobSpeakers, found: FileSpeakers, number: int) -> FileSpeakers
     if not second:
         raise SpeakeasyError(f"speaker {number} cannot be divided: there is too little speech")
     new = max(speaker.number for speaker in found.speakers) + 1
-    return _rebuild(known, found, {key: new if key in second else n for key, n in numbers.items()})
+    return _rebuild_speakers(
+        known, found, {key: new if key in second else n for key, n in numbers.items()}
+    )
 
 
 def _require_numbers(found: FileSpeakers, wanted: Sequence[int] | Mapping[int, str]) -> None:

@@ -22,11 +22,11 @@ async def measure_sample(
     program = ("-m", "speakeasyd.engine.voice_sample", str(path), str(least_s))
     found = await run_probe(*program, deadline_s=_DEADLINE_S)
     if "error" in found:
-        raise _refuse(source, found["error"], least_s)
+        raise _build_refusal(source, found["error"], least_s)
     return VoiceSample(source, found["seconds"], base64.b64decode(found["embedding"]))
 
 
-def _refuse(source: str, reason: str, least_s: float) -> SpeakeasyError:
+def _build_refusal(source: str, reason: str, least_s: float) -> SpeakeasyError:
     return SpeakeasyError(
         f"{source} is no sample of a voice: {reason}",
         hint=f"A sample is a clear recording of one person who speaks for {least_s:g} s or longer.",

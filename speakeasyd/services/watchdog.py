@@ -91,7 +91,7 @@ class StallWatchdog(Service):
         for job in underway:
             seen = before.get(job.token)
             self._seen[job.token] = await self._check_job(job, seen, now)
-        await self._resolve(now)
+        await self._resolve_stalls(now)
         return CHECK_S
 
     async def _check_job(
@@ -143,7 +143,7 @@ class StallWatchdog(Service):
             return
         log.error("job %s: %s", job.id, text)
         self._abandon_claim(job.id, job.token)
-        await self._service_failures.begin_failure(_name(job.id), text)
+        await self._service_failures.begin_failure(_name_job(job.id), text)
         incident = await self._ledger.write(
             open_incident,
             Incident(
@@ -156,7 +156,7 @@ class StallWatchdog(Service):
         )
         self._stalls[job.id] = _StalledJob(incident=incident, began=now, chunks=job.chunks)
 
-    async def _resolve(self, now: float) -> None:
+    async def _resolve_stalls(self, now: float) -> None:
         """Resolve the stalls whose jobs have ended or made progress."""
         if not self._stalls:
             return
@@ -169,9 +169,9 @@ class StallWatchdog(Service):
             await self._ledger.write(
                 close_incident, stall.incident, cost_seconds=round(now - stall.began, 3)
             )
-            await self._service_failures.end_failure(_name(job_id))
+            await self._service_failures.end_failure(_name_job(job_id))
             del self._stalls[job_id]
 
 
-def _name(job_id: JobId) -> str:
+def _name_job(job_id: JobId) -> str:
     return f"job {job_id}"

@@ -23,7 +23,7 @@ class _AssignedTask:
     task: Task
     alone: bool
     opened: bool = False
-    heard_at: float | None = None  # monotonic seconds of the latest report about the task
+    last_report_at: float | None = None  # monotonic seconds of the latest report about the task
     started: dict[int, ChunkStarted] = field(default_factory=dict)
 
 
@@ -56,10 +56,10 @@ class AssignedTasks:
         """Forget the task of a job. Returns whether there was one."""
         return self._held.pop(job_id, None) is not None
 
-    def heard_at(self, job_id: JobId) -> float | None:
+    def find_last_report_time(self, job_id: JobId) -> float | None:
         """Return the time of the latest report about this task in monotonic seconds, or None."""
         held = self._held.get(job_id)
-        return held.heard_at if held else None
+        return held.last_report_at if held else None
 
     def __contains__(self, job_id: object) -> bool:
         return job_id in self._held
@@ -67,7 +67,7 @@ class AssignedTasks:
     def record_report(self, report: Report, now: float) -> None:
         job_id = getattr(report, "job_id", None)
         if job_id in self._held:
-            self._held[job_id].heard_at = now
+            self._held[job_id].last_report_at = now
         match report:
             case Opened() if held := self._find_task(report):
                 held.opened = True

@@ -57,15 +57,15 @@ class LivenessTracker:
         """Restart the deadline when an idle worker gets a request."""
         self._last_sign = now
 
-    def task_overdue(self, heard_at: float | None, tasks: int, now: float) -> bool:
+    def task_overdue(self, last_report_at: float | None, tasks: int, now: float) -> bool:
         """Return whether a task has had no report for too long while the worker is working.
 
-        `heard_at`: time of the latest report about it; None if it waits for its turn: then any
+        `last_report_at`: time of the latest report about it; None if it waits for its turn: then any
         report counts. Tasks take turns, so the limit grows with their number `tasks`.
         """
         if self._phase is not _LivenessPhase.WORKING:
             return False  # `is_overdue` watches a worker that starts or loads
-        latest_sign = self._last_sign if heard_at is None else heard_at
+        latest_sign = self._last_sign if last_report_at is None else last_report_at
         return now - latest_sign > self._stall_s * max(1, tasks)
 
     def is_overdue(self, now: float) -> bool:

@@ -159,7 +159,7 @@ class Supervisor:
             return False
         now = self._clock.monotonic()
         return self._run.liveness.task_overdue(
-            self._assigned.heard_at(job_id), len(self._assigned), now
+            self._assigned.find_last_report_time(job_id), len(self._assigned), now
         )
 
     def drop_job(self, job_id: JobId) -> None:

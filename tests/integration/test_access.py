@@ -287,7 +287,7 @@ def test_doctor_checks_everything_that_the_user_can_read(state: Path, deny: Deny
     )
     assert done.returncode == 1
     assert done.stderr == ""
-    for said in (
+    for expected in (
         "fail daemon: ",
         f"fail ledger: this user may not open {state}",
         f"fail state folder: {state} cannot be written: Permission denied",
@@ -295,7 +295,7 @@ def test_doctor_checks_everything_that_the_user_can_read(state: Path, deny: Deny
         f"fail outbox of inbox: {outbox} cannot be written: Permission denied",
         "ok   engine: ",
     ):
-        assert said in done.stdout
+        assert expected in done.stdout
 
 
 @pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="only root may give files away")

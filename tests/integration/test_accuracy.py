@@ -46,15 +46,15 @@ def transcribe_files(folder: Path, rows: Sequence[Row], state: Path) -> list[str
     """Return the texts of the files, by the pipeline of a worker."""
     model = load_model("bundled", WorkerSpec("cpu", "auto", 2, 0, str(state), offline=True))
     chunks: dict[JobId, dict[int, str]] = {JobId(job): {} for job in range(len(rows))}
-    left, over = set(chunks), threading.Event()
+    remaining, over = set(chunks), threading.Event()
 
     def collect_report(report: Report) -> None:
         match report:
             case ChunkDone(job_id=job_id, chunk=chunk):
                 chunks[job_id][chunk.index] = "".join(segment.text for segment in chunk.segments)
             case TaskDone(job_id=job_id):
-                left.discard(job_id)
-                if not left:
+                remaining.discard(job_id)
+                if not remaining:
                     over.set()
 
     pipeline = Pipeline(
@@ -79,7 +79,7 @@ def transcribe_files(folder: Path, rows: Sequence[Row], state: Path) -> list[str
         )
     assert over.wait(3000)
     pipeline.stop()
-    return ["".join(told[index] for index in sorted(told)) for told in chunks.values()]
+    return ["".join(texts[index] for index in sorted(texts)) for texts in chunks.values()]
 
 
 @pytest.mark.parametrize("group", ["clips", "long"])

@@ -251,9 +251,9 @@ def test_show(ledger: CommandLine) -> None:
     assert ledger.out == "Good morning, ladies and gentlemen.\n"
     assert ledger.run_on_state("show", "3", "--text") == 0
     assert ledger.out == "Half of it.\n"
-    told = ledger.run_for_json("show", "1")
-    assert told["artifacts"][0]["path"] == "1.txt"
-    assert told["attempts_made"][0]["outcome"] == "completed"
+    output = ledger.run_for_json("show", "1")
+    assert output["artifacts"][0]["path"] == "1.txt"
+    assert output["attempts_made"][0]["outcome"] == "completed"
     assert ledger.run_on_state("show", "2") == 0
     assert "not_media, it is text" in ledger.out
     assert " ".join(find_hint("not_media").split()) in " ".join(ledger.out.split())
@@ -262,9 +262,9 @@ def test_show(ledger: CommandLine) -> None:
 
 
 def test_status_in_json(ledger: CommandLine) -> None:
-    told = ledger.run_for_json("status")
-    assert told["daemon"] is None
-    assert told["counts"] == {
+    output = ledger.run_for_json("status")
+    assert output["daemon"] is None
+    assert output["counts"] == {
         "pending": 1,
         "processing": 1,
         "completed": 1,
@@ -272,8 +272,8 @@ def test_status_in_json(ledger: CommandLine) -> None:
         "cancelled": 0,
         "skipped": 0,
     }
-    assert [job["path"] for job in told["in_work"]] == ["calls/long.wav"]
-    assert told["speed"] > 0
+    assert [job["path"] for job in output["in_work"]] == ["calls/long.wav"]
+    assert output["speed"] > 0
 
 
 def test_status_for_people(ledger: CommandLine) -> None:
@@ -358,7 +358,7 @@ def test_cancel(ledger: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("talk.mp3", ["job 1: completed", "speakeasyd show 1 --text"]),
         ("letter.mp3", ["job 2: failed", "not_media", "Play the file in another program"]),
@@ -367,9 +367,9 @@ def test_cancel(ledger: CommandLine) -> None:
         ("copying.mkv", ["7 bytes: it is still being written"]),
     ],
 )
-def test_why_of_a_known_file(ledger: CommandLine, name: str, said: list[str]) -> None:
+def test_why_of_a_known_file(ledger: CommandLine, name: str, expected: list[str]) -> None:
     assert ledger.run_why(ledger.inbox / name) == 0
-    assert [part for part in said if part not in ledger.out] == []
+    assert [part for part in expected if part not in ledger.out] == []
 
 
 def test_why_of_a_file_that_is_ignored(ledger: CommandLine) -> None:
@@ -498,9 +498,9 @@ def test_doctor_finds_an_engine_that_cannot_decode(
         )
         == 1
     )
-    told = " ".join(command_line.out.split())
-    assert "fail engine: a defect of speakeasyd, or of its installation: TypeError" in told
-    assert "install speakeasyd again" in told
+    output = " ".join(command_line.out.split())
+    assert "fail engine: a defect of speakeasyd, or of its installation: TypeError" in output
+    assert "install speakeasyd again" in output
 
 
 @pytest.mark.real
@@ -525,10 +525,10 @@ def test_doctor_prints_how_to_fix_problems(command_line: CommandLine, tmp_path: 
         "cuda",
     ]
     assert command_line.run_on_state("doctor", *places, "--model", "no such model") == 1
-    told = " ".join(command_line.out.split())
-    assert "is not there Create it, or mount it." in told
-    assert "fail GPU: none is found" in told or "ok GPU: cuda:0" in told
-    assert re.search(r"fail model no such model: .*no model 'no such model'", told)
+    output = " ".join(command_line.out.split())
+    assert "is not there Create it, or mount it." in output
+    assert "fail GPU: none is found" in output or "ok GPU: cuda:0" in output
+    assert re.search(r"fail model no such model: .*no model 'no such model'", output)
 
 
 # --- error codes
@@ -629,7 +629,7 @@ def test_why_and_doctor_name_the_pause(ledger: CommandLine) -> None:
         assert ledger.run_why(ledger.inbox / "later.flac") == 0
         assert "It waits in the queue, which is paused: its disk is full" in ledger.out
         found = ledger.run_for_json("doctor", "--inbox", str(ledger.inbox), "--device", "cpu")
-        queue = {"what": "queue", "level": "warn", "mend": ""}
+        queue = {"what": "queue", "level": "warn", "hint": ""}
         assert queue | {"text": "paused (outbox inbox): its disk is full"} in found
         asyncio.run(store_pause(PauseCause(PauseKind.OUTBOX, "another inbox")))
         assert ledger.run_why(ledger.inbox / "later.flac") == 0

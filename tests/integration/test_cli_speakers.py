@@ -94,7 +94,7 @@ def test_search_by_speaker(command_line: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "expected"),
     [
         (("--count", "0"), "from 1 to 30"),
         (("--merge", "2"), "two or more"),
@@ -106,10 +106,10 @@ def test_search_by_speaker(command_line: CommandLine) -> None:
     ],
 )
 def test_invalid_changes_are_refused(
-    command_line: CommandLine, arguments: tuple[str, ...], said: str
+    command_line: CommandLine, arguments: tuple[str, ...], expected: str
 ) -> None:
     assert command_line.run_on_state("speakers", "1", *arguments) in {1, 2}
-    assert said in command_line.err
+    assert expected in command_line.err
 
 
 def test_people_are_listed_renamed_and_deleted(command_line: CommandLine) -> None:

@@ -199,8 +199,8 @@ def test_work_continues_after_a_killed_worker_and_a_killed_daemon(
     assert daemon.run_once().returncode == 0
     assert daemon.read_texts() == expected_texts
     assert set(daemon.read_statuses().values()) == {"completed"}
-    left = [path.name for path in daemon.outbox.rglob("*") if path.is_file()]
-    assert sorted(left) == sorted(
+    remaining = [path.name for path in daemon.outbox.rglob("*") if path.is_file()]
+    assert sorted(remaining) == sorted(
         f"{sample.stem}.{ending}" for sample in SAMPLES for ending in ("txt", "srt")
     )
 

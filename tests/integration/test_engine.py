@@ -213,7 +213,7 @@ def test_a_restart_gives_the_same_text(
 ) -> None:
     committed = [chunk for chunk in expected_chunks if chunk.index in done]
     again = transcribe_file(
-        model, build_task(conversation, skip=frozenset(done), said=join_lowercase_text(committed))
+        model, build_task(conversation, skip=frozenset(done), texts=join_lowercase_text(committed))
     ).build_chunks()
     assert again == [chunk for chunk in expected_chunks if chunk.index not in done]
 
@@ -363,9 +363,9 @@ def test_skipped_speech_is_decoded_again(model: Model) -> None:
     first = hypothesis.decoded
     jumped = replace(first, evidence=replace(first.evidence, speech_s=clip.speech_s))
     whole = recognizer.prepare(clip, options, "en")
-    told = replace(hypothesis, request=whole, decoded=jumped).settle_doubts().text
-    assert "dentist on Monday" in told
-    assert "Museum" in told
+    text = replace(hypothesis, request=whole, decoded=jumped).settle_doubts().text
+    assert "dentist on Monday" in text
+    assert "Museum" in text
 
 
 def test_a_prompt_can_change_the_spelling(model: Model) -> None:

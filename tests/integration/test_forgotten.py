@@ -36,11 +36,11 @@ def build_failing_function(
     times: int, error: BaseException, function: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Return the function with errors for its first calls."""
-    left = [times]
+    remaining = [times]
 
     def fail_or_call(*args: Any, **kwargs: Any) -> Any:
-        if left[0]:
-            left[0] -= 1
+        if remaining[0]:
+            remaining[0] -= 1
             raise error
         return function(*args, **kwargs)
 
@@ -101,14 +101,14 @@ async def test_errors_of_observing_or_reading_lose_no_file(
 async def test_errors_of_the_ledger_lose_no_file(
     tmp_path: Path, what: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    left = [4]
+    remaining = [4]
 
     def fail_first(run: Callable[..., Any]) -> Callable[..., Any]:
         async def fail_or_call(
             self: Ledger, function: Callable[..., Any], *args: Any, **more: Any
         ) -> Any:
-            if function is what and left[0]:
-                left[0] -= 1
+            if function is what and remaining[0]:
+                remaining[0] -= 1
                 raise RuntimeError("a defect")
             return await run(self, function, *args, **more)
 
@@ -121,7 +121,7 @@ async def test_errors_of_the_ledger_lose_no_file(
         for name in "abc":
             setup.write_file(f"{name}.wav")
         await setup.wait_for_jobs(3)
-        await wait_until(lambda: not left[0], "all injected errors")
+        await wait_until(lambda: not remaining[0], "all injected errors")
 
 
 async def test_a_failed_hash_worker_requeues_its_files(

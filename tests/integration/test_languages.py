@@ -93,7 +93,7 @@ def test_a_restart_gives_the_same_text_and_languages(
         mixed_recording,
         language="de",
         skip=frozenset(done),
-        said={chunk.index: chunk.text_in_language for chunk in committed},
+        texts={chunk.index: chunk.text_in_language for chunk in committed},
         languages={chunk.index: chunk.language for chunk in committed},
     )
     again = transcribe_file(model, rest).build_chunks()

@@ -202,7 +202,7 @@ def _damage_ledger(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "expected"),
     [
         (_write_text_file, "is not a readable ledger"),
         (_create_other_database, "is not a readable ledger"),
@@ -212,12 +212,12 @@ def _damage_ledger(path: Path) -> None:
     ],
 )
 def test_restore_accepts_only_valid_ledgers(
-    ledger: Path, tmp_path: Path, make: object, said: str
+    ledger: Path, tmp_path: Path, make: object, expected: str
 ) -> None:
     copy = tmp_path / "copy.db"
     assert callable(make)
     make(copy)
-    with pytest.raises(LedgerError, match=said):
+    with pytest.raises(LedgerError, match=expected):
         restore_ledger(copy, ledger)
     assert read_paths(ledger) == ["old.wav"]
     assert not list(ledger.parent.glob("*replaced*"))

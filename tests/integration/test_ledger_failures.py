@@ -111,9 +111,9 @@ def test_a_read_only_disk(disk: Path, command: list[str], tmp_path: Path) -> Non
     migrate_ledger(disk / LEDGER)
     subprocess.run(["mount", "-o", "remount,ro", disk.parent], check=True)
     folders = build_folder_options(tmp_path)
-    said = run_and_read_error(disk, *command, *(folders if command == ["once"] else ()))
-    assert "read-only filesystem" in said
-    assert "mount" in said
+    message = run_and_read_error(disk, *command, *(folders if command == ["once"] else ()))
+    assert "read-only filesystem" in message
+    assert "mount" in message
 
 
 def test_a_read_only_disk_can_be_checked_and_backed_up(disk: Path, tmp_path: Path) -> None:
@@ -130,9 +130,9 @@ def test_a_read_only_disk_can_be_checked_and_backed_up(disk: Path, tmp_path: Pat
 def test_a_backup_to_a_full_disk(disk: Path, tmp_path: Path) -> None:
     migrate_ledger(tmp_path / LEDGER)
     fill_disk(disk)
-    said = run_and_read_error(tmp_path, "ledger", "backup", str(disk / "copy.db"))
-    assert "is full" in said or "No space left" in said
-    assert str(disk / "copy.db") in said
+    message = run_and_read_error(tmp_path, "ledger", "backup", str(disk / "copy.db"))
+    assert "is full" in message or "No space left" in message
+    assert str(disk / "copy.db") in message
 
 
 @pytest.mark.parametrize("words", [*CHANGING_COMMANDS, *READING_COMMANDS], ids=" ".join)
@@ -150,9 +150,9 @@ def test_a_forbidden_ledger(tmp_path: Path, deny: Deny, words: list[str], which:
     migrate_ledger(state / LEDGER)
     deny(state if which == "folder" else state / LEDGER)
     folders = build_folder_options(tmp_path)
-    said = run_and_read_error(state, *words, *(folders if words == ["once"] else ()))
-    assert "this user may not" in said
-    assert "chmod" in said or "sudo" in said or "as the user" in said
+    message = run_and_read_error(state, *words, *(folders if words == ["once"] else ()))
+    assert "this user may not" in message
+    assert "chmod" in message or "sudo" in message or "as the user" in message
 
 
 @pytest.mark.parametrize("words", [["jobs"], ["retry", "1"]], ids=" ".join)
@@ -162,9 +162,9 @@ def test_a_ledger_locked_by_another_program(tmp_path: Path, words: list[str]) ->
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("PRAGMA journal_mode = DELETE")
         other.execute("BEGIN EXCLUSIVE")
-        said = run_and_read_error(tmp_path, *words)
-        assert f"process {os.getpid()}" in said
-        assert "locked by another program" in said
+        message = run_and_read_error(tmp_path, *words)
+        assert f"process {os.getpid()}" in message
+        assert "locked by another program" in message
 
 
 def test_owners_get_a_hint_about_permissions(tmp_path: Path, deny: Deny) -> None:
@@ -187,6 +187,6 @@ def test_a_damaged_ledger_has_its_own_error(tmp_path: Path, spoil: DamageFunctio
     migrate_ledger(tmp_path / LEDGER)
     shutil.copy(tmp_path / LEDGER, tmp_path / "kept.db")
     spoil(tmp_path / LEDGER)
-    said = run_and_read_error(tmp_path, "jobs")
-    assert "damaged" in said
-    assert "ledger restore" in said
+    message = run_and_read_error(tmp_path, "jobs")
+    assert "damaged" in message
+    assert "ledger restore" in message

@@ -160,10 +160,10 @@ def run_and_kill(ledger_path: Path, *, boot_id: str, after: int) -> set[tuple[st
     command = [sys.executable, "-c", DAEMON_PROGRAM, str(ledger_path), boot_id]
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as daemon:
         assert daemon.stdout
-        said = [daemon.stdout.readline() for _ in range(after)]
+        lines = [daemon.stdout.readline() for _ in range(after)]
         daemon.kill()
-        said += daemon.stdout.readlines()
+        lines += daemon.stdout.readlines()
     return {
         (verb, int(job_id))
-        for verb, job_id in (line.split() for line in said if line.endswith("\n"))
+        for verb, job_id in (line.split() for line in lines if line.endswith("\n"))
     }

@@ -390,8 +390,8 @@ async def test_addresses_are_hidden_in_errors(
 
 KEEP_PROGRAM = """
 import json, os, sys
-told = {key: value for key, value in os.environ.items() if key.startswith("TRANSCRIPT_")}
-open(sys.argv[1], "a").write(json.dumps([sys.argv[2:], told]) + "\\n")
+given = {key: value for key, value in os.environ.items() if key.startswith("TRANSCRIPT_")}
+open(sys.argv[1], "a").write(json.dumps([sys.argv[2:], given]) + "\\n")
 """
 
 
@@ -415,19 +415,21 @@ async def test_a_command_gets_the_fields_without_a_shell(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("hook", "said"),
+    ("hook", "expected"),
     [
         ([sys.executable, "-c", "import sys; sys.exit('no paper')"], "exit status 1: no paper"),
         (["/nowhere/command"], "cannot be run"),
     ],
 )
-async def test_a_failed_command_is_not_repeated(tmp_path: Path, hook: list[str], said: str) -> None:
+async def test_a_failed_command_is_not_repeated(
+    tmp_path: Path, hook: list[str], expected: str
+) -> None:
     async with open_notifier(tmp_path, hook=hook) as setup:
         await complete_one_and_fail_one(setup.ledger)
         await setup.run_round()
         [delivery] = await setup.query_deliveries()
         assert (delivery["status"], delivery["attempts"]) == ("failed", 1)
-        assert said in delivery["error"]
+        assert expected in delivery["error"]
 
 
 SLEEPING_PROGRAM = """

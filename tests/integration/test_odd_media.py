@@ -25,7 +25,7 @@ class Expected:
 
     words: int
     kinds: frozenset[WarningKind] = frozenset()
-    said: str = "fellow Americans"  # part of the text
+    phrase: str = "fellow Americans"  # part of the text
     first_cue_s: tuple[float, float] | None = None  # minimum and maximum
     last_cue_s: tuple[float, float] | None = None
 
@@ -38,21 +38,21 @@ EXPECTED = {
     "03_3ch_speech_on_3.wav": Expected(7),
     "03_6ch_speech_on_4.wav": Expected(7),
     "03_8ch_speech_on_4.wav": Expected(7),
-    "03_9ch_fails.wav": Expected(7, said="And so"),
-    "03_32ch_fails.wav": Expected(7, said="And so"),
+    "03_9ch_fails.wav": Expected(7, phrase="And so"),
+    "03_32ch_fails.wav": Expected(7, phrase="And so"),
     "05_offset5.mkv": Expected(22, first_cue_s=(4.9, 5.5)),
     "05_offset5.mp4": Expected(22, first_cue_s=(4.9, 5.5)),
     "06_hole20.mp4": Expected(22, first_cue_s=(0.0, 0.5), last_cue_s=(25.0, 28.5)),
     "06_hole20.webm": Expected(22, first_cue_s=(0.0, 0.5), last_cue_s=(25.0, 28.5)),
-    "07_chained.opus": Expected(39, said=QUILTER),
-    "07_chained_vorbis.ogg": Expected(39, said=QUILTER),
+    "07_chained.opus": Expected(39, phrase=QUILTER),
+    "07_chained_vorbis.ogg": Expected(39, phrase=QUILTER),
     "08_stale_header_1s_of_11s.wav": Expected(22, REPAIRED),
-    "09_concat_mp3_false_cut.mp3": Expected(39, said=QUILTER),
+    "09_concat_mp3_false_cut.mp3": Expected(39, phrase=QUILTER),
     "09_riff_44_bytes_short.wav": Expected(22),
     "09_telegram_no_eos.ogg": Expected(22),
-    "11_android.3gpp": Expected(17, said=QUILTER),
-    "11_openai.mpga": Expected(17, said=QUILTER),
-    "12_bom.flac": Expected(17, said=QUILTER),
+    "11_android.3gpp": Expected(17, phrase=QUILTER),
+    "11_openai.mpga": Expected(17, phrase=QUILTER),
+    "12_bom.flac": Expected(17, phrase=QUILTER),
     "17_dc_0.1_speech_0.05.wav": Expected(22),
     "17_float_times_32768.wav": Expected(7),
 }
@@ -94,7 +94,7 @@ def test_an_unusual_file_has_the_expected_outcome(daemon: DaemonProcess, name: s
     path = f"{name}/{name}"
     assert daemon.read_statuses()[path] == "completed"
     text = " ".join(daemon.read_texts()[path].split())
-    assert expected.said in text
+    assert expected.phrase in text
     assert len(text.split()) == pytest.approx(expected.words, rel=FIFTH_OF_WORDS)
     rows = daemon.query_ledger("SELECT path, warning_kinds FROM job_status")
     kinds = {row["path"]: set(json.loads(row["warning_kinds"] or "[]")) for row in rows}

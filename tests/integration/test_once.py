@@ -94,12 +94,12 @@ def test_an_outbox_that_becomes_unwritable(daemon: DaemonProcess, deny: Deny) ->
     try:
         poll_until(lambda: "processing" in daemon.read_statuses().values(), "a job in progress")
         deny(daemon.outbox, 0o555)
-        said, _ = once.communicate(timeout=PATIENCE_S)
+        output, _ = once.communicate(timeout=PATIENCE_S)
     finally:
         once.kill()
         once.wait()
     assert once.returncode == 1
-    assert f"left: {source}: {daemon.outbox} cannot be written" in said
+    assert f"left: {source}: {daemon.outbox} cannot be written" in output
 
 
 @posix_only
@@ -131,15 +131,15 @@ def test_a_ledger_that_another_program_locks(daemon: DaemonProcess) -> None:
         once = subprocess.Popen(daemon.build_command("once"), stdout=subprocess.PIPE, text=True)
         poll_until(lambda: daemon.query_ledger("SELECT 1 FROM jobs"), "the job")
         other.execute("BEGIN IMMEDIATE")
-        said, _ = once.communicate(timeout=PATIENCE_S)
+        output, _ = once.communicate(timeout=PATIENCE_S)
     finally:
         other.close()
         if once:
             once.kill()
             once.wait()
     assert once.returncode == 1
-    assert str(source) in said
-    assert "locked" in said
+    assert str(source) in output
+    assert "locked" in output
 
 
 def test_jobs_of_a_removed_inbox(daemon: DaemonProcess, tmp_path: Path) -> None:
@@ -180,11 +180,11 @@ def test_a_request_to_stop_ends_it_immediately(
         poll_until(lambda: "processing" in daemon.read_statuses().values(), "a job in progress")
         hinder(daemon, deny)
         once.send_signal(signal.SIGTERM)
-        said, _ = once.communicate(timeout=PATIENCE_S)
+        output, _ = once.communicate(timeout=PATIENCE_S)
     finally:
         once.kill()
         once.wait()
     assert once.returncode == 1
-    assert "nothing to do" not in said
-    assert " left" in said.splitlines()[0]
+    assert "nothing to do" not in output
+    assert " left" in output.splitlines()[0]
     assert "processing" not in daemon.read_statuses().values()

@@ -242,8 +242,12 @@ def test_ten_hours_of_text_stay_responsive(transcribed: Any) -> None:
             "words": words,
         }
 
-    told = {"language": "en", "segments": [line(number) for number in range(10_000)], "gaps": []}
-    transcribed.route("**/transcript", lambda route: route.fulfill(json=told))
+    transcript = {
+        "language": "en",
+        "segments": [line(number) for number in range(10_000)],
+        "gaps": [],
+    }
+    transcribed.route("**/transcript", lambda route: route.fulfill(json=transcript))
     transcribed.evaluate("""() => {
         window.longest = window.together = 0;
         const note = (list) => {

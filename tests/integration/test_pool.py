@@ -501,15 +501,15 @@ async def test_a_missing_library_is_reported_until_it_is_installed(tmp_path: Pat
     """No job fails, no worker restarts in a loop, and the fix is noticed."""
     text = "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded"
     missing = InjectedFault("fault", at="load", phase="load", text=text)
-    mended = asyncio.Event()
+    repaired = asyncio.Event()
     async with run_dispatcher(
-        tmp_path, missing, probe=lambda _device: "" if mended.is_set() else text
+        tmp_path, missing, probe=lambda _device: "" if repaired.is_set() else text
     ) as setup:
         await setup.add_jobs(*create_files(tmp_path))
         await wait_until(lambda: setup.pool.blocked_reason is not None, "the pause")
         assert "speakeasyd[gpu]" in (setup.pool.blocked_reason or "")
         assert setup.pool.capacity("auto") == 0
-        mended.set()
+        repaired.set()
         await setup.wait_for_all_jobs()
         setup.check_texts()
     assert setup.list_fault_kinds() == [FaultKind.CONFIGURATION]

@@ -11,7 +11,7 @@ import pytest
 from speakeasyd import cli
 from speakeasyd.errors import OutboxUnavailable
 from speakeasyd.ledger.backup import back_up
-from speakeasyd.ledger.failures import read_only
+from speakeasyd.ledger.failures import build_read_only_error
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.new_jobs import add_jobs
@@ -81,9 +81,9 @@ def test_doctor_warns_about_files_that_others_can_read(
         state.chmod(0o755 if open_to_all else 0o750)
         config.chmod(0o644 if open_to_all else 0o640)
         cli.main(["doctor", "--config", str(config), "--state", str(state)])
-        told = capsys.readouterr().out
-        assert (f"{state} is open to every user" in told) is open_to_all
-        assert (f"{config} is open to every user" in told) is open_to_all
+        output = capsys.readouterr().out
+        assert (f"{state} is open to every user" in output) is open_to_all
+        assert (f"{config} is open to every user" in output) is open_to_all
 
 
 @pytest.mark.parametrize("service", [True, False])
@@ -96,5 +96,5 @@ def test_a_read_only_folder_under_systemd_names_the_setting(
     with pytest.raises(OutboxUnavailable) as refused, translate_os_errors(tmp_path):
         raise OSError(30, "Read-only file system")
     assert (f"ReadWritePaths={tmp_path}" in str(refused.value)) is service
-    hint = read_only(tmp_path / "ledger.db").hint
+    hint = build_read_only_error(tmp_path / "ledger.db").hint
     assert (f"ReadWritePaths={tmp_path}" in hint) is service

@@ -79,10 +79,10 @@ def build_clip(samples: Samples, *, start: float = 0.0) -> Clip:
 
 
 def recognize_clips(
-    recognizer: AnyRecognizer, *clips: Clip, said: str = "", **options: object
+    recognizer: AnyRecognizer, *clips: Clip, context: str = "", **options: object
 ) -> list[RecognizedText]:
     requests = [
-        recognizer.prepare(clip, Options(**options), detect_language(recognizer), said)  # type: ignore[arg-type]
+        recognizer.prepare(clip, Options(**options), detect_language(recognizer), context)  # type: ignore[arg-type]
         for clip in clips
     ]
     return [hypothesis.settle_doubts() for hypothesis in recognizer.recognize_batch(requests)]
@@ -203,7 +203,7 @@ def test_context_and_prompts_are_accepted(recognizer: AnyRecognizer, clip: Clip)
     """Capabilities may declare that they are ignored."""
     [plain] = recognize_clips(recognizer, clip)
     [hinted] = recognize_clips(
-        recognizer, clip, said=" We met at the harbour.", initial_prompt="Harbour Museum."
+        recognizer, clip, context=" We met at the harbour.", initial_prompt="Harbour Museum."
     )
     assert hinted.text
     assert recognizer.capabilities.prompts or hinted == plain

@@ -250,7 +250,7 @@ def test_a_killed_recording_is_recovered_at_the_next_start(setup: RecorderSetup)
     with soundfile.SoundFile(str(rescued)) as flac:
         assert flac.samplerate == RATE
         assert len(flac.read(RATE, dtype="int16")) == RATE
-    take._close()
+    take._close_file()
     take.close()
 
 

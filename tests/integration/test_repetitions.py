@@ -39,5 +39,5 @@ def test_a_sentence_spoken_twice_is_written_twice(
     pause = np.zeros((1, SAMPLE_RATE // 2), np.float32)
     path = write_wav(tmp_path / "twice.wav", np.concatenate([sound, pause, sound], axis=1))
     run = transcribe_file(model, build_task(path, options={"accuracy": accuracy}), replicas=1)
-    told = join_text(run.build_chunks())
-    assert (told.count("dentist"), told.count("yellow book")) == (2, 2)
+    text = join_text(run.build_chunks())
+    assert (text.count("dentist"), text.count("yellow book")) == (2, 2)

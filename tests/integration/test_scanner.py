@@ -169,17 +169,19 @@ def test_a_missing_root_is_an_error(tmp_path: Path) -> None:
 def test_an_unreadable_folder_is_reported_and_others_are_scanned(tmp_path: Path) -> None:
     create_files(tmp_path, "closed/a.wav", "open/b.wav")
     (tmp_path / "closed").chmod(0)
-    told: list[bytes] = []
+    reported: list[bytes] = []
     try:
         rest = [
             s.path
             for s in scan_inbox(
-                tmp_path, InboxRules(WatchSettings()), on_error=lambda path, _: told.append(path)
+                tmp_path,
+                InboxRules(WatchSettings()),
+                on_error=lambda path, _: reported.append(path),
             )
         ]
     finally:
         (tmp_path / "closed").chmod(0o700)
-    assert (rest, told) == ([b"open/b.wav"], [b"closed"])
+    assert (rest, reported) == ([b"open/b.wav"], [b"closed"])
 
 
 def test_excluded_folders_are_ignored(tmp_path: Path) -> None:

@@ -155,9 +155,9 @@ def test_jobs_are_changed(daemon: ServingDaemon, memo_job: Any) -> None:
 
 
 def test_system_information_is_returned(daemon: ServingDaemon, memo_job: Any) -> None:
-    told = daemon.get("/status")
-    assert told["counts"]["completed"] >= 1
-    assert told["presets"] == ["quick"]
+    status = daemon.get("/status")
+    assert status["counts"]["completed"] >= 1
+    assert status["presets"] == ["quick"]
     assert sum(hour["completed"] for hour in daemon.get("/throughput")["hours"]) >= 1
     assert daemon.client.get("/healthz").json()["checks"]["ledger"] == "ok"
     families = {

@@ -46,10 +46,10 @@ async def test_a_client_that_does_not_read_is_dropped(
     monkeypatch.setattr(broadcast, "BACKLOG", 3)
     monkeypatch.setattr(broadcast, "GATHER_S", 0.0)
     hub = EventHub()
-    told = broadcast.LiveBroadcast(hub)
-    running = asyncio.create_task(told.run())
+    live = broadcast.LiveBroadcast(hub)
+    running = asyncio.create_task(live.run())
     await asyncio.sleep(0)
-    with told.register_client() as deaf, told.register_client() as attentive:
+    with live.register_client() as deaf, live.register_client() as attentive:
         for number in range(1, 6):
             hub.publish(Event(EventKind.JOB_ADDED, "2026", seq=number))
             news = await attentive.next_message()
@@ -57,5 +57,5 @@ async def test_a_client_that_does_not_read_is_dropped(
             assert news.last == number
         had = [await deaf.next_message() for _ in range(4)]
         assert [news.last if news else None for news in had] == [1, 2, 3, None]
-        assert told.clients == 1
+        assert live.clients == 1
     running.cancel()

@@ -71,13 +71,13 @@ def test_words_have_times(tmp_path: Path) -> None:
         openai.OpenAI(base_url=f"{daemon.address}/v1", api_key="unused", max_retries=0) as client,
     ):
         plain = transcribe_memo(client, response_format="verbose_json")
-        told = transcribe_memo(
+        transcription = transcribe_memo(
             client, response_format="verbose_json", timestamp_granularities=["word"]
         )
     assert not plain.words
-    assert "dentist" in [word.word for word in told.words]
-    assert told.language == "english"
-    assert told.segments[0].start >= 0
+    assert "dentist" in [word.word for word in transcription.words]
+    assert transcription.language == "english"
+    assert transcription.segments[0].start >= 0
 
 
 def test_a_request_fails_while_work_is_paused(

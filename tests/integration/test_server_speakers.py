@@ -101,10 +101,12 @@ def test_openais_client_gets_known_speakers(
                 **more,
             )
 
-        told = send_request(known_speaker_names=["agent"], known_speaker_references=[reference])
-        assert {segment.speaker for segment in told.segments} == {"A", "agent"}
-        assert told.segments[0].speaker == "A"
-        assert "printing" in told.text
+        transcription = send_request(
+            known_speaker_names=["agent"], known_speaker_references=[reference]
+        )
+        assert {segment.speaker for segment in transcription.segments} == {"A", "agent"}
+        assert transcription.segments[0].speaker == "A"
+        assert "printing" in transcription.text
         events = list(send_request(stream=True))
         segments = [event for event in events if event.type == "transcript.text.segment"]
         assert {segment.speaker for segment in segments} == {"A", "B"}

@@ -73,9 +73,9 @@ def test_concurrent_uploads_get_one_job_each(daemon: ServingDaemon) -> None:
         *((f"call {n}.wav", create_content()) for n in range(5)), batch="monday"
     )
     assert answered.status_code == 201
-    told = answered.json()
-    assert (told["batch"], told["inbox"]) == ("monday", "inbox")
-    for n, file in enumerate(told["files"]):
+    answer = answered.json()
+    assert (answer["batch"], answer["inbox"]) == ("monday", "inbox")
+    for n, file in enumerate(answer["files"]):
         assert file["path"] == f"monday/call {n}.wav"
         job = daemon.get(f"/jobs/{file['job_id']}")
         assert (job["path"], job["batch"], job["bytes"]) == (file["path"], "monday", file["bytes"])
@@ -271,12 +271,12 @@ def test_an_interrupted_upload_leaves_no_files(daemon: ServingDaemon) -> None:
 
 
 def test_drafts_of_a_killed_daemon_are_removed_at_the_next_start(daemon: ServingDaemon) -> None:
-    left = daemon.inbox / ".speakeasyd-upload-left"
-    left.mkdir()
-    (left / "half.wav").write_bytes(b"RIFF")
+    stale = daemon.inbox / ".speakeasyd-upload-left"
+    stale.mkdir()
+    (stale / "half.wav").write_bytes(b"RIFF")
     daemon.stop()
     daemon.start()
-    poll_until(lambda: not left.exists(), "the removal of stale drafts")
+    poll_until(lambda: not stale.exists(), "the removal of stale drafts")
 
 
 @pytest.mark.skipif(

@@ -68,9 +68,11 @@ async def fill_ledger(path: Path) -> None:
         await ledger.write(
             update_claimed_job, one.id, one.token, JobNoted(language="en", language_probability=0.6)
         )
-        said = Segment(0.0, 1.0, " The quick brown fox", -0.2, 1.0, 0.0, words=words, language="nl")
+        segment = Segment(
+            0.0, 1.0, " The quick brown fox", -0.2, 1.0, 0.0, words=words, language="nl"
+        )
         await ledger.write(
-            store_chunks, [(one.id, one.token, Chunk(9, 0.0, 10.0, (said,), compute_s=1.0))]
+            store_chunks, [(one.id, one.token, Chunk(9, 0.0, 10.0, (segment,), compute_s=1.0))]
         )
         await finish_job(ledger, one, " jumps.", " Mumble mumble.")
         doubtful = Segment(20.0, 21.0, " Mumble mumble mumble.", -1.5, 2.9, 0.4)
@@ -188,17 +190,17 @@ def read_description(view: str) -> list[str]:
 
 def test_what_datasette_is_told_fits_the_ledger(ledger: Path) -> None:
     text = (REPOSITORY / "contrib" / "datasette" / "metadata.yaml").read_text(encoding="utf-8")
-    told = yaml.safe_load(text)["databases"]["ledger"]
+    metadata = yaml.safe_load(text)["databases"]["ledger"]
     with closing(sqlite3.connect(ledger)) as connection:
         names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         columns = {
             view: {row[1] for row in connection.execute(f"PRAGMA table_info({view})")}
             for view in VIEWS
         }
-        assert told["tables"].keys() <= names
-        assert VIEWS.keys() <= told["tables"].keys()
+        assert metadata["tables"].keys() <= names
+        assert VIEWS.keys() <= metadata["tables"].keys()
         for view in VIEWS:
-            assert set(told["tables"][view].get("facets", [])) <= columns[view]
-        for name, query in told["queries"].items():
+            assert set(metadata["tables"][view].get("facets", [])) <= columns[view]
+        for name, query in metadata["queries"].items():
             rows = connection.execute(query["sql"], {"words": "fox"}).fetchall()
             assert rows, f"{name} has no answer"

@@ -341,11 +341,11 @@ class DaemonMachine(RuleBasedStateMachine):
                 pass
             if self._is_idle():
                 return
-        left = [
+        unfinished = [
             tuple(row)
             for row in self._query_rows("SELECT path, status FROM jobs WHERE finished_at IS NULL")
         ]
-        raise AssertionError(f"no peace: {left}")
+        raise AssertionError(f"no peace: {unfinished}")
 
     async def _run_round(self) -> None:
         await self._run_intake()
@@ -371,10 +371,10 @@ class DaemonMachine(RuleBasedStateMachine):
                 for chunk in build_scripted_chunks(content)
                 for segment in chunk.segments
             )
-            [said] = self._query_rows(
+            [row] = self._query_rows(
                 "SELECT text FROM transcript_text WHERE job_id = ?", job["job_id"]
             )
-            assert said["text"] == text.strip(), name
+            assert row["text"] == text.strip(), name
         written = {
             path.relative_to(self.root / "outbox").as_posix()
             for path in (self.root / "outbox").rglob("*.*")

@@ -232,9 +232,9 @@ def test_a_restart_finds_the_same_chunks(
     expected = transcribe_file(model, whole).build_chunks()
     for done in (expected[:1], expected[1:]):
         skip = frozenset(chunk.index for chunk in done)
-        said = {chunk.index: chunk.text_in_language for chunk in done}
+        texts = {chunk.index: chunk.text_in_language for chunk in done}
         rest = transcribe_file(
-            model, replace(whole, skip=skip, said=said, language="en")
+            model, replace(whole, skip=skip, texts=texts, language="en")
         ).build_chunks()
         assert sorted([*done, *rest], key=lambda chunk: chunk.index) == expected
 

@@ -53,8 +53,8 @@ class RunningPool:
     events: list[PoolEvent] = field(default_factory=list)
 
     def list_reports(self, kind: type[Report] | None = None) -> list[Report]:
-        told = [event.report for event in self.events if isinstance(event, WorkerReport)]
-        return [report for report in told if kind is None or isinstance(report, kind)]
+        reports = [event.report for event in self.events if isinstance(event, WorkerReport)]
+        return [report for report in reports if kind is None or isinstance(report, kind)]
 
     def list_reports_of(self, job_id: int) -> list[Report]:
         return [
@@ -155,12 +155,12 @@ async def test_the_reports_of_a_task_are_in_order(build: BuildPool, tmp_path: Pa
         kinds = [type(report) for report in running.list_reports()]
         assert kinds.index(Hello) < kinds.index(Loaded) < kinds.index(Opened)
         for job_id in (1, 2, 3):
-            told = running.list_reports_of(job_id)
-            assert [type(report) for report in told[:2]] == [Opened, LanguageFound]
-            assert isinstance(told[-1], TaskDone)
+            reports = running.list_reports_of(job_id)
+            assert [type(report) for report in reports[:2]] == [Opened, LanguageFound]
+            assert isinstance(reports[-1], TaskDone)
             steps = [
                 (type(one), one.chunk.index if isinstance(one, ChunkDone) else one.index)
-                for one in told
+                for one in reports
                 if isinstance(one, ChunkStarted | ChunkDone)
             ]
             assert steps == [(kind, n) for n in range(3) for kind in (ChunkStarted, ChunkDone)]
@@ -228,9 +228,9 @@ async def test_a_worker_that_dies_is_replaced_and_the_chunk_repeated(
 async def test_a_device_that_fails_is_paused_and_resumed(build: BuildPool, tmp_path: Path) -> None:
     error = "RuntimeError: Library libcublas.so.12 is not found or cannot be loaded"
     broken = InjectedFault("fault", at="load", phase="load", text=error)
-    mended = asyncio.Event()
+    repaired = asyncio.Event()
     async with run_pool(
-        build, tmp_path, broken, device="cuda:0", probe=lambda: "" if mended.is_set() else error
+        build, tmp_path, broken, device="cuda:0", probe=lambda: "" if repaired.is_set() else error
     ) as running:
         running.write_source(1)
         await running.has_room()
@@ -241,11 +241,11 @@ async def test_a_device_that_fails_is_paused_and_resumed(build: BuildPool, tmp_p
         assert [task.token for lost in running.list_lost_tasks() for task in lost.tasks] == [
             "first"
         ]
-        told = len(running.events)
-        mended.set()
+        before = len(running.events)
+        repaired.set()
         await running.has_room()
         assert running.pool.blocked_reason is None
-        assert running.events[told:], "an event tells of it"
+        assert running.events[before:], "an event tells of it"
         running.pool.submit_task(build_task(1, "second"))
         await wait_until(running.has_ended(1), "the end of the task")
 
@@ -254,14 +254,15 @@ async def test_a_fault_that_needs_a_person_is_reported(build: BuildPool, tmp_pat
     async with run_pool(build, tmp_path, InjectedFault("abort", at="load", times=0)) as running:
         running.write_source(1)
         while not running.pool.fatal_diagnosis:
-            told = len(running.list_lost_tasks())
+            before = len(running.list_lost_tasks())
             await wait_until(
                 lambda: running.pool.capacity(MODEL) or running.pool.fatal_diagnosis, "an attempt"
             )
             if running.pool.capacity(MODEL):
                 running.pool.submit_task(build_task(1))
                 await wait_until(
-                    lambda told=told: len(running.list_lost_tasks()) > told, "the end of the worker"
+                    lambda before=before: len(running.list_lost_tasks()) > before,
+                    "the end of the worker",
                 )
         assert running.pool.blocked_reason
 
@@ -279,10 +280,10 @@ async def test_capacity_falls_with_each_task_and_rises_when_it_ends(
         running.pool.submit_task(build_task(2))
         assert running.pool.capacity(MODEL) == room - 2
         assert running.pool.capacity("another") == 0, "one model at a time on a device"
-        told = len(running.events)
+        before = len(running.events)
         await wait_until(running.has_ended(2), "the end of a task")
         assert running.pool.capacity(MODEL) == room - 1
-        assert RoomAvailable() in running.events[told:]
+        assert RoomAvailable() in running.events[before:]
         running.pool.drop_job(JobId(1))
         assert running.pool.capacity(MODEL) == room
 
@@ -343,9 +344,9 @@ async def test_a_task_alone_has_its_worker_to_itself(build: BuildPool, tmp_path:
         running.pool.submit_task(build_task(2), alone=True)
         running.pool.submit_task(build_task(3))
         await wait_until(running.has_ended(1, 2, 3), "the end of the tasks")
-        told = running.list_reports()
-        span = [n for n, one in enumerate(told) if getattr(one, "job_id", None) == 2]
-        others = {getattr(one, "job_id", 2) for one in told[span[0] : span[-1]]}
+        reports = running.list_reports()
+        span = [n for n, one in enumerate(reports) if getattr(one, "job_id", None) == 2]
+        others = {getattr(one, "job_id", 2) for one in reports[span[0] : span[-1]]}
         assert others == {2}
 
 
@@ -385,9 +386,9 @@ async def test_a_stop_finishes_the_chunks_in_flight(build: BuildPool, tmp_path: 
         assert len(started) < 1000
         assert not running.list_lost_tasks()
         assert running.pool.capacity(MODEL) == 0
-        told = len(running.events)
+        before = len(running.events)
         await running.pool.stop(PATIENCE_S)
-        assert len(running.events) == told
+        assert len(running.events) == before
 
 
 async def test_a_stop_respects_its_time_limit(build: BuildPool, tmp_path: Path) -> None:

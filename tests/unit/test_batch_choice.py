@@ -19,15 +19,15 @@ class CountingRecognizer(ScriptedRecognizer):
         self.prepared: list[tuple[int, str | None]] = []
 
     def prepare(
-        self, clip: Clip, options: Options, language: str | None, said: str = ""
+        self, clip: Clip, options: Options, language: str | None, context: str = ""
     ) -> Request:
         self.prepared.append((clip.index, language))
-        return super().prepare(clip, options, language, said)
+        return super().prepare(clip, options, language, context)
 
 
 def build_job(clips: int) -> PipelineJob:
     task = Task(JobId(1), Token("t"), SourceRef("in", "talk.wav"), Options(), language=None)
-    job = PipelineJob(task, iter(()), "en", said={})  # type: ignore[arg-type]
+    job = PipelineJob(task, iter(()), "en", texts={})  # type: ignore[arg-type]
     samples = np.zeros(20 * SAMPLE_RATE, np.float32)
     job.waiting = [
         Clip(index, 20.0 * index, None, samples, follows=index - 1 if index else None)

@@ -29,12 +29,12 @@ def test_one_call_takes_the_largest_group_of_the_next_file(
 
 @pytest.mark.parametrize(("waiting", "shares"), [("aaaa", [2, 2]), ("aaa", [2, 1]), ("a", [1])])
 def test_replicas_that_wait_share_what_is_left(waiting: str, shares: Sequence[int]) -> None:
-    left = waiting
+    remaining = waiting
     for callers, share in zip((2, 1), shares, strict=False):
-        batch = choose(left, callers=callers)
+        batch = choose(remaining, callers=callers)
         assert len(batch) == share
-        left = left[len(batch) :]
-    assert not left
+        remaining = remaining[len(batch) :]
+    assert not remaining
 
 
 def test_a_full_queue_is_not_shared_out() -> None:

@@ -151,9 +151,9 @@ def test_paths_count_from_the_file_and_are_filled_in(
 
 
 def test_a_variable_that_is_not_set_is_refused(file: Path) -> None:
-    said = read_refusal(file, 'state = "${NO_SUCH_VARIABLE}/state"')
-    assert "state" in said
-    assert "NO_SUCH_VARIABLE is not set" in said
+    message = read_refusal(file, 'state = "${NO_SUCH_VARIABLE}/state"')
+    assert "state" in message
+    assert "NO_SUCH_VARIABLE is not set" in message
 
 
 # --- validation
@@ -235,12 +235,14 @@ def test_possible_secrets_are_hidden(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), WRONG, ids=[text.replace("\n", " ") for text, _ in WRONG]
+    ("text", "expected"), WRONG, ids=[text.replace("\n", " ") for text, _ in WRONG]
 )
-def test_an_error_names_file_key_and_allowed_values(file: Path, text: str, said: list[str]) -> None:
+def test_an_error_names_file_key_and_allowed_values(
+    file: Path, text: str, expected: list[str]
+) -> None:
     message = read_refusal(file, text)
     assert message.startswith(str(file))
-    assert [part for part in said if part not in message] == []
+    assert [part for part in expected if part not in message] == []
 
 
 def test_all_errors_are_reported_together(file: Path) -> None:
@@ -249,8 +251,10 @@ def test_all_errors_are_reported_together(file: Path) -> None:
 
 
 def test_an_error_names_its_variable_or_flag(file: Path) -> None:
-    said = read_refusal(file, "[watch]\npoll_s = 1", environ={"SPEAKEASYD_WATCH__POLL_S": "soon"})
-    assert said.startswith(
+    message = read_refusal(
+        file, "[watch]\npoll_s = 1", environ={"SPEAKEASYD_WATCH__POLL_S": "soon"}
+    )
+    assert message.startswith(
         "the environment variable SPEAKEASYD_WATCH__POLL_S: watch.poll_s is 'soon'"
     )
     assert "SPEAKEASYD_WACTH__POLL_S: there is no key wacth" in read_refusal(
@@ -316,8 +320,8 @@ def test_every_key_is_in_the_file_with_its_default(tmp_path: Path) -> None:
     values = tomllib.loads("\n".join(uncommented))
     for key in list_reference():
         table = values.get(key.table, values) if key.table else values
-        said = (table[0] if isinstance(table, list) else table)[key.name]
-        assert format_toml(said) == key.default
+        value = (table[0] if isinstance(table, list) else table)[key.name]
+        assert format_toml(value) == key.default
     examples = {(key.table, key.name) for key in list_reference() if key.is_example}
     places = {("inboxes", "preset"), ("inboxes", "archive"), ("inboxes", "failed")}
     speakers = {("options", "speakers_min"), ("options", "speakers_max")}
@@ -362,12 +366,12 @@ def test_secrets_are_shown_as_stars(file: Path) -> None:
     file.write_text(
         "[notify]\nwebhooks = [{ url = 'http://x', secret = 'hush' }]\napprise = ['ntfy://hush']"
     )
-    said = " ".join(
+    message = " ".join(
         assignment.value
         for assignment in list_assignments(load_configuration(file, environ={}).settings)
     )
-    assert "http://x" in said
-    assert "hush" not in said
+    assert "http://x" in message
+    assert "hush" not in message
 
 
 # --- reload

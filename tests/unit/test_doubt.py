@@ -32,14 +32,14 @@ ONCE = "Row, row, row your boat."
 def build_evidence(text: str, **changes: object) -> DecodeStatistics:
     """Return evidence of a text at an ordinary speaking rate."""
     seconds = len(text) / 14
-    said = {
+    values = {
         "text": text,
         "tokens": max(1, len(text) // 4),
         "speech_s": seconds,
         "passages": (Passage(0.0, seconds, text),),
         "speech_end": seconds,
     }
-    return replace(SOUND, **(said | changes))  # type: ignore[arg-type]
+    return replace(SOUND, **(values | changes))  # type: ignore[arg-type]
 
 
 def test_an_ordinary_text_is_kept() -> None:
@@ -110,14 +110,14 @@ def test_natural_repetitions_are_accepted(text: str) -> None:
 
 
 def test_a_phrase_repeated_from_the_text_before_is_found() -> None:
-    said = "Nobody had opened the box. Could you please let me out of the box?"
+    context = "Nobody had opened the box. Could you please let me out of the box?"
     text = "Could you please let me out of the box?"
-    assert find_repeated_phrase(text, said=said)
-    assert not find_repeated_phrase("Who is there?", said=said + text)
-    first = build_evidence(text, said=said)
+    assert find_repeated_phrase(text, context=context)
+    assert not find_repeated_phrase("Who is there?", context=context + text)
+    first = build_evidence(text, context=context)
     assert find_doubts(first) == {Doubt.REPEATED}
     other = build_evidence(
-        "I said who is there.", speech_s=first.speech_s, said=said, avg_logprob=-0.5
+        "I said who is there.", speech_s=first.speech_s, context=context, avg_logprob=-0.5
     )
     assert choose_text([first, other]) == 1
     assert choose_text([first, replace(first, avg_logprob=-0.4)]) == 0

@@ -162,8 +162,8 @@ def test_json_has_no_infinity() -> None:
 def test_equal_transcripts_give_equal_docx_files() -> None:
     data = render_docx(MEMO)
     document = docx.Document(io.BytesIO(data))
-    said = [paragraph.text for paragraph in document.paragraphs if paragraph.text]
-    assert said == [
+    texts = [paragraph.text for paragraph in document.paragraphs if paragraph.text]
+    assert texts == [
         "memo [1].mp3",
         "00:00  Buy milk, and *bread*.",
         "00:09  Call Bob & <Ann>.",
@@ -195,10 +195,10 @@ ANY_TEXT = st.text(
 @settings(deadline=None, max_examples=60)
 @given(texts=st.lists(ANY_TEXT, max_size=4), source=ANY_TEXT, channel=st.sampled_from([None, 0, 5]))
 def test_no_text_breaks_a_format(texts: list[str], source: str, channel: int | None) -> None:
-    said = tuple(
+    segments = tuple(
         build_segment(start, start + 1, text, channel=channel) for start, text in enumerate(texts)
     )
-    transcript = Transcript(1, source, "en", "m", 10.0, said, warning=source)
+    transcript = Transcript(1, source, "en", "m", 10.0, segments, warning=source)
     rows = render_text(transcript, "tsv").removesuffix("\n").split("\n")
     assert {row.count("\t") for row in rows} == {2 if channel is None or not texts else 3}
     assert len(rows) == 1 + len(texts)

@@ -139,17 +139,17 @@ TIMES = st.floats(-10, 1e6, allow_nan=False)
 
 @settings(deadline=None, max_examples=40)
 @given(
-    said=st.lists(
+    segments=st.lists(
         st.builds(Segment, TIMES, TIMES, ANY, TIMES, TIMES, TIMES, st.sampled_from([None, 0, 1]))
     ),
     gaps=st.lists(st.tuples(TIMES, TIMES), max_size=2),
     source=ANY,
 )
 def test_any_transcript_can_be_rendered(
-    said: list[Segment], gaps: list[tuple[float, float]], source: str
+    segments: list[Segment], gaps: list[tuple[float, float]], source: str
 ) -> None:
     """Including impossible ones: unordered, with negative times or lengths."""
-    transcript = Transcript(1, source, None, "tiny.en", 60.0, tuple(said), tuple(gaps))
+    transcript = Transcript(1, source, None, "tiny.en", 60.0, tuple(segments), tuple(gaps))
     render_value = {name: spec.render_file(transcript) for name, spec in FORMATS.items()}
     json.loads(render_value["json"])
     times = [(start, end) for start, end, _ in parse_srt(render_value["srt"].decode())]

@@ -15,9 +15,9 @@ CODES = ("cy", "de", "en", "fr")
 
 
 def build_evidence(speech_s: float, **probabilities: float) -> LanguageEvidence:
-    left = 1.0 - sum(probabilities.values())
+    rest = 1.0 - sum(probabilities.values())
     others = [code for code in CODES if code not in probabilities]
-    return LanguageEvidence(speech_s, probabilities | {code: left / len(others) for code in others})
+    return LanguageEvidence(speech_s, probabilities | {code: rest / len(others) for code in others})
 
 
 GERMAN = build_evidence(8.0, de=0.97, en=0.01)

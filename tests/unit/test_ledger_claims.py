@@ -238,7 +238,7 @@ async def test_context_for_later_chunks_is_in_one_language(ledger: Ledger) -> No
     await ledger.write(release_claim, job.id, job.token, available_at=None)
     [again] = await ledger.write(claim_jobs, 1)
     assert again.languages == {0: "de", 1: "en", 3: "de"}  # 3: kept by an earlier version
-    assert again.said == {0: " eins", 1: " two", 3: " vier"}
+    assert again.texts == {0: " eins", 1: " two", 3: " vier"}
 
 
 async def test_the_language_of_a_job_is_that_of_most_of_its_speech(ledger: Ledger) -> None:

@@ -50,7 +50,7 @@ async def test_a_retry_of_a_failed_job_keeps_its_chunks(ledger: Ledger) -> None:
         None,
     )
     [again] = await ledger.write(claim_jobs, 1)
-    assert (again.done, again.suspects, again.attempts, again.said) == ({0}, (), 1, {0: " right"})
+    assert (again.done, again.suspects, again.attempts, again.texts) == ({0}, (), 1, {0: " right"})
 
 
 async def test_a_retry_of_a_job_with_a_gap_starts_over(ledger: Ledger) -> None:

@@ -56,11 +56,11 @@ async def test_nothing_can_be_changed(ledger: Ledger, tmp_path: Path, statement:
     with pytest.raises(QueryError):
         query_readonly(ledger.path, statement)
     assert {file.name for file in tmp_path.iterdir()} == files
-    [left] = query_readonly(
+    [counts] = query_readonly(
         ledger.path,
         "SELECT (SELECT count(*) FROM jobs) AS jobs, (SELECT count(*) FROM state) AS states",
     )
-    assert left == {"jobs": 1, "states": 0}
+    assert counts == {"jobs": 1, "states": 0}
 
 
 @pytest.mark.parametrize(

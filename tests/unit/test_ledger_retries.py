@@ -154,7 +154,7 @@ async def test_a_restart_in_the_middle_of_a_retry_keeps_its_chunks(tmp_path: Pat
     async with open_ledger(tmp_path / "ledger.db", boot_id="two") as ledger:
         assert (await ledger.write(release_stale_claims)).jobs == (job.id,)
         [again] = await ledger.write(claim_jobs, 1)
-        assert (again.done, again.said) == ({0}, {0: " newer part"})
+        assert (again.done, again.texts) == ({0}, {0: " newer part"})
         assert [suspect.index for suspect in again.suspects] == [1]
         assert await read_transcript_state(ledger, job) == before
         lost = await ledger.write(

@@ -90,10 +90,10 @@ async def test_a_failed_operation_is_rolled_back_alone(
             writer.run_operation(insert_state, "b"),
             return_exceptions=True,
         )
-        told = [(await anext(subscription)).data["error"] for _ in range(2)]
+        received = [(await anext(subscription)).data["error"] for _ in range(2)]
     assert [type(outcome) for outcome in outcomes] == [type(None), ClaimLost, type(None)]
     assert list_keys(path) == ["a", "b"]
-    assert told == ["a", "b"]
+    assert received == ["a", "b"]
 
 
 async def test_a_cancelled_caller_interrupts_nothing(path: Path, writer: Writer) -> None:
@@ -232,9 +232,9 @@ async def test_events_are_published_once_durable_and_kept_in_order(
             await ledger.write(update_claimed_job, job.id, job.token, JobNoted(language="en"))
             await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " one"))])
             await ledger.write(fail_job, job.id, job.token, code="internal", error="broken")
-            told = [await anext(subscription) for _ in range(5)]
+            received = [await anext(subscription) for _ in range(5)]
         kept = query_readonly(ledger.path, "SELECT seq, kind, job_id FROM events ORDER BY seq")
-    assert [(event.kind, event.seq) for event in told] == [
+    assert [(event.kind, event.seq) for event in received] == [
         ("job.added", 1),
         ("job.claimed", 2),
         ("job.noted", None),
@@ -242,7 +242,7 @@ async def test_events_are_published_once_durable_and_kept_in_order(
         ("job.failed", 4),
     ]
     assert [(row["seq"], row["kind"], row["job_id"]) for row in kept] == [
-        (event.seq, event.kind, event.job_id) for event in told if event.seq
+        (event.seq, event.kind, event.job_id) for event in received if event.seq
     ]
 
 
@@ -252,8 +252,8 @@ async def test_events_of_other_programs_are_published(path: Path, hub: EventHub)
         [job] = await add_claimed_jobs(daemon, build_job("a"))
         assert not await daemon.detect_foreign_commit()
         await command.cancel_jobs([job.id])
-        told = await collect_events(hub, daemon)
-        assert [(event.kind, event.job_id, event.seq) for event in told] == [
+        received = await collect_events(hub, daemon)
+        assert [(event.kind, event.job_id, event.seq) for event in received] == [
             ("job.cancelled", job.id, 3)
         ]
         assert not await daemon.detect_foreign_commit()

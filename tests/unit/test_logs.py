@@ -132,7 +132,7 @@ def test_debug_logs_every_chunk_and_field() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "said"),
+    ("event", "expected"),
     [
         (
             build_event("job.failed", 2, error_code="not_media", error="it is text"),
@@ -156,10 +156,10 @@ def test_debug_logs_every_chunk_and_field() -> None:
         ),
     ],
 )
-def test_faults_are_warnings(told: Event, said: str) -> None:
-    [line] = log_to_terminal(told)
+def test_faults_are_warnings(event: Event, expected: str) -> None:
+    [line] = log_to_terminal(event)
     assert line.startswith("warning ")
-    assert line.endswith(said)
+    assert line.endswith(expected)
 
 
 def test_a_missing_reason_is_left_out() -> None:
@@ -217,8 +217,8 @@ def test_a_reload_reports_that_nothing_needs_a_restart() -> None:
     stream = read_lines(Terminal(), format="human")
     data = {"now": ["log.level", "watch.settle_s"], "restart": []}
     logs.EventLogger()(Event(kind="config.reloaded", at=NOW, data=data))
-    said = stream.getvalue()
-    assert "changed now: log.level, watch.settle_s; needs a restart: nothing" in said
+    expected = stream.getvalue()
+    assert "changed now: log.level, watch.settle_s; needs a restart: nothing" in expected
 
 
 def test_lines_for_the_journal_have_a_priority(

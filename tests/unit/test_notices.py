@@ -58,8 +58,8 @@ def test_any_word_can_be_a_secret() -> None:
     ],
 )
 def test_wording_of_notifications(kind: str, data: dict[str, object], words: list[str]) -> None:
-    said = " ".join(word_message(NotificationKind(kind), data))
-    assert [word for word in words if word not in said] == []
+    message = " ".join(word_message(NotificationKind(kind), data))
+    assert [word for word in words if word not in message] == []
 
 
 @given(st.dictionaries(st.sampled_from(["txt", "source"]), st.text(max_size=20)))

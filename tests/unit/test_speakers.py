@@ -99,23 +99,23 @@ def build_known_people(speakers: FileSpeakers | None = None, **options: object) 
     st.randoms(use_true_random=False),
 )
 @settings(max_examples=60, deadline=None)
-def test_clusters_are_the_speakers_in_any_order(said: list[int], rng: random.Random) -> None:
+def test_clusters_are_the_speakers_in_any_order(speakers: list[int], rng: random.Random) -> None:
     embeddings = np.stack(
-        [build_voice(who) + 0.2 * build_voice(500 + i) for i, who in enumerate(said)]
+        [build_voice(who) + 0.2 * build_voice(500 + i) for i, who in enumerate(speakers)]
     )
     embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
-    seconds = np.array([1.0 + i % 5 for i in range(len(said))], np.float32)
+    seconds = np.array([1.0 + i % 5 for i in range(len(speakers))], np.float32)
     labels = cluster_embeddings(embeddings, seconds, 0.3)
-    order = list(range(len(said)))
+    order = list(range(len(speakers)))
     rng.shuffle(order)
     shuffled = cluster_embeddings(embeddings[order], seconds[order], 0.3)
-    for one in range(len(said)):
-        for other in range(len(said)):
+    for one in range(len(speakers)):
+        for other in range(len(speakers)):
             same = labels[one] == labels[other]
-            assert same == (said[one] == said[other])
+            assert same == (speakers[one] == speakers[other])
             assert same == (shuffled[order.index(one)] == shuffled[order.index(other)])
     assert labels[0] == 0
-    assert set(labels) == set(range(len(set(said))))
+    assert set(labels) == set(range(len(set(speakers))))
 
 
 @given(
@@ -272,13 +272,13 @@ def build_segment(*spans: tuple[float, float, str]) -> Segment:
 
 
 def test_a_segment_is_split_where_the_speaker_changes() -> None:
-    said = build_segment((0.0, 1.0, " Are"), (1.0, 2.0, " you?"), (2.1, 3.0, " Yes."))
+    segment = build_segment((0.0, 1.0, " Are"), (1.0, 2.0, " you?"), (2.1, 3.0, " Yes."))
     turns = [SpeakerTurn(0.0, 2.05, 1), SpeakerTurn(2.05, 3.2, 0)]
-    first, second = label_segments([said], turns, keep_words=True)
+    first, second = label_segments([segment], turns, keep_words=True)
     assert (first.text, first.local_speaker, first.start, first.end) == (" Are you?", 1, 0.0, 2.0)
     assert (second.text, second.local_speaker, second.start, second.end) == (" Yes.", 0, 2.1, 3.0)
-    assert second.words == said.words[2:]
-    assert all(part.words == () for part in label_segments([said], turns, keep_words=False))
+    assert second.words == segment.words[2:]
+    assert all(part.words == () for part in label_segments([segment], turns, keep_words=False))
 
 
 def test_the_main_turn_counts_more_than_an_overlap() -> None:
@@ -297,7 +297,7 @@ def test_no_word_is_lost_or_moved(
     spans: list[tuple[float, float]], speech: list[tuple[float, float, int]]
 ) -> None:
     spoken = sorted(spans)
-    said = [
+    segments = [
         Segment(
             start,
             start + length,
@@ -313,10 +313,10 @@ def test_no_word_is_lost_or_moved(
         for i, (start, length) in enumerate(spoken)
     ]
     turns = [SpeakerTurn(start, start + length, who) for start, length, who in speech]
-    labelled = label_segments(said, turns, keep_words=True)
-    assert "".join(one.text for one in labelled) == "".join(one.text for one in said)
+    labelled = label_segments(segments, turns, keep_words=True)
+    assert "".join(one.text for one in labelled) == "".join(one.text for one in segments)
     assert [word for one in labelled for word in one.words] == [
-        w for one in said for w in one.words
+        w for one in segments for w in one.words
     ]
     assert {one.local_speaker for one in labelled} <= {turn.speaker for turn in turns} | {None}
     assert all(one.start <= one.end for one in labelled)

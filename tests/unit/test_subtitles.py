@@ -56,15 +56,15 @@ def parse_srt(text: str) -> list[tuple[float, float, list[str]]]:
 
 
 def test_srt_and_vtt_have_their_syntax() -> None:
-    said = build_transcript(
+    transcript = build_transcript(
         build_segment(1.5, 3.0, " Fish & chips --> <b>now</b>."),
         build_segment(3661.0, 3663.5, " Later."),
         seconds=3700,
     )
-    assert render_srt(said) == (
+    assert render_srt(transcript) == (
         "1\n00:00:01,500 --> 00:00:03,147\nFish & chips -> <b>now</b>.\n\n2\n01:01:01,000 --> 01:01:03,500\nLater.\n"
     )
-    assert render_vtt(said) == (
+    assert render_vtt(transcript) == (
         "WEBVTT\n\n00:00:01.500 --> 00:00:03.147\nFish &amp; chips --&gt; &lt;b&gt;now&lt;/b&gt;.\n"
         "\n01:01:01.000 --> 01:01:03.500\nLater.\n"
     )
@@ -225,9 +225,9 @@ def join_letters(text: str) -> str:
 @settings(max_examples=150, deadline=None)
 @given(draw_segments())
 def test_cues_are_disjoint_fit_their_lines_and_keep_all_words(
-    said: tuple[Segment, ...],
+    segments: tuple[Segment, ...],
 ) -> None:
-    shown = build_cues(build_transcript(*said))
+    shown = build_cues(build_transcript(*segments))
     for cue, following in pairwise(shown):
         assert cue.end <= following.start
     for cue in shown:
@@ -238,24 +238,24 @@ def test_cues_are_disjoint_fit_their_lines_and_keep_all_words(
         assert measure_width(cue.lines[0]) + label <= COLUMNS
         assert all(measure_width(line) <= COLUMNS for line in cue.lines)
     for channel, name in ((None, ""), (0, "Left"), (1, "Right")):
-        heard = join_letters("".join(one.text for one in said if one.channel == channel))
+        expected = join_letters("".join(one.text for one in segments if one.channel == channel))
         assert (
             join_letters("".join("".join(cue.lines) for cue in shown if cue.speaker == name))
-            == heard
+            == expected
         )
 
 
 @settings(max_examples=100, deadline=None)
 @given(draw_segments())
-def test_rendered_subtitles_can_be_parsed(said: tuple[Segment, ...]) -> None:
-    shown = build_cues(build_transcript(*said))
-    parsed = parse_srt(render_srt(build_transcript(*said)))
+def test_rendered_subtitles_can_be_parsed(segments: tuple[Segment, ...]) -> None:
+    shown = build_cues(build_transcript(*segments))
+    parsed = parse_srt(render_srt(build_transcript(*segments)))
     assert len(parsed) == len(shown)
     for (start, end, _), cue in zip(parsed, shown, strict=True):
         assert start == pytest.approx(cue.start, abs=0.001)
         assert end == pytest.approx(cue.end, abs=0.001)
         assert start < end
-    blocks = render_vtt(build_transcript(*said)).removesuffix("\n").split("\n\n")
+    blocks = render_vtt(build_transcript(*segments)).removesuffix("\n").split("\n\n")
     assert blocks[0] == "WEBVTT"
     texts = [
         html.unescape(re.sub(r"^<v \w+>", "", block.split("\n", 1)[1])) for block in blocks[1:]

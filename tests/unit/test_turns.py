@@ -52,16 +52,16 @@ def test_turns_cover_the_clip_and_change_in_pauses() -> None:
 
 def build_job_context(**changes: object) -> PipelineJob:
     task = Task(JobId(1), Token("mine"), SourceRef("in", b"a.wav"), Options(), None)
-    return PipelineJob(task, iter(()), **({"language": None, "said": {}} | changes))  # type: ignore[arg-type]
+    return PipelineJob(task, iter(()), **({"language": None, "texts": {}} | changes))  # type: ignore[arg-type]
 
 
 def test_the_context_is_text_in_the_same_language() -> None:
     job = build_job_context(languages={0: "de", 1: "en", 2: "de"})
-    job.said.update({0: " eins", 1: " two", 2: " drei"})
+    job.texts.update({0: " eins", 1: " two", 2: " drei"})
     clip = build_clip(3, leans_on=(0, 1, 2))
-    assert job.said_before(clip, "de") == " eins drei"
-    assert job.said_before(clip, "en") == " two"
-    assert job.said_before(clip, "fr") == ""
+    assert job.context_before(clip, "de") == " eins drei"
+    assert job.context_before(clip, "en") == " two"
+    assert job.context_before(clip, "fr") == ""
 
 
 def test_an_earlier_language_is_awaited_only_if_it_can_come() -> None:

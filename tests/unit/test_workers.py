@@ -333,10 +333,10 @@ def test_no_library_starts_threads_of_its_own() -> None:
     }
     set_compute_environment(environ)
     code = "import numpy, psutil; one = numpy.ones((200, 200)); one @ one; print(psutil.Process().num_threads())"
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True
     )
-    assert told.stdout.split() == ["1"]
+    assert done.stdout.split() == ["1"]
 
 
 def test_variables_set_by_a_person_are_kept() -> None:

@@ -60,15 +60,15 @@ def test_each_kind_of_constraint_is_worded(
 
 
 def test_a_long_text_is_refused_and_cut() -> None:
-    told = refuse("options", "name", "x" * 300)
-    assert told.endswith("it must have at most 200 characters")
-    assert len(told) < 200
+    message = refuse("options", "name", "x" * 300)
+    assert message.endswith("it must have at most 200 characters")
+    assert len(message) < 200
 
 
 def test_a_wrong_entry_is_not_reported_as_a_missing_one() -> None:
-    told = refuse("options", "formats", ["pdf"])
-    assert "unknown format 'pdf'" in told
-    assert "empty" not in told
+    message = refuse("options", "formats", ["pdf"])
+    assert "unknown format 'pdf'" in message
+    assert "empty" not in message
 
 
 def test_options_of_a_sidecar_are_worded_in_the_same_way() -> None:
@@ -116,13 +116,13 @@ def keys() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def test_no_message_is_in_the_words_of_the_library() -> None:
-    told = []
+    message = []
     for table, key, schema in keys():
         for value in wrong_values(schema):
             given = {table: {key: value}} if table else {key: value}
             try:
                 combine_sources(None, flags=given, environ={})
             except ConfigError as error:
-                told += str(error).splitlines()
-    assert len(told) > 200
-    assert [line for line in told if OF_PYDANTIC.search(line)] == []
+                message += str(error).splitlines()
+    assert len(message) > 200
+    assert [line for line in message if OF_PYDANTIC.search(line)] == []

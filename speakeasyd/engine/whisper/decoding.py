@@ -142,9 +142,9 @@ class Decoder:
             words=options.word_timestamps,
         )
 
-    def build_prompt(self, plan: DecodingPlan, said: str) -> tuple[int, ...]:
+    def build_prompt(self, plan: DecodingPlan, context: str) -> tuple[int, ...]:
         """Return the prompt's tokens: hints, the text before, then language and task."""
-        before = self._tokenizer.encode(" " + said.strip()) if said.strip() else []
+        before = self._tokenizer.encode(" " + context.strip()) if context.strip() else []
         most = min(len(before), _MAX_PROMPT - len(plan.hints))
         room = max(length for length in _CONTEXTS if length <= most)
         context = (*plan.hints, *before[len(before) - room :])
@@ -249,42 +249,42 @@ class Decoder:
     # --- the whole text of a clip ---
 
     def complete_text(
-        self, clip: Clip, plan: DecodingPlan, said: str, first: DecodedClip
+        self, clip: Clip, plan: DecodingPlan, context: str, first: DecodedClip
     ) -> RecognizedText:
         """Return the text of a clip or a part of one, from its first hypothesis.
 
         Doubtful text is decoded again, and so is what follows the last timestamp. Raises
         EngineFault.
         """
-        if text := self._decode_around_pause(clip, plan, said, first):
+        if text := self._decode_around_pause(clip, plan, context, first):
             return text
-        hypothesis, redone = self._choose_text(clip, plan, said, first)
+        hypothesis, redone = self._choose_text(clip, plan, context, first)
         stretches, resume = split_tokens(
             hypothesis.tokens, timestamp_begin=self._tokenizer.timestamp_begin, seconds=clip.seconds
         )
         segments = (
             ()
             if is_invented(hypothesis.evidence)
-            else self._segments(stretches, hypothesis, plan, clip)
+            else self._build_segments(stretches, hypothesis, plan, clip)
         )
         text = RecognizedText(segments, redone)
         if resume and clip.seconds - resume >= _SHORTEST_TAIL_S:
             tail = clip.cut_part(resume)
             if tail.speech_s >= _LEAST_SPEECH_S:
-                rest = self._decode_part(tail, plan, said + hypothesis.evidence.text)
+                rest = self._decode_part(tail, plan, context + hypothesis.evidence.text)
                 return text.followed_by(rest)
         return text
 
-    def _decode_part(self, clip: Clip, plan: DecodingPlan, said: str) -> RecognizedText:
+    def _decode_part(self, clip: Clip, plan: DecodingPlan, context: str) -> RecognizedText:
         return self.complete_text(
             clip,
             plan,
-            said,
-            self.decode_batch([clip], [self.build_prompt(plan, said)], plan.way)[0],
+            context,
+            self.decode_batch([clip], [self.build_prompt(plan, context)], plan.way)[0],
         )
 
     def _decode_around_pause(
-        self, clip: Clip, plan: DecodingPlan, said: str, first: DecodedClip
+        self, clip: Clip, plan: DecodingPlan, context: str, first: DecodedClip
     ) -> RecognizedText | None:
         """If the decoder skipped speech, decode the parts before and after the longest pause.
 
@@ -294,33 +294,33 @@ class Decoder:
         if not (plan.ladder and pause and is_sparse(first.evidence)):
             return None
         middle = sum(pause) / 2
-        before = self._decode_part(clip.cut_part(0.0, middle), plan, said)
-        after = self._decode_part(clip.cut_part(middle), plan, said + before.text)
+        before = self._decode_part(clip.cut_part(0.0, middle), plan, context)
+        after = self._decode_part(clip.cut_part(middle), plan, context + before.text)
         text = RecognizedText(redone=1).followed_by(before).followed_by(after)
         return text if len(text.text) > len(first.evidence.text) else None
 
     def _choose_text(
-        self, clip: Clip, plan: DecodingPlan, said: str, first: DecodedClip
+        self, clip: Clip, plan: DecodingPlan, context: str, first: DecodedClip
     ) -> tuple[DecodedClip, int]:
         """Return the best hypothesis of the methods tried, and the number of fallbacks used."""
         frames = self.fit_window(clip.samples.size, plan.way)
-        prompt = self.build_prompt(plan, said)
+        prompt = self.build_prompt(plan, context)
         tried = [first]
-        evidence = [replace(first.evidence, said=said)]
+        evidence = [replace(first.evidence, context=context)]
         calls = [(frames, prompt, plan.way.search)]
         for way in plan.ladder:
             if is_settled(evidence):
                 break
             frames = self.fit_window(clip.samples.size, way)
-            prompt = self.build_prompt(plan, said) if way.prompted else plan.start
+            prompt = self.build_prompt(plan, context) if way.prompted else plan.start
             call = (frames, prompt, way.search)
             if call not in calls:  # the same call gives the same text
                 calls.append(call)
                 tried.extend(self.decode_batch([clip], [prompt], way))
-                evidence.append(replace(tried[-1].evidence, said=said))
+                evidence.append(replace(tried[-1].evidence, context=context))
         return tried[choose_text(evidence)], len(tried) - 1
 
-    def _segments(
+    def _build_segments(
         self,
         stretches: Sequence[TokenSegment],
         hypothesis: DecodedClip,
@@ -328,17 +328,17 @@ class Decoder:
         clip: Clip,
     ) -> tuple[Segment, ...]:
         words = (
-            self._words(stretches, hypothesis, plan, clip.samples)
+            self._find_words(stretches, hypothesis, plan, clip.samples)
             if plan.words or clip.has_several_speakers
             else [()] * len(stretches)
         )
         found = (
-            self._segment(stretch, spoken, hypothesis.evidence, clip, plan)
-            for stretch, spoken in zip(stretches, words, strict=True)
+            self._build_segment(stretch, timed_words, hypothesis.evidence, clip, plan)
+            for stretch, timed_words in zip(stretches, words, strict=True)
         )
         return tuple(segment for segment in found if segment.text.strip())
 
-    def _segment(
+    def _build_segment(
         self,
         stretch: TokenSegment,
         words: Sequence[Word],
@@ -366,7 +366,7 @@ class Decoder:
             ),
         )
 
-    def _words(
+    def _find_words(
         self,
         stretches: Sequence[TokenSegment],
         hypothesis: DecodedClip,

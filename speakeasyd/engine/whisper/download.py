@@ -20,12 +20,12 @@ OnDownload = Callable[[Downloading], object]
 
 def fetch_model(name: str, models_dir: Path, on_download: OnDownload) -> Path:
     """Download a model and return its folder. Raises OSError."""
-    with _reports(name, models_dir, on_download):
+    with _report_download(name, models_dir, on_download):
         return Path(download_model(name, cache_dir=str(models_dir)))
 
 
 @contextmanager
-def _reports(name: str, models_dir: Path, on_download: OnDownload) -> Iterator[None]:
+def _report_download(name: str, models_dir: Path, on_download: OnDownload) -> Iterator[None]:
     ended = threading.Event()
     watch = threading.Thread(
         target=_watch_download, args=(name, models_dir, ended, on_download), daemon=True

@@ -31,7 +31,7 @@ class WhisperRequest:
 
     clip: Clip
     language: str | None
-    said: str
+    context: str
     plan: DecodingPlan
     prompt: tuple[int, ...]
     frames: int
@@ -67,7 +67,7 @@ class WhisperHypothesis:
     def settle_doubts(self) -> RecognizedText:
         """See `Hypothesis`. Text after an early end is decoded, too."""
         request = self.request
-        return self.decoder.complete_text(request.clip, request.plan, request.said, self.decoded)
+        return self.decoder.complete_text(request.clip, request.plan, request.context, self.decoded)
 
 
 class WhisperRecognizer:
@@ -87,15 +87,15 @@ class WhisperRecognizer:
         )
 
     def prepare(
-        self, clip: Clip, options: Options, language: str | None, said: str = ""
+        self, clip: Clip, options: Options, language: str | None, context: str = ""
     ) -> WhisperRequest:
         plan = self._create_plan(options, language or _ANY_LANGUAGE)
         return WhisperRequest(
             clip=clip,
             language=language,
-            said=said,
+            context=context,
             plan=plan,
-            prompt=self._decoder.build_prompt(plan, said),
+            prompt=self._decoder.build_prompt(plan, context),
             frames=self._decoder.fit_window(clip.samples.size, plan.way),
         )
 

@@ -60,10 +60,12 @@ class Systemd:
     def install(self, service: Service) -> Steps:
         unit = WriteFile(self.definition, render_unit(service, self.scope).encode())
         begin: Steps = (
-            self._systemctl("daemon-reload"),
-            self._systemctl("enable", UNIT),
-            self._systemctl("reset-failed", UNIT, may_fail=True),  # it may have failed too often
-            self._systemctl("restart", UNIT),
+            self._run_systemctl("daemon-reload"),
+            self._run_systemctl("enable", UNIT),
+            self._run_systemctl(
+                "reset-failed", UNIT, may_fail=True
+            ),  # it may have failed too often
+            self._run_systemctl("restart", UNIT),
         )
         if self.scope is Scope.USER:
             # Without it, the service runs only while the user is logged in.
@@ -89,26 +91,26 @@ class Systemd:
         if self.scope is Scope.SYSTEM:
             files.append(ACCOUNT_FILE)
         return (
-            self._systemctl("disable", "--now", UNIT, may_fail=True),
+            self._run_systemctl("disable", "--now", UNIT, may_fail=True),
             Remove(tuple(files)),
-            self._systemctl("daemon-reload"),
+            self._run_systemctl("daemon-reload"),
         )
 
     def start(self) -> Steps:
-        return (self._systemctl("start", UNIT),)
+        return (self._run_systemctl("start", UNIT),)
 
     def stop(self) -> Steps:
-        return (self._systemctl("stop", UNIT),)
+        return (self._run_systemctl("stop", UNIT),)
 
     def status(self) -> Steps:
-        return (self._systemctl("status", "--no-pager", "--lines=5", UNIT),)
+        return (self._run_systemctl("status", "--no-pager", "--lines=5", UNIT),)
 
     def logs(self, *, lines: int, follow: bool) -> Steps:
         unit = "--user-unit" if self.scope is Scope.USER else "--unit"
         command = ["journalctl", "--quiet", f"{unit}={UNIT}", f"--lines={lines}"]
         return (Run((*command, "--follow" if follow else "--no-pager")),)
 
-    def _systemctl(self, *words: str, may_fail: bool = False) -> Run:
+    def _run_systemctl(self, *words: str, may_fail: bool = False) -> Run:
         scope = ("--user",) if self.scope is Scope.USER else ()
         return Run(("systemctl", *scope, *words), may_fail=may_fail)
 

@@ -60,33 +60,33 @@ class WinSW:
             *(MakeFolder(folder) for folder in folders),
             *write_config(service),
             # An upgrade: the running wrapper cannot be replaced.
-            *((self._run("stop", may_fail=True),) if self._wrapper.exists() else ()),
+            *((self._run_wrapper("stop", may_fail=True),) if self._wrapper.exists() else ()),
             *copy,
             WriteFile(self.definition, render_winsw(service, self.base, self._logs)),
-            self._run("install", may_fail=self.definition.exists()),
-            self._run("start"),
+            self._run_wrapper("install", may_fail=self.definition.exists()),
+            self._run_wrapper("start"),
         )
 
     def uninstall(self) -> Steps:
         return (
-            self._run("stop", may_fail=True),
-            self._run("uninstall"),
+            self._run_wrapper("stop", may_fail=True),
+            self._run_wrapper("uninstall"),
             Remove((self.definition, self._wrapper)),
         )
 
     def start(self) -> Steps:
-        return (self._run("start"),)
+        return (self._run_wrapper("start"),)
 
     def stop(self) -> Steps:
-        return (self._run("stop"),)
+        return (self._run_wrapper("stop"),)
 
     def status(self) -> Steps:
-        return (self._run("status"),)
+        return (self._run_wrapper("status"),)
 
     def logs(self, *, lines: int, follow: bool) -> Steps:
         return (read_log(self._logs / "speakeasyd-service.err.log", lines=lines, follow=follow),)
 
-    def _run(self, verb: str, *, may_fail: bool = False) -> Run:
+    def _run_wrapper(self, verb: str, *, may_fail: bool = False) -> Run:
         return Run((str(self._wrapper), verb), may_fail=may_fail)
 
 
@@ -113,8 +113,8 @@ class TaskScheduler:
             MakeFolder(self._log.parent),
             *(self.stop() if self.definition.exists() else ()),
             WriteFile(self.definition, self.render_task(service)),
-            _schtasks("/Create", "/F", "/XML", str(self.definition)),
-            _schtasks("/Run"),
+            _run_schtasks("/Create", "/F", "/XML", str(self.definition)),
+            _run_schtasks("/Run"),
         )
 
     def render_task(self, service: Service) -> bytes:
@@ -134,17 +134,17 @@ class TaskScheduler:
         return bytes(ET.tostring(task, encoding="utf-16", xml_declaration=True))
 
     def uninstall(self) -> Steps:
-        return (*self.stop(), _schtasks("/Delete", "/F"), Remove((self.definition,)))
+        return (*self.stop(), _run_schtasks("/Delete", "/F"), Remove((self.definition,)))
 
     def start(self) -> Steps:
-        return (_schtasks("/Run"),)
+        return (_run_schtasks("/Run"),)
 
     def stop(self) -> Steps:
         """Ask the daemon to stop: the Task Scheduler itself can only kill it."""
-        return (AwaitStop(asks=True), _schtasks("/End", may_fail=True))
+        return (AwaitStop(asks=True), _run_schtasks("/End", may_fail=True))
 
     def status(self) -> Steps:
-        return (_schtasks("/Query", "/V", "/FO", "LIST"),)
+        return (_run_schtasks("/Query", "/V", "/FO", "LIST"),)
 
     def logs(self, *, lines: int, follow: bool) -> Steps:
         return (read_log(self._log, lines=lines, follow=follow),)
@@ -170,7 +170,7 @@ def read_log(file: Path, *, lines: int, follow: bool) -> Step:
     return Run(("powershell", "-NoProfile", "-Command", command + wait))
 
 
-def _schtasks(verb: str, *words: str, may_fail: bool = False) -> Run:
+def _run_schtasks(verb: str, *words: str, may_fail: bool = False) -> Run:
     return Run(("schtasks", verb, "/TN", TASK, *words), may_fail=may_fail)
 
 
