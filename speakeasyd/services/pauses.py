@@ -86,7 +86,7 @@ class Pauses:
         async with self._changing:
             await self._store_reasons(self._reasons | {cause: reason})
             self._reasons[cause] = reason
-            self._publish_change(QueuePaused.of(cause, reason))
+            self._publish_event(QueuePaused.of(cause, reason))
 
     async def end_durably(self, cause: PauseCause) -> None:
         """End a pause once the ledger has stored it. Raises LedgerError; nothing changes then."""
@@ -95,18 +95,18 @@ class Pauses:
                 remaining = {key: value for key, value in self._reasons.items() if key != cause}
                 await self._store_reasons(remaining)
                 self._reasons.pop(cause, None)
-                self._publish_change(QueueResumed.of(cause, reason))
+                self._publish_event(QueueResumed.of(cause, reason))
 
     async def _store_reasons(self, reasons: Mapping[PauseCause, str]) -> None:
         stored = self._kept | dict(reasons)
         rows = [describe_pause(cause, reason) for cause, reason in stored.items()]
         await self._ledger.write(store_state, StateKey.PAUSES, rows)
 
-    def _publish_change(self, change: PauseChange) -> None:
+    def _publish_event(self, change: PauseChange) -> None:
         self._hub.publish(Event.of(change, at=format_utc(self._clock.utc())))
 
     async def _publish_change(self, change: PauseChange) -> None:
-        self._publish_change(change)
+        self._publish_event(change)
         try:
             async with self._changing:
                 await self._store_reasons(self._reasons)

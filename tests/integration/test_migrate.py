@@ -201,7 +201,7 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
         incidents = connection.execute(
             "SELECT error, action_kind, summary, detail FROM incidents"
         ).fetchall()
-        kinds = connection.execute("SELECT data ->> '$.action_kind' FROM events").fetchall()
+        action_kinds = connection.execute("SELECT data ->> '$.action_kind' FROM events").fetchall()
         new = "SELECT speaker, confidence FROM segments_text"
         assert connection.execute(new).fetchall() == [(None, None)]
         assert connection.execute("SELECT * FROM speakers").fetchall() == []
@@ -215,7 +215,7 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
     ]
     assert incidents[0][2:] == ("the worker crashed", "SIGSEGV: at 0x0")
     assert incidents[1][2:] == ("the driver is missing", "")
-    assert kinds == [(kind,) for _, _, kind in OLD_INCIDENTS]
+    assert action_kinds == [(kind,) for _, _, kind in OLD_INCIDENTS]
 
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])

@@ -103,8 +103,8 @@ def test_origins_that_are_not_configured_are_refused(
 
 def test_requests_of_the_own_page_are_accepted(daemon: ServingDaemon) -> None:
     assert daemon.post("/resume", headers={"Origin": daemon.address}).status_code == 200
-    with connect(connect_events(daemon), origin=websockets.Origin(daemon.address)) as socket:
-        assert socket.recv()
+    with connect(connect_events(daemon), origin=websockets.Origin(daemon.address)) as events:
+        assert events.recv()
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,10 @@ def test_endpoints_without_information_need_no_token(
 
 def test_events_need_the_token(protected_daemon: ServingDaemon) -> None:
     with (
-        connect(connect_events(protected_daemon)) as socket,
+        connect(connect_events(protected_daemon)) as events,
         pytest.raises(websockets.ConnectionClosed) as refused,
     ):
-        socket.recv()
+        events.recv()
     assert refused.value.rcvd
     assert refused.value.rcvd.code == 4401
 
@@ -177,8 +177,8 @@ def test_the_token_cookie_is_hidden_from_scripts(protected_daemon: ServingDaemon
         assert browser.get("/api/v1/status").status_code == 200
     with connect(
         connect_events(protected_daemon), additional_headers={"Cookie": cookie.partition(";")[0]}
-    ) as socket:
-        assert json.loads(socket.recv())["type"] == "snapshot"
+    ) as events:
+        assert json.loads(events.recv())["type"] == "snapshot"
 
 
 def test_a_public_address_without_a_token_is_refused(tmp_path: Path) -> None:

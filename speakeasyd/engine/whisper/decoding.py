@@ -147,8 +147,8 @@ class Decoder:
         before = self._tokenizer.encode(" " + context.strip()) if context.strip() else []
         most = min(len(before), _MAX_PROMPT - len(plan.hints))
         room = max(length for length in _CONTEXTS if length <= most)
-        context = (*plan.hints, *before[len(before) - room :])
-        return (self._tokenizer.sot_prev, *context, *plan.start) if context else plan.start
+        tokens = (*plan.hints, *before[len(before) - room :])
+        return (self._tokenizer.sot_prev, *tokens, *plan.start) if tokens else plan.start
 
     # --- one window ---
 
