@@ -42,7 +42,7 @@ def upgrade():
 OLD_JOB = """
     INSERT INTO jobs (batch, inbox, path_raw, path, size, mtime_ns, inode, sha256, options, requested_model, status,
                       created_at, available_at, finished_at, warning)
-    VALUES ('talks', 'inbox', ?1, ?1, 1, 1, 1, 'x', '{}', 'auto', 'completed', '2026', '2026', '2026', ?2)
+    VALUES ('talks', 'inbox', ?, ?, 1, 1, 1, 'x', '{}', 'auto', 'completed', '2026', '2026', '2026', ?)
 """
 OLD_SEGMENT = """
     UPDATE jobs SET language = 'nl' WHERE id = 1;
@@ -185,7 +185,8 @@ def test_a_ledger_of_the_first_version_keeps_its_jobs(tmp_path: Path) -> None:
         assert "deliveries" not in read_schema(path)
         connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
         for number, warning in enumerate(OLD_WARNINGS):
-            connection.execute(OLD_JOB, [f"{number}.wav", warning])
+            name = f"{number}.wav"
+            connection.execute(OLD_JOB, [name, name, warning])
         connection.executescript(OLD_SEGMENT)
         connection.execute(OLD_STATE)
         for error, action, _ in OLD_INCIDENTS:
@@ -229,7 +230,7 @@ def test_every_earlier_version_comes_up_to_date(tmp_path: Path, revision: str) -
     migrate_ledger(path, scripts=then)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("INSERT INTO batches (name, created_at) VALUES ('talks', '2026')")
-        connection.execute(OLD_JOB, ["a.wav", None])
+        connection.execute(OLD_JOB, ["a.wav", "a.wav", None])
     migrate_ledger(path)
     create_ledger(new)
     upgraded, fresh = read_schema(path), read_schema(new)
