@@ -25,6 +25,7 @@ from speakeasyd.ledger.deliveries import find_newest_seq
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import (
     close_abandoned_incidents,
+    forget_waiting_files,
     release_stale_claims,
     shorten_waits,
     store_state,
@@ -243,6 +244,7 @@ class Daemon:
         """Release what an earlier daemon held, and record this one. Raises LedgerError."""
         await self._ledger.write(release_stale_claims)
         await self._ledger.write(close_abandoned_incidents)
+        await self._ledger.write(forget_waiting_files)
         await self._ledger.write(
             shorten_waits,
             self._settings.recovery,

@@ -29,6 +29,7 @@ from speakeasyd.ledger.overview import Snapshot, take_snapshot
 from speakeasyd.ledger.rows import Row
 
 EVERY_S = 1.0  # seconds between two looks
+MOST_ACTIVE = 12  # jobs in progress that are listed
 _BY_ITSELF = "It ends when the cause is removed."
 _BAR = 28  # characters
 
@@ -86,7 +87,7 @@ def _build_parts(snapshot: Snapshot) -> Iterator[RenderableType]:
     if snapshot.batches:
         yield _add_title("batches", _build_batches(snapshot.batches))
     if snapshot.in_work:
-        yield _add_title("in progress", _build_active_jobs(snapshot.in_work))
+        yield _add_title("in progress", _build_active_jobs(snapshot.in_work[:MOST_ACTIVE]))
     if snapshot.ended:
         yield _add_title("latest", _build_ended_jobs(snapshot.ended))
     if snapshot.workers:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from speakeasyd.ledger.rows import ReadConnection, Row, fetch_rows, fetch_value
@@ -20,6 +21,9 @@ _CONDITIONS = {
     "preset": "preset = :preset",
     "part": "instr(lower(path), lower(:part))",
     "before": "job_id < :before",
+    "ids": "job_id IN (SELECT value FROM json_each(:ids))",
+    "transcribed": "has_transcript = :transcribed",
+    "newest_version": "(superseded_by IS NULL) = :newest_version",
 }
 _BATCHES = """
     SELECT * FROM batch_progress WHERE instr(lower(batch), lower(:part))
@@ -36,19 +40,66 @@ _INBOX_NOTES = "SELECT inbox, value ->> 'note' AS note FROM inbox_states"
 _FAULTS = "SELECT kind, count(*) AS n FROM incidents GROUP BY kind"
 _AUDIO = "SELECT coalesce(sum(audio_seconds), 0) FROM batch_progress"
 _COUNT = "SELECT count(*) AS n, max(created_at) AS last FROM job_status"
+_COUNTED = frozenset({"status", "batch"})
+"""Filters whose numbers of jobs are kept with the batches."""
+
+
+class JobOrder(StrEnum):
+    """Orders of a list of jobs."""
+
+    NEWEST = "-date"
+    OLDEST = "date"
+    NAME = "name"
+    """The path from A to Z; the letter case does not matter."""
+    NAME_REVERSED = "-name"
+    SHORTEST = "length"
+    """By seconds of audio; files of unknown length are the shortest."""
+    LONGEST = "-length"
+    STATUS = "status"
+    """In progress, waiting, failed, cancelled, completed, skipped."""
+    STATUS_REVERSED = "-status"
+
+
+_KEYS = {
+    "date": "job_id",
+    "name": "lower(path)",
+    "length": "coalesce(audio_seconds, container_seconds, 0)",
+    "status": "instr('processing pending failed cancelled completed skipped', status)",
+}
 
 
 def list_jobs(
-    connection: ReadConnection, filters: Mapping[str, object], *, limit: int
+    connection: ReadConnection,
+    filters: Mapping[str, object],
+    *,
+    limit: int,
+    order: JobOrder = JobOrder.NEWEST,
+    offset: int = 0,
 ) -> list[Row]:
-    """Return rows of `job_status`, newest first.
+    """Return rows of `job_status`.
 
-    `filters`: `status`, `batch`, `inbox`, `preset`, `part` (of the path), `before` (a job id); None
-    is any value.
+    `filters`: `status`, `batch`, `inbox`, `preset`, `part` (of the path), `before` (a job id),
+    `ids` (JSON), `transcribed` and `newest_version` (whether it is so); None is any value.
     """
     where, given = _build_condition(filters)
-    query = f"SELECT * FROM job_status WHERE {where} ORDER BY job_id DESC LIMIT :limit"  # noqa: S608 - our own words
-    return fetch_rows(connection, query, given | {"limit": limit})
+    direction = "DESC" if order.startswith("-") else "ASC"
+    key = f"{_KEYS[order.lstrip('-')]} {direction}, job_id {direction}"
+    # Only the page has all columns: those of a million jobs would be sorted with them.
+    page = f"SELECT job_id FROM job_status WHERE {where} ORDER BY {key} LIMIT :limit OFFSET :offset"  # noqa: S608 - our own words
+    query = f"SELECT * FROM job_status WHERE job_id IN ({page}) ORDER BY {key}"  # noqa: S608 - our own words
+    return fetch_rows(connection, query, given | {"limit": limit, "offset": offset})
+
+
+def count_matching_jobs(connection: ReadConnection, filters: Mapping[str, object]) -> int:
+    """Return the number of jobs that match the filters of `list_jobs`."""
+    where, given = _build_condition(filters)
+    if given.keys() <= _COUNTED:
+        column = given.get("status", "total")
+        batch = "WHERE batch = :batch" if "batch" in given else ""
+        query = f"SELECT coalesce(sum({column}), 0) FROM batch_progress {batch}"  # noqa: S608 - a member of Status
+    else:
+        query = f"SELECT count(*) FROM job_status WHERE {where}"  # noqa: S608 - our own words
+    return int(str(fetch_value(connection, query, given)))
 
 
 def list_job_ids(connection: ReadConnection, filters: Mapping[str, object]) -> list[int]:

@@ -22,6 +22,7 @@ from speakeasyd.domain.state_keys import StateKey
 from speakeasyd.ledger.tables import (
     NO_WAIT,
     PENDING_DELIVERY,
+    arrivals,
     batches,
     chunks,
     deliveries,
@@ -190,6 +191,11 @@ def close_abandoned_incidents(tx: Transaction) -> None:
     """Record that the incidents of an earlier daemon ended with it; what they cost is unknown."""
     unresolved = incident_records.c.resolved_at.is_(None)
     tx.connection.execute(update(incident_records).where(unresolved).values(resolved_at=tx.now))
+
+
+def forget_waiting_files(tx: Transaction) -> None:
+    """Remove the arrivals that an earlier daemon waited for: its scan is not continued."""
+    tx.connection.execute(delete(arrivals))
 
 
 def load_state(connection: Connection, key: StateKey) -> Any:

@@ -91,7 +91,10 @@ def find_unknown_files(
 def add_jobs(
     tx: Transaction, new_jobs: Sequence[NewJob], *, duplicates: Duplicates = "reuse"
 ) -> list[AddedJob]:
-    """Add a job for each file, or find the job that it has. One answer per file, in order."""
+    """Add a job for each file, or find the job that it has. One answer per file, in order.
+
+    The files no longer count as waiting.
+    """
     known_files = _KnownFiles(tx.connection, new_jobs, across_paths=duplicates == "skip")
     ids = count(_find_last_id(tx.connection) + 1)
     added: list[AddedJob] = []
@@ -125,7 +128,18 @@ def add_jobs(
         code=ErrorCode.SOURCE_REPLACED,
         error="a newer version of the file replaced it",
     )
+    _forget_waiting_files(tx, new_jobs)
     return added
+
+
+def _forget_waiting_files(tx: Transaction, taken: Sequence[NewJob]) -> None:
+    """Remove files that have a job from the arrivals that wait for long."""
+    if tx.connection.scalar(select(arrivals.c.inbox).limit(1)) is None:
+        return
+    for new in taken:
+        tx.connection.execute(
+            delete(arrivals).where(arrivals.c.inbox == new.inbox, arrivals.c.path_raw == new.path)
+        )
 
 
 def store_waiting_files(tx: Transaction, inbox: str, files: Sequence[WaitingFile]) -> None:

@@ -29,8 +29,15 @@ _BATCHES = """
 """
 _IN_WORK = """
     SELECT job_id, path, progress, device, model, language, started_at FROM job_status
-    WHERE status = 'processing' ORDER BY started_at, job_id LIMIT 12
+    WHERE status = 'processing' ORDER BY started_at, job_id LIMIT 50
 """
+_REMAINING = """
+    SELECT id AS job_id, device, progress,
+           coalesce(audio_seconds, container_seconds, size * :seconds_per_byte) * (1 - progress)
+           AS seconds
+    FROM jobs WHERE status = 'processing' AND device IS NOT NULL
+"""
+"""Seconds of audio that are left of each file on a device."""
 _ENDED = """
     SELECT job_id, path, status, audio_seconds, error_code, finished_at FROM job_status
     WHERE finished_at > :since ORDER BY finished_at DESC LIMIT 5
@@ -92,7 +99,7 @@ class Snapshot:
     state: str
     counts: dict[str, int]
     batches: list[Row]
-    in_work: list[Row]
+    in_work: list[Row]  # with `left_s`: seconds until it is done; None as for the queue
     ended: list[Row]  # the latest
     workers: list[Row]
     pauses: dict[str, str]  # reason by cause
@@ -135,7 +142,9 @@ def load_overview(connection: ReadConnection, daemon: DaemonPresence) -> Snapsho
     speed = _measure_speed(connection, now, up.up_s if up else WINDOW_S)
     pauses = _build_pauses(stored.get(StateKey.PAUSES), daemon) if up else {}
     is_paused = any(not cause.name for cause in pauses)
-    remaining_s, progress = _measure_queue(connection)
+    density = fetch_value(connection, _DENSITY)
+    remaining_s, progress = _measure_queue(connection, density)
+    left = _estimate_jobs(connection, density, None if is_paused else speed)
     [counts] = fetch_rows(connection, _COUNTS)
     return Snapshot(
         daemon=up,
@@ -143,7 +152,9 @@ def load_overview(connection: ReadConnection, daemon: DaemonPresence) -> Snapsho
         state=str(daemon.state / LEDGER),
         counts={name: int(str(count)) for name, count in counts.items()},
         batches=fetch_rows(connection, _BATCHES),
-        in_work=fetch_rows(connection, _IN_WORK),
+        in_work=[
+            row | {"left_s": left.get(row["job_id"])} for row in fetch_rows(connection, _IN_WORK)
+        ],
         ended=fetch_rows(connection, _ENDED, recently),
         workers=stored.get(StateKey.WORKERS, []) if up else [],
         pauses={str(cause): reason for cause, reason in pauses.items()},
@@ -212,12 +223,42 @@ def _covered_s(spans: Iterable[tuple[str, str]]) -> float:
     return total
 
 
-def _measure_queue(connection: ReadConnection) -> tuple[float | None, float | None]:
+def _estimate_jobs(
+    connection: ReadConnection, density: object, speed: float | None
+) -> dict[object, float]:
+    """Return the seconds until each file on a device is done, by job; empty without a speed.
+
+    A device computes one file after the other: the one that it began first, then the shortest.
+    `density`: seconds of audio per byte.
+    """
+    if not speed:
+        return {}
+    rows = fetch_rows(connection, _REMAINING, {"seconds_per_byte": density})
+    return estimate_time_left(rows, speed)
+
+
+def estimate_time_left(rows: Iterable[Row], speed: float) -> dict[object, float]:
+    """Return the seconds until each of these jobs is done, by job.
+
+    `rows`: `job_id`, `device`, `progress` and `seconds` of audio that are left; None: not known.
+    `speed`: seconds of audio per second of all devices together.
+    """
+    known = [row for row in rows if row["seconds"] is not None]
+    waited: dict[object, float] = {row["device"]: 0.0 for row in known}  # seconds of audio before
+    left: dict[object, float] = {}
+    for row in sorted(known, key=lambda one: (not one["progress"], float(str(one["seconds"])))):
+        waited[row["device"]] += float(str(row["seconds"]))
+        left[row["job_id"]] = waited[row["device"]] * len(waited) / speed
+    return left
+
+
+def _measure_queue(
+    connection: ReadConnection, density: object
+) -> tuple[float | None, float | None]:
     """Return the seconds of audio to be transcribed, and the progress of the unfinished batches.
 
     None: no file is in the queue, or the length of none is known.
     """
-    density = fetch_value(connection, _DENSITY)
     [queue] = fetch_rows(connection, _QUEUE, {"seconds_per_byte": density})
     if not queue["total"]:
         return None, None

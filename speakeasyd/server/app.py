@@ -23,6 +23,7 @@ from speakeasyd.server import (
     search,
     speakers,
     status,
+    transcript_zip,
     uploads,
 )
 from speakeasyd.server.context import Lent, ServerContext
@@ -65,7 +66,17 @@ def build_routes() -> FastAPI:
     )
     error_answers.install_handlers(app)
     api = APIRouter(prefix="/api/v1")
-    for module in (status, uploads, jobs, speakers, people, search, recording, events):
+    for module in (
+        status,
+        uploads,
+        transcript_zip,
+        jobs,
+        speakers,
+        people,
+        search,
+        recording,
+        events,
+    ):
         api.include_router(module.router)
     api.include_router(router)
     app.include_router(api)

@@ -21,7 +21,7 @@ from speakeasyd.domain.options import Format
 from speakeasyd.domain.tracks import split_transcript
 from speakeasyd.domain.transcript import Transcript
 from speakeasyd.ledger.job_details import SourceFile, find_job_row, find_source, load_job
-from speakeasyd.ledger.job_lists import list_job_ids
+from speakeasyd.ledger.job_lists import JobOrder, count_matching_jobs, list_job_ids
 from speakeasyd.ledger.job_lists import list_jobs as load_jobs
 from speakeasyd.ledger.publication import load_transcript
 from speakeasyd.ledger.rows import ReadConnection, Row
@@ -49,21 +49,47 @@ async def _read_filters(
     return {"status": status, "batch": batch, "inbox": inbox, "preset": preset, "part": q}
 
 
-_Filters = Annotated[dict[str, object], Depends(_read_filters)]
+Filters = Annotated[dict[str, object], Depends(_read_filters)]
 
 
 @router.get("", response_model=Jobs)
 async def list_jobs(
     parts: Lent,
-    filters: _Filters,
+    filters: Filters,
     *,
+    sort: JobOrder = JobOrder.NEWEST,
     before: _Number | None = None,
+    offset: _Number = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> Mapping[str, Any]:
-    """List jobs, newest first. `before`: the `next` of the previous page."""
-    rows = await parts.ledger.clients.read(load_jobs, filters | {"before": before}, limit=limit + 1)
-    page = rows[:limit]
-    return {"jobs": page, "next": page[-1]["job_id"] if len(rows) > limit else None}
+    """List jobs, newest first unless `sort` says otherwise; `-` reverses an order.
+
+    `before`: the `next` of the previous page, newest first only. `offset`: jobs to leave out.
+    """
+    newest_first = sort is JobOrder.NEWEST
+    if before is not None and not newest_first:
+        raise RequestRefused(422, "`before` is for the newest first", hint="Use `offset`.")
+    jobs, total = await parts.ledger.clients.read(
+        _load_page, filters, before=before, limit=limit + 1, order=sort, offset=offset
+    )
+    page = jobs[:limit]
+    more = newest_first and len(jobs) > limit
+    return {"jobs": page, "next": page[-1]["job_id"] if more else None, "total": total}
+
+
+def _load_page(
+    connection: ReadConnection,
+    filters: dict[str, object],
+    *,
+    before: int | None,
+    limit: int,
+    order: JobOrder,
+    offset: int,
+) -> tuple[list[Row], int]:
+    """Return a page of jobs, and how many match the filters."""
+    asked = filters | {"before": before}
+    jobs = load_jobs(connection, asked, limit=limit, order=order, offset=offset)
+    return jobs, count_matching_jobs(connection, filters)
 
 
 _Id = Annotated[int, "the number of a job"]
@@ -207,7 +233,7 @@ _Wish = Literal["retry", "cancel"]
 
 @router.post("/{wish}")
 async def change_jobs(
-    parts: Lent, wish: _Wish, filters: _Filters, chosen: JobSelection | None = None
+    parts: Lent, wish: _Wish, filters: Filters, chosen: JobSelection | None = None
 ) -> ChangedJobs:
     """Retry ended jobs, or cancel jobs that have not ended: those of the body, or all that match.
 

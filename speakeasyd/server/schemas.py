@@ -109,7 +109,9 @@ class JobDetails(JobAnswer):
 class Jobs(Answer):
     jobs: list[JobAnswer]
     next: int | None
-    """The `before` of the next page; null if there is none."""
+    """The `before` of the next page; null if there is none, or if they are sorted otherwise."""
+    total: int
+    """Jobs that match the filters, on all pages."""
 
 
 class JobSelection(BaseModel):
@@ -290,6 +292,7 @@ class Overview(Answer):
     incidents: list[dict[str, object]]
     batches: list[Batch]
     in_work: list[dict[str, object]]
+    """The jobs that are being transcribed. `left_s`: seconds until it is done; null as above."""
     ended: list[dict[str, object]]
     """The most recent."""
     models: list[str]

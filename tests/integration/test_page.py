@@ -2,6 +2,7 @@
 
 import shutil
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import PATIENCE_S
+from tests.conftest import PATIENCE_S, poll_until
 from tests.serving_daemon import VOICE_MEMO, run_daemon
 
 playwright = pytest.importorskip(
@@ -132,7 +133,7 @@ def test_a_search_result_leads_to_its_position(transcribed: Any) -> None:
 
 def test_options_of_an_upload_are_shown_and_applied(page: Any, tmp_path: Path) -> None:
     page.get_by_text("Options", exact=True).click()
-    page.get_by_label("Batch").fill("chosen")
+    page.get_by_role("textbox", name="Batch").fill("chosen")
     page.get_by_label("Language").fill("en")
     page.get_by_label("Model").select_option("bundled")
     page.locator("summary", has_text="Options: batch chosen, language en, model bundled").click()
@@ -157,9 +158,27 @@ def test_jobs_and_the_queue_can_be_changed(transcribed: Any) -> None:
     transcribed.locator(".job-head .status", has_text="completed").wait_for()
 
 
+def test_a_job_in_progress_has_percent_and_time_left(page: Any) -> None:
+    job = {"job_id": 10**6, "path": "long.wav", "progress": 0.5, "left_s": 200.0}
+    row = {"device": "cpu", "model": None, "language": None, "started_at": "2026-01-01T00:00Z"}
+
+    def answer(route: Any) -> None:
+        route.fulfill(json=route.fetch().json() | {"in_work": [job | row]})
+
+    page.route("**/api/v1/status", answer)
+    page.get_by_role("button", name="Pause").click()
+    shown = page.locator(".at-work li", has_text="long.wav")
+    shown.get_by_text("3 min left").wait_for()
+    shown.get_by_text("50 %").wait_for()
+    job["left_s"] = None  # as while work is paused
+    page.get_by_role("button", name="Resume").click()
+    shown.get_by_text("3 min left").wait_for(state="detached")
+    page.unroute("**/api/v1/status")
+
+
 def test_the_address_filters_the_queue(transcribed: Any, address: str) -> None:
     transcribed.goto(f"{address}/#/jobs?status=failed")
-    transcribed.get_by_text("No matching jobs.").wait_for()
+    transcribed.get_by_text("No matches.").wait_for()
     transcribed.go_back()
     transcribed.get_by_text("dentist").first.wait_for()
 
@@ -187,8 +206,67 @@ def test_failed_jobs_are_counted_and_retried_together(page: Any, tmp_path: Path)
     page.locator(".summary").get_by_role("link", name="1 failed").click()
     job = page.locator(".jobs a", has_text="broken.wav")
     job.filter(has_text="failed").wait_for()
-    page.get_by_role("button", name="Retry all of these").click()
-    page.locator("#news", has_text="In the queue again: 1 job").wait_for(state="attached")
+    job.focus()
+    shown = job.locator(".error").evaluate("error => getComputedStyle(error).whiteSpace")
+    assert shown == "normal", "the whole error is readable without a mouse"
+    page.get_by_label("Select broken.wav").check()
+    page.get_by_role("button", name="Retry").click()
+    page.locator(".selection", has_text="1 file in the queue again").wait_for()
+
+
+@pytest.fixture(scope="module")
+def copies(address: str) -> list[str]:
+    """The names of completed jobs of a batch `copies`; their transcripts are copied."""
+    names = [f"{name}.flac" for name in ("delta", "alpha", "charlie", "bravo")]
+    files = [("files", (name, VOICE_MEMO.read_bytes())) for name in names]
+    jobs = httpx.post(f"{address}/api/v1/batches", data={"batch": "copies"}, files=files).json()
+
+    def are_done() -> bool:
+        rows = httpx.get(f"{address}/api/v1/jobs", params={"batch": "copies"}).json()
+        return all(row["status"] == "completed" for row in rows["jobs"])
+
+    assert jobs["batch"] == "copies"
+    poll_until(are_done, "the copies")
+    return names
+
+
+def test_selected_files_are_downloaded_together(page: Any, address: str, copies: list[str]) -> None:
+    page.goto(f"{address}/#/jobs?batch=copies&sort=name")
+    page.get_by_label("Select copies/alpha.flac").click()
+    page.get_by_label("Select copies/charlie.flac").click(modifiers=["Shift"])
+    page.get_by_label("Select copies/charlie.flac").focus()
+    page.keyboard.press("Space")  # leaves it out
+    page.locator(".selection b", has_text="2 selected").wait_for()
+    page.get_by_label("Format of the transcripts").select_option("srt")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "transcripts.zip"
+    names = zipfile.ZipFile(download.value.path()).namelist()
+    assert names == ["copies/alpha.srt", "copies/bravo.srt"]
+    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("heading", name="Transcribe 2 finished files again?").wait_for()
+    page.get_by_role("button", name="Keep as it is").click()
+    page.get_by_role("button", name="Clear selection").click()
+    page.locator(".selection").wait_for(state="hidden")
+
+
+def test_the_order_is_kept_in_the_address(page: Any, address: str, copies: list[str]) -> None:
+    page.goto(f"{address}/#/jobs?batch=copies")
+    page.get_by_label("Sort by").select_option("-name")
+    shown = page.locator("[aria-label=Jobs] .path")
+    shown.filter(has_text="delta").wait_for()
+    expected = [f"copies/{name}" for name in sorted(copies, reverse=True)]
+    page.wait_for_function(
+        "names => `${[...document.querySelectorAll('[aria-label=Jobs] .path')]"
+        ".map(one => one.textContent)}` === `${names}`",
+        arg=expected,
+    )
+    page.reload()
+    shown.first.wait_for()
+    assert shown.all_inner_texts() == expected
+    page.go_back()
+    page.locator("[aria-label=Jobs] li:first-child", has_text="bravo").wait_for()  # the newest
+    assert page.get_by_label("Sort by").input_value() == "-date"
 
 
 def test_an_unknown_job_shows_a_message(browser: Any, address: str) -> None:
@@ -300,6 +378,8 @@ def test_the_page_is_accessible(browser: Any, address: str, scheme: str, width: 
         tab.goto(f"{address}/{view}")
         tab.locator("main h1").first.wait_for(state="attached")
         tab.locator("aside li").first.wait_for()
+        if (whole := tab.get_by_label("Select this page")).count():
+            whole.check()
         found = axe.Axe().run(tab)
         assert found.violations_count == 0, found.generate_report()
         assert tab.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,6 +1,8 @@
 """The API of a real daemon: reading, changing, and agreement with its schema."""
 
+import io
 import re
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,7 +116,11 @@ def test_lists_are_paged_and_filtered(daemon: ServingDaemon) -> None:
         row = daemon.wait_for_job(job)
         assert (row["status"], row["error_code"]) == ("failed", "not_media")
         assert "Play the file in another program" in row["advice"]
-    assert len(daemon.get("/jobs", batch="pages", status="failed")["jobs"]) == 5
+    failed = daemon.get("/jobs", batch="pages", status="failed", sort="name", offset=3)
+    assert [job["path"] for job in failed["jobs"]] == ["pages/3.wav", "pages/4.wav"]
+    assert (failed["total"], failed["next"]) == (5, None)
+    mixed = daemon.client.get("/api/v1/jobs", params={"sort": "name", "before": 3})
+    assert mixed.status_code == 422
 
 
 def test_many_jobs_are_changed_at_once(daemon: ServingDaemon) -> None:
@@ -134,6 +140,29 @@ def test_many_jobs_are_changed_at_once(daemon: ServingDaemon) -> None:
         assert cancelled == {"jobs": ids}
     finally:
         daemon.post("/resume")
+
+
+def test_transcripts_are_downloaded_as_one_zip(daemon: ServingDaemon, memo_job: Any) -> None:
+    memo = VOICE_MEMO.read_bytes()
+    names = ("same.flac", "same.mp3", "..\\\\evil.flac")
+    answered = daemon.upload(*((name, memo) for name in names), batch="zip").json()
+    ids = [file["job_id"] for file in answered["files"]]
+    for job in ids:
+        daemon.wait_for_job(job)
+
+    def list_names(**query: Any) -> list[str]:
+        file = daemon.client.get("/api/v1/jobs/transcripts", params=query)
+        assert file.headers["content-type"] == "application/zip"
+        with zipfile.ZipFile(io.BytesIO(file.content)) as zipped:
+            assert b"dentist" in zipped.read(zipped.namelist()[0])
+            return zipped.namelist()
+
+    all_names = ["zip/same.md", "zip/same.mp3.md", "zip/evil.md"]
+    assert list_names(batch="zip", format="md") == all_names
+    assert list_names(job_ids=f"{ids[1]},{10**9}") == ["zip/same.txt"]
+    assert daemon.client.head("/api/v1/jobs/transcripts", params={"batch": "zip"}).content == b""
+    nothing = daemon.client.get("/api/v1/jobs/transcripts", params={"batch": "no such"})
+    assert nothing.status_code == 404
 
 
 def test_jobs_are_changed(daemon: ServingDaemon, memo_job: Any) -> None:

@@ -10,6 +10,7 @@ from speakeasyd.domain.job import Sighting, Status, WaitingFile
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.claims import fail_job, find_lost_claims
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.maintenance import forget_waiting_files
 from speakeasyd.ledger.new_jobs import add_jobs, find_unknown_files, store_waiting_files
 from speakeasyd.ledger.readonly import query_readonly
 from tests.ledgers import (
@@ -179,6 +180,19 @@ async def test_waiting_arrivals_replace_those_of_the_same_inbox(ledger: Ledger) 
     assert [row["inbox"] for row in query_readonly(ledger.path, "SELECT inbox FROM arrivals")] == [
         "other"
     ]
+
+
+async def test_a_file_with_a_job_is_not_waited_for(ledger: Ledger) -> None:
+    """A file that stayed empty fails; until the next report it was still listed."""
+    empty, growing = (
+        WaitingFile(path=path, size=0, since="2026-01-01T00:00:00.000Z", reason="zero bytes")
+        for path in (b"empty.wav", b"big.wav")
+    )
+    await ledger.write(store_waiting_files, "inbox", [empty, growing])
+    await ledger.write(add_jobs, [build_job("empty.wav")])
+    assert query_readonly(ledger.path, "SELECT path FROM arrivals") == [{"path": "big.wav"}]
+    await ledger.write(forget_waiting_files)  # the next daemon finds it again
+    assert query_readonly(ledger.path, "SELECT path FROM arrivals") == []
 
 
 async def test_an_earlier_version_that_is_moved_back_is_new_once(ledger: Ledger) -> None:

@@ -2,7 +2,7 @@
 
 import { byId } from "./dom.js";
 
-const BASE = "/api/v1";
+export const BASE = "/api/v1";
 const FIRST_WAIT_MS = 500,
   LONGEST_WAIT_MS = 20000;
 const TOKEN_NEEDED = 4401;
@@ -42,6 +42,20 @@ export const send = (path, body, method = "POST") =>
 export function query(values) {
   const given = Object.entries(values).filter(([, value]) => value !== null && value !== undefined && value !== "");
   return given.length ? `?${new URLSearchParams(given)}` : "";
+}
+
+let names = null;
+
+/** Returns the names of the output formats; asks the daemon once. */
+export function formats() {
+  names ??= ask("/formats").then(
+    (answer) => answer.formats.map(({ name }) => name),
+    (problem) => {
+      names = null;
+      throw problem;
+    },
+  );
+  return names;
 }
 
 let entering = null;

@@ -53,7 +53,8 @@ function route() {
 }
 
 /** Open the view of the address. Going back restores the scroll position and the focus. */
-async function move() {
+async function move({ oldURL }) {
+  here = new URL(oldURL).hash; // a view may have changed it without opening another
   places.set(here, { top: lastTop, link: document.activeElement?.getAttribute("href") });
   const back = history.state?.been ? places.get(location.hash) : null;
   history.replaceState({ ...history.state, been: true }, "");

@@ -37,14 +37,15 @@ const something = (children) =>
 
 const shown = new WeakMap();
 
-/** Shows `items` in `list`. Unchanged items keep their element, and the focus stays on its key.
+/** Shows `items` in `list`. Unchanged items keep their element, and the focus stays on the same control of its key.
  *
  * A change of `progress` only moves the bar. Returns the elements by key.
  */
 export function keep(list, items, key, make) {
   const before = shown.get(list) ?? new Map(),
     now = new Map();
-  const held = [...before].find(([, { node }]) => node.contains(document.activeElement))?.[0];
+  const held = [...before].find(([, { node }]) => node.contains(document.activeElement))?.[0],
+    tag = document.activeElement?.tagName ?? "a";
   for (const item of items) {
     const { progress, ...rest } = item,
       said = JSON.stringify(rest),
@@ -59,7 +60,7 @@ export function keep(list, items, key, make) {
     [...now.values()].map(({ node }) => node),
   );
   if (held !== undefined && !list.contains(document.activeElement))
-    now.get(held)?.node.querySelector("a, button")?.focus();
+    now.get(held)?.node.querySelector(tag)?.focus();
   shown.set(list, now);
   return new Map([...now].map(([name, { node }]) => [name, node]));
 }

@@ -1,16 +1,17 @@
 // One job: its progress, its transcript with its audio, attempts and files.
 
-import { ask, send } from "./api.js";
+import { ask, formats, send } from "./api.js";
 import { advance, bar, calmly, complain, h, redraw } from "./dom.js";
 import { EventKind, Status } from "./kinds.js";
 import { controls } from "./player.js";
+import { showLeft } from "./rows.js";
 import { names, panel } from "./speakers.js";
 import { transcript } from "./transcript.js";
 import { clock, joined, plural, size, when } from "./words.js";
 
 const REFRESH_MS = 1000;
 
-export function open(main, { path: [id], asked, from, renamed }) {
+export function open(main, { path: [id], asked, from, renamed, status }) {
   const title = h("h1", { tabindex: -1 }, `Job ${id}`),
     head = h("div", { class: "job-head" });
   const audio = h("audio", {
@@ -40,10 +41,11 @@ export function open(main, { path: [id], asked, from, renamed }) {
     look = calmly(load, REFRESH_MS),
     follow = calmly(read, REFRESH_MS);
   const tools = controls(audio, text);
-  const view = { title: `Job ${id}`, refresh, leave, hear };
+  const view = { title: `Job ${id}`, refresh, leave, hear, status: showTime };
   let reached = asked.get("t") === null;
   let hasText = false; // whether there is text to download
   let drawn = null; // the job as last drawn
+  let latest = status; // of the daemon
 
   main.replaceChildren(
     back(from),
@@ -81,6 +83,12 @@ export function open(main, { path: [id], asked, from, renamed }) {
     if (mine.length) refresh();
   }
 
+  function showTime(now) {
+    latest = now;
+    const active = now?.in_work.find((job) => String(job.job_id) === id);
+    showLeft(head, active?.left_s ?? null);
+  }
+
   function leave() {
     tools.leave();
     text.leave();
@@ -91,12 +99,12 @@ export function open(main, { path: [id], asked, from, renamed }) {
   }
 
   async function load() {
-    const answers = await Promise.all([ask(`/jobs/${id}`), listFormats()]).catch(explain);
+    const answers = await Promise.all([ask(`/jobs/${id}`), formats()]).catch(explain);
     if (!answers || !title.isConnected) return;
-    const [job, formats] = answers;
+    const [job, names] = answers;
     view.title = title.textContent = job.path;
     renamed();
-    draw({ ...job, formats });
+    draw({ ...job, formats: names });
     empty.textContent =
       job.status === Status.COMPLETED
         ? "No speech was found."
@@ -136,6 +144,7 @@ export function open(main, { path: [id], asked, from, renamed }) {
     const { attempts_made: attempts, artifacts, incidents, progress, ...job } = details;
     redraw(head, { ...job, downloadable: job.has_transcript || hasText }, heading);
     advance(head, progress);
+    showTime(latest);
     redraw(more, { status: job.status, attempts, artifacts, incidents }, history);
   }
 
@@ -157,7 +166,13 @@ export function open(main, { path: [id], asked, from, renamed }) {
       when(job.finished_at ?? job.created_at),
     );
     if (job.status === Status.PROCESSING)
-      yield h("p", { class: "meter" }, bar(0, "Progress"), h("span", { class: "percent" }));
+      yield h(
+        "p",
+        { class: "meter" },
+        bar(0, "Progress"),
+        h("span", { class: "percent" }),
+        h("span", { class: "left" }),
+      );
     if (job.error && job.finished_at) {
       yield h("p", { class: "problem" }, job.error);
       if (job.advice) yield h("p", { class: "advice" }, job.advice);
@@ -194,14 +209,6 @@ export function open(main, { path: [id], asked, from, renamed }) {
     const doing = () => send(`/jobs/${job.job_id}/${wish}`).catch(complain).then(load);
     return h("button", { type: "button", class: "quiet", onclick: doing }, label);
   }
-}
-
-let formats = null;
-
-/** Returns the names of the output formats; asks the daemon once. */
-async function listFormats() {
-  formats ??= (await ask("/formats")).formats.map(({ name }) => name);
-  return formats;
 }
 
 const download = (job, format) =>
