@@ -52,6 +52,12 @@ def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
     )
 
 
+def find_transcript(connection: Connection, job_id: JobId) -> tuple[str, Transcript] | None:
+    """Return the path of a job's source and its transcript; None for an unknown job."""
+    path = connection.scalar(select(jobs.c.path).where(jobs.c.id == job_id))
+    return None if path is None else (path, load_transcript(connection, job_id))
+
+
 def read_leading_text(connection: Connection, job_id: JobId) -> str:
     """Return the text up to the first missing chunk: later calls only append to it."""
     indexes = select(chunks.c.number).where(chunks.c.job_id == job_id).order_by(chunks.c.number)

@@ -116,13 +116,24 @@ class _SegmentRange:
 
 
 def search_text(
-    connection: ReadConnection, words: str, *, limit: int = 20, filters: SearchFilters = EVERYTHING
+    connection: ReadConnection,
+    words: str,
+    *,
+    limit: int = 20,
+    offset: int = 0,
+    filters: SearchFilters = EVERYTHING,
 ) -> list[SearchHit]:
     """Return segments with all of these words, best first; of very common words, newest first.
 
     `"in quotes"`: a phrase; `trans*`: a prefix; `-not`: must not occur. The filters never hide a
-    match. Raises QueryError for a search that is too expensive.
+    match. `offset`: hits to leave out. Raises QueryError for a search that is too expensive.
     """
+    return _find_first_hits(connection, words, offset + limit, filters)[offset:]
+
+
+def _find_first_hits(
+    connection: ReadConnection, words: str, limit: int, filters: SearchFilters
+) -> list[SearchHit]:
     query = build_match_expression(words)
     if not query:
         return []

@@ -111,6 +111,7 @@ class CallGroups:
     def __init__(self) -> None:
         self.recorder = BlockingCalls("the recorder", threads=1)
         self.rendering = BlockingCalls("the renderer", threads=2)
+        self.samples = BlockingCalls("the folder for temporary files", threads=2)
         self._of_inboxes: dict[tuple[str, str], BlockingCalls] = {}
 
     def uploads(self, inbox: str) -> BlockingCalls:
@@ -123,7 +124,12 @@ class CallGroups:
 
     def close(self) -> None:
         """End the idle threads of all groups."""
-        for calls in (self.recorder, self.rendering, *self._of_inboxes.values()):
+        for calls in (
+            self.recorder,
+            self.rendering,
+            self.samples,
+            *self._of_inboxes.values(),
+        ):
             calls.close()
 
     def _of_inbox(self, purpose: str, inbox: str) -> BlockingCalls:

@@ -18,7 +18,12 @@ from speakeasyd.server.wrong_tokens import WrongTokens
 
 COOKIE = "speakeasyd"
 BODY_LIMIT = 1 << 20  # bytes of a request that is no upload
-UPLOADS = ("/api/v1/batches", "/v1/audio/transcriptions", "/v1/audio/translations")
+UPLOADS = (
+    "/api/v1/batches",
+    "/api/v1/people/samples",
+    "/v1/audio/transcriptions",
+    "/v1/audio/translations",
+)
 OPEN = ("/", "/healthz", "/readyz", "/api/v1/session")
 """Open without a token: the page, which then asks for it, and probes, which give only a status."""
 TRUSTED = "speakeasyd.trusted"  # in the scope: whether the client knows the token, if there is one

@@ -1,20 +1,27 @@
 """Known people, whose voices are recognised in new files."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path as FilePath
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from speakeasyd.domain.job import JobId
+from speakeasyd.errors import SpeakeasyError
 from speakeasyd.ledger import people
-from speakeasyd.ledger.people import LONGEST_NAME, load_people
-from speakeasyd.server.context import Lent
-from speakeasyd.server.error_answers import conflicts_as_409
+from speakeasyd.ledger.people import LONGEST_NAME, add_voice_sample, check_name, load_people
+from speakeasyd.safe_open import FolderHandle
+from speakeasyd.server.context import Lent, ServerContext
+from speakeasyd.server.error_answers import RequestRefused, conflicts_as_409
 from speakeasyd.server.jobs import find_job
-from speakeasyd.server.schemas import ChangedJobs, PeopleAnswer
+from speakeasyd.server.multipart import UploadForm
+from speakeasyd.server.schemas import ChangedJobs, PeopleAnswer, VoiceSampleAnswer
 from speakeasyd.server.speakers import Number
 from speakeasyd.services.speakers import remember_speaker
+from speakeasyd.services.voice_samples import measure_sample
 
 router = APIRouter(prefix="/people", tags=["speakers"])
 
@@ -36,6 +43,25 @@ class RememberedVoice(_Wish):
     """The number of the speaker in that job."""
 
 
+_SAMPLE_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["name", "file"],
+                    "properties": {
+                        "name": {"type": "string", "maxLength": LONGEST_NAME},
+                        "file": {"type": "string", "format": "binary"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
 class NewPersonName(_Wish):
     name: NewName
     """The new name. If another person has it, both become one."""
@@ -55,6 +81,48 @@ async def remember_voice(parts: Lent, wish: RememberedVoice) -> None:
     await find_job(parts, wish.job_id)
     with conflicts_as_409():
         await remember_speaker(parts.ledger, JobId(wish.job_id), wish.speaker, wish.name)
+
+
+@router.post("/samples", status_code=201, openapi_extra=_SAMPLE_BODY)
+async def add_sample(request: Request, parts: Lent) -> VoiceSampleAnswer:
+    """Remember a voice from a recording of one person who speaks for 5 s or longer.
+
+    The recording is not kept. A known name gets a further sample. 422: the recording is too short
+    or noisy, or has more than one voice.
+    """
+    async with _receive_recording(request, parts) as (name, path, source):
+        sample = await measure_sample(path, source=source)
+    await parts.ledger.write(add_voice_sample, name, sample)
+    return VoiceSampleAnswer(source=sample.source, seconds=sample.seconds, model=sample.model)
+
+
+@asynccontextmanager
+async def _receive_recording(
+    request: Request, parts: ServerContext
+) -> AsyncIterator[tuple[str, FilePath, str]]:
+    """Receive a form with a name and a file into a temporary folder.
+
+    Yields the name, the path of the file and what the client calls it. Raises RequestRefused: 422
+    for a wrong form or a recording that the body refuses.
+    """
+    calls = parts.calls.samples
+    with parts.uploads.take("people"), TemporaryDirectory(prefix="speakeasyd-") as folder:
+        with FolderHandle.open(FilePath(folder)) as handle:
+            form = UploadForm(handle, calls)
+            try:
+                await form.receive_form(request)
+            finally:
+                await calls.release(form.close)
+        if len(form.files) != 1:
+            raise RequestRefused(422, "the form must have one file")
+        [file] = form.files
+        try:
+            name = check_name(form.get_text("name"))
+            yield name, FilePath(folder, file.temporary), FilePath(file.name).name[:200]
+        except RequestRefused:
+            raise
+        except SpeakeasyError as error:
+            raise RequestRefused(422, str(error), hint=error.hint) from error
 
 
 @router.patch("/{name}")

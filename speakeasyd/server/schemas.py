@@ -182,6 +182,8 @@ class SearchHitAnswer(Answer):
 
 class SearchHitsAnswer(Answer):
     hits: list[SearchHitAnswer]
+    next: int | None
+    """The `offset` of the next hits; null if there are none."""
 
 
 class SpeakerAnswer(Answer):

@@ -19,6 +19,8 @@ _Time = Annotated[
     ),
 ]
 
+MOST = 10_000  # hits that can be reached; more of them need a narrower search
+
 router = APIRouter(tags=["search"])
 
 
@@ -34,6 +36,7 @@ async def search_transcripts(
     preset: _Name = None,
     channel: Annotated[int | None, Query(ge=0, le=255)] = None,
     speaker: Annotated[_Name, Query(description="A part of the name of who says it.")] = None,
+    offset: Annotated[int, Query(ge=0, le=MOST, description="The `next` of the last page.")] = 0,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> Mapping[str, Any]:
     """Find segments with all words: `"a phrase"`, prefix `trans*`, excluded `-not`. `channel` 0 is left."""
@@ -46,5 +49,11 @@ async def search_transcripts(
         channel=channel,
         speaker=speaker,
     )
-    hits = await parts.ledger.searches.read(search_text, q, limit=limit, filters=filters)
-    return {"hits": [asdict(hit) for hit in hits]}
+    hits = await parts.ledger.searches.read(
+        search_text, q, limit=limit + 1, offset=offset, filters=filters
+    )
+    more = len(hits) > limit and offset + limit <= MOST
+    return {
+        "hits": [asdict(hit) for hit in hits[:limit]],
+        "next": offset + limit if more else None,
+    }

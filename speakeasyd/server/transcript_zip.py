@@ -10,7 +10,6 @@ from urllib.parse import quote
 from zipfile import ZIP_DEFLATED, ZipFile, ZipInfo
 
 from fastapi import APIRouter, Query, Response
-from sqlalchemy import Connection
 from starlette.types import Receive, Scope, Send
 
 from speakeasyd.domain.formats import FORMATS, FormatSpec
@@ -19,9 +18,8 @@ from speakeasyd.domain.naming import build_collision_key, propose_names
 from speakeasyd.domain.options import Format
 from speakeasyd.domain.transcript import Transcript
 from speakeasyd.errors import SpeakeasyError
-from speakeasyd.ledger.job_details import find_job_row
 from speakeasyd.ledger.job_lists import list_job_ids
-from speakeasyd.ledger.publication import load_transcript
+from speakeasyd.ledger.publication import find_transcript
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.guard import IS_HEAD
@@ -104,21 +102,13 @@ class TranscriptZip(Response):
         zipped = _ZipWriter(self._spec)
         rendering = self._parts.calls.rendering
         for job_id in self._job_ids:
-            found = await self._parts.ledger.clients.read(_load_transcript_of_path, job_id)
+            found = await self._parts.ledger.clients.read(find_transcript, JobId(job_id))
             if found is None:
                 continue  # pruned meanwhile
             block = await rendering.run(zipped.add_transcript, *found)
             await send({"type": "http.response.body", "body": block, "more_body": True})
         block = await rendering.run(zipped.finish)
         await send({"type": "http.response.body", "body": block, "more_body": True})
-
-
-def _load_transcript_of_path(connection: Connection, job_id: int) -> tuple[str, Transcript] | None:
-    """Return the path of a job's source and its transcript; None for an unknown job."""
-    row = find_job_row(connection, job_id)
-    if row is None:
-        return None
-    return str(row["path"]), load_transcript(connection, JobId(job_id))
 
 
 class _ZipWriter:

@@ -283,7 +283,16 @@ def choose_place(
         raise RequestRefused(
             422, f"{file.name[:200]!r} is refused: a name has at most {NAME_LIMIT} bytes"
         )
-    if reason := InboxRules.for_inbox(parts.settings, inbox).why_ignored(os.fsencode(wanted.path)):
+    rules = InboxRules.for_inbox(parts.settings, inbox)
+    if reason := rules.why_ignored(os.fsencode(wanted.path)):
+        if rules.has_other_extension(wanted.name):
+            ending = PurePosixPath(wanted.name).suffix
+            what = f"files with the ending {ending}" if ending else "files without an ending"
+            raise RequestRefused(
+                422,
+                f"{file.name[:200]!r} is refused: {what} are not transcribed",
+                hint='`watch.extensions` lists the endings; watch.unknown = "try" tries every file.',
+            )
         raise RequestRefused(422, f"{file.name[:200]!r} is refused: {reason}")
     return wanted
 

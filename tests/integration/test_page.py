@@ -108,6 +108,9 @@ def test_keys_control_playback_and_copy_text(transcribed: Any) -> None:
     copied = transcribed.evaluate("navigator.clipboard.readText()")
     assert "dentist" in copied
     assert ":" not in copied, "no times"
+    transcribed.get_by_role("button", name="Copy the path").first.click()
+    transcribed.locator("#news", has_text="voice_memo").wait_for(state="attached")
+    assert Path(transcribed.evaluate("navigator.clipboard.readText()")).is_file()
 
 
 def test_words_without_times_have_estimated_ones(page: Any, address: str) -> None:
@@ -127,8 +130,45 @@ def test_a_search_result_leads_to_its_position(transcribed: Any) -> None:
     transcribed.get_by_role("link", name="Search").click()
     transcribed.get_by_label("Words").fill("yellow book")
     transcribed.get_by_role("button", name="Search").click()
+    transcribed.locator(".files h2", has_text="voice_memo.flac").first.wait_for()
     transcribed.locator(".hits mark", has_text="yellow").first.click()
     _wait_for_position(transcribed, 8.0)
+    hits = transcribed.get_by_role("group", name="“yellow book”")
+    hits.get_by_role("button", name="Next hit").click()
+    hits.get_by_text("1 of 1").wait_for()
+    found = transcribed.locator(".transcript .found").all_inner_texts()
+    assert [word.strip(".,").lower() for word in found] == ["yellow", "book"]
+    assert transcribed.evaluate("document.activeElement.matches('.hit')")
+
+
+def test_further_hits_are_shown(page: Any, address: str, copies: list[str]) -> None:
+    def ask_for_one(route: Any) -> None:
+        route.continue_(url=route.request.url.replace("limit=100", "limit=1"))
+
+    page.route("**/api/v1/search?*", ask_for_one)
+    page.goto(f"{address}/#/search?q=yellow&batch=copies")
+    page.locator("main", has_text="1 match in 1 file so far").wait_for()
+    page.get_by_role("button", name="Show more").click()
+    page.locator("main", has_text="2 matches in 2 files so far").wait_for()
+    assert page.locator(".hits a").nth(1).evaluate("hit => hit === document.activeElement")
+    page.unroute("**/api/v1/search?*")
+
+
+def test_unsure_words_are_visited_in_turn(transcribed: Any) -> None:
+    said = [("so", 0.9), (" it", 0.1), (" goes", 0.2)]
+    words = [
+        {"start": n, "end": n + 0.5, "text": text, "probability": probability}
+        for n, (text, probability) in enumerate(said)
+    ]
+    line = {"start": 0, "end": 3, "text": "so it goes", "channel": None, "words": words}
+    told = {"language": "en", "segments": [line], "gaps": []}
+    transcribed.route("**/transcript", lambda route: route.fulfill(json=told))
+    transcribed.evaluate("location.hash += '?t=0'")
+    unsure = transcribed.get_by_role("group", name="Unsure words")
+    for button, number, word in (("Next", 1, "it"), ("Next", 2, "goes"), ("Previous", 1, "it")):
+        unsure.get_by_role("button", name=f"{button} unsure word").click()
+        unsure.get_by_text(f"{number} of 2").wait_for()
+        assert transcribed.locator(".transcript :focus").inner_text() == word
 
 
 def test_options_of_an_upload_are_shown_and_applied(page: Any, tmp_path: Path) -> None:
@@ -148,12 +188,17 @@ def test_options_of_an_upload_are_shown_and_applied(page: Any, tmp_path: Path) -
 def test_jobs_and_the_queue_can_be_changed(transcribed: Any) -> None:
     transcribed.get_by_role("button", name="Pause").click()
     transcribed.get_by_role("button", name="Resume").wait_for()
-    transcribed.get_by_role("button", name="Try again").click()
+    transcribed.get_by_role("button", name="Transcribe again").click()
+    transcribed.get_by_role("button", name="Keep as it is").click()  # it costs time: it is asked
+    transcribed.get_by_role("button", name="Transcribe again").click()
+    transcribed.get_by_role("dialog").get_by_role("button", name="Transcribe again").click()
     transcribed.locator(".job-head .status", has_text="pending").wait_for()
     transcribed.get_by_role("button", name="Cancel").click()
     # A cancelled retry restores the completed job.
     transcribed.locator(".job-head .status", has_text="completed").wait_for()
-    transcribed.get_by_role("button", name="Try again").click()
+    transcribed.get_by_role("button", name="Transcribe again").click()
+    transcribed.get_by_role("dialog").get_by_role("button", name="Transcribe again").click()
+    transcribed.locator(".job-head .status", has_text="pending").wait_for()
     transcribed.get_by_role("button", name="Resume").click()
     transcribed.locator(".job-head .status", has_text="completed").wait_for()
 
@@ -191,7 +236,8 @@ def test_a_refused_file_does_not_block_others(browser: Any, address: str, tmp_pa
     with tab.expect_file_chooser() as chooser:
         tab.get_by_role("button", name="Choose files").click()
     chooser.value.set_files([str(notes), str(shutil.copy(VOICE_MEMO, tmp_path / "second.flac"))])
-    tab.locator("#uploads li", has_text="notes.pdf").wait_for()
+    refusal = tab.locator("#uploads li", has_text="notes.pdf")
+    refusal.get_by_text("files with the ending .pdf are not transcribed").wait_for()
     tab.locator("#uploads").get_by_role("link", name="Open job").click()
     tab.get_by_role("heading", name="second.flac").wait_for()
     tab.close()
@@ -269,6 +315,24 @@ def test_the_order_is_kept_in_the_address(page: Any, address: str, copies: list[
     assert page.get_by_label("Sort by").input_value() == "-date"
 
 
+def test_an_unfit_recording_of_a_person_is_refused(
+    browser: Any, address: str, tmp_path: Path
+) -> None:
+    page = browser.new_page()
+    page.set_default_timeout(1000 * PATIENCE_S)
+    page.goto(address)
+    page.get_by_role("link", name="People").click()
+    page.get_by_label("Name", exact=True).fill("Anna")
+    (tmp_path / "anna.wav").write_bytes(b"no audio")
+    page.get_by_label("Recording of this person").set_input_files(str(tmp_path / "anna.wav"))
+    with page.expect_response("**/people/samples") as answer:
+        page.get_by_role("button", name="Remember this voice").click()
+    assert answer.value.status == 422
+    page.locator(".enrolment .problem", has_text="anna.wav is no sample of a voice").wait_for()
+    page.get_by_text("A sample is a clear recording of one person").wait_for()
+    page.close()
+
+
 def test_an_unknown_job_shows_a_message(browser: Any, address: str) -> None:
     tab = browser.new_page()
     tab.set_default_timeout(1000 * PATIENCE_S)
@@ -340,6 +404,9 @@ def test_ten_hours_of_text_stay_responsive(transcribed: Any) -> None:
     transcribed.locator(".transcript p").nth(9_999).wait_for(state="attached")
     transcribed.locator(".transcript p").nth(2).locator(".lit").wait_for()
     longest, together = transcribed.evaluate("[longest, together]")  # milliseconds
+    transcribed.evaluate("scrollTo(0, document.body.scrollHeight)")
+    transcribed.get_by_role("button", name="Back to the spoken word").click()
+    transcribed.get_by_role("button", name="Back to the spoken word").wait_for(state="hidden")
     assert longest < 1000 or longest < together / 2, (
         "a slow machine has longer tasks, and more of them"
     )
@@ -374,7 +441,7 @@ def test_the_page_asks_for_the_token_and_reconnects_after_a_restart(
 def test_the_page_is_accessible(browser: Any, address: str, scheme: str, width: int) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     tab = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 800})
-    for view in ("#/jobs", "#/job/1", "#/search?q=the&since=2020"):
+    for view in ("#/jobs", "#/job/1?q=the", "#/search?q=the&since=2020", "#/people"):
         tab.goto(f"{address}/{view}")
         tab.locator("main h1").first.wait_for(state="attached")
         tab.locator("aside li").first.wait_for()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
@@ -83,6 +84,31 @@ def test_people_are_recognised_and_deleted(daemon: ServingDaemon, job: Any) -> N
     assert wait_for_speaker_names(daemon, job) == ["L. J.", "Speaker 2"]
     assert daemon.client.delete("/api/v1/people/L. J.").status_code == 204
     assert daemon.client.delete("/api/v1/people/L. J.").status_code == 409
+    assert daemon.get("/people")["people"] == []
+
+
+def test_a_person_is_remembered_from_a_recording(
+    daemon: ServingDaemon, speech: Path, tmp_path: Path
+) -> None:
+    voice = np.concatenate(load_readings(speech, READERS[2], 4))
+    recording = write_wav(tmp_path / "eve.wav", voice).read_bytes()
+
+    def send(name: str, content: bytes) -> Any:
+        return daemon.post(
+            "/people/samples", data={"name": name}, files={"file": ("eve.wav", content)}
+        )
+
+    answered = send("Eve", recording)
+    assert answered.status_code == 201, answered.text
+    assert answered.json()["seconds"] > 5
+    [person] = daemon.get("/people")["people"]
+    assert [one["source"] for one in person["samples"]] == ["eve.wav"]
+    assert daemon.client.delete("/api/v1/people/Eve").status_code == 204
+    for name, content in (("Eve", b"no audio"), ("", recording)):
+        refused = send(name, content)
+        assert refused.status_code == 422, refused.text
+        assert refused.json()["error"]["hint"]
+    assert daemon.post("/people/samples", files={"name": (None, "Eve")}).status_code == 422
     assert daemon.get("/people")["people"] == []
 
 

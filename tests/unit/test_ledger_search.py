@@ -115,6 +115,10 @@ async def test_newest_hits_of_common_words_come_first(ledger: Ledger) -> None:
             5.0,
             4.0,
         ]
+        more = await ledger.searches.read(search_text, "so", limit=2, offset=2)
+        assert [hit.start for hit in more] == [3.0, 2.0]
+    rest = await ledger.searches.read(search_text, "so", limit=9, offset=4)
+    assert len(rest) == 2
 
 
 @pytest.mark.parametrize(("passed", "stretch"), [(0, 1), (3, 4), (1000, 1), (1000, 1000)])

@@ -4,15 +4,15 @@ import { ask, listen, send } from "./api.js";
 import { byId, calmly, complain, tell } from "./dom.js";
 import { EventKind, PauseKind, isAboutRecorder } from "./kinds.js";
 import * as job from "./job.js";
+import * as people from "./people.js";
 import * as queue from "./queue.js";
 import * as recorder from "./recorder.js";
 import * as search from "./search.js";
 import * as side from "./side.js";
-import * as speakers from "./speakers.js";
 import * as upload from "./upload.js";
 import { plural } from "./words.js";
 
-const VIEWS = { jobs: queue, job, search, people: speakers };
+const VIEWS = { jobs: queue, job, search, people };
 const LOOK_MS = 1000,
   LOOK_ANYWAY_MS = 15000;
 const NEWS = {

@@ -2,6 +2,10 @@
 
 import { h } from "./dom.js";
 
+/** What is said before finished files are transcribed again. */
+export const AGAIN =
+  "This takes as long as the first time. The present transcript stays until the new one is complete.";
+
 /** Resolves to whether the user agrees. `action`: the label of the button that does it. */
 export function confirm(title, text, action) {
   return new Promise((answered) => {

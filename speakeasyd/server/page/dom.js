@@ -92,6 +92,16 @@ export function tell(news) {
   byId("news").textContent = news;
 }
 
+/** Copies text; `what` says what it is. */
+export async function copy(text, what) {
+  try {
+    await navigator.clipboard.writeText(text);
+    tell(`Copied: ${what}`);
+  } catch {
+    complain({ message: "This browser does not allow copying here", hint: "It does on this machine, or with https." });
+  }
+}
+
 /** Shows an error in the banner. */
 export function complain(problem) {
   const node = byId("problem");

@@ -5,6 +5,7 @@ import { h, redraw } from "./dom.js";
 import { Status } from "./kinds.js";
 
 const TYPING_MS = 250;
+const WIDE = matchMedia("(min-width: 40rem)"); // as in style.css: there is room for all filters
 const STATUSES = Object.values(Status);
 const MOST_BATCHES = 200; // offered while a name is typed
 export const NEWEST = "-date";
@@ -42,22 +43,31 @@ export function filters({ status, batch, q, sort }, choose) {
       "File name ",
       h("input", { type: "search", value: q, placeholder: "part of the name or folder", oninput: typed("q") }),
     ),
-    h("label", {}, "Status ", h("select", { onchange: ({ target }) => choose({ status: target.value }) }, options)),
     h(
-      "label",
-      {},
-      "Batch ",
-      h("input", {
-        type: "search",
-        value: batch,
-        list: "batches",
-        placeholder: "all",
-        autocomplete: "off",
-        onfocus: offer,
-        oninput: typed("batch"),
-      }),
+      "details",
+      { class: "narrowing", open: WIDE.matches || Boolean(status || batch || sort) },
+      h("summary", {}, "Filters"),
+      h(
+        "div",
+        { class: "filters" },
+        h("label", {}, "Status ", h("select", { onchange: ({ target }) => choose({ status: target.value }) }, options)),
+        h(
+          "label",
+          {},
+          "Batch ",
+          h("input", {
+            type: "search",
+            value: batch,
+            list: "batches",
+            placeholder: "all",
+            autocomplete: "off",
+            onfocus: offer,
+            oninput: typed("batch"),
+          }),
+        ),
+        h("label", {}, "Sort by ", h("select", { onchange: ({ target }) => choose({ sort: target.value }) }, orders)),
+      ),
     ),
-    h("label", {}, "Sort by ", h("select", { onchange: ({ target }) => choose({ sort: target.value }) }, orders)),
     batches,
   );
   return { element, count, leave: () => clearTimeout(timer) };

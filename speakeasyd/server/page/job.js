@@ -1,8 +1,10 @@
 // One job: its progress, its transcript with its audio, attempts and files.
 
 import { ask, formats, send } from "./api.js";
-import { advance, bar, calmly, complain, h, redraw } from "./dom.js";
+import { AGAIN, confirm } from "./confirm.js";
+import { advance, bar, calmly, complain, copy, h, redraw } from "./dom.js";
 import { EventKind, Status } from "./kinds.js";
+import { finder } from "./marks.js";
 import { controls } from "./player.js";
 import { showLeft } from "./rows.js";
 import { names, panel } from "./speakers.js";
@@ -37,10 +39,11 @@ export function open(main, { path: [id], asked, from, renamed, status }) {
   const empty = h("p", { class: "empty", hidden: true }),
     more = h("section", { class: "more" });
   const voices = panel(id, { play: (from, to) => text.playPart(from, to), changed: refresh });
-  const text = transcript(audio, voices.edit),
+  const sought = asked.get("q") ?? "";
+  const text = transcript(audio, voices.edit, finder(sought)),
     look = calmly(load, REFRESH_MS),
     follow = calmly(read, REFRESH_MS);
-  const tools = controls(audio, text);
+  const tools = controls(audio, text, sought);
   const view = { title: `Job ${id}`, refresh, leave, hear, status: showTime };
   let reached = asked.get("t") === null;
   let hasText = false; // whether there is text to download
@@ -56,6 +59,7 @@ export function open(main, { path: [id], asked, from, renamed, status }) {
     voices.element,
     legend,
     text.element,
+    tools.back,
     empty,
     more,
   );
@@ -194,7 +198,9 @@ export function open(main, { path: [id], asked, from, renamed, status }) {
     yield h(
       "p",
       { class: "actions" },
-      job.finished_at ? act(job, "retry", "Try again") : act(job, "cancel", "Cancel"),
+      job.finished_at
+        ? act(job, "retry", job.has_transcript ? "Transcribe again" : "Try again")
+        : act(job, "cancel", "Cancel"),
       job.downloadable &&
         h(
           "span",
@@ -206,7 +212,12 @@ export function open(main, { path: [id], asked, from, renamed, status }) {
   }
 
   function act(job, wish, label) {
-    const doing = () => send(`/jobs/${job.job_id}/${wish}`).catch(complain).then(load);
+    const again = wish === "retry" && job.has_transcript;
+    const doing = async () => {
+      if (again && !(await confirm("Transcribe this file again?", AGAIN, "Transcribe again"))) return;
+      await send(`/jobs/${job.job_id}/${wish}`).catch(complain);
+      await load();
+    };
     return h("button", { type: "button", class: "quiet", onclick: doing }, label);
   }
 }
@@ -253,7 +264,19 @@ function* history({ status, attempts, artifacts, incidents }) {
     yield h(
       "ul",
       {},
-      artifacts.map((one) => h("li", {}, h("code", {}, `${one.outbox}/${one.path}`))),
+      artifacts.map(({ outbox, path }) => written(`${outbox}/${path}`)),
     );
   }
 }
+
+const written = (path) =>
+  h(
+    "li",
+    { class: "written" },
+    h("code", {}, path),
+    h(
+      "button",
+      { type: "button", class: "quiet", "aria-label": `Copy the path ${path}`, onclick: () => copy(path, path) },
+      "Copy path",
+    ),
+  );

@@ -1,21 +1,22 @@
-// Controls of the recording: steps and speed, keys, words to check, the text for the clipboard.
+// Controls of the recording: steps and speed, keys, the text for the clipboard, places to go to.
 
-import { complain, h, tell } from "./dom.js";
+import { copy, h, tell } from "./dom.js";
 import { plural } from "./words.js";
 
 const STEP_S = 5;
 const SPEEDS = [0.5, 0.75, 1, 1.25, 1.5, 2];
 const OWN_KEYS = "input, select, textarea, button, a, summary, audio, dialog, .transcript";
 
-export function controls(audio, text) {
+/** `words`: what was searched for; empty: nothing was. */
+export function controls(audio, text, words) {
   const keys = { " ": toggle, ArrowLeft: () => step(-STEP_S), ArrowRight: () => step(STEP_S) };
   const speed = h(
     "select",
     { onchange: ({ target }) => (audio.playbackRate = Number(target.value)) },
     SPEEDS.map((one) => h("option", { value: one, selected: one === 1 }, `${one}×`)),
   );
-  let last = null; // the unsure word that was focused last
-  const unsure = h("button", { type: "button", class: "quiet", hidden: true, onclick: check });
+  const hits = stepper(`“${words}”`, "hit", text.listHits);
+  const unsure = stepper("Unsure words", "unsure word", text.listUnsure);
   const element = h(
     "div",
     { class: "actions", role: "group", "aria-label": "Controls of the recording" },
@@ -25,21 +26,70 @@ export function controls(audio, text) {
       button(`−${STEP_S} s`, () => step(-STEP_S), "Back 5 seconds"),
       button(`+${STEP_S} s`, () => step(STEP_S), "Forward 5 seconds"),
       h("label", {}, "Speed ", speed),
-      button("Current word", text.showSpoken, "Scroll to the word that is spoken"),
     ),
-    unsure,
-    button("Copy text", copy),
+    hits.element,
+    unsure.element,
+    button("Copy text", () => copy(text.listLines().join("\n"), plural(text.listLines().length, "line"))),
   );
+  const back = h(
+    "button",
+    { type: "button", class: "return", hidden: true, onclick: text.showSpoken },
+    "Back to the spoken word",
+  );
+  text.watch((away) => {
+    back.hidden = !away;
+  });
   addEventListener("keydown", press);
   return {
     element,
+    back,
     leave: () => removeEventListener("keydown", press),
     update: () => {
-      const count = text.listUnsure().length;
-      unsure.hidden = !count;
-      unsure.textContent = `Next unsure word (${count.toLocaleString()})`;
+      hits.update();
+      unsure.update();
     },
   };
+
+  /** Buttons that lead through places in the text, with their number. `list()` returns these. */
+  function stepper(title, one, list) {
+    let last = null; // the place that was shown last
+    const count = h("span", { class: "facts" });
+    const element = h(
+      "span",
+      { class: "stepper", role: "group", "aria-label": title, hidden: true },
+      h("span", { class: "title" }, title),
+      button("↑", () => go(-1), `Previous ${one}`),
+      count,
+      button("↓", () => go(1), `Next ${one}`),
+    );
+    return { element, update };
+
+    function update() {
+      const all = list(),
+        place = all.indexOf(last);
+      element.hidden = !all.length;
+      count.textContent =
+        place < 0 ? all.length.toLocaleString() : `${(place + 1).toLocaleString()} of ${all.length.toLocaleString()}`;
+    }
+
+    function go(by) {
+      const all = list(),
+        place = all.indexOf(last);
+      const to = place < 0 ? nearest(all, by) : (place + by + all.length) % all.length;
+      last = all[to];
+      text.focusWord(last);
+      update();
+      tell(`${one} ${to + 1} of ${all.length}`);
+    }
+  }
+
+  /** The first place from the current position on, in this direction; else the first of all. */
+  function nearest(all, by) {
+    const at = audio.currentTime;
+    const found =
+      by > 0 ? all.findIndex(({ dataset }) => dataset.at >= at) : all.findLastIndex(({ dataset }) => dataset.at < at);
+    return found < 0 ? (by > 0 ? 0 : all.length - 1) : found;
+  }
 
   function press(event) {
     const action = keys[event.key];
@@ -55,20 +105,6 @@ export function controls(audio, text) {
 
   function step(seconds) {
     audio.currentTime = Math.max(0, audio.currentTime + seconds);
-  }
-
-  /** Focus the next word of low probability after the last one. */
-  function check() {
-    const all = text.listUnsure(),
-      next = (all.indexOf(last) + 1) % all.length;
-    last = all[next];
-    text.focusWord(last);
-    tell(`Unsure word ${next + 1} of ${all.length}`);
-  }
-
-  function copy() {
-    const lines = text.listLines();
-    navigator.clipboard.writeText(lines.join("\n")).then(() => tell(`Copied: ${plural(lines.length, "line")}`), complain);
   }
 }
 

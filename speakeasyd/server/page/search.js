@@ -1,17 +1,21 @@
-// Search in all transcripts.
+// Search in all transcripts. The hits are grouped by file.
 
 import { ask, query } from "./api.js";
 import { h, redraw, tell } from "./dom.js";
 import { clock, joined, plural, when } from "./words.js";
 
-const MOST = 100; // hits
+const PAGE = 100; // hits at a time
 const FILTERS = ["since", "until", "batch", "preset", "speaker", "channel"];
 const SIDES = ["left", "right"];
 
 export function open(main, { asked, status }) {
   const words = asked.get("q") ?? "",
-    hits = h("ol", { class: "hits" }),
-    told = h("p", { class: "facts" });
+    list = h("ol", { class: "files" }),
+    told = h("p", { class: "facts" }),
+    more = h("button", { type: "button", class: "quiet", hidden: true, onclick: () => find() }, "Show more");
+  const files = new Map(); // the element with the hits of each job
+  const seen = new Set(); // hits: the ledger may change between two pages
+  let next = 0; // where the next hits begin
   const narrowed = FILTERS.some((name) => asked.get(name));
   const input = h("input", {
     type: "search",
@@ -59,7 +63,8 @@ export function open(main, { asked, status }) {
       ),
     ),
     told,
-    hits,
+    list,
+    h("p", { class: "pager" }, more),
   );
   if (status) offer(status);
   if (!words) setTimeout(() => input.focus());
@@ -78,36 +83,56 @@ export function open(main, { asked, status }) {
     location.hash = `#/search${query(Object.fromEntries(new FormData(event.target)))}`;
   }
 
+  /** Shows the first hits, or those that follow. */
   async function find() {
     const wanted = Object.fromEntries(["q", ...FILTERS].map((name) => [name, asked.get(name)]));
     try {
-      const { hits: found } = await ask(`/search${query({ ...wanted, limit: MOST })}`);
-      told.textContent = found.length
-        ? `${plural(found.length, "match", "matches")}${found.length === MOST ? " (only the best are shown)" : ""}`
+      const answer = await ask(`/search${query({ ...wanted, offset: next, limit: PAGE })}`);
+      const added = answer.hits.map(add).filter(Boolean);
+      next = answer.next;
+      more.hidden = next === null;
+      told.textContent = seen.size
+        ? `${plural(seen.size, "match", "matches")} in ${plural(files.size, "file")}${next === null ? "" : " so far"}`
         : "No matches.";
-      hits.replaceChildren(...found.map(hit));
+      if (seen.size > added.length) added[0]?.querySelector("a").focus();
     } catch (problem) {
       told.textContent = `${problem.message} ${problem.hint}`;
     }
     tell(told.textContent);
   }
+
+  /** Adds a hit to those of its file. Returns its element; null if it is there already. */
+  function add(found) {
+    const key = `${found.job_id} ${found.start} ${found.channel}`;
+    if (seen.has(key)) return null;
+    seen.add(key);
+    if (!files.has(found.job_id)) {
+      const hits = h("ol", { class: "hits" });
+      files.set(found.job_id, hits);
+      list.append(h("li", {}, file(found), hits));
+    }
+    const hits = files.get(found.job_id);
+    const after = [...hits.children].find((one) => Number(one.dataset.start) > found.start);
+    return hits.insertBefore(hit(found, words), after ?? null);
+  }
 }
 
-function hit(found) {
+const file = (found) =>
+  h(
+    "h2",
+    { class: "file" },
+    h("a", { href: `#/job/${found.job_id}` }, found.path),
+    found.created_at && when(found.created_at),
+  );
+
+function hit(found, words) {
   return h(
     "li",
-    {},
+    { "data-start": found.start },
     h(
       "a",
-      { href: `#/job/${found.job_id}?t=${found.start}` },
-      h(
-        "span",
-        { class: "path" },
-        found.path,
-        " ",
-        h("span", { class: "moment" }, joined(clock(found.start), found.speaker ?? SIDES[found.channel])),
-      ),
-      found.created_at && when(found.created_at),
+      { href: `#/job/${found.job_id}${query({ t: found.start, q: words })}` },
+      h("span", { class: "moment" }, joined(clock(found.start), found.speaker ?? SIDES[found.channel])),
       h("span", { class: "snippet" }, marked(found.snippet)),
     ),
   );

@@ -1,7 +1,7 @@
 // The selected jobs of the queue, and what can be done with them.
 
 import { BASE, Problem, ask, formats, query, send } from "./api.js";
-import { confirm } from "./confirm.js";
+import { AGAIN, confirm } from "./confirm.js";
 import { complain, h, tell } from "./dom.js";
 import { Status } from "./kinds.js";
 import { plural } from "./words.js";
@@ -168,9 +168,5 @@ export function selection(filter, changed) {
     h("a", { href: BASE + path, download: "" }).click();
   }
 }
-
-/** What is said before finished files are transcribed again. */
-export const AGAIN =
-  "This takes as long as the first time. The present transcripts stay until the new ones are complete.";
 
 const button = (label, onclick) => h("button", { type: "button", class: "quiet", onclick }, label);

@@ -15,15 +15,17 @@ const STEPS = {
   ArrowLeft: [".words > span", -1],
 };
 
-/** `edit(number)` is called when the name of a speaker is chosen. */
-export function transcript(audio, edit) {
+/** `edit(number)` is called when the name of a speaker is chosen; `find` marks words: see marks.js. */
+export function transcript(audio, edit, find = () => new Set()) {
   const element = h("div", { class: "transcript", role: "group", "aria-label": "Transcript" });
   const lines = new Map(); // elements of segments and gaps, by content
   let words = [],
     lit = null,
     turn = 0,
     frame = null,
-    stop = null; // where the part that is played ends
+    stop = null, // where the part that is played ends
+    tellAway = () => {}; // whether the spoken word is out of sight
+  const look = () => tellAway(lit !== null && !visible(lit.node));
 
   element.addEventListener("click", ({ target }) => {
     const who = target.closest("[data-speaker]")?.dataset.speaker;
@@ -41,6 +43,7 @@ export function transcript(audio, edit) {
   });
   audio.addEventListener("play", follow);
   audio.addEventListener("seeked", () => light());
+  addEventListener("scroll", look, { passive: true });
   return {
     element,
     show,
@@ -48,11 +51,16 @@ export function transcript(audio, edit) {
     playPart,
     showSpoken: () => lit?.node.scrollIntoView({ block: "center" }),
     listUnsure: () => [...element.querySelectorAll(".words > .low")],
+    listHits: () => [...element.querySelectorAll(".words > .hit")],
+    watch: (told) => {
+      tellAway = told;
+    },
     listLines: () => [...element.querySelectorAll(".words")].map((line) => line.textContent),
     focusWord: (word) => focus(word),
     leave: () => {
       turn += 1;
       cancelAnimationFrame(frame);
+      removeEventListener("scroll", look);
     },
   };
 
@@ -71,7 +79,7 @@ export function transcript(audio, edit) {
       const upto = Math.min(from + AT_ONCE, pieces.length);
       for (let number = from; number < upto; number += 1) {
         if (!lines.has(keys[number]))
-          lines.set(keys[number], pieces[number].gap ? gap(pieces[number]) : segment(pieces[number], speakers));
+          lines.set(keys[number], pieces[number].gap ? gap(pieces[number]) : segment(pieces[number], speakers, find));
       }
       settle(
         element,
@@ -122,6 +130,7 @@ export function transcript(audio, edit) {
     now?.node.classList.add("lit");
     if (now && watched && !audio.paused) now.node.scrollIntoView({ block: "nearest" });
     lit = now ?? lit;
+    look();
   }
 
   /** The arrow keys move through segments and words; the transcript is one tab stop. */
@@ -144,13 +153,18 @@ export function transcript(audio, edit) {
   }
 }
 
-function segment(piece, speakers) {
+function segment(piece, speakers, find) {
   const said = piece.words?.length ? piece.words : estimateWords(piece);
   const words = said.map(({ start, end, text, probability }) => ({
     start,
     end,
     node: h("span", { "data-at": start, class: probability < UNSURE ? "low" : null }, text.trimStart()),
   }));
+  const found = find(said.map(({ text }) => text));
+  for (const place of found) {
+    words[place].node.classList.add("found");
+    if (!found.has(place - 1)) words[place].node.classList.add("hit"); // words in a row are one hit
+  }
   const spaced = words.map(({ node }, number) => [/^\s/.test(said[number].text) ? " " : "", node]);
   return { words, node: h("p", {}, time(piece.start), h("span", { class: "words" }, speaker(piece, speakers), spaced)) };
 }

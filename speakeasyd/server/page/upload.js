@@ -5,7 +5,8 @@ import { bar, byId, h, redraw } from "./dom.js";
 import { Status } from "./kinds.js";
 import { plural, size } from "./words.js";
 
-const THANKS_MS = 10000;
+const THANKS_MS = 10000,
+  MOST_REFUSED = 20; // files that are listed
 
 const batch = h("input", { name: "batch", placeholder: "a folder of the inbox", autocomplete: "off" });
 const language = h("input", { size: 9, placeholder: "as configured", autocomplete: "off" });
@@ -43,7 +44,7 @@ export const form = h(
   { class: "hand-in", "aria-label": "Upload" },
   h("p", {}, "Drop audio or video anywhere on this page, or "),
   h("button", { type: "button", onclick: () => choose(false) }, "Choose files"),
-  h("button", { type: "button", class: "quiet", onclick: () => choose(true) }, "Choose a folder"),
+  h("button", { type: "button", class: "quiet", onclick: () => choose(true) }, "Choose folder"),
   more,
 );
 
@@ -136,7 +137,7 @@ async function upload(all) {
     });
     done += one.file.size;
     if (answer.files) taken.push(...answer.files);
-    else if (!stop.signal.aborted) refused.push(`${one.path}: ${answer.error.message}`);
+    else if (!stop.signal.aborted) refused.push({ path: one.path, ...answer.error });
   }
   conclude(line, { files, taken, refused, wish });
 }
@@ -166,7 +167,8 @@ function conclude(line, { files, taken, refused, wish }) {
       h(
         "ul",
         { class: "problem" },
-        refused.slice(0, 20).map((reason) => h("li", {}, reason)),
+        refused.slice(0, MOST_REFUSED).map(refusal),
+        refused.length > MOST_REFUSED && h("li", {}, `and ${plural(refused.length - MOST_REFUSED, "other file")}`),
       ),
     );
   else
@@ -174,6 +176,9 @@ function conclude(line, { files, taken, refused, wish }) {
       if (!line.matches(":focus-within, :hover")) line.remove();
     }, THANKS_MS);
 }
+
+const refusal = ({ path, message, hint }) =>
+  h("li", {}, message.includes(path) ? message : `${path}: ${message}`, hint && h("small", {}, hint));
 
 const button = (label, onclick) => h("button", { type: "button", class: "quiet", onclick }, label);
 
