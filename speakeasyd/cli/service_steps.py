@@ -15,6 +15,7 @@ from speakeasyd.domain.event_payloads import StopRequested
 from speakeasyd.errors import LedgerError, SpeakeasyError
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.system.managers.plan import (
+    AwaitStart,
     AwaitStop,
     CopyFile,
     MakeFolder,
@@ -26,6 +27,7 @@ from speakeasyd.system.managers.plan import (
     WriteFile,
 )
 
+START_S = 120.0  # seconds for the daemon to start; the first start of a slow machine takes long
 STOP_S = 60.0  # seconds for the daemon to stop, as in the units
 LOOK_S = 0.2  # seconds between two looks at its lock
 
@@ -69,6 +71,14 @@ def _describe_step(step: Step) -> str:
             return (
                 subprocess.list2cmdline(command) if sys.platform == "win32" else shlex.join(command)
             )
+        case AwaitStop() | AwaitStart():
+            return _describe_wait(step)
+
+
+def _describe_wait(step: AwaitStop | AwaitStart) -> str:
+    match step:
+        case AwaitStart():
+            return "wait until the daemon has started"
         case AwaitStop(asks):
             return f"{'ask the daemon to stop, and ' if asks else ''}wait until it has stopped"
 
@@ -106,6 +116,8 @@ def _carry_out(step: Step, state: Path) -> int:
             return 0 if may_fail else status
         case AwaitStop(asks):
             _await_stop(state, asks=asks)
+        case AwaitStart():
+            _await_start(state)
     return 0
 
 
@@ -136,4 +148,17 @@ def _await_stop(state: Path, *, asks: bool) -> None:
         while holder := find_holder(state):
             if time.monotonic() > deadline:
                 raise SpeakeasyError(f"the daemon does not stop: {holder}")
+            time.sleep(LOOK_S)
+
+
+def _await_start(state: Path) -> None:
+    """Raises SpeakeasyError if no daemon starts in time."""
+    with suppress(LedgerError):  # of another user
+        deadline = time.monotonic() + START_S
+        while not find_holder(state):
+            if time.monotonic() > deadline:
+                raise SpeakeasyError(
+                    f"the daemon has not started within {START_S:.0f} s",
+                    hint="See: speakeasyd service logs, speakeasyd service status",
+                )
             time.sleep(LOOK_S)

@@ -8,11 +8,13 @@ import pytest
 
 from speakeasyd import cli
 from speakeasyd.cli import service as command
+from speakeasyd.cli import service_steps
 from speakeasyd.cli.service_steps import carry_out
 from speakeasyd.config import InboxSettings, Settings, load_configuration
 from speakeasyd.errors import SpeakeasyError
+from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.setting_sources import list_candidates
-from speakeasyd.system.managers.plan import CopyFile, MakeFolder, Remove, Run, WriteFile
+from speakeasyd.system.managers.plan import AwaitStart, CopyFile, MakeFolder, Remove, Run, WriteFile
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="for systemd")
 
@@ -129,3 +131,13 @@ def test_steps_are_carried_out_until_one_fails(
     assert tmp_path.exists()  # it is not empty
     with pytest.raises(SpeakeasyError, match="no program"):
         carry_out((Run(("/nonexistent/systemctl",)),), state=tmp_path)
+
+
+def test_a_service_runs_once_its_daemon_has_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_steps, "START_S", 0.0)
+    with pytest.raises(SpeakeasyError, match="has not started"):
+        carry_out((AwaitStart(),), state=tmp_path)
+    with LedgerLock(tmp_path):
+        assert carry_out((AwaitStart(),), state=tmp_path) == 0

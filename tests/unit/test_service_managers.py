@@ -13,6 +13,7 @@ import pytest
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.system.managers.launchd import Launchd
 from speakeasyd.system.managers.plan import (
+    AwaitStart,
     AwaitStop,
     CopyFile,
     MakeFolder,
@@ -233,6 +234,22 @@ def test_a_windows_task_stops_in_good_order(tmp_path: Path) -> None:
     assert f"{PROGRAM} run --config" in text
     assert commands(steps)[-1] == "schtasks /Run /TN speakeasyd"
     assert manager.stop()[0] == AwaitStop(asks=True)
+
+
+@pytest.mark.parametrize(
+    "manager",
+    [
+        Launchd(Scope.USER, Path("/Users/anna"), 501, "anna"),
+        WinSW(Path("/base"), Path("/winsw.exe")),
+        TaskScheduler(Path("/base"), "PC\\anna"),
+    ],
+    ids=lambda manager: type(manager).__name__,
+)
+def test_a_manager_that_only_orders_the_start_is_followed_by_a_wait(
+    manager: ServiceManager,
+) -> None:
+    assert manager.install(SERVICE)[-1] == AwaitStart()
+    assert manager.start()[-1] == AwaitStart()
 
 
 MANAGERS: list[ServiceManager] = [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from speakeasyd.system.managers.plan import (
+    AwaitStart,
     AwaitStop,
     MakeFolder,
     Remove,
@@ -58,6 +59,7 @@ class Launchd:
             AwaitStop(),
             Run(("launchctl", "enable", self._target)),
             Run(("launchctl", "bootstrap", self._domain, str(self.definition))),
+            AwaitStart(),
         )
 
     def render_agent(self, service: Service) -> bytes:
@@ -80,6 +82,7 @@ class Launchd:
         return (
             Run(("launchctl", "bootstrap", self._domain, str(self.definition)), may_fail=True),
             Run(("launchctl", "kickstart", self._target)),
+            AwaitStart(),
         )
 
     def stop(self) -> Steps:

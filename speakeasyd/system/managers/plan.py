@@ -68,7 +68,12 @@ class AwaitStop:
     asks: bool = False
 
 
-Step = MakeFolder | WriteFile | CopyFile | Remove | Run | AwaitStop
+@dataclass(frozen=True, slots=True)
+class AwaitStart:
+    """Wait until a daemon holds the ledger: for service managers that only order the start."""
+
+
+Step = MakeFolder | WriteFile | CopyFile | Remove | Run | AwaitStop | AwaitStart
 Steps = tuple[Step, ...]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.system.managers.plan import (
+    AwaitStart,
     AwaitStop,
     CopyFile,
     MakeFolder,
@@ -64,7 +65,7 @@ class WinSW:
             *copy,
             WriteFile(self.definition, render_winsw(service, self.base, self._logs)),
             self._run_wrapper("install", may_fail=self.definition.exists()),
-            self._run_wrapper("start"),
+            *self.start(),
         )
 
     def uninstall(self) -> Steps:
@@ -75,7 +76,7 @@ class WinSW:
         )
 
     def start(self) -> Steps:
-        return (self._run_wrapper("start"),)
+        return (self._run_wrapper("start"), AwaitStart())
 
     def stop(self) -> Steps:
         return (self._run_wrapper("stop"),)
@@ -114,7 +115,7 @@ class TaskScheduler:
             *(self.stop() if self.definition.exists() else ()),
             WriteFile(self.definition, self.render_task(service)),
             _run_schtasks("/Create", "/F", "/XML", str(self.definition)),
-            _run_schtasks("/Run"),
+            *self.start(),
         )
 
     def render_task(self, service: Service) -> bytes:
@@ -137,7 +138,8 @@ class TaskScheduler:
         return (*self.stop(), _run_schtasks("/Delete", "/F"), Remove((self.definition,)))
 
     def start(self) -> Steps:
-        return (_run_schtasks("/Run"),)
+        """The Task Scheduler only notes the order, and says that it succeeded."""
+        return (_run_schtasks("/Run"), AwaitStart())
 
     def stop(self) -> Steps:
         """Ask the daemon to stop: the Task Scheduler itself can only kill it."""
