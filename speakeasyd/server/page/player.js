@@ -25,11 +25,11 @@ export function controls(audio, text, words) {
       { class: "hearing actions" },
       button(`−${STEP_S} s`, () => step(-STEP_S), "Back 5 seconds"),
       button(`+${STEP_S} s`, () => step(STEP_S), "Forward 5 seconds"),
-      h("label", {}, "Speed ", speed),
+      h("label", {}, h("span", { class: "roomy" }, "Speed "), speed),
     ),
+    button("Copy text", () => copy(text.listLines().join("\n"), plural(text.listLines().length, "line"))),
     hits.element,
     unsure.element,
-    button("Copy text", () => copy(text.listLines().join("\n"), plural(text.listLines().length, "line"))),
   );
   const back = h(
     "button",

@@ -35,7 +35,7 @@ export function selection(filter, changed) {
       h("label", {}, h("span", { class: "unseen" }, "Format of the transcripts "), format),
       button("Download", download),
     ),
-    button("Clear selection", clear),
+    h("button", { type: "button", class: "quiet", "aria-label": "Clear selection", onclick: clear }, "Clear"),
     said,
   );
   formats().then((names) => format.replaceChildren(...names.map((name) => h("option", {}, name))), complain);
