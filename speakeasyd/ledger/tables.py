@@ -33,6 +33,9 @@ NO_WAIT = ""
 It sorts before every time, so setting the clock back delays no job.
 """
 
+IN_JOB_STATUS = {"in_job_status": True}
+"""Marks a column of `jobs` that the view `job_status` has after those that are listed there."""
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -93,7 +96,7 @@ jobs = Table(
     _counter_column("attempts"),
     _counter_column("crashes"),
     Column("transcribed", Boolean, nullable=False, server_default=text("0")),
-    Column("container_seconds", REAL),
+    Column("container_seconds", REAL, info=IN_JOB_STATUS),
     Column("audio_seconds", REAL),
     Column("compute_seconds", REAL, nullable=False, server_default=text("0")),
     Column("language", SanitizedText),

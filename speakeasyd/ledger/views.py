@@ -7,20 +7,22 @@ definitions opens the ledger; they need no migration.
 from collections.abc import Mapping
 
 from speakeasyd.domain.incidents import ACTION_WORDS
+from speakeasyd.ledger.tables import IN_JOB_STATUS, jobs
 
+_STORED_COLUMNS = ", ".join(column.name for column in jobs.c if column.info == IN_JOB_STATUS)
 _ACTION_CASES = " ".join(f"WHEN '{value}' THEN '{text}'" for value, text in ACTION_WORDS.items())
 
 VIEWS: Mapping[str, str] = {
-    "job_status": """
+    "job_status": f"""
         SELECT id AS job_id, batch, inbox, path, status, progress, attempts, audio_seconds, language, model, device,
                error_code, error, created_at, started_at, finished_at,
                iif(available_at = '', created_at, available_at) AS available_at, preset, warning,
                crashes, compute_seconds, language_probability, size AS bytes, sha256, priority, requested_model,
                duplicate_of, warning_kinds, superseded_by, retry_error,
                status = 'completed' OR EXISTS (SELECT 1 FROM retries WHERE job_id = jobs.id) AS has_transcript,
-               container_seconds
+               {_STORED_COLUMNS}
         FROM jobs
-    """,
+    """,  # noqa: S608 - constants
     "batch_progress": """
         SELECT name AS batch, total, pending, processing, completed, failed, cancelled, skipped,
                audio_ms / 1000.0 AS audio_seconds,

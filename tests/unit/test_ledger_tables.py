@@ -11,6 +11,8 @@ import pytest
 
 from speakeasyd.domain.job import TERMINAL, AttemptOutcome, Status
 from speakeasyd.domain.notifications import DeliveryStatus
+from speakeasyd.ledger.tables import IN_JOB_STATUS, jobs
+from speakeasyd.ledger.views import VIEWS
 from tests.conftest import REPOSITORY
 from tests.ledgers import create_ledger
 
@@ -52,3 +54,8 @@ def test_statements_compare_with_members_of_the_enums_only() -> None:
     }
     assert len(compared) > 10
     assert not [(name, value) for name, value in compared if value not in known]
+
+
+def test_a_marked_column_is_the_end_of_the_view_of_jobs() -> None:
+    [*_, last] = (column.name for column in jobs.c if column.info == IN_JOB_STATUS)
+    assert " ".join(VIEWS["job_status"].split()).endswith(f"{last} FROM jobs")
