@@ -101,10 +101,10 @@ def cut(recording: Recording) -> Iterator[Clip]:
 def find_speech(samples: Samples) -> tuple[tuple[float, float], ...]:
     """Return the seconds from the first window with speech to the last."""
     probabilities = VoiceActivity(VoiceDetector()).process_block(samples)
-    spoken = np.flatnonzero(probabilities > 0.5)
-    if not spoken.size:
+    voiced = np.flatnonzero(probabilities > 0.5)
+    if not voiced.size:
         return ()
-    return ((spoken[0] * WINDOW / SAMPLE_RATE, (spoken[-1] + 1) * WINDOW / SAMPLE_RATE),)
+    return ((voiced[0] * WINDOW / SAMPLE_RATE, (voiced[-1] + 1) * WINDOW / SAMPLE_RATE),)
 
 
 def wrong_within(reference: str, hypothesis: str) -> int:

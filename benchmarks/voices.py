@@ -351,7 +351,7 @@ def measure_errors(reference: Sequence[Turn], found: Sequence[SpeakerTurn]) -> S
     numbers = sorted({turn.speaker for turn in found})
     frames = round(max(end for _, end, _ in reference) / STEP_S) + 100
     truth = np.zeros((len(names), frames), bool)
-    heard = np.zeros((max(1, len(numbers)), frames), bool)
+    detected = np.zeros((max(1, len(numbers)), frames), bool)
     counted = np.ones(frames, bool)
     for start, end, who in reference:
         truth[names.index(who), round(start / STEP_S) : round(end / STEP_S)] = True
@@ -362,23 +362,25 @@ def measure_errors(reference: Sequence[Turn], found: Sequence[SpeakerTurn]) -> S
             )
     for turn in found:
         part = slice(round(turn.start / STEP_S), round(turn.end / STEP_S))
-        heard[numbers.index(turn.speaker), part] = True
-    truth, heard = truth[:, counted], heard[:, counted]
-    right = sum((truth[who] & heard[number]).astype(int) for who, number in _pair(truth, heard))
-    speaking, detected = truth.sum(0), heard.sum(0)
+        detected[numbers.index(turn.speaker), part] = True
+    truth, detected = truth[:, counted], detected[:, counted]
+    right = sum(
+        (truth[who] & detected[number]).astype(int) for who, number in _pair(truth, detected)
+    )
+    true_count, detected_count = truth.sum(0), detected.sum(0)
     return Score(
-        speech=speaking.sum() * STEP_S,
-        missed=np.maximum(0, speaking - detected).sum() * STEP_S,
-        false=np.maximum(0, detected - speaking).sum() * STEP_S,
-        confused=(np.minimum(speaking, detected) - right).sum() * STEP_S,
+        speech=true_count.sum() * STEP_S,
+        missed=np.maximum(0, true_count - detected_count).sum() * STEP_S,
+        false=np.maximum(0, detected_count - true_count).sum() * STEP_S,
+        confused=(np.minimum(true_count, detected_count) - right).sum() * STEP_S,
         count=len(names),
         found=len(numbers),
     )
 
 
-def _pair(truth: Grid, heard: Grid) -> Iterator[tuple[int, int]]:
+def _pair(truth: Grid, detected: Grid) -> Iterator[tuple[int, int]]:
     """Yield pairs of a voice and a found speaker, those that share most first; each is used once."""
-    shared = truth.astype(np.int64) @ heard.T.astype(np.int64)
+    shared = truth.astype(np.int64) @ detected.T.astype(np.int64)
     while shared.size and shared.max() > 0:
         who, number = (int(one) for one in np.unravel_index(shared.argmax(), shared.shape))
         yield who, number
