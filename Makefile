@@ -7,13 +7,21 @@ BIN := $(VENV)/bin
 # reordered: tests/conftest.py puts the slow modules first.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test unit lint docs torture bench regression clean
+.PHONY: demo demo-cluster test test-cluster unit lint docs torture bench regression clean
 
 demo: $(VENV)/.demo
 	$(BIN)/speakeasyd demo
 
+demo-cluster: $(VENV)/.cluster
+	$(BIN)/python tools/demo_cluster.py
+
 test: $(VENV)/.dev
 	$(PYTEST)
+
+# One process: a Ray cluster takes long to start, and each module of tests has one.
+test-cluster: $(VENV)/.cluster $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/unit/test_cluster.py tests/integration/test_cluster.py \
+		tests/integration/test_worker_pool_conformance.py
 
 unit: $(VENV)/.dev
 	$(PYTEST) tests/unit
@@ -47,6 +55,10 @@ $(VENV)/bin/python:
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bundled]'
+	touch $@
+
+$(VENV)/.cluster: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[bundled,cluster]'
 	touch $@
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python

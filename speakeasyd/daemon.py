@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, format_utc
+from speakeasyd.cluster.ray_pool import RayPool
 from speakeasyd.config import Settings, apply_live_changes, compare_settings
 from speakeasyd.domain.drained import Drained
 from speakeasyd.domain.event_kinds import EventKind
@@ -375,6 +376,17 @@ def build_pool(
     settings: Settings, *, main_loop: MainLoop, clock: Clock, early: EarlyWorker | None
 ) -> WorkerPool:
     """Return the pool of workers that the settings ask for."""
+    if settings.workers.pool == "ray":
+        return RayPool(
+            settings=settings.workers,
+            cluster=settings.cluster,
+            recovery=settings.recovery,
+            state_dir=settings.state,
+            folders={inbox.name: inbox.path for inbox in settings.inboxes},
+            main_loop=main_loop,
+            clock=clock,
+            model=settings.options.model,
+        )
     return LocalPool(
         settings=settings.workers,
         recovery=settings.recovery,

@@ -59,6 +59,7 @@ COMMANDS: Mapping[str, str] = {
     "sql": "Query the ledger in SQL, read-only.",
     "ledger": "Back up, restore, check or compact the ledger.",
     "doctor": "Check this machine for problems.",
+    "cluster": "Show the Ray cluster of the workers.",
     "tune": "Find the fastest settings for this machine.",
     "config": "Show, check or write the configuration.",
     "service": "Install, start, stop or remove the service of this machine or user.",

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from speakeasyd import __version__
+from speakeasyd.cli.cluster_checks import check_cluster
 from speakeasyd.cli.engine_checks import check_devices
 from speakeasyd.cli.finding import Check, Finding, Level
 from speakeasyd.clock import format_utc
@@ -234,4 +235,5 @@ CHECKS: tuple[Check, ...] = (
     check_privacy,
     check_watching,
     check_devices,
+    check_cluster,
 )

@@ -3,6 +3,7 @@
 from speakeasyd.config.changes import SettingsChanges, apply_live_changes, compare_settings
 from speakeasyd.config.loading import LoadedSettings, load_configuration
 from speakeasyd.config.settings import (
+    ClusterSettings,
     InboxSettings,
     LedgerSettings,
     LogSettings,
@@ -18,6 +19,7 @@ from speakeasyd.config.settings import (
 )
 
 __all__ = [
+    "ClusterSettings",
     "InboxSettings",
     "LedgerSettings",
     "LoadedSettings",

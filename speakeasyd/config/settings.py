@@ -172,6 +172,8 @@ class WatchSettings(SettingsTable):
 class WorkerSettings(SettingsTable):
     """The devices and worker processes of the transcription."""
 
+    pool: Literal["local", "ray"] = "local"
+    """Where the workers are: `local`, on this machine, or `ray`, on the cluster of the table `[cluster]`."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:\d+)$")] = "auto"
     """`auto`, `cpu`, `cuda` for every GPU, or one such as `cuda:0`. With `auto`, an unusable GPU is reported."""
     compute_type: str = "auto"
@@ -186,6 +188,23 @@ class WorkerSettings(SettingsTable):
     """Never contact the Hugging Face hub: use only models that are on this machine."""
     max_hours: float = Field(24.0, gt=0)
     """Maximum length of the audio, in hours; longer files fail."""
+
+
+class ClusterSettings(SettingsTable):
+    """The Ray cluster for `workers.pool = "ray"`; needs `pip install 'speakeasyd[cluster]'`. See docs/cluster.md."""
+
+    address: Annotated[str, Field(pattern=r"^(auto|[^\s:/]+:\d+|\[[0-9a-fA-F:]+\]:\d+)$")] = "auto"
+    """The head's `host:port`, or `auto` for the cluster that this machine belongs to. Run `ray start` here first."""
+    actors: int = Field(0, ge=0)
+    """Number of actors, one for each worker; 0: as many as the machines of the cluster have room for."""
+    resources: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """What an actor takes, as in `{ GPU = 1 }` or `{ CPU = 4 }`; empty: a GPU, or else all CPUs of a machine."""
+    folders: dict[str, str] = Field(default_factory=dict)
+    """The path of an inbox on the other machines, if they share a disk: `{ inbox = "/mnt/inbox" }`; others are sent."""
+    state: str = ""
+    """The folder of models and logs on each machine; empty: the state folder of a user there."""
+    insecure: bool = False
+    """Use a cluster of several machines even without Ray's token authentication: everyone in the network can use it."""
 
 
 class RecoverySettings(SettingsTable):
@@ -351,6 +370,7 @@ class Settings(SettingsTable):
     """Named sets of options. A file in the folder `NAME` of an inbox gets the preset `NAME`."""
     watch: WatchSettings = WatchSettings()
     workers: WorkerSettings = WorkerSettings()
+    cluster: ClusterSettings = ClusterSettings()
     recovery: RecoverySettings = RecoverySettings()
     ledger: LedgerSettings = LedgerSettings()
     notify: NotifySettings = NotifySettings()
@@ -381,6 +401,15 @@ class Settings(SettingsTable):
                 raise ValueError(
                     f"inbox {inbox.name!r} has the preset {inbox.preset!r}; known presets: {known}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _require_known_shared_folders(self) -> Self:
+        names = [inbox.name for inbox in self.inboxes]
+        if unknown := sorted(self.cluster.folders.keys() - set(names)):
+            raise ValueError(
+                f"cluster.folders names {unknown[0]!r}; known inboxes: {', '.join(names)}"
+            )
         return self
 
     @model_validator(mode="after")

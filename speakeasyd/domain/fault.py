@@ -109,6 +109,8 @@ class Remedy(StrEnum):
     """Hard restart, a few times; then none until the daemon is started again."""
     CPU_FOR_GOOD = "cpu_for_good"
     """The device can never do the work; it is not probed."""
+    OTHER_DEVICE = "other_device"
+    """The device has left for good: others do its work."""
 
 
 SOFT = frozenset({Remedy.STEP_DOWN, Remedy.OTHER_TYPE})
@@ -243,6 +245,20 @@ _GONE = Diagnosis(
     "after a sleep of the machine it may need a restart or "
     "`sudo rmmod nvidia_uvm; sudo modprobe nvidia_uvm`",
 )
+MACHINE_LOST = Diagnosis(
+    FaultKind.KILLED,
+    Remedy.OTHER_DEVICE,
+    ErrorCode.WORKER_CRASHED,
+    "the worker's machine, or the connection to it, was lost",
+    "its work is done elsewhere; if that was not planned, check the machine, its Ray and the network",
+)
+_REFUSED = Diagnosis(
+    FaultKind.CONFIGURATION,
+    Remedy.PERSON,
+    ErrorCode.LIBRARY_MISSING,
+    "the machine cannot take part in the cluster",
+    "install the same versions of speakeasyd, Python and Ray, and the same model, on each machine",
+)
 _BAD_FILE = Diagnosis(
     FaultKind.FILE,
     Remedy.FRESH_PROCESS,
@@ -299,6 +315,7 @@ _AFTER_LOADING = frozenset(
 """Phases in which such errors are our defects; while loading, a damaged model raises them too."""
 
 _PATTERNS = (
+    _FaultPattern(r"^NodeRefused:", _REFUSED),
     _FaultPattern(r"no kernel image|NoKernelImage|invalid device function", _OLD_CARD),
     _FaultPattern(r"driver version is insufficient|driver is a stub|libcuda\S* .*cannot open", _OLD_DRIVER),
     _FaultPattern(r"Library \S+ is not found or cannot be loaded", _NO_LIBRARY),

@@ -31,6 +31,8 @@ class IncidentAction(StrEnum):
     """The device can never do the work; it is not probed."""
     WAIT_FOR_RESTART = "wait_for_restart"
     """The installation is broken: nothing is started until the daemon is restarted."""
+    LEAVE_DEVICE = "leave_device"
+    """The device has left the cluster: others do its work."""
     STOP = "stop"
     """Nothing: the daemon is stopping."""
     FAIL_JOB = "fail_job"
@@ -51,6 +53,7 @@ ACTION_WORDS: Mapping[IncidentAction, str] = {
     IncidentAction.USE_CPU: "the CPU is used until a probe of the device succeeds",
     IncidentAction.GIVE_UP_DEVICE: "the device gets no more work",
     IncidentAction.WAIT_FOR_RESTART: "no workers are started until the daemon is restarted",
+    IncidentAction.LEAVE_DEVICE: "its work is given to other devices",
     IncidentAction.STOP: "none: the daemon is stopping",
     IncidentAction.FAIL_JOB: "the job has failed",
     IncidentAction.RELEASE_JOB: "the job continues from its committed chunks",

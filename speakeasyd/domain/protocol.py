@@ -23,6 +23,7 @@ class WorkerSpec:
     # Of the sources: the absolute path of each `SourceRef.folder` on the worker's machine
     folders: Mapping[str, str] = field(default_factory=dict, hash=False)
     preload: str = ""  # a model to load before the first task, as `options.model` names it
+    hash_model: bool = False  # report the hash of the model, to compare it with other machines'
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +129,7 @@ class Loaded:
     compute_type: str
     seconds: float
     warning: str | None = None  # a fallback model was loaded: shown with every result
+    sha256: str = ""  # hex, of the model's files; only if `WorkerSpec.hash_model`
 
     def add_warning(self, warnings: tuple[MediaWarning, ...]) -> tuple[MediaWarning, ...]:
         """Return the warnings of a file, with the one about the model before them."""

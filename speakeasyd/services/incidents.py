@@ -98,6 +98,8 @@ class Incidents:
 
 
 def _choose_action(state: DeviceState, diagnosis: Diagnosis) -> IncidentAction:
+    if diagnosis.remedy is Remedy.OTHER_DEVICE:
+        return IncidentAction.LEAVE_DEVICE
     if state is DeviceState.DEVICE_OPEN and diagnosis.remedy in _NO_PROBE:
         return _NO_PROBE[diagnosis.remedy]
     return ACTIONS[state]

@@ -39,7 +39,7 @@ def start_early_worker(
     None if the devices must be probed first. An unused worker is killed at the end.
     """
     early = None
-    if find_known_devices(settings.workers) == (CPU,):
+    if settings.workers.pool == "local" and find_known_devices(settings.workers) == (CPU,):
         early = _start_worker(settings, preload=preload)
     try:
         yield early

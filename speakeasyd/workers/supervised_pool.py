@@ -227,13 +227,13 @@ class SupervisedPool(WorkerPool):
             self._spare.start()
         return self._spare
 
-    def _create_supervisor(self, name: str, spec: WorkerSpec) -> Supervisor:
-        on_cpu = spec.device == CPU
-        context = (
-            replace(self._context, policy=replace(self._policy, cpu_stand_in=False))
-            if on_cpu
-            else self._context
-        )
+    def _create_supervisor(
+        self, name: str, spec: WorkerSpec, *, probe: ProbeDevice | None = None
+    ) -> Supervisor:
+        """`probe`: probes the device of this worker, if that differs from the others'."""
+        context = replace(self._context, probe=probe or self._context.probe)
+        if spec.device == CPU:
+            context = replace(context, policy=replace(self._policy, cpu_stand_in=False))
         return Supervisor(
             name=name, spec=spec, limit=2 * _estimate_slots(spec) + 2, context=context
         )

@@ -178,16 +178,40 @@ class Supervisor:
         Unfinished tasks are not reported as lost.
         """
         self._apply_event(device_health.StopRequested())
-        for timer in self._timers:
-            timer.cancel()
-        for task in self._tasks:
-            task.cancel()
+        self._cancel_recovery()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(TimeoutError):
             await asyncio.wait_for(self._exited.wait(), grace_s)
         self.kill()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._exited.wait(), EXIT_S)
+
+    def give_up(self, diagnosis: Diagnosis, error: str) -> None:
+        """End for good, since the device is gone. Reports the tasks as lost."""
+        run, self._run = self._run, None
+        self._exited.set()
+        self._mark_down()
+        tasks = self._assigned.take_all(None, blame=False)
+        self._apply_event(device_health.StopRequested())
+        self._cancel_recovery()
+        if run:
+            run.process.kill()
+        self._context.on_event(
+            WorkerLost(
+                worker=self.name,
+                device=self.spec.device,
+                tasks=tasks,
+                diagnosis=diagnosis,
+                phase=Phase.UNKNOWN,
+                error=error,
+                exit_status=None,
+                last_words="",
+                lived_s=self._clock.monotonic() - run.started if run else 0.0,
+                then=self.state,
+            )
+        )
+        self._mark_recovered()
+        self._context.on_room()
 
     def kill(self) -> None:
         if self._run:
@@ -441,6 +465,12 @@ class Supervisor:
 
         timer = asyncio.get_running_loop().call_later(seconds, run)
         self._timers.add(timer)
+
+    def _cancel_recovery(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        for task in self._tasks:
+            task.cancel()
 
     def _in_background(self, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(coroutine, name=f"recovery of {self.name}")

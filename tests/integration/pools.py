@@ -1,12 +1,15 @@
 """The pools that the conformance tests run on. A new pool is one more line in `FACTORIES`."""
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from speakeasyd.clock import Clock, SystemClock
-from speakeasyd.config import RecoverySettings, WorkerSettings
+from speakeasyd.cluster.ray_pool import RayPool
+from speakeasyd.config import ClusterSettings, RecoverySettings, WorkerSettings
 from speakeasyd.domain.device_health import RecoveryPolicy
+from speakeasyd.domain.devices import is_gpu
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.loop import MainLoop
@@ -56,4 +59,34 @@ def build_local_pool(setup: PoolSetup) -> WorkerPool:
     )
 
 
-FACTORIES: Mapping[str, Callable[[PoolSetup], WorkerPool]] = {"local": build_local_pool}
+RAY_ADDRESS = "SPEAKEASYD_TEST_RAY"  # environment variable: the cluster that the tests run on
+
+
+def build_ray_pool(setup: PoolSetup) -> WorkerPool:
+    """Return a pool with an actor for each device, on the cluster that `RAY_ADDRESS` names."""
+    resources = {"GPU": 1.0} if is_gpu(setup.devices[0]) else {"CPU": 1.0}
+    return RayPool(
+        settings=WorkerSettings(
+            idle_unload_s=setup.idle_unload_s, replicas=1, batch_size=setup.batch
+        ),
+        cluster=ClusterSettings(
+            address=os.environ[RAY_ADDRESS],
+            actors=len(setup.devices),
+            resources=resources,
+            state=str(setup.state),
+        ),
+        recovery=setup.recovery,
+        state_dir=setup.state,
+        folders=setup.folders,
+        main_loop=setup.main_loop,
+        clock=setup.clock,
+        target=setup.target,
+        policy=setup.policy,
+        probe=setup.probe,
+    )
+
+
+FACTORIES: Mapping[str, Callable[[PoolSetup], WorkerPool]] = {
+    "local": build_local_pool,
+    "ray": build_ray_pool,
+}

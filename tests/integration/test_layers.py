@@ -70,7 +70,8 @@ SHARED = {
 """Names of asyncio, anyio and starlette whose calls run in shared threads, name look-ups included.
 """
 
-OTHER_PROCESSES = {"cli", "engine"}  # packages outside the daemon's event loop
+OTHER_PROCESSES = {"cli", "engine", "connection.py", "driver.py", "slots.py"}
+"""Packages and modules outside the daemon's event loop; the modules are of the Ray driver."""
 
 
 def test_only_named_local_calls_use_the_shared_executor() -> None:

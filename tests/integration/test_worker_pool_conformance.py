@@ -2,7 +2,7 @@
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +36,8 @@ from speakeasyd.errors import ErrorCode
 from speakeasyd.loop import MainLoop
 from speakeasyd.testing import PIECE, FaultScript, InjectedFault, build_scripted_chunks
 from tests.conftest import PATIENCE_S, wait_until
-from tests.integration.pools import FACTORIES, PoolSetup
+from tests.integration.pools import FACTORIES, RAY_ADDRESS, PoolSetup
+from tests.ray_cluster import ENVIRONMENT, MISSING, RayCluster, is_ray_installed
 
 FOLDER = "talks"  # the name of the folder of sources
 MODEL = "auto"
@@ -124,8 +125,24 @@ async def run_pool(
         await pool.stop(0.0)
 
 
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[str]:
+    """Start a Ray cluster with a node for each kind of worker. Returns its address."""
+    if not is_ray_installed():
+        pytest.skip(MISSING)
+    with RayCluster() as cluster:
+        cluster.add_node("both", cpus=3, gpus=1)
+        yield cluster.address
+
+
 @pytest.fixture(params=FACTORIES)
-def build(request: pytest.FixtureRequest) -> Callable[[PoolSetup], WorkerPool]:
+def build(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[PoolSetup], WorkerPool]:
+    if request.param == "ray":
+        monkeypatch.setenv(RAY_ADDRESS, request.getfixturevalue("ray_cluster"))
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
     return FACTORIES[request.param]
 
 

@@ -12,6 +12,7 @@ from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH
 from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.canary import CanaryFailed, measure_known_words, transcribe_canary
 from speakeasyd.engine.faults import label_phase
+from speakeasyd.engine.model_hash import hash_model
 from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable
 from speakeasyd.engine.whisper.download import OnDownload
 from speakeasyd.engine.whisper.model_files import choose_model
@@ -45,6 +46,7 @@ def load_whisper(
             on_download=on_download,
         )
         whisper = _create_whisper(choice, spec.device, compute_type, replicas)
+        sha256 = hash_model(choice.folder) if spec.hash_model else ""
     heap_retention.retain_freed_pages()
     recognizer = WhisperRecognizer(whisper)
     with label_phase(Phase.CANARY):
@@ -56,6 +58,7 @@ def load_whisper(
         compute_type=whisper.model.compute_type,
         seconds=round(time.perf_counter() - began, 3),
         warning=choice.warning,
+        sha256=sha256,
     )
     batch_size = spec.batch_size or (GPU_BATCH if on_gpu else _choose_cpu_batch(choice))
     return Model(recognizer, replicas, batch_size, loaded)
