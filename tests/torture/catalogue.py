@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.torture import (
     attacks,
     bad_input,
+    cluster,
     disks,
     kills,
     real_engine,
@@ -27,6 +28,7 @@ SCENARIOS: dict[str, Scenario] = {
         kills,
         real_engine,
         worker_faults,
+        cluster,
         disks,
         unavailable_folders,
         bad_input,

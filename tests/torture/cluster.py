@@ -1,0 +1,110 @@
+"""Kills actors, nodes, the head and the daemon while it works on a Ray cluster."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+from tests.ray_cluster import ENVIRONMENT, RayCluster, is_ray_installed
+from tests.torture.daemon_under_test import DaemonUnderTest
+from tests.torture.kills import SLOW_CHUNKS, drop_files, wait_for_committed_chunk
+from tests.torture.scenario import Run, Scenario
+
+FULL_ROUNDS = 20
+
+SETTINGS = {"workers": {"pool": "ray", "device": "cpu"}}
+
+
+@contextmanager
+def create_daemon(run: Run, address: str) -> Iterator[DaemonUnderTest]:
+    """Create a daemon on the cluster. Its actors take a CPU each, and share its state folder."""
+    os.environ |= ENVIRONMENT
+    cluster = {"address": address, "resources": {"CPU": 1}}
+    with run.create_daemon(settings=SETTINGS | {"cluster": cluster}) as daemon:
+        daemon.write_fault_script(SLOW_CHUNKS)
+        os.environ["SPEAKEASYD_CLUSTER__STATE"] = str(daemon.state)
+        yield daemon
+
+
+def find_worker(daemon: DaemonUnderTest) -> psutil.Process | None:
+    """Return a worker on the cluster. Its parent is its actor."""
+    rows = daemon.query_if_readable("SELECT value FROM state WHERE key = 'workers'")
+    workers = json.loads(rows[0]["value"]) if rows else []
+    for pid in [worker["pid"] for worker in workers if worker["pid"]]:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(pid)
+    return None
+
+
+def kill_actors(run: Run) -> None:
+    with RayCluster() as cluster, create_daemon(run, cluster.address) as daemon:
+        cluster.add_node("first", cpus=2)
+        daemon.start()
+        for _ in run.count_rounds(FULL_ROUNDS):
+            drop_files(daemon, run.rng)
+            wait_for_committed_chunk(daemon)
+            worker = daemon.wait_until(lambda: find_worker(daemon), "a worker")
+            with suppress(psutil.NoSuchProcess):
+                (worker.parent() if run.rng.random() < 0.5 else worker).send_signal(signal.SIGKILL)
+        daemon.wait_for_all_jobs()
+        daemon.stop()
+
+
+def kill_nodes(run: Run) -> None:
+    with RayCluster() as cluster, create_daemon(run, cluster.address) as daemon:
+        cluster.add_node("0", cpus=1)
+        daemon.start()
+        for number in run.count_rounds(FULL_ROUNDS):
+            drop_files(daemon, run.rng)
+            wait_for_committed_chunk(daemon)
+            cluster.add_node(str(number + 1), cpus=1)
+            cluster.kill_node(str(number))
+        daemon.wait_for_all_jobs()
+        daemon.stop()
+
+
+def kill_daemon(run: Run) -> None:
+    with RayCluster() as cluster, create_daemon(run, cluster.address) as daemon:
+        cluster.add_node("first", cpus=2)
+        daemon.start()
+        for _ in run.count_rounds(FULL_ROUNDS):
+            drop_files(daemon, run.rng)
+            wait_for_committed_chunk(daemon)
+            daemon.kill()
+            run.check_daemon(daemon, ended=False)
+            daemon.start()
+        daemon.wait_for_all_jobs()
+        daemon.stop()
+
+
+def kill_head(run: Run) -> None:
+    cluster = RayCluster()
+    port = int(cluster.address.rpartition(":")[2])
+    try:
+        with create_daemon(run, cluster.address) as daemon:
+            cluster.add_node("first", cpus=2)
+            daemon.start()
+            for _ in run.count_rounds(FULL_ROUNDS):
+                drop_files(daemon, run.rng)
+                wait_for_committed_chunk(daemon)
+                cluster.kill()
+                cluster = RayCluster(port)
+                cluster.add_node("first", cpus=2)
+            daemon.wait_for_all_jobs()
+            daemon.stop()
+    finally:
+        cluster.close()
+
+
+SCENARIOS = tuple(
+    Scenario(name, fault, execute, is_possible=is_ray_installed)
+    for name, fault, execute in (
+        ("cluster-kill-actor", "`kill -9` of an actor or its worker, Ray cluster", kill_actors),
+        ("cluster-kill-node", "`kill -9` of a node, Ray cluster", kill_nodes),
+        ("cluster-kill-daemon", "`kill -9` of the daemon, Ray cluster", kill_daemon),
+        ("cluster-kill-head", "`kill -9` of the head and its nodes, Ray cluster", kill_head),
+    )
+)
