@@ -17,6 +17,7 @@ from tests.conftest import REPOSITORY
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRA_FOLDERS = {
+    "cluster": "speakeasyd/cluster",
     "server": "speakeasyd/server",
     "record": "speakeasyd/recorder",
     "notify": "speakeasyd/notify",
