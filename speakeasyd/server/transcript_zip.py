@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import PurePosixPath
 from typing import Annotated
 from urllib.parse import quote
@@ -118,7 +119,8 @@ class _ZipWriter:
         self._spec = spec
         self._pending = bytearray()
         self._zip = ZipFile(self, "w", ZIP_DEFLATED)  # type: ignore[call-overload] # as a stream
-        self._taken: set[str] = set()  # collision keys of the names in it
+        self._files: set[str] = set()  # collision keys of the names in it
+        self._folders: set[str] = set()  # and of the folders in these
 
     def write(self, block: bytes) -> int:
         """Take bytes of the zip file."""
@@ -131,7 +133,8 @@ class _ZipWriter:
     def add_transcript(self, path: str, told: Transcript) -> bytes:
         """Add a transcript; `path` is that of its source below the inbox."""
         name = next(name for name in self._propose_names(path, told.job_id) if self._is_free(name))
-        self._taken.add(build_collision_key(name))
+        self._files.add(build_collision_key(name))
+        self._folders |= _list_folders(name)
         entry = ZipInfo(name, time.localtime()[:6])
         entry.external_attr = READABLE
         self._zip.writestr(entry, self._spec.render_file(told), ZIP_DEFLATED)
@@ -142,16 +145,26 @@ class _ZipWriter:
         self._zip.close()
         return self._take()
 
-    def _propose_names(self, path: str, job_id: int | None) -> Iterator[str]:
+    def _propose_names(self, path: str, job_id: int) -> Iterator[str]:
         source = PurePosixPath(path)
         values = {"stem": source.stem, "name": source.name, "job_id": str(job_id)}
         folder = path.rpartition("/")[0]
         for name in propose_names("{stem}", values, folder=folder):
             yield f"{name}.{self._spec.name}"
+        for number in count(1):  # a file has the name of the folder, or all names are taken
+            yield f"job {job_id} ({number}).{self._spec.name}"
 
     def _is_free(self, name: str) -> bool:
-        return build_collision_key(name) not in self._taken
+        """Return whether no file or folder has this name, and no file that of one of its folders."""
+        key = build_collision_key(name)
+        is_taken = key in self._files or key in self._folders
+        return not is_taken and self._files.isdisjoint(_list_folders(name))
 
     def _take(self) -> bytes:
         block, self._pending = bytes(self._pending), bytearray()
         return block
+
+
+def _list_folders(name: str) -> set[str]:
+    """Return the collision keys of the folders in a name."""
+    return {build_collision_key(str(folder)) for folder in PurePosixPath(name).parents[:-1]}
