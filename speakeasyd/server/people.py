@@ -90,8 +90,13 @@ async def add_sample(request: Request, parts: Lent) -> VoiceSampleAnswer:
     The recording is not kept. A known name gets a further sample. 422: the recording is too short
     or noisy, or has more than one voice.
     """
-    async with _receive_recording(request, parts) as (name, path, source):
-        sample = await measure_sample(path, source=source)
+    try:
+        async with _receive_recording(request, parts) as (name, path, source):
+            sample = await measure_sample(path, source=source)
+    except OSError as error:
+        raise RequestRefused(
+            503, f"the recording cannot be processed: {error.strerror or error}"
+        ) from error
     await parts.ledger.write(add_voice_sample, name, sample)
     return VoiceSampleAnswer(source=sample.source, seconds=sample.seconds, model=sample.model)
 
@@ -106,7 +111,7 @@ async def _receive_recording(
     for a wrong form or a recording that the body refuses.
     """
     calls = parts.calls.samples
-    with parts.uploads.take("people"), TemporaryDirectory(prefix="speakeasyd-") as folder:
+    with parts.uploads.take(None), TemporaryDirectory(prefix="speakeasyd-") as folder:
         with FolderHandle.open(FilePath(folder)) as handle:
             form = UploadForm(handle, calls)
             try:
