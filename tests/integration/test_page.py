@@ -228,6 +228,13 @@ def test_the_address_filters_the_queue(transcribed: Any, address: str) -> None:
     transcribed.get_by_text("dentist").first.wait_for()
 
 
+def test_a_wrong_address_is_explained(browser: Any, address: str) -> None:
+    tab = browser.new_page()
+    tab.goto(f"{address}/#/jobs?sort=loudness")
+    tab.locator("#problem", has_text="sort").wait_for()
+    tab.close()
+
+
 def test_a_refused_file_does_not_block_others(browser: Any, address: str, tmp_path: Path) -> None:
     notes = tmp_path / "notes.pdf"
     notes.write_bytes(b"%PDF")

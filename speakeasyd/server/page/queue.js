@@ -64,7 +64,7 @@ export function open(main, { asked, status }) {
   async function load() {
     const mine = ++turn;
     const asked = { ...filter, sort, offset: (page - 1) * PAGE, limit: PAGE };
-    const answer = await ask(`/jobs${query(asked)}`).catch(() => null);
+    const answer = await ask(`/jobs${query(asked)}`).catch((problem) => problem.status === 422 && complain(problem));
     if (answer && mine === turn) return fill(answer);
   }
 

@@ -103,7 +103,7 @@ export function open(main, { asked, status }) {
 
   /** Adds a hit to those of its file. Returns its element; null if it is there already. */
   function add(found) {
-    const key = `${found.job_id} ${found.start} ${found.channel}`;
+    const key = JSON.stringify(found); // two tracks may have hits at the same time
     if (seen.has(key)) return null;
     seen.add(key);
     if (!files.has(found.job_id)) {

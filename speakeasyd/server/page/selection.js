@@ -71,7 +71,7 @@ export function selection(filter, changed) {
     everything.hidden = all || total <= page.length;
     everything.textContent = `Select all ${total.toLocaleString()}`;
     count.textContent = `${size().toLocaleString()} selected`;
-    bar.hidden = !size();
+    bar.hidden = !size() && !said.textContent;
   }
 
   function size() {
@@ -146,6 +146,7 @@ export function selection(filter, changed) {
   /** Changes the selected jobs and says how many were changed. */
   async function change(wish, done, why) {
     const asked = size();
+    if (!asked) return;
     const answer = await (
       all ? send(`/jobs/${wish}${query(filter)}`) : send(`/jobs/${wish}`, { job_ids: [...chosen.keys()] })
     ).catch(complain);
@@ -154,6 +155,10 @@ export function selection(filter, changed) {
     const rest = !all && number < asked ? `; ${(asked - number).toLocaleString()} ${why}` : "";
     said.textContent = `${plural(number, "file")} ${done}${rest}`;
     tell(said.textContent);
+    if (all) {
+      all = false; // what matches the filter now are others
+      draw();
+    }
     changed();
   }
 
