@@ -72,6 +72,11 @@ class NodeVersions:
         )
 
 
+def read_versions() -> NodeVersions:
+    """Return the versions of this node. A function, so that Ray can run it without an actor."""
+    return NodeVersions.read()
+
+
 @dataclass(frozen=True, slots=True)
 class Mail:
     """What an actor has for the daemon."""

@@ -14,7 +14,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from speakeasyd.cluster.access import find_exposure, is_authenticated
-from speakeasyd.cluster.actor import NodeVersions
+from speakeasyd.cluster.actor import NodeVersions, read_versions
 from speakeasyd.cluster.connection import connect, describe_error
 from speakeasyd.cluster.messages import Node
 from speakeasyd.cluster.slots import choose_resources, count_room, list_nodes
@@ -50,7 +50,7 @@ def survey_cluster(
 def _describe_nodes(nodes: Sequence[Node]) -> list[dict[str, object]]:
     """Ask each node for its versions, all at the same time."""
     own = NodeVersions.read()
-    remote = ray.remote(NodeVersions.read)
+    remote = ray.remote(read_versions)
     asked = {
         remote.options(
             num_cpus=0,

@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from speakeasyd.cli.cluster_checks import survey_cluster
 from speakeasyd.clock import SystemClock
 from speakeasyd.cluster.ray_pool import RayPool
 from speakeasyd.config import ClusterSettings, RecoverySettings, WorkerSettings
+from speakeasyd.config.loading import combine_sources
 from speakeasyd.domain.fault import MACHINE_LOST
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
@@ -253,3 +255,12 @@ async def test_a_lost_head_is_found_again(tmp_path: Path) -> None:
     finally:
         await running.pool.stop(0.0)
         first.close()
+
+
+def test_the_survey_names_the_machines_and_their_room(cluster: RayCluster) -> None:
+    settings = combine_sources(None, flags={}, environ={}).settings
+    wanted = ClusterSettings(address=cluster.address, resources={"CPU": 1.0})
+    found = survey_cluster(settings.model_copy(update={"cluster": wanted}))
+    assert not found["error"]
+    assert {node["problem"] for node in found["nodes"]} == {""}
+    assert found["room"] >= 1
