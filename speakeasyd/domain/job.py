@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NewType
+from typing import TYPE_CHECKING, NewType
 
-from speakeasyd.domain.options import Options
 from speakeasyd.domain.queue_order import QueueTurn
 from speakeasyd.domain.transcript import WarningKind
+
+if TYPE_CHECKING:  # commands that only need `Status` start sooner without it
+    from speakeasyd.domain.options import Options
 
 JobId = NewType("JobId", int)
 Token = NewType("Token", str)
@@ -129,7 +131,7 @@ class NewJob:
     path: bytes  # relative to the inbox, as os.fsencode gives it, '/' between parts
     signature: Signature
     sha256: str
-    options: Options
+    options: "Options"
     preset: str | None
     batch: str
     # (error code, text) of a file that is refused on admission
@@ -166,7 +168,7 @@ class Job:
     path: bytes
     signature: Signature
     sha256: str  # hex, of the bytes that the job is about
-    options: Options
+    options: "Options"
     preset: str | None
     language: str | None  # detected in an earlier attempt
     done: frozenset[int] = frozenset()  # indexes of the committed chunks
