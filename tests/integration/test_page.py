@@ -411,7 +411,10 @@ def test_ten_hours_of_text_stay_responsive(transcribed: Any) -> None:
     transcribed.locator(".transcript p").nth(9_999).wait_for(state="attached")
     transcribed.locator(".transcript p").nth(2).locator(".lit").wait_for()
     longest, together = transcribed.evaluate("[longest, together]")  # milliseconds
-    transcribed.evaluate("scrollTo(0, document.body.scrollHeight)")
+    transcribed.wait_for_function("""() => {
+        scrollTo(0, document.body.scrollHeight); // again if the opened view has scrolled meanwhile
+        return !document.querySelector(".return").hidden;
+    }""")
     transcribed.get_by_role("button", name="Back to the spoken word").click()
     transcribed.get_by_role("button", name="Back to the spoken word").wait_for(state="hidden")
     assert longest < 1000 or longest < together / 2, (

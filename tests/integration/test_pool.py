@@ -763,6 +763,7 @@ async def test_an_idle_worker_is_ended_and_another_started_for_the_next_task(
 ) -> None:
     async with run_dispatcher(tmp_path, idle_unload_s=0.1) as setup:
         await setup.add_jobs(*create_files(tmp_path, 1))
+        await setup.wait_for_all_jobs()
         await wait_until(lambda: setup.pool.status()[0].pid is None, "the end of the worker")
         assert setup.pool.status()[0].state is DeviceState.UNLOADED
         await setup.add_jobs(create_files(tmp_path, 2)[1])
