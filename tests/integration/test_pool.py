@@ -689,9 +689,8 @@ async def test_a_new_worker_starts_with_the_reduced_settings(
 ) -> None:
     soft = InjectedFault("soft_fault", text=FULL, file="a.audio", chunk=0)
     abort = InjectedFault("abort", file="a.audio", chunk=2, after="soft_fault")
-    async with run_dispatcher(
-        tmp_path, soft, abort, batch=4, load_s=2.0
-    ) as setup:  # all tasks arrive while it loads
+    # Tasks arrive while it loads, or at least while the first chunks are computed
+    async with run_dispatcher(tmp_path, soft, abort, batch=4, load_s=2.0, chunk_s=0.2) as setup:
         await setup.add_jobs(*create_files(tmp_path, 8))
         await setup.wait_for_all_jobs()
         setup.check_texts()
