@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -46,7 +46,7 @@ SETTLE_S = 10.0
 def overhead(workers: int, rounds: int, copies: int) -> None:
     os.environ |= ENVIRONMENT
     times: dict[str, list[float]] = {"local": [], "ray": []}
-    with RayCluster() as cluster:
+    with closing(RayCluster()) as cluster:
         cluster.add_node("node", cpus=workers)
         for _ in range(rounds):
             for kind in times:

@@ -12,7 +12,6 @@ from typing import Any, Self
 
 from speakeasyd import __version__, logs
 from speakeasyd.clock import Clock, SystemClock, format_utc
-from speakeasyd.cluster.ray_pool import RayPool
 from speakeasyd.config import Settings, apply_live_changes, compare_settings
 from speakeasyd.domain.drained import Drained
 from speakeasyd.domain.event_kinds import EventKind
@@ -377,6 +376,8 @@ def build_pool(
 ) -> WorkerPool:
     """Return the pool of workers that the settings ask for."""
     if settings.workers.pool == "ray":
+        from speakeasyd.cluster.ray_pool import RayPool  # noqa: PLC0415 - the start is quicker without
+
         return RayPool(
             settings=settings.workers,
             cluster=settings.cluster,

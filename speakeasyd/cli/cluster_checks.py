@@ -8,7 +8,7 @@ from typing import Any
 
 from speakeasyd.cli.finding import Finding, Level
 from speakeasyd.config import Settings
-from speakeasyd.domain.devices import is_gpu
+from speakeasyd.domain.devices import wants_gpus
 from speakeasyd.probe import run_probe
 
 SURVEY_S = 180.0  # seconds; Ray waits long for a head that does not answer
@@ -20,11 +20,10 @@ def survey_cluster(settings: Settings) -> Mapping[str, Any]:
     """Return what `speakeasyd.cluster.survey` finds; only `error` if it fails. Blocks."""
     if find_spec("ray") is None:
         return {"error": f"Ray is not installed: {_INSTALL}"}
-    device = settings.workers.device
     arguments = (
         settings.cluster.address,
         json.dumps(settings.cluster.resources),
-        json.dumps(None if device == "auto" else is_gpu(device)),
+        json.dumps(wants_gpus(settings.workers.device)),
     )
     return asyncio.run(run_probe(*_SURVEY, *arguments, deadline_s=SURVEY_S))
 

@@ -54,10 +54,6 @@ class NodeVersions:
     python: str
     ray: str
 
-    @classmethod
-    def read(cls) -> "NodeVersions":
-        return cls(__version__, ".".join(platform.python_version_tuple()[:2]), version("ray"))
-
     def find_difference(self, other: "NodeVersions", host: str) -> str:
         """Return what differs on the other machine, for people; empty if nothing does."""
         pairs = (
@@ -73,8 +69,9 @@ class NodeVersions:
 
 
 def read_versions() -> NodeVersions:
-    """Return the versions of this node. A function, so that Ray can run it without an actor."""
-    return NodeVersions.read()
+    """Return the versions of this node. Ray can also run it without an actor."""
+    python = ".".join(platform.python_version_tuple()[:2])
+    return NodeVersions(__version__, python, version("ray"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +87,7 @@ class WorkerActor:
     """Runs on a node. All methods are called by the driver, several at a time."""
 
     async def read_versions(self) -> NodeVersions:
-        return NodeVersions.read()
+        return read_versions()
 
     async def check_device(self, spec: WorkerSpec) -> str:
         """Probe the device of this actor. Returns its error; empty if it works."""

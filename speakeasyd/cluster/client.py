@@ -30,7 +30,7 @@ from speakeasyd.cluster.messages import (
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Fault, Hello, Loaded, Report, Request, WorkerSpec
 from speakeasyd.loop import MainLoop
-from speakeasyd.workers.link import OnExit, OnReports, ProcessExit
+from speakeasyd.workers.link import KILLED, OnExit, OnReports, ProcessExit
 from speakeasyd.workers.process import WorkerProcess, spawn_worker
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 DRIVER = "speakeasyd.cluster.driver:serve_cluster"
 NAME = "cluster"  # of the driver process and its log
 STOP_S = 10.0  # seconds for the driver to disconnect
-_KILLED = -9  # exit status of workers that ended with the connection
 
 OnNotice = Callable[[ClusterSeen | SlotReady | SlotLost | ClusterLost], None]
 
@@ -157,7 +156,7 @@ class ClusterClient:
         self._ended.set()
         self._on_notice(lost)
         for link in list(self._links.values()):
-            await link.on_exit(ProcessExit(_KILLED, lost.reason))
+            await link.on_exit(ProcessExit(KILLED, lost.reason))
 
 
 class ActorLink:

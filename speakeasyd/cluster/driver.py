@@ -18,7 +18,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from speakeasyd.cluster.access import find_exposure
-from speakeasyd.cluster.actor import NodeVersions, WorkerActor
+from speakeasyd.cluster.actor import WorkerActor, read_versions
 from speakeasyd.cluster.connection import connect, describe_error, explain_failure
 from speakeasyd.cluster.messages import (
     ActorEnded,
@@ -45,7 +45,7 @@ from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import Drain, Drop, Request, Task, TaskFailed
 from speakeasyd.errors import FileFault
 from speakeasyd.probe import run_probe
-from speakeasyd.workers.link import ProcessExit
+from speakeasyd.workers.link import KILLED, ProcessExit
 
 REFRESH_S = 1.0  # seconds between looks at the nodes
 JOIN_S = 120.0  # seconds for an actor to start and to answer
@@ -54,7 +54,6 @@ LEAVE_S = 5.0  # seconds for a clean disconnection
 GATHER_S = 0.02  # seconds in which an actor collects reports, at least
 GATHER_PER_ACTOR_S = 0.001  # more actors collect longer, so that the driver's calls do not grow
 CALLS = 1000  # of an actor at the same time
-_KILLED = -9  # exit status of an actor that ended with its worker
 
 
 def serve_cluster(conn: Connection, spec: DriverSpec) -> int:
@@ -109,7 +108,7 @@ class Driver:
                 nodes = await slots.look_at_nodes()
                 if exposure := find_exposure(nodes, insecure=self._spec.insecure):
                     return exposure
-                await slots.refresh()
+                await slots.adapt()
             except Exception as error:  # noqa: BLE001 - Ray raises anything
                 return explain_failure(error)
             self._tell(ClusterSeen(slots.nodes, slots.resources, slots.wanted, slots.ready))
@@ -163,7 +162,7 @@ class Driver:
         node = self._slots.find_node(slot) if slot is not None else None
         host = node.host if node else "a machine of the cluster"
         versions = await asyncio.wait_for(actor.read_versions.remote(), JOIN_S)
-        difference: str = NodeVersions.read().find_difference(versions, host)
+        difference: str = read_versions().find_difference(versions, host)
         return f"NodeRefused: {difference}" if difference else ""
 
     async def _probe_slot(self, probe: ProbeSlot) -> None:
@@ -199,7 +198,8 @@ class Driver:
     async def refresh_slots(self) -> None:
         """Look whether the slot of an actor that ended is gone. Failures are for the next look."""
         with suppress(Exception):
-            await self._slots.refresh()
+            await self._slots.look_at_nodes()
+            await self._slots.adapt()
 
     def end_run(self, run: RunId, process_exit: ProcessExit) -> None:
         self._runs.pop(run, None)
@@ -287,12 +287,12 @@ class ActorRun:
         if self._refusal:
             return ProcessExit(None, self._refusal)
         if self._ended_by_us:
-            return ProcessExit(_KILLED)
+            return ProcessExit(KILLED)
         if isinstance(error, OutOfMemoryError):
-            return ProcessExit(_KILLED, short_of_memory=True)
+            return ProcessExit(KILLED, short_of_memory=True)
         if not self._joined:
             return ProcessExit(None, f"NodeRefused: {describe_error(error)}")
-        return ProcessExit(_KILLED, f"the actor ended: {describe_error(error)}")
+        return ProcessExit(KILLED, f"the actor ended: {describe_error(error)}")
 
     # --- requests
 

@@ -21,7 +21,7 @@ from speakeasyd.cluster.messages import (
 )
 from speakeasyd.config import ClusterSettings, RecoverySettings, WorkerSettings
 from speakeasyd.domain.device_health import RecoveryPolicy
-from speakeasyd.domain.devices import CPU, FIRST_GPU, is_gpu
+from speakeasyd.domain.devices import CPU, FIRST_GPU, wants_gpus
 from speakeasyd.domain.fault import MACHINE_LOST, Diagnosis, FaultKind, Remedy
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.domain.retry import compute_backoff_ceiling
@@ -78,7 +78,7 @@ class RayPool(SupervisedPool):
             address=cluster.address,
             actors=cluster.actors,
             resources=dict(cluster.resources),
-            on_gpus=None if settings.device == "auto" else is_gpu(settings.device),
+            on_gpus=wants_gpus(settings.device),
             insecure=cluster.insecure,
             owner=_name_owner(state_dir),
             folders={name: str(path) for name, path in folders.items()},

@@ -32,13 +32,13 @@ class _Group:
 
 
 class Slots:
-    """The placement groups of this driver. Call `refresh` again and again."""
+    """The placement groups of this driver. Call `look_at_nodes` and `adapt` again and again."""
 
     def __init__(self, spec: DriverSpec, tell: Callable[[Notice], None]) -> None:
         self._spec, self._tell = spec, tell
         self._groups: list[_Group] = []
         self._numbers = count(1)
-        self._refreshing = asyncio.Lock()
+        self._adapting = asyncio.Lock()
         self.nodes: tuple[Node, ...] = ()
         self.resources: Mapping[str, float] = {}
         self.wanted = 0
@@ -54,7 +54,7 @@ class Slots:
         return next((group.node for group in self._groups if group.slot == slot), None)
 
     async def look_at_nodes(self) -> tuple[Node, ...]:
-        """Update `nodes`. Raises as `refresh`."""
+        """Update `nodes`. Raises as `adapt`."""
         try:
             async with asyncio.timeout(ANSWER_S):
                 self.nodes = await asyncio.to_thread(list_nodes)
@@ -62,13 +62,12 @@ class Slots:
             raise TimeoutError(f"no answer within {ANSWER_S:.0f} s") from None
         return self.nodes
 
-    async def refresh(self) -> None:
-        """Adapt the groups to the nodes. Tells of new and of lost slots.
+    async def adapt(self) -> None:
+        """Adapt the groups to the nodes that were seen last. Tells of new and of lost slots.
 
         Raises TimeoutError if the head does not answer, and the exceptions of Ray.
         """
-        async with self._refreshing, asyncio.timeout(ANSWER_S):
-            await self.look_at_nodes()
+        async with self._adapting, asyncio.timeout(ANSWER_S):
             self.resources = self._spec.resources or choose_resources(
                 self.nodes, on_gpus=self._spec.on_gpus
             )

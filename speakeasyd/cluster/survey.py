@@ -49,7 +49,7 @@ def survey_cluster(
 
 def _describe_nodes(nodes: Sequence[Node]) -> list[dict[str, object]]:
     """Ask each node for its versions, all at the same time."""
-    own = NodeVersions.read()
+    own = read_versions()
     remote = ray.remote(read_versions)
     asked = {
         remote.options(

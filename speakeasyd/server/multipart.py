@@ -4,9 +4,9 @@ import hashlib
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -24,6 +24,15 @@ BLOCK = 1 << 20  # bytes handed to the disk at a time
 FIELDS_LIMIT = 1 << 16  # bytes of all fields that are not files
 FILES_LIMIT = 5_000
 PARTS_LIMIT = 6_000  # files and fields
+FILE_SCHEMA: Mapping[str, str] = {"type": "string", "format": "binary"}
+
+
+def describe_form(properties: Mapping[str, object], *, required: Sequence[str]) -> dict[str, Any]:
+    """Return the body of a request for OpenAPI: a multipart form with these fields."""
+    schema = {"type": "object", "required": list(required), "properties": dict(properties)}
+    return {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+    }
 
 
 @dataclass(frozen=True, slots=True)

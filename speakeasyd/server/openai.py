@@ -41,7 +41,7 @@ from speakeasyd.server.diarized import (
 )
 from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.jobs import find_job
-from speakeasyd.server.multipart import ReceivedFile, UploadForm
+from speakeasyd.server.multipart import FILE_SCHEMA, ReceivedFile, UploadForm, describe_form
 from speakeasyd.server.schemas import UploadedFile
 from speakeasyd.server.upload_keys import KEY_PARAMETER
 from speakeasyd.server.uploads import (
@@ -67,45 +67,33 @@ _DIARIZING = frozenset({"gpt-4o-transcribe-diarize"})
 _FORMATS = ("json", "text", "srt", "verbose_json", "vtt", DIARIZED)
 _BODY: dict[str, Any] = {
     "parameters": [KEY_PARAMETER],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "model"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "model": {
-                            "type": "string",
-                            "description": f"`{USUAL}`, or the name of a preset.",
-                        },
-                        "language": {"type": "string"},
-                        "prompt": {"type": "string"},
-                        "stream": {
-                            "type": "boolean",
-                            "description": "Send the text as server-sent events while it is transcribed.",
-                        },
-                        "response_format": {
-                            "type": "string",
-                            "enum": list(_FORMATS),
-                            "default": "json",
-                        },
-                        "timestamp_granularities[]": {
-                            "type": "array",
-                            "items": {"type": "string", "enum": ["word", "segment"]},
-                        },
-                        NAMES_FIELD: {"type": "array", "items": {"type": "string"}},
-                        REFERENCES: {
-                            "type": "array",
-                            "items": {"type": "string"},
-                            "description": "A recording of each of these speakers, as a data URL.",
-                        },
-                    },
-                }
-            }
+    **describe_form(
+        {
+            "file": FILE_SCHEMA,
+            "model": {
+                "type": "string",
+                "description": f"`{USUAL}`, or the name of a preset.",
+            },
+            "language": {"type": "string"},
+            "prompt": {"type": "string"},
+            "stream": {
+                "type": "boolean",
+                "description": "Send the text as server-sent events while it is transcribed.",
+            },
+            "response_format": {"type": "string", "enum": list(_FORMATS), "default": "json"},
+            "timestamp_granularities[]": {
+                "type": "array",
+                "items": {"type": "string", "enum": ["word", "segment"]},
+            },
+            NAMES_FIELD: {"type": "array", "items": {"type": "string"}},
+            REFERENCES: {
+                "type": "array",
+                "items": {"type": "string"},
+                "description": "A recording of each of these speakers, as a data URL.",
+            },
         },
-    },
+        required=("file", "model"),
+    ),
 }
 
 

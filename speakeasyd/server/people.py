@@ -17,7 +17,7 @@ from speakeasyd.safe_open import FolderHandle
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RequestRefused, conflicts_as_409
 from speakeasyd.server.jobs import find_job
-from speakeasyd.server.multipart import UploadForm
+from speakeasyd.server.multipart import FILE_SCHEMA, UploadForm, describe_form
 from speakeasyd.server.schemas import ChangedJobs, PeopleAnswer, VoiceSampleAnswer
 from speakeasyd.server.speakers import Number
 from speakeasyd.services.speakers import remember_speaker
@@ -43,23 +43,10 @@ class RememberedVoice(_Wish):
     """The number of the speaker in that job."""
 
 
-_SAMPLE_BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["name", "file"],
-                    "properties": {
-                        "name": {"type": "string", "maxLength": LONGEST_NAME},
-                        "file": {"type": "string", "format": "binary"},
-                    },
-                }
-            }
-        },
-    }
-}
+_SAMPLE_BODY = describe_form(
+    {"name": {"type": "string", "maxLength": LONGEST_NAME}, "file": FILE_SCHEMA},
+    required=("name", "file"),
+)
 
 
 class NewPersonName(_Wish):

@@ -130,14 +130,16 @@ class _ZipWriter:
     def flush(self) -> None:
         """Part of a stream; there is nothing to do."""
 
-    def add_transcript(self, path: str, told: Transcript) -> bytes:
+    def add_transcript(self, path: str, transcript: Transcript) -> bytes:
         """Add a transcript; `path` is that of its source below the inbox."""
-        name = next(name for name in self._propose_names(path, told.job_id) if self._is_free(name))
+        name = next(
+            name for name in self._propose_names(path, transcript.job_id) if self._is_free(name)
+        )
         self._files.add(build_collision_key(name))
         self._folders |= _list_folders(name)
         entry = ZipInfo(name, time.localtime()[:6])
         entry.external_attr = READABLE
-        self._zip.writestr(entry, self._spec.render_file(told), ZIP_DEFLATED)
+        self._zip.writestr(entry, self._spec.render_file(transcript), ZIP_DEFLATED)
         return self._take()
 
     def finish(self) -> bytes:

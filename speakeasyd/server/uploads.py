@@ -34,7 +34,7 @@ from speakeasyd.server.blocking_calls import BlockingCalls
 from speakeasyd.server.context import Lent, ServerContext
 from speakeasyd.server.error_answers import RequestRefused
 from speakeasyd.server.jobs import find_job
-from speakeasyd.server.multipart import ReceivedFile, UploadForm
+from speakeasyd.server.multipart import FILE_SCHEMA, ReceivedFile, UploadForm, describe_form
 from speakeasyd.server.schemas import Upload
 from speakeasyd.server.schemas import UploadedFile as Taken
 from speakeasyd.server.upload_keys import KEY_PARAMETER, compute_fingerprint
@@ -58,29 +58,18 @@ _AWAY = frozenset({ErrorCode.SOURCE_MISSING, ErrorCode.SOURCE_UNREADABLE})
 _CHANGES: TypeAdapter[dict[str, object]] = TypeAdapter(dict[str, object])
 _BODY: dict[str, Any] = {
     "parameters": [KEY_PARAMETER],
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
-                        "batch": {
-                            "type": "string",
-                            "description": "Name of the batch: a folder of the inbox.",
-                        },
-                        "preset": {"type": "string"},
-                        "options": {
-                            "type": "string",
-                            "description": "JSON: options as in a sidecar.",
-                        },
-                    },
-                }
-            }
+    **describe_form(
+        {
+            "files": {"type": "array", "items": FILE_SCHEMA},
+            "batch": {
+                "type": "string",
+                "description": "Name of the batch: a folder of the inbox.",
+            },
+            "preset": {"type": "string"},
+            "options": {"type": "string", "description": "JSON: options as in a sidecar."},
         },
-    },
+        required=("files",),
+    ),
 }
 
 

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from speakeasyd.domain.protocol import Report, Request, WorkerSpec
 
+KILLED = -9  # status of a process that was killed, or has ended with what it depends on
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessExit:

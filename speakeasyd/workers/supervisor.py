@@ -31,6 +31,7 @@ from speakeasyd.domain.report_check import find_complaint
 from speakeasyd.domain.stepdown import step_down
 from speakeasyd.domain.worker_pool import (
     DeviceChange,
+    LostTask,
     OnPoolEvent,
     WorkerLost,
     WorkerReport,
@@ -196,20 +197,7 @@ class Supervisor:
         self._cancel_recovery()
         if run:
             run.process.kill()
-        self._context.on_event(
-            WorkerLost(
-                worker=self.name,
-                device=self.spec.device,
-                tasks=tasks,
-                diagnosis=diagnosis,
-                phase=Phase.UNKNOWN,
-                error=error,
-                exit_status=None,
-                last_words="",
-                lived_s=self._clock.monotonic() - run.started if run else 0.0,
-                then=self.state,
-            )
-        )
+        self._report_loss(run, tasks, diagnosis, ProcessExit(None, error))
         self._mark_recovered()
         self._context.on_room()
 
@@ -405,6 +393,17 @@ class Supervisor:
             self._step_down(diagnosis)
         tasks = self._assigned.take_all(fault, blame=diagnosis.blames_work)
         self._apply_event(device_health.ProcessExited(diagnosis, collect_suspects(tasks)))
+        self._report_loss(run, tasks, diagnosis, replace(exit_, error=error), phase)
+        self._on_tasks_changed()
+
+    def _report_loss(
+        self,
+        run: _WorkerRun | None,
+        tasks: tuple[LostTask, ...],
+        diagnosis: Diagnosis,
+        exit_: ProcessExit,
+        phase: Phase = Phase.UNKNOWN,
+    ) -> None:
         self._context.on_event(
             WorkerLost(
                 worker=self.name,
@@ -412,14 +411,13 @@ class Supervisor:
                 tasks=tasks,
                 diagnosis=diagnosis,
                 phase=phase,
-                error=error,
+                error=exit_.error,
                 exit_status=exit_.status,
                 last_words=exit_.last_words,
-                lived_s=self._clock.monotonic() - run.started,
+                lived_s=self._clock.monotonic() - run.started if run else 0.0,
                 then=self.state,
             )
         )
-        self._on_tasks_changed()
 
     def _step_down(self, diagnosis: Diagnosis) -> None:
         """Apply the worker's step of a soft restart, so that the next worker starts with it."""

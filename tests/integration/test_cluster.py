@@ -5,8 +5,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -38,7 +40,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[RayCluster]:
-    with RayCluster() as cluster:
+    with closing(RayCluster()) as cluster:
         cluster.add_node("first", cpus=1)
         yield cluster
 
@@ -73,8 +75,12 @@ class PoolUnderTest:
             target=target,
         )
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Self:
         await self.pool.start(self._on_event)
+        return self
+
+    async def __aexit__(self, *_failure: object) -> None:
+        await self.pool.stop(0.0)
 
     def _on_event(self, event: PoolEvent) -> None:
         self.events.append(event)
@@ -117,11 +123,9 @@ class PoolUnderTest:
 async def test_the_real_engine_transcribes_on_the_cluster(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    running = PoolUnderTest(tmp_path, cluster.address, target=ENGINE, model="bundled")
-    sample = Path(str(files("speakeasyd") / "data" / "samples" / "voice_memo.flac"))
-    (running.sources / "memo.flac").write_bytes(sample.read_bytes())
-    await running.start()
-    try:
+    async with PoolUnderTest(tmp_path, cluster.address, target=ENGINE, model="bundled") as running:
+        sample = Path(str(files("speakeasyd") / "data" / "samples" / "voice_memo.flac"))
+        (running.sources / "memo.flac").write_bytes(sample.read_bytes())
         await wait_until(lambda: running.pool.capacity("bundled"), "a worker")
         running.submit(1, name="memo.flac")
         await wait_until(lambda: 1 in running.ended, "the end of the task")
@@ -135,15 +139,11 @@ async def test_the_real_engine_transcribes_on_the_cluster(
         assert len(text.split()) > 10
         assert not running.list_lost()
         assert not list((tmp_path / "state" / "received").rglob("*.flac")), "it is removed"
-    finally:
-        await running.pool.stop(0.0)
 
 
 async def test_nodes_join_and_leave_during_work(cluster: RayCluster, tmp_path: Path) -> None:
-    running = PoolUnderTest(tmp_path, cluster.address)
-    data = {job_id: running.write_source(job_id, 200) for job_id in range(1, 7)}
-    await running.start()
-    try:
+    async with PoolUnderTest(tmp_path, cluster.address) as running:
+        data = {job_id: running.write_source(job_id, 200) for job_id in range(1, 7)}
         await wait_until(running.has_workers(1), "the first worker")
         for job_id in data:
             running.submit(job_id)
@@ -160,17 +160,13 @@ async def test_nodes_join_and_leave_during_work(cluster: RayCluster, tmp_path: P
         )
         await running.wait_for_all(data)
         assert running.has_workers(1)()
-    finally:
-        await running.pool.stop(0.0)
 
 
 async def test_a_killed_worker_and_a_killed_actor_are_replaced(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    running = PoolUnderTest(tmp_path, cluster.address)
-    data = {1: running.write_source(1, 60)}
-    await running.start()
-    try:
+    async with PoolUnderTest(tmp_path, cluster.address) as running:
+        data = {1: running.write_source(1, 60)}
         await wait_until(running.has_workers(1), "the worker")
         running.submit(1)
         for count, find in enumerate((_find_worker, _find_actor), 1):
@@ -185,8 +181,6 @@ async def test_a_killed_worker_and_a_killed_actor_are_replaced(
             )
             assert running.list_lost()[-1].exit_status == -signal.SIGKILL
         await running.wait_for_all(data)
-    finally:
-        await running.pool.stop(0.0)
 
 
 def _find_worker(running: PoolUnderTest) -> int:
@@ -200,10 +194,8 @@ def _find_actor(running: PoolUnderTest) -> int:
 async def test_the_driver_is_replaced_and_its_actors_end(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
-    running = PoolUnderTest(tmp_path, cluster.address)
-    data = {1: running.write_source(1, 60)}
-    await running.start()
-    try:
+    async with PoolUnderTest(tmp_path, cluster.address) as running:
+        data = {1: running.write_source(1, 60)}
         await wait_until(running.has_workers(1), "the worker")
         running.submit(1)
         await wait_until(lambda: running.texts.get(1), "a chunk")
@@ -219,42 +211,31 @@ async def test_the_driver_is_replaced_and_its_actors_end(
         await running.wait_for_all(data)
         assert running.pool.blocked_reason is None
         await wait_until(lambda: not earlier.is_running(), "the end of the earlier worker")
-    finally:
-        await running.pool.stop(0.0)
 
 
 async def test_a_head_that_is_not_there_blocks_the_queue_with_a_reason(tmp_path: Path) -> None:
-    running = PoolUnderTest(tmp_path, "127.0.0.1:1")
-    await running.start()
-    try:
+    async with PoolUnderTest(tmp_path, "127.0.0.1:1") as running:
         await wait_until(
             lambda: "does not answer" in str(running.pool.blocked_reason), "the reason"
         )
         assert running.pool.capacity(MODEL) == 0
-    finally:
-        await running.pool.stop(0.0)
 
 
 async def test_a_lost_head_is_found_again(tmp_path: Path) -> None:
-    first = RayCluster()
-    port = int(first.address.rpartition(":")[2])
-    running = PoolUnderTest(tmp_path, first.address)
-    data = {1: running.write_source(1, 60)}
-    try:
+    with closing(RayCluster()) as first:
+        port = int(first.address.rpartition(":")[2])
         await asyncio.to_thread(first.add_node, "first", cpus=1)
-        await running.start()
-        await wait_until(running.has_workers(1), "the worker")
-        running.submit(1)
-        await wait_until(lambda: running.texts.get(1), "a chunk")
-        await asyncio.to_thread(first.kill)
-        await wait_until(lambda: running.pool.blocked_reason, "the reason for the pause")
-        with await asyncio.to_thread(RayCluster, port) as second:
-            await asyncio.to_thread(second.add_node, "again", cpus=1)
-            await running.wait_for_all(data)
-            await running.pool.stop(0.0)
-    finally:
-        await running.pool.stop(0.0)
-        first.close()
+        async with PoolUnderTest(tmp_path, first.address) as running:
+            data = {1: running.write_source(1, 60)}
+            await wait_until(running.has_workers(1), "the worker")
+            running.submit(1)
+            await wait_until(lambda: running.texts.get(1), "a chunk")
+            await asyncio.to_thread(first.kill)
+            await wait_until(lambda: running.pool.blocked_reason, "the reason for the pause")
+            with closing(await asyncio.to_thread(RayCluster, port)) as second:
+                await asyncio.to_thread(second.add_node, "again", cpus=1)
+                await running.wait_for_all(data)
+                await running.pool.stop(0.0)
 
 
 def test_the_survey_names_the_machines_and_their_room(cluster: RayCluster) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,7 +130,7 @@ def ray_cluster() -> Iterator[str]:
     """Start a Ray cluster with a node for each kind of worker. Returns its address."""
     if not is_ray_installed():
         pytest.skip(MISSING)
-    with RayCluster() as cluster:
+    with closing(RayCluster()) as cluster:
         cluster.add_node("both", cpus=3, gpus=1)
         yield cluster.address
 

@@ -3,8 +3,8 @@
 import json
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 
 import psutil
 
@@ -39,62 +39,66 @@ def find_worker(daemon: DaemonUnderTest) -> psutil.Process | None:
     return None
 
 
+def work_through_faults(run: Run, daemon: DaemonUnderTest, inject: Callable[[int], object]) -> None:
+    """Drop files and call `inject` with the number of the round during work, until all is done."""
+    daemon.start()
+    for number in run.count_rounds(FULL_ROUNDS):
+        drop_files(daemon, run.rng)
+        wait_for_committed_chunk(daemon)
+        inject(number)
+    daemon.wait_for_all_jobs()
+    daemon.stop()
+
+
 def kill_actors(run: Run) -> None:
-    with RayCluster() as cluster, create_daemon(run, cluster.address) as daemon:
+    with closing(RayCluster()) as cluster, create_daemon(run, cluster.address) as daemon:
         cluster.add_node("first", cpus=2)
-        daemon.start()
-        for _ in run.count_rounds(FULL_ROUNDS):
-            drop_files(daemon, run.rng)
-            wait_for_committed_chunk(daemon)
+
+        def kill_actor_or_worker(_round: int) -> None:
             worker = daemon.wait_until(lambda: find_worker(daemon), "a worker")
             with suppress(psutil.NoSuchProcess):
                 (worker.parent() if run.rng.random() < 0.5 else worker).send_signal(signal.SIGKILL)
-        daemon.wait_for_all_jobs()
-        daemon.stop()
+
+        work_through_faults(run, daemon, kill_actor_or_worker)
 
 
 def kill_nodes(run: Run) -> None:
-    with RayCluster() as cluster, create_daemon(run, cluster.address) as daemon:
+    with closing(RayCluster()) as cluster, create_daemon(run, cluster.address) as daemon:
         cluster.add_node("0", cpus=1)
-        daemon.start()
-        for number in run.count_rounds(FULL_ROUNDS):
-            drop_files(daemon, run.rng)
-            wait_for_committed_chunk(daemon)
+
+        def replace_node(number: int) -> None:
             cluster.add_node(str(number + 1), cpus=1)
             cluster.kill_node(str(number))
-        daemon.wait_for_all_jobs()
-        daemon.stop()
+
+        work_through_faults(run, daemon, replace_node)
 
 
 def kill_daemon(run: Run) -> None:
-    with RayCluster() as cluster, create_daemon(run, cluster.address) as daemon:
+    with closing(RayCluster()) as cluster, create_daemon(run, cluster.address) as daemon:
         cluster.add_node("first", cpus=2)
-        daemon.start()
-        for _ in run.count_rounds(FULL_ROUNDS):
-            drop_files(daemon, run.rng)
-            wait_for_committed_chunk(daemon)
+
+        def restart_daemon(_round: int) -> None:
             daemon.kill()
             run.check_daemon(daemon, ended=False)
             daemon.start()
-        daemon.wait_for_all_jobs()
-        daemon.stop()
+
+        work_through_faults(run, daemon, restart_daemon)
 
 
 def kill_head(run: Run) -> None:
     cluster = RayCluster()
     port = int(cluster.address.rpartition(":")[2])
+
+    def replace_cluster(_round: int) -> None:
+        nonlocal cluster
+        cluster.kill()
+        cluster = RayCluster(port)
+        cluster.add_node("first", cpus=2)
+
     try:
         with create_daemon(run, cluster.address) as daemon:
             cluster.add_node("first", cpus=2)
-            daemon.start()
-            for _ in run.count_rounds(FULL_ROUNDS):
-                drop_files(daemon, run.rng)
-                wait_for_committed_chunk(daemon)
-                cluster.kill()
-                cluster = RayCluster(port)
-                cluster.add_node("first", cpus=2)
-            daemon.wait_for_all_jobs()
-            daemon.stop()
+            work_through_faults(run, daemon, replace_cluster)
     finally:
         cluster.close()
 
