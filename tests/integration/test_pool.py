@@ -784,7 +784,7 @@ async def test_a_worker_killed_from_outside_is_replaced(tmp_path: Path) -> None:
 
 async def test_a_dropped_job_is_forgotten(tmp_path: Path) -> None:
     async with run_dispatcher(
-        tmp_path, InjectedFault("abort", file="b.audio", chunk=2), chunk_s=0.05, batch=1
+        tmp_path, InjectedFault("abort", file="b.audio", chunk=2), chunk_s=0.5, batch=1
     ) as setup:
         await setup.add_jobs(*create_files(tmp_path, 2, chunks=4))
         await wait_until(
