@@ -16,7 +16,7 @@ Array = NDArray[np.float32]
 Labels = NDArray[np.int64]
 
 SAME_IN_CHUNK = 0.45  # cosine distance below which pieces of one chunk have the same speaker
-SAME_IN_FILE = 0.30  # the same for local speakers of one file
+SAME_IN_FILE = 0.34  # the same for local speakers of one file
 SHORTEST_SPEAKER_S = 4.0  # seconds; who speaks less is given to the most similar speaker
 MOST_LEAVES = 2000  # clustered at once: the distances of these take 16 MB
 _SHORTEST_SPEAKERS_S = (SHORTEST_SPEAKER_S, 2.0, 1.0, 0.0)
