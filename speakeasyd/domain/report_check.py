@@ -5,6 +5,7 @@ the 64 bits of a database, and every value has the type of its field.
 """
 
 import types
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, NewType, Union, get_args, get_origin, get_type_hints
@@ -17,74 +18,98 @@ SHOWN = 200  # characters of a wrong value that a message repeats
 
 _REPORTS: tuple[type, ...] = get_args(Report)
 
+Check = Callable[[object], str | None]
+"""Returns None, or what is wrong with a value, to follow its name: ` is 'x', not a finite number`."""
+
 
 def find_complaint(report: object) -> str | None:
     """Return what is wrong with a report, as a message for the log; None if it is valid."""
     if not isinstance(report, _REPORTS):
         return f"{_format_value(report)} is no report"
-    return _check_fields(report, type(report).__name__)
+    complaint = _check_fields(report)
+    return None if complaint is None else f"{type(report).__name__}{complaint}"
 
 
-def _check_fields(value: object, place: str) -> str | None:
+def _check_fields(value: object) -> str | None:
     owner: type = type(value)
-    for name, hint in _field_types(owner).items():
-        complaint = _check_value(getattr(value, name, None), hint, f"{place}.{name}")
-        if complaint:
-            return complaint
+    for name, check in _create_field_checks(owner):
+        complaint = check(getattr(value, name, None))
+        if complaint is not None:
+            return f".{name}{complaint}"
     return None
 
 
 @cache
-def _field_types(owner: type) -> dict[str, Any]:
+def _create_field_checks(owner: type) -> tuple[tuple[str, Check], ...]:
     hints = get_type_hints(owner)
-    names = [field.name for field in fields(owner)]
-    return {name: hints[name] for name in names}
+    return tuple((field.name, _create_check(hints[field.name])) for field in fields(owner))
 
 
-def _check_value(value: object, hint: Any, place: str) -> str | None:
+@cache
+def _create_check(hint: Any) -> Check:
+    """Return the check for an annotation."""
     if isinstance(hint, NewType):
-        return _check_value(value, hint.__supertype__, place)
-    origin = get_origin(hint)
+        return _create_check(hint.__supertype__)
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin in {Union, types.UnionType}:
-        complaints = [_check_value(value, choice, place) for choice in get_args(hint)]
-        return None if None in complaints else complaints[0]
+        return _create_union_check([_create_check(choice) for choice in arguments])
     if origin is Literal:
-        return (
-            None
-            if value in get_args(hint)
-            else _explain_mismatch(place, value, "one of the allowed words")
-        )
+        return _create_plain_check(lambda value: value in arguments, "one of the allowed words")
     if origin is tuple:
-        return _check_tuple(value, get_args(hint), place)
-    return _check_plain(value, hint, place)
+        return _create_tuple_check(arguments)
+    return _create_type_check(hint)
 
 
-def _check_tuple(value: object, items: tuple[Any, ...], place: str) -> str | None:
-    if not isinstance(value, tuple):
-        return _explain_mismatch(place, value, "a tuple")
-    any_length = items[-1] is Ellipsis
-    if not any_length and len(value) != len(items):
-        return _explain_mismatch(place, value, f"{len(items)} values")
-    hints = [items[0]] * len(value) if any_length else list(items)
-    for number, (item, hint) in enumerate(zip(value, hints, strict=True)):
-        complaint = _check_value(item, hint, f"{place}[{number}]")
-        if complaint:
-            return complaint
-    return None
-
-
-def _check_plain(value: object, hint: Any, place: str) -> str | None:
+def _create_type_check(hint: type | None) -> Check:
     if hint is None or hint is type(None):
-        return None if value is None else _explain_mismatch(place, value, "nothing")
+        return _create_plain_check(lambda value: value is None, "nothing")
     if hint is float:
-        return None if _is_finite(value) else _explain_mismatch(place, value, "a finite number")
+        return _create_plain_check(_is_finite, "a finite number")
     if hint is int:
-        return (
-            None if _is_integer(value) else _explain_mismatch(place, value, "an integer of 64 bits")
-        )
-    if not isinstance(value, hint):
-        return _explain_mismatch(place, value, f"of type {hint.__name__}")
-    return _check_fields(value, place) if is_dataclass(value) else None
+        return _create_plain_check(_is_integer, "an integer of 64 bits")
+    check_type = _create_plain_check(
+        lambda value: isinstance(value, hint), f"of type {hint.__name__}"
+    )
+    if not is_dataclass(hint):
+        return check_type
+    return lambda value: check_type(value) or _check_fields(value)
+
+
+def _create_plain_check(is_valid: Callable[[Any], bool], wanted: str) -> Check:
+    return lambda value: None if is_valid(value) else _explain_mismatch(value, wanted)
+
+
+def _create_union_check(choices: Sequence[Check]) -> Check:
+    def check(value: object) -> str | None:
+        complaint = None
+        for choice in choices:
+            found = choice(value)
+            if found is None:
+                return None
+            complaint = complaint or found
+        return complaint
+
+    return check
+
+
+def _create_tuple_check(items: tuple[Any, ...]) -> Check:
+    any_length = items[-1] is Ellipsis
+    checks = [_create_check(item) for item in items if item is not Ellipsis]
+
+    def check(value: object) -> str | None:
+        if not isinstance(value, tuple):
+            return _explain_mismatch(value, "a tuple")
+        if not any_length and len(value) != len(checks):
+            return _explain_mismatch(value, f"{len(checks)} values")
+        for number, (item, check_item) in enumerate(
+            zip(value, checks * len(value) if any_length else checks, strict=True)
+        ):
+            complaint = check_item(item)
+            if complaint is not None:
+                return f"[{number}]{complaint}"
+        return None
+
+    return check
 
 
 def _is_finite(value: object) -> bool:
@@ -97,8 +122,8 @@ def _is_integer(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < INTEGER_LIMIT
 
 
-def _explain_mismatch(place: str, value: object, wanted: str) -> str:
-    return f"{place} is {_format_value(value)}, not {wanted}"
+def _explain_mismatch(value: object, wanted: str) -> str:
+    return f" is {_format_value(value)}, not {wanted}"
 
 
 def _format_value(value: object) -> str:
