@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import accumulate
 
 from speakeasyd.domain.readable_text import strip_controls
 from speakeasyd.domain.transcript import Word
@@ -32,10 +33,7 @@ class Piece:
     start: float  # seconds
     end: float  # seconds
     spaced: bool  # a space precedes it
-
-    @property
-    def columns(self) -> int:
-        return measure_width(self.text) + self.spaced
+    columns: int  # with that space
 
 
 def measure_width(text: str) -> int:
@@ -53,28 +51,31 @@ def _measure_char(char: str) -> int:
 def split_into_pieces(words: Sequence[Word]) -> list[Piece]:
     """Return the timed pieces of these words; characters of a word take equal times."""
     texts = [strip_controls(word.text) for word in words]
-    offsets = [0]
-    for text in texts:
-        offsets.append(offsets[-1] + len(text))
+    offsets = [0, *accumulate(map(len, texts))]
+    starts = [
+        offset + len(text) - len(text.lstrip())
+        for offset, text in zip(offsets, texts, strict=False)
+    ]
+    lengths = [max(1, len(text.strip())) for text in texts]
 
     def moment(position: int, *, ends: bool) -> float:
         index = max(0, min(bisect_right(offsets, position - ends) - 1, len(words) - 1))
-        word, text = words[index], texts[index]
-        spoken = position - offsets[index] - (len(text) - len(text.lstrip()))
-        fraction = min(1.0, max(0, spoken) / max(1, len(text.strip())))
+        word = words[index]
+        fraction = min(1.0, max(0, position - starts[index]) / lengths[index])
         return max(0.0, word.start + (max(word.end, word.start) - word.start) * fraction)
 
     found: list[Piece] = []
     for run in re.finditer(r"\S+", "".join(texts)):
         for begin, end in _find_unbreakable_runs(run.group()):
             first, last = run.start() + begin, run.start() + end
-            spaced = begin == 0 and bool(found)
+            text, spaced = run.group()[begin:end], begin == 0 and bool(found)
             found.append(
                 Piece(
-                    run.group()[begin:end],
+                    text,
                     moment(first, ends=False),
                     moment(last, ends=True),
                     spaced,
+                    measure_width(text) + spaced,
                 )
             )
     return found
@@ -114,6 +115,9 @@ def _measure_pieces(part: Sequence[Piece]) -> int:
 
 def _find_unbreakable_runs(run: str) -> Iterator[tuple[int, int]]:
     """Yield start and end of the pieces of a text without spaces."""
+    if run.isascii() and len(run) <= LONGEST_PIECE:  # most words, and their characters take time
+        yield 0, len(run)
+        return
     begin, columns = 0, _measure_char(run[0])
     for here in range(1, len(run)):
         more = _measure_char(run[here])

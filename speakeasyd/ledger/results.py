@@ -121,11 +121,7 @@ def mark_transcribed(
 def _main_language(connection: Connection, job_id: JobId) -> dict[str, str | None]:
     """Return the columns to change if most speech is in another language than the detected one."""
     detected: str | None = connection.scalar(select(jobs.c.language).where(jobs.c.id == job_id))
-    durations = (
-        (row["language"], row["end_seconds"] - row["start_seconds"])
-        for row in retries.read_work_segments(connection, job_id)
-    )
-    main = choose_main_language(durations, detected)
+    main = choose_main_language(retries.read_spoken_languages(connection, job_id), detected)
     return {} if main == detected else {"language": main, "language_probability": None}
 
 

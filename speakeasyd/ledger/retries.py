@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     delete,
     exists,
+    func,
     insert,
     select,
     update,
@@ -165,6 +166,24 @@ def read_work_segments(connection: Connection, job_id: JobId) -> Sequence[Mappin
         return read_segments(connection, job_id)
     rows = connection.execute(select(segments).where(segments.c.job_id == job_id))
     return [dict(row) for row in rows.mappings()]
+
+
+def read_spoken_languages(
+    connection: Connection, job_id: JobId
+) -> Sequence[tuple[str | None, float]]:
+    """Return languages of the current attempt with seconds of speech; a language may be repeated.
+
+    Of a long file in one row a language: SQLite gives up Python's interpreter lock for each row, and
+    this runs while the ledger is locked.
+    """
+    if find_retried(connection, [job_id]):
+        return [
+            (row["language"], row["end_seconds"] - row["start_seconds"])
+            for row in read_segments(connection, job_id)
+        ]
+    seconds = func.sum(segments.c.end_seconds - segments.c.start_seconds)
+    spoken = select(segments.c.language, seconds).where(segments.c.job_id == job_id)
+    return [tuple(row) for row in connection.execute(spoken.group_by(segments.c.language))]
 
 
 def replace_finished(tx: Transaction, job_id: JobId) -> None:

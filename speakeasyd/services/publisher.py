@@ -1,6 +1,5 @@
 """Publication: renders and writes a transcript, completes the job, disposes of the source."""
 
-import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -26,6 +25,7 @@ from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.services.speakers import SpeakerLabeller
+from speakeasyd.thread_group import ThreadGroup
 
 FIRST_NAMES = 2  # candidate names checked first: nearly always one of them is free
 
@@ -38,6 +38,8 @@ class Publisher:
         self._outboxes = outboxes
         self._sources = sources
         self._labeller = SpeakerLabeller(ledger)
+        # One at a time: more threads of Python would not be faster, and would delay all others
+        self._render_threads = ThreadGroup("render")
 
     async def publish_job(self, job: Job) -> None:
         """Write the artifacts of a transcribed job, complete it, and dispose of its source.
@@ -48,7 +50,7 @@ class Publisher:
         outbox = self._outboxes[job.inbox]
         await self._labeller.label_job(job)
         transcript = await self._ledger.read(transcript_to_publish, job.id)
-        files = await asyncio.to_thread(_render_formats, transcript, job.options.formats)
+        files = await self._render_threads.run(_render_formats, transcript, job.options.formats)
         own = await self._ledger.read(own_files, job.id)
         artifacts = await self._reserve_artifacts(job, outbox, transcript, files, own)
         new = dict(zip([artifact.path for artifact in artifacts], files.values(), strict=True))

@@ -12,6 +12,7 @@ from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.job import Job, JobId, Token
 from speakeasyd.domain.protocol import (
     ChunkDone,
+    ChunkStarted,
     LanguageFound,
     Loaded,
     Opened,
@@ -95,9 +96,10 @@ class ReportHandler:
         except LedgerError:
             self._events = events + self._events
             raise
-        handled = await asyncio.gather(*map(self._handle_event, events))
+        others = [event for event in events if not _is_about_chunk(event)]
+        handled = await asyncio.gather(*map(self._handle_event, others))
         if not all(handled):
-            unhandled = [event for event, ok in zip(events, handled, strict=True) if not ok]
+            unhandled = [event for event, ok in zip(others, handled, strict=True) if not ok]
             self._events = unhandled + self._events
             raise LedgerUnwritable("the ledger cannot be written")
 
@@ -271,3 +273,8 @@ class ReportHandler:
         await self._ledger.postpone_jobs(
             job.options.model, available_at=available_at, code=code, error=reason
         )
+
+
+def _is_about_chunk(event: PoolEvent) -> bool:
+    """Return whether nothing is left to do once the chunks are stored; most events are such."""
+    return isinstance(event, WorkerReport) and isinstance(event.report, ChunkStarted | ChunkDone)

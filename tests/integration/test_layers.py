@@ -33,7 +33,6 @@ def test_the_parent_never_loads_the_models_libraries() -> None:
 LOCAL_CALLS = {
     ("daemon.py", "import_module"),
     ("services/janitor.py", "back_up_on_schedule"),
-    ("services/publisher.py", "_render_formats"),
     ("services/speakers.py", "apply_change"),
     ("services/speakers.py", "find_file_speakers"),
     ("server/app.py", "FileResponse"),  # both serve files of the installed package
