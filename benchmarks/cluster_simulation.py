@@ -26,6 +26,7 @@ from speakeasyd.cluster.messages import (
     SlotReady,
     StartActor,
 )
+from speakeasyd.cluster.notice_sender import NoticeSender
 from speakeasyd.domain.protocol import (
     ChunkDone,
     ChunkStarted,
@@ -56,6 +57,7 @@ def serve_simulation(conn: Connection, _spec: DriverSpec) -> int:
 class Simulation:
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
+        self._notices = NoticeSender(conn)
         self._actors = int(os.environ[ACTORS])
         self._rate = float(os.environ[RATE])
         self._chunks = int(os.environ[CHUNKS])
@@ -69,9 +71,9 @@ class Simulation:
     def run(self) -> int:
         node = Node("simulated", "simulated", "127.0.0.1", True, {"CPU": float(self._actors)})
         resources = {"CPU": 1.0}
-        self._conn.send(ClusterSeen((node,), resources, self._actors, self._actors))
+        self._notices.send(ClusterSeen((node,), resources, self._actors, self._actors))
         for number in range(self._actors):
-            self._conn.send(SlotReady(SlotId(number), node, resources))
+            self._notices.send(SlotReady(SlotId(number), node, resources))
         threading.Thread(target=self._read_commands, daemon=True).start()
         seen_at = told_at = time.monotonic()
         while not self._stopped.wait(TICK_S):
@@ -82,10 +84,10 @@ class Simulation:
                 batches, self._reports = self._reports, defaultdict(list)
             seen_at = now
             for run, reports in batches.items():
-                self._conn.send(ActorReports(run, pickle.dumps(reports), 0))
+                self._notices.send(ActorReports(run, pickle.dumps(reports), 0))
             if now - told_at > 1.0:
                 told_at = now
-                self._conn.send(ClusterSeen((node,), resources, self._actors, self._actors))
+                self._notices.send(ClusterSeen((node,), resources, self._actors, self._actors))
         return 0
 
     def _compute(self, run: RunId, elapsed_s: float) -> None:
@@ -94,13 +96,14 @@ class Simulation:
         self._due[run] = min(self._due[run] + elapsed_s * self._rate, 10 * self._rate)
         while tasks and self._due[run] >= 1:
             task = tasks[0]
+            chunks = self._count_chunks(task)
             index = self._next.get(run, 0)
             while index in task.skip:
                 index += 1
             if index == 0 or run not in self._next:
-                reports.append(Opened(task.job_id, task.token, self._chunks * CHUNK_S))
+                reports.append(Opened(task.job_id, task.token, chunks * CHUNK_S))
                 reports.append(LanguageFound(task.job_id, task.token, "en", 1.0))
-            if index < self._chunks:
+            if index < chunks:
                 start, end = index * CHUNK_S, (index + 1) * CHUNK_S
                 segment = Segment(start, end, f" {WORDS}", confidence=0.9)
                 reports.append(ChunkStarted(task.job_id, task.token, index, start, end))
@@ -110,9 +113,13 @@ class Simulation:
                 self._due[run] -= 1
                 self._next[run] = index + 1
             else:
-                reports.append(TaskDone(task.job_id, task.token, self._chunks * CHUNK_S))
+                reports.append(TaskDone(task.job_id, task.token, chunks * CHUNK_S))
                 tasks.popleft()
                 self._next.pop(run, None)
+
+    def _count_chunks(self, task: Task) -> int:
+        """Return how long a file is: half to one and a half of the usual, so that not all end at once."""
+        return int(self._chunks * (0.5 + task.job_id * 0.618034 % 1))
 
     def _read_commands(self) -> None:
         while not self._stopped.is_set():
@@ -134,11 +141,11 @@ class Simulation:
                 self._next.pop(run, None)
             case SendRequest(run=run, request=Drain()):
                 self._tasks.pop(run, None)
-                self._conn.send(ActorReports(run, pickle.dumps([Drained()]), 0))
-                self._conn.send(ActorEnded(run, ProcessExit(0)))
+                self._notices.send(ActorReports(run, pickle.dumps([Drained()]), 0))
+                self._notices.send(ActorEnded(run, ProcessExit(0)))
             case KillActor(run=run):
                 self._tasks.pop(run, None)
-                self._conn.send(ActorEnded(run, ProcessExit(-9)))
+                self._notices.send(ActorEnded(run, ProcessExit(-9)))
             case Disconnect():
                 self._stopped.set()
             case _:
