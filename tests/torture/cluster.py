@@ -1,6 +1,5 @@
 """Kills actors, nodes, the head and the daemon while it works on a Ray cluster."""
 
-import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -29,14 +28,17 @@ def create_daemon(run: Run, address: str) -> Iterator[DaemonUnderTest]:
         yield daemon
 
 
-def find_worker(daemon: DaemonUnderTest) -> psutil.Process | None:
-    """Return a worker on the cluster. Its parent is its actor."""
-    rows = daemon.query_if_readable("SELECT value FROM state WHERE key = 'workers'")
-    workers = json.loads(rows[0]["value"]) if rows else []
-    for pid in [worker["pid"] for worker in workers if worker["pid"]]:
+def find_workers() -> list[psutil.Process]:
+    """Return the workers on the cluster, whose nodes are children of this process.
+
+    The parent of each is its actor.
+    """
+    found = []
+    for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
-            return psutil.Process(pid)
-    return None
+            if process.cmdline()[:1] == ["ray::WorkerActor.receive"]:
+                found += process.children()
+    return found
 
 
 def work_through_faults(run: Run, daemon: DaemonUnderTest, inject: Callable[[int], object]) -> None:
@@ -55,7 +57,7 @@ def kill_actors(run: Run) -> None:
         cluster.add_node("first", cpus=2)
 
         def kill_actor_or_worker(_round: int) -> None:
-            worker = daemon.wait_until(lambda: find_worker(daemon), "a worker")
+            worker = run.rng.choice(daemon.wait_until(find_workers, "a worker"))
             with suppress(psutil.NoSuchProcess):
                 (worker.parent() if run.rng.random() < 0.5 else worker).send_signal(signal.SIGKILL)
 

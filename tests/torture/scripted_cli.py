@@ -4,7 +4,7 @@ import sys
 from functools import partial
 
 from speakeasyd import cli, daemon
-from speakeasyd.cluster.ray_pool import RayPool
+from speakeasyd.cluster import ray_pool
 from speakeasyd.domain.device_health import RecoveryPolicy
 from speakeasyd.testing import SCRIPTED
 from speakeasyd.workers.local_pool import LocalPool
@@ -17,7 +17,10 @@ def main() -> int:
     vars(daemon)["LocalPool"] = partial(
         LocalPool, target=SCRIPTED, policy=POLICY, probe=find_no_fault
     )
-    vars(daemon)["RayPool"] = partial(RayPool, target=SCRIPTED, policy=POLICY, probe=find_no_fault)
+    # the daemon imports it when it is asked for
+    vars(ray_pool)["RayPool"] = partial(
+        ray_pool.RayPool, target=SCRIPTED, policy=POLICY, probe=find_no_fault
+    )
     return cli.main()
 
 
