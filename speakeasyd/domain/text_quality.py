@@ -70,6 +70,7 @@ class Doubt(Enum):
     REPEATED = auto()  # a phrase occurs several times in a row
     HURRIED = auto()  # more letters than a person can speak in the time
     OVERRUN = auto()  # text begins after the end of the speech
+    WORDLESS = auto()  # mostly dashes, dots or other signs without letters
 
 
 _COST = {
@@ -78,9 +79,12 @@ _COST = {
     Doubt.REPEATED: 0.3,
     Doubt.HURRIED: 0.5,
     Doubt.OVERRUN: 0.25,
+    Doubt.WORDLESS: 1.0,
 }
 """Penalties in units of mean log-probability. `score_text` computes those of the other doubts."""
-_IMPOSSIBLE = frozenset({Doubt.CUT_OFF, Doubt.REPETITIVE, Doubt.HURRIED, Doubt.OVERRUN})
+_IMPOSSIBLE = frozenset(
+    {Doubt.CUT_OFF, Doubt.REPETITIVE, Doubt.HURRIED, Doubt.OVERRUN, Doubt.WORDLESS}
+)
 """Doubts that show that the text is wrong, so that it cannot confirm another one."""
 
 
@@ -104,6 +108,7 @@ def find_doubts(evidence: DecodeStatistics) -> frozenset[Doubt]:
         Doubt.REPEATED: bool(_repeated_phrase(evidence)),
         Doubt.HURRIED: _is_hurried(evidence),
         Doubt.OVERRUN: _overruns_speech(evidence),
+        Doubt.WORDLESS: _is_wordless(evidence.text),
     }
     return frozenset(doubt for doubt, holds in found.items() if holds)
 
@@ -232,3 +237,12 @@ def _overruns_speech(evidence: DecodeStatistics) -> bool:
     return end is not None and any(
         passage.start > end + _OVERRUN_S for passage in evidence.passages
     )
+
+
+def _is_wordless(text: str) -> bool:
+    """Return whether most parts between spaces have no letter or digit. False for an empty text.
+
+    A multilingual model sometimes writes a dash for each word, with high confidence.
+    """
+    parts = text.split()
+    return sum(not any(map(str.isalnum, part)) for part in parts) > len(parts) / 2

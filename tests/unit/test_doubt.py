@@ -58,12 +58,26 @@ def test_an_ordinary_text_is_kept() -> None:
         ({"text": "Call the dentist, call the dentist."}, Doubt.REPEATED),
         ({"text": SOUND.text * 3}, Doubt.HURRIED),
         ({"passages": (*SOUND.passages, Passage(7.0, 28.0, "Monday."))}, Doubt.OVERRUN),
+        ({"text": "― ― ― ― ― ― ― ― ―"}, Doubt.WORDLESS),
+        ({"text": "..."}, Doubt.WORDLESS),
     ],
 )
 def test_each_doubt_has_its_sign(changes: dict[str, object], doubt: Doubt) -> None:
     evidence = replace(SOUND, **changes)  # type: ignore[arg-type]
     assert doubt in find_doubts(evidence)
     assert not is_settled([evidence])
+
+
+@pytest.mark.parametrize(
+    "text", ["— Yes. — No, he said.", "Quoi ? Rien !", "3 000 €", "はい。", ""]
+)
+def test_signs_beside_words_are_accepted(text: str) -> None:
+    assert Doubt.WORDLESS not in find_doubts(replace(SOUND, text=text))
+
+
+def test_words_are_preferred_to_signs_of_higher_probability() -> None:
+    signs = replace(SOUND, text="― ― ― ― ―", avg_logprob=-0.2)
+    assert choose_text([signs, replace(SOUND, avg_logprob=-0.7)]) == 1
 
 
 def test_one_looping_passage_is_found_in_a_long_text() -> None:
