@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from speakeasyd.clock import Clock, JumpDetector
 from speakeasyd.config import Settings
@@ -147,14 +149,20 @@ class Dispatcher(Service):
         return TICK_S
 
     async def stop(self) -> None:
-        """Stop: finish and store the chunks in progress, then release the other claims."""
+        """Stop: finish and store the chunks in progress, then release the other claims.
+
+        If the ledger cannot be written, the next daemon releases them, and computes again what was not
+        stored.
+        """
         await super().stop()
         self._publications.stop_retrying()
         await self._pool.stop(self._grace_s)
-        await self._reports.process_events()
+        with _ignore_unwritable_ledger("what was computed last is not stored"):
+            await self._reports.process_events()
         await self._publications.stop(self._grace_s)
-        for job in self._claims.list_jobs():
-            await self._claims.release_claim(job)
+        with _ignore_unwritable_ledger("jobs are still claimed"):
+            for job in self._claims.list_jobs():
+                await self._claims.release_claim(job)
 
     def abandon_claim(self, job_id: JobId, token: Token) -> None:
         """Stop the work for a claim that the watchdog has ended in the ledger."""
@@ -173,3 +181,11 @@ class Dispatcher(Service):
             await self._ledger.write(shift_waits, jump)
             self._jumps.accept(jump)
             self._check_queue_at = 0.0
+
+
+@contextmanager
+def _ignore_unwritable_ledger(consequence: str) -> Iterator[None]:
+    try:
+        yield
+    except LedgerUnwritable as error:
+        log.warning("%s; the next start corrects that: %s", consequence, error)

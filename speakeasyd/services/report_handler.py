@@ -97,11 +97,10 @@ class ReportHandler:
             self._events = events + self._events
             raise
         others = [event for event in events if not _is_about_chunk(event)]
-        handled = await asyncio.gather(*map(self._handle_event, others))
-        if not all(handled):
-            unhandled = [event for event, ok in zip(others, handled, strict=True) if not ok]
-            self._events = unhandled + self._events
-            raise LedgerUnwritable("the ledger cannot be written")
+        errors = await asyncio.gather(*map(self._handle_event, others))
+        if failed := [(event, error) for event, error in zip(others, errors, strict=True) if error]:
+            self._events = [event for event, _ in failed] + self._events
+            raise LedgerUnwritable(str(failed[0][1]))
 
     async def _store_chunks(self, done: Sequence[tuple[Job, Chunk]]) -> None:
         """Commit chunks. If one cannot be stored, its job fails and the others are stored.
@@ -131,8 +130,8 @@ class ReportHandler:
             for job in [job for job, _ in done if job.id in lost]:
                 self._claims.forget_claim(job)
 
-    async def _handle_event(self, item: PoolEvent) -> bool:
-        """Handle one event. Returns False if the ledger could not store it: repeat it later."""
+    async def _handle_event(self, item: PoolEvent) -> LedgerError | None:
+        """Handle one event. Returns why the ledger could not store it: repeat it later."""
         try:
             match item:
                 case WorkerLost():
@@ -143,19 +142,19 @@ class ReportHandler:
                     await self._handle_report(worker, report)
                 case RoomAvailable():
                     pass  # the round that follows claims jobs
-        except LedgerError:
-            return False
+        except LedgerError as error:
+            return error
         except Exception as error:  # a bug must not keep the other events from the ledger
             log.exception("a worker's report could not be handled: %.1000r", item)
             return await self._fail_affected_jobs(
                 item, f"a worker's report about it could not be handled: {error!r}"
             )
-        return True
+        return None
 
-    async def _fail_affected_jobs(self, item: PoolEvent, text: str) -> bool:
+    async def _fail_affected_jobs(self, item: PoolEvent, text: str) -> LedgerError | None:
         """Fail the jobs that an event is about, so that none waits for it.
 
-        Returns False if the ledger could not store it: handle the event again later.
+        Returns why the ledger could not store it: handle the event again later.
         """
         affected: list[tuple[JobId | None, Token | None]]
         match item:
@@ -170,11 +169,11 @@ class ReportHandler:
                 job for job_id, token in affected if (job := self._claims.find_job(job_id, token))
             ]:
                 await self._claims.fail_job(job, ErrorCode.INTERNAL, text)
-        except LedgerError:
-            return False
+        except LedgerError as error:
+            return error
         except Exception:
             log.exception("cannot fail a job; the stall watchdog will end its claim")
-        return True
+        return None
 
     # --- reports of a worker
 

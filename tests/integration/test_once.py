@@ -122,14 +122,15 @@ def test_unreadable_files_and_folders(daemon: DaemonProcess, deny: Deny) -> None
 
 
 @posix_only
-def test_a_ledger_that_another_program_locks(daemon: DaemonProcess) -> None:
+@pytest.mark.parametrize("moment", ["SELECT 1 FROM jobs", "SELECT 1 FROM jobs WHERE attempts"])
+def test_a_ledger_that_another_program_locks(daemon: DaemonProcess, moment: str) -> None:
     assert run_once(daemon).returncode == 0
     source = daemon.drop_file(SAMPLES[0])
     once: subprocess.Popen[str] | None = None
     other = sqlite3.connect(daemon.state / "ledger.db", isolation_level=None)
     try:
         once = subprocess.Popen(daemon.build_command("once"), stdout=subprocess.PIPE, text=True)
-        poll_until(lambda: daemon.query_ledger("SELECT 1 FROM jobs"), "the job")
+        poll_until(lambda: daemon.query_ledger(moment), "the job")
         other.execute("BEGIN IMMEDIATE")
         output, _ = once.communicate(timeout=PATIENCE_S)
     finally:
