@@ -26,7 +26,6 @@ from speakeasyd.cluster.messages import (
     SlotReady,
     StartActor,
 )
-from speakeasyd.cluster.notice_sender import NoticeSender
 from speakeasyd.domain.protocol import (
     ChunkDone,
     ChunkStarted,
@@ -57,7 +56,6 @@ def serve_simulation(conn: Connection, _spec: DriverSpec) -> int:
 class Simulation:
     def __init__(self, conn: Connection) -> None:
         self._conn = conn
-        self._notices = NoticeSender(conn)
         self._actors = int(os.environ[ACTORS])
         self._rate = float(os.environ[RATE])
         self._chunks = int(os.environ[CHUNKS])
@@ -71,9 +69,9 @@ class Simulation:
     def run(self) -> int:
         node = Node("simulated", "simulated", "127.0.0.1", True, {"CPU": float(self._actors)})
         resources = {"CPU": 1.0}
-        self._notices.send(ClusterSeen((node,), resources, self._actors, self._actors))
+        self._conn.send(ClusterSeen((node,), resources, self._actors, self._actors))
         for number in range(self._actors):
-            self._notices.send(SlotReady(SlotId(number), node, resources))
+            self._conn.send(SlotReady(SlotId(number), node, resources))
         threading.Thread(target=self._read_commands, daemon=True).start()
         seen_at = told_at = time.monotonic()
         while not self._stopped.wait(TICK_S):
@@ -84,10 +82,10 @@ class Simulation:
                 batches, self._reports = self._reports, defaultdict(list)
             seen_at = now
             for run, reports in batches.items():
-                self._notices.send(ActorReports(run, pickle.dumps(reports), 0))
+                self._conn.send(ActorReports(run, pickle.dumps(reports), 0))
             if now - told_at > 1.0:
                 told_at = now
-                self._notices.send(ClusterSeen((node,), resources, self._actors, self._actors))
+                self._conn.send(ClusterSeen((node,), resources, self._actors, self._actors))
         return 0
 
     def _compute(self, run: RunId, elapsed_s: float) -> None:
@@ -141,11 +139,11 @@ class Simulation:
                 self._next.pop(run, None)
             case SendRequest(run=run, request=Drain()):
                 self._tasks.pop(run, None)
-                self._notices.send(ActorReports(run, pickle.dumps([Drained()]), 0))
-                self._notices.send(ActorEnded(run, ProcessExit(0)))
+                self._conn.send(ActorReports(run, pickle.dumps([Drained()]), 0))
+                self._conn.send(ActorEnded(run, ProcessExit(0)))
             case KillActor(run=run):
                 self._tasks.pop(run, None)
-                self._notices.send(ActorEnded(run, ProcessExit(-9)))
+                self._conn.send(ActorEnded(run, ProcessExit(-9)))
             case Disconnect():
                 self._stopped.set()
             case _:

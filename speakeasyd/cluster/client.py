@@ -18,7 +18,6 @@ from speakeasyd.cluster.messages import (
     KillActor,
     ModelKnown,
     Notice,
-    Notices,
     ProbeResult,
     ProbeSlot,
     RunId,
@@ -56,11 +55,11 @@ class ClusterClient:
         self._is_connected = False
         self._lost: ClusterLost | None = None  # what the driver has told last
         self._ended = asyncio.Event()
-        self._process: WorkerProcess[Command, Notices] = WorkerProcess(
+        self._process: WorkerProcess[Command, Notice] = WorkerProcess(
             partial(spawn_worker, NAME, spec, DRIVER),
             name=NAME,
             main_loop=main_loop,
-            on_reports=self._on_messages,
+            on_reports=self._on_notices,
             on_exit=self._on_exit,
         )
 
@@ -129,29 +128,25 @@ class ClusterClient:
         )
         return Fault(Phase.LOAD, error, ())
 
-    async def _on_messages(self, messages: list[Notices]) -> None:
-        for message in messages:
-            for notice in message.notices:
-                await self._process_notice(notice)
-
-    async def _process_notice(self, notice: Notice) -> None:
-        match notice:
-            case ActorReports(run, reports, rss):
-                if link := self._links.get(run):
-                    await link.deliver(reports, rss)
-            case ActorEnded(run, process_exit):
-                if link := self._links.pop(run, None):
-                    await link.on_exit(process_exit)
-            case ProbeResult(number, error):
-                if (probe := self._probes.get(number)) and not probe.done():
-                    probe.set_result(error)
-            case ModelKnown(model, sha256):
-                self._models[model] = sha256
-            case ClusterLost():
-                self._lost = notice
-            case ClusterSeen() | SlotReady() | SlotLost():
-                self._is_connected = True
-                self._on_notice(notice)
+    async def _on_notices(self, notices: list[Notice]) -> None:
+        for notice in notices:
+            match notice:
+                case ActorReports(run, reports, rss):
+                    if link := self._links.get(run):
+                        await link.deliver(reports, rss)
+                case ActorEnded(run, process_exit):
+                    if link := self._links.pop(run, None):
+                        await link.on_exit(process_exit)
+                case ProbeResult(number, error):
+                    if (probe := self._probes.get(number)) and not probe.done():
+                        probe.set_result(error)
+                case ModelKnown(model, sha256):
+                    self._models[model] = sha256
+                case ClusterLost():
+                    self._lost = notice
+                case ClusterSeen() | SlotReady() | SlotLost():
+                    self._is_connected = True
+                    self._on_notice(notice)
 
     async def _on_exit(self, process_exit: ProcessExit) -> None:
         lost = self._lost or ClusterLost(_explain_exit(process_exit))

@@ -38,7 +38,6 @@ from speakeasyd.cluster.messages import (
     SlotId,
     StartActor,
 )
-from speakeasyd.cluster.notice_sender import NoticeSender
 from speakeasyd.cluster.slots import Slots
 from speakeasyd.cluster.sources import SourceSender
 from speakeasyd.domain.devices import CPU, FIRST_GPU
@@ -62,11 +61,7 @@ def serve_cluster(conn: Connection, spec: DriverSpec) -> int:
 
     Returns the exit status. The target of the driver process.
     """
-    driver = Driver(conn, spec)
-    try:
-        return asyncio.run(driver.run())
-    finally:
-        driver.close()
+    return asyncio.run(Driver(conn, spec).run())
 
 
 class Driver:
@@ -74,12 +69,12 @@ class Driver:
 
     def __init__(self, conn: Connection, spec: DriverSpec) -> None:
         self._conn, self._spec = conn, spec
-        self._notices = NoticeSender(conn)
-        self._slots = Slots(spec, self._notices.send)
+        self._slots = Slots(spec, self._tell)
         self._sources = SourceSender(spec.folders)
         self._runs: dict[RunId, ActorRun] = {}
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._telling = threading.Lock()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -88,27 +83,23 @@ class Driver:
         try:
             await asyncio.to_thread(connect, self._spec.address)
         except Exception as error:  # noqa: BLE001 - Ray raises anything; the daemon tries again
-            self.deliver(explain_failure(error))
+            self._tell(explain_failure(error))
             return 0
         _ignore_term()
         await asyncio.to_thread(_end_earlier_actors, self._spec.owner)
         if known := await hashing:
-            self.deliver(known)
+            self._tell(known)
         watching = asyncio.create_task(self._watch_cluster())
         serving = asyncio.create_task(self._serve_commands())
         await asyncio.wait({watching, serving}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
-            self.deliver(watching.result())
+            self._tell(watching.result())
             return 0
         for run in list(self._runs.values()):
             run.kill()
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.to_thread(ray.shutdown), LEAVE_S)
         return 0
-
-    def close(self) -> None:
-        """Send the notices that wait."""
-        self._notices.close()
 
     async def _watch_cluster(self) -> ClusterLost:
         slots = self._slots
@@ -120,7 +111,7 @@ class Driver:
                 await slots.adapt()
             except Exception as error:  # noqa: BLE001 - Ray raises anything
                 return explain_failure(error)
-            self.deliver(ClusterSeen(slots.nodes, slots.resources, slots.wanted, slots.ready))
+            self._tell(ClusterSeen(slots.nodes, slots.resources, slots.wanted, slots.ready))
             await asyncio.sleep(REFRESH_S)
 
     async def _serve_commands(self) -> None:
@@ -186,7 +177,7 @@ class Driver:
         finally:
             if actor is not None:
                 ray.kill(actor)
-        self.deliver(ProbeResult(probe.number, error))
+        self._tell(ProbeResult(probe.number, error))
 
     @property
     def gather_s(self) -> float:
@@ -212,10 +203,10 @@ class Driver:
 
     def end_run(self, run: RunId, process_exit: ProcessExit) -> None:
         self._runs.pop(run, None)
-        self.deliver(ActorEnded(run, process_exit))
+        self._tell(ActorEnded(run, process_exit))
 
     def deliver(self, notice: Notice) -> None:
-        self._notices.send(notice)
+        self._tell(notice)
 
     def _in_background(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
@@ -223,6 +214,13 @@ class Driver:
         task.add_done_callback(self._tasks.discard)
 
     # --- the pipe
+
+    def _tell(self, notice: Notice) -> None:
+        try:
+            with self._telling:
+                self._conn.send(notice)
+        except OSError:
+            os._exit(0)  # the daemon is gone; Ray ends the actors of this process
 
     def _read_commands(self, loop: asyncio.AbstractEventLoop) -> None:
         try:

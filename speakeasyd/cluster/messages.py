@@ -159,10 +159,3 @@ Notice = (
     | ProbeResult
     | ClusterLost
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Notices:
-    """A message of the driver to the daemon: notices in their order."""
-
-    notices: tuple[Notice, ...]
