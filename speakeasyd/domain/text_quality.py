@@ -240,9 +240,9 @@ def _overruns_speech(evidence: DecodeStatistics) -> bool:
 
 
 def _is_wordless(text: str) -> bool:
-    """Return whether most parts between spaces have no letter or digit. False for an empty text.
+    """Return whether most parts between spaces have no word. False for an empty text.
 
     A multilingual model sometimes writes a dash for each word, with high confidence.
     """
     parts = text.split()
-    return sum(not any(map(str.isalnum, part)) for part in parts) > len(parts) / 2
+    return sum(not any(_split_words(part)) for part in parts) > len(parts) / 2
