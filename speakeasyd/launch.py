@@ -13,6 +13,7 @@ from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.system.limits import raise_file_limit
 from speakeasyd.workers.early_worker import start_early_worker
+from speakeasyd.workers.spawn import SpawnedWorker
 
 if TYPE_CHECKING:
     from speakeasyd.daemon import Daemon, OnEvent, ReloadSettings
@@ -21,31 +22,42 @@ if TYPE_CHECKING:
 def run_daemon(
     settings: Settings,
     *,
+    unassigned: SpawnedWorker | None = None,
     on_event: "OnEvent | None" = None,
     reload_settings: "ReloadSettings | None" = None,
 ) -> int:
     """Run until stopped. Returns the exit status.
 
-    `on_event`: called on the loop with every event; it must be quick. `reload_settings`: loads the
-    configuration again. Raises StartError or LedgerError if it cannot start.
+    `unassigned`: a worker to use, which its owner ends. `on_event`: called on the loop with every
+    event; it must be quick. `reload_settings`: loads the configuration again. Raises StartError or
+    LedgerError if it cannot start.
     """
 
     async def run() -> int:
         daemon = await open_daemon(on_event=on_event, reload_settings=reload_settings)
         return await daemon.run()
 
-    with _prepare_daemon(settings) as open_daemon:
+    with _prepare_daemon(settings, unassigned) as open_daemon:
         return asyncio.run(run())
 
 
-def drain(settings: Settings, *, on_event: "OnEvent | None" = None) -> Drained:
-    """Run until nothing more can be done, or until stopped. Raises StartError or LedgerError."""
+def drain(
+    settings: Settings,
+    *,
+    unassigned: SpawnedWorker | None = None,
+    on_event: "OnEvent | None" = None,
+) -> Drained:
+    """Run until nothing more can be done, or until stopped. See `run_daemon`.
+
+    Raises StartError or LedgerError.
+    """
 
     async def run() -> Drained:
         daemon = await open_daemon(wait_for_fixes=False, on_event=on_event)
         return await daemon.run_until_drained()
 
-    with _prepare_daemon(settings, preload=has_new_files(settings)) as open_daemon:
+    preload = has_new_files(settings)
+    with _prepare_daemon(settings, unassigned, preload=preload) as open_daemon:
         return asyncio.run(run())
 
 
@@ -61,7 +73,7 @@ def has_new_files(settings: Settings) -> bool:
 
 @contextmanager
 def _prepare_daemon(
-    settings: Settings, *, preload: bool = False
+    settings: Settings, unassigned: SpawnedWorker | None, *, preload: bool = False
 ) -> Iterator[Callable[..., Awaitable["Daemon"]]]:
     """Lock the ledger, start a worker, and migrate the ledger. Yields `Daemon.open`.
 
@@ -70,7 +82,10 @@ def _prepare_daemon(
     raise_file_limit()
     with explain_errors(settings.state / LEDGER):
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with LedgerLock(settings.state), start_early_worker(settings, preload=preload) as early:
+    with (
+        LedgerLock(settings.state),
+        start_early_worker(settings, unassigned, preload=preload) as early,
+    ):
         from speakeasyd.daemon import Daemon  # noqa: PLC0415 - slow: the worker starts meanwhile
         from speakeasyd.ledger.migrate import migrate_ledger  # noqa: PLC0415 - the same
 

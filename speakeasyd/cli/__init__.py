@@ -21,6 +21,7 @@ from speakeasyd import __version__
 from speakeasyd.domain.escaping import escape_text
 from speakeasyd.errors import SpeakeasyError, StartError
 from speakeasyd.system.journal import add_priority, is_journal
+from speakeasyd.workers.spawn import SpawnedWorker
 
 DEFECT, INTERRUPTED = 3, 130  # exit statuses
 
@@ -67,13 +68,15 @@ COMMANDS: Mapping[str, str] = {
 """In the order of the help. Each is a module here with a function, or an application of its own, named `command`."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, unassigned: SpawnedWorker | None = None) -> int:
     """Run one command. Returns the exit status: its own, that of an expected error, 3 for a defect, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _print_whatever_names_there_are()
     try:
         status = int(
-            get_command(build_app(arguments)).main(arguments, "speakeasyd", standalone_mode=False)
+            get_command(build_app(arguments)).main(
+                arguments, "speakeasyd", standalone_mode=False, obj=unassigned
+            )
             or 0
         )
     except SpeakeasyError as error:

@@ -13,6 +13,7 @@ from speakeasyd.config import LoadedSettings, Settings, load_configuration
 from speakeasyd.config.loading import combine_sources
 from speakeasyd.domain.formats import FORMATS
 from speakeasyd.errors import ConfigError
+from speakeasyd.workers.spawn import SpawnedWorker
 
 Formats = Annotated[
     str | None,
@@ -100,13 +101,20 @@ def _resolve_model(name: str | None) -> str | None:
     return str(Path(name).absolute()) if name and Path(name).is_dir() else name
 
 
-def with_flags(command: Callable[[Path | None, Flags], int]) -> Callable[..., int]:
-    """Gives a command that takes `Flags` one option for each of their fields, besides `--config`."""
+def with_flags(
+    command: Callable[[Path | None, Flags, SpawnedWorker | None], int],
+) -> Callable[..., int]:
+    """Gives a command that takes `Flags` one option for each of their fields, besides `--config`.
 
-    def with_options(config: Path | None = None, **options: Any) -> int:
-        return command(config, Flags(**options))
+    It also gets the worker process that was started before; see `speakeasyd/__main__.py`.
+    """
 
-    kinds = {"config": given.Config} | get_type_hints(Flags, include_extras=True)
+    def with_options(context: typer.Context, config: Path | None = None, **options: Any) -> int:
+        return command(config, Flags(**options), context.obj)
+
+    kinds = {"context": typer.Context, "config": given.Config} | get_type_hints(
+        Flags, include_extras=True
+    )
     keyword = inspect.Parameter.KEYWORD_ONLY
     options = [
         inspect.Parameter(name, keyword, default=None, annotation=kind)

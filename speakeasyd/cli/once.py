@@ -12,12 +12,13 @@ from speakeasyd.cli.output import console
 from speakeasyd.cli.run import log_start, log_stop
 from speakeasyd.domain.drained import Drained, UnfinishedFile
 from speakeasyd.launch import drain
+from speakeasyd.workers.spawn import SpawnedWorker
 
 NAMED_MOST = 20  # files that are named of each kind
 
 
 @with_flags
-def command(config: Path | None, flags: Flags) -> int:
+def command(config: Path | None, flags: Flags, unassigned: SpawnedWorker | None) -> int:
     """Transcribe the files in the inboxes, then exit. Also exits if no progress is possible.
 
     Exit status: 0 all is done, 1 some files failed or are left, 2 it could not start.
@@ -27,7 +28,7 @@ def command(config: Path | None, flags: Flags) -> int:
     prepare_inboxes(settings, strict=True)
     logs.configure_logging(settings.log)
     log_start(loaded)
-    drained = drain(settings, on_event=logs.EventLogger())
+    drained = drain(settings, unassigned=unassigned, on_event=logs.EventLogger())
     log_stop()
     out = console()
     for line in list_outcomes(drained):

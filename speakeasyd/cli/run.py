@@ -9,12 +9,13 @@ from speakeasyd.cli.flags import Flags, load_settings, load_with_flags, with_fla
 from speakeasyd.cli.inbox_folders import prepare_inboxes
 from speakeasyd.config import LoadedSettings, Settings
 from speakeasyd.launch import run_daemon
+from speakeasyd.workers.spawn import SpawnedWorker
 
 log = logging.getLogger(__name__)
 
 
 @with_flags
-def command(config: Path | None, flags: Flags) -> int:
+def command(config: Path | None, flags: Flags, unassigned: SpawnedWorker | None) -> int:
     """Watch the inboxes and transcribe new files, until stopped.
 
     Ctrl-C or a termination signal finishes the chunks in flight and leaves; a second one leaves at once. Nothing is
@@ -28,6 +29,7 @@ def command(config: Path | None, flags: Flags) -> int:
     log_folders(settings)
     status = run_daemon(
         settings,
+        unassigned=unassigned,
         on_event=logs.EventLogger(),
         reload_settings=lambda: load_settings(config, flags),
     )

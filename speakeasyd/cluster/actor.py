@@ -35,7 +35,8 @@ from speakeasyd.setting_sources import default_state_folder
 from speakeasyd.thread_group import ThreadGroup
 from speakeasyd.workers.devices import check_device
 from speakeasyd.workers.link import ProcessExit
-from speakeasyd.workers.process import WorkerProcess, spawn_worker
+from speakeasyd.workers.process import WorkerProcess
+from speakeasyd.workers.spawn import spawn_worker
 
 POLL_S = 5.0  # seconds after which a poll returns without reports, as a sign of life
 MEMORY_S = 5.0  # seconds between measurements of the worker's memory

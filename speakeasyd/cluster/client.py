@@ -31,7 +31,8 @@ from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Fault, Hello, Loaded, Report, Request, WorkerSpec
 from speakeasyd.loop import MainLoop
 from speakeasyd.workers.link import KILLED, OnExit, OnReports, ProcessExit
-from speakeasyd.workers.process import WorkerProcess, spawn_worker
+from speakeasyd.workers.process import WorkerProcess
+from speakeasyd.workers.spawn import spawn_worker
 
 log = logging.getLogger(__name__)
 

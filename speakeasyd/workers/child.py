@@ -1,4 +1,4 @@
-"""Entry point of a worker process: sets up output, signals and environment, then serves."""
+"""Entry point of a worker process: sets up signals, output and environment, then serves."""
 
 import ctypes
 import faulthandler
@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from speakeasyd.domain.devices import FIRST_GPU, is_gpu
-from speakeasyd.domain.fault import Phase
-from speakeasyd.domain.protocol import Fault, WorkerSpec
 
 ENGINE = "speakeasyd.engine.worker_host:serve_requests"
-EXIT_BROKEN = 70  # same as the engine's: a fault was reported
+EXIT_BROKEN, EXIT_ORPHAN = 70, 71  # same as the engine's: a fault was reported; the parent is gone
 _PR_SET_PDEATHSIG = 1
 
 Serve = Callable[[Connection, Any], int]
@@ -35,35 +33,52 @@ class ChildSpec(Protocol):
     def state_dir(self) -> str: ...
 
 
-def run_child(conn: Connection, spec: ChildSpec, target: str, log: str) -> None:
-    """Run `target` ("module:function") with the pipe, then end the process by `os._exit`.
+def run_child(conn: Connection, imports: str) -> None:
+    """Receive an assignment and carry it out, then end the process by `os._exit`.
 
-    A normal exit would free the model, which can abort the process.
+    A normal exit would free the model, which can abort the process. `imports`: a module to import
+    before the assignment is known, and so before GPUs can be hidden; empty if there may be any.
     """
-    _redirect_output(Path(log))
     _ignore_signals()
     set_compute_environment(os.environ)
+    if imports:
+        with suppress(Exception):  # the target's import fails, too, and that is reported
+            import_module(imports)
+    spec, target, log = _receive_assignment(conn)
+    _redirect_output(Path(log))
     restrict_visible_devices(spec.device, spec.state_dir, os.environ)
     try:
         module, _, function = target.partition(":")
         serve: Serve = getattr(import_module(module), function)
-        if isinstance(spec, WorkerSpec) and is_gpu(spec.device):
+        if is_gpu(spec.device):
             spec = replace(spec, device=FIRST_GPU)
         status = serve(conn, spec)
     except BaseException as error:  # noqa: BLE001 - every error is reported to the daemon
         traceback.print_exc()
         status = EXIT_BROKEN
         with suppress(OSError):
-            conn.send(
-                Fault(
-                    Phase.HOST,
-                    f"{type(error).__name__}: {error}",
-                    (),
-                    traceback=traceback.format_exc(),
-                )
-            )
+            conn.send(_describe_error(error))
     sys.stderr.flush()
     os._exit(status)
+
+
+def _receive_assignment(conn: Connection) -> tuple[Any, str, str]:
+    """Return the `ChildSpec`, the target ("module:function") and the path of the log."""
+    try:
+        spec, target, log = conn.recv()
+    except (EOFError, OSError):
+        os._exit(EXIT_ORPHAN)
+    return spec, target, log
+
+
+def _describe_error(error: BaseException) -> object:
+    """Return the report about an error of the target."""
+    # Not imported above: the parent imports this module before it starts its first worker
+    from speakeasyd.domain.fault import Phase  # noqa: PLC0415
+    from speakeasyd.domain.protocol import Fault  # noqa: PLC0415
+
+    text = f"{type(error).__name__}: {error}"
+    return Fault(Phase.HOST, text, (), traceback=traceback.format_exc())
 
 
 def _redirect_output(log: Path) -> None:

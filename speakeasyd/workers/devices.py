@@ -1,7 +1,6 @@
 """Discovers and probes devices in disposable processes, which a faulty device may end."""
 
 import os
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,20 +11,10 @@ from speakeasyd.domain.fault import Phase, classify_fault
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.probe import run_probe
 from speakeasyd.workers.child import restrict_visible_devices
+from speakeasyd.workers.nvidia_driver import DRIVER_TRACES, has_nvidia_driver
 
 PROBE_S = 120.0  # seconds for a probe; the first use of a driver can take long
 _PROBE = ("-m", "speakeasyd.engine.gpu_probe")
-_DRIVER_TRACES = (
-    ("C:/Windows/System32/nvcuda.dll",)
-    if sys.platform == "win32"
-    else (
-        "/dev/nvidiactl",
-        "/proc/driver/nvidia/version",
-        "/dev/dxg",
-        "/usr/lib/wsl/lib/libcuda.so.1",
-    )
-)
-"""Files of the NVIDIA driver: without one of them, no probe for GPUs is started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +61,12 @@ async def check_device(device: str, *, state_dir: str) -> str:
 
 
 def find_known_devices(
-    settings: WorkerSettings, traces: tuple[str, ...] = _DRIVER_TRACES
+    settings: WorkerSettings, traces: tuple[str, ...] = DRIVER_TRACES
 ) -> tuple[str, ...] | None:
     """Return the devices that the workers use; None if only a probe can tell."""
     if settings.device not in {"auto", "cuda"}:
         return (settings.device,)
-    if settings.device == "auto" and not _has_nvidia_driver(traces):
+    if settings.device == "auto" and not has_nvidia_driver(traces):
         return (CPU,)
     return None
 
@@ -107,7 +96,7 @@ async def discover_workers(
     *,
     state_dir: Path,
     look: Look = probe_devices,
-    traces: tuple[str, ...] = _DRIVER_TRACES,
+    traces: tuple[str, ...] = DRIVER_TRACES,
 ) -> DiscoveredWorkers:
     """Return one worker for each GPU, or one for the CPU.
 
@@ -126,10 +115,6 @@ async def discover_workers(
     if gpus and not found.error:
         return DiscoveredWorkers(gpus)
     return DiscoveredWorkers(specs(CPU), _explain_no_gpu(found))
-
-
-def _has_nvidia_driver(traces: tuple[str, ...]) -> bool:
-    return any(Path(trace).exists() for trace in traces)
 
 
 def _explain_no_gpu(found: ProbeResult) -> str:

@@ -9,7 +9,7 @@ from speakeasyd.domain.devices import CPU
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.devices import build_specs, find_known_devices, name_worker
-from speakeasyd.workers.process import SpawnedWorker, spawn_worker
+from speakeasyd.workers.spawn import SpawnedWorker, spawn_worker
 
 
 @dataclass(slots=True)
@@ -24,36 +24,39 @@ class EarlyWorker:
         """Return the worker, once, if it is the one that is wanted; else end it."""
         worker, self.worker = self.worker, None
         if worker and (name, spec, target) != (self.name, self.spec, ENGINE):
-            worker.kill()
-            worker.process.join()
+            worker.end()
             return None
         return worker
 
 
 @contextmanager
 def start_early_worker(
-    settings: Settings, *, preload: bool = False
+    settings: Settings, unassigned: SpawnedWorker | None = None, *, preload: bool = False
 ) -> Iterator[EarlyWorker | None]:
     """Start the worker of a machine without a GPU; with `preload`, it loads the model.
 
-    None if the devices must be probed first. An unused worker is killed at the end.
+    `unassigned`: a process to use. None if the devices must be probed first. An unused worker is
+    killed at the end.
     """
     early = None
     if settings.workers.pool == "local" and find_known_devices(settings.workers) == (CPU,):
-        early = _start_worker(settings, preload=preload)
+        early = _start_worker(settings, unassigned, preload=preload)
+    elif unassigned:
+        unassigned.end()
     try:
         yield early
     finally:
         if early and early.worker:
-            early.worker.kill()
-            early.worker.process.join()
+            early.worker.end()
 
 
-def _start_worker(settings: Settings, *, preload: bool) -> EarlyWorker | None:
+def _start_worker(
+    settings: Settings, unassigned: SpawnedWorker | None, *, preload: bool
+) -> EarlyWorker | None:
     [plain] = build_specs(settings.workers, (CPU,), state_dir=settings.state)
     spec = replace(plain, folders={inbox.name: str(inbox.path) for inbox in settings.inboxes})
     name = name_worker(spec)
     preloading = replace(spec, preload=settings.options.model if preload else "")
     with suppress(OSError):  # the pool tries again, and tells it
-        return EarlyWorker(name, spec, spawn_worker(name, preloading, ENGINE))
+        return EarlyWorker(name, spec, spawn_worker(name, preloading, ENGINE, unassigned))
     return None

@@ -17,7 +17,8 @@ from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.devices import DiscoveredWorkers
 from speakeasyd.workers.early_worker import EarlyWorker
 from speakeasyd.workers.link import OnExit, OnReports, WorkerLink
-from speakeasyd.workers.process import SpawnedWorker, WorkerProcess, spawn_worker
+from speakeasyd.workers.process import WorkerProcess
+from speakeasyd.workers.spawn import SpawnedWorker, spawn_worker
 from speakeasyd.workers.supervised_pool import SupervisedPool
 from speakeasyd.workers.supervisor import ProbeDevice
 

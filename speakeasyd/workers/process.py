@@ -1,24 +1,19 @@
 """One worker process: started by spawn, connected by a pipe, and always reaped."""
 
-import multiprocessing
 import queue
-import sys
 import threading
-import types
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import psutil
 
 from speakeasyd.loop import MainLoop
-from speakeasyd.workers import child
 from speakeasyd.workers.link import OnExit, ProcessExit
 from speakeasyd.workers.liveness import count_oom_kills
+from speakeasyd.workers.spawn import SpawnedWorker
 
 LEAVE_S = 3.0  # seconds to exit after the pipe is closed, before the process is killed
 _BATCH = 256  # reports delivered together, at most
@@ -27,39 +22,6 @@ _LAST_OUTPUT = 4096  # bytes of the log's end
 
 SentT = TypeVar("SentT")  # messages to the process, such as `Request`
 ReceivedT = TypeVar("ReceivedT")  # messages of the process, such as `Report`
-
-
-@dataclass(frozen=True, slots=True)
-class SpawnedWorker:
-    """A running worker process, before anybody serves its pipe."""
-
-    process: BaseProcess
-    conn: Connection
-    log: Path
-
-    def kill(self) -> None:
-        """Kill the process at once, even if it is stopped. A worker has nothing to clean up."""
-        with suppress(OSError):
-            self.process.kill()
-
-
-def spawn_worker(name: str, spec: child.ChildSpec, target: str) -> SpawnedWorker:
-    """Start a worker that runs `target` ("module:function"). Raises OSError.
-
-    Call it on the main thread: the child asks Linux to be killed with its parent
-    (PR_SET_PDEATHSIG), and that applies to the thread that started it.
-    """
-    log = Path(spec.state_dir) / "workers" / f"{name}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
-    conn, childs_end = context.Pipe()
-    process = context.Process(
-        target=child.run_child, args=(childs_end, spec, target, str(log)), name=name, daemon=True
-    )
-    with _hide_main_module():
-        process.start()
-    childs_end.close()  # else the pipe would never end
-    return SpawnedWorker(process, conn, log)
 
 
 class WorkerProcess(Generic[SentT, ReceivedT]):
@@ -174,18 +136,3 @@ def _read_tail(log: Path) -> str:
         file.seek(max(0, log.stat().st_size - _LAST_OUTPUT))
         return file.read().decode(errors="replace").strip()
     return ""
-
-
-@contextmanager
-def _hide_main_module() -> Iterator[None]:
-    """Hide the main module while a process is spawned.
-
-    Otherwise spawn would run it again in the child: the command line, or a user's script without a
-    main guard. A worker does not need it.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

@@ -3,19 +3,24 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from speakeasyd.__main__ import start_unassigned
 from speakeasyd.config import Settings
-from speakeasyd.domain.protocol import Hello, Loaded, Loading, Report
+from speakeasyd.domain.protocol import Fault, Hello, Loaded, Loading, Report
+from speakeasyd.errors import ConfigError
 from speakeasyd.launch import has_new_files
 from speakeasyd.ledger.readonly import LEDGER
-from speakeasyd.workers.child import ENGINE
+from speakeasyd.workers.child import ENGINE, EXIT_ORPHAN
+from speakeasyd.workers.devices import build_specs
 from speakeasyd.workers.early_worker import EarlyWorker, start_early_worker
-from tests.conftest import PATIENCE_S
+from speakeasyd.workers.nvidia_driver import has_nvidia_driver
+from speakeasyd.workers.spawn import SpawnedWorker, spawn_unassigned
+from tests.conftest import PATIENCE_S, poll_until
 
 
 @pytest.fixture
@@ -31,6 +36,13 @@ def settings(tmp_path: Path) -> Settings:
             "workers": {"device": "cpu", "replicas": 1},
         }
     )
+
+
+@pytest.fixture
+def waiting() -> Iterator[SpawnedWorker]:
+    worker = spawn_unassigned()
+    yield worker
+    worker.end()
 
 
 def take(early: EarlyWorker, *, target: str = ENGINE, compute_type: str = "auto") -> object:
@@ -80,10 +92,69 @@ def test_a_worker_imports_nothing_of_the_hub_until_it_downloads() -> None:
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
-def test_devices_that_have_to_be_probed_get_no_early_worker(settings: Settings) -> None:
-    workers = settings.workers.model_copy(update={"device": "cuda"})
-    with start_early_worker(settings.model_copy(update={"workers": workers})) as early:
+def test_a_waiting_worker_gets_the_assignment(settings: Settings, waiting: SpawnedWorker) -> None:
+    with start_early_worker(settings, waiting) as early:
+        assert early
+        assert early.worker is waiting
+        assert waiting.conn.poll(PATIENCE_S)
+        assert isinstance(waiting.conn.recv(), Hello)
+    assert waiting.process.exitcode, "nobody took it"
+
+
+@pytest.mark.parametrize("other", [{"device": "cuda"}, {"pool": "ray"}])
+def test_a_waiting_worker_that_is_not_needed_is_ended(
+    settings: Settings, waiting: SpawnedWorker, other: dict[str, str]
+) -> None:
+    workers = settings.workers.model_copy(update=other)
+    with start_early_worker(settings.model_copy(update={"workers": workers}), waiting) as early:
         assert early is None
+        assert waiting.process.exitcode, "it would stay until the daemon ends"
+
+
+def test_a_waiting_worker_ends_with_its_parent(waiting: SpawnedWorker) -> None:
+    waiting.conn.close()
+    waiting.process.join(PATIENCE_S)
+    assert waiting.process.exitcode == EXIT_ORPHAN
+
+
+def test_a_waiting_worker_imports_a_module(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    imported = tmp_path / "imported"
+    library = f"open({str(imported)!r}, 'w').close()\nimport missing_library"
+    (tmp_path / "library.py").write_text(library)
+    [spec] = build_specs(settings.workers, ("cpu",), state_dir=settings.state)
+    worker = spawn_unassigned(imports="library")
+    try:
+        poll_until(imported.exists, "the import")
+        worker.assign("cpu", spec, "library:serve")
+        assert worker.conn.poll(PATIENCE_S)
+        fault = worker.conn.recv()
+    finally:
+        worker.end()
+    assert isinstance(fault, Fault), "the target's import fails, too"
+    assert "missing_library" in fault.error
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["status"], ["run", "--help"], ["once", "-h"], ["--version", "run"]]
+)
+def test_commands_without_a_worker_start_none(arguments: list[str]) -> None:
+    with start_unassigned(arguments) as worker:
+        assert worker is None
+
+
+@pytest.mark.skipif(has_nvidia_driver(), reason="the devices have to be probed first")
+def test_a_command_that_cannot_start_leaves_no_worker(tmp_path: Path) -> None:
+    """A process that is left would keep the pipes of the command open."""
+    with start_unassigned(["once"]) as worker:
+        assert worker
+    assert worker.process.exitcode
+    command = [sys.executable, "-m", "speakeasyd", "once", "--config", tmp_path / "missing.toml"]
+    done = subprocess.run(command, capture_output=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == ConfigError.exit_status
+    assert done.stderr.count(b"\n") < 5, "no traceback"
 
 
 def test_only_files_newer_than_the_ledger_are_new(settings: Settings) -> None:
