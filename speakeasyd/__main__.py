@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from speakeasyd.system.limits import raise_file_limit
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.nvidia_driver import has_nvidia_driver
-from speakeasyd.workers.spawn import SpawnedWorker, spawn_unassigned
+from speakeasyd.workers.spawn import SpawnedWorker, spawn_process
 
 _WITH_WORKER = {"once", "run"}  # the commands that start one on a machine without a GPU
 _HELP = {"-h", "--help"}
@@ -15,24 +15,25 @@ _HELP = {"-h", "--help"}
 
 def main() -> int:
     """Run the command of the command line. Returns its exit status."""
-    with start_unassigned(sys.argv[1:]) as unassigned:
+    with prestart_worker(sys.argv[1:]) as prestarted:
         from speakeasyd.cli import main as run_command  # noqa: PLC0415 - see above
 
-        return run_command(unassigned=unassigned)
+        return run_command(prestarted=prestarted)
 
 
 @contextmanager
-def start_unassigned(arguments: Sequence[str]) -> Iterator[SpawnedWorker | None]:
+def prestart_worker(arguments: Sequence[str]) -> Iterator[SpawnedWorker | None]:
     """Start a worker if the command will need one; it is ended at the end. None: no worker.
 
     The configuration is not known yet: `start_early_worker` ends a worker that it has no use for.
     """
     worker = None
-    is_wanted = _WITH_WORKER & {*arguments[:1]} and not _HELP & {*arguments}
+    command = next(iter(arguments), "")
+    is_wanted = command in _WITH_WORKER and _HELP.isdisjoint(arguments)
     if is_wanted and not has_nvidia_driver():
         raise_file_limit()  # the worker inherits the limit
         with suppress(OSError):  # the pool tries again, and tells it
-            worker = spawn_unassigned(imports=ENGINE.partition(":")[0])
+            worker = spawn_process(imports=ENGINE.partition(":")[0])
     try:
         yield worker
     finally:

@@ -1,6 +1,8 @@
 """Starts a daemon: the lock, then a worker, and while that imports its libraries, everything else."""
 
 import asyncio
+import queue
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -22,13 +24,13 @@ if TYPE_CHECKING:
 def run_daemon(
     settings: Settings,
     *,
-    unassigned: SpawnedWorker | None = None,
+    prestarted: SpawnedWorker | None = None,
     on_event: "OnEvent | None" = None,
     reload_settings: "ReloadSettings | None" = None,
 ) -> int:
     """Run until stopped. Returns the exit status.
 
-    `unassigned`: a worker to use, which its owner ends. `on_event`: called on the loop with every
+    `prestarted`: a worker to use, which its owner ends. `on_event`: called on the loop with every
     event; it must be quick. `reload_settings`: loads the configuration again. Raises StartError or
     LedgerError if it cannot start.
     """
@@ -37,14 +39,14 @@ def run_daemon(
         daemon = await open_daemon(on_event=on_event, reload_settings=reload_settings)
         return await daemon.run()
 
-    with _prepare_daemon(settings, unassigned) as open_daemon:
+    with prepare_daemon(settings, prestarted) as open_daemon:
         return asyncio.run(run())
 
 
 def drain(
     settings: Settings,
     *,
-    unassigned: SpawnedWorker | None = None,
+    prestarted: SpawnedWorker | None = None,
     on_event: "OnEvent | None" = None,
 ) -> Drained:
     """Run until nothing more can be done, or until stopped. See `run_daemon`.
@@ -56,13 +58,23 @@ def drain(
         daemon = await open_daemon(wait_for_fixes=False, on_event=on_event)
         return await daemon.run_until_drained()
 
-    preload = has_new_files(settings)
-    with _prepare_daemon(settings, unassigned, preload=preload) as open_daemon:
+    with prepare_daemon(settings, prestarted) as open_daemon:
         return asyncio.run(run())
 
 
-def has_new_files(settings: Settings) -> bool:
-    """Return whether an inbox has an entry that is newer than the ledger. Blocks."""
+def has_new_files(settings: Settings, *, patience_s: float = 0.2) -> bool:
+    """Return whether an inbox has an entry that is newer than the ledger.
+
+    False if the folders do not answer within `patience_s`; those on a dead server never do.
+    """
+    found: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    threading.Thread(target=lambda: found.put(_look_for_new_files(settings)), daemon=True).start()
+    with suppress(queue.Empty):
+        return found.get(timeout=patience_s)
+    return False
+
+
+def _look_for_new_files(settings: Settings) -> bool:
     with suppress(OSError):
         ledger = settings.state / LEDGER
         known_at = ledger.stat().st_mtime if ledger.exists() else 0.0
@@ -72,19 +84,19 @@ def has_new_files(settings: Settings) -> bool:
 
 
 @contextmanager
-def _prepare_daemon(
-    settings: Settings, unassigned: SpawnedWorker | None, *, preload: bool = False
+def prepare_daemon(
+    settings: Settings, prestarted: SpawnedWorker | None
 ) -> Iterator[Callable[..., Awaitable["Daemon"]]]:
     """Lock the ledger, start a worker, and migrate the ledger. Yields `Daemon.open`.
 
-    `preload`: the worker loads the model. Raises StartError or LedgerError.
+    Raises StartError or LedgerError.
     """
     raise_file_limit()
     with explain_errors(settings.state / LEDGER):
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         LedgerLock(settings.state),
-        start_early_worker(settings, unassigned, preload=preload) as early,
+        start_early_worker(settings, prestarted, preload=has_new_files(settings)) as early,
     ):
         from speakeasyd.daemon import Daemon  # noqa: PLC0415 - slow: the worker starts meanwhile
         from speakeasyd.ledger.migrate import migrate_ledger  # noqa: PLC0415 - the same

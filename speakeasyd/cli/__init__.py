@@ -68,14 +68,14 @@ COMMANDS: Mapping[str, str] = {
 """In the order of the help. Each is a module here with a function, or an application of its own, named `command`."""
 
 
-def main(argv: Sequence[str] | None = None, *, unassigned: SpawnedWorker | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prestarted: SpawnedWorker | None = None) -> int:
     """Run one command. Returns the exit status: its own, that of an expected error, 3 for a defect, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _print_whatever_names_there_are()
     try:
         status = int(
             get_command(build_app(arguments)).main(
-                arguments, "speakeasyd", standalone_mode=False, obj=unassigned
+                arguments, "speakeasyd", standalone_mode=False, obj=prestarted
             )
             or 0
         )

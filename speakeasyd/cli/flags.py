@@ -106,7 +106,7 @@ def with_flags(
 ) -> Callable[..., int]:
     """Gives a command that takes `Flags` one option for each of their fields, besides `--config`.
 
-    It also gets the worker process that was started before; see `speakeasyd/__main__.py`.
+    The command also gets the prestarted worker; see `speakeasyd/__main__.py`.
     """
 
     def with_options(context: typer.Context, config: Path | None = None, **options: Any) -> int:

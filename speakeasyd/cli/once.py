@@ -18,7 +18,7 @@ NAMED_MOST = 20  # files that are named of each kind
 
 
 @with_flags
-def command(config: Path | None, flags: Flags, unassigned: SpawnedWorker | None) -> int:
+def command(config: Path | None, flags: Flags, prestarted: SpawnedWorker | None) -> int:
     """Transcribe the files in the inboxes, then exit. Also exits if no progress is possible.
 
     Exit status: 0 all is done, 1 some files failed or are left, 2 it could not start.
@@ -28,7 +28,7 @@ def command(config: Path | None, flags: Flags, unassigned: SpawnedWorker | None)
     prepare_inboxes(settings, strict=True)
     logs.configure_logging(settings.log)
     log_start(loaded)
-    drained = drain(settings, unassigned=unassigned, on_event=logs.EventLogger())
+    drained = drain(settings, prestarted=prestarted, on_event=logs.EventLogger())
     log_stop()
     out = console()
     for line in list_outcomes(drained):

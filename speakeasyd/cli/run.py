@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 @with_flags
-def command(config: Path | None, flags: Flags, unassigned: SpawnedWorker | None) -> int:
+def command(config: Path | None, flags: Flags, prestarted: SpawnedWorker | None) -> int:
     """Watch the inboxes and transcribe new files, until stopped.
 
     Ctrl-C or a termination signal finishes the chunks in flight and leaves; a second one leaves at once. Nothing is
@@ -29,7 +29,7 @@ def command(config: Path | None, flags: Flags, unassigned: SpawnedWorker | None)
     log_folders(settings)
     status = run_daemon(
         settings,
-        unassigned=unassigned,
+        prestarted=prestarted,
         on_event=logs.EventLogger(),
         reload_settings=lambda: load_settings(config, flags),
     )

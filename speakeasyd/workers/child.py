@@ -34,17 +34,17 @@ class ChildSpec(Protocol):
 
 
 def run_child(conn: Connection, imports: str) -> None:
-    """Receive an assignment and carry it out, then end the process by `os._exit`.
+    """Receive a spec and a target, run the target, then end the process by `os._exit`.
 
     A normal exit would free the model, which can abort the process. `imports`: a module to import
-    before the assignment is known, and so before GPUs can be hidden; empty if there may be any.
+    before the spec is known, and so before any GPU is hidden; empty on a machine with GPUs.
     """
     _ignore_signals()
     set_compute_environment(os.environ)
     if imports:
         with suppress(Exception):  # the target's import fails, too, and that is reported
             import_module(imports)
-    spec, target, log = _receive_assignment(conn)
+    spec, target, log = _receive_spec(conn)
     _redirect_output(Path(log))
     restrict_visible_devices(spec.device, spec.state_dir, os.environ)
     try:
@@ -62,7 +62,7 @@ def run_child(conn: Connection, imports: str) -> None:
     os._exit(status)
 
 
-def _receive_assignment(conn: Connection) -> tuple[Any, str, str]:
+def _receive_spec(conn: Connection) -> tuple[Any, str, str]:
     """Return the `ChildSpec`, the target ("module:function") and the path of the log."""
     try:
         spec, target, log = conn.recv()

@@ -31,18 +31,18 @@ class EarlyWorker:
 
 @contextmanager
 def start_early_worker(
-    settings: Settings, unassigned: SpawnedWorker | None = None, *, preload: bool = False
+    settings: Settings, prestarted: SpawnedWorker | None = None, *, preload: bool = False
 ) -> Iterator[EarlyWorker | None]:
     """Start the worker of a machine without a GPU; with `preload`, it loads the model.
 
-    `unassigned`: a process to use. None if the devices must be probed first. An unused worker is
+    `prestarted`: a process to use. None if the devices must be probed first. An unused worker is
     killed at the end.
     """
     early = None
     if settings.workers.pool == "local" and find_known_devices(settings.workers) == (CPU,):
-        early = _start_worker(settings, unassigned, preload=preload)
-    elif unassigned:
-        unassigned.end()
+        early = _start_worker(settings, prestarted, preload=preload)
+    elif prestarted:
+        prestarted.end()
     try:
         yield early
     finally:
@@ -51,12 +51,12 @@ def start_early_worker(
 
 
 def _start_worker(
-    settings: Settings, unassigned: SpawnedWorker | None, *, preload: bool
+    settings: Settings, prestarted: SpawnedWorker | None, *, preload: bool
 ) -> EarlyWorker | None:
     [plain] = build_specs(settings.workers, (CPU,), state_dir=settings.state)
     spec = replace(plain, folders={inbox.name: str(inbox.path) for inbox in settings.inboxes})
     name = name_worker(spec)
     preloading = replace(spec, preload=settings.options.model if preload else "")
     with suppress(OSError):  # the pool tries again, and tells it
-        return EarlyWorker(name, spec, spawn_worker(name, preloading, ENGINE, unassigned))
+        return EarlyWorker(name, spec, spawn_worker(name, preloading, ENGINE, prestarted))
     return None

@@ -20,9 +20,9 @@ class SpawnedWorker:
 
     process: BaseProcess
     conn: Connection
-    log: Path = Path(os.devnull)  # of its output, once it is assigned
+    log: Path = Path(os.devnull)  # of its output, once there is a spec
 
-    def assign(self, name: str, spec: child.ChildSpec, target: str) -> None:
+    def send_spec(self, name: str, spec: child.ChildSpec, target: str) -> None:
         """Make the process run `target` ("module:function"). Raises OSError."""
         self.log = Path(spec.state_dir) / "workers" / f"{name}.log"
         self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -41,25 +41,25 @@ class SpawnedWorker:
 
 
 def spawn_worker(
-    name: str, spec: child.ChildSpec, target: str, unassigned: SpawnedWorker | None = None
+    name: str, spec: child.ChildSpec, target: str, prestarted: SpawnedWorker | None = None
 ) -> SpawnedWorker:
-    """Start a worker that runs `target` ("module:function"), or let `unassigned` do it.
+    """Start a worker that runs `target` ("module:function"), or let `prestarted` do it.
 
-    Raises OSError. Call it on the main thread, see `spawn_unassigned`.
+    Raises OSError. Call it on the main thread, see `spawn_process`.
     """
-    worker = unassigned or spawn_unassigned()
+    worker = prestarted or spawn_process()
     try:
-        worker.assign(name, spec, target)
+        worker.send_spec(name, spec, target)
     except OSError:
         worker.end()
         raise
     return worker
 
 
-def spawn_unassigned(*, imports: str = "") -> SpawnedWorker:
-    """Start a worker that waits for its assignment. Raises OSError.
+def spawn_process(*, imports: str = "") -> SpawnedWorker:
+    """Start a worker that waits for its spec. Raises OSError.
 
-    `imports`: a module that it imports meanwhile; only for the CPU, see `child.run_child`.
+    `imports`: a module that it imports meanwhile, see `child.run_child`.
 
     Call it on the main thread: the child asks Linux to be killed with its parent
     (PR_SET_PDEATHSIG), and that applies to the thread that started it.

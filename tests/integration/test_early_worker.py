@@ -3,23 +3,26 @@
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from speakeasyd.__main__ import start_unassigned
+from speakeasyd import launch
+from speakeasyd.__main__ import prestart_worker
 from speakeasyd.config import Settings
 from speakeasyd.domain.protocol import Fault, Hello, Loaded, Loading, Report
 from speakeasyd.errors import ConfigError
-from speakeasyd.launch import has_new_files
+from speakeasyd.launch import has_new_files, prepare_daemon
 from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.workers.child import ENGINE, EXIT_ORPHAN
 from speakeasyd.workers.devices import build_specs
 from speakeasyd.workers.early_worker import EarlyWorker, start_early_worker
 from speakeasyd.workers.nvidia_driver import has_nvidia_driver
-from speakeasyd.workers.spawn import SpawnedWorker, spawn_unassigned
+from speakeasyd.workers.spawn import SpawnedWorker, spawn_process
 from tests.conftest import PATIENCE_S, poll_until
 
 
@@ -39,8 +42,8 @@ def settings(tmp_path: Path) -> Settings:
 
 
 @pytest.fixture
-def waiting() -> Iterator[SpawnedWorker]:
-    worker = spawn_unassigned()
+def prestarted() -> Iterator[SpawnedWorker]:
+    worker = spawn_process()
     yield worker
     worker.end()
 
@@ -92,32 +95,45 @@ def test_a_worker_imports_nothing_of_the_hub_until_it_downloads() -> None:
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0
 
 
-def test_a_waiting_worker_gets_the_assignment(settings: Settings, waiting: SpawnedWorker) -> None:
-    with start_early_worker(settings, waiting) as early:
+def test_a_prestarted_worker_is_used(settings: Settings, prestarted: SpawnedWorker) -> None:
+    with start_early_worker(settings, prestarted) as early:
         assert early
-        assert early.worker is waiting
-        assert waiting.conn.poll(PATIENCE_S)
-        assert isinstance(waiting.conn.recv(), Hello)
-    assert waiting.process.exitcode, "nobody took it"
+        assert early.worker is prestarted
+        assert prestarted.conn.poll(PATIENCE_S)
+        assert isinstance(prestarted.conn.recv(), Hello)
+    assert prestarted.process.exitcode, "nobody took it"
+
+
+def test_a_daemon_with_new_files_loads_the_model(
+    settings: Settings, prestarted: SpawnedWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patient = partial(has_new_files, patience_s=PATIENCE_S)
+    monkeypatch.setattr(launch, "has_new_files", patient)
+    with prepare_daemon(settings, prestarted):
+        reports = []
+        for _ in range(2):
+            assert prestarted.conn.poll(PATIENCE_S)
+            reports.append(prestarted.conn.recv())
+    assert [type(report) for report in reports] == [Hello, Loading]
 
 
 @pytest.mark.parametrize("other", [{"device": "cuda"}, {"pool": "ray"}])
-def test_a_waiting_worker_that_is_not_needed_is_ended(
-    settings: Settings, waiting: SpawnedWorker, other: dict[str, str]
+def test_a_prestarted_worker_that_is_not_needed_is_ended(
+    settings: Settings, prestarted: SpawnedWorker, other: dict[str, str]
 ) -> None:
     workers = settings.workers.model_copy(update=other)
-    with start_early_worker(settings.model_copy(update={"workers": workers}), waiting) as early:
+    with start_early_worker(settings.model_copy(update={"workers": workers}), prestarted) as early:
         assert early is None
-        assert waiting.process.exitcode, "it would stay until the daemon ends"
+        assert prestarted.process.exitcode, "it would stay until the daemon ends"
 
 
-def test_a_waiting_worker_ends_with_its_parent(waiting: SpawnedWorker) -> None:
-    waiting.conn.close()
-    waiting.process.join(PATIENCE_S)
-    assert waiting.process.exitcode == EXIT_ORPHAN
+def test_a_prestarted_worker_ends_with_its_parent(prestarted: SpawnedWorker) -> None:
+    prestarted.conn.close()
+    prestarted.process.join(PATIENCE_S)
+    assert prestarted.process.exitcode == EXIT_ORPHAN
 
 
-def test_a_waiting_worker_imports_a_module(
+def test_a_prestarted_worker_imports_a_module(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -125,10 +141,10 @@ def test_a_waiting_worker_imports_a_module(
     library = f"open({str(imported)!r}, 'w').close()\nimport missing_library"
     (tmp_path / "library.py").write_text(library)
     [spec] = build_specs(settings.workers, ("cpu",), state_dir=settings.state)
-    worker = spawn_unassigned(imports="library")
+    worker = spawn_process(imports="library")
     try:
         poll_until(imported.exists, "the import")
-        worker.assign("cpu", spec, "library:serve")
+        worker.send_spec("cpu", spec, "library:serve")
         assert worker.conn.poll(PATIENCE_S)
         fault = worker.conn.recv()
     finally:
@@ -141,14 +157,14 @@ def test_a_waiting_worker_imports_a_module(
     "arguments", [[], ["status"], ["run", "--help"], ["once", "-h"], ["--version", "run"]]
 )
 def test_commands_without_a_worker_start_none(arguments: list[str]) -> None:
-    with start_unassigned(arguments) as worker:
+    with prestart_worker(arguments) as worker:
         assert worker is None
 
 
 @pytest.mark.skipif(has_nvidia_driver(), reason="the devices have to be probed first")
 def test_a_command_that_cannot_start_leaves_no_worker(tmp_path: Path) -> None:
     """A process that is left would keep the pipes of the command open."""
-    with start_unassigned(["once"]) as worker:
+    with prestart_worker(["once"]) as worker:
         assert worker
     assert worker.process.exitcode
     command = [sys.executable, "-m", "speakeasyd", "once", "--config", tmp_path / "missing.toml"]
@@ -158,11 +174,20 @@ def test_a_command_that_cannot_start_leaves_no_worker(tmp_path: Path) -> None:
 
 
 def test_only_files_newer_than_the_ledger_are_new(settings: Settings) -> None:
-    assert has_new_files(settings)
+    assert has_new_files(settings, patience_s=PATIENCE_S)
     settings.state.mkdir()
     ledger = settings.state / LEDGER
     ledger.touch()
     created_at = (settings.inboxes[0].path / "memo.wav").stat().st_ctime
     for changed_at, expected in ((created_at - 60, True), (created_at + 60, False)):
         os.utime(ledger, (changed_at, changed_at))
-        assert has_new_files(settings) is expected
+        assert has_new_files(settings, patience_s=PATIENCE_S) is expected
+
+
+def test_a_folder_that_does_not_answer_delays_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(Path, "iterdir", lambda _: iter(()) if answer.wait(PATIENCE_S) else None)
+    assert not has_new_files(settings, patience_s=0.01)
+    answer.set()
