@@ -36,6 +36,9 @@ from speakeasyd.ledger.transitions import end_claim, require_claim, split_into_s
 from speakeasyd.ledger.writer import Transaction
 
 IN_TIME = (segments.c.start_seconds, segments.c.chunk, segments.c.position)
+# Once: an alias of a table with many columns takes longer to create than a query to run
+_mine, _earlier = jobs.alias("mine"), jobs.alias("earlier")
+_first, _live = jobs.alias("first"), jobs.alias("live")
 
 
 def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
@@ -172,14 +175,13 @@ def own_files(connection: Connection, job_id: JobId) -> list[OwnFile]:
 
 def _of_same_file(job_id: JobId) -> ColumnElement[bool]:
     """Return the condition for artifacts of this job or of an ended earlier version."""
-    mine, earlier = jobs.alias("mine"), jobs.alias("earlier")
     same = (
-        (earlier.c.inbox == mine.c.inbox)
-        & (earlier.c.path_raw == mine.c.path_raw)
-        & (earlier.c.id < mine.c.id)
+        (_earlier.c.inbox == _mine.c.inbox)
+        & (_earlier.c.path_raw == _mine.c.path_raw)
+        & (_earlier.c.id < _mine.c.id)
     )
-    ended_before = earlier.c.status.not_in([Status.PENDING, Status.PROCESSING])
-    ids = select(earlier.c.id).join(mine, same).where(mine.c.id == job_id, ended_before)
+    ended_before = _earlier.c.status.not_in([Status.PENDING, Status.PROCESSING])
+    ids = select(_earlier.c.id).join(_mine, same).where(_mine.c.id == job_id, ended_before)
     return (artifacts.c.job_id == job_id) | artifacts.c.job_id.in_(ids)
 
 
@@ -191,17 +193,16 @@ def find_ended_jobs(
     connection: Connection, inbox: str, sightings: Sequence[Sighting]
 ) -> list[EndedJob]:
     """Return the ended jobs of these files that will not be read again."""
-    first, live = jobs.alias("first"), jobs.alias("live")
     done = jobs.c.status.in_([Status.COMPLETED, Status.FAILED]) | (
-        first.c.status == Status.COMPLETED
+        _first.c.status == Status.COMPLETED
     )
     busy = exists().where(
-        live.c.inbox == jobs.c.inbox,
-        live.c.path_raw == jobs.c.path_raw,
-        live.c.status.in_([Status.PENDING, Status.PROCESSING]),
+        _live.c.inbox == jobs.c.inbox,
+        _live.c.path_raw == jobs.c.path_raw,
+        _live.c.status.in_([Status.PENDING, Status.PROCESSING]),
     )
-    columns = select(jobs, first.c.warning_kinds.label("first_warning_kinds"))
-    query = columns.outerjoin(first, first.c.id == jobs.c.duplicate_of).where(
+    columns = select(jobs, _first.c.warning_kinds.label("first_warning_kinds"))
+    query = columns.outerjoin(_first, _first.c.id == jobs.c.duplicate_of).where(
         jobs.c.inbox == inbox, done, ~busy
     )
     latest: dict[bytes, EndedJob] = {}  # by path
