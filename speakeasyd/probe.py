@@ -11,10 +11,11 @@ from typing import Any
 async def run_probe(
     *arguments: str, deadline_s: float, environ: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Run Python with these arguments; return the JSON object that the program prints.
+    """Run Python with these arguments; return the JSON object that the program prints on a line.
 
-    If it prints none, the only key is `error`: that it did not answer within `deadline_s`
-    seconds, or the end of its output. Raises OSError if the process cannot be started.
+    Other lines are ignored: on a GPU, CTranslate2 prints one, too. Without an object, the only key
+    is `error`: that the program did not answer within `deadline_s` seconds, or the end of its
+    output. Raises OSError if the process cannot be started.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -32,10 +33,11 @@ async def run_probe(
         with suppress(ProcessLookupError):
             process.kill()
         await process.wait()
-    try:
-        found: dict[str, Any] = json.loads(out)
-    except ValueError:
-        lines = err.decode(errors="replace").strip().splitlines()
-        died = f"the probe died with exit status {process.returncode}"
-        return {"error": lines[-1] if lines else died}
-    return found
+    for line in reversed(out.splitlines()):
+        with suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict):
+                return found
+    lines = err.decode(errors="replace").strip().splitlines()
+    died = f"the probe died with exit status {process.returncode}"
+    return {"error": lines[-1] if lines else died}

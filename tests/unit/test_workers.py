@@ -314,6 +314,12 @@ async def test_a_crashed_probe_is_a_result(code: str, expected: str) -> None:
     assert expected in findings.error
 
 
+async def test_a_library_may_print_before_the_findings() -> None:
+    """On a GPU, CTranslate2 names its allocator on stdout."""
+    code = "print('[info] Using CUDA allocator: cuda_malloc_async'); print('{\"gpus\": [{}], \"error\": \"\"}', end='')"
+    assert await probe_devices(command=("-c", code)) == ProbeResult(1)
+
+
 async def test_a_probe_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("speakeasyd.workers.devices.PROBE_S", 0.2)
     findings = await probe_devices(command=("-c", "import time; time.sleep(60)"))
