@@ -6,7 +6,8 @@ Needs an NVIDIA GPU. Each case runs in its own process: load the model, transcri
 tokens), transcribe in a loop in a thread, inject the fault into the same primary context through
 libcuda, record what the thread raised, then try the in-process remedy: drop the model, collect
 garbage, empty torch's cache, load again, compare with the golden tokens. Every line is printed at
-once, so an abort loses none. It has not been run on a GPU yet.
+once, so an abort loses none. Cases that need all of the memory run alone, the others at once.
+docs/cuda-recovery.md has the results of a run.
 """
 
 import argparse
@@ -18,7 +19,11 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
+
+import numpy as np
 
 PTX = b"""
 .version 6.0
@@ -51,8 +56,11 @@ LOOP:
 }
 """
 KERNELS = ("illegal_access", "misaligned", "trapped", "endless")
-CASES = (*KERNELS, "out_of_memory_at_load", "out_of_memory_at_generate", "none")
-PATIENCE_S = 20.0
+NEED_ALL_MEMORY = ("out_of_memory_at_load", "out_of_memory_at_generate")
+CASES = (*KERNELS, *NEED_ALL_MEMORY, "none")
+PROCESSES = 4
+CANARY = files("speakeasyd") / "data" / "canary.flac"
+PATIENCE_S = 10.0
 
 
 class CudaDriver:
@@ -103,15 +111,14 @@ def print_fact(**fact: object) -> None:
 class Model:
     def __init__(self, folder: str) -> None:
         import ctranslate2
-        import numpy as np
+        from faster_whisper import decode_audio
+        from faster_whisper.feature_extractor import FeatureExtractor
 
-        began = time.monotonic()
         self._storage = ctranslate2.StorageView
         self._model = ctranslate2.models.Whisper(folder, device="cuda", compute_type="float16")
-        self._features = (
-            np.random.default_rng(0).standard_normal((1, 80, 3000), dtype=np.float32) * 0.2
-        )
-        self.load_s = time.monotonic() - began
+        speech = FeatureExtractor(feature_size=self._model.n_mels)(decode_audio(str(CANARY)))
+        self._features = np.zeros((1, self._model.n_mels, 3000), np.float32)
+        self._features[0, :, : speech.shape[1]] = speech[:, :3000]
 
     def generate(self) -> list[int]:
         features = self._storage.from_array(self._features)
@@ -231,12 +238,21 @@ def main() -> None:
         fill_memory()
     if arguments.case:
         run_child(arguments.case, arguments.model)
-    for torch in ("", "1"):
-        for case in CASES:
-            run_case(case, arguments.model, torch, arguments.out)
+        return
+    cases = [(case, torch) for torch in ("", "1") for case in CASES]
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        shared = [one for one in cases if one[0] not in NEED_ALL_MEMORY]
+        done = pool.map(lambda one: run_case(*one, folder=arguments.model), shared)
+        facts = list(done)
+    facts += [run_case(*one, folder=arguments.model) for one in cases if one not in shared]
+    for fact in facts:
+        print(json.dumps(fact, indent=1))
+    if arguments.out:
+        arguments.out.write_text("".join(json.dumps(fact) + "\n" for fact in facts), "utf-8")
 
 
-def run_case(case: str, folder: str, torch: str, out: Path | None) -> None:
+def run_case(case: str, torch: str, *, folder: str) -> dict[str, object]:
+    """Run a case in its own process and return what it printed."""
     command = [sys.executable, "-m", "tests.torture.cuda_faults", folder, "--case", case]
     environment = {**os.environ, "WITH_TORCH": torch}
     began = time.monotonic()
@@ -248,7 +264,7 @@ def run_case(case: str, folder: str, torch: str, out: Path | None) -> None:
     except subprocess.TimeoutExpired as late:
         output, errors = str(late.stdout or b"", "utf8"), str(late.stderr or b"", "utf8")
         status = "killed after 120 s"
-    fact = {
+    return {
         "case": case,
         "torch": bool(torch),
         "exit_status": status,
@@ -256,10 +272,6 @@ def run_case(case: str, folder: str, torch: str, out: Path | None) -> None:
         "steps": [json.loads(line) for line in output.splitlines()],
         "errors": errors[-600:],
     }
-    print(json.dumps(fact, indent=1), flush=True)
-    if out:
-        with out.open("a") as file:
-            file.write(json.dumps(fact) + "\n")
 
 
 if __name__ == "__main__":

@@ -23,9 +23,11 @@ ENGINE: Mapping[str, Mapping[str, object]] = {
 BACKLOG = 2  # unfinished files that there always are
 
 
-def transcribe_files(run: Run, files: list[Path]) -> dict[Path, str]:
+def transcribe_files(
+    run: Run, files: list[Path], *, settings: Mapping[str, Mapping[str, object]] = {}
+) -> dict[Path, str]:
     """Return the transcripts of the files without faults."""
-    with run.create_daemon(program=REAL) as daemon:
+    with run.create_daemon(program=REAL, settings=settings) as daemon:
         for file in files:
             daemon.drop_file(file)
         daemon.run_until_done()
