@@ -31,6 +31,7 @@ from speakeasyd.engine.model import load_model
 from speakeasyd.engine.recognizer import AnyRecognizer
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 from speakeasyd.engine.whisper import decoding
+from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 
 PIECES = ((0.0, 1.0), (0.0, 0.45), (0.3, 0.8), (0.55, 1.0), (0.13, 0.97))
 """Start and end of the pieces, as fractions of a recording."""
@@ -44,9 +45,9 @@ def main() -> None:
     parser.add_argument("--windows", default="2/10,1/5,0.5/3", help="margin/floor in seconds")
     parser.add_argument("--limit", type=int, default=0, help="recordings, at most")
     asked = parser.parse_args()
-    recognizer = load_model(
-        "bundled", WorkerSpec("cpu", "int8", 1, 1, str(Path.cwd()), offline=True)
-    ).recognizer
+    spec = WorkerSpec("cpu", "int8", 1, 1, str(Path.cwd()), offline=True)
+    loaded = load_model("bundled", spec).recognizer
+    assert isinstance(loaded, WhisperRecognizer)
     chosen = recordings("short", longest_s=LONGEST_S, limit=asked.limit)
     clips = [(one, clip) for one in chosen if one.reference for clip in cut(one)]
     print(
@@ -55,7 +56,9 @@ def main() -> None:
     for window in asked.windows.split(","):
         margin, floor = map(float, window.split("/"))
         decoding._MARGIN = int(margin * FRAMES_PER_S)
-        decoding._WINDOWS_S = tuple(range(int(floor), LONGEST_WINDOW_S))
+        windows = range(int(floor), LONGEST_WINDOW_S)
+        rules = replace(decoding.CALL_RULES["cpu"], windows_s=windows)
+        recognizer = WhisperRecognizer(loaded.whisper, rules)
         for half, found in enumerate(measure(recognizer, clips)):
             names = ("pieces", "again", "repeated first", "repeated", "wrong first", "wrong", "cpu")
             print(window, half, "|", *(round(found[name]) for name in names), flush=True)

@@ -1,22 +1,27 @@
 """Measures the cost and benefit of each default of the engine.
 
-Usage: python -m benchmarks.sweep [--sets short,long]
+Usage: python -m benchmarks.sweep [--sets short,long] [--device cuda] [--model FOLDER]
 
 One process and one loaded model transcribe the same recordings, with one setting changed at a time,
-in three rounds. Processor time is the median of the rounds, relative to the default.
+in three rounds. Processor time (on a GPU: time) is the median of the rounds, relative to the
+defaults.
 """
 
 import argparse
 import os
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from time import process_time
+from time import perf_counter, process_time
 from typing import Any
 
+from faster_whisper import WhisperModel
+
+from benchmarks.contenders import BUNDLED
 from benchmarks.corpus import Recording, recordings, wrong_words
+from benchmarks.machine import describe_machine
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import (
@@ -28,11 +33,13 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
     WorkerSpec,
 )
-from speakeasyd.domain.stepdown import CPU_BATCH
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
-from speakeasyd.engine.recognizer import Model
+from speakeasyd.engine.recognizer import AnyRecognizer, Model
 from speakeasyd.engine.whisper import decoding
+from speakeasyd.engine.whisper.decoding import CALL_RULES, CallRules
+from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 
 ROUNDS, LONGEST_S, FRAMES_PER_S = 3, 1000.0, 100
 
@@ -40,25 +47,27 @@ ROUNDS, LONGEST_S, FRAMES_PER_S = 3, 1000.0, 100
 @dataclass(frozen=True, slots=True)
 class Choice:
     name: str
-    floor: int = 10  # seconds: the shortest window
+    rules: CallRules = CALL_RULES["cpu"]
     margin: int = 2  # seconds of the window after the speech
-    windows: Sequence[int] = decoding._WINDOWS_S  # seconds
-    contexts: Sequence[int] = decoding._CONTEXTS  # tokens of the text before
     batch: int = CPU_BATCH  # windows of 30 s in one call
+    replicas: int = 2
     options: tuple[tuple[str, Any], ...] = ()
 
+    def with_rules(self, name: str, **changes: Any) -> "Choice":
+        return replace(self, name=name, rules=replace(self.rules, **changes))
 
+
+DEFAULTS = Choice("the defaults")
 CHOICES = (
-    Choice("the defaults"),
+    DEFAULTS,
     Choice("batch 1", batch=1),
     Choice("batch 2", batch=2),
     Choice("batch 8", batch=8),
-    Choice("windows of 10 to 16, 20, 25 and 30 s", windows=(*range(10, 17), 20, 25)),
-    Choice("contexts of 0 or 48 tokens", contexts=(0, 48)),
-    Choice("no context", contexts=(0,)),
-    Choice("floor 5 s", floor=5),
-    Choice("floor 15 s", floor=15),
-    Choice("floor 20 s", floor=20),
+    DEFAULTS.with_rules("windows of 10 to 16, 20, 25 and 30 s", windows_s=(*range(10, 17), 20, 25)),
+    DEFAULTS.with_rules("contexts of 0 or 48 tokens", contexts=(0, 48)),
+    DEFAULTS.with_rules("no context", contexts=(0,)),
+    DEFAULTS.with_rules("no timestamps", timestamps=False),
+    *(DEFAULTS.with_rules(f"floor {floor} s", windows_s=range(floor, 30)) for floor in (5, 15, 20)),
     Choice("margin 1 s", margin=1),
     Choice("margin 3 s", margin=3),
     Choice("margin 5 s", margin=5),
@@ -70,6 +79,21 @@ CHOICES = (
     Choice("exact", options=(("accuracy", "exact"),)),
     Choice("with word timestamps", options=(("word_timestamps", True),)),
 )
+GPU_DEFAULTS = Choice("the defaults", CALL_RULES["cuda"], batch=GPU_BATCH)
+GPU_CHOICES = (
+    GPU_DEFAULTS,
+    replace(
+        GPU_DEFAULTS, name="windows, contexts and timestamps of a CPU", rules=CALL_RULES["cpu"]
+    ),
+    GPU_DEFAULTS.with_rules("timestamps", timestamps=True),
+    GPU_DEFAULTS.with_rules("windows of 10 to 30 s", windows_s=range(10, 30)),
+    GPU_DEFAULTS.with_rules("windows of 30 s", windows_s=()),
+    GPU_DEFAULTS.with_rules("no context", contexts=(0,)),
+    *(replace(GPU_DEFAULTS, name=f"replicas: {count}", replicas=count) for count in (1, 3, 4)),
+    *(replace(GPU_DEFAULTS, name=f"batch {size}", batch=size) for size in (1, 8, 32)),
+    replace(GPU_DEFAULTS, name="beam 1", options=(("beam_size", 1),)),
+    replace(GPU_DEFAULTS, name="no fallback", options=(("fallback", False),)),
+)
 
 
 def main() -> None:
@@ -79,53 +103,78 @@ def main() -> None:
     parser.add_argument("--sets", default="short,long")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--limit", type=int, default=0, help="recordings of a set, at most")
+    parser.add_argument("--copies", type=int, default=1, help="of each recording")
+    parser.add_argument("--model", default=BUNDLED)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--choices", choices=("cpu", "cuda"), help="of the device, if not given")
+    parser.add_argument("--compute-type", default="auto")
     parser.add_argument("--picture", type=Path)
     asked = parser.parse_args()
-    model = load_model("bundled", WorkerSpec("cpu", "int8", 2, 1, str(Path.cwd()), offline=True))
+    choices = GPU_CHOICES if (asked.choices or asked.device) == "cuda" else CHOICES
+    device = "cuda:0" if asked.device == "cuda" else "cpu"
+    replicas = max(choice.replicas for choice in choices)
+    spec = WorkerSpec(device, asked.compute_type, replicas, 1, str(Path.cwd()), offline=True)
+    model = load_model(asked.model, spec)
+    print(describe_machine(asked.device), asked.model, model.loaded.compute_type)
     for name in asked.sets.split(","):
-        chosen = recordings(name, longest_s=LONGEST_S, limit=asked.limit)
-        found = sweep(model, chosen, asked.rounds)
-        print(f"\n{name}: {len(chosen)} recordings\n\n| | work | word error rate |\n|---|---|---|")
-        for choice, (work, wrong) in found.items():
-            print(f"| {choice.name} | {100 * work:.0f} % | {wrong:.2f} % |", flush=True)
-        if asked.picture:
-            asked.picture.with_stem(f"{asked.picture.stem}-{name}").write_text(
-                _picture(found), "utf-8"
+        chosen = recordings(name, longest_s=LONGEST_S, limit=asked.limit) * asked.copies
+        audio_s = sum(one.seconds for one in chosen)
+        found = sweep(model, chosen, choices, asked.rounds)
+        print(f"\n{name}: {len(chosen)} recordings, {audio_s:.0f} s\n")
+        print("| | work | seconds | clips a call | decoded again | word error rate |")
+        print("|---|---|---|---|---|---|")
+        for choice, (work, result) in found.items():
+            print(
+                f"| {choice.name} | {100 * work:.0f} % | {result.seconds:.2f} | {result.clips_a_call:.1f} "
+                f"| {result.redone} | {wrong_words(chosen, result.texts):.2f} % |",
+                flush=True,
             )
+        if asked.picture:
+            points = {
+                choice: (work, wrong_words(chosen, result.texts))
+                for choice, (work, result) in found.items()
+            }
+            picture = asked.picture.with_stem(f"{asked.picture.stem}-{name}")
+            picture.write_text(_picture(points), "utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    spent: float  # seconds: of the processor, on a GPU of the clock
+    seconds: float  # on the clock
+    clips_a_call: float
+    redone: int  # texts that were decoded again
+    texts: dict[str, str]  # by file name
 
 
 def sweep(
-    model: Model, chosen: Sequence[Recording], rounds: int
-) -> dict[Choice, tuple[float, float]]:
-    spent: dict[Choice, list[float]] = {choice: [] for choice in CHOICES}
-    wrong: dict[Choice, float] = {}
-    transcribe(model, chosen[:2], CHOICES[0])  # warm-up
+    model: Model, chosen: Sequence[Recording], choices: Sequence[Choice], rounds: int
+) -> dict[Choice, tuple[float, Result]]:
+    """Return the work relative to the first choice, and the last result, of each choice."""
+    results: dict[Choice, list[Result]] = {choice: [] for choice in choices}
+    transcribe(model, chosen[:8], choices[0])  # warm-up
     for _ in range(rounds):
-        for choice in CHOICES:
-            took, texts = transcribe(model, chosen, choice)
-            spent[choice].append(took)
-            wrong[choice] = wrong_words(chosen, texts)
-    base = spent[CHOICES[0]]
-    work = {
-        choice: median(a / b for a, b in zip(took, base, strict=True))
-        for choice, took in spent.items()
+        for choice in choices:
+            results[choice].append(transcribe(model, chosen, choice))
+    base = [result.spent for result in results[choices[0]]]
+    return {
+        choice: (
+            median(result.spent / b for result, b in zip(found, base, strict=True)),
+            found[-1],
+        )
+        for choice, found in results.items()
     }
-    return {choice: (work[choice], wrong[choice]) for choice in CHOICES}
 
 
-def transcribe(
-    model: Model, chosen: Sequence[Recording], choice: Choice
-) -> tuple[float, dict[str, str]]:
-    """Return the seconds of processor time, and the texts by file name."""
-    windows = (choice.floor, *(length for length in choice.windows if length > choice.floor))
-    vars(decoding).update(
-        _WINDOWS_S=windows, _MARGIN=choice.margin * FRAMES_PER_S, _CONTEXTS=choice.contexts
-    )
+def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> Result:
+    whisper: WhisperModel = model.recognizer.whisper  # type: ignore[attr-defined]
+    vars(decoding)["_MARGIN"] = choice.margin * FRAMES_PER_S
     done: dict[int, dict[int, str]] = {number: {} for number in range(len(chosen))}
-    remaining, over = set(done), threading.Event()
+    remaining, over, redone = set(done), threading.Event(), [0]
 
     def collect_report(report: Report) -> None:
         if isinstance(report, ChunkDone):
+            redone[0] += report.chunk.redone
             done[report.job_id][report.chunk.index] = "".join(
                 segment.text for segment in report.chunk.segments
             )
@@ -134,28 +183,46 @@ def transcribe(
             if not remaining:
                 over.set()
 
+    counting = _CountingRecognizer(WhisperRecognizer(whisper, choice.rules))
     pipeline = Pipeline(
-        recognizer=model.recognizer,
-        replicas=model.replicas,
+        recognizer=counting,
+        replicas=choice.replicas,
         batch_size=choice.batch,
-        readers=2,
+        readers=min(8, os.cpu_count() or 1),
         folders={str(one.path.parent): str(one.path.parent) for one in chosen},
         send=collect_report,
         on_fault=lambda fault, _: print(fault),
         on_idle=lambda: None,
     )
-    began = process_time()
+    clock = process_time if "cpu" in model.loaded.device else perf_counter
+    began, began_s = clock(), perf_counter()
     options = Options.model_validate({"model": "bundled", **dict(choice.options)})
     for number, one in enumerate(chosen):
         source = SourceRef(str(one.path.parent), os.fsencode(one.path.name))
         pipeline.submit(Task(JobId(number), Token("sweep"), source, options, None))
     over.wait()
-    took = process_time() - began
+    spent, seconds = clock() - began, perf_counter() - began_s
     pipeline.stop()
     texts = {
-        number: "".join(text for _, text in sorted(parts.items())) for number, parts in done.items()
+        one.path.name: "".join(text for _, text in sorted(done[number].items()))
+        for number, one in enumerate(chosen)
     }
-    return took, {one.path.name: texts[number] for number, one in enumerate(chosen)}
+    return Result(spent, seconds, counting.clips / counting.calls, redone[0], texts)
+
+
+class _CountingRecognizer:
+    """Counts the first calls for clips; passes everything on."""
+
+    def __init__(self, recognizer: AnyRecognizer) -> None:
+        self._recognizer, self.calls, self.clips = recognizer, 0, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._recognizer, name)
+
+    def recognize_batch(self, requests: Sequence[Any], encoded: Any = None) -> Any:
+        self.calls += 1
+        self.clips += len(requests)
+        return self._recognizer.recognize_batch(requests, encoded)
 
 
 def _picture(found: dict[Choice, tuple[float, float]]) -> str:

@@ -27,11 +27,11 @@ from speakeasyd.setting_sources import list_candidates
 # Times as fast that another way has to be, to be chosen over one that was tried before it
 WORTH = 1.03
 _GPU = [
+    ("float16", 2, 16),
+    ("float16", 4, 16),
+    ("float16", 2, 32),
     ("float16", 1, 16),
-    ("float16", 1, 32),
-    ("float16", 1, 8),
-    ("int8_float16", 1, 16),
-    ("int8_float16", 1, 32),
+    ("int8_float16", 2, 16),
 ]
 
 

@@ -41,6 +41,8 @@ from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
+from speakeasyd.engine.whisper.decoding import CALL_RULES
+from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 from speakeasyd.engine.worker_host import EXIT_FAULT, EXIT_ORPHAN, serve_requests
 from speakeasyd.errors import ErrorCode
 from tests.conftest import PATIENCE_S
@@ -322,6 +324,31 @@ def test_words_have_times_and_join_to_the_text(model: Model) -> None:
         assert segment.start == segment.words[0].start
         assert segment.end == segment.words[-1].end
         assert all(0 <= word.probability <= 1 for word in segment.words)
+
+
+def test_without_timestamps_each_sentence_is_a_segment(
+    model: Model, conversation: Path, expected_chunks: list[Chunk]
+) -> None:
+    """So it is on a GPU, where the decoder writes no timestamps."""
+    assert isinstance(model.recognizer, WhisperRecognizer)
+    recognizer = WhisperRecognizer(model.recognizer.whisper, CALL_RULES["cuda"])
+    as_on_gpu = replace(model, recognizer=recognizer)
+    chunks = transcribe_file(as_on_gpu, build_task(conversation)).build_chunks()
+    assert [chunk.index for chunk in chunks] == [chunk.index for chunk in expected_chunks]
+    segments = [segment for chunk in chunks for segment in chunk.segments]
+    assert len(segments) > len(chunks)
+    assert not any(segment.words for segment in segments)
+    times = [time for segment in segments for time in (segment.start, segment.end)]
+    assert times == sorted(times)
+    for chunk, expected in zip(chunks, expected_chunks, strict=True):
+        assert chunk.segments[0].start == pytest.approx(expected.segments[0].start, abs=1.0)
+        assert chunk.segments[-1].end == pytest.approx(expected.segments[-1].end, abs=1.0)
+        assert chunk.segments[-1].end <= chunk.end + 0.001
+    before_last = [segment for chunk in chunks for segment in chunk.segments[:-1]]
+    assert all(segment.text.endswith((".", "!", "?")) for segment in before_last)
+    silence = Clip(0, 0.0, None, np.zeros(SAMPLE_RATE, np.float32))
+    exact = recognizer.prepare(silence, Options(accuracy="exact"), "en")
+    assert exact.plan.has_timestamps
 
 
 @pytest.mark.parametrize("accuracy", ["fast", "exact"])

@@ -27,6 +27,8 @@ from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.recognizer import AnyRecognizer
+from speakeasyd.engine.whisper.decoding import CALL_RULES
+from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 from speakeasyd.testing import ScriptedRecognizer
 from tests.conftest import PATIENCE_S, REPOSITORY
 
@@ -39,17 +41,25 @@ def _load_whisper(tmp_path: Path) -> AnyRecognizer:
     return load_model("bundled", spec).recognizer
 
 
+def _load_whisper_as_on_gpu(tmp_path: Path) -> AnyRecognizer:
+    """Return a model that decodes as on a GPU: without timestamps, in few kinds of calls."""
+    loaded = _load_whisper(tmp_path)
+    assert isinstance(loaded, WhisperRecognizer)
+    return WhisperRecognizer(loaded.whisper, CALL_RULES["cuda"])
+
+
 FACTORIES: Mapping[str, Callable[[Path], AnyRecognizer]] = {
     "scripted": lambda _: ScriptedRecognizer(),
     "scripted with languages": lambda _: ScriptedRecognizer(("de", "en", "fr")),
     "whisper": _load_whisper,
+    "whisper as on a GPU": _load_whisper_as_on_gpu,
 }
 
 
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(name, marks=[pytest.mark.real] if name == "whisper" else [])
+        pytest.param(name, marks=[pytest.mark.real] if "whisper" in name else [])
         for name in FACTORIES
     ],
 )

@@ -3,8 +3,9 @@
 Encoder windows are fitted to the speech. Doubtful text is decoded again with other methods.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from faster_whisper.transcribe import get_suppressed_tokens
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.recognition import RecognizedText, compute_confidence
+from speakeasyd.domain.sentences import split_sentences
 from speakeasyd.domain.text_quality import (
     DecodeStatistics,
     Passage,
@@ -36,15 +38,30 @@ _HOP = 160  # samples a frame
 FRAMES_PER_S = SAMPLE_RATE // _HOP
 FULL_WINDOW = 3000  # frames: 30 s
 _MARGIN = 2 * FRAMES_PER_S  # frames of silence after the speech
-# Seconds: the windows besides the full one. In shorter ones, the model hallucinates
-_WINDOWS_S = tuple(range(10, 30))
 _WIDE = 5  # beam size of the careful methods
 _MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
 _MAX_PROMPT = 223  # tokens
-# Tokens of the text before: clips with prompts of equal length can share a call
-_CONTEXTS = tuple(range(0, _MAX_PROMPT, 16))
 _SHORTEST_TAIL_S = 0.5  # seconds: a shorter rest of a clip is not decoded
 _LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a hallucination
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What clips have in common that share a call, and where times come from."""
+
+    windows_s: Sequence[int]  # seconds: the encoder's windows besides the full one
+    contexts: Sequence[int]  # tokens of the text before
+    timestamps: bool  # written by the decoder; else words are aligned with the audio
+
+
+CALL_RULES: Mapping[str, CallRules] = {
+    # In windows of less than 10 s, the model hallucinates
+    "cpu": CallRules(range(10, 30), range(0, _MAX_PROMPT, 16), timestamps=True),
+    # A step of the decoder takes as long for 16 clips as for one, if it need not apply the rules
+    # for timestamps, which CTranslate2 does row by row (docs/performance.md)
+    "cuda": CallRules((10, 15, 20, 25), (0, 64, 128, 192), timestamps=False),
+}
+"""By kind of device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +85,21 @@ class DecodingMethod:
 class DecodingPlan:
     """How a job is decoded in one language: its options as tokens and methods."""
 
-    start: tuple[int, ...]  # tokens: start of transcript, language, task
+    task: tuple[int, ...]  # tokens: start of transcript, language, task
+    start: tuple[int, ...]  # tokens that end each prompt: `task`, and whether to write timestamps
     hints: tuple[int, ...]  # tokens of hotwords and initial prompt
     language: str
     way: DecodingMethod
     ladder: tuple[DecodingMethod, ...]  # fallbacks, tried in order while the text is doubtful
-    words: bool
+    words: bool  # wanted in the transcript
+
+    @property
+    def has_timestamps(self) -> bool:
+        return self.start == self.task
+
+    def needs_alignment(self, clip: Clip) -> bool:
+        """Whether the words of a clip are aligned with the audio."""
+        return self.words or not self.has_timestamps or clip.has_several_speakers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +108,17 @@ class DecodedClip:
 
     tokens: tuple[int, ...]
     evidence: DecodeStatistics
-    encoded: StorageView | None  # encoder output, shape (1, frames / 2, width), if it was kept
+    words: Sequence[Sequence[Word]] = ()  # of each stretch, in seconds of the clip; if aligned
+
+
+@dataclass(frozen=True, slots=True)
+class TimedText:
+    """A part of a clip's text, with times in seconds of the clip."""
+
+    start: float
+    end: float
+    text: str
+    words: Sequence[Word]  # empty if they were not aligned
 
 
 def choose_first_method(options: Options) -> DecodingMethod:
@@ -113,8 +149,8 @@ def _list_fallbacks(way: DecodingMethod) -> tuple[DecodingMethod, ...]:
 class Decoder:
     """Decodes clips. Thread-safe: the model queues calls, and this object is immutable."""
 
-    def __init__(self, whisper: WhisperModel) -> None:
-        self._whisper = whisper
+    def __init__(self, whisper: WhisperModel, rules: CallRules) -> None:
+        self._whisper, self._rules = whisper, rules
         self._model = whisper.model
         self.multilingual = bool(whisper.model.is_multilingual)
         self._tokenizer = self.tokenizer("en")
@@ -133,8 +169,11 @@ class Decoder:
             text.strip() for text in (options.hotwords, options.initial_prompt) if text.strip()
         ]
         tokens = [token for hint in hints for token in tokenizer.encode(" " + hint)]
+        task = tuple(tokenizer.sot_sequence)
+        timestamps = self._rules.timestamps or options.accuracy == "exact"
         return DecodingPlan(
-            start=tuple(tokenizer.sot_sequence),
+            task=task,
+            start=task if timestamps else (*task, tokenizer.no_timestamps),
             hints=tuple(tokens[-_MAX_PROMPT:]),
             language=language,
             way=way,
@@ -146,19 +185,18 @@ class Decoder:
         """Return the prompt's tokens: hints, the text before, then language and task."""
         before = self._tokenizer.encode(" " + context.strip()) if context.strip() else []
         most = min(len(before), _MAX_PROMPT - len(plan.hints))
-        room = max(length for length in _CONTEXTS if length <= most)
+        room = max(length for length in self._rules.contexts if length <= most)
         tokens = (*plan.hints, *before[len(before) - room :])
         return (self._tokenizer.sot_prev, *tokens, *plan.start) if tokens else plan.start
 
     # --- one window ---
 
-    @staticmethod
-    def fit_window(samples: int, way: DecodingMethod) -> int:
+    def fit_window(self, samples: int, way: DecodingMethod) -> int:
         """Return the frames of the encoder's window for this many samples."""
         speech = samples // _HOP
         if way.full_window:
             return FULL_WINDOW
-        frames = (seconds * FRAMES_PER_S for seconds in _WINDOWS_S)
+        frames = (seconds * FRAMES_PER_S for seconds in self._rules.windows_s)
         return next((window for window in frames if window >= speech + _MARGIN), FULL_WINDOW)
 
     def encode_clips(self, clips: Sequence[Samples], frames: int) -> StorageView:
@@ -194,13 +232,15 @@ class Decoder:
         self,
         clips: Sequence[Clip],
         prompts: Sequence[tuple[int, ...]],
+        plan: DecodingPlan,
         way: DecodingMethod,
         encoded: StorageView | None = None,
     ) -> list[DecodedClip]:
         """Decode clips in one call of the model. Raises EngineFault.
 
-        All clips have the same window length, and all prompts the same length. `encoded`: the
-        encoder's output for the same window, if it exists already.
+        All clips have the same window length, and all prompts the same length; if words are
+        aligned, `plan` has the language and task of all. `encoded`: the encoder's output for the
+        same window, if it exists already.
         """
         samples = [clip.samples for clip in clips]
         encoded = encoded or self.encode_clips(
@@ -219,16 +259,16 @@ class Decoder:
                 return_no_speech_prob=True,
                 suppress_tokens=self._suppressed,
             )
-        return [
-            self._build_hypothesis(result, clip, len(prompt), clip_encoded)
-            for result, clip, prompt, clip_encoded in zip(
-                results, clips, prompts, _split_encoded(encoded, len(clips)), strict=True
-            )
+        decoded = [
+            self._build_hypothesis(result, clip, len(prompt))
+            for result, clip, prompt in zip(results, clips, prompts, strict=True)
         ]
+        if any(map(plan.needs_alignment, clips)):
+            return self._align_words(decoded, clips, plan, encoded)
+        return decoded
 
-    def _build_hypothesis(
-        self, result: Any, clip: Clip, prompt: int, encoded: StorageView | None
-    ) -> DecodedClip:
+    def _build_hypothesis(self, result: Any, clip: Clip, prompt: int) -> DecodedClip:
+        """`prompt`: its number of tokens."""
         tokens = tuple(result.sequences_ids[0])
         stretches, _ = split_tokens(tokens, timestamp_begin=self._tokenizer.timestamp_begin)
         evidence = DecodeStatistics(
@@ -244,7 +284,27 @@ class Decoder:
             ),
             speech_end=clip.voiced[-1][1] if clip.voiced else None,
         )
-        return DecodedClip(tokens, evidence, encoded)
+        return DecodedClip(tokens, evidence)
+
+    def _align_words(
+        self,
+        decoded: Sequence[DecodedClip],
+        clips: Sequence[Clip],
+        plan: DecodingPlan,
+        encoded: StorageView,
+    ) -> list[DecodedClip]:
+        """Add the words' times, which are found in the encoder's output. Raises EngineFault."""
+        begin = self._tokenizer.timestamp_begin
+        with label_phase(Phase.ALIGN):
+            words = align_words(
+                self._model,
+                self.tokenizer(plan.language),
+                encoded,
+                [split_tokens(one.tokens, timestamp_begin=begin)[0] for one in decoded],
+                start=plan.task,
+                frames=[min(clip.samples.size // _HOP, FULL_WINDOW) for clip in clips],
+            )
+        return [replace(one, words=of_one) for one, of_one in zip(decoded, words, strict=True)]
 
     # --- the whole text of a clip ---
 
@@ -280,7 +340,7 @@ class Decoder:
             clip,
             plan,
             context,
-            self.decode_batch([clip], [self.build_prompt(plan, context)], plan.way)[0],
+            self.decode_batch([clip], [self.build_prompt(plan, context)], plan, plan.way)[0],
         )
 
     def _decode_around_pause(
@@ -316,7 +376,7 @@ class Decoder:
             call = (frames, prompt, way.search)
             if call not in calls:  # the same call gives the same text
                 calls.append(call)
-                tried.extend(self.decode_batch([clip], [prompt], way))
+                tried.extend(self.decode_batch([clip], [prompt], plan, way))
                 evidence.append(replace(tried[-1].evidence, context=context))
         return tried[choose_text(evidence)], len(tried) - 1
 
@@ -327,64 +387,50 @@ class Decoder:
         plan: DecodingPlan,
         clip: Clip,
     ) -> tuple[Segment, ...]:
-        words = (
-            self._find_words(stretches, hypothesis, plan, clip.samples)
-            if plan.words or clip.has_several_speakers
-            else [()] * len(stretches)
-        )
         found = (
-            self._build_segment(stretch, timed_words, hypothesis.evidence, clip, plan)
-            for stretch, timed_words in zip(stretches, words, strict=True)
+            _build_segment(timed, hypothesis.evidence, plan, clip)
+            for timed in self._find_times(stretches, hypothesis, plan)
         )
         return tuple(segment for segment in found if segment.text.strip())
 
-    def _build_segment(
-        self,
-        stretch: TokenSegment,
-        words: Sequence[Word],
-        evidence: DecodeStatistics,
-        clip: Clip,
-        plan: DecodingPlan,
-    ) -> Segment:
-        text = self._tokenizer.decode(list(stretch.tokens))
-        at = clip.start
-        timed = words if plan.words else ()
-        return Segment(
-            start=round(at + (timed[0].start if timed else stretch.start), 3),
-            end=round(at + (timed[-1].end if timed else stretch.end), 3),
-            text=text,
-            confidence=compute_confidence(evidence.avg_logprob),
-            avg_logprob=finite(evidence.avg_logprob),
-            compression_ratio=finite(compute_compression_ratio(text)),
-            no_speech_prob=finite(evidence.no_speech_prob),
-            channel=clip.channel,
-            track=clip.track,
-            language=plan.language,
-            words=tuple(
-                Word(round(at + w.start, 3), round(at + w.end, 3), w.text, w.probability)
-                for w in words
-            ),
-        )
+    def _find_times(
+        self, stretches: Sequence[TokenSegment], hypothesis: DecodedClip, plan: DecodingPlan
+    ) -> Iterator[TimedText]:
+        """Yield the parts of the text: those between two timestamps, or else the sentences."""
+        words = hypothesis.words or [()] * len(stretches)
+        if not plan.has_timestamps:
+            for sentence in split_sentences(list(chain.from_iterable(words))):
+                text = "".join(word.text for word in sentence)
+                yield TimedText(sentence[0].start, sentence[-1].end, text, sentence)
+            return
+        for stretch, timed in zip(stretches, words, strict=True):
+            text = self._tokenizer.decode(list(stretch.tokens))
+            start, end = stretch.start, stretch.end
+            if plan.words and timed:
+                start, end = timed[0].start, timed[-1].end
+            yield TimedText(start, end, text, timed)
 
-    def _find_words(
-        self,
-        stretches: Sequence[TokenSegment],
-        hypothesis: DecodedClip,
-        plan: DecodingPlan,
-        clip: Samples,
-    ) -> list[tuple[Word, ...]]:
-        encoded = hypothesis.encoded or self.encode_clips(
-            [clip], self.fit_window(clip.size, plan.way)
-        )
-        with label_phase(Phase.ALIGN):
-            return align_words(
-                self._model,
-                self.tokenizer(plan.language),
-                encoded,
-                stretches,
-                start=plan.start,
-                frames=min(clip.size // _HOP, FULL_WINDOW),
-            )
+
+def _build_segment(
+    timed: TimedText, evidence: DecodeStatistics, plan: DecodingPlan, clip: Clip
+) -> Segment:
+    at = clip.start
+    words = timed.words if plan.words or clip.has_several_speakers else ()
+    return Segment(
+        start=round(at + timed.start, 3),
+        end=round(at + timed.end, 3),
+        text=timed.text,
+        confidence=compute_confidence(evidence.avg_logprob),
+        avg_logprob=finite(evidence.avg_logprob),
+        compression_ratio=finite(compute_compression_ratio(timed.text)),
+        no_speech_prob=finite(evidence.no_speech_prob),
+        channel=clip.channel,
+        track=clip.track,
+        language=plan.language,
+        words=tuple(
+            Word(round(at + w.start, 3), round(at + w.end, 3), w.text, w.probability) for w in words
+        ),
+    )
 
 
 def states_of(encoded: StorageView) -> Samples:
@@ -401,12 +447,3 @@ def _join_encoded(encoded: Sequence[StorageView]) -> StorageView:
         if len(encoded) == 1
         else StorageView.from_array(np.concatenate(list(map(np.asarray, encoded))))
     )
-
-
-def _split_encoded(encoded: StorageView, clips: int) -> list[StorageView] | list[None]:
-    """Split the encoder's output by clip if it lies in host memory; else return None for each."""
-    if clips == 1:
-        return [encoded]
-    if encoded.device != "cpu":
-        return [None] * clips
-    return [StorageView.from_array(states[np.newaxis]) for states in np.asarray(encoded)]

@@ -21,7 +21,7 @@ from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 _KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model must recognise
 _ANY_MODEL_SHARE = 0.5  # share for any other model
 _SMALL_MODEL = 200 << 20  # bytes: tiny and base. Larger ones need more memory, and gain less
-_GPU_REPLICAS = 1
+_GPU_REPLICAS = 2  # one decodes text while the other encodes
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 
 

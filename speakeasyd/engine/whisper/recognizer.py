@@ -13,7 +13,9 @@ from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, R
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.recognizer import Span
 from speakeasyd.engine.whisper.decoding import (
+    CALL_RULES,
     FRAMES_PER_S,
+    CallRules,
     DecodedClip,
     Decoder,
     DecodingPlan,
@@ -38,8 +40,12 @@ class WhisperRequest:
 
     @property
     def batch_key(self) -> Hashable:
-        """One call has one decoding method, one length of prompts and one window."""
-        return self.plan.way, len(self.prompt), self.frames
+        """One call has one decoding method, one length of prompts and one window.
+
+        If words are aligned, it has one language and task.
+        """
+        task = self.plan.task if self.plan.needs_alignment(self.clip) else ()
+        return self.plan.way, task, len(self.prompt), self.frames
 
     @property
     def batch_seconds(self) -> float:
@@ -73,8 +79,10 @@ class WhisperHypothesis:
 class WhisperRecognizer:
     """See `Recognizer`."""
 
-    def __init__(self, whisper: WhisperModel) -> None:
-        self._decoder = Decoder(whisper)
+    def __init__(self, whisper: WhisperModel, rules: CallRules | None = None) -> None:
+        """`rules`: those of the model's device, if not given."""
+        self.whisper = whisper
+        self._decoder = Decoder(whisper, rules or CALL_RULES[whisper.model.device])
         self._create_plan = lru_cache(_PLANS_KEPT)(self._decoder.create_plan)
         self.capabilities = Capabilities(
             languages=frozenset(whisper.supported_languages),
@@ -133,6 +141,7 @@ class WhisperRecognizer:
         decoded = self._decoder.decode_batch(
             [request.clip for request in requests],
             [request.prompt for request in requests],
+            requests[0].plan,
             requests[0].plan.way,
             encoded.states if encoded else None,
         )
@@ -143,4 +152,4 @@ class WhisperRecognizer:
 
     def free(self) -> None:
         """Drop the only references to the model."""
-        del self._decoder, self._create_plan
+        del self.whisper, self._decoder, self._create_plan

@@ -18,22 +18,22 @@ def align_words(
     model: Any,
     tokenizer: Tokenizer,
     encoded: StorageView,
-    stretches: Sequence[TokenSegment],
+    stretches: Sequence[Sequence[TokenSegment]],
     *,
     start: Sequence[int],
-    frames: int,
-) -> list[tuple[Word, ...]]:
-    """Return the words of each stretch, with times in seconds of the window.
+    frames: Sequence[int],
+) -> list[list[tuple[Word, ...]]]:
+    """Return the words of each stretch of each clip, with times in seconds of the window.
 
-    `start`: tokens of the start of transcript, language and task. `frames`: frames of the window
-    that hold audio.
+    `encoded`: the encoder's output, shape (clips, frames / 2, width). `start`: tokens of the start
+    of transcript, language and task. `frames`: frames of each window that hold audio.
     """
-    tokens = [token for stretch in stretches for token in stretch.tokens]
-    if not tokens:
-        return [()] * len(stretches)
-    aligned = model.align(encoded, list(start), [tokens], frames)[0]
-    words = _build_timed_words(aligned, tokenizer, tokens)
-    return _assign_to_segments(words, stretches)
+    tokens = [[token for stretch in clip for token in stretch.tokens] for clip in stretches]
+    aligned = model.align(encoded, list(start), tokens, list(frames))
+    return [
+        _assign_to_segments(_build_timed_words(of_clip, tokenizer, text), clip)
+        for of_clip, text, clip in zip(aligned, tokens, stretches, strict=True)
+    ]
 
 
 def _build_timed_words(
