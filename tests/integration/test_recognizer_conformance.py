@@ -195,6 +195,15 @@ def test_audio_without_speech_gives_no_error(recognizer: AnyRecognizer, level: f
     assert all(0 <= s.start <= s.end <= clip.end + ROUNDING_S for s in found.segments)
 
 
+@pytest.mark.parametrize("words", [False, True])
+def test_the_shortest_clip_gives_no_error(recognizer: AnyRecognizer, words: bool) -> None:
+    clip = build_clip(np.zeros(1, np.float32))
+    if words and not recognizer.capabilities.word_times:
+        pytest.skip("it has no times of words")
+    [found] = recognize_clips(recognizer, clip, word_timestamps=words)
+    assert all(0 <= s.start <= s.end <= clip.end + 2 * ROUNDING_S for s in found.segments)
+
+
 def test_words_have_times_on_request(recognizer: AnyRecognizer, clip: Clip) -> None:
     if not recognizer.capabilities.word_times:
         pytest.skip("it has no times of words")

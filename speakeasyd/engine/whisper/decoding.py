@@ -38,6 +38,7 @@ _HOP = 160  # samples a frame
 FRAMES_PER_S = SAMPLE_RATE // _HOP
 FULL_WINDOW = 3000  # frames: 30 s
 _MARGIN = 2 * FRAMES_PER_S  # frames of silence after the speech
+_LEAST_ALIGNED = 4  # frames: two encoder states; with one, CTranslate2 gives times below 0
 _WIDE = 5  # beam size of the careful methods
 _MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
 _MAX_PROMPT = 223  # tokens
@@ -302,7 +303,10 @@ class Decoder:
                 encoded,
                 [split_tokens(one.tokens, timestamp_begin=begin)[0] for one in decoded],
                 start=plan.task,
-                frames=[min(clip.samples.size // _HOP, FULL_WINDOW) for clip in clips],
+                frames=[
+                    min(max(clip.samples.size // _HOP, _LEAST_ALIGNED), FULL_WINDOW)
+                    for clip in clips
+                ],
             )
         return [replace(one, words=of_one) for one, of_one in zip(decoded, words, strict=True)]
 

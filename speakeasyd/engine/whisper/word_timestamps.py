@@ -26,7 +26,7 @@ def align_words(
     """Return the words of each stretch of each clip, with times in seconds of the window.
 
     `encoded`: the encoder's output, shape (clips, frames / 2, width). `start`: tokens of the start
-    of transcript, language and task. `frames`: frames of each window that hold audio.
+    of transcript, language and task. `frames`: frames of each window that hold audio, at least 4.
     """
     tokens = [[token for stretch in clip for token in stretch.tokens] for clip in stretches]
     aligned = model.align(encoded, list(start), tokens, list(frames))
