@@ -19,7 +19,7 @@ from speakeasyd.config.edits import set_keys
 from speakeasyd.config.reference import format_toml, render_toml_file
 from speakeasyd.domain.devices import CPU, FIRST_GPU, is_gpu
 from speakeasyd.domain.protocol import WorkerSpec
-from speakeasyd.domain.stepdown import CPU_BATCH
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, GPU_REPLICAS
 from speakeasyd.durable import write_private
 from speakeasyd.errors import SpeakeasyError
 from speakeasyd.setting_sources import list_candidates
@@ -27,11 +27,11 @@ from speakeasyd.setting_sources import list_candidates
 # Times as fast that another way has to be, to be chosen over one that was tried before it
 WORTH = 1.03
 _GPU = [
-    ("float16", 2, 16),
-    ("float16", 4, 16),
-    ("float16", 2, 32),
-    ("float16", 1, 16),
-    ("int8_float16", 2, 16),
+    ("float16", GPU_REPLICAS, GPU_BATCH),
+    ("float16", 2 * GPU_REPLICAS, GPU_BATCH),
+    ("float16", GPU_REPLICAS, 2 * GPU_BATCH),
+    ("float16", 1, GPU_BATCH),
+    ("int8_float16", GPU_REPLICAS, GPU_BATCH),
 ]
 
 

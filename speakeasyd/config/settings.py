@@ -179,7 +179,7 @@ class WorkerSettings(SettingsTable):
     compute_type: str = "auto"
     """Precision in CTranslate2's terms: `auto`, `int8`, `float16`, `int8_float16`, `float32`."""
     replicas: int = Field(0, ge=0)
-    """Copies of the model that compute in parallel in a worker; 0: as many as fit the device."""
+    """Calls of the model that run in parallel in a worker; 0: one for each CPU core, or 2 on a GPU."""
     batch_size: int = Field(0, ge=0)
     """Chunks of 30 s in one batch, or more of shorter chunks; 0: as many as fit the device."""
     idle_unload_s: float = Field(600.0, ge=0)

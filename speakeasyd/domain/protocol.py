@@ -15,7 +15,7 @@ class WorkerSpec:
 
     device: str  # "cpu" or "cuda:0"
     compute_type: str  # CTranslate2's name, or "auto"
-    replicas: int  # models that compute in parallel; 0: as many as fit the device
+    replicas: int  # calls of the model in parallel; 0: one for each CPU core, or 2 on a GPU
     # Chunks of 30 s in one call, or more if they are shorter; 0: as many as fit the device
     batch_size: int
     state_dir: str  # for downloaded models and the worker's logs

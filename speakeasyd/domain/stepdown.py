@@ -8,6 +8,7 @@ from speakeasyd.domain.protocol import WorkerSpec
 
 GPU_BATCH = 16  # default number of chunks of 30 s in one call on a GPU
 CPU_BATCH = 4  # on a CPU, for a small model
+GPU_REPLICAS = 2  # one decodes text while the other encodes
 
 _SMALL = frozenset({"int8", "int8_float16", "int8_float32", "int8_bfloat16"})
 

@@ -15,7 +15,7 @@ from speakeasyd.domain.devices import CPU
 from speakeasyd.domain.fault import Diagnosis
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import Task, WorkerSpec
-from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, GPU_REPLICAS
 from speakeasyd.domain.worker_pool import (
     OnPoolEvent,
     PoolEvent,
@@ -234,9 +234,7 @@ class SupervisedPool(WorkerPool):
         context = replace(self._context, probe=probe or self._context.probe)
         if spec.device == CPU:
             context = replace(context, policy=replace(self._policy, cpu_stand_in=False))
-        return Supervisor(
-            name=name, spec=spec, limit=2 * _estimate_slots(spec) + 2, context=context
-        )
+        return Supervisor(name=name, spec=spec, limit=2 * estimate_slots(spec) + 2, context=context)
 
     async def _run_ticks(self) -> None:
         while True:
@@ -262,8 +260,8 @@ class SupervisedPool(WorkerPool):
         task.add_done_callback(self._retiring.discard)
 
 
-def _estimate_slots(spec: WorkerSpec) -> int:
+def estimate_slots(spec: WorkerSpec) -> int:
     """Return an estimate of the short chunks that a worker computes at the same time."""
     if spec.device == CPU:
         return _SHORT * (spec.replicas or os.cpu_count() or 1) * (spec.batch_size or CPU_BATCH)
-    return _SHORT * max(1, spec.replicas) * (spec.batch_size or GPU_BATCH)
+    return _SHORT * (spec.replicas or GPU_REPLICAS) * (spec.batch_size or GPU_BATCH)

@@ -25,13 +25,16 @@ from speakeasyd.domain.protocol import (
     SourceRef,
     Task,
     TaskDone,
+    WorkerSpec,
 )
+from speakeasyd.domain.stepdown import GPU_BATCH, GPU_REPLICAS
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.domain.worker_pool import LostTask
 from speakeasyd.workers.assigned_tasks import AssignedTasks, collect_suspects
 from speakeasyd.workers.child import restrict_visible_devices, set_compute_environment
 from speakeasyd.workers.devices import ProbeResult, check_device, discover_workers, probe_devices
 from speakeasyd.workers.liveness import ASLEEP_S, START_S, LivenessTracker, RecycleTracker
+from speakeasyd.workers.supervised_pool import estimate_slots
 
 # --- suspects
 
@@ -314,9 +317,16 @@ async def test_a_crashed_probe_is_a_result(code: str, expected: str) -> None:
     assert expected in findings.error
 
 
+def test_a_gpu_with_default_settings_gets_enough_tasks() -> None:
+    default = WorkerSpec("cuda:0", "auto", 0, 0, "state")
+    loaded = replace(default, replicas=GPU_REPLICAS, batch_size=GPU_BATCH)
+    assert estimate_slots(default) == estimate_slots(loaded)
+
+
 async def test_a_library_may_print_before_the_findings() -> None:
     """On a GPU, CTranslate2 names its allocator on stdout."""
-    code = "print('[info] Using CUDA allocator: cuda_malloc_async'); print('{\"gpus\": [{}], \"error\": \"\"}', end='')"
+    printed = "[info] Using CUDA allocator: cuda_malloc_async", '{"gpus": [{}], "error": ""}'
+    code = f"print(*{printed!r}, sep='\\n', end='')"
     assert await probe_devices(command=("-c", code)) == ProbeResult(1)
 
 

@@ -8,7 +8,7 @@ from faster_whisper import WhisperModel
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
-from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, GPU_REPLICAS
 from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.canary import CanaryFailed, measure_known_words, transcribe_canary
 from speakeasyd.engine.faults import label_phase
@@ -21,7 +21,6 @@ from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 _KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model must recognise
 _ANY_MODEL_SHARE = 0.5  # share for any other model
 _SMALL_MODEL = 200 << 20  # bytes: tiny and base. Larger ones need more memory, and gain less
-_GPU_REPLICAS = 2  # one decodes text while the other encodes
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
 
 
@@ -32,7 +31,7 @@ def load_whisper(
     began = time.perf_counter()
     device = spec.device.partition(":")[0]
     on_gpu = device == "cuda"
-    replicas = spec.replicas or (_GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
+    replicas = spec.replicas or (GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
     compute_type = _COMPUTE_TYPE[device] if spec.compute_type == "auto" else spec.compute_type
     heap_retention.return_freed_pages()
     with label_phase(Phase.LOAD):
