@@ -37,7 +37,6 @@ PIECES = ((0.0, 1.0), (0.0, 0.45), (0.3, 0.8), (0.55, 1.0), (0.13, 0.97))
 """Start and end of the pieces, as fractions of a recording."""
 SHORTEST_S, LONGEST_S = 1.5, 28.0
 LONGEST_WINDOW_S = 30
-FRAMES_PER_S = 100
 
 
 def main() -> None:
@@ -55,7 +54,7 @@ def main() -> None:
     )
     for window in asked.windows.split(","):
         margin, floor = map(float, window.split("/"))
-        decoding._MARGIN = int(margin * FRAMES_PER_S)
+        decoding._MARGIN = int(margin * decoding.FRAMES_PER_S)
         windows = range(int(floor), LONGEST_WINDOW_S)
         rules = replace(decoding.CALL_RULES["cpu"], windows_s=windows)
         recognizer = WhisperRecognizer(loaded.whisper, rules)

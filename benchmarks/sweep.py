@@ -3,8 +3,8 @@
 Usage: python -m benchmarks.sweep [--sets short,long] [--device cuda] [--model FOLDER]
 
 One process and one loaded model transcribe the same recordings, with one setting changed at a time,
-in three rounds. Processor time (on a GPU: time) is the median of the rounds, relative to the
-defaults.
+in three rounds. Work is processor time, on a GPU time on the clock: the median of the rounds,
+relative to the defaults.
 """
 
 import argparse
@@ -16,8 +16,6 @@ from pathlib import Path
 from statistics import median
 from time import perf_counter, process_time
 from typing import Any
-
-from faster_whisper import WhisperModel
 
 from benchmarks.contenders import BUNDLED
 from benchmarks.corpus import Recording, recordings, wrong_words
@@ -33,15 +31,15 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
     WorkerSpec,
 )
-from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, GPU_REPLICAS
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.recognizer import AnyRecognizer, Model
 from speakeasyd.engine.whisper import decoding
-from speakeasyd.engine.whisper.decoding import CALL_RULES, CallRules
+from speakeasyd.engine.whisper.decoding import CALL_RULES, FRAMES_PER_S, CallRules
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 
-ROUNDS, LONGEST_S, FRAMES_PER_S = 3, 1000.0, 100
+ROUNDS, LONGEST_S = 3, 1000.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ CHOICES = (
     Choice("exact", options=(("accuracy", "exact"),)),
     Choice("with word timestamps", options=(("word_timestamps", True),)),
 )
-GPU_DEFAULTS = Choice("the defaults", CALL_RULES["cuda"], batch=GPU_BATCH)
+GPU_DEFAULTS = Choice("the defaults", CALL_RULES["cuda"], batch=GPU_BATCH, replicas=GPU_REPLICAS)
 GPU_CHOICES = (
     GPU_DEFAULTS,
     replace(
@@ -123,24 +121,23 @@ def main() -> None:
         print(f"\n{name}: {len(chosen)} recordings, {audio_s:.0f} s\n")
         print("| | work | seconds | clips a call | decoded again | word error rate |")
         print("|---|---|---|---|---|---|")
+        points: dict[str, tuple[float, float]] = {}
         for choice, (work, result) in found.items():
+            wrong = wrong_words(chosen, result.texts)
+            points[choice.name] = work, wrong
             print(
-                f"| {choice.name} | {100 * work:.0f} % | {result.seconds:.2f} | {result.clips_a_call:.1f} "
-                f"| {result.redone} | {wrong_words(chosen, result.texts):.2f} % |",
+                f"| {choice.name} | {100 * work:.0f} % | {result.seconds:.2f} "
+                f"| {result.clips_a_call:.1f} | {result.redone} | {wrong:.2f} % |",
                 flush=True,
             )
         if asked.picture:
-            points = {
-                choice: (work, wrong_words(chosen, result.texts))
-                for choice, (work, result) in found.items()
-            }
             picture = asked.picture.with_stem(f"{asked.picture.stem}-{name}")
-            picture.write_text(_picture(points), "utf-8")
+            picture.write_text(_draw_picture(points), "utf-8")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    spent: float  # seconds: of the processor, on a GPU of the clock
+    work_s: float  # seconds of processor time; on a GPU, on the clock
     seconds: float  # on the clock
     clips_a_call: float
     redone: int  # texts that were decoded again
@@ -156,10 +153,10 @@ def sweep(
     for _ in range(rounds):
         for choice in choices:
             results[choice].append(transcribe(model, chosen, choice))
-    base = [result.spent for result in results[choices[0]]]
+    base = results[choices[0]]
     return {
         choice: (
-            median(result.spent / b for result, b in zip(found, base, strict=True)),
+            median(one.work_s / other.work_s for one, other in zip(found, base, strict=True)),
             found[-1],
         )
         for choice, found in results.items()
@@ -167,8 +164,9 @@ def sweep(
 
 
 def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> Result:
-    whisper: WhisperModel = model.recognizer.whisper  # type: ignore[attr-defined]
-    vars(decoding)["_MARGIN"] = choice.margin * FRAMES_PER_S
+    """Transcribe all recordings, with one setting changed."""
+    assert isinstance(model.recognizer, WhisperRecognizer)
+    decoding._MARGIN = choice.margin * FRAMES_PER_S
     done: dict[int, dict[int, str]] = {number: {} for number in range(len(chosen))}
     remaining, over, redone = set(done), threading.Event(), [0]
 
@@ -183,7 +181,8 @@ def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> Res
             if not remaining:
                 over.set()
 
-    counting = _CountingRecognizer(WhisperRecognizer(whisper, choice.rules))
+    recognizer = WhisperRecognizer(model.recognizer.whisper, choice.rules)
+    counting = _CountingRecognizer(recognizer)
     pipeline = Pipeline(
         recognizer=counting,
         replicas=choice.replicas,
@@ -201,17 +200,17 @@ def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> Res
         source = SourceRef(str(one.path.parent), os.fsencode(one.path.name))
         pipeline.submit(Task(JobId(number), Token("sweep"), source, options, None))
     over.wait()
-    spent, seconds = clock() - began, perf_counter() - began_s
+    work_s, seconds = clock() - began, perf_counter() - began_s
     pipeline.stop()
     texts = {
         one.path.name: "".join(text for _, text in sorted(done[number].items()))
         for number, one in enumerate(chosen)
     }
-    return Result(spent, seconds, counting.clips / counting.calls, redone[0], texts)
+    return Result(work_s, seconds, counting.clips / counting.calls, redone[0], texts)
 
 
 class _CountingRecognizer:
-    """Counts the first calls for clips; passes everything on."""
+    """Counts the calls that decode clips for the first time, and the clips in them."""
 
     def __init__(self, recognizer: AnyRecognizer) -> None:
         self._recognizer, self.calls, self.clips = recognizer, 0, 0
@@ -225,19 +224,23 @@ class _CountingRecognizer:
         return self._recognizer.recognize_batch(requests, encoded)
 
 
-def _picture(found: dict[Choice, tuple[float, float]]) -> str:
-    """Return a scatter plot of work (x) and word error rate (y) as SVG for light and dark."""
-    works, wrongs = zip(*found.values(), strict=True)
+def _draw_picture(points: dict[str, tuple[float, float]]) -> str:
+    """Return a scatter plot of work (x) and word error rate (y) as SVG for light and dark.
+
+    `points`: work and word error rate by the name of the choice.
+    """
+    works, wrongs = zip(*points.values(), strict=True)
     widest, least, most = max(works), min(wrongs), max(wrongs)
 
     def place(work: float, wrong: float) -> tuple[float, float]:
         return 60 + 560 * work / widest, 30 + 300 * (most - wrong) / ((most - least) or 1)
 
     dots = ""
-    for choice, point in found.items():
+    for name, point in points.items():
         x, y = place(*point)
-        dots += f'<circle cx="{x:.0f}" cy="{y:.0f}" r="4" fill="{"#2a9d6f" if choice is CHOICES[0] else "#8a94a6"}"/>'
-        dots += f'<text x="{x + 8:.0f}" y="{y + 4:.0f}">{choice.name}</text>'
+        color = "#2a9d6f" if name == DEFAULTS.name else "#8a94a6"
+        dots += f'<circle cx="{x:.0f}" cy="{y:.0f}" r="4" fill="{color}"/>'
+        dots += f'<text x="{x + 8:.0f}" y="{y + 4:.0f}">{name}</text>'
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 380" font-family="sans-serif" font-size="12" '
         f'fill="#888"><text x="8" y="16">word error rate: {most:.1f} %</text><text x="8" y="334">{least:.1f} %</text>'

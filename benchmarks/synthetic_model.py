@@ -23,6 +23,7 @@ from faster_whisper.tokenizer import Tokenizer
 from tokenizers import Tokenizer as HuggingFaceTokenizer
 
 from benchmarks.contenders import BUNDLED_FOLDER
+from speakeasyd.engine.whisper.token_segments import TIMESTAMP_S
 
 TEXT = (
     " The service listens to the folder and writes down every word. A quiet river runs through our"
@@ -60,7 +61,7 @@ SIZES = {
 
 
 class RandomWeights:
-    """Cuts arrays out of one block of random numbers, which is faster than to draw each."""
+    """Cuts arrays out of one block of random numbers, since to draw each takes longer."""
 
     def __init__(self) -> None:
         self._random = np.random.default_rng(0)
@@ -138,7 +139,7 @@ def set_text(spec: WhisperSpec, tokenizer: Tokenizer) -> None:
     """Make the output projection write TEXT between two timestamps, or without them."""
     begin = tokenizer.timestamp_begin
     words = list(dict.fromkeys(tokenizer.encode(TEXT)))
-    start, end = tokenizer.sot_sequence[-1], begin + round(END_S / 0.02)
+    start, end = tokenizer.sot_sequence[-1], begin + round(END_S / TIMESTAMP_S)
     chain = [start, begin, *words, end, tokenizer.eot]
     embeddings = spec.decoder.embeddings.weight.astype(np.float32)
     others = [(tokenizer.no_timestamps, words[0])]

@@ -1,4 +1,7 @@
-"""Entry point. It starts a worker before it imports the command line: a worker takes longer to be ready."""
+"""Entry point: starts a worker, then imports and runs the command line.
+
+The worker is first because its imports take longer.
+"""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,9 +26,9 @@ def main() -> int:
 
 @contextmanager
 def prestart_worker(arguments: Sequence[str]) -> Iterator[SpawnedWorker | None]:
-    """Start a worker if the command will need one; it is ended at the end. None: no worker.
+    """Start a worker if the command may need one, and end it afterwards. Yields None without one.
 
-    The configuration is not known yet: `start_early_worker` ends a worker that it has no use for.
+    The configuration is not known yet: `start_early_worker` ends a worker that it does not use.
     """
     worker = None
     command = next(iter(arguments), "")

@@ -1,4 +1,4 @@
-"""Starts a daemon: the lock, then a worker, and while that imports its libraries, everything else."""
+"""Starts a daemon: lock, worker, and everything else while the worker imports its libraries."""
 
 import asyncio
 import queue
@@ -87,9 +87,9 @@ def _look_for_new_files(settings: Settings) -> bool:
 def prepare_daemon(
     settings: Settings, prestarted: SpawnedWorker | None
 ) -> Iterator[Callable[..., Awaitable["Daemon"]]]:
-    """Lock the ledger, start a worker, and migrate the ledger. Yields `Daemon.open`.
+    """Lock the ledger, start a worker or use `prestarted`, and migrate the ledger.
 
-    Raises StartError or LedgerError.
+    Yields `Daemon.open`. Raises StartError or LedgerError.
     """
     raise_file_limit()
     with explain_errors(settings.state / LEDGER):

@@ -35,8 +35,8 @@ def start_early_worker(
 ) -> Iterator[EarlyWorker | None]:
     """Start the worker of a machine without a GPU; with `preload`, it loads the model.
 
-    `prestarted`: a process to use. None if the devices must be probed first. An unused worker is
-    killed at the end.
+    `prestarted`: a process that waits for its spec; it becomes this worker, or is ended. Yields None
+    if another device or pool may be used. A worker that the pool does not take is killed at the end.
     """
     early = None
     if settings.workers.pool == "local" and find_known_devices(settings.workers) == (CPU,):

@@ -17,4 +17,5 @@ DRIVER_TRACES = (
 
 
 def has_nvidia_driver(traces: tuple[str, ...] = DRIVER_TRACES) -> bool:
+    """Return whether one of the driver's files exists."""
     return any(Path(trace).exists() for trace in traces)

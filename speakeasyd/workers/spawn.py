@@ -1,4 +1,4 @@
-"""Starts worker processes. It imports little, so that one can be started before the rest is imported."""
+"""Starts worker processes. It imports little, so one can start before the rest is imported."""
 
 import multiprocessing
 import os

@@ -6,7 +6,7 @@ Needs an NVIDIA GPU. Each case runs in its own process: load the model, transcri
 tokens), transcribe in a loop in a thread, inject the fault into the same primary context through
 libcuda, record what the thread raised, then try the in-process remedy: drop the model, collect
 garbage, empty torch's cache, load again, compare with the golden tokens. Every line is printed at
-once, so an abort loses none. Cases that need all of the memory run alone, the others at once.
+once, so an abort loses none. Cases that need all of the memory run alone, the others in parallel.
 docs/cuda-recovery.md has the results of a run.
 """
 
@@ -57,8 +57,7 @@ LOOP:
 """
 KERNELS = ("illegal_access", "misaligned", "trapped", "endless")
 NEED_ALL_MEMORY = ("out_of_memory_at_load", "out_of_memory_at_generate")
-CASES = (*KERNELS, *NEED_ALL_MEMORY, "none")
-PROCESSES = 4
+PROCESSES = 4  # cases at once, of those that share the memory
 CANARY = files("speakeasyd") / "data" / "canary.flac"
 PATIENCE_S = 10.0
 
@@ -239,19 +238,18 @@ def main() -> None:
     if arguments.case:
         run_child(arguments.case, arguments.model)
         return
-    cases = [(case, torch) for torch in ("", "1") for case in CASES]
-    with ThreadPoolExecutor(PROCESSES) as pool:
-        shared = [one for one in cases if one[0] not in NEED_ALL_MEMORY]
-        done = pool.map(lambda one: run_case(*one, folder=arguments.model), shared)
-        facts = list(done)
-    facts += [run_case(*one, folder=arguments.model) for one in cases if one not in shared]
+    facts = []
+    for cases, processes in (((*KERNELS, "none"), PROCESSES), (NEED_ALL_MEMORY, 1)):
+        runs = [(case, torch, arguments.model) for torch in ("", "1") for case in cases]
+        with ThreadPoolExecutor(processes) as pool:
+            facts.extend(pool.map(run_case, *zip(*runs, strict=True)))
     for fact in facts:
         print(json.dumps(fact, indent=1))
     if arguments.out:
         arguments.out.write_text("".join(json.dumps(fact) + "\n" for fact in facts), "utf-8")
 
 
-def run_case(case: str, torch: str, *, folder: str) -> dict[str, object]:
+def run_case(case: str, torch: str, folder: str) -> dict[str, object]:
     """Run a case in its own process and return what it printed."""
     command = [sys.executable, "-m", "tests.torture.cuda_faults", folder, "--case", case]
     environment = {**os.environ, "WITH_TORCH": torch}

@@ -3,13 +3,12 @@
 import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from tests.torture.cuda_faults import KERNELS, start_memory_filler
 from tests.torture.daemon_under_test import DaemonUnderTest
 from tests.torture.gpu_cli import FAULT_FILE
 from tests.torture.kills import wait_for_committed_chunk
-from tests.torture.real_engine import create_recordings, transcribe_files
+from tests.torture.real_engine import create_recordings, drop_files, transcribe_files
 from tests.torture.scenario import Run, Scenario
 
 PROGRAM = "tests.torture.gpu_cli"
@@ -30,12 +29,11 @@ def launch_faulty_kernel(run: Run, *, kernel: str) -> None:
     files = create_recordings(run)
     texts = transcribe_files(run, files, settings=SETTINGS)
     with run.create_daemon(program=PROGRAM, settings=SETTINGS) as daemon:
-        drop = partial(_drop_files, daemon, files, texts)
-        drop()
+        drop_files(daemon, files, texts, backlog=BACKLOG)
         daemon.start()
         for number in run.count_rounds(2):
             wait_for_committed_chunk(daemon)
-            drop()
+            drop_files(daemon, files, texts, backlog=BACKLOG)
             with run.measure_recovery(daemon):
                 (daemon.state / FAULT_FILE).write_text(kernel, "utf-8")
             _check_incidents(run, daemon, at_least=number + 1)
@@ -47,11 +45,11 @@ def exhaust_memory(run: Run) -> None:
     """Take all memory of the GPU, so that a new worker cannot load; later, give it back."""
     files = create_recordings(run)
     with run.create_daemon(program=PROGRAM, settings=SETTINGS) as daemon:
-        _drop_files(daemon, files, {})
+        drop_files(daemon, files, {}, backlog=BACKLOG)
         daemon.start()
         for _ in run.count_rounds(1):
             wait_for_committed_chunk(daemon)
-            _drop_files(daemon, files, {})
+            drop_files(daemon, files, {}, backlog=BACKLOG)
             filler = start_memory_filler()
             try:
                 daemon.wait_until(daemon.kill_workers, "a worker")
@@ -68,25 +66,19 @@ def exhaust_memory(run: Run) -> None:
         daemon.stop()
 
 
-def _drop_files(daemon: DaemonUnderTest, files: list[Path], texts: Mapping[Path, str]) -> None:
-    for _ in range(BACKLOG - daemon.count_unfinished()):
-        file = files[len(daemon.texts) % len(files)]
-        daemon.drop_file(file, f"{len(daemon.texts)}-{file.name}", text=texts.get(file))
-
-
 def _check_incidents(run: Run, daemon: DaemonUnderTest, *, at_least: int) -> None:
     [[count]] = daemon.query_ledger("SELECT count(*) FROM incidents")
     if count < at_least:
         run.report_violation(f"{count} incidents instead of {at_least}")
 
 
-def _describe_kernel_fault(kernel: str) -> Scenario:
+def _build_scenario(kernel: str) -> Scenario:
     execute: Callable[[Run], None] = partial(launch_faulty_kernel, kernel=kernel)
     fault = f"CUDA fault in the worker's process: {kernel.replace('_', ' ')}"
     return Scenario(f"gpu-{kernel}", fault, execute, is_possible=has_gpu)
 
 
 SCENARIOS = (
-    *map(_describe_kernel_fault, KERNELS),
+    *map(_build_scenario, KERNELS),
     Scenario("gpu-memory", "no memory left on the GPU", exhaust_memory, is_possible=has_gpu),
 )

@@ -1,4 +1,4 @@
-"""The command line with the real engine and real CUDA faults: `python -m tests.torture.gpu_cli run`.
+"""The command line with the real engine and CUDA faults: `python -m tests.torture.gpu_cli run`.
 
 A worker reads the name of a kernel of `cuda_faults` from the file `cuda-fault` in the state folder,
 and launches it in its own process when it starts the next chunk.

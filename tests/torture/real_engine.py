@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.conftest import SPEECH
 from tests.integration.test_engine import read_samples, write_wav
-from tests.torture.daemon_under_test import REAL
+from tests.torture.daemon_under_test import REAL, DaemonUnderTest
 from tests.torture.kills import wait_for_committed_chunk, wait_for_random_moment
 from tests.torture.scenario import Run, Scenario
 from tests.torture.speakers import SCENARIO as SPEAKERS
@@ -55,23 +55,29 @@ def create_recordings(run: Run) -> list[Path]:
     return files + sorted((SPEECH / "clips").glob("ls_*.flac"))[: 0 if run.quick else 2]
 
 
+def drop_files(
+    daemon: DaemonUnderTest, files: list[Path], texts: Mapping[Path, str], *, backlog: int
+) -> None:
+    """Drop the files in turn until there are `backlog` unfinished ones.
+
+    `texts`: the right transcripts. The text of a file that is not in it is not checked.
+    """
+    for _ in range(backlog - daemon.count_unfinished()):
+        file = files[len(daemon.texts) % len(files)]
+        daemon.drop_file(file, f"{len(daemon.texts)}-{file.name}", text=texts.get(file))
+
+
 def kill_during_work(run: Run, *, target: Literal["daemon", "worker"]) -> None:
     files = create_recordings(run)
     texts = transcribe_files(run, files)
     with run.create_daemon(program=REAL, settings=ENGINE) as daemon:
-
-        def drop_files() -> None:
-            for _ in range(BACKLOG - daemon.count_unfinished()):
-                file = files[len(daemon.texts) % len(files)]
-                daemon.drop_file(file, f"{len(daemon.texts)}-{file.name}", text=texts[file])
-
-        drop_files()
+        drop_files(daemon, files, texts, backlog=BACKLOG)
         daemon.start()
         wait_for_committed_chunk(daemon)
         for _ in run.count_rounds(20, quick=1):
-            drop_files()
+            drop_files(daemon, files, texts, backlog=BACKLOG)
             wait_for_random_moment(daemon, run.rng)
-            drop_files()
+            drop_files(daemon, files, texts, backlog=BACKLOG)
             with run.measure_recovery(daemon):
                 if target == "daemon":
                     daemon.kill()

@@ -48,11 +48,11 @@ _LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a 
 
 @dataclass(frozen=True, slots=True)
 class CallRules:
-    """What clips have in common that share a call, and where times come from."""
+    """Which clips can share a call of the model: those with equal windows and contexts."""
 
     windows_s: Sequence[int]  # seconds: the encoder's windows besides the full one
     contexts: Sequence[int]  # tokens of the text before
-    timestamps: bool  # written by the decoder; else words are aligned with the audio
+    timestamps: bool  # the decoder writes them; else words are aligned with the audio
 
 
 CALL_RULES: Mapping[str, CallRules] = {
@@ -87,7 +87,7 @@ class DecodingPlan:
     """How a job is decoded in one language: its options as tokens and methods."""
 
     task: tuple[int, ...]  # tokens: start of transcript, language, task
-    start: tuple[int, ...]  # tokens that end each prompt: `task`, and whether to write timestamps
+    start: tuple[int, ...]  # tokens that end each prompt: `task`, or that and "no timestamps"
     hints: tuple[int, ...]  # tokens of hotwords and initial prompt
     language: str
     way: DecodingMethod
@@ -294,7 +294,7 @@ class Decoder:
         plan: DecodingPlan,
         encoded: StorageView,
     ) -> list[DecodedClip]:
-        """Add the words' times, which are found in the encoder's output. Raises EngineFault."""
+        """Return the clips with their words, aligned with `encoded`. Raises EngineFault."""
         begin = self._tokenizer.timestamp_begin
         with label_phase(Phase.ALIGN):
             words = align_words(

@@ -25,6 +25,8 @@ def align_words(
 ) -> list[list[tuple[Word, ...]]]:
     """Return the words of each stretch of each clip, with times in seconds of the window.
 
+    Raises RuntimeError, as CTranslate2 does.
+
     `encoded`: the encoder's output, shape (clips, frames / 2, width). `start`: tokens of the start
     of transcript, language and task. `frames`: frames of each window that hold audio, at least 4.
     """
