@@ -141,6 +141,6 @@ def restrict_visible_devices(
     if number >= len(given) or not given[number].strip():
         given = [str(n) for n in range(number + 1)]
     environ["CUDA_VISIBLE_DEVICES"] = given[number].strip()
-    # On new GPUs, kernels are compiled at the first load, for minutes: cache them in the state
-    # folder, where a service may write.
+    # On new GPUs, kernels are compiled at the first load, which can take minutes: cache them in the
+    # state folder, where a service may write.
     environ.setdefault("CUDA_CACHE_PATH", str(Path(state_dir) / "cuda"))
