@@ -13,15 +13,20 @@ from speakeasyd.workers.nvidia_driver import has_nvidia_driver
 from speakeasyd.workers.spawn import SpawnedWorker, spawn_process
 
 _WITH_WORKER = {"once", "run"}  # the commands that start one on a machine without a GPU
+INTERRUPTED = 130  # exit status
 _HELP = {"-h", "--help"}
 
 
 def main() -> int:
     """Run the command of the command line. Returns its exit status."""
-    with prestart_worker(sys.argv[1:]) as prestarted:
-        from speakeasyd.cli import main as run_command  # noqa: PLC0415 - see above
+    try:
+        with prestart_worker(sys.argv[1:]) as prestarted:
+            from speakeasyd.cli import main as run_command  # noqa: PLC0415 - see above
 
-        return run_command(prestarted=prestarted)
+            return run_command(prestarted=prestarted)
+    except KeyboardInterrupt:  # before or after the command, which handles its own
+        sys.stderr.write("interrupted\n")
+        return INTERRUPTED
 
 
 @contextmanager

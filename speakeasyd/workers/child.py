@@ -18,6 +18,7 @@ from speakeasyd.domain.devices import FIRST_GPU, is_gpu
 
 ENGINE = "speakeasyd.engine.worker_host:serve_requests"
 EXIT_BROKEN, EXIT_ORPHAN = 70, 71  # same as the engine's: a fault was reported; the parent is gone
+IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 
 Serve = Callable[[Connection, Any], int]
@@ -45,9 +46,9 @@ def run_child(conn: Connection, imports: str) -> None:
         with suppress(Exception):  # the target's import fails, too, and that is reported
             import_module(imports)
     spec, target, log = _receive_spec(conn)
-    _redirect_output(Path(log))
-    restrict_visible_devices(spec.device, spec.state_dir, os.environ)
     try:
+        _redirect_output(Path(log))
+        restrict_visible_devices(spec.device, spec.state_dir, os.environ)
         module, _, function = target.partition(":")
         serve: Serve = getattr(import_module(module), function)
         if is_gpu(spec.device):
@@ -102,11 +103,13 @@ def _ignore_signals() -> None:
     Ctrl-C reaches every process of a terminal, and SIGTERM is often sent to the whole process
     group, for example by `timeout`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in IGNORED_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, signal.SIG_IGN)
-    elif sys.platform == "linux":
+        return
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, IGNORED_SIGNALS)  # see `spawn_process`
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

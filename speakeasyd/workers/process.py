@@ -54,8 +54,8 @@ class WorkerProcess(Generic[SentT, ReceivedT]):
         """Start the process and its threads. See `spawn_worker`."""
         self._oom_kills = count_oom_kills()
         self._worker = self._spawn()
-        self._reader.start()
         self._writer.start()
+        self._reader.start()  # last: it waits for the writer, at once if the process has ended
 
     def send_request(self, request: SentT) -> None:
         """Queue a request. Never blocks or raises, even if the worker is dead."""

@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import signal
 import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -67,10 +69,33 @@ def spawn_process(*, imports: str = "") -> SpawnedWorker:
     context = multiprocessing.get_context("spawn")
     conn, childs_end = context.Pipe()
     process = context.Process(target=child.run_child, args=(childs_end, imports), daemon=True)
-    with _hide_main_module():
-        process.start()
+    worker = SpawnedWorker(process, conn)
+    try:
+        with _hide_main_module(), _hold_signals():
+            process.start()
+    except BaseException:
+        if process.pid:  # interrupted after the start
+            worker.end()
+        raise
     childs_end.close()  # else the pipe would never end
-    return SpawnedWorker(process, conn)
+    return worker
+
+
+@contextmanager
+def _hold_signals() -> Iterator[None]:
+    """Block SIGINT and SIGTERM while a process is spawned.
+
+    The child inherits that, and is not ended before it ignores them.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, child.IGNORED_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -1,9 +1,13 @@
 """The worker that is started before the daemon."""
 
+import asyncio
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -12,17 +16,20 @@ from pathlib import Path
 import pytest
 
 from speakeasyd import launch
-from speakeasyd.__main__ import prestart_worker
+from speakeasyd.__main__ import main, prestart_worker
 from speakeasyd.config import Settings
 from speakeasyd.domain.protocol import Fault, Hello, Loaded, Loading, Report
 from speakeasyd.errors import ConfigError
 from speakeasyd.launch import has_new_files, prepare_daemon
 from speakeasyd.ledger.readonly import LEDGER
+from speakeasyd.loop import MainLoop
 from speakeasyd.workers.child import ENGINE, EXIT_ORPHAN
 from speakeasyd.workers.devices import build_specs
 from speakeasyd.workers.early_worker import EarlyWorker, start_early_worker
+from speakeasyd.workers.link import ProcessExit
 from speakeasyd.workers.nvidia_driver import has_nvidia_driver
-from speakeasyd.workers.spawn import SpawnedWorker, spawn_process
+from speakeasyd.workers.process import WorkerProcess
+from speakeasyd.workers.spawn import SpawnedWorker, spawn_process, spawn_worker
 from tests.conftest import PATIENCE_S, poll_until
 
 
@@ -131,6 +138,66 @@ def test_a_prestarted_worker_ends_with_its_parent(prestarted: SpawnedWorker) -> 
     prestarted.conn.close()
     prestarted.process.join(PATIENCE_S)
     assert prestarted.process.exitcode == EXIT_ORPHAN
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_does_not_end_a_worker_that_is_being_started(prestarted: SpawnedWorker) -> None:
+    """Ctrl-C reaches it, too, and its traceback would be printed."""
+    assert prestarted.process.pid
+    os.kill(prestarted.process.pid, signal.SIGINT)
+    os.kill(prestarted.process.pid, signal.SIGTERM)
+    prestarted.conn.close()
+    prestarted.process.join(PATIENCE_S)
+    assert prestarted.process.exitcode == EXIT_ORPHAN
+
+
+def test_ctrl_c_during_the_imports_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    module = types.ModuleType("speakeasyd.cli")
+    vars(module)["__getattr__"] = interrupt
+    monkeypatch.setitem(sys.modules, "speakeasyd.cli", module)
+    monkeypatch.setattr(sys, "argv", ["speakeasyd", "status"])
+    assert main() == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_worker_that_cannot_write_its_log_tells_why(
+    settings: Settings, prestarted: SpawnedWorker
+) -> None:
+    [spec] = build_specs(settings.workers, ("cpu",), state_dir=settings.state)
+    for name in ("cpu.log", "cpu.previous.log"):
+        (settings.state / "workers" / name / "folder").mkdir(parents=True)
+    spawn_worker("cpu", spec, ENGINE, prestarted)
+    assert prestarted.conn.poll(PATIENCE_S)
+    fault = prestarted.conn.recv()
+    assert isinstance(fault, Fault)
+    assert "IsADirectoryError" in fault.error
+
+
+async def test_the_end_of_a_worker_that_has_ended_before_is_reported(
+    prestarted: SpawnedWorker,
+) -> None:
+    """The threads that serve its pipe end while they are being started."""
+    prestarted.end()
+    main_loop = MainLoop(asyncio.get_running_loop())
+    exits: asyncio.Queue[ProcessExit] = asyncio.Queue()
+    for _ in range(20):  # the order of the threads differs
+        conn, childs_end = multiprocessing.Pipe()
+        childs_end.close()
+        worker: WorkerProcess[object, object] = WorkerProcess(
+            partial(SpawnedWorker, prestarted.process, conn),
+            name="cpu",
+            main_loop=main_loop,
+            on_reports=lambda _: asyncio.sleep(0),
+            on_exit=exits.put,
+        )
+        worker.start()
+        found = await asyncio.wait_for(exits.get(), PATIENCE_S)
+        assert found.status == prestarted.process.exitcode
 
 
 def test_a_prestarted_worker_imports_a_module(

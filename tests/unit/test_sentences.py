@@ -2,7 +2,7 @@
 
 import pytest
 
-from speakeasyd.domain.sentences import split_sentences
+from speakeasyd.domain.sentences import split_sentences, trim_to_speech
 from speakeasyd.domain.transcript import Word
 
 
@@ -24,6 +24,7 @@ def split_texts(words: list[Word]) -> list[str]:
         "It rains. | It pours! | Does it?",
         'He said: "Stop." | Then he left.',
         "\u4ed6\u6765\u4e86\u3002 | \u6211\u4eec\u8d70\u3002",
+        "Mr. J. R. Brown came at 10 a.m. on Monday. | (Dr. Smith left.) | Why?",
         "no end of a sentence",
         "",
     ],
@@ -31,6 +32,24 @@ def split_texts(words: list[Word]) -> list[str]:
 def test_a_sentence_ends_at_its_mark(text: str) -> None:
     words = say(text.replace(" | ", " "))
     assert split_texts(words) == ([f" {part}" for part in text.split(" | ")] if text else [])
+
+
+def test_a_number_is_not_split() -> None:
+    """In languages without spaces, each token is a word, and a point belongs to the one before."""
+    words = [Word(0.0, 1.0, text, 1.0) for text in ("\u5171", "3.", "5", "\u5143\u3002", "\u597d")]
+    assert split_texts(words) == ["\u51713.5\u5143\u3002", "\u597d"]
+
+
+def test_a_word_ends_with_the_speech() -> None:
+    """An aligned word lasts until the next one begins."""
+    times = [(0.0, 1.0), (1.0, 4.0), (4.0, 6.0), (6.0, 6.0), (6.0, 9.0)]
+    words = [Word(start, end, f" {start}", 1.0) for start, end in times]
+    voiced = [(0.2, 0.9), (1.1, 2.0), (5.0, 7.0)]
+    trimmed = [(word.start, word.end) for word in trim_to_speech(words, voiced)]
+    assert trimmed == [(0.2, 1.0), (1.0, 2.0), (5.0, 6.0), (6.0, 6.0), (6.0, 7.0)]
+    assert [word.text for word in trim_to_speech(words, voiced)] == [word.text for word in words]
+    assert list(trim_to_speech(words, [])) == words
+    assert split_texts(list(trim_to_speech(words, voiced)))[0] == " 0.0 1.0"
 
 
 def test_a_pause_ends_a_segment() -> None:

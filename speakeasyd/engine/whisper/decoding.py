@@ -17,7 +17,7 @@ from faster_whisper.transcribe import get_suppressed_tokens
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.recognition import RecognizedText, compute_confidence
-from speakeasyd.domain.sentences import split_sentences
+from speakeasyd.domain.sentences import split_sentences, trim_to_speech
 from speakeasyd.domain.text_quality import (
     DecodeStatistics,
     Passage,
@@ -41,6 +41,7 @@ _MARGIN = 2 * FRAMES_PER_S  # frames of silence after the speech
 _LEAST_ALIGNED = 4  # frames: two encoder states; with one, CTranslate2 gives times below 0
 _WIDE = 5  # beam size of the careful methods
 _MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
+_MAX_TEXT = _MAX_TOKENS // 2  # tokens of text: the limit of CTranslate2
 _MAX_PROMPT = 223  # tokens
 _SHORTEST_TAIL_S = 0.5  # seconds: a shorter rest of a clip is not decoded
 _LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a hallucination
@@ -89,7 +90,8 @@ class DecodingPlan:
     task: tuple[int, ...]  # tokens: start of transcript, language, task
     start: tuple[int, ...]  # tokens that end each prompt: `task`, or that and "no timestamps"
     hints: tuple[int, ...]  # tokens of hotwords and initial prompt
-    language: str
+    language: str  # spoken
+    text_language: str  # another one if it is translated
     way: DecodingMethod
     ladder: tuple[DecodingMethod, ...]  # fallbacks, tried in order while the text is doubtful
     words: bool  # wanted in the transcript
@@ -177,6 +179,7 @@ class Decoder:
             start=task if timestamps else (*task, tokenizer.no_timestamps),
             hints=tuple(tokens[-_MAX_PROMPT:]),
             language=language,
+            text_language="en" if options.task == "translate" else language,
             way=way,
             ladder=_list_fallbacks(way) if options.fallback else (),
             words=options.word_timestamps,
@@ -278,7 +281,7 @@ class Decoder:
             speech_s=clip.speech_s,
             avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
             no_speech_prob=result.no_speech_prob,
-            cut_off=len(tokens) + prompt >= _MAX_TOKENS,
+            cut_off=len(tokens) >= min(_MAX_TEXT, _MAX_TOKENS - prompt),
             passages=tuple(
                 Passage(stretch.start, stretch.end, self._tokenizer.decode(list(stretch.tokens)))
                 for stretch in stretches
@@ -299,7 +302,7 @@ class Decoder:
         with label_phase(Phase.ALIGN):
             words = align_words(
                 self._model,
-                self.tokenizer(plan.language),
+                self.tokenizer(plan.text_language),
                 encoded,
                 [split_tokens(one.tokens, timestamp_begin=begin)[0] for one in decoded],
                 start=plan.task,
@@ -350,12 +353,14 @@ class Decoder:
     def _decode_around_pause(
         self, clip: Clip, plan: DecodingPlan, context: str, first: DecodedClip
     ) -> RecognizedText | None:
-        """If the decoder skipped speech, decode the parts before and after the longest pause.
+        """If the text is incomplete, decode the parts before and after the longest pause.
 
-        None if nothing was skipped, or if this gives no more text.
+        That is if the decoder skipped speech, or reached its token limit. None if this gives no
+        more text.
         """
         pause = clip.longest_pause
-        if not (plan.ladder and pause and is_sparse(first.evidence)):
+        is_incomplete = is_sparse(first.evidence) or first.evidence.cut_off
+        if not (plan.ladder and pause and is_incomplete):
             return None
         middle = sum(pause) / 2
         before = self._decode_part(clip.cut_part(0.0, middle), plan, context)
@@ -393,17 +398,22 @@ class Decoder:
     ) -> tuple[Segment, ...]:
         found = (
             _build_segment(timed, hypothesis.evidence, plan, clip)
-            for timed in self._find_times(stretches, hypothesis, plan)
+            for timed in self._find_times(stretches, hypothesis, plan, clip)
         )
         return tuple(segment for segment in found if segment.text.strip())
 
     def _find_times(
-        self, stretches: Sequence[TokenSegment], hypothesis: DecodedClip, plan: DecodingPlan
+        self,
+        stretches: Sequence[TokenSegment],
+        hypothesis: DecodedClip,
+        plan: DecodingPlan,
+        clip: Clip,
     ) -> Iterator[TimedText]:
         """Yield the parts of the text: those between two timestamps, or else the sentences."""
         words = hypothesis.words or [()] * len(stretches)
         if not plan.has_timestamps:
-            for sentence in split_sentences(list(chain.from_iterable(words))):
+            spoken = list(trim_to_speech(list(chain.from_iterable(words)), clip.voiced))
+            for sentence in split_sentences(spoken):
                 text = "".join(word.text for word in sentence)
                 yield TimedText(sentence[0].start, sentence[-1].end, text, sentence)
             return

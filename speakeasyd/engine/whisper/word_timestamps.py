@@ -42,18 +42,28 @@ def _build_timed_words(
     aligned: Any, tokenizer: Tokenizer, tokens: list[int]
 ) -> list[tuple[Word, int]]:
     """Return words, each with its number of tokens."""
-    texts, groups = tokenizer.split_to_word_tokens([*tokens, tokenizer.eot])
-    bounds = np.cumsum([0, *(len(group) for group in groups[:-1])])
+    texts, groups = _split_words(tokenizer, tokens)
+    bounds = np.cumsum([0, *map(len, groups)])
     text_at = np.array([pair[0] for pair in aligned.alignments])
     time_at = np.array([pair[1] for pair in aligned.alignments])
     begins = np.concatenate([[True], np.diff(text_at) > 0])
     times = time_at[begins] * TIMESTAMP_S
     words: list[tuple[Word, int]] = []
-    for text, low, high in zip(texts, bounds[:-1], bounds[1:], strict=False):
+    for text, low, high in zip(texts, bounds[:-1], bounds[1:], strict=True):
         probability = float(np.mean(aligned.text_token_probs[low:high]))
         word = Word(float(times[low]), float(times[min(high, len(times) - 1)]), text, probability)
         words.append((word, int(high - low)))
     return words
+
+
+def _split_words(
+    tokenizer: Tokenizer, tokens: list[int]
+) -> tuple[Sequence[str], Sequence[Sequence[int]]]:
+    """Return the text and the tokens of each word; no token is left out."""
+    texts, groups = tokenizer.split_to_word_tokens(tokens)
+    # It leaves out what follows an incomplete character
+    rest = tokens[sum(map(len, groups)) :]
+    return ([*texts, tokenizer.decode(rest)], [*groups, rest]) if rest else (texts, groups)
 
 
 def _assign_to_segments(

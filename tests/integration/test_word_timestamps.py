@@ -1,0 +1,101 @@
+"""Words aligned with the audio, and the limits of the decoder."""
+
+import numpy as np
+import pytest
+
+from speakeasyd.domain.options import Options
+from speakeasyd.engine.audio import SAMPLE_RATE
+from speakeasyd.engine.clips import Clip
+from speakeasyd.engine.model import load_model
+from speakeasyd.engine.whisper.decoding import CALL_RULES, Decoder
+from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
+from speakeasyd.engine.whisper.token_segments import TokenSegment
+from speakeasyd.engine.whisper.word_timestamps import align_words
+from tests.integration.test_engine import build_spec
+
+pytestmark = pytest.mark.real
+
+WINDOW = 1000  # frames
+
+
+@pytest.fixture(scope="module")
+def recognizer(tmp_path_factory: pytest.TempPathFactory) -> WhisperRecognizer:
+    loaded = load_model("bundled", build_spec(tmp_path_factory.mktemp("state"))).recognizer
+    assert isinstance(loaded, WhisperRecognizer)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def decoder(recognizer: WhisperRecognizer) -> Decoder:
+    return Decoder(recognizer.whisper, CALL_RULES["cuda"])
+
+
+def join_words(
+    recognizer: WhisperRecognizer, decoder: Decoder, texts: list[list[int]], frames: list[int]
+) -> list[str]:
+    """Align texts, given as tokens, with silence. Checks the times of the words."""
+    silence = np.zeros(SAMPLE_RATE, np.float32)
+    stretches = [[TokenSegment(0.0, 1.0, tuple(tokens))] if tokens else [] for tokens in texts]
+    aligned = align_words(
+        recognizer.whisper.model,
+        decoder.tokenizer("en"),
+        decoder.encode_clips([silence] * len(texts), WINDOW),
+        stretches,
+        start=decoder.create_plan(Options(), "en").task,
+        frames=frames,
+    )
+    joined = []
+    for clip, heard in zip(aligned, frames, strict=True):
+        words = [word for stretch in clip for word in stretch]
+        times = [time for word in words for time in (word.start, word.end)]
+        assert times == sorted(times)
+        assert all(0.0 <= time <= heard / 100 for time in times)
+        joined.append("".join(word.text for word in words))
+    return joined
+
+
+def test_no_text_is_lost_at_an_incomplete_character(
+    recognizer: WhisperRecognizer, decoder: Decoder
+) -> None:
+    """A text that reaches the limit of tokens can end within a character."""
+    tokenizer = decoder.tokenizer("en")
+    hello, character = tokenizer.encode(" hello there"), tokenizer.encode("\u8d70")
+    assert len(character) > 1
+    texts = [
+        [*hello, *character[:-1]],
+        [*hello, *character[:-1], *tokenizer.encode(" friend")],
+        [*character[:-1], *character, *character[:-1]],
+    ]
+    joined = join_words(recognizer, decoder, texts, [100] * len(texts))
+    for found, tokens in zip(joined, texts, strict=True):
+        assert found.replace("\ufffd", "") == tokenizer.decode(tokens).replace("\ufffd", "")
+
+
+@pytest.mark.parametrize("frames", [4, 100])
+def test_empty_texts_can_be_aligned(
+    recognizer: WhisperRecognizer, decoder: Decoder, frames: int
+) -> None:
+    hello = decoder.tokenizer("en").encode(" hello there")
+    texts: list[list[int]] = [hello, [], hello]
+    assert join_words(recognizer, decoder, texts, [frames, frames, 100]) == [
+        " hello there",
+        "",
+        " hello there",
+    ]
+
+
+def test_a_text_that_reaches_the_limit_of_tokens_is_cut_off(recognizer: WhisperRecognizer) -> None:
+    decoder = Decoder(recognizer.whisper, CALL_RULES["cuda"])
+    plan = decoder.create_plan(Options(accuracy="fast"), "en")
+    clip = Clip(0, 0.0, None, np.zeros(SAMPLE_RATE, np.float32))
+    [short] = decoder.decode_batch([clip], [plan.start], plan, plan.way)
+    decoder._suppressed.append(decoder.tokenizer("en").eot)  # it never ends
+    [endless] = decoder.decode_batch([clip], [plan.start], plan, plan.way)
+    assert not short.evidence.cut_off
+    assert endless.evidence.cut_off
+
+
+def test_a_translation_is_split_into_english_words(decoder: Decoder) -> None:
+    """In Japanese, each token would be a word, and a segment could end within an English word."""
+    assert decoder.create_plan(Options(), "ja").text_language == "ja"
+    assert decoder.create_plan(Options(task="translate"), "ja").text_language == "en"
