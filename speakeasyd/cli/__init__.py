@@ -87,8 +87,9 @@ def main(argv: Sequence[str] | None = None, *, prestarted: SpawnedWorker | None 
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except Exception as error:  # noqa: BLE001 - the one boundary
-        if isinstance(error, OSError) and error.filename and error.errno in _REFUSALS:
-            _print_error(f"speakeasyd: {error.filename}: {error.strerror}", _REFUSALS[error.errno])
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            where = f"{error.filename}: " if error.filename else ""  # none if it is the output
+            _print_error(f"speakeasyd: {where}{error.strerror}", _REFUSALS[error.errno])
             return StartError.exit_status
         _print_error(
             f"speakeasyd: a defect: {type(error).__name__}: {error}",

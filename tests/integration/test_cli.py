@@ -203,6 +203,20 @@ def test_a_defect_writes_a_report_and_exits_with_3(
     assert "a defect made for this test" in file.read_text(encoding="utf-8")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has /dev/full")
+def test_an_output_on_a_full_disk_is_no_defect() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "speakeasyd", "--version"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("speakeasyd: No space left on device\nMake room")
+
+
 def test_ctrl_c_exits_with_130(command_line: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
     def raise_interrupt(_state: Path) -> None:
         raise KeyboardInterrupt
