@@ -69,12 +69,12 @@ class Driver:
 
     def __init__(self, conn: Connection, spec: DriverSpec) -> None:
         self._conn, self._spec = conn, spec
-        self._slots = Slots(spec, self._tell)
+        self._slots = Slots(spec, self.deliver)
         self._sources = SourceSender(spec.folders)
         self._runs: dict[RunId, ActorRun] = {}
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._telling = threading.Lock()
+        self._delivering = threading.Lock()
 
     async def run(self) -> int:
         loop = asyncio.get_running_loop()
@@ -83,17 +83,17 @@ class Driver:
         try:
             await asyncio.to_thread(connect, self._spec.address)
         except Exception as error:  # noqa: BLE001 - Ray raises anything; the daemon tries again
-            self._tell(explain_failure(error))
+            self.deliver(explain_failure(error))
             return 0
         _ignore_term()
         await asyncio.to_thread(_end_earlier_actors, self._spec.owner)
         if known := await hashing:
-            self._tell(known)
+            self.deliver(known)
         watching = asyncio.create_task(self._watch_cluster())
         serving = asyncio.create_task(self._serve_commands())
         await asyncio.wait({watching, serving}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
-            self._tell(watching.result())
+            self.deliver(watching.result())
             return 0
         for run in list(self._runs.values()):
             run.kill()
@@ -111,7 +111,7 @@ class Driver:
                 await slots.adapt()
             except Exception as error:  # noqa: BLE001 - Ray raises anything
                 return explain_failure(error)
-            self._tell(ClusterSeen(slots.nodes, slots.resources, slots.wanted, slots.ready))
+            self.deliver(ClusterSeen(slots.nodes, slots.resources, slots.wanted, slots.ready))
             await asyncio.sleep(REFRESH_S)
 
     async def _serve_commands(self) -> None:
@@ -177,7 +177,7 @@ class Driver:
         finally:
             if actor is not None:
                 ray.kill(actor)
-        self._tell(ProbeResult(probe.number, error))
+        self.deliver(ProbeResult(probe.number, error))
 
     @property
     def gather_s(self) -> float:
@@ -203,10 +203,7 @@ class Driver:
 
     def end_run(self, run: RunId, process_exit: ProcessExit) -> None:
         self._runs.pop(run, None)
-        self._tell(ActorEnded(run, process_exit))
-
-    def deliver(self, notice: Notice) -> None:
-        self._tell(notice)
+        self.deliver(ActorEnded(run, process_exit))
 
     def _in_background(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)
@@ -215,9 +212,10 @@ class Driver:
 
     # --- the pipe
 
-    def _tell(self, notice: Notice) -> None:
+    def deliver(self, notice: Notice) -> None:
+        """Send a notice to the daemon. Thread-safe. Ends the process if the daemon is gone."""
         try:
-            with self._telling:
+            with self._delivering:
                 self._conn.send(notice)
         except OSError:
             os._exit(0)  # the daemon is gone; Ray ends the actors of this process
