@@ -1,5 +1,6 @@
-"""The next smaller settings to load a model with, after the device refused the current ones."""
+"""The default settings to load a model with, and smaller ones after the device refused them."""
 
+import os
 from dataclasses import replace
 
 from speakeasyd.domain.devices import is_gpu
@@ -11,6 +12,11 @@ CPU_BATCH = 4  # on a CPU, for a small model
 GPU_REPLICAS = 2  # one decodes text while the other encodes
 
 _SMALL = frozenset({"int8", "int8_float16", "int8_float32", "int8_bfloat16"})
+
+
+def count_replicas(spec: WorkerSpec) -> int:
+    """Return how many calls of the model run in parallel on the device."""
+    return spec.replicas or (GPU_REPLICAS if is_gpu(spec.device) else os.cpu_count() or 1)
 
 
 def step_down(spec: WorkerSpec, remedy: Remedy) -> WorkerSpec | None:

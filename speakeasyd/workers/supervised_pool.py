@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +14,7 @@ from speakeasyd.domain.devices import CPU
 from speakeasyd.domain.fault import Diagnosis
 from speakeasyd.domain.job import JobId
 from speakeasyd.domain.protocol import Task, WorkerSpec
-from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, GPU_REPLICAS
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, count_replicas
 from speakeasyd.domain.worker_pool import (
     OnPoolEvent,
     PoolEvent,
@@ -262,6 +261,5 @@ class SupervisedPool(WorkerPool):
 
 def estimate_slots(spec: WorkerSpec) -> int:
     """Return an estimate of the short chunks that a worker computes at the same time."""
-    if spec.device == CPU:
-        return _SHORT * (spec.replicas or os.cpu_count() or 1) * (spec.batch_size or CPU_BATCH)
-    return _SHORT * (spec.replicas or GPU_REPLICAS) * (spec.batch_size or GPU_BATCH)
+    batch_size = spec.batch_size or (CPU_BATCH if spec.device == CPU else GPU_BATCH)
+    return _SHORT * count_replicas(spec) * batch_size

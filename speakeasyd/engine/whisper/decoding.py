@@ -111,6 +111,7 @@ class DecodedClip:
 
     tokens: tuple[int, ...]
     evidence: DecodeStatistics
+    stretches: Sequence[TokenSegment]  # their times may lie after the end of the clip
     words: Sequence[Sequence[Word]] = ()  # of each stretch, in seconds of the clip; if aligned
 
 
@@ -288,7 +289,7 @@ class Decoder:
             ),
             speech_end=clip.voiced[-1][1] if clip.voiced else None,
         )
-        return DecodedClip(tokens, evidence)
+        return DecodedClip(tokens, evidence, stretches)
 
     def _align_words(
         self,
@@ -298,13 +299,12 @@ class Decoder:
         encoded: StorageView,
     ) -> list[DecodedClip]:
         """Return the clips with their words, aligned with `encoded`. Raises EngineFault."""
-        begin = self._tokenizer.timestamp_begin
         with label_phase(Phase.ALIGN):
             words = align_words(
                 self._model,
                 self.tokenizer(plan.text_language),
                 encoded,
-                [split_tokens(one.tokens, timestamp_begin=begin)[0] for one in decoded],
+                [one.stretches for one in decoded],
                 start=plan.task,
                 frames=[
                     min(max(clip.samples.size // _HOP, _LEAST_ALIGNED), FULL_WINDOW)

@@ -1,6 +1,5 @@
 """Loads a Whisper model on a device and verifies it with the canary before it gets work."""
 
-import os
 import time
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from faster_whisper import WhisperModel
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
-from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, GPU_REPLICAS
+from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, count_replicas
 from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.canary import CanaryFailed, measure_known_words, transcribe_canary
 from speakeasyd.engine.faults import label_phase
@@ -31,7 +30,7 @@ def load_whisper(
     began = time.perf_counter()
     device = spec.device.partition(":")[0]
     on_gpu = device == "cuda"
-    replicas = spec.replicas or (GPU_REPLICAS if on_gpu else os.cpu_count() or 1)
+    replicas = count_replicas(spec)
     compute_type = _COMPUTE_TYPE[device] if spec.compute_type == "auto" else spec.compute_type
     heap_retention.return_freed_pages()
     with label_phase(Phase.LOAD):
