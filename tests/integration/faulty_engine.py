@@ -20,18 +20,25 @@ UNSUPPORTED_ERROR = "cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"
 
 
 class FaultyConnection:
-    """The worker's end of the pipe. It calls `action` after the `nth` report of a kind."""
+    """The worker's end of the pipe. It calls `action` after the `nth` report of a kind, or each."""
 
     def __init__(
-        self, conn: Connection, kind: type[Report], action: Callable[[], object], *, nth: int = 1
+        self,
+        conn: Connection,
+        kind: type[Report],
+        action: Callable[[], object],
+        *,
+        nth: int | None = 1,
     ) -> None:
-        self._conn, self._kind, self._action, self._remaining = conn, kind, action, nth
+        """`nth`: None: after each report of the kind."""
+        self._conn, self._kind, self._action, self._nth = conn, kind, action, nth
+        self._count = 0
 
     def send(self, report: Report) -> None:
         self._conn.send(report)
         if isinstance(report, self._kind):
-            self._remaining -= 1
-            if self._remaining == 0:
+            self._count += 1
+            if self._nth in {None, self._count}:
                 self._action()
 
     def recv(self) -> Any:

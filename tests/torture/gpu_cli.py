@@ -9,39 +9,29 @@ from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 from speakeasyd import cli, daemon
-from speakeasyd.domain.protocol import ChunkStarted, Report, WorkerSpec
+from speakeasyd.domain.protocol import ChunkStarted, WorkerSpec
 from speakeasyd.engine.worker_host import serve_requests
 from speakeasyd.workers.local_pool import LocalPool
+from tests.integration.faulty_engine import FaultyConnection
 from tests.torture.cuda_faults import CudaDriver
 from tests.torture.scripted_cli import POLICY
 
 FAULT_FILE = "cuda-fault"
 
 
-class _FaultyConnection:
-    """The worker's end of the pipe."""
-
-    def __init__(self, conn: Connection, fault_file: Path) -> None:
-        self._conn, self._fault_file = conn, fault_file
-
-    def send(self, report: Report) -> None:
-        self._conn.send(report)
-        if isinstance(report, ChunkStarted):
-            with suppress(FileNotFoundError):
-                kernel = self._fault_file.read_text("utf-8")
-                self._fault_file.unlink()
-                CudaDriver().launch(kernel)
-
-    def recv(self) -> Any:
-        return self._conn.recv()
-
-
 def serve_with_cuda_faults(conn: Connection, spec: WorkerSpec) -> int:
-    faulty = _FaultyConnection(conn, Path(spec.state_dir) / FAULT_FILE)
+    launch = partial(_launch_ordered_kernel, Path(spec.state_dir) / FAULT_FILE)
+    faulty = FaultyConnection(conn, ChunkStarted, launch, nth=None)
     return serve_requests(faulty, spec)  # type: ignore[arg-type]
+
+
+def _launch_ordered_kernel(fault_file: Path) -> None:
+    with suppress(FileNotFoundError):
+        kernel = fault_file.read_text("utf-8")
+        fault_file.unlink()
+        CudaDriver().launch(kernel)
 
 
 def main() -> int:
