@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from speakeasyd.errors import INTERRUPTED
 from speakeasyd.system.limits import raise_file_limit
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.nvidia_driver import has_nvidia_driver
 from speakeasyd.workers.spawn import SpawnedWorker, spawn_process
 
 _WITH_WORKER = {"once", "run"}  # the commands that start one on a machine without a GPU
-INTERRUPTED = 130  # exit status
 _HELP = {"-h", "--help"}
 
 

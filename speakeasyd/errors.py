@@ -5,6 +5,8 @@ Every error says what happened and what to do; its class says whether a retry ca
 
 from enum import StrEnum
 
+INTERRUPTED = 130  # exit status of a command that Ctrl-C ended
+
 
 class ErrorCode(StrEnum):
     """Why a job failed or was cancelled: `error_code` in the ledger.

@@ -96,7 +96,9 @@ def prepare_daemon(
         settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (
         LedgerLock(settings.state),
-        start_early_worker(settings, prestarted, preload=has_new_files(settings)) as early,
+        start_early_worker(
+            settings, prestarted, needs_model=partial(has_new_files, settings)
+        ) as early,
     ):
         from speakeasyd.daemon import Daemon  # noqa: PLC0415 - slow: the worker starts meanwhile
         from speakeasyd.ledger.migrate import migrate_ledger  # noqa: PLC0415 - the same

@@ -50,6 +50,7 @@ from speakeasyd.domain.protocol import (
 )
 from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
+from speakeasyd.domain.worker_exit import EXIT_FAULT
 from speakeasyd.errors import ErrorCode
 from speakeasyd.safe_open import LinkRefused, open_below
 
@@ -59,7 +60,6 @@ if TYPE_CHECKING:
 SCRIPTED = "speakeasyd.testing:serve_script"
 PIECE = 64  # bytes of a file for one chunk
 CHUNK_S = 10.0  # seconds of audio that a chunk represents
-_EXIT_FAULT = 70
 _SCRIPT = "script.json"
 # A log with a line of JSON for every started chunk: its file's path, its index
 _STARTED_LOG = "script-played"
@@ -472,7 +472,7 @@ class ScriptedHost:
                 soft = fault.action == "soft_fault"
                 self._send(Fault(Phase(fault.phase), fault.text, tuple(in_flight), soft))
                 if not soft:
-                    os._exit(_EXIT_FAULT)
+                    os._exit(EXIT_FAULT)
                 self._load_model(self._model or "auto")
             case "eat_memory":
                 self._exhaust_memory(tuple(in_flight))
@@ -497,7 +497,7 @@ class ScriptedHost:
         except MemoryError as error:
             blocks.clear()
             self._send(Fault(Phase.GENERATE, f"MemoryError: {error}", in_flight))
-            os._exit(_EXIT_FAULT)
+            os._exit(EXIT_FAULT)
 
     def _send(self, report: Report) -> None:
         try:

@@ -19,11 +19,11 @@ from typer.main import get_command
 
 from speakeasyd import __version__
 from speakeasyd.domain.escaping import escape_text
-from speakeasyd.errors import SpeakeasyError, StartError
+from speakeasyd.errors import INTERRUPTED, SpeakeasyError, StartError
 from speakeasyd.system.journal import add_priority, is_journal
 from speakeasyd.workers.spawn import SpawnedWorker
 
-DEFECT, INTERRUPTED = 3, 130  # exit statuses
+DEFECT = 3  # exit status
 
 _REFUSALS = {
     errno.EACCES: "This user may not do that there.",

@@ -26,14 +26,13 @@ from speakeasyd.domain.protocol import (
     WorkerSpec,
 )
 from speakeasyd.domain.stepdown import step_down
+from speakeasyd.domain.worker_exit import EXIT_FAULT, EXIT_ORPHAN
 from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import InFlight, Pipeline
 from speakeasyd.engine.recognizer import AnyRecognizer, Model
 
-EXIT_FAULT = 70  # a fault was reported; the state of the process is unreliable
-EXIT_ORPHAN = 71  # the daemon is gone
 REST_S = 1.0  # seconds between freeing a model and the next load: drivers free memory late
 _MAX_READERS = 8
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from speakeasyd.domain.devices import FIRST_GPU, is_gpu
+from speakeasyd.domain.worker_exit import EXIT_FAULT, EXIT_ORPHAN
 
 ENGINE = "speakeasyd.engine.worker_host:serve_requests"
-EXIT_BROKEN, EXIT_ORPHAN = 70, 71  # same as the engine's: a fault was reported; the parent is gone
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _PR_SET_PDEATHSIG = 1
 
@@ -56,7 +56,7 @@ def run_child(conn: Connection, imports: str) -> None:
         status = serve(conn, spec)
     except BaseException as error:  # noqa: BLE001 - every error is reported to the daemon
         traceback.print_exc()
-        status = EXIT_BROKEN
+        status = EXIT_FAULT
         with suppress(OSError):
             conn.send(_describe_error(error))
     sys.stderr.flush()

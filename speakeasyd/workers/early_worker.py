@@ -1,6 +1,6 @@
 """A worker that is started before the daemon, so that both import their libraries at the same time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
@@ -31,16 +31,19 @@ class EarlyWorker:
 
 @contextmanager
 def start_early_worker(
-    settings: Settings, prestarted: SpawnedWorker | None = None, *, preload: bool = False
+    settings: Settings,
+    prestarted: SpawnedWorker | None = None,
+    *,
+    needs_model: Callable[[], bool] = lambda: False,
 ) -> Iterator[EarlyWorker | None]:
-    """Start the worker of a machine without a GPU; with `preload`, it loads the model.
+    """Start the worker of a machine without a GPU. It loads the model if `needs_model` says so.
 
     `prestarted`: a process that waits for its spec; it becomes this worker, or is ended. Yields None
     if another device or pool may be used. A worker that the pool does not take is killed at the end.
     """
     early = None
     if settings.workers.pool == "local" and find_known_devices(settings.workers) == (CPU,):
-        early = _start_worker(settings, prestarted, preload=preload)
+        early = _start_worker(settings, prestarted, preload=needs_model())
     elif prestarted:
         prestarted.end()
     try:

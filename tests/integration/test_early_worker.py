@@ -19,11 +19,12 @@ from speakeasyd import launch
 from speakeasyd.__main__ import main, prestart_worker
 from speakeasyd.config import Settings
 from speakeasyd.domain.protocol import Fault, Hello, Loaded, Loading, Report
+from speakeasyd.domain.worker_exit import EXIT_ORPHAN
 from speakeasyd.errors import ConfigError
 from speakeasyd.launch import has_new_files, prepare_daemon
 from speakeasyd.ledger.readonly import LEDGER
 from speakeasyd.loop import MainLoop
-from speakeasyd.workers.child import ENGINE, EXIT_ORPHAN
+from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.devices import build_specs
 from speakeasyd.workers.early_worker import EarlyWorker, start_early_worker
 from speakeasyd.workers.link import ProcessExit
@@ -61,7 +62,7 @@ def take(early: EarlyWorker, *, target: str = ENGINE, compute_type: str = "auto"
 
 @pytest.mark.real
 def test_it_loads_the_model_before_the_first_task(settings: Settings) -> None:
-    with start_early_worker(settings, preload=True) as early:
+    with start_early_worker(settings, needs_model=lambda: True) as early:
         assert early
         worker = early.take_worker("cpu", early.spec, ENGINE)
         assert worker

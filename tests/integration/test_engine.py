@@ -36,6 +36,7 @@ from speakeasyd.domain.protocol import (
     WorkerSpec,
 )
 from speakeasyd.domain.transcript import Chunk
+from speakeasyd.domain.worker_exit import EXIT_FAULT, EXIT_ORPHAN
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.media_file import MediaFile
@@ -43,7 +44,7 @@ from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.whisper.decoding import CALL_RULES
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
-from speakeasyd.engine.worker_host import EXIT_FAULT, EXIT_ORPHAN, serve_requests
+from speakeasyd.engine.worker_host import serve_requests
 from speakeasyd.errors import ErrorCode
 from tests.conftest import PATIENCE_S
 from tests.sources import AllFolders, build_source_ref
