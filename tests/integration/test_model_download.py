@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from speakeasyd.engine.whisper import download
 from tests.conftest import PATIENCE_S
 
 FILES = {
@@ -121,3 +122,21 @@ def test_the_progress_of_a_download_is_reported(hub: str, tmp_path: Path) -> Non
     assert sizes == sorted(set(sizes))
     assert 10_000_000 <= reports[-1]["done"] <= wanted
     assert reports[-1]["bytes_per_s"] > 0
+
+
+def test_a_file_that_is_renamed_while_it_is_measured_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the progress would fall back when a file is complete."""
+    part = tmp_path / "model.incomplete"
+    part.write_bytes(b"1234")
+    list_files = Path.glob
+
+    def rename_after_listing(folder: Path, pattern: str) -> Iterator[Path]:
+        found = list(list_files(folder, pattern))
+        if part.exists():
+            part.rename(tmp_path / "model")
+        return iter(found)
+
+    monkeypatch.setattr(Path, "glob", rename_after_listing)
+    assert download._measure_files(tmp_path) == 4

@@ -78,6 +78,8 @@ def _measure_files(folder: Path) -> int:
     for file in folder.glob("*"):
         try:
             sizes.append(file.stat().st_size)
-        except OSError:  # renamed in the meantime
+        except FileNotFoundError:  # renamed in the meantime: it would be missing in the sum
+            return _measure_files(folder)
+        except OSError:
             continue
     return sum(sizes)
