@@ -45,7 +45,8 @@ ROUNDS, LONGEST_S = 3, 1000.0
 @dataclass(frozen=True, slots=True)
 class Choice:
     name: str
-    rules: CallRules = CALL_RULES["cpu"]
+    rules: CallRules = CALL_RULES["packed"]
+    packed: bool = True  # the packed decoder, if it was compiled
     margin: int = 2  # seconds of the window after the speech
     batch: int = CPU_BATCH  # windows of 30 s in one call
     replicas: int = 2
@@ -58,6 +59,7 @@ class Choice:
 DEFAULTS = Choice("the defaults")
 CHOICES = (
     DEFAULTS,
+    Choice("CTranslate2 decodes", CALL_RULES["cpu"], packed=False),
     Choice("batch 1", batch=1),
     Choice("batch 2", batch=2),
     Choice("batch 8", batch=8),
@@ -181,7 +183,8 @@ def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> Res
             if not remaining:
                 over.set()
 
-    recognizer = WhisperRecognizer(model.recognizer.whisper, choice.rules)
+    text_decoder = model.recognizer.text_decoder if choice.packed else None
+    recognizer = WhisperRecognizer(model.recognizer.whisper, choice.rules, text_decoder)
     counting = _CountingRecognizer(recognizer)
     pipeline = Pipeline(
         recognizer=counting,

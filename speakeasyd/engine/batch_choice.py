@@ -56,7 +56,8 @@ class BatchChooser:
             ready,
             chain.from_iterable(map(self._iterate_ready, later)),
             key=lambda work: work.request.batch_key,
-            room=lambda work: max(1, int(self._batch_seconds / work.request.batch_seconds)),
+            size=lambda work: work.request.batch_seconds,
+            room=self._batch_seconds,
             callers=callers,
         )
         for work in batch:

@@ -38,7 +38,7 @@ class Request(Protocol):
 
     @property
     def batch_seconds(self) -> float:
-        """What the clip takes of a batch, in seconds. Equal for equal keys."""
+        """What the clip takes of a batch, in seconds."""
 
 
 class EncodedBatch(Protocol):

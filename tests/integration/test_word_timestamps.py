@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from ctranslate2 import StorageView
 
 from speakeasyd.domain.options import Options
 from speakeasyd.engine.audio import SAMPLE_RATE
@@ -9,6 +10,7 @@ from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.whisper.decoding import CALL_RULES, Decoder
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
+from speakeasyd.engine.whisper.text_decoding import CTranslate2TextDecoder
 from speakeasyd.engine.whisper.token_segments import TokenSegment
 from speakeasyd.engine.whisper.word_timestamps import align_words
 from tests.integration.test_engine import build_spec
@@ -36,10 +38,12 @@ def join_words(
     """Align texts, given as tokens, with silence. Checks the times of the words."""
     silence = np.zeros(SAMPLE_RATE, np.float32)
     stretches = [[TokenSegment(0.0, 1.0, tuple(tokens))] if tokens else [] for tokens in texts]
+    [encoded] = decoder.encode_clips([silence], [WINDOW])
+    together = StorageView.from_array(np.repeat(np.asarray(encoded), len(texts), axis=0))
     aligned = align_words(
         recognizer.whisper.model,
         decoder.tokenizer("en"),
-        decoder.encode_clips([silence] * len(texts), WINDOW),
+        together,
         stretches,
         start=decoder.create_plan(Options(), "en").task,
         frames=frames,
@@ -85,11 +89,14 @@ def test_empty_texts_can_be_aligned(
 
 
 def test_a_text_that_reaches_the_limit_of_tokens_is_cut_off(recognizer: WhisperRecognizer) -> None:
-    decoder = Decoder(recognizer.whisper, CALL_RULES["cuda"])
+    text_decoder = CTranslate2TextDecoder(
+        recognizer.whisper.model, Decoder(recognizer.whisper, CALL_RULES["cpu"]).tokenizer("en")
+    )
+    decoder = Decoder(recognizer.whisper, CALL_RULES["cuda"], text_decoder)
     plan = decoder.create_plan(Options(accuracy="fast"), "en")
     clip = Clip(0, 0.0, None, np.zeros(SAMPLE_RATE, np.float32))
     [short] = decoder.decode_batch([clip], [plan.start], plan, plan.way)
-    decoder._suppressed.append(decoder.tokenizer("en").eot)  # it never ends
+    text_decoder.suppressed.append(decoder.tokenizer("en").eot)  # it never ends
     [endless] = decoder.decode_batch([clip], [plan.start], plan, plan.way)
     assert not short.evidence.cut_off
     assert endless.evidence.cut_off

@@ -1,4 +1,4 @@
-"""Which clips share a call: here a clip is its kind, and the kind says how many fit."""
+"""Which clips share a call: here a clip is its kind."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from speakeasyd.domain.batching import choose_batch
 
 
 def choose(first: str, later: str = "", *, room: int = 4, callers: int = 1) -> str:
-    return "".join(choose_batch(first, later, key=str.lower, room=lambda _: room, callers=callers))
+    batch = choose_batch(
+        first, later, key=str.lower, size=lambda _: 1.0, room=room, callers=callers
+    )
+    return "".join(batch)
 
 
 @pytest.mark.parametrize(
@@ -43,3 +46,21 @@ def test_a_full_queue_is_not_shared_out() -> None:
 
 def test_a_clip_that_needs_more_than_a_call_is_taken_alone() -> None:
     assert choose("aa", room=1) == "a"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "callers", "chosen"),
+    [
+        ([3, 3, 3, 3, 1], 1, [3, 3, 3]),
+        ([11, 1], 1, [11]),  # larger than the room
+        ([1, 1, 6, 2], 2, [1, 1, 6]),  # half of the work is reached with the third
+        ([6, 1, 1, 2], 2, [6]),
+    ],
+)
+def test_clips_of_different_lengths_fill_a_call(
+    sizes: Sequence[int], callers: int, chosen: Sequence[int]
+) -> None:
+    batch = choose_batch(
+        sizes, (), key=lambda _: None, size=lambda size: size, room=10, callers=callers
+    )
+    assert batch == chosen

@@ -6,13 +6,11 @@ Encoder windows are fitted to the speech. Doubtful text is decoded again with ot
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any
 
 import numpy as np
-from ctranslate2 import DataType, Device, StorageView
+from ctranslate2 import StorageView
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
-from faster_whisper.transcribe import get_suppressed_tokens
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
@@ -31,6 +29,15 @@ from speakeasyd.domain.transcript import Segment, Word, finite
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.faults import label_phase
+from speakeasyd.engine.whisper.text_decoding import (
+    MAX_TEXT,
+    MAX_TOKENS,
+    CTranslate2TextDecoder,
+    DecodingMethod,
+    Encoded,
+    TextDecoder,
+    TokenText,
+)
 from speakeasyd.engine.whisper.token_segments import TokenSegment, split_tokens
 from speakeasyd.engine.whisper.word_timestamps import align_words
 
@@ -40,8 +47,6 @@ FULL_WINDOW = 3000  # frames: 30 s
 _MARGIN = 2 * FRAMES_PER_S  # frames of silence after the speech
 _LEAST_ALIGNED = 4  # frames: two encoder states; with one, CTranslate2 gives times below 0
 _WIDE = 5  # beam size of the careful methods
-_MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
-_MAX_TEXT = _MAX_TOKENS // 2  # tokens of text: the limit of CTranslate2
 _MAX_PROMPT = 223  # tokens
 _SHORTEST_TAIL_S = 0.5  # seconds: a shorter rest of a clip is not decoded
 _LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a hallucination
@@ -49,7 +54,7 @@ _LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a 
 
 @dataclass(frozen=True, slots=True)
 class CallRules:
-    """Which clips can share a call of the model: those with equal windows and contexts."""
+    """The lengths of windows and contexts. With CTranslate2, clips share a call if theirs are equal."""
 
     windows_s: Sequence[int]  # seconds: the encoder's windows besides the full one
     contexts: Sequence[int]  # tokens of the text before
@@ -59,28 +64,13 @@ class CallRules:
 CALL_RULES: Mapping[str, CallRules] = {
     # In windows of less than 10 s, the model hallucinates
     "cpu": CallRules(range(10, 30), range(0, _MAX_PROMPT, 16), timestamps=True),
+    # No lengths need to be equal
+    "packed": CallRules(range(10, 30), range(_MAX_PROMPT + 1), timestamps=True),
     # A step of the decoder takes as long for 16 clips as for one, if it need not apply the rules
     # for timestamps, which CTranslate2 does row by row (docs/performance.md)
     "cuda": CallRules((10, 15, 20, 25), (0, 64, 128, 192), timestamps=False),
 }
-"""By kind of device."""
-
-
-@dataclass(frozen=True, slots=True)
-class DecodingMethod:
-    """The settings of one deterministic decoding (beam search)."""
-
-    beam_size: int = 5
-    patience: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    full_window: bool = False
-    prompted: bool = True
-
-    @property
-    def search(self) -> tuple[int, float, float, int]:
-        """The parameters of the beam search, besides window and prompt."""
-        return self.beam_size, self.patience, self.repetition_penalty, self.no_repeat_ngram_size
+"""By kind of device; "packed": of the packed decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +143,15 @@ def _list_fallbacks(way: DecodingMethod) -> tuple[DecodingMethod, ...]:
 class Decoder:
     """Decodes clips. Thread-safe: the model queues calls, and this object is immutable."""
 
-    def __init__(self, whisper: WhisperModel, rules: CallRules) -> None:
+    def __init__(
+        self, whisper: WhisperModel, rules: CallRules, text_decoder: TextDecoder | None = None
+    ) -> None:
+        """`text_decoder`: CTranslate2's, if not given."""
         self._whisper, self._rules = whisper, rules
         self._model = whisper.model
         self.multilingual = bool(whisper.model.is_multilingual)
         self._tokenizer = self.tokenizer("en")
-        self._suppressed = list(get_suppressed_tokens(self._tokenizer, [-1]))
+        self._text_decoder = text_decoder or CTranslate2TextDecoder(self._model, self._tokenizer)
 
     def tokenizer(self, language: str, task: str = "transcribe") -> Tokenizer:
         return Tokenizer(
@@ -194,6 +187,11 @@ class Decoder:
         tokens = (*plan.hints, *before[len(before) - room :])
         return (self._tokenizer.sot_prev, *tokens, *plan.start) if tokens else plan.start
 
+    @property
+    def takes_any_length(self) -> bool:
+        """Whether clips share a call even if their windows and prompts are not equally long."""
+        return self._text_decoder.takes_any_length
+
     # --- one window ---
 
     def fit_window(self, samples: int, way: DecodingMethod) -> int:
@@ -204,16 +202,17 @@ class Decoder:
         frames = (seconds * FRAMES_PER_S for seconds in self._rules.windows_s)
         return next((window for window in frames if window >= speech + _MARGIN), FULL_WINDOW)
 
-    def encode_clips(self, clips: Sequence[Samples], frames: int) -> StorageView:
-        """Return the encoder's output, shape (clips, frames / 2, width). Raises EngineFault."""
-        features = [self._compute_features(clip, frames)[np.newaxis] for clip in clips]
+    def encode_clips(self, clips: Sequence[Samples], frames: Sequence[int]) -> Encoded:
+        """Return the encoder's output for windows of `frames`. Raises EngineFault."""
+        features = [
+            self._compute_features(clip, window)[np.newaxis]
+            for clip, window in zip(clips, frames, strict=True)
+        ]
         if self._model.device != "cpu":
             features = [np.concatenate(features)]
         # On the CPU, clips are encoded one by one: the data of a batch does not fit the cache
         with label_phase(Phase.ENCODE):
-            return _join_encoded(
-                [self._model.encode(StorageView.from_array(window)) for window in features]
-            )
+            return [self._model.encode(StorageView.from_array(window)) for window in features]
 
     def _compute_features(self, clip: Samples, frames: int) -> Samples:
         spectrum = self._whisper.feature_extractor(clip)[:, : min(frames, clip.size // _HOP)]
@@ -239,50 +238,39 @@ class Decoder:
         prompts: Sequence[tuple[int, ...]],
         plan: DecodingPlan,
         way: DecodingMethod,
-        encoded: StorageView | None = None,
+        encoded: Encoded | None = None,
     ) -> list[DecodedClip]:
         """Decode clips in one call of the model. Raises EngineFault.
 
-        All clips have the same window length, and all prompts the same length; if words are
-        aligned, `plan` has the language and task of all. `encoded`: the encoder's output for the
-        same window, if it exists already.
+        All clips have the same window length, and all prompts the same length, unless the decoder
+        takes any; if words are aligned, `plan` has the language and task of all. `encoded`: the
+        encoder's output for the same windows, if it exists already.
         """
         samples = [clip.samples for clip in clips]
         encoded = encoded or self.encode_clips(
-            samples, self.fit_window(max(map(len, samples)), way)
+            samples, [self.fit_window(len(of_clip), way) for of_clip in samples]
         )
         with label_phase(Phase.GENERATE):
-            results = self._model.generate(
-                encoded,
-                [list(prompt) for prompt in prompts],
-                beam_size=way.beam_size,
-                patience=way.patience,
-                repetition_penalty=way.repetition_penalty,
-                no_repeat_ngram_size=way.no_repeat_ngram_size,
-                max_length=_MAX_TOKENS,
-                return_scores=True,
-                return_no_speech_prob=True,
-                suppress_tokens=self._suppressed,
-            )
+            texts = self._text_decoder.decode_text(encoded, prompts, way)
         decoded = [
-            self._build_hypothesis(result, clip, len(prompt))
-            for result, clip, prompt in zip(results, clips, prompts, strict=True)
+            self._build_hypothesis(text, clip, len(prompt))
+            for text, clip, prompt in zip(texts, clips, prompts, strict=True)
         ]
         if any(map(plan.needs_alignment, clips)):
             return self._align_words(decoded, clips, plan, encoded)
         return decoded
 
-    def _build_hypothesis(self, result: Any, clip: Clip, prompt: int) -> DecodedClip:
+    def _build_hypothesis(self, text: TokenText, clip: Clip, prompt: int) -> DecodedClip:
         """`prompt`: its number of tokens."""
-        tokens = tuple(result.sequences_ids[0])
+        tokens = text.tokens
         stretches, _ = split_tokens(tokens, timestamp_begin=self._tokenizer.timestamp_begin)
         evidence = DecodeStatistics(
             text=self._tokenizer.decode(list(tokens)).strip(),
             tokens=sum(token < self._tokenizer.eot for token in tokens),
             speech_s=clip.speech_s,
-            avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
-            no_speech_prob=result.no_speech_prob,
-            cut_off=len(tokens) >= min(_MAX_TEXT, _MAX_TOKENS - prompt),
+            avg_logprob=text.score * len(tokens) / (len(tokens) + 1),
+            no_speech_prob=text.no_speech_prob,
+            cut_off=len(tokens) >= min(MAX_TEXT, MAX_TOKENS - prompt),
             passages=tuple(
                 Passage(stretch.start, stretch.end, self._tokenizer.decode(list(stretch.tokens)))
                 for stretch in stretches
@@ -296,22 +284,30 @@ class Decoder:
         decoded: Sequence[DecodedClip],
         clips: Sequence[Clip],
         plan: DecodingPlan,
-        encoded: StorageView,
+        encoded: Encoded,
     ) -> list[DecodedClip]:
         """Return the clips with their words, aligned with `encoded`. Raises EngineFault."""
-        with label_phase(Phase.ALIGN):
-            words = align_words(
-                self._model,
-                self.tokenizer(plan.text_language),
-                encoded,
-                [one.stretches for one in decoded],
-                start=plan.task,
-                frames=[
-                    min(max(clip.samples.size // _HOP, _LEAST_ALIGNED), FULL_WINDOW)
-                    for clip in clips
-                ],
-            )
-        return [replace(one, words=of_one) for one, of_one in zip(decoded, words, strict=True)]
+        frames = [
+            min(max(clip.samples.size // _HOP, _LEAST_ALIGNED), FULL_WINDOW) for clip in clips
+        ]
+        tokenizer = self.tokenizer(plan.text_language)
+        aligned: list[DecodedClip] = []
+        for states in encoded:
+            these = slice(len(aligned), len(aligned) + states.shape[0])
+            with label_phase(Phase.ALIGN):
+                words = align_words(
+                    self._model,
+                    tokenizer,
+                    states,
+                    [one.stretches for one in decoded[these]],
+                    start=plan.task,
+                    frames=frames[these],
+                )
+            aligned += [
+                replace(one, words=of_one)
+                for one, of_one in zip(decoded[these], words, strict=True)
+            ]
+        return aligned
 
     # --- the whole text of a clip ---
 
@@ -444,20 +440,4 @@ def _build_segment(
         words=tuple(
             Word(round(at + w.start, 3), round(at + w.end, 3), w.text, w.probability) for w in words
         ),
-    )
-
-
-def states_of(encoded: StorageView) -> Samples:
-    """Copy the encoder's output to host memory, shape (clips, frames / 2, width), float32."""
-    if encoded.device != "cpu":
-        encoded = encoded.to(DataType.float32).to_device(Device.cpu)
-    states: Samples = np.asarray(encoded)
-    return states
-
-
-def _join_encoded(encoded: Sequence[StorageView]) -> StorageView:
-    return (
-        encoded[0]
-        if len(encoded) == 1
-        else StorageView.from_array(np.concatenate(list(map(np.asarray, encoded))))
     )

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from faster_whisper import WhisperModel
+from faster_whisper.tokenizer import Tokenizer
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
@@ -15,12 +16,15 @@ from speakeasyd.engine.model_hash import hash_model
 from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable
 from speakeasyd.engine.whisper.download import OnDownload
 from speakeasyd.engine.whisper.model_files import choose_model
+from speakeasyd.engine.whisper.packed_decoder import PackedTextDecoder, Unsupported
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
+from speakeasyd.engine.whisper.text_decoding import CTranslate2TextDecoder, TextDecoder
 
 _KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model must recognise
 _ANY_MODEL_SHARE = 0.5  # share for any other model
 _SMALL_MODEL = 200 << 20  # bytes: tiny and base. Larger ones need more memory, and gain less
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
+_INT8 = {"int8", "int8_float32"}
 
 
 def load_whisper(
@@ -44,9 +48,10 @@ def load_whisper(
             on_download=on_download,
         )
         whisper = _create_whisper(choice, spec.device, compute_type, replicas)
+        text_decoder = _create_text_decoder(whisper, choice.folder)
         sha256 = hash_model(choice.folder) if spec.hash_model else ""
     heap_retention.retain_freed_pages()
-    recognizer = WhisperRecognizer(whisper)
+    recognizer = WhisperRecognizer(whisper, text_decoder=text_decoder)
     with label_phase(Phase.CANARY):
         _run_canary(recognizer, choice, on_gpu=on_gpu)
     loaded = Loaded(
@@ -57,6 +62,7 @@ def load_whisper(
         seconds=round(time.perf_counter() - began, 3),
         warning=choice.warning,
         sha256=sha256,
+        text_decoder=text_decoder.description,
     )
     batch_size = spec.batch_size or (GPU_BATCH if on_gpu else _choose_cpu_batch(choice))
     return Model(recognizer, replicas, batch_size, loaded)
@@ -79,6 +85,21 @@ def _create_whisper(
         cpu_threads=1,  # two threads generate text slower than one; replicas use the other cores
         num_workers=replicas,
     )
+
+
+def _create_text_decoder(whisper: WhisperModel, folder: Path) -> TextDecoder:
+    """Return the packed decoder if it can decode this model's text, or else CTranslate2's."""
+    model = whisper.model
+    tokenizer = Tokenizer(
+        whisper.hf_tokenizer, model.is_multilingual, task="transcribe", language="en"
+    )
+    plain = CTranslate2TextDecoder(model, tokenizer)
+    if model.device != "cpu" or model.compute_type not in _INT8:
+        return plain
+    try:
+        return PackedTextDecoder(folder / "model.bin", tokenizer, plain)
+    except Unsupported as error:
+        return CTranslate2TextDecoder(model, tokenizer, str(error))
 
 
 def _run_canary(recognizer: WhisperRecognizer, choice: ModelChoice, *, on_gpu: bool) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from ctranslate2 import StorageView
 from faster_whisper import WhisperModel
 
 from speakeasyd.domain.options import Options
@@ -19,8 +18,8 @@ from speakeasyd.engine.whisper.decoding import (
     DecodedClip,
     Decoder,
     DecodingPlan,
-    states_of,
 )
+from speakeasyd.engine.whisper.text_decoding import Encoded, TextDecoder, split_states
 
 _STATES_PER_S = 50  # encoder states a second of audio
 _ANY_LANGUAGE = "en"  # stands for a language that is not known yet; every model has it
@@ -37,15 +36,17 @@ class WhisperRequest:
     plan: DecodingPlan
     prompt: tuple[int, ...]
     frames: int
+    any_length: bool  # of window and prompt, in one call
 
     @property
     def batch_key(self) -> Hashable:
-        """One call has one decoding method, one length of prompts and one window.
+        """One call has one decoding method, and one length of prompts and windows unless any will do.
 
         If words are aligned, it has one language and task.
         """
         task = self.plan.task if self.plan.needs_alignment(self.clip) else ()
-        return self.plan.way, task, len(self.prompt), self.frames
+        lengths = () if self.any_length else (len(self.prompt), self.frames)
+        return self.plan.way, task, lengths
 
     @property
     def batch_seconds(self) -> float:
@@ -54,14 +55,14 @@ class WhisperRequest:
 
 @dataclass(frozen=True, slots=True)
 class EncodedClips:
-    """Encoder states, shape (clips, frames / 2, width), and the length of each clip in seconds."""
+    """Encoder states, and the length of each clip in seconds."""
 
-    states: StorageView
+    states: Encoded
     seconds: tuple[float, ...]
 
     @property
     def in_host_memory(self) -> bool:
-        return bool(self.states.device == "cpu")
+        return bool(self.states[0].device == "cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,20 @@ class WhisperHypothesis:
 class WhisperRecognizer:
     """See `Recognizer`."""
 
-    def __init__(self, whisper: WhisperModel, rules: CallRules | None = None) -> None:
-        """`rules`: those of the model's device, if not given."""
-        self.whisper = whisper
-        self._decoder = Decoder(whisper, rules or CALL_RULES[whisper.model.device])
+    def __init__(
+        self,
+        whisper: WhisperModel,
+        rules: CallRules | None = None,
+        text_decoder: TextDecoder | None = None,
+    ) -> None:
+        """`rules`: those of the model's device and decoder, if not given. `text_decoder`: see `Decoder`."""
+        self.whisper, self.text_decoder = whisper, text_decoder
+        packed = text_decoder and text_decoder.takes_any_length
+        self._decoder = Decoder(
+            whisper,
+            rules or CALL_RULES["packed" if packed else whisper.model.device],
+            text_decoder,
+        )
         self._create_plan = lru_cache(_PLANS_KEPT)(self._decoder.create_plan)
         self.capabilities = Capabilities(
             languages=frozenset(whisper.supported_languages),
@@ -105,18 +116,20 @@ class WhisperRecognizer:
             plan=plan,
             prompt=self._decoder.build_prompt(plan, context),
             frames=self._decoder.fit_window(clip.samples.size, plan.way),
+            any_length=self._decoder.takes_any_length,
         )
 
     def encode(self, requests: Sequence[WhisperRequest]) -> EncodedClips:
         clips = [request.clip for request in requests]
-        states = self._decoder.encode_clips([clip.samples for clip in clips], requests[0].frames)
+        states = self._decoder.encode_clips(
+            [clip.samples for clip in clips], [request.frames for request in requests]
+        )
         return EncodedClips(states, tuple(clip.seconds for clip in clips))
 
     def rate_languages(
         self, encoded: EncodedClips, stretches: Sequence[Sequence[Span]] | None = None
     ) -> list[list[LanguageProbabilities]]:
-        states = states_of(encoded.states)
-        clips = [states[number : number + 1] for number in range(len(encoded.seconds))]
+        clips = split_states(encoded.states)
         if stretches is None:
             return [[self._decoder.rate_languages(clip)] for clip in clips]
         rated: list[list[LanguageProbabilities]] = []
@@ -152,4 +165,4 @@ class WhisperRecognizer:
 
     def free(self) -> None:
         """Drop the only references to the model."""
-        del self.whisper, self._decoder, self._create_plan
+        del self.whisper, self.text_decoder, self._decoder, self._create_plan

