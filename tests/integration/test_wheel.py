@@ -1,15 +1,19 @@
 """The wheel is complete: installed in a clean environment, it works."""
 
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import venv
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
+from tools.compile_decoder import VARIANTS
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -22,9 +26,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel
 
 
-def _pip(python: str, *arguments: str) -> None:
+def _pip(python: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
     command = [python, "-m", "pip", "--disable-pip-version-check", "--quiet", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if "No matching distribution" in done.stderr or "NewConnectionError" in done.stderr:
         pytest.skip("pip reaches no package index")
     assert done.returncode == 0, done.stderr
@@ -45,6 +49,26 @@ def test_the_wheel_contains_data_files(wheel: Path) -> None:
         source = REPOSITORY / folder
         files = (file for file in source.rglob("*") if file.is_file() and file.suffix != ".pyc")
         assert {f"{prefix}/{file.relative_to(source).as_posix()}" for file in files} <= names
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="there is no packed decoder for it")
+def test_the_wheel_contains_the_packed_decoder(wheel: Path) -> None:
+    """One wheel serves every Python of a platform."""
+    assert "-py3-none-" in wheel.name
+    assert "-any." not in wheel.name
+    names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
+    assert {*VARIANTS} <= names
+
+
+def test_without_a_compiler_the_wheel_is_pure_python(tmp_path: Path) -> None:
+    environment = {**os.environ, "CC": "/nonexistent/cc"}
+    _pip(
+        *(sys.executable, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(REPOSITORY)),
+        environment=environment,
+    )
+    [wheel] = tmp_path.glob("speakeasyd-*-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".so")]
 
 
 def test_it_transcribes_from_a_clean_environment(wheel: Path, tmp_path: Path) -> None:
