@@ -4,7 +4,19 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    String,
+    bindparam,
+    delete,
+    exists,
+    insert,
+    select,
+    update,
+)
 
 from speakeasyd.domain.diarization import LocalKey, SpeakerTurn, join_turns
 from speakeasyd.domain.event_payloads import JobCompleted
@@ -36,7 +48,17 @@ from speakeasyd.ledger.transitions import end_claim, require_claim, split_into_s
 from speakeasyd.ledger.writer import Transaction
 
 IN_TIME = (segments.c.start_seconds, segments.c.chunk, segments.c.position)
-# Once: an alias of a table with many columns takes longer to create than a query to run
+# Once: an alias of a table with many columns, or a query, takes longer to build than to run
+_JOB = select(jobs).where(jobs.c.id == bindparam("job"))
+_SEGMENTS = (
+    select(segments)
+    .where(segments.c.job_id == bindparam("job"))
+    .order_by(*IN_TIME)
+    .execution_options(**STREAMED)
+)
+_DELETE_NAME = delete(artifacts).where(
+    artifacts.c.outbox == bindparam("of_outbox"), artifacts.c.path_key == bindparam("key")
+)
 _mine, _earlier = jobs.alias("mine"), jobs.alias("earlier")
 _first, _live = jobs.alias("first"), jobs.alias("live")
 
@@ -75,6 +97,11 @@ def read_leading_text(connection: Connection, job_id: JobId) -> str:
     ).strip()
 
 
+def load_publication(connection: Connection, job_id: JobId) -> tuple[Transcript, list[OwnFile]]:
+    """Return what `transcript_to_publish` and `own_files` return."""
+    return transcript_to_publish(connection, job_id), own_files(connection, job_id)
+
+
 def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
     """Return the transcript of the current attempt. Raises LedgerError for an unknown job."""
     work = retries.get_work_table(connection, job_id)
@@ -89,7 +116,7 @@ def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
 
 
 def _job_columns(connection: Connection, job_id: JobId) -> dict[str, Any]:
-    job = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    job = connection.execute(_JOB, {"job": job_id}).one_or_none()
     if job is None:
         raise LedgerError(
             f"there is no job {job_id} in the ledger", hint="`speakeasyd jobs` lists the jobs."
@@ -99,8 +126,7 @@ def _job_columns(connection: Connection, job_id: JobId) -> dict[str, Any]:
 
 def _stream_segments(connection: Connection, job_id: JobId) -> Iterator[Mapping[str, Any]]:
     """Yield the finished segments in parts, between which the event loop does other work."""
-    query = select(segments).where(segments.c.job_id == job_id).order_by(*IN_TIME)
-    with connection.execute(query.execution_options(**STREAMED)) as rows:
+    with connection.execute(_SEGMENTS, {"job": job_id}) as rows:
         for row in rows.mappings():
             yield dict(row)
 
@@ -158,23 +184,20 @@ def find_taken_names(
     Two paths collide if any filesystem may treat them as one.
     """
     keys = {path: build_collision_key(path) for path in paths}
-    others = select(artifacts.c.path_key).where(
-        artifacts.c.outbox == outbox,
-        artifacts.c.path_key.in_(set(keys.values())),
-        artifacts.c.job_id.is_(None) | ~_of_same_file(job_id),
-    )
-    taken_keys = set(connection.scalars(others))
+    values = {"job": job_id, "outbox": outbox, "keys": list(keys.values())}
+    taken_keys = set(connection.scalars(_TAKEN_NAMES, values))
     return {path for path, key in keys.items() if key in taken_keys}
 
 
 def own_files(connection: Connection, job_id: JobId) -> list[OwnFile]:
     """Return the files that this job and earlier versions of its source wrote or reserved."""
-    rows = connection.execute(select(artifacts).where(_of_same_file(job_id)))
+    rows = connection.execute(_OWN_FILES, {"job": job_id})
     return [OwnFile(row.outbox, row.path, _build_hashes(row)) for row in rows]
 
 
-def _of_same_file(job_id: JobId) -> ColumnElement[bool]:
-    """Return the condition for artifacts of this job or of an ended earlier version."""
+def _of_same_file() -> ColumnElement[bool]:
+    """Return the condition for artifacts of the job `job` or of an ended earlier version."""
+    job_id = bindparam("job", type_=Integer)
     same = (
         (_earlier.c.inbox == _mine.c.inbox)
         & (_earlier.c.path_raw == _mine.c.path_raw)
@@ -183,6 +206,14 @@ def _of_same_file(job_id: JobId) -> ColumnElement[bool]:
     ended_before = _earlier.c.status.not_in([Status.PENDING, Status.PROCESSING])
     ids = select(_earlier.c.id).join(_mine, same).where(_mine.c.id == job_id, ended_before)
     return (artifacts.c.job_id == job_id) | artifacts.c.job_id.in_(ids)
+
+
+_OWN_FILES = select(artifacts).where(_of_same_file())
+_TAKEN_NAMES = select(artifacts.c.path_key).where(
+    artifacts.c.outbox == bindparam("outbox", type_=String),
+    artifacts.c.path_key.in_(bindparam("keys", type_=String, expanding=True)),
+    artifacts.c.job_id.is_(None) | ~_of_same_file(),
+)
 
 
 def _build_hashes(row: Row[Any]) -> frozenset[str]:
@@ -277,12 +308,8 @@ def complete_job(
     )
     tx.connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id))
     for own in removed:
-        tx.connection.execute(
-            delete(artifacts).where(
-                artifacts.c.outbox == own.outbox,
-                artifacts.c.path_key == build_collision_key(own.path),
-            )
-        )
+        values = {"of_outbox": own.outbox, "key": build_collision_key(own.path)}
+        tx.connection.execute(_DELETE_NAME, values)
     for artifact in written:
         _insert_artifacts(tx, job_id, artifact, written_at=tx.now)
     superseded = _supersede_earlier(tx, job_id)
@@ -320,21 +347,20 @@ def _insert_artifacts(
     """Insert an artifact; replaces the row of the same name."""
     key = build_collision_key(artifact.path)
     others = sorted(replaces - {artifact.sha256})
+    tx.connection.execute(_DELETE_NAME, {"of_outbox": artifact.outbox, "key": key})
     tx.connection.execute(
-        delete(artifacts).where(artifacts.c.outbox == artifact.outbox, artifacts.c.path_key == key)
-    )
-    tx.connection.execute(
-        insert(artifacts).values(
-            job_id=job_id,
-            format=artifact.format,
-            outbox=artifact.outbox,
-            path=artifact.path,
-            path_key=key,
-            sha256=artifact.sha256,
-            bytes=artifact.bytes,
-            written_at=written_at,
-            replaces_sha256=json.dumps(others) if others else None,
-        )
+        insert(artifacts),
+        {
+            "job_id": job_id,
+            "format": artifact.format,
+            "outbox": artifact.outbox,
+            "path": artifact.path,
+            "path_key": key,
+            "sha256": artifact.sha256,
+            "bytes": artifact.bytes,
+            "written_at": written_at,
+            "replaces_sha256": json.dumps(others) if others else None,
+        },
     )
 
 

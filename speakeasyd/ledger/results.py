@@ -85,6 +85,14 @@ def add_strike(
     return count
 
 
+_GIVEN_UP = {
+    table: select(table.c.start_seconds, table.c.end_seconds)
+    .where(table.c.job_id == bindparam("job"), table.c.gap)
+    .order_by(table.c.start_seconds)
+    for table in (chunks, retry_chunks)
+}
+
+
 def mark_transcribed(
     tx: Transaction,
     job_id: JobId,
@@ -129,12 +137,8 @@ def find_gaps(
     connection: Connection, job_id: JobId, table: Table = chunks
 ) -> tuple[tuple[float, float], ...]:
     """Return start and end in seconds of the chunks that were given up."""
-    given_up = select(table.c.start_seconds, table.c.end_seconds).where(
-        table.c.job_id == job_id, table.c.gap
-    )
-    return tuple(
-        (start, end) for start, end in connection.execute(given_up.order_by(table.c.start_seconds))
-    )
+    rows = connection.execute(_GIVEN_UP[table], {"job": job_id})
+    return tuple((start, end) for start, end in rows)
 
 
 def _find_claimed(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId, Any]:

@@ -53,6 +53,9 @@ _NULLS_OF_CHUNK = {column.name: None for column in chunks.c if column.nullable}
 _NULLS_OF_SEGMENT = {column.name: None for column in segments.c if column.nullable}
 """What a row has in columns that an earlier version, which stored it, did not know."""
 
+_RETRIED = select(retries.c.job_id).where(
+    retries.c.job_id.in_(bindparam("job_ids", expanding=True))
+)
 _NUMBER_CHUNKS = (
     update(chunks)
     .where(chunks.c.job_id == bindparam("job"), chunks.c.number == bindparam("chunk"))
@@ -83,8 +86,7 @@ def begin_retry(tx: Transaction, job_ids: Sequence[JobId], columns: Iterable[str
 
 def find_retried(connection: Connection, job_ids: Iterable[int]) -> set[JobId]:
     """Return those of these jobs that are being retried and have a finished transcript."""
-    found = select(retries.c.job_id).where(retries.c.job_id.in_(list(job_ids)))
-    return {JobId(job_id) for job_id in connection.scalars(found)}
+    return {JobId(id_) for id_ in connection.scalars(_RETRIED, {"job_ids": list(job_ids)})}
 
 
 def find_result(connection: Connection, job_id: JobId) -> dict[str, Any]:

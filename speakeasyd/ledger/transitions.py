@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, ScalarSelect, select, update
+from sqlalchemy import Column, ColumnElement, ScalarSelect, bindparam, select, update
 
 from speakeasyd.domain.event_payloads import JobCancelled, JobRetryCancelled
 from speakeasyd.domain.job import AttemptOutcome, JobId, Status, Token
@@ -30,9 +30,16 @@ def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: obj
         raise _claim_lost_error(job_id)
 
 
+_CLAIMED = select(jobs.c.id).where(
+    jobs.c.id == bindparam("job"),
+    jobs.c.claim_token == bindparam("token"),
+    jobs.c.status == Status.PROCESSING,
+)
+
+
 def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
     """Check the claim; it cannot be lost within this transaction. Raises ClaimLost."""
-    if not tx.connection.scalar(select(jobs.c.id).where(_matches_claim(job_id, token))):
+    if not tx.connection.scalar(_CLAIMED, {"job": job_id, "token": token}):
         raise _claim_lost_error(job_id)
 
 

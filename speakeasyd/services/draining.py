@@ -24,7 +24,7 @@ from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.intake import Intake
 from speakeasyd.services.pauses import Pauses
 
-CHECK_S = 0.2  # seconds between checks whether everything is done
+CHECK_S = 0.05  # seconds between checks whether everything is done
 
 # Seconds without progress, with two checks of an outbox, after which `wait` gives up
 STALLED_S = 12.0

@@ -17,17 +17,14 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.publication import (
     complete_job,
     find_taken_names,
-    own_files,
+    load_publication,
     reserve_artifacts,
-    transcript_to_publish,
 )
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.services.speakers import SpeakerLabeller
 from speakeasyd.thread_group import ThreadGroup
-
-FIRST_NAMES = 2  # candidate names checked first: nearly always one of them is free
 
 
 class Publisher:
@@ -49,9 +46,8 @@ class Publisher:
         """
         outbox = self._outboxes[job.inbox]
         await self._labeller.label_job(job)
-        transcript = await self._ledger.read(transcript_to_publish, job.id)
+        transcript, own = await self._ledger.read(load_publication, job.id)
         files = await self._render_threads.run(_render_formats, transcript, job.options.formats)
-        own = await self._ledger.read(own_files, job.id)
         artifacts = await self._reserve_artifacts(job, outbox, transcript, files, own)
         new = dict(zip([artifact.path for artifact in artifacts], files.values(), strict=True))
         await self._outboxes.call_outbox(
@@ -104,21 +100,19 @@ class Publisher:
     async def _propose_names(
         self, job: Job, outbox: Outbox, transcript: Transcript, endings: Sequence[str]
     ) -> AsyncIterator[str]:
-        """Yield the names that no other job has, best first."""
+        """Yield the best name, which is nearly always free, then others that no other job has."""
         folder, _, source = os.fsdecode(job.path).rpartition("/")
-        names = list(
-            propose_names(
-                job.options.name, _build_name_fields(job, source, transcript), folder=folder
-            )
+        best, *others = propose_names(
+            job.options.name, _build_name_fields(job, source, transcript), folder=folder
         )
-        for part in (names[:FIRST_NAMES], names[FIRST_NAMES:]):
-            paths = {name: [f"{name}.{ending}" for ending in endings] for name in part}
-            taken = await self._ledger.read(
-                find_taken_names, str(outbox.path), list(chain(*paths.values())), job_id=job.id
-            )
-            for name in part:
-                if taken.isdisjoint(paths[name]):
-                    yield name
+        yield best
+        paths = {name: [f"{name}.{ending}" for ending in endings] for name in others}
+        taken = await self._ledger.read(
+            find_taken_names, str(outbox.path), list(chain(*paths.values())), job_id=job.id
+        )
+        for name in others:
+            if taken.isdisjoint(paths[name]):
+                yield name
 
 
 def _build_ended_job(
