@@ -36,8 +36,10 @@ from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.recognizer import AnyRecognizer, Model
 from speakeasyd.engine.whisper import decoding
-from speakeasyd.engine.whisper.decoding import CALL_RULES, FRAMES_PER_S, CallRules
+from speakeasyd.engine.whisper.decoding import FRAMES_PER_S
+from speakeasyd.engine.whisper.packed_decoder import PACKED_RULES
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
+from speakeasyd.engine.whisper.text_decoding import CALL_RULES, CallRules, CTranslate2TextDecoder
 
 ROUNDS, LONGEST_S = 3, 1000.0
 
@@ -45,8 +47,7 @@ ROUNDS, LONGEST_S = 3, 1000.0
 @dataclass(frozen=True, slots=True)
 class Choice:
     name: str
-    rules: CallRules = CALL_RULES["packed"]
-    packed: bool = True  # the packed decoder, if it was compiled
+    rules: CallRules = PACKED_RULES
     margin: int = 2  # seconds of the window after the speech
     batch: int = CPU_BATCH  # windows of 30 s in one call
     replicas: int = 2
@@ -59,7 +60,7 @@ class Choice:
 DEFAULTS = Choice("the defaults")
 CHOICES = (
     DEFAULTS,
-    Choice("CTranslate2 decodes", CALL_RULES["cpu"], packed=False),
+    Choice("CTranslate2 decodes", CALL_RULES["cpu"]),
     Choice("batch 1", batch=1),
     Choice("batch 2", batch=2),
     Choice("batch 8", batch=8),
@@ -183,8 +184,10 @@ def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> Res
             if not remaining:
                 over.set()
 
-    text_decoder = model.recognizer.text_decoder if choice.packed else None
-    recognizer = WhisperRecognizer(model.recognizer.whisper, choice.rules, text_decoder)
+    text_decoder = model.recognizer.text_decoder
+    if choice.rules.equal_lengths:
+        text_decoder = CTranslate2TextDecoder(model.recognizer.whisper)
+    recognizer = WhisperRecognizer(model.recognizer.whisper, text_decoder, choice.rules)
     counting = _CountingRecognizer(recognizer)
     pipeline = Pipeline(
         recognizer=counting,

@@ -5,6 +5,7 @@ The installation of speakeasyd does it, too (`hatch_build.py`).
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -38,11 +39,10 @@ def compile_decoder(root: Path, target: Path) -> list[Path]:
     checksum = zlib.crc32(source.read_bytes())
     for name, options in VARIANTS.items():
         command = [
-            *compiler.split(),
-            *("-O3", "-std=gnu11", "-shared", "-fPIC", f"-DSOURCE={checksum}u"),
-            *options.split(),
+            *shlex.split(compiler),
+            *("-O3", "-std=gnu11", "-shared", f"-DSOURCE_CHECKSUM={checksum}u", *options.split()),
             *("-o", str(target / name), str(source)),
-            *(() if sys.platform == "win32" else ("-lm",)),
+            *(() if sys.platform == "win32" else ("-fPIC", "-fvisibility=hidden", "-lm")),
         ]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)

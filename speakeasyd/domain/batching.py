@@ -27,15 +27,16 @@ def choose_batch(
     for clip in first:
         groups.setdefault(key(clip), []).append(clip)
     chosen, group = max(groups.items(), key=lambda item: len(item[1]))
-    found = _take(
+    found = _fill_room(
         chain(group, (clip for clip in later if key(clip) == chosen)), size, room * callers
     )
     share = sum(map(size, found)) / callers
     before = accumulate(map(size, found), initial=0.0)
-    return [clip for clip, taken in zip(found, before, strict=False) if taken < min(share, room)]
+    mine = (clip for clip, taken in zip(found, before, strict=False) if taken < share)
+    return _fill_room(mine, size, room)
 
 
-def _take(clips: Iterable[T], size: Callable[[T], float], room: float) -> list[T]:
+def _fill_room(clips: Iterable[T], size: Callable[[T], float], room: float) -> list[T]:
     """Return as many clips as fit into the room, and at least one."""
     found: list[T] = []
     for clip in clips:

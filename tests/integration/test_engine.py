@@ -42,8 +42,8 @@ from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
-from speakeasyd.engine.whisper.decoding import CALL_RULES
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
+from speakeasyd.engine.whisper.text_decoding import CALL_RULES, CTranslate2TextDecoder
 from speakeasyd.engine.worker_host import serve_requests
 from speakeasyd.errors import ErrorCode
 from tests.conftest import PATIENCE_S
@@ -332,7 +332,11 @@ def test_without_timestamps_each_sentence_is_a_segment(
 ) -> None:
     """So it is on a GPU, where the decoder writes no timestamps."""
     assert isinstance(model.recognizer, WhisperRecognizer)
-    recognizer = WhisperRecognizer(model.recognizer.whisper, CALL_RULES["cuda"])
+    recognizer = WhisperRecognizer(
+        model.recognizer.whisper,
+        CTranslate2TextDecoder(model.recognizer.whisper),
+        CALL_RULES["cuda"],
+    )
     as_on_gpu = replace(model, recognizer=recognizer)
     chunks = transcribe_file(as_on_gpu, build_task(conversation)).build_chunks()
     assert [chunk.index for chunk in chunks] == [chunk.index for chunk in expected_chunks]

@@ -55,6 +55,7 @@ def test_a_clip_that_needs_more_than_a_call_is_taken_alone() -> None:
         ([11, 1], 1, [11]),  # larger than the room
         ([1, 1, 6, 2], 2, [1, 1, 6]),  # half of the work is reached with the third
         ([6, 1, 1, 2], 2, [6]),
+        ([6, 6, 6], 2, [6]),  # half of the work is more than the room
     ],
 )
 def test_clips_of_different_lengths_fill_a_call(

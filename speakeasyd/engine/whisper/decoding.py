@@ -3,9 +3,9 @@
 Encoder windows are fitted to the speech. Doubtful text is decoded again with other methods.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from ctranslate2 import StorageView
@@ -30,11 +30,12 @@ from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.faults import label_phase
 from speakeasyd.engine.whisper.text_decoding import (
+    MAX_PROMPT,
     MAX_TEXT,
     MAX_TOKENS,
-    CTranslate2TextDecoder,
+    CallRules,
     DecodingMethod,
-    Encoded,
+    EncoderOutput,
     TextDecoder,
     TokenText,
 )
@@ -47,30 +48,8 @@ FULL_WINDOW = 3000  # frames: 30 s
 _MARGIN = 2 * FRAMES_PER_S  # frames of silence after the speech
 _LEAST_ALIGNED = 4  # frames: two encoder states; with one, CTranslate2 gives times below 0
 _WIDE = 5  # beam size of the careful methods
-_MAX_PROMPT = 223  # tokens
 _SHORTEST_TAIL_S = 0.5  # seconds: a shorter rest of a clip is not decoded
 _LEAST_SPEECH_S = 0.3  # seconds of speech in such a rest; with less, text is a hallucination
-
-
-@dataclass(frozen=True, slots=True)
-class CallRules:
-    """The lengths of windows and contexts. With CTranslate2, clips share a call if theirs are equal."""
-
-    windows_s: Sequence[int]  # seconds: the encoder's windows besides the full one
-    contexts: Sequence[int]  # tokens of the text before
-    timestamps: bool  # the decoder writes them; else words are aligned with the audio
-
-
-CALL_RULES: Mapping[str, CallRules] = {
-    # In windows of less than 10 s, the model hallucinates
-    "cpu": CallRules(range(10, 30), range(0, _MAX_PROMPT, 16), timestamps=True),
-    # No lengths need to be equal
-    "packed": CallRules(range(10, 30), range(_MAX_PROMPT + 1), timestamps=True),
-    # A step of the decoder takes as long for 16 clips as for one, if it need not apply the rules
-    # for timestamps, which CTranslate2 does row by row (docs/performance.md)
-    "cuda": CallRules((10, 15, 20, 25), (0, 64, 128, 192), timestamps=False),
-}
-"""By kind of device; "packed": of the packed decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +123,14 @@ class Decoder:
     """Decodes clips. Thread-safe: the model queues calls, and this object is immutable."""
 
     def __init__(
-        self, whisper: WhisperModel, rules: CallRules, text_decoder: TextDecoder | None = None
+        self, whisper: WhisperModel, text_decoder: TextDecoder, rules: CallRules | None = None
     ) -> None:
-        """`text_decoder`: CTranslate2's, if not given."""
-        self._whisper, self._rules = whisper, rules
+        """`rules`: those of the text decoder, if not given."""
+        self._whisper, self._text_decoder = whisper, text_decoder
+        self.rules = rules or text_decoder.rules
         self._model = whisper.model
         self.multilingual = bool(whisper.model.is_multilingual)
         self._tokenizer = self.tokenizer("en")
-        self._text_decoder = text_decoder or CTranslate2TextDecoder(self._model, self._tokenizer)
 
     def tokenizer(self, language: str, task: str = "transcribe") -> Tokenizer:
         return Tokenizer(
@@ -167,11 +146,11 @@ class Decoder:
         ]
         tokens = [token for hint in hints for token in tokenizer.encode(" " + hint)]
         task = tuple(tokenizer.sot_sequence)
-        timestamps = self._rules.timestamps or options.accuracy == "exact"
+        timestamps = self.rules.timestamps or options.accuracy == "exact"
         return DecodingPlan(
             task=task,
             start=task if timestamps else (*task, tokenizer.no_timestamps),
-            hints=tuple(tokens[-_MAX_PROMPT:]),
+            hints=tuple(tokens[-MAX_PROMPT:]),
             language=language,
             text_language="en" if options.task == "translate" else language,
             way=way,
@@ -182,15 +161,10 @@ class Decoder:
     def build_prompt(self, plan: DecodingPlan, context: str) -> tuple[int, ...]:
         """Return the prompt's tokens: hints, the text before, then language and task."""
         before = self._tokenizer.encode(" " + context.strip()) if context.strip() else []
-        most = min(len(before), _MAX_PROMPT - len(plan.hints))
-        room = max(length for length in self._rules.contexts if length <= most)
+        most = min(len(before), MAX_PROMPT - len(plan.hints))
+        room = max(length for length in self.rules.contexts if length <= most)
         tokens = (*plan.hints, *before[len(before) - room :])
         return (self._tokenizer.sot_prev, *tokens, *plan.start) if tokens else plan.start
-
-    @property
-    def takes_any_length(self) -> bool:
-        """Whether clips share a call even if their windows and prompts are not equally long."""
-        return self._text_decoder.takes_any_length
 
     # --- one window ---
 
@@ -199,10 +173,10 @@ class Decoder:
         speech = samples // _HOP
         if way.full_window:
             return FULL_WINDOW
-        frames = (seconds * FRAMES_PER_S for seconds in self._rules.windows_s)
+        frames = (seconds * FRAMES_PER_S for seconds in self.rules.windows_s)
         return next((window for window in frames if window >= speech + _MARGIN), FULL_WINDOW)
 
-    def encode_clips(self, clips: Sequence[Samples], frames: Sequence[int]) -> Encoded:
+    def encode_clips(self, clips: Sequence[Samples], frames: Sequence[int]) -> EncoderOutput:
         """Return the encoder's output for windows of `frames`. Raises EngineFault."""
         features = [
             self._compute_features(clip, window)[np.newaxis]
@@ -238,7 +212,7 @@ class Decoder:
         prompts: Sequence[tuple[int, ...]],
         plan: DecodingPlan,
         way: DecodingMethod,
-        encoded: Encoded | None = None,
+        encoded: EncoderOutput | None = None,
     ) -> list[DecodedClip]:
         """Decode clips in one call of the model. Raises EngineFault.
 
@@ -284,29 +258,27 @@ class Decoder:
         decoded: Sequence[DecodedClip],
         clips: Sequence[Clip],
         plan: DecodingPlan,
-        encoded: Encoded,
+        encoded: EncoderOutput,
     ) -> list[DecodedClip]:
         """Return the clips with their words, aligned with `encoded`. Raises EngineFault."""
         frames = [
             min(max(clip.samples.size // _HOP, _LEAST_ALIGNED), FULL_WINDOW) for clip in clips
         ]
         tokenizer = self.tokenizer(plan.text_language)
+        remaining = zip(decoded, frames, strict=True)
         aligned: list[DecodedClip] = []
         for states in encoded:
-            these = slice(len(aligned), len(aligned) + states.shape[0])
+            texts, heard = zip(*islice(remaining, states.shape[0]), strict=True)
             with label_phase(Phase.ALIGN):
                 words = align_words(
                     self._model,
                     tokenizer,
                     states,
-                    [one.stretches for one in decoded[these]],
+                    [text.stretches for text in texts],
                     start=plan.task,
-                    frames=frames[these],
+                    frames=heard,
                 )
-            aligned += [
-                replace(one, words=of_one)
-                for one, of_one in zip(decoded[these], words, strict=True)
-            ]
+            aligned += [replace(text, words=of) for text, of in zip(texts, words, strict=True)]
         return aligned
 
     # --- the whole text of a clip ---

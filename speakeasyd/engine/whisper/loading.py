@@ -4,7 +4,6 @@ import time
 from pathlib import Path
 
 from faster_whisper import WhisperModel
-from faster_whisper.tokenizer import Tokenizer
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
@@ -16,7 +15,8 @@ from speakeasyd.engine.model_hash import hash_model
 from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable
 from speakeasyd.engine.whisper.download import OnDownload
 from speakeasyd.engine.whisper.model_files import choose_model
-from speakeasyd.engine.whisper.packed_decoder import PackedTextDecoder, Unsupported
+from speakeasyd.engine.whisper.packed_decoder import PackedTextDecoder
+from speakeasyd.engine.whisper.packed_library import Unsupported
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 from speakeasyd.engine.whisper.text_decoding import CTranslate2TextDecoder, TextDecoder
 
@@ -51,7 +51,7 @@ def load_whisper(
         text_decoder = _create_text_decoder(whisper, choice.folder)
         sha256 = hash_model(choice.folder) if spec.hash_model else ""
     heap_retention.retain_freed_pages()
-    recognizer = WhisperRecognizer(whisper, text_decoder=text_decoder)
+    recognizer = WhisperRecognizer(whisper, text_decoder)
     with label_phase(Phase.CANARY):
         _run_canary(recognizer, choice, on_gpu=on_gpu)
     loaded = Loaded(
@@ -89,17 +89,13 @@ def _create_whisper(
 
 def _create_text_decoder(whisper: WhisperModel, folder: Path) -> TextDecoder:
     """Return the packed decoder if it can decode this model's text, or else CTranslate2's."""
-    model = whisper.model
-    tokenizer = Tokenizer(
-        whisper.hf_tokenizer, model.is_multilingual, task="transcribe", language="en"
-    )
-    plain = CTranslate2TextDecoder(model, tokenizer)
-    if model.device != "cpu" or model.compute_type not in _INT8:
-        return plain
-    try:
-        return PackedTextDecoder(folder / "model.bin", tokenizer, plain)
-    except Unsupported as error:
-        return CTranslate2TextDecoder(model, tokenizer, str(error))
+    why_not_packed = ""
+    if whisper.model.device == "cpu" and whisper.model.compute_type in _INT8:
+        try:
+            return PackedTextDecoder(folder / "model.bin", CTranslate2TextDecoder(whisper))
+        except Unsupported as error:
+            why_not_packed = str(error)
+    return CTranslate2TextDecoder(whisper, why_not_packed)
 
 
 def _run_canary(recognizer: WhisperRecognizer, choice: ModelChoice, *, on_gpu: bool) -> None:
@@ -119,7 +115,7 @@ def _run_canary(recognizer: WhisperRecognizer, choice: ModelChoice, *, on_gpu: b
 
 def _transcribe_on_cpu(choice: ModelChoice) -> str:
     whisper = _create_whisper(choice, "cpu", _COMPUTE_TYPE["cpu"])
-    return transcribe_canary(WhisperRecognizer(whisper))
+    return transcribe_canary(WhisperRecognizer(whisper, CTranslate2TextDecoder(whisper)))
 
 
 def _is_canary_correct(text: str, choice: ModelChoice) -> bool:

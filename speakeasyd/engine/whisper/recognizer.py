@@ -12,14 +12,17 @@ from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, R
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.recognizer import Span
 from speakeasyd.engine.whisper.decoding import (
-    CALL_RULES,
     FRAMES_PER_S,
-    CallRules,
     DecodedClip,
     Decoder,
     DecodingPlan,
 )
-from speakeasyd.engine.whisper.text_decoding import Encoded, TextDecoder, split_states
+from speakeasyd.engine.whisper.text_decoding import (
+    CallRules,
+    EncoderOutput,
+    TextDecoder,
+    split_encoder_output,
+)
 
 _STATES_PER_S = 50  # encoder states a second of audio
 _ANY_LANGUAGE = "en"  # stands for a language that is not known yet; every model has it
@@ -36,17 +39,13 @@ class WhisperRequest:
     plan: DecodingPlan
     prompt: tuple[int, ...]
     frames: int
-    any_length: bool  # of window and prompt, in one call
+    call_lengths: tuple[int, ...]  # of prompt and window, if those of a call have to be equal
 
     @property
     def batch_key(self) -> Hashable:
-        """One call has one decoding method, and one length of prompts and windows unless any will do.
-
-        If words are aligned, it has one language and task.
-        """
+        """One call has one decoding method; if words are aligned, one language and task."""
         task = self.plan.task if self.plan.needs_alignment(self.clip) else ()
-        lengths = () if self.any_length else (len(self.prompt), self.frames)
-        return self.plan.way, task, lengths
+        return self.plan.way, task, self.call_lengths
 
     @property
     def batch_seconds(self) -> float:
@@ -57,7 +56,7 @@ class WhisperRequest:
 class EncodedClips:
     """Encoder states, and the length of each clip in seconds."""
 
-    states: Encoded
+    states: EncoderOutput
     seconds: tuple[float, ...]
 
     @property
@@ -81,19 +80,11 @@ class WhisperRecognizer:
     """See `Recognizer`."""
 
     def __init__(
-        self,
-        whisper: WhisperModel,
-        rules: CallRules | None = None,
-        text_decoder: TextDecoder | None = None,
+        self, whisper: WhisperModel, text_decoder: TextDecoder, rules: CallRules | None = None
     ) -> None:
-        """`rules`: those of the model's device and decoder, if not given. `text_decoder`: see `Decoder`."""
+        """`rules`: those of the text decoder, if not given."""
         self.whisper, self.text_decoder = whisper, text_decoder
-        packed = text_decoder and text_decoder.takes_any_length
-        self._decoder = Decoder(
-            whisper,
-            rules or CALL_RULES["packed" if packed else whisper.model.device],
-            text_decoder,
-        )
+        self._decoder = Decoder(whisper, text_decoder, rules)
         self._create_plan = lru_cache(_PLANS_KEPT)(self._decoder.create_plan)
         self.capabilities = Capabilities(
             languages=frozenset(whisper.supported_languages),
@@ -109,14 +100,16 @@ class WhisperRecognizer:
         self, clip: Clip, options: Options, language: str | None, context: str = ""
     ) -> WhisperRequest:
         plan = self._create_plan(options, language or _ANY_LANGUAGE)
+        prompt = self._decoder.build_prompt(plan, context)
+        frames = self._decoder.fit_window(clip.samples.size, plan.way)
         return WhisperRequest(
             clip=clip,
             language=language,
             context=context,
             plan=plan,
-            prompt=self._decoder.build_prompt(plan, context),
-            frames=self._decoder.fit_window(clip.samples.size, plan.way),
-            any_length=self._decoder.takes_any_length,
+            prompt=prompt,
+            frames=frames,
+            call_lengths=(len(prompt), frames) if self._decoder.rules.equal_lengths else (),
         )
 
     def encode(self, requests: Sequence[WhisperRequest]) -> EncodedClips:
@@ -129,7 +122,7 @@ class WhisperRecognizer:
     def rate_languages(
         self, encoded: EncodedClips, stretches: Sequence[Sequence[Span]] | None = None
     ) -> list[list[LanguageProbabilities]]:
-        clips = split_states(encoded.states)
+        clips = split_encoder_output(encoded.states)
         if stretches is None:
             return [[self._decoder.rate_languages(clip)] for clip in clips]
         rated: list[list[LanguageProbabilities]] = []

@@ -1,21 +1,43 @@
 """Decodes the encoder's output of clips to tokens, with CTranslate2 or the packed decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from ctranslate2 import DataType, Device, StorageView
+from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from speakeasyd.engine.audio import Samples
 
-Encoded = Sequence[StorageView]
-"""The encoder's output, each of shape (clips, frames / 2, width): one for each clip on a CPU, one for all on a GPU."""
+EncoderOutput = Sequence[StorageView]
+"""Each of shape (clips, frames / 2, width): one for each clip on a CPU, one for all on a GPU."""
 
 MAX_TOKENS = 448  # tokens of prompt and text: the limit of Whisper
 MAX_TEXT = MAX_TOKENS // 2  # tokens of text: the limit of CTranslate2
+MAX_PROMPT = 223  # tokens before those of language and task
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """How clips are prepared for a call of the model."""
+
+    windows_s: Sequence[int]  # seconds: the encoder's windows besides the full one
+    contexts: Sequence[int]  # tokens of the text before
+    timestamps: bool  # the decoder writes them; else words are aligned with the audio
+    equal_lengths: bool = True  # clips share a call only if windows and prompts are equally long
+
+
+CALL_RULES: Mapping[str, CallRules] = {
+    # In windows of less than 10 s, the model hallucinates
+    "cpu": CallRules(range(10, 30), range(0, MAX_PROMPT, 16), timestamps=True),
+    # A step of the decoder takes as long for 16 clips as for one, if it need not apply the rules
+    # for timestamps, which CTranslate2 does row by row (docs/performance.md)
+    "cuda": CallRules((10, 15, 20, 25), (0, 64, 128, 192), timestamps=False),
+}
+"""Those of CTranslate2, by kind of device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,29 +78,33 @@ class TextDecoder(Protocol):
         """Its name, and what a person should know about the choice."""
 
     @property
-    def takes_any_length(self) -> bool:
-        """Whether windows and prompts of different lengths can share a call."""
+    def rules(self) -> CallRules: ...
 
     def decode_text(
-        self, encoded: Encoded, prompts: Sequence[Sequence[int]], method: DecodingMethod
+        self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod
     ) -> list[TokenText]:
-        """Return the text of each clip, as tokens. `prompts`: tokens; all write timestamps, or none does."""
+        """Return the text of each clip. Raises RuntimeError and MemoryError.
+
+        `prompts`: the tokens for each clip; all ask for timestamps, or none does.
+        """
 
 
 class CTranslate2TextDecoder:
     """See `TextDecoder`."""
 
-    takes_any_length = False
-
-    def __init__(self, model: Any, tokenizer: Tokenizer, reason: str = "") -> None:
-        """`reason`: why it is not the packed decoder."""
-        self._model = model
-        self.description = f"CTranslate2, since {reason}" if reason else "CTranslate2"
-        self.suppressed = list(get_suppressed_tokens(tokenizer, [-1]))
+    def __init__(self, whisper: WhisperModel, why_not_packed: str = "") -> None:
+        """`why_not_packed`: why the packed decoder is not used, if it could be."""
+        self._model = whisper.model
+        self.rules = CALL_RULES[whisper.model.device]
+        self.description = "CTranslate2" + (why_not_packed and f", since {why_not_packed}")
+        self.tokenizer = Tokenizer(
+            whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language="en"
+        )
+        self.suppressed = list(get_suppressed_tokens(self.tokenizer, [-1]))
         """Tokens that are never written."""
 
     def decode_text(
-        self, encoded: Encoded, prompts: Sequence[Sequence[int]], method: DecodingMethod
+        self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod
     ) -> list[TokenText]:
         """Raises RuntimeError, as CTranslate2 does."""
         results = self._model.generate(
@@ -99,7 +125,7 @@ class CTranslate2TextDecoder:
         ]
 
 
-def split_states(encoded: Encoded) -> list[Samples]:
+def split_encoder_output(encoded: EncoderOutput) -> list[Samples]:
     """Return the encoder's output of each clip in host memory, shape (1, frames / 2, width), float32."""
     return [
         states[number : number + 1]
@@ -115,7 +141,7 @@ def _copy_to_host(encoded: StorageView) -> Samples:
     return states
 
 
-def _join_encoded(encoded: Encoded) -> StorageView:
+def _join_encoded(encoded: EncoderOutput) -> StorageView:
     return (
         encoded[0]
         if len(encoded) == 1

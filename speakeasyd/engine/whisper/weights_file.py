@@ -22,8 +22,8 @@ class UnknownFormat(Exception):
 
 def read_weights(file: Path) -> Weights:
     """Map the variables of a `model.bin` into memory, by name. Raises UnknownFormat and OSError."""
-    data = memoryview(np.memmap(file, np.uint8, "r"))  # type: ignore[arg-type]
     try:
+        data = memoryview(np.memmap(file, np.uint8, "r"))  # type: ignore[arg-type]
         return _Reader(data).read_variables()
     except (struct.error, IndexError, KeyError, ValueError) as error:
         raise UnknownFormat(f"{file}: {error}") from error

@@ -1,0 +1,102 @@
+"""The library that `packed_decoder.c` is compiled to, and its structures."""
+
+import ctypes
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("packed_decoder.c")
+LIBRARIES = {"AVX-512": "packed_decoder_avx512.so", "AVX2": "packed_decoder_avx2.so"}
+"""By instructions, the fastest first."""
+NORMS = ("self_norm", "cross_norm", "hidden_norm")
+LINEARS = (
+    *("self_in", "self_out", "cross_query", "cross_in", "cross_out"),
+    *("hidden_in", "hidden_out"),
+)
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
+
+
+class Linear(ctypes.Structure):
+    _fields_ = (
+        *((name, _POINTER) for name in ("weights", "scales", "weight_sums", "bias")),
+        *((name, _INT) for name in ("outputs", "inputs")),
+    )
+
+
+class Norm(ctypes.Structure):
+    _fields_ = (("gamma", _POINTER), ("beta", _POINTER))
+
+
+class Layer(ctypes.Structure):
+    _fields_ = (*((name, Norm) for name in NORMS), *((name, Linear) for name in LINEARS))
+
+
+class Model(ctypes.Structure):
+    _fields_ = (
+        ("layers", ctypes.POINTER(Layer)),
+        ("vocabulary", Linear),
+        ("norm", Norm),
+        ("positions", _POINTER),
+        *((name, _INT) for name in ("layer_count", "width", "hidden", "tokens")),
+    )
+
+
+class Search(ctypes.Structure):
+    _fields_ = (
+        *((name, _INT) for name in ("beam_size", "max_finished", "capacity")),
+        *((name, _INT) for name in ("end", "no_speech", "no_timestamps")),
+        *((name, _INT) for name in ("has_timestamps", "latest_first")),
+        *((name, _POINTER) for name in ("suppressed", "suppressed_first")),
+        *((name, _INT) for name in ("suppressed_count", "suppressed_first_count")),
+    )
+
+
+class ClipCall(ctypes.Structure):
+    """`Clip` in C."""
+
+    _fields_ = (
+        *((name, _POINTER) for name in ("states", "prompt")),
+        *((name, _INT) for name in ("state_count", "prompt_length", "start", "max_tokens")),
+        ("text", _POINTER),
+        ("length", _INT),
+        *((name, _FLOAT) for name in ("score", "no_speech_probability")),
+    )
+
+
+class Unsupported(Exception):
+    """The packed decoder cannot be used: library, processor or model do not allow it."""
+
+
+def load_library(
+    source: Path = SOURCE, libraries: Mapping[str, str] = LIBRARIES
+) -> tuple[str, ctypes.CDLL]:
+    """Return the fastest instructions that this processor has, and their library.
+
+    Raises Unsupported. The libraries are beside their `source`.
+    """
+    checksum = zlib.crc32(source.read_bytes())
+    reason = "the packed decoder was not compiled when speakeasyd was installed"
+    for instructions, name in libraries.items():
+        with suppress(OSError, AttributeError):  # no library, or none of this program
+            library = ctypes.CDLL(str(source.with_name(name)))
+            _declare_functions(library)
+            if library.get_source_checksum() != checksum:
+                reason = "the packed decoder was compiled from another version"
+            elif not library.is_supported():
+                reason = f"the processor has no {instructions}"
+            else:
+                return instructions, library
+    raise Unsupported(reason)
+
+
+def _declare_functions(library: ctypes.CDLL) -> None:
+    """Raises AttributeError if a function is missing."""
+    library.get_source_checksum.restype = ctypes.c_uint32
+    library.get_source_checksum.argtypes = library.is_supported.argtypes = ()
+    library.pack_weights.restype = None
+    library.pack_weights.argtypes = (ctypes.POINTER(Linear), _POINTER, _INT, _POINTER, _INT)
+    library.decode_clips.argtypes = (
+        *(ctypes.POINTER(kind) for kind in (Model, Search, ClipCall)),
+        _INT,
+    )
