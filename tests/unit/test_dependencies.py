@@ -23,7 +23,7 @@ EXTRA_FOLDERS = {
     "notify": "speakeasyd/notify",
 }
 LOADED_BY_OTHERS = {"websockets"}  # loaded by uvicorn
-OWN_PACKAGES = {"speakeasyd", "tests", "benchmarks"}
+OWN_PACKAGES = {"speakeasyd", "tests", "benchmarks", "tools"}
 DISTRIBUTIONS = packages_distributions()
 
 
