@@ -102,8 +102,8 @@ def set_weights(spec: WhisperSpec, size: Size, vocabulary: int) -> None:
     width, random = size.width, RandomWeights()
     rows = {
         "self_attention/linear_0": 3 * width,
-        "attention/linear_1": 2 * width,
         "self_attention/linear_1": width,
+        "attention/linear_1": 2 * width,
         "ffn/linear_0": 4 * width,
         "embeddings": vocabulary,
         "projection": vocabulary,

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGE = Path("speakeasyd", "engine", "whisper")
@@ -29,28 +30,43 @@ class NotCompiled(Exception):
 
 
 def compile_decoder(root: Path, target: Path) -> list[Path]:
-    """Compile the libraries from the checkout `root` into the folder `target`. Raises NotCompiled."""
+    """Compile the libraries from the checkout `root` into the folder `target`. Raises NotCompiled.
+
+    A compiler that does not know AVX-512 compiles the other one.
+    """
     if platform.machine().lower() not in {"x86_64", "amd64"}:
         raise NotCompiled(f"there is no packed decoder for {platform.machine()}")
     compiler = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), None)
     if not compiler:
         raise NotCompiled("no C compiler was found")
     source = root / SOURCE
-    checksum = zlib.crc32(source.read_bytes())
+    common = (
+        *shlex.split(compiler),
+        *("-O3", "-std=gnu11", "-shared"),
+        *(() if sys.platform == "win32" else ("-fPIC", "-fvisibility=hidden")),
+        f"-DSOURCE_CHECKSUM={zlib.crc32(source.read_bytes())}u",
+    )
+    compiled, errors = [], []
     for name, options in VARIANTS.items():
-        command = [
-            *shlex.split(compiler),
-            *("-O3", "-std=gnu11", "-shared", f"-DSOURCE_CHECKSUM={checksum}u", *options.split()),
-            *("-o", str(target / name), str(source)),
-            *(() if sys.platform == "win32" else ("-fPIC", "-fvisibility=hidden", "-lm")),
-        ]
+        partial, library = target / f"{name}.part", target / name
+        command = [*common, *options.split(), "-o", str(partial), str(source)]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
+            _run([*command, *(() if sys.platform == "win32" else ("-lm",))])
+            partial.replace(library)  # whoever loads it gets a whole one
         except OSError as error:
-            raise NotCompiled(f"{compiler}: {error}") from error
-        except subprocess.CalledProcessError as error:
-            raise NotCompiled(f"{compiler}: {error.stderr.strip()}") from error
-    return [target / name for name in VARIANTS]
+            errors.append(f"{compiler}: {error}")
+        else:
+            compiled.append(library)
+    if not compiled:
+        raise NotCompiled("; ".join(errors))
+    return compiled
+
+
+def _run(command: Sequence[str]) -> None:
+    """Raises OSError, also if the command fails."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(done.stderr.strip() or f"exit status {done.returncode}")
 
 
 if __name__ == "__main__":

@@ -101,6 +101,16 @@ def test_a_text_that_reaches_the_limit_of_tokens_is_cut_off(recognizer: WhisperR
     assert endless.evidence.cut_off
 
 
+def test_special_tokens_in_a_prompt_are_left_out(decoder: Decoder) -> None:
+    tokenizer = decoder.tokenizer("en")
+    words = "harbour <|startoftranscript|> and <|notimestamps|> boats"
+    plan = decoder.create_plan(Options(initial_prompt=words, hotwords="<|0.00|>"), "en")
+    prompt = decoder.build_prompt(plan, words * 20)
+    assert tokenizer.decode(list(prompt)).count(" boats") > 1
+    assert prompt[0] == tokenizer.sot_prev
+    assert max(prompt[1 : -len(plan.start)]) < tokenizer.eot
+
+
 def test_a_translation_is_split_into_english_words(decoder: Decoder) -> None:
     """In Japanese, each token would be a word, and a segment could end within an English word."""
     assert decoder.create_plan(Options(), "ja").text_language == "ja"

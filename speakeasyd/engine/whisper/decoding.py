@@ -144,7 +144,7 @@ class Decoder:
         hints = [
             text.strip() for text in (options.hotwords, options.initial_prompt) if text.strip()
         ]
-        tokens = [token for hint in hints for token in tokenizer.encode(" " + hint)]
+        tokens = [token for hint in hints for token in self._encode(" " + hint)]
         task = tuple(tokenizer.sot_sequence)
         timestamps = self.rules.timestamps or options.accuracy == "exact"
         return DecodingPlan(
@@ -160,11 +160,15 @@ class Decoder:
 
     def build_prompt(self, plan: DecodingPlan, context: str) -> tuple[int, ...]:
         """Return the prompt's tokens: hints, the text before, then language and task."""
-        before = self._tokenizer.encode(" " + context.strip()) if context.strip() else []
+        before = self._encode(" " + context.strip()) if context.strip() else []
         most = min(len(before), MAX_PROMPT - len(plan.hints))
         room = max(length for length in self.rules.contexts if length <= most)
         tokens = (*plan.hints, *before[len(before) - room :])
         return (self._tokenizer.sot_prev, *tokens, *plan.start) if tokens else plan.start
+
+    def _encode(self, text: str) -> list[int]:
+        """Return the tokens of a text. "<|notimestamps|>" and the like in it are left out."""
+        return [token for token in self._tokenizer.encode(text) if token < self._tokenizer.eot]
 
     # --- one window ---
 

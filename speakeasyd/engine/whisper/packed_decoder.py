@@ -99,7 +99,7 @@ class PackedTextDecoder:
                 prompt=prompt.ctypes.data,
                 state_count=len(of_clip),
                 prompt_length=len(prompt),
-                start=int(np.flatnonzero(prompt == self._start)[0]),
+                start=int(np.flatnonzero(prompt == self._start)[-1]),
                 max_tokens=min(MAX_TEXT, MAX_TOKENS + 1 - len(prompt)),
                 text=text.ctypes.data,
             )

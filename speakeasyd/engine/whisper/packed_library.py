@@ -3,7 +3,6 @@
 import ctypes
 import zlib
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("packed_decoder.c")
@@ -75,19 +74,21 @@ def load_library(
 
     Raises Unsupported. The libraries are beside their `source`.
     """
-    checksum = zlib.crc32(source.read_bytes())
-    reason = "the packed decoder was not compiled when speakeasyd was installed"
+    reasons = []
     for instructions, name in libraries.items():
-        with suppress(OSError, AttributeError):  # no library, or none of this program
+        try:
             library = ctypes.CDLL(str(source.with_name(name)))
             _declare_functions(library)
-            if library.get_source_checksum() != checksum:
-                reason = "the packed decoder was compiled from another version"
-            elif not library.is_supported():
-                reason = f"the processor has no {instructions}"
-            else:
-                return instructions, library
-    raise Unsupported(reason)
+            is_current = library.get_source_checksum() == zlib.crc32(source.read_bytes())
+        except (OSError, AttributeError) as error:  # no library, or none of this program
+            is_there = source.with_name(name).exists()
+            reasons.append(f"damaged: {error}" if is_there else "not compiled at installation")
+            continue
+        if is_current and library.is_supported():
+            return instructions, library
+        reasons.append("no such processor" if is_current else "compiled from another version")
+    found = "; ".join(map("{}: {}".format, libraries, reasons))
+    raise Unsupported(f"the packed decoder cannot be used ({found})")
 
 
 def _declare_functions(library: ctypes.CDLL) -> None:
