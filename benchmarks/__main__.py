@@ -76,6 +76,7 @@ def main() -> None:
             title = f"{name}: {len(chosen)} recordings, {seconds:.0f} s, {asked.rounds} rounds"
             print(f"\n{title}, {asked.model}; {machine}\n\n{table(found)}", flush=True)
         if asked.pictures:
+            asked.pictures.mkdir(parents=True, exist_ok=True)
             (asked.pictures / f"speed-{name}.svg").write_text(
                 picture(f"{name}: seconds", found), "utf-8"
             )
