@@ -273,6 +273,19 @@ def test_weights_of_each_type_are_packed_alike(
         np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
+def test_the_file_of_the_model_is_not_needed_afterwards(
+    library: tuple[str, ctypes.CDLL], model_file: Path
+) -> None:
+    """Whoever replaces or truncates it would change or end what works with its memory."""
+    weights = {
+        name: np.array(values, np.float32) if values.ndim else values
+        for name, values in read_weights(model_file).items()
+    }
+    weights[PROJECTION] = weights["decoder/embeddings/weight"]
+    for array in pack_weights(library[1], weights).arrays:
+        assert not any(np.may_share_memory(array, values) for values in weights.values())
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
