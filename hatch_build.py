@@ -13,20 +13,19 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tools.compile_decoder import PACKAGE, NotCompiled, compile_decoder
+from speakeasyd.engine.whisper.packed_library import SOURCE
+from tools.compile_decoder import NotCompiled, compile_decoder
 
 
 class CompileDecoder(BuildHookInterface):  # type: ignore[misc]
     """See https://hatch.pypa.io/latest/plugins/build-hook/custom/."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        root = Path(self.root)
         in_place = version == "editable"
+        package = SOURCE.parent
         self._built = tempfile.TemporaryDirectory()
         try:
-            libraries = compile_decoder(
-                root, root / PACKAGE if in_place else Path(self._built.name)
-            )
+            libraries = compile_decoder(package if in_place else Path(self._built.name))
         except NotCompiled as error:
             self.app.display_warning(f"CTranslate2 decodes, which is slower: {error}")
             return
@@ -34,8 +33,9 @@ class CompileDecoder(BuildHookInterface):  # type: ignore[misc]
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{platform}"  # ctypes loads it: one wheel for every Python
         if not in_place:
+            folder = package.relative_to(Path(__file__).parent)
             build_data["force_include"].update(
-                {str(library): str(PACKAGE / library.name) for library in libraries}
+                {str(library): str(folder / library.name) for library in libraries}
             )
 
     def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:

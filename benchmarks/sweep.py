@@ -116,6 +116,9 @@ def main() -> None:
     replicas = max(choice.replicas for choice in choices)
     spec = WorkerSpec(device, asked.compute_type, replicas, 1, str(Path.cwd()), offline=True)
     model = load_model(asked.model, spec)
+    assert isinstance(model.recognizer, WhisperRecognizer)
+    if choices is CHOICES and model.recognizer.text_decoder.rules.equal_lengths:
+        parser.error(f"the packed decoder is needed: {model.recognizer.text_decoder.description}")
     print(describe_machine(asked.device), asked.model, model.loaded.compute_type)
     for name in asked.sets.split(","):
         chosen = recordings(name, longest_s=LONGEST_S, limit=asked.limit) * asked.copies

@@ -9,17 +9,15 @@ import shlex
 import shutil
 import subprocess
 import sys
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
-PACKAGE = Path("speakeasyd", "engine", "whisper")
-SOURCE = PACKAGE / "packed_decoder.c"
-VARIANTS = {
-    "packed_decoder_avx512.so": "-mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c",
-    "packed_decoder_avx2.so": "-mavx2 -mfma -mf16c",
+from speakeasyd.engine.whisper.packed_library import LIBRARIES, SOURCE, compute_checksum
+
+_OPTIONS = {  # of the compiler
+    "AVX-512": "-mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c",
+    "AVX2": "-mavx2 -mfma -mf16c",
 }
-"""Name of the library, also on Windows and macOS: options of the compiler."""
 
 # GCC for Windows does not align vectors on the stack
 _COMPILERS = ("clang",) if sys.platform == "win32" else ("cc", "gcc", "clang")
@@ -29,8 +27,8 @@ class NotCompiled(Exception):
     """There is no compiler, or it failed."""
 
 
-def compile_decoder(root: Path, target: Path) -> list[Path]:
-    """Compile the libraries from the checkout `root` into the folder `target`. Raises NotCompiled.
+def compile_decoder(target: Path) -> list[Path]:
+    """Compile the libraries into the folder `target`. Raises NotCompiled.
 
     A compiler that does not know AVX-512 compiles the other one.
     """
@@ -39,17 +37,17 @@ def compile_decoder(root: Path, target: Path) -> list[Path]:
     compiler = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), None)
     if not compiler:
         raise NotCompiled("no C compiler was found")
-    source = root / SOURCE
     common = (
         *shlex.split(compiler),
         *("-O3", "-std=gnu11", "-shared"),
         *(() if sys.platform == "win32" else ("-fPIC", "-fvisibility=hidden")),
-        f"-DSOURCE_CHECKSUM={zlib.crc32(source.read_bytes())}u",
+        f"-DSOURCE_CHECKSUM={compute_checksum(SOURCE)}u",
     )
     compiled, errors = [], []
-    for name, options in VARIANTS.items():
+    for instructions, name in LIBRARIES.items():
         partial, library = target / f"{name}.part", target / name
-        command = [*common, *options.split(), "-o", str(partial), str(source)]
+        options = _OPTIONS[instructions].split()
+        command = [*common, *options, "-o", str(partial), str(SOURCE)]
         try:
             _run([*command, *(() if sys.platform == "win32" else ("-lm",))])
             partial.replace(library)  # whoever loads it gets a whole one
@@ -70,5 +68,4 @@ def _run(command: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    ROOT = Path(__file__).parents[1]
-    print(*compile_decoder(ROOT, ROOT / PACKAGE), sep="\n")
+    print(*compile_decoder(SOURCE.parent), sep="\n")

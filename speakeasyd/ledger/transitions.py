@@ -3,7 +3,15 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, ColumnElement, ScalarSelect, bindparam, select, update
+from sqlalchemy import (
+    BindParameter,
+    Column,
+    ColumnElement,
+    ScalarSelect,
+    bindparam,
+    select,
+    update,
+)
 
 from speakeasyd.domain.event_payloads import JobCancelled, JobRetryCancelled
 from speakeasyd.domain.job import AttemptOutcome, JobId, Status, Token
@@ -30,11 +38,15 @@ def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: obj
         raise _claim_lost_error(job_id)
 
 
-_CLAIMED = select(jobs.c.id).where(
-    jobs.c.id == bindparam("job"),
-    jobs.c.claim_token == bindparam("token"),
-    jobs.c.status == Status.PROCESSING,
-)
+def _matches_claim(
+    job_id: JobId | BindParameter[int], token: Token | BindParameter[str]
+) -> ColumnElement[bool]:
+    return (
+        (jobs.c.id == job_id) & (jobs.c.claim_token == token) & (jobs.c.status == Status.PROCESSING)
+    )
+
+
+_CLAIMED = select(jobs.c.id).where(_matches_claim(bindparam("job"), bindparam("token")))
 
 
 def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
@@ -127,12 +139,6 @@ def cancel_jobs(
         payload = JobRetryCancelled if job_id in restored else JobCancelled
         tx.record_event(payload(error_code=code, error=error), job_id)
     return cancelled
-
-
-def _matches_claim(job_id: JobId, token: Token) -> ColumnElement[bool]:
-    return (
-        (jobs.c.id == job_id) & (jobs.c.claim_token == token) & (jobs.c.status == Status.PROCESSING)
-    )
 
 
 def _claim_lost_error(job_id: JobId) -> ClaimLost:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from speakeasyd.engine.whisper.packed_library import LIBRARIES
 from tests.conftest import REPOSITORY
-from tools.compile_decoder import VARIANTS
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -58,7 +58,7 @@ def test_the_wheel_contains_the_packed_decoder(wheel: Path) -> None:
     assert "-py3-none-" in wheel.name
     assert "-any." not in wheel.name
     names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
-    assert {*VARIANTS} <= names
+    assert {*LIBRARIES.values()} <= names
 
 
 def test_without_a_compiler_the_wheel_is_pure_python(tmp_path: Path) -> None:

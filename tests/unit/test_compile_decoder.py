@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import REPOSITORY
 from tools.compile_decoder import NotCompiled, compile_decoder
 
 pytestmark = [
@@ -31,7 +30,7 @@ def test_a_compiler_without_avx512_compiles_the_other_library(
     write_compiler(tmp_path, monkeypatch, script)
     target = tmp_path / "target"
     target.mkdir()
-    assert compile_decoder(REPOSITORY, target) == [target / "packed_decoder_avx2.so"]
+    assert compile_decoder(target) == [target / "packed_decoder_avx2.so"]
     assert [file.name for file in target.iterdir()] == ["packed_decoder_avx2.so"]
 
 
@@ -44,5 +43,5 @@ def test_a_compiler_that_fails_is_named_with_its_error(
 ) -> None:
     write_compiler(tmp_path, monkeypatch, script)
     with pytest.raises(NotCompiled, match=f"some compiler.*{reason}"):
-        compile_decoder(REPOSITORY, tmp_path)
+        compile_decoder(tmp_path)
     assert not list(tmp_path.glob("*.so"))

@@ -89,13 +89,13 @@ def _create_whisper(
 
 def _create_text_decoder(whisper: WhisperModel, folder: Path) -> TextDecoder:
     """Return the packed decoder if it can decode this model's text, or else CTranslate2's."""
-    why_not_packed = ""
+    plain = CTranslate2TextDecoder(whisper)
     if whisper.model.device == "cpu" and whisper.model.compute_type in _INT8:
         try:
-            return PackedTextDecoder(folder / "model.bin", CTranslate2TextDecoder(whisper))
+            return PackedTextDecoder(folder / "model.bin", plain)
         except Unsupported as error:
-            why_not_packed = str(error)
-    return CTranslate2TextDecoder(whisper, why_not_packed)
+            plain.description += f", since {error}"
+    return plain
 
 
 def _run_canary(recognizer: WhisperRecognizer, choice: ModelChoice, *, on_gpu: bool) -> None:

@@ -214,8 +214,7 @@ typedef struct {
     float *row_scales;            /* [rows] */
 } Workspace;
 
-/* Keys and values that all hypotheses of a clip share: of the encoder's states, or of the prompt.
- */
+/* Keys and values that all hypotheses of a clip share: of encoder states, or of the prompt. */
 typedef struct {
     half *keys;   /* [layers][heads][padded / LANES][HEAD][LANES] */
     half *values; /* [layers][heads][padded][HEAD] */
@@ -223,12 +222,11 @@ typedef struct {
     int padded;   /* to a multiple of 2 * LANES */
 } SharedCache;
 
-/* Keys and values of the hypotheses of a clip, from the last token of the prompt on, in one layer.
+/* Keys and values of the hypotheses of a clip in one layer, from the last token of its prompt on.
  */
 typedef struct {
-    const half *keys_values; /* [steps][beam_size][2][width] */
-    const uint8_t
-        *ancestors; /* [rows][capacity]: the hypothesis of each step that a row continues */
+    const half *keys_values;  /* [steps][beam_size][2][width] */
+    const uint8_t *ancestors; /* [rows][capacity]: the hypothesis that a row continues, by step */
     int steps, beam_size, capacity;
 } TextCache;
 
@@ -365,7 +363,8 @@ INLINE void multiply_rows(const Linear *linear, int rows, float *out, Epilogue e
         break;
             switch (group) {
                 CASE(1)
-                CASE(2) CASE(3) CASE(4)
+                CASE(2)
+                CASE(3) CASE(4)
 #if TILE_ROWS > 4
                     CASE(5) CASE(6)
 #endif

@@ -1,4 +1,7 @@
-"""The library that `packed_decoder.c` is compiled to, and its structures."""
+"""The libraries that `packed_decoder.c` is compiled to, and their structures.
+
+The module imports the standard library alone: the installation uses it, too.
+"""
 
 import ctypes
 import zlib
@@ -7,7 +10,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("packed_decoder.c")
 LIBRARIES = {"AVX-512": "packed_decoder_avx512.so", "AVX2": "packed_decoder_avx2.so"}
-"""By instructions, the fastest first."""
+"""By instructions, the fastest first. The names are the same on Windows and macOS."""
 NORMS = ("self_norm", "cross_norm", "hidden_norm")
 LINEARS = (
     *("self_in", "self_out", "cross_query", "cross_in", "cross_out"),
@@ -67,6 +70,11 @@ class Unsupported(Exception):
     """The packed decoder cannot be used: library, processor or model do not allow it."""
 
 
+def compute_checksum(source: Path) -> int:
+    """Return the number that a library compiled from this source has in it."""
+    return zlib.crc32(source.read_bytes())
+
+
 def load_library(
     source: Path = SOURCE, libraries: Mapping[str, str] = LIBRARIES
 ) -> tuple[str, ctypes.CDLL]:
@@ -79,7 +87,7 @@ def load_library(
         try:
             library = ctypes.CDLL(str(source.with_name(name)))
             _declare_functions(library)
-            is_current = library.get_source_checksum() == zlib.crc32(source.read_bytes())
+            is_current = library.get_source_checksum() == compute_checksum(source)
         except (OSError, AttributeError) as error:  # no library, or none of this program
             is_there = source.with_name(name).exists()
             reasons.append(f"damaged: {error}" if is_there else "not compiled at installation")

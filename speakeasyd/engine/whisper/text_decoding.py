@@ -92,11 +92,10 @@ class TextDecoder(Protocol):
 class CTranslate2TextDecoder:
     """See `TextDecoder`."""
 
-    def __init__(self, whisper: WhisperModel, why_not_packed: str = "") -> None:
-        """`why_not_packed`: why the packed decoder is not used, if it could be."""
+    def __init__(self, whisper: WhisperModel) -> None:
         self._model = whisper.model
         self.rules = CALL_RULES[whisper.model.device]
-        self.description = "CTranslate2" + (why_not_packed and f", since {why_not_packed}")
+        self.description = "CTranslate2"
         self.tokenizer = Tokenizer(
             whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language="en"
         )
