@@ -578,12 +578,6 @@ class ScriptedRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class ScriptedEncoding:
-    clips: tuple["Clip", ...]
-    in_host_memory: bool = True
-
-
-@dataclass(frozen=True, slots=True)
 class ScriptedHypothesis:
     request: ScriptedRequest
 
@@ -633,19 +627,14 @@ class ScriptedRecognizer:
         words = options.word_timestamps or clip.has_several_speakers
         return ScriptedRequest(clip, language, context, words)
 
-    def encode(self, requests: Sequence[ScriptedRequest]) -> ScriptedEncoding:
-        return ScriptedEncoding(tuple(request.clip for request in requests))
+    def encode(self, requests: Sequence[ScriptedRequest]) -> list["Clip"]:
+        return [request.clip for request in requests]
 
     def rate_languages(
-        self,
-        encoded: ScriptedEncoding,
-        stretches: Sequence[Sequence[tuple[float, float]]] | None = None,
-    ) -> list[list[LanguageProbabilities]]:
-        spans = stretches or [[(0.0, clip.seconds)] for clip in encoded.clips]
-        return [
-            [self._rate_part(clip.cut_part(start, end)) for start, end in of_clip]
-            for clip, of_clip in zip(encoded.clips, spans, strict=True)
-        ]
+        self, encoded: "Clip", stretches: Sequence[tuple[float, float]] | None = None
+    ) -> list[LanguageProbabilities]:
+        spans = [(0.0, encoded.seconds)] if stretches is None else stretches
+        return [self._rate_part(encoded.cut_part(start, end)) for start, end in spans]
 
     def _rate_part(self, part: "Clip") -> LanguageProbabilities:
         """Return one language as likely, by the loudness of the part."""
@@ -657,7 +646,7 @@ class ScriptedRecognizer:
         return {code: _LIKELY if code == likely else rest for code in self._languages}
 
     def recognize_batch(
-        self, requests: Sequence[ScriptedRequest], encoded: ScriptedEncoding | None = None
+        self, requests: Sequence[ScriptedRequest], encoded: Sequence["Clip"] | None = None
     ) -> list[ScriptedHypothesis]:
         return [ScriptedHypothesis(request) for request in requests]
 

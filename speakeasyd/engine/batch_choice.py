@@ -40,12 +40,26 @@ class BatchChooser:
         Returns None if there is no such work. `callers`: how many replicas wait for work.
         """
         ordered = sorted(jobs, key=lambda job: job.turn)
+        if job := self._find_unknown(ordered, self._batch_seconds * callers):
+            job.probing = True
+            return job
         for number, job in enumerate(ordered):
-            if job.can_probe:
-                job.probing = True
-                return job
             if ready := list(self._iterate_ready(job)):
                 return self._take_batch(ready, ordered[number + 1 :], callers)
+        return None
+
+    def _find_unknown(self, ordered: Iterable[PipelineJob], room: float) -> PipelineJob | None:
+        """Return the first job whose language can be detected.
+
+        None once the clips that are ready before it fill the room: without a language, a job's
+        clips cannot share a call with them.
+        """
+        for job in ordered:
+            if room <= 0:
+                break
+            if job.can_probe:
+                return job
+            room -= sum(work.request.batch_seconds for work in self._iterate_ready(job))
         return None
 
     def _take_batch(

@@ -2,14 +2,16 @@
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 
 from speakeasyd.domain.recognition import RecognizedText
 from speakeasyd.domain.speaker_labels import label_segments
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.engine.batch_choice import ChunkWork
+from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.pipeline_job import PipelineJob
-from speakeasyd.engine.recognizer import AnyRecognizer, EncodedBatch
+from speakeasyd.engine.recognizer import AnyEncoding, AnyRecognizer, Request
 from speakeasyd.engine.turn_finder import ContextTurn, TurnFinder
 
 
@@ -27,68 +29,73 @@ class BatchTranscriber:
         Clips whose language depends on a chunk without a known one are put back instead. Raises
         EngineFault.
         """
-        began = time.perf_counter()
-        encoded = _take_encoded(batch)
-        turns: Sequence[list[ContextTurn] | None] = ()  # empty: the languages are fixed
-        if any(work.job.detects for work in batch):
-            encoded = encoded or self._recognizer.encode([work.request for work in batch])
-            turns = self._turn_finder.find_turns(batch, encoded)
-        if not turns or all(map(_is_as_expected, batch, turns)):
-            requests = [work.request for work in batch]
-            hypotheses = self._recognizer.recognize_batch(requests, encoded)
-            share = (time.perf_counter() - began) / len(batch)
-            for work, hypothesis in zip(batch, hypotheses, strict=True):
-                began = time.perf_counter()
-                text = hypothesis.settle_doubts()
-                compute_s = share + time.perf_counter() - began
-                yield work.job, _build_chunk(work, text, work.request.language, compute_s)
+        if not any(work.job.detects for work in batch):
+            yield from self._recognize_clips(batch, None, 0.0)
             return
+        began = time.perf_counter()
+        whole: defaultdict[Hashable, list[tuple[ChunkWork, AnyEncoding]]] = defaultdict(list)
+        divided: list[tuple[ChunkWork, list[ContextTurn]]] = []
+        for work, encoded in zip(batch, self._encode_clips(batch), strict=True):
+            match self._turn_finder.find_turns(work, encoded):
+                case None:
+                    self._put_back(work, encoded)
+                case [turn]:
+                    request = self._prepare(work, work.clip, turn.language, turn.context)
+                    whole[request.batch_key].append((ChunkWork(work.job, request), encoded))
+                case turns:
+                    divided.append((work, turns))
         share = (time.perf_counter() - began) / len(batch)
-        alone = encoded if len(batch) == 1 else None
-        for work, found in zip(batch, turns, strict=True):
-            if found is None:
-                self._put_back(work, alone)
-                continue
+        for group in whole.values():
+            works, encodings = zip(*group, strict=True)
+            yield from self._recognize_clips(works, encodings, share)
+        for work, turns in divided:
             began = time.perf_counter()
-            text = self._recognize_turns(work, found, alone)
+            text = self._recognize_turns(work, turns)
             compute_s = share + time.perf_counter() - began
-            yield work.job, _build_chunk(work, text, found[-1].language, compute_s)
+            yield work.job, _build_chunk(work, text, turns[-1].language, compute_s)
 
-    def _put_back(self, work: ChunkWork, encoded: EncodedBatch | None) -> None:
+    def _encode_clips(self, batch: Sequence[ChunkWork]) -> list[AnyEncoding]:
+        """Return what was encoded to find languages, and encode the other clips."""
+        kept = [work.job.encoded.pop(work.clip.index, None) for work in batch]
+        missing = [work.request for work, known in zip(batch, kept, strict=True) if known is None]
+        encoded = iter(self._recognizer.encode(missing) if missing else ())
+        return [next(encoded) if known is None else known for known in kept]
+
+    def _put_back(self, work: ChunkWork, encoded: AnyEncoding) -> None:
         with self._changed:
             work.job.put_back(work.clip, encoded)
             self._changed.notify_all()
 
-    def _recognize_turns(
-        self, work: ChunkWork, turns: Sequence[ContextTurn], encoded: EncodedBatch | None
-    ) -> RecognizedText:
-        """Recognise a clip, each turn in its language. `encoded`: of the whole clip."""
+    def _recognize_clips(
+        self, batch: Sequence[ChunkWork], encoded: Sequence[AnyEncoding] | None, spent_s: float
+    ) -> Iterator[tuple[PipelineJob, Chunk]]:
+        """Recognise clips in one call. `spent_s`: seconds already spent on each clip."""
+        began = time.perf_counter()
+        requests = [work.request for work in batch]
+        hypotheses = self._recognizer.recognize_batch(requests, encoded)
+        share = spent_s + (time.perf_counter() - began) / len(batch)
+        for work, hypothesis in zip(batch, hypotheses, strict=True):
+            began = time.perf_counter()
+            text = hypothesis.settle_doubts()
+            compute_s = share + time.perf_counter() - began
+            yield work.job, _build_chunk(work, text, work.request.language, compute_s)
+
+    def _recognize_turns(self, work: ChunkWork, turns: Sequence[ContextTurn]) -> RecognizedText:
+        """Recognise the parts of a clip, each in its language."""
         text = RecognizedText()
-        is_whole = len(turns) == 1
         for turn in turns:
             before = [part.text for part in text.segments if part.language == turn.language]
-            request = self._recognizer.prepare(
-                work.clip if is_whole else work.clip.cut_part(turn.start, turn.end),
-                work.job.task.options,
-                turn.language,
-                turn.context + "".join(before),
-            )
-            [hypothesis] = self._recognizer.recognize_batch(
-                [request], encoded if is_whole else None
-            )
+            part = work.clip.cut_part(turn.start, turn.end)
+            context = turn.context + "".join(before)
+            request = self._prepare(work, part, turn.language, context)
+            [hypothesis] = self._recognizer.recognize_batch([request])
             text = text.followed_by(hypothesis.settle_doubts())
         return text
 
-
-def _take_encoded(batch: Sequence[ChunkWork]) -> EncodedBatch | None:
-    """Return the encoded clip from finding the language. It serves a batch of one clip only."""
-    [work, *more] = batch
-    return None if more else work.job.encoded.pop(work.clip.index, None)
-
-
-def _is_as_expected(work: ChunkWork, turns: Sequence[ContextTurn] | None) -> bool:
-    """Whether the clip has the language that its request was prepared for."""
-    return turns is not None and [turn.language for turn in turns] == [work.request.language]
+    def _prepare(self, work: ChunkWork, clip: Clip, language: str, context: str) -> Request:
+        options = work.job.task.options
+        request: Request = self._recognizer.prepare(clip, options, language, context)
+        return request
 
 
 def _build_chunk(

@@ -14,7 +14,7 @@ from speakeasyd.domain.languages import (
 )
 from speakeasyd.domain.options import Options
 from speakeasyd.engine.clips import Clip
-from speakeasyd.engine.recognizer import AnyRecognizer, EncodedBatch
+from speakeasyd.engine.recognizer import AnyEncoding, AnyRecognizer
 
 PROBE_CLIPS = 3
 PROBE_SECONDS = 60.0  # seconds of speech that are enough, even in fewer clips
@@ -31,7 +31,7 @@ class DetectedLanguage:
 
     language: str
     probability: float
-    encoded: dict[int, EncodedBatch]
+    encoded: dict[int, AnyEncoding]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def detect_language(
 
     Raises EngineFault.
     """
-    encoded: dict[int, EncodedBatch] = {}
+    encoded: dict[int, AnyEncoding] = {}
     votes: Counter[str] = Counter()
     seconds = 0.0
     for clip in clips:
@@ -76,32 +76,21 @@ def detect_language(
 
 def _rate_clip(
     recognizer: AnyRecognizer, clip: Clip, options: Options
-) -> tuple[EncodedBatch, dict[str, float]]:
-    encoded: EncodedBatch = recognizer.encode([recognizer.prepare(clip, options, None)])
-    [[probabilities]] = recognizer.rate_languages(encoded)
+) -> tuple[AnyEncoding, dict[str, float]]:
+    [encoded] = recognizer.encode([recognizer.prepare(clip, options, None)])
+    [probabilities] = recognizer.rate_languages(encoded)
     return encoded, restrict_languages(probabilities, options.languages)
 
 
 def rate_pieces(
-    recognizer: AnyRecognizer,
-    encoded: EncodedBatch,
-    clips: Sequence[Clip | None],
-    allowed: Sequence[Collection[str]],
-) -> list[list[Piece]]:
-    """Return the languages along each clip of a batch; none where a clip is None.
-
-    `allowed`: codes for each clip; empty: all.
-    """
-    divided = [list(divide_clip(clip)) if clip else [] for clip in clips]
-    spans = [[(start, end) for start, end, _ in stretches] for stretches in divided]
+    recognizer: AnyRecognizer, encoded: AnyEncoding, clip: Clip, allowed: Collection[str]
+) -> list[Piece]:
+    """Return the languages along a clip. `allowed`: codes; empty: all. Raises EngineFault."""
+    stretches = list(divide_clip(clip))
+    rated = recognizer.rate_languages(encoded, [(start, end) for start, end, _ in stretches])
     return [
-        [
-            Piece(start, end, LanguageEvidence(speech_s, restrict_languages(found, languages)))
-            for (start, end, speech_s), found in zip(stretches, of_clip, strict=True)
-        ]
-        for stretches, of_clip, languages in zip(
-            divided, recognizer.rate_languages(encoded, spans), allowed, strict=True
-        )
+        Piece(start, end, LanguageEvidence(speech_s, restrict_languages(found, allowed)))
+        for (start, end, speech_s), found in zip(stretches, rated, strict=True)
     ]
 
 

@@ -8,7 +8,7 @@ from speakeasyd.domain.protocol import Opened, Progress, Task
 from speakeasyd.domain.queue_order import compute_queue_key
 from speakeasyd.engine.clips import Clip, EndOfFile, YieldTurn
 from speakeasyd.engine.language import PROBE_CLIPS, PROBE_SECONDS, Piece
-from speakeasyd.engine.recognizer import EncodedBatch, Request
+from speakeasyd.engine.recognizer import AnyEncoding, Request
 
 
 @dataclass(eq=False, slots=True)
@@ -29,9 +29,8 @@ class PipelineJob:
     known_languages: frozenset[str] = frozenset()  # to the model
     unclear: dict[int, list[Piece]] = field(default_factory=dict)
     """Chunks that wait because their language depends on the chunk before."""
-    encoded: dict[int, EncodedBatch] = field(
-        default_factory=dict
-    )  # by chunk, from finding the language
+    encoded: dict[int, AnyEncoding] = field(default_factory=dict)
+    """What was encoded of chunks to find their language, by index."""
     waiting: list[Clip] = field(default_factory=list)
     prepared: dict[int, Request] = field(default_factory=dict)
     """Requests of waiting clips, from earlier choices of a batch."""
@@ -139,12 +138,11 @@ class PipelineJob:
         self.in_flight.add(clip.index)
         self.served += clip.seconds
 
-    def put_back(self, clip: Clip, encoded: EncodedBatch | None) -> None:
+    def put_back(self, clip: Clip, encoded: AnyEncoding) -> None:
         """Return a clip in flight to the waiting ones, with what was encoded of it."""
         self.in_flight.discard(clip.index)
         self.served -= clip.seconds
-        if encoded and encoded.in_host_memory:
-            self.encoded[clip.index] = encoded
+        self.encoded[clip.index] = encoded
         self.waiting = sorted([*self.waiting, clip], key=lambda waiting: waiting.index)
 
     def leave_out_unwanted(self) -> None:

@@ -41,14 +41,6 @@ class Request(Protocol):
         """What the clip takes of a batch, in seconds."""
 
 
-class EncodedBatch(Protocol):
-    """What the model has computed of the audio of a batch, before any language or text."""
-
-    @property
-    def in_host_memory(self) -> bool:
-        """Whether it can be kept for later without using the device's memory."""
-
-
 class Hypothesis(Protocol):
     """The first text of a clip."""
 
@@ -57,7 +49,8 @@ class Hypothesis(Protocol):
 
 
 R = TypeVar("R", bound=Request)
-E = TypeVar("E", bound=EncodedBatch)
+E = TypeVar("E")
+"""What a model has computed of the audio of one clip, before any language or text."""
 
 
 class Recognizer(Protocol[R, E]):
@@ -81,19 +74,22 @@ class Recognizer(Protocol[R, E]):
         `clip.samples` are mono at 16 kHz, shape (n,), float32 from -1 to 1.
         """
 
-    def encode(self, requests: Sequence[R]) -> E:
-        """Process the audio of requests with one batch key."""
+    def encode(self, requests: Sequence[R]) -> list[E]:
+        """Process the audio of requests with one batch key.
+
+        The results are in host memory and independent: each can be kept for any other call.
+        """
 
     def rate_languages(
-        self, encoded: E, stretches: Sequence[Sequence[Span]] | None = None
-    ) -> list[list[LanguageProbabilities]]:
-        """Return the languages of each stretch of each clip, or of each whole clip.
+        self, encoded: E, stretches: Sequence[Span] | None = None
+    ) -> list[LanguageProbabilities]:
+        """Return the languages of each stretch of a clip, or of the whole clip.
 
         An empty mapping: the stretch is too short. Only called if `detects_languages`.
         """
 
     def recognize_batch(
-        self, requests: Sequence[R], encoded: E | None = None
+        self, requests: Sequence[R], encoded: Sequence[E] | None = None
     ) -> Sequence[Hypothesis]:
         """Return a hypothesis for each request, all of one batch key, in one call of the model.
 
@@ -104,7 +100,8 @@ class Recognizer(Protocol[R, E]):
         """Release the memory of the model. No other call follows."""
 
 
-AnyRecognizer = Recognizer[Any, Any]
+AnyEncoding = Any
+AnyRecognizer = Recognizer[Any, AnyEncoding]
 """For those who pass on what a recognizer returns, without looking inside."""
 
 

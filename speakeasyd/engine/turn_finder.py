@@ -1,12 +1,11 @@
-"""The languages of the clips of a batch, each with its context."""
+"""The languages of a clip, each with its context."""
 
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from speakeasyd.engine.batch_choice import ChunkWork
-from speakeasyd.engine.language import Piece, find_turns, is_independent, rate_pieces
-from speakeasyd.engine.recognizer import AnyRecognizer, EncodedBatch
+from speakeasyd.engine.language import find_turns, is_independent, rate_pieces
+from speakeasyd.engine.recognizer import AnyEncoding, AnyRecognizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,44 +25,24 @@ class TurnFinder:
         self._recognizer = recognizer
         self._changed = changed
 
-    def find_turns(
-        self, batch: Sequence[ChunkWork], encoded: EncodedBatch
-    ) -> list[list[ContextTurn] | None]:
-        """Return the turns of each clip.
+    def find_turns(self, work: ChunkWork, encoded: AnyEncoding) -> list[ContextTurn] | None:
+        """Return the turns of a clip.
 
         None: they depend on the chunk before, whose language is not known yet. Raises EngineFault.
         """
-        pieces = self._rate_pieces(batch, encoded)
-        return [
-            self._find_turns_of(work, of_clip) for work, of_clip in zip(batch, pieces, strict=True)
-        ]
-
-    def _rate_pieces(self, batch: Sequence[ChunkWork], encoded: EncodedBatch) -> list[list[Piece]]:
-        """Return the pieces of each clip; none where the language is fixed."""
-        known = [work.job.unclear.get(work.clip.index, []) for work in batch]
-        rated = rate_pieces(
-            self._recognizer,
-            encoded,
-            [
-                work.clip if work.job.detects and not pieces else None
-                for work, pieces in zip(batch, known, strict=True)
-            ],
-            [work.job.task.options.languages for work in batch],
-        )
-        return [before or new for before, new in zip(known, rated, strict=True)]
-
-    def _find_turns_of(self, work: ChunkWork, pieces: list[Piece]) -> list[ContextTurn] | None:
         job, clip, request = work.job, work.clip, work.request
+        options = job.task.options
         if not job.detects:
             return [ContextTurn(0.0, clip.seconds, request.language or "", request.context)]
+        pieces = job.unclear.get(clip.index) or rate_pieces(
+            self._recognizer, encoded, clip, options.languages
+        )
         with self._changed:
             previous = job.language_before(clip)
             if previous is None and not is_independent(pieces):
                 job.unclear[clip.index] = pieces
                 return None
-        found = find_turns(
-            self._recognizer, clip, pieces, previous=previous, options=job.task.options
-        )
+        found = find_turns(self._recognizer, clip, pieces, previous=previous, options=options)
         with self._changed:
             job.unclear.pop(clip.index, None)
             job.languages[clip.index] = found[-1].language

@@ -183,10 +183,21 @@ def test_requests_have_batch_keys(recognizer: AnyRecognizer, speech: Samples) ->
 def test_an_earlier_encoding_gives_the_same_text(recognizer: AnyRecognizer, clip: Clip) -> None:
     """The encoding does not need the language."""
     encoded = recognizer.encode([recognizer.prepare(clip, Options(), None)])
-    assert isinstance(encoded.in_host_memory, bool)
     request = recognizer.prepare(clip, Options(), detect_language(recognizer))
     [hypothesis] = recognizer.recognize_batch([request], encoded)
     assert [hypothesis.settle_doubts()] == recognize_clips(recognizer, clip)
+
+
+def test_encodings_of_different_calls_can_be_decoded_together(
+    recognizer: AnyRecognizer, speech: Samples
+) -> None:
+    clips = [build_clip(speech), build_clip(speech[::-1].copy()), build_clip(-speech)]
+    unknown = [recognizer.prepare(clip, Options(), None) for clip in clips]
+    second, third = recognizer.encode(unknown[1:])
+    [first] = recognizer.encode(unknown[:1])
+    requests = [recognizer.prepare(clip, Options(), detect_language(recognizer)) for clip in clips]
+    found = recognizer.recognize_batch(requests, [first, second, third])
+    assert [one.settle_doubts() for one in found] == recognize_clips(recognizer, *clips)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.1], ids=["silence", "noise"])
@@ -236,15 +247,12 @@ def test_languages_are_rated_for_clips_and_parts(
     able = recognizer.capabilities
     if not able.detects_languages:
         pytest.skip("it knows one language")
-    requests = [
-        recognizer.prepare(build_clip(sound), Options(), None) for sound in (speech, speech)
-    ]
-    encoded = recognizer.encode(requests)
-    whole = recognizer.rate_languages(encoded)
-    assert [len(of_clip) for of_clip in whole] == [1, 1]
-    [first, second] = recognizer.rate_languages(encoded, [[(0.0, 4.0), (4.0, 8.0)], []])
-    assert (len(first), len(second)) == (2, 0)
-    for found in [*whole[0], *first]:
+    [encoded] = recognizer.encode([recognizer.prepare(build_clip(speech), Options(), None)])
+    [whole] = recognizer.rate_languages(encoded)
+    parts = recognizer.rate_languages(encoded, [(0.0, 4.0), (4.0, 8.0)])
+    assert len(parts) == 2
+    assert recognizer.rate_languages(encoded, []) == []
+    for found in [whole, *parts]:
         assert found.keys() <= able.languages
         assert sum(found.values()) == pytest.approx(1, abs=0.01)
 

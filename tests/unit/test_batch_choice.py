@@ -7,7 +7,7 @@ from speakeasyd.domain.options import Options
 from speakeasyd.domain.protocol import SourceRef, Task
 from speakeasyd.engine.audio import SAMPLE_RATE
 from speakeasyd.engine.batch_choice import BatchChooser, ChunkWork
-from speakeasyd.engine.clips import Clip
+from speakeasyd.engine.clips import Clip, EndOfFile
 from speakeasyd.engine.pipeline_job import PipelineJob
 from speakeasyd.engine.recognizer import Request
 from speakeasyd.testing import ScriptedRecognizer
@@ -59,6 +59,51 @@ def test_a_clip_is_prepared_again_when_the_language_before_it_is_found() -> None
     job.languages[0] = "de"
     assert take_indices(chooser, job) == [1]
     assert recognizer.prepared[3:] == [(1, "de")]
+
+
+def read_job(number: int, *seconds: float, language: str | None = None) -> PipelineJob:
+    """Return a job with independent clips of these lengths, read to its end."""
+    task = Task(JobId(number), Token("t"), SourceRef("in", "talk.wav"), Options(), language=None)
+    job = PipelineJob(task, iter(()), language, texts={}, detects=True)  # type: ignore[arg-type]
+    job.waiting = [
+        Clip(index, 0.0, None, np.zeros(round(length * SAMPLE_RATE), np.float32))
+        for index, length in enumerate(seconds)
+    ]
+    job.finished = EndOfFile(sum(seconds))
+    return job
+
+
+def test_languages_are_detected_until_the_next_call_is_full() -> None:
+    jobs = [read_job(number, 10.0) for number in range(5)]
+    chooser = BatchChooser(CountingRecognizer(), 1)
+    for number in range(3):  # a call has room for three clips of 10 s
+        assert chooser.take_work(jobs, callers=1) is jobs[number]
+        jobs[number].language, jobs[number].probing = "en", False
+    batch = chooser.take_work(jobs, callers=1)
+    assert isinstance(batch, list)
+    assert [work.job for work in batch] == jobs[:3]
+    assert chooser.take_work(jobs, callers=1) is jobs[3]
+
+
+def test_each_waiting_replica_is_given_languages() -> None:
+    known, unknown = read_job(1, 10.0, 10.0, 10.0, language="en"), read_job(2, 10.0)
+    chooser = BatchChooser(CountingRecognizer(), 1)
+    assert chooser.take_work([known, unknown], callers=2) is unknown
+
+
+def test_a_full_call_does_not_wait_for_the_languages_of_later_files() -> None:
+    known, unknown = read_job(1, 10.0, 10.0, 10.0, language="en"), read_job(2, 10.0)
+    batch = BatchChooser(CountingRecognizer(), 1).take_work([known, unknown], callers=1)
+    assert isinstance(batch, list)
+    assert [work.job for work in batch] == [known] * 3
+
+
+def test_a_call_does_not_wait_for_a_language_that_another_replica_detects() -> None:
+    known, unknown = read_job(1, 10.0, language="en"), read_job(2, 10.0)
+    unknown.probing = True
+    batch = BatchChooser(CountingRecognizer(), 1).take_work([known, unknown], callers=1)
+    assert isinstance(batch, list)
+    assert [work.job for work in batch] == [known]
 
 
 def test_a_clip_that_is_put_back_keeps_its_place() -> None:

@@ -182,15 +182,23 @@ class Decoder:
 
     def encode_clips(self, clips: Sequence[Samples], frames: Sequence[int]) -> EncoderOutput:
         """Return the encoder's output for windows of `frames`. Raises EngineFault."""
-        features = [
-            self._compute_features(clip, window)[np.newaxis]
-            for clip, window in zip(clips, frames, strict=True)
-        ]
-        if self._model.device != "cpu":
-            features = [np.concatenate(features)]
-        # On the CPU, clips are encoded one by one: the data of a batch does not fit the cache
+        features = self.join_states(
+            [
+                self._compute_features(clip, window)[np.newaxis]
+                for clip, window in zip(clips, frames, strict=True)
+            ]
+        )
         with label_phase(Phase.ENCODE):
-            return [self._model.encode(StorageView.from_array(window)) for window in features]
+            return list(map(self._model.encode, features))
+
+    def join_states(self, clips: Sequence[Samples]) -> EncoderOutput:
+        """Return what the model takes for these clips, each of shape (1, length, width).
+
+        On a GPU that is one array. On a CPU each clip is for itself: the data of several does not
+        fit the cache. CTranslate2 copies to the device (`WhisperReplica::maybe_encode`).
+        """
+        arrays = clips if self._model.device == "cpu" else [np.concatenate(clips)]
+        return list(map(StorageView.from_array, arrays))
 
     def _compute_features(self, clip: Samples, frames: int) -> Samples:
         spectrum = self._whisper.feature_extractor(clip)[:, : min(frames, clip.size // _HOP)]
@@ -349,6 +357,7 @@ class Decoder:
         tried = [first]
         evidence = [replace(first.evidence, context=context)]
         calls = [(frames, prompt, plan.way.search)]
+        encoded: dict[int, EncoderOutput] = {}  # by frames
         for way in plan.ladder:
             if is_settled(evidence):
                 break
@@ -357,7 +366,9 @@ class Decoder:
             call = (frames, prompt, way.search)
             if call not in calls:  # the same call gives the same text
                 calls.append(call)
-                tried.extend(self.decode_batch([clip], [prompt], plan, way))
+                if frames not in encoded:
+                    encoded[frames] = self.encode_clips([clip.samples], [frames])
+                tried.extend(self.decode_batch([clip], [prompt], plan, way, encoded[frames]))
                 evidence.append(replace(tried[-1].evidence, context=context))
         return tried[choose_text(evidence)], len(tried) - 1
 

@@ -9,6 +9,7 @@ from faster_whisper import WhisperModel
 
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
+from speakeasyd.engine.audio import Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.recognizer import Span
 from speakeasyd.engine.whisper.decoding import (
@@ -19,7 +20,6 @@ from speakeasyd.engine.whisper.decoding import (
 )
 from speakeasyd.engine.whisper.text_decoding import (
     CallRules,
-    EncoderOutput,
     TextDecoder,
     split_encoder_output,
 )
@@ -53,15 +53,11 @@ class WhisperRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class EncodedClips:
-    """Encoder states, and the length of each clip in seconds."""
+class EncodedClip:
+    """Encoder states, shape (1, frames / 2, width), float32, and the clip's length in seconds."""
 
-    states: EncoderOutput
-    seconds: tuple[float, ...]
-
-    @property
-    def in_host_memory(self) -> bool:
-        return bool(self.states[0].device == "cpu")
+    states: Samples
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,44 +108,41 @@ class WhisperRecognizer:
             call_lengths=(len(prompt), frames) if self._decoder.rules.equal_lengths else (),
         )
 
-    def encode(self, requests: Sequence[WhisperRequest]) -> EncodedClips:
+    def encode(self, requests: Sequence[WhisperRequest]) -> list[EncodedClip]:
         clips = [request.clip for request in requests]
-        states = self._decoder.encode_clips(
+        output = self._decoder.encode_clips(
             [clip.samples for clip in clips], [request.frames for request in requests]
         )
-        return EncodedClips(states, tuple(clip.seconds for clip in clips))
+        return [
+            EncodedClip(states, clip.seconds)
+            for states, clip in zip(split_encoder_output(output), clips, strict=True)
+        ]
 
     def rate_languages(
-        self, encoded: EncodedClips, stretches: Sequence[Sequence[Span]] | None = None
-    ) -> list[list[LanguageProbabilities]]:
-        clips = split_encoder_output(encoded.states)
+        self, encoded: EncodedClip, stretches: Sequence[Span] | None = None
+    ) -> list[LanguageProbabilities]:
+        states = encoded.states
         if stretches is None:
-            return [[self._decoder.rate_languages(clip)] for clip in clips]
-        rated: list[list[LanguageProbabilities]] = []
-        for clip, seconds, spans in zip(clips, encoded.seconds, stretches, strict=True):
-            # without the silence after the clip, detection is often wrong
-            silence = clip[:, int(seconds * _STATES_PER_S) :]
-            parts = [
-                clip[:, int(start * _STATES_PER_S) : int(end * _STATES_PER_S) + 1]
-                for start, end in spans
-            ]
-            rated.append(
-                [
-                    self._decoder.rate_languages(np.concatenate([part, silence], axis=1))
-                    for part in parts
-                ]
-            )
-        return rated
+            return [self._decoder.rate_languages(states)]
+        # without the silence after the clip, detection is often wrong
+        silence = states[:, int(encoded.seconds * _STATES_PER_S) :]
+        parts = (
+            states[:, int(start * _STATES_PER_S) : int(end * _STATES_PER_S) + 1]
+            for start, end in stretches
+        )
+        return [
+            self._decoder.rate_languages(np.concatenate([part, silence], axis=1)) for part in parts
+        ]
 
     def recognize_batch(
-        self, requests: Sequence[WhisperRequest], encoded: EncodedClips | None = None
+        self, requests: Sequence[WhisperRequest], encoded: Sequence[EncodedClip] | None = None
     ) -> list[WhisperHypothesis]:
         decoded = self._decoder.decode_batch(
             [request.clip for request in requests],
             [request.prompt for request in requests],
             requests[0].plan,
             requests[0].plan.way,
-            encoded.states if encoded else None,
+            self._decoder.join_states([of_clip.states for of_clip in encoded]) if encoded else None,
         )
         return [
             WhisperHypothesis(self._decoder, request, of_clip)
