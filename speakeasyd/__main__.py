@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from speakeasyd.errors import INTERRUPTED
+from speakeasyd.garbage import pause_collection, skip_final_collection
 from speakeasyd.system.limits import raise_file_limit
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.nvidia_driver import has_nvidia_driver
@@ -21,12 +22,15 @@ def main() -> int:
     """Run the command of the command line. Returns its exit status."""
     try:
         with prestart_worker(sys.argv[1:]) as prestarted:
-            from speakeasyd.cli import main as run_command  # noqa: PLC0415 - see above
+            with pause_collection():
+                from speakeasyd.cli import main as run_command  # noqa: PLC0415 - see above
 
             return run_command(prestarted=prestarted)
     except KeyboardInterrupt:  # before or after the command, which handles its own
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
+    finally:
+        skip_final_collection()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from speakeasyd.config import Settings
 from speakeasyd.domain.drained import Drained
+from speakeasyd.garbage import pause_collection
 from speakeasyd.ledger.failures import explain_errors
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.readonly import LEDGER
@@ -100,8 +101,10 @@ def prepare_daemon(
             settings, prestarted, needs_model=partial(has_new_files, settings)
         ) as early,
     ):
-        from speakeasyd.daemon import Daemon  # noqa: PLC0415 - slow: the worker starts meanwhile
-        from speakeasyd.ledger.migrate import migrate_ledger  # noqa: PLC0415 - the same
+        with pause_collection():
+            # Here, since these imports are slow, and the worker starts meanwhile
+            from speakeasyd.daemon import Daemon  # noqa: PLC0415
+            from speakeasyd.ledger.migrate import migrate_ledger  # noqa: PLC0415
 
         migrate_ledger(settings.state / LEDGER)
         yield partial(Daemon.open, settings, early=early)

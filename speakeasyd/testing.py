@@ -648,6 +648,8 @@ class ScriptedRecognizer:
     def recognize_batch(
         self, requests: Sequence[ScriptedRequest], encoded: Sequence["Clip"] | None = None
     ) -> list[ScriptedHypothesis]:
+        if encoded is not None and list(encoded) != [request.clip for request in requests]:
+            raise ValueError("these are the encodings of other clips")
         return [ScriptedHypothesis(request) for request in requests]
 
     def free(self) -> None:

@@ -20,6 +20,7 @@ from typer.main import get_command
 from speakeasyd import __version__
 from speakeasyd.domain.escaping import escape_text
 from speakeasyd.errors import INTERRUPTED, SpeakeasyError, StartError
+from speakeasyd.garbage import pause_collection
 from speakeasyd.system.journal import add_priority, is_journal
 from speakeasyd.workers.spawn import SpawnedWorker
 
@@ -113,14 +114,17 @@ def build_app(arguments: Sequence[str]) -> typer.Typer:
     words = arguments or _words_to_complete()
     wanted = next((word for word in words if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        command: Any = (
-            import_module(f"{__name__}.{name}").command if name == wanted else _not_imported
-        )
+        command: Any = _import_command(name) if name == wanted else _not_imported
         if isinstance(command, typer.Typer):
             app.add_typer(command, name=name, help=summary)
         else:
             app.command(name, short_help=summary)(command)
     return app
+
+
+def _import_command(name: str) -> object:
+    with pause_collection():
+        return import_module(f"{__name__}.{name}").command
 
 
 def _words_to_complete() -> Sequence[str]:

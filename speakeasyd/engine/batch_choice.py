@@ -40,7 +40,7 @@ class BatchChooser:
         Returns None if there is no such work. `callers`: how many replicas wait for work.
         """
         ordered = sorted(jobs, key=lambda job: job.turn)
-        if job := self._find_unknown(ordered, self._batch_seconds * callers):
+        if job := self._find_unknown(ordered):
             job.probing = True
             return job
         for number, job in enumerate(ordered):
@@ -48,18 +48,23 @@ class BatchChooser:
                 return self._take_batch(ready, ordered[number + 1 :], callers)
         return None
 
-    def _find_unknown(self, ordered: Iterable[PipelineJob], room: float) -> PipelineJob | None:
+    def _find_unknown(self, ordered: Sequence[PipelineJob]) -> PipelineJob | None:
         """Return the first job whose language can be detected.
 
-        None once the clips that are ready before it fill the room: without a language, a job's
-        clips cannot share a call with them.
+        None if clips that are ready before it fill a call or have a higher priority. Otherwise its
+        own clips may share their call, once its language is known.
         """
+        if not any(job.can_probe for job in ordered):
+            return None
+        room, priority = self._batch_seconds, None
         for job in ordered:
-            if room <= 0:
+            if room <= 0 or priority not in (None, job.priority):
                 break
             if job.can_probe:
                 return job
-            room -= sum(work.request.batch_seconds for work in self._iterate_ready(job))
+            if ready := list(self._iterate_ready(job)):
+                priority = job.priority
+                room -= sum(work.request.batch_seconds for work in ready)
         return None
 
     def _take_batch(

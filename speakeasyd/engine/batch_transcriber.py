@@ -55,8 +55,12 @@ class BatchTranscriber:
             yield work.job, _build_chunk(work, text, turns[-1].language, compute_s)
 
     def _encode_clips(self, batch: Sequence[ChunkWork]) -> list[AnyEncoding]:
-        """Return what was encoded to find languages, and encode the other clips."""
-        kept = [work.job.encoded.pop(work.clip.index, None) for work in batch]
+        """Return the encoding of each clip: take those kept from detection, compute the others.
+
+        Raises EngineFault.
+        """
+        with self._changed:
+            kept = [work.job.encoded.pop(work.clip.index, None) for work in batch]
         missing = [work.request for work, known in zip(batch, kept, strict=True) if known is None]
         encoded = iter(self._recognizer.encode(missing) if missing else ())
         return [next(encoded) if known is None else known for known in kept]

@@ -46,12 +46,16 @@ class PipelineJob:
         return sum(clip.seconds for clip in self.waiting)
 
     @property
+    def priority(self) -> int:
+        return self.task.options.priority
+
+    @property
     def turn(self) -> tuple[int, float, JobId]:
         """The place in the order of jobs; the lowest is next."""
         task = self.task
         expected = self.container_seconds or task.expected_seconds
         remaining = max(0.0, expected - self.served)
-        return -task.options.priority, compute_queue_key(task.added_at, remaining), task.job_id
+        return -self.priority, compute_queue_key(task.added_at, remaining), task.job_id
 
     @property
     def next_clip(self) -> Clip | None:
@@ -150,4 +154,5 @@ class PipelineJob:
         for clip in self.waiting:
             if not clip.wanted:
                 self.texts.setdefault(clip.index, "")
+                self.encoded.pop(clip.index, None)
         self.waiting = [clip for clip in self.waiting if clip.wanted]

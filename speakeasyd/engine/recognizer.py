@@ -101,6 +101,7 @@ class Recognizer(Protocol[R, E]):
 
 
 AnyEncoding = Any
+"""For those who keep what a recognizer has encoded."""
 AnyRecognizer = Recognizer[Any, AnyEncoding]
 """For those who pass on what a recognizer returns, without looking inside."""
 

@@ -34,9 +34,9 @@ class TurnFinder:
         options = job.task.options
         if not job.detects:
             return [ContextTurn(0.0, clip.seconds, request.language or "", request.context)]
-        pieces = job.unclear.get(clip.index) or rate_pieces(
-            self._recognizer, encoded, clip, options.languages
-        )
+        with self._changed:
+            known = job.unclear.get(clip.index)
+        pieces = known or rate_pieces(self._recognizer, encoded, clip, options.languages)
         with self._changed:
             previous = job.language_before(clip)
             if previous is None and not is_independent(pieces):

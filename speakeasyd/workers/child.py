@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from speakeasyd.domain.devices import FIRST_GPU, is_gpu
 from speakeasyd.domain.worker_exit import EXIT_FAULT, EXIT_ORPHAN
+from speakeasyd.garbage import pause_collection
 
 ENGINE = "speakeasyd.engine.worker_host:serve_requests"
 IGNORED_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -43,14 +44,16 @@ def run_child(conn: Connection, imports: str) -> None:
     _ignore_signals()
     set_compute_environment(os.environ)
     if imports:
-        with suppress(Exception):  # the target's import fails, too, and that is reported
+        # If this fails, the import of the target fails, too, and that is reported
+        with suppress(Exception), pause_collection():
             import_module(imports)
     spec, target, log = _receive_spec(conn)
     try:
         _redirect_output(Path(log))
         restrict_visible_devices(spec.device, spec.state_dir, os.environ)
         module, _, function = target.partition(":")
-        serve: Serve = getattr(import_module(module), function)
+        with pause_collection():
+            serve: Serve = getattr(import_module(module), function)
         if is_gpu(spec.device):
             spec = replace(spec, device=FIRST_GPU)
         status = serve(conn, spec)

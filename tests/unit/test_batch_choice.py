@@ -1,5 +1,7 @@
 """The choice of clips for a call: each is prepared once, as long as its language and context stay."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from speakeasyd.domain.job import JobId, Token
@@ -61,9 +63,12 @@ def test_a_clip_is_prepared_again_when_the_language_before_it_is_found() -> None
     assert recognizer.prepared[3:] == [(1, "de")]
 
 
-def read_job(number: int, *seconds: float, language: str | None = None) -> PipelineJob:
+def read_job(
+    number: int, *seconds: float, language: str | None = None, priority: int = 0
+) -> PipelineJob:
     """Return a job with independent clips of these lengths, read to its end."""
-    task = Task(JobId(number), Token("t"), SourceRef("in", "talk.wav"), Options(), language=None)
+    options = Options(priority=priority)
+    task = Task(JobId(number), Token("t"), SourceRef("in", "talk.wav"), options, language=None)
     job = PipelineJob(task, iter(()), language, texts={}, detects=True)  # type: ignore[arg-type]
     job.waiting = [
         Clip(index, 0.0, None, np.zeros(round(length * SAMPLE_RATE), np.float32))
@@ -85,10 +90,19 @@ def test_languages_are_detected_until_the_next_call_is_full() -> None:
     assert chooser.take_work(jobs, callers=1) is jobs[3]
 
 
-def test_each_waiting_replica_is_given_languages() -> None:
-    known, unknown = read_job(1, 10.0, 10.0, 10.0, language="en"), read_job(2, 10.0)
-    chooser = BatchChooser(CountingRecognizer(), 1)
-    assert chooser.take_work([known, unknown], callers=2) is unknown
+def test_an_urgent_file_does_not_wait_for_the_languages_of_others() -> None:
+    urgent, unknown = read_job(2, 5.0, language="en", priority=1), read_job(1, 5.0)
+    batch = BatchChooser(CountingRecognizer(), 1).take_work([unknown, urgent], callers=1)
+    assert isinstance(batch, list)
+    assert [work.job for work in batch] == [urgent]
+
+
+def test_what_was_encoded_of_an_unwanted_clip_is_not_kept() -> None:
+    job = read_job(1, 5.0, 5.0, language="en")
+    job.waiting[0] = replace(job.waiting[0], wanted=False)
+    job.encoded = {clip.index: clip for clip in job.waiting}
+    job.leave_out_unwanted()
+    assert list(job.encoded) == [1]
 
 
 def test_a_full_call_does_not_wait_for_the_languages_of_later_files() -> None:

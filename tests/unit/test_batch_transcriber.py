@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,6 +25,7 @@ class CountingRecognizer(ScriptedRecognizer):
         super().__init__(tuple(LEVELS))
         self.encoded: list[int] = []  # indices of clips
         self.calls: list[list[str | None]] = []  # languages of the clips
+        self.contexts: list[str] = []
 
     def encode(self, requests: Sequence[ScriptedRequest]) -> list[Clip]:
         self.encoded += [request.clip.index for request in requests]
@@ -33,7 +35,7 @@ class CountingRecognizer(ScriptedRecognizer):
         self, requests: Sequence[ScriptedRequest], encoded: Sequence[Clip] | None = None
     ) -> list[ScriptedHypothesis]:
         self.calls.append([request.language for request in requests])
-        assert encoded is None or list(encoded) == [request.clip for request in requests]
+        self.contexts += [request.context for request in requests]
         return super().recognize_batch(requests, encoded)
 
 
@@ -76,6 +78,42 @@ def test_what_was_encoded_to_find_the_language_is_used_in_any_batch() -> None:
     assert recognizer.encoded == [0, 2]
     assert recognizer.calls == [["en"] * 3]
     assert batch[1].job.encoded == {}
+
+
+def test_clips_that_cannot_share_a_call_are_called_apart() -> None:
+    recognizer = CountingRecognizer()
+    short, long = build_samples("en"), build_samples("fr", "fr", "fr", "fr").repeat(2)
+    batch = build_batch(recognizer, short, long, short, detects=True)
+    assert transcribe(recognizer, batch) == {0: "en", 1: "fr", 2: "en"}
+    assert recognizer.calls == [["en", "en"], ["fr"]]
+
+
+def test_a_clip_with_an_unclear_language_is_put_back_with_its_encoding() -> None:
+    recognizer = CountingRecognizer()
+    first, second = build_batch(
+        recognizer, build_samples("en"), build_samples("fr")[:SAMPLE_RATE], detects=True
+    )
+    clip = replace(second.clip, follows=0, voiced=((0.0, 1.0),))
+    unclear = ChunkWork(second.job, recognizer.prepare(clip, Options(), "en"))
+    job = first.job
+    job.in_flight = {0, 1}
+    assert transcribe(recognizer, [unclear]) == {}
+    assert (job.waiting, job.encoded, job.in_flight) == ([clip], {1: clip}, {0})
+    assert recognizer.calls == []
+    assert transcribe(recognizer, [first]) == {0: "en"}
+    assert transcribe(recognizer, [unclear]) == {1: "en"}
+    assert recognizer.encoded == [1, 0]
+
+
+def test_each_part_of_a_clip_has_the_text_before_in_its_language_as_context() -> None:
+    recognizer = CountingRecognizer()
+    [work] = build_batch(recognizer, build_samples("en", "de"), detects=True)
+    clip = replace(work.clip, index=2, leans_on=(0, 1))
+    work.job.texts, work.job.languages = {0: " before", 1: " davor"}, {0: "en", 1: "de"}
+    again = ChunkWork(work.job, recognizer.prepare(clip, Options(), "en"))
+    assert transcribe(recognizer, [again]) == {2: "de"}
+    assert recognizer.calls == [["en"], ["de"]]
+    assert recognizer.contexts == [" before", " davor"]
 
 
 def test_a_fixed_language_needs_no_encoding_before_the_call() -> None:

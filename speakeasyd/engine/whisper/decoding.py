@@ -11,6 +11,7 @@ import numpy as np
 from ctranslate2 import StorageView
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
+from numpy.typing import NDArray
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
@@ -182,7 +183,7 @@ class Decoder:
 
     def encode_clips(self, clips: Sequence[Samples], frames: Sequence[int]) -> EncoderOutput:
         """Return the encoder's output for windows of `frames`. Raises EngineFault."""
-        features = self.join_states(
+        features = self.arrange_clips(
             [
                 self._compute_features(clip, window)[np.newaxis]
                 for clip, window in zip(clips, frames, strict=True)
@@ -191,14 +192,14 @@ class Decoder:
         with label_phase(Phase.ENCODE):
             return list(map(self._model.encode, features))
 
-    def join_states(self, clips: Sequence[Samples]) -> EncoderOutput:
-        """Return what the model takes for these clips, each of shape (1, length, width).
+    def arrange_clips(self, arrays: Sequence[NDArray[np.float32]]) -> Sequence[StorageView]:
+        """Return arrays of clips, each of shape (1, ...), as the model takes them.
 
-        On a GPU that is one array. On a CPU each clip is for itself: the data of several does not
-        fit the cache. CTranslate2 copies to the device (`WhisperReplica::maybe_encode`).
+        On a GPU that is one array for all. On a CPU each stays as it is: the data of several clips
+        does not fit the cache. CTranslate2 copies to the device (`WhisperReplica::maybe_encode`).
         """
-        arrays = clips if self._model.device == "cpu" else [np.concatenate(clips)]
-        return list(map(StorageView.from_array, arrays))
+        arranged = arrays if self._model.device == "cpu" else [np.concatenate(arrays)]
+        return list(map(StorageView.from_array, arranged))
 
     def _compute_features(self, clip: Samples, frames: int) -> Samples:
         spectrum = self._whisper.feature_extractor(clip)[:, : min(frames, clip.size // _HOP)]

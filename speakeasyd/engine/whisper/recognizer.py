@@ -114,7 +114,7 @@ class WhisperRecognizer:
             [clip.samples for clip in clips], [request.frames for request in requests]
         )
         return [
-            EncodedClip(states, clip.seconds)
+            EncodedClip(states.copy(), clip.seconds)  # not a view of a whole batch
             for states, clip in zip(split_encoder_output(output), clips, strict=True)
         ]
 
@@ -142,7 +142,9 @@ class WhisperRecognizer:
             [request.prompt for request in requests],
             requests[0].plan,
             requests[0].plan.way,
-            self._decoder.join_states([of_clip.states for of_clip in encoded]) if encoded else None,
+            self._decoder.arrange_clips([of_clip.states for of_clip in encoded])
+            if encoded
+            else None,
         )
         return [
             WhisperHypothesis(self._decoder, request, of_clip)
