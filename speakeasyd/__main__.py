@@ -3,12 +3,13 @@
 The worker is first because its imports take longer.
 """
 
+import gc
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from speakeasyd.errors import INTERRUPTED
-from speakeasyd.garbage import pause_collection, skip_final_collection
+from speakeasyd.garbage import pause_collection
 from speakeasyd.system.limits import raise_file_limit
 from speakeasyd.workers.child import ENGINE
 from speakeasyd.workers.nvidia_driver import has_nvidia_driver
@@ -30,7 +31,7 @@ def main() -> int:
         sys.stderr.write("interrupted\n")
         return INTERRUPTED
     finally:
-        skip_final_collection()
+        gc.freeze()  # what exists needs no search: it ends with the process
 
 
 @contextmanager

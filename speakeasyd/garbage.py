@@ -17,6 +17,11 @@ def pause_collection() -> Iterator[None]:
             gc.enable()
 
 
-def skip_final_collection() -> None:
-    """Leave what exists to the end of the process, which frees it at once."""
+@contextmanager
+def exempt_existing_objects() -> Iterator[None]:
+    """Search only what is created inside, and not the modules: a search of all takes 0.2 s."""
     gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from speakeasyd.config import Settings
 from speakeasyd.domain.drained import Drained
-from speakeasyd.garbage import pause_collection
+from speakeasyd.garbage import exempt_existing_objects, pause_collection
 from speakeasyd.ledger.failures import explain_errors
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.readonly import LEDGER
@@ -107,4 +107,5 @@ def prepare_daemon(
             from speakeasyd.ledger.migrate import migrate_ledger  # noqa: PLC0415
 
         migrate_ledger(settings.state / LEDGER)
-        yield partial(Daemon.open, settings, early=early)
+        with exempt_existing_objects():
+            yield partial(Daemon.open, settings, early=early)

@@ -2,6 +2,7 @@
 
 import ctypes
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -54,6 +55,7 @@ def run_child(conn: Connection, imports: str) -> None:
         module, _, function = target.partition(":")
         with pause_collection():
             serve: Serve = getattr(import_module(module), function)
+        gc.freeze()  # modules are never garbage
         if is_gpu(spec.device):
             spec = replace(spec, device=FIRST_GPU)
         status = serve(conn, spec)

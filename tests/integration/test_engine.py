@@ -42,6 +42,7 @@ from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
+from speakeasyd.engine.whisper import decoding
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
 from speakeasyd.engine.whisper.text_decoding import CALL_RULES, CTranslate2TextDecoder
 from speakeasyd.engine.worker_host import serve_requests
@@ -398,6 +399,28 @@ def test_skipped_speech_is_decoded_again(model: Model) -> None:
     text = replace(hypothesis, request=whole, decoded=jumped).settle_doubts().text
     assert "dentist on Monday" in text
     assert "Museum" in text
+
+
+def test_fallbacks_with_the_same_window_share_its_encoding(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "is_settled", lambda evidence: False)
+    windows: list[int] = []
+    encode_clips = decoding.Decoder.encode_clips
+
+    def count_windows(
+        decoder: decoding.Decoder, clips: Sequence[Samples], frames: Sequence[int]
+    ) -> object:
+        windows.extend(frames)
+        return encode_clips(decoder, clips, frames)
+
+    monkeypatch.setattr(decoding.Decoder, "encode_clips", count_windows)
+    clip = Clip(0, 0.0, None, read_samples("voice_memo")[0, : 7 * SAMPLE_RATE])
+    recognizer = model.recognizer
+    request = recognizer.prepare(clip, Options(), "en", " We spoke at noon.")
+    [hypothesis] = recognizer.recognize_batch([request])
+    assert hypothesis.settle_doubts().redone == 3
+    assert windows == [request.frames, decoding.FULL_WINDOW]
 
 
 def test_a_prompt_can_change_the_spelling(model: Model) -> None:

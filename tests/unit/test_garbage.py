@@ -1,12 +1,13 @@
 """Where Python's search for cyclic garbage is paused."""
 
 import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 
-from speakeasyd.garbage import pause_collection
+from speakeasyd.garbage import exempt_existing_objects, pause_collection
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +24,24 @@ def test_a_pause_leaves_the_setting_as_it_was(enabled: bool) -> None:
         assert not gc.isenabled()
         raise ImportError
     assert gc.isenabled() == enabled
+
+
+class Link:
+    """Part of a cycle: only a search finds that it is garbage."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_garbage_from_before_is_found_after_the_exemption() -> None:
+    old = Link()
+    before = weakref.ref(old)
+    with exempt_existing_objects():
+        new = Link()
+        inside = weakref.ref(new)
+        del old, new
+        gc.collect()
+        assert before() is not None
+        assert inside() is None
+    gc.collect()
+    assert before() is None
