@@ -13,12 +13,14 @@ async def run_probe(
 ) -> dict[str, Any]:
     """Run Python with these arguments; return the JSON object that the program prints on a line.
 
-    Other lines are ignored: on a GPU, CTranslate2 prints one, too. Without an object, the only key
-    is `error`: that the program did not answer within `deadline_s` seconds, or the end of its
-    output. Raises OSError if the process cannot be started.
+    The current folder is not searched for modules: it may have any. Other lines are ignored: on a
+    GPU, CTranslate2 prints one, too. Without an object, the only key is `error`: that the program
+    did not answer within `deadline_s` seconds, or the end of its output. Raises OSError if the
+    process cannot be started.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
