@@ -27,22 +27,40 @@ class CountingRecognizer(ScriptedRecognizer):
         return super().prepare(clip, options, language, context)
 
 
-def build_job(clips: int) -> PipelineJob:
-    task = Task(JobId(1), Token("t"), SourceRef("in", "talk.wav"), Options(), language=None)
-    job = PipelineJob(task, iter(()), "en", texts={})  # type: ignore[arg-type]
-    samples = np.zeros(20 * SAMPLE_RATE, np.float32)
+def read_job(
+    number: int, *seconds: float, language: str | None = None, priority: int = 0
+) -> PipelineJob:
+    """Return a job with independent clips of these lengths, read to its end."""
+    options = Options(priority=priority)
+    task = Task(JobId(number), Token("t"), SourceRef("in", "talk.wav"), options, language=None)
+    job = PipelineJob(task, iter(()), language, texts={}, detects=True)  # type: ignore[arg-type]
     job.waiting = [
-        Clip(index, 20.0 * index, None, samples, follows=index - 1 if index else None)
-        for index in range(clips)
+        Clip(index, 0.0, None, np.zeros(round(length * SAMPLE_RATE), np.float32))
+        for index, length in enumerate(seconds)
+    ]
+    job.finished = EndOfFile(sum(seconds))
+    return job
+
+
+def build_job(clips: int) -> PipelineJob:
+    """Return an English job with clips of 20 s, each of which follows the one before."""
+    job = read_job(1, *[20.0] * clips, language="en")
+    job.waiting = [
+        replace(clip, start=20.0 * clip.index, follows=clip.index - 1 if clip.index else None)
+        for clip in job.waiting
     ]
     return job
 
 
-def take_indices(chooser: BatchChooser, job: PipelineJob) -> list[int]:
-    batch = chooser.take_work([job], callers=1)
+def take_batch(chooser: BatchChooser, *jobs: PipelineJob) -> list[ChunkWork]:
+    batch = chooser.take_work(jobs, callers=1)
     assert isinstance(batch, list)
     assert all(isinstance(work, ChunkWork) for work in batch)
-    return [work.clip.index for work in batch]
+    return batch
+
+
+def take_indices(chooser: BatchChooser, job: PipelineJob) -> list[int]:
+    return [work.clip.index for work in take_batch(chooser, job)]
 
 
 def test_a_clip_is_prepared_once_however_often_it_is_looked_at() -> None:
@@ -63,37 +81,19 @@ def test_a_clip_is_prepared_again_when_the_language_before_it_is_found() -> None
     assert recognizer.prepared[3:] == [(1, "de")]
 
 
-def read_job(
-    number: int, *seconds: float, language: str | None = None, priority: int = 0
-) -> PipelineJob:
-    """Return a job with independent clips of these lengths, read to its end."""
-    options = Options(priority=priority)
-    task = Task(JobId(number), Token("t"), SourceRef("in", "talk.wav"), options, language=None)
-    job = PipelineJob(task, iter(()), language, texts={}, detects=True)  # type: ignore[arg-type]
-    job.waiting = [
-        Clip(index, 0.0, None, np.zeros(round(length * SAMPLE_RATE), np.float32))
-        for index, length in enumerate(seconds)
-    ]
-    job.finished = EndOfFile(sum(seconds))
-    return job
-
-
 def test_languages_are_detected_until_the_next_call_is_full() -> None:
     jobs = [read_job(number, 10.0) for number in range(5)]
     chooser = BatchChooser(CountingRecognizer(), 1)
     for number in range(3):  # a call has room for three clips of 10 s
         assert chooser.take_work(jobs, callers=1) is jobs[number]
         jobs[number].language, jobs[number].probing = "en", False
-    batch = chooser.take_work(jobs, callers=1)
-    assert isinstance(batch, list)
-    assert [work.job for work in batch] == jobs[:3]
+    assert [work.job for work in take_batch(chooser, *jobs)] == jobs[:3]
     assert chooser.take_work(jobs, callers=1) is jobs[3]
 
 
 def test_an_urgent_file_does_not_wait_for_the_languages_of_others() -> None:
     urgent, unknown = read_job(2, 5.0, language="en", priority=1), read_job(1, 5.0)
-    batch = BatchChooser(CountingRecognizer(), 1).take_work([unknown, urgent], callers=1)
-    assert isinstance(batch, list)
+    batch = take_batch(BatchChooser(CountingRecognizer(), 1), unknown, urgent)
     assert [work.job for work in batch] == [urgent]
 
 
@@ -107,16 +107,14 @@ def test_what_was_encoded_of_an_unwanted_clip_is_not_kept() -> None:
 
 def test_a_full_call_does_not_wait_for_the_languages_of_later_files() -> None:
     known, unknown = read_job(1, 10.0, 10.0, 10.0, language="en"), read_job(2, 10.0)
-    batch = BatchChooser(CountingRecognizer(), 1).take_work([known, unknown], callers=1)
-    assert isinstance(batch, list)
+    batch = take_batch(BatchChooser(CountingRecognizer(), 1), known, unknown)
     assert [work.job for work in batch] == [known] * 3
 
 
 def test_a_call_does_not_wait_for_a_language_that_another_replica_detects() -> None:
     known, unknown = read_job(1, 10.0, language="en"), read_job(2, 10.0)
     unknown.probing = True
-    batch = BatchChooser(CountingRecognizer(), 1).take_work([known, unknown], callers=1)
-    assert isinstance(batch, list)
+    batch = take_batch(BatchChooser(CountingRecognizer(), 1), known, unknown)
     assert [work.job for work in batch] == [known]
 
 

@@ -5,6 +5,7 @@ Encoder windows are fitted to the speech. Doubtful text is decoded again with ot
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import chain, islice
 
 import numpy as np
@@ -358,7 +359,7 @@ class Decoder:
         tried = [first]
         evidence = [replace(first.evidence, context=context)]
         calls = [(frames, prompt, plan.way.search)]
-        encoded: dict[int, EncoderOutput] = {}  # by frames
+        encode = cache(lambda frames: self.encode_clips([clip.samples], [frames]))
         for way in plan.ladder:
             if is_settled(evidence):
                 break
@@ -367,9 +368,7 @@ class Decoder:
             call = (frames, prompt, way.search)
             if call not in calls:  # the same call gives the same text
                 calls.append(call)
-                if frames not in encoded:
-                    encoded[frames] = self.encode_clips([clip.samples], [frames])
-                tried.extend(self.decode_batch([clip], [prompt], plan, way, encoded[frames]))
+                tried.extend(self.decode_batch([clip], [prompt], plan, way, encode(frames)))
                 evidence.append(replace(tried[-1].evidence, context=context))
         return tried[choose_text(evidence)], len(tried) - 1
 
