@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-DECODER := hatch_build.py tools/compile_decoder.py speakeasyd/engine/whisper/packed_decoder.c
+NETWORK := hatch_build.py tools/compile_network.py $(wildcard speakeasyd/engine/whisper/packed/*.[ch])
 # Four processes: many tests wait for files to settle. The hash seed makes them collect the same tests. Not
 # reordered: tests/conftest.py puts the slow modules first.
 PYTEST := PYTHONHASHSEED=0 $(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder
@@ -54,11 +54,11 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml $(DECODER) | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml $(NETWORK) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bundled]'
 	touch $@
 
-$(VENV)/.cluster: pyproject.toml $(DECODER) | $(VENV)/bin/python
+$(VENV)/.cluster: pyproject.toml $(NETWORK) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bundled,cluster]'
 	touch $@
 
@@ -66,6 +66,6 @@ $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	touch $@
 
-$(VENV)/.dev: pyproject.toml $(DECODER) | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml $(NETWORK) | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --editable '.[bundled,dev]'
 	touch $@

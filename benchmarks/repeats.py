@@ -56,8 +56,8 @@ def main() -> None:
         margin, floor = map(float, window.split("/"))
         decoding._MARGIN = int(margin * decoding.FRAMES_PER_S)
         windows = range(int(floor), LONGEST_WINDOW_S)
-        rules = replace(loaded.text_decoder.rules, windows_s=windows)
-        recognizer = WhisperRecognizer(loaded.whisper, loaded.text_decoder, rules)
+        rules = replace(loaded.network.rules, windows_s=windows)
+        recognizer = WhisperRecognizer(loaded.whisper, loaded.network, rules)
         for half, found in enumerate(measure(recognizer, clips)):
             names = ("pieces", "again", "repeated first", "repeated", "wrong first", "wrong", "cpu")
             print(window, half, "|", *(round(found[name]) for name in names), flush=True)

@@ -37,9 +37,9 @@ from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.recognizer import AnyRecognizer, Model
 from speakeasyd.engine.whisper import decoding
 from speakeasyd.engine.whisper.decoding import FRAMES_PER_S
-from speakeasyd.engine.whisper.packed_decoder import PACKED_RULES
+from speakeasyd.engine.whisper.network import CALL_RULES, CallRules, CTranslate2Network
+from speakeasyd.engine.whisper.packed_network import PACKED_RULES
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
-from speakeasyd.engine.whisper.text_decoding import CALL_RULES, CallRules, CTranslate2TextDecoder
 
 ROUNDS, LONGEST_S = 3, 1000.0
 
@@ -117,8 +117,8 @@ def main() -> None:
     spec = WorkerSpec(device, asked.compute_type, replicas, 1, str(Path.cwd()), offline=True)
     model = load_model(asked.model, spec)
     assert isinstance(model.recognizer, WhisperRecognizer)
-    if choices is CHOICES and model.recognizer.text_decoder.rules.equal_lengths:
-        parser.error(f"the packed decoder is needed: {model.recognizer.text_decoder.description}")
+    if choices is CHOICES and model.recognizer.network.rules.equal_lengths:
+        parser.error(f"the packed network is needed: {model.recognizer.network.description}")
     print(describe_machine(asked.device), asked.model, model.loaded.compute_type)
     for name in asked.sets.split(","):
         chosen = recordings(name, longest_s=LONGEST_S, limit=asked.limit) * asked.copies
@@ -187,10 +187,10 @@ def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> Res
             if not remaining:
                 over.set()
 
-    text_decoder = model.recognizer.text_decoder
+    network = model.recognizer.network
     if choice.rules.equal_lengths:
-        text_decoder = CTranslate2TextDecoder(model.recognizer.whisper)
-    recognizer = WhisperRecognizer(model.recognizer.whisper, text_decoder, choice.rules)
+        network = CTranslate2Network(model.recognizer.whisper)
+    recognizer = WhisperRecognizer(model.recognizer.whisper, network, choice.rules)
     counting = _CountingRecognizer(recognizer)
     pipeline = Pipeline(
         recognizer=counting,

@@ -1,7 +1,7 @@
 """Self-test for the `doctor` command: decodes a sample, loads the model, transcribes the canary.
 
 `python -m speakeasyd.engine.selftest MODEL SPEC`, with SPEC as JSON, prints JSON: `decoded` in
-seconds of audio, `model`, `device`, `compute_type` and `text_decoder`; or `phase` and `error`. `voices`: how many
+seconds of audio, `model`, `device`, `compute_type` and `network`; or `phase` and `error`. `voices`: how many
 the speaker models hear in the sample; or `voices_error`.
 """
 
@@ -30,7 +30,7 @@ def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
         "model": loaded.model,
         "device": loaded.device,
         "compute_type": loaded.compute_type,
-        "text_decoder": loaded.text_decoder,
+        "network": loaded.network,
         **_count_voices(samples),
     }
 

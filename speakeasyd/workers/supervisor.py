@@ -332,12 +332,12 @@ class Supervisor:
 
     def _log_model(self, loaded: Loaded) -> None:
         log.info(
-            "%s: loaded the model %s in %.1f s; compute type: %s; decoded by: %s; configured: %s",
+            "%s: loaded the model %s in %.1f s; compute type: %s; computed by: %s; configured: %s",
             loaded.device,
             loaded.model,
             loaded.seconds,
             loaded.compute_type,
-            loaded.text_decoder,
+            loaded.network,
             loaded.requested,
         )
 

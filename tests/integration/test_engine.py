@@ -43,8 +43,8 @@ from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import Model, load_model
 from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.whisper import decoding
+from speakeasyd.engine.whisper.network import CALL_RULES, CTranslate2Network
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
-from speakeasyd.engine.whisper.text_decoding import CALL_RULES, CTranslate2TextDecoder
 from speakeasyd.engine.worker_host import serve_requests
 from speakeasyd.errors import ErrorCode
 from tests.conftest import PATIENCE_S
@@ -335,7 +335,7 @@ def test_without_timestamps_each_sentence_is_a_segment(
     assert isinstance(model.recognizer, WhisperRecognizer)
     recognizer = WhisperRecognizer(
         model.recognizer.whisper,
-        CTranslate2TextDecoder(model.recognizer.whisper),
+        CTranslate2Network(model.recognizer.whisper),
         CALL_RULES["cuda"],
     )
     as_on_gpu = replace(model, recognizer=recognizer)

@@ -27,8 +27,8 @@ from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.recognizer import AnyRecognizer
+from speakeasyd.engine.whisper.network import CALL_RULES, CTranslate2Network
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
-from speakeasyd.engine.whisper.text_decoding import CALL_RULES, CTranslate2TextDecoder
 from speakeasyd.testing import ScriptedRecognizer
 from tests.conftest import PATIENCE_S, REPOSITORY
 
@@ -45,9 +45,7 @@ def _load_whisper_as_on_gpu(tmp_path: Path) -> AnyRecognizer:
     """Return a model that decodes as on a GPU: without timestamps, in few kinds of calls."""
     loaded = _load_whisper(tmp_path)
     assert isinstance(loaded, WhisperRecognizer)
-    return WhisperRecognizer(
-        loaded.whisper, CTranslate2TextDecoder(loaded.whisper), CALL_RULES["cuda"]
-    )
+    return WhisperRecognizer(loaded.whisper, CTranslate2Network(loaded.whisper), CALL_RULES["cuda"])
 
 
 FACTORIES: Mapping[str, Callable[[Path], AnyRecognizer]] = {

@@ -52,8 +52,8 @@ def test_the_wheel_contains_data_files(wheel: Path) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="there is no packed decoder for it")
-def test_the_wheel_contains_the_packed_decoder(wheel: Path) -> None:
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="there is no packed network for it")
+def test_the_wheel_contains_the_packed_network(wheel: Path) -> None:
     """One wheel serves every Python of a platform."""
     assert "-py3-none-" in wheel.name
     assert "-any." not in wheel.name

@@ -9,8 +9,8 @@ from speakeasyd.engine.audio import SAMPLE_RATE
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.model import load_model
 from speakeasyd.engine.whisper.decoding import Decoder
+from speakeasyd.engine.whisper.network import CALL_RULES, CTranslate2Network
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
-from speakeasyd.engine.whisper.text_decoding import CALL_RULES, CTranslate2TextDecoder
 from speakeasyd.engine.whisper.token_segments import TokenSegment
 from speakeasyd.engine.whisper.word_timestamps import align_words
 from tests.integration.test_engine import build_spec
@@ -29,8 +29,8 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> WhisperRecognizer:
 
 @pytest.fixture(scope="module")
 def decoder(recognizer: WhisperRecognizer) -> Decoder:
-    text_decoder = CTranslate2TextDecoder(recognizer.whisper)
-    return Decoder(recognizer.whisper, text_decoder, CALL_RULES["cuda"])
+    network = CTranslate2Network(recognizer.whisper)
+    return Decoder(recognizer.whisper, network, CALL_RULES["cuda"])
 
 
 def join_words(
@@ -90,12 +90,12 @@ def test_empty_texts_can_be_aligned(
 
 
 def test_a_text_that_reaches_the_limit_of_tokens_is_cut_off(recognizer: WhisperRecognizer) -> None:
-    text_decoder = CTranslate2TextDecoder(recognizer.whisper)
-    decoder = Decoder(recognizer.whisper, text_decoder, CALL_RULES["cuda"])
+    network = CTranslate2Network(recognizer.whisper)
+    decoder = Decoder(recognizer.whisper, network, CALL_RULES["cuda"])
     plan = decoder.create_plan(Options(accuracy="fast"), "en")
     clip = Clip(0, 0.0, None, np.zeros(SAMPLE_RATE, np.float32))
     [short] = decoder.decode_batch([clip], [plan.start], plan, plan.way)
-    text_decoder.suppressed.append(decoder.tokenizer("en").eot)  # it never ends
+    network.suppressed.append(decoder.tokenizer("en").eot)  # it never ends
     [endless] = decoder.decode_batch([clip], [plan.start], plan, plan.way)
     assert not short.evidence.cut_off
     assert endless.evidence.cut_off

@@ -12,7 +12,6 @@ import numpy as np
 from ctranslate2 import StorageView
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
-from numpy.typing import NDArray
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
@@ -31,14 +30,14 @@ from speakeasyd.domain.transcript import Segment, Word, finite
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.faults import label_phase
-from speakeasyd.engine.whisper.text_decoding import (
+from speakeasyd.engine.whisper.network import (
     MAX_PROMPT,
     MAX_TEXT,
     MAX_TOKENS,
     CallRules,
     DecodingMethod,
     EncoderOutput,
-    TextDecoder,
+    Network,
     TokenText,
 )
 from speakeasyd.engine.whisper.token_segments import TokenSegment, split_tokens
@@ -125,11 +124,11 @@ class Decoder:
     """Decodes clips. Thread-safe: the model queues calls, and this object is immutable."""
 
     def __init__(
-        self, whisper: WhisperModel, text_decoder: TextDecoder, rules: CallRules | None = None
+        self, whisper: WhisperModel, network: Network, rules: CallRules | None = None
     ) -> None:
-        """`rules`: those of the text decoder, if not given."""
-        self._whisper, self._text_decoder = whisper, text_decoder
-        self.rules = rules or text_decoder.rules
+        """`rules`: those of the network, if not given."""
+        self._whisper, self._network = whisper, network
+        self.rules = rules or network.rules
         self._model = whisper.model
         self.multilingual = bool(whisper.model.is_multilingual)
         self._tokenizer = self.tokenizer("en")
@@ -184,23 +183,9 @@ class Decoder:
 
     def encode_clips(self, clips: Sequence[Samples], frames: Sequence[int]) -> EncoderOutput:
         """Return the encoder's output for windows of `frames`. Raises EngineFault."""
-        features = self.arrange_clips(
-            [
-                self._compute_features(clip, window)[np.newaxis]
-                for clip, window in zip(clips, frames, strict=True)
-            ]
-        )
+        windows = list(map(self._compute_features, clips, frames))
         with label_phase(Phase.ENCODE):
-            return list(map(self._model.encode, features))
-
-    def arrange_clips(self, arrays: Sequence[NDArray[np.float32]]) -> Sequence[StorageView]:
-        """Return arrays of clips, each of shape (1, ...), as the model takes them.
-
-        On a GPU that is one array for all. On a CPU each stays as it is: the data of several clips
-        does not fit the cache. CTranslate2 copies to the device (`WhisperReplica::maybe_encode`).
-        """
-        arranged = arrays if self._model.device == "cpu" else [np.concatenate(arrays)]
-        return list(map(StorageView.from_array, arranged))
+            return self._network.encode_windows(windows)
 
     def _compute_features(self, clip: Samples, frames: int) -> Samples:
         spectrum = self._whisper.feature_extractor(clip)[:, : min(frames, clip.size // _HOP)]
@@ -239,7 +224,7 @@ class Decoder:
             samples, [self.fit_window(len(of_clip), way) for of_clip in samples]
         )
         with label_phase(Phase.GENERATE):
-            texts = self._text_decoder.decode_text(encoded, prompts, way)
+            texts = self._network.decode_text(encoded, prompts, way)
         decoded = [
             self._build_hypothesis(text, clip, len(prompt))
             for text, clip, prompt in zip(texts, clips, prompts, strict=True)

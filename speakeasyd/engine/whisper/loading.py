@@ -15,10 +15,10 @@ from speakeasyd.engine.model_hash import hash_model
 from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable
 from speakeasyd.engine.whisper.download import OnDownload
 from speakeasyd.engine.whisper.model_files import choose_model
-from speakeasyd.engine.whisper.packed_decoder import PackedTextDecoder
+from speakeasyd.engine.whisper.network import CTranslate2Network, Network
 from speakeasyd.engine.whisper.packed_library import Unsupported
+from speakeasyd.engine.whisper.packed_network import PackedNetwork
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
-from speakeasyd.engine.whisper.text_decoding import CTranslate2TextDecoder, TextDecoder
 
 _KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model must recognise
 _ANY_MODEL_SHARE = 0.5  # share for any other model
@@ -48,10 +48,10 @@ def load_whisper(
             on_download=on_download,
         )
         whisper = _create_whisper(choice, spec.device, compute_type, replicas)
-        text_decoder = _create_text_decoder(whisper, choice.folder)
+        network = _create_network(whisper, choice.folder)
         sha256 = hash_model(choice.folder) if spec.hash_model else ""
     heap_retention.retain_freed_pages()
-    recognizer = WhisperRecognizer(whisper, text_decoder)
+    recognizer = WhisperRecognizer(whisper, network)
     with label_phase(Phase.CANARY):
         _run_canary(recognizer, choice, on_gpu=on_gpu)
     loaded = Loaded(
@@ -62,7 +62,7 @@ def load_whisper(
         seconds=round(time.perf_counter() - began, 3),
         warning=choice.warning,
         sha256=sha256,
-        text_decoder=text_decoder.description,
+        network=network.description,
     )
     batch_size = spec.batch_size or (GPU_BATCH if on_gpu else _choose_cpu_batch(choice))
     return Model(recognizer, replicas, batch_size, loaded)
@@ -87,12 +87,12 @@ def _create_whisper(
     )
 
 
-def _create_text_decoder(whisper: WhisperModel, folder: Path) -> TextDecoder:
-    """Return the packed decoder if it can decode this model's text, or else CTranslate2's."""
-    plain = CTranslate2TextDecoder(whisper)
+def _create_network(whisper: WhisperModel, folder: Path) -> Network:
+    """Return the packed network if it can decode this model's text, or else CTranslate2's."""
+    plain = CTranslate2Network(whisper)
     if whisper.model.device == "cpu" and whisper.model.compute_type in _INT8:
         try:
-            return PackedTextDecoder(folder / "model.bin", plain)
+            return PackedNetwork(folder / "model.bin", plain)
         except Unsupported as error:
             plain.description += f", since {error}"
     return plain
@@ -115,7 +115,7 @@ def _run_canary(recognizer: WhisperRecognizer, choice: ModelChoice, *, on_gpu: b
 
 def _transcribe_on_cpu(choice: ModelChoice) -> str:
     whisper = _create_whisper(choice, "cpu", _COMPUTE_TYPE["cpu"])
-    return transcribe_canary(WhisperRecognizer(whisper, CTranslate2TextDecoder(whisper)))
+    return transcribe_canary(WhisperRecognizer(whisper, CTranslate2Network(whisper)))
 
 
 def _is_canary_correct(text: str, choice: ModelChoice) -> bool:

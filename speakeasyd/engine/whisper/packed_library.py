@@ -1,15 +1,15 @@
-"""The libraries that `packed_decoder.c` is compiled to, and their structures.
+"""The libraries that the sources in `packed/` are compiled to, and their structures.
 
 The module imports the standard library alone: the installation uses it, too.
 """
 
 import ctypes
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("packed_decoder.c")
-LIBRARIES = {"AVX-512": "packed_decoder_avx512.so", "AVX2": "packed_decoder_avx2.so"}
+SOURCES = Path(__file__).with_name("packed")
+LIBRARIES = {"AVX-512": "avx512.so", "AVX2": "avx2.so"}
 """By instructions, the fastest first. The names are the same on Windows and macOS."""
 NORMS = ("self_norm", "cross_norm", "hidden_norm")
 LINEARS = (
@@ -22,7 +22,7 @@ _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int32, ctypes.c_float
 class Linear(ctypes.Structure):
     _fields_ = (
         *((name, _POINTER) for name in ("weights", "scales", "weight_sums", "bias")),
-        *((name, _INT) for name in ("outputs", "inputs")),
+        *((name, _INT) for name in ("outputs", "inputs", "bytes")),
     )
 
 
@@ -34,7 +34,19 @@ class Layer(ctypes.Structure):
     _fields_ = (*((name, Norm) for name in NORMS), *((name, Linear) for name in LINEARS))
 
 
-class Model(ctypes.Structure):
+class Encoder(ctypes.Structure):
+    arrays: Sequence[object]  # to which it points
+    _fields_ = (
+        *((name, Linear) for name in ("conv1", "conv2")),
+        ("norm", Norm),
+        ("positions", _POINTER),
+        ("layers", ctypes.POINTER(Layer)),
+        *((name, _INT) for name in ("layer_count", "width", "hidden", "mels")),
+    )
+
+
+class Decoder(ctypes.Structure):
+    arrays: Sequence[object]  # to which it points
     _fields_ = (
         ("layers", ctypes.POINTER(Layer)),
         ("vocabulary", Linear),
@@ -67,36 +79,36 @@ class ClipCall(ctypes.Structure):
 
 
 class Unsupported(Exception):
-    """The packed decoder cannot be used: library, processor or model do not allow it."""
+    """The packed network cannot be used: library, processor or model do not allow it."""
 
 
-def compute_checksum(source: Path) -> int:
-    """Return the number that a library compiled from this source has in it."""
-    return zlib.crc32(source.read_bytes())
+def compute_checksum(sources: Path) -> int:
+    """Return the number that a library compiled from these sources has in it."""
+    return zlib.crc32(b"".join(file.read_bytes() for file in sorted(sources.glob("*.[ch]"))))
 
 
 def load_library(
-    source: Path = SOURCE, libraries: Mapping[str, str] = LIBRARIES
+    sources: Path = SOURCES, libraries: Mapping[str, str] = LIBRARIES
 ) -> tuple[str, ctypes.CDLL]:
     """Return the fastest instructions that this processor has, and their library.
 
-    Raises Unsupported. The libraries are beside their `source`.
+    Raises Unsupported. The libraries are in the folder of their `sources`.
     """
     reasons = []
     for instructions, name in libraries.items():
         try:
-            library = ctypes.CDLL(str(source.with_name(name)))
+            library = ctypes.CDLL(str(sources / name))
             _declare_functions(library)
-            is_current = library.get_source_checksum() == compute_checksum(source)
+            is_current = library.get_source_checksum() == compute_checksum(sources)
         except (OSError, AttributeError) as error:  # no library, or none of this program
-            is_there = source.with_name(name).exists()
+            is_there = (sources / name).exists()
             reasons.append(f"damaged: {error}" if is_there else "not compiled at installation")
             continue
         if is_current and library.is_supported():
             return instructions, library
         reasons.append("no such processor" if is_current else "compiled from another version")
     found = "; ".join(map("{}: {}".format, libraries, reasons))
-    raise Unsupported(f"the packed decoder cannot be used ({found})")
+    raise Unsupported(f"the packed network cannot be used ({found})")
 
 
 def _declare_functions(library: ctypes.CDLL) -> None:
@@ -105,7 +117,8 @@ def _declare_functions(library: ctypes.CDLL) -> None:
     library.get_source_checksum.argtypes = library.is_supported.argtypes = ()
     library.pack_weights.restype = None
     library.pack_weights.argtypes = (ctypes.POINTER(Linear), _POINTER, _INT, _POINTER, _INT)
+    library.encode_window.argtypes = (ctypes.POINTER(Encoder), _POINTER, _INT, _POINTER)
     library.decode_clips.argtypes = (
-        *(ctypes.POINTER(kind) for kind in (Model, Search, ClipCall)),
+        *(ctypes.POINTER(kind) for kind in (Decoder, Search, ClipCall)),
         _INT,
     )

@@ -1,17 +1,19 @@
-"""The weights of a Whisper model's decoder in the layout of the packed decoder."""
+"""The weights of a Whisper model in the layout of the packed network."""
 
 import ctypes
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from speakeasyd.engine.whisper.packed_library import (
+    Decoder,
+    Encoder,
     Layer,
     Linear,
-    Model,
     Norm,
     Unsupported,
 )
@@ -19,33 +21,54 @@ from speakeasyd.engine.whisper.weights_file import Weights
 
 HEAD = 64  # width of an attention head
 POSITIONS = 448  # tokens of prompt and text
+STATES = 1500  # of a window of 30 s
+_TAPS = 3  # frames that a convolution takes
 _OUTPUT_MULTIPLE = 16
-_TYPES: dict[Any, int] = {np.int8: 0, np.float16: 1, np.float32: 2}  # as in packed_decoder.c
+_TYPES: dict[Any, int] = {np.int8: 0, np.float16: 1, np.float32: 2}  # as in layers.h
 _REQUIRED = {  # of every Whisper model
-    "decoder/activation": 3,  # GELU
-    "decoder/alibi": 0,
-    "decoder/pre_norm": 1,
-    "decoder/scale_embeddings": 0,
-    "decoder/start_from_zero_embedding": 0,
+    "activation": 3,  # GELU
+    "alibi": 0,
+    "pre_norm": 1,
+    "scale_embeddings": 0,
+    "start_from_zero_embedding": 0,
 }
 _EMBEDDINGS = "decoder/embeddings"
 
 
-@dataclass(frozen=True, slots=True)
-class PackedWeights:
-    model: Model
-    arrays: Sequence[npt.NDArray[Any]]  # what the model points to
+def pack_encoder(library: ctypes.CDLL, weights: Weights) -> Encoder:
+    """Raises Unsupported for a model that is no plain Whisper model."""
+    _check_variables("encoder", weights)
+    packer = _Packer(library, weights)
+    with _report_missing():
+        encoder = packer.build_encoder()
+    encoder.arrays = packer.arrays
+    return encoder
 
 
-def pack_weights(library: ctypes.CDLL, weights: Weights) -> PackedWeights:
-    """Pack the decoder's weights. Raises Unsupported for a model that is no plain Whisper model."""
-    for name, value in _REQUIRED.items():
-        if (found := weights.get(name, value)) != value:
-            raise Unsupported(f"{name} of the model is {found}")
+def pack_decoder(library: ctypes.CDLL, weights: Weights) -> Decoder:
+    """Raises Unsupported for a model that is no plain Whisper model."""
+    _check_variables("decoder", weights)
     if weights.get("decoder/projection/weight") is not weights.get(f"{_EMBEDDINGS}/weight"):
         raise Unsupported("the model's output layer has weights of its own")
+    packer = _Packer(library, weights)
+    with _report_missing():
+        decoder = packer.build_decoder()
+    decoder.arrays = packer.arrays
+    return decoder
+
+
+def _check_variables(part: str, weights: Weights) -> None:
+    """Raises Unsupported."""
+    for name, value in _REQUIRED.items():
+        if (found := weights.get(f"{part}/{name}", value)) != value:
+            raise Unsupported(f"{part}/{name} of the model is {found}")
+
+
+@contextmanager
+def _report_missing() -> Iterator[None]:
+    """Raises Unsupported."""
     try:
-        return _Packer(library, weights).pack()
+        yield
     except KeyError as error:
         raise Unsupported(f"the model has no {error}") from error
 
@@ -53,46 +76,66 @@ def pack_weights(library: ctypes.CDLL, weights: Weights) -> PackedWeights:
 class _Packer:
     def __init__(self, library: ctypes.CDLL, weights: Weights) -> None:
         self._library, self._weights = library, weights
-        self._arrays: list[npt.NDArray[Any]] = []
+        self.arrays: list[npt.NDArray[Any]] = []
 
-    def pack(self) -> PackedWeights:
+    def build_encoder(self) -> Encoder:
+        width, mels, _ = self._weights["encoder/conv1/weight"].shape
+        layers, hidden = self._build_layers("encoder", width)
+        return Encoder(
+            conv1=self._pack_convolution("encoder/conv1", width, mels),
+            conv2=self._pack_convolution("encoder/conv2", width, width),
+            norm=self._build_norm("encoder/layer_norm", width),
+            positions=self._keep_floats("encoder/position_encodings/encodings", STATES, width),
+            layers=layers,
+            layer_count=len(layers),
+            width=width,
+            hidden=hidden,
+            mels=mels,
+        )
+
+    def build_decoder(self) -> Decoder:
         tokens, width = self._weights[f"{_EMBEDDINGS}/weight"].shape
-        if width != int(self._weights["decoder/num_heads"]) * HEAD:
-            raise Unsupported(f"the model's attention heads are not {HEAD} wide")
-        hidden = len(self._weights["decoder/layer_0/ffn/linear_0/weight"])
-        if hidden % HEAD:
-            raise Unsupported(f"the model's hidden layer is {hidden} wide")
-        count = 0
-        while f"decoder/layer_{count}/ffn/linear_0/weight" in self._weights:
-            count += 1
-        layers = [
-            self._build_layer(f"decoder/layer_{number}", width, hidden) for number in range(count)
-        ]
-        model = Model(
-            layers=(Layer * count)(*layers),
+        layers, hidden = self._build_layers("decoder", width)
+        return Decoder(
+            layers=layers,
             vocabulary=self._pack_linear(_EMBEDDINGS, tokens, width),
             norm=self._build_norm("decoder/layer_norm", width),
             positions=self._keep_floats("decoder/position_encodings/encodings", POSITIONS, width),
-            layer_count=count,
+            layer_count=len(layers),
             width=width,
             hidden=hidden,
             tokens=tokens,
         )
-        return PackedWeights(model, self._arrays)
+
+    def _build_layers(self, part: str, width: int) -> tuple[ctypes.Array[Layer], int]:
+        """Return the layers and the width between the two linear layers at the end of each."""
+        if width != int(self._weights[f"{part}/num_heads"]) * HEAD:
+            raise Unsupported(f"the model's attention heads are not {HEAD} wide")
+        hidden = len(self._weights[f"{part}/layer_0/ffn/linear_0/weight"])
+        if hidden % HEAD:
+            raise Unsupported(f"the model's hidden layer is {hidden} wide")
+        names = takewhile(
+            lambda name: f"{name}/ffn/linear_0/weight" in self._weights,
+            (f"{part}/layer_{number}" for number in count()),
+        )
+        layers = [self._build_layer(name, width, hidden) for name in names]
+        return (Layer * len(layers))(*layers), hidden
 
     def _build_layer(self, name: str, width: int, hidden: int) -> Layer:
-        return Layer(
+        layer = Layer(
             self_norm=self._build_norm(f"{name}/self_attention/layer_norm", width),
             self_in=self._pack_linear(f"{name}/self_attention/linear_0", 3 * width, width),
             self_out=self._pack_linear(f"{name}/self_attention/linear_1", width, width),
-            cross_norm=self._build_norm(f"{name}/attention/layer_norm", width),
-            cross_query=self._pack_linear(f"{name}/attention/linear_0", width, width),
-            cross_in=self._pack_linear(f"{name}/attention/linear_1", 2 * width, width),
-            cross_out=self._pack_linear(f"{name}/attention/linear_2", width, width),
             hidden_norm=self._build_norm(f"{name}/ffn/layer_norm", width),
             hidden_in=self._pack_linear(f"{name}/ffn/linear_0", hidden, width),
             hidden_out=self._pack_linear(f"{name}/ffn/linear_1", width, hidden),
         )
+        if name.startswith("decoder/"):
+            layer.cross_norm = self._build_norm(f"{name}/attention/layer_norm", width)
+            layer.cross_query = self._pack_linear(f"{name}/attention/linear_0", width, width)
+            layer.cross_in = self._pack_linear(f"{name}/attention/linear_1", 2 * width, width)
+            layer.cross_out = self._pack_linear(f"{name}/attention/linear_2", width, width)
+        return layer
 
     def _build_norm(self, name: str, width: int) -> Norm:
         return Norm(
@@ -102,9 +145,21 @@ class _Packer:
 
     def _pack_linear(self, name: str, outputs: int, inputs: int) -> Linear:
         weights = np.ascontiguousarray(self._get(f"{name}/weight", outputs, inputs))
+        return self._pack(name, weights, size=1)
+
+    def _pack_convolution(self, name: str, outputs: int, channels: int) -> Linear:
+        weights = self._get(f"{name}/weight", outputs, channels, _TAPS)
+        by_frame = weights.transpose(0, 2, 1).reshape(outputs, -1).astype(np.float32)
+        if weights.dtype == np.int8:
+            by_frame /= self._get(f"{name}/weight_scale", outputs)[:, np.newaxis]
+        return self._pack(name, by_frame, size=2)
+
+    def _pack(self, name: str, weights: npt.NDArray[Any], *, size: int) -> Linear:
+        """`size`: bytes of a packed weight."""
         kind = _TYPES.get(weights.dtype.type)
         if kind is None:
             raise Unsupported(f"the model's weights are {weights.dtype}")
+        outputs, inputs = weights.shape
         factors = np.empty(0, np.float32)
         if weights.dtype == np.int8:
             factors = np.ascontiguousarray(self._get(f"{name}/weight_scale", outputs), np.float32)
@@ -113,12 +168,13 @@ class _Packer:
         if f"{name}/bias" in self._weights:
             bias[:outputs] = self._get(f"{name}/bias", outputs)
         linear = Linear(
-            weights=self._keep(np.empty(padded * inputs, np.int8)),
+            weights=self._keep(np.empty(padded * inputs * size, np.int8)),
             scales=self._keep(np.empty(padded, np.float32)),
             weight_sums=self._keep(np.empty(padded, np.int32)),
             bias=self._keep(bias),
             outputs=padded,
             inputs=inputs,
+            bytes=size,
         )
         self._library.pack_weights(linear, weights.ctypes.data, kind, factors.ctypes.data, outputs)
         return linear
@@ -134,5 +190,5 @@ class _Packer:
         return self._keep(np.array(self._get(name, *shape), np.float32))
 
     def _keep(self, array: npt.NDArray[Any]) -> int:
-        self._arrays.append(array)
+        self.arrays.append(array)
         return int(array.ctypes.data)

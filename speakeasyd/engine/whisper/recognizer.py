@@ -18,9 +18,10 @@ from speakeasyd.engine.whisper.decoding import (
     Decoder,
     DecodingPlan,
 )
-from speakeasyd.engine.whisper.text_decoding import (
+from speakeasyd.engine.whisper.network import (
     CallRules,
-    TextDecoder,
+    Network,
+    arrange_clips,
     split_encoder_output,
 )
 
@@ -76,11 +77,11 @@ class WhisperRecognizer:
     """See `Recognizer`."""
 
     def __init__(
-        self, whisper: WhisperModel, text_decoder: TextDecoder, rules: CallRules | None = None
+        self, whisper: WhisperModel, network: Network, rules: CallRules | None = None
     ) -> None:
-        """`rules`: those of the text decoder, if not given."""
-        self.whisper, self.text_decoder = whisper, text_decoder
-        self._decoder = Decoder(whisper, text_decoder, rules)
+        """`rules`: those of the network, if not given."""
+        self.whisper, self.network = whisper, network
+        self._decoder = Decoder(whisper, network, rules)
         self._create_plan = lru_cache(_PLANS_KEPT)(self._decoder.create_plan)
         self.capabilities = Capabilities(
             languages=frozenset(whisper.supported_languages),
@@ -142,7 +143,7 @@ class WhisperRecognizer:
             [request.prompt for request in requests],
             requests[0].plan,
             requests[0].plan.way,
-            self._decoder.arrange_clips([of_clip.states for of_clip in encoded])
+            arrange_clips([of_clip.states for of_clip in encoded], self.whisper.model.device)
             if encoded
             else None,
         )
@@ -153,4 +154,4 @@ class WhisperRecognizer:
 
     def free(self) -> None:
         """Drop the only references to the model."""
-        del self.whisper, self.text_decoder, self._decoder, self._create_plan
+        del self.whisper, self.network, self._decoder, self._create_plan

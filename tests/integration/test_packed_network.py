@@ -1,4 +1,4 @@
-"""The packed decoder, compared with CTranslate2, for each instruction set of this processor."""
+"""The packed network, compared with CTranslate2, for each instruction set of this processor."""
 
 import ctypes
 import shutil
@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.bundled_audio import decode_bundled_audio
 from speakeasyd.engine.whisper.decoding import Decoder
-from speakeasyd.engine.whisper.packed_decoder import PackedTextDecoder
-from speakeasyd.engine.whisper.packed_library import LIBRARIES, SOURCE, Unsupported, load_library
-from speakeasyd.engine.whisper.packed_weights import pack_weights
-from speakeasyd.engine.whisper.text_decoding import (
+from speakeasyd.engine.whisper.network import (
     MAX_TEXT,
-    CTranslate2TextDecoder,
+    CTranslate2Network,
     DecodingMethod,
-    TextDecoder,
+    Network,
     TokenText,
 )
+from speakeasyd.engine.whisper.packed_library import LIBRARIES, SOURCES, Unsupported, load_library
+from speakeasyd.engine.whisper.packed_network import PackedEncoder, PackedNetwork
+from speakeasyd.engine.whisper.packed_weights import pack_decoder, pack_encoder
 from speakeasyd.engine.whisper.weights_file import UnknownFormat, Weights, read_weights
 
 pytestmark = pytest.mark.real
@@ -54,12 +54,12 @@ def whisper(model_file: Path) -> WhisperModel:
 
 
 @pytest.fixture(scope="module")
-def plain(whisper: WhisperModel) -> CTranslate2TextDecoder:
-    return CTranslate2TextDecoder(whisper)
+def plain(whisper: WhisperModel) -> CTranslate2Network:
+    return CTranslate2Network(whisper)
 
 
 @pytest.fixture(scope="module")
-def tokenizer(plain: CTranslate2TextDecoder) -> Tokenizer:
+def tokenizer(plain: CTranslate2Network) -> Tokenizer:
     return plain.tokenizer
 
 
@@ -74,22 +74,20 @@ def library(request: pytest.FixtureRequest) -> tuple[str, ctypes.CDLL]:
 
 @pytest.fixture(scope="module")
 def packed(
-    library: tuple[str, ctypes.CDLL], model_file: Path, plain: CTranslate2TextDecoder
-) -> PackedTextDecoder:
-    return PackedTextDecoder(model_file, plain, library)
+    library: tuple[str, ctypes.CDLL], model_file: Path, plain: CTranslate2Network
+) -> PackedNetwork:
+    return PackedNetwork(model_file, plain, library)
 
 
 @pytest.fixture(scope="module")
-def decoders(
-    packed: PackedTextDecoder, plain: CTranslate2TextDecoder
-) -> tuple[TextDecoder, TextDecoder]:
+def decoders(packed: PackedNetwork, plain: CTranslate2Network) -> tuple[Network, Network]:
     return packed, plain
 
 
 @pytest.fixture(scope="module")
 def clips(whisper: WhisperModel) -> list[StorageView]:
     """The encoder's output of recordings, with windows of different lengths."""
-    decoder = Decoder(whisper, CTranslate2TextDecoder(whisper))
+    decoder = Decoder(whisper, CTranslate2Network(whisper))
     samples: list[Samples] = [decode_bundled_audio(name)[:LONGEST] for name in RECORDINGS]
     samples.append(samples[0][: 3 * SAMPLE_RATE])
     return list(
@@ -117,7 +115,7 @@ def split_text(tokenizer: Tokenizer, text: TokenText) -> list[str]:
     ids=["greedy", "beam", "patient", "beam without timestamps"],
 )
 def test_it_finds_the_text_that_ctranslate2_finds(
-    decoders: tuple[TextDecoder, TextDecoder],
+    decoders: tuple[Network, Network],
     tokenizer: Tokenizer,
     clips: Sequence[StorageView],
     method: DecodingMethod,
@@ -138,7 +136,7 @@ def test_it_finds_the_text_that_ctranslate2_finds(
 
 
 def test_the_first_probability_is_that_of_ctranslate2(
-    decoders: tuple[TextDecoder, TextDecoder], tokenizer: Tokenizer, clips: Sequence[StorageView]
+    decoders: tuple[Network, Network], tokenizer: Tokenizer, clips: Sequence[StorageView]
 ) -> None:
     for clip in clips:
         [[ours], [theirs]] = (
@@ -150,7 +148,7 @@ def test_the_first_probability_is_that_of_ctranslate2(
 
 @pytest.mark.parametrize("method", [GREEDY, BEAM], ids=["greedy", "beam"])
 def test_a_text_does_not_depend_on_the_other_clips(
-    packed: PackedTextDecoder,
+    packed: PackedNetwork,
     tokenizer: Tokenizer,
     clips: Sequence[StorageView],
     method: DecodingMethod,
@@ -166,7 +164,7 @@ def test_a_text_does_not_depend_on_the_other_clips(
 
 
 def test_times_rise_and_come_in_pairs(
-    packed: PackedTextDecoder, tokenizer: Tokenizer, clips: Sequence[StorageView]
+    packed: PackedNetwork, tokenizer: Tokenizer, clips: Sequence[StorageView]
 ) -> None:
     texts = packed.decode_text(clips, [tokenizer.sot_sequence] * len(clips), BEAM)
     suppressed = get_suppressed_tokens(tokenizer, [-1])
@@ -181,7 +179,7 @@ def test_times_rise_and_come_in_pairs(
 
 
 def test_a_method_with_penalties_is_left_to_ctranslate2(
-    decoders: tuple[TextDecoder, TextDecoder], tokenizer: Tokenizer, clips: Sequence[StorageView]
+    decoders: tuple[Network, Network], tokenizer: Tokenizer, clips: Sequence[StorageView]
 ) -> None:
     packed, plain = decoders
     method = DecodingMethod(repetition_penalty=1.2, no_repeat_ngram_size=3)
@@ -194,7 +192,7 @@ def test_a_method_with_penalties_is_left_to_ctranslate2(
 
 
 def test_a_context_cannot_switch_timestamps_off(
-    packed: PackedTextDecoder, tokenizer: Tokenizer, clips: Sequence[StorageView]
+    packed: PackedNetwork, tokenizer: Tokenizer, clips: Sequence[StorageView]
 ) -> None:
     """The tokenizer takes such words for the token."""
     context = tokenizer.encode(" and <|notimestamps|> then")
@@ -210,9 +208,9 @@ def test_a_text_without_an_end_is_cut(
     model_file: Path,
     clips: Sequence[StorageView],
 ) -> None:
-    endless = CTranslate2TextDecoder(whisper)
+    endless = CTranslate2Network(whisper)
     endless.suppressed.append(endless.tokenizer.eot)
-    packed: TextDecoder = PackedTextDecoder(model_file, endless, library)
+    packed: Network = PackedNetwork(model_file, endless, library)
     prompts = build_prompts(endless.tokenizer)[1:3]  # the shortest and the longest
     lengths = [
         [len(text.tokens) for text in decoder.decode_text(clips[:1], [prompt], DecodingMethod(2))]
@@ -226,7 +224,7 @@ def test_a_text_without_an_end_is_cut(
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, 1e30])
 def test_wrong_numbers_end_a_text(
-    packed: PackedTextDecoder, tokenizer: Tokenizer, clips: Sequence[StorageView], value: float
+    packed: PackedNetwork, tokenizer: Tokenizer, clips: Sequence[StorageView], value: float
 ) -> None:
     wrong = StorageView.from_array(np.full_like(np.asarray(clips[3]), value))
     prompts = [tokenizer.sot_sequence] * 2
@@ -236,11 +234,108 @@ def test_wrong_numbers_end_a_text(
 
 
 def test_too_little_memory_is_an_error(
-    packed: PackedTextDecoder, tokenizer: Tokenizer, clips: Sequence[StorageView]
+    packed: PackedNetwork, tokenizer: Tokenizer, clips: Sequence[StorageView]
 ) -> None:
     """More than a process can address."""
     with pytest.raises(MemoryError):
         packed.decode_text(clips[:1], [tokenizer.sot_sequence], DecodingMethod(2**31 - 1))
+
+
+# --- the encoder ---
+
+
+@pytest.fixture(scope="module")
+def encoder(library: tuple[str, ctypes.CDLL], model_file: Path) -> PackedEncoder:
+    return PackedEncoder(library[1], read_weights(model_file))
+
+
+@pytest.fixture(scope="module")
+def exact(model_file: Path) -> CTranslate2Network:
+    """Computes with 32-bit floats."""
+    return CTranslate2Network(
+        WhisperModel(str(model_file.parent), "cpu", compute_type="float32", cpu_threads=1)
+    )
+
+
+@pytest.fixture(scope="module")
+def spectra(whisper: WhisperModel) -> list[Samples]:
+    """Log-mel spectra of the first 30 s of the recordings; zeros follow a shorter one."""
+    recordings = (decode_bundled_audio(name)[: 30 * SAMPLE_RATE] for name in RECORDINGS)
+    found = [whisper.feature_extractor(recording)[:, :3000] for recording in recordings]
+    return [np.pad(one, ((0, 0), (0, 3000 - one.shape[1]))) for one in found]
+
+
+def measure_error(states: StorageView | Samples, expected: StorageView) -> float:
+    """Return the root mean square of the differences, relative to that of the expected values."""
+    right = np.asarray(expected)
+    return float(np.sqrt(np.mean((np.asarray(states) - right) ** 2) / np.mean(right**2)))
+
+
+@pytest.mark.parametrize(
+    "frames", [2, 60, 256, 258, 1000, 3000], ids="{} frames".format
+)  # a block is 128 states, of two frames each
+def test_states_are_as_exact_as_those_of_ctranslate2(
+    encoder: PackedEncoder,
+    plain: CTranslate2Network,
+    exact: CTranslate2Network,
+    spectra: Sequence[Samples],
+    frames: int,
+) -> None:
+    """The mean over recordings: the error of one depends on where its values are rounded."""
+    windows = [np.ascontiguousarray(spectrum[:, :frames]) for spectrum in spectra]
+    expected = exact.encode_windows(windows)
+    ours = list(map(measure_error, map(encoder.encode_window, windows), expected))
+    theirs = list(map(measure_error, plain.encode_windows(windows), expected))
+    assert np.mean(ours) < 1.5 * np.mean(theirs)
+    assert max(ours) < 0.15
+
+
+def test_a_network_encodes_each_window(
+    packed: PackedNetwork, encoder: PackedEncoder, plain: CTranslate2Network, spectra: list[Samples]
+) -> None:
+    windows = [spectra[0][:, :1000].copy(), spectra[1][:, :400].copy()]
+    for found, window in zip(packed.encode_windows(windows), windows, strict=True):
+        assert found.shape == [1, window.shape[1] // 2, 384]
+        candidates = [encoder.encode_window(window), *plain.encode_windows([window])]
+        assert any(np.array_equal(np.asarray(found), np.asarray(one)) for one in candidates)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1e30])
+def test_wrong_numbers_are_encoded(encoder: PackedEncoder, value: float) -> None:
+    window = np.full((80, 300), value, np.float32)
+    assert encoder.encode_window(window).shape == (1, 150, 384)
+
+
+def test_convolutions_with_int8_weights_are_packed(
+    encoder: PackedEncoder,
+    library: tuple[str, ctypes.CDLL],
+    model_file: Path,
+    spectra: Sequence[Samples],
+) -> None:
+    weights = read_weights(model_file)
+    for name in ("encoder/conv1/weight", "encoder/conv2/weight"):
+        wide = weights[name].astype(np.float32)
+        scales = np.float32(127) / np.abs(wide).max(axis=(1, 2))
+        weights[name] = np.rint(wide * scales[:, np.newaxis, np.newaxis]).astype(np.int8)
+        weights[f"{name}_scale"] = scales
+    window = np.ascontiguousarray(spectra[0][:, :1000])
+    found = PackedEncoder(library[1], weights).encode_window(window)
+    assert measure_error(found, StorageView.from_array(encoder.encode_window(window))) < 0.1
+
+
+def test_too_little_memory_for_states_is_an_error(
+    encoder: PackedEncoder, library: tuple[str, ctypes.CDLL], model_file: Path
+) -> None:
+    resource = pytest.importorskip("resource")
+    hungry = PackedEncoder(library[1], read_weights(model_file))
+    hungry._encoder.hidden = 2**31 - 1  # 2 TB
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, limits[1]))
+    try:
+        with pytest.raises(MemoryError):
+            hungry.encode_window(np.zeros((80, 300), np.float32))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 # --- weights ---
@@ -250,7 +345,7 @@ def convert(weights: Weights, dtype: type) -> Weights:
     """Return the matrices with another type, quantized to 8 bits if it is int8."""
     converted: Weights = {}
     for name, values in weights.items():
-        if values.ndim != 2 or not name.startswith("decoder/") or "encodings" in name:
+        if values.ndim != 2 or "encodings" in name:
             converted[name] = values
         elif dtype is np.int8:
             wide = values.astype(np.float32)
@@ -267,10 +362,11 @@ def test_weights_of_each_type_are_packed_alike(
     library: tuple[str, ctypes.CDLL], model_file: Path, dtype: type
 ) -> None:
     weights = read_weights(model_file)
-    expected = pack_weights(library[1], weights).arrays
-    found = pack_weights(library[1], convert(weights, dtype)).arrays
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6)
+    for pack in (pack_encoder, pack_decoder):
+        expected = pack(library[1], weights).arrays
+        found = pack(library[1], convert(weights, dtype)).arrays
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_the_file_of_the_model_is_not_needed_afterwards(
@@ -282,8 +378,9 @@ def test_the_file_of_the_model_is_not_needed_afterwards(
         for name, values in read_weights(model_file).items()
     }
     weights[PROJECTION] = weights["decoder/embeddings/weight"]
-    for array in pack_weights(library[1], weights).arrays:
-        assert not any(np.may_share_memory(array, values) for values in weights.values())
+    for pack in (pack_encoder, pack_decoder):
+        for array in pack(library[1], weights).arrays:
+            assert not any(np.may_share_memory(array, values) for values in weights.values())
 
 
 @pytest.mark.parametrize(
@@ -297,22 +394,28 @@ def test_the_file_of_the_model_is_not_needed_afterwards(
         ({"decoder/layer_3/ffn/linear_0/bias": np.zeros(1537, np.float16)}, "shape"),
         ({"decoder/position_encodings/encodings": np.zeros((100, 384))}, "shape"),
         ({PROJECTION: np.zeros((51864, 384), np.float16)}, "output layer"),
+        ({"encoder/activation": np.int8(0)}, "activation"),
+        ({"encoder/num_heads": np.int16(8)}, "heads"),
+        ({"encoder/conv1/weight": np.zeros((384, 80, 5), np.float16)}, "shape"),
+        ({"encoder/conv2/weight": np.zeros((384, 384, 3), np.int8)}, "weight_scale"),
+        ({"encoder/position_encodings/encodings": np.zeros((100, 384))}, "shape"),
     ],
 )
 def test_other_models_are_left_to_ctranslate2(
     library: tuple[str, ctypes.CDLL], model_file: Path, change: Weights, reason: str
 ) -> None:
+    weights = {**read_weights(model_file), **change}
     with pytest.raises(Unsupported, match=reason):
-        pack_weights(library[1], {**read_weights(model_file), **change})
+        (pack_encoder if "encoder" in next(iter(change)) else pack_decoder)(library[1], weights)
 
 
 def test_another_tokenizer_is_left_to_ctranslate2(
     library: tuple[str, ctypes.CDLL], model_file: Path, whisper: WhisperModel
 ) -> None:
-    other = CTranslate2TextDecoder(whisper)
+    other = CTranslate2Network(whisper)
     other.tokenizer.no_timestamps += 1
     with pytest.raises(Unsupported, match="tokenizer"):
-        PackedTextDecoder(model_file, other, library)
+        PackedNetwork(model_file, other, library)
 
 
 def test_variables_of_the_file_are_read(model_file: Path) -> None:
@@ -345,18 +448,17 @@ def test_a_damaged_file_has_an_unknown_format(
 def test_a_library_of_another_version_is_refused(
     library: tuple[str, ctypes.CDLL], tmp_path: Path
 ) -> None:
-    name = LIBRARIES[library[0]]
-    shutil.copy(SOURCE.with_name(name), tmp_path)
-    source = tmp_path / SOURCE.name
-    source.write_bytes(SOURCE.read_bytes() + b"\n")
+    sources = tmp_path / "sources"
+    shutil.copytree(SOURCES, sources)
+    with (sources / "layers.h").open("a") as header:
+        header.write("\n")
     with pytest.raises(Unsupported, match="another version"):
-        load_library(source, {library[0]: name})
+        load_library(sources, {library[0]: LIBRARIES[library[0]]})
 
 
 @pytest.mark.parametrize("content", [b"", b"no library"])
 def test_a_damaged_library_is_refused(tmp_path: Path, content: bytes) -> None:
-    source = Path(shutil.copy(SOURCE, tmp_path))
     for name in LIBRARIES.values():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(Unsupported, match="AVX2: damaged"):
-        load_library(source)
+        load_library(tmp_path)

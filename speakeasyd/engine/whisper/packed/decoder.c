@@ -1,174 +1,19 @@
-/* The text decoder of Whisper with int8 weights that are packed once, on one thread.
+/* The text decoder of Whisper on one thread.
  *
  * The computation is that of CTranslate2 with compute type int8: the same products of 8-bit
  * integers, the same beam search, the same rules for timestamps. Keys and values are stored as
  * 16-bit floats, which halves the memory that a step reads. Clips with windows and prompts of any
  * length share a call; the text of a clip does not depend on the others.
- *
- * Compiled for one instruction set at a time: AVX-512 with VNNI, or AVX2 with FMA and F16C.
- * Pointers are to contiguous arrays, "row" is one hypothesis of one clip in a step, or one token of
- * a prompt.
  */
-#include <immintrin.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
+#include "layers.h"
 
-#ifdef _WIN32
-#define EXPORT __declspec(dllexport)
-#else
-#define EXPORT __attribute__((visibility("default")))
-#endif
-#define INLINE static inline __attribute__((always_inline))
-
-#define HEAD 64                /* width of an attention head in every Whisper model */
-#define ATTENTION_SCALE 0.125f /* 1 / sqrt(HEAD) */
-#define MASKED (-1e30f)        /* not an infinity, so that differences are defined */
-#define QUERY_ROWS 5           /* that share the loading of a key or value: a beam */
+#define QUERY_ROWS 5  /* that share the loading of a key or value: a beam */
 #define STATE_ROWS 96 /* encoder states projected at a time: their values fit into the cache */
-
-/* The sizes of tiles are those for which all sums of a tile are in registers. */
-#if defined(__AVX512F__) && defined(__AVX512VNNI__)
-#define LANES 16
-#define TILE_ROWS 6
-#define TILE_VECTORS 4
-#define VALUE_VECTORS 4
-#define ZERO_POINT 128 /* added to quantized inputs: the instruction takes them unsigned */
-#else
-#define LANES 8
-#define TILE_ROWS 4
-#define TILE_VECTORS 2
-#define VALUE_VECTORS 2
-#define ZERO_POINT 0
-#endif
-
-typedef float floats __attribute__((vector_size(LANES * 4)));
-typedef float unaligned_floats __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t ints __attribute__((vector_size(LANES * 4)));
-typedef uint16_t half;
-
-INLINE floats broadcast(float value) { return value - (floats){0}; }
-INLINE floats load(const float *from) { return *(const unaligned_floats *)from; }
-INLINE void store(float *to, floats values) { *(unaligned_floats *)to = values; }
-INLINE int round_up(int count, int multiple) {
-    return (count + multiple - 1) / multiple * multiple;
-}
-INLINE int min_int(int a, int b) { return a < b ? a : b; }
-
 #if LANES == 16
-/* Adds to each lane the product of four inputs with the four weights of its output. */
-INLINE ints add_dot_products(ints sums, int32_t four_inputs, const int8_t *weights) {
-    return (ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four_inputs),
-                                     _mm512_loadu_si512(weights));
-}
-INLINE ints load_ints(const int32_t *from) { return (ints)_mm512_loadu_si512(from); }
-INLINE floats load_halves(const half *from) {
-    return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
-}
-INLINE void store_halves(half *to, floats values) {
-    _mm256_storeu_si256((__m256i *)to, _mm512_cvtps_ph((__m512)values, _MM_FROUND_TO_NEAREST_INT));
-}
-INLINE void store_bytes(void *to, ints values) {
-    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)values));
-}
-INLINE floats max_floats(floats a, floats b) { return (floats)_mm512_max_ps((__m512)a, (__m512)b); }
-INLINE ints round_floats(floats values) { return (ints)_mm512_cvtps_epi32((__m512)values); }
-INLINE float reduce_max(floats values) { return _mm512_reduce_max_ps((__m512)values); }
-INLINE float reduce_add(floats values) { return _mm512_reduce_add_ps((__m512)values); }
-INLINE int is_any_above(floats values, float limit) {
-    return _mm512_cmp_ps_mask((__m512)values, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
-}
+#define VALUE_VECTORS 4
 #else
-INLINE ints add_dot_products(ints sums, int32_t four_inputs, const int8_t *weights) {
-    /* |weight| times the input with the weight's sign: the sum of two fits into 16 bits */
-    __m256i w = _mm256_loadu_si256((const __m256i *)weights), x = _mm256_set1_epi32(four_inputs);
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    return sums + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
-INLINE ints load_ints(const int32_t *from) {
-    return (ints)_mm256_loadu_si256((const __m256i *)from);
-}
-INLINE floats load_halves(const half *from) {
-    return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
-}
-INLINE void store_halves(half *to, floats values) {
-    _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT));
-}
-INLINE void store_bytes(void *to, ints values) {
-    for (int lane = 0; lane < LANES; lane++) ((int8_t *)to)[lane] = (int8_t)values[lane];
-}
-INLINE floats max_floats(floats a, floats b) { return (floats)_mm256_max_ps((__m256)a, (__m256)b); }
-INLINE ints round_floats(floats values) { return (ints)_mm256_cvtps_epi32((__m256)values); }
-INLINE float reduce_max(floats values) {
-    float max = values[0];
-    for (int lane = 1; lane < LANES; lane++) max = values[lane] > max ? values[lane] : max;
-    return max;
-}
-INLINE float reduce_add(floats values) {
-    __m128 sums = _mm_add_ps(_mm256_castps256_ps128((__m256)values),
-                             _mm256_extractf128_ps((__m256)values, 1));
-    sums = _mm_add_ps(sums, _mm_movehl_ps(sums, sums));
-    return _mm_cvtss_f32(_mm_add_ss(sums, _mm_movehdup_ps(sums)));
-}
-INLINE int is_any_above(floats values, float limit) {
-    __m256 above = _mm256_cmp_ps((__m256)values, _mm256_set1_ps(limit), _CMP_GT_OQ);
-    return _mm256_movemask_ps(above) != 0;
-}
+#define VALUE_VECTORS 2
 #endif
-
-/* e^x for x from -87 to 88; for less, about 1e-38. Relative error below 2e-7: a polynomial of
- * degree 6 after reduction to half of ln 2. */
-INLINE floats exponential(floats x) {
-    x = max_floats(x, broadcast(-87.0f));
-    const ints exponent = round_floats(x * 1.44269504f);
-    const floats n = __builtin_convertvector(exponent, floats);
-    const floats r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln 2 in two parts */
-    floats p = broadcast(1.0f / 720);
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    const ints power = (exponent + 127) << 23;
-    return p * (floats)power;
-}
-
-/* The GELU activation. Its error function: Abramowitz and Stegun, formula 7.1.26, with an error
- * below 1.5e-7. */
-INLINE floats compute_gelu(floats x) {
-    const floats z = x * 0.70710678f, size = max_floats(z, -z);
-    const floats t = 1.0f / (1.0f + 0.3275911f * size);
-    floats p = 1.061405429f * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    const floats lower = 0.5f * p * t * exponential(-size * size), upper = 1.0f - lower;
-    const ints is_negative = z < 0.0f;
-    return x * (floats)(((ints)lower & is_negative) | ((ints)upper & ~is_negative));
-}
-
-/* ---- the model ---- */
-
-typedef struct {
-    int8_t *weights;         /* [outputs / LANES][inputs / 4][LANES][4] */
-    float *scales;           /* [outputs]: value of a product, besides the scale of the row */
-    int32_t *weight_sums;    /* [outputs] */
-    const float *bias;       /* [outputs] */
-    int32_t outputs, inputs; /* multiples of 16 (padded), and of 64 (whole heads) */
-} Linear;
-
-typedef struct {
-    const float *gamma, *beta; /* [width] */
-} Norm;
-
-typedef struct {
-    Norm self_norm, cross_norm, hidden_norm;
-    Linear self_in, self_out;                /* self_in: queries, keys and values */
-    Linear cross_query, cross_in, cross_out; /* cross_in: keys and values of encoder states */
-    Linear hidden_in, hidden_out;
-} Layer;
 
 typedef struct {
     const Layer *layers;
@@ -176,7 +21,7 @@ typedef struct {
     Norm norm;
     const float *positions;                     /* [448][width] */
     int32_t layer_count, width, hidden, tokens; /* tokens: without those that pad the vocabulary */
-} Model;
+} Decoder;
 
 typedef struct {
     int32_t beam_size;                     /* at most 256 */
@@ -210,8 +55,7 @@ typedef struct {
     float *projected;             /* [rows][largest width of a product] */
     float *logits;                /* [hypotheses][padded tokens] */
     float *scores;                /* of attention */
-    uint8_t *quantized;           /* as `projected` */
-    float *row_scales;            /* [rows] */
+    Rounded rounded;              /* as `projected` */
 } Workspace;
 
 /* Keys and values that all hypotheses of a clip share: of encoder states, or of the prompt. */
@@ -247,181 +91,14 @@ typedef struct {
     int candidates;
 } ClipState;
 
-static void *allocate(size_t count, size_t size, int *failed) {
-    void *memory = *failed ? NULL : malloc(count * size + 1);
-    if (!memory) *failed = 1;
-    return memory;
-}
-
-/* ---- products ---- */
-
-enum { INT8, FLOAT16, FLOAT32 }; /* types of weights, as in packed_weights.py */
-
-INLINE floats load_weights(const void *weights, int type, size_t at) {
-    return type == FLOAT16 ? load_halves((const half *)weights + at)
-                           : load((const float *)weights + at);
-}
-
-INLINE float find_peak(const void *values, int type, size_t at, int count) {
-    floats peaks = {0};
-    for (int i = 0; i < count; i += LANES) {
-        const floats x = load_weights(values, type, at + i);
-        peaks = max_floats(peaks, max_floats(x, -x));
-    }
-    return reduce_max(peaks);
-}
-
-/* Packs weights [count][linear->inputs]: int8 with a factor for each row [count], or float16 or
- * float32, which are quantized. The outputs after `count` are 0. */
-EXPORT void pack_weights(Linear *linear, const void *weights, int type, const float *factors,
-                         int count) {
-    const int width = linear->inputs;
-    memset(linear->weights, 0, (size_t)linear->outputs * width);
-    memset(linear->scales, 0, linear->outputs * sizeof *linear->scales);
-    memset(linear->weight_sums, 0, linear->outputs * sizeof *linear->weight_sums);
-    for (int row = 0; row < count; row++) {
-        const size_t at = (size_t)row * width;
-        const float peak = type == INT8 ? 0 : find_peak(weights, type, at, width);
-        const float factor = type == INT8 ? factors[row] : peak > 0 ? 127.0f / peak : 1.0f;
-        int8_t *to = linear->weights + (size_t)(row / LANES) * width * LANES + row % LANES * 4;
-        for (int i = 0; i < width; i += LANES) {
-            int8_t rounded[LANES];
-            if (type == INT8)
-                memcpy(rounded, (const int8_t *)weights + at + i, LANES);
-            else
-                store_bytes(rounded, round_floats(load_weights(weights, type, at + i) * factor));
-            for (int k = 0; k < LANES; k++) linear->weight_sums[row] += rounded[k];
-            for (int k = 0; k < LANES; k += 4) memcpy(to + (size_t)(i + k) * LANES, rounded + k, 4);
-        }
-        linear->scales[row] = 1.0f / factor;
-    }
-}
-
-/* Rounds rows to 8 bits, each with a scale of its own. */
-static void quantize(const float *inputs, int rows, int width, Workspace *w) {
-    for (int row = 0; row < rows; row++, inputs += width) {
-        const float peak = find_peak(inputs, FLOAT32, 0, width);
-        const float factor = peak > 0 ? 127.0f / peak : 1.0f;
-        uint8_t *to = w->quantized + (size_t)row * width;
-        w->row_scales[row] = 1.0f / factor;
-        for (int i = 0; i < width; i += LANES)
-            store_bytes(to + i, round_floats(load(inputs + i) * factor) + ZERO_POINT);
-    }
-}
-
-typedef enum { STORE, ADD, STORE_GELU } Epilogue;
-
-INLINE void multiply_tile(const Linear *linear, const uint8_t *inputs, const float *row_scales,
-                          int vector, float *out, Epilogue epilogue, const int rows,
-                          const int vectors) {
-    const int width = linear->inputs;
-    const size_t vector_size = (size_t)width * LANES;
-    const int8_t *weights = linear->weights + vector * vector_size;
-    ints sums[TILE_ROWS][TILE_VECTORS];
-    for (int row = 0; row < rows; row++)
-        for (int v = 0; v < vectors; v++) sums[row][v] = (ints){0};
-    for (int i = 0; i < width; i += 4)
-        for (int row = 0; row < rows; row++) {
-            int32_t four;
-            memcpy(&four, inputs + (size_t)row * width + i, 4);
-            for (int v = 0; v < vectors; v++)
-                sums[row][v] =
-                    add_dot_products(sums[row][v], four, weights + v * vector_size + i * LANES);
-        }
-    for (int v = 0; v < vectors; v++) {
-        const int first = (vector + v) * LANES;
-        const floats scales = load(linear->scales + first), bias = load(linear->bias + first);
-        const ints shift = load_ints(linear->weight_sums + first) * ZERO_POINT;
-        for (int row = 0; row < rows; row++) {
-            float *to = out + (size_t)row * linear->outputs + first;
-            floats x = __builtin_convertvector(sums[row][v] - shift, floats);
-            x = x * (scales * row_scales[row]) + bias;
-            store(to, epilogue == ADD          ? load(to) + x
-                      : epilogue == STORE_GELU ? compute_gelu(x)
-                                               : x);
-        }
-    }
-}
-
-/* out[rows][outputs] = the products of the quantized rows. */
-INLINE void multiply_rows(const Linear *linear, int rows, float *out, Epilogue epilogue,
-                          const Workspace *w) {
-    const int vectors = linear->outputs / LANES;
-    for (int vector = 0, taken; vector < vectors; vector += taken) {
-        taken = vectors - vector >= TILE_VECTORS ? TILE_VECTORS : 1;
-        for (int row = 0, group; row < rows; row += group) {
-            group = min_int(rows - row, TILE_ROWS);
-            const uint8_t *inputs = w->quantized + (size_t)row * linear->inputs;
-            const float *scales = w->row_scales + row;
-            float *to = out + (size_t)row * linear->outputs;
-#define CASE(n)                                                                           \
-    case n:                                                                               \
-        if (taken == 1)                                                                   \
-            multiply_tile(linear, inputs, scales, vector, to, epilogue, n, 1);            \
-        else                                                                              \
-            multiply_tile(linear, inputs, scales, vector, to, epilogue, n, TILE_VECTORS); \
-        break;
-            switch (group) {
-                CASE(1)
-                CASE(2)
-                CASE(3) CASE(4)
-#if TILE_ROWS > 4
-                    CASE(5) CASE(6)
-#endif
-            }
-#undef CASE
-        }
-    }
-}
-
-/* Each is a function of its own, so that the tiles are compiled for one epilogue. */
-static void multiply_and_store(const Linear *linear, int rows, float *out, const Workspace *w) {
-    multiply_rows(linear, rows, out, STORE, w);
-}
-static void multiply_and_add(const Linear *linear, int rows, float *out, const Workspace *w) {
-    multiply_rows(linear, rows, out, ADD, w);
-}
-static void multiply_and_activate(const Linear *linear, int rows, float *out, const Workspace *w) {
-    multiply_rows(linear, rows, out, STORE_GELU, w);
-}
-
-/* Applies a linear layer to inputs [rows][linear->inputs]. */
-static void apply_linear(const Linear *linear, const float *inputs, int rows, float *out,
-                         Epilogue epilogue, Workspace *w) {
-    quantize(inputs, rows, linear->inputs, w);
-    switch (epilogue) {
-        case STORE: multiply_and_store(linear, rows, out, w); break;
-        case ADD: multiply_and_add(linear, rows, out, w); break;
-        case STORE_GELU: multiply_and_activate(linear, rows, out, w); break;
-    }
-}
-
-/* Layer normalization. */
-static void normalize(const Norm *norm, const float *inputs, int rows, int width, float *out) {
-    for (int row = 0; row < rows; row++, inputs += width, out += width) {
-        floats sum = {0}, squares = {0};
-        for (int i = 0; i < width; i += LANES) sum += load(inputs + i);
-        const float mean = reduce_add(sum) / width;
-        for (int i = 0; i < width; i += LANES) {
-            const floats difference = load(inputs + i) - mean;
-            squares += difference * difference;
-        }
-        const float scale = 1.0f / sqrtf(reduce_add(squares) / width + 1e-5f);
-        for (int i = 0; i < width; i += LANES) {
-            const floats x = (load(inputs + i) - mean) * scale;
-            store(out + i, x * load(norm->gamma + i) + load(norm->beta + i));
-        }
-    }
-}
-
 /* ---- attention ---- */
 
-static size_t find_head(const Model *m, const SharedCache *cache, int layer, int head) {
+static size_t find_head(const Decoder *m, const SharedCache *cache, int layer, int head) {
     return ((size_t)layer * (m->width / HEAD) + head) * cache->padded * HEAD;
 }
 
 /* Stores the keys and values of one state or token, [width] each. */
-static void store_key_value(const Model *m, SharedCache *cache, int layer, int index,
+static void store_key_value(const Decoder *m, SharedCache *cache, int layer, int index,
                             const float *keys, const float *values) {
     for (int head = 0; head < m->width / HEAD; head++, keys += HEAD, values += HEAD) {
         const size_t at = find_head(m, cache, layer, head);
@@ -538,7 +215,7 @@ INLINE void attend_rows(const half *keys, const half *values, const int *counts,
 
 /* out[rows][width] = the attention of queries, `stride` apart, over the shared keys and values, and
  * over those of the text if they are given. `causal`: row i attends to the first i + 1. */
-static void attend(const Model *m, const SharedCache *cache, int layer, const TextCache *text,
+static void attend(const Decoder *m, const SharedCache *cache, int layer, const TextCache *text,
                    int causal, const float *queries, int stride, int rows, float *scores,
                    float *out) {
     for (int head = 0; head < m->width / HEAD; head++) {
@@ -563,56 +240,56 @@ static void attend(const Model *m, const SharedCache *cache, int layer, const Te
 
 /* ---- layers ---- */
 
-static void embed_token(const Model *m, int32_t token, int position, float *out) {
+static void embed_token(const Decoder *m, int32_t token, int position, float *out) {
     const Linear *table = &m->vocabulary;
-    const int8_t *weights =
-        table->weights + (size_t)(token / LANES) * m->width * LANES + token % LANES * 4;
+    const int8_t *weights = (const int8_t *)table->weights
+                            + (size_t)(token / LANES) * m->width * LANES + token % LANES * 4;
     for (int i = 0; i < m->width; i++)
         out[i] = weights[(size_t)(i / 4) * LANES * 4 + i % 4] * table->scales[token]
                  + m->positions[(size_t)position * m->width + i];
 }
 
 /* w->projected = queries, keys and values of the rows in w->x. */
-static void project_self_attention(const Model *m, const Layer *layer, int rows, Workspace *w) {
+static void project_self_attention(const Decoder *m, const Layer *layer, int rows, Workspace *w) {
     normalize(&layer->self_norm, w->x, rows, m->width, w->normal);
-    apply_linear(&layer->self_in, w->normal, rows, w->projected, STORE, w);
+    apply_linear(&layer->self_in, w->normal, rows, w->projected, STORE, w->rounded);
 }
 
 /* Adds to w->x what follows self-attention, whose output is in w->attended. */
-static void run_rest_of_layer(const Model *m, int index, const ClipState *clips, int count,
+static void run_rest_of_layer(const Decoder *m, int index, const ClipState *clips, int count,
                               int rows, Workspace *w) {
     const Layer *layer = &m->layers[index];
     const size_t width = m->width;
-    apply_linear(&layer->self_out, w->attended, rows, w->x, ADD, w);
+    apply_linear(&layer->self_out, w->attended, rows, w->x, ADD, w->rounded);
     normalize(&layer->cross_norm, w->x, rows, m->width, w->normal);
-    apply_linear(&layer->cross_query, w->normal, rows, w->projected, STORE, w);
+    apply_linear(&layer->cross_query, w->normal, rows, w->projected, STORE, w->rounded);
     for (int c = 0; c < count; c++) {
         const size_t at = clips[c].first_row * width;
         attend(m, &clips[c].audio, index, NULL, 0, w->projected + at, m->width, clips[c].rows,
                w->scores, w->attended + at);
     }
-    apply_linear(&layer->cross_out, w->attended, rows, w->x, ADD, w);
+    apply_linear(&layer->cross_out, w->attended, rows, w->x, ADD, w->rounded);
     normalize(&layer->hidden_norm, w->x, rows, m->width, w->normal);
-    apply_linear(&layer->hidden_in, w->normal, rows, w->projected, STORE_GELU, w);
-    apply_linear(&layer->hidden_out, w->projected, rows, w->x, ADD, w);
+    apply_linear(&layer->hidden_in, w->normal, rows, w->projected, STORE_GELU, w->rounded);
+    apply_linear(&layer->hidden_out, w->projected, rows, w->x, ADD, w->rounded);
 }
 
-static void compute_logits(const Model *m, const float *x, int rows, Workspace *w) {
+static void compute_logits(const Decoder *m, const float *x, int rows, Workspace *w) {
     normalize(&m->norm, x, rows, m->width, w->normal);
-    apply_linear(&m->vocabulary, w->normal, rows, w->logits, STORE, w);
+    apply_linear(&m->vocabulary, w->normal, rows, w->logits, STORE, w->rounded);
     for (int row = 0; row < rows; row++)
         for (int i = m->tokens; i < m->vocabulary.outputs; i++)
             w->logits[(size_t)row * m->vocabulary.outputs + i] = MASKED;
 }
 
 /* Computes the keys and values of the encoder's states for all layers. */
-static void project_states(const Model *m, ClipState *s, Workspace *w) {
+static void project_states(const Decoder *m, ClipState *s, Workspace *w) {
     const int width = m->width;
     for (int first = 0; first < s->audio.count; first += STATE_ROWS) {
         const int rows = min_int(s->audio.count - first, STATE_ROWS);
-        quantize(s->clip->states + (size_t)first * width, rows, width, w);
+        round_rows(s->clip->states + (size_t)first * width, width, rows, width, 1, w->rounded);
         for (int layer = 0; layer < m->layer_count; layer++) {
-            multiply_and_store(&m->layers[layer].cross_in, rows, w->projected, w);
+            store_products_8(&m->layers[layer].cross_in, w->rounded, rows, w->projected);
             for (int row = 0; row < rows; row++) {
                 const float *keys = w->projected + (size_t)row * 2 * width;
                 store_key_value(m, &s->audio, layer, first + row, keys, keys + width);
@@ -641,12 +318,12 @@ static LogSumExp sum_exponentials(const float *logits, int count) {
 
 static float get_log(LogSumExp of) { return of.max + logf(of.sum); }
 
-static float compute_no_speech(const Model *m, const Search *search, const float *logits) {
+static float compute_no_speech(const Decoder *m, const Search *search, const float *logits) {
     return expf(logits[search->no_speech] - get_log(sum_exponentials(logits, m->tokens)));
 }
 
 /* Reads all tokens of the prompt but the last. */
-static void read_prompt(const Model *m, const Search *search, ClipState *s, Workspace *w) {
+static void read_prompt(const Decoder *m, const Search *search, ClipState *s, Workspace *w) {
     const int rows = s->prompt.count, width = m->width;
     if (!rows) return;
     for (int row = 0; row < rows; row++)
@@ -674,7 +351,7 @@ static void mask_tokens(float *logits, int from, int to) {
 
 /* Masks the tokens that may not follow. Returns the logarithm of the sum of the exponentials of the
  * others. */
-static float apply_rules(const Model *m, const Search *search, const ClipState *s, int row,
+static float apply_rules(const Decoder *m, const Search *search, const ClipState *s, int row,
                          float *logits) {
     for (int i = 0; i < search->suppressed_count; i++) logits[search->suppressed[i]] = MASKED;
     if (!s->step)
@@ -712,7 +389,7 @@ static float apply_rules(const Model *m, const Search *search, const ClipState *
 
 /* Merges the tokens of a row into the candidates of its clip. `score`: of its text, less the
  * logarithm that `apply_rules` returned. */
-static void collect_candidates(const Model *m, const Search *search, ClipState *s, int row,
+static void collect_candidates(const Decoder *m, const Search *search, ClipState *s, int row,
                                const float *logits, float score) {
     const int capacity = 2 * search->beam_size;
     float limit = s->candidates < capacity ? -INFINITY : s->candidate_scores[capacity - 1];
@@ -782,7 +459,7 @@ static int extend_hypotheses(const Search *search, ClipState *s) {
 }
 
 /* Finds the candidates for the next token of all hypotheses of some clips. */
-static void run_step(const Model *m, const Search *search, ClipState *clips, int count,
+static void run_step(const Decoder *m, const Search *search, ClipState *clips, int count,
                      Workspace *w) {
     const int width = m->width, size = search->beam_size, capacity = search->capacity;
     const size_t pair = 2 * (size_t)width;
@@ -831,7 +508,7 @@ static void run_step(const Model *m, const Search *search, ClipState *clips, int
 
 /* ---- the call ---- */
 
-static void allocate_cache(const Model *m, SharedCache *cache, int count, int *failed) {
+static void allocate_cache(const Decoder *m, SharedCache *cache, int count, int *failed) {
     cache->count = count;
     cache->padded = round_up(count, 2 * LANES);
     const size_t size = (size_t)m->layer_count * cache->padded * m->width;
@@ -839,7 +516,7 @@ static void allocate_cache(const Model *m, SharedCache *cache, int count, int *f
     cache->values = allocate(size, sizeof(half), failed);
 }
 
-static void allocate_clip(const Model *m, const Search *search, Clip *clip, ClipState *s,
+static void allocate_clip(const Decoder *m, const Search *search, Clip *clip, ClipState *s,
                           int *failed) {
     const size_t size = search->beam_size, capacity = search->capacity;
     s->clip = clip;
@@ -863,7 +540,7 @@ static void free_clip(ClipState *s) {
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
-static Workspace allocate_workspace(const Model *m, const Search *search, const Clip *clips,
+static Workspace allocate_workspace(const Decoder *m, const Search *search, const Clip *clips,
                                     int count, int *failed) {
     const size_t hypotheses = (size_t)count * search->beam_size, width = m->width;
     size_t rows = hypotheses > STATE_ROWS ? hypotheses : STATE_ROWS, longest = 0;
@@ -882,19 +559,18 @@ static Workspace allocate_workspace(const Model *m, const Search *search, const 
         .logits = allocate(hypotheses * m->vocabulary.outputs, sizeof(float), failed),
         .scores =
             allocate(QUERY_ROWS * (longest + search->capacity + 4 * LANES), sizeof(float), failed),
-        .quantized = allocate(rows * widest, 1, failed),
-        .row_scales = allocate(rows, sizeof(float), failed),
+        .rounded = {allocate(rows * widest, 1, failed), allocate(rows, sizeof(float), failed)},
     };
 }
 
 static void free_workspace(Workspace *w) {
-    void *owned[] = {w->x,      w->normal, w->attended,  w->projected,
-                     w->logits, w->scores, w->quantized, w->row_scales};
+    void *owned[] = {w->x,      w->normal, w->attended,       w->projected,
+                     w->logits, w->scores, w->rounded.values, w->rounded.scales};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 
 /* Decodes the text of clips. Returns 0, or -1 if there is not enough memory. */
-EXPORT int decode_clips(const Model *m, const Search *search, Clip *clips, int count) {
+EXPORT int decode_clips(const Decoder *m, const Search *search, Clip *clips, int count) {
     int failed = 0, active = 0;
     Workspace w = allocate_workspace(m, search, clips, count, &failed);
     ClipState *states = calloc(count, sizeof *states);
@@ -921,18 +597,4 @@ EXPORT int decode_clips(const Model *m, const Search *search, Clip *clips, int c
     free(states);
     free_workspace(&w);
     return failed ? -1 : 0;
-}
-
-/* The checksum of the source that this library was compiled from. */
-EXPORT uint32_t get_source_checksum(void) { return SOURCE_CHECKSUM; }
-
-/* Whether this processor has the instructions. Every one with AVX2 and FMA has F16C. */
-EXPORT int is_supported(void) {
-    __builtin_cpu_init();
-#if LANES == 16
-    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw")
-           && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-#else
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-#endif
 }

@@ -1,4 +1,4 @@
-"""Compiles the packed decoder: `python -m tools.compile_decoder`, in a checkout.
+"""Compiles the packed network: `python -m tools.compile_network`, in a checkout.
 
 The installation of speakeasyd does it, too (`hatch_build.py`).
 """
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from speakeasyd.engine.whisper.packed_library import LIBRARIES, SOURCE, compute_checksum
+from speakeasyd.engine.whisper.packed_library import LIBRARIES, SOURCES, compute_checksum
 
 _OPTIONS = {  # of the compiler
     "AVX-512": "-mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c",
@@ -27,13 +27,13 @@ class NotCompiled(Exception):
     """There is no compiler, or it failed."""
 
 
-def compile_decoder(target: Path) -> list[Path]:
+def compile_network(target: Path) -> list[Path]:
     """Compile the libraries into the folder `target`. Raises NotCompiled.
 
     A compiler that does not know AVX-512 compiles the other one.
     """
     if platform.machine().lower() not in {"x86_64", "amd64"}:
-        raise NotCompiled(f"there is no packed decoder for {platform.machine()}")
+        raise NotCompiled(f"there is no packed network for {platform.machine()}")
     compiler = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), None)
     if not compiler:
         raise NotCompiled("no C compiler was found")
@@ -41,13 +41,14 @@ def compile_decoder(target: Path) -> list[Path]:
         *shlex.split(compiler),
         *("-O3", "-std=gnu11", "-shared"),
         *(() if sys.platform == "win32" else ("-fPIC", "-fvisibility=hidden")),
-        f"-DSOURCE_CHECKSUM={compute_checksum(SOURCE)}u",
+        f"-DSOURCE_CHECKSUM={compute_checksum(SOURCES)}u",
     )
+    sources = sorted(map(str, SOURCES.glob("*.c")))
     compiled, errors = [], []
     for instructions, name in LIBRARIES.items():
         partial, library = target / f"{name}.part", target / name
         options = _OPTIONS[instructions].split()
-        command = [*common, *options, "-o", str(partial), str(SOURCE)]
+        command = [*common, *options, "-o", str(partial), *sources]
         try:
             _run([*command, *(() if sys.platform == "win32" else ("-lm",))])
             partial.replace(library)  # whoever loads it gets a whole one
@@ -68,4 +69,4 @@ def _run(command: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    print(*compile_decoder(SOURCE.parent), sep="\n")
+    print(*compile_network(SOURCES), sep="\n")

@@ -1,4 +1,4 @@
-"""Decodes the encoder's output of clips to tokens, with CTranslate2 or the packed decoder."""
+"""The network of a Whisper model, by CTranslate2: encodes windows, and decodes them to tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -70,8 +70,8 @@ class TokenText:
     no_speech_prob: float
 
 
-class TextDecoder(Protocol):
-    """Thread-safe. The text of a clip does not depend on the other clips."""
+class Network(Protocol):
+    """Thread-safe. What it computes for a clip does not depend on the other clips."""
 
     @property
     def description(self) -> str:
@@ -79,6 +79,13 @@ class TextDecoder(Protocol):
 
     @property
     def rules(self) -> CallRules: ...
+
+    def encode_windows(self, windows: Sequence[Samples]) -> EncoderOutput:
+        """Raises RuntimeError and MemoryError.
+
+        `windows`: log-mel spectra, each of shape (mels, frames), with up to 3000 frames, an even
+        number.
+        """
 
     def decode_text(
         self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod
@@ -89,8 +96,8 @@ class TextDecoder(Protocol):
         """
 
 
-class CTranslate2TextDecoder:
-    """See `TextDecoder`."""
+class CTranslate2Network:
+    """See `Network`."""
 
     def __init__(self, whisper: WhisperModel) -> None:
         self._model = whisper.model
@@ -101,6 +108,11 @@ class CTranslate2TextDecoder:
         )
         self.suppressed = list(get_suppressed_tokens(self.tokenizer, [-1]))
         """Tokens that are never written."""
+
+    def encode_windows(self, windows: Sequence[Samples]) -> EncoderOutput:
+        """Raises RuntimeError, as CTranslate2 does."""
+        features = arrange_clips([window[np.newaxis] for window in windows], self._model.device)
+        return list(map(self._model.encode, features))
 
     def decode_text(
         self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod
@@ -122,6 +134,16 @@ class CTranslate2TextDecoder:
             TokenText(tuple(result.sequences_ids[0]), result.scores[0], result.no_speech_prob)
             for result in results
         ]
+
+
+def arrange_clips(arrays: Sequence[Samples], device: str) -> Sequence[StorageView]:
+    """Return arrays of clips, each of shape (1, ...), as CTranslate2 takes them.
+
+    On a GPU that is one array for all. On a CPU each stays as it is: the data of several clips
+    does not fit the cache. CTranslate2 copies to the device (`WhisperReplica::maybe_encode`).
+    """
+    arranged = arrays if device == "cpu" else [np.concatenate(arrays)]
+    return list(map(StorageView.from_array, arranged))
 
 
 def split_encoder_output(encoded: EncoderOutput) -> list[Samples]:

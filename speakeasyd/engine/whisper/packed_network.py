@@ -1,4 +1,4 @@
-"""The decoder of `packed_decoder.c`: int8 weights packed once, for CPUs with AVX2 or AVX-512.
+"""The network compiled from `packed/`: weights packed once, for CPUs with AVX2 or AVX-512.
 
 CTranslate2 packs the weights again in every step. There, a call takes clips of the same window and
 with prompts of the same length; here, of any.
@@ -11,21 +11,23 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from ctranslate2 import StorageView
 
-from speakeasyd.engine.whisper.packed_library import ClipCall, Search, Unsupported, load_library
-from speakeasyd.engine.whisper.packed_weights import pack_weights
-from speakeasyd.engine.whisper.text_decoding import (
+from speakeasyd.engine.audio import Samples
+from speakeasyd.engine.whisper.network import (
     MAX_PROMPT,
     MAX_TEXT,
     MAX_TOKENS,
     CallRules,
-    CTranslate2TextDecoder,
+    CTranslate2Network,
     DecodingMethod,
     EncoderOutput,
     TokenText,
     split_encoder_output,
 )
-from speakeasyd.engine.whisper.weights_file import UnknownFormat, read_weights
+from speakeasyd.engine.whisper.packed_library import ClipCall, Search, Unsupported, load_library
+from speakeasyd.engine.whisper.packed_weights import pack_decoder, pack_encoder
+from speakeasyd.engine.whisper.weights_file import UnknownFormat, Weights, read_weights
 
 PACKED_RULES = CallRules(range(10, 30), range(MAX_PROMPT + 1), timestamps=True, equal_lengths=False)
 _TIMESTAMPS = 1501  # 0 to 30 s; the last tokens of a model
@@ -33,15 +35,38 @@ _LATEST_FIRST = 50  # the timestamp of 1 s, the latest with which a text may beg
 _Tokens = npt.NDArray[np.int32]
 
 
-class PackedTextDecoder:
-    """See `TextDecoder`. A method that penalizes repetitions is left to CTranslate2."""
+class PackedEncoder:
+    """Thread-safe."""
+
+    def __init__(self, library: ctypes.CDLL, weights: Weights) -> None:
+        """Pack the weights. Raises Unsupported."""
+        self._library, self._encoder = library, pack_encoder(library, weights)
+
+    def encode_window(self, window: Samples) -> Samples:
+        """Return states, shape (1, frames / 2, width), float32. Raises MemoryError.
+
+        `window`: as for `Network.encode_windows`.
+        """
+        frames = np.ascontiguousarray(np.pad(window.T, ((2, 1), (0, 0))), np.float32)
+        states = np.empty((1, window.shape[1] // 2, self._encoder.width), np.float32)
+        pointers = frames.ctypes.data, states.shape[1], states.ctypes.data
+        if self._library.encode_window(self._encoder, *pointers):
+            raise MemoryError("not enough memory to encode a window")
+        return states
+
+
+class PackedNetwork:
+    """See `Network`. A method that penalizes repetitions is left to CTranslate2.
+
+    With AVX2, so is the encoder: CTranslate2's is a little faster there (docs/performance.md).
+    """
 
     rules = PACKED_RULES
 
     def __init__(
         self,
         weights_file: Path,
-        fallback: CTranslate2TextDecoder,
+        fallback: CTranslate2Network,
         library: tuple[str, ctypes.CDLL] | None = None,
     ) -> None:
         """Pack the weights. Raises Unsupported.
@@ -49,19 +74,29 @@ class PackedTextDecoder:
         `fallback`: of the same model. `library`: what `load_library` returns, if not given.
         """
         instructions, self._library = library or load_library()
-        self.description = f"the packed decoder, with {instructions}"
+        self.description = f"the packed network, with {instructions}"
         try:
-            self._packed = pack_weights(self._library, read_weights(weights_file))
+            weights = read_weights(weights_file)
+            self._decoder = pack_decoder(self._library, weights)
+            self._encoder = (
+                PackedEncoder(self._library, weights) if instructions == "AVX-512" else None
+            )
         except UnknownFormat as error:
             raise Unsupported(f"the model's format is not known: {error}") from error
         self._fallback = fallback
         tokenizer = fallback.tokenizer
-        if tokenizer.timestamp_begin + _TIMESTAMPS != self._packed.model.tokens:
+        if tokenizer.timestamp_begin + _TIMESTAMPS != self._decoder.tokens:
             raise Unsupported("the model's tokenizer has other tokens")
         self._start, self._end = int(tokenizer.sot), int(tokenizer.eot)
         self._no_speech, self._no_timestamps = tokenizer.no_speech, tokenizer.no_timestamps
         self._suppressed = np.array(fallback.suppressed, np.int32)
         self._suppressed_first = np.array([*tokenizer.encode(" "), self._end], np.int32)
+
+    def encode_windows(self, windows: Sequence[Samples]) -> EncoderOutput:
+        """Raises MemoryError, and RuntimeError from CTranslate2."""
+        if not self._encoder:
+            return self._fallback.encode_windows(windows)
+        return list(map(StorageView.from_array, map(self._encoder.encode_window, windows)))
 
     def decode_text(
         self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod
@@ -74,7 +109,7 @@ class PackedTextDecoder:
         texts = np.empty((len(prompts), MAX_TEXT), np.int32)
         clips = (ClipCall * len(prompts))(*self._describe_clips(states, tokens, texts))
         search = self._build_search(method, timestamps=prompts[0][-1] != self._no_timestamps)
-        if self._library.decode_clips(self._packed.model, search, clips, len(clips)):
+        if self._library.decode_clips(self._decoder, search, clips, len(clips)):
             raise MemoryError("not enough memory to decode the text")
         return [
             TokenText(tuple(text[: clip.length].tolist()), clip.score, clip.no_speech_probability)

@@ -1,4 +1,4 @@
-"""The compilation of the packed decoder, with compilers that fail."""
+"""The compilation of the packed network, with compilers that fail."""
 
 import os
 import platform
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tools.compile_decoder import NotCompiled, compile_decoder
+from tools.compile_network import NotCompiled, compile_network
 
 pytestmark = [
     pytest.mark.skipif(os.name == "nt", reason="the compilers are shell scripts"),
     pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler"),
-    pytest.mark.skipif(platform.machine() != "x86_64", reason="there is no packed decoder for it"),
+    pytest.mark.skipif(platform.machine() != "x86_64", reason="there is no packed network for it"),
 ]
 
 
@@ -30,8 +30,8 @@ def test_a_compiler_without_avx512_compiles_the_other_library(
     write_compiler(tmp_path, monkeypatch, script)
     target = tmp_path / "target"
     target.mkdir()
-    assert compile_decoder(target) == [target / "packed_decoder_avx2.so"]
-    assert [file.name for file in target.iterdir()] == ["packed_decoder_avx2.so"]
+    assert compile_network(target) == [target / "avx2.so"]
+    assert [file.name for file in target.iterdir()] == ["avx2.so"]
 
 
 @pytest.mark.parametrize(
@@ -43,5 +43,5 @@ def test_a_compiler_that_fails_is_named_with_its_error(
 ) -> None:
     write_compiler(tmp_path, monkeypatch, script)
     with pytest.raises(NotCompiled, match=f"some compiler.*{reason}"):
-        compile_decoder(tmp_path)
+        compile_network(tmp_path)
     assert not list(tmp_path.glob("*.so"))

@@ -1,0 +1,242 @@
+/* Linear layers, whose weights are packed once, and layer normalization.
+ *
+ * Inputs and weights are rounded to 8 or 16 bits. Pointers are to contiguous arrays; a "row" is one
+ * frame or state, one token of a prompt, or one hypothesis in a step.
+ */
+#ifndef LAYERS_H
+#define LAYERS_H
+
+#include "vectors.h"
+
+#define HEAD 64                /* width of an attention head in every Whisper model */
+#define ATTENTION_SCALE 0.125f /* 1 / sqrt(HEAD) */
+#define MASKED (-1e30f)        /* not an infinity, so that differences are defined */
+
+/* The sizes of tiles are those for which all sums of a tile are in registers. */
+#if LANES == 16
+#define TILE_ROWS 6
+#define TILE_VECTORS 4
+#else
+#define TILE_ROWS 4
+#define TILE_VECTORS 2
+#endif
+
+/* The largest values after rounding. The products of 3 * 1280 inputs with weights of 16 bits fit
+ * into 32 bits. */
+#define PEAK_8 127.0f
+#define INPUT_PEAK_16 1023.0f
+#define WEIGHT_PEAK_16 511.0f
+
+typedef struct {
+    void *weights;           /* [outputs / LANES][inputs * bytes / 4][LANES][4 bytes] */
+    float *scales;           /* [outputs]: value of a product, besides the scale of the row */
+    int32_t *weight_sums;    /* [outputs], of weights of 8 bits */
+    const float *bias;       /* [outputs] */
+    int32_t outputs, inputs; /* multiples of 16, padded */
+    int32_t bytes;           /* of a weight and of an input: 1 or 2 */
+} Linear;
+
+typedef struct {
+    const float *gamma, *beta; /* [width] */
+} Norm;
+
+/* A layer of the encoder or the decoder. The encoder has no `cross_...`. */
+typedef struct {
+    Norm self_norm, cross_norm, hidden_norm;
+    Linear self_in, self_out;                /* self_in: queries, keys and values */
+    Linear cross_query, cross_in, cross_out; /* cross_in: keys and values of encoder states */
+    Linear hidden_in, hidden_out;
+} Layer;
+
+/* Rows of inputs that are rounded to 8 or 16 bits, each with a scale of its own. */
+typedef struct {
+    uint8_t *values; /* [rows][inputs * bytes] */
+    float *scales;   /* [rows] */
+} Rounded;
+
+static inline void *allocate(size_t count, size_t size, int *failed) {
+    void *memory = *failed ? NULL : malloc(count * size + 1);
+    if (!memory) *failed = 1;
+    return memory;
+}
+
+enum { INT8, FLOAT16, FLOAT32 }; /* types of weights, as in packed_weights.py */
+
+INLINE floats load_weights(const void *weights, int type, size_t at) {
+    return type == FLOAT16 ? load_halves((const half *)weights + at)
+                           : load((const float *)weights + at);
+}
+
+INLINE float find_peak(const void *values, int type, size_t at, int count) {
+    floats peaks = {0};
+    for (int i = 0; i < count; i += LANES) {
+        const floats x = load_weights(values, type, at + i);
+        peaks = max_floats(peaks, max_floats(x, -x));
+    }
+    return reduce_max(peaks);
+}
+
+INLINE void store_rounded(void *to, ints values, int bytes) {
+    if (bytes == 1)
+        store_bytes(to, values);
+    else
+        store_shorts(to, values);
+}
+
+/* Packs the weights of one output, those from index `at` of int8, float16 or float32. `factor`: for
+ * int8, that which they were multiplied with. */
+INLINE void pack_output(const Linear *linear, int output, const void *weights, int type, size_t at,
+                        float factor) {
+    const int width = linear->inputs, bytes = linear->bytes, group = 4 / bytes;
+    int8_t *to = (int8_t *)linear->weights + (size_t)(output / LANES) * width * bytes * LANES
+                 + output % LANES * 4;
+    if (type != INT8) {
+        const float peak = find_peak(weights, type, at, width);
+        factor = peak > 0 ? (bytes == 1 ? PEAK_8 : WEIGHT_PEAK_16) / peak : 1.0f;
+    }
+    int32_t sum = 0;
+    for (int i = 0; i < width; i += LANES) {
+        int8_t rounded[2 * LANES];
+        if (type == INT8)
+            memcpy(rounded, (const int8_t *)weights + at + i, LANES);
+        else
+            store_rounded(rounded, round_floats(load_weights(weights, type, at + i) * factor),
+                          bytes);
+        for (int k = 0; k < LANES; k += group)
+            memcpy(to + (size_t)(i + k) / group * LANES * 4, rounded + k * bytes, 4);
+        if (bytes == 1)
+            for (int k = 0; k < LANES; k++) sum += rounded[k];
+    }
+    linear->scales[output] = 1.0f / factor;
+    if (bytes == 1) linear->weight_sums[output] = sum;
+}
+
+/* Rounds rows that begin `stride` floats apart. */
+INLINE void round_rows(const float *inputs, size_t stride, int rows, int width, int bytes,
+                       Rounded to) {
+    for (int row = 0; row < rows; row++, inputs += stride) {
+        const float peak = find_peak(inputs, FLOAT32, 0, width);
+        const float factor = peak > 0 ? (bytes == 1 ? PEAK_8 : INPUT_PEAK_16) / peak : 1.0f;
+        uint8_t *of_row = to.values + (size_t)row * width * bytes;
+        to.scales[row] = 1.0f / factor;
+        for (int i = 0; i < width; i += LANES)
+            store_rounded(of_row + i * bytes,
+                          round_floats(load(inputs + i) * factor) + (bytes == 1 ? ZERO_POINT : 0),
+                          bytes);
+    }
+}
+
+typedef enum { STORE, ADD, STORE_GELU } Epilogue;
+
+INLINE void multiply_tile(const Linear *linear, const uint8_t *inputs, const float *row_scales,
+                          int vector, float *out, const Epilogue epilogue, const int bytes,
+                          const int rows, const int vectors) {
+    const int width = linear->inputs * bytes;
+    const size_t vector_size = (size_t)width * LANES;
+    const int8_t *weights = (const int8_t *)linear->weights + vector * vector_size;
+    ints sums[TILE_ROWS][TILE_VECTORS];
+    for (int row = 0; row < rows; row++)
+        for (int v = 0; v < vectors; v++) sums[row][v] = (ints){0};
+    for (int i = 0; i < width; i += 4)
+        for (int row = 0; row < rows; row++) {
+            int32_t group;
+            memcpy(&group, inputs + (size_t)row * width + i, 4);
+            for (int v = 0; v < vectors; v++) {
+                const int8_t *of_group = weights + v * vector_size + i * LANES;
+                sums[row][v] = bytes == 1 ? add_dot_products_8(sums[row][v], group, of_group)
+                                          : add_dot_products_16(sums[row][v], group, of_group);
+            }
+        }
+    for (int v = 0; v < vectors; v++) {
+        const int first = (vector + v) * LANES;
+        const floats scales = load(linear->scales + first), bias = load(linear->bias + first);
+        const ints shift =
+            bytes == 1 ? load_ints(linear->weight_sums + first) * ZERO_POINT : (ints){0};
+        for (int row = 0; row < rows; row++) {
+            float *to = out + (size_t)row * linear->outputs + first;
+            floats x = __builtin_convertvector(sums[row][v] - shift, floats);
+            x = x * (scales * row_scales[row]) + bias;
+            store(to, epilogue == ADD          ? load(to) + x
+                      : epilogue == STORE_GELU ? compute_gelu(x)
+                                               : x);
+        }
+    }
+}
+
+/* out[rows][outputs] = the products of the rounded rows. */
+INLINE void multiply_tiles(const Linear *linear, Rounded inputs, int rows, float *out,
+                           const Epilogue epilogue, const int bytes) {
+    const int vectors = linear->outputs / LANES;
+    for (int vector = 0, taken; vector < vectors; vector += taken) {
+        taken = vectors - vector >= TILE_VECTORS ? TILE_VECTORS : 1;
+        for (int row = 0, group; row < rows; row += group) {
+            group = min_int(rows - row, TILE_ROWS);
+            const uint8_t *values = inputs.values + (size_t)row * linear->inputs * bytes;
+            const float *scales = inputs.scales + row;
+            float *to = out + (size_t)row * linear->outputs;
+#define CASE(n)                                                                                  \
+    case n:                                                                                      \
+        if (taken == 1)                                                                          \
+            multiply_tile(linear, values, scales, vector, to, epilogue, bytes, n, 1);            \
+        else                                                                                     \
+            multiply_tile(linear, values, scales, vector, to, epilogue, bytes, n, TILE_VECTORS); \
+        break;
+            switch (group) {
+                CASE(1)
+                CASE(2)
+                CASE(3)
+                CASE(4)
+#if TILE_ROWS > 4
+                CASE(5) CASE(6)
+#endif
+            }
+#undef CASE
+        }
+    }
+}
+
+/* Each is a function of its own, so that the tiles are compiled for one epilogue and width. */
+#define FUNCTION(name, epilogue, bytes)                                                      \
+    static __attribute__((unused, noinline)) void name(const Linear *linear, Rounded inputs, \
+                                                       int rows, float *out) {               \
+        multiply_tiles(linear, inputs, rows, out, epilogue, bytes);                          \
+    }
+FUNCTION(store_products_8, STORE, 1)
+FUNCTION(add_products_8, ADD, 1)
+FUNCTION(activate_products_8, STORE_GELU, 1)
+FUNCTION(add_products_16, ADD, 2)
+FUNCTION(activate_products_16, STORE_GELU, 2)
+#undef FUNCTION
+
+/* Applies a linear layer with weights of 8 bits to inputs [rows][linear->inputs]. `rounded`: memory
+ * for the inputs. */
+static inline void apply_linear(const Linear *linear, const float *inputs, int rows, float *out,
+                                Epilogue epilogue, Rounded rounded) {
+    round_rows(inputs, linear->inputs, rows, linear->inputs, 1, rounded);
+    switch (epilogue) {
+        case STORE: store_products_8(linear, rounded, rows, out); break;
+        case ADD: add_products_8(linear, rounded, rows, out); break;
+        case STORE_GELU: activate_products_8(linear, rounded, rows, out); break;
+    }
+}
+
+/* Layer normalization. */
+static inline void normalize(const Norm *norm, const float *inputs, int rows, int width,
+                             float *out) {
+    for (int row = 0; row < rows; row++, inputs += width, out += width) {
+        floats sum = {0}, squares = {0};
+        for (int i = 0; i < width; i += LANES) sum += load(inputs + i);
+        const float mean = reduce_add(sum) / width;
+        for (int i = 0; i < width; i += LANES) {
+            const floats difference = load(inputs + i) - mean;
+            squares += difference * difference;
+        }
+        const float scale = 1.0f / sqrtf(reduce_add(squares) / width + 1e-5f);
+        for (int i = 0; i < width; i += LANES) {
+            const floats x = (load(inputs + i) - mean) * scale;
+            store(out + i, x * load(norm->gamma + i) + load(norm->beta + i));
+        }
+    }
+}
+
+#endif

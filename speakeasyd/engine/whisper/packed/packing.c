@@ -1,0 +1,29 @@
+/* Packs the weights of a model when it is loaded. */
+#include "layers.h"
+
+/* Packs weights [count][linear->inputs]: int8 with a factor for each row [count], or float16 or
+ * float32, which are rounded. The outputs after `count` are 0. */
+EXPORT void pack_weights(const Linear *linear, const void *weights, int type, const float *factors,
+                         int count) {
+    const size_t size = (size_t)linear->outputs * linear->inputs * linear->bytes;
+    memset(linear->weights, 0, size);
+    memset(linear->scales, 0, linear->outputs * sizeof *linear->scales);
+    memset(linear->weight_sums, 0, linear->outputs * sizeof *linear->weight_sums);
+    for (int row = 0; row < count; row++)
+        pack_output(linear, row, weights, type, (size_t)row * linear->inputs,
+                    type == INT8 ? factors[row] : 0);
+}
+
+/* The checksum of the source that this library was compiled from. */
+EXPORT uint32_t get_source_checksum(void) { return SOURCE_CHECKSUM; }
+
+/* Whether this processor has the instructions. Every one with AVX2 and FMA has F16C. */
+EXPORT int is_supported(void) {
+    __builtin_cpu_init();
+#if LANES == 16
+    return __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw")
+           && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+#else
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+}
