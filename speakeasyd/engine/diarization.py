@@ -26,7 +26,7 @@ from speakeasyd.domain.speaker_clustering import (
 )
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.filterbank import compute_filterbank
-from speakeasyd.engine.speaker_models import EMBEDDING, SEGMENTATION, SpeakerModel
+from speakeasyd.engine.onnx_models import EMBEDDING, SEGMENTATION, OnnxModel
 
 _WINDOW = 160_000  # samples that the segmentation model hears at once: 10 s
 _HOP = 80_000  # samples from one window to the next
@@ -71,9 +71,9 @@ class SpeakerDetector:
     """The models; thread-safe."""
 
     def __init__(self) -> None:
-        """Load the models. Raises SpeakerModelDamaged."""
-        self._segmentation = SpeakerModel(SEGMENTATION)
-        self._embedding = SpeakerModel(EMBEDDING)
+        """Load the models. Raises OnnxModelDamaged."""
+        self._segmentation = OnnxModel(SEGMENTATION)
+        self._embedding = OnnxModel(EMBEDDING)
 
     def find_speakers(self, samples: Samples, start: float) -> ChunkSpeakers:
         """Return the speakers of a chunk that begins `start` seconds into the file."""
@@ -105,7 +105,7 @@ class SpeakerDetector:
 
         `samples`: at least 400, that is 25 ms.
         """
-        embedding = self._embedding.run(compute_filterbank(samples)[np.newaxis])[0]
+        embedding = self._embedding.run(x=compute_filterbank(samples)[np.newaxis])[0][0]
         unit: Samples = embedding / np.linalg.norm(embedding)
         return unit
 
@@ -137,7 +137,7 @@ class SpeakerDetector:
         """Return which speakers of the window speak in each frame, as bits, shape (589,)."""
         padded = np.zeros((1, 1, _WINDOW), np.float32)
         padded[0, 0, : samples.size] = samples
-        sets: Ints = _SETS[self._segmentation.run(padded)[0].argmax(1)]
+        sets: Ints = _SETS[self._segmentation.run(x=padded)[0][0].argmax(1)]
         sets[max(0, (samples.size - _RECEPTIVE) // _STEP + 1) :] = 0
         return sets
 

@@ -3,21 +3,15 @@
 The model's recurrent state is kept between blocks.
 """
 
-from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
-
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from speakeasyd.engine.audio import BLOCK, Samples
+from speakeasyd.engine.onnx_models import VOICE_DETECTION, OnnxModel
 
 WINDOW = 512  # samples: 32 ms
 _CONTEXT = 64  # samples of the previous window
 _STATE = 128  # size of the recurrent state
-_PACKAGE = "faster_whisper"  # not imported: it only brings the model
-_ASSET = Path("assets") / "silero_vad_v6.onnx"
 _LOUD_ENOUGH = 0.25  # peak amplitude at which the model works well
 _MAX_GAIN = 100.0  # 40 dB
 _PEAK_DECAY = 0.8  # factor a block: the stored peak halves in three seconds
@@ -27,28 +21,15 @@ class VoiceDetector:
     """The model; thread-safe, since the state is in `VoiceActivity`."""
 
     def __init__(self) -> None:
-        options = onnxruntime.SessionOptions()
-        options.inter_op_num_threads = options.intra_op_num_threads = 1
-        options.enable_cpu_mem_arena = False
-        options.log_severity_level = 4
-        self._session = onnxruntime.InferenceSession(
-            str(_find_model()), providers=["CPUExecutionProvider"], sess_options=options
-        )
+        """Load the model. Raises OnnxModelDamaged."""
+        self._model = OnnxModel(VOICE_DETECTION)
 
     def run_model(
         self, windows: Samples, h: Samples, c: Samples
     ) -> tuple[Samples, Samples, Samples]:
         """Return n probabilities and the new state; `windows` has shape (n, 64 + 512)."""
-        inputs: dict[str, Any] = {"input": windows, "h": h, "c": c}
-        probabilities, h, c = self._session.run(None, inputs)
-        return np.asarray(probabilities, np.float32).reshape(-1), h, c
-
-
-def _find_model() -> Path:
-    spec = find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(_PACKAGE)
-    return Path(spec.origin).parent / _ASSET
+        probabilities, h, c = self._model.run(input=windows, h=h, c=c)
+        return probabilities, h, c
 
 
 class VoiceActivity:

@@ -253,3 +253,20 @@ def test_every_recording_decodes_as_expected(speech: Path) -> None:
             samples, warning = decode(speech / name)
             assert bool(warning) == (expect == "partial"), (name, warning)
             assert compute_rms(samples) > 1e-4, name
+
+
+def test_the_voice_detector_is_the_one_of_faster_whisper() -> None:
+    """Its convolutions are matrix products here; the probabilities are the same."""
+    from faster_whisper.vad import get_vad_model
+
+    samples, _ = decode(MEMO)
+    sound = samples[0][: samples.shape[1] // BLOCK * BLOCK]
+    sound = sound * np.float32(0.5 / np.abs(sound).max())  # loud enough to have no gain
+    activity = VoiceActivity(VoiceDetector())
+    blocks = np.split(sound, range(BLOCK, sound.size, BLOCK))
+    found = np.concatenate([activity.process_block(block) for block in blocks])
+    expected = np.asarray(get_vad_model()(sound)).reshape(-1)
+    assert expected.min() < 0.1
+    assert expected.max() > 0.9
+    # faster-whisper sets the end of the last window to 0
+    np.testing.assert_allclose(found[:-1], expected[:-1], atol=1e-4)

@@ -24,7 +24,7 @@ from speakeasyd.engine.chunk_speakers import ChunkSpeakerFinder
 from speakeasyd.engine.clips import Clip, read_clips
 from speakeasyd.engine.diarization import SpeakerDetector
 from speakeasyd.engine.media_file import MediaFile
-from speakeasyd.engine.speaker_models import EMBEDDING, SEGMENTATION
+from speakeasyd.engine.onnx_models import EMBEDDING, SEGMENTATION
 from speakeasyd.engine.vad import VoiceDetector
 from tests.sources import AllFolders, build_source_ref
 
@@ -177,14 +177,15 @@ def test_a_damaged_model_is_a_warning(
     sound, _ = create_conversation(speech, READERS[:1], 1)
     path = write_wav(tmp_path / "memo.wav", sound)
     (tmp_path / "data" / "speakers").mkdir(parents=True)
+    shutil.copytree(DATA / "voice_detection", tmp_path / "data" / "voice_detection")
     if damage == "changed":
         for name in (SEGMENTATION, EMBEDDING):
-            content = (DATA / "speakers" / name).read_bytes()
-            (tmp_path / "data" / "speakers" / name).write_bytes(content[:-1] + b"x")
-    monkeypatch.setattr("speakeasyd.engine.speaker_models.files", lambda _package: tmp_path)
+            content = (DATA / name).read_bytes()
+            (tmp_path / "data" / name).write_bytes(content[:-1] + b"x")
+    monkeypatch.setattr("speakeasyd.engine.onnx_models.files", lambda _package: tmp_path)
     [clip] = cut_clips(path)
     assert clip.speakers is not None
-    assert clip.speakers.error.startswith("SpeakerModelDamaged: the speaker model")
+    assert clip.speakers.error.startswith("OnnxModelDamaged: the model speakers/")
     assert clip.speakers.speakers == ()
 
 
