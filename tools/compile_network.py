@@ -39,7 +39,7 @@ def compile_network(target: Path) -> list[Path]:
         raise NotCompiled("no C compiler was found")
     common = (
         *shlex.split(compiler),
-        *("-O3", "-std=gnu11", "-shared"),
+        *("-O3", "-std=gnu11", "-fwrapv", "-shared"),
         *(() if sys.platform == "win32" else ("-fPIC", "-fvisibility=hidden")),
         f"-DSOURCE_CHECKSUM={compute_checksum(SOURCES)}u",
     )

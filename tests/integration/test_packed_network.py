@@ -80,7 +80,7 @@ def packed(
 
 
 @pytest.fixture(scope="module")
-def decoders(packed: PackedNetwork, plain: CTranslate2Network) -> tuple[Network, Network]:
+def networks(packed: PackedNetwork, plain: CTranslate2Network) -> tuple[Network, Network]:
     return packed, plain
 
 
@@ -115,7 +115,7 @@ def split_text(tokenizer: Tokenizer, text: TokenText) -> list[str]:
     ids=["greedy", "beam", "patient", "beam without timestamps"],
 )
 def test_it_finds_the_text_that_ctranslate2_finds(
-    decoders: tuple[Network, Network],
+    networks: tuple[Network, Network],
     tokenizer: Tokenizer,
     clips: Sequence[StorageView],
     method: DecodingMethod,
@@ -125,7 +125,7 @@ def test_it_finds_the_text_that_ctranslate2_finds(
     start = tokenizer.sot_sequence if timestamps else (*tokenizer.sot_sequence, NO_TIMESTAMPS)
     differences, wrong, total = [], 0, 0
     for clip in clips:
-        [[ours], [theirs]] = (decoder.decode_text([clip], [start], method) for decoder in decoders)
+        [[ours], [theirs]] = (network.decode_text([clip], [start], method) for network in networks)
         differences.append(abs(ours.score - theirs.score))
         words = [set(split_text(tokenizer, text)) for text in (ours, theirs)]
         wrong += len(words[0] ^ words[1])
@@ -136,11 +136,11 @@ def test_it_finds_the_text_that_ctranslate2_finds(
 
 
 def test_the_first_probability_is_that_of_ctranslate2(
-    decoders: tuple[Network, Network], tokenizer: Tokenizer, clips: Sequence[StorageView]
+    networks: tuple[Network, Network], tokenizer: Tokenizer, clips: Sequence[StorageView]
 ) -> None:
     for clip in clips:
         [[ours], [theirs]] = (
-            decoder.decode_text([clip], [tokenizer.sot_sequence], BEAM) for decoder in decoders
+            network.decode_text([clip], [tokenizer.sot_sequence], BEAM) for network in networks
         )
         difference = np.log(ours.no_speech_prob) - np.log(theirs.no_speech_prob)
         assert difference == pytest.approx(0.0, abs=0.5)
@@ -179,9 +179,9 @@ def test_times_rise_and_come_in_pairs(
 
 
 def test_a_method_with_penalties_is_left_to_ctranslate2(
-    decoders: tuple[Network, Network], tokenizer: Tokenizer, clips: Sequence[StorageView]
+    networks: tuple[Network, Network], tokenizer: Tokenizer, clips: Sequence[StorageView]
 ) -> None:
-    packed, plain = decoders
+    packed, plain = networks
     method = DecodingMethod(repetition_penalty=1.2, no_repeat_ngram_size=3)
     prompts = build_prompts(tokenizer)
     alone = [
@@ -213,8 +213,8 @@ def test_a_text_without_an_end_is_cut(
     packed: Network = PackedNetwork(model_file, endless, library)
     prompts = build_prompts(endless.tokenizer)[1:3]  # the shortest and the longest
     lengths = [
-        [len(text.tokens) for text in decoder.decode_text(clips[:1], [prompt], DecodingMethod(2))]
-        for decoder in (packed, endless)
+        [len(text.tokens) for text in network.decode_text(clips[:1], [prompt], DecodingMethod(2))]
+        for network in (packed, endless)
         for prompt in prompts
     ]
     assert lengths[:2] == lengths[2:]
@@ -290,14 +290,32 @@ def test_states_are_as_exact_as_those_of_ctranslate2(
     assert max(ours) < 0.15
 
 
-def test_a_network_encodes_each_window(
-    packed: PackedNetwork, encoder: PackedEncoder, plain: CTranslate2Network, spectra: list[Samples]
+def test_with_avx512_the_network_encodes_and_with_avx2_ctranslate2(
+    library: tuple[str, ctypes.CDLL],
+    packed: PackedNetwork,
+    encoder: PackedEncoder,
+    plain: CTranslate2Network,
+    spectra: Sequence[Samples],
 ) -> None:
-    windows = [spectra[0][:, :1000].copy(), spectra[1][:, :400].copy()]
-    for found, window in zip(packed.encode_windows(windows), windows, strict=True):
-        assert found.shape == [1, window.shape[1] // 2, 384]
-        candidates = [encoder.encode_window(window), *plain.encode_windows([window])]
-        assert any(np.array_equal(np.asarray(found), np.asarray(one)) for one in candidates)
+    windows = [
+        np.ascontiguousarray(spectra[0][:, :1000]),
+        np.ascontiguousarray(spectra[1][:, :400]),
+    ]
+    own = list(map(encoder.encode_window, windows))
+    expected = (
+        own if library[0] == "AVX-512" else list(map(np.asarray, plain.encode_windows(windows)))
+    )
+    for found, right in zip(packed.encode_windows(windows), expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(found), right)
+    assert ("CTranslate2 encodes" in packed.description) == (library[0] == "AVX2")
+
+
+@pytest.mark.parametrize("shape", [(128, 3000), (64, 3000), (80, 3002), (80, 999), (80, 0)])
+def test_a_window_that_the_model_cannot_take_is_refused(
+    encoder: PackedEncoder, shape: tuple[int, int]
+) -> None:
+    with pytest.raises(ValueError, match="does not fit"):
+        encoder.encode_window(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1e30])
@@ -328,7 +346,7 @@ def test_too_little_memory_for_states_is_an_error(
 ) -> None:
     resource = pytest.importorskip("resource")
     hungry = PackedEncoder(library[1], read_weights(model_file))
-    hungry._encoder.hidden = 2**31 - 1  # 2 TB
+    hungry._weights.hidden = 2**31 - 1  # 2 TB
     limits = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 40, limits[1]))
     try:
@@ -398,6 +416,11 @@ def test_the_file_of_the_model_is_not_needed_afterwards(
         ({"encoder/num_heads": np.int16(8)}, "heads"),
         ({"encoder/conv1/weight": np.zeros((384, 80, 5), np.float16)}, "shape"),
         ({"encoder/conv2/weight": np.zeros((384, 384, 3), np.int8)}, "weight_scale"),
+        ({"encoder/conv2/weight": np.zeros((384, 384, 3), np.int16)}, "int16"),
+        ({"encoder/conv1/weight": np.zeros((384, 84, 3), np.float16)}, "mels"),
+        ({"encoder/conv1/weight": np.zeros((384, 80), np.float16)}, "shape"),
+        ({"encoder/layer_0/ffn/linear_0/weight": np.float16(0)}, "shape"),
+        ({"decoder/embeddings/weight": np.zeros(384), PROJECTION: None}, "output layer"),
         ({"encoder/position_encodings/encodings": np.zeros((100, 384))}, "shape"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from speakeasyd.engine.whisper.packed_library import LIBRARIES
+from speakeasyd.engine.whisper.packed_library import LIBRARIES, SOURCES
 from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(2400)]
@@ -57,8 +57,9 @@ def test_the_wheel_contains_the_packed_network(wheel: Path) -> None:
     """One wheel serves every Python of a platform."""
     assert "-py3-none-" in wheel.name
     assert "-any." not in wheel.name
-    names = {Path(name).name for name in zipfile.ZipFile(wheel).namelist()}
-    assert {*LIBRARIES.values()} <= names
+    names = {*zipfile.ZipFile(wheel).namelist()}
+    files = [*LIBRARIES.values(), *(file.name for file in SOURCES.glob("*.[ch]"))]
+    assert {f"{SOURCES.relative_to(REPOSITORY).as_posix()}/{name}" for name in files} <= names
 
 
 def test_without_a_compiler_the_wheel_is_pure_python(tmp_path: Path) -> None:

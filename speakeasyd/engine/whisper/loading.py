@@ -88,7 +88,7 @@ def _create_whisper(
 
 
 def _create_network(whisper: WhisperModel, folder: Path) -> Network:
-    """Return the packed network if it can decode this model's text, or else CTranslate2's."""
+    """Return the packed network if it can compute this model, or else CTranslate2's."""
     plain = CTranslate2Network(whisper)
     if whisper.model.device == "cpu" and whisper.model.compute_type in _INT8:
         try:

@@ -81,7 +81,7 @@ class Network(Protocol):
     def rules(self) -> CallRules: ...
 
     def encode_windows(self, windows: Sequence[Samples]) -> EncoderOutput:
-        """Raises RuntimeError and MemoryError.
+        """Raises RuntimeError, MemoryError, and ValueError for a shape that the model cannot take.
 
         `windows`: log-mel spectra, each of shape (mels, frames), with up to 3000 frames, an even
         number.
@@ -147,7 +147,7 @@ def arrange_clips(arrays: Sequence[Samples], device: str) -> Sequence[StorageVie
 
 
 def split_encoder_output(encoded: EncoderOutput) -> list[Samples]:
-    """Return the encoder's output of each clip in host memory, shape (1, frames / 2, width), float32."""
+    """Return the output for each clip in host memory, shape (1, frames / 2, width), float32."""
     return [
         states[number : number + 1]
         for states in map(_copy_to_host, encoded)

@@ -11,6 +11,8 @@ from pathlib import Path
 SOURCES = Path(__file__).with_name("packed")
 LIBRARIES = {"AVX-512": "avx512.so", "AVX2": "avx2.so"}
 """By instructions, the fastest first. The names are the same on Windows and macOS."""
+ENCODING_LIBRARY = "AVX-512"
+"""The instructions with which the packed network encodes faster than CTranslate2."""
 NORMS = ("self_norm", "cross_norm", "hidden_norm")
 LINEARS = (
     *("self_in", "self_out", "cross_query", "cross_in", "cross_out"),
@@ -34,7 +36,9 @@ class Layer(ctypes.Structure):
     _fields_ = (*((name, Norm) for name in NORMS), *((name, Linear) for name in LINEARS))
 
 
-class Encoder(ctypes.Structure):
+class EncoderWeights(ctypes.Structure):
+    """`Encoder` in C."""
+
     arrays: Sequence[object]  # to which it points
     _fields_ = (
         *((name, Linear) for name in ("conv1", "conv2")),
@@ -45,7 +49,9 @@ class Encoder(ctypes.Structure):
     )
 
 
-class Decoder(ctypes.Structure):
+class DecoderWeights(ctypes.Structure):
+    """`Decoder` in C."""
+
     arrays: Sequence[object]  # to which it points
     _fields_ = (
         ("layers", ctypes.POINTER(Layer)),
@@ -84,7 +90,8 @@ class Unsupported(Exception):
 
 def compute_checksum(sources: Path) -> int:
     """Return the number that a library compiled from these sources has in it."""
-    return zlib.crc32(b"".join(file.read_bytes() for file in sorted(sources.glob("*.[ch]"))))
+    files = sorted(sources.glob("*.[ch]"))
+    return zlib.crc32(b"".join(file.name.encode() + file.read_bytes() for file in files))
 
 
 def load_library(
@@ -117,8 +124,8 @@ def _declare_functions(library: ctypes.CDLL) -> None:
     library.get_source_checksum.argtypes = library.is_supported.argtypes = ()
     library.pack_weights.restype = None
     library.pack_weights.argtypes = (ctypes.POINTER(Linear), _POINTER, _INT, _POINTER, _INT)
-    library.encode_window.argtypes = (ctypes.POINTER(Encoder), _POINTER, _INT, _POINTER)
+    library.encode_window.argtypes = (ctypes.POINTER(EncoderWeights), _POINTER, _INT, _POINTER)
     library.decode_clips.argtypes = (
-        *(ctypes.POINTER(kind) for kind in (Decoder, Search, ClipCall)),
+        *(ctypes.POINTER(kind) for kind in (DecoderWeights, Search, ClipCall)),
         _INT,
     )

@@ -25,8 +25,14 @@ from speakeasyd.engine.whisper.network import (
     TokenText,
     split_encoder_output,
 )
-from speakeasyd.engine.whisper.packed_library import ClipCall, Search, Unsupported, load_library
-from speakeasyd.engine.whisper.packed_weights import pack_decoder, pack_encoder
+from speakeasyd.engine.whisper.packed_library import (
+    ENCODING_LIBRARY,
+    ClipCall,
+    Search,
+    Unsupported,
+    load_library,
+)
+from speakeasyd.engine.whisper.packed_weights import STATES, pack_decoder, pack_encoder
 from speakeasyd.engine.whisper.weights_file import UnknownFormat, Weights, read_weights
 
 PACKED_RULES = CallRules(range(10, 30), range(MAX_PROMPT + 1), timestamps=True, equal_lengths=False)
@@ -40,17 +46,20 @@ class PackedEncoder:
 
     def __init__(self, library: ctypes.CDLL, weights: Weights) -> None:
         """Pack the weights. Raises Unsupported."""
-        self._library, self._encoder = library, pack_encoder(library, weights)
+        self._library, self._weights = library, pack_encoder(library, weights)
 
     def encode_window(self, window: Samples) -> Samples:
-        """Return states, shape (1, frames / 2, width), float32. Raises MemoryError.
+        """Return states, shape (1, frames / 2, width), float32. Raises MemoryError and ValueError.
 
         `window`: as for `Network.encode_windows`.
         """
+        mels, frames_count = window.shape
+        if mels != self._weights.mels or not 0 < frames_count <= 2 * STATES or frames_count % 2:
+            raise ValueError(f"a window of shape {window.shape} does not fit the model")
         frames = np.ascontiguousarray(np.pad(window.T, ((2, 1), (0, 0))), np.float32)
-        states = np.empty((1, window.shape[1] // 2, self._encoder.width), np.float32)
+        states = np.empty((1, frames_count // 2, self._weights.width), np.float32)
         pointers = frames.ctypes.data, states.shape[1], states.ctypes.data
-        if self._library.encode_window(self._encoder, *pointers):
+        if self._library.encode_window(self._weights, *pointers):
             raise MemoryError("not enough memory to encode a window")
         return states
 
@@ -74,13 +83,14 @@ class PackedNetwork:
         `fallback`: of the same model. `library`: what `load_library` returns, if not given.
         """
         instructions, self._library = library or load_library()
+        encodes = instructions == ENCODING_LIBRARY
         self.description = f"the packed network, with {instructions}"
+        if not encodes:
+            self.description += "; CTranslate2 encodes"
         try:
             weights = read_weights(weights_file)
             self._decoder = pack_decoder(self._library, weights)
-            self._encoder = (
-                PackedEncoder(self._library, weights) if instructions == "AVX-512" else None
-            )
+            self._encoder = PackedEncoder(self._library, weights) if encodes else None
         except UnknownFormat as error:
             raise Unsupported(f"the model's format is not known: {error}") from error
         self._fallback = fallback
@@ -94,7 +104,7 @@ class PackedNetwork:
 
     def encode_windows(self, windows: Sequence[Samples]) -> EncoderOutput:
         """Raises MemoryError, and RuntimeError from CTranslate2."""
-        if not self._encoder:
+        if self._encoder is None:
             return self._fallback.encode_windows(windows)
         return list(map(StorageView.from_array, map(self._encoder.encode_window, windows)))
 

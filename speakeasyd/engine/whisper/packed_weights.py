@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from speakeasyd.engine.whisper.packed_library import (
-    Decoder,
-    Encoder,
+    DecoderWeights,
+    EncoderWeights,
     Layer,
     Linear,
     Norm,
@@ -23,7 +23,7 @@ HEAD = 64  # width of an attention head
 POSITIONS = 448  # tokens of prompt and text
 STATES = 1500  # of a window of 30 s
 _TAPS = 3  # frames that a convolution takes
-_OUTPUT_MULTIPLE = 16
+_MULTIPLE = 16
 _TYPES: dict[Any, int] = {np.int8: 0, np.float16: 1, np.float32: 2}  # as in layers.h
 _REQUIRED = {  # of every Whisper model
     "activation": 3,  # GELU
@@ -35,29 +35,29 @@ _REQUIRED = {  # of every Whisper model
 _EMBEDDINGS = "decoder/embeddings"
 
 
-def pack_encoder(library: ctypes.CDLL, weights: Weights) -> Encoder:
+def pack_encoder(library: ctypes.CDLL, weights: Weights) -> EncoderWeights:
     """Raises Unsupported for a model that is no plain Whisper model."""
-    _check_variables("encoder", weights)
+    _require_values("encoder", weights)
     packer = _Packer(library, weights)
-    with _report_missing():
+    with _report_variables():
         encoder = packer.build_encoder()
     encoder.arrays = packer.arrays
     return encoder
 
 
-def pack_decoder(library: ctypes.CDLL, weights: Weights) -> Decoder:
+def pack_decoder(library: ctypes.CDLL, weights: Weights) -> DecoderWeights:
     """Raises Unsupported for a model that is no plain Whisper model."""
-    _check_variables("decoder", weights)
+    _require_values("decoder", weights)
     if weights.get("decoder/projection/weight") is not weights.get(f"{_EMBEDDINGS}/weight"):
         raise Unsupported("the model's output layer has weights of its own")
     packer = _Packer(library, weights)
-    with _report_missing():
+    with _report_variables():
         decoder = packer.build_decoder()
     decoder.arrays = packer.arrays
     return decoder
 
 
-def _check_variables(part: str, weights: Weights) -> None:
+def _require_values(part: str, weights: Weights) -> None:
     """Raises Unsupported."""
     for name, value in _REQUIRED.items():
         if (found := weights.get(f"{part}/{name}", value)) != value:
@@ -65,12 +65,14 @@ def _check_variables(part: str, weights: Weights) -> None:
 
 
 @contextmanager
-def _report_missing() -> Iterator[None]:
+def _report_variables() -> Iterator[None]:
     """Raises Unsupported."""
     try:
         yield
     except KeyError as error:
         raise Unsupported(f"the model has no {error}") from error
+    except (TypeError, ValueError) as error:
+        raise Unsupported(f"a variable of the model has a wrong shape: {error}") from error
 
 
 class _Packer:
@@ -78,10 +80,12 @@ class _Packer:
         self._library, self._weights = library, weights
         self.arrays: list[npt.NDArray[Any]] = []
 
-    def build_encoder(self) -> Encoder:
+    def build_encoder(self) -> EncoderWeights:
         width, mels, _ = self._weights["encoder/conv1/weight"].shape
+        if mels % _MULTIPLE:
+            raise Unsupported(f"the model takes {mels} mels")
         layers, hidden = self._build_layers("encoder", width)
-        return Encoder(
+        return EncoderWeights(
             conv1=self._pack_convolution("encoder/conv1", width, mels),
             conv2=self._pack_convolution("encoder/conv2", width, width),
             norm=self._build_norm("encoder/layer_norm", width),
@@ -93,10 +97,10 @@ class _Packer:
             mels=mels,
         )
 
-    def build_decoder(self) -> Decoder:
+    def build_decoder(self) -> DecoderWeights:
         tokens, width = self._weights[f"{_EMBEDDINGS}/weight"].shape
         layers, hidden = self._build_layers("decoder", width)
-        return Decoder(
+        return DecoderWeights(
             layers=layers,
             vocabulary=self._pack_linear(_EMBEDDINGS, tokens, width),
             norm=self._build_norm("decoder/layer_norm", width),
@@ -149,6 +153,7 @@ class _Packer:
 
     def _pack_convolution(self, name: str, outputs: int, channels: int) -> Linear:
         weights = self._get(f"{name}/weight", outputs, channels, _TAPS)
+        _require_type(weights)
         by_frame = weights.transpose(0, 2, 1).reshape(outputs, -1).astype(np.float32)
         if weights.dtype == np.int8:
             by_frame /= self._get(f"{name}/weight_scale", outputs)[:, np.newaxis]
@@ -156,14 +161,12 @@ class _Packer:
 
     def _pack(self, name: str, weights: npt.NDArray[Any], *, size: int) -> Linear:
         """`size`: bytes of a packed weight."""
-        kind = _TYPES.get(weights.dtype.type)
-        if kind is None:
-            raise Unsupported(f"the model's weights are {weights.dtype}")
+        kind = _require_type(weights)
         outputs, inputs = weights.shape
         factors = np.empty(0, np.float32)
         if weights.dtype == np.int8:
             factors = np.ascontiguousarray(self._get(f"{name}/weight_scale", outputs), np.float32)
-        padded = -(-outputs // _OUTPUT_MULTIPLE) * _OUTPUT_MULTIPLE
+        padded = -(-outputs // _MULTIPLE) * _MULTIPLE
         bias = np.zeros(padded, np.float32)
         if f"{name}/bias" in self._weights:
             bias[:outputs] = self._get(f"{name}/bias", outputs)
@@ -192,3 +195,10 @@ class _Packer:
     def _keep(self, array: npt.NDArray[Any]) -> int:
         self.arrays.append(array)
         return int(array.ctypes.data)
+
+
+def _require_type(weights: npt.NDArray[Any]) -> int:
+    """Return the number of the type in C. Raises Unsupported."""
+    if (kind := _TYPES.get(weights.dtype.type)) is None:
+        raise Unsupported(f"the model's weights are {weights.dtype}")
+    return kind

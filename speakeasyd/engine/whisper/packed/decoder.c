@@ -1,4 +1,4 @@
-/* The text decoder of Whisper on one thread.
+/* The decoder of Whisper on one thread.
  *
  * The computation is that of CTranslate2 with compute type int8: the same products of 8-bit
  * integers, the same beam search, the same rules for timestamps. Keys and values are stored as
@@ -559,7 +559,7 @@ static Workspace allocate_workspace(const Decoder *m, const Search *search, cons
         .logits = allocate(hypotheses * m->vocabulary.outputs, sizeof(float), failed),
         .scores =
             allocate(QUERY_ROWS * (longest + search->capacity + 4 * LANES), sizeof(float), failed),
-        .rounded = {allocate(rows * widest, 1, failed), allocate(rows, sizeof(float), failed)},
+        .rounded = allocate_rounded(rows, widest, 1, failed),
     };
 }
 

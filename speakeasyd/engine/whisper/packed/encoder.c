@@ -1,17 +1,17 @@
 /* The encoder of Whisper on one thread.
  *
- * Linear layers have products of 8-bit integers, as CTranslate2 with compute type int8. So have the
- * products of queries and keys in attention; those of its weights and values, and the convolutions,
- * have 16 bits, where CTranslate2 has floats. Clips are encoded one after another, each with a
- * window of its own.
+ * Linear layers multiply integers of 8 bits, as CTranslate2 does with compute type int8. Attention
+ * and convolutions, where CTranslate2 multiplies floats, also multiply integers: of 8 bits for the
+ * scores of attention, of 16 bits for the weighted sums of values and for convolutions. Each clip
+ * has a window of its own.
  */
 #include "layers.h"
 
 #define BLOCK 128         /* states computed at a time: their values fit into the cache */
 #define ATTENTION_ROWS 30 /* queries that share the loading of keys and values */
 
-/* The largest values of attention weights and values after rounding. The products of a block fit
- * into 32 bits. */
+/* The largest shares and values after rounding. The sum of the products of a block fits into 32
+ * bits. */
 #define ATTENTION_PEAK_16 4095.0f
 
 typedef struct {
@@ -22,15 +22,16 @@ typedef struct {
     int32_t layer_count, width, hidden, mels;
 } Encoder;
 
-/* One layer's attention. The keys of a block of states are the weights of a linear layer, which
- * computes the scores of queries; so are the values, which the weights of attention are the inputs
- * of. */
+/* The attention of one layer. A query's score for each state is the product with the state's key;
+ * its result is the sum of the values of all states, each times the share of attention that the
+ * scores give it. So the keys of a block of states are packed as the weights of a linear layer from
+ * queries to scores, and the values as those of one from shares to results. */
 typedef struct {
     Rounded queries;       /* [heads][padded][HEAD] */
     Linear *keys, *values; /* [heads][blocks] */
     int blocks, padded;    /* padded: states of all blocks */
-    float *scores;         /* [blocks][ATTENTION_ROWS][BLOCK] */
-    Rounded weights;       /* as `scores` */
+    float *scores;         /* [blocks][rows][BLOCK] */
+    Rounded shares;        /* as `scores` */
 } Attention;
 
 typedef struct {
@@ -39,6 +40,8 @@ typedef struct {
     Rounded rounded;          /* as `projected` */
     Attention attention;
 } Workspace;
+
+#define LEAST_PEAK 1e-30f /* of values: the factor of a zero is finite */
 
 static const float NO_BIAS[BLOCK];
 
@@ -60,7 +63,7 @@ static void convolve(const Encoder *e, int first, int rows, const float *frames,
 static void pack_values(const Linear *linear, const float *values, size_t stride, int rows) {
     int32_t *to = linear->weights;
     for (int i = 0; i < HEAD; i += LANES, values += LANES) {
-        floats peaks = broadcast(1e-30f);
+        floats peaks = broadcast(LEAST_PEAK);
         for (int row = 0; row < rows; row++) {
             const floats x = load(values + row * stride);
             peaks = max_floats(peaks, max_floats(x, -x));
@@ -94,10 +97,10 @@ static void prepare_attention(const Encoder *e, int first, int rows, const float
 }
 
 /* Rounds the exponentials of a row's scores, relative to the largest. */
-static void weigh_states(const Attention *a, int rows, int row) {
+static void compute_shares(const Attention *a, int rows, int row) {
     const size_t stride = (size_t)rows * BLOCK, end = a->blocks * stride;
     const float *scores = a->scores + row * BLOCK;
-    int16_t *weights = (int16_t *)a->weights.values + row * BLOCK;
+    int16_t *shares = (int16_t *)a->shares.values + row * BLOCK;
     floats peaks = broadcast(MASKED);
     for (size_t at = 0; at < end; at += stride)
         for (int i = 0; i < BLOCK; i += LANES) peaks = max_floats(peaks, load(scores + at + i));
@@ -105,12 +108,12 @@ static void weigh_states(const Attention *a, int rows, int row) {
     ints sums = {0};
     for (size_t at = 0; at < end; at += stride)
         for (int i = 0; i < BLOCK; i += LANES) {
-            const floats weight = exponential(load(scores + at + i) - peak);
-            const ints rounded = round_floats(weight * ATTENTION_PEAK_16);
-            store_shorts(weights + at + i, rounded);
+            const floats share = exponential(load(scores + at + i) - peak);
+            const ints rounded = round_floats(share * ATTENTION_PEAK_16);
+            store_shorts(shares + at + i, rounded);
             sums += rounded;
         }
-    a->weights.scales[row] = 1.0f / reduce_add(__builtin_convertvector(sums, floats));
+    a->shares.scales[row] = 1.0f / reduce_add(__builtin_convertvector(sums, floats));
 }
 
 /* out[rows][width] = the attention of one head's queries from `first` on over `count` states. */
@@ -125,12 +128,12 @@ static void attend(const Attention *a, int head, int first, int rows, int count,
     for (int row = 0; row < rows; row++) {
         float *last = a->scores + (a->blocks - 1) * next + row * BLOCK;
         for (int i = count; i < a->padded; i++) last[i % BLOCK] = MASKED;
-        weigh_states(a, rows, row);
+        compute_shares(a, rows, row);
     }
     float sums[ATTENTION_ROWS * HEAD] = {0};
     for (int block = 0; block < a->blocks; block++) {
-        const Rounded weights = {a->weights.values + block * next * 2, a->weights.scales};
-        add_products_16(&values[block], weights, rows, sums);
+        const Rounded shares = {a->shares.values + block * next * 2, a->shares.scales};
+        add_products_16(&values[block], shares, rows, sums);
     }
     for (int row = 0; row < rows; row++)
         memcpy(out + (size_t)row * width, sums + row * HEAD, HEAD * sizeof *out);
@@ -161,10 +164,6 @@ static void run_layer(const Encoder *e, const Layer *layer, int count, float *st
 
 /* ---- memory of a call ---- */
 
-static Rounded allocate_rounded(size_t rows, size_t width, int bytes, int *failed) {
-    return (Rounded){allocate(rows * width, bytes, failed), allocate(rows, sizeof(float), failed)};
-}
-
 /* Linear layers with memory for their weights in one piece. */
 static Linear *allocate_linears(size_t count, int outputs, int inputs, int bytes, int *failed) {
     const size_t weights = (size_t)outputs * inputs * bytes, row = outputs * sizeof(float);
@@ -194,7 +193,7 @@ static Attention allocate_attention(const Encoder *e, int count, int *failed) {
         .blocks = blocks,
         .padded = padded,
         .scores = allocate(ATTENTION_ROWS * padded, sizeof(float), failed),
-        .weights = allocate_rounded(ATTENTION_ROWS, padded, 2, failed),
+        .shares = allocate_rounded(ATTENTION_ROWS, padded, 2, failed),
     };
 }
 
@@ -212,9 +211,9 @@ static Workspace allocate_workspace(const Encoder *e, int count, int *failed) {
 
 static void free_workspace(Workspace *w) {
     Attention *a = &w->attention;
-    void *owned[] = {w->normal,         w->attended,       w->projected,      w->rounded.values,
-                     w->rounded.scales, a->queries.values, a->keys,           a->queries.scales,
-                     a->values,         a->scores,         a->weights.values, a->weights.scales};
+    void *owned[] = {w->normal,         w->attended,       w->projected,     w->rounded.values,
+                     w->rounded.scales, a->queries.values, a->keys,          a->queries.scales,
+                     a->values,         a->scores,         a->shares.values, a->shares.scales};
     for (size_t i = 0; i < sizeof owned / sizeof *owned; i++) free(owned[i]);
 }
 

@@ -21,8 +21,8 @@
 #define TILE_VECTORS 2
 #endif
 
-/* The largest values after rounding. The products of 3 * 1280 inputs with weights of 16 bits fit
- * into 32 bits. */
+/* The largest values after rounding. The sum of the products of 3 * 1280 inputs of 16 bits, those
+ * of the widest convolution, fits into 32 bits. */
 #define PEAK_8 127.0f
 #define INPUT_PEAK_16 1023.0f
 #define WEIGHT_PEAK_16 511.0f
@@ -32,7 +32,7 @@ typedef struct {
     float *scales;           /* [outputs]: value of a product, besides the scale of the row */
     int32_t *weight_sums;    /* [outputs], of weights of 8 bits */
     const float *bias;       /* [outputs] */
-    int32_t outputs, inputs; /* multiples of 16, padded */
+    int32_t outputs, inputs; /* multiples of 16; outputs are padded */
     int32_t bytes;           /* of a weight and of an input: 1 or 2 */
 } Linear;
 
@@ -60,6 +60,10 @@ static inline void *allocate(size_t count, size_t size, int *failed) {
     return memory;
 }
 
+static inline Rounded allocate_rounded(size_t rows, size_t width, int bytes, int *failed) {
+    return (Rounded){allocate(rows * width, bytes, failed), allocate(rows, sizeof(float), failed)};
+}
+
 enum { INT8, FLOAT16, FLOAT32 }; /* types of weights, as in packed_weights.py */
 
 INLINE floats load_weights(const void *weights, int type, size_t at) {
@@ -84,7 +88,7 @@ INLINE void store_rounded(void *to, ints values, int bytes) {
 }
 
 /* Packs the weights of one output, those from index `at` of int8, float16 or float32. `factor`: for
- * int8, that which they were multiplied with. */
+ * int8, that which they were multiplied with; int8 is packed as 8 bits only. */
 INLINE void pack_output(const Linear *linear, int output, const void *weights, int type, size_t at,
                         float factor) {
     const int width = linear->inputs, bytes = linear->bytes, group = 4 / bytes;
