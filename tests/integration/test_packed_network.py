@@ -1,6 +1,7 @@
 """The packed network, compared with CTranslate2, for each instruction set of this processor."""
 
 import ctypes
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,6 +34,7 @@ from speakeasyd.engine.whisper.weights_file import UnknownFormat, Weights, read_
 pytestmark = pytest.mark.real
 
 RECORDINGS = ("samples/voice_memo.flac", "samples/answering_machine.flac", "samples/meeting.flac")
+MODEL_VARIABLE = "MULTILINGUAL_MODEL"  # folder of a multilingual model, such as base
 NO_TIMESTAMPS = 50362  # token
 PROJECTION = "decoder/projection/weight"
 LONGEST = 28 * SAMPLE_RATE  # samples
@@ -239,6 +241,40 @@ def test_too_little_memory_is_an_error(
     """More than a process can address."""
     with pytest.raises(MemoryError):
         packed.decode_text(clips[:1], [tokenizer.sot_sequence], DecodingMethod(2**31 - 1))
+
+
+def test_first_tokens_are_rated_as_by_ctranslate2(
+    packed: PackedNetwork, whisper: WhisperModel, tokenizer: Tokenizer, clips: Sequence[StorageView]
+) -> None:
+    """The timestamps up to 1 s. This model was not trained with the tokens of languages."""
+    for clip in clips:
+        [result] = whisper.model.generate(
+            clip, [[tokenizer.sot]], beam_size=1, max_length=4, return_logits_vocab=True
+        )
+        logits = np.asarray(result.logits[0][0]).reshape(-1)[tokenizer.timestamp_begin :][:51]
+        expected = np.exp(logits - np.logaddexp.reduce(logits))
+        found = packed._rate_tokens(np.asarray(clip), tokenizer.timestamp_begin, 51)
+        assert found.sum() == pytest.approx(1, abs=1e-4)
+        np.testing.assert_allclose(found, expected, atol=0.1)
+
+
+@pytest.mark.skipif(MODEL_VARIABLE not in os.environ, reason=f"{MODEL_VARIABLE} is not set")
+def test_a_multilingual_model_rates_languages_as_ctranslate2_does(
+    library: tuple[str, ctypes.CDLL],
+) -> None:
+    folder = Path(os.environ[MODEL_VARIABLE])
+    whisper = WhisperModel(str(folder), device="cpu", compute_type="int8")
+    plain = CTranslate2Network(whisper)
+    packed = PackedNetwork(folder / "model.bin", plain, library)
+    decoder = Decoder(whisper, plain)
+    samples = [decode_bundled_audio(name)[: 12 * SAMPLE_RATE] for name in RECORDINGS]
+    for clip in decoder.encode_clips(samples, [1500] * len(samples)):
+        states = np.asarray(clip)
+        found, expected = packed.rate_languages(states), plain.rate_languages(states)
+        assert found.keys() == expected.keys()
+        assert max(found, key=lambda code: found[code]) == "en"
+        for code, probability in expected.items():
+            assert found[code] == pytest.approx(probability, abs=0.1)
 
 
 # --- the encoder ---

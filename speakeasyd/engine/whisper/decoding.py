@@ -9,13 +9,12 @@ from functools import cache
 from itertools import chain, islice
 
 import numpy as np
-from ctranslate2 import StorageView
 from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.recognition import RecognizedText, compute_confidence
+from speakeasyd.domain.recognition import LanguageProbabilities, RecognizedText, compute_confidence
 from speakeasyd.domain.sentences import split_sentences, trim_to_speech
 from speakeasyd.domain.text_quality import (
     DecodeStatistics,
@@ -193,17 +192,15 @@ class Decoder:
         window[:, : spectrum.shape[1]] = spectrum
         return window
 
-    def rate_languages(self, states: Samples) -> dict[str, float]:
+    def rate_languages(self, states: Samples) -> LanguageProbabilities:
         """Return each language's probability for encoder states, shape (1, frames / 2, width).
 
         Raises EngineFault.
         """
         if not states.shape[1]:  # CTranslate2 would abort the process
             return {}
-        encoded = StorageView.from_array(np.ascontiguousarray(states))
         with label_phase(Phase.GENERATE):
-            found = self._model.detect_language(encoded)[0]
-        return {token[2:-2]: probability for token, probability in found}
+            return self._network.rate_languages(states)
 
     def decode_batch(
         self,

@@ -10,6 +10,7 @@ from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
+from speakeasyd.domain.recognition import LanguageProbabilities
 from speakeasyd.engine.audio import Samples
 
 EncoderOutput = Sequence[StorageView]
@@ -87,6 +88,12 @@ class Network(Protocol):
         number.
         """
 
+    def rate_languages(self, states: Samples) -> LanguageProbabilities:
+        """Return each language's probability. Raises RuntimeError and MemoryError.
+
+        `states`: of the encoder, shape (1, n, width), at least one. The model is multilingual.
+        """
+
     def decode_text(
         self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod
     ) -> list[TokenText]:
@@ -113,6 +120,11 @@ class CTranslate2Network:
         """Raises RuntimeError, as CTranslate2 does."""
         features = arrange_clips([window[np.newaxis] for window in windows], self._model.device)
         return list(map(self._model.encode, features))
+
+    def rate_languages(self, states: Samples) -> LanguageProbabilities:
+        """Raises RuntimeError, as CTranslate2 does."""
+        [found] = self._model.detect_language(StorageView.from_array(np.ascontiguousarray(states)))
+        return {token[2:-2]: probability for token, probability in found}
 
     def decode_text(
         self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod

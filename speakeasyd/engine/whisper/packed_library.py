@@ -124,6 +124,10 @@ def _declare_functions(library: ctypes.CDLL) -> None:
     library.get_source_checksum.argtypes = library.is_supported.argtypes = ()
     library.pack_weights.restype = None
     library.pack_weights.argtypes = (ctypes.POINTER(Linear), _POINTER, _INT, _POINTER, _INT)
+    library.rate_tokens.argtypes = (
+        *(ctypes.POINTER(DecoderWeights), _POINTER),
+        *(_INT, _INT, _INT, _INT, _POINTER),
+    )
     library.encode_window.argtypes = (ctypes.POINTER(EncoderWeights), _POINTER, _INT, _POINTER)
     library.decode_clips.argtypes = (
         *(ctypes.POINTER(kind) for kind in (DecoderWeights, Search, ClipCall)),

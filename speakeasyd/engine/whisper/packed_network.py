@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from ctranslate2 import StorageView
 
+from speakeasyd.domain.recognition import LanguageProbabilities
 from speakeasyd.engine.audio import Samples
 from speakeasyd.engine.whisper.network import (
     MAX_PROMPT,
@@ -99,6 +100,9 @@ class PackedNetwork:
             raise Unsupported("the model's tokenizer has other tokens")
         self._start, self._end = int(tokenizer.sot), int(tokenizer.eot)
         self._no_speech, self._no_timestamps = tokenizer.no_speech, tokenizer.no_timestamps
+        # The tokens of the languages are between those of the start and of the two tasks
+        tokens = range(self._start + 1, min(tokenizer.translate, tokenizer.transcribe))
+        self._languages = [tokenizer.tokenizer.id_to_token(token)[2:-2] for token in tokens]
         self._suppressed = np.array(fallback.suppressed, np.int32)
         self._suppressed_first = np.array([*tokenizer.encode(" "), self._end], np.int32)
 
@@ -107,6 +111,21 @@ class PackedNetwork:
         if self._encoder is None:
             return self._fallback.encode_windows(windows)
         return list(map(StorageView.from_array, map(self._encoder.encode_window, windows)))
+
+    def rate_languages(self, states: Samples) -> LanguageProbabilities:
+        """Raises MemoryError."""
+        probabilities = self._rate_tokens(states, self._start + 1, len(self._languages))
+        return dict(zip(self._languages, probabilities.tolist(), strict=True))
+
+    def _rate_tokens(self, states: Samples, first: int, count: int) -> npt.NDArray[np.float32]:
+        """Return the probability of each of `count` tokens, among them, to come first."""
+        values = np.ascontiguousarray(states[0], np.float32)
+        probabilities = np.empty(count, np.float32)
+        window = values.ctypes.data, len(values), self._start
+        tokens = first, count, probabilities.ctypes.data
+        if self._library.rate_tokens(self._decoder, *window, *tokens):
+            raise MemoryError("not enough memory to rate tokens")
+        return probabilities
 
     def decode_text(
         self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod

@@ -458,9 +458,9 @@ static int extend_hypotheses(const Search *search, ClipState *s) {
     return !is_last && s->finished < search->max_finished;
 }
 
-/* Finds the candidates for the next token of all hypotheses of some clips. */
-static void run_step(const Decoder *m, const Search *search, ClipState *clips, int count,
-                     Workspace *w) {
+/* w->logits = those of the next token of all hypotheses of some clips. */
+static void compute_step(const Decoder *m, const Search *search, ClipState *clips, int count,
+                         Workspace *w) {
     const int width = m->width, size = search->beam_size, capacity = search->capacity;
     const size_t pair = 2 * (size_t)width;
     int rows = 0;
@@ -493,6 +493,12 @@ static void run_step(const Decoder *m, const Search *search, ClipState *clips, i
         run_rest_of_layer(m, layer, clips, count, rows, w);
     }
     compute_logits(m, w->x, rows, w);
+}
+
+/* Finds the candidates for the next token of all hypotheses of some clips. */
+static void run_step(const Decoder *m, const Search *search, ClipState *clips, int count,
+                     Workspace *w) {
+    compute_step(m, search, clips, count, w);
     for (int c = 0; c < count; c++) {
         ClipState *s = &clips[c];
         s->candidates = 0;
@@ -595,6 +601,30 @@ EXPORT int decode_clips(const Decoder *m, const Search *search, Clip *clips, int
     }
     for (int c = 0; c < active; c++) free_clip(&states[c]);
     free(states);
+    free_workspace(&w);
+    return failed ? -1 : 0;
+}
+
+/* probabilities[i] = that of the token `first` + i to follow the token `start`, among `count`
+ * tokens. Returns 0, or -1 if there is not enough memory. */
+EXPORT int rate_tokens(const Decoder *m, const float *states, int state_count, int32_t start,
+                       int32_t first, int count, float *probabilities) {
+    int failed = 0;
+    const Search search = {.beam_size = 1, .capacity = 1};
+    Clip clip = {
+        .states = states, .prompt = &start, .state_count = state_count, .prompt_length = 1};
+    ClipState s = {0};
+    Workspace w = allocate_workspace(m, &search, &clip, 1, &failed);
+    allocate_clip(m, &search, &clip, &s, &failed);
+    if (!failed) {
+        project_states(m, &s, &w);
+        s.rows = 1;
+        compute_step(m, &search, &s, 1, &w);
+        const float *logits = w.logits + first;
+        const float log_sum = get_log(sum_exponentials(logits, count));
+        for (int i = 0; i < count; i++) probabilities[i] = expf(logits[i] - log_sum);
+    }
+    free_clip(&s);
     free_workspace(&w);
     return failed ? -1 : 0;
 }
