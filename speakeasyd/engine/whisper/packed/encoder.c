@@ -13,6 +13,7 @@
 /* The largest shares and values after rounding. The sum of the products of a block fits into 32
  * bits. */
 #define ATTENTION_PEAK_16 4095.0f
+#define LEAST_PEAK 1e-30f /* of values before rounding, so that the factor of zeros is finite */
 
 typedef struct {
     Linear conv1, conv2; /* their inputs: three frames, one after another */
@@ -40,8 +41,6 @@ typedef struct {
     Rounded rounded;          /* as `projected` */
     Attention attention;
 } Workspace;
-
-#define LEAST_PEAK 1e-30f /* of values: the factor of a zero is finite */
 
 static const float NO_BIAS[BLOCK];
 
