@@ -4,8 +4,8 @@
 
 Needs onnx and faster-whisper 1.2, which contains the model. ONNX Runtime computes a convolution for
 each window alone; here each is one matrix product over the frames of all windows, and only frames
-that are used are computed. The weights are the same, and probabilities differ by less than 1e-6. The SHA-256
-of the result is in `speakeasyd/engine/onnx_models.py`.
+that are used are computed. The weights are the same. The SHA-256 of the result, which may depend on
+the version of onnx (this was 1.23), is in `speakeasyd/engine/onnx_models.py`.
 """
 
 import hashlib
@@ -88,8 +88,8 @@ class ModelBuilder:
     def encode_windows(self, magnitudes: str) -> str:
         """Apply the four convolutions, of three frames each, to spectra; returns [windows][128].
 
-        The second and the third go two frames on. The third has no frame before its only one, and
-        the fourth has no frame beside it.
+        The second and the third go two frames on. The first frame of the third, and the first and
+        the last of the fourth, are padding, which needs no products.
         """
         x = self.add_node("Pad", magnitudes, np.array([0, 1, 0, 0, 1, 0]))
         x = self.add_node("Concat", *(self.cut(x, tap, tap + 4) for tap in range(3)), axis=2)

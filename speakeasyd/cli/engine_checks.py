@@ -111,8 +111,8 @@ def _run_selftest(settings: Settings, device: str) -> Iterator[Finding]:
         return
     decoded = f"decoded {found['decoded']:g} s of a sample"
     canary = (
-        f"{found['model']} on {found['device']} ({found['compute_type']}) heard the canary's words, "
-        f"computed by {found['network']}"
+        f"{found['model']} on {found['device']} ({found['compute_type']}) heard the canary's words,"
+        f" computed by {found['network']}"
     )
     yield Finding("engine", Level.OK, f"{decoded}; {canary}")
     yield _check_speaker_models(found)

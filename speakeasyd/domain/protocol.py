@@ -130,7 +130,7 @@ class Loaded:
     seconds: float
     warning: str | None = None  # a fallback model was loaded: shown with every result
     sha256: str = ""  # hex, of the model's files; only if `WorkerSpec.hash_model`
-    network: str = ""  # the implementation of the model that computes, in words
+    network: str = ""  # what computes the model, for people, such as "CTranslate2"
 
     def add_warning(self, warnings: tuple[MediaWarning, ...]) -> tuple[MediaWarning, ...]:
         """Return the warnings of a file, with the one about the model before them."""

@@ -23,7 +23,7 @@ class OnnxModelDamaged(Exception):
 
 
 class OnnxModel:
-    """Thread-safe.
+    """One of the models. Thread-safe.
 
     It computes with one thread: with more, the last bits of the results differ from run to run.
     """
@@ -39,7 +39,7 @@ class OnnxModel:
         )
 
     def run(self, **inputs: Samples) -> list[Samples]:
-        """Return the outputs of the graph."""
+        """Return the graph's outputs. `inputs`: by name. Raises what ONNX Runtime raises."""
         outputs: list[Samples] = self._session.run(None, inputs)
         return outputs
 

@@ -1,8 +1,8 @@
 """Self-test for the `doctor` command: decodes a sample, loads the model, transcribes the canary.
 
 `python -m speakeasyd.engine.selftest MODEL SPEC`, with SPEC as JSON, prints JSON: `decoded` in
-seconds of audio, `model`, `device`, `compute_type` and `network`; or `phase` and `error`. `voices`: how many
-the speaker models hear in the sample; or `voices_error`.
+seconds of audio, `model`, `device`, `compute_type` and `network`; or `phase` and `error`. `voices`:
+how many the speaker models hear in the sample; or `voices_error`.
 """
 
 import json
@@ -15,6 +15,7 @@ from speakeasyd.engine.bundled_audio import decode_bundled_audio
 from speakeasyd.engine.diarization import SpeakerDetector
 from speakeasyd.engine.faults import EngineFault, label_phase
 from speakeasyd.engine.model import load_model
+from speakeasyd.engine.vad import VoiceDetector
 
 
 def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
@@ -22,6 +23,7 @@ def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
     try:
         with label_phase(Phase.DECODE):
             samples = decode_bundled_audio("samples/voice_memo.flac")  # one voice
+        VoiceDetector()
         loaded = load_model(requested, spec).loaded
     except EngineFault as fault:
         return {"phase": fault.phase, "error": str(fault)}

@@ -6,7 +6,9 @@ The model's recurrent state is kept between blocks.
 import numpy as np
 from numpy.typing import NDArray
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.engine.audio import BLOCK, Samples
+from speakeasyd.engine.faults import label_phase
 from speakeasyd.engine.onnx_models import VOICE_DETECTION, OnnxModel
 
 WINDOW = 512  # samples: 32 ms
@@ -21,8 +23,9 @@ class VoiceDetector:
     """The model; thread-safe, since the state is in `VoiceActivity`."""
 
     def __init__(self) -> None:
-        """Load the model. Raises OnnxModelDamaged."""
-        self._model = OnnxModel(VOICE_DETECTION)
+        """Load the model. Raises EngineFault."""
+        with label_phase(Phase.LOAD):
+            self._model = OnnxModel(VOICE_DETECTION)
 
     def run_model(
         self, windows: Samples, h: Samples, c: Samples

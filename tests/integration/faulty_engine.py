@@ -15,7 +15,7 @@ from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.worker_host import serve_requests
 from speakeasyd.testing import limit_memory
 
-DECODER_BYTES = 40_000_000  # enough memory for the decoder, not for the model
+SPARE_BYTES = 5_000_000  # less than a model needs, to be loaded or for a window
 UNSUPPORTED_ERROR = "cuBLAS failed with status CUBLAS_STATUS_NOT_SUPPORTED"
 
 
@@ -46,11 +46,11 @@ class FaultyConnection:
 
 
 def serve_short_of_memory_for_loading(conn: Connection, spec: WorkerSpec) -> int:
-    return _serve_faulty(conn, spec, Loading, lambda: limit_memory(DECODER_BYTES))
+    return _serve_faulty(conn, spec, Loading, lambda: limit_memory(SPARE_BYTES))
 
 
 def serve_short_of_memory_for_work(conn: Connection, spec: WorkerSpec) -> int:
-    return _serve_faulty(conn, spec, Loaded, lambda: limit_memory(DECODER_BYTES))
+    return _serve_faulty(conn, spec, Loaded, lambda: limit_memory(SPARE_BYTES))
 
 
 def serve_and_stop_process(conn: Connection, spec: WorkerSpec) -> int:

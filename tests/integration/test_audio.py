@@ -11,10 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.job import Signature
 from speakeasyd.domain.transcript import MediaWarning, WarningKind
 from speakeasyd.engine.audio import BLOCK, SAMPLE_RATE, Audio, Samples
+from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.media_file import MediaFile
+from speakeasyd.engine.onnx_models import VOICE_DETECTION
 from speakeasyd.engine.vad import VoiceActivity, VoiceDetector
 from speakeasyd.errors import ErrorCode, FileFault
 
@@ -269,4 +272,18 @@ def test_the_voice_detector_is_the_one_of_faster_whisper() -> None:
     assert expected.min() < 0.1
     assert expected.max() > 0.9
     # faster-whisper sets the end of the last window to 0
-    np.testing.assert_allclose(found[:-1], expected[:-1], atol=1e-4)
+    np.testing.assert_allclose(found[:-1], expected[:-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["missing", "changed"])
+def test_a_damaged_voice_detector_is_a_fault_with_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    file = tmp_path / "data" / VOICE_DETECTION
+    if damage == "changed":
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"another model")
+    monkeypatch.setattr("speakeasyd.engine.onnx_models.files", lambda _package: tmp_path)
+    with pytest.raises(EngineFault, match="OnnxModelDamaged: the model voice_detection/") as caught:
+        VoiceDetector()
+    assert caught.value.phase is Phase.LOAD

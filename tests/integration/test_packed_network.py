@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from ctranslate2 import StorageView
 from faster_whisper import WhisperModel
-from faster_whisper.tokenizer import Tokenizer
+from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -71,6 +71,8 @@ def library(request: pytest.FixtureRequest) -> tuple[str, ctypes.CDLL]:
     try:
         return load_library(libraries={request.param: LIBRARIES[request.param]})
     except Unsupported as error:
+        if "another version" in str(error):  # skipped, no test of the module would run
+            pytest.fail("python -m tools.compile_network compiles it")
         pytest.skip(f"{request.param}: {error}")
 
 
@@ -255,10 +257,15 @@ def test_first_tokens_are_rated_as_by_ctranslate2(
         expected = np.exp(logits - np.logaddexp.reduce(logits))
         found = packed._rate_tokens(np.asarray(clip), tokenizer.timestamp_begin, 51)
         assert found.sum() == pytest.approx(1, abs=1e-4)
-        np.testing.assert_allclose(found, expected, atol=0.1)
+        np.testing.assert_allclose(np.log(found), np.log(expected), atol=0.5)
 
 
 @pytest.mark.skipif(MODEL_VARIABLE not in os.environ, reason=f"{MODEL_VARIABLE} is not set")
+def test_the_tokens_of_the_languages_are_known(packed: PackedNetwork) -> None:
+    assert packed._languages[:4] == ["en", "zh", "de", "es"]
+    assert {*packed._languages} == {*_LANGUAGE_CODES} - {"yue"}  # new in large-v3
+
+
 def test_a_multilingual_model_rates_languages_as_ctranslate2_does(
     library: tuple[str, ctypes.CDLL],
 ) -> None:
@@ -355,7 +362,7 @@ def test_a_window_that_the_model_cannot_take_is_refused(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0, -1e30])
-def test_wrong_numbers_are_encoded(encoder: PackedEncoder, value: float) -> None:
+def test_wrong_numbers_do_not_end_the_process(encoder: PackedEncoder, value: float) -> None:
     window = np.full((80, 300), value, np.float32)
     assert encoder.encode_window(window).shape == (1, 150, 384)
 

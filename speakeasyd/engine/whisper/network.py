@@ -1,4 +1,4 @@
-"""The network of a Whisper model, by CTranslate2: encodes windows, and decodes them to tokens."""
+"""The network of a Whisper model, by CTranslate2: encodes windows, rates languages, decodes tokens."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """The network compiled from `packed/`: weights packed once, for CPUs with AVX2 or AVX-512.
 
-CTranslate2 packs the weights again in every step. There, a call takes clips of the same window and
-with prompts of the same length; here, of any.
+CTranslate2 packs the weights again in every call of the encoder and every step of the decoder.
+There, a call takes clips of the same window and with prompts of the same length; here, of any.
 """
 
 import ctypes
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from ctranslate2 import StorageView
+from faster_whisper.tokenizer import Tokenizer
 
 from speakeasyd.domain.recognition import LanguageProbabilities
 from speakeasyd.engine.audio import Samples
@@ -85,7 +86,7 @@ class PackedNetwork:
         """
         instructions, self._library = library or load_library()
         encodes = instructions == ENCODING_LIBRARY
-        self.description = f"the packed network, with {instructions}"
+        self.description = f"the packed Whisper network, with {instructions}"
         if not encodes:
             self.description += "; CTranslate2 encodes"
         try:
@@ -100,14 +101,12 @@ class PackedNetwork:
             raise Unsupported("the model's tokenizer has other tokens")
         self._start, self._end = int(tokenizer.sot), int(tokenizer.eot)
         self._no_speech, self._no_timestamps = tokenizer.no_speech, tokenizer.no_timestamps
-        # The tokens of the languages are between those of the start and of the two tasks
-        tokens = range(self._start + 1, min(tokenizer.translate, tokenizer.transcribe))
-        self._languages = [tokenizer.tokenizer.id_to_token(token)[2:-2] for token in tokens]
+        self._languages = _list_languages(tokenizer)
         self._suppressed = np.array(fallback.suppressed, np.int32)
         self._suppressed_first = np.array([*tokenizer.encode(" "), self._end], np.int32)
 
     def encode_windows(self, windows: Sequence[Samples]) -> EncoderOutput:
-        """Raises MemoryError, and RuntimeError from CTranslate2."""
+        """Raises MemoryError and ValueError, and RuntimeError from CTranslate2."""
         if self._encoder is None:
             return self._fallback.encode_windows(windows)
         return list(map(StorageView.from_array, map(self._encoder.encode_window, windows)))
@@ -183,3 +182,15 @@ class PackedNetwork:
             suppressed_count=len(self._suppressed),
             suppressed_first_count=len(self._suppressed_first),
         )
+
+
+def _list_languages(tokenizer: Tokenizer) -> list[str]:
+    """Return the codes of the languages by token, from that after the start on. Raises Unsupported.
+
+    Their tokens are between those of the start and of the two tasks.
+    """
+    try:
+        tokens = range(tokenizer.sot + 1, min(tokenizer.translate, tokenizer.transcribe))
+        return [tokenizer.tokenizer.id_to_token(token)[2:-2] for token in tokens]
+    except TypeError as error:  # it has no such tokens
+        raise Unsupported("the model's tokenizer has other tokens") from error

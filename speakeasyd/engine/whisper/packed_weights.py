@@ -23,6 +23,7 @@ HEAD = 64  # width of an attention head
 POSITIONS = 448  # tokens of prompt and text
 STATES = 1500  # of a window of 30 s
 _TAPS = 3  # frames that a convolution takes
+_WIDEST = 1280  # of all models; the sums of a wider convolution need not fit into 32 bits
 _MULTIPLE = 16
 _TYPES: dict[Any, int] = {np.int8: 0, np.float16: 1, np.float32: 2}  # as in layers.h
 _REQUIRED = {  # of every Whisper model
@@ -82,8 +83,8 @@ class _Packer:
 
     def build_encoder(self) -> EncoderWeights:
         width, mels, _ = self._weights["encoder/conv1/weight"].shape
-        if mels % _MULTIPLE:
-            raise Unsupported(f"the model takes {mels} mels")
+        if mels % _MULTIPLE or max(mels, width) > _WIDEST:
+            raise Unsupported(f"the model takes {mels} mels and is {width} wide")
         layers, hidden = self._build_layers("encoder", width)
         return EncoderWeights(
             conv1=self._pack_convolution("encoder/conv1", width, mels),
