@@ -262,7 +262,8 @@ def test_first_tokens_are_rated_as_by_ctranslate2(
 
 def test_the_tokens_of_the_languages_are_known(packed: PackedNetwork) -> None:
     assert packed._languages[:4] == ["en", "zh", "de", "es"]
-    assert {*packed._languages} == {*_LANGUAGE_CODES} - {"yue"}  # new in large-v3
+    codes = {"he" if code == "iw" else code for code in packed._languages}  # Hebrew, in this model
+    assert codes == {*_LANGUAGE_CODES} - {"yue"}  # new in large-v3
 
 
 @pytest.mark.skipif(MODEL_VARIABLE not in os.environ, reason=f"{MODEL_VARIABLE} is not set")
