@@ -12,8 +12,9 @@ _LARGE = 1 << 30  # bytes: more than any block that a model allocates
 def retain_freed_pages() -> None:
     """Keep freed memory in the heap for later allocations.
 
-    Over a window of 30 s CTranslate2's encoder allocates blocks of more than 32 MB. By default glibc maps and
-    unmaps such blocks one by one, and a fifth of the encoder's time was spent in page faults.
+    Over a window of 30 s CTranslate2's encoder allocates blocks of more than 32 MB. By default glibc
+    maps and unmaps such blocks one by one, and a fifth of the encoder's time was spent in page
+    faults.
     """
     _set_trim_threshold(_LARGE)
 

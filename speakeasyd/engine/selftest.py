@@ -23,7 +23,7 @@ def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
     try:
         with label_phase(Phase.DECODE):
             samples = decode_bundled_audio("samples/voice_memo.flac")  # one voice
-        VoiceDetector()
+        VoiceDetector()  # each worker loads it
         loaded = load_model(requested, spec).loaded
     except EngineFault as fault:
         return {"phase": fault.phase, "error": str(fault)}

@@ -386,7 +386,7 @@ def test_convolutions_with_int8_weights_are_packed(
 
 
 def test_too_little_memory_for_states_is_an_error(
-    encoder: PackedEncoder, library: tuple[str, ctypes.CDLL], model_file: Path
+    library: tuple[str, ctypes.CDLL], model_file: Path
 ) -> None:
     resource = pytest.importorskip("resource")
     hungry = PackedEncoder(library[1], read_weights(model_file))

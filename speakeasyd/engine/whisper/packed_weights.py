@@ -24,7 +24,7 @@ POSITIONS = 448  # tokens of prompt and text
 STATES = 1500  # of a window of 30 s
 _TAPS = 3  # frames that a convolution takes
 _WIDEST = 1280  # of all models; the sums of a wider convolution need not fit into 32 bits
-_MULTIPLE = 16
+_MULTIPLE = 16  # of the outputs of a linear layer, padded, and of mels
 _TYPES: dict[Any, int] = {np.int8: 0, np.float16: 1, np.float32: 2}  # as in layers.h
 _REQUIRED = {  # of every Whisper model
     "activation": 3,  # GELU
@@ -38,37 +38,25 @@ _EMBEDDINGS = "decoder/embeddings"
 
 def pack_encoder(library: ctypes.CDLL, weights: Weights) -> EncoderWeights:
     """Raises Unsupported for a model that is no plain Whisper model."""
-    _require_values("encoder", weights)
-    packer = _Packer(library, weights)
-    with _report_variables():
-        encoder = packer.build_encoder()
-    encoder.arrays = packer.arrays
-    return encoder
+    with _require_plain_model("encoder", weights):
+        return _Packer(library, weights).build_encoder()
 
 
 def pack_decoder(library: ctypes.CDLL, weights: Weights) -> DecoderWeights:
     """Raises Unsupported for a model that is no plain Whisper model."""
-    _require_values("decoder", weights)
     if weights.get("decoder/projection/weight") is not weights.get(f"{_EMBEDDINGS}/weight"):
         raise Unsupported("the model's output layer has weights of its own")
-    packer = _Packer(library, weights)
-    with _report_variables():
-        decoder = packer.build_decoder()
-    decoder.arrays = packer.arrays
-    return decoder
-
-
-def _require_values(part: str, weights: Weights) -> None:
-    """Raises Unsupported."""
-    for name, value in _REQUIRED.items():
-        if (found := weights.get(f"{part}/{name}", value)) != value:
-            raise Unsupported(f"{part}/{name} of the model is {found}")
+    with _require_plain_model("decoder", weights):
+        return _Packer(library, weights).build_decoder()
 
 
 @contextmanager
-def _report_variables() -> Iterator[None]:
-    """Raises Unsupported."""
+def _require_plain_model(part: str, weights: Weights) -> Iterator[None]:
+    """Raises Unsupported, also for variables that are missing or have another shape inside."""
     try:
+        for name, value in _REQUIRED.items():
+            if (found := weights.get(f"{part}/{name}", value)) != value:
+                raise Unsupported(f"{part}/{name} of the model is {found}")
         yield
     except KeyError as error:
         raise Unsupported(f"the model has no {error}") from error
@@ -79,14 +67,14 @@ def _report_variables() -> Iterator[None]:
 class _Packer:
     def __init__(self, library: ctypes.CDLL, weights: Weights) -> None:
         self._library, self._weights = library, weights
-        self.arrays: list[npt.NDArray[Any]] = []
+        self._arrays: list[npt.NDArray[Any]] = []
 
     def build_encoder(self) -> EncoderWeights:
         width, mels, _ = self._weights["encoder/conv1/weight"].shape
         if mels % _MULTIPLE or max(mels, width) > _WIDEST:
             raise Unsupported(f"the model takes {mels} mels and is {width} wide")
         layers, hidden = self._build_layers("encoder", width)
-        return EncoderWeights(
+        encoder = EncoderWeights(
             conv1=self._pack_convolution("encoder/conv1", width, mels),
             conv2=self._pack_convolution("encoder/conv2", width, width),
             norm=self._build_norm("encoder/layer_norm", width),
@@ -97,11 +85,13 @@ class _Packer:
             hidden=hidden,
             mels=mels,
         )
+        encoder.arrays = self._arrays
+        return encoder
 
     def build_decoder(self) -> DecoderWeights:
         tokens, width = self._weights[f"{_EMBEDDINGS}/weight"].shape
         layers, hidden = self._build_layers("decoder", width)
-        return DecoderWeights(
+        decoder = DecoderWeights(
             layers=layers,
             vocabulary=self._pack_linear(_EMBEDDINGS, tokens, width),
             norm=self._build_norm("decoder/layer_norm", width),
@@ -111,6 +101,8 @@ class _Packer:
             hidden=hidden,
             tokens=tokens,
         )
+        decoder.arrays = self._arrays
+        return decoder
 
     def _build_layers(self, part: str, width: int) -> tuple[ctypes.Array[Layer], int]:
         """Return the layers and the width between the two linear layers at the end of each."""
@@ -194,7 +186,7 @@ class _Packer:
         return self._keep(np.array(self._get(name, *shape), np.float32))
 
     def _keep(self, array: npt.NDArray[Any]) -> int:
-        self.arrays.append(array)
+        self._arrays.append(array)
         return int(array.ctypes.data)
 
 

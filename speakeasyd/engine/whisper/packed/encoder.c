@@ -28,9 +28,9 @@ typedef struct {
  * scores give it. So the keys of a block of states are packed as the weights of a linear layer from
  * queries to scores, and the values as those of one from shares to results. */
 typedef struct {
-    Rounded queries;       /* [heads][padded][HEAD] */
+    Rounded queries;       /* [heads][count][HEAD] */
     Linear *keys, *values; /* [heads][blocks] */
-    int blocks, padded;    /* padded: states of all blocks */
+    int count, blocks;     /* count: of states; the last block may have fewer than the others */
     float *scores;         /* [blocks][rows][BLOCK] */
     Rounded shares;        /* as `scores` */
 } Attention;
@@ -79,19 +79,25 @@ static void pack_values(const Linear *linear, const float *values, size_t stride
     }
 }
 
+/* The queries of a head from the state `first` on. */
+static Rounded find_queries(const Attention *a, int head, int first) {
+    const size_t at = (size_t)head * a->count + first;
+    return (Rounded){a->queries.values + at * HEAD, a->queries.scales + at};
+}
+
 /* Rounds and packs the queries, keys and values [rows][3][width] of the states from `first` on. */
 static void prepare_attention(const Encoder *e, int first, int rows, const float *projected,
                               const Attention *a) {
     const int width = e->width, stride = 3 * width;
     for (int head = 0; head < width / HEAD; head++, projected += HEAD) {
-        const size_t at = (size_t)head * a->padded + first;
-        const Rounded queries = {a->queries.values + at * HEAD, a->queries.scales + at};
+        const size_t block = (size_t)head * a->blocks + first / BLOCK;
+        const Rounded queries = find_queries(a, head, first);
         round_rows(projected, stride, rows, HEAD, 1, queries);
-        for (int row = 0; row < rows; row++) queries.scales[row] *= ATTENTION_SCALE;
-        for (int row = 0; row < rows; row++)
-            pack_output(&a->keys[at / BLOCK], row, projected + width, FLOAT32, (size_t)row * stride,
-                        0);
-        pack_values(&a->values[at / BLOCK], projected + 2 * width, stride, rows);
+        for (int row = 0; row < rows; row++) {
+            queries.scales[row] *= ATTENTION_SCALE;
+            pack_output(&a->keys[block], row, projected + width, FLOAT32, (size_t)row * stride, 0);
+        }
+        pack_values(&a->values[block], projected + 2 * width, stride, rows);
     }
 }
 
@@ -115,18 +121,17 @@ static void compute_shares(const Attention *a, int rows, int row) {
     a->shares.scales[row] = 1.0f / reduce_add(__builtin_convertvector(sums, floats));
 }
 
-/* out[rows][width] = the attention of one head's queries from `first` on over `count` states. */
-static void attend(const Attention *a, int head, int first, int rows, int count, float *out,
-                   int width) {
-    const size_t at = (size_t)head * a->padded + first, next = (size_t)rows * BLOCK;
-    const Rounded queries = {a->queries.values + at * HEAD, a->queries.scales + at};
+/* out[rows][width] = the attention of one head's queries from `first` on. */
+static void attend(const Attention *a, int head, int first, int rows, float *out, int width) {
+    const size_t next = (size_t)rows * BLOCK;
+    const Rounded queries = find_queries(a, head, first);
     const Linear *keys = a->keys + (size_t)head * a->blocks;
     const Linear *values = a->values + (size_t)head * a->blocks;
     for (int block = 0; block < a->blocks; block++)
         store_products_8(&keys[block], queries, rows, a->scores + block * next);
     for (int row = 0; row < rows; row++) {
         float *last = a->scores + (a->blocks - 1) * next + row * BLOCK;
-        for (int i = count; i < a->padded; i++) last[i % BLOCK] = MASKED;
+        for (int i = a->count; i < a->blocks * BLOCK; i++) last[i % BLOCK] = MASKED;
         compute_shares(a, rows, row);
     }
     float sums[ATTENTION_ROWS * HEAD] = {0};
@@ -138,9 +143,8 @@ static void attend(const Attention *a, int head, int first, int rows, int count,
         memcpy(out + (size_t)row * width, sums + row * HEAD, HEAD * sizeof *out);
 }
 
-static void run_layer(const Encoder *e, const Layer *layer, int count, float *states,
-                      const Workspace *w) {
-    const int width = e->width;
+static void run_layer(const Encoder *e, const Layer *layer, float *states, const Workspace *w) {
+    const int width = e->width, count = w->attention.count;
     for (int first = 0; first < count; first += BLOCK) {
         const int rows = min_int(count - first, BLOCK);
         normalize(&layer->self_norm, states + (size_t)first * width, rows, width, w->normal);
@@ -152,7 +156,7 @@ static void run_layer(const Encoder *e, const Layer *layer, int count, float *st
         float *x = states + (size_t)first * width;
         for (int head = 0; head < width / HEAD; head++)
             for (int row = 0; row < rows; row += ATTENTION_ROWS)
-                attend(&w->attention, head, first + row, min_int(rows - row, ATTENTION_ROWS), count,
+                attend(&w->attention, head, first + row, min_int(rows - row, ATTENTION_ROWS),
                        w->attended + (size_t)row * width + head * HEAD, width);
         apply_linear(&layer->self_out, w->attended, rows, x, ADD, w->rounded);
         normalize(&layer->hidden_norm, x, rows, width, w->normal);
@@ -186,11 +190,11 @@ static Attention allocate_attention(const Encoder *e, int count, int *failed) {
     const int blocks = (count + BLOCK - 1) / BLOCK, heads = e->width / HEAD;
     const size_t padded = (size_t)blocks * BLOCK;
     return (Attention){
-        .queries = allocate_rounded(heads * padded, HEAD, 1, failed),
+        .queries = allocate_rounded((size_t)heads * count, HEAD, 1, failed),
         .keys = allocate_linears(heads * blocks, BLOCK, HEAD, 1, failed),
         .values = allocate_linears(heads * blocks, HEAD, BLOCK, 2, failed),
+        .count = count,
         .blocks = blocks,
-        .padded = padded,
         .scores = allocate(ATTENTION_ROWS * padded, sizeof(float), failed),
         .shares = allocate_rounded(ATTENTION_ROWS, padded, 2, failed),
     };
@@ -225,7 +229,7 @@ EXPORT int encode_window(const Encoder *e, const float *frames, int count, float
         convolve(e, first, min_int(count - first, BLOCK), frames + (size_t)2 * first * e->mels,
                  states + (size_t)first * e->width, &w);
     for (int layer = 0; layer < e->layer_count && !failed; layer++)
-        run_layer(e, &e->layers[layer], count, states, &w);
+        run_layer(e, &e->layers[layer], states, &w);
     if (!failed) normalize(&e->norm, states, count, e->width, states);
     free_workspace(&w);
     return failed ? -1 : 0;

@@ -80,6 +80,9 @@ INLINE float find_peak(const void *values, int type, size_t at, int count) {
     return reduce_max(peaks);
 }
 
+/* The factor with which values up to `peak` become integers up to `largest`. */
+INLINE float compute_factor(float peak, float largest) { return peak > 0 ? largest / peak : 1.0f; }
+
 INLINE void store_rounded(void *to, ints values, int bytes) {
     if (bytes == 1)
         store_bytes(to, values);
@@ -94,10 +97,9 @@ INLINE void pack_output(const Linear *linear, int output, const void *weights, i
     const int width = linear->inputs, bytes = linear->bytes, group = 4 / bytes;
     int8_t *to = (int8_t *)linear->weights + (size_t)(output / LANES) * width * bytes * LANES
                  + output % LANES * 4;
-    if (type != INT8) {
-        const float peak = find_peak(weights, type, at, width);
-        factor = peak > 0 ? (bytes == 1 ? PEAK_8 : WEIGHT_PEAK_16) / peak : 1.0f;
-    }
+    if (type != INT8)
+        factor = compute_factor(find_peak(weights, type, at, width),
+                                bytes == 1 ? PEAK_8 : WEIGHT_PEAK_16);
     int32_t sum = 0;
     for (int i = 0; i < width; i += LANES) {
         int8_t rounded[2 * LANES];
@@ -119,8 +121,8 @@ INLINE void pack_output(const Linear *linear, int output, const void *weights, i
 INLINE void round_rows(const float *inputs, size_t stride, int rows, int width, int bytes,
                        Rounded to) {
     for (int row = 0; row < rows; row++, inputs += stride) {
-        const float peak = find_peak(inputs, FLOAT32, 0, width);
-        const float factor = peak > 0 ? (bytes == 1 ? PEAK_8 : INPUT_PEAK_16) / peak : 1.0f;
+        const float factor = compute_factor(find_peak(inputs, FLOAT32, 0, width),
+                                            bytes == 1 ? PEAK_8 : INPUT_PEAK_16);
         uint8_t *of_row = to.values + (size_t)row * width * bytes;
         to.scales[row] = 1.0f / factor;
         for (int i = 0; i < width; i += LANES)

@@ -1,4 +1,4 @@
-/* Packs the weights of a model when it is loaded. */
+/* What is called when a model is loaded. */
 #include "layers.h"
 
 /* Packs weights [count][linear->inputs]: int8 with a factor for each row [count], or float16 or
