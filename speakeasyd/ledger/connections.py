@@ -1,8 +1,6 @@
-"""The connections to the ledger: one that writes, a few that can only read.
+"""The connections to the ledger: one that writes, and those that can only read.
 
-The one that writes is synchronous and belongs to the writer's thread: a transaction is several
-statements that wait only for the disk. Those that read are asynchronous, because a query whose
-client has disconnected has to be interrupted.
+Each belongs to a thread: a transaction is several statements that wait only for the disk.
 """
 
 import sqlite3
@@ -11,72 +9,70 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
+from sqlalchemy.pool import NullPool
 
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.failures import explain_errors, explain_sqlite_error
 from speakeasyd.ledger.pairing import refuse_foreign_log
-from speakeasyd.ledger.snapshot_connection import SnapshotConnection
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
 WAL_BYTES = 32 * 1024 * 1024  # bytes of the write-ahead log before a checkpoint
 
 
 def create_write_engine(path: Path) -> Engine:
-    """Return an engine with one connection. Every transaction takes the write lock when it begins.
+    """Return the engine of the writer. Every transaction takes the write lock when it begins.
 
     So no transaction fails half-way because the lock is taken. SQLite's automatic checkpoints are
     off: the daemon runs them, see `Writer`; other programs leave them to the daemon, since two
     checkpoints at once can corrupt the database in SQLite before 3.51.3.
     """
-    url = URL.create(
-        "sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": "rw"}
-    )
-    # by default, the driver would begin deferred transactions
-    engine = create_engine(url, connect_args={"isolation_level": None}, pool_size=1, max_overflow=0)
-    pragmas = _list_pragmas(
+    return _create_engine(
+        path,
+        "rw",
+        "BEGIN IMMEDIATE",
         "synchronous = FULL",  # a committed change must survive a power failure
-        "wal_autocheckpoint = 0",
         f"journal_size_limit = {WAL_BYTES}",
+    )
+
+
+def create_read_engine(path: Path) -> Engine:
+    """Return an engine whose connections cannot write. Every transaction is a snapshot.
+
+    In WAL mode readers never wait for the writer, and the writer never waits for readers.
+    """
+    return _create_engine(path, "ro", "BEGIN", "query_only = ON")
+
+
+def _create_engine(path: Path, mode: str, begin: str, *pragmas: str) -> Engine:
+    """Return an engine without a pool: whoever opens a connection keeps it."""
+    url = URL.create(
+        "sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": mode}
+    )
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        connect_args={
+            "isolation_level": None,  # by default, the driver would begin deferred transactions
+            "check_same_thread": False,
+        },
+    )
+    settings = (
+        f"busy_timeout = {BUSY_MS}",
+        "foreign_keys = ON",
+        "wal_autocheckpoint = 0",
+        *pragmas,
     )
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: sqlite3.Connection, _record: object) -> None:
-        for pragma in pragmas:
-            connection.execute(pragma).close()
+        for setting in settings:
+            connection.execute(f"PRAGMA {setting}").close()
 
     @event.listens_for(engine, "begin")
     def _begin_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql(begin)
 
     return engine
-
-
-def create_read_engine(path: Path, *, size: int) -> AsyncEngine:
-    """Return an engine with connections that cannot write. Every transaction is a snapshot.
-
-    In WAL mode readers never wait for the writer, and the writer never waits for readers.
-    """
-    pragmas = _list_pragmas("query_only = ON", "wal_autocheckpoint = 0")
-
-    async def connect() -> SnapshotConnection:
-        connection = SnapshotConnection(path, pragmas)
-        await connection.open()
-        return connection
-
-    return create_async_engine(
-        "sqlite+aiosqlite://",
-        async_creator=connect,
-        poolclass=AsyncAdaptedQueuePool,
-        pool_size=size,
-        max_overflow=0,
-    )
-
-
-def _list_pragmas(*pragmas: str) -> list[str]:
-    common = (f"busy_timeout = {BUSY_MS}", "foreign_keys = ON")
-    return [f"PRAGMA {pragma}" for pragma in (*common, *pragmas)]
 
 
 def check_schema(path: Path) -> None:
@@ -100,13 +96,19 @@ def check_schema(path: Path) -> None:
         raise explain_sqlite_error(error, path) or other_version from error
 
 
-def is_io_error(error: DBAPIError) -> bool:
+def is_io_error(error: Exception) -> bool:
     """Return whether the files of the connection cannot be read, or are not the ledger's any more."""
-    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
+    cause = _find_cause(error)
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR
 
 
 def translate_error(error: Exception, path: Path) -> Exception:
     """Return the error of the ledger for an error of SQLite; other errors are returned as they are."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
+    cause = _find_cause(error)
     explanation = explain_sqlite_error(cause, path) if isinstance(cause, sqlite3.Error) else None
     return explanation or error
+
+
+def _find_cause(error: Exception) -> BaseException | None:
+    """Return the driver's error for one of SQLAlchemy."""
+    return error.orig if isinstance(error, DBAPIError) else error

@@ -8,10 +8,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import OperationalError
 
 from speakeasyd.errors import LedgerBusy, LedgerError
 from speakeasyd.ledger import connections
@@ -27,26 +26,26 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class _RunningQuery:
     budget: QueryBudget
-    driver: SnapshotConnection | None = None  # while statements may run on it
+    connection: SnapshotConnection | None = None  # while statements may run on it
     interrupter: asyncio.Task[None] | None = None
 
     def end(self, task: asyncio.Task[Any]) -> None:
         """Interrupt the statements; a query that has no connection yet is cancelled."""
-        if self.driver is None:
+        if self.connection is None:
             task.cancel()
         elif self.interrupter is None:
             self.interrupter = asyncio.create_task(self._interrupt_until_ended())
 
-    def release_driver(self) -> None:
+    def release_connection(self) -> None:
         """Stop interrupting: the connection goes back to its pool."""
-        self.driver = None
+        self.connection = None
         if self.interrupter:
             self.interrupter.cancel()
 
     async def _interrupt_until_ended(self) -> None:
         """Interrupt repeatedly: between two statements, an interrupt has no effect."""
-        while self.driver is not None:
-            await self.driver.interrupt()
+        while self.connection is not None:
+            await self.connection.interrupt()
             await asyncio.sleep(INTERRUPT_S)
 
 
@@ -63,7 +62,8 @@ class Readers:
         self._path = path
         self._limit_s = limit_s
         self._most = None if waiting is None else size + waiting
-        self._engine = connections.create_read_engine(path, size=size)
+        self._engine = connections.create_read_engine(path)
+        self._idle: list[SnapshotConnection] = []
         self._free = asyncio.Semaphore(size)
         self._running: dict[asyncio.Task[Any], _RunningQuery] = {}
         self._closed = False
@@ -77,7 +77,7 @@ class Readers:
             running.end(task)
         if tasks:
             await asyncio.wait(tasks)
-        await self._engine.dispose()
+        await self._close_idle()
 
     async def read(
         self,
@@ -121,29 +121,32 @@ class Readers:
             async with self._free:
                 try:
                     return await self._run_connected(running, query)
-                except OperationalError as error:
+                except Exception as error:
                     if not connections.is_io_error(error):
                         raise
-                await self._engine.dispose()  # the ledger's files were away, and may be back
+                await self._close_idle()  # the ledger's files were away, and may be back
                 return await self._run_connected(running, query)
         except Exception as error:
             interrupt = explain_interrupt(error, running.budget)
             raise interrupt or connections.translate_error(error, self._path) from error
 
     async def _run_connected(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
-        async with self._engine.connect() as connection:
-            raw = await connection.get_raw_connection()
-            driver = cast(SnapshotConnection, raw.driver_connection)
-            running.driver, driver.budget = driver, running.budget
-            running.budget.start()
-            timer = self._start_timer(running)
-            try:
-                return await connection.run_sync(query)
-            finally:
-                if timer:
-                    timer.cancel()
-                running.release_driver()
-                driver.budget = None
+        connection = self._idle.pop() if self._idle else await SnapshotConnection.open(self._engine)
+        running.connection, connection.budget = connection, running.budget
+        running.budget.start()
+        timer = self._start_timer(running)
+        try:
+            return await connection.run_query(query)
+        finally:
+            if timer:
+                timer.cancel()
+            running.release_connection()
+            connection.budget = None
+            self._idle.append(connection)
+
+    async def _close_idle(self) -> None:
+        while self._idle:
+            await self._idle.pop().close()
 
     def _start_timer(self, running: _RunningQuery) -> asyncio.TimerHandle | None:
         task = asyncio.current_task()

@@ -9,10 +9,8 @@ from contextlib import closing
 from itertools import islice
 from pathlib import Path
 
-import aiosqlite
 import pytest
 from sqlalchemy import Connection, text
-from sqlalchemy.util import await_only
 
 from speakeasyd.errors import LedgerBusy, LedgerError, QueryError, QueryTimeout
 from speakeasyd.ledger.claims import find_next_job
@@ -86,16 +84,14 @@ async def test_the_error_of_an_abandoned_query_is_not_logged(
 
 
 async def test_an_interrupted_connection_can_be_used_again(ledger: Ledger, tmp_path: Path) -> None:
+    loop = asyncio.get_running_loop()
     readers = Readers(tmp_path / "ledger.db", size=1)
     seen: list[object] = []
     started = asyncio.Event()
 
     def read_connection(connection: Connection) -> int:
-        driver = connection.connection.driver_connection
-        seen.append(driver)
-        assert isinstance(driver, aiosqlite.Connection)
-        assert not driver.in_transaction
-        started.set()
+        seen.append(connection.connection.driver_connection)
+        loop.call_soon_threadsafe(started.set)
         return len(connection.execute(text(ENDLESS if len(seen) == 1 else "SELECT 1")).all())
 
     async with asyncio.timeout(PATIENCE_S):
@@ -125,13 +121,27 @@ async def test_a_query_that_waits_for_a_connection_can_be_cancelled(
 
 
 async def test_a_query_reads_one_snapshot(ledger: Ledger) -> None:
+    loop = asyncio.get_running_loop()
+
     def count_before_and_after(connection: Connection) -> tuple[object, object]:
         before = fetch_value(connection, "SELECT count(*) FROM jobs")
-        await_only(ledger.write(add_jobs, [build_job("new.wav")]))
+        added = ledger.write(add_jobs, [build_job("new.wav")])
+        asyncio.run_coroutine_threadsafe(added, loop).result(PATIENCE_S)
         return before, fetch_value(connection, "SELECT count(*) FROM jobs")
 
     assert await ledger.read(count_before_and_after) == (0, 0)
     assert await ledger.read(fetch_value, "SELECT count(*) FROM jobs") == 1
+
+
+async def test_the_loop_works_while_a_query_runs(ledger: Ledger) -> None:
+    loop = asyncio.get_running_loop()
+
+    def query(connection: Connection) -> object:
+        answered = threading.Event()
+        loop.call_soon_threadsafe(answered.set)
+        return fetch_value(connection, "SELECT 1"), answered.wait(PATIENCE_S)
+
+    assert await ledger.read(query) == (1, True)
 
 
 async def test_nothing_can_be_written(ledger: Ledger) -> None:
