@@ -69,11 +69,14 @@ def propose_names(template: str, values: Mapping[str, str], *, folder: str = "")
     parents += map(make_component, folders)
     *_, pattern = template.split("/")
     with_ending = _fill_template(pattern.replace("{stem}", "{name}"), values)
-    names = [make_component(last, room=ENDING), make_component(with_ending, room=ENDING)]
+    best = make_component(last, room=ENDING)
+    yield "/".join([*parents, best])  # the others are seldom wanted
+    names = [make_component(with_ending, room=ENDING)]
     names += [_add_number(last, str(number)) for number in range(2, TRIES + 1)]
     names.append(_add_number(last, f"job {values['job_id']}"))
     for name in dict.fromkeys(names):
-        yield "/".join([*parents, name])
+        if name != best:
+            yield "/".join([*parents, name])
 
 
 def make_component(text: str, *, room: int = 0, longest: int = LONGEST) -> str:

@@ -191,8 +191,8 @@ def release_claim(
         available_at=available_at or NO_WAIT,
         error_code=error_code,
         error=error,
-        crashes=jobs.c.crashes + int(crash),
-        attempts=jobs.c.attempts - int(not counts),
+        crash=crash,
+        counts=counts,
     )
     released = JobReleased(
         error_code=error_code, error=error, available_at=available_at, crash=crash

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Integer,
     Row,
@@ -41,7 +40,6 @@ from speakeasyd.domain.transcript import (
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.results import find_gaps
-from speakeasyd.ledger.rows import STREAMED
 from speakeasyd.ledger.tables import artifacts, chunks, jobs, segments
 from speakeasyd.ledger.text_columns import parse_kinds, parse_speakers
 from speakeasyd.ledger.transitions import end_claim, require_claim, split_into_slices
@@ -50,17 +48,35 @@ from speakeasyd.ledger.writer import Transaction
 IN_TIME = (segments.c.start_seconds, segments.c.chunk, segments.c.position)
 # Once: an alias of a table with many columns, or a query, takes longer to build than to run
 _JOB = select(jobs).where(jobs.c.id == bindparam("job"))
-_SEGMENTS = (
-    select(segments)
-    .where(segments.c.job_id == bindparam("job"))
-    .order_by(*IN_TIME)
-    .execution_options(**STREAMED)
-)
+_SEGMENTS = select(segments).where(segments.c.job_id == bindparam("job")).order_by(*IN_TIME)
+_DELETE_RESERVED = delete(artifacts).where(artifacts.c.job_id == bindparam("job"))
 _DELETE_NAME = delete(artifacts).where(
     artifacts.c.outbox == bindparam("of_outbox"), artifacts.c.path_key == bindparam("key")
 )
-_mine, _earlier = jobs.alias("mine"), jobs.alias("earlier")
+_PUT_ARTIFACT = insert(artifacts).prefix_with("OR REPLACE")
 _first, _live = jobs.alias("first"), jobs.alias("live")
+
+_mine, _earlier = jobs.alias("mine"), jobs.alias("earlier")
+_job_id = bindparam("job", type_=Integer)
+_EARLIER_VERSIONS = (
+    select(_earlier.c.id)
+    .join(
+        _mine,
+        (_earlier.c.inbox == _mine.c.inbox)
+        & (_earlier.c.path_raw == _mine.c.path_raw)
+        & (_earlier.c.id < _mine.c.id),
+    )
+    .where(_mine.c.id == _job_id, _earlier.c.status.not_in([Status.PENDING, Status.PROCESSING]))
+)
+"""The ended jobs of earlier versions of the file of the job `job`."""
+_SUPERSEDED = _EARLIER_VERSIONS.where(_earlier.c.superseded_by.is_(None))
+_of_same_file = (artifacts.c.job_id == _job_id) | artifacts.c.job_id.in_(_EARLIER_VERSIONS)
+_OWN_FILES = select(artifacts).where(_of_same_file)
+_TAKEN_NAMES = select(artifacts.c.path_key).where(
+    artifacts.c.outbox == bindparam("outbox", type_=String),
+    artifacts.c.path_key.in_(bindparam("keys", type_=String, expanding=True)),
+    artifacts.c.job_id.is_(None) | ~_of_same_file,
+)
 
 
 def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
@@ -195,27 +211,6 @@ def own_files(connection: Connection, job_id: JobId) -> list[OwnFile]:
     return [OwnFile(row.outbox, row.path, _build_hashes(row)) for row in rows]
 
 
-def _of_same_file() -> ColumnElement[bool]:
-    """Return the condition for artifacts of the job `job` or of an ended earlier version."""
-    job_id = bindparam("job", type_=Integer)
-    same = (
-        (_earlier.c.inbox == _mine.c.inbox)
-        & (_earlier.c.path_raw == _mine.c.path_raw)
-        & (_earlier.c.id < _mine.c.id)
-    )
-    ended_before = _earlier.c.status.not_in([Status.PENDING, Status.PROCESSING])
-    ids = select(_earlier.c.id).join(_mine, same).where(_mine.c.id == job_id, ended_before)
-    return (artifacts.c.job_id == job_id) | artifacts.c.job_id.in_(ids)
-
-
-_OWN_FILES = select(artifacts).where(_of_same_file())
-_TAKEN_NAMES = select(artifacts.c.path_key).where(
-    artifacts.c.outbox == bindparam("outbox", type_=String),
-    artifacts.c.path_key.in_(bindparam("keys", type_=String, expanding=True)),
-    artifacts.c.job_id.is_(None) | ~_of_same_file(),
-)
-
-
 def _build_hashes(row: Row[Any]) -> frozenset[str]:
     return frozenset({row.sha256, *json.loads(row.replaces_sha256 or "[]")})
 
@@ -271,13 +266,7 @@ def reserve_artifacts(
     }
     if not collisions:
         own = {(own.outbox, own.path): own.hashes for own in own_files(tx.connection, job_id)}
-        for artifact in intended:
-            _insert_artifacts(
-                tx,
-                job_id,
-                artifact,
-                replaces=own.get((artifact.outbox, artifact.path), frozenset()),
-            )
+        _put_artifacts(tx, job_id, intended, replaces=own)
     return collisions
 
 
@@ -294,8 +283,6 @@ def complete_job(
     `removed`: own files that are no longer in the outbox. The text of a retry replaces the earlier
     text.
     """
-    require_claim(tx, job_id, token)
-    retries.replace_finished(tx, job_id)
     end_claim(
         tx,
         job_id,
@@ -306,12 +293,12 @@ def complete_job(
         error_code=None,
         error=None,
     )
-    tx.connection.execute(delete(artifacts).where(artifacts.c.job_id == job_id))
+    retries.replace_finished(tx, job_id)
+    tx.connection.execute(_DELETE_RESERVED, {"job": job_id})
     for own in removed:
         values = {"of_outbox": own.outbox, "key": build_collision_key(own.path)}
         tx.connection.execute(_DELETE_NAME, values)
-    for artifact in written:
-        _insert_artifacts(tx, job_id, artifact, written_at=tx.now)
+    _put_artifacts(tx, job_id, written, written_at=tx.now)
     superseded = _supersede_earlier(tx, job_id)
     completed = JobCompleted(
         artifacts=[artifact.path for artifact in written], supersedes=list[int](superseded)
@@ -321,47 +308,42 @@ def complete_job(
 
 def _supersede_earlier(tx: Transaction, job_id: JobId) -> list[JobId]:
     """Mark the jobs of earlier versions of the same file as superseded. Returns them."""
-    this = select(jobs.c.inbox, jobs.c.path_raw).where(jobs.c.id == job_id)
-    inbox, path = tx.connection.execute(this).one()
-    earlier = (
-        (jobs.c.inbox == inbox)
-        & (jobs.c.path_raw == path)
-        & (jobs.c.id < job_id)
-        & jobs.c.status.not_in([Status.PENDING, Status.PROCESSING])
-        & jobs.c.superseded_by.is_(None)
-    )
-    superseded = [JobId(id_) for id_ in tx.connection.scalars(select(jobs.c.id).where(earlier))]
-    if superseded:
-        tx.connection.execute(update(jobs).where(earlier).values(superseded_by=job_id))
+    superseded = [JobId(id_) for id_ in tx.connection.scalars(_SUPERSEDED, {"job": job_id})]
+    for part in split_into_slices(superseded):
+        tx.connection.execute(update(jobs).where(jobs.c.id.in_(part)).values(superseded_by=job_id))
     return superseded
 
 
-def _insert_artifacts(
+def _put_artifacts(
     tx: Transaction,
     job_id: JobId,
-    artifact: Artifact,
+    files: Sequence[Artifact],
     *,
     written_at: str | None = None,
-    replaces: frozenset[str] = frozenset(),
+    replaces: Mapping[tuple[str, str], frozenset[str]] = {},
 ) -> None:
-    """Insert an artifact; replaces the row of the same name."""
-    key = build_collision_key(artifact.path)
-    others = sorted(replaces - {artifact.sha256})
-    tx.connection.execute(_DELETE_NAME, {"of_outbox": artifact.outbox, "key": key})
-    tx.connection.execute(
-        insert(artifacts),
-        {
-            "job_id": job_id,
-            "format": artifact.format,
-            "outbox": artifact.outbox,
-            "path": artifact.path,
-            "path_key": key,
-            "sha256": artifact.sha256,
-            "bytes": artifact.bytes,
-            "written_at": written_at,
-            "replaces_sha256": json.dumps(others) if others else None,
-        },
-    )
+    """Insert artifacts; each replaces the row of the same name.
+
+    `replaces`: hashes, by outbox and path, of our own earlier files.
+    """
+    rows = []
+    for file in files:
+        others = sorted(replaces.get((file.outbox, file.path), frozenset()) - {file.sha256})
+        rows.append(
+            {
+                "job_id": job_id,
+                "format": file.format,
+                "outbox": file.outbox,
+                "path": file.path,
+                "path_key": build_collision_key(file.path),
+                "sha256": file.sha256,
+                "bytes": file.bytes,
+                "written_at": written_at,
+                "replaces_sha256": json.dumps(others) if others else None,
+            }
+        )
+    if rows:
+        tx.connection.execute(_PUT_ARTIFACT, rows)
 
 
 def _build_segment(row: Mapping[str, Any], numbers: Mapping[LocalKey, int]) -> Segment:

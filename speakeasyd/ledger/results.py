@@ -26,6 +26,15 @@ from speakeasyd.ledger.writer import Transaction
 
 ALMOST = 0.99  # highest progress while more chunks may come
 
+_CLAIMED = select(jobs.c.id, jobs.c.claim_token, jobs.c.container_seconds, jobs.c.progress).where(
+    jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.status == Status.PROCESSING
+)
+_KEPT = {
+    table: select(table.c.job_id, table.c.number).where(
+        tuple_(table.c.job_id, table.c.number).in_(bindparam("keys", expanding=True))
+    )
+    for table in (chunks, retry_chunks)
+}
 _ADVANCE = (
     update(jobs)
     .where(jobs.c.id == bindparam("job_id"))
@@ -42,18 +51,22 @@ def store_chunks(tx: Transaction, done: Sequence[tuple[JobId, Token, Chunk]]) ->
     """
     held = _find_claimed(tx.connection, {job_id for job_id, _, _ in done})
     ours = {(row.id, row.claim_token) for row in held.values()}
+    retried = retries.find_retried(tx.connection, held)
     fresh = _select_new_chunks(
-        tx.connection, [(job_id, chunk) for job_id, token, chunk in done if (job_id, token) in ours]
+        tx.connection,
+        [(job_id, chunk) for job_id, token, chunk in done if (job_id, token) in ours],
+        retried,
     )
     if fresh:
-        _insert_chunks(tx, fresh)
+        _insert_chunks(tx, fresh, retried)
         tx.connection.execute(_ADVANCE, _compute_progress(tx, fresh, held))
     return frozenset(job_id for job_id, token, _ in done if (job_id, token) not in ours)
 
 
-def _insert_chunks(tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]]) -> None:
+def _insert_chunks(
+    tx: Transaction, fresh: Sequence[tuple[JobId, Chunk]], retried: set[JobId]
+) -> None:
     """Insert chunks. Those of a retry stay beside the finished transcript until it is complete."""
-    retried = retries.find_retried(tx.connection, {job_id for job_id, _ in fresh})
     rows: list[dict[str, object]] = []
     texts: list[dict[str, object]] = []
     for job_id, chunk in fresh:
@@ -85,6 +98,7 @@ def add_strike(
     return count
 
 
+_LANGUAGE = select(jobs.c.language).where(jobs.c.id == bindparam("job"))
 _GIVEN_UP = {
     table: select(table.c.start_seconds, table.c.end_seconds)
     .where(table.c.job_id == bindparam("job"), table.c.gap)
@@ -103,7 +117,8 @@ def mark_transcribed(
     tracks: Sequence[TranscribedTrack] = (),
 ) -> None:
     """Record that all chunks are committed. Gaps are added to the warnings. Raises ClaimLost."""
-    given_up = find_gaps(tx.connection, job_id, retries.get_work_table(tx.connection, job_id))
+    work = retries.get_work_table(tx.connection, job_id)
+    given_up = find_gaps(tx.connection, job_id, work)
     missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in given_up)
     if missing:
         warnings = [*warnings, MediaWarning(WarningKind.LEFT_OUT, f"not transcribed: {missing}")]
@@ -118,7 +133,7 @@ def mark_transcribed(
         warning=join_texts(warnings),
         warning_kinds=encode_json(kinds) if kinds else None,
         tracks=encode_json([asdict(track) for track in tracks]) if tracks else None,
-        **_main_language(tx.connection, job_id),
+        **_main_language(tx.connection, job_id, work),
     )
     transcribed = JobTranscribed(
         audio_seconds=audio_seconds, warning=join_texts(warnings), warning_kinds=kinds
@@ -126,10 +141,10 @@ def mark_transcribed(
     tx.record_event(transcribed, job_id)
 
 
-def _main_language(connection: Connection, job_id: JobId) -> dict[str, str | None]:
+def _main_language(connection: Connection, job_id: JobId, work: Table) -> dict[str, str | None]:
     """Return the columns to change if most speech is in another language than the detected one."""
-    detected: str | None = connection.scalar(select(jobs.c.language).where(jobs.c.id == job_id))
-    main = choose_main_language(retries.read_spoken_languages(connection, job_id), detected)
+    detected: str | None = connection.scalar(_LANGUAGE, {"job": job_id})
+    main = choose_main_language(retries.read_spoken_languages(connection, job_id, work), detected)
     return {} if main == detected else {"language": main, "language_probability": None}
 
 
@@ -143,29 +158,24 @@ def find_gaps(
 
 def _find_claimed(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId, Any]:
     """Return the rows of these jobs that are claimed, by any claim."""
-    columns = select(jobs.c.id, jobs.c.claim_token, jobs.c.container_seconds, jobs.c.progress)
-    rows = connection.execute(
-        columns.where(jobs.c.id.in_(job_ids), jobs.c.status == Status.PROCESSING)
-    )
+    rows = connection.execute(_CLAIMED, {"job_ids": list(job_ids)})
     return {row.id: row for row in rows}
 
 
 def _select_new_chunks(
-    connection: Connection, done: Sequence[tuple[JobId, Chunk]]
+    connection: Connection, done: Sequence[tuple[JobId, Chunk]], retried: set[JobId]
 ) -> list[tuple[JobId, Chunk]]:
     """Return the chunks that are not committed yet, each once."""
     by_key = {(job_id, chunk.index): (job_id, chunk) for job_id, chunk in done}
-    retried = retries.find_retried(connection, {job_id for job_id, _ in done})
     kept: set[tuple[int, int]] = set()
     for table, keys in (
         (chunks, [key for key in by_key if key[0] not in retried]),
         (retry_chunks, [key for key in by_key if key[0] in retried]),
     ):
-        columns = table.c.job_id, table.c.number
-        found = select(*columns).where(tuple_(*columns).in_(keys))
-        kept |= (
-            {(job_id, number) for job_id, number in connection.execute(found)} if keys else set()
-        )
+        if keys:
+            kept |= {
+                (row.job_id, row.number) for row in connection.execute(_KEPT[table], {"keys": keys})
+            }
     return [item for key, item in by_key.items() if key not in kept]
 
 

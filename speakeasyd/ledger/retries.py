@@ -56,6 +56,11 @@ _NULLS_OF_SEGMENT = {column.name: None for column in segments.c if column.nullab
 _RETRIED = select(retries.c.job_id).where(
     retries.c.job_id.in_(bindparam("job_ids", expanding=True))
 )
+_SPOKEN = (
+    select(segments.c.language, func.sum(segments.c.end_seconds - segments.c.start_seconds))
+    .where(segments.c.job_id == bindparam("job"))
+    .group_by(segments.c.language)
+)
 _NUMBER_CHUNKS = (
     update(chunks)
     .where(chunks.c.job_id == bindparam("job"), chunks.c.number == bindparam("chunk"))
@@ -171,21 +176,19 @@ def read_work_segments(connection: Connection, job_id: JobId) -> Sequence[Mappin
 
 
 def read_spoken_languages(
-    connection: Connection, job_id: JobId
+    connection: Connection, job_id: JobId, table: Table
 ) -> Sequence[tuple[str | None, float]]:
     """Return languages of the current attempt with seconds of speech; a language may be repeated.
 
-    Of a long file in one row a language: SQLite gives up Python's interpreter lock for each row, and
-    this runs while the ledger is locked.
+    `table`: that of `get_work_table`. Of a long file in one row a language: SQLite gives up
+    Python's interpreter lock for each row, and this runs while the ledger is locked.
     """
-    if find_retried(connection, [job_id]):
+    if table is retry_chunks:
         return [
             (row["language"], row["end_seconds"] - row["start_seconds"])
             for row in read_segments(connection, job_id)
         ]
-    seconds = func.sum(segments.c.end_seconds - segments.c.start_seconds)
-    spoken = select(segments.c.language, seconds).where(segments.c.job_id == job_id)
-    return [tuple(row) for row in connection.execute(spoken.group_by(segments.c.language))]
+    return [tuple(row) for row in connection.execute(_SPOKEN, {"job": job_id})]
 
 
 def replace_finished(tx: Transaction, job_id: JobId) -> None:

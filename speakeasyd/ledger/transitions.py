@@ -1,17 +1,9 @@
 """Changes of a job's status. A trigger in the database enforces the table of legal transitions."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from sqlalchemy import (
-    BindParameter,
-    Column,
-    ColumnElement,
-    ScalarSelect,
-    bindparam,
-    select,
-    update,
-)
+from sqlalchemy import Update, bindparam, select, update
 
 from speakeasyd.domain.event_payloads import JobCancelled, JobRetryCancelled
 from speakeasyd.domain.job import AttemptOutcome, JobId, Status, Token
@@ -24,6 +16,29 @@ SLICE = 500  # values per IN (...)
 
 T = TypeVar("T")
 
+# Once: a statement takes longer to build than to run. Columns are set by further parameters.
+_MATCHES_CLAIM = (
+    (jobs.c.id == bindparam("job"))
+    & (jobs.c.claim_token == bindparam("token"))
+    & (jobs.c.status == Status.PROCESSING)
+)
+_CLAIMED = select(jobs.c.id).where(_MATCHES_CLAIM)
+_UPDATE_OWNED = update(jobs).where(_MATCHES_CLAIM)
+_END_CLAIM = _UPDATE_OWNED.values(
+    crashes=jobs.c.crashes + bindparam("crashed"),
+    attempts=jobs.c.attempts - bindparam("uncounted"),
+)
+_CLOSE_ATTEMPTS = (
+    update(attempts)
+    .where(attempts.c.job_id.in_(bindparam("jobs", expanding=True)), attempts.c.ended_at.is_(None))
+    .values(
+        {
+            column.name: select(column).where(jobs.c.id == attempts.c.job_id).scalar_subquery()
+            for column in (jobs.c.model, jobs.c.device)
+        }
+    )
+)
+
 
 def split_into_slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
@@ -32,21 +47,15 @@ def split_into_slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequenc
 
 def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
     """Change a claimed job. Raises ClaimLost if `token` is not that of the current claim."""
-    if not tx.connection.execute(
-        update(jobs).where(_matches_claim(job_id, token)).values(**values)
-    ).rowcount:
+    _execute_update(tx, _UPDATE_OWNED, job_id, token, values)
+
+
+def _execute_update(
+    tx: Transaction, statement: Update, job_id: JobId, token: Token, values: Mapping[str, object]
+) -> None:
+    parameters = {"job": job_id, "token": token, **values}
+    if not tx.connection.execute(statement, parameters).rowcount:
         raise _claim_lost_error(job_id)
-
-
-def _matches_claim(
-    job_id: JobId | BindParameter[int], token: Token | BindParameter[str]
-) -> ColumnElement[bool]:
-    return (
-        (jobs.c.id == job_id) & (jobs.c.claim_token == token) & (jobs.c.status == Status.PROCESSING)
-    )
-
-
-_CLAIMED = select(jobs.c.id).where(_matches_claim(bindparam("job"), bindparam("token")))
 
 
 def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
@@ -62,20 +71,23 @@ def end_claim(
     status: Status,
     *,
     outcome: AttemptOutcome,
+    crash: bool = False,
+    counts: bool = True,
     **values: object,
 ) -> None:
-    """End a claim: set the job's `status` and close the attempt with `outcome`. Raises ClaimLost."""
-    ended = None if status is Status.PENDING else tx.now
-    update_owned_job(
-        tx,
-        job_id,
-        token,
-        status=status,
-        finished_at=ended,
-        claim_token=None,
-        boot_id=None,
-        **values,
-    )
+    """End a claim: set the job's `status` and close the attempt with `outcome`. Raises ClaimLost.
+
+    `crash`: a worker died on the job. `counts=False`: the attempt does not count.
+    """
+    ended: dict[str, object] = {
+        "status": status,
+        "finished_at": None if status is Status.PENDING else tx.now,
+        "claim_token": None,
+        "boot_id": None,
+        "crashed": int(crash),
+        "uncounted": int(not counts),
+    }
+    _execute_update(tx, _END_CLAIM, job_id, token, ended | values)
     close_attempts(
         tx, [job_id], outcome=outcome, code=values.get("error_code"), error=values.get("error")
     )
@@ -90,22 +102,8 @@ def close_attempts(
     error: object = None,
 ) -> None:
     """Close the open attempts of these jobs, and record their model and device."""
-    tx.connection.execute(
-        update(attempts)
-        .where(attempts.c.job_id.in_(job_ids), attempts.c.ended_at.is_(None))
-        .values(
-            ended_at=tx.now,
-            outcome=outcome,
-            error_code=code,
-            error=error,
-            model=_select_job_column(jobs.c.model),
-            device=_select_job_column(jobs.c.device),
-        )
-    )
-
-
-def _select_job_column(column: Column[Any]) -> ScalarSelect[Any]:
-    return select(column).where(jobs.c.id == attempts.c.job_id).scalar_subquery()
+    values = {"ended_at": tx.now, "outcome": outcome, "error_code": code, "error": error}
+    tx.connection.execute(_CLOSE_ATTEMPTS, {"jobs": list(job_ids), **values})
 
 
 def cancel_jobs(

@@ -252,19 +252,25 @@ class Writer:
         news: list[EventDraft] = []
         for request in requests:
             transaction = Transaction(self._connection, now, self._boot_id)
-            savepoint = self._connection.begin_nested() if len(requests) > 1 else None
-            try:
+            if len(requests) == 1:
                 request.outcome = request.operation(transaction)
-            except Exception as error:
-                if savepoint is None or isinstance(error, OperationalError):
-                    raise  # on a full disk, SQLite has rolled back everything, savepoints too
-                savepoint.rollback()
-                request.error = error
             else:
-                if savepoint:
-                    savepoint.commit()
+                self._execute_in_savepoint(request, transaction)
+            if not request.error:
                 news += transaction.news
         return news
+
+    def _execute_in_savepoint(self, request: _WriteRequest, transaction: Transaction) -> None:
+        """Run an operation; if it fails, what it has changed is rolled back."""
+        self._execute_raw("SAVEPOINT operation")
+        try:
+            request.outcome = request.operation(transaction)
+        except (OperationalError, sqlite3.OperationalError):
+            raise  # on a full disk, SQLite has rolled back everything, savepoints too
+        except Exception as error:  # noqa: BLE001 - raised in the caller
+            self._execute_raw("ROLLBACK TO operation")
+            request.error = error
+        self._execute_raw("RELEASE operation")
 
     def _truncate_wal(self) -> None:
         """Truncate the write-ahead log once it is long.
@@ -316,8 +322,12 @@ class Writer:
 
     def _read_pragma(self, pragma: str) -> int:
         """Return the first value of a PRAGMA, run outside of any transaction."""
+        return int(self._execute_raw(f"PRAGMA {pragma}").fetchone()[0])
+
+    def _execute_raw(self, sql: str) -> sqlite3.Cursor:
+        """Execute a statement without SQLAlchemy, which would take longer than SQLite."""
         driver = cast(sqlite3.Connection, self._connection.connection.driver_connection)
-        return int(driver.execute(f"PRAGMA {pragma}").fetchone()[0])
+        return driver.execute(sql)
 
 
 def _identify_file(file: Path) -> tuple[int, int] | None:

@@ -25,6 +25,7 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.pauses import Pauses
 
 CHECK_S = 0.05  # seconds between checks whether everything is done
+STALL_CHECKS = 20  # such checks before each one whether all work waits
 
 # Seconds without progress, with two checks of an outbox, after which `wait` gives up
 STALLED_S = 12.0
@@ -64,21 +65,24 @@ class Draining:
     async def wait(self, stop_requested: asyncio.Event) -> None:
         """Wait until all is done, a stop is requested, or no progress was possible for long."""
         stalled_since: float | None = None
-        while (
-            not stop_requested.is_set()
-            and not self._pool.fatal_diagnosis
-            and not await self.is_drained()
-        ):
+        while not await self._ends_soon(stop_requested):
             now = self._clock.monotonic()
             stalled_since = (stalled_since or now) if await self._is_stalled() else None
             limit_s = DEVICE_STALLED_S if DEVICE_PAUSE in self._pauses else STALLED_S
             if stalled_since is not None and now - stalled_since >= limit_s:
                 return
+
+    async def _ends_soon(self, stop_requested: asyncio.Event) -> bool:
+        """Return whether all is done or a stop is requested within the next checks."""
+        for _ in range(STALL_CHECKS):
+            if stop_requested.is_set() or self._pool.fatal_diagnosis or await self.is_drained():
+                return True
             await asyncio.sleep(CHECK_S)
+        return False
 
     async def is_drained(self) -> bool:
         """Return whether every readable file has a job and every job has ended."""
-        if not (self._intake.idle and self._dispatcher.idle):
+        if not (self._dispatcher.idle and self._intake.idle):
             return False
         try:
             return await self._ledger.read(count_unfinished_jobs) == 0

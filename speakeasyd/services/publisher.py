@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import PurePosixPath
@@ -50,12 +50,7 @@ class Publisher:
         files = await self._render_threads.run(_render_formats, transcript, job.options.formats)
         artifacts = await self._reserve_artifacts(job, outbox, transcript, files, own)
         new = dict(zip([artifact.path for artifact in artifacts], files.values(), strict=True))
-        await self._outboxes.call_outbox(
-            job.inbox, outbox.write_files, new, replacing=_hashes_by_path(outbox, own)
-        )
-        removed = await self._outboxes.call_outbox(
-            job.inbox, _remove_others, outbox, own, new.keys()
-        )
+        removed = await self._outboxes.call_outbox(job.inbox, _replace_files, outbox, own, new)
         await self._ledger.write(complete_job, job.id, job.token, artifacts, removed=removed)
         await self._sources.dispose_source(
             job.inbox, _build_ended_job(job, warnings=transcript.warning_kinds)
@@ -77,15 +72,11 @@ class Publisher:
 
         Raises FileFault if every name is taken, OutboxUnavailable, ClaimLost, LedgerUnwritable.
         """
-        await self._outboxes.call_outbox(job.inbox, outbox.require_folder)
         async for name in self._propose_names(job, outbox, transcript, list(files)):
-            artifacts = [
-                _build_artifact(outbox, f"{name}.{ending}", ending, files[ending])
-                for ending in files
-            ]
-            if await self._outboxes.call_outbox(
-                job.inbox, _are_free_or_own, outbox, artifacts, own
-            ):
+            artifacts = await self._outboxes.call_outbox(
+                job.inbox, _build_artifacts, outbox, name, files, own
+            )
+            if artifacts:
                 collisions = await self._ledger.write(
                     reserve_artifacts, job.id, job.token, artifacts
                 )
@@ -102,16 +93,16 @@ class Publisher:
     ) -> AsyncIterator[str]:
         """Yield the best name, which is nearly always free, then others that no other job has."""
         folder, _, source = os.fsdecode(job.path).rpartition("/")
-        best, *others = propose_names(
+        names = propose_names(
             job.options.name, _build_name_fields(job, source, transcript), folder=folder
         )
-        yield best
-        paths = {name: [f"{name}.{ending}" for ending in endings] for name in others}
+        yield next(names)
+        paths = {name: [f"{name}.{ending}" for ending in endings] for name in names}
         taken = await self._ledger.read(
             find_taken_names, str(outbox.path), list(chain(*paths.values())), job_id=job.id
         )
-        for name in others:
-            if taken.isdisjoint(paths[name]):
+        for name, of_name in paths.items():
+            if taken.isdisjoint(of_name):
                 yield name
 
 
@@ -140,36 +131,46 @@ def _render_formats(transcript: Transcript, formats: Sequence[str]) -> dict[str,
     }
 
 
-def _build_artifact(outbox: Outbox, path: str, ending: str, data: bytes) -> Artifact:
-    digest = hashlib.sha256(data).hexdigest()
-    return Artifact(
-        format=ending.rpartition(".")[2],
-        outbox=str(outbox.path),
-        path=path,
-        sha256=digest,
-        bytes=len(data),
-    )
-
-
 def _hashes_by_path(outbox: Outbox, own: Sequence[OwnFile]) -> dict[str, frozenset[str]]:
     return {file.path: file.hashes for file in own if file.outbox == str(outbox.path)}
 
 
-def _are_free_or_own(outbox: Outbox, artifacts: Sequence[Artifact], own: Sequence[OwnFile]) -> bool:
-    """Return whether every name is free or has our own bytes: not a file that a user edited."""
+def _build_artifacts(
+    outbox: Outbox, name: str, files: Mapping[str, bytes], own: Sequence[OwnFile]
+) -> list[Artifact]:
+    """Return the artifacts of these files under a name. Blocks.
+
+    Empty if a name is taken by other bytes than ours, such as a file that a user edited.
+    """
+    outbox.require_folder()
     ours = _hashes_by_path(outbox, own)
-    return all(
+    artifacts = [
+        Artifact(
+            format=ending.rpartition(".")[2],
+            outbox=str(outbox.path),
+            path=f"{name}.{ending}",
+            sha256=hashlib.sha256(data).hexdigest(),
+            bytes=len(data),
+        )
+        for ending, data in files.items()
+    ]
+    are_free = all(
         outbox.hash_existing(new.path) in {None, new.sha256, *ours.get(new.path, frozenset())}
         for new in artifacts
     )
+    return artifacts if are_free else []
 
 
-def _remove_others(outbox: Outbox, own: Sequence[OwnFile], kept: Collection[str]) -> list[OwnFile]:
-    """Remove own files whose names are not in `kept`. Returns the removed; edited files stay.
+def _replace_files(
+    outbox: Outbox, own: Sequence[OwnFile], new: Mapping[str, bytes]
+) -> list[OwnFile]:
+    """Write the new files, then remove own files with other names, so that there is always a
+    transcript.
 
-    Call it when the new files are durable, so that there is a transcript at any time.
+    Returns the removed; edited files stay.
     """
-    others = [file for file in own if file.outbox == str(outbox.path) and file.path not in kept]
+    outbox.write_files(new, replacing=_hashes_by_path(outbox, own))
+    others = [file for file in own if file.outbox == str(outbox.path) and file.path not in new]
     return [file for file in others if outbox.remove_file(file.path, hashes=file.hashes)]
 
 

@@ -1,6 +1,7 @@
 """Disposes of sources whose job has ended: archives, deletes, or moves to the failed folder."""
 
 import asyncio
+from pathlib import Path
 
 from speakeasyd.clock import Clock, format_utc
 from speakeasyd.config import InboxSettings, Settings
@@ -90,10 +91,14 @@ class SourceDisposal(Service):
         It is kept if the settings say so, if another version has replaced it, or if its transcript
         is incomplete. `again`: do not publish once more that it is kept.
         """
+        inbox = self._inboxes[name]
+        folder = (self._archives if ended.failure is None else self._failed).get(name)
+        if not folder and (ended.failure is not None or inbox.sources != "delete"):
+            return
         path = ended.path.decode("utf-8", "backslashreplace")
         try:
             done = await self._threads[name].run_within(
-                MOVE_S, self._dispose_blocking, self._inboxes[name], ended
+                MOVE_S, self._dispose_blocking, inbox.path, ended, folder
             )
         except (SpeakeasyError, OSError) as error:
             self._publish_event(SourceStuck(path=path, error=str(error)), ended)
@@ -103,18 +108,19 @@ class SourceDisposal(Service):
             elif done.reason and not again:
                 self._publish_event(SourceKept(path=path, reason=done.reason), ended)
 
-    def _dispose_blocking(self, inbox: InboxSettings, ended: EndedJob) -> str | Kept:
-        """Dispose of a source. Returns what was done as a text, or why it was kept. Blocks."""
-        deletes = ended.failure is None and inbox.sources == "delete"
-        folder = (self._archives if ended.failure is None else self._failed).get(inbox.name)
-        if not deletes and not folder:
-            return Kept()
-        if kinds := ended.warnings & (PARTIAL if deletes else INCOMPLETE):
+    def _dispose_blocking(
+        self, inbox: Path, ended: EndedJob, folder: SourceFolder | None
+    ) -> str | Kept:
+        """Move a source to a folder, or delete it. Blocks.
+
+        Returns what was done as a text, or why it was kept.
+        """
+        if kinds := ended.warnings & (INCOMPLETE if folder else PARTIAL):
             return Kept(f"its transcript is not complete: {', '.join(sorted(kinds))}")
         if folder:
-            moved = folder.move_source(inbox.path, ended, note=self._build_note(ended))
+            moved = folder.move_source(inbox, ended, note=self._build_note(ended))
             return moved if isinstance(moved, Kept) else f"moved to {moved}"
-        return delete_source(inbox.path, ended) or "deleted"
+        return delete_source(inbox, ended) or "deleted"
 
     def _build_note(self, ended: EndedJob) -> str:
         if ended.failure is None:
