@@ -88,11 +88,14 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
         log.info("upgrading the ledger (%.0f MB) from schema %s to %s", size_mb, revision, newest)
         copy = back_up(path, label=revision)
         log.info("the ledger as it was is kept: %s", copy)
+    schema = scripts / f"schema_{newest}.sql"
     create_private(path)  # SQLite gives its other files the same mode
     engine = _create_engine(path)
     try:
         with engine.begin() as connection:
-            if revision != newest:
+            if not revision and schema.exists():
+                _create_tables(connection, schema)
+            elif revision != newest:
                 _run_alembic(connection, scripts)
             _recreate_views(connection)
             _check_references(connection)
@@ -100,6 +103,12 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
         engine.dispose()
     if revision and revision != newest:
         log.info("the ledger is upgraded")
+
+
+def _create_tables(connection: Connection, schema: Path) -> None:
+    """Create what the migrations would. `schema`: the file that `tools/write_schema.py` writes."""
+    for statement in schema.read_text("utf-8").split(";\n\n"):
+        connection.exec_driver_sql(statement)
 
 
 def _run_alembic(connection: Connection, scripts: Path) -> None:

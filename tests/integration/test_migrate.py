@@ -24,6 +24,7 @@ from speakeasyd.ledger.migrate import (
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.tables import metadata
 from tests.ledgers import build_job, create_ledger, open_ledger
+from tools.write_schema import PATTERN, build_schema, read_statements
 
 NEXT_MIGRATION = """
 from alembic import op
@@ -82,6 +83,17 @@ OLD_WARNINGS = {
 def read_schema(path: Path) -> dict[str, str]:
     with closing(sqlite3.connect(path)) as connection:
         return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
+
+
+def test_a_new_ledger_is_what_the_migrations_make(tmp_path: Path) -> None:
+    """If not: `python -m tools.write_schema`."""
+    [schema] = find_scripts().glob(PATTERN)
+    assert schema.name == f"schema_{read_head()}.sql"
+    made = build_schema()
+    assert schema.read_text("utf-8") == made
+    migrate_ledger(tmp_path / "new.db")
+    with closing(sqlite3.connect(tmp_path / "new.db")) as connection:
+        assert read_statements(connection) == made
 
 
 def read_moods(path: Path) -> list[tuple[str]]:
