@@ -324,7 +324,7 @@ _PATTERNS = (
     _FaultPattern(r"CUDA failed with error out of memory|CUDA out of memory|CUDA error: out of memory|"
           r"CUBLAS_STATUS_ALLOC_FAILED|\bOutOfMemoryError\b", _FULL),
     _FaultPattern(r"mkl_malloc: failed|std::bad_alloc|\bMemoryError\b|Cannot allocate memory|"
-          r"Unable to allocate \S+ \w+ for an array", _HOST_FULL),
+          r"Unable to allocate \S+ \w+ for an array|can't start new thread", _HOST_FULL),
     _FaultPattern(r"CUDA (failed with error|error:) (unknown error|no CUDA-capable device|initialization error|"
           r"(all )?CUDA-capable device(s|\(s\)) (is/)?are busy|invalid device ordinal|system not yet initialized)|"
           r"GPU is lost|fallen off the bus", _GONE),

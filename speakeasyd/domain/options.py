@@ -73,7 +73,11 @@ class Options(BaseModel):
     """
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
+        defer_build=True,  # a worker never validates
     )
 
     model: str = Field("auto", min_length=1)

@@ -334,8 +334,8 @@ def test_without_timestamps_each_sentence_is_a_segment(
     """So it is on a GPU, where the decoder writes no timestamps."""
     assert isinstance(model.recognizer, WhisperRecognizer)
     recognizer = WhisperRecognizer(
-        model.recognizer.whisper,
-        CTranslate2Network(model.recognizer.whisper),
+        model.recognizer.model,
+        CTranslate2Network(model.recognizer.model),
         CALL_RULES["cuda"],
     )
     as_on_gpu = replace(model, recognizer=recognizer)

@@ -53,6 +53,7 @@ class EngineDaemon:
         *,
         compute_type: str = "auto",
         models: Iterable[Path] = (),
+        words: bool = False,
         stall_s: float = 120.0,
     ) -> int:
         """Run as `speakeasyd once`. Files in a folder named like a model use that model."""
@@ -60,7 +61,7 @@ class EngineDaemon:
             {
                 "state": self._root / "state",
                 "inboxes": [{"name": "in", "path": self.inbox, "outbox": self._root / "outbox"}],
-                "options": {"model": BUNDLED},
+                "options": {"model": BUNDLED, "word_timestamps": words},
                 "presets": {model.name: {"model": str(model)} for model in models},
                 "watch": {"settle_s": 0.1},
                 "workers": {
@@ -114,20 +115,19 @@ def daemon_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EngineDaemon:
 def test_a_worker_without_memory_is_replaced_and_work_completed(
     daemon_run: EngineDaemon, when: str
 ) -> None:
+    """For words, CTranslate2 loads the model; the packed network itself needs little memory."""
     daemon_run.drop_samples(*EXPECTED_WORDS)
-    assert daemon_run.run_once(f"{FAULTY_ENGINE}:serve_short_of_memory_for_{when}") == 0
+    assert daemon_run.run_once(f"{FAULTY_ENGINE}:serve_short_of_memory_for_{when}", words=True) == 0
     daemon_run.assert_texts(*EXPECTED_WORDS)
     (incident,) = daemon_run.read_incidents()
-    assert (incident["job_id"] is None) == (
-        when == "loading"
-    )  # nobody is suspect of a load that fails
+    # nobody is suspect of a load that fails
+    assert (incident["job_id"] is None) == (incident["phase"] == "load")
     if (
         incident["kind"] != "context_lost"
     ):  # a library that does not look at what it was given crashes, now and then
         assert incident["kind"] == "host_memory"
-        assert (incident["phase"] == "load") == (
-            when == "loading"
-        )  # in work, whoever asks next is refused
+        if when == "loading":  # in work, whoever asks next is refused
+            assert incident["phase"] == "load"
         assert "the machine's memory is full" in incident["error"]
 
 
@@ -225,7 +225,7 @@ DAMAGES = {
     flip_bytes: "the canary was transcribed as",
     delete_model: "no model '",
     delete_tokenizer: "lacks tokenizer.json",
-    break_config: "parse_error",
+    break_config: "config.json is damaged",
 }
 
 

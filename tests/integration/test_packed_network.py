@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ctranslate2 import StorageView
-from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 from hypothesis import given, settings
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.bundled_audio import decode_bundled_audio
 from speakeasyd.engine.whisper.decoding import Decoder
+from speakeasyd.engine.whisper.lazy_model import LazyModel
 from speakeasyd.engine.whisper.network import (
     MAX_TEXT,
     CTranslate2Network,
@@ -51,12 +51,12 @@ def model_file() -> Path:
 
 
 @pytest.fixture(scope="module")
-def whisper(model_file: Path) -> WhisperModel:
-    return WhisperModel(str(model_file.parent), device="cpu", compute_type="int8", cpu_threads=1)
+def whisper(model_file: Path) -> LazyModel:
+    return LazyModel(model_file.parent, "cpu", "int8")
 
 
 @pytest.fixture(scope="module")
-def plain(whisper: WhisperModel) -> CTranslate2Network:
+def plain(whisper: LazyModel) -> CTranslate2Network:
     return CTranslate2Network(whisper)
 
 
@@ -89,7 +89,7 @@ def networks(packed: PackedNetwork, plain: CTranslate2Network) -> tuple[Network,
 
 
 @pytest.fixture(scope="module")
-def clips(whisper: WhisperModel) -> list[StorageView]:
+def clips(whisper: LazyModel) -> list[StorageView]:
     """The encoder's output of recordings, with windows of different lengths."""
     decoder = Decoder(whisper, CTranslate2Network(whisper))
     samples: list[Samples] = [decode_bundled_audio(name)[:LONGEST] for name in RECORDINGS]
@@ -208,7 +208,7 @@ def test_a_context_cannot_switch_timestamps_off(
 
 def test_a_text_without_an_end_is_cut(
     library: tuple[str, ctypes.CDLL],
-    whisper: WhisperModel,
+    whisper: LazyModel,
     model_file: Path,
     clips: Sequence[StorageView],
 ) -> None:
@@ -246,11 +246,11 @@ def test_too_little_memory_is_an_error(
 
 
 def test_first_tokens_are_rated_as_by_ctranslate2(
-    packed: PackedNetwork, whisper: WhisperModel, tokenizer: Tokenizer, clips: Sequence[StorageView]
+    packed: PackedNetwork, whisper: LazyModel, tokenizer: Tokenizer, clips: Sequence[StorageView]
 ) -> None:
     """The timestamps up to 1 s. This model was not trained with the tokens of languages."""
     for clip in clips:
-        [result] = whisper.model.generate(
+        [result] = whisper.ctranslate2.generate(
             clip, [[tokenizer.sot]], beam_size=1, max_length=4, return_logits_vocab=True
         )
         logits = np.asarray(result.logits[0][0]).reshape(-1)[tokenizer.timestamp_begin :][:51]
@@ -271,7 +271,7 @@ def test_a_multilingual_model_rates_languages_as_ctranslate2_does(
     library: tuple[str, ctypes.CDLL],
 ) -> None:
     folder = Path(os.environ[MODEL_VARIABLE])
-    whisper = WhisperModel(str(folder), device="cpu", compute_type="int8")
+    whisper = LazyModel(folder, "cpu", "int8")
     plain = CTranslate2Network(whisper)
     packed = PackedNetwork(folder / "model.bin", plain, library)
     decoder = Decoder(whisper, plain)
@@ -296,13 +296,11 @@ def encoder(library: tuple[str, ctypes.CDLL], model_file: Path) -> PackedEncoder
 @pytest.fixture(scope="module")
 def exact(model_file: Path) -> CTranslate2Network:
     """Computes with 32-bit floats."""
-    return CTranslate2Network(
-        WhisperModel(str(model_file.parent), "cpu", compute_type="float32", cpu_threads=1)
-    )
+    return CTranslate2Network(LazyModel(model_file.parent, "cpu", "float32"))
 
 
 @pytest.fixture(scope="module")
-def spectra(whisper: WhisperModel) -> list[Samples]:
+def spectra(whisper: LazyModel) -> list[Samples]:
     """Log-mel spectra of the first 30 s of the recordings; zeros follow a shorter one."""
     recordings = (decode_bundled_audio(name)[: 30 * SAMPLE_RATE] for name in RECORDINGS)
     found = [whisper.feature_extractor(recording)[:, :3000] for recording in recordings]
@@ -477,7 +475,7 @@ def test_other_models_are_left_to_ctranslate2(
 
 
 def test_another_tokenizer_is_left_to_ctranslate2(
-    library: tuple[str, ctypes.CDLL], model_file: Path, whisper: WhisperModel
+    library: tuple[str, ctypes.CDLL], model_file: Path, whisper: LazyModel
 ) -> None:
     other = CTranslate2Network(whisper)
     other.tokenizer.no_timestamps += 1

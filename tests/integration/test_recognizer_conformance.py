@@ -45,7 +45,7 @@ def _load_whisper_as_on_gpu(tmp_path: Path) -> AnyRecognizer:
     """Return a model that decodes as on a GPU: without timestamps, in few kinds of calls."""
     loaded = _load_whisper(tmp_path)
     assert isinstance(loaded, WhisperRecognizer)
-    return WhisperRecognizer(loaded.whisper, CTranslate2Network(loaded.whisper), CALL_RULES["cuda"])
+    return WhisperRecognizer(loaded.model, CTranslate2Network(loaded.model), CALL_RULES["cuda"])
 
 
 FACTORIES: Mapping[str, Callable[[Path], AnyRecognizer]] = {

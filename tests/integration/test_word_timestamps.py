@@ -29,8 +29,8 @@ def recognizer(tmp_path_factory: pytest.TempPathFactory) -> WhisperRecognizer:
 
 @pytest.fixture(scope="module")
 def decoder(recognizer: WhisperRecognizer) -> Decoder:
-    network = CTranslate2Network(recognizer.whisper)
-    return Decoder(recognizer.whisper, network, CALL_RULES["cuda"])
+    network = CTranslate2Network(recognizer.model)
+    return Decoder(recognizer.model, network, CALL_RULES["cuda"])
 
 
 def join_words(
@@ -42,7 +42,7 @@ def join_words(
     [encoded] = decoder.encode_clips([silence], [WINDOW])
     together = StorageView.from_array(np.repeat(np.asarray(encoded), len(texts), axis=0))
     aligned = align_words(
-        recognizer.whisper.model,
+        recognizer.model.ctranslate2,
         decoder.tokenizer("en"),
         together,
         stretches,
@@ -90,8 +90,8 @@ def test_empty_texts_can_be_aligned(
 
 
 def test_a_text_that_reaches_the_limit_of_tokens_is_cut_off(recognizer: WhisperRecognizer) -> None:
-    network = CTranslate2Network(recognizer.whisper)
-    decoder = Decoder(recognizer.whisper, network, CALL_RULES["cuda"])
+    network = CTranslate2Network(recognizer.model)
+    decoder = Decoder(recognizer.model, network, CALL_RULES["cuda"])
     plan = decoder.create_plan(Options(accuracy="fast"), "en")
     clip = Clip(0, 0.0, None, np.zeros(SAMPLE_RATE, np.float32))
     [short] = decoder.decode_batch([clip], [plan.start], plan, plan.way)

@@ -9,7 +9,6 @@ from functools import cache
 from itertools import chain, islice
 
 import numpy as np
-from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 
 from speakeasyd.domain.fault import Phase
@@ -29,6 +28,7 @@ from speakeasyd.domain.transcript import Segment, Word, finite
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.faults import label_phase
+from speakeasyd.engine.whisper.lazy_model import LazyModel
 from speakeasyd.engine.whisper.network import (
     MAX_PROMPT,
     MAX_TEXT,
@@ -122,19 +122,15 @@ def _list_fallbacks(way: DecodingMethod) -> tuple[DecodingMethod, ...]:
 class Decoder:
     """Decodes clips. Thread-safe: the model queues calls, and this object is immutable."""
 
-    def __init__(
-        self, whisper: WhisperModel, network: Network, rules: CallRules | None = None
-    ) -> None:
+    def __init__(self, model: LazyModel, network: Network, rules: CallRules | None = None) -> None:
         """`rules`: those of the network, if not given."""
-        self._whisper, self._network = whisper, network
+        self._model, self._network = model, network
         self.rules = rules or network.rules
-        self._model = whisper.model
-        self.multilingual = bool(whisper.model.is_multilingual)
         self._tokenizer = self.tokenizer("en")
 
     def tokenizer(self, language: str, task: str = "transcribe") -> Tokenizer:
         return Tokenizer(
-            self._whisper.hf_tokenizer, self.multilingual, task=task, language=language
+            self._model.tokenizer, self._model.multilingual, task=task, language=language
         )
 
     def create_plan(self, options: Options, language: str) -> DecodingPlan:
@@ -187,7 +183,7 @@ class Decoder:
             return self._network.encode_windows(windows)
 
     def _compute_features(self, clip: Samples, frames: int) -> Samples:
-        spectrum = self._whisper.feature_extractor(clip)[:, : min(frames, clip.size // _HOP)]
+        spectrum = self._model.feature_extractor(clip)[:, : min(frames, clip.size // _HOP)]
         window = np.zeros((spectrum.shape[0], frames), np.float32)
         window[:, : spectrum.shape[1]] = spectrum
         return window
@@ -267,7 +263,7 @@ class Decoder:
             texts, heard = zip(*islice(remaining, states.shape[0]), strict=True)
             with label_phase(Phase.ALIGN):
                 words = align_words(
-                    self._model,
+                    self._model.ctranslate2,
                     tokenizer,
                     states,
                     [text.stretches for text in texts],

@@ -1,9 +1,10 @@
 """Loads a Whisper model on a device and verifies it with the canary before it gets work."""
 
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-
-from faster_whisper import WhisperModel
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import Loaded, WorkerSpec
@@ -14,7 +15,8 @@ from speakeasyd.engine.faults import label_phase
 from speakeasyd.engine.model_hash import hash_model
 from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable
 from speakeasyd.engine.whisper.download import OnDownload
-from speakeasyd.engine.whisper.model_files import choose_model
+from speakeasyd.engine.whisper.lazy_model import LazyModel
+from speakeasyd.engine.whisper.model_files import check_bundled_files, choose_model
 from speakeasyd.engine.whisper.network import CTranslate2Network, Network
 from speakeasyd.engine.whisper.packed_library import Unsupported
 from speakeasyd.engine.whisper.packed_network import PackedNetwork
@@ -24,7 +26,7 @@ _KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model m
 _ANY_MODEL_SHARE = 0.5  # share for any other model
 _SMALL_MODEL = 200 << 20  # bytes: tiny and base. Larger ones need more memory, and gain less
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
-_INT8 = {"int8", "int8_float32"}
+_INT8 = ("int8", "int8_float32")  # the same on CPUs; CTranslate2 reports the second
 
 
 def load_whisper(
@@ -47,18 +49,19 @@ def load_whisper(
             offline=spec.offline,
             on_download=on_download,
         )
-        whisper = _create_whisper(choice, spec.device, compute_type, replicas)
-        network = _create_network(whisper, choice.folder)
+        with _check_files(choice):
+            model = LazyModel(choice.folder, spec.device, compute_type, replicas)
+            network, compute_type = _create_network(model)
         sha256 = hash_model(choice.folder) if spec.hash_model else ""
     heap_retention.retain_freed_pages()
-    recognizer = WhisperRecognizer(whisper, network)
+    recognizer = WhisperRecognizer(model, network)
     with label_phase(Phase.CANARY):
         _run_canary(recognizer, choice, on_gpu=on_gpu)
     loaded = Loaded(
         requested=requested,
         model=choice.name,
         device=spec.device,
-        compute_type=whisper.model.compute_type,
+        compute_type=compute_type,
         seconds=round(time.perf_counter() - began, 3),
         warning=choice.warning,
         sha256=sha256,
@@ -68,34 +71,40 @@ def load_whisper(
     return Model(recognizer, replicas, batch_size, loaded)
 
 
+@contextmanager
+def _check_files(choice: ModelChoice) -> Iterator[None]:
+    """Check the files of a bundled model in another thread, while the block loads them.
+
+    Raises ModelUnavailable if they are damaged, whatever the block raises.
+    """
+    if not choice.bundled:
+        yield
+        return
+    with ThreadPoolExecutor(1) as thread:
+        check = thread.submit(check_bundled_files, choice.folder)
+        try:
+            yield
+        finally:
+            check.result()
+
+
 def _choose_cpu_batch(choice: ModelChoice) -> int:
     is_small = (choice.folder / "model.bin").stat().st_size <= _SMALL_MODEL
     return CPU_BATCH if is_small else 1
 
 
-def _create_whisper(
-    choice: ModelChoice, device: str, compute_type: str, replicas: int = 1
-) -> WhisperModel:
-    kind, _, index = device.partition(":")
-    return WhisperModel(
-        str(choice.folder),
-        device=kind,
-        device_index=int(index or 0),
-        compute_type=compute_type,
-        cpu_threads=1,  # two threads generate text slower than one; replicas use the other cores
-        num_workers=replicas,
-    )
+def _create_network(model: LazyModel) -> tuple[Network, str]:
+    """Return the packed network if it can compute this model, or else CTranslate2's.
 
-
-def _create_network(whisper: WhisperModel, folder: Path) -> Network:
-    """Return the packed network if it can compute this model, or else CTranslate2's."""
-    plain = CTranslate2Network(whisper)
-    if whisper.model.device == "cpu" and whisper.model.compute_type in _INT8:
+    The second value is the compute type as CTranslate2 names it.
+    """
+    plain = CTranslate2Network(model)
+    if model.device == "cpu" and model.compute_type in _INT8:
         try:
-            return PackedNetwork(folder / "model.bin", plain)
+            return PackedNetwork(model.folder / "model.bin", plain), _INT8[-1]
         except Unsupported as error:
             plain.description += f", since {error}"
-    return plain
+    return plain, model.ctranslate2.compute_type
 
 
 def _run_canary(recognizer: WhisperRecognizer, choice: ModelChoice, *, on_gpu: bool) -> None:
@@ -114,8 +123,8 @@ def _run_canary(recognizer: WhisperRecognizer, choice: ModelChoice, *, on_gpu: b
 
 
 def _transcribe_on_cpu(choice: ModelChoice) -> str:
-    whisper = _create_whisper(choice, "cpu", _COMPUTE_TYPE["cpu"])
-    return transcribe_canary(WhisperRecognizer(whisper, CTranslate2Network(whisper)))
+    model = LazyModel(choice.folder, "cpu", _COMPUTE_TYPE["cpu"])
+    return transcribe_canary(WhisperRecognizer(model, CTranslate2Network(model)))
 
 
 def _is_canary_correct(text: str, choice: ModelChoice) -> bool:

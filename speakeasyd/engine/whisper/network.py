@@ -6,12 +6,12 @@ from typing import Protocol
 
 import numpy as np
 from ctranslate2 import DataType, Device, StorageView
-from faster_whisper import WhisperModel
 from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from speakeasyd.domain.recognition import LanguageProbabilities
 from speakeasyd.engine.audio import Samples
+from speakeasyd.engine.whisper.lazy_model import LazyModel
 
 EncoderOutput = Sequence[StorageView]
 """Each of shape (clips, frames / 2, width): one for each clip on a CPU, one for all on a GPU."""
@@ -106,12 +106,12 @@ class Network(Protocol):
 class CTranslate2Network:
     """See `Network`."""
 
-    def __init__(self, whisper: WhisperModel) -> None:
-        self._model = whisper.model
-        self.rules = CALL_RULES[whisper.model.device]
+    def __init__(self, model: LazyModel) -> None:
+        self._model = model
+        self.rules = CALL_RULES[model.device]
         self.description = "CTranslate2"
         self.tokenizer = Tokenizer(
-            whisper.hf_tokenizer, whisper.model.is_multilingual, task="transcribe", language="en"
+            model.tokenizer, model.multilingual, task="transcribe", language="en"
         )
         self.suppressed = list(get_suppressed_tokens(self.tokenizer, [-1]))
         """Tokens that are never written."""
@@ -119,18 +119,20 @@ class CTranslate2Network:
     def encode_windows(self, windows: Sequence[Samples]) -> EncoderOutput:
         """Raises RuntimeError, as CTranslate2 does."""
         features = arrange_clips([window[np.newaxis] for window in windows], self._model.device)
-        return list(map(self._model.encode, features))
+        return list(map(self._model.ctranslate2.encode, features))
 
     def rate_languages(self, states: Samples) -> LanguageProbabilities:
         """Raises RuntimeError, as CTranslate2 does."""
-        [found] = self._model.detect_language(StorageView.from_array(np.ascontiguousarray(states)))
+        [found] = self._model.ctranslate2.detect_language(
+            StorageView.from_array(np.ascontiguousarray(states))
+        )
         return {token[2:-2]: probability for token, probability in found}
 
     def decode_text(
         self, encoded: EncoderOutput, prompts: Sequence[Sequence[int]], method: DecodingMethod
     ) -> list[TokenText]:
         """Raises RuntimeError, as CTranslate2 does."""
-        results = self._model.generate(
+        results = self._model.ctranslate2.generate(
             _join_encoded(encoded),
             list(map(list, prompts)),
             beam_size=method.beam_size,

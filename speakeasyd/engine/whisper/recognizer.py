@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from faster_whisper import WhisperModel
 
 from speakeasyd.domain.options import Options
 from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
@@ -18,6 +17,7 @@ from speakeasyd.engine.whisper.decoding import (
     Decoder,
     DecodingPlan,
 )
+from speakeasyd.engine.whisper.lazy_model import LazyModel
 from speakeasyd.engine.whisper.network import (
     CallRules,
     Network,
@@ -76,19 +76,15 @@ class WhisperHypothesis:
 class WhisperRecognizer:
     """See `Recognizer`."""
 
-    def __init__(
-        self, whisper: WhisperModel, network: Network, rules: CallRules | None = None
-    ) -> None:
+    def __init__(self, model: LazyModel, network: Network, rules: CallRules | None = None) -> None:
         """`rules`: those of the network, if not given."""
-        self.whisper, self.network = whisper, network
-        self._decoder = Decoder(whisper, network, rules)
+        self.model, self.network = model, network
+        self._decoder = Decoder(model, network, rules)
         self._create_plan = lru_cache(_PLANS_KEPT)(self._decoder.create_plan)
         self.capabilities = Capabilities(
-            languages=frozenset(whisper.supported_languages),
-            tasks=frozenset(
-                {"transcribe", "translate"} if self._decoder.multilingual else {"transcribe"}
-            ),
-            detects_languages=self._decoder.multilingual,
+            languages=model.languages,
+            tasks=frozenset({"transcribe", "translate"} if model.multilingual else {"transcribe"}),
+            detects_languages=model.multilingual,
             word_times=True,
             prompts=True,
         )
@@ -143,7 +139,7 @@ class WhisperRecognizer:
             [request.prompt for request in requests],
             requests[0].plan,
             requests[0].plan.way,
-            arrange_clips([of_clip.states for of_clip in encoded], self.whisper.model.device)
+            arrange_clips([of_clip.states for of_clip in encoded], self.model.device)
             if encoded
             else None,
         )
@@ -154,4 +150,4 @@ class WhisperRecognizer:
 
     def free(self) -> None:
         """Drop the only references to the model."""
-        del self.whisper, self.network, self._decoder, self._create_plan
+        del self.model, self.network, self._decoder, self._create_plan
