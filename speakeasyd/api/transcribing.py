@@ -20,6 +20,7 @@ from speakeasyd.domain.options import Options
 from speakeasyd.domain.presets import explain_options_error
 from speakeasyd.domain.protocol import (
     Downloading,
+    Loading,
     Report,
     SourceRef,
     Task,
@@ -127,11 +128,12 @@ def _choose_device(device: str) -> str:
 
 @lru_cache(maxsize=1)
 def _load_model(requested: str, spec: WorkerSpec) -> Model:
-    return load_model(requested, spec, on_download=_log_download)
+    return load_model(requested, spec, on_progress=_log_download)
 
 
-def _log_download(report: Downloading) -> None:
-    log.info("downloading the model %s: %s", report.model, report.text)
+def _log_download(report: Downloading | Loading) -> None:
+    if isinstance(report, Downloading):
+        log.info("downloading the model %s: %s", report.model, report.text)
 
 
 def _run_pipeline(model: Model, source: Path, options: Options) -> CollectedReports:

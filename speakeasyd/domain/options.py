@@ -77,7 +77,7 @@ class Options(BaseModel):
         extra="forbid",
         protected_namespaces=(),
         use_attribute_docstrings=True,
-        defer_build=True,  # a worker never validates
+        defer_build=True,  # at the first validation: workers have none
     )
 
     model: str = Field("auto", min_length=1)

@@ -14,10 +14,10 @@ class CanaryFailed(Exception):
     """The device computes wrong results: the same model passes the canary on the CPU."""
 
 
-def transcribe_canary(recognizer: AnyRecognizer) -> str:
-    """Return the text of the canary. Raises EngineFault."""
+def transcribe_canary(recognizer: AnyRecognizer, *, words: bool = False) -> str:
+    """Return the text of the canary. Raises EngineFault. `words`: compute their times, too."""
     clip = Clip(index=0, start=0.0, channel=None, samples=decode_bundled_audio("canary.flac"))
-    request = recognizer.prepare(clip, Options(fallback=False), "en")
+    request = recognizer.prepare(clip, Options(fallback=False, word_timestamps=words), "en")
     [hypothesis] = recognizer.recognize_batch([request])
     return hypothesis.settle_doubts().text
 

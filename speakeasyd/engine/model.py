@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from speakeasyd.domain.protocol import WorkerSpec
-from speakeasyd.engine.recognizer import Model, ModelChoice
+from speakeasyd.engine.recognizer import Model, ModelChoice, OnProgress
 from speakeasyd.engine.whisper import loading, model_files
-from speakeasyd.engine.whisper.download import OnDownload
 
 
 def find_model(requested: str, *, device: str, models_dir: Path) -> ModelChoice:
@@ -20,10 +19,11 @@ def load_model(
     requested: str,
     spec: WorkerSpec,
     *,
-    on_download: OnDownload = lambda _: None,
+    on_progress: OnProgress = lambda _: None,
 ) -> Model:
     """Load the model and run the canary. Raises EngineFault of phase load or canary.
 
-    `on_download` is called every few seconds, from another thread, if the model is downloaded.
+    `on_progress` is called from other threads: every few seconds while the model is downloaded, and
+    when a library loads it later, because it is needed only then.
     """
-    return loading.load_whisper(requested, spec, on_download=on_download)
+    return loading.load_whisper(requested, spec, on_progress=on_progress)

@@ -4,13 +4,13 @@ Whatever keeps it can be loaded by a worker. `tests/integration/test_recognizer_
 over every implementation.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.protocol import Loaded
+from speakeasyd.domain.protocol import Downloading, Loaded, Loading
 from speakeasyd.domain.recognition import Capabilities, LanguageProbabilities, RecognizedText
 from speakeasyd.engine.clips import Clip
 
@@ -108,6 +108,9 @@ AnyRecognizer = Recognizer[Any, AnyEncoding]
 
 class ModelUnavailable(Exception):
     """The model is neither on this machine nor on the hub, or its files are damaged."""
+
+
+OnProgress = Callable[[Downloading | Loading], object]
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.engine.audio import SAMPLE_RATE, Samples
 from speakeasyd.engine.bundled_audio import decode_bundled_audio
+from speakeasyd.engine.canary import transcribe_canary
 from speakeasyd.engine.diarization import SpeakerDetector
 from speakeasyd.engine.faults import EngineFault, label_phase
 from speakeasyd.engine.model import load_model
@@ -24,15 +25,16 @@ def collect_findings(requested: str, spec: WorkerSpec) -> dict[str, object]:
         with label_phase(Phase.DECODE):
             samples = decode_bundled_audio("samples/voice_memo.flac")  # one voice
         VoiceDetector()  # each worker loads it
-        loaded = load_model(requested, spec).loaded
+        model = load_model(requested, spec)
+        transcribe_canary(model.recognizer, words=model.recognizer.capabilities.word_times)
     except EngineFault as fault:
         return {"phase": fault.phase, "error": str(fault)}
     return {
         "decoded": round(samples.size / SAMPLE_RATE, 1),
-        "model": loaded.model,
-        "device": loaded.device,
-        "compute_type": loaded.compute_type,
-        "network": loaded.network,
+        "model": model.loaded.model,
+        "device": model.loaded.device,
+        "compute_type": model.loaded.compute_type,
+        "network": model.loaded.network,
         **_count_voices(samples),
     }
 

@@ -151,7 +151,7 @@ class WorkerHost:
         """
         self._send(Loading(requested))
         try:
-            return load_model(requested, self._spec, on_download=self._send)
+            return load_model(requested, self._spec, on_progress=self._send)
         except EngineFault as fault:
             if not (smaller := self._find_smaller_settings(fault)):
                 raise

@@ -93,7 +93,7 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
     engine = _create_engine(path)
     try:
         with engine.begin() as connection:
-            if not revision and schema.exists():
+            if schema.exists() and _is_empty(connection):
                 _create_tables(connection, schema)
             elif revision != newest:
                 _run_alembic(connection, scripts)
@@ -103,6 +103,11 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
         engine.dispose()
     if revision and revision != newest:
         log.info("the ledger is upgraded")
+
+
+def _is_empty(connection: Connection) -> bool:
+    """Return whether the database has no tables: another program may have just created them."""
+    return connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first() is None
 
 
 def _create_tables(connection: Connection, schema: Path) -> None:

@@ -266,7 +266,15 @@ def reserve_artifacts(
     }
     if not collisions:
         own = {(own.outbox, own.path): own.hashes for own in own_files(tx.connection, job_id)}
-        _put_artifacts(tx, job_id, intended, replaces=own)
+        others = [own.get((a.outbox, a.path), frozenset()) - {a.sha256} for a in intended]
+        _put_artifacts(
+            tx,
+            [
+                _build_artifact_row(job_id, artifact)
+                | {"replaces_sha256": json.dumps(sorted(of_name)) if of_name else None}
+                for artifact, of_name in zip(intended, others, strict=True)
+            ],
+        )
     return collisions
 
 
@@ -298,7 +306,9 @@ def complete_job(
     for own in removed:
         values = {"of_outbox": own.outbox, "key": build_collision_key(own.path)}
         tx.connection.execute(_DELETE_NAME, values)
-    _put_artifacts(tx, job_id, written, written_at=tx.now)
+    _put_artifacts(
+        tx, [_build_artifact_row(job_id, file) | {"written_at": tx.now} for file in written]
+    )
     superseded = _supersede_earlier(tx, job_id)
     completed = JobCompleted(
         artifacts=[artifact.path for artifact in written], supersedes=list[int](superseded)
@@ -314,36 +324,25 @@ def _supersede_earlier(tx: Transaction, job_id: JobId) -> list[JobId]:
     return superseded
 
 
-def _put_artifacts(
-    tx: Transaction,
-    job_id: JobId,
-    files: Sequence[Artifact],
-    *,
-    written_at: str | None = None,
-    replaces: Mapping[tuple[str, str], frozenset[str]] = {},
-) -> None:
-    """Insert artifacts; each replaces the row of the same name.
-
-    `replaces`: hashes, by outbox and path, of our own earlier files.
-    """
-    rows = []
-    for file in files:
-        others = sorted(replaces.get((file.outbox, file.path), frozenset()) - {file.sha256})
-        rows.append(
-            {
-                "job_id": job_id,
-                "format": file.format,
-                "outbox": file.outbox,
-                "path": file.path,
-                "path_key": build_collision_key(file.path),
-                "sha256": file.sha256,
-                "bytes": file.bytes,
-                "written_at": written_at,
-                "replaces_sha256": json.dumps(others) if others else None,
-            }
-        )
+def _put_artifacts(tx: Transaction, rows: Sequence[Mapping[str, object]]) -> None:
+    """Insert artifacts; each replaces the row of the same name."""
     if rows:
         tx.connection.execute(_PUT_ARTIFACT, rows)
+
+
+def _build_artifact_row(job_id: JobId, artifact: Artifact) -> dict[str, object]:
+    """Return the row of a reserved artifact that replaces no file."""
+    return {
+        "job_id": job_id,
+        "format": artifact.format,
+        "outbox": artifact.outbox,
+        "path": artifact.path,
+        "path_key": build_collision_key(artifact.path),
+        "sha256": artifact.sha256,
+        "bytes": artifact.bytes,
+        "written_at": None,
+        "replaces_sha256": None,
+    }
 
 
 def _build_segment(row: Mapping[str, Any], numbers: Mapping[LocalKey, int]) -> Segment:

@@ -37,7 +37,7 @@ class _RunningQuery:
             self.interrupter = asyncio.create_task(self._interrupt_until_ended())
 
     def release_connection(self) -> None:
-        """Stop interrupting: the connection goes back to its pool."""
+        """Stop interrupting: the query has ended."""
         self.connection = None
         if self.interrupter:
             self.interrupter.cancel()
@@ -136,13 +136,19 @@ class Readers:
         running.budget.start()
         timer = self._start_timer(running)
         try:
-            return await connection.run_query(query)
+            answer = await connection.run_query(query)
+        except BaseException:
+            # The error may keep a statement open, and that would keep the snapshot
+            await connection.close()
+            raise
+        else:
+            connection.budget = None
+            self._idle.append(connection)
+            return answer
         finally:
             if timer:
                 timer.cancel()
             running.release_connection()
-            connection.budget = None
-            self._idle.append(connection)
 
     async def _close_idle(self) -> None:
         while self._idle:

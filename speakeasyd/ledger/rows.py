@@ -43,4 +43,4 @@ def stream_rows(
 def _get_driver(connection: ReadConnection) -> sqlite3.Connection:
     if isinstance(connection, sqlite3.Connection):
         return connection
-    return cast(sqlite3.Connection, connection.connection.driver_connection)
+    return cast(sqlite3.Connection, connection.connection.dbapi_connection)

@@ -44,11 +44,7 @@ class SnapshotConnection(aiosqlite.Connection):
         answer: T = await self._execute(self._run_query, query)  # type: ignore[no-untyped-call]
         return answer
 
-    async def close(self) -> None:
-        await self._execute(self._connected.close)  # type: ignore[no-untyped-call]
-        await super().close()
-
-    def _stop_if_open(self, opening: "asyncio.Future[aiosqlite.Connection]") -> None:
+    def _stop_if_open(self, opening: asyncio.Future[aiosqlite.Connection]) -> None:
         if not opening.cancelled() and not opening.exception():
             self.stop()
 
@@ -56,7 +52,8 @@ class SnapshotConnection(aiosqlite.Connection):
 
     def _open(self) -> sqlite3.Connection:
         self._connected = self._engine.connect()
-        driver = cast(sqlite3.Connection, self._connected.connection.driver_connection)
+        self._connected.detach()  # aiosqlite closes it
+        driver = cast(sqlite3.Connection, self._connected.connection.dbapi_connection)
         driver.set_progress_handler(self._is_over, STEP)
         return driver
 

@@ -28,6 +28,7 @@ _END_CLAIM = _UPDATE_OWNED.values(
     crashes=jobs.c.crashes + bindparam("crashed"),
     attempts=jobs.c.attempts - bindparam("uncounted"),
 )
+_SETTABLE = {*jobs.c.keys(), "crashed", "uncounted"}
 _CLOSE_ATTEMPTS = (
     update(attempts)
     .where(attempts.c.job_id.in_(bindparam("jobs", expanding=True)), attempts.c.ended_at.is_(None))
@@ -46,13 +47,15 @@ def split_into_slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequenc
 
 
 def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
-    """Change a claimed job. Raises ClaimLost if `token` is not that of the current claim."""
+    """Set columns of a claimed job. Raises ClaimLost if `token` is not that of the current claim."""
     _execute_update(tx, _UPDATE_OWNED, job_id, token, values)
 
 
 def _execute_update(
     tx: Transaction, statement: Update, job_id: JobId, token: Token, values: Mapping[str, object]
 ) -> None:
+    if unknown := values.keys() - _SETTABLE:  # SQLAlchemy would ignore them
+        raise TypeError(f"a job has no {', '.join(unknown)}")
     parameters = {"job": job_id, "token": token, **values}
     if not tx.connection.execute(statement, parameters).rowcount:
         raise _claim_lost_error(job_id)

@@ -164,10 +164,9 @@ def _build_artifacts(
 def _replace_files(
     outbox: Outbox, own: Sequence[OwnFile], new: Mapping[str, bytes]
 ) -> list[OwnFile]:
-    """Write the new files, then remove own files with other names, so that there is always a
-    transcript.
+    """Write the new files, then remove own files with other names. Returns the removed.
 
-    Returns the removed; edited files stay.
+    In this order, so that there is always a transcript. Files that a user edited stay.
     """
     outbox.write_files(new, replacing=_hashes_by_path(outbox, own))
     others = [file for file in own if file.outbox == str(outbox.path) and file.path not in new]

@@ -97,7 +97,7 @@ class RecycleTracker:
 
     def record_report(self, report: Report) -> None:
         match report:
-            case Loaded():
+            case Loading() | Loaded():  # a library may load the model later
                 self._warm, self._first = False, None
             case ChunkDone(chunk=chunk):
                 self._warm = True

@@ -120,14 +120,16 @@ def test_a_worker_without_memory_is_replaced_and_work_completed(
     assert daemon_run.run_once(f"{FAULTY_ENGINE}:serve_short_of_memory_for_{when}", words=True) == 0
     daemon_run.assert_texts(*EXPECTED_WORDS)
     (incident,) = daemon_run.read_incidents()
-    # nobody is suspect of a load that fails
-    assert (incident["job_id"] is None) == (incident["phase"] == "load")
+    assert (incident["job_id"] is None) == (
+        when == "loading"
+    )  # nobody is suspect of a load that fails
     if (
         incident["kind"] != "context_lost"
     ):  # a library that does not look at what it was given crashes, now and then
         assert incident["kind"] == "host_memory"
-        if when == "loading":  # in work, whoever asks next is refused
-            assert incident["phase"] == "load"
+        assert (incident["phase"] == "load") == (
+            when == "loading"
+        )  # in work, whoever asks next is refused
         assert "the machine's memory is full" in incident["error"]
 
 

@@ -83,26 +83,55 @@ async def test_the_error_of_an_abandoned_query_is_not_logged(
     assert not reported
 
 
-async def test_an_interrupted_connection_can_be_used_again(ledger: Ledger, tmp_path: Path) -> None:
+async def test_a_query_that_fails_leaves_no_snapshot(ledger: Ledger, tmp_path: Path) -> None:
+    readers = Readers(tmp_path / "ledger.db", size=1)
+
+    def fail(connection: Connection) -> None:
+        rows = iter(connection.execute(text("SELECT 1 UNION SELECT 2")))
+        raise ValueError(next(rows))  # its traceback keeps the unfinished statement
+
+    with pytest.raises(ValueError, match="1") as raised:
+        await readers.read(fail)
+    await ledger.write(add_jobs, [build_job("new.wav")])
+    assert await readers.read(fetch_value, "SELECT count(*) FROM jobs") == 1
+    assert raised.value.__traceback__
+    await readers.close()
+
+
+async def test_a_reader_that_leaves_early_closes_its_connection(
+    ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    readers = Readers(tmp_path / "ledger.db", size=2)
+    async with asyncio.timeout(PATIENCE_S):
+        for turns in range(6):  # cancelled while the connection is opened, or later
+            asking = asyncio.create_task(readers.read(fetch_value, "SELECT 1"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        assert await readers.read(fetch_value, "SELECT 1") == 1
+        await readers.close()
+    gc.collect()
+    assert not caplog.records
+
+
+async def test_a_query_after_an_interrupted_one_is_answered(ledger: Ledger, tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     readers = Readers(tmp_path / "ledger.db", size=1)
-    seen: list[object] = []
     started = asyncio.Event()
 
-    def read_connection(connection: Connection) -> int:
-        seen.append(connection.connection.driver_connection)
+    def read_forever(connection: Connection) -> object:
         loop.call_soon_threadsafe(started.set)
-        return len(connection.execute(text(ENDLESS if len(seen) == 1 else "SELECT 1")).all())
+        return run_endless_query(connection)
 
     async with asyncio.timeout(PATIENCE_S):
-        asking = asyncio.create_task(readers.read(read_connection))
+        asking = asyncio.create_task(readers.read(read_forever))
         await started.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        assert await readers.read(read_connection) == 1
+        assert await readers.read(fetch_value, "SELECT 1") == 1
         await readers.close()
-    assert seen[0] is seen[1]
 
 
 async def test_a_query_that_waits_for_a_connection_can_be_cancelled(

@@ -217,6 +217,21 @@ def test_memory_growth_is_measured_after_the_first_work() -> None:
     assert wear.is_due
 
 
+def test_a_model_that_is_loaded_later_is_no_growth() -> None:
+    wear = RecycleTracker(hours=0, growth_mb=100)
+    wear.record_report(build_chunk_done(A, 0))
+    wear.record_memory(1_000_000_000)
+    wear.record_report(Loading("large"))
+    wear.record_memory(3_000_000_000)
+    assert not wear.is_due
+    wear.record_report(build_chunk_done(A, 1))
+    wear.record_memory(3_100_000_000)
+    wear.record_memory(3_150_000_000)
+    assert not wear.is_due
+    wear.record_memory(3_200_000_000)
+    assert wear.is_due
+
+
 def test_recycling_can_be_disabled() -> None:
     wear = RecycleTracker(hours=0, growth_mb=0)
     wear.record_report(ChunkDone(A, TOKEN, Chunk(0, 0.0, 1e9)))

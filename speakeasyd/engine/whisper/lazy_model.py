@@ -1,7 +1,12 @@
-"""A Whisper model whose weights are loaded into CTranslate2 when they are first needed."""
+"""A Whisper model that CTranslate2 loads when it is first needed.
+
+The packed network needs it for word timestamps and the last fallback only, and it takes as much
+memory again.
+"""
 
 import json
 import threading
+from collections.abc import Callable
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
@@ -12,8 +17,7 @@ from faster_whisper.feature_extractor import FeatureExtractor
 from faster_whisper.tokenizer import _LANGUAGE_CODES
 from tokenizers import Tokenizer
 
-from speakeasyd.domain.fault import Phase
-from speakeasyd.engine.faults import label_phase
+from speakeasyd.engine import heap_retention
 from speakeasyd.engine.recognizer import ModelUnavailable
 from speakeasyd.engine.whisper.weights_file import UnknownFormat, read_weights
 
@@ -21,10 +25,17 @@ _MULTILINGUAL = 51865  # tokens: the smallest vocabulary with several languages,
 
 
 class LazyModel:
-    """Thread-safe. The packed network seldom needs CTranslate2, which takes as much memory again."""
+    """A model's tokenizer, features and languages, and the model in CTranslate2. Thread-safe."""
 
-    def __init__(self, folder: Path, device: str, compute_type: str, replicas: int = 1) -> None:
-        """`device`: such as "cpu" or "cuda:1".
+    def __init__(
+        self,
+        folder: Path,
+        device: str,
+        compute_type: str,
+        replicas: int = 1,
+        on_load: Callable[[], object] = lambda: None,
+    ) -> None:
+        """`device`: such as "cpu" or "cuda:1". `on_load`: called before CTranslate2 loads the model.
 
         Raises ModelUnavailable for a damaged configuration, and what the tokenizer raises.
         """
@@ -33,19 +44,18 @@ class LazyModel:
         self.device, _, self._index = device.partition(":")
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         known = signature(FeatureExtractor).parameters
-        features = _read_settings(folder / "preprocessor_config.json")
-        self.feature_extractor = FeatureExtractor(
-            **{k: features[k] for k in known & features.keys()}
-        )
-        self._replicas = replicas
+        features = _read_settings(folder / "preprocessor_config.json").items()
+        self.feature_extractor = FeatureExtractor(**{k: v for k, v in features if k in known})
+        self._replicas, self._on_load = replicas, on_load
         self._loading = threading.Lock()
         self._loaded: ctranslate2.models.Whisper | None = None
 
     @property
     def ctranslate2(self) -> ctranslate2.models.Whisper:
-        """The model in CTranslate2. Raises EngineFault of phase load."""
-        with self._loading, label_phase(Phase.LOAD):
+        """The model in CTranslate2. Raises what CTranslate2 raises when it loads the model."""
+        with self._loading:
             if self._loaded is None:
+                self._on_load()
                 self._loaded = ctranslate2.models.Whisper(
                     str(self.folder),
                     device=self.device,
@@ -54,10 +64,12 @@ class LazyModel:
                     intra_threads=1,  # two threads generate text slower than one; replicas use the other cores
                     inter_threads=self._replicas,
                 )
+                heap_retention.retain_freed_pages()  # and return those that loading has freed
             return self._loaded
 
     @cached_property
     def multilingual(self) -> bool:
+        """Whether it knows several languages, by the size of its vocabulary."""
         try:
             vocabulary = read_weights(self.folder / "model.bin")["decoder/embeddings/weight"]
             return len(vocabulary) >= _MULTILINGUAL
@@ -74,5 +86,5 @@ def _read_settings(file: Path) -> dict[str, Any]:
     """Return the settings in a file, which a model need not have. Raises ModelUnavailable."""
     try:
         return dict(json.loads(file.read_bytes())) if file.exists() else {}
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # the latter for what is no JSON
         raise ModelUnavailable(f"{file} is damaged: {error}") from error

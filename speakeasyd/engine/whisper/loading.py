@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from speakeasyd.domain.fault import Phase
-from speakeasyd.domain.protocol import Loaded, WorkerSpec
+from speakeasyd.domain.protocol import Loaded, Loading, WorkerSpec
 from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, count_replicas
 from speakeasyd.engine import cuda, heap_retention
 from speakeasyd.engine.canary import CanaryFailed, measure_known_words, transcribe_canary
 from speakeasyd.engine.faults import label_phase
 from speakeasyd.engine.model_hash import hash_model
-from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable
-from speakeasyd.engine.whisper.download import OnDownload
+from speakeasyd.engine.recognizer import Model, ModelChoice, ModelUnavailable, OnProgress
 from speakeasyd.engine.whisper.lazy_model import LazyModel
 from speakeasyd.engine.whisper.model_files import check_bundled_files, choose_model
 from speakeasyd.engine.whisper.network import CTranslate2Network, Network
@@ -26,11 +25,12 @@ _KNOWN_MODEL_SHARE = 1.0  # share of the canary's words that the bundled model m
 _ANY_MODEL_SHARE = 0.5  # share for any other model
 _SMALL_MODEL = 200 << 20  # bytes: tiny and base. Larger ones need more memory, and gain less
 _COMPUTE_TYPE = {"cpu": "int8", "cuda": "float16"}
-_INT8 = ("int8", "int8_float32")  # the same on CPUs; CTranslate2 reports the second
+_PACKED_TYPE = "int8_float32"  # products of integers, sums of floats
+_PACKED_TYPES = {"int8", _PACKED_TYPE}  # CTranslate2's names for it on CPUs
 
 
 def load_whisper(
-    requested: str, spec: WorkerSpec, *, on_download: OnDownload = lambda _: None
+    requested: str, spec: WorkerSpec, *, on_progress: OnProgress = lambda _: None
 ) -> Model:
     """Load the model and run the canary. Raises EngineFault of phase load or canary."""
     began = time.perf_counter()
@@ -47,10 +47,16 @@ def load_whisper(
             device=spec.device,
             models_dir=Path(spec.state_dir) / "models",
             offline=spec.offline,
-            on_download=on_download,
+            on_download=on_progress,
         )
         with _check_files(choice):
-            model = LazyModel(choice.folder, spec.device, compute_type, replicas)
+            model = LazyModel(
+                choice.folder,
+                spec.device,
+                compute_type,
+                replicas,
+                on_load=lambda: on_progress(Loading(requested)),
+            )
             network, compute_type = _create_network(model)
         sha256 = hash_model(choice.folder) if spec.hash_model else ""
     heap_retention.retain_freed_pages()
@@ -99,9 +105,9 @@ def _create_network(model: LazyModel) -> tuple[Network, str]:
     The second value is the compute type as CTranslate2 names it.
     """
     plain = CTranslate2Network(model)
-    if model.device == "cpu" and model.compute_type in _INT8:
+    if model.device == "cpu" and model.compute_type in _PACKED_TYPES:
         try:
-            return PackedNetwork(model.folder / "model.bin", plain), _INT8[-1]
+            return PackedNetwork(model.folder / "model.bin", plain), _PACKED_TYPE
         except Unsupported as error:
             plain.description += f", since {error}"
     return plain, model.ctranslate2.compute_type

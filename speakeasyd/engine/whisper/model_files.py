@@ -58,7 +58,9 @@ def choose_model(
 
 def _use_folder(folder: Path) -> ModelChoice:
     """Check a folder that the user named."""
-    if lacking := [name for name in _NEEDED if not any(folder.glob(name))]:
+    if lacking := [
+        name for name in _NEEDED if not any(file.is_file() for file in folder.glob(name))
+    ]:
         raise ModelUnavailable(f"the model folder {folder} lacks {' and '.join(lacking)}")
     return ModelChoice(folder, folder.name)
 
