@@ -58,8 +58,11 @@ class SnapshotConnection(aiosqlite.Connection):
         return driver
 
     def _run_query(self, query: Callable[[Connection], T]) -> T:
-        with self._connected.begin():
-            return query(self._connected)
+        try:
+            with self._connected.begin():
+                return query(self._connected)
+        except StopIteration as error:  # a future cannot have it
+            raise RuntimeError("the query raised StopIteration") from error
 
     def _is_over(self) -> bool:
         return self.budget is not None and self.budget.is_over()

@@ -61,6 +61,12 @@ class _WriteRequest:
     outcome: Any = None
     error: Exception | None = None
 
+    def run(self, transaction: Transaction) -> None:
+        try:
+            self.outcome = self.operation(transaction)
+        except StopIteration as error:  # a future cannot have it
+            raise RuntimeError("the operation raised StopIteration") from error
+
     def _set_result(self) -> None:
         if self.caller.done():  # the caller was cancelled; the operation was carried out anyway
             return
@@ -253,7 +259,7 @@ class Writer:
         for request in requests:
             transaction = Transaction(self._connection, now, self._boot_id)
             if len(requests) == 1:
-                request.outcome = request.operation(transaction)
+                request.run(transaction)
             else:
                 self._execute_in_savepoint(request, transaction)
             if not request.error:
@@ -264,7 +270,7 @@ class Writer:
         """Run an operation; if it fails, what it has changed is rolled back."""
         self._execute_raw("SAVEPOINT operation")
         try:
-            request.outcome = request.operation(transaction)
+            request.run(transaction)
         except (OperationalError, sqlite3.OperationalError):
             raise  # on a full disk, SQLite has rolled back everything, savepoints too
         except Exception as error:  # noqa: BLE001 - raised in the caller

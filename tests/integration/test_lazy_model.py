@@ -45,10 +45,18 @@ def test_ctranslate2_loads_the_model_when_it_is_needed(tmp_path: Path, folder: P
 def test_a_model_that_ctranslate2_refuses_is_a_fault_of_the_work(folder: Path) -> None:
     model = LazyModel(folder, "cpu", "int8")
     recognizer = WhisperRecognizer(model, CTranslate2Network(model))
-    (folder / "model.bin").write_bytes(b"")
+    (folder / "vocabulary.txt").unlink()
     with pytest.raises(EngineFault) as raised:
         transcribe_canary(recognizer, words=True)
     assert raised.value.phase is Phase.ENCODE
+
+
+def test_other_weights_are_refused(folder: Path) -> None:
+    model = LazyModel(folder, "cpu", "int8")
+    shutil.copy(folder / "model.bin", folder / "new")
+    (folder / "new").replace(folder / "model.bin")
+    with pytest.raises(RuntimeError, match="has changed since it was loaded"):
+        _ = model.ctranslate2
 
 
 def test_loading_is_told_once(folder: Path) -> None:

@@ -115,6 +115,20 @@ async def test_a_reader_that_leaves_early_closes_its_connection(
     assert not caplog.records
 
 
+async def test_a_query_may_raise_anything(ledger: Ledger, tmp_path: Path) -> None:
+    def exhaust(_connection: object) -> object:
+        return next(iter(()))
+
+    async with asyncio.timeout(PATIENCE_S):
+        for call in (ledger.read, ledger.write):
+            with pytest.raises(RuntimeError, match="raised StopIteration"):
+                await call(exhaust)
+            with pytest.raises(RuntimeError, match="raised StopIteration"):
+                await asyncio.gather(call(exhaust), call(exhaust))
+        assert await ledger.read(fetch_value, "SELECT 1") == 1
+        await ledger.try_write()
+
+
 async def test_a_query_after_an_interrupted_one_is_answered(ledger: Ledger, tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
     readers = Readers(tmp_path / "ledger.db", size=1)

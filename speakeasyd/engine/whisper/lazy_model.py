@@ -47,15 +47,21 @@ class LazyModel:
         features = _read_settings(folder / "preprocessor_config.json").items()
         self.feature_extractor = FeatureExtractor(**{k: v for k, v in features if k in known})
         self._replicas, self._on_load = replicas, on_load
+        self._version = self._read_version()
         self._loading = threading.Lock()
         self._loaded: ctranslate2.models.Whisper | None = None
 
     @property
     def ctranslate2(self) -> ctranslate2.models.Whisper:
-        """The model in CTranslate2. Raises what CTranslate2 raises when it loads the model."""
+        """The model in CTranslate2. Raises RuntimeError, OSError, and MemoryError.
+
+        Other weights than before are refused: the packed network goes on with the old ones.
+        """
         with self._loading:
             if self._loaded is None:
                 self._on_load()
+                if self._read_version() != self._version:
+                    raise RuntimeError(f"the model {self.folder} has changed since it was loaded")
                 self._loaded = ctranslate2.models.Whisper(
                     str(self.folder),
                     device=self.device,
@@ -80,6 +86,11 @@ class LazyModel:
     def languages(self) -> frozenset[str]:
         """The codes of the languages that the model knows."""
         return frozenset(_LANGUAGE_CODES if self.multilingual else ["en"])
+
+    def _read_version(self) -> tuple[int, int, int]:
+        """Return what differs if the weights are replaced. Raises OSError."""
+        state = (self.folder / "model.bin").stat()
+        return state.st_ino, state.st_size, state.st_mtime_ns
 
 
 def _read_settings(file: Path) -> dict[str, Any]:
