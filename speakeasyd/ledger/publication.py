@@ -141,7 +141,7 @@ def _job_columns(connection: Connection, job_id: JobId) -> dict[str, Any]:
 
 
 def _stream_segments(connection: Connection, job_id: JobId) -> Iterator[Mapping[str, Any]]:
-    """Yield the finished segments in parts, between which the event loop does other work."""
+    """Yield the finished segments, as rows."""
     with connection.execute(_SEGMENTS, {"job": job_id}) as rows:
         for row in rows.mappings():
             yield dict(row)
@@ -266,13 +266,11 @@ def reserve_artifacts(
     }
     if not collisions:
         own = {(own.outbox, own.path): own.hashes for own in own_files(tx.connection, job_id)}
-        others = [own.get((a.outbox, a.path), frozenset()) - {a.sha256} for a in intended]
         _put_artifacts(
             tx,
             [
-                _build_artifact_row(job_id, artifact)
-                | {"replaces_sha256": json.dumps(sorted(of_name)) if of_name else None}
-                for artifact, of_name in zip(intended, others, strict=True)
+                _build_artifact_row(job_id, file, replaces=own.get((file.outbox, file.path)))
+                for file in intended
             ],
         )
     return collisions
@@ -306,9 +304,7 @@ def complete_job(
     for own in removed:
         values = {"of_outbox": own.outbox, "key": build_collision_key(own.path)}
         tx.connection.execute(_DELETE_NAME, values)
-    _put_artifacts(
-        tx, [_build_artifact_row(job_id, file) | {"written_at": tx.now} for file in written]
-    )
+    _put_artifacts(tx, [_build_artifact_row(job_id, file, written_at=tx.now) for file in written])
     superseded = _supersede_earlier(tx, job_id)
     completed = JobCompleted(
         artifacts=[artifact.path for artifact in written], supersedes=list[int](superseded)
@@ -330,8 +326,15 @@ def _put_artifacts(tx: Transaction, rows: Sequence[Mapping[str, object]]) -> Non
         tx.connection.execute(_PUT_ARTIFACT, rows)
 
 
-def _build_artifact_row(job_id: JobId, artifact: Artifact) -> dict[str, object]:
-    """Return the row of a reserved artifact that replaces no file."""
+def _build_artifact_row(
+    job_id: JobId,
+    artifact: Artifact,
+    *,
+    written_at: str | None = None,
+    replaces: frozenset[str] | None = None,
+) -> dict[str, object]:
+    """`replaces`: hashes of our own earlier file of this name."""
+    others = sorted((replaces or frozenset()) - {artifact.sha256})
     return {
         "job_id": job_id,
         "format": artifact.format,
@@ -340,8 +343,8 @@ def _build_artifact_row(job_id: JobId, artifact: Artifact) -> dict[str, object]:
         "path_key": build_collision_key(artifact.path),
         "sha256": artifact.sha256,
         "bytes": artifact.bytes,
-        "written_at": None,
-        "replaces_sha256": None,
+        "written_at": written_at,
+        "replaces_sha256": json.dumps(others) if others else None,
     }
 
 

@@ -66,7 +66,8 @@ class Dispatcher(Service):
         self._grace_s = settings.recovery.stop_grace_s
         self._clock = clock
         self._jumps = JumpDetector(clock)
-        self._check_queue_at = 0.0  # monotonic seconds of the next check of the queue
+        self._check_ledger_at = 0.0  # monotonic seconds of the next check for foreign changes
+        self._check_queue_at = 0.0  # and of the queue
         self._claims = HeldClaims(
             ledger=ledger,
             publisher=publisher,
@@ -122,9 +123,11 @@ class Dispatcher(Service):
 
     def enqueue_event(self, event: PoolEvent) -> None:
         """Queue an event of the pool. Call it on the loop."""
-        if not isinstance(event, RoomAvailable):
+        if isinstance(event, RoomAvailable):
+            self.wake()
+        else:
             self._reports.enqueue_event(event)
-        self.wake()
+            super().wake()
 
     def wake(self) -> None:
         """Run the next round now: there may be jobs to claim, or events."""
@@ -135,10 +138,9 @@ class Dispatcher(Service):
         await asyncio.sleep(GATHER_S)
         try:
             await self._reports.process_events()
-            if await self._ledger.detect_foreign_commit():
-                self._check_queue_at = 0.0
-                await self._claims.drop_lost_claims()
-            await self._shift_waits()
+            if self._clock.monotonic() >= self._check_ledger_at:
+                self._check_ledger_at = self._clock.monotonic() + TICK_S
+                await self._notice_foreign_changes()
             if self._clock.monotonic() >= self._check_queue_at:
                 self._check_queue_at = self._clock.monotonic() + CHECK_QUEUE_S
                 await self._starter.claim_jobs()
@@ -173,6 +175,12 @@ class Dispatcher(Service):
     def _on_claim_end(self, job_id: JobId) -> None:
         self._pool.drop_job(job_id)
         self.wake()
+
+    async def _notice_foreign_changes(self) -> None:
+        if await self._ledger.detect_foreign_commit():
+            self._check_queue_at = 0.0
+            await self._claims.drop_lost_claims()
+        await self._shift_waits()
 
     async def _shift_waits(self) -> None:
         """Shift the stored waits when the wall clock is set, so that they keep their length."""
