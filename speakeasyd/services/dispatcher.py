@@ -123,11 +123,9 @@ class Dispatcher(Service):
 
     def enqueue_event(self, event: PoolEvent) -> None:
         """Queue an event of the pool. Call it on the loop."""
-        if isinstance(event, RoomAvailable):
-            self.wake()
-        else:
+        if not isinstance(event, RoomAvailable):
             self._reports.enqueue_event(event)
-            super().wake()
+        self.wake()
 
     def wake(self) -> None:
         """Run the next round now: there may be jobs to claim, or events."""
