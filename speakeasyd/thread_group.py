@@ -147,7 +147,7 @@ class ThreadGroup:
 
     def _carry_out(self, call: _Call) -> None:
         try:
-            result = call.run()
+            result = call_for_future(call.run)
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller
             call.future.set_exception(error)
             return
@@ -157,6 +157,18 @@ class ThreadGroup:
                 call.future.set_result(result)
         if not is_wanted:
             _release_result(call, result)
+
+
+def call_for_future(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call a function whose outcome is for a future. Raises what it raises.
+
+    StopIteration becomes RuntimeError: a future of asyncio refuses it, and whoever waits would wait
+    for ever.
+    """
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        raise RuntimeError("the call raised StopIteration") from error
 
 
 def _bind_context(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Callable[[], T]:

@@ -13,6 +13,7 @@ import aiosqlite
 from sqlalchemy import Connection, Engine
 
 from speakeasyd.ledger.readonly import STEP, QueryBudget
+from speakeasyd.thread_group import call_for_future
 
 T = TypeVar("T")
 
@@ -58,11 +59,8 @@ class SnapshotConnection(aiosqlite.Connection):
         return driver
 
     def _run_query(self, query: Callable[[Connection], T]) -> T:
-        try:
-            with self._connected.begin():
-                return query(self._connected)
-        except StopIteration as error:  # a future cannot have it
-            raise RuntimeError("the query raised StopIteration") from error
+        with self._connected.begin():
+            return call_for_future(query, self._connected)
 
     def _is_over(self) -> bool:
         return self.budget is not None and self.budget.is_over()

@@ -24,6 +24,7 @@ from speakeasyd.ledger.event_log import EventDraft, EventLog
 from speakeasyd.ledger.failures import explain_errors
 from speakeasyd.ledger.lock import find_holder
 from speakeasyd.ledger.pairing import changing_database, forget_pair
+from speakeasyd.thread_group import call_for_future
 
 GROUP = 64  # most operations per transaction
 PATIENCE_MS = 100  # milliseconds that a checkpoint waits for readers
@@ -60,12 +61,6 @@ class _WriteRequest:
     caller: asyncio.Future[Any]
     outcome: Any = None
     error: Exception | None = None
-
-    def run(self, transaction: Transaction) -> None:
-        try:
-            self.outcome = self.operation(transaction)
-        except StopIteration as error:  # a future cannot have it
-            raise RuntimeError("the operation raised StopIteration") from error
 
     def _set_result(self) -> None:
         if self.caller.done():  # the caller was cancelled; the operation was carried out anyway
@@ -259,7 +254,7 @@ class Writer:
         for request in requests:
             transaction = Transaction(self._connection, now, self._boot_id)
             if len(requests) == 1:
-                request.run(transaction)
+                request.outcome = call_for_future(request.operation, transaction)
             else:
                 self._execute_in_savepoint(request, transaction)
             if not request.error:
@@ -270,7 +265,7 @@ class Writer:
         """Run an operation; if it fails, what it has changed is rolled back."""
         self._execute_raw("SAVEPOINT operation")
         try:
-            request.run(transaction)
+            request.outcome = call_for_future(request.operation, transaction)
         except (OperationalError, sqlite3.OperationalError):
             raise  # on a full disk, SQLite has rolled back everything, savepoints too
         except Exception as error:  # noqa: BLE001 - raised in the caller

@@ -20,6 +20,11 @@ async def test_a_call_returns_its_result_and_raises_its_error() -> None:
         await group.run(lambda: 1 / 0)
 
 
+async def test_a_call_may_raise_anything() -> None:
+    with pytest.raises(RuntimeError, match="raised StopIteration"):
+        await ThreadGroup("calls").run_within(10.0, next, iter(()))
+
+
 async def test_a_call_sees_the_context_of_its_caller() -> None:
     name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
     name.set("job 7")
