@@ -12,7 +12,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from speakeasyd.ledger.migrate import find_scripts, known_revisions, migrate_ledger
+from speakeasyd.ledger.migrate import find_schema, find_scripts, migrate_ledger
 
 PATTERN = "schema_*.sql"
 _STATEMENTS = """
@@ -30,7 +30,7 @@ def main() -> None:
     scripts = find_scripts()
     for old in scripts.glob(PATTERN):
         old.unlink()
-    path = scripts / f"schema_{max(known_revisions(scripts))}.sql"
+    path = find_schema(scripts)
     path.write_text(build_schema(), encoding="utf-8", newline="\n")
     print(path)
 

@@ -17,6 +17,7 @@ from speakeasyd.ledger.pairing import refuse_foreign_log
 
 BUSY_MS = 5000  # milliseconds to wait for another program's write
 WAL_BYTES = 32 * 1024 * 1024  # bytes of the write-ahead log before a checkpoint
+_COMMON = (f"busy_timeout = {BUSY_MS}", "foreign_keys = ON", "wal_autocheckpoint = 0")
 
 
 def create_write_engine(path: Path) -> Engine:
@@ -26,10 +27,11 @@ def create_write_engine(path: Path) -> Engine:
     off: the daemon runs them, see `Writer`; other programs leave them to the daemon, since two
     checkpoints at once can corrupt the database in SQLite before 3.51.3.
     """
-    return _create_engine(
+    return build_engine(
         path,
         "rw",
         "BEGIN IMMEDIATE",
+        *_COMMON,
         "synchronous = FULL",  # a committed change must survive a power failure
         f"journal_size_limit = {WAL_BYTES}",
     )
@@ -40,11 +42,14 @@ def create_read_engine(path: Path) -> Engine:
 
     In WAL mode readers never wait for the writer, and the writer never waits for readers.
     """
-    return _create_engine(path, "ro", "BEGIN", "query_only = ON")
+    return build_engine(path, "ro", "BEGIN", *_COMMON, "query_only = ON")
 
 
-def _create_engine(path: Path, mode: str, begin: str, *pragmas: str) -> Engine:
-    """Return an engine without a pool: whoever opens a connection keeps it."""
+def build_engine(path: Path, mode: str, begin: str, *pragmas: str) -> Engine:
+    """Return an engine without a pool: whoever opens a connection keeps it.
+
+    `mode`: of SQLite's URI. `begin`: the statement that begins each transaction.
+    """
     url = URL.create(
         "sqlite", database=path.absolute().as_uri(), query={"uri": "true", "mode": mode}
     )
@@ -56,17 +61,11 @@ def _create_engine(path: Path, mode: str, begin: str, *pragmas: str) -> Engine:
             "check_same_thread": False,
         },
     )
-    settings = (
-        f"busy_timeout = {BUSY_MS}",
-        "foreign_keys = ON",
-        "wal_autocheckpoint = 0",
-        *pragmas,
-    )
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: sqlite3.Connection, _record: object) -> None:
-        for setting in settings:
-            connection.execute(f"PRAGMA {setting}").close()
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}").close()
 
     @event.listens_for(engine, "begin")
     def _begin_transaction(connection: Connection) -> None:

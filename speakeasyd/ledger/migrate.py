@@ -8,14 +8,14 @@ from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from speakeasyd.durable import create_private
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.backup import back_up
-from speakeasyd.ledger.connections import translate_error
+from speakeasyd.ledger.connections import build_engine, translate_error
 from speakeasyd.ledger.failures import explain_errors
 from speakeasyd.ledger.pairing import forget_pair, refuse_foreign_log
 from speakeasyd.mounts import NETWORK, Mount, find_filesystem_type
@@ -23,6 +23,13 @@ from speakeasyd.mounts import NETWORK, Mount, find_filesystem_type
 log = logging.getLogger(__name__)
 
 BUSY_MS = 60_000  # milliseconds to wait for another program that migrates or writes
+_PRAGMAS = (
+    f"busy_timeout = {BUSY_MS}",
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    # with foreign keys on, dropping a table to rebuild it would delete rows that refer to it
+    "foreign_keys = OFF",
+)
 
 
 def require_local_filesystem(ledger: Path, mounts: Iterable[Mount] | None = None) -> None:
@@ -75,6 +82,11 @@ def known_revisions(scripts: Path | None = None) -> set[str]:
     }
 
 
+def find_schema(scripts: Path) -> Path:
+    """Return the file with what the migrations make; `tools/write_schema.py` writes it."""
+    return scripts / f"schema_{max(known_revisions(scripts))}.sql"
+
+
 def _migrate_locked(path: Path, scripts: Path) -> None:
     known = known_revisions(scripts)
     revision, newest = _read_revision(path), max(known)
@@ -88,19 +100,15 @@ def _migrate_locked(path: Path, scripts: Path) -> None:
         log.info("upgrading the ledger (%.0f MB) from schema %s to %s", size_mb, revision, newest)
         copy = back_up(path, label=revision)
         log.info("the ledger as it was is kept: %s", copy)
-    schema = scripts / f"schema_{newest}.sql"
+    schema = find_schema(scripts)
     create_private(path)  # SQLite gives its other files the same mode
-    engine = _create_engine(path)
-    try:
-        with engine.begin() as connection:
-            if schema.exists() and _is_empty(connection):
-                _create_tables(connection, schema)
-            elif revision != newest:
-                _run_alembic(connection, scripts)
-            _recreate_views(connection)
-            _check_references(connection)
-    finally:
-        engine.dispose()
+    with build_engine(path, "rw", "BEGIN IMMEDIATE", *_PRAGMAS).begin() as connection:
+        if schema.exists() and _is_empty(connection):
+            _create_tables(connection, schema)
+        elif revision != newest:
+            _run_alembic(connection, scripts)
+        _recreate_views(connection)
+        _check_references(connection)
     if revision and revision != newest:
         log.info("the ledger is upgraded")
 
@@ -111,7 +119,7 @@ def _is_empty(connection: Connection) -> bool:
 
 
 def _create_tables(connection: Connection, schema: Path) -> None:
-    """Create what the migrations would. `schema`: the file that `tools/write_schema.py` writes."""
+    """Create what the migrations would."""
     for statement in schema.read_text("utf-8").split(";\n\n"):
         connection.exec_driver_sql(statement)
 
@@ -135,26 +143,6 @@ def _read_revision(path: Path) -> str | None:
             return None
         row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         return str(row[0]) if row else None
-
-
-def _create_engine(path: Path) -> Engine:
-    engine = create_engine(
-        URL.create("sqlite", database=str(path)), connect_args={"isolation_level": None}
-    )
-
-    @event.listens_for(engine, "connect")
-    def _set_up(connection: sqlite3.Connection, _record: object) -> None:
-        connection.execute(f"PRAGMA busy_timeout = {BUSY_MS}")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        # with foreign keys on, dropping a table to rebuild it would delete rows that refer to it
-        connection.execute("PRAGMA foreign_keys = OFF")
-
-    @event.listens_for(engine, "begin")
-    def _begin_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
 
 
 def _recreate_views(connection: Connection) -> None:

@@ -16,6 +16,7 @@ from speakeasyd.domain.incidents import ACTION_WORDS, IncidentAction
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import views
 from speakeasyd.ledger.migrate import (
+    find_schema,
     find_scripts,
     known_revisions,
     migrate_ledger,
@@ -88,6 +89,7 @@ def read_schema(path: Path) -> dict[str, str]:
 def test_a_new_ledger_is_what_the_migrations_make(tmp_path: Path) -> None:
     """If not: `python -m tools.write_schema`."""
     [schema] = find_scripts().glob(PATTERN)
+    assert schema == find_schema(find_scripts())
     assert schema.name == f"schema_{read_head()}.sql"
     made = build_schema()
     assert schema.read_text("utf-8") == made

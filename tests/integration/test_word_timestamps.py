@@ -43,7 +43,7 @@ def join_words(
     together = StorageView.from_array(np.repeat(np.asarray(encoded), len(texts), axis=0))
     aligned = align_words(
         recognizer.model.ctranslate2,
-        decoder.tokenizer("en"),
+        recognizer.model.create_tokenizer("en"),
         together,
         stretches,
         start=decoder.create_plan(Options(), "en").task,
@@ -63,7 +63,7 @@ def test_no_text_is_lost_at_an_incomplete_character(
     recognizer: WhisperRecognizer, decoder: Decoder
 ) -> None:
     """A text that reaches the limit of tokens can end within a character."""
-    tokenizer = decoder.tokenizer("en")
+    tokenizer = recognizer.model.create_tokenizer("en")
     hello, character = tokenizer.encode(" hello there"), tokenizer.encode("\u8d70")
     assert len(character) > 1
     texts = [
@@ -80,7 +80,7 @@ def test_no_text_is_lost_at_an_incomplete_character(
 def test_empty_texts_can_be_aligned(
     recognizer: WhisperRecognizer, decoder: Decoder, frames: int
 ) -> None:
-    hello = decoder.tokenizer("en").encode(" hello there")
+    hello = recognizer.model.create_tokenizer("en").encode(" hello there")
     texts: list[list[int]] = [hello, [], hello]
     assert join_words(recognizer, decoder, texts, [frames, frames, 100]) == [
         " hello there",
@@ -95,14 +95,16 @@ def test_a_text_that_reaches_the_limit_of_tokens_is_cut_off(recognizer: WhisperR
     plan = decoder.create_plan(Options(accuracy="fast"), "en")
     clip = Clip(0, 0.0, None, np.zeros(SAMPLE_RATE, np.float32))
     [short] = decoder.decode_batch([clip], [plan.start], plan, plan.way)
-    network.suppressed.append(decoder.tokenizer("en").eot)  # it never ends
+    network.suppressed.append(recognizer.model.create_tokenizer("en").eot)  # it never ends
     [endless] = decoder.decode_batch([clip], [plan.start], plan, plan.way)
     assert not short.evidence.cut_off
     assert endless.evidence.cut_off
 
 
-def test_special_tokens_in_a_prompt_are_left_out(decoder: Decoder) -> None:
-    tokenizer = decoder.tokenizer("en")
+def test_special_tokens_in_a_prompt_are_left_out(
+    recognizer: WhisperRecognizer, decoder: Decoder
+) -> None:
+    tokenizer = recognizer.model.create_tokenizer("en")
     words = "harbour <|startoftranscript|> and <|notimestamps|> boats"
     plan = decoder.create_plan(Options(initial_prompt=words, hotwords="<|0.00|>"), "en")
     prompt = decoder.build_prompt(plan, words * 20)

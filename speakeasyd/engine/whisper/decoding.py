@@ -9,7 +9,6 @@ from functools import cache
 from itertools import chain, islice
 
 import numpy as np
-from faster_whisper.tokenizer import Tokenizer
 
 from speakeasyd.domain.fault import Phase
 from speakeasyd.domain.options import Options
@@ -126,16 +125,11 @@ class Decoder:
         """`rules`: those of the network, if not given."""
         self._model, self._network = model, network
         self.rules = rules or network.rules
-        self._tokenizer = self.tokenizer("en")
-
-    def tokenizer(self, language: str, task: str = "transcribe") -> Tokenizer:
-        return Tokenizer(
-            self._model.tokenizer, self._model.multilingual, task=task, language=language
-        )
+        self._tokenizer = model.create_tokenizer("en")
 
     def create_plan(self, options: Options, language: str) -> DecodingPlan:
         """Return the plan of a job with these options in one language."""
-        tokenizer = self.tokenizer(language, options.task)
+        tokenizer = self._model.create_tokenizer(language, options.task)
         way = choose_first_method(options)
         hints = [
             text.strip() for text in (options.hotwords, options.initial_prompt) if text.strip()
@@ -256,7 +250,7 @@ class Decoder:
         frames = [
             min(max(clip.samples.size // _HOP, _LEAST_ALIGNED), FULL_WINDOW) for clip in clips
         ]
-        tokenizer = self.tokenizer(plan.text_language)
+        tokenizer = self._model.create_tokenizer(plan.text_language)
         remaining = zip(decoded, frames, strict=True)
         aligned: list[DecodedClip] = []
         for states in encoded:

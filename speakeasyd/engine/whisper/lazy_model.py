@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
+import tokenizers
 from faster_whisper.feature_extractor import FeatureExtractor
-from faster_whisper.tokenizer import _LANGUAGE_CODES
-from tokenizers import Tokenizer
+from faster_whisper.tokenizer import _LANGUAGE_CODES, Tokenizer
 
 from speakeasyd.engine import heap_retention
 from speakeasyd.engine.recognizer import ModelUnavailable
@@ -25,7 +25,7 @@ _MULTILINGUAL = 51865  # tokens: the smallest vocabulary with several languages,
 
 
 class LazyModel:
-    """A model's tokenizer, features and languages, and the model in CTranslate2. Thread-safe."""
+    """A model's tokens, features and languages, and the model in CTranslate2. Thread-safe."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class LazyModel:
         _read_settings(folder / "config.json")  # CTranslate2 would find it damaged only later
         self.folder, self.compute_type = folder, compute_type
         self.device, _, self._index = device.partition(":")
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._hf_tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         known = signature(FeatureExtractor).parameters
         features = _read_settings(folder / "preprocessor_config.json").items()
         self.feature_extractor = FeatureExtractor(**{k: v for k, v in features if k in known})
@@ -86,6 +86,9 @@ class LazyModel:
     def languages(self) -> frozenset[str]:
         """The codes of the languages that the model knows."""
         return frozenset(_LANGUAGE_CODES if self.multilingual else ["en"])
+
+    def create_tokenizer(self, language: str, task: str = "transcribe") -> Tokenizer:
+        return Tokenizer(self._hf_tokenizer, self.multilingual, task=task, language=language)
 
     def _read_version(self) -> tuple[int, int, int]:
         """Return what differs if the weights are replaced. Raises OSError."""

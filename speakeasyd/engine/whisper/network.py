@@ -6,7 +6,6 @@ from typing import Protocol
 
 import numpy as np
 from ctranslate2 import DataType, Device, StorageView
-from faster_whisper.tokenizer import Tokenizer
 from faster_whisper.transcribe import get_suppressed_tokens
 
 from speakeasyd.domain.recognition import LanguageProbabilities
@@ -110,9 +109,7 @@ class CTranslate2Network:
         self._model = model
         self.rules = CALL_RULES[model.device]
         self.description = "CTranslate2"
-        self.tokenizer = Tokenizer(
-            model.tokenizer, model.multilingual, task="transcribe", language="en"
-        )
+        self.tokenizer = model.create_tokenizer("en")
         self.suppressed = list(get_suppressed_tokens(self.tokenizer, [-1]))
         """Tokens that are never written."""
 
