@@ -26,26 +26,26 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class _RunningQuery:
     budget: QueryBudget
+    waits: bool = True  # for a connection
     connection: SnapshotConnection | None = None  # while statements may run on it
     interrupter: asyncio.Task[None] | None = None
 
     def end(self, task: asyncio.Task[Any]) -> None:
-        """Interrupt the statements; a query that has no connection yet is cancelled."""
-        if self.connection is None:
+        """Interrupt the statements; a query that waits for a connection is cancelled."""
+        if self.waits:
             task.cancel()
         elif self.interrupter is None:
-            self.interrupter = asyncio.create_task(self._interrupt_until_ended())
+            self.interrupter = asyncio.create_task(self._interrupt_repeatedly())
 
-    def release_connection(self) -> None:
-        """Stop interrupting: the query has ended."""
-        self.connection = None
+    def stop_interrupting(self) -> None:
         if self.interrupter:
             self.interrupter.cancel()
 
-    async def _interrupt_until_ended(self) -> None:
-        """Interrupt repeatedly: between two statements, an interrupt has no effect."""
-        while self.connection is not None:
-            await self.connection.interrupt()
+    async def _interrupt_repeatedly(self) -> None:
+        """Between two statements, an interrupt has no effect."""
+        while True:
+            if self.connection is not None:
+                await self.connection.interrupt()
             await asyncio.sleep(INTERRUPT_S)
 
 
@@ -112,13 +112,14 @@ class Readers:
         return task.result()
 
     def _forget_query(self, task: asyncio.Task[Any]) -> None:
-        del self._running[task]
+        self._running.pop(task).stop_interrupting()
         if not task.cancelled():
             task.exception()  # retrieved: asyncio logs no error of a query that nobody awaits
 
     async def _run_query(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
         try:
             async with self._free:
+                running.waits = False
                 try:
                     return await self._run_connected(running, query)
                 except Exception as error:
@@ -132,23 +133,24 @@ class Readers:
 
     async def _run_connected(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
         connection = self._idle.pop() if self._idle else await SnapshotConnection.open(self._engine)
-        running.connection, connection.budget = connection, running.budget
+        connection.budget = running.budget
         running.budget.start()
         timer = self._start_timer(running)
+        running.connection = connection
         try:
             answer = await connection.run_query(query)
         except BaseException:
+            running.connection = None
             # The error may keep a statement open, and that would keep the snapshot
             await connection.close()
             raise
         else:
-            connection.budget = None
+            running.connection = connection.budget = None
             self._idle.append(connection)
             return answer
         finally:
             if timer:
                 timer.cancel()
-            running.release_connection()
 
     async def _close_idle(self) -> None:
         while self._idle:

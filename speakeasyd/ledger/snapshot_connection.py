@@ -7,7 +7,7 @@ what most statements of the ledger do there.
 import asyncio
 import sqlite3
 from collections.abc import Callable
-from typing import Self, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import aiosqlite
 from sqlalchemy import Connection, Engine
@@ -26,28 +26,30 @@ class SnapshotConnection(aiosqlite.Connection):
         super().__init__(self._open, iter_chunk_size=1)
         self._thread.daemon = True  # a process that fails must not wait for it
         self._engine = engine
+        self._stopped: asyncio.Future[Any] | None = None
         self.budget: QueryBudget | None = None
 
     @classmethod
     async def open(cls, engine: Engine) -> Self:
-        """Open the ledger. If the caller is cancelled meanwhile, it is closed once it is open."""
+        """Open the ledger. After an error, too, the thread no longer needs the loop."""
         connection = cls(engine)
-        opening = asyncio.ensure_future(connection)
         try:
-            await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(connection._stop_if_open)
+            await connection
+        except BaseException:
+            if connection._stopped:
+                await connection._stopped
             raise
         return connection
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Stop the thread; await the future before the loop is closed."""
+        self._stopped = super().stop()
+        return self._stopped
 
     async def run_query(self, query: Callable[[Connection], T]) -> T:
         """Return what a query returns. Raises what it raises, also after an interrupt."""
         answer: T = await self._execute(self._run_query, query)  # type: ignore[no-untyped-call]
         return answer
-
-    def _stop_if_open(self, opening: asyncio.Future[aiosqlite.Connection]) -> None:
-        if not opening.cancelled() and not opening.exception():
-            self.stop()
 
     # --- in the thread
 

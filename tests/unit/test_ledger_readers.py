@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, event, text
 
 from speakeasyd.errors import LedgerBusy, LedgerError, QueryError, QueryTimeout
 from speakeasyd.ledger.claims import find_next_job
@@ -113,6 +113,34 @@ async def test_a_reader_that_leaves_early_closes_its_connection(
         await readers.close()
     gc.collect()
     assert not caplog.records
+
+
+async def test_closing_waits_for_a_connection_that_is_being_opened(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """Its thread needs the loop, which may be closed next."""
+    opening, may_open = threading.Event(), threading.Event()
+
+    def open_late(*_: object) -> None:
+        opening.set()
+        may_open.wait(PATIENCE_S)
+
+    readers = Readers(tmp_path / "ledger.db", size=1)
+    event.listen(Engine, "do_connect", open_late)
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            asking = asyncio.create_task(readers.read(fetch_value, "SELECT 1"))
+            await asyncio.to_thread(opening.wait)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+            closing = asyncio.create_task(readers.close())
+            done, _ = await asyncio.wait([closing], timeout=0.05)
+            assert not done
+            may_open.set()
+            await closing
+    finally:
+        may_open.set()
+        event.remove(Engine, "do_connect", open_late)
 
 
 async def test_a_query_may_raise_anything(ledger: Ledger, tmp_path: Path) -> None:
