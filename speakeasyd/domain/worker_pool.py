@@ -72,7 +72,7 @@ class DeviceChange:
 
 @dataclass(frozen=True, slots=True)
 class RoomAvailable:
-    """More tasks may be submitted now. The other events may mean so too."""
+    """More tasks may be submitted now."""
 
 
 PoolEvent = WorkerReport | WorkerLost | DeviceChange | RoomAvailable

@@ -123,9 +123,11 @@ class Dispatcher(Service):
 
     def enqueue_event(self, event: PoolEvent) -> None:
         """Queue an event of the pool. Call it on the loop."""
-        if not isinstance(event, RoomAvailable):
+        if isinstance(event, RoomAvailable):
+            self.wake()
+        else:
             self._reports.enqueue_event(event)
-        self.wake()
+            super().wake()
 
     def wake(self) -> None:
         """Run the next round now: there may be jobs to claim, or events."""

@@ -251,6 +251,9 @@ class SupervisedPool(WorkerPool):
         elif self._spare and not self._waiting_for_cpu and self._spare.idle_for() > SPARE_IDLE_S:
             self._retire_spare(self._spare)
             self._spare = None
+        if self._waiting or self._waiting_for_cpu:
+            # Room may appear without an event: a worker that was due for recycling has shrunk
+            self._assign_waiting()
         self._checked_at = self._context.clock.monotonic()
 
     def _retire_spare(self, worker: Supervisor) -> None:

@@ -271,17 +271,20 @@ class Supervisor:
         self._exited.clear()
         for task in self._assigned.list_tasks():
             self._send_request(task)
+        self._context.on_room()  # a half-open device takes a task before the first report
 
     async def _on_reports(self, run: _WorkerRun, reports: list[Report]) -> None:
         if run is self._run:
             now = self._clock.monotonic()
+            before = self.state, len(self._assigned)
             for report in map(self._check_report, reports):
                 run.liveness.record_report(report, now)
                 run.recycling.record_report(report)
                 self._assigned.record_report(report, now)
                 known = self._learn_from_report(run, report)
                 self._context.on_event(WorkerReport(self.name, known))
-            self._on_tasks_changed()
+            if before != (self.state, len(self._assigned)):
+                self._on_tasks_changed()
 
     def _check_report(self, report: Report) -> Report:
         """Return a valid report unchanged, an invalid one as the failure of its task or worker."""
