@@ -26,15 +26,15 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class _RunningQuery:
     budget: QueryBudget
-    waits: bool = True  # for a connection
+    waits: bool = True  # for its turn
     connection: SnapshotConnection | None = None  # while statements may run on it
     interrupter: asyncio.Task[None] | None = None
 
     def end(self, task: asyncio.Task[Any]) -> None:
-        """Interrupt the statements; a query that waits for a connection is cancelled."""
+        """Interrupt the statements; a query that waits for its turn is cancelled."""
         if self.waits:
             task.cancel()
-        elif self.interrupter is None:
+        elif self.interrupter is None and not task.done():
             self.interrupter = asyncio.create_task(self._interrupt_repeatedly())
 
     def stop_interrupting(self) -> None:
@@ -120,6 +120,7 @@ class Readers:
         try:
             async with self._free:
                 running.waits = False
+                running.budget.start()
                 try:
                     return await self._run_connected(running, query)
                 except Exception as error:
@@ -134,7 +135,6 @@ class Readers:
     async def _run_connected(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
         connection = self._idle.pop() if self._idle else await SnapshotConnection.open(self._engine)
         connection.budget = running.budget
-        running.budget.start()
         timer = self._start_timer(running)
         running.connection = connection
         try:

@@ -31,7 +31,10 @@ class SnapshotConnection(aiosqlite.Connection):
 
     @classmethod
     async def open(cls, engine: Engine) -> Self:
-        """Open the ledger. After an error, too, the thread no longer needs the loop."""
+        """Open the ledger. After an error, too, the thread no longer needs the loop.
+
+        Do not cancel it: SQLite's connection would be closed by the garbage collector.
+        """
         connection = cls(engine)
         try:
             await connection

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import OperationalError
 
 from speakeasyd.errors import LedgerBusy, LedgerError, QueryError, QueryTimeout
 from speakeasyd.ledger.claims import find_next_job
@@ -141,6 +143,46 @@ async def test_closing_waits_for_a_connection_that_is_being_opened(
     finally:
         may_open.set()
         event.remove(Engine, "do_connect", open_late)
+
+
+async def test_a_query_that_ends_as_its_caller_is_cancelled_is_not_interrupted_for_ever(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    readers = Readers(tmp_path / "ledger.db", size=1)
+    before = asyncio.all_tasks()
+    async with asyncio.timeout(PATIENCE_S):
+        asking = asyncio.create_task(readers.read(fetch_value, "SELECT 1"))
+        while not readers._running:
+            await asyncio.sleep(0)
+        [query] = readers._running
+        query.add_done_callback(lambda _query: asking.cancel())
+        await asyncio.gather(asking, return_exceptions=True)
+        await readers.close()
+    assert asyncio.all_tasks() == before
+
+
+async def test_one_time_limit_covers_both_attempts_of_a_query(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    """The first one ends with an I/O error when the time is over."""
+    readers = Readers(tmp_path / "ledger.db", size=1, limit_s=0.3)
+    attempts = 0
+
+    def query(connection: Connection) -> object:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 2:
+            return run_endless_query(connection)
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = sqlite3.SQLITE_IOERR
+        with pytest.raises(OperationalError, match="interrupted"):
+            run_endless_query(connection)
+        raise error
+
+    with pytest.raises(QueryTimeout):
+        await readers.read(query)
+    assert attempts == 2
+    await readers.close()
 
 
 async def test_a_query_may_raise_anything(ledger: Ledger, tmp_path: Path) -> None:
