@@ -72,7 +72,7 @@ class DeviceChange:
 
 @dataclass(frozen=True, slots=True)
 class RoomAvailable:
-    """More tasks may be submitted now."""
+    """More tasks may be submitted now. Without it, the queue is checked only every few seconds."""
 
 
 PoolEvent = WorkerReport | WorkerLost | DeviceChange | RoomAvailable

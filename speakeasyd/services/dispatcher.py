@@ -29,7 +29,9 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0  # seconds between checks for changes by other programs in the ledger
 # seconds between checks of the queue without a wake-up: a retry may have become due
 CHECK_QUEUE_S = 3.0
-GATHER_S = 0.02  # seconds in which reports are collected for one transaction
+# seconds for each claimed job in which reports are collected for one transaction, and at most
+GATHER_S = 0.02
+GATHER_MOST_S = 0.1
 RETRY_S = 5.0  # seconds between rounds while the ledger cannot be written
 
 
@@ -124,18 +126,18 @@ class Dispatcher(Service):
     def enqueue_event(self, event: PoolEvent) -> None:
         """Queue an event of the pool. Call it on the loop."""
         if isinstance(event, RoomAvailable):
-            self.wake()
+            self._check_queue_at = 0.0
         else:
             self._reports.enqueue_event(event)
-            super().wake()
+        super().wake()
 
     def wake(self) -> None:
-        """Run the next round now: there may be jobs to claim, or events."""
+        """Run the next round now, and check the queue in it."""
         self._check_queue_at = 0.0
         super().wake()
 
     async def run_once(self) -> float:
-        await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(min(GATHER_S * max(1, len(self._claims)), GATHER_MOST_S))
         try:
             await self._reports.process_events()
             if self._clock.monotonic() >= self._check_ledger_at:

@@ -251,9 +251,11 @@ class SupervisedPool(WorkerPool):
         elif self._spare and not self._waiting_for_cpu and self._spare.idle_for() > SPARE_IDLE_S:
             self._retire_spare(self._spare)
             self._spare = None
-        if self._waiting or self._waiting_for_cpu:
-            # Room may appear without an event: a worker that was due for recycling has shrunk
+        # Room may appear without an event: a worker that was due for recycling has shrunk
+        if self._waiting:
             self._assign_waiting()
+        elif self._waiting_for_cpu and self._spare:
+            self._assign_to_spare()
         self._checked_at = self._context.clock.monotonic()
 
     def _retire_spare(self, worker: Supervisor) -> None:
