@@ -112,7 +112,7 @@ def test_the_number_of_replicas_changes_nothing(
 def test_german_followed_by_english(model: Model, speech: Path) -> None:
     run = transcribe_file(model, build_task(speech / "odd" / "13_de20_then_en60.opus"))
     assert list_languages(run.build_chunks()) == ["de", "en"]
-    assert "abenteuerliche Simplicissimus" in join_text(run.build_chunks())
+    assert "abenteuerliche simplicissimus" in join_text(run.build_chunks()).lower()
     assert "the invention of the art of printing" in join_text(run.build_chunks())
 
 

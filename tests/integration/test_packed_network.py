@@ -26,9 +26,15 @@ from speakeasyd.engine.whisper.network import (
     Network,
     TokenText,
 )
-from speakeasyd.engine.whisper.packed_library import LIBRARIES, SOURCES, Unsupported, load_library
+from speakeasyd.engine.whisper.packed_library import (
+    LIBRARIES,
+    SOURCES,
+    Linear,
+    Unsupported,
+    load_library,
+)
 from speakeasyd.engine.whisper.packed_network import PackedEncoder, PackedNetwork
-from speakeasyd.engine.whisper.packed_weights import pack_decoder, pack_encoder
+from speakeasyd.engine.whisper.packed_weights import _TYPES, pack_decoder, pack_encoder
 from speakeasyd.engine.whisper.weights_file import UnknownFormat, Weights, read_weights
 
 pytestmark = pytest.mark.real
@@ -329,27 +335,7 @@ def test_states_are_as_exact_as_those_of_ctranslate2(
     ours = list(map(measure_error, map(encoder.encode_window, windows), expected))
     theirs = list(map(measure_error, plain.encode_windows(windows), expected))
     assert np.mean(ours) < 1.5 * np.mean(theirs)
-    assert max(ours) < 0.15
-
-
-def test_with_avx512_the_network_encodes_and_with_avx2_ctranslate2(
-    library: tuple[str, ctypes.CDLL],
-    packed: PackedNetwork,
-    encoder: PackedEncoder,
-    plain: CTranslate2Network,
-    spectra: Sequence[Samples],
-) -> None:
-    windows = [
-        np.ascontiguousarray(spectra[0][:, :1000]),
-        np.ascontiguousarray(spectra[1][:, :400]),
-    ]
-    own = list(map(encoder.encode_window, windows))
-    expected = (
-        own if library[0] == "AVX-512" else list(map(np.asarray, plain.encode_windows(windows)))
-    )
-    for found, right in zip(packed.encode_windows(windows), expected, strict=True):
-        np.testing.assert_array_equal(np.asarray(found), right)
-    assert ("CTranslate2 encodes" in packed.description) == (library[0] == "AVX2")
+    assert max(ours) < 0.16
 
 
 @pytest.mark.parametrize("shape", [(128, 3000), (64, 3000), (80, 3002), (80, 999), (80, 0)])
@@ -422,11 +408,54 @@ def test_weights_of_each_type_are_packed_alike(
     library: tuple[str, ctypes.CDLL], model_file: Path, dtype: type
 ) -> None:
     weights = read_weights(model_file)
+    rounded_twice = library[0] == "AVX2" and dtype is np.int8
     for pack in (pack_encoder, pack_decoder):
         expected = pack(library[1], weights).arrays
         found = pack(library[1], convert(weights, dtype)).arrays
         for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-6)
+            if not rounded_twice:
+                np.testing.assert_allclose(one, other, rtol=1e-6)
+            elif one.dtype == np.int8:
+                np.testing.assert_allclose(one, other, atol=2)
+            elif one.dtype == np.float32:
+                np.testing.assert_allclose(one, other, rtol=0.05)
+
+
+def pack_rows(library: ctypes.CDLL, rows: Samples) -> Samples:
+    """Return packed weights of 8 bits, in the order of `rows`, without their scales."""
+    outputs, inputs = rows.shape
+    packed = np.empty(outputs * inputs, np.int8)
+    scales, sums = np.empty(outputs, np.float32), np.empty(outputs, np.int32)
+    addresses = {"weights": packed, "scales": scales, "weight_sums": sums}
+    linear = Linear(
+        **{name: array.ctypes.data for name, array in addresses.items()},
+        outputs=outputs,
+        inputs=inputs,
+        bytes=1,
+    )
+    library.pack_weights(linear, rows.ctypes.data, _TYPES[np.float32], None, outputs)
+    lanes = 16 if library._name.endswith("avx512.so") else 8
+    by_output = packed.reshape(outputs // lanes, inputs // 4, lanes, 4).transpose(0, 2, 1, 3)
+    unpacked = by_output.reshape(outputs, inputs).astype(np.float32)
+    np.testing.assert_array_equal(sums, unpacked.sum(axis=1))
+    largest = np.abs(rows).max(axis=1)
+    np.testing.assert_allclose(unpacked * scales[:, None], rows, atol=(largest / 31).max())
+    return unpacked
+
+
+@given(seed=st.integers(0, 2**32 - 1), power=st.sampled_from([0.0, 0.3, 1.0, 4.0]))
+def test_no_product_overflows(library: tuple[str, ctypes.CDLL], seed: int, power: float) -> None:
+    """With AVX2, the products of four weights and inputs up to 255 are added in 16 bits."""
+    random = np.random.default_rng(seed)
+    rows = random.choice([-1, 1], (16, 64)) * random.random((16, 64)) ** power
+    rows[0], rows[1] = 1, -1
+    packed = pack_rows(library[1], rows.astype(np.float32))
+    if library[0] == "AVX2":
+        fours = packed.reshape(16, 8, 2, 2, 2).transpose(0, 1, 3, 2, 4).reshape(16, -1, 4)
+        assert 255 * np.maximum(fours, 0).sum(axis=2).max() < 2**15
+        assert 255 * np.minimum(fours, 0).sum(axis=2).min() >= -(2**15)
+    else:
+        assert np.abs(packed).max() <= 127
 
 
 def test_the_file_of_the_model_is_not_needed_afterwards(

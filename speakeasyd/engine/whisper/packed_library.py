@@ -11,8 +11,6 @@ from pathlib import Path
 SOURCES = Path(__file__).with_name("packed")
 LIBRARIES = {"AVX-512": "avx512.so", "AVX2": "avx2.so"}
 """By instructions, the fastest first. The names are the same on Windows and macOS."""
-ENCODING_LIBRARY = "AVX-512"
-"""The instructions with which the packed network encodes faster than CTranslate2."""
 NORMS = ("self_norm", "cross_norm", "hidden_norm")
 LINEARS = (
     *("self_in", "self_out", "cross_query", "cross_in", "cross_out"),

@@ -28,7 +28,6 @@ from speakeasyd.engine.whisper.network import (
     split_encoder_output,
 )
 from speakeasyd.engine.whisper.packed_library import (
-    ENCODING_LIBRARY,
     ClipCall,
     Search,
     Unsupported,
@@ -67,10 +66,7 @@ class PackedEncoder:
 
 
 class PackedNetwork:
-    """See `Network`. A method that penalizes repetitions is left to CTranslate2.
-
-    With AVX2, so is the encoder: CTranslate2's is a little faster there (docs/performance.md).
-    """
+    """See `Network`. A method that penalizes repetitions is left to CTranslate2."""
 
     rules = PACKED_RULES
 
@@ -85,14 +81,11 @@ class PackedNetwork:
         `fallback`: of the same model. `library`: what `load_library` returns, if not given.
         """
         instructions, self._library = library or load_library()
-        encodes = instructions == ENCODING_LIBRARY
         self.description = f"the packed Whisper network, with {instructions}"
-        if not encodes:
-            self.description += "; CTranslate2 encodes"
         try:
             weights = read_weights(weights_file)
             self._decoder = pack_decoder(self._library, weights)
-            self._encoder = PackedEncoder(self._library, weights) if encodes else None
+            self._encoder = PackedEncoder(self._library, weights)
         except UnknownFormat as error:
             raise Unsupported(f"the model's format is not known: {error}") from error
         self._fallback = fallback
@@ -106,9 +99,7 @@ class PackedNetwork:
         self._suppressed_first = np.array([*tokenizer.encode(" "), self._end], np.int32)
 
     def encode_windows(self, windows: Sequence[Samples]) -> EncoderOutput:
-        """Raises MemoryError and ValueError, and RuntimeError from CTranslate2."""
-        if self._encoder is None:
-            return self._fallback.encode_windows(windows)
+        """Raises MemoryError and ValueError."""
         return list(map(StorageView.from_array, map(self._encoder.encode_window, windows)))
 
     def rate_languages(self, states: Samples) -> LanguageProbabilities:

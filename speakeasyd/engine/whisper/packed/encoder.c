@@ -95,7 +95,7 @@ static void prepare_attention(const Encoder *e, int first, int rows, const float
         round_rows(projected, stride, rows, HEAD, 1, queries);
         for (int row = 0; row < rows; row++) {
             queries.scales[row] *= ATTENTION_SCALE;
-            pack_output(&a->keys[block], row, projected + width, FLOAT32, (size_t)row * stride, 0);
+            pack_output(&a->keys[block], row, projected + width, FLOAT32, (size_t)row * stride, 1);
         }
         pack_values(&a->values[block], projected + 2 * width, stride, rows);
     }

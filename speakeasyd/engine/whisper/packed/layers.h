@@ -12,17 +12,16 @@
 #define ATTENTION_SCALE 0.125f /* 1 / sqrt(HEAD) */
 #define MASKED (-1e30f)        /* not an infinity, so that differences are defined */
 
-/* The sizes of tiles are those for which all sums of a tile are in registers. */
-#if LANES == 16
+/* The sizes of tiles were found by measurement. */
 #define TILE_ROWS 6
+#if LANES == 16
 #define TILE_VECTORS 4
 #else
-#define TILE_ROWS 4
 #define TILE_VECTORS 2
 #endif
 
 /* The largest values after rounding. The sum of the products of 3 * 1280 inputs of 16 bits, those
- * of the widest convolution, fits into 32 bits. */
+ * of the widest convolution, fits into 32 bits. For weights of 8 bits, see SUM_PEAK_8. */
 #define PEAK_8 127.0f
 #define INPUT_PEAK_16 1023.0f
 #define WEIGHT_PEAK_16 511.0f
@@ -67,8 +66,9 @@ static inline Rounded allocate_rounded(size_t rows, size_t width, int bytes, int
 enum { INT8, FLOAT16, FLOAT32 }; /* types of weights, as in packed_weights.py */
 
 INLINE floats load_weights(const void *weights, int type, size_t at) {
-    return type == FLOAT16 ? load_halves((const half *)weights + at)
-                           : load((const float *)weights + at);
+    return type == INT8      ? load_bytes((const int8_t *)weights + at)
+           : type == FLOAT16 ? load_halves((const half *)weights + at)
+                             : load((const float *)weights + at);
 }
 
 INLINE float find_peak(const void *values, int type, size_t at, int count) {
@@ -90,30 +90,38 @@ INLINE void store_rounded(void *to, ints values, int bytes) {
         store_shorts(to, values);
 }
 
-/* Packs the weights of one output, those from index `at` of int8, float16 or float32. `factor`: for
- * int8, that which they were multiplied with; int8 is packed as 8 bits only. */
+/* The factor with which the weights of an output are rounded to so many bytes; those of int8 are
+ * integers already. */
+INLINE float find_weight_factor(const void *weights, int type, size_t at, int count, int bytes) {
+    if (bytes == 2) return compute_factor(find_peak(weights, type, at, count), WEIGHT_PEAK_16);
+    floats peaks = {0};
+    for (int i = 0; i < count; i += LANES) {
+        const floats x = load_weights(weights, type, at + i), none = {0};
+        peaks = max_floats(
+            peaks, max_floats(sum_group(max_floats(x, none)), sum_group(max_floats(-x, none))));
+    }
+    const float factor = compute_factor(reduce_max(peaks), SUM_PEAK_8);
+    return type == INT8 && factor > 1 ? 1 : factor;
+}
+
+/* Packs the weights of one output, those from index `at` of int8, float16 or float32. `factor`:
+ * that which those of int8 were multiplied with, else 1. */
 INLINE void pack_output(const Linear *linear, int output, const void *weights, int type, size_t at,
                         float factor) {
     const int width = linear->inputs, bytes = linear->bytes, group = 4 / bytes;
+    const float rounding = find_weight_factor(weights, type, at, width, bytes);
     int8_t *to = (int8_t *)linear->weights + (size_t)(output / LANES) * width * bytes * LANES
                  + output % LANES * 4;
-    if (type != INT8)
-        factor = compute_factor(find_peak(weights, type, at, width),
-                                bytes == 1 ? PEAK_8 : WEIGHT_PEAK_16);
     int32_t sum = 0;
     for (int i = 0; i < width; i += LANES) {
         int8_t rounded[2 * LANES];
-        if (type == INT8)
-            memcpy(rounded, (const int8_t *)weights + at + i, LANES);
-        else
-            store_rounded(rounded, round_floats(load_weights(weights, type, at + i) * factor),
-                          bytes);
+        store_rounded(rounded, round_floats(load_weights(weights, type, at + i) * rounding), bytes);
         for (int k = 0; k < LANES; k += group)
             memcpy(to + (size_t)(i + k) / group * LANES * 4, rounded + k * bytes, 4);
         if (bytes == 1)
             for (int k = 0; k < LANES; k++) sum += rounded[k];
     }
-    linear->scales[output] = 1.0f / factor;
+    linear->scales[output] = 1.0f / (factor * rounding);
     if (bytes == 1) linear->weight_sums[output] = sum;
 }
 
@@ -143,14 +151,13 @@ INLINE void multiply_tile(const Linear *linear, const uint8_t *inputs, const flo
     ints sums[TILE_ROWS][TILE_VECTORS];
     for (int row = 0; row < rows; row++)
         for (int v = 0; v < vectors; v++) sums[row][v] = (ints){0};
-    for (int i = 0; i < width; i += 4)
+    for (int i = 0; i < width; i += bytes == 1 ? STEP_8 : 4)
         for (int row = 0; row < rows; row++) {
-            int32_t group;
-            memcpy(&group, inputs + (size_t)row * width + i, 4);
+            const uint8_t *from = inputs + (size_t)row * width + i;
             for (int v = 0; v < vectors; v++) {
-                const int8_t *of_group = weights + v * vector_size + i * LANES;
-                sums[row][v] = bytes == 1 ? add_dot_products_8(sums[row][v], group, of_group)
-                                          : add_dot_products_16(sums[row][v], group, of_group);
+                const int8_t *of_step = weights + v * vector_size + i * LANES;
+                sums[row][v] = bytes == 1 ? add_dot_products_8(sums[row][v], from, of_step)
+                                          : add_dot_products_16(sums[row][v], from, of_step);
             }
         }
     for (int v = 0; v < vectors; v++) {
@@ -192,9 +199,8 @@ INLINE void multiply_tiles(const Linear *linear, Rounded inputs, int rows, float
                 CASE(2)
                 CASE(3)
                 CASE(4)
-#if TILE_ROWS > 4
-                CASE(5) CASE(6)
-#endif
+                CASE(5)
+                CASE(6)
             }
 #undef CASE
         }

@@ -11,7 +11,7 @@ EXPORT void pack_weights(const Linear *linear, const void *weights, int type, co
     memset(linear->weight_sums, 0, linear->outputs * sizeof *linear->weight_sums);
     for (int row = 0; row < count; row++)
         pack_output(linear, row, weights, type, (size_t)row * linear->inputs,
-                    type == INT8 ? factors[row] : 0);
+                    type == INT8 ? factors[row] : 1);
 }
 
 /* The checksum of the source that this library was compiled from. */

@@ -18,11 +18,16 @@
 
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
 #define LANES 16
-#define ZERO_POINT 128 /* added to quantized inputs: the instruction takes them unsigned */
+#define STEP_8 4 /* inputs of 8 bits that are multiplied at a time */
+#define SUM_PEAK_8 127.0f
 #else
 #define LANES 8
-#define ZERO_POINT 0
+#define STEP_8 8
+/* Four products are added in 16 bits: of inputs up to 255, and of weights of which those of one
+ * sign add up to 126 at most, after rounding to 128; 255 * 128 < 2^15. */
+#define SUM_PEAK_8 126.0f
 #endif
+#define ZERO_POINT 128 /* added to inputs of 8 bits: the instructions take them unsigned */
 
 typedef float floats __attribute__((vector_size(LANES * 4)));
 typedef float unaligned_floats __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
@@ -38,18 +43,30 @@ INLINE int round_up(int count, int multiple) {
 INLINE int min_int(int a, int b) { return a < b ? a : b; }
 INLINE int max_int(int a, int b) { return a > b ? a : b; }
 
+/* Four inputs of 8 bits, or two of 16 bits. */
+INLINE int32_t load_group(const uint8_t *inputs) {
+    int32_t group;
+    memcpy(&group, inputs, sizeof group);
+    return group;
+}
+
 #if LANES == 16
-/* Adds to each lane the product of four inputs of 8 bits with the four weights of its output. */
-INLINE ints add_dot_products_8(ints sums, int32_t four_inputs, const void *weights) {
-    return (ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(four_inputs),
+/* Adds to each lane the product of STEP_8 inputs of 8 bits with the weights of its output. */
+INLINE ints add_dot_products_8(ints sums, const uint8_t *inputs, const int8_t *weights) {
+    return (ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(load_group(inputs)),
                                      _mm512_loadu_si512(weights));
 }
 /* The same for two inputs of 16 bits. */
-INLINE ints add_dot_products_16(ints sums, int32_t two_inputs, const void *weights) {
-    return (ints)_mm512_dpwssd_epi32((__m512i)sums, _mm512_set1_epi32(two_inputs),
+INLINE ints add_dot_products_16(ints sums, const uint8_t *inputs, const int8_t *weights) {
+    return (ints)_mm512_dpwssd_epi32((__m512i)sums, _mm512_set1_epi32(load_group(inputs)),
                                      _mm512_loadu_si512(weights));
 }
 INLINE ints load_ints(const int32_t *from) { return (ints)_mm512_loadu_si512(from); }
+/* The sum of the weights whose products are added before they are 32 bits wide: of one. */
+INLINE floats sum_group(floats weights) { return weights; }
+INLINE floats load_bytes(const int8_t *from) {
+    return (floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
 INLINE floats load_halves(const half *from) {
     return (floats)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
 }
@@ -71,19 +88,30 @@ INLINE int is_any_above(floats values, float limit) {
     return _mm512_cmp_ps_mask((__m512)values, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
 }
 #else
-INLINE ints add_dot_products_8(ints sums, int32_t four_inputs, const void *weights) {
-    /* |weight| times the input with the weight's sign: the sum of two fits into 16 bits */
-    __m256i w = _mm256_loadu_si256((const __m256i *)weights), x = _mm256_set1_epi32(four_inputs);
-    __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w));
-    return sums + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+INLINE __m256i multiply_group(const uint8_t *inputs, const int8_t *weights) {
+    return _mm256_maddubs_epi16(_mm256_set1_epi32(load_group(inputs)),
+                                _mm256_loadu_si256((const __m256i *)weights));
 }
-INLINE ints add_dot_products_16(ints sums, int32_t two_inputs, const void *weights) {
+INLINE ints add_dot_products_8(ints sums, const uint8_t *inputs, const int8_t *weights) {
+    const __m256i fours = _mm256_add_epi16(multiply_group(inputs, weights),
+                                           multiply_group(inputs + 4, weights + 4 * LANES));
+    return sums + (ints)_mm256_madd_epi16(fours, _mm256_set1_epi16(1));
+}
+INLINE ints add_dot_products_16(ints sums, const uint8_t *inputs, const int8_t *weights) {
     return sums
-           + (ints)_mm256_madd_epi16(_mm256_set1_epi32(two_inputs),
+           + (ints)_mm256_madd_epi16(_mm256_set1_epi32(load_group(inputs)),
                                      _mm256_loadu_si256((const __m256i *)weights));
 }
 INLINE ints load_ints(const int32_t *from) {
     return (ints)_mm256_loadu_si256((const __m256i *)from);
+}
+INLINE floats sum_group(floats weights) { /* of two neighbours and those four lanes away */
+    const __m256 all = (__m256)weights;
+    const __m256 pairs = _mm256_add_ps(all, _mm256_permute2f128_ps(all, all, 1));
+    return (floats)_mm256_add_ps(pairs, _mm256_permute_ps(pairs, 0xB1));
+}
+INLINE floats load_bytes(const int8_t *from) {
+    return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
 }
 INLINE floats load_halves(const half *from) {
     return (floats)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from));
@@ -91,13 +119,17 @@ INLINE floats load_halves(const half *from) {
 INLINE void store_halves(half *to, floats values) {
     _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph((__m256)values, _MM_FROUND_TO_NEAREST_INT));
 }
+INLINE __m128i narrow_ints(ints values) {
+    const __m256i all = (__m256i)values;
+    return _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+}
+/* The lowest 8 bits of each. */
 INLINE void store_bytes(void *to, ints values) {
-    for (int lane = 0; lane < LANES; lane++) ((int8_t *)to)[lane] = (int8_t)values[lane];
+    const __m128i shorts = narrow_ints(values & 0xff);
+    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(shorts, shorts));
 }
 INLINE void store_shorts(void *to, ints values) {
-    const __m256i all = (__m256i)values;
-    _mm_storeu_si128((__m128i *)to, _mm_packs_epi32(_mm256_castsi256_si128(all),
-                                                    _mm256_extracti128_si256(all, 1)));
+    _mm_storeu_si128((__m128i *)to, narrow_ints(values));
 }
 INLINE floats max_floats(floats a, floats b) { return (floats)_mm256_max_ps((__m256)a, (__m256)b); }
 INLINE floats min_floats(floats a, floats b) { return (floats)_mm256_min_ps((__m256)a, (__m256)b); }
