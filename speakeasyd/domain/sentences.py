@@ -10,7 +10,7 @@ from speakeasyd.domain.transcript import Word
 
 _GAP_S = 0.3  # seconds without speech that lie between two words
 _PAUSE_S = 0.8  # seconds of silence that end a segment
-_LONGEST_S = 8.0  # seconds after which a segment ends at the next word
+LONGEST_S = 8.0  # seconds after which a segment ends at the next word
 # Initials and titles, before which a sentence seldom ends
 _ABBREVIATION = re.compile(r"\W*([A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Hr|Fr|Sr|Sra|Mme)\.")
 
@@ -45,7 +45,7 @@ def split_sentences(words: Sequence[Word]) -> Iterator[Sequence[Word]]:
         if (
             _ends_sentence(word.text, following.text)
             or following.start - word.end >= _PAUSE_S
-            or word.end - words[begin].start >= _LONGEST_S
+            or word.end - words[begin].start >= LONGEST_S
         ):
             yield words[begin:index]
             begin = index

@@ -35,6 +35,7 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
     WorkerSpec,
 )
+from speakeasyd.domain.sentences import LONGEST_S
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.domain.worker_exit import EXIT_FAULT, EXIT_ORPHAN
 from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
@@ -351,7 +352,10 @@ def test_without_timestamps_each_sentence_is_a_segment(
         assert chunk.segments[-1].end == pytest.approx(expected.segments[-1].end, abs=1.0)
         assert chunk.segments[-1].end <= chunk.end + 0.001
     before_last = [segment for chunk in chunks for segment in chunk.segments[:-1]]
-    assert all(segment.text.endswith((".", "!", "?")) for segment in before_last)
+    unfinished = [part for part in before_last if not part.text.endswith((".", "!", "?"))]
+    assert len(unfinished) < len(before_last) / 4
+    # where the model writes no full stop; times follow the speech, so that a little is missing
+    assert all(part.end - part.start > LONGEST_S - 1 for part in unfinished)
     silence = Clip(0, 0.0, None, np.zeros(SAMPLE_RATE, np.float32))
     exact = recognizer.prepare(silence, Options(accuracy="exact"), "en")
     assert exact.plan.has_timestamps
