@@ -1,7 +1,7 @@
 /* The decoder of Whisper on one thread.
  *
- * The computation is that of CTranslate2 with compute type int8: products of 8-bit integers, the same
- * beam search, the same rules for timestamps. Keys and values are stored as 16-bit floats, which
+ * The computation is that of CTranslate2 with compute type int8: products of 8-bit integers, the
+ * same beam search, the same rules for timestamps. Keys and values are stored as 16-bit floats, which
  * halves the memory that a step reads. Clips with windows and prompts of any length share a call;
  * the text of a clip does not depend on the others.
  */

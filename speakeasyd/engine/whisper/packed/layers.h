@@ -21,7 +21,7 @@
 #endif
 
 /* The largest values after rounding. The sum of the products of 3 * 1280 inputs of 16 bits, those
- * of the widest convolution, fits into 32 bits. For weights of 8 bits, see SUM_PEAK_8. */
+ * of the widest convolution, fits into 32 bits. */
 #define PEAK_8 127.0f
 #define INPUT_PEAK_16 1023.0f
 #define WEIGHT_PEAK_16 511.0f
@@ -100,7 +100,7 @@ INLINE float find_weight_factor(const void *weights, int type, size_t at, int co
         peaks = max_floats(
             peaks, max_floats(sum_group(max_floats(x, none)), sum_group(max_floats(-x, none))));
     }
-    const float factor = compute_factor(reduce_max(peaks), SUM_PEAK_8);
+    const float factor = compute_factor(reduce_max(peaks), PEAK_8);
     return type == INT8 && factor > 1 ? 1 : factor;
 }
 
@@ -151,13 +151,13 @@ INLINE void multiply_tile(const Linear *linear, const uint8_t *inputs, const flo
     ints sums[TILE_ROWS][TILE_VECTORS];
     for (int row = 0; row < rows; row++)
         for (int v = 0; v < vectors; v++) sums[row][v] = (ints){0};
-    for (int i = 0; i < width; i += bytes == 1 ? STEP_8 : 4)
+    for (int i = 0; i < width; i += 4)
         for (int row = 0; row < rows; row++) {
             const uint8_t *from = inputs + (size_t)row * width + i;
             for (int v = 0; v < vectors; v++) {
-                const int8_t *of_step = weights + v * vector_size + i * LANES;
-                sums[row][v] = bytes == 1 ? add_dot_products_8(sums[row][v], from, of_step)
-                                          : add_dot_products_16(sums[row][v], from, of_step);
+                const int8_t *of_group = weights + v * vector_size + i * LANES;
+                sums[row][v] = bytes == 1 ? add_dot_products_8(sums[row][v], from, of_group)
+                                          : add_dot_products_16(sums[row][v], from, of_group);
             }
         }
     for (int v = 0; v < vectors; v++) {

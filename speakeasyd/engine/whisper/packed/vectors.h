@@ -18,14 +18,8 @@
 
 #if defined(__AVX512F__) && defined(__AVX512VNNI__)
 #define LANES 16
-#define STEP_8 4 /* inputs of 8 bits that are multiplied at a time */
-#define SUM_PEAK_8 127.0f
 #else
 #define LANES 8
-#define STEP_8 8
-/* Four products are added in 16 bits: of inputs up to 255, and of weights of which those of one
- * sign add up to 126 at most, after rounding to 128; 255 * 128 < 2^15. */
-#define SUM_PEAK_8 126.0f
 #endif
 #define ZERO_POINT 128 /* added to inputs of 8 bits: the instructions take them unsigned */
 
@@ -51,7 +45,7 @@ INLINE int32_t load_group(const uint8_t *inputs) {
 }
 
 #if LANES == 16
-/* Adds to each lane the product of STEP_8 inputs of 8 bits with the weights of its output. */
+/* Adds to each lane the product of four inputs of 8 bits with the four weights of its output. */
 INLINE ints add_dot_products_8(ints sums, const uint8_t *inputs, const int8_t *weights) {
     return (ints)_mm512_dpbusd_epi32((__m512i)sums, _mm512_set1_epi32(load_group(inputs)),
                                      _mm512_loadu_si512(weights));
@@ -88,14 +82,12 @@ INLINE int is_any_above(floats values, float limit) {
     return _mm512_cmp_ps_mask((__m512)values, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
 }
 #else
-INLINE __m256i multiply_group(const uint8_t *inputs, const int8_t *weights) {
-    return _mm256_maddubs_epi16(_mm256_set1_epi32(load_group(inputs)),
-                                _mm256_loadu_si256((const __m256i *)weights));
-}
+/* Two products are added in 16 bits: of inputs up to 255, and of weights of which those of one sign
+ * add up to PEAK_8 at most, after rounding to 128; 255 * 128 < 2^15. */
 INLINE ints add_dot_products_8(ints sums, const uint8_t *inputs, const int8_t *weights) {
-    const __m256i fours = _mm256_add_epi16(multiply_group(inputs, weights),
-                                           multiply_group(inputs + 4, weights + 4 * LANES));
-    return sums + (ints)_mm256_madd_epi16(fours, _mm256_set1_epi16(1));
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(load_group(inputs)),
+                                               _mm256_loadu_si256((const __m256i *)weights));
+    return sums + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 }
 INLINE ints add_dot_products_16(ints sums, const uint8_t *inputs, const int8_t *weights) {
     return sums
@@ -105,10 +97,8 @@ INLINE ints add_dot_products_16(ints sums, const uint8_t *inputs, const int8_t *
 INLINE ints load_ints(const int32_t *from) {
     return (ints)_mm256_loadu_si256((const __m256i *)from);
 }
-INLINE floats sum_group(floats weights) { /* of two neighbours and those four lanes away */
-    const __m256 all = (__m256)weights;
-    const __m256 pairs = _mm256_add_ps(all, _mm256_permute2f128_ps(all, all, 1));
-    return (floats)_mm256_add_ps(pairs, _mm256_permute_ps(pairs, 0xB1));
+INLINE floats sum_group(floats weights) { /* of two neighbours */
+    return weights + (floats)_mm256_permute_ps((__m256)weights, 0xB1);
 }
 INLINE floats load_bytes(const int8_t *from) {
     return (floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)from)));
