@@ -75,7 +75,9 @@ class RoomAvailable:
     """More tasks may be submitted now. Without it, the queue is checked only every few seconds."""
 
 
-PoolEvent = WorkerReport | WorkerLost | DeviceChange | RoomAvailable
+PoolNews = WorkerReport | WorkerLost | DeviceChange
+"""The events that are stored."""
+PoolEvent = PoolNews | RoomAvailable
 OnPoolEvent = Callable[[PoolEvent], None]
 
 # --- status

@@ -28,7 +28,17 @@ class _RunningQuery:
     budget: QueryBudget
     waits: bool = True  # for its turn
     connection: SnapshotConnection | None = None  # while statements may run on it
+    timer: asyncio.TimerHandle | None = None
     interrupter: asyncio.Task[None] | None = None
+
+    def begin_turn(self) -> None:
+        """Start the time now: the query has waited. Call it in the query's task."""
+        self.waits = False
+        self.budget.start()
+        task = asyncio.current_task()
+        if task and self.budget.limit_s is not None:
+            loop = asyncio.get_running_loop()
+            self.timer = loop.call_later(self.budget.limit_s, self.end, task)
 
     def end(self, task: asyncio.Task[Any]) -> None:
         """Interrupt the statements; a query that waits for its turn is cancelled."""
@@ -38,8 +48,9 @@ class _RunningQuery:
             self.interrupter = asyncio.create_task(self._interrupt_repeatedly())
 
     def stop_interrupting(self) -> None:
-        if self.interrupter:
-            self.interrupter.cancel()
+        for interrupting in (self.timer, self.interrupter):
+            if interrupting:
+                interrupting.cancel()
 
     async def _interrupt_repeatedly(self) -> None:
         """Between two statements, an interrupt has no effect."""
@@ -119,8 +130,7 @@ class Readers:
     async def _run_query(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
         try:
             async with self._free:
-                running.waits = False
-                running.budget.start()
+                running.begin_turn()
                 try:
                     return await self._run_connected(running, query)
                 except Exception as error:
@@ -134,30 +144,18 @@ class Readers:
 
     async def _run_connected(self, running: _RunningQuery, query: Callable[[Connection], T]) -> T:
         connection = self._idle.pop() if self._idle else await SnapshotConnection.open(self._engine)
-        connection.budget = running.budget
-        timer = self._start_timer(running)
         running.connection = connection
         try:
-            answer = await connection.run_query(query)
+            answer = await connection.run_query(query, running.budget)
         except BaseException:
             running.connection = None
             # The error may keep a statement open, and that would keep the snapshot
             await connection.close()
             raise
-        else:
-            running.connection = connection.budget = None
-            self._idle.append(connection)
-            return answer
-        finally:
-            if timer:
-                timer.cancel()
+        running.connection = None
+        self._idle.append(connection)
+        return answer
 
     async def _close_idle(self) -> None:
         while self._idle:
             await self._idle.pop().close()
-
-    def _start_timer(self, running: _RunningQuery) -> asyncio.TimerHandle | None:
-        task = asyncio.current_task()
-        if self._limit_s is None or task is None:
-            return None
-        return asyncio.get_running_loop().call_later(self._limit_s, running.end, task)

@@ -27,7 +27,6 @@ class SnapshotConnection(aiosqlite.Connection):
         self._thread.daemon = True  # a process that fails must not wait for it
         self._engine = engine
         self._stopped: asyncio.Future[Any] | None = None
-        self.budget: QueryBudget | None = None
 
     @classmethod
     async def open(cls, engine: Engine) -> Self:
@@ -49,9 +48,9 @@ class SnapshotConnection(aiosqlite.Connection):
         self._stopped = super().stop()
         return self._stopped
 
-    async def run_query(self, query: Callable[[Connection], T]) -> T:
+    async def run_query(self, query: Callable[[Connection], T], budget: QueryBudget) -> T:
         """Return what a query returns. Raises what it raises, also after an interrupt."""
-        answer: T = await self._execute(self._run_query, query)  # type: ignore[no-untyped-call]
+        answer: T = await self._execute(self._run_query, query, budget)  # type: ignore[no-untyped-call]
         return answer
 
     # --- in the thread
@@ -59,13 +58,9 @@ class SnapshotConnection(aiosqlite.Connection):
     def _open(self) -> sqlite3.Connection:
         self._connected = self._engine.connect()
         self._connected.detach()  # aiosqlite closes it
-        driver = cast(sqlite3.Connection, self._connected.connection.dbapi_connection)
-        driver.set_progress_handler(self._is_over, STEP)
-        return driver
+        return cast(sqlite3.Connection, self._connected.connection.dbapi_connection)
 
-    def _run_query(self, query: Callable[[Connection], T]) -> T:
+    def _run_query(self, query: Callable[[Connection], T], budget: QueryBudget) -> T:
+        self._conn.set_progress_handler(budget.is_over, STEP)
         with self._connected.begin():
             return call_for_future(query, self._connected)
-
-    def _is_over(self) -> bool:
-        return self.budget is not None and self.budget.is_over()

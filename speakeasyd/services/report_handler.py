@@ -25,8 +25,7 @@ from speakeasyd.domain.transcript import Chunk
 from speakeasyd.domain.worker_pool import (
     DeviceChange,
     LostTask,
-    PoolEvent,
-    RoomAvailable,
+    PoolNews,
     WorkerLost,
     WorkerReport,
 )
@@ -66,14 +65,14 @@ class ReportHandler:
         self._settings = settings
         self._clock = clock
         self._wait_for_fixes = wait_for_fixes
-        self._events: list[PoolEvent] = []
+        self._events: list[PoolNews] = []
         self._models: dict[str, Loaded] = {}  # by worker
 
     @property
     def idle(self) -> bool:
         return not self._events
 
-    def enqueue_event(self, event: PoolEvent) -> None:
+    def enqueue_event(self, event: PoolNews) -> None:
         self._events.append(event)
 
     async def process_events(self) -> None:
@@ -130,7 +129,7 @@ class ReportHandler:
             for job in [job for job, _ in done if job.id in lost]:
                 self._claims.forget_claim(job)
 
-    async def _handle_event(self, item: PoolEvent) -> LedgerError | None:
+    async def _handle_event(self, item: PoolNews) -> LedgerError | None:
         """Handle one event. Returns why the ledger could not store it: repeat it later."""
         try:
             match item:
@@ -140,8 +139,6 @@ class ReportHandler:
                     await self._incidents.record_device_change(item)
                 case WorkerReport(worker=worker, report=report):
                     await self._handle_report(worker, report)
-                case RoomAvailable():
-                    pass  # the round that follows claims jobs
         except LedgerError as error:
             return error
         except Exception as error:  # a bug must not keep the other events from the ledger
@@ -151,7 +148,7 @@ class ReportHandler:
             )
         return None
 
-    async def _fail_affected_jobs(self, item: PoolEvent, text: str) -> LedgerError | None:
+    async def _fail_affected_jobs(self, item: PoolNews, text: str) -> LedgerError | None:
         """Fail the jobs that an event is about, so that none waits for it.
 
         Returns why the ledger could not store it: handle the event again later.
@@ -160,7 +157,7 @@ class ReportHandler:
         match item:
             case WorkerLost(tasks=tasks):
                 affected = [(task.job_id, task.token) for task in tasks]
-            case DeviceChange() | RoomAvailable():
+            case DeviceChange():
                 affected = []
             case WorkerReport(report=report):
                 affected = [(getattr(report, "job_id", None), getattr(report, "token", None))]
@@ -274,6 +271,6 @@ class ReportHandler:
         )
 
 
-def _is_about_chunk(event: PoolEvent) -> bool:
+def _is_about_chunk(event: PoolNews) -> bool:
     """Return whether nothing is left to do once the chunks are stored; most events are such."""
     return isinstance(event, WorkerReport) and isinstance(event.report, ChunkStarted | ChunkDone)
