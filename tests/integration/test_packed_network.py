@@ -335,7 +335,7 @@ def test_states_are_as_exact_as_those_of_ctranslate2(
     ours = list(map(measure_error, map(encoder.encode_window, windows), expected))
     theirs = list(map(measure_error, plain.encode_windows(windows), expected))
     assert np.mean(ours) < 1.5 * np.mean(theirs)
-    assert max(ours) < 0.16
+    assert max(ours) < (0.16 if frames == 2 else 0.15)
 
 
 @pytest.mark.parametrize("shape", [(128, 3000), (64, 3000), (80, 3002), (80, 999), (80, 0)])
@@ -439,7 +439,7 @@ def pack_rows(library: ctypes.CDLL, rows: Samples) -> Samples:
     unpacked = by_output.reshape(outputs, inputs).astype(np.float32)
     np.testing.assert_array_equal(sums, unpacked.sum(axis=1))
     largest = np.abs(rows).max(axis=1)
-    np.testing.assert_allclose(unpacked * scales[:, None], rows, atol=(largest / 31).max())
+    np.testing.assert_allclose(unpacked * scales[:, None], rows, atol=(largest / 63).max())
     return unpacked
 
 
