@@ -14,15 +14,15 @@ from speakeasyd.clock import Clock
 from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.job import Job, NewJob, Signature
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.transcript import Artifact, Chunk, Segment
+from speakeasyd.domain.transcript import Artifact, Chunk, Segment, Transcript
 from speakeasyd.events import EventHub
-from speakeasyd.ledger.claims import claim_jobs, update_claimed_job
+from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.new_jobs import add_jobs
-from speakeasyd.ledger.publication import complete_job
+from speakeasyd.ledger.publication import Publication, complete_jobs, load_publications
 from speakeasyd.ledger.readonly import LEDGER, query_readonly
-from speakeasyd.ledger.results import mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Transcribed, store_results
 from speakeasyd.ledger.rows import Parameters, Row
 from speakeasyd.testing import ManualClock
 
@@ -132,22 +132,34 @@ async def add_claimed_jobs(ledger: Ledger, *files: NewJob) -> list[Job]:
 async def finish_job(ledger: Ledger, job: Job, *texts: str, language: str = "en") -> None:
     """Complete a claimed job with one chunk for each text."""
     await ledger.write(
-        update_claimed_job,
-        job.id,
-        job.token,
-        JobNoted(language=language, model="tiny.en", device="cpu", container_seconds=60.0),
+        store_results,
+        [
+            (
+                job.id,
+                job.token,
+                JobNoted(language=language, model="tiny.en", device="cpu", container_seconds=60.0),
+            )
+        ],
     )
     await ledger.write(
-        store_chunks,
+        store_results,
         [(job.id, job.token, build_chunk(i, text, compute_s=0.5)) for i, text in enumerate(texts)],
     )
-    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
-    await ledger.write(complete_job, job.id, job.token, [build_artifact(f"{job.id}.txt")])
+    await ledger.write(store_results, [(job.id, job.token, Transcribed(audio_seconds=60.0))])
+    await ledger.write(
+        complete_jobs, [Publication(job.id, job.token, [build_artifact(f"{job.id}.txt")])]
+    )
 
 
 def query_ledger(state: Path, sql: str, parameters: Parameters = ()) -> list[Row]:
     """Return the rows of a query to the ledger in this state folder."""
     return query_readonly(state / LEDGER, sql, parameters)
+
+
+async def load_work(ledger: Ledger, job: Job) -> Transcript:
+    """Return the transcript of the current attempt."""
+    [(transcript, _)] = await ledger.read(load_publications, [job.id])
+    return transcript
 
 
 async def read_status(ledger: Ledger, job_id: int) -> dict[str, Any]:

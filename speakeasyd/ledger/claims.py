@@ -16,7 +16,6 @@ from sqlalchemy import (
     bindparam,
     func,
     insert,
-    select,
     text,
     update,
 )
@@ -24,7 +23,6 @@ from sqlalchemy import (
 from speakeasyd.domain.event_payloads import (
     JobClaimed,
     JobFailed,
-    JobNoted,
     JobReleased,
     JobRetryFailed,
     ModelHeld,
@@ -37,7 +35,7 @@ from speakeasyd.ledger.retries import WORK_CHUNKS
 from speakeasyd.ledger.tables import NO_WAIT, attempts, jobs
 from speakeasyd.ledger.text_columns import parse_kinds, replace_surrogates
 from speakeasyd.ledger.transcript_reuse import LENDER, copy_transcript
-from speakeasyd.ledger.transitions import close_attempts, end_claim, require_claim, update_owned_job
+from speakeasyd.ledger.transitions import close_attempts, end_claims, require_claims
 from speakeasyd.ledger.writer import Transaction
 
 # The index is named because SQLite otherwise sorts all waiting jobs to find the next one.
@@ -111,18 +109,6 @@ def find_next_retry_time(connection: Connection, now: str) -> str | None:
     return connection.execute(_LATER, {"now": now}).scalar()
 
 
-def find_lost_claims(
-    connection: Connection, claimed: Sequence[tuple[JobId, Token]]
-) -> frozenset[JobId]:
-    """Return the jobs whose claims are no longer valid."""
-    ids = [job_id for job_id, _ in claimed]
-    held = select(jobs.c.id, jobs.c.claim_token).where(
-        jobs.c.id.in_(ids), jobs.c.status == Status.PROCESSING
-    )
-    ours = {(row.id, row.claim_token) for row in connection.execute(held)}
-    return frozenset(job_id for job_id, token in claimed if (job_id, token) not in ours)
-
-
 def claim_jobs(
     tx: Transaction, limit: int, *, model: str | None = None, inboxes: Sequence[str] | None = None
 ) -> list[Job]:
@@ -159,13 +145,6 @@ def claim_jobs(
     ]
 
 
-def update_claimed_job(tx: Transaction, job_id: JobId, token: Token, noted: JobNoted) -> None:
-    """Store what a worker has reported so far; None leaves a value unchanged. Raises ClaimLost."""
-    if known := noted.to_data():
-        update_owned_job(tx, job_id, token, **known)
-        tx.publish_event(noted, job_id)
-
-
 def release_claim(
     tx: Transaction,
     job_id: JobId,
@@ -182,10 +161,9 @@ def release_claim(
     `available_at`: not before this time; None: at once. `crash`: a worker died on it.
     `counts=False`: the attempt does not count.
     """
-    end_claim(
+    end_claims(
         tx,
-        job_id,
-        token,
+        [(job_id, token)],
         Status.PENDING,
         outcome=AttemptOutcome.CRASHED if crash else AttemptOutcome.RELEASED,
         available_at=available_at or NO_WAIT,
@@ -205,16 +183,15 @@ def fail_job(tx: Transaction, job_id: JobId, token: Token, *, code: str, error: 
 
     Raises ClaimLost.
     """
-    require_claim(tx, job_id, token)
+    require_claims(tx, [(job_id, token)])
     if retries.find_retried(tx.connection, [job_id]):
         close_attempts(tx, [job_id], outcome=AttemptOutcome.FAILED, code=code, error=error)
         retries.restore_finished(tx, [job_id], error=f"{code}: {error}")
         tx.record_event(JobRetryFailed(error_code=code, error=error), job_id)
         return False
-    end_claim(
+    end_claims(
         tx,
-        job_id,
-        token,
+        [(job_id, token)],
         Status.FAILED,
         outcome=AttemptOutcome.FAILED,
         error_code=code,

@@ -1,19 +1,22 @@
 """The ledger's part of a publication: the transcript, the reserved names, the completed job."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     Connection,
-    Integer,
     Row,
-    String,
     bindparam,
     delete,
     exists,
     insert,
     select,
+    tuple_,
     update,
 )
 
@@ -39,16 +42,19 @@ from speakeasyd.domain.transcript import (
 )
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import retries
-from speakeasyd.ledger.results import find_gaps
+from speakeasyd.ledger.results import find_gaps, find_work_gaps
 from speakeasyd.ledger.tables import artifacts, chunks, jobs, segments
 from speakeasyd.ledger.text_columns import parse_kinds, parse_speakers
-from speakeasyd.ledger.transitions import end_claim, require_claim, split_into_slices
+from speakeasyd.ledger.transitions import end_claims, require_claims, split_into_slices
 from speakeasyd.ledger.writer import Transaction
 
 IN_TIME = (segments.c.start_seconds, segments.c.chunk, segments.c.position)
+_job_ids: BindParameter[Any] = bindparam("job_ids", expanding=True)
 # Once: an alias of a table with many columns, or a query, takes longer to build than to run
-_JOB = select(jobs).where(jobs.c.id == bindparam("job"))
-_SEGMENTS = select(segments).where(segments.c.job_id == bindparam("job")).order_by(*IN_TIME)
+_JOBS = select(jobs).where(jobs.c.id.in_(_job_ids))
+_SEGMENTS = (
+    select(segments).where(segments.c.job_id.in_(_job_ids)).order_by(segments.c.job_id, *IN_TIME)
+)
 _DELETE_RESERVED = delete(artifacts).where(artifacts.c.job_id == bindparam("job"))
 _DELETE_NAME = delete(artifacts).where(
     artifacts.c.outbox == bindparam("of_outbox"), artifacts.c.path_key == bindparam("key")
@@ -56,27 +62,51 @@ _DELETE_NAME = delete(artifacts).where(
 _PUT_ARTIFACT = insert(artifacts).prefix_with("OR REPLACE")
 _first, _live = jobs.alias("first"), jobs.alias("live")
 
-_mine, _earlier = jobs.alias("mine"), jobs.alias("earlier")
-_job_id = bindparam("job", type_=Integer)
-_EARLIER_VERSIONS = (
-    select(_earlier.c.id)
-    .join(
-        _mine,
-        (_earlier.c.inbox == _mine.c.inbox)
-        & (_earlier.c.path_raw == _mine.c.path_raw)
-        & (_earlier.c.id < _mine.c.id),
-    )
-    .where(_mine.c.id == _job_id, _earlier.c.status.not_in([Status.PENDING, Status.PROCESSING]))
+_mine, _version = jobs.alias("mine"), jobs.alias("version")
+_same_file = _mine.join(
+    _version,
+    (_version.c.inbox == _mine.c.inbox)
+    & (_version.c.path_raw == _mine.c.path_raw)
+    & (_version.c.id <= _mine.c.id),
 )
-"""The ended jobs of earlier versions of the file of the job `job`."""
-_SUPERSEDED = _EARLIER_VERSIONS.where(_earlier.c.superseded_by.is_(None))
-_of_same_file = (artifacts.c.job_id == _job_id) | artifacts.c.job_id.in_(_EARLIER_VERSIONS)
-_OWN_FILES = select(artifacts).where(_of_same_file)
-_TAKEN_NAMES = select(artifacts.c.path_key).where(
-    artifacts.c.outbox == bindparam("outbox", type_=String),
-    artifacts.c.path_key.in_(bindparam("keys", type_=String, expanding=True)),
-    artifacts.c.job_id.is_(None) | ~_of_same_file,
+_of_jobs = _mine.c.id.in_(_job_ids) & (
+    (_version.c.id == _mine.c.id) | _version.c.status.not_in([Status.PENDING, Status.PROCESSING])
 )
+_VERSIONS = (
+    select(_mine.c.id.label("owner"), _version.c.id, _version.c.superseded_by)
+    .select_from(_same_file)
+    .where(_of_jobs)
+)
+"""Each of these jobs, and the ended jobs of earlier versions of its file."""
+_OWN_FILES = (
+    select(_mine.c.id.label("owner"), artifacts)
+    .select_from(_same_file.join(artifacts, artifacts.c.job_id == _version.c.id))
+    .where(_of_jobs)
+)
+_HOLDERS = select(artifacts.c.outbox, artifacts.c.path_key, artifacts.c.job_id).where(
+    tuple_(artifacts.c.outbox, artifacts.c.path_key).in_(bindparam("names", expanding=True))
+)
+_SUPERSEDE = (
+    update(jobs).where(jobs.c.id == bindparam("earlier")).values(superseded_by=bindparam("later"))
+)
+
+
+_Name = tuple[str, str]
+"""An outbox, and what is equal for two paths that any filesystem may treat as one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """The artifacts of a claimed job, and own files that are no longer in the outbox."""
+
+    job_id: JobId
+    token: Token
+    artifacts: Sequence[Artifact]
+    removed: Sequence[OwnFile] = ()
+
+    @property
+    def claim(self) -> tuple[JobId, Token]:
+        return self.job_id, self.token
 
 
 def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
@@ -84,11 +114,12 @@ def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
 
     Raises LedgerError for an unknown job.
     """
-    job = _job_columns(connection, job_id) | retries.find_result(connection, job_id)
+    [job] = _load_job_columns(connection, [job_id])
+    job |= retries.find_result(connection, job_id)
     return _build_transcript(
         job,
-        _stream_segments(connection, job_id),
-        find_gaps(connection, job_id),
+        _stream_segments(connection, [job_id]),
+        find_gaps(connection, [job_id])[job_id],
         _finished_chunks(connection, job_id) if job["speakers"] else (),
     )
 
@@ -113,38 +144,61 @@ def read_leading_text(connection: Connection, job_id: JobId) -> str:
     ).strip()
 
 
-def load_publication(connection: Connection, job_id: JobId) -> tuple[Transcript, list[OwnFile]]:
-    """Return what `transcript_to_publish` and `own_files` return."""
-    return transcript_to_publish(connection, job_id), own_files(connection, job_id)
+def load_publications(
+    connection: Connection, job_ids: Sequence[JobId]
+) -> list[tuple[Transcript, list[OwnFile]]]:
+    """Return the transcript of the current attempt of each of these jobs, and its own files.
 
-
-def transcript_to_publish(connection: Connection, job_id: JobId) -> Transcript:
-    """Return the transcript of the current attempt. Raises LedgerError for an unknown job."""
-    work = retries.get_work_table(connection, job_id)
-    read = _stream_segments if work is chunks else retries.read_segments
-    job = _job_columns(connection, job_id)
-    return _build_transcript(
-        job,
-        read(connection, job_id),
-        find_gaps(connection, job_id, work),
-        retries.read_work_chunks(connection, job_id) if job["speakers"] else (),
-    )
-
-
-def _job_columns(connection: Connection, job_id: JobId) -> dict[str, Any]:
-    job = connection.execute(_JOB, {"job": job_id}).one_or_none()
-    if job is None:
-        raise LedgerError(
-            f"there is no job {job_id} in the ledger", hint="`speakeasyd jobs` lists the jobs."
+    Own files are those that this job and earlier versions of its source wrote or reserved. Raises
+    LedgerError for an unknown job.
+    """
+    retried = retries.find_retried(connection, job_ids)
+    gaps = find_work_gaps(connection, job_ids, retried)
+    texts = _read_work_segments(connection, job_ids, retried)
+    own = _find_own_files(connection, job_ids)
+    return [
+        (
+            _build_transcript(
+                job,
+                texts.get(job_id, ()),
+                gaps[job_id],
+                retries.read_work_chunks(connection, job_id) if job["speakers"] else (),
+            ),
+            own[job_id],
         )
-    return dict(job._mapping)
+        for job_id, job in zip(job_ids, _load_job_columns(connection, job_ids), strict=True)
+    ]
 
 
-def _stream_segments(connection: Connection, job_id: JobId) -> Iterator[Mapping[str, Any]]:
-    """Yield the finished segments, as rows."""
-    with connection.execute(_SEGMENTS, {"job": job_id}) as rows:
+def _load_job_columns(connection: Connection, job_ids: Sequence[JobId]) -> list[dict[str, Any]]:
+    """Return the row of each job, in the given order. Raises LedgerError for an unknown job."""
+    rows = {row.id: row for row in connection.execute(_JOBS, {"job_ids": list(job_ids)})}
+    for job_id in job_ids:
+        if job_id not in rows:
+            raise LedgerError(
+                f"there is no job {job_id} in the ledger", hint="`speakeasyd jobs` lists the jobs."
+            )
+    return [dict(rows[job_id]._mapping) for job_id in job_ids]
+
+
+def _stream_segments(
+    connection: Connection, job_ids: Collection[JobId]
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the finished segments, as rows, by job and time."""
+    with connection.execute(_SEGMENTS, {"job_ids": list(job_ids)}) as rows:
         for row in rows.mappings():
             yield dict(row)
+
+
+def _read_work_segments(
+    connection: Connection, job_ids: Collection[JobId], retried: set[JobId]
+) -> dict[JobId, Sequence[Mapping[str, Any]]]:
+    """Return the segments of the current attempt of each job, as rows, by time."""
+    first = _stream_segments(connection, set(job_ids) - retried)
+    return {
+        **{job_id: list(rows) for job_id, rows in groupby(first, key=itemgetter("job_id"))},
+        **{job_id: retries.read_segments(connection, job_id) for job_id in retried},
+    }
 
 
 def _finished_chunks(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
@@ -199,16 +253,40 @@ def find_taken_names(
 
     Two paths collide if any filesystem may treat them as one.
     """
-    keys = {path: build_collision_key(path) for path in paths}
-    values = {"job": job_id, "outbox": outbox, "keys": list(keys.values())}
-    taken_keys = set(connection.scalars(_TAKEN_NAMES, values))
-    return {path for path, key in keys.items() if key in taken_keys}
+    names = {path: _build_name(outbox, path) for path in paths}
+    holders = _find_holders(connection, names.values())
+    versions = _find_versions(connection, [job_id])[job_id]
+    return {path for path, name in names.items() if holders.get(name, job_id) not in versions}
 
 
-def own_files(connection: Connection, job_id: JobId) -> list[OwnFile]:
-    """Return the files that this job and earlier versions of its source wrote or reserved."""
-    rows = connection.execute(_OWN_FILES, {"job": job_id})
-    return [OwnFile(row.outbox, row.path, _build_hashes(row)) for row in rows]
+def _build_name(outbox: str, path: str) -> _Name:
+    return outbox, build_collision_key(path)
+
+
+def _find_holders(connection: Connection, names: Collection[_Name]) -> dict[_Name, JobId | None]:
+    """Return the job of each name that has one; None if that job was deleted."""
+    rows = connection.execute(_HOLDERS, {"names": list(names)})
+    return {(row.outbox, row.path_key): row.job_id for row in rows}
+
+
+def _find_versions(
+    connection: Connection, job_ids: Collection[JobId]
+) -> dict[JobId, dict[JobId, JobId | None]]:
+    """Return each job and the ended jobs of earlier versions of its file, by what superseded them."""
+    versions: dict[JobId, dict[JobId, JobId | None]] = {job_id: {} for job_id in job_ids}
+    for row in connection.execute(_VERSIONS, {"job_ids": list(job_ids)}):
+        versions[row.owner][row.id] = row.superseded_by
+    return versions
+
+
+def _find_own_files(
+    connection: Connection, job_ids: Collection[JobId]
+) -> dict[JobId, list[OwnFile]]:
+    """Return the files that each job and earlier versions of its source wrote or reserved."""
+    files: dict[JobId, list[OwnFile]] = {job_id: [] for job_id in job_ids}
+    for row in connection.execute(_OWN_FILES, {"job_ids": list(job_ids)}):
+        files[row.owner].append(OwnFile(row.outbox, row.path, _build_hashes(row)))
+    return files
 
 
 def _build_hashes(row: Row[Any]) -> frozenset[str]:
@@ -247,76 +325,89 @@ def find_ended_jobs(
     return list(latest.values())
 
 
-def reserve_artifacts(
-    tx: Transaction, job_id: JobId, token: Token, intended: Sequence[Artifact]
-) -> set[str]:
+def reserve_artifacts(tx: Transaction, intended: Sequence[Publication]) -> frozenset[JobId]:
     """Reserve the names of artifacts before any file is written. Raises ClaimLost.
 
-    Returns the names that another job has; if there are any, none is reserved. A name may be that
-    of the job's own earlier file, which will be replaced. Its hashes are kept until the new file is
-    complete, so that the file is recognised as ours after a crash at any time.
+    Returns the jobs of which another job has a name; nothing is reserved for them. A name may be
+    that of the job's own earlier file, which will be replaced. Its hashes are kept until the new
+    file is complete, so that the file is recognised as ours after a crash at any time.
     """
-    require_claim(tx, job_id, token)
-    collisions = {
-        path
-        for outbox in {artifact.outbox for artifact in intended}
-        for path in find_taken_names(
-            tx.connection, outbox, [a.path for a in intended if a.outbox == outbox], job_id=job_id
-        )
+    require_claims(tx, [of_job.claim for of_job in intended])
+    job_ids = [of_job.job_id for of_job in intended]
+    versions = _find_versions(tx.connection, job_ids)
+    own = _find_own_files(tx.connection, job_ids)
+    names = {
+        of_job.job_id: [_build_name(file.outbox, file.path) for file in of_job.artifacts]
+        for of_job in intended
     }
-    if not collisions:
-        own = {(own.outbox, own.path): own.hashes for own in own_files(tx.connection, job_id)}
-        _put_artifacts(
-            tx,
-            [
-                _build_artifact_row(job_id, file, replaces=own.get((file.outbox, file.path)))
-                for file in intended
-            ],
-        )
-    return collisions
+    holders = _find_holders(tx.connection, set(chain(*names.values())))
+    rows: list[dict[str, object]] = []
+    refused = set[JobId]()
+    for of_job in intended:
+        job_id = of_job.job_id
+        if any(holders.get(name, job_id) not in versions[job_id] for name in names[job_id]):
+            refused.add(job_id)
+            continue
+        holders |= dict.fromkeys(names[job_id], job_id)
+        earlier = {(file.outbox, file.path): file.hashes for file in own[job_id]}
+        rows += [
+            _build_artifact_row(job_id, file, replaces=earlier.get((file.outbox, file.path)))
+            for file in of_job.artifacts
+        ]
+    _put_artifacts(tx, rows)
+    return frozenset(refused)
 
 
-def complete_job(
-    tx: Transaction,
-    job_id: JobId,
-    token: Token,
-    written: Sequence[Artifact],
-    *,
-    removed: Sequence[OwnFile] = (),
-) -> None:
-    """Complete a job whose artifacts are durable. Raises ClaimLost.
+def complete_jobs(tx: Transaction, written: Sequence[Publication]) -> None:
+    """Complete jobs whose artifacts are durable. Raises ClaimLost.
 
-    `removed`: own files that are no longer in the outbox. The text of a retry replaces the earlier
-    text.
+    The text of a retry replaces the earlier text.
     """
-    end_claim(
+    job_ids = [of_job.job_id for of_job in written]
+    end_claims(
         tx,
-        job_id,
-        token,
+        [of_job.claim for of_job in written],
         Status.COMPLETED,
         outcome=AttemptOutcome.COMPLETED,
         progress=1.0,
         error_code=None,
         error=None,
     )
-    retries.replace_finished(tx, job_id)
-    tx.connection.execute(_DELETE_RESERVED, {"job": job_id})
-    for own in removed:
-        values = {"of_outbox": own.outbox, "key": build_collision_key(own.path)}
-        tx.connection.execute(_DELETE_NAME, values)
-    _put_artifacts(tx, [_build_artifact_row(job_id, file, written_at=tx.now) for file in written])
-    superseded = _supersede_earlier(tx, job_id)
-    completed = JobCompleted(
-        artifacts=[artifact.path for artifact in written], supersedes=list[int](superseded)
+    retries.replace_finished(tx, job_ids)
+    tx.connection.execute(_DELETE_RESERVED, [{"job": job_id} for job_id in job_ids])
+    if removed := [
+        dict(zip(("of_outbox", "key"), _build_name(own.outbox, own.path), strict=True))
+        for of_job in written
+        for own in of_job.removed
+    ]:
+        tx.connection.execute(_DELETE_NAME, removed)
+    _put_artifacts(
+        tx,
+        [
+            _build_artifact_row(of_job.job_id, file, written_at=tx.now)
+            for of_job in written
+            for file in of_job.artifacts
+        ],
     )
-    tx.record_event(completed, job_id)
+    superseded = _supersede_earlier(tx, job_ids)
+    for of_job in written:
+        completed = JobCompleted(
+            artifacts=[artifact.path for artifact in of_job.artifacts],
+            supersedes=superseded[of_job.job_id],
+        )
+        tx.record_event(completed, of_job.job_id)
 
 
-def _supersede_earlier(tx: Transaction, job_id: JobId) -> list[JobId]:
-    """Mark the jobs of earlier versions of the same file as superseded. Returns them."""
-    superseded = [JobId(id_) for id_ in tx.connection.scalars(_SUPERSEDED, {"job": job_id})]
-    for part in split_into_slices(superseded):
-        tx.connection.execute(update(jobs).where(jobs.c.id.in_(part)).values(superseded_by=job_id))
+def _supersede_earlier(tx: Transaction, job_ids: Sequence[JobId]) -> dict[JobId, list[int]]:
+    """Mark the jobs of earlier versions of the same files as superseded. Returns them by job."""
+    superseded: dict[JobId, list[int]] = {
+        job_id: [id_ for id_, by in versions.items() if id_ != job_id and by is None]
+        for job_id, versions in _find_versions(tx.connection, job_ids).items()
+    }
+    if rows := [
+        {"earlier": id_, "later": job_id} for job_id, ids in superseded.items() for id_ in ids
+    ]:
+        tx.connection.execute(_SUPERSEDE, rows)
     return superseded
 
 

@@ -1,14 +1,14 @@
-"""Results of workers: committed chunks, strikes, and completed transcriptions."""
+"""Results of workers: notes, committed chunks, completed transcriptions, and strikes."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, insert, select, tuple_, update
+from sqlalchemy import Connection, Table, bindparam, case, func, insert, select, tuple_, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
-from speakeasyd.domain.event_payloads import ChunkDone, ChunkStruck, JobTranscribed
+from speakeasyd.domain.event_payloads import ChunkDone, ChunkStruck, JobNoted, JobTranscribed
 from speakeasyd.domain.job import JobId, Status, Token
 from speakeasyd.domain.languages import choose_main_language
 from speakeasyd.domain.transcript import (
@@ -21,13 +21,33 @@ from speakeasyd.domain.transcript import (
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.tables import chunks, jobs, retry_chunks, segments, strikes
 from speakeasyd.ledger.text_columns import encode_json
-from speakeasyd.ledger.transitions import require_claim, update_owned_job
+from speakeasyd.ledger.transitions import require_claims
 from speakeasyd.ledger.writer import Transaction
 
 ALMOST = 0.99  # highest progress while more chunks may come
 
-_CLAIMED = select(jobs.c.id, jobs.c.claim_token, jobs.c.container_seconds, jobs.c.progress).where(
-    jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.status == Status.PROCESSING
+# Once: a statement takes longer to build than to run
+_CLAIMED = select(
+    jobs.c.id,
+    jobs.c.claim_token,
+    jobs.c.container_seconds,
+    jobs.c.progress,
+    jobs.c.language,
+).where(jobs.c.id.in_(bindparam("job_ids", expanding=True)), jobs.c.status == Status.PROCESSING)
+_NOTED = ("language", "language_probability", "model", "device", "container_seconds")
+_NOTE = (
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("job"),
+        jobs.c.claim_token == bindparam("token"),
+        jobs.c.status == Status.PROCESSING,
+    )
+    .values(
+        {
+            name: func.coalesce(bindparam(f"new_{name}", type_=jobs.c[name].type), jobs.c[name])
+            for name in _NOTED
+        }
+    )
 )
 _KEPT = {
     table: select(table.c.job_id, table.c.number).where(
@@ -44,23 +64,70 @@ _ADVANCE = (
 )
 
 
-def store_chunks(tx: Transaction, done: Sequence[tuple[JobId, Token, Chunk]]) -> frozenset[JobId]:
-    """Commit chunks. Idempotent: a chunk that is committed already stays as it is.
+@dataclass(frozen=True, slots=True)
+class Transcribed:
+    """All chunks of a job have been reported."""
 
-    Returns the jobs whose claim is lost; their chunks are not stored.
+    audio_seconds: float
+    warnings: Sequence[MediaWarning] = ()
+    tracks: Sequence[TranscribedTrack] = ()
+
+
+Result = JobNoted | Chunk | Transcribed
+"""What a worker reports of a job: facts about the file, the text of a chunk, the end."""
+
+
+def store_results(
+    tx: Transaction, results: Sequence[tuple[JobId, Token, Result]]
+) -> frozenset[JobId]:
+    """Store results: first the notes, then the chunks, then the ends, of all jobs together.
+
+    Idempotent: a chunk that is committed already stays as it is. Returns the jobs whose claim is
+    lost; nothing of theirs is stored.
     """
-    held = _find_claimed(tx.connection, {job_id for job_id, _, _ in done})
-    ours = {(row.id, row.claim_token) for row in held.values()}
+    _execute_notes(tx, results)
+    held = _find_claimed(tx.connection, {job_id for job_id, _, _ in results})
+    owned = [(job_id, one) for job_id, token, one in results if _is_owned(held, job_id, token)]
+    for job_id, result in owned:
+        if isinstance(result, JobNoted):
+            tx.publish_event(result, job_id)
     retried = retries.find_retried(tx.connection, held)
-    fresh = _select_new_chunks(
-        tx.connection,
-        [(job_id, chunk) for job_id, token, chunk in done if (job_id, token) in ours],
-        retried,
-    )
-    if fresh:
+    if done := [(job_id, one) for job_id, one in owned if isinstance(one, Chunk)]:
+        _store_chunks(tx, done, held, retried)
+    # of an end that is reported twice, the first counts
+    if ended := {job_id: one for job_id, one in reversed(owned) if isinstance(one, Transcribed)}:
+        _mark_transcribed(tx, ended, held, retried)
+    return frozenset(job_id for job_id, token, _ in results if not _is_owned(held, job_id, token))
+
+
+def _is_owned(held: Mapping[JobId, Any], job_id: JobId, token: Token) -> bool:
+    return job_id in held and held[job_id].claim_token == token
+
+
+def _execute_notes(tx: Transaction, results: Sequence[tuple[JobId, Token, Result]]) -> None:
+    """Store what was noted, where the claim is not lost; None leaves a value unchanged."""
+    notes = [
+        {
+            "job": job_id,
+            "token": token,
+            **{f"new_{name}": getattr(noted, name) for name in _NOTED},
+        }
+        for job_id, token, noted in results
+        if isinstance(noted, JobNoted)
+    ]
+    if notes:
+        tx.connection.execute(_NOTE, notes)
+
+
+def _store_chunks(
+    tx: Transaction,
+    done: Sequence[tuple[JobId, Chunk]],
+    held: Mapping[JobId, Any],
+    retried: set[JobId],
+) -> None:
+    if fresh := _select_new_chunks(tx.connection, done, retried):
         _insert_chunks(tx, fresh, retried)
         tx.connection.execute(_ADVANCE, _compute_progress(tx, fresh, held))
-    return frozenset(job_id for job_id, token, _ in done if (job_id, token) not in ours)
 
 
 def _insert_chunks(
@@ -87,7 +154,7 @@ def add_strike(
     tx: Transaction, job_id: JobId, token: Token, *, chunk: int, start: float, end: float
 ) -> int:
     """Count a worker's death against a chunk. Returns the strikes so far. Raises ClaimLost."""
-    require_claim(tx, job_id, token)
+    require_claims(tx, [(job_id, token)])
     first = upsert(strikes).values(
         job_id=job_id, chunk=chunk, start_seconds=start, end_seconds=end, strikes=1
     )
@@ -98,62 +165,88 @@ def add_strike(
     return count
 
 
-_LANGUAGE = select(jobs.c.language).where(jobs.c.id == bindparam("job"))
 _GIVEN_UP = {
-    table: select(table.c.start_seconds, table.c.end_seconds)
-    .where(table.c.job_id == bindparam("job"), table.c.gap)
+    table: select(table.c.job_id, table.c.start_seconds, table.c.end_seconds)
+    .where(table.c.job_id.in_(bindparam("job_ids", expanding=True)), table.c.gap)
     .order_by(table.c.start_seconds)
     for table in (chunks, retry_chunks)
 }
-
-
-def mark_transcribed(
-    tx: Transaction,
-    job_id: JobId,
-    token: Token,
-    *,
-    audio_seconds: float,
-    warnings: Sequence[MediaWarning] = (),
-    tracks: Sequence[TranscribedTrack] = (),
-) -> None:
-    """Record that all chunks are committed. Gaps are added to the warnings. Raises ClaimLost."""
-    work = retries.get_work_table(tx.connection, job_id)
-    given_up = find_gaps(tx.connection, job_id, work)
-    missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in given_up)
-    if missing:
-        warnings = [*warnings, MediaWarning(WarningKind.LEFT_OUT, f"not transcribed: {missing}")]
-    kinds = sorted({warning.kind for warning in warnings})
-    update_owned_job(
-        tx,
-        job_id,
-        token,
+# A language that is not the detected one has no probability
+_FINISH = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job"))
+    .values(
         transcribed=True,
         progress=1.0,
-        audio_seconds=audio_seconds,
-        warning=join_texts(warnings),
-        warning_kinds=encode_json(kinds) if kinds else None,
-        tracks=encode_json([asdict(track) for track in tracks]) if tracks else None,
-        **_main_language(tx.connection, job_id, work),
+        audio_seconds=bindparam("seconds"),
+        warning=bindparam("text"),
+        warning_kinds=bindparam("kinds"),
+        tracks=bindparam("of_tracks"),
+        language=bindparam("main"),
+        language_probability=case(
+            (jobs.c.language.is_not_distinct_from(bindparam("main")), jobs.c.language_probability)
+        ),
     )
-    transcribed = JobTranscribed(
-        audio_seconds=audio_seconds, warning=join_texts(warnings), warning_kinds=kinds
-    )
-    tx.record_event(transcribed, job_id)
+)
+
+Gaps = tuple[tuple[float, float], ...]
+"""Start and end in seconds of each chunk that was given up."""
 
 
-def _main_language(connection: Connection, job_id: JobId, work: Table) -> dict[str, str | None]:
-    """Return the columns to change if most speech is in another language than the detected one."""
-    detected: str | None = connection.scalar(_LANGUAGE, {"job": job_id})
-    main = choose_main_language(retries.read_spoken_languages(connection, job_id, work), detected)
-    return {} if main == detected else {"language": main, "language_probability": None}
+def _mark_transcribed(
+    tx: Transaction,
+    ended: Mapping[JobId, Transcribed],
+    held: Mapping[JobId, Any],
+    retried: set[JobId],
+) -> None:
+    """Record that all chunks of these jobs are committed. Gaps are added to the warnings."""
+    gaps = find_work_gaps(tx.connection, ended, retried)
+    spoken = retries.read_spoken_languages(tx.connection, ended, retried)
+    rows = []
+    for job_id, end in ended.items():
+        warnings = [*end.warnings, *_describe_gaps(gaps[job_id])]
+        kinds = sorted({warning.kind for warning in warnings})
+        text = join_texts(warnings)
+        rows.append(
+            {
+                "job": job_id,
+                "seconds": end.audio_seconds,
+                "text": text,
+                "kinds": encode_json(kinds) if kinds else None,
+                "of_tracks": encode_json([asdict(one) for one in end.tracks])
+                if end.tracks
+                else None,
+                "main": choose_main_language(spoken[job_id], held[job_id].language),
+            }
+        )
+        transcribed = JobTranscribed(
+            audio_seconds=end.audio_seconds, warning=text, warning_kinds=kinds
+        )
+        tx.record_event(transcribed, job_id)
+    tx.connection.execute(_FINISH, rows)
+
+
+def _describe_gaps(gaps: Gaps) -> list[MediaWarning]:
+    missing = ", ".join(f"{start:.1f} s to {end:.1f} s" for start, end in gaps)
+    return [MediaWarning(WarningKind.LEFT_OUT, f"not transcribed: {missing}")] if missing else []
 
 
 def find_gaps(
-    connection: Connection, job_id: JobId, table: Table = chunks
-) -> tuple[tuple[float, float], ...]:
-    """Return start and end in seconds of the chunks that were given up."""
-    rows = connection.execute(_GIVEN_UP[table], {"job": job_id})
-    return tuple((start, end) for start, end in rows)
+    connection: Connection, job_ids: Collection[JobId], table: Table = chunks
+) -> defaultdict[JobId, Gaps]:
+    """Return the gaps of each job in the finished text, or in that of a retry."""
+    gaps = defaultdict[JobId, Gaps](tuple)
+    for row in connection.execute(_GIVEN_UP[table], {"job_ids": list(job_ids)}):
+        gaps[row.job_id] += ((row.start_seconds, row.end_seconds),)
+    return gaps
+
+
+def find_work_gaps(
+    connection: Connection, job_ids: Collection[JobId], retried: set[JobId]
+) -> defaultdict[JobId, Gaps]:
+    """Return the gaps of each job in the text of its current attempt. `retried`: see `find_retried`."""
+    gaps = find_gaps(connection, set(job_ids) - retried)
+    return gaps | find_gaps(connection, retried, retry_chunks) if retried else gaps
 
 
 def _find_claimed(connection: Connection, job_ids: set[JobId]) -> Mapping[JobId, Any]:

@@ -7,12 +7,11 @@ columns of the job.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
     Connection,
-    Table,
     bindparam,
     delete,
     exists,
@@ -57,9 +56,13 @@ _RETRIED = select(retries.c.job_id).where(
     retries.c.job_id.in_(bindparam("job_ids", expanding=True))
 )
 _SPOKEN = (
-    select(segments.c.language, func.sum(segments.c.end_seconds - segments.c.start_seconds))
-    .where(segments.c.job_id == bindparam("job"))
-    .group_by(segments.c.language)
+    select(
+        segments.c.job_id,
+        segments.c.language,
+        func.sum(segments.c.end_seconds - segments.c.start_seconds).label("seconds"),
+    )
+    .where(segments.c.job_id.in_(bindparam("job_ids", expanding=True)))
+    .group_by(segments.c.job_id, segments.c.language)
 )
 _NUMBER_CHUNKS = (
     update(chunks)
@@ -98,11 +101,6 @@ def find_result(connection: Connection, job_id: JobId) -> dict[str, Any]:
     """Return the columns of a job as of its finished transcript; empty if it is no retry."""
     result = connection.scalar(select(retries.c.result).where(retries.c.job_id == job_id))
     return json.loads(result) if result else {}
-
-
-def get_work_table(connection: Connection, job_id: JobId) -> Table:
-    """Return the table with the chunks of the current attempt."""
-    return retry_chunks if find_retried(connection, [job_id]) else chunks
 
 
 def keep_chunk(tx: Transaction, chunk: Mapping[str, object], texts: Rows) -> None:
@@ -176,37 +174,38 @@ def read_work_segments(connection: Connection, job_id: JobId) -> Sequence[Mappin
 
 
 def read_spoken_languages(
-    connection: Connection, job_id: JobId, table: Table
-) -> Sequence[tuple[str | None, float]]:
-    """Return languages of the current attempt with seconds of speech; a language may be repeated.
+    connection: Connection, job_ids: Collection[JobId], retried: set[JobId]
+) -> defaultdict[JobId, list[tuple[str | None, float]]]:
+    """Return languages of the current attempts with seconds of speech; one may be repeated.
 
-    `table`: that of `get_work_table`. Of a long file in one row a language: SQLite gives up
-    Python's interpreter lock for each row, and this runs while the ledger is locked.
+    `retried`: see `find_retried`. Of a long file in one row a language: SQLite gives up Python's
+    interpreter lock for each row, and this runs while the ledger is locked.
     """
-    if table is retry_chunks:
-        return [
-            (row["language"], row["end_seconds"] - row["start_seconds"])
-            for row in read_segments(connection, job_id)
+    spoken = defaultdict[JobId, list[tuple[str | None, float]]](list)
+    for row in connection.execute(_SPOKEN, {"job_ids": list(set(job_ids) - retried)}):
+        spoken[row.job_id].append((row.language, row.seconds))
+    for job_id in retried.intersection(job_ids):
+        for segment in read_segments(connection, job_id):
+            seconds = segment["end_seconds"] - segment["start_seconds"]
+            spoken[job_id].append((segment["language"], seconds))
+    return spoken
+
+
+def replace_finished(tx: Transaction, job_ids: Collection[JobId]) -> None:
+    """Replace the finished transcripts of those of these jobs that are retries."""
+    for job_id in find_retried(tx.connection, job_ids):
+        contents = select(retry_chunks.c.content).where(retry_chunks.c.job_id == job_id)
+        retried = [
+            _parse_content(content)
+            for content in tx.connection.scalars(contents.order_by(retry_chunks.c.number))
         ]
-    return [tuple(row) for row in connection.execute(_SPOKEN, {"job": job_id})]
-
-
-def replace_finished(tx: Transaction, job_id: JobId) -> None:
-    """Replace the finished transcript by that of the retry. Does nothing if the job is no retry."""
-    if not find_retried(tx.connection, [job_id]):
-        return
-    contents = select(retry_chunks.c.content).where(retry_chunks.c.job_id == job_id)
-    retried = [
-        _parse_content(content)
-        for content in tx.connection.scalars(contents.order_by(retry_chunks.c.number))
-    ]
-    tx.connection.execute(delete(chunks).where(chunks.c.job_id == job_id))
-    if retried:
-        tx.connection.execute(insert(chunks), [chunk for chunk, _ in retried])
-    if texts := [row for _, rows in retried for row in rows]:
-        tx.connection.execute(insert(segments), texts)
-    tx.connection.execute(delete(retries).where(retries.c.job_id == job_id))
-    tx.connection.execute(update(jobs).where(jobs.c.id == job_id).values(retry_error=None))
+        tx.connection.execute(delete(chunks).where(chunks.c.job_id == job_id))
+        if retried:
+            tx.connection.execute(insert(chunks), [chunk for chunk, _ in retried])
+        if texts := [row for _, rows in retried for row in rows]:
+            tx.connection.execute(insert(segments), texts)
+        tx.connection.execute(delete(retries).where(retries.c.job_id == job_id))
+        tx.connection.execute(update(jobs).where(jobs.c.id == job_id).values(retry_error=None))
 
 
 def restore_finished(

@@ -17,7 +17,7 @@ from speakeasyd.errors import SpeakeasyError
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.tables import NO_WAIT, jobs
 from speakeasyd.ledger.text_columns import encode_json, parse_kinds, parse_speakers
-from speakeasyd.ledger.transitions import require_claim
+from speakeasyd.ledger.transitions import require_claims
 from speakeasyd.ledger.writer import Transaction
 
 _AGAIN: dict[str, object] = {
@@ -82,7 +82,7 @@ def store_found_speakers(
 
     `warning`: why some or all of them are not known.
     """
-    require_claim(tx, job_id, token)
+    require_claims(tx, [(job_id, token)])
     retries.store_speaker_numbers(tx, job_id, found.numbers)
     values: dict[str, object] = {"speakers": _encode_speakers(found.speakers)}
     if warning:

@@ -1,9 +1,9 @@
 """Changes of a job's status. A trigger in the database enforces the table of legal transitions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TypeVar
 
-from sqlalchemy import Update, bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from speakeasyd.domain.event_payloads import JobCancelled, JobRetryCancelled
 from speakeasyd.domain.job import AttemptOutcome, JobId, Status, Token
@@ -17,18 +17,18 @@ SLICE = 500  # values per IN (...)
 T = TypeVar("T")
 
 # Once: a statement takes longer to build than to run. Columns are set by further parameters.
-_MATCHES_CLAIM = (
-    (jobs.c.id == bindparam("job"))
-    & (jobs.c.claim_token == bindparam("token"))
-    & (jobs.c.status == Status.PROCESSING)
+_HELD = select(jobs.c.id, jobs.c.claim_token).where(
+    jobs.c.id.in_(bindparam("jobs", expanding=True)), jobs.c.status == Status.PROCESSING
 )
-_CLAIMED = select(jobs.c.id).where(_MATCHES_CLAIM)
-_UPDATE_OWNED = update(jobs).where(_MATCHES_CLAIM)
-_END_CLAIM = _UPDATE_OWNED.values(
-    crashes=jobs.c.crashes + bindparam("crashed"),
-    attempts=jobs.c.attempts - bindparam("uncounted"),
+_END_CLAIM = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("job"))
+    .values(
+        crashes=jobs.c.crashes + bindparam("crashed"),
+        attempts=jobs.c.attempts - bindparam("uncounted"),
+    )
 )
-_SETTABLE = {*jobs.c.keys(), "crashed", "uncounted"}
+_SETTABLE = frozenset(jobs.c.keys())
 _CLOSE_ATTEMPTS = (
     update(attempts)
     .where(attempts.c.job_id.in_(bindparam("jobs", expanding=True)), attempts.c.ended_at.is_(None))
@@ -46,31 +46,24 @@ def split_into_slices(items: Sequence[T], size: int = SLICE) -> Iterator[Sequenc
         yield items[start : start + size]
 
 
-def update_owned_job(tx: Transaction, job_id: JobId, token: Token, **values: object) -> None:
-    """Set columns of a claimed job. Raises ClaimLost if `token` is not that of the current claim."""
-    _execute_update(tx, _UPDATE_OWNED, job_id, token, values)
+def find_lost_claims(
+    connection: Connection, claims: Collection[tuple[JobId, Token]]
+) -> frozenset[JobId]:
+    """Return the jobs whose claims are no longer valid."""
+    rows = connection.execute(_HELD, {"jobs": [job_id for job_id, _ in claims]})
+    held = {(row.id, row.claim_token) for row in rows}
+    return frozenset(job_id for job_id, token in claims if (job_id, token) not in held)
 
 
-def _execute_update(
-    tx: Transaction, statement: Update, job_id: JobId, token: Token, values: Mapping[str, object]
-) -> None:
-    if unknown := values.keys() - _SETTABLE:  # SQLAlchemy would ignore them
-        raise TypeError(f"a job has no {', '.join(unknown)}")
-    parameters = {"job": job_id, "token": token, **values}
-    if not tx.connection.execute(statement, parameters).rowcount:
-        raise _claim_lost_error(job_id)
+def require_claims(tx: Transaction, claims: Collection[tuple[JobId, Token]]) -> None:
+    """Check the claims; none can be lost within this transaction. Raises ClaimLost."""
+    for job_id in find_lost_claims(tx.connection, claims):
+        raise ClaimLost(f"job {job_id} is no longer owned by this claim")
 
 
-def require_claim(tx: Transaction, job_id: JobId, token: Token) -> None:
-    """Check the claim; it cannot be lost within this transaction. Raises ClaimLost."""
-    if not tx.connection.scalar(_CLAIMED, {"job": job_id, "token": token}):
-        raise _claim_lost_error(job_id)
-
-
-def end_claim(
+def end_claims(
     tx: Transaction,
-    job_id: JobId,
-    token: Token,
+    claims: Collection[tuple[JobId, Token]],
     status: Status,
     *,
     outcome: AttemptOutcome,
@@ -78,10 +71,13 @@ def end_claim(
     counts: bool = True,
     **values: object,
 ) -> None:
-    """End a claim: set the job's `status` and close the attempt with `outcome`. Raises ClaimLost.
+    """End claims: set `status` and other columns of the jobs, and close their attempts.
 
-    `crash`: a worker died on the job. `counts=False`: the attempt does not count.
+    `crash`: a worker died on the jobs. `counts=False`: the attempts do not count. Raises ClaimLost.
     """
+    require_claims(tx, claims)
+    if unknown := values.keys() - _SETTABLE:  # SQLAlchemy would ignore them
+        raise TypeError(f"a job has no {', '.join(unknown)}")
     ended: dict[str, object] = {
         "status": status,
         "finished_at": None if status is Status.PENDING else tx.now,
@@ -89,10 +85,16 @@ def end_claim(
         "boot_id": None,
         "crashed": int(crash),
         "uncounted": int(not counts),
+        **values,
     }
-    _execute_update(tx, _END_CLAIM, job_id, token, ended | values)
+    jobs_ended = [{"job": job_id, **ended} for job_id, _ in claims]
+    tx.connection.execute(_END_CLAIM, jobs_ended)
     close_attempts(
-        tx, [job_id], outcome=outcome, code=values.get("error_code"), error=values.get("error")
+        tx,
+        [job_id for job_id, _ in claims],
+        outcome=outcome,
+        code=values.get("error_code"),
+        error=values.get("error"),
     )
 
 
@@ -140,7 +142,3 @@ def cancel_jobs(
         payload = JobRetryCancelled if job_id in restored else JobCancelled
         tx.record_event(payload(error_code=code, error=error), job_id)
     return cancelled
-
-
-def _claim_lost_error(job_id: JobId) -> ClaimLost:
-    return ClaimLost(f"job {job_id} is no longer owned by this claim")

@@ -34,30 +34,35 @@ class Outbox(ManagedFolder):
     def write_files(
         self, files: Mapping[str, bytes], *, replacing: Mapping[str, frozenset[str]] = {}
     ) -> None:
-        """Write files of one folder, to appear in this order. A name that has the same bytes already is left alone.
+        """Write files, to appear in this order. A name that has the same bytes already is left alone.
 
         `replacing`: hashes, by path, of files that may be replaced; any other file in the way is somebody else's.
         """
         self.require_folder()
-        above, _ = _split_name(next(iter(files)))
+        folders: dict[str, FolderHandle] = {}
         with translate_os_errors(self.path), ExitStack() as stack:
-            folder = stack.enter_context(self.open_folder(above, create=True))
             drafts = []
             for path, data in files.items():
+                above, name = _split_name(path)
+                if above not in folders:
+                    opened = self.open_folder(above, create=True)
+                    folders[above] = stack.enter_context(opened)
+                folder = folders[above]
                 if _has_content(folder, path, data, replacing):
                     continue
                 draft, file = stack.enter_context(folder.draft())
                 file.write(data)
                 sync_file(file)
                 file.close()
-                drafts.append((draft, path))
-            for draft, path in drafts:
+                drafts.append((folder, draft, name, path))
+            for folder, draft, name, path in drafts:
                 # a person may have come in between
                 _has_content(folder, path, files[path], replacing)
-                folder.replace_to(draft, folder, _split_name(path)[1])
-            folder.sync()
-            if not folder.is_at_its_path():
-                raise LinkRefused(folder.path)
+                folder.replace_to(draft, folder, name)
+            for folder in folders.values():
+                folder.sync()
+                if not folder.is_at_its_path():
+                    raise LinkRefused(folder.path)
 
     def probe_writable(self) -> None:
         """Write a file of no use, and remove it again. Raises OutboxUnavailable."""

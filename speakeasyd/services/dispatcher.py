@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from speakeasyd.clock import Clock, JumpDetector
 from speakeasyd.config import Settings
@@ -70,6 +70,7 @@ class Dispatcher(Service):
         self._jumps = JumpDetector(clock)
         self._check_ledger_at = 0.0  # monotonic seconds of the next check for foreign changes
         self._check_queue_at = 0.0  # and of the queue
+        self._last_claim_ended = asyncio.Event()
         self._claims = HeldClaims(
             ledger=ledger,
             publisher=publisher,
@@ -122,6 +123,13 @@ class Dispatcher(Service):
         waiting = [job for job in jobs if job.token in self._publications]
         blocked = [job for job in waiting if self._outboxes.is_paused(job.inbox)]
         return not self._reports.idle or len(blocked) < len(jobs)
+
+    async def wait_for_last_claim(self, limit_s: float) -> None:
+        """Wait until the last claim has ended, for `limit_s` seconds at most."""
+        self._last_claim_ended.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._last_claim_ended.wait()
 
     def enqueue_event(self, event: PoolEvent) -> None:
         """Queue an event of the pool. Call it on the loop."""
@@ -176,6 +184,8 @@ class Dispatcher(Service):
 
     def _on_claim_end(self, job_id: JobId) -> None:
         self._pool.drop_job(job_id)
+        if not self._claims:
+            self._last_claim_ended.set()
         self.wake()
 
     async def _notice_foreign_changes(self) -> None:

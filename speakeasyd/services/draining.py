@@ -25,7 +25,8 @@ from speakeasyd.services.intake import Intake
 from speakeasyd.services.pauses import Pauses
 
 CHECK_S = 0.05  # seconds between checks whether everything is done
-STALL_CHECKS = 20  # such checks before each one whether all work waits
+BUSY_CHECK_S = 0.25  # the same at most, while jobs are claimed
+STALL_CHECKS = 4  # such checks before each one whether all work waits
 
 # Seconds without progress, with two checks of an outbox, after which `wait` gives up
 STALLED_S = 12.0
@@ -77,7 +78,10 @@ class Draining:
         for _ in range(STALL_CHECKS):
             if stop_requested.is_set() or self._pool.fatal_diagnosis or await self.is_drained():
                 return True
-            await asyncio.sleep(CHECK_S)
+            if self._dispatcher.idle:
+                await asyncio.sleep(CHECK_S)
+            else:
+                await self._dispatcher.wait_for_last_claim(BUSY_CHECK_S)
         return False
 
     async def is_drained(self) -> bool:

@@ -9,8 +9,9 @@ from speakeasyd.clock import Clock, format_utc
 from speakeasyd.domain.job import Job, JobId, Token
 from speakeasyd.domain.retry import BackoffSettings, compute_backoff
 from speakeasyd.errors import ClaimLost, ErrorCode
-from speakeasyd.ledger.claims import fail_job, find_lost_claims, release_claim
+from speakeasyd.ledger.claims import fail_job, release_claim
 from speakeasyd.ledger.ledger import Ledger
+from speakeasyd.ledger.transitions import find_lost_claims
 from speakeasyd.services.publisher import Publisher
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from speakeasyd.domain.worker_pool import WorkerPool
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger.claims import claim_jobs, find_next_job
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
@@ -109,7 +109,7 @@ class JobStarter:
                 self._pool.submit_task(only, alone=True, on_cpu=True)
             case PoisonDecision.MARK_GAP:
                 gap = Chunk(index=suspect.index, start=suspect.start, end=suspect.end, gap=True)
-                await self._ledger.write(store_chunks, [(job.id, job.token, gap)])
+                await self._ledger.write(store_results, [(job.id, job.token, gap)])
                 await self._claims.release_claim(job)
             case PoisonDecision.FAIL:
                 span = f"from {suspect.start:.1f} s to {suspect.end:.1f} s"

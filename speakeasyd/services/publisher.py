@@ -1,23 +1,26 @@
-"""Publication: renders and writes a transcript, completes the job, disposes of the source."""
+"""Publication: renders and writes transcripts, completes the jobs, disposes of the sources."""
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import PurePosixPath
 
 from speakeasyd.domain.formats import FORMATS
-from speakeasyd.domain.job import EndedJob, Job
+from speakeasyd.domain.job import EndedJob, Job, JobId
 from speakeasyd.domain.naming import propose_names
 from speakeasyd.domain.tracks import split_transcript
 from speakeasyd.domain.transcript import Artifact, OwnFile, Transcript, WarningKind
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.publication import (
-    complete_job,
+    Publication,
+    complete_jobs,
     find_taken_names,
-    load_publication,
+    load_publications,
     reserve_artifacts,
 )
 from speakeasyd.outbox.publish import Outbox
@@ -27,8 +30,18 @@ from speakeasyd.services.speakers import SpeakerLabeller
 from speakeasyd.thread_group import ThreadGroup
 
 
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    """What is to be written for a job."""
+
+    job: Job
+    transcript: Transcript
+    own: Sequence[OwnFile]
+    files: Mapping[str, bytes]  # by ending
+
+
 class Publisher:
-    """Publishes transcripts. Every step is idempotent: call `publish_job` again after a failure."""
+    """Publishes transcripts. Every step is idempotent: call `publish_jobs` again after a failure."""
 
     def __init__(self, *, ledger: Ledger, outboxes: Outboxes, sources: SourceDisposal) -> None:
         self._ledger = ledger
@@ -38,66 +51,61 @@ class Publisher:
         # One at a time: more threads of Python would not be faster, and would delay all others
         self._render_threads = ThreadGroup("render")
 
-    async def publish_job(self, job: Job) -> None:
-        """Write the artifacts of a transcribed job, complete it, and dispose of its source.
+    async def publish_jobs(self, jobs: Sequence[Job]) -> None:
+        """Write the artifacts of transcribed jobs of one inbox, complete them, and dispose of
+        their sources.
 
-        Raises OutboxUnavailable (retry later), FileFault (no name can be written), ClaimLost,
-        LedgerUnwritable.
+        The jobs share each step, because most of its cost does not depend on how many there are.
+        If a step fails, it fails for all of them. Raises OutboxUnavailable (retry later), FileFault
+        (no name can be written), ClaimLost, LedgerUnwritable.
         """
-        outbox = self._outboxes[job.inbox]
-        await self._labeller.label_job(job)
-        transcript, own = await self._ledger.read(load_publication, job.id)
-        files = await self._render_threads.run(_render_formats, transcript, job.options.formats)
-        artifacts = await self._reserve_artifacts(job, outbox, transcript, files, own)
-        new = dict(zip([artifact.path for artifact in artifacts], files.values(), strict=True))
-        removed = await self._outboxes.call_outbox(job.inbox, _replace_files, outbox, own, new)
-        await self._ledger.write(complete_job, job.id, job.token, artifacts, removed=removed)
-        await self._sources.dispose_source(
-            job.inbox, _build_ended_job(job, warnings=transcript.warning_kinds)
+        inbox = jobs[0].inbox
+        outbox = self._outboxes[inbox]
+        for job in jobs:
+            await self._labeller.label_job(job)
+        loaded = await self._ledger.read(load_publications, [job.id for job in jobs])
+        rendered = await self._render_threads.run(_render_jobs, jobs, loaded)
+        reserved = await self._reserve_artifacts(inbox, outbox, rendered)
+        written = await self._outboxes.call_outbox(
+            inbox, _replace_files, outbox, rendered, reserved
         )
+        await self._ledger.write(complete_jobs, written)
+        ended = [
+            _build_ended_job(one.job, warnings=one.transcript.warning_kinds) for one in rendered
+        ]
+        await asyncio.gather(*(self._sources.dispose_source(inbox, one) for one in ended))
 
     async def publish_failure(self, job: Job, code: ErrorCode, error: str) -> None:
         """Dispose of the source of a failed job, with a note that says why."""
         await self._sources.dispose_source(job.inbox, _build_ended_job(job, failure=(code, error)))
 
     async def _reserve_artifacts(
-        self,
-        job: Job,
-        outbox: Outbox,
-        transcript: Transcript,
-        files: Mapping[str, bytes],
-        own: Sequence[OwnFile],
-    ) -> list[Artifact]:
-        """Reserve the artifacts under the best name that is free or own, and return them.
+        self, inbox: str, outbox: Outbox, rendered: Sequence[_Rendered]
+    ) -> dict[JobId, Publication]:
+        """Reserve the artifacts of each job under the best name that is free or own.
 
         Raises FileFault if every name is taken, OutboxUnavailable, ClaimLost, LedgerUnwritable.
         """
-        async for name in self._propose_names(job, outbox, transcript, list(files)):
-            artifacts = await self._outboxes.call_outbox(
-                job.inbox, _build_artifacts, outbox, name, files, own
-            )
-            if artifacts:
-                collisions = await self._ledger.write(
-                    reserve_artifacts, job.id, job.token, artifacts
-                )
-                if not collisions:
-                    return artifacts
-        raise FileFault(
-            ErrorCode.OUTPUT_REFUSED,
-            f"every name for the transcript is taken, up to `(job {job.id})`",
-            hint="Put {job_id} or {stem} into the naming template.",
-        )
+        names = {one.job.id: self._propose_names(outbox, one) for one in rendered}
+        reserved: dict[JobId, Publication] = {}
+        while wanting := [one for one in rendered if one.job.id not in reserved]:
+            proposed = [(await _next_name(names[one.job.id], one.job), one) for one in wanting]
+            intended = await self._outboxes.call_outbox(inbox, _build_artifacts, outbox, proposed)
+            refused = await self._ledger.write(reserve_artifacts, intended)
+            reserved |= {
+                of_job.job_id: of_job for of_job in intended if of_job.job_id not in refused
+            }
+        return reserved
 
-    async def _propose_names(
-        self, job: Job, outbox: Outbox, transcript: Transcript, endings: Sequence[str]
-    ) -> AsyncIterator[str]:
+    async def _propose_names(self, outbox: Outbox, rendered: _Rendered) -> AsyncIterator[str]:
         """Yield the best name, which is nearly always free, then others that no other job has."""
+        job = rendered.job
         folder, _, source = os.fsdecode(job.path).rpartition("/")
         names = propose_names(
-            job.options.name, _build_name_fields(job, source, transcript), folder=folder
+            job.options.name, _build_name_fields(job, source, rendered.transcript), folder=folder
         )
         yield next(names)
-        paths = {name: [f"{name}.{ending}" for ending in endings] for name in names}
+        paths = {name: [f"{name}.{ending}" for ending in rendered.files] for name in names}
         taken = await self._ledger.read(
             find_taken_names, str(outbox.path), list(chain(*paths.values())), job_id=job.id
         )
@@ -113,6 +121,27 @@ def _build_ended_job(
     warnings: frozenset[WarningKind] = frozenset(),
 ) -> EndedJob:
     return EndedJob(job.id, job.path, job.signature, job.sha256, failure, warnings)
+
+
+async def _next_name(names: AsyncIterator[str], job: Job) -> str:
+    """Return the next proposed name. Raises FileFault after the last."""
+    try:
+        return await anext(names)
+    except StopAsyncIteration:
+        raise FileFault(
+            ErrorCode.OUTPUT_REFUSED,
+            f"every name for the transcript is taken, up to `(job {job.id})`",
+            hint="Put {job_id} or {stem} into the naming template.",
+        ) from None
+
+
+def _render_jobs(
+    jobs: Sequence[Job], loaded: Sequence[tuple[Transcript, Sequence[OwnFile]]]
+) -> list[_Rendered]:
+    return [
+        _Rendered(job, transcript, own, _render_formats(transcript, job.options.formats))
+        for job, (transcript, own) in zip(jobs, loaded, strict=True)
+    ]
 
 
 def _render_formats(transcript: Transcript, formats: Sequence[str]) -> dict[str, bytes]:
@@ -136,41 +165,63 @@ def _hashes_by_path(outbox: Outbox, own: Sequence[OwnFile]) -> dict[str, frozens
 
 
 def _build_artifacts(
-    outbox: Outbox, name: str, files: Mapping[str, bytes], own: Sequence[OwnFile]
-) -> list[Artifact]:
-    """Return the artifacts of these files under a name. Blocks.
+    outbox: Outbox, proposed: Sequence[tuple[str, _Rendered]]
+) -> list[Publication]:
+    """Return the artifacts of jobs under the proposed names. Blocks.
 
-    Empty if a name is taken by other bytes than ours, such as a file that a user edited.
+    Leaves out a job whose name is taken by other bytes than ours, such as a file that a user edited.
     """
     outbox.require_folder()
-    ours = _hashes_by_path(outbox, own)
-    artifacts = [
-        Artifact(
-            format=ending.rpartition(".")[2],
-            outbox=str(outbox.path),
-            path=f"{name}.{ending}",
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-        )
-        for ending, data in files.items()
-    ]
-    are_free = all(
-        outbox.hash_existing(new.path) in {None, new.sha256, *ours.get(new.path, frozenset())}
-        for new in artifacts
-    )
-    return artifacts if are_free else []
+    intended = []
+    for name, rendered in proposed:
+        ours = _hashes_by_path(outbox, rendered.own)
+        artifacts = [
+            Artifact(
+                format=ending.rpartition(".")[2],
+                outbox=str(outbox.path),
+                path=f"{name}.{ending}",
+                sha256=hashlib.sha256(data).hexdigest(),
+                bytes=len(data),
+            )
+            for ending, data in rendered.files.items()
+        ]
+        if all(
+            outbox.hash_existing(new.path) in {None, new.sha256, *ours.get(new.path, frozenset())}
+            for new in artifacts
+        ):
+            intended.append(Publication(rendered.job.id, rendered.job.token, artifacts))
+    return intended
 
 
 def _replace_files(
-    outbox: Outbox, own: Sequence[OwnFile], new: Mapping[str, bytes]
-) -> list[OwnFile]:
-    """Write the new files, then remove own files with other names. Returns the removed.
+    outbox: Outbox, rendered: Sequence[_Rendered], reserved: Mapping[JobId, Publication]
+) -> list[Publication]:
+    """Write the new files, then remove own files with other names. Blocks.
 
-    In this order, so that there is always a transcript. Files that a user edited stay.
+    Returns the publications with the removed files. In this order, so that there is always a
+    transcript. Files that a user edited stay.
     """
-    outbox.write_files(new, replacing=_hashes_by_path(outbox, own))
-    others = [file for file in own if file.outbox == str(outbox.path) and file.path not in new]
-    return [file for file in others if outbox.remove_file(file.path, hashes=file.hashes)]
+    new = {
+        artifact.path: data
+        for one in rendered
+        for artifact, data in zip(reserved[one.job.id].artifacts, one.files.values(), strict=True)
+    }
+    outbox.write_files(
+        new, replacing=_hashes_by_path(outbox, [file for one in rendered for file in one.own])
+    )
+    return [
+        replace(
+            reserved[one.job.id],
+            removed=[
+                file
+                for file in one.own
+                if file.outbox == str(outbox.path)
+                and file.path not in new
+                and outbox.remove_file(file.path, hashes=file.hashes)
+            ],
+        )
+        for one in rendered
+    ]
 
 
 def _build_name_fields(job: Job, name: str, transcript: Transcript) -> dict[str, str]:

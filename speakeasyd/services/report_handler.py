@@ -1,4 +1,4 @@
-"""Stores what the workers report: chunks together, everything else one by one."""
+"""Stores what the workers report: results of all jobs together, everything else one by one."""
 
 import asyncio
 import logging
@@ -12,7 +12,6 @@ from speakeasyd.domain.fault import Remedy
 from speakeasyd.domain.job import Job, JobId, Token
 from speakeasyd.domain.protocol import (
     ChunkDone,
-    ChunkStarted,
     LanguageFound,
     Loaded,
     Opened,
@@ -21,7 +20,7 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
 )
 from speakeasyd.domain.retry import HOLD_S
-from speakeasyd.domain.transcript import Chunk
+from speakeasyd.domain.transcript import MediaWarning
 from speakeasyd.domain.worker_pool import (
     DeviceChange,
     LostTask,
@@ -30,9 +29,8 @@ from speakeasyd.domain.worker_pool import (
     WorkerReport,
 )
 from speakeasyd.errors import ErrorCode, LedgerError, LedgerUnwritable
-from speakeasyd.ledger.claims import update_claimed_job
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Result, Transcribed, add_strike, store_results
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.publications import Publications
@@ -82,51 +80,86 @@ class ReportHandler:
         are carried out, and the remaining claims are released. Raises LedgerUnwritable.
         """
         events, self._events = self._events, []
-        finished = [
-            (job, done.chunk)
-            for event in events
-            if isinstance(event, WorkerReport) and isinstance(done := event.report, ChunkDone)
-            # ignore chunks of an earlier claim, and those of a complete transcript
-            if (job := self._claims.find_job(done.job_id, done.token))
-            if job.token not in self._publications
-        ]
         try:
-            await self._store_chunks(finished)
+            await self._store_results(self._list_results(events))
         except LedgerError:
             self._events = events + self._events
             raise
-        others = [event for event in events if not _is_about_chunk(event)]
+        others = [event for event in events if not _is_only_result(event)]
         errors = await asyncio.gather(*map(self._handle_event, others))
         if failed := [(event, error) for event, error in zip(others, errors, strict=True) if error]:
             self._events = [event for event, _ in failed] + self._events
             raise LedgerUnwritable(str(failed[0][1]))
 
-    async def _store_chunks(self, done: Sequence[tuple[Job, Chunk]]) -> None:
-        """Commit chunks. If one cannot be stored, its job fails and the others are stored.
+    def _list_results(self, events: Sequence[PoolNews]) -> list[tuple[Job, Result]]:
+        """Return what is to be stored. Remembers which model each worker has loaded."""
+        results: list[tuple[Job, Result]] = []
+        for event in events:
+            if not isinstance(event, WorkerReport):
+                continue
+            worker, report = event.worker, event.report
+            if isinstance(report, Loaded):
+                self._models[worker] = report
+            job = self._find_job(report)
+            if job is None or job.token in self._publications:
+                continue  # of a lost claim, or reported again
+            if result := self._build_result(worker, job, report):
+                results.append((job, result))
+        return results
+
+    def _build_result(self, worker: str, job: Job, report: Report) -> Result | None:
+        match report:
+            case Opened(container_seconds=seconds):
+                loaded = self._models.get(worker)
+                return JobNoted(
+                    container_seconds=seconds,
+                    model=loaded.model if loaded else None,
+                    device=loaded.device if loaded else None,
+                )
+            case LanguageFound(language=language, probability=probability):
+                return JobNoted(language=language, language_probability=probability)
+            case ChunkDone(chunk=chunk):
+                return chunk
+            case TaskDone(audio_seconds=seconds, tracks=tracks) if not job.suspects:
+                return Transcribed(seconds, self._list_warnings(worker, report), tracks)
+        return None
+
+    def _list_warnings(self, worker: str, done: TaskDone) -> tuple[MediaWarning, ...]:
+        loaded = self._models.get(worker)
+        return loaded.add_warning(done.warnings) if loaded else done.warnings
+
+    def _find_job(self, report: Report) -> Job | None:
+        """Return the job that a report is about; None if its claim is not held any more."""
+        return self._claims.find_job(
+            getattr(report, "job_id", None), getattr(report, "token", None)
+        )
+
+    async def _store_results(self, results: Sequence[tuple[Job, Result]]) -> None:
+        """Store results. If one cannot be stored, its job fails and the others are stored.
 
         Raises LedgerError if the ledger itself fails; then no job is at fault.
         """
-        if not done:
+        if not results:
             return
         try:
             lost = await self._ledger.write(
-                store_chunks, [(job.id, job.token, chunk) for job, chunk in done]
+                store_results, [(job.id, job.token, result) for job, result in results]
             )
         except LedgerError:
             raise
         except Exception as error:
-            if len(done) > 1:
-                for item in done:
-                    await self._store_chunks([item])
+            if len(results) > 1:
+                for item in results:
+                    await self._store_results([item])
                 return
-            [(job, chunk)] = done
+            [(job, result)] = results
             if self._claims.find_job(job.id, job.token):
-                log.exception("cannot store chunk %s of job %s", chunk.index, job.id)
+                log.exception("a result of job %s cannot be stored: %.1000r", job.id, result)
                 await self._claims.fail_job(
-                    job, ErrorCode.INTERNAL, f"a part of its text cannot be stored: {error}"
+                    job, ErrorCode.INTERNAL, f"a part of its results cannot be stored: {error}"
                 )
         else:
-            for job in [job for job, _ in done if job.id in lost]:
+            for job in [job for job, _ in results if job.id in lost]:
                 self._claims.forget_claim(job)
 
     async def _handle_event(self, item: PoolNews) -> LedgerError | None:
@@ -175,54 +208,20 @@ class ReportHandler:
     # --- reports of a worker
 
     async def _handle_report(self, worker: str, report: Report) -> None:
-        if isinstance(report, Loaded):
-            self._models[worker] = report
-        job = self._claims.find_job(getattr(report, "job_id", None), getattr(report, "token", None))
-        if job is None:
+        """Do what is left to do once the results are stored."""
+        job = self._find_job(report)
+        if job is None or job.token in self._publications:  # perhaps reported twice
             return
-        loaded = self._models.get(worker)
         async with self._claims.ignore_lost_claim(job):
             match report:
-                case Opened(container_seconds=seconds):
-                    await self._ledger.write(
-                        update_claimed_job,
-                        job.id,
-                        job.token,
-                        JobNoted(
-                            container_seconds=seconds,
-                            model=loaded.model if loaded else None,
-                            device=loaded.device if loaded else None,
-                        ),
-                    )
-                case LanguageFound(language=language, probability=probability):
-                    await self._ledger.write(
-                        update_claimed_job,
-                        job.id,
-                        job.token,
-                        JobNoted(language=language, language_probability=probability),
-                    )
-                case TaskDone() if job.token in self._publications:
-                    pass  # reported twice
                 case TaskDone() if job.suspects:  # the suspect chunk succeeded: do the others
                     await self._claims.release_claim(job)
                 case TaskDone():
-                    await self._finish_job(job, report, loaded)
+                    warnings = self._list_warnings(worker, report)
+                    kinds = frozenset(warning.kind for warning in warnings)
+                    await self._publications.start_when_final(job, kinds)
                 case TaskFailed(code=code, text=text):
                     await self._source_faults.handle_fault(job, ErrorCode(code), text)
-
-    async def _finish_job(self, job: Job, done: TaskDone, loaded: Loaded | None) -> None:
-        """Mark a job as transcribed and start its publication. Raises ClaimLost, LedgerError."""
-        warnings = loaded.add_warning(done.warnings) if loaded else done.warnings
-        await self._ledger.write(
-            mark_transcribed,
-            job.id,
-            job.token,
-            audio_seconds=done.audio_seconds,
-            warnings=warnings,
-            tracks=done.tracks,
-        )
-        kinds = frozenset(warning.kind for warning in warnings)
-        await self._publications.start_when_final(job, kinds)
 
     # --- the end of a worker
 
@@ -271,6 +270,6 @@ class ReportHandler:
         )
 
 
-def _is_about_chunk(event: PoolNews) -> bool:
-    """Return whether nothing is left to do once the chunks are stored; most events are such."""
-    return isinstance(event, WorkerReport) and isinstance(event.report, ChunkStarted | ChunkDone)
+def _is_only_result(event: PoolNews) -> bool:
+    """Return whether nothing is left to do once the results are stored; most events are such."""
+    return isinstance(event, WorkerReport) and not isinstance(event.report, TaskDone | TaskFailed)

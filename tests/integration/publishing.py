@@ -19,13 +19,13 @@ from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, Transcrib
 from speakeasyd.durable import TEMPORARY
 from speakeasyd.errors import LedgerUnwritable, OutboxUnavailable
 from speakeasyd.events import EventHub
-from speakeasyd.ledger.claims import claim_jobs, update_claimed_job
+from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import release_stale_claims
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Transcribed, store_results
 from speakeasyd.services.outboxes import Outboxes
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.publisher import Publisher
@@ -137,15 +137,14 @@ class PublicationSetup:
         for index, (number, words) in enumerate(spoken):
             segment = Segment(0.0, 2.0, words, -0.2, 1.1, 0.01, track=number)
             chunk = Chunk(index, 0.0, 2.0, (segment,), track=number)
-            await self.ledger.write(store_chunks, [(job.id, job.token, chunk)])
+            await self.ledger.write(store_results, [(job.id, job.token, chunk)])
         await self.ledger.write(
-            update_claimed_job,
-            job.id,
-            job.token,
-            JobNoted(language="en", model="tiny.en", device="cpu"),
+            store_results,
+            [(job.id, job.token, JobNoted(language="en", model="tiny.en", device="cpu"))],
         )
         await self.ledger.write(
-            mark_transcribed, job.id, job.token, audio_seconds=2.0, warnings=warnings, tracks=tracks
+            store_results,
+            [(job.id, job.token, Transcribed(audio_seconds=2.0, warnings=warnings, tracks=tracks))],
         )
 
     async def read_statuses(self) -> dict[str, str]:
@@ -193,8 +192,8 @@ async def publish_all_jobs(folders: PublicationFolders, boot_id: str) -> None:
     """Publish as a daemon does after a restart."""
     async with open_publication_setup(folders, boot_id=boot_id) as setup:
         await setup.ledger.write(release_stale_claims)
-        for job in await setup.claim_all_jobs():
-            await setup.publisher.publish_job(job)
+        if jobs := await setup.claim_all_jobs():
+            await setup.publisher.publish_jobs(jobs)
         await setup.sources.run_once()
 
 

@@ -15,7 +15,7 @@ from speakeasyd.clock import SystemClock
 from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.lock import LedgerLock, find_holder
 from speakeasyd.ledger.new_jobs import add_jobs
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from tests.conftest import HOMES
 from tests.ledgers import build_chunk, build_job, finish_job, open_ledger
 from tests.permissions import Deny, build_restricted_prefix, deny
@@ -46,7 +46,7 @@ def state(tmp_path: Path) -> Path:
             await ledger.write(add_jobs, [build_job("talk.mp3")])
             [job] = await ledger.write(claim_jobs, 1)
             await ledger.write(
-                store_chunks, [(job.id, job.token, build_chunk(0, " Good morning."))]
+                store_results, [(job.id, job.token, build_chunk(0, " Good morning."))]
             )
             await finish_job(ledger, job)
 

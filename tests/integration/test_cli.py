@@ -26,12 +26,12 @@ from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import Job, WaitingFile
 from speakeasyd.domain.pausing import PERSON_PAUSE, PauseCause, PauseKind, describe_pause
 from speakeasyd.errors import ErrorCode
-from speakeasyd.ledger.claims import claim_jobs, fail_job, update_claimed_job
+from speakeasyd.ledger.claims import claim_jobs, fail_job
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.lock import LedgerLock
 from speakeasyd.ledger.maintenance import open_incident, store_state
 from speakeasyd.ledger.new_jobs import add_jobs, store_waiting_files
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from tests.ledgers import build_chunk, build_job, finish_job, open_ledger
 
 REPOSITORY = Path(__file__).parents[2]
@@ -91,12 +91,16 @@ async def _fill_ledger(path: Path) -> None:
             fail_job, second.id, second.token, code=ErrorCode.NOT_MEDIA, error="it is text"
         )
         await ledger.write(
-            update_claimed_job,
-            third.id,
-            third.token,
-            JobNoted(language="en", model="tiny.en", device="cpu", container_seconds=100.0),
+            store_results,
+            [
+                (
+                    third.id,
+                    third.token,
+                    JobNoted(language="en", model="tiny.en", device="cpu", container_seconds=100.0),
+                )
+            ],
         )
-        await ledger.write(store_chunks, [(third.id, third.token, build_chunk(0, " Half of it."))])
+        await ledger.write(store_results, [(third.id, third.token, build_chunk(0, " Half of it."))])
         await ledger.write(
             open_incident,
             Incident(

@@ -1,4 +1,4 @@
-"""Publication that is killed, or fails, at each of its system calls and is then continued."""
+"""Publication of two jobs that is killed, or fails, at each system call and is then continued."""
 
 import asyncio
 import hashlib
@@ -55,7 +55,7 @@ EARLIER_FORMATS = ("json", "txt", "tsv")  # of the earlier version
 
 
 def prepare_publication(root: Path) -> PublicationFolders:
-    """Prepare a transcribed job of a dead daemon. An earlier version of its file is published."""
+    """Prepare transcribed jobs of a dead daemon. An earlier version of one file is published."""
     folders = PublicationFolders(root, sources="archive")
 
     async def prepare() -> None:
@@ -64,9 +64,10 @@ def prepare_publication(root: Path) -> PublicationFolders:
             [earlier] = await setup.prepare_jobs(
                 "talks/monday.mp3", text=" It is", options=Options(formats=EARLIER_FORMATS)
             )
-            await setup.publisher.publish_job(earlier)
+            await setup.publisher.publish_jobs([earlier])
             folders.create_source("talks/monday.mp3", b"monday")
-            await setup.prepare_jobs("talks/monday.mp3")
+            folders.create_source("tuesday.mp3", b"tuesday")
+            await setup.prepare_jobs("talks/monday.mp3", "tuesday.mp3")
 
     asyncio.run(prepare())
     return folders
@@ -123,20 +124,24 @@ def assert_files_are_complete(folders: PublicationFolders) -> None:
                 f"{relative} is incomplete"
             )
     sources = [*folders.read_files("inbox").values(), *folders.read_files("archive").values()]
-    assert "monday" in sources, "the source is complete in one of the folders"
+    assert {"monday", "tuesday"} <= set(sources), "each source is complete in one of the folders"
 
 
 def assert_publication_continues(folders: PublicationFolders) -> None:
     asyncio.run(publish_all_jobs(folders, "after"))
-    assert sorted(folders.read_files()) == sorted(f"talks/monday.{ending}" for ending in FORMATS)
+    names = ("talks/monday", "tuesday")
+    wanted = {f"{name}.{ending}" for name in names for ending in FORMATS}
+    assert set(folders.read_files()) == wanted
     assert set(read_artifact_hashes(folders)) == set(folders.read_files())
     assert_files_are_complete(folders)
     assert folders.list_temporary_files() == []
     assert folders.read_files("inbox") == {}
-    assert folders.read_files()["talks/monday.txt"] == "It is done.\n"
+    for name in names:
+        assert folders.read_files()[f"{name}.txt"] == "It is done.\n"
     assert folders.read_files("archive") == {
         "talks/monday.mp3": "half of monday",
         "talks/monday (2).mp3": "monday",
+        "tuesday.mp3": "tuesday",
     }
 
 

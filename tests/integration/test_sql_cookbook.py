@@ -17,13 +17,13 @@ from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import WaitingFile
 from speakeasyd.domain.transcript import Chunk, MediaWarning, Segment, WarningKind, Word
 from speakeasyd.errors import ErrorCode
-from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim, update_claimed_job
+from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import close_incident, open_incident, store_state
 from speakeasyd.ledger.new_jobs import add_jobs, store_waiting_files
-from speakeasyd.ledger.publication import complete_job
+from speakeasyd.ledger.publication import Publication, complete_jobs
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Transcribed, store_results
 from speakeasyd.ledger.speakers import load_job_speakers, store_found_speakers
 from speakeasyd.ledger.views import VIEWS
 from speakeasyd.services.speakers import SpeakerChange, apply_change, find_file_speakers
@@ -66,27 +66,31 @@ async def fill_ledger(path: Path) -> None:
         )
         words = (Word(0.0, 0.5, " The", 0.9), Word(0.5, 1.0, " fox", 0.8))
         await ledger.write(
-            update_claimed_job, one.id, one.token, JobNoted(language="en", language_probability=0.6)
+            store_results, [(one.id, one.token, JobNoted(language="en", language_probability=0.6))]
         )
         segment = Segment(
             0.0, 1.0, " The quick brown fox", -0.2, 1.0, 0.0, words=words, language="nl"
         )
         await ledger.write(
-            store_chunks, [(one.id, one.token, Chunk(9, 0.0, 10.0, (segment,), compute_s=1.0))]
+            store_results, [(one.id, one.token, Chunk(9, 0.0, 10.0, (segment,), compute_s=1.0))]
         )
         await finish_job(ledger, one, " jumps.", " Mumble mumble.")
         doubtful = Segment(20.0, 21.0, " Mumble mumble mumble.", -1.5, 2.9, 0.4)
-        await ledger.write(store_chunks, [(call.id, call.token, build_chunk(0, " Hi.", channel=0))])
         await ledger.write(
-            store_chunks,
+            store_results, [(call.id, call.token, build_chunk(0, " Hi.", channel=0))]
+        )
+        await ledger.write(
+            store_results,
             [(call.id, call.token, Chunk(1, 20.0, 30.0, (replace(doubtful, channel=1),), 1))],
         )
-        await ledger.write(store_chunks, [(call.id, call.token, build_chunk(3, gap=True))])
+        await ledger.write(store_results, [(call.id, call.token, build_chunk(3, gap=True))])
         cut = MediaWarning(WarningKind.CUT, "cut short")
         await ledger.write(
-            mark_transcribed, call.id, call.token, audio_seconds=40.0, warnings=[cut]
+            store_results, [(call.id, call.token, Transcribed(audio_seconds=40.0, warnings=[cut]))]
         )
-        await ledger.write(complete_job, call.id, call.token, [build_artifact("call.txt")])
+        await ledger.write(
+            complete_jobs, [Publication(call.id, call.token, [build_artifact("call.txt")])]
+        )
         incident = await ledger.write(
             open_incident,
             Incident(
@@ -150,8 +154,8 @@ async def finish_talk(ledger: Ledger) -> None:
     spoken = build_chunk_with_speakers(0, 1, 2)
     budget = replace(spoken.segments[0], text=" The budget is small.")
     chunk = replace(spoken, segments=(budget, *spoken.segments[1:]))
-    await ledger.write(store_chunks, [(talk.id, talk.token, chunk)])
-    await ledger.write(mark_transcribed, talk.id, talk.token, audio_seconds=10.0)
+    await ledger.write(store_results, [(talk.id, talk.token, chunk)])
+    await ledger.write(store_results, [(talk.id, talk.token, Transcribed(audio_seconds=10.0))])
     known = await ledger.read(load_job_speakers, talk.id)
     found = find_file_speakers(known, [])
     anna = apply_change(
@@ -159,7 +163,9 @@ async def finish_talk(ledger: Ledger) -> None:
         SpeakerChange(names={1: "Anna"}),
     )
     await ledger.write(store_found_speakers, talk.id, talk.token, anna)
-    await ledger.write(complete_job, talk.id, talk.token, [build_artifact("talk.txt")])
+    await ledger.write(
+        complete_jobs, [Publication(talk.id, talk.token, [build_artifact("talk.txt")])]
+    )
 
 
 def test_the_cookbook_has_queries() -> None:

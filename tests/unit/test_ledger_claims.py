@@ -18,18 +18,22 @@ from speakeasyd.errors import ClaimLost, ErrorCode
 from speakeasyd.ledger.claims import (
     claim_jobs,
     fail_job,
-    find_lost_claims,
     find_next_job,
     find_next_retry_time,
     release_claim,
-    update_claimed_job,
 )
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import shift_waits, store_state
 from speakeasyd.ledger.new_jobs import add_jobs
-from speakeasyd.ledger.publication import complete_job, load_transcript, reserve_artifacts
+from speakeasyd.ledger.publication import (
+    Publication,
+    complete_jobs,
+    load_transcript,
+    reserve_artifacts,
+)
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Transcribed, add_strike, store_results
+from speakeasyd.ledger.transitions import find_lost_claims
 from speakeasyd.testing import ManualClock
 from tests.ledgers import (
     add_claimed_jobs,
@@ -169,19 +173,18 @@ async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
     [new] = await ledger.write(claim_jobs, 1)
     before = await read_status(ledger, old.id)
     for change in (
-        ledger.write(update_claimed_job, old.id, old.token, JobNoted(language="en")),
         ledger.write(add_strike, old.id, old.token, chunk=0, start=0.0, end=1.0),
-        ledger.write(mark_transcribed, old.id, old.token, audio_seconds=1.0),
         ledger.write(release_claim, old.id, old.token, available_at=None),
         ledger.write(fail_job, old.id, old.token, code=ErrorCode.INTERNAL, error="late"),
-        ledger.write(reserve_artifacts, old.id, old.token, [build_artifact("a.txt")]),
-        ledger.write(complete_job, old.id, old.token, [build_artifact("a.txt")]),
+        ledger.write(
+            reserve_artifacts, [Publication(old.id, old.token, [build_artifact("a.txt")])]
+        ),
+        ledger.write(complete_jobs, [Publication(old.id, old.token, [build_artifact("a.txt")])]),
     ):
         with pytest.raises(ClaimLost):
             await change
-    assert await ledger.write(store_chunks, [(old.id, old.token, build_chunk(0, " late"))]) == {
-        old.id
-    }
+    for result in (JobNoted(language="en"), build_chunk(0, " late"), Transcribed(1.0)):
+        assert await ledger.write(store_results, [(old.id, old.token, result)]) == {old.id}
     assert await read_status(ledger, old.id) == before
     assert (
         query_readonly(
@@ -201,10 +204,10 @@ async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
 async def test_chunks_are_kept_when_a_job_is_given_back(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
-        update_claimed_job, job.id, job.token, JobNoted(language="de", container_seconds=40.0)
+        store_results, [(job.id, job.token, JobNoted(language="de", container_seconds=40.0))]
     )
     await ledger.write(
-        store_chunks,
+        store_results,
         [
             (job.id, job.token, build_chunk(0, " eins")),
             (job.id, job.token, build_chunk(2, " drei")),
@@ -226,14 +229,14 @@ def build_chunk_in_languages(index: int, **texts: str) -> Chunk:
 
 async def test_context_for_later_chunks_is_in_one_language(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
-    await ledger.write(update_claimed_job, job.id, job.token, JobNoted(language="de"))
+    await ledger.write(store_results, [(job.id, job.token, JobNoted(language="de"))])
     done = [
         build_chunk_in_languages(0, de=" eins"),
         build_chunk_in_languages(1, de=" zwei", en=" two"),
         build_chunk(2, gap=True),
     ]
     await ledger.write(
-        store_chunks, [(job.id, job.token, chunk) for chunk in [*done, build_chunk(3, " vier")]]
+        store_results, [(job.id, job.token, chunk) for chunk in [*done, build_chunk(3, " vier")]]
     )
     await ledger.write(release_claim, job.id, job.token, available_at=None)
     [again] = await ledger.write(claim_jobs, 1)
@@ -244,15 +247,15 @@ async def test_context_for_later_chunks_is_in_one_language(ledger: Ledger) -> No
 async def test_the_language_of_a_job_is_that_of_most_of_its_speech(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
-        update_claimed_job, job.id, job.token, JobNoted(language="de", language_probability=0.9)
+        store_results, [(job.id, job.token, JobNoted(language="de", language_probability=0.9))]
     )
     done = [
         build_chunk_in_languages(0, de=" eins"),
         build_chunk_in_languages(1, fr=" deux", en=" two"),
         build_chunk_in_languages(2, en=" three"),
     ]
-    await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in done])
-    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
+    await ledger.write(store_results, [(job.id, job.token, chunk) for chunk in done])
+    await ledger.write(store_results, [(job.id, job.token, Transcribed(audio_seconds=60.0))])
     row = await read_status(ledger, job.id)
     assert (row["language"], row["language_probability"]) == ("en", None)
     languages = [
@@ -264,16 +267,16 @@ async def test_the_language_of_a_job_is_that_of_most_of_its_speech(ledger: Ledge
 async def test_a_job_in_one_language_keeps_what_was_found(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
-        update_claimed_job, job.id, job.token, JobNoted(language="de", language_probability=0.9)
+        store_results, [(job.id, job.token, JobNoted(language="de", language_probability=0.9))]
     )
     await ledger.write(
-        store_chunks,
+        store_results,
         [
             (job.id, job.token, build_chunk_in_languages(0, de=" eins")),
             (job.id, job.token, build_chunk(1, " zwei")),
         ],
     )
-    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
+    await ledger.write(store_results, [(job.id, job.token, Transcribed(audio_seconds=60.0))])
     row = await read_status(ledger, job.id)
     assert (row["language"], row["language_probability"]) == ("de", 0.9)
 
@@ -281,8 +284,8 @@ async def test_a_job_in_one_language_keeps_what_was_found(ledger: Ledger) -> Non
 async def test_a_chunk_is_kept_once(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     first, second = build_chunk(0, " one"), build_chunk(0, " other")
-    await ledger.write(store_chunks, [(job.id, job.token, first), (job.id, job.token, first)])
-    await ledger.write(store_chunks, [(job.id, job.token, second)])
+    await ledger.write(store_results, [(job.id, job.token, first), (job.id, job.token, first)])
+    await ledger.write(store_results, [(job.id, job.token, second)])
     assert (await ledger.read(load_transcript, job.id)).text == "one"
 
 
@@ -290,7 +293,7 @@ async def test_chunks_of_a_lost_claim_do_not_affect_others(ledger: Ledger) -> No
     kept, lost = await add_claimed_jobs(ledger, build_job("a"), build_job("b"))
     await ledger.cancel_jobs([lost.id])
     answer = await ledger.write(
-        store_chunks,
+        store_results,
         [(lost.id, lost.token, build_chunk(0, " b")), (kept.id, kept.token, build_chunk(0, " a"))],
     )
     assert answer == {lost.id}
@@ -301,11 +304,11 @@ async def test_chunks_of_a_lost_claim_do_not_affect_others(ledger: Ledger) -> No
 async def test_progress_never_goes_back_and_ends_at_one(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     seen = []
-    await ledger.write(update_claimed_job, job.id, job.token, JobNoted(container_seconds=20.0))
+    await ledger.write(store_results, [(job.id, job.token, JobNoted(container_seconds=20.0))])
     for index in (1, 0):
-        await ledger.write(store_chunks, [(job.id, job.token, build_chunk(index))])
+        await ledger.write(store_results, [(job.id, job.token, build_chunk(index))])
         seen.append((await read_status(ledger, job.id))["progress"])
-    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=20.0)
+    await ledger.write(store_results, [(job.id, job.token, Transcribed(audio_seconds=20.0))])
     seen.append((await read_status(ledger, job.id))["progress"])
     assert seen == [0.99, 0.99, 1.0]
 
@@ -317,7 +320,7 @@ async def test_strikes_make_suspects_until_the_chunk_is_committed(ledger: Ledger
     await ledger.write(release_claim, job.id, job.token, available_at=None)
     [again] = await ledger.write(claim_jobs, 1)
     assert again.suspects == (SuspectChunk(index=3, start=30.0, end=40.0, strikes=2),)
-    await ledger.write(store_chunks, [(again.id, again.token, build_chunk(3))])
+    await ledger.write(store_results, [(again.id, again.token, build_chunk(3))])
     await ledger.write(release_claim, again.id, again.token, available_at=None)
     assert (await ledger.write(claim_jobs, 1))[0].suspects == ()
 
@@ -325,14 +328,16 @@ async def test_strikes_make_suspects_until_the_chunk_is_committed(ledger: Ledger
 async def test_a_gap_is_in_the_warning_and_in_the_transcript(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
-        store_chunks,
+        store_results,
         [
             (job.id, job.token, build_chunk(0, " one")),
             (job.id, job.token, build_chunk(1, gap=True)),
         ],
     )
     cut = MediaWarning(WarningKind.CUT, "cut short")
-    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=20.0, warnings=[cut])
+    await ledger.write(
+        store_results, [(job.id, job.token, Transcribed(audio_seconds=20.0, warnings=[cut]))]
+    )
     row = await read_status(ledger, job.id)
     assert row["warning"] == "cut short; not transcribed: 10.0 s to 20.0 s"
     assert json.loads(row["warning_kinds"]) == ["cut", "left_out"]
@@ -398,7 +403,7 @@ async def test_equal_jobs_share_one_transcription(ledger: Ledger) -> None:
     [second] = await ledger.write(claim_jobs, 9)
     assert (second.transcribed, second.done, second.language) == (True, {0, 1}, "nl")
     assert (await ledger.read(load_transcript, second.id)).text == "Hello world."
-    await ledger.write(complete_job, second.id, second.token, [])
+    await ledger.write(complete_jobs, [Publication(second.id, second.token, [])])
     [third] = await ledger.write(claim_jobs, 9)
     assert third.transcribed
     row = await read_status(ledger, third.id)
@@ -423,8 +428,8 @@ async def test_equal_jobs_can_be_transcribed_separately(ledger: Ledger) -> None:
 
 async def test_a_transcript_with_a_gap_is_not_copied(ledger: Ledger) -> None:
     [first] = await add_claimed_jobs(ledger, build_job("a", "same"))
-    await ledger.write(store_chunks, [(first.id, first.token, build_chunk(0, gap=True))])
-    await ledger.write(complete_job, first.id, first.token, [])
+    await ledger.write(store_results, [(first.id, first.token, build_chunk(0, gap=True))])
+    await ledger.write(complete_jobs, [Publication(first.id, first.token, [])])
     [second] = await add_claimed_jobs(ledger, build_job("b", "same"))
     assert not second.transcribed
 

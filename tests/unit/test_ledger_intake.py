@@ -8,11 +8,12 @@ import pytest
 
 from speakeasyd.domain.job import Sighting, Status, WaitingFile
 from speakeasyd.errors import ErrorCode
-from speakeasyd.ledger.claims import fail_job, find_lost_claims
+from speakeasyd.ledger.claims import fail_job
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import forget_waiting_files
 from speakeasyd.ledger.new_jobs import add_jobs, find_unknown_files, store_waiting_files
 from speakeasyd.ledger.readonly import query_readonly
+from speakeasyd.ledger.transitions import find_lost_claims
 from tests.ledgers import (
     add_claimed_jobs,
     build_job,

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from speakeasyd.errors import ClaimLost, ErrorCode, QueryError
-from speakeasyd.ledger.claims import claim_jobs, fail_job, find_lost_claims
+from speakeasyd.errors import ErrorCode, QueryError
+from speakeasyd.ledger.claims import claim_jobs, fail_job
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.new_jobs import add_jobs
-from speakeasyd.ledger.publication import complete_job
+from speakeasyd.ledger.publication import Publication, complete_jobs
 from speakeasyd.ledger.readonly import find_matching_jobs, query_readonly
-from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Transcribed, add_strike, store_results
+from speakeasyd.ledger.transitions import find_lost_claims
 from tests.ledgers import (
     add_claimed_jobs,
     build_chunk,
@@ -38,7 +39,7 @@ async def test_a_retry_of_a_completed_job_starts_over(ledger: Ledger) -> None:
 
 async def test_a_retry_of_a_failed_job_keeps_its_chunks(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
-    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " right"))])
+    await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " right"))])
     await ledger.write(add_strike, job.id, job.token, chunk=1, start=10.0, end=20.0)
     await ledger.write(fail_job, job.id, job.token, code=ErrorCode.POISON, error="poison")
     assert await ledger.retry_jobs([job.id]) == [job.id]
@@ -56,7 +57,7 @@ async def test_a_retry_of_a_failed_job_keeps_its_chunks(ledger: Ledger) -> None:
 async def test_a_retry_of_a_job_with_a_gap_starts_over(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
-        store_chunks, [(job.id, job.token, replace(build_chunk(0), segments=(), gap=True))]
+        store_results, [(job.id, job.token, replace(build_chunk(0), segments=(), gap=True))]
     )
     await ledger.write(fail_job, job.id, job.token, code=ErrorCode.OUTPUT_REFUSED, error="no place")
     await ledger.retry_jobs([job.id])
@@ -68,7 +69,7 @@ async def test_a_retry_is_transcribed_not_copied(ledger: Ledger) -> None:
     [one] = await add_claimed_jobs(ledger, build_job("a", "same"))
     await finish_job(ledger, one, " Hello.")
     [twin] = await add_claimed_jobs(ledger, build_job("b", "same"))
-    await ledger.write(complete_job, twin.id, twin.token, [])
+    await ledger.write(complete_jobs, [Publication(twin.id, twin.token, [])])
     await ledger.retry_jobs([twin.id])
     [again] = await ledger.write(claim_jobs, 1)
     assert (again.id, again.transcribed) == (twin.id, False)
@@ -132,8 +133,8 @@ async def test_cancelling_takes_a_job_from_its_worker(ledger: Ledger) -> None:
         running.id,
         waiting.job_id,
     ]
-    with pytest.raises(ClaimLost):
-        await ledger.write(mark_transcribed, running.id, running.token, audio_seconds=1.0)
+    late = [(running.id, running.token, Transcribed(audio_seconds=1.0))]
+    assert await ledger.write(store_results, late) == {running.id}
     row = await read_status(ledger, running.id)
     assert (row["status"], row["error_code"]) == ("cancelled", "cancelled")
     assert query_readonly(ledger.path, "SELECT outcome FROM attempts") == [{"outcome": "cancelled"}]

@@ -6,13 +6,14 @@ from speakeasyd.domain.transcript import Chunk, Segment, Word
 from speakeasyd.errors import LedgerError
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.publication import (
-    complete_job,
+    Publication,
+    complete_jobs,
     find_taken_names,
     load_transcript,
     reserve_artifacts,
 )
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from tests.ledgers import (
     add_claimed_jobs,
     build_artifact,
@@ -33,10 +34,10 @@ async def read_text(ledger: Ledger, job_id: int) -> object:
 async def test_segments_are_ordered_by_time(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("sub/a.wav"))
     chunks = [build_chunk(1, " three,", " four"), build_chunk(0, " One,", " two,")]
-    await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in chunks])
+    await ledger.write(store_results, [(job.id, job.token, chunk) for chunk in chunks])
     transcript = await ledger.read(load_transcript, job.id)
     assert (transcript.text, transcript.source) == ("One, two, three, four", "a.wav")
-    await ledger.write(complete_job, job.id, job.token, [])
+    await ledger.write(complete_jobs, [Publication(job.id, job.token, [])])
     assert await read_text(ledger, job.id) == "One, two, three, four"
 
 
@@ -57,14 +58,14 @@ async def test_channels_are_merged_by_time(ledger: Ledger) -> None:
         build_segment_at(1, 4.0, " Fine.", 0),
         build_segment_at(2, 2.0, " How are you?", 1),
     ]
-    await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in talk])
+    await ledger.write(store_results, [(job.id, job.token, chunk) for chunk in talk])
     transcript = await ledger.read(load_transcript, job.id)
     assert [(s.text, s.channel) for s in transcript.segments] == [
         (" Hi.", 0),
         (" How are you?", 1),
         (" Fine.", 0),
     ]
-    await ledger.write(complete_job, job.id, job.token, [])
+    await ledger.write(complete_jobs, [Publication(job.id, job.token, [])])
     assert await read_text(ledger, job.id) == transcript.text
 
 
@@ -74,7 +75,7 @@ async def test_a_stored_segment_is_equal(ledger: Ledger) -> None:
     segment = Segment(
         0.1, 0.9, " Grüß «Gott»", -0.25, 1.5, 1e-9, channel=1, words=words, confidence=0.75
     )
-    await ledger.write(store_chunks, [(job.id, job.token, Chunk(0, 0.0, 1.0, (segment,)))])
+    await ledger.write(store_results, [(job.id, job.token, Chunk(0, 0.0, 1.0, (segment,)))])
     assert (await ledger.read(load_transcript, job.id)).segments == (segment,)
 
 
@@ -96,11 +97,13 @@ async def test_a_name_belongs_to_one_job(ledger: Ledger, twin: str) -> None:
     assert (
         await ledger.write(
             reserve_artifacts,
-            one.id,
-            one.token,
-            [build_artifact("talk.txt"), build_artifact("caf\u00e9.txt")],
+            [
+                Publication(
+                    one.id, one.token, [build_artifact("talk.txt"), build_artifact("caf\u00e9.txt")]
+                )
+            ],
         )
-        == set()
+        == frozenset()
     )
     assert await ledger.read(find_taken_names, "/outbox", [twin, "free.txt"], job_id=two.id) == {
         twin
@@ -108,16 +111,19 @@ async def test_a_name_belongs_to_one_job(ledger: Ledger, twin: str) -> None:
     assert await ledger.read(find_taken_names, "/outbox", [twin], job_id=one.id) == set()
     assert await ledger.read(find_taken_names, "/elsewhere", [twin], job_id=two.id) == set()
     assert await ledger.write(
-        reserve_artifacts, two.id, two.token, [build_artifact("free.txt"), build_artifact(twin)]
-    ) == {twin}
+        reserve_artifacts,
+        [Publication(two.id, two.token, [build_artifact("free.txt"), build_artifact(twin)])],
+    ) == {two.id}
     assert await ledger.read(find_taken_names, "/outbox", ["free.txt"], job_id=one.id) == set()
 
 
 async def test_completion_records_the_written_files(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
-    await ledger.write(reserve_artifacts, job.id, job.token, [build_artifact("old.txt")])
+    await ledger.write(
+        reserve_artifacts, [Publication(job.id, job.token, [build_artifact("old.txt")])]
+    )
     assert query_readonly(ledger.path, "SELECT written_at FROM artifacts") == [{"written_at": None}]
-    await ledger.write(complete_job, job.id, job.token, [build_artifact("new.txt")])
+    await ledger.write(complete_jobs, [Publication(job.id, job.token, [build_artifact("new.txt")])])
     [artifact] = query_readonly(ledger.path, "SELECT path, written_at FROM artifacts")
     assert artifact == {"path": "new.txt", "written_at": "2026-01-01T00:00:00.000Z"}
     row = await read_status(ledger, job.id)

@@ -13,7 +13,7 @@ from speakeasyd.errors import LedgerError, QueryError
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from tests.ledgers import add_claimed_jobs, build_chunk, build_job, open_ledger
 
 
@@ -21,7 +21,7 @@ from tests.ledgers import add_claimed_jobs, build_chunk, build_job, open_ledger
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     async with open_ledger(tmp_path / "ledger.db") as ledger:
         [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
-        await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " The fox."))])
+        await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " The fox."))])
         yield ledger
 
 

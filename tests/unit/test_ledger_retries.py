@@ -11,18 +11,18 @@ from speakeasyd.domain.event_payloads import JobNoted
 from speakeasyd.domain.job import Job
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger import retries
-from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim, update_claimed_job
+from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import release_stale_claims
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.publication import (
-    complete_job,
+    Publication,
+    complete_jobs,
     load_transcript,
     reserve_artifacts,
-    transcript_to_publish,
 )
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import add_strike, mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Transcribed, add_strike, store_results
 from speakeasyd.ledger.search import search_text
 from tests.ledgers import (
     add_claimed_jobs,
@@ -30,6 +30,7 @@ from tests.ledgers import (
     build_chunk,
     build_job,
     finish_job,
+    load_work,
     open_ledger,
     read_status,
 )
@@ -70,14 +71,14 @@ async def test_the_finished_transcript_is_kept_during_the_retry(ledger: Ledger) 
     job, before, _ = await retried(ledger)
     assert before["view"][0]["text"] == "earlier text"
     assert await read_transcript_state(ledger, job) == before
+    await ledger.write(store_results, [(job.id, job.token, JobNoted(language="en", model="large"))])
+    await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " newer"))])
+    assert await read_transcript_state(ledger, job) == before
     await ledger.write(
-        update_claimed_job, job.id, job.token, JobNoted(language="en", model="large")
+        store_results, [(job.id, job.token, Transcribed(audio_seconds=9.0, warnings=()))]
     )
-    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer"))])
     assert await read_transcript_state(ledger, job) == before
-    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=9.0, warnings=())
-    assert await read_transcript_state(ledger, job) == before
-    assert (await ledger.read(transcript_to_publish, job.id)).text == "newer"
+    assert (await load_work(ledger, job)).text == "newer"
     assert (await read_status(ledger, job.id))["has_transcript"] == 1
 
 
@@ -97,7 +98,7 @@ async def test_a_complete_retry_replaces_it(ledger: Ledger) -> None:
 @pytest.mark.parametrize("claimed_again", [True, False])
 async def test_a_cancelled_retry_restores_the_job(ledger: Ledger, claimed_again: bool) -> None:
     job, before, row = await retried(ledger)
-    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer"))])
+    await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " newer"))])
     if not claimed_again:
         await ledger.write(release_claim, job.id, job.token, available_at=None)
     assert await ledger.cancel_jobs([job.id]) == [job.id]
@@ -150,7 +151,7 @@ async def test_a_restart_in_the_middle_of_a_retry_keeps_its_chunks(tmp_path: Pat
         job, before, _ = await retried(ledger)
         await ledger.write(add_strike, job.id, job.token, chunk=0, start=0.0, end=10.0)
         await ledger.write(add_strike, job.id, job.token, chunk=1, start=10.0, end=20.0)
-        await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer", " part"))])
+        await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " newer", " part"))])
     async with open_ledger(tmp_path / "ledger.db", boot_id="two") as ledger:
         assert (await ledger.write(release_stale_claims)).jobs == (job.id,)
         [again] = await ledger.write(claim_jobs, 1)
@@ -158,15 +159,19 @@ async def test_a_restart_in_the_middle_of_a_retry_keeps_its_chunks(tmp_path: Pat
         assert [suspect.index for suspect in again.suspects] == [1]
         assert await read_transcript_state(ledger, job) == before
         lost = await ledger.write(
-            store_chunks,
+            store_results,
             [
                 (again.id, again.token, build_chunk(0, " twice")),
                 (again.id, again.token, build_chunk(1)),
             ],
         )
         assert lost == frozenset()
-        await ledger.write(mark_transcribed, again.id, again.token, audio_seconds=20.0, warnings=())
-        await ledger.write(complete_job, again.id, again.token, [build_artifact("a.txt")])
+        await ledger.write(
+            store_results, [(again.id, again.token, Transcribed(audio_seconds=20.0, warnings=()))]
+        )
+        await ledger.write(
+            complete_jobs, [Publication(again.id, again.token, [build_artifact("a.txt")])]
+        )
         assert (await ledger.read(load_transcript, job.id)).text == "newer part"
 
 
@@ -175,14 +180,16 @@ async def test_only_gaps_of_the_retry_are_reported(
 ) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     gap = replace(build_chunk(0), segments=(), gap=True)
-    await ledger.write(store_chunks, [(job.id, job.token, gap)])
+    await ledger.write(store_results, [(job.id, job.token, gap)])
     await finish_job(ledger, job)
     await ledger.retry_jobs([job.id])
     [again] = await ledger.write(claim_jobs, 1)
-    await ledger.write(store_chunks, [(again.id, again.token, build_chunk(0, " whole"))])
-    await ledger.write(mark_transcribed, again.id, again.token, audio_seconds=10.0, warnings=())
+    await ledger.write(store_results, [(again.id, again.token, build_chunk(0, " whole"))])
+    await ledger.write(
+        store_results, [(again.id, again.token, Transcribed(audio_seconds=10.0, warnings=()))]
+    )
     assert (await ledger.read(load_transcript, job.id)).gaps == ((0.0, 10.0),)
-    assert (await ledger.read(transcript_to_publish, job.id)).gaps == ()
+    assert (await load_work(ledger, job)).gaps == ()
     assert (await read_status(ledger, job.id))["warning"] is None
 
 
@@ -190,15 +197,21 @@ async def test_a_failure_during_publication_writes_the_files_again(
     ledger: Ledger,
 ) -> None:
     job, before, _ = await retried(ledger)
-    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer"))])
-    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=10.0, warnings=())
-    await ledger.write(reserve_artifacts, job.id, job.token, [build_artifact("a.txt")])
+    await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " newer"))])
+    await ledger.write(
+        store_results, [(job.id, job.token, Transcribed(audio_seconds=10.0, warnings=()))]
+    )
+    await ledger.write(
+        reserve_artifacts, [Publication(job.id, job.token, [build_artifact("a.txt")])]
+    )
     await ledger.cancel_jobs([job.id])
     assert (await ledger.read(load_transcript, job.id)) == before["transcript"]
     [again] = await ledger.write(claim_jobs, 1)
     assert again.transcribed
-    assert (await ledger.read(transcript_to_publish, job.id)) == before["transcript"]
-    await ledger.write(complete_job, again.id, again.token, [build_artifact("a.txt")])
+    assert (await load_work(ledger, job)) == before["transcript"]
+    await ledger.write(
+        complete_jobs, [Publication(again.id, again.token, [build_artifact("a.txt")])]
+    )
     assert (await read_status(ledger, job.id))["status"] == "completed"
 
 
@@ -215,13 +228,13 @@ async def test_statistics_may_be_unknown(ledger: Ledger) -> None:
     segment = replace(
         chunk.segments[0], avg_logprob=None, compression_ratio=None, no_speech_prob=None
     )
-    await ledger.write(store_chunks, [(job.id, job.token, replace(chunk, segments=(segment,)))])
+    await ledger.write(store_results, [(job.id, job.token, replace(chunk, segments=(segment,)))])
     assert (await ledger.read(load_transcript, job.id)).segments == (segment,)
 
 
 async def test_a_pruned_job_removes_its_retry(ledger: Ledger) -> None:
     job, _, _ = await retried(ledger)
-    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " newer"))])
+    await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " newer"))])
     await ledger.cancel_jobs([job.id])
     assert await ledger.prune_history(jobs_before="2027", events_before="2020") == 1
     assert query_readonly(

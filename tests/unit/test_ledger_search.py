@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from speakeasyd.errors import QueryError
 from speakeasyd.ledger import search
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from speakeasyd.ledger.search import SearchFilters, build_match_expression, search_text
 from speakeasyd.testing import ManualClock
 from tests.ledgers import add_claimed_jobs, build_chunk, build_job
@@ -22,10 +22,10 @@ from tests.ledgers import add_claimed_jobs, build_chunk, build_job
 async def test_words_are_found_at_their_times(ledger: Ledger) -> None:
     one, two = await add_claimed_jobs(ledger, build_job("one.wav"), build_job("two.wav"))
     await ledger.write(
-        store_chunks,
+        store_results,
         [(one.id, one.token, build_chunk(0, " The quick brown fox", " jumps over the Café."))],
     )
-    await ledger.write(store_chunks, [(two.id, two.token, build_chunk(1, " A slow fox."))])
+    await ledger.write(store_results, [(two.id, two.token, build_chunk(1, " A slow fox."))])
     assert [
         (hit.path, hit.start) for hit in await ledger.searches.read(search_text, "quick fox")
     ] == [("one.wav", 0.0)]
@@ -48,14 +48,14 @@ async def test_words_are_found_at_their_times(ledger: Ledger) -> None:
 )
 async def test_words_are_not_operators(ledger: Ledger, words: str) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
-    await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " fox"))])
+    await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " fox"))])
     assert await ledger.searches.read(search_text, words) == []
 
 
 async def test_phrases_prefixes_and_exclusions(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
     await ledger.write(
-        store_chunks,
+        store_results,
         [(job.id, job.token, build_chunk(0, " the quick brown fox", " the brown quick dog"))],
     )
 
@@ -74,12 +74,16 @@ async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
     calls, talk = await add_claimed_jobs(
         ledger, replace(build_job("c.wav"), batch="calls", preset="split"), build_job("t.wav")
     )
-    await ledger.write(store_chunks, [(calls.id, calls.token, build_chunk(0, " hello", channel=0))])
-    await ledger.write(store_chunks, [(calls.id, calls.token, build_chunk(1, " hello", channel=1))])
-    await ledger.write(store_chunks, [(talk.id, talk.token, build_chunk(0, " hello"))])
+    await ledger.write(
+        store_results, [(calls.id, calls.token, build_chunk(0, " hello", channel=0))]
+    )
+    await ledger.write(
+        store_results, [(calls.id, calls.token, build_chunk(1, " hello", channel=1))]
+    )
+    await ledger.write(store_results, [(talk.id, talk.token, build_chunk(0, " hello"))])
     clock.advance(timedelta(days=40).total_seconds())
     [late] = await add_claimed_jobs(ledger, build_job("late.wav", inbox="other"))
-    await ledger.write(store_chunks, [(late.id, late.token, build_chunk(0, " hello"))])
+    await ledger.write(store_results, [(late.id, late.token, build_chunk(0, " hello"))])
 
     async def list_paths(**filters: object) -> list[str]:
         return sorted(
@@ -104,7 +108,7 @@ async def test_hits_are_filtered(ledger: Ledger, clock: ManualClock) -> None:
 async def test_newest_hits_of_common_words_come_first(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a.wav"))
     await ledger.write(
-        store_chunks, [(job.id, job.token, build_chunk(0, " so so so", *[" so it was"] * 5))]
+        store_results, [(job.id, job.token, build_chunk(0, " so so so", *[" so it was"] * 5))]
     )
     assert [hit.start for hit in await ledger.searches.read(search_text, "so", limit=2)] == [
         0.0,
@@ -136,7 +140,7 @@ async def test_common_words_among_many_files_are_all_found(
         for number, job in enumerate(jobs):
             channel = index % 2 if number % 3 else None
             await ledger.write(
-                store_chunks,
+                store_results,
                 [
                     (
                         job.id,

@@ -20,11 +20,18 @@ from speakeasyd.ledger.people import (
     merge_people,
     rename_person,
 )
-from speakeasyd.ledger.publication import complete_job, load_transcript, transcript_to_publish
+from speakeasyd.ledger.publication import Publication, complete_jobs, load_transcript
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Transcribed, store_results
 from speakeasyd.services.speakers import SpeakerChange, SpeakerLabeller, change_speakers
-from tests.ledgers import add_claimed_jobs, build_artifact, build_chunk, build_job, open_ledger
+from tests.ledgers import (
+    add_claimed_jobs,
+    build_artifact,
+    build_chunk,
+    build_job,
+    load_work,
+    open_ledger,
+)
 from tests.unit.test_speakers import build_embedding
 
 
@@ -44,13 +51,15 @@ def build_chunk_with_speakers(index: int, *who: int) -> Chunk:
 
 
 async def transcribe_job(ledger: Ledger, job: Job, *chunks: Chunk) -> None:
-    await ledger.write(store_chunks, [(job.id, job.token, chunk) for chunk in chunks])
-    await ledger.write(mark_transcribed, job.id, job.token, audio_seconds=60.0)
+    await ledger.write(store_results, [(job.id, job.token, chunk) for chunk in chunks])
+    await ledger.write(store_results, [(job.id, job.token, Transcribed(audio_seconds=60.0))])
     await SpeakerLabeller(ledger).label_job(job)
 
 
 async def complete_with_speakers(ledger: Ledger, job: Job) -> None:
-    await ledger.write(complete_job, job.id, job.token, [build_artifact(f"{job.id}.txt")])
+    await ledger.write(
+        complete_jobs, [Publication(job.id, job.token, [build_artifact(f"{job.id}.txt")])]
+    )
 
 
 async def read_spoken_text(ledger: Ledger) -> list[tuple[Any, ...]]:
@@ -125,7 +134,7 @@ async def test_a_change_is_published_without_the_recording(tmp_path: Path) -> No
         [again] = await ledger.write(claim_jobs, 1)
         assert again.transcribed
         await SpeakerLabeller(ledger).label_job(again)
-        new = await ledger.read(transcript_to_publish, job.id)
+        new = await load_work(ledger, job)
         assert [one.label for one in new.speakers] == ["Anna", "Speaker 2"]
         await complete_with_speakers(ledger, again)
         assert [(number, name) for number, name, _ in await read_spoken_text(ledger)] == [
@@ -188,7 +197,7 @@ async def test_a_chunk_whose_speakers_are_unknown_is_a_warning(tmp_path: Path) -
 async def test_a_lost_claim_changes_nothing(tmp_path: Path) -> None:
     async with open_ledger(tmp_path / "ledger.db") as ledger:
         [job] = await add_claimed_jobs(ledger, build_job("a.wav", speakers="auto"))
-        await ledger.write(store_chunks, [(job.id, job.token, TALK[0])])
+        await ledger.write(store_results, [(job.id, job.token, TALK[0])])
         await ledger.cancel_jobs([job.id])
         with pytest.raises(ClaimLost):
             await SpeakerLabeller(ledger).label_job(job)

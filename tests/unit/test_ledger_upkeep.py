@@ -11,7 +11,7 @@ from speakeasyd.domain.fault import FaultKind, Phase
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.job import Sighting
 from speakeasyd.domain.notifications import Notification, NotificationKind
-from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim, update_claimed_job
+from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim
 from speakeasyd.ledger.deliveries import enqueue_deliveries
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import (
@@ -24,7 +24,7 @@ from speakeasyd.ledger.maintenance import (
 from speakeasyd.ledger.new_jobs import add_jobs, find_unknown_files
 from speakeasyd.ledger.publication import find_taken_names
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import mark_transcribed, store_chunks
+from speakeasyd.ledger.results import Transcribed, store_results
 from speakeasyd.ledger.search import search_text
 from speakeasyd.testing import ManualClock
 from tests.ledgers import (
@@ -47,9 +47,11 @@ async def test_a_new_daemon_releases_the_claims_of_the_last_one(tmp_path: Path) 
         half, whole, _ = await add_claimed_jobs(
             ledger, build_job("half"), build_job("whole"), build_job("untouched")
         )
-        await ledger.write(store_chunks, [(half.id, half.token, build_chunk(0, " one"))])
-        await ledger.write(store_chunks, [(whole.id, whole.token, build_chunk(0, " all"))])
-        await ledger.write(mark_transcribed, whole.id, whole.token, audio_seconds=10.0)
+        await ledger.write(store_results, [(half.id, half.token, build_chunk(0, " one"))])
+        await ledger.write(store_results, [(whole.id, whole.token, build_chunk(0, " all"))])
+        await ledger.write(
+            store_results, [(whole.id, whole.token, Transcribed(audio_seconds=10.0))]
+        )
         assert await ledger.write(release_stale_claims) == type(
             await ledger.write(release_stale_claims)
         )(jobs=(), chunks=0)  # its own claims are kept
@@ -275,8 +277,8 @@ async def test_the_progress_of_a_batch_counts_ended_and_current_jobs(
     one, two = await add_claimed_jobs(ledger, build_job("a"), build_job("b"))
     await ledger.write(add_jobs, [build_job("c"), build_job("d")])
     await ledger.write(fail_job, one.id, one.token, code="internal", error="")
-    await ledger.write(update_claimed_job, two.id, two.token, JobNoted(container_seconds=20.0))
-    await ledger.write(store_chunks, [(two.id, two.token, build_chunk(0))])
+    await ledger.write(store_results, [(two.id, two.token, JobNoted(container_seconds=20.0))])
+    await ledger.write(store_results, [(two.id, two.token, build_chunk(0))])
     [batch] = query_readonly(ledger.path, "SELECT progress FROM batch_progress")
     assert batch["progress"] == pytest.approx((1 + 0.5) / 4)
     assert (await read_status(ledger, two.id))["progress"] == 0.5

@@ -16,11 +16,11 @@ from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.transcript import Chunk
 from speakeasyd.errors import ClaimLost, LedgerError, LedgerFull, LedgerUnwritable
 from speakeasyd.events import Event, EventHub
-from speakeasyd.ledger.claims import fail_job, update_claimed_job
+from speakeasyd.ledger.claims import fail_job
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import open_incident, store_state
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from speakeasyd.ledger.writer import Transaction, Writer
 from speakeasyd.testing import ManualClock
 from tests.conftest import PATIENCE_S, wait_until
@@ -229,8 +229,8 @@ async def test_events_are_published_once_durable_and_kept_in_order(
     async with open_ledger(path, hub=hub) as ledger:
         with hub.subscribe() as subscription:
             [job] = await add_claimed_jobs(ledger, build_job("a"))
-            await ledger.write(update_claimed_job, job.id, job.token, JobNoted(language="en"))
-            await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " one"))])
+            await ledger.write(store_results, [(job.id, job.token, JobNoted(language="en"))])
+            await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " one"))])
             await ledger.write(fail_job, job.id, job.token, code="internal", error="broken")
             received = [await anext(subscription) for _ in range(5)]
         kept = query_readonly(ledger.path, "SELECT seq, kind, job_id FROM events ORDER BY seq")
@@ -281,6 +281,6 @@ async def test_chunks_of_many_jobs_are_one_commit(path: Path) -> None:
         done = [(job.id, job.token, Chunk(index, 0.0, 1.0)) for job in jobs for index in range(5)]
         wal = path.with_name("ledger.db-wal")
         before = wal.stat().st_size
-        assert await ledger.write(store_chunks, done) == frozenset()
+        assert await ledger.write(store_results, done) == frozenset()
         assert (wal.stat().st_size - before) // 4096 < 20  # pages, not fifty transactions
         assert query_readonly(ledger.path, "SELECT count(*) AS n FROM chunks") == [{"n": 50}]
