@@ -14,8 +14,10 @@ from pathlib import Path
 
 from speakeasyd.engine.whisper.packed_library import LIBRARIES, SOURCES, compute_checksum
 
+_AVX512 = "-mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c"
 _OPTIONS = {  # of the compiler
-    "AVX-512": "-mavx2 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni -mfma -mf16c",
+    "AMX": f"{_AVX512} -mamx-tile -mamx-int8",
+    "AVX-512": _AVX512,
     "AVX2": "-mavx2 -mfma -mf16c",
 }
 

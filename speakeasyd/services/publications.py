@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from contextlib import suppress
-from dataclasses import dataclass, field
 
 from speakeasyd.domain.job import Job, Token
 from speakeasyd.domain.pausing import LEDGER_PAUSE
@@ -18,23 +17,11 @@ from speakeasyd.services.source_faults import SourceFaults
 log = logging.getLogger(__name__)
 
 RETRY_S = 5.0  # seconds between retries while an outbox is full or missing
-MOST_TOGETHER = 16  # jobs that are published together: they share the time that an outbox gets
 REFUSAL_TRIES = 5  # attempts to write into a folder that refuses while the outbox accepts files
 
 
-@dataclass(eq=False, slots=True)
-class _Group:
-    """Jobs of one inbox that became ready at the same time, and the task that publishes them."""
-
-    jobs: list[Job]
-    task: asyncio.Task[None] = field(init=False)
-
-
 class Publications:
-    """Publishes transcribed jobs. Those that become ready at the same time are published together.
-
-    If that fails, each is published alone.
-    """
+    """Publishes transcribed jobs; the publications of different jobs run at the same time."""
 
     def __init__(
         self,
@@ -52,8 +39,6 @@ class Publications:
         self._source_faults = source_faults
         self._stopping = asyncio.Event()
         self._running: dict[Token, asyncio.Task[None]] = {}
-        self._ready: dict[str, _Group] = {}  # by inbox: the groups that may still grow
-        self._groups: set[_Group] = set()
 
     def __contains__(self, token: Token) -> bool:
         """Return whether the job with this claim is being published."""
@@ -70,33 +55,9 @@ class Publications:
         if wait_s:
             await self._claims.release_claim(job, after_s=wait_s)
             return
-        group = self._join_group(job)
-        task = asyncio.create_task(self._publish_until_done(job, group), name=f"publish {job.id}")
+        task = asyncio.create_task(self._publish_until_done(job), name=f"publish {job.id}")
         self._running[job.token] = task
         task.add_done_callback(lambda _task: self._running.pop(job.token, None))
-
-    def _join_group(self, job: Job) -> _Group:
-        """Return the group of the job. It is published in the next iteration of the loop."""
-        if (group := self._ready.get(job.inbox)) and len(group.jobs) < MOST_TOGETHER:
-            group.jobs.append(job)
-            return group
-        group = self._ready[job.inbox] = _Group([job])
-        group.task = asyncio.create_task(self._publish_group(group), name=f"publish {job.id} first")
-        self._groups.add(group)
-        group.task.add_done_callback(lambda task: self._on_group_done(group, task))
-        return group
-
-    def _on_group_done(self, group: _Group, task: asyncio.Task[None]) -> None:
-        self._groups.discard(group)
-        if not task.cancelled():
-            task.exception()  # its jobs may all have been cancelled, so that nobody else asks
-
-    async def _publish_group(self, group: _Group) -> None:
-        """Publish the jobs of a group together, once. Raises as `Publisher.publish_jobs`."""
-        inbox = group.jobs[0].inbox
-        if self._ready.get(inbox) is group:
-            del self._ready[inbox]
-        await self._publisher.publish_jobs(group.jobs)
 
     def cancel(self, token: Token) -> None:
         if task := self._running.get(token):
@@ -115,27 +76,23 @@ class Publications:
         """Let the publications end for `grace_s` seconds, then cancel them. Idempotent."""
         self.stop_retrying()
         await self.wait_all(grace_s)
-        for task in [*self._running.values(), *(group.task for group in self._groups)]:
+        for task in self._running.values():
             task.cancel()
 
-    async def _publish_until_done(self, job: Job, group: _Group | None) -> None:
-        """Publish, first with the group.
-
-        Retries without counting attempts while the outbox is full or missing.
-        """
+    async def _publish_until_done(self, job: Job) -> None:
+        """Publish; retries without counting attempts while the outbox is full or missing."""
         refusals = 0  # refusals by the job's folder while the outbox accepted files
         async with self._claims.ignore_lost_claim(job):
-            while not await self._publish_or_pause(job, group, last=refusals == REFUSAL_TRIES):
+            while not await self._publish_or_pause(job, last=refusals == REFUSAL_TRIES):
                 if await self._wait_or_stop(RETRY_S):
                     return
                 refusals += not self._outboxes.is_paused(job.inbox)
-                group = None
         self._claims.forget_claim(job)
 
-    async def _publish_or_pause(self, job: Job, group: _Group | None, *, last: bool) -> bool:
+    async def _publish_or_pause(self, job: Job, *, last: bool) -> bool:
         """As `_try_publish`; if the ledger fails, pauses the queue and returns False."""
         try:
-            return await self._try_publish(job, group, last=last)
+            return await self._try_publish(job, last=last)
         except LedgerError as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
             return False
@@ -147,17 +104,13 @@ class Publications:
                 await self._stopping.wait()
         return self._stopping.is_set()
 
-    async def _try_publish(self, job: Job, group: _Group | None, *, last: bool) -> bool:
-        """Try to publish once, with the group if there is one. Returns whether the publication has
-        ended.
+    async def _try_publish(self, job: Job, *, last: bool) -> bool:
+        """Try to publish once. Returns whether the publication has ended.
 
         `last`: a folder that refuses now fails the job. Raises ClaimLost, LedgerError.
         """
         try:
-            if group:
-                await self._wait_for_group(job, group)
-            else:
-                await self._publisher.publish_jobs([job])
+            await self._publisher.publish_job(job)
         except LedgerError:
             raise
         except OutboxUnavailable as error:
@@ -174,15 +127,3 @@ class Publications:
                 job, ErrorCode.INTERNAL, f"the transcript could not be published: {error!r}"
             )
         return True
-
-    async def _wait_for_group(self, job: Job, group: _Group) -> None:
-        """Wait until the group is published. Publishes the job alone if the fault may be another's."""
-        if len(group.jobs) == 1:
-            await group.task
-            return
-        try:
-            await asyncio.shield(group.task)
-        except (LedgerError, OutboxUnavailable):
-            raise
-        except Exception:  # noqa: BLE001 - raised again if it is about this job
-            await self._publisher.publish_jobs([job])

@@ -329,13 +329,18 @@ def test_states_are_as_exact_as_those_of_ctranslate2(
     spectra: Sequence[Samples],
     frames: int,
 ) -> None:
-    """The mean over recordings: the error of one depends on where its values are rounded."""
-    windows = [np.ascontiguousarray(spectrum[:, :frames]) for spectrum in spectra]
+    """The mean over windows: the error of one depends on where its values are rounded."""
+    last = 3000 - frames
+    windows = [
+        np.ascontiguousarray(spectrum[:, first : first + frames])
+        for spectrum in spectra
+        for first in range(0, last + 1, max(last // 8, 300))
+    ]
     expected = exact.encode_windows(windows)
     ours = list(map(measure_error, map(encoder.encode_window, windows), expected))
     theirs = list(map(measure_error, plain.encode_windows(windows), expected))
     assert np.mean(ours) < 1.5 * np.mean(theirs)
-    assert max(ours) < (0.16 if frames == 2 else 0.15)
+    assert max(ours) < (0.25 if frames == 2 else 0.15)
 
 
 @pytest.mark.parametrize("shape", [(128, 3000), (64, 3000), (80, 3002), (80, 999), (80, 0)])
@@ -434,7 +439,7 @@ def pack_rows(library: ctypes.CDLL, rows: Samples) -> Samples:
         bytes=1,
     )
     library.pack_weights(linear, rows.ctypes.data, _TYPES[np.float32], None, outputs)
-    lanes = 16 if library._name.endswith("avx512.so") else 8
+    lanes = 8 if library._name.endswith("avx2.so") else 16
     by_output = packed.reshape(outputs // lanes, inputs // 4, lanes, 4).transpose(0, 2, 1, 3)
     unpacked = by_output.reshape(outputs, inputs).astype(np.float32)
     np.testing.assert_array_equal(sums, unpacked.sum(axis=1))
@@ -537,6 +542,30 @@ def test_a_damaged_file_has_an_unknown_format(
 
 
 # --- the library ---
+
+
+def test_amx_computes_exactly_what_avx512_computes(
+    model_file: Path, plain: CTranslate2Network, tokenizer: Tokenizer
+) -> None:
+    """The same integers are multiplied, so that texts do not depend on which of them there is."""
+    try:
+        libraries = [load_library(libraries={name: LIBRARIES[name]}) for name in ("AMX", "AVX-512")]
+    except Unsupported as error:
+        pytest.skip(str(error))
+    tiles, vectors = (PackedNetwork(model_file, plain, library) for library in libraries)
+    random = np.random.default_rng(0)
+    lengths = (1, 16, 37, 128, 531, 1500)  # states; parts of tiles and of blocks
+    windows = [random.normal(size=(80, 2 * states)).astype(np.float32) for states in lengths]
+    encoded = tiles.encode_windows(windows)
+    for one, other in zip(encoded, vectors.encode_windows(windows), strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    context = tokenizer.encode(CONTEXT)
+    for count in range(1, len(windows) + 1):  # 5 to 30 hypotheses
+        prompts = [
+            [tokenizer.sot_prev, *context[number:], tokenizer.sot] for number in range(count)
+        ]
+        texts = tiles.decode_text(encoded[:count], prompts, BEAM)
+        assert texts == vectors.decode_text(encoded[:count], prompts, BEAM)
 
 
 def test_a_library_of_another_version_is_refused(

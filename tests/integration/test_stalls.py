@@ -1,7 +1,7 @@
 """No job stays `processing`, whatever a worker reports or which part stops working."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
@@ -126,15 +126,15 @@ async def test_a_hung_publication_is_repeated(
     setup: StallSetup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watchdog, "PUBLISH_LEAST_S", 0.0)
-    publish, hung = Publisher.publish_jobs, list[int]()
+    publish, hung = Publisher.publish_job, list[int]()
 
-    async def hang_once(self: Publisher, jobs: Sequence[Job]) -> None:
+    async def hang_once(self: Publisher, job: Job) -> None:
         if not hung:
-            hung.append(jobs[0].id)
+            hung.append(job.id)
             await asyncio.Event().wait()
-        await publish(self, jobs)
+        await publish(self, job)
 
-    monkeypatch.setattr(Publisher, "publish_jobs", hang_once)
+    monkeypatch.setattr(Publisher, "publish_job", hang_once)
     setup.drop_file("a.wav")
     async with setup.run(stall_s=5):
         await setup.wait_for_jobs(1, "the second try")

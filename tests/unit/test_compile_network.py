@@ -23,15 +23,19 @@ def write_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -
     monkeypatch.setenv("CC", f"'{compiler}'")
 
 
-def test_a_compiler_without_avx512_compiles_the_other_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("unknown", "compiled"),
+    [("-mamx-int8", ["avx512.so", "avx2.so"]), ("-mavx512vnni", ["avx2.so"])],
+)
+def test_a_compiler_without_some_instructions_compiles_the_other_libraries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unknown: str, compiled: list[str]
 ) -> None:
-    script = 'case "$*" in *-mavx512*) echo "unknown option" >&2; exit 1;; esac; exec cc "$@"'
+    script = f'case "$*" in *{unknown}*) echo "unknown option" >&2; exit 1;; esac; exec cc "$@"'
     write_compiler(tmp_path, monkeypatch, script)
     target = tmp_path / "target"
     target.mkdir()
-    assert compile_network(target) == [target / "avx2.so"]
-    assert [file.name for file in target.iterdir()] == ["avx2.so"]
+    assert compile_network(target) == [target / name for name in compiled]
+    assert sorted(file.name for file in target.iterdir()) == sorted(compiled)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SOURCES = Path(__file__).with_name("packed")
-LIBRARIES = {"AVX-512": "avx512.so", "AVX2": "avx2.so"}
+LIBRARIES = {"AMX": "amx.so", "AVX-512": "avx512.so", "AVX2": "avx2.so"}
 """By instructions, the fastest first. The names are the same on Windows and macOS."""
 NORMS = ("self_norm", "cross_norm", "hidden_norm")
 LINEARS = (

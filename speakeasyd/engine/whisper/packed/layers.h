@@ -59,7 +59,9 @@ static inline void *allocate(size_t count, size_t size, int *failed) {
     return memory;
 }
 
+/* With memory for a multiple of 16 rows. */
 static inline Rounded allocate_rounded(size_t rows, size_t width, int bytes, int *failed) {
+    rows += 15;
     return (Rounded){allocate(rows * width, bytes, failed), allocate(rows, sizeof(float), failed)};
 }
 
@@ -142,6 +144,27 @@ INLINE void round_rows(const float *inputs, size_t stride, int rows, int width, 
 
 typedef enum { STORE, ADD, STORE_GELU } Epilogue;
 
+/* What the sums of the products for a vector of outputs are multiplied with, and what is added. */
+typedef struct {
+    floats scales, bias;
+    ints shift;
+} Outputs;
+
+INLINE Outputs load_outputs(const Linear *linear, int first, const int bytes) {
+    return (Outputs){
+        load(linear->scales + first),
+        load(linear->bias + first),
+        bytes == 1 ? load_ints(linear->weight_sums + first) * ZERO_POINT : (ints){0},
+    };
+}
+
+INLINE void store_outputs(Outputs of, ints sums, float row_scale, float *to,
+                          const Epilogue epilogue) {
+    floats x = __builtin_convertvector(sums - of.shift, floats);
+    x = x * (of.scales * row_scale) + of.bias;
+    store(to, epilogue == ADD ? load(to) + x : epilogue == STORE_GELU ? compute_gelu(x) : x);
+}
+
 INLINE void multiply_tile(const Linear *linear, const uint8_t *inputs, const float *row_scales,
                           int vector, float *out, const Epilogue epilogue, const int bytes,
                           const int rows, const int vectors) {
@@ -162,23 +185,90 @@ INLINE void multiply_tile(const Linear *linear, const uint8_t *inputs, const flo
         }
     for (int v = 0; v < vectors; v++) {
         const int first = (vector + v) * LANES;
-        const floats scales = load(linear->scales + first), bias = load(linear->bias + first);
-        const ints shift =
-            bytes == 1 ? load_ints(linear->weight_sums + first) * ZERO_POINT : (ints){0};
-        for (int row = 0; row < rows; row++) {
-            float *to = out + (size_t)row * linear->outputs + first;
-            floats x = __builtin_convertvector(sums[row][v] - shift, floats);
-            x = x * (scales * row_scales[row]) + bias;
-            store(to, epilogue == ADD          ? load(to) + x
-                      : epilogue == STORE_GELU ? compute_gelu(x)
-                                               : x);
-        }
+        const Outputs of = load_outputs(linear, first, bytes);
+        for (int row = 0; row < rows; row++)
+            store_outputs(of, sums[row][v], row_scales[row],
+                          out + (size_t)row * linear->outputs + first, epilogue);
     }
 }
+
+#ifdef __AMX_INT8__
+/* Eight registers of 16 rows of 64 bytes. */
+static const struct {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+} TILE_REGISTERS = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+
+/* sums[upper left, upper right, lower left, lower right][row][output] = the products of 16 or 32
+ * rows of inputs with the weights of 16 or 32 outputs. */
+INLINE void sum_products(const uint8_t *inputs, const int8_t *weights, int width,
+                         int32_t sums[4][16][16], const int is_tall, const int is_wide) {
+    const uint8_t *lower = inputs + (size_t)16 * width;
+    const int8_t *right = weights + (size_t)16 * width;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (int i = 0; i < width; i += 64) {
+        _tile_loadd(4, inputs + i, width);
+        _tile_loadd(5, weights + i * 16, 64);
+        _tile_dpbusd(0, 4, 5);
+        if (is_wide) _tile_loadd(6, right + i * 16, 64);
+        if (is_wide) _tile_dpbusd(1, 4, 6);
+        if (is_tall) _tile_loadd(7, lower + i, width);
+        if (is_tall) _tile_dpbusd(2, 7, 5);
+        if (is_tall && is_wide) _tile_dpbusd(3, 7, 6);
+    }
+    _tile_stored(0, sums[0], 64);
+    _tile_stored(1, sums[1], 64);
+    _tile_stored(2, sums[2], 64);
+    _tile_stored(3, sums[3], 64);
+}
+
+/* As `multiply_tiles`, for inputs of 8 bits. Reads memory up to the next multiple of 16 rows. */
+INLINE void multiply_blocks(const Linear *linear, Rounded inputs, int rows, float *out,
+                            const Epilogue epilogue) {
+    const int width = linear->inputs, outputs = linear->outputs;
+    int32_t sums[4][16][16];
+    __asm__ volatile("" ::: "memory"); /* GCC does not know that a register is loaded from memory */
+    _tile_loadconfig(&TILE_REGISTERS);
+    for (int first = 0; first < outputs; first += 32) {
+        const int8_t *weights = (const int8_t *)linear->weights + (size_t)first * width;
+        const int columns = min_int(outputs - first, 32);
+        for (int top = 0; top < rows; top += 32) {
+            const uint8_t *from = inputs.values + (size_t)top * width;
+            const int count = min_int(rows - top, 32);
+            if (count > 16 && columns == 32)
+                sum_products(from, weights, width, sums, 1, 1);
+            else if (columns == 32)
+                sum_products(from, weights, width, sums, 0, 1);
+            else if (count > 16)
+                sum_products(from, weights, width, sums, 1, 0);
+            else
+                sum_products(from, weights, width, sums, 0, 0);
+            for (int column = 0; column < columns; column += 16) {
+                const Outputs of = load_outputs(linear, first + column, 1);
+                for (int row = 0; row < count; row++)
+                    store_outputs(of, load_ints(sums[row / 16 * 2 + column / 16][row % 16]),
+                                  inputs.scales[top + row],
+                                  out + (size_t)(top + row) * outputs + first + column, epilogue);
+            }
+        }
+    }
+    _tile_release();
+}
+#endif
 
 /* out[rows][outputs] = the products of the rounded rows. */
 INLINE void multiply_tiles(const Linear *linear, Rounded inputs, int rows, float *out,
                            const Epilogue epilogue, const int bytes) {
+#ifdef __AMX_INT8__
+    if (bytes == 1) {
+        multiply_blocks(linear, inputs, rows, out, epilogue);
+        return;
+    }
+#endif
     const int vectors = linear->outputs / LANES;
     for (int vector = 0, taken; vector < vectors; vector += taken) {
         taken = vectors - vector >= TILE_VECTORS ? TILE_VECTORS : 1;
