@@ -59,6 +59,16 @@ def _ours(setup: Setup, inbox: Path, out: Path) -> list[str]:
     return _run_module("speakeasyd", "once", *places, *model, "--settle", 0)
 
 
+def _pipeline_alone(setup: Setup, inbox: Path, out: Path) -> list[str]:
+    where = (setup.model, setup.device, out / "texts.json")
+    return _run_module("benchmarks.pipeline_alone", *where, *sorted(inbox.iterdir()))
+
+
+def _one_file(out: Path) -> Texts:
+    texts: Texts = json.loads((out / "texts.json").read_text("utf-8"))
+    return texts
+
+
 def build_previous(python: str) -> Contender:
     """Return the speakeasyd of another environment, whose interpreter is `python`."""
 
@@ -83,7 +93,7 @@ def _usual(way: str, devices: Sequence[str] = ("cpu", "cuda")) -> Contender:
     return Contender(
         f"faster-whisper {way}",
         command,
-        lambda out: json.loads((out / "texts.json").read_text("utf-8")),
+        _one_file,
         devices=devices,
     )
 
@@ -115,6 +125,7 @@ def _written(out: Path) -> Texts:
 
 CONTENDERS = (
     Contender("speakeasyd", _ours, _ledger),
+    Contender("pipeline alone", _pipeline_alone, _one_file),
     _usual("loop"),
     _usual("loop-beam-1"),
     _usual("batched"),
