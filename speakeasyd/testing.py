@@ -285,6 +285,7 @@ ODD_REPORTS: Mapping[str, Callable[[ChunkDone], Any]] = {
     "nan in a word": lambda done: _with_segment(done, words=(Word(math.nan, 1.0, " a", 0.5),)),
     "unknown code": lambda done: TaskFailed(done.job_id, done.token, "no such code", "it failed"),
     "nan at the end": lambda done: TaskDone(done.job_id, done.token, math.nan),
+    "no warnings": lambda done: TaskDone(done.job_id, done.token, 1.0, None),  # type: ignore[arg-type]
     "surrogate": lambda done: _with_segment(
         done, text=" a\udcff b", words=(Word(0.0, 1.0, "\ud800", 0.5),)
     ),

@@ -20,7 +20,7 @@ from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.migrate import migrate_ledger
 from speakeasyd.ledger.new_jobs import add_jobs
-from speakeasyd.ledger.publication import Publication, complete_jobs, load_publications
+from speakeasyd.ledger.publication import JobArtifacts, complete_jobs, load_publications
 from speakeasyd.ledger.readonly import LEDGER, query_readonly
 from speakeasyd.ledger.results import Transcribed, store_results
 from speakeasyd.ledger.rows import Parameters, Row
@@ -147,7 +147,7 @@ async def finish_job(ledger: Ledger, job: Job, *texts: str, language: str = "en"
     )
     await ledger.write(store_results, [(job.id, job.token, Transcribed(audio_seconds=60.0))])
     await ledger.write(
-        complete_jobs, [Publication(job.id, job.token, [build_artifact(f"{job.id}.txt")])]
+        complete_jobs, [JobArtifacts(job.id, job.token, [build_artifact(f"{job.id}.txt")])]
     )
 
 

@@ -86,7 +86,6 @@ class JobNoted(_Sparse, kind=EventKind.JOB_NOTED):
     device: str | None = None
     container_seconds: float | None = None
     """Length of the file as its container gives it."""
-    progress: float | None = None
 
 
 class JobTranscribed(Payload, kind=EventKind.JOB_TRANSCRIBED):

@@ -16,7 +16,6 @@ from sqlalchemy import (
     exists,
     insert,
     select,
-    tuple_,
     update,
 )
 
@@ -44,7 +43,7 @@ from speakeasyd.errors import LedgerError
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.results import find_gaps, find_work_gaps
 from speakeasyd.ledger.tables import artifacts, chunks, jobs, segments
-from speakeasyd.ledger.text_columns import parse_kinds, parse_speakers
+from speakeasyd.ledger.text_columns import parse_kinds, parse_speakers, replace_surrogates
 from speakeasyd.ledger.transitions import end_claims, require_claims, split_into_slices
 from speakeasyd.ledger.writer import Transaction
 
@@ -72,19 +71,19 @@ _same_file = _mine.join(
 _of_jobs = _mine.c.id.in_(_job_ids) & (
     (_version.c.id == _mine.c.id) | _version.c.status.not_in([Status.PENDING, Status.PROCESSING])
 )
-_VERSIONS = (
-    select(_mine.c.id.label("owner"), _version.c.id, _version.c.superseded_by)
-    .select_from(_same_file)
-    .where(_of_jobs)
-)
+_VERSIONS = select(_mine.c.id.label("owner"), _version.c.id).select_from(_same_file).where(_of_jobs)
 """Each of these jobs, and the ended jobs of earlier versions of its file."""
+_AMONG = _VERSIONS.where(_version.c.id.in_(bindparam("among", expanding=True)))
+_CURRENT = _VERSIONS.where(_version.c.id != _mine.c.id, _version.c.superseded_by.is_(None))
 _OWN_FILES = (
     select(_mine.c.id.label("owner"), artifacts)
     .select_from(_same_file.join(artifacts, artifacts.c.job_id == _version.c.id))
     .where(_of_jobs)
 )
+# Of pairs, SQLite would look through the whole table
 _HOLDERS = select(artifacts.c.outbox, artifacts.c.path_key, artifacts.c.job_id).where(
-    tuple_(artifacts.c.outbox, artifacts.c.path_key).in_(bindparam("names", expanding=True))
+    artifacts.c.outbox.in_(bindparam("outboxes", expanding=True)),
+    artifacts.c.path_key.in_(bindparam("keys", expanding=True)),
 )
 _SUPERSEDE = (
     update(jobs).where(jobs.c.id == bindparam("earlier")).values(superseded_by=bindparam("later"))
@@ -96,7 +95,7 @@ _Name = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class JobArtifacts:
     """The artifacts of a claimed job, and own files that are no longer in the outbox."""
 
     job_id: JobId
@@ -116,12 +115,10 @@ def load_transcript(connection: Connection, job_id: JobId) -> Transcript:
     """
     [job] = _load_job_columns(connection, [job_id])
     job |= retries.find_result(connection, job_id)
-    return _build_transcript(
-        job,
-        _stream_segments(connection, [job_id]),
-        find_gaps(connection, [job_id])[job_id],
-        _finished_chunks(connection, job_id) if job["speakers"] else (),
-    )
+    numbers, turns = _read_speakers(_finished_chunks(connection, job_id) if job["speakers"] else ())
+    rows = _stream_segments(connection, [job_id])
+    texts = tuple(_build_segment(row, numbers) for row in rows)
+    return _build_transcript(job, texts, find_gaps(connection, [job_id])[job_id], turns)
 
 
 def find_transcript(connection: Connection, job_id: JobId) -> tuple[str, Transcript] | None:
@@ -154,19 +151,25 @@ def load_publications(
     """
     retried = retries.find_retried(connection, job_ids)
     gaps = find_work_gaps(connection, job_ids, retried)
-    texts = _read_work_segments(connection, job_ids, retried)
     own = _find_own_files(connection, job_ids)
+    found = _load_job_columns(connection, job_ids)
+    speakers = {
+        job["id"]: _read_speakers(retries.read_work_chunks(connection, job["id"]))
+        for job in found
+        if job["speakers"]
+    }
+    texts = {
+        job_id: tuple(_build_segment(row, speakers.get(job_id, _NO_SPEAKERS)[0]) for row in rows)
+        for job_id, rows in _stream_work_segments(connection, job_ids, retried)
+    }
     return [
         (
             _build_transcript(
-                job,
-                texts.get(job_id, ()),
-                gaps[job_id],
-                retries.read_work_chunks(connection, job_id) if job["speakers"] else (),
+                job, texts.get(job_id, ()), gaps[job_id], speakers.get(job_id, _NO_SPEAKERS)[1]
             ),
             own[job_id],
         )
-        for job_id, job in zip(job_ids, _load_job_columns(connection, job_ids), strict=True)
+        for job_id, job in zip(job_ids, found, strict=True)
     ]
 
 
@@ -190,15 +193,14 @@ def _stream_segments(
             yield dict(row)
 
 
-def _read_work_segments(
+def _stream_work_segments(
     connection: Connection, job_ids: Collection[JobId], retried: set[JobId]
-) -> dict[JobId, Sequence[Mapping[str, Any]]]:
-    """Return the segments of the current attempt of each job, as rows, by time."""
+) -> Iterator[tuple[JobId, Iterable[Mapping[str, Any]]]]:
+    """Yield the segments of the current attempt of each job that has some, as rows, by time."""
     first = _stream_segments(connection, set(job_ids) - retried)
-    return {
-        **{job_id: list(rows) for job_id, rows in groupby(first, key=itemgetter("job_id"))},
-        **{job_id: retries.read_segments(connection, job_id) for job_id in retried},
-    }
+    yield from groupby(first, key=itemgetter("job_id"))
+    for job_id in retried:
+        yield job_id, retries.read_segments(connection, job_id)
 
 
 def _finished_chunks(connection: Connection, job_id: JobId) -> Sequence[Mapping[str, Any]]:
@@ -208,19 +210,18 @@ def _finished_chunks(connection: Connection, job_id: JobId) -> Sequence[Mapping[
 
 def _build_transcript(
     job: Mapping[str, Any],
-    texts: Iterable[Mapping[str, Any]],
-    gaps: tuple[tuple[float, float], ...],
-    chunk_rows: Iterable[Mapping[str, Any]],
+    texts: tuple[Segment, ...],
+    gaps: Iterable[tuple[float, float]],
+    turns: Iterable[SpeakerTurn],
 ) -> Transcript:
-    numbers, turns = _read_speakers(chunk_rows)
     return Transcript(
         job_id=job["id"],
         source=job["path"].rpartition("/")[2],
         language=job["language"],
         model=job["model"] or job["requested_model"],
         audio_seconds=job["audio_seconds"] or 0.0,
-        segments=tuple(_build_segment(row, numbers) for row in texts),
-        gaps=gaps,
+        segments=texts,
+        gaps=tuple(gaps),
         warning=job["warning"],
         warning_kinds=parse_kinds(job["warning_kinds"]),
         created_at=job["created_at"],
@@ -230,9 +231,11 @@ def _build_transcript(
     )
 
 
-def _read_speakers(
-    chunk_rows: Iterable[Mapping[str, Any]],
-) -> tuple[dict[LocalKey, int], list[SpeakerTurn]]:
+_Speakers = tuple[dict[LocalKey, int], list[SpeakerTurn]]
+_NO_SPEAKERS: _Speakers = ({}, [])
+
+
+def _read_speakers(chunk_rows: Iterable[Mapping[str, Any]]) -> _Speakers:
     """Return the number of each local speaker, and the turns of the file."""
     numbers: dict[LocalKey, int] = {}
     turns: list[SpeakerTurn] = []
@@ -254,29 +257,42 @@ def find_taken_names(
     Two paths collide if any filesystem may treat them as one.
     """
     names = {path: _build_name(outbox, path) for path in paths}
-    holders = _find_holders(connection, names.values())
-    versions = _find_versions(connection, [job_id])[job_id]
-    return {path for path, name in names.items() if holders.get(name, job_id) not in versions}
+    taken = _find_taken(connection, {job_id: list(names.values())})[job_id]
+    return {path for path, name in names.items() if name in taken}
 
 
 def _build_name(outbox: str, path: str) -> _Name:
-    return outbox, build_collision_key(path)
+    return replace_surrogates(outbox), build_collision_key(path)
+
+
+def _find_taken(
+    connection: Connection, wanted: Mapping[JobId, Collection[_Name]]
+) -> dict[JobId, set[_Name]]:
+    """Return those of the names that each job wants that the job of another file has.
+
+    The names of a deleted job remain taken. Of jobs that want the same name, the first gets it.
+    """
+    holders = _find_holders(connection, set(chain(*wanted.values())))
+    others = {holder for holder in holders.values() if holder not in (None, *wanted)}
+    versions = {(job_id, job_id) for job_id in wanted}
+    if others:
+        values = {"job_ids": list(wanted), "among": list(others)}
+        versions |= {(row.owner, row.id) for row in connection.execute(_AMONG, values)}
+    taken: dict[JobId, set[_Name]] = {}
+    for job_id, names in wanted.items():
+        taken[job_id] = {
+            name for name in names if (job_id, holders.get(name, job_id)) not in versions
+        }
+        if not taken[job_id]:
+            holders |= dict.fromkeys(names, job_id)
+    return taken
 
 
 def _find_holders(connection: Connection, names: Collection[_Name]) -> dict[_Name, JobId | None]:
     """Return the job of each name that has one; None if that job was deleted."""
-    rows = connection.execute(_HOLDERS, {"names": list(names)})
+    outboxes, keys = map(list, map(set, zip(*names, strict=True))) if names else ([], [])
+    rows = connection.execute(_HOLDERS, {"outboxes": outboxes, "keys": keys})
     return {(row.outbox, row.path_key): row.job_id for row in rows}
-
-
-def _find_versions(
-    connection: Connection, job_ids: Collection[JobId]
-) -> dict[JobId, dict[JobId, JobId | None]]:
-    """Return each job and the ended jobs of earlier versions of its file, by what superseded them."""
-    versions: dict[JobId, dict[JobId, JobId | None]] = {job_id: {} for job_id in job_ids}
-    for row in connection.execute(_VERSIONS, {"job_ids": list(job_ids)}):
-        versions[row.owner][row.id] = row.superseded_by
-    return versions
 
 
 def _find_own_files(
@@ -325,48 +341,43 @@ def find_ended_jobs(
     return list(latest.values())
 
 
-def reserve_artifacts(tx: Transaction, intended: Sequence[Publication]) -> frozenset[JobId]:
+def reserve_artifacts(tx: Transaction, intended: Sequence[JobArtifacts]) -> frozenset[JobId]:
     """Reserve the names of artifacts before any file is written. Raises ClaimLost.
 
     Returns the jobs of which another job has a name; nothing is reserved for them. A name may be
     that of the job's own earlier file, which will be replaced. Its hashes are kept until the new
     file is complete, so that the file is recognised as ours after a crash at any time.
     """
-    require_claims(tx, [of_job.claim for of_job in intended])
-    job_ids = [of_job.job_id for of_job in intended]
-    versions = _find_versions(tx.connection, job_ids)
-    own = _find_own_files(tx.connection, job_ids)
-    names = {
-        of_job.job_id: [_build_name(file.outbox, file.path) for file in of_job.artifacts]
-        for of_job in intended
+    require_claims(tx, [one.claim for one in intended])
+    own = _find_own_files(tx.connection, [one.job_id for one in intended])
+    wanted = {
+        one.job_id: [_build_name(file.outbox, file.path) for file in one.artifacts]
+        for one in intended
     }
-    holders = _find_holders(tx.connection, set(chain(*names.values())))
+    taken = _find_taken(tx.connection, wanted)
     rows: list[dict[str, object]] = []
-    refused = set[JobId]()
-    for of_job in intended:
-        job_id = of_job.job_id
-        if any(holders.get(name, job_id) not in versions[job_id] for name in names[job_id]):
-            refused.add(job_id)
-            continue
-        holders |= dict.fromkeys(names[job_id], job_id)
-        earlier = {(file.outbox, file.path): file.hashes for file in own[job_id]}
-        rows += [
-            _build_artifact_row(job_id, file, replaces=earlier.get((file.outbox, file.path)))
-            for file in of_job.artifacts
-        ]
+    for one in intended:
+        if not taken[one.job_id]:
+            earlier = {(file.outbox, file.path): file.hashes for file in own[one.job_id]}
+            rows += [
+                _build_artifact_row(
+                    one.job_id, file, replaces=earlier.get((file.outbox, file.path))
+                )
+                for file in one.artifacts
+            ]
     _put_artifacts(tx, rows)
-    return frozenset(refused)
+    return frozenset(job_id for job_id, names in taken.items() if names)
 
 
-def complete_jobs(tx: Transaction, written: Sequence[Publication]) -> None:
+def complete_jobs(tx: Transaction, written: Sequence[JobArtifacts]) -> None:
     """Complete jobs whose artifacts are durable. Raises ClaimLost.
 
     The text of a retry replaces the earlier text.
     """
-    job_ids = [of_job.job_id for of_job in written]
+    job_ids = [one.job_id for one in written]
     end_claims(
         tx,
-        [of_job.claim for of_job in written],
+        [one.claim for one in written],
         Status.COMPLETED,
         outcome=AttemptOutcome.COMPLETED,
         progress=1.0,
@@ -377,37 +388,35 @@ def complete_jobs(tx: Transaction, written: Sequence[Publication]) -> None:
     tx.connection.execute(_DELETE_RESERVED, [{"job": job_id} for job_id in job_ids])
     if removed := [
         dict(zip(("of_outbox", "key"), _build_name(own.outbox, own.path), strict=True))
-        for of_job in written
-        for own in of_job.removed
+        for one in written
+        for own in one.removed
     ]:
         tx.connection.execute(_DELETE_NAME, removed)
     _put_artifacts(
         tx,
         [
-            _build_artifact_row(of_job.job_id, file, written_at=tx.now)
-            for of_job in written
-            for file in of_job.artifacts
+            _build_artifact_row(one.job_id, file, written_at=tx.now)
+            for one in written
+            for file in one.artifacts
         ],
     )
     superseded = _supersede_earlier(tx, job_ids)
-    for of_job in written:
+    for one in written:
         completed = JobCompleted(
-            artifacts=[artifact.path for artifact in of_job.artifacts],
-            supersedes=superseded[of_job.job_id],
+            artifacts=[artifact.path for artifact in one.artifacts],
+            supersedes=superseded[one.job_id],
         )
-        tx.record_event(completed, of_job.job_id)
+        tx.record_event(completed, one.job_id)
 
 
 def _supersede_earlier(tx: Transaction, job_ids: Sequence[JobId]) -> dict[JobId, list[int]]:
     """Mark the jobs of earlier versions of the same files as superseded. Returns them by job."""
-    superseded: dict[JobId, list[int]] = {
-        job_id: [id_ for id_, by in versions.items() if id_ != job_id and by is None]
-        for job_id, versions in _find_versions(tx.connection, job_ids).items()
-    }
-    if rows := [
-        {"earlier": id_, "later": job_id} for job_id, ids in superseded.items() for id_ in ids
-    ]:
-        tx.connection.execute(_SUPERSEDE, rows)
+    superseded: dict[JobId, list[int]] = {job_id: [] for job_id in job_ids}
+    rows = tx.connection.execute(_CURRENT, {"job_ids": list(job_ids)}).all()
+    for row in rows:
+        superseded[row.owner].append(row.id)
+    if rows:
+        tx.connection.execute(_SUPERSEDE, [{"earlier": row.id, "later": row.owner} for row in rows])
     return superseded
 
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Table, bindparam, case, func, insert, select, tuple_, update
+from sqlalchemy import Connection, Table, bindparam, case, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from speakeasyd.domain.event_payloads import ChunkDone, ChunkStruck, JobNoted, JobTranscribed
@@ -49,9 +49,11 @@ _NOTE = (
         }
     )
 )
+# Of pairs, SQLite would look through the whole table
 _KEPT = {
     table: select(table.c.job_id, table.c.number).where(
-        tuple_(table.c.job_id, table.c.number).in_(bindparam("keys", expanding=True))
+        table.c.job_id.in_(bindparam("job_ids", expanding=True)),
+        table.c.number.in_(bindparam("numbers", expanding=True)),
     )
     for table in (chunks, retry_chunks)
 }
@@ -73,12 +75,12 @@ class Transcribed:
     tracks: Sequence[TranscribedTrack] = ()
 
 
-Result = JobNoted | Chunk | Transcribed
+WorkerResult = JobNoted | Chunk | Transcribed
 """What a worker reports of a job: facts about the file, the text of a chunk, the end."""
 
 
 def store_results(
-    tx: Transaction, results: Sequence[tuple[JobId, Token, Result]]
+    tx: Transaction, results: Sequence[tuple[JobId, Token, WorkerResult]]
 ) -> frozenset[JobId]:
     """Store results: first the notes, then the chunks, then the ends, of all jobs together.
 
@@ -87,15 +89,24 @@ def store_results(
     """
     _execute_notes(tx, results)
     held = _find_claimed(tx.connection, {job_id for job_id, _, _ in results})
-    owned = [(job_id, one) for job_id, token, one in results if _is_owned(held, job_id, token)]
-    for job_id, result in owned:
-        if isinstance(result, JobNoted):
-            tx.publish_event(result, job_id)
-    retried = retries.find_retried(tx.connection, held)
-    if done := [(job_id, one) for job_id, one in owned if isinstance(one, Chunk)]:
+    done: list[tuple[JobId, Chunk]] = []
+    ended: dict[JobId, Transcribed] = {}
+    for job_id, token, result in results:
+        if not _is_owned(held, job_id, token):
+            continue
+        match result:
+            case JobNoted():
+                if result.to_data():
+                    tx.publish_event(result, job_id)
+            case Chunk():
+                done.append((job_id, result))
+            case Transcribed():
+                ended.setdefault(job_id, result)  # of an end that is reported twice, the first
+            case _:
+                raise TypeError(f"not a result: {result!r}")
+    if done or ended:
+        retried = retries.find_retried(tx.connection, held)
         _store_chunks(tx, done, held, retried)
-    # of an end that is reported twice, the first counts
-    if ended := {job_id: one for job_id, one in reversed(owned) if isinstance(one, Transcribed)}:
         _mark_transcribed(tx, ended, held, retried)
     return frozenset(job_id for job_id, token, _ in results if not _is_owned(held, job_id, token))
 
@@ -104,7 +115,7 @@ def _is_owned(held: Mapping[JobId, Any], job_id: JobId, token: Token) -> bool:
     return job_id in held and held[job_id].claim_token == token
 
 
-def _execute_notes(tx: Transaction, results: Sequence[tuple[JobId, Token, Result]]) -> None:
+def _execute_notes(tx: Transaction, results: Sequence[tuple[JobId, Token, WorkerResult]]) -> None:
     """Store what was noted, where the claim is not lost; None leaves a value unchanged."""
     notes = [
         {
@@ -189,7 +200,7 @@ _FINISH = (
     )
 )
 
-Gaps = tuple[tuple[float, float], ...]
+Gaps = list[tuple[float, float]]
 """Start and end in seconds of each chunk that was given up."""
 
 
@@ -200,6 +211,8 @@ def _mark_transcribed(
     retried: set[JobId],
 ) -> None:
     """Record that all chunks of these jobs are committed. Gaps are added to the warnings."""
+    if not ended:
+        return
     gaps = find_work_gaps(tx.connection, ended, retried)
     spoken = retries.read_spoken_languages(tx.connection, ended, retried)
     rows = []
@@ -235,9 +248,9 @@ def find_gaps(
     connection: Connection, job_ids: Collection[JobId], table: Table = chunks
 ) -> defaultdict[JobId, Gaps]:
     """Return the gaps of each job in the finished text, or in that of a retry."""
-    gaps = defaultdict[JobId, Gaps](tuple)
+    gaps = defaultdict[JobId, Gaps](list)
     for row in connection.execute(_GIVEN_UP[table], {"job_ids": list(job_ids)}):
-        gaps[row.job_id] += ((row.start_seconds, row.end_seconds),)
+        gaps[row.job_id].append((row.start_seconds, row.end_seconds))
     return gaps
 
 
@@ -266,9 +279,9 @@ def _select_new_chunks(
         (retry_chunks, [key for key in by_key if key[0] in retried]),
     ):
         if keys:
-            kept |= {
-                (row.job_id, row.number) for row in connection.execute(_KEPT[table], {"keys": keys})
-            }
+            job_ids, numbers = map(list, map(set, zip(*keys, strict=True)))
+            rows = connection.execute(_KEPT[table], {"job_ids": job_ids, "numbers": numbers})
+            kept |= {(row.job_id, row.number) for row in rows}
     return [item for key, item in by_key.items() if key not in kept]
 
 

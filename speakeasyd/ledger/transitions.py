@@ -73,7 +73,8 @@ def end_claims(
 ) -> None:
     """End claims: set `status` and other columns of the jobs, and close their attempts.
 
-    `crash`: a worker died on the jobs. `counts=False`: the attempts do not count. Raises ClaimLost.
+    `crash`: a worker died on the jobs. `counts=False`: the attempts do not count. Raises ClaimLost
+    before anything is changed; the transaction holds the write lock, so no claim is lost meanwhile.
     """
     require_claims(tx, claims)
     if unknown := values.keys() - _SETTABLE:  # SQLAlchemy would ignore them

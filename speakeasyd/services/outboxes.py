@@ -13,8 +13,8 @@ from speakeasyd.services.service import Service
 from speakeasyd.thread_group import ThreadGroup
 
 CHECK_S = 5.0  # seconds between two checks of an outbox that is full or missing
-ANSWER_S = 60.0  # seconds for an outbox to answer, all files of one transcript included
-WRITERS = 4  # transcripts written to one outbox at the same time
+ANSWER_S = 60.0  # seconds for an outbox to answer, all files of a call included
+WRITERS = 4  # calls of one outbox at the same time
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -52,6 +52,8 @@ class Publications:
         wait_s = 0.0
         if WarningKind.CUT in warnings:
             wait_s = await self._source_faults.seconds_until_final(job)
+        if job.token in self:  # the end was reported twice
+            return
         if wait_s:
             await self._claims.release_claim(job, after_s=wait_s)
             return

@@ -17,17 +17,22 @@ from speakeasyd.domain.transcript import Artifact, OwnFile, Transcript, WarningK
 from speakeasyd.errors import ErrorCode, FileFault
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.publication import (
-    Publication,
+    JobArtifacts,
     complete_jobs,
     find_taken_names,
     load_publications,
     reserve_artifacts,
 )
+from speakeasyd.ledger.transitions import split_into_slices
 from speakeasyd.outbox.publish import Outbox
 from speakeasyd.services.outboxes import Outboxes
+from speakeasyd.services.shared_calls import SharedCalls
 from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.services.speakers import SpeakerLabeller
 from speakeasyd.thread_group import ThreadGroup
+
+MOST_TOGETHER = 16  # jobs that are completed together
+WRITTEN_TOGETHER = 4  # jobs whose files one thread writes: they share the time for an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +46,7 @@ class _Rendered:
 
 
 class Publisher:
-    """Publishes transcripts. Every step is idempotent: call `publish_jobs` again after a failure."""
+    """Publishes transcripts. Every step is idempotent: call `publish_job` again after a failure."""
 
     def __init__(self, *, ledger: Ledger, outboxes: Outboxes, sources: SourceDisposal) -> None:
         self._ledger = ledger
@@ -50,30 +55,39 @@ class Publisher:
         self._labeller = SpeakerLabeller(ledger)
         # One at a time: more threads of Python would not be faster, and would delay all others
         self._render_threads = ThreadGroup("render")
+        self._completions = SharedCalls(self._complete_jobs, most=MOST_TOGETHER)
 
-    async def publish_jobs(self, jobs: Sequence[Job]) -> None:
-        """Write the artifacts of transcribed jobs of one inbox, complete them, and dispose of
-        their sources.
+    async def publish_job(self, job: Job) -> None:
+        """Write the artifacts of a transcribed job, complete it, and dispose of its source.
 
-        The jobs share each step, because most of its cost does not depend on how many there are.
-        If a step fails, it fails for all of them. Raises OutboxUnavailable (retry later), FileFault
-        (no name can be written), ClaimLost, LedgerUnwritable.
+        Raises OutboxUnavailable (retry later), FileFault (no name can be written), ClaimLost,
+        LedgerUnwritable.
+        """
+        await self._labeller.label_job(job)
+        ended = await self._completions.call(job.inbox, job)
+        await self._sources.dispose_source(job.inbox, ended)
+
+    async def _complete_jobs(self, jobs: Sequence[Job]) -> list[EndedJob]:
+        """Write the artifacts of jobs of one inbox and complete them. Raises as `publish_job`.
+
+        Most of the cost of a step does not depend on how many jobs take it. If it fails for one
+        job, it fails for all of them.
         """
         inbox = jobs[0].inbox
         outbox = self._outboxes[inbox]
-        for job in jobs:
-            await self._labeller.label_job(job)
         loaded = await self._ledger.read(load_publications, [job.id for job in jobs])
         rendered = await self._render_threads.run(_render_jobs, jobs, loaded)
         reserved = await self._reserve_artifacts(inbox, outbox, rendered)
-        written = await self._outboxes.call_outbox(
-            inbox, _replace_files, outbox, rendered, reserved
+        written = await asyncio.gather(
+            *(
+                self._outboxes.call_outbox(inbox, _replace_files, outbox, some, reserved)
+                for some in split_into_slices(rendered, WRITTEN_TOGETHER)
+            )
         )
-        await self._ledger.write(complete_jobs, written)
-        ended = [
+        await self._ledger.write(complete_jobs, list(chain(*written)))
+        return [
             _build_ended_job(one.job, warnings=one.transcript.warning_kinds) for one in rendered
         ]
-        await asyncio.gather(*(self._sources.dispose_source(inbox, one) for one in ended))
 
     async def publish_failure(self, job: Job, code: ErrorCode, error: str) -> None:
         """Dispose of the source of a failed job, with a note that says why."""
@@ -81,13 +95,13 @@ class Publisher:
 
     async def _reserve_artifacts(
         self, inbox: str, outbox: Outbox, rendered: Sequence[_Rendered]
-    ) -> dict[JobId, Publication]:
+    ) -> dict[JobId, JobArtifacts]:
         """Reserve the artifacts of each job under the best name that is free or own.
 
         Raises FileFault if every name is taken, OutboxUnavailable, ClaimLost, LedgerUnwritable.
         """
         names = {one.job.id: self._propose_names(outbox, one) for one in rendered}
-        reserved: dict[JobId, Publication] = {}
+        reserved: dict[JobId, JobArtifacts] = {}
         while wanting := [one for one in rendered if one.job.id not in reserved]:
             proposed = [(await _next_name(names[one.job.id], one.job), one) for one in wanting]
             intended = await self._outboxes.call_outbox(inbox, _build_artifacts, outbox, proposed)
@@ -166,7 +180,7 @@ def _hashes_by_path(outbox: Outbox, own: Sequence[OwnFile]) -> dict[str, frozens
 
 def _build_artifacts(
     outbox: Outbox, proposed: Sequence[tuple[str, _Rendered]]
-) -> list[Publication]:
+) -> list[JobArtifacts]:
     """Return the artifacts of jobs under the proposed names. Blocks.
 
     Leaves out a job whose name is taken by other bytes than ours, such as a file that a user edited.
@@ -189,13 +203,13 @@ def _build_artifacts(
             outbox.hash_existing(new.path) in {None, new.sha256, *ours.get(new.path, frozenset())}
             for new in artifacts
         ):
-            intended.append(Publication(rendered.job.id, rendered.job.token, artifacts))
+            intended.append(JobArtifacts(rendered.job.id, rendered.job.token, artifacts))
     return intended
 
 
 def _replace_files(
-    outbox: Outbox, rendered: Sequence[_Rendered], reserved: Mapping[JobId, Publication]
-) -> list[Publication]:
+    outbox: Outbox, rendered: Sequence[_Rendered], reserved: Mapping[JobId, JobArtifacts]
+) -> list[JobArtifacts]:
     """Write the new files, then remove own files with other names. Blocks.
 
     Returns the publications with the removed files. In this order, so that there is always a

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from speakeasyd.clock import Clock, format_utc
@@ -20,7 +20,6 @@ from speakeasyd.domain.protocol import (
     TaskFailed,
 )
 from speakeasyd.domain.retry import HOLD_S
-from speakeasyd.domain.transcript import MediaWarning
 from speakeasyd.domain.worker_pool import (
     DeviceChange,
     LostTask,
@@ -30,7 +29,7 @@ from speakeasyd.domain.worker_pool import (
 )
 from speakeasyd.errors import ErrorCode, LedgerError, LedgerUnwritable
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.results import Result, Transcribed, add_strike, store_results
+from speakeasyd.ledger.results import Transcribed, WorkerResult, add_strike, store_results
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.incidents import Incidents
 from speakeasyd.services.publications import Publications
@@ -81,19 +80,22 @@ class ReportHandler:
         """
         events, self._events = self._events, []
         try:
-            await self._store_results(self._list_results(events))
+            await self._store_results(await self._list_results(events))
         except LedgerError:
             self._events = events + self._events
             raise
-        others = [event for event in events if not _is_only_result(event)]
+        others = [event for event in events if _needs_handling(event)]
         errors = await asyncio.gather(*map(self._handle_event, others))
         if failed := [(event, error) for event, error in zip(others, errors, strict=True) if error]:
             self._events = [event for event, _ in failed] + self._events
             raise LedgerUnwritable(str(failed[0][1]))
 
-    def _list_results(self, events: Sequence[PoolNews]) -> list[tuple[Job, Result]]:
-        """Return what is to be stored. Remembers which model each worker has loaded."""
-        results: list[tuple[Job, Result]] = []
+    async def _list_results(self, events: Sequence[PoolNews]) -> list[tuple[Job, WorkerResult]]:
+        """Return what is to be stored. Remembers which model each worker has loaded.
+
+        A job whose report cannot be understood fails. Raises LedgerError.
+        """
+        results: list[tuple[Job, WorkerResult]] = []
         for event in events:
             if not isinstance(event, WorkerReport):
                 continue
@@ -103,30 +105,30 @@ class ReportHandler:
             job = self._find_job(report)
             if job is None or job.token in self._publications:
                 continue  # of a lost claim, or reported again
-            if result := self._build_result(worker, job, report):
-                results.append((job, result))
+            try:
+                results += [(job, one) for one in self._build_results(worker, job, report)]
+            except Exception as error:
+                if unwritable := await self._report_bug(event, error):
+                    raise unwritable from error
         return results
 
-    def _build_result(self, worker: str, job: Job, report: Report) -> Result | None:
+    def _build_results(self, worker: str, job: Job, report: Report) -> Iterator[WorkerResult]:
+        """Yield what is to be stored of a report: one result, or none."""
+        loaded = self._models.get(worker)
         match report:
             case Opened(container_seconds=seconds):
-                loaded = self._models.get(worker)
-                return JobNoted(
+                yield JobNoted(
                     container_seconds=seconds,
                     model=loaded.model if loaded else None,
                     device=loaded.device if loaded else None,
                 )
             case LanguageFound(language=language, probability=probability):
-                return JobNoted(language=language, language_probability=probability)
+                yield JobNoted(language=language, language_probability=probability)
             case ChunkDone(chunk=chunk):
-                return chunk
-            case TaskDone(audio_seconds=seconds, tracks=tracks) if not job.suspects:
-                return Transcribed(seconds, self._list_warnings(worker, report), tracks)
-        return None
-
-    def _list_warnings(self, worker: str, done: TaskDone) -> tuple[MediaWarning, ...]:
-        loaded = self._models.get(worker)
-        return loaded.add_warning(done.warnings) if loaded else done.warnings
+                yield chunk
+            case TaskDone(audio_seconds=seconds, warnings=warnings) if not job.suspects:
+                warnings = loaded.add_warning(warnings) if loaded else warnings
+                yield Transcribed(seconds, warnings, report.tracks)
 
     def _find_job(self, report: Report) -> Job | None:
         """Return the job that a report is about; None if its claim is not held any more."""
@@ -134,7 +136,7 @@ class ReportHandler:
             getattr(report, "job_id", None), getattr(report, "token", None)
         )
 
-    async def _store_results(self, results: Sequence[tuple[Job, Result]]) -> None:
+    async def _store_results(self, results: Sequence[tuple[Job, WorkerResult]]) -> None:
         """Store results. If one cannot be stored, its job fails and the others are stored.
 
         Raises LedgerError if the ledger itself fails; then no job is at fault.
@@ -170,16 +172,23 @@ class ReportHandler:
                     await self._handle_worker_loss(item)
                 case DeviceChange():
                     await self._incidents.record_device_change(item)
-                case WorkerReport(worker=worker, report=report):
-                    await self._handle_report(worker, report)
+                case WorkerReport(report=report):
+                    await self._handle_report(report)
         except LedgerError as error:
             return error
-        except Exception as error:  # a bug must not keep the other events from the ledger
-            log.exception("a worker's report could not be handled: %.1000r", item)
-            return await self._fail_affected_jobs(
-                item, f"a worker's report about it could not be handled: {error!r}"
-            )
+        except Exception as error:  # noqa: BLE001 - a bug must not keep the other events away
+            return await self._report_bug(item, error)
         return None
+
+    async def _report_bug(self, item: PoolNews, error: Exception) -> LedgerError | None:
+        """Log that an event could not be handled, and fail its jobs.
+
+        Returns why the ledger could not store it.
+        """
+        log.error("a worker's report could not be handled: %.1000r", item, exc_info=error)
+        return await self._fail_affected_jobs(
+            item, f"a worker's report about it could not be handled: {error!r}"
+        )
 
     async def _fail_affected_jobs(self, item: PoolNews, text: str) -> LedgerError | None:
         """Fail the jobs that an event is about, so that none waits for it.
@@ -207,7 +216,7 @@ class ReportHandler:
 
     # --- reports of a worker
 
-    async def _handle_report(self, worker: str, report: Report) -> None:
+    async def _handle_report(self, report: Report) -> None:
         """Do what is left to do once the results are stored."""
         job = self._find_job(report)
         if job is None or job.token in self._publications:  # perhaps reported twice
@@ -217,8 +226,7 @@ class ReportHandler:
                 case TaskDone() if job.suspects:  # the suspect chunk succeeded: do the others
                     await self._claims.release_claim(job)
                 case TaskDone():
-                    warnings = self._list_warnings(worker, report)
-                    kinds = frozenset(warning.kind for warning in warnings)
+                    kinds = frozenset(warning.kind for warning in report.warnings)
                     await self._publications.start_when_final(job, kinds)
                 case TaskFailed(code=code, text=text):
                     await self._source_faults.handle_fault(job, ErrorCode(code), text)
@@ -270,6 +278,6 @@ class ReportHandler:
         )
 
 
-def _is_only_result(event: PoolNews) -> bool:
-    """Return whether nothing is left to do once the results are stored; most events are such."""
-    return isinstance(event, WorkerReport) and not isinstance(event.report, TaskDone | TaskFailed)
+def _needs_handling(event: PoolNews) -> bool:
+    """Return whether something is left to do once the results are stored; seldom."""
+    return not isinstance(event, WorkerReport) or isinstance(event.report, TaskDone | TaskFailed)

@@ -192,8 +192,8 @@ async def publish_all_jobs(folders: PublicationFolders, boot_id: str) -> None:
     """Publish as a daemon does after a restart."""
     async with open_publication_setup(folders, boot_id=boot_id) as setup:
         await setup.ledger.write(release_stale_claims)
-        if jobs := await setup.claim_all_jobs():
-            await setup.publisher.publish_jobs(jobs)
+        jobs = await setup.claim_all_jobs()
+        await asyncio.gather(*map(setup.publisher.publish_job, jobs))
         await setup.sources.run_once()
 
 

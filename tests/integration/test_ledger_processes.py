@@ -14,7 +14,7 @@ from speakeasyd.errors import ClaimLost
 from speakeasyd.ledger.claims import claim_jobs, fail_job, find_next_job
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from tests.conftest import REPOSITORY
 from tests.ledgers import add_claimed_jobs, build_chunk, build_job, create_ledger, open_ledger
 
@@ -48,7 +48,7 @@ from speakeasyd.ledger.claims import claim_jobs
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import release_stale_claims
 from speakeasyd.ledger.new_jobs import add_jobs
-from speakeasyd.ledger.results import store_chunks
+from speakeasyd.ledger.results import store_results
 from tests.ledgers import build_chunk, build_job, finish_job
 
 async def work(ledger, worker):
@@ -56,7 +56,7 @@ async def work(ledger, worker):
         [added] = await ledger.write(add_jobs, [build_job(f"{sys.argv[2]} {worker} {number}.wav")])
         print("added", added.job_id, flush=True)
         for job in await ledger.write(claim_jobs, 1):
-            await ledger.write(store_chunks, [(job.id, job.token, build_chunk(0, " One"))])
+            await ledger.write(store_results, [(job.id, job.token, build_chunk(0, " One"))])
             print("chunk", job.id, flush=True)
             await finish_job(ledger, job, " One", " two.")
             print("completed", job.id, flush=True)
@@ -88,7 +88,7 @@ async def test_users_and_daemon_write_at_the_same_time(ledger_path: Path) -> Non
         while not leaving.done():
             for job in await ledger.write(claim_jobs, 5):
                 taken = await ledger.write(
-                    store_chunks, [(job.id, job.token, build_chunk(0, " One."))]
+                    store_results, [(job.id, job.token, build_chunk(0, " One."))]
                 )
                 lost += len(taken)
                 with suppress(ClaimLost):

@@ -1,17 +1,22 @@
-"""Jobs that become ready at the same time: published together, or else each alone."""
+"""Jobs that become ready at the same time: they are published together, or else each alone."""
 
+import asyncio
+import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from speakeasyd.clock import SystemClock
-from speakeasyd.domain.job import Job
+from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.domain.transcript import WarningKind
 from speakeasyd.events import EventHub
+from speakeasyd.services import publications
 from speakeasyd.services.held_claims import HeldClaims
 from speakeasyd.services.pauses import Pauses
-from speakeasyd.services.publications import MOST_TOGETHER, Publications
-from speakeasyd.services.publisher import Publisher
+from speakeasyd.services.publications import Publications
+from speakeasyd.services.publisher import MOST_TOGETHER
 from speakeasyd.services.source_faults import SourceFaults
 from tests.conftest import PATIENCE_S
 from tests.integration.publishing import (
@@ -20,24 +25,14 @@ from tests.integration.publishing import (
     PublicationSetup,
     open_publication_setup,
 )
+from tests.ledgers import query_ledger
+
+COMPLETED, FAILED = EventKind.JOB_COMPLETED, EventKind.JOB_FAILED
 
 
 @pytest.fixture
 def folders(tmp_path: Path) -> PublicationFolders:
     return PublicationFolders(tmp_path)
-
-
-@pytest.fixture
-def groups(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The paths of the jobs in each call of the publisher."""
-    publish, seen = Publisher.publish_jobs, list[list[str]]()
-
-    async def record_group(self: Publisher, jobs: Sequence[Job]) -> None:
-        seen.append([job.path.decode() for job in jobs])
-        await publish(self, jobs)
-
-    monkeypatch.setattr(Publisher, "publish_jobs", record_group)
-    return seen
 
 
 def open_publications(setup: PublicationSetup) -> Publications:
@@ -75,44 +70,67 @@ async def publish_at_once(
     for path in paths:
         folders.create_source(path)
     async with open_publication_setup(folders) as setup:
-        publications = open_publications(setup)
+        publishing = open_publications(setup)
         jobs = await setup.prepare_jobs(*paths)
         chosen = [job.id for job in jobs if job.path.decode() in cancelled]
         await setup.ledger.cancel_jobs(chosen)
         for job in jobs:
-            await publications.start_when_final(job, frozenset())
-        assert all(job.token in publications for job in jobs)
-        await publications.wait_all(PATIENCE_S)
-        assert not any(job.token in publications for job in jobs)
+            await publishing.start_when_final(job, frozenset())
+        assert all(job.token in publishing for job in jobs)
+        await publishing.wait_all(PATIENCE_S)
+        assert not any(job.token in publishing for job in jobs)
         return await setup.read_statuses()
 
 
 async def test_jobs_that_are_ready_at_the_same_time_are_published_together(
-    folders: PublicationFolders, groups: list[list[str]]
+    folders: PublicationFolders,
 ) -> None:
-    paths = [f"{number}.mp3" for number in range(MOST_TOGETHER + 2)]
+    paths = [f"{number}.mp3" for number in range(MOST_TOGETHER)]
     statuses = await publish_at_once(folders, paths)
     assert set(statuses.values()) == {"completed"}
-    assert groups == [paths[:MOST_TOGETHER], paths[MOST_TOGETHER:]]
+    times = query_ledger(folders.root / "state", "SELECT DISTINCT finished_at FROM jobs")
+    assert len(times) == 1, "they were completed in one transaction"
 
 
-async def test_a_name_that_is_refused_fails_only_its_job(
-    folders: PublicationFolders, groups: list[list[str]]
-) -> None:
+async def test_a_name_that_is_refused_fails_only_its_job(folders: PublicationFolders) -> None:
     folders.outbox.mkdir()
     (folders.outbox / "talks").write_text("not a folder")
-    paths = ["a.mp3", "talks/b.mp3", "c.mp3"]
-    statuses = await publish_at_once(folders, paths)
+    statuses = await publish_at_once(folders, ["a.mp3", "talks/b.mp3", "c.mp3"])
     assert statuses == {"a.mp3": "completed", "talks/b.mp3": "failed", "c.mp3": "completed"}
-    assert groups == [paths, ["a.mp3"], ["talks/b.mp3"], ["c.mp3"]]
 
 
-async def test_a_lost_claim_does_not_concern_the_other_jobs(
-    folders: PublicationFolders, groups: list[list[str]]
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege")
+async def test_a_folder_that_is_a_link_does_not_delay_the_other_jobs(
+    folders: PublicationFolders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(publications, "RETRY_S", 0.0)
+    folders.outbox.mkdir()
+    (folders.outbox / "talks").symlink_to(folders.root)
+    statuses = await publish_at_once(folders, ["a.mp3", "talks/b.mp3", "c.mp3"])
+    assert statuses == {"a.mp3": "completed", "talks/b.mp3": "failed", "c.mp3": "completed"}
+    [order] = query_ledger(
+        folders.root / "state",
+        "SELECT json_group_array(kind) AS kinds FROM events WHERE kind LIKE 'job.%ed' ORDER BY seq",
+    )
+    kinds = [kind for kind in json.loads(str(order["kinds"])) if kind in {COMPLETED, FAILED}]
+    assert kinds == [COMPLETED, COMPLETED, FAILED], "at once, not with the next tries"
+
+
+async def test_a_lost_claim_does_not_concern_the_other_jobs(folders: PublicationFolders) -> None:
     paths = ["a.mp3", "b.mp3", "c.mp3"]
     statuses = await publish_at_once(folders, paths, cancelled=["b.mp3"])
     assert statuses == {"a.mp3": "completed", "b.mp3": "cancelled", "c.mp3": "completed"}
     assert sorted(folders.read_files()) == sorted(
         f"{name}.{ending}" for name in "ac" for ending in FORMATS
     )
+
+
+async def test_an_end_that_is_reported_twice_is_published_once(folders: PublicationFolders) -> None:
+    folders.create_source("a.mp3")
+    async with open_publication_setup(folders) as setup:
+        publishing = open_publications(setup)
+        [job] = await setup.prepare_jobs("a.mp3")
+        cut = frozenset({WarningKind.CUT})
+        await asyncio.gather(*(publishing.start_when_final(job, cut) for _ in range(2)))
+        await publishing.wait_all(PATIENCE_S)
+    assert sorted(folders.read_files()) == sorted(f"a.{ending}" for ending in FORMATS)

@@ -1,5 +1,6 @@
-"""Publication from the ledger to durable files: names, outages, retries and sources."""
+"""JobArtifacts from the ledger to durable files: names, outages, retries and sources."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ from speakeasyd.domain.transcript import TranscribedTrack
 from speakeasyd.errors import ClaimLost, ErrorCode, FileFault, OutboxUnavailable
 from speakeasyd.events import Event, Subscription
 from speakeasyd.ledger.claims import fail_job
-from speakeasyd.ledger.publication import Publication, complete_jobs, load_transcript
+from speakeasyd.ledger.publication import JobArtifacts, complete_jobs, load_transcript
 from speakeasyd.ledger.readonly import find_matching_jobs, query_readonly
 from speakeasyd.ledger.transitions import split_into_slices
 from speakeasyd.outbox.publish import Outbox
@@ -35,7 +36,7 @@ async def test_every_format_is_written_and_its_hash_is_stored(folders: Publicati
     formats = tuple(ALL_FORMATS)
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs("talks/monday.mp3", options=Options(formats=formats))
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
         rows = query_readonly(
             setup.ledger.path,
             "SELECT format, path, sha256, bytes, written_at FROM artifacts ORDER BY id",
@@ -62,7 +63,7 @@ async def test_sources_with_equal_stems_get_different_names(
     async with open_publication_setup(folders) as setup:
         jobs = await setup.prepare_jobs(*names, options=Options(formats=("txt",)))
         for some in split_into_slices(jobs, together):
-            await setup.publisher.publish_jobs(some)
+            await asyncio.gather(*map(setup.publisher.publish_job, some))
     assert sorted(folders.read_files()) == ["A.ogg.txt", "a.flac.txt", "a.txt", "a.wav.txt"]
 
 
@@ -76,10 +77,10 @@ async def test_a_reserved_name_is_not_used_again(folders: PublicationFolders) ->
         outbox = folders.outbox
         folders.outbox.rmdir()
         with pytest.raises(OutboxUnavailable):
-            await setup.publisher.publish_jobs([first])
+            await setup.publisher.publish_job(first)
         outbox.mkdir()
-        await setup.publisher.publish_jobs([second])
-        await setup.publisher.publish_jobs([first])
+        await setup.publisher.publish_job(second)
+        await setup.publisher.publish_job(first)
     assert sorted(folders.read_files()) == ["a.mp3.txt", "a.txt"]
 
 
@@ -90,7 +91,7 @@ async def test_existing_files_in_the_outbox_are_kept(folders: PublicationFolders
     (folders.outbox / "memo.mp3.json").mkdir()
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs("memo.mp3")
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
     assert folders.read_files()["memo.srt"] == "a person's own"
     assert sorted(folders.read_files()) == [
         "memo (2).json",
@@ -109,12 +110,12 @@ async def test_a_retry_replaces_its_files_but_no_edited_ones(
         for job in await setup.prepare_jobs(
             "memo.mp3", "note.mp3", options=Options(formats=("txt", "srt"))
         ):
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
         (folders.outbox / "note.txt").write_text("It is done, and corrected.\n")
         await setup.ledger.retry_jobs(find_matching_jobs(setup.ledger.path, "1"))
         for job in await setup.claim_all_jobs():
             await setup.commit_transcript(job, " It is done better.")
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
     assert folders.read_files()["memo.txt"] == "It is done better.\n"
     assert folders.read_files()["note.txt"] == "It is done, and corrected.\n"
     assert sorted(folders.read_files()) == [
@@ -132,7 +133,7 @@ async def test_a_cancelled_job_is_not_completed(folders: PublicationFolders) -> 
         [job] = await setup.prepare_jobs("memo.mp3")
         await setup.ledger.cancel_jobs([job.id])
         with pytest.raises(ClaimLost):
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
     assert folders.read_files() == {}
 
 
@@ -155,10 +156,10 @@ async def test_a_missing_outbox_is_not_created_again(folders: PublicationFolders
         [job] = await setup.prepare_jobs("memo.mp3")
         folders.outbox.rmdir()
         with pytest.raises(OutboxUnavailable, match="gone"):
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
         assert not folders.outbox.exists()
         folders.outbox.mkdir()
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
         assert await setup.read_statuses() == {"memo.mp3": "completed"}
 
 
@@ -169,7 +170,7 @@ async def test_a_folder_with_the_name_of_a_file_is_refused(folders: PublicationF
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs("talks/monday.mp3")
         with pytest.raises(FileFault) as refusal:
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
     assert refusal.value.code is ErrorCode.OUTPUT_REFUSED
 
 
@@ -187,8 +188,8 @@ async def test_links_inside_the_outbox_are_refused_but_it_may_be_one(
     async with open_publication_setup(folders) as setup:
         out, fine = await setup.prepare_jobs("talks/monday.mp3", "tuesday.mp3")
         with pytest.raises(OutboxUnavailable, match="a link"):
-            await setup.publisher.publish_jobs([out])
-        await setup.publisher.publish_jobs([fine])
+            await setup.publisher.publish_job(out)
+        await setup.publisher.publish_job(fine)
     assert list(elsewhere.iterdir()) == []
     assert (folders.root / "real" / "tuesday.txt").is_file()
 
@@ -213,7 +214,7 @@ async def test_hostile_names_are_published(folders: PublicationFolders, name: st
     folders.create_source(name)
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs(name)
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
         assert set((await setup.read_statuses()).values()) == {"completed"}
     assert len(folders.read_files()) == len(FORMATS)
     assert all(len(os.fsencode(written)) <= 200 for written in folders.read_files())
@@ -229,7 +230,7 @@ async def test_a_hundred_jobs_with_one_name_get_different_names(
     async with open_publication_setup(folders) as setup:
         jobs = await setup.prepare_jobs(*names, options=Options(formats=("txt",), name="same"))
         for some in split_into_slices(jobs, together):
-            await setup.publisher.publish_jobs(some)
+            await asyncio.gather(*map(setup.publisher.publish_job, some))
     assert len(folders.read_files()) == len(names)
     assert "same (99).txt" in folders.read_files()
     assert f"same (job {jobs[-1].id}).txt" in folders.read_files()
@@ -258,10 +259,10 @@ async def test_a_source_is_archived_only_after_its_publication(
         [job] = await setup.prepare_jobs("talks/monday.mp3")
         folders.outbox.rmdir()
         with pytest.raises(OutboxUnavailable):
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
         assert folders.read_files("inbox") == {"talks/monday.mp3": "monday"}
         folders.outbox.mkdir()
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
     assert folders.read_files("inbox") == {}
     assert folders.read_files("archive") == {"talks/monday.mp3": "monday"}
 
@@ -272,7 +273,7 @@ async def test_nothing_in_the_archive_is_overwritten(tmp_path: Path) -> None:
         for version in (b"one", b"two two", b"three three"):
             folders.create_source("a.mp3", version)
             [job] = await setup.prepare_jobs("a.mp3")
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
     assert folders.read_files("archive") == {
         "a.mp3": "one",
         "a (2).mp3": "two two",
@@ -288,7 +289,7 @@ async def test_a_source_is_deleted_unless_there_is_a_newer_version(tmp_path: Pat
         jobs = await setup.prepare_jobs("old.mp3", "new.mp3")
         folders.create_source("new.mp3", b"a newer version")
         for job in jobs:
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
     assert folders.read_files("inbox") == {"new.mp3": "a newer version"}
 
 
@@ -315,7 +316,7 @@ async def test_a_failed_disposal_is_reported_and_the_job_completed(tmp_path: Pat
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs("a.mp3")
         with setup.hub.subscribe() as events:
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
             kinds = [event.kind async for event in _read_events_until(events, "source.stuck")]
         assert "source.stuck" in kinds
         assert await setup.read_statuses() == {"a.mp3": "completed"}
@@ -341,7 +342,7 @@ async def test_a_disposal_round_finds_sources_that_a_crash_left(
     async with open_publication_setup(folders) as setup:
         done, again, _ = await setup.prepare_jobs("done.mp3", "again.mp3", "waiting.mp3")
         for job in (done, again):  # completed, but the daemon died before the disposal
-            await setup.ledger.write(complete_jobs, [Publication(job.id, job.token, [])])
+            await setup.ledger.write(complete_jobs, [JobArtifacts(job.id, job.token, [])])
         await setup.ledger.retry_jobs([again.id])
         folders.create_source("unknown.mp3")
         await setup.sources.run_once()
@@ -356,7 +357,7 @@ async def test_a_copy_in_the_archive_is_not_repeated(tmp_path: Path) -> None:
     (folders.archive / "a.mp3").write_bytes(b"the same")  # as after a copy to another file system
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs("a.mp3")
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
     assert folders.read_files("archive") == {"a.mp3": "the same"}
     assert folders.read_files("inbox") == {}
 
@@ -393,9 +394,9 @@ async def test_each_track_has_its_own_artifacts(folders: PublicationFolders) -> 
     async with open_publication_setup(folders) as setup:
         for name in ("film.mkv", "film.mp4"):
             [job] = await setup.prepare_jobs(name, options=options, tracks=tracks)
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
         [plain] = await setup.prepare_jobs("talk.mkv", options=options)
-        await setup.publisher.publish_jobs([plain])
+        await setup.publisher.publish_job(plain)
         query = "SELECT format, path FROM artifacts WHERE job_id = 1 ORDER BY id"
         rows = [tuple(row.values()) for row in query_readonly(setup.ledger.path, query)]
         [text] = query_readonly(
@@ -431,11 +432,11 @@ async def test_a_retry_without_tracks_removes_their_artifacts(folders: Publicati
     options = Options(formats=("srt",))
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs("film.mkv", options=options, tracks=tracks)
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
         await setup.ledger.retry_jobs([job.id])
         [again] = await setup.claim_all_jobs()
         await setup.commit_transcript(again, " Once more.")
         kept = await setup.ledger.read(load_transcript, job.id)
         assert kept.tracks == tracks, "until the new text is whole, the old one is current"
-        await setup.publisher.publish_jobs([again])
+        await setup.publisher.publish_job(again)
     assert list(folders.read_files()) == ["film.srt"]

@@ -1,4 +1,4 @@
-"""Publication of two jobs that is killed, or fails, at each system call and is then continued."""
+"""JobArtifacts of two jobs that is killed, or fails, at each system call and is then continued."""
 
 import asyncio
 import hashlib
@@ -64,7 +64,7 @@ def prepare_publication(root: Path) -> PublicationFolders:
             [earlier] = await setup.prepare_jobs(
                 "talks/monday.mp3", text=" It is", options=Options(formats=EARLIER_FORMATS)
             )
-            await setup.publisher.publish_jobs([earlier])
+            await setup.publisher.publish_job(earlier)
             folders.create_source("talks/monday.mp3", b"monday")
             folders.create_source("tuesday.mp3", b"tuesday")
             await setup.prepare_jobs("talks/monday.mp3", "tuesday.mp3")

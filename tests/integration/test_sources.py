@@ -33,7 +33,7 @@ async def test_a_source_with_missing_content_is_kept(
     folders.create_source("a.mp3")
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs("a.mp3", warnings=(MediaWarning(kind, "something"),))
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
         await setup.sources.run_once()
     stays = kind in {WarningKind.CUT, WarningKind.DAMAGED} or (kind, sources) == (
         WarningKind.LEFT_OUT,
@@ -50,7 +50,7 @@ async def test_a_source_is_kept_while_it_is_open_for_writing(tmp_path: Path, sou
     async with open_publication_setup(folders) as setup:
         [job] = await setup.prepare_jobs("talks/a.mp3")
         with setup.hub.subscribe() as events, source.open("ab"):
-            await setup.publisher.publish_jobs([job])
+            await setup.publisher.publish_job(job)
             [kept] = [event for event in events.take_waiting() if event.kind == "source.kept"]
             assert "still open for writing by" in str(kept.data["reason"])
             await setup.sources.run_once()
@@ -66,7 +66,7 @@ async def test_different_bytes_of_equal_size_and_time_are_not_deleted(tmp_path: 
         [job] = await setup.prepare_jobs("a.mp3")
         source.write_bytes(b"two")
         os.utime(source, ns=(job.signature.mtime_ns, job.signature.mtime_ns))
-        await setup.publisher.publish_jobs([job])
+        await setup.publisher.publish_job(job)
     assert folders.read_files("inbox") == {"a.mp3": "two"}
 
 

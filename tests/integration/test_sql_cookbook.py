@@ -21,7 +21,7 @@ from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import close_incident, open_incident, store_state
 from speakeasyd.ledger.new_jobs import add_jobs, store_waiting_files
-from speakeasyd.ledger.publication import Publication, complete_jobs
+from speakeasyd.ledger.publication import JobArtifacts, complete_jobs
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import Transcribed, store_results
 from speakeasyd.ledger.speakers import load_job_speakers, store_found_speakers
@@ -89,7 +89,7 @@ async def fill_ledger(path: Path) -> None:
             store_results, [(call.id, call.token, Transcribed(audio_seconds=40.0, warnings=[cut]))]
         )
         await ledger.write(
-            complete_jobs, [Publication(call.id, call.token, [build_artifact("call.txt")])]
+            complete_jobs, [JobArtifacts(call.id, call.token, [build_artifact("call.txt")])]
         )
         incident = await ledger.write(
             open_incident,
@@ -164,7 +164,7 @@ async def finish_talk(ledger: Ledger) -> None:
     )
     await ledger.write(store_found_speakers, talk.id, talk.token, anna)
     await ledger.write(
-        complete_jobs, [Publication(talk.id, talk.token, [build_artifact("talk.txt")])]
+        complete_jobs, [JobArtifacts(talk.id, talk.token, [build_artifact("talk.txt")])]
     )
 
 

@@ -36,6 +36,7 @@ REFUSED = frozenset(
         "nan in a word",
         "unknown code",
         "nan at the end",
+        "no warnings",
     }
 )
 ENDED = ("completed", "failed")
@@ -102,12 +103,11 @@ async def test_an_invalid_report_ends_only_its_own_job(setup: StallSetup) -> Non
     assert setup.query_incidents() == []
 
 
-@pytest.mark.parametrize("what", ["record", "note", "transcribed"])
+@pytest.mark.parametrize("odd", ["nan in a word", "unknown code", "nan at the end", "no warnings"])
 async def test_a_report_refused_by_the_ledger_ends_only_its_job(
-    setup: StallSetup, what: str, monkeypatch: pytest.MonkeyPatch
+    setup: StallSetup, odd: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("speakeasyd.workers.supervisor.find_complaint", lambda _report: None)
-    odd = {"record": "nan in a word", "note": "unknown code", "transcribed": "nan at the end"}[what]
     FaultScript((InjectedFault("odd_report", file="bad", chunk=1, text=odd),)).write_to(setup.root)
     for name in ("bad.wav", "good.wav", "better.wav"):
         setup.drop_file(name)

@@ -26,7 +26,7 @@ async def publish_version(
 ) -> Job:
     setup.folders.create_source("talk.mp3", data)
     [job] = await setup.prepare_jobs("talk.mp3", text=text, options=options)
-    await setup.publisher.publish_jobs([job])
+    await setup.publisher.publish_job(job)
     return job
 
 
@@ -93,7 +93,7 @@ async def test_artifacts_of_other_files_are_kept(tmp_path: Path) -> None:
     folders.create_source("talk.wav")
     async with open_publication_setup(folders) as setup:
         [other] = await setup.prepare_jobs("talk.wav", text=" Another talk.", options=TXT)
-        await setup.publisher.publish_jobs([other])
+        await setup.publisher.publish_job(other)
         await publish_version(setup, b"one", " One.")
         await publish_version(setup, b"two", " Two.")
     assert folders.read_files() == {"talk.txt": "Another talk.\n", "talk.mp3.txt": "Two.\n"}

@@ -37,7 +37,9 @@ def _build_message(**event: Any) -> dict[str, Any]:
     return {"type": "events", "events": [event]}
 
 
-@pytest.mark.parametrize("payload", [DONE, JobNoted(progress=0.5)], ids=lambda it: it.event_kind)
+@pytest.mark.parametrize(
+    "payload", [DONE, JobNoted(container_seconds=0.5)], ids=lambda it: it.event_kind
+)
 def test_a_sent_event_is_valid(payload: Any) -> None:
     event = Event.of(payload, at="2026-01-01T00:00:00.000Z", job_id=JobId(1))
     MESSAGES.validate_python(_build_message(**asdict(event)))

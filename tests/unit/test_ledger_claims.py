@@ -26,7 +26,7 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import shift_waits, store_state
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.publication import (
-    Publication,
+    JobArtifacts,
     complete_jobs,
     load_transcript,
     reserve_artifacts,
@@ -177,9 +177,9 @@ async def test_a_lost_claim_changes_nothing(ledger: Ledger) -> None:
         ledger.write(release_claim, old.id, old.token, available_at=None),
         ledger.write(fail_job, old.id, old.token, code=ErrorCode.INTERNAL, error="late"),
         ledger.write(
-            reserve_artifacts, [Publication(old.id, old.token, [build_artifact("a.txt")])]
+            reserve_artifacts, [JobArtifacts(old.id, old.token, [build_artifact("a.txt")])]
         ),
-        ledger.write(complete_jobs, [Publication(old.id, old.token, [build_artifact("a.txt")])]),
+        ledger.write(complete_jobs, [JobArtifacts(old.id, old.token, [build_artifact("a.txt")])]),
     ):
         with pytest.raises(ClaimLost):
             await change
@@ -403,7 +403,7 @@ async def test_equal_jobs_share_one_transcription(ledger: Ledger) -> None:
     [second] = await ledger.write(claim_jobs, 9)
     assert (second.transcribed, second.done, second.language) == (True, {0, 1}, "nl")
     assert (await ledger.read(load_transcript, second.id)).text == "Hello world."
-    await ledger.write(complete_jobs, [Publication(second.id, second.token, [])])
+    await ledger.write(complete_jobs, [JobArtifacts(second.id, second.token, [])])
     [third] = await ledger.write(claim_jobs, 9)
     assert third.transcribed
     row = await read_status(ledger, third.id)
@@ -429,7 +429,7 @@ async def test_equal_jobs_can_be_transcribed_separately(ledger: Ledger) -> None:
 async def test_a_transcript_with_a_gap_is_not_copied(ledger: Ledger) -> None:
     [first] = await add_claimed_jobs(ledger, build_job("a", "same"))
     await ledger.write(store_results, [(first.id, first.token, build_chunk(0, gap=True))])
-    await ledger.write(complete_jobs, [Publication(first.id, first.token, [])])
+    await ledger.write(complete_jobs, [JobArtifacts(first.id, first.token, [])])
     [second] = await add_claimed_jobs(ledger, build_job("b", "same"))
     assert not second.transcribed
 

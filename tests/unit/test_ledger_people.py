@@ -8,7 +8,7 @@ from speakeasyd.errors import ErrorCode, QueryError
 from speakeasyd.ledger.claims import claim_jobs, fail_job
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.new_jobs import add_jobs
-from speakeasyd.ledger.publication import Publication, complete_jobs
+from speakeasyd.ledger.publication import JobArtifacts, complete_jobs
 from speakeasyd.ledger.readonly import find_matching_jobs, query_readonly
 from speakeasyd.ledger.results import Transcribed, add_strike, store_results
 from speakeasyd.ledger.transitions import find_lost_claims
@@ -69,7 +69,7 @@ async def test_a_retry_is_transcribed_not_copied(ledger: Ledger) -> None:
     [one] = await add_claimed_jobs(ledger, build_job("a", "same"))
     await finish_job(ledger, one, " Hello.")
     [twin] = await add_claimed_jobs(ledger, build_job("b", "same"))
-    await ledger.write(complete_jobs, [Publication(twin.id, twin.token, [])])
+    await ledger.write(complete_jobs, [JobArtifacts(twin.id, twin.token, [])])
     await ledger.retry_jobs([twin.id])
     [again] = await ledger.write(claim_jobs, 1)
     assert (again.id, again.transcribed) == (twin.id, False)

@@ -1,12 +1,12 @@
-"""Publication: order of the text, and unique names."""
+"""JobArtifacts: order of the text, and unique names."""
 
 import pytest
 
 from speakeasyd.domain.transcript import Chunk, Segment, Word
-from speakeasyd.errors import LedgerError
+from speakeasyd.errors import ClaimLost, LedgerError
 from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.publication import (
-    Publication,
+    JobArtifacts,
     complete_jobs,
     find_taken_names,
     load_transcript,
@@ -37,7 +37,7 @@ async def test_segments_are_ordered_by_time(ledger: Ledger) -> None:
     await ledger.write(store_results, [(job.id, job.token, chunk) for chunk in chunks])
     transcript = await ledger.read(load_transcript, job.id)
     assert (transcript.text, transcript.source) == ("One, two, three, four", "a.wav")
-    await ledger.write(complete_jobs, [Publication(job.id, job.token, [])])
+    await ledger.write(complete_jobs, [JobArtifacts(job.id, job.token, [])])
     assert await read_text(ledger, job.id) == "One, two, three, four"
 
 
@@ -65,7 +65,7 @@ async def test_channels_are_merged_by_time(ledger: Ledger) -> None:
         (" How are you?", 1),
         (" Fine.", 0),
     ]
-    await ledger.write(complete_jobs, [Publication(job.id, job.token, [])])
+    await ledger.write(complete_jobs, [JobArtifacts(job.id, job.token, [])])
     assert await read_text(ledger, job.id) == transcript.text
 
 
@@ -98,7 +98,7 @@ async def test_a_name_belongs_to_one_job(ledger: Ledger, twin: str) -> None:
         await ledger.write(
             reserve_artifacts,
             [
-                Publication(
+                JobArtifacts(
                     one.id, one.token, [build_artifact("talk.txt"), build_artifact("caf\u00e9.txt")]
                 )
             ],
@@ -112,18 +112,61 @@ async def test_a_name_belongs_to_one_job(ledger: Ledger, twin: str) -> None:
     assert await ledger.read(find_taken_names, "/elsewhere", [twin], job_id=two.id) == set()
     assert await ledger.write(
         reserve_artifacts,
-        [Publication(two.id, two.token, [build_artifact("free.txt"), build_artifact(twin)])],
+        [JobArtifacts(two.id, two.token, [build_artifact("free.txt"), build_artifact(twin)])],
     ) == {two.id}
     assert await ledger.read(find_taken_names, "/outbox", ["free.txt"], job_id=one.id) == set()
+
+
+@pytest.mark.parametrize("twin", ["talk.txt", "TALK.txt", "cafe\u0301.txt"])
+async def test_a_name_that_several_jobs_want_at_once_is_given_to_the_first(
+    ledger: Ledger, twin: str
+) -> None:
+    jobs = await add_claimed_jobs(ledger, *map(build_job, "abc"))
+    names = [["talk.txt", "caf\u00e9.txt"], ["free.txt", twin], ["other.txt"]]
+    wanted = [
+        JobArtifacts(job.id, job.token, list(map(build_artifact, of_job)))
+        for job, of_job in zip(jobs, names, strict=True)
+    ]
+    assert await ledger.write(reserve_artifacts, wanted) == {jobs[1].id}
+    reserved = query_readonly(ledger.path, "SELECT job_id, path FROM artifacts ORDER BY id")
+    assert [tuple(row.values()) for row in reserved] == [
+        (jobs[0].id, "talk.txt"),
+        (jobs[0].id, "caf\u00e9.txt"),
+        (jobs[2].id, "other.txt"),
+    ]
+    assert await ledger.write(reserve_artifacts, wanted) == {jobs[1].id}, "also when repeated"
+
+
+async def test_an_outbox_may_have_any_path(ledger: Ledger) -> None:
+    jobs = await add_claimed_jobs(ledger, build_job("a"), build_job("b"))
+    wanted = [
+        JobArtifacts(job.id, job.token, [build_artifact("talk.txt", "/out\udcffbox")])
+        for job in jobs
+    ]
+    assert await ledger.write(reserve_artifacts, wanted[:1]) == frozenset()
+    assert await ledger.write(reserve_artifacts, wanted[1:]) == {jobs[1].id}
+
+
+async def test_one_lost_claim_leaves_all_jobs_as_they_were(ledger: Ledger) -> None:
+    one, two = await add_claimed_jobs(ledger, build_job("a"), build_job("b"))
+    await ledger.cancel_jobs([two.id])
+    wanted = [JobArtifacts(job.id, job.token, [build_artifact(f"{job.id}")]) for job in (one, two)]
+    for operation in (reserve_artifacts, complete_jobs):
+        with pytest.raises(ClaimLost, match=f"job {two.id} "):
+            await ledger.write(operation, wanted)
+    assert (await read_status(ledger, one.id))["status"] == "processing"
+    assert query_readonly(ledger.path, "SELECT 1 FROM artifacts") == []
 
 
 async def test_completion_records_the_written_files(ledger: Ledger) -> None:
     [job] = await add_claimed_jobs(ledger, build_job("a"))
     await ledger.write(
-        reserve_artifacts, [Publication(job.id, job.token, [build_artifact("old.txt")])]
+        reserve_artifacts, [JobArtifacts(job.id, job.token, [build_artifact("old.txt")])]
     )
     assert query_readonly(ledger.path, "SELECT written_at FROM artifacts") == [{"written_at": None}]
-    await ledger.write(complete_jobs, [Publication(job.id, job.token, [build_artifact("new.txt")])])
+    await ledger.write(
+        complete_jobs, [JobArtifacts(job.id, job.token, [build_artifact("new.txt")])]
+    )
     [artifact] = query_readonly(ledger.path, "SELECT path, written_at FROM artifacts")
     assert artifact == {"path": "new.txt", "written_at": "2026-01-01T00:00:00.000Z"}
     row = await read_status(ledger, job.id)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from speakeasyd.domain.event_payloads import JobNoted
-from speakeasyd.domain.job import Job
+from speakeasyd.domain.job import Job, JobId, Token
 from speakeasyd.errors import ErrorCode
 from speakeasyd.ledger import retries
 from speakeasyd.ledger.claims import claim_jobs, fail_job, release_claim
@@ -16,13 +16,14 @@ from speakeasyd.ledger.ledger import Ledger
 from speakeasyd.ledger.maintenance import release_stale_claims
 from speakeasyd.ledger.new_jobs import add_jobs
 from speakeasyd.ledger.publication import (
-    Publication,
+    JobArtifacts,
     complete_jobs,
+    load_publications,
     load_transcript,
     reserve_artifacts,
 )
 from speakeasyd.ledger.readonly import query_readonly
-from speakeasyd.ledger.results import Transcribed, add_strike, store_results
+from speakeasyd.ledger.results import Transcribed, WorkerResult, add_strike, store_results
 from speakeasyd.ledger.search import search_text
 from tests.ledgers import (
     add_claimed_jobs,
@@ -93,6 +94,51 @@ async def test_a_complete_retry_replaces_it(ledger: Ledger) -> None:
     tables = "SELECT (SELECT count(*) FROM retries) + (SELECT count(*) FROM retry_chunks) AS n"
     assert query_readonly(ledger.path, tables) == [{"n": 0}]
     assert query_readonly(ledger.path, "SELECT count(*) AS n FROM chunks") == [{"n": 2}]
+
+
+async def test_a_retry_is_stored_and_completed_together_with_other_jobs(ledger: Ledger) -> None:
+    again, before, _ = await retried(ledger)
+    first, lost = await add_claimed_jobs(ledger, build_job("first.wav"), build_job("lost.wav"))
+    await ledger.cancel_jobs([lost.id])
+    results: list[tuple[JobId, Token, WorkerResult]] = []
+    for job in (again, first, lost):
+        chunk = build_chunk(0, f" {job.id}", language="fr")
+        french = tuple(replace(segment, language="fr") for segment in chunk.segments)
+        reported = (
+            JobNoted(language="de", language_probability=0.9),
+            replace(chunk, segments=french),
+            build_chunk(1, gap=True),
+            Transcribed(job.id),
+            Transcribed(99.0),  # reported twice
+        )
+        results += [(job.id, job.token, result) for result in reported]
+    assert await ledger.write(store_results, results) == {lost.id}
+    assert await read_transcript_state(ledger, again) == before
+    assert (await read_status(ledger, lost.id))["language"] is None
+    loaded = await ledger.read(load_publications, [first.id, again.id])
+    for job, (transcript, own) in zip((first, again), loaded, strict=True):
+        assert (transcript.text, transcript.gaps) == (str(job.id), ((10.0, 20.0),))
+        assert (transcript.language, transcript.audio_seconds) == ("fr", job.id)
+        assert [kind.value for kind in transcript.warning_kinds] == ["left_out"]
+        assert bool(own) == (job is again)
+    written = [
+        JobArtifacts(job.id, job.token, [build_artifact(f"new {job.id}.txt")])
+        for job in (again, first)
+    ]
+    assert await ledger.write(reserve_artifacts, written) == frozenset()
+    await ledger.write(complete_jobs, written)
+    for job in (again, first):
+        assert (await ledger.read(load_transcript, job.id)).text == str(job.id)
+        row = await read_status(ledger, job.id)
+        assert (row["status"], row["language"], row["language_probability"]) == (
+            "completed",
+            "fr",
+            None,
+        )
+    names = query_readonly(ledger.path, "SELECT job_id, path FROM artifacts ORDER BY path")
+    assert [tuple(row.values()) for row in names] == [
+        (job.id, f"new {job.id}.txt") for job in (again, first)
+    ]
 
 
 @pytest.mark.parametrize("claimed_again", [True, False])
@@ -170,7 +216,7 @@ async def test_a_restart_in_the_middle_of_a_retry_keeps_its_chunks(tmp_path: Pat
             store_results, [(again.id, again.token, Transcribed(audio_seconds=20.0, warnings=()))]
         )
         await ledger.write(
-            complete_jobs, [Publication(again.id, again.token, [build_artifact("a.txt")])]
+            complete_jobs, [JobArtifacts(again.id, again.token, [build_artifact("a.txt")])]
         )
         assert (await ledger.read(load_transcript, job.id)).text == "newer part"
 
@@ -202,7 +248,7 @@ async def test_a_failure_during_publication_writes_the_files_again(
         store_results, [(job.id, job.token, Transcribed(audio_seconds=10.0, warnings=()))]
     )
     await ledger.write(
-        reserve_artifacts, [Publication(job.id, job.token, [build_artifact("a.txt")])]
+        reserve_artifacts, [JobArtifacts(job.id, job.token, [build_artifact("a.txt")])]
     )
     await ledger.cancel_jobs([job.id])
     assert (await ledger.read(load_transcript, job.id)) == before["transcript"]
@@ -210,7 +256,7 @@ async def test_a_failure_during_publication_writes_the_files_again(
     assert again.transcribed
     assert (await load_work(ledger, job)) == before["transcript"]
     await ledger.write(
-        complete_jobs, [Publication(again.id, again.token, [build_artifact("a.txt")])]
+        complete_jobs, [JobArtifacts(again.id, again.token, [build_artifact("a.txt")])]
     )
     assert (await read_status(ledger, job.id))["status"] == "completed"
 

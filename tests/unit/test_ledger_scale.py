@@ -3,12 +3,14 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import pytest
-from sqlalchemy import ClauseElement
+from sqlalchemy import ClauseElement, Select
 from sqlalchemy.dialects import sqlite
 
-from speakeasyd.ledger import claims
+from speakeasyd.ledger import claims, publication, results
+from speakeasyd.ledger.tables import chunks
 from tests.ledgers import create_ledger, insert_jobs
 
 JOBS = 20_000
@@ -49,6 +51,28 @@ PAGES = {
 def test_a_page_uses_an_index(large_ledger: sqlite3.Connection, query: str) -> None:
     steps = explain_query(large_ledger, query)
     assert not [step for step in steps if step.startswith("SCAN") or "TEMP B-TREE" in step], steps
+
+
+SHARED = {
+    "the holders of names": (
+        publication._HOLDERS,
+        {"outboxes": ["/outbox"], "keys": ["a.txt", "b.txt"]},
+    ),
+    "versions": (publication._VERSIONS, {"job_ids": [1, 2]}),
+    "versions among others": (publication._AMONG, {"job_ids": [1, 2], "among": [3, 4]}),
+    "own files": (publication._OWN_FILES, {"job_ids": [1, 2]}),
+    "segments": (publication._SEGMENTS, {"job_ids": [1, 2]}),
+    "chunks that are kept": (results._KEPT[chunks], {"job_ids": [1, 2], "numbers": [0, 1]}),
+    "gaps": (results._GIVEN_UP[chunks], {"job_ids": [1, 2]}),
+}
+
+
+@pytest.mark.parametrize(("statement", "values"), SHARED.values(), ids=SHARED)
+def test_a_statement_for_several_jobs_uses_an_index(
+    large_ledger: sqlite3.Connection, statement: Select[Any], values: dict[str, Any]
+) -> None:
+    steps = explain_query(large_ledger, compile_statement(statement.params(values)))
+    assert not [step for step in steps if step.startswith("SCAN")], steps
 
 
 def test_a_text_is_read_from_its_own_segments(large_ledger: sqlite3.Connection) -> None:

@@ -20,7 +20,7 @@ from speakeasyd.ledger.people import (
     merge_people,
     rename_person,
 )
-from speakeasyd.ledger.publication import Publication, complete_jobs, load_transcript
+from speakeasyd.ledger.publication import JobArtifacts, complete_jobs, load_transcript
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import Transcribed, store_results
 from speakeasyd.services.speakers import SpeakerChange, SpeakerLabeller, change_speakers
@@ -58,7 +58,7 @@ async def transcribe_job(ledger: Ledger, job: Job, *chunks: Chunk) -> None:
 
 async def complete_with_speakers(ledger: Ledger, job: Job) -> None:
     await ledger.write(
-        complete_jobs, [Publication(job.id, job.token, [build_artifact(f"{job.id}.txt")])]
+        complete_jobs, [JobArtifacts(job.id, job.token, [build_artifact(f"{job.id}.txt")])]
     )
 
 
