@@ -29,6 +29,7 @@ from speakeasyd.engine.clips import Clip, EndOfFile, YieldTurn, read_clips
 from speakeasyd.engine.faults import EngineFault
 from speakeasyd.engine.language import PROBE_CLIPS, detect_language
 from speakeasyd.engine.pipeline_job import PipelineJob
+from speakeasyd.engine.read_choice import choose_job_to_read
 from speakeasyd.engine.recognizer import AnyRecognizer
 from speakeasyd.engine.vad import VoiceDetector
 from speakeasyd.errors import FileFault
@@ -167,17 +168,11 @@ class Pipeline:
     def _wait_for_readable_job(self) -> PipelineJob | None:
         with self._changed:
             while not self._stopping:
-                if job := self._find_readable_job():
+                if job := choose_job_to_read(self._jobs.values(), ahead_s=self._ahead_limit):
                     job.being_read = True
                     return job
                 self._changed.wait()
             return None
-
-    def _find_readable_job(self) -> PipelineJob | None:
-        jobs = [job for job in self._jobs.values() if not job.finished and not job.being_read]
-        if not jobs or sum(job.seconds_ahead for job in self._jobs.values()) >= self._ahead_limit:
-            jobs = [job for job in jobs if job.starved]
-        return min(jobs, key=lambda job: job.turn, default=None)
 
     def _on_read(
         self, job: PipelineJob, item: Opened | Progress | Clip | EndOfFile | YieldTurn
