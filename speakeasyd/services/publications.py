@@ -62,6 +62,7 @@ class Publications:
         task.add_done_callback(lambda _task: self._running.pop(job.token, None))
 
     def cancel(self, token: Token) -> None:
+        """Cancel a publication whose claim has ended in the ledger."""
         if task := self._running.get(token):
             task.cancel()
 

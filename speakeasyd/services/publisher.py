@@ -3,11 +3,12 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import PurePosixPath
+from typing import Concatenate, ParamSpec, TypeVar
 
 from speakeasyd.domain.formats import FORMATS
 from speakeasyd.domain.job import EndedJob, Job, JobId
@@ -31,8 +32,11 @@ from speakeasyd.services.source_disposal import SourceDisposal
 from speakeasyd.services.speakers import SpeakerLabeller
 from speakeasyd.thread_group import ThreadGroup
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 MOST_TOGETHER = 16  # jobs that are completed together
-WRITTEN_TOGETHER = 4  # jobs whose files one thread writes: they share the time for an answer
+WRITTEN_TOGETHER = 4  # jobs in one call of the outbox: they share the time for its answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +82,36 @@ class Publisher:
         loaded = await self._ledger.read(load_publications, [job.id for job in jobs])
         rendered = await self._render_threads.run(_render_jobs, jobs, loaded)
         reserved = await self._reserve_artifacts(inbox, outbox, rendered)
-        written = await asyncio.gather(
-            *(
-                self._outboxes.call_outbox(inbox, _replace_files, outbox, some, reserved)
-                for some in split_into_slices(rendered, WRITTEN_TOGETHER)
-            )
-        )
-        await self._ledger.write(complete_jobs, list(chain(*written)))
+        written = await self._call_outbox(inbox, _replace_files, rendered, reserved)
+        await self._ledger.write(complete_jobs, written)
         return [
             _build_ended_job(one.job, warnings=one.transcript.warning_kinds) for one in rendered
         ]
+
+    async def _call_outbox(
+        self,
+        inbox: str,
+        function: Callable[Concatenate[Outbox, Sequence[T], P], Iterable[JobArtifacts]],
+        items: Sequence[T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> list[JobArtifacts]:
+        """Call a function with a few of the items at a time; the calls run at the same time.
+
+        Raises OutboxUnavailable and FileFault, when all calls have ended.
+        """
+        calls = (
+            self._outboxes.call_outbox(
+                inbox, function, self._outboxes[inbox], some, *args, **kwargs
+            )
+            for some in split_into_slices(items, WRITTEN_TOGETHER)
+        )
+        found = list[JobArtifacts]()
+        for result in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+            found += result
+        return found
 
     async def publish_failure(self, job: Job, code: ErrorCode, error: str) -> None:
         """Dispose of the source of a failed job, with a note that says why."""
@@ -104,7 +128,7 @@ class Publisher:
         reserved: dict[JobId, JobArtifacts] = {}
         while wanting := [one for one in rendered if one.job.id not in reserved]:
             proposed = [(await _next_name(names[one.job.id], one.job), one) for one in wanting]
-            intended = await self._outboxes.call_outbox(inbox, _build_artifacts, outbox, proposed)
+            intended = await self._call_outbox(inbox, _build_artifacts, proposed)
             refused = await self._ledger.write(reserve_artifacts, intended)
             reserved |= {
                 of_job.job_id: of_job for of_job in intended if of_job.job_id not in refused

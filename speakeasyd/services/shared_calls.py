@@ -63,6 +63,8 @@ class SharedCalls(Generic[T, R]):
         else:
             group = self._open[kind] = _Group([item])
             group.task = asyncio.create_task(self._carry_out_group(kind, group))
+            # retrieves an error for which all callers have stopped waiting
+            group.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         return group
 
     async def _carry_out_group(self, kind: str, group: _Group[T, R]) -> Sequence[R]:

@@ -32,8 +32,9 @@ from speakeasyd.services.service import Service
 
 CHECK_S = 2.0  # seconds between checks
 SUSPENDED_S = 30.0  # seconds without a check: the machine was suspended, so no progress is expected
-# Least seconds for a publication, which retries when a folder refuses
-PUBLISH_LEAST_S = 60.0
+# Least seconds for a publication: an attempt together with others and one alone, each of which may
+# wait a minute for the outbox
+PUBLISH_LEAST_S = 150.0
 
 AbandonClaim = Callable[[JobId, Token], None]
 Progress = tuple[int, float, bool]

@@ -44,6 +44,12 @@ def test_most_of_what_is_read_ahead_is_for_the_first_file() -> None:
     assert choose(build_job(1, 50), build_job(2, 25)) == 1
 
 
+def test_a_file_that_is_read_slowly_keeps_nothing_for_itself() -> None:
+    slow = build_job(1, 0, being_read=True)
+    assert choose(slow, build_job(2, 50), build_job(3, 45)) == 2
+    assert choose(slow, build_job(2, 50), build_job(3, 50)) is None
+
+
 def test_short_files_are_read_as_far_as_there_is_room() -> None:
     short = [build_job(number, 10, finished=True) for number in range(2, 6)]
     assert choose(build_job(1, 50, being_read=True), *short, build_job(6, 5)) == 6

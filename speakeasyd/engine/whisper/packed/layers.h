@@ -31,7 +31,7 @@ typedef struct {
     float *scales;           /* [outputs]: value of a product, besides the scale of the row */
     int32_t *weight_sums;    /* [outputs], of weights of 8 bits */
     const float *bias;       /* [outputs] */
-    int32_t outputs, inputs; /* multiples of 16; outputs are padded */
+    int32_t outputs, inputs; /* multiples of 16, inputs of 8 bits of 64; outputs are padded */
     int32_t bytes;           /* of a weight and of an input: 1 or 2 */
 } Linear;
 
@@ -264,7 +264,7 @@ INLINE void multiply_blocks(const Linear *linear, Rounded inputs, int rows, floa
 INLINE void multiply_tiles(const Linear *linear, Rounded inputs, int rows, float *out,
                            const Epilogue epilogue, const int bytes) {
 #ifdef __AMX_INT8__
-    if (bytes == 1) {
+    if (bytes == 1 && rows > TILE_ROWS) { /* for fewer, vectors are faster */
         multiply_blocks(linear, inputs, rows, out, epilogue);
         return;
     }

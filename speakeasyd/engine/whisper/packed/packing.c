@@ -8,6 +8,8 @@
 
 #define ARCH_REQ_XCOMP_PERM 0x1023 /* from Linux's asm/prctl.h */
 #define XFEATURE_XTILEDATA 18
+#define AMX_TILE (1u << 24) /* compilers have different names for these bits of CPUID */
+#define AMX_INT8 (1u << 25)
 #endif
 
 /* Packs weights [count][linear->inputs]: int8 with a factor for each row [count], or float16 or
@@ -31,7 +33,7 @@ EXPORT uint32_t get_source_checksum(void) { return SOURCE_CHECKSUM; }
 static inline int may_use_tiles(void) {
 #ifdef __AMX_INT8__
     unsigned a, b, c, d;
-    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & bit_AMX_TILE) && (d & bit_AMX_INT8)
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & AMX_TILE) && (d & AMX_INT8)
            && !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
 #else
     return 1;
