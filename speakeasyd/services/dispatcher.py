@@ -31,7 +31,7 @@ TICK_S = 1.0  # seconds between checks for changes by other programs in the ledg
 CHECK_QUEUE_S = 3.0
 # seconds for each claimed job in which reports are collected for one transaction, and at most
 GATHER_S = 0.02
-GATHER_MOST_S = 0.1
+GATHER_MOST_S = 0.25
 RETRY_S = 5.0  # seconds between rounds while the ledger cannot be written
 
 
