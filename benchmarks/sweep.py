@@ -8,8 +8,6 @@ relative to the defaults.
 """
 
 import argparse
-import os
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,20 +18,12 @@ from typing import Any
 from benchmarks.contenders import BUNDLED
 from benchmarks.corpus import Recording, recordings, wrong_words
 from benchmarks.machine import describe_machine
-from speakeasyd.domain.job import JobId, Token
+from benchmarks.pipeline_run import run_pipeline
 from speakeasyd.domain.options import Options
-from speakeasyd.domain.protocol import (
-    ChunkDone,
-    Report,
-    SourceRef,
-    Task,
-    TaskDone,
-    TaskFailed,
-    WorkerSpec,
-)
+from speakeasyd.domain.protocol import WorkerSpec
 from speakeasyd.domain.stepdown import CPU_BATCH, GPU_BATCH, GPU_REPLICAS
+from speakeasyd.domain.transcript import Chunk
 from speakeasyd.engine.model import load_model
-from speakeasyd.engine.pipeline import Pipeline
 from speakeasyd.engine.recognizer import AnyRecognizer, Model
 from speakeasyd.engine.whisper import decoding
 from speakeasyd.engine.whisper.decoding import FRAMES_PER_S
@@ -173,49 +163,29 @@ def transcribe(model: Model, chosen: Sequence[Recording], choice: Choice) -> Res
     """Transcribe all recordings, with one setting changed."""
     assert isinstance(model.recognizer, WhisperRecognizer)
     decoding._MARGIN = choice.margin * FRAMES_PER_S
-    done: dict[int, dict[int, str]] = {number: {} for number in range(len(chosen))}
-    remaining, over, redone = set(done), threading.Event(), [0]
+    redone = 0
 
-    def collect_report(report: Report) -> None:
-        if isinstance(report, ChunkDone):
-            redone[0] += report.chunk.redone
-            done[report.job_id][report.chunk.index] = "".join(
-                segment.text for segment in report.chunk.segments
-            )
-        elif isinstance(report, TaskDone | TaskFailed):
-            remaining.discard(report.job_id)
-            if not remaining:
-                over.set()
+    def count_redone(chunk: Chunk) -> None:
+        nonlocal redone
+        redone += chunk.redone
 
     network = model.recognizer.network
     if choice.rules.equal_lengths:
-        network = CTranslate2Network(model.recognizer.whisper)
-    recognizer = WhisperRecognizer(model.recognizer.whisper, network, choice.rules)
+        network = CTranslate2Network(model.recognizer.model)
+    recognizer = WhisperRecognizer(model.recognizer.model, network, choice.rules)
     counting = _CountingRecognizer(recognizer)
-    pipeline = Pipeline(
+    clock = process_time if "cpu" in model.loaded.device else perf_counter
+    began, began_s = clock(), perf_counter()
+    texts = run_pipeline(
+        [one.path for one in chosen],
+        Options.model_validate({"model": "bundled", **dict(choice.options)}),
         recognizer=counting,
         replicas=choice.replicas,
         batch_size=choice.batch,
-        readers=min(8, os.cpu_count() or 1),
-        folders={str(one.path.parent): str(one.path.parent) for one in chosen},
-        send=collect_report,
-        on_fault=lambda fault, _: print(fault),
-        on_idle=lambda: None,
+        on_chunk=count_redone,
     )
-    clock = process_time if "cpu" in model.loaded.device else perf_counter
-    began, began_s = clock(), perf_counter()
-    options = Options.model_validate({"model": "bundled", **dict(choice.options)})
-    for number, one in enumerate(chosen):
-        source = SourceRef(str(one.path.parent), os.fsencode(one.path.name))
-        pipeline.submit(Task(JobId(number), Token("sweep"), source, options, None))
-    over.wait()
     work_s, seconds = clock() - began, perf_counter() - began_s
-    pipeline.stop()
-    texts = {
-        one.path.name: "".join(text for _, text in sorted(done[number].items()))
-        for number, one in enumerate(chosen)
-    }
-    return Result(work_s, seconds, counting.clips / counting.calls, redone[0], texts)
+    return Result(work_s, seconds, counting.clips / counting.calls, redone, texts)
 
 
 class _CountingRecognizer:

@@ -78,10 +78,9 @@ class Publisher:
         job, it fails for all of them.
         """
         inbox = jobs[0].inbox
-        outbox = self._outboxes[inbox]
         loaded = await self._ledger.read(load_publications, [job.id for job in jobs])
         rendered = await self._render_threads.run(_render_jobs, jobs, loaded)
-        reserved = await self._reserve_artifacts(inbox, outbox, rendered)
+        reserved = await self._reserve_artifacts(inbox, rendered)
         written = await self._call_outbox(inbox, _replace_files, rendered, reserved)
         await self._ledger.write(complete_jobs, written)
         return [
@@ -118,24 +117,22 @@ class Publisher:
         await self._sources.dispose_source(job.inbox, _build_ended_job(job, failure=(code, error)))
 
     async def _reserve_artifacts(
-        self, inbox: str, outbox: Outbox, rendered: Sequence[_Rendered]
+        self, inbox: str, rendered: Sequence[_Rendered]
     ) -> dict[JobId, JobArtifacts]:
         """Reserve the artifacts of each job under the best name that is free or own.
 
         Raises FileFault if every name is taken, OutboxUnavailable, ClaimLost, LedgerUnwritable.
         """
-        names = {one.job.id: self._propose_names(outbox, one) for one in rendered}
+        names = {one.job.id: self._propose_names(one) for one in rendered}
         reserved: dict[JobId, JobArtifacts] = {}
         while wanting := [one for one in rendered if one.job.id not in reserved]:
             proposed = [(await _next_name(names[one.job.id], one.job), one) for one in wanting]
             intended = await self._call_outbox(inbox, _build_artifacts, proposed)
             refused = await self._ledger.write(reserve_artifacts, intended)
-            reserved |= {
-                of_job.job_id: of_job for of_job in intended if of_job.job_id not in refused
-            }
+            reserved |= {one.job_id: one for one in intended if one.job_id not in refused}
         return reserved
 
-    async def _propose_names(self, outbox: Outbox, rendered: _Rendered) -> AsyncIterator[str]:
+    async def _propose_names(self, rendered: _Rendered) -> AsyncIterator[str]:
         """Yield the best name, which is nearly always free, then others that no other job has."""
         job = rendered.job
         folder, _, source = os.fsdecode(job.path).rpartition("/")
@@ -144,8 +141,9 @@ class Publisher:
         )
         yield next(names)
         paths = {name: [f"{name}.{ending}" for ending in rendered.files] for name in names}
+        outbox = str(self._outboxes[job.inbox].path)
         taken = await self._ledger.read(
-            find_taken_names, str(outbox.path), list(chain(*paths.values())), job_id=job.id
+            find_taken_names, outbox, list(chain(*paths.values())), job_id=job.id
         )
         for name, of_name in paths.items():
             if taken.isdisjoint(of_name):

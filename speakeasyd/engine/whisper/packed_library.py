@@ -99,12 +99,13 @@ def load_library(
 
     Raises Unsupported. The libraries are in the folder of their `sources`.
     """
+    checksum = compute_checksum(sources)
     reasons = []
     for instructions, name in libraries.items():
         try:
             library = ctypes.CDLL(str(sources / name))
             _declare_functions(library)
-            is_current = library.get_source_checksum() == compute_checksum(sources)
+            is_current = library.get_source_checksum() == checksum
         except (OSError, AttributeError) as error:  # no library, or none of this program
             is_there = (sources / name).exists()
             reasons.append(f"damaged: {error}" if is_there else "not compiled at installation")
