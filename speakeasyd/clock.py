@@ -7,6 +7,7 @@ from typing import Protocol
 # Seconds of difference between two measurements from which the wall clock counts as set, rather
 # than as adjusted slowly
 JUMP_S = 2.0
+SHARED_S = 2.0  # seconds; rarer periodic checks are due at multiples of it
 
 
 class Clock(Protocol):
@@ -25,6 +26,16 @@ class SystemClock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+def find_next_check(now: float, delay_s: float) -> float:
+    """Return when a periodic check is due, in the seconds of `now`: about `delay_s` later.
+
+    Checks that are at least `SHARED_S` apart are due at the multiples of `SHARED_S`, so that a
+    process without work wakes up once for all of them: each wake-up costs more than a check.
+    """
+    due = now + delay_s
+    return round(due / SHARED_S) * SHARED_S if delay_s >= SHARED_S else due
 
 
 class JumpDetector:

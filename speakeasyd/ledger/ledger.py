@@ -86,12 +86,9 @@ class Ledger:
         """Return the current time as the ledger stores times."""
         return format_utc(self._clock.utc())
 
-    async def try_write(self) -> None:
-        """Take the write lock for a moment.
-
-        Raises LedgerUnwritable while another program holds it or the disk refuses writes.
-        """
-        await self.write(lambda _transaction: None)
+    async def take_lock(self) -> None:
+        """Take the write lock for a moment: see `Writer.take_lock`."""
+        await self._writer.take_lock()
 
     async def detect_foreign_commit(self) -> bool:
         """Return whether another program has committed since the last call.

@@ -163,12 +163,26 @@ class Writer:
 
         If so, publishes its events.
         """
-        version = await self._run_in_thread(self._data_version)
+        version = await self._run_statements(self._data_version)
         changed = self._version not in {None, version}
         if changed:
             await self.run_operation(lambda _transaction: None)
         self._version = version
         return changed
+
+    async def take_lock(self) -> None:
+        """Take the write lock for a moment.
+
+        Raises LedgerUnwritable while another program holds it or the ledger's files are away.
+        """
+        await self._run_statements(self._take_lock)
+
+    async def _run_statements(self, function: Callable[[], T]) -> T:
+        """Run a function that uses SQLite without SQLAlchemy. Raises LedgerError."""
+        try:
+            return await self._run_in_thread(function)
+        except sqlite3.Error as error:
+            raise connections.translate_error(error, self._path) from error
 
     async def _process_requests(self) -> None:
         try:
@@ -316,6 +330,11 @@ class Writer:
                     f"{file.name} {what} while the daemon runs: {file}",
                     hint="Put the same file back, or restart the daemon.",
                 )
+
+    def _take_lock(self) -> None:
+        self._require_files()
+        self._execute_raw("BEGIN IMMEDIATE")
+        self._execute_raw("ROLLBACK")
 
     def _data_version(self) -> int:
         self._require_files()

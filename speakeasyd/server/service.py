@@ -31,7 +31,6 @@ from speakeasyd.system.limits import file_limit
 
 RETRY_S = 15.0  # seconds between attempts to bind the port
 HEADER_BYTES = 1 << 14  # bytes of a request's header
-DATE_S = 1.0  # seconds between changes of the date in answers
 LEAVE_S = 2  # seconds for open answers when the daemon stops
 
 log = logging.getLogger(__name__)
@@ -110,6 +109,7 @@ class Server(Service):
             ws_per_message_deflate=False,  # it would cost more than it saves on this machine
             timeout_graceful_shutdown=LEAVE_S,
             server_header=False,
+            date_header=False,  # uvicorn would wake up every second for it: see `guard.py`
         )
         server = _Uvicorn(config)
         serving = asyncio.create_task(server.serve([listener]), name="uvicorn")
@@ -129,10 +129,7 @@ class Server(Service):
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without signal handlers; the daemon has its own.
-
-    It wakes up once a second, for the date in its answers, instead of ten times.
-    """
+    """uvicorn without signal handlers; the daemon has its own. Without requests, it does nothing."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -143,9 +140,7 @@ class _Uvicorn(uvicorn.Server):
         self._exit_requested.set()
 
     async def main_loop(self) -> None:
-        while not await self.on_tick(0):
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._exit_requested.wait(), DATE_S)
+        await self._exit_requested.wait()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

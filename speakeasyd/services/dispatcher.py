@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from speakeasyd.clock import Clock, JumpDetector
+from speakeasyd.clock import Clock, JumpDetector, find_next_check
 from speakeasyd.config import Settings
 from speakeasyd.domain.job import JobId, Token
 from speakeasyd.domain.pausing import LEDGER_PAUSE
@@ -26,9 +26,11 @@ from speakeasyd.services.source_faults import SourceFaults
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0  # seconds between checks for changes by other programs in the ledger
+# seconds between checks for changes by other programs in the ledger, with and without claimed jobs
+TICK_S = 1.0
+IDLE_TICK_S = 2.0
 # seconds between checks of the queue without a wake-up: a retry may have become due
-CHECK_QUEUE_S = 3.0
+CHECK_QUEUE_S = 4.0
 # seconds for each claimed job in which reports are collected for one transaction, and at most
 GATHER_S = 0.02
 GATHER_MOST_S = 0.25
@@ -145,20 +147,22 @@ class Dispatcher(Service):
         super().wake()
 
     async def run_once(self) -> float:
-        await asyncio.sleep(min(GATHER_S * max(1, len(self._claims)), GATHER_MOST_S))
+        if not self._check_queue_at or not self._reports.idle:  # more may follow
+            await asyncio.sleep(min(GATHER_S * max(1, len(self._claims)), GATHER_MOST_S))
+        tick_s = TICK_S if self._claims else IDLE_TICK_S
         try:
             await self._reports.process_events()
-            if self._clock.monotonic() >= self._check_ledger_at:
-                self._check_ledger_at = self._clock.monotonic() + TICK_S
+            if (now := self._clock.monotonic()) >= self._check_ledger_at:
+                self._check_ledger_at = find_next_check(now, tick_s)
                 await self._notice_foreign_changes()
-            if self._clock.monotonic() >= self._check_queue_at:
-                self._check_queue_at = self._clock.monotonic() + CHECK_QUEUE_S
+            if (now := self._clock.monotonic()) >= self._check_queue_at:
+                self._check_queue_at = find_next_check(now, CHECK_QUEUE_S)
                 await self._starter.claim_jobs()
         except LedgerUnwritable as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
             return RETRY_S
         await self._pauses.end_pause(LEDGER_PAUSE)
-        return TICK_S
+        return tick_s
 
     async def stop(self) -> None:
         """Stop: finish and store the chunks in progress, then release the other claims.

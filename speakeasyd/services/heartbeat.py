@@ -35,7 +35,7 @@ class Heartbeat(Service):
             for status in self._pool.status()
         ]
         try:
-            await self._ledger.try_write()
+            await self._ledger.take_lock()
             if workers != self._stored:
                 await self._ledger.write(store_state, StateKey.WORKERS, workers)
                 self._stored = workers

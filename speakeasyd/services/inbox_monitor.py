@@ -106,8 +106,8 @@ class InboxMonitor(Service):
 
     async def run_once(self) -> float:
         try:
-            await self._require_inbox()
-            await self._ensure_watching()
+            is_watched = await self._call_folder(self._inspect_folder)
+            await self._ensure_watching(is_watched)
             await self._recheck_unreadable()
             await self._run_due_scans()
             await self._publish_state()
@@ -190,21 +190,22 @@ class InboxMonitor(Service):
         with suppress(TimeoutError):
             await self._threads.run_within(STOP_S, self._watcher.stop_watching)
 
-    async def _require_inbox(self) -> None:
-        """Check that the inbox is present. Raises InboxMissing.
+    def _inspect_folder(self) -> bool:
+        """Return whether the watcher works. Blocks. Raises InboxMissing.
 
         An unmounted inbox would otherwise look like one whose files were all deleted.
         """
-        if not await self._call_folder(self._anchor.is_present):
+        if not self._anchor.is_present():
             raise InboxMissing(f"the inbox {self._inbox.path} is missing or no longer mounted")
+        return self._watcher.is_healthy()
 
-    async def _ensure_watching(self) -> None:
+    async def _ensure_watching(self, is_watched: bool) -> None:
         """Start the watcher; restart it if its observer has died. Raises InboxMissing."""
         if self._settings.poll == "always":
             return
         self._check_for_missed_events()
         now = self._clock.monotonic()
-        if self._arm_again_at <= now or not await self._call_folder(self._watcher.is_healthy):
+        if self._arm_again_at <= now or not is_watched:
             self._event_problem = await self._call_folder(self._watcher.start_watching)
             if not self._event_problem and self._settings.poll == "auto":
                 kind = await self._call_folder(find_filesystem_type, self._inbox.path)

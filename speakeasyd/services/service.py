@@ -4,6 +4,7 @@ import asyncio
 import logging
 from contextlib import suppress
 
+from speakeasyd.clock import find_next_check
 from speakeasyd.errors import LedgerUnwritable
 from speakeasyd.services.failures import ServiceFailures
 
@@ -14,7 +15,7 @@ FAILURE_RETRY_S = 5.0  # seconds before a retry after an unexpected exception
 
 
 class Service:
-    """Calls `run_once` repeatedly: after the delay that it returned, or at once after `wake`.
+    """Calls `run_once` repeatedly: about the returned delay later, or at once after `wake`.
 
     A subclass implements `run_once`, which returns the seconds until the next round; None: only
     when woken. Tests call `run_once` without the loop.
@@ -69,7 +70,10 @@ class Service:
             else:
                 if self._failures:
                     await self._failures.end_failure(self.name)
+            due = None
+            if delay is not None:
+                due = find_next_check(asyncio.get_running_loop().time(), delay)
             with suppress(TimeoutError):
                 # `wait_for` may miss a cancellation before Python 3.12
-                async with asyncio.timeout(delay):
+                async with asyncio.timeout_at(due):
                     await self._wake.wait()

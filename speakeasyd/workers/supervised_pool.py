@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from speakeasyd.clock import Clock
+from speakeasyd.clock import Clock, find_next_check
 from speakeasyd.config import RecoverySettings, WorkerSettings
 from speakeasyd.domain.device_health import OPEN, DeviceState, RecoveryPolicy
 from speakeasyd.domain.devices import CPU
@@ -27,7 +27,9 @@ from speakeasyd.workers.supervisor import ProbeDevice, Supervisor, SupervisorCon
 
 log = logging.getLogger(__name__)
 
-TICK_S = 0.5  # seconds between checks of the liveness deadlines
+# seconds between checks of the liveness deadlines, with and without a task or worker to wait for
+TICK_S = 0.5
+IDLE_TICK_S = 2.0
 SUPERVISED_S = 30.0  # seconds after a check for which the workers count as supervised
 SPARE_IDLE_S = 5.0  # seconds without work after which the spare worker on the CPU is stopped
 
@@ -240,8 +242,16 @@ class SupervisedPool(WorkerPool):
             try:
                 self._tick_supervisors()
             except Exception:
-                log.exception("checking the workers failed; next check in %s s", TICK_S)
-            await asyncio.sleep(TICK_S)
+                log.exception("checking the workers failed; it is repeated")
+            now = asyncio.get_running_loop().time()
+            await asyncio.sleep(find_next_check(now, TICK_S if self._waits else IDLE_TICK_S) - now)
+
+    @property
+    def _waits(self) -> bool:
+        """Return whether a task waits, or an answer of a worker."""
+        return bool(self._waiting or self._waiting_for_cpu) or any(
+            worker.owes_answer for worker in self._all_supervisors()
+        )
 
     def _tick_supervisors(self) -> None:
         for worker in self._all_supervisors():

@@ -221,6 +221,17 @@ def test_a_job_in_progress_has_percent_and_time_left(page: Any) -> None:
     page.unroute("**/api/v1/status")
 
 
+def test_nothing_can_be_selected_before_the_list_is_there(browser: Any, address: str) -> None:
+    tab = browser.new_page()
+    tab.route("**/api/v1/jobs?*", lambda _route: None)  # never answered
+    with tab.expect_request("**/api/v1/jobs?*"):
+        tab.goto(address)
+    selecting = tab.get_by_label("Select this page")
+    assert selecting.count() == 1
+    assert not selecting.is_visible()
+    tab.close()
+
+
 def test_the_address_filters_the_queue(transcribed: Any, address: str) -> None:
     transcribed.goto(f"{address}/#/jobs?status=failed")
     transcribed.get_by_text("No matches.").wait_for()

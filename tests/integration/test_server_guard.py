@@ -4,6 +4,8 @@ import json
 import re
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import httpx
@@ -110,10 +112,12 @@ def test_requests_of_the_own_page_are_accepted(daemon: ServingDaemon) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/static/app.js", "/api/v1/status", "/api/v1/jobs/99999", "/nowhere"]
 )
-def test_every_response_has_security_headers(daemon: ServingDaemon, path: str) -> None:
+def test_every_response_has_security_headers_and_the_time(daemon: ServingDaemon, path: str) -> None:
+    asked_at = datetime.now(UTC).replace(microsecond=0)
     headers = daemon.client.get(path).headers
     assert "default-src 'self'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
+    assert asked_at <= parsedate_to_datetime(headers["date"]) <= datetime.now(UTC)
 
 
 def test_the_page_follows_its_content_security_policy(daemon: ServingDaemon) -> None:

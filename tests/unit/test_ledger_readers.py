@@ -196,7 +196,7 @@ async def test_a_query_may_raise_anything(ledger: Ledger, tmp_path: Path) -> Non
             with pytest.raises(RuntimeError, match="raised StopIteration"):
                 await asyncio.gather(call(exhaust), call(exhaust))
         assert await ledger.read(fetch_value, "SELECT 1") == 1
-        await ledger.try_write()
+        await ledger.take_lock()
 
 
 async def test_a_query_after_an_interrupted_one_is_answered(ledger: Ledger, tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from speakeasyd.clock import SHARED_S, find_next_check
 from speakeasyd.services.service import Service
 from tests.conftest import PATIENCE_S
 
@@ -55,6 +58,18 @@ async def test_a_lost_cancellation_does_not_keep_it_running() -> None:
     await asyncio.sleep(0.01)
     await wait_for_stop(service)
     assert service.rounds == 1
+
+
+@given(st.floats(0, 1e6), st.floats(SHARED_S, 60))
+def test_rare_checks_are_due_together(now: float, delay_s: float) -> None:
+    due = find_next_check(now, delay_s)
+    assert due % SHARED_S == 0.0
+    assert abs(due - now - delay_s) <= SHARED_S / 2
+    assert due > now
+
+
+def test_frequent_checks_are_not_delayed() -> None:
+    assert find_next_check(10.25, 1.0) == 11.25
 
 
 async def test_stop_can_be_repeated_and_needs_no_start() -> None:

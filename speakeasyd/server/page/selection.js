@@ -18,7 +18,7 @@ export function selection(filter, changed) {
   const whole = h("input", { type: "checkbox", "aria-label": "Select this page", onchange: pickPage });
   const number = h("span", { class: "facts" });
   const everything = button("", pickAll);
-  const head = h("div", { class: "list-head" }, h("label", { class: "pick" }, whole), number, everything);
+  const head = h("div", { class: "list-head", hidden: true }, h("label", { class: "pick" }, whole), number, everything);
 
   const count = h("b", {}),
     said = h("span", { class: "facts" });
