@@ -5,13 +5,19 @@ from operator import or_
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI
-from pydantic import Field, TypeAdapter, create_model
+from pydantic import ConfigDict, Field, TypeAdapter, create_model
 
 from speakeasyd.domain.event_payloads import PAYLOADS, Payload
 from speakeasyd.server.schemas import Answer, Overview
 
 
-class EventAnswer(Answer):
+class _Message(Answer):
+    """A model that is built when the schema is asked for, not when the daemon starts."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class EventAnswer(_Message):
     """One change of state."""
 
     at: str
@@ -21,11 +27,18 @@ class EventAnswer(Answer):
     job_id: int | None
 
 
+class _CreatedEvent(EventAnswer):
+    """One change of state."""
+
+    # pydantic would search all modules for the source of each created class, for 0.2 s
+    model_config = ConfigDict(use_attribute_docstrings=False)
+
+
 def _build_event(payload: type[Payload]) -> type[EventAnswer]:
     kind = payload.event_kind
     return create_model(
         f"{payload.__name__}Event",
-        __base__=EventAnswer,
+        __base__=_CreatedEvent,
         kind=(Literal[kind], ...),  # type: ignore[arg-type] # not known before run time
         data=(payload, ...),
     )
@@ -34,7 +47,7 @@ def _build_event(payload: type[Payload]) -> type[EventAnswer]:
 _EVENTS: Any = reduce(or_, map(_build_event, PAYLOADS.values()))
 
 
-class Snapshot(Answer):
+class Snapshot(_Message):
     """The first message, unless missed events are sent."""
 
     type: Literal["snapshot"]
@@ -43,7 +56,7 @@ class Snapshot(Answer):
     status: Overview
 
 
-class Events(Answer):
+class Events(_Message):
     """Events in their order. Those that an earlier version stored may have fewer fields."""
 
     type: Literal["events"]
@@ -51,7 +64,7 @@ class Events(Answer):
 
 
 MESSAGES: TypeAdapter[Snapshot | Events] = TypeAdapter(
-    Annotated[Snapshot | Events, Field(discriminator="type")]
+    Annotated[Snapshot | Events, Field(discriminator="type")], config=_Message.model_config
 )
 
 
