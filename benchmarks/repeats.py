@@ -28,7 +28,6 @@ from speakeasyd.engine.audio import SAMPLE_RATE, Audio, Samples
 from speakeasyd.engine.clips import Clip
 from speakeasyd.engine.media_file import MediaFile
 from speakeasyd.engine.model import load_model
-from speakeasyd.engine.recognizer import AnyRecognizer
 from speakeasyd.engine.vad import WINDOW, VoiceActivity, VoiceDetector
 from speakeasyd.engine.whisper import decoding
 from speakeasyd.engine.whisper.recognizer import WhisperRecognizer
@@ -57,14 +56,14 @@ def main() -> None:
         decoding._MARGIN = int(margin * decoding.FRAMES_PER_S)
         windows = range(int(floor), LONGEST_WINDOW_S)
         rules = replace(loaded.network.rules, windows_s=windows)
-        recognizer = WhisperRecognizer(loaded.whisper, loaded.network, rules)
+        recognizer = WhisperRecognizer(loaded.model, loaded.network, rules)
         for half, found in enumerate(measure(recognizer, clips)):
             names = ("pieces", "again", "repeated first", "repeated", "wrong first", "wrong", "cpu")
             print(window, half, "|", *(round(found[name]) for name in names), flush=True)
 
 
 def measure(
-    recognizer: AnyRecognizer, clips: Sequence[tuple[Recording, Clip]]
+    recognizer: WhisperRecognizer, clips: Sequence[tuple[Recording, Clip]]
 ) -> list[Counter[str]]:
     """Return the results of the pieces, for each half of the readers."""
     halves: list[Counter[str]] = [Counter(), Counter()]

@@ -291,7 +291,8 @@ def _pass_through_phone(sound: Samples) -> Samples:
     narrow /= np.abs(narrow).max()
     coded = np.round(np.sign(narrow) * np.log1p(255 * np.abs(narrow)) / np.log1p(255) * 127) / 127
     decoded = np.sign(coded) * np.expm1(np.abs(coded) * np.log1p(255)) / 255
-    return decoded.astype(np.float32)
+    phone: Samples = decoded.astype(np.float32)
+    return phone
 
 
 # --- the recordings
@@ -457,9 +458,9 @@ def _rate_words(turns: Sequence[Turn], words: Sequence[Mapping[str, Any]]) -> fl
             spoken.append((who, word["speaker"]))
             shared.update((one, word["speaker"]) for one in who)
     names: dict[int, str] = {}
-    for (who, number), _ in shared.most_common():
-        if number not in names and who not in names.values():
-            names[number] = who
+    for (name, number), _ in shared.most_common():
+        if number not in names and name not in names.values():
+            names[number] = name
     return sum(names.get(number, "") in who for who, number in spoken) / max(1, len(spoken))
 
 
