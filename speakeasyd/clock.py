@@ -7,7 +7,7 @@ from typing import Protocol
 # Seconds of difference between two measurements from which the wall clock counts as set, rather
 # than as adjusted slowly
 JUMP_S = 2.0
-SHARED_S = 2.0  # seconds; rarer periodic checks are due at multiples of it
+SHARED_CHECK_S = 2.0  # seconds; checks at least this far apart are due at multiples of it
 
 
 class Clock(Protocol):
@@ -31,11 +31,13 @@ class SystemClock:
 def find_next_check(now: float, delay_s: float) -> float:
     """Return when a periodic check is due, in the seconds of `now`: about `delay_s` later.
 
-    Checks that are at least `SHARED_S` apart are due at the multiples of `SHARED_S`, so that a
-    process without work wakes up once for all of them: each wake-up costs more than a check.
+    Checks that are at least `SHARED_CHECK_S` apart are due at its multiples, so that a process
+    without work wakes up once for all of them: each wake-up costs more than a check.
     """
     due = now + delay_s
-    return round(due / SHARED_S) * SHARED_S if delay_s >= SHARED_S else due
+    if delay_s < SHARED_CHECK_S:
+        return due
+    return round(due / SHARED_CHECK_S) * SHARED_CHECK_S
 
 
 class JumpDetector:
@@ -51,7 +53,7 @@ class JumpDetector:
     def measure(self) -> float:
         """Return the seconds by which the wall clock was set since `accept`; 0.0 if it was not.
 
-        Negative: the clock was set back. Slow adjustment is not a jump: call it every second or so.
+        Negative: the clock was set back. Slow adjustment is not a jump: call it every few seconds.
         """
         jump = self._read_offset() - self._offset
         if abs(jump) >= JUMP_S:

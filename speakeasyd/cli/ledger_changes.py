@@ -28,7 +28,10 @@ async def open_for_changes(state: Path) -> AsyncIterator[Ledger]:
 
 
 def send_request(state: Path, request: DaemonRequest) -> None:
-    """Leave a wish for the running daemon, which hears it within a second. Raises SpeakeasyError when there is none."""
+    """Leave a request for the running daemon, which receives it within three seconds.
+
+    Raises SpeakeasyError when there is none.
+    """
     require_readable(state / LEDGER)
     if find_holder(state) is None:
         raise SpeakeasyError("no daemon is running", hint="`speakeasyd run` starts one.")

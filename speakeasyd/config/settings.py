@@ -91,7 +91,11 @@ class SettingsTable(BaseModel):
     """A table of the file. The docstring of a key is its description in `speakeasyd.toml` and the docs."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", protected_namespaces=(), use_attribute_docstrings=True
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
 

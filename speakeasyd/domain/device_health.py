@@ -37,6 +37,8 @@ ACCEPTING = frozenset(
     {DeviceState.READY, DeviceState.BUSY, DeviceState.HALF_OPEN, DeviceState.UNLOADED}
 )
 """States in which a worker takes tasks."""
+QUIET = frozenset({DeviceState.READY, DeviceState.UNLOADED})
+"""States in which nothing is expected of a worker."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ class Ledger:
         return format_utc(self._clock.utc())
 
     async def take_lock(self) -> None:
-        """Take the write lock for a moment: see `Writer.take_lock`."""
+        """Take the write lock for a moment, and publish events: see `Writer.take_lock`."""
         await self._writer.take_lock()
 
     async def detect_foreign_commit(self) -> bool:

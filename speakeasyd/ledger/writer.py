@@ -99,7 +99,8 @@ class Writer:
         self._wake = asyncio.Event()
         self._closing = False
         self._task: asyncio.Task[None] | None = None
-        self._version: int | None = None  # `PRAGMA data_version` at the last check
+        # `PRAGMA data_version`: when events of other programs were published, at the last check
+        self._published_version = self._detected_version = 0
         self._wal_limit = connections.WAL_BYTES
 
     @classmethod
@@ -149,8 +150,7 @@ class Writer:
         LedgerUnwritable when the disk refuses the write, LedgerError when the ledger is closed or
         damaged.
         """
-        if self._closing or not self._task or self._task.done():
-            raise LedgerError("the ledger is closed")
+        self._require_open()
         caller: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append(
             _WriteRequest(lambda transaction: operation(transaction, *args, **kwargs), caller)
@@ -164,25 +164,33 @@ class Writer:
         If so, publishes its events.
         """
         version = await self._run_statements(self._data_version)
-        changed = self._version not in {None, version}
-        if changed:
-            await self.run_operation(lambda _transaction: None)
-        self._version = version
+        await self._publish_foreign_events(version)
+        changed, self._detected_version = self._detected_version != version, version
         return changed
 
     async def take_lock(self) -> None:
-        """Take the write lock for a moment.
+        """Take the write lock for a moment. Publishes the events of other programs.
 
         Raises LedgerUnwritable while another program holds it or the ledger's files are away.
         """
-        await self._run_statements(self._take_lock)
+        await self._publish_foreign_events(await self._run_statements(self._take_lock))
+
+    async def _publish_foreign_events(self, version: int) -> None:
+        if version != self._published_version:
+            await self.run_operation(lambda _transaction: None)
+            self._published_version = version
 
     async def _run_statements(self, function: Callable[[], T]) -> T:
-        """Run a function that uses SQLite without SQLAlchemy. Raises LedgerError."""
+        """Run a function that uses SQLite without SQLAlchemy. Raises as `run_operation`."""
+        self._require_open()
         try:
             return await self._run_in_thread(function)
         except sqlite3.Error as error:
-            raise connections.translate_error(error, self._path) from error
+            raise connections.translate_error(error, self._path) from None
+
+    def _require_open(self) -> None:
+        if self._closing or not self._task or self._task.done():
+            raise LedgerError("the ledger is closed")
 
     async def _process_requests(self) -> None:
         try:
@@ -232,6 +240,7 @@ class Writer:
         self._connection = self._pool.connect()
         with self._connection.begin():
             self._journal = EventLog(self._connection)
+            self._published_version = self._detected_version = self._read_pragma("data_version")
             # a change, so that an earlier copy differs from the database from now on
             if self._boot_id:
                 self._connection.exec_driver_sql(
@@ -331,17 +340,19 @@ class Writer:
                     hint="Put the same file back, or restart the daemon.",
                 )
 
-    def _take_lock(self) -> None:
+    def _take_lock(self) -> int:
+        """Take the write lock for a moment. Returns the data version."""
         self._require_files()
         self._execute_raw("BEGIN IMMEDIATE")
         self._execute_raw("ROLLBACK")
+        return self._read_pragma("data_version")
 
     def _data_version(self) -> int:
         self._require_files()
         return self._read_pragma("data_version")
 
     def _read_pragma(self, pragma: str) -> int:
-        """Return the first value of a PRAGMA, run outside of any transaction."""
+        """Return the first value of a PRAGMA."""
         return int(self._execute_raw(f"PRAGMA {pragma}").fetchone()[0])
 
     def _execute_raw(self, sql: str) -> sqlite3.Cursor:

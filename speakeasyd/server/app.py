@@ -1,6 +1,7 @@
 """The FastAPI application: API routes and page, behind the guard."""
 
 from collections.abc import Sequence
+from email.utils import formatdate
 from pathlib import Path
 from typing import Annotated
 
@@ -8,8 +9,9 @@ from fastapi import APIRouter, Body, FastAPI, Request, Response
 from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from speakeasyd import __version__
 from speakeasyd.server import (
@@ -50,7 +52,7 @@ def create_application(parts: ServerContext) -> ASGIApp:
     app.state.parts = parts
     guarded = RequestGuard(app, parts.settings.server, parts.wrong_tokens)
     origins = parts.settings.server.origins
-    return _allow_origins(guarded, origins) if origins else guarded
+    return _add_date(_allow_origins(guarded, origins) if origins else guarded)
 
 
 def build_routes() -> FastAPI:
@@ -97,6 +99,20 @@ def _allow_origins(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
         allow_headers=["*"],
         max_age=PREFLIGHT_S,
     )
+
+
+def _add_date(app: ASGIApp) -> ASGIApp:
+    """Add the time to every answer. uvicorn would wake up every second for it."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_dated(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Date"] = formatdate(usegmt=True)
+            await send(message)
+
+        await app(scope, receive, send_dated)
+
+    return run
 
 
 async def _serve_page() -> FileResponse:

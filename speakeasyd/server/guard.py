@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import ipaddress
 import socket
-from email.utils import formatdate
 from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
@@ -57,7 +56,7 @@ class RequestGuard:
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
             return
-        asked, send = HTTPConnection(scope), _add_headers(scope, send)
+        asked, send = HTTPConnection(scope), _add_security_headers(scope, send)
         if problem := self._find_foreign_origin(asked):
             await _send_refusal(scope, receive, send, 403, problem)
             return
@@ -207,12 +206,11 @@ def _beginning_with(first: Message, receive: Receive) -> Receive:
     return receive_next
 
 
-def _add_headers(scope: Scope, send: Send) -> Send:
+def _add_security_headers(scope: Scope, send: Send) -> Send:
     async def send_guarded(message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers.update(_POLICY)
-            headers["Date"] = formatdate(usegmt=True)
             is_revalidated = scope["path"].startswith("/static/")  # browsers revalidate it
             headers.setdefault("Cache-Control", "no-cache" if is_revalidated else "no-store")
         await send(message)

@@ -109,7 +109,7 @@ class Server(Service):
             ws_per_message_deflate=False,  # it would cost more than it saves on this machine
             timeout_graceful_shutdown=LEAVE_S,
             server_header=False,
-            date_header=False,  # uvicorn would wake up every second for it: see `guard.py`
+            date_header=False,  # the application adds it
         )
         server = _Uvicorn(config)
         serving = asyncio.create_task(server.serve([listener]), name="uvicorn")

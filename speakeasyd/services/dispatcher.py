@@ -34,6 +34,8 @@ CHECK_QUEUE_S = 4.0
 # seconds for each claimed job in which reports are collected for one transaction, and at most
 GATHER_S = 0.02
 GATHER_MOST_S = 0.25
+EARLY_S = 0.02  # seconds by which a timer of asyncio may be early, on Windows
+AT_ONCE = 0.0  # time of a check of the queue that is due at once
 RETRY_S = 5.0  # seconds between rounds while the ledger cannot be written
 
 
@@ -70,8 +72,8 @@ class Dispatcher(Service):
         self._grace_s = settings.recovery.stop_grace_s
         self._clock = clock
         self._jumps = JumpDetector(clock)
-        self._check_ledger_at = 0.0  # monotonic seconds of the next check for foreign changes
-        self._check_queue_at = 0.0  # and of the queue
+        self._ledger_checked_at = 0.0  # monotonic seconds of the last check for foreign changes
+        self._check_queue_at = AT_ONCE  # monotonic seconds of the next check of the queue
         self._last_claim_ended = asyncio.Event()
         self._claims = HeldClaims(
             ledger=ledger,
@@ -136,33 +138,39 @@ class Dispatcher(Service):
     def enqueue_event(self, event: PoolEvent) -> None:
         """Queue an event of the pool. Call it on the loop."""
         if isinstance(event, RoomAvailable):
-            self._check_queue_at = 0.0
+            self._check_queue_at = AT_ONCE
         else:
             self._reports.enqueue_event(event)
         super().wake()
 
     def wake(self) -> None:
         """Run the next round now, and check the queue in it."""
-        self._check_queue_at = 0.0
+        self._check_queue_at = AT_ONCE
         super().wake()
 
     async def run_once(self) -> float:
-        if not self._check_queue_at or not self._reports.idle:  # more may follow
+        if self._check_queue_at == AT_ONCE or not self._reports.idle:  # more may follow
             await asyncio.sleep(min(GATHER_S * max(1, len(self._claims)), GATHER_MOST_S))
-        tick_s = TICK_S if self._claims else IDLE_TICK_S
         try:
             await self._reports.process_events()
-            if (now := self._clock.monotonic()) >= self._check_ledger_at:
-                self._check_ledger_at = find_next_check(now, tick_s)
+            if self._is_due(find_next_check(self._ledger_checked_at, self._tick_s)):
+                self._ledger_checked_at = self._clock.monotonic()
                 await self._notice_foreign_changes()
-            if (now := self._clock.monotonic()) >= self._check_queue_at:
-                self._check_queue_at = find_next_check(now, CHECK_QUEUE_S)
+            if self._is_due(self._check_queue_at):
+                self._check_queue_at = find_next_check(self._clock.monotonic(), CHECK_QUEUE_S)
                 await self._starter.claim_jobs()
         except LedgerUnwritable as error:
             await self._pauses.begin_pause(LEDGER_PAUSE, str(error))
             return RETRY_S
         await self._pauses.end_pause(LEDGER_PAUSE)
-        return tick_s
+        return self._tick_s
+
+    def _is_due(self, moment: float) -> bool:
+        return self._clock.monotonic() + EARLY_S >= moment
+
+    @property
+    def _tick_s(self) -> float:
+        return TICK_S if self._claims else IDLE_TICK_S
 
     async def stop(self) -> None:
         """Stop: finish and store the chunks in progress, then release the other claims.
@@ -194,7 +202,7 @@ class Dispatcher(Service):
 
     async def _notice_foreign_changes(self) -> None:
         if await self._ledger.detect_foreign_commit():
-            self._check_queue_at = 0.0
+            self._check_queue_at = AT_ONCE
             await self._claims.drop_lost_claims()
         await self._shift_waits()
 
@@ -204,7 +212,7 @@ class Dispatcher(Service):
             log.warning("the clock was set by %+.0f s; stored waits are shifted", jump)
             await self._ledger.write(shift_waits, jump)
             self._jumps.accept(jump)
-            self._check_queue_at = 0.0
+            self._check_queue_at = AT_ONCE
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class InboxMonitor(Service):
 
     async def run_once(self) -> float:
         try:
-            is_watched = await self._call_folder(self._inspect_folder)
+            is_watched = await self._call_folder(self._is_watched)
             await self._ensure_watching(is_watched)
             await self._recheck_unreadable()
             await self._run_due_scans()
@@ -190,7 +190,7 @@ class InboxMonitor(Service):
         with suppress(TimeoutError):
             await self._threads.run_within(STOP_S, self._watcher.stop_watching)
 
-    def _inspect_folder(self) -> bool:
+    def _is_watched(self) -> bool:
         """Return whether the watcher works. Blocks. Raises InboxMissing.
 
         An unmounted inbox would otherwise look like one whose files were all deleted.

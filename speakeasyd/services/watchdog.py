@@ -30,8 +30,7 @@ from speakeasyd.services.failures import ServiceFailures
 from speakeasyd.services.pauses import Pauses
 from speakeasyd.services.service import Service
 
-CHECK_S = 2.0  # seconds between checks while a job is claimed
-IDLE_CHECK_S = 10.0
+CHECK_S = 4.0  # seconds between checks
 SUSPENDED_S = 30.0  # seconds without a check: the machine was suspended, so no progress is expected
 # Least seconds for a publication: an attempt together with others and one alone, each of which may
 # wait a minute for the outbox
@@ -94,7 +93,7 @@ class StallWatchdog(Service):
             seen = before.get(job.token)
             self._seen[job.token] = await self._check_job(job, seen, now)
         await self._resolve_stalls(now)
-        return CHECK_S if underway else IDLE_CHECK_S
+        return CHECK_S
 
     async def _check_job(
         self, job: Underway, seen: _ObservedProgress | None, now: float

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from speakeasyd.clock import Clock, find_next_check
 from speakeasyd.config import RecoverySettings, WorkerSettings
-from speakeasyd.domain.device_health import OPEN, DeviceState, RecoveryPolicy
+from speakeasyd.domain.device_health import OPEN, QUIET, DeviceState, RecoveryPolicy
 from speakeasyd.domain.devices import CPU
 from speakeasyd.domain.fault import Diagnosis
 from speakeasyd.domain.job import JobId
@@ -27,7 +27,7 @@ from speakeasyd.workers.supervisor import ProbeDevice, Supervisor, SupervisorCon
 
 log = logging.getLogger(__name__)
 
-# seconds between checks of the liveness deadlines, with and without a task or worker to wait for
+# seconds between checks of the liveness deadlines, and the same while nothing is expected of a worker
 TICK_S = 0.5
 IDLE_TICK_S = 2.0
 SUPERVISED_S = 30.0  # seconds after a check for which the workers count as supervised
@@ -239,18 +239,21 @@ class SupervisedPool(WorkerPool):
 
     async def _run_ticks(self) -> None:
         while True:
+            delay_s = TICK_S
             try:
                 self._tick_supervisors()
+                if self._is_quiet:
+                    delay_s = IDLE_TICK_S
             except Exception:
-                log.exception("checking the workers failed; it is repeated")
+                log.exception("checking the workers failed; the next check follows")
             now = asyncio.get_running_loop().time()
-            await asyncio.sleep(find_next_check(now, TICK_S if self._waits else IDLE_TICK_S) - now)
+            await asyncio.sleep(find_next_check(now, delay_s) - now)
 
     @property
-    def _waits(self) -> bool:
-        """Return whether a task waits, or an answer of a worker."""
-        return bool(self._waiting or self._waiting_for_cpu) or any(
-            worker.owes_answer for worker in self._all_supervisors()
+    def _is_quiet(self) -> bool:
+        """Return whether no task waits and nothing is expected of a worker."""
+        return not (self._waiting or self._waiting_for_cpu) and all(
+            worker.state in QUIET for worker in self._all_supervisors()
         )
 
     def _tick_supervisors(self) -> None:

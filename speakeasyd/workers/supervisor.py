@@ -205,11 +205,6 @@ class Supervisor:
         if self._run:
             self._run.process.kill()
 
-    @property
-    def owes_answer(self) -> bool:
-        """Return whether the worker must report within a deadline."""
-        return self._run is not None and self._is_answer_due(self._run)
-
     def check_liveness(self) -> None:
         """Check for a missed deadline, recycling and idleness. Called periodically."""
         run = self._run

@@ -227,6 +227,7 @@ def adjust_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Allow long kills on a busy machine, and retry soon."""
     monkeypatch.setattr(supervisor, "EXIT_S", PATIENCE_S)
     monkeypatch.setattr(dispatcher, "TICK_S", 0.1)
+    monkeypatch.setattr(dispatcher, "IDLE_TICK_S", 0.1)
     monkeypatch.setattr(dispatcher, "CHECK_QUEUE_S", 0.1)
     monkeypatch.setattr(report_handler, "HOLD_S", 0.1)
 

@@ -83,6 +83,7 @@ def test_a_desktop_program_is_accepted_if_it_is_configured(token_daemon: Serving
     assert preflight.status_code == 200
     assert preflight.headers["access-control-allow-origin"] == OBSIDIAN
     assert "authorization" in preflight.headers["access-control-allow-headers"]
+    assert "date" in preflight.headers
     entry = {"Origin": OBSIDIAN, "Authorization": f"Bearer {ENTRY}"}
     answered = token_daemon.client.get("/v1/models", headers=entry)
     assert answered.status_code == 200

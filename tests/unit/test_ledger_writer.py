@@ -3,14 +3,15 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from sqlalchemy import text
 
-from speakeasyd.domain.event_payloads import JobFailed, JobNoted
+from speakeasyd.domain.event_kinds import EventKind
+from speakeasyd.domain.event_payloads import JobFailed, JobNoted, PauseRequested
 from speakeasyd.domain.fault import FaultKind
 from speakeasyd.domain.incidents import Incident, IncidentAction
 from speakeasyd.domain.transcript import Chunk
@@ -18,7 +19,7 @@ from speakeasyd.errors import ClaimLost, LedgerError, LedgerFull, LedgerUnwritab
 from speakeasyd.events import Event, EventHub
 from speakeasyd.ledger.claims import fail_job
 from speakeasyd.ledger.ledger import Ledger
-from speakeasyd.ledger.maintenance import open_incident, store_state
+from speakeasyd.ledger.maintenance import open_incident, send_request, store_state
 from speakeasyd.ledger.readonly import query_readonly
 from speakeasyd.ledger.results import store_results
 from speakeasyd.ledger.writer import Transaction, Writer
@@ -259,6 +260,18 @@ async def test_events_of_other_programs_are_published(path: Path, hub: EventHub)
         assert not await daemon.detect_foreign_commit()
         await command.retry_jobs([job.id])
         assert await daemon.detect_foreign_commit()
+
+
+@pytest.mark.parametrize("publish", [Ledger.detect_foreign_commit, Ledger.take_lock])
+async def test_checks_publish_events_of_other_programs(
+    path: Path, hub: EventHub, publish: Callable[[Ledger], Awaitable[object]]
+) -> None:
+    async with open_ledger(path, hub=hub) as daemon, open_ledger(path, boot_id="") as command:
+        with hub.subscribe() as events:
+            for _ in range(2):  # the first commit is before the daemon's first check
+                await command.write(send_request, PauseRequested())
+                await publish(daemon)
+                assert (await anext(events)).kind is EventKind.PAUSE_REQUESTED
 
 
 async def test_event_ids_are_never_reused(path: Path, hub: EventHub) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from speakeasyd.clock import SHARED_S, find_next_check
+from speakeasyd.clock import SHARED_CHECK_S, find_next_check
 from speakeasyd.services.service import Service
 from tests.conftest import PATIENCE_S
 
@@ -60,11 +60,12 @@ async def test_a_lost_cancellation_does_not_keep_it_running() -> None:
     assert service.rounds == 1
 
 
-@given(st.floats(0, 1e6), st.floats(SHARED_S, 60))
-def test_rare_checks_are_due_together(now: float, delay_s: float) -> None:
-    due = find_next_check(now, delay_s)
-    assert due % SHARED_S == 0.0
-    assert abs(due - now - delay_s) <= SHARED_S / 2
+@given(st.integers(0, 1 << 30), st.integers(int(SHARED_CHECK_S * 1024), 60 * 1024))
+def test_rare_checks_are_due_together(now: int, delay: int) -> None:
+    """Units of 1/1024 s, so that all sums are exact."""
+    due = 1024 * find_next_check(now / 1024, delay / 1024)
+    assert due % (1024 * SHARED_CHECK_S) == 0.0
+    assert abs(due - now - delay) <= 1024 * SHARED_CHECK_S / 2
     assert due > now
 
 

@@ -121,6 +121,16 @@ def build_task(job_id: int) -> Task:
     return Task(JobId(job_id), TOKEN, SourceRef("in", b"%d" % job_id), Options(), None)
 
 
+async def test_a_pool_is_quiet_while_nothing_is_expected_of_its_workers() -> None:
+    async with run_pool(ManualClock()) as pool:
+        [link] = pool.links
+        assert not pool._is_quiet  # the worker starts
+        await link.report(Hello(1), LOADED)
+        assert pool._is_quiet
+        pool.submit_task(build_task(1))
+        assert not pool._is_quiet
+
+
 async def test_a_task_waits_for_a_worker_that_is_ready() -> None:
     async with run_pool(ManualClock()) as pool:
         pool.submit_task(build_task(1))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ def refuse(table: str, key: str, value: object) -> str:
         ("options", "beam_size", 2.5, "options.beam_size is 2.5; it must be a whole number"),
         ("options", "beam_size", None, "options.beam_size is None; it must be a whole number"),
         ("watch", "settle_s", "soon", "watch.settle_s is 'soon'; it must be a number"),
+        ("watch", "rescan_s", inf, "watch.rescan_s is inf; it must be a finite number"),
         ("options", "vad", "maybe", "options.vad is 'maybe'; it must be true or false"),
         ("options", "model", "", "options.model is ''; it must not be empty"),
         ("options", "model", 3, "options.model is 3; it must be text, in quotes"),
