@@ -341,11 +341,11 @@ class Writer:
                 )
 
     def _take_lock(self) -> int:
-        """Take the write lock for a moment. Returns the data version."""
-        self._require_files()
+        """Take the write lock for a moment. Returns the data version before."""
+        version = self._data_version()
         self._execute_raw("BEGIN IMMEDIATE")
         self._execute_raw("ROLLBACK")
-        return self._read_pragma("data_version")
+        return version
 
     def _data_version(self) -> int:
         self._require_files()
